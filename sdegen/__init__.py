@@ -1,0 +1,37 @@
+"""sdegen: generative modelling as one object and one network, a forward SDE and a score model.
+
+`kernels` and `distributions` are the Gaussian laws; `sde`, `linear` and `processes` the forward SDEs; `models` the score
+models; `weightings` and `losses` what they are trained by; `grids` and `samplers` how they are sampled; `likelihood` their
+densities; `nets`, `data`, `training` and `checkpoints` the practical side; `metrics`, `testing` and `plots` what one
+judges by.
+"""
+
+from . import data, grids, losses, nets, samplers, weightings
+from .checkpoints import load, save
+from .distributions import Empirical, GaussianMixture, Moments, moments_of
+from .likelihood import Density, LogProb, log_prob
+from .linear import LinearSDE, MatrixSDE, ScalarSDE, ScheduleSDE
+from .losses import NonFiniteLoss
+from .models import Conditioned, DirectModel, Exact, LearnedVariance, Model, ScoreModel, VelocityModel
+from .operators import Matrix, Operator, Scale
+from .processes import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
+from .samplers import sample
+from .sde import SDE, Dynamics, Reverse
+from .simulate import simulate
+from .training import Run, fit
+
+density = Density
+
+__all__ = [
+    # processes
+    "SDE", "Dynamics", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE",
+    "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "Rectified", "SubVP", "simulate",
+    # laws
+    "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "moments_of",
+    # models
+    "Conditioned", "DirectModel", "Exact", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
+    # training, sampling, likelihood
+    "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "Density", "LogProb", "density", "log_prob",
+    # chapters
+    "data", "grids", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
+]  # fmt: skip

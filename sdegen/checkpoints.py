@@ -1,0 +1,124 @@
+"""`save` and `load`: weights as safetensors, the objects as their constructors' arguments. Nothing is pickled.
+
+Every class that is saved keeps its constructor's arguments as attributes of the same names. Loading constructs only
+classes of this library, and those the caller names. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import models, nets, processes
+from .distributions import Moments
+
+FORMAT = "sdegen-1"
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a model to one file, atomically.
+
+    Raises
+    ------
+    TypeError
+        If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
+        written without code.
+    """
+    tensors: dict[str, Tensor] = {f"weight:{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    described = _describe(model, tensors, "model")
+    moments = getattr(model, "moments", None)
+    if moments is not None:
+        tensors["moments:mean"] = moments.mean.contiguous()
+        tensors["moments:covariance"] = moments.covariance.contiguous()
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "float32")
+    header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, metadata=header)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
+    """Read a model that `save` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    classes
+        Classes of your own (networks, SDEs) that the model is made of.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, of another format, or names a class that is neither the library's nor given.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); save the model again.") from None
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; it is not a saved sdegen model.")
+    known = {c.__name__: c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type)}
+    known |= {c.__name__: c for c in classes}
+    model = _construct(json.loads(header["model"]), tensors, known, str(path))
+    model.to(getattr(torch, header["dtype"]))
+    weights = {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}") from None
+    if "moments:mean" in tensors:
+        model.moments = Moments(tensors["moments:mean"], tensors["moments:covariance"])
+    return model.eval()
+
+
+def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
+    """A value as plain data; tensors go to the file's own table."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        tensors[f"argument:{place}"] = value.detach().cpu().contiguous()
+        return {"tensor": f"argument:{place}"}
+    if isinstance(value, (list, tuple)):
+        return [_describe(v, tensors, f"{place}.{i}") for i, v in enumerate(value)]
+    cls = type(value)
+    arguments = {}
+    signature = inspect.signature(cls.__init__) if cls.__init__ is not object.__init__ else None
+    for name in list(signature.parameters)[1:] if signature else ():
+        if signature.parameters[name].kind.name.startswith("VAR"):  # type: ignore[union-attr]
+            raise TypeError(f"{cls.__name__}.__init__ takes *args or **kwargs; name its arguments so it can be saved.")
+        if not hasattr(value, name):
+            raise TypeError(
+                f"{cls.__name__} does not keep its argument {name!r}; set self.{name} in its constructor so it can be saved."
+            )
+        arguments[name] = _describe(getattr(value, name), tensors, f"{place}.{name}")
+    return {"class": cls.__name__, "arguments": arguments}
+
+
+def _construct(value: Any, tensors: dict[str, Tensor], known: dict[str, type], path: str) -> Any:
+    if isinstance(value, list):
+        return [_construct(v, tensors, known, path) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    name = value["class"]
+    if name not in known:
+        raise ValueError(f"{path} uses the class {name!r}; pass it: load(path, classes=[{name}]).")
+    return known[name](**{k: _construct(v, tensors, known, path) for k, v in value["arguments"].items()})

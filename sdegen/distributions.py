@@ -1,0 +1,277 @@
+"""Laws that know their own density, score and denoiser: `GaussianMixture` and `Empirical`.
+
+They are the exact oracles of the library. Both can be *diffused*: seen through any linear Gaussian kernel they are
+again a mixture, and `observed` gives the mean of the data, and the score, once ``y = c x + s z`` has been seen. Parameters
+are float64 and follow the dtype and device of what they are asked about. Nothing here knows about processes or time.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .kernels import Transition
+from .operators import rows
+
+
+class Moments(NamedTuple):
+    """Mean, of the shape of a datum, and covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the flattened datum."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+class Distribution(ABC):
+    """A law of data: everything the library asks of one."""
+
+    event_shape: torch.Size
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` points, ``(n, *event_shape)``, float64."""
+
+    @abstractmethod
+    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Mean and covariance."""
+
+    @abstractmethod
+    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
+        """The law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` lifts a datum, ``(1,)`` by default."""
+
+
+class GaussianMixture(Distribution):
+    """A mixture of Gaussians, ``p(x) = Σ_k w_k N(x; m_k, C_k)``.
+
+    Parameters
+    ----------
+    weights
+        ``(K,)``, positive, summing to one.
+    means
+        ``(K, *event_shape)``.
+    covariances
+        Isotropic variances ``(K,)``, diagonals of the shape of `means`, or full matrices ``(K, d, d)`` over the
+        flattened event; positive definite.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not floating point.
+    ValueError
+        If shapes disagree, weights do not sum to one, or a covariance is not positive definite.
+
+    Examples
+    --------
+    >>> standard = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    >>> round(standard.log_prob(torch.zeros(1, 2)).item(), 6)  # -log(2 pi)
+    -1.837877
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        weights, means, covariances = (torch.as_tensor(v) for v in (weights, means, covariances))
+        for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
+            if not value.is_floating_point():
+                raise TypeError(f"{name} has dtype {value.dtype}; give floating-point values.")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinite values; give finite ones.")
+        weights, means, covariances = (v.detach().cpu().double() for v in (weights, means, covariances))
+        if weights.ndim != 1 or means.ndim < 1 or len(means) != len(weights) or len(weights) == 0:
+            raise ValueError(
+                f"weights has shape {tuple(weights.shape)} and means {tuple(means.shape)}; "
+                "expected (K,) and (K, *event_shape) with the same K >= 1."
+            )
+        if (weights <= 0).any() or abs(weights.sum().item() - 1) > 1e-6:
+            raise ValueError(
+                f"weights sum to {weights.sum().item():.6g} with a minimum of {weights.min().item():.3g}; "
+                "they must be positive and sum to one: divide them by their sum."
+            )
+        self.weights, self.means, self.covariances = weights, means, covariances
+        self.event_shape = means.shape[1:]
+        K, d = len(means), math.prod(self.event_shape)
+        self._flat = means.reshape(K, d)
+        full = covariances.shape == (K, d, d) and covariances.shape != means.shape
+        if not full and covariances.shape not in ((K,), means.shape):
+            raise ValueError(
+                f"covariances has shape {tuple(covariances.shape)}; expected ({K},) isotropic, "
+                f"{tuple(means.shape)} diagonal, or ({K}, {d}, {d}) full."
+            )
+        # Covariances are kept as U diag(lam) Uᵀ: through any kernel the coordinates of U stay independent.
+        self._U: Tensor | None = None
+        if full:
+            if not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-12):
+                raise ValueError("covariances is not symmetric; symmetrise it: (C + C.mT) / 2.")
+            self._lam, self._U = torch.linalg.eigh(covariances)
+        else:
+            self._lam = covariances.reshape(K, -1)
+        if (self._lam <= 0).any():
+            k = int((self._lam <= 0).any(1).nonzero()[0, 0])
+            raise ValueError(
+                f"covariances[{k}] is not positive definite (smallest eigenvalue {self._lam[k].min().item():.3g}); "
+                "add a positive value to its diagonal, or use Empirical for points without width."
+            )
+
+    def __repr__(self) -> str:
+        return f"GaussianMixture(K={len(self.weights)}, event_shape={tuple(self.event_shape)})"
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` points, ``(n, *event_shape)``, float64."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self._flat.shape[1], dtype=torch.float64, generator=generator)
+        z = z * self._lam[k].sqrt()
+        if self._U is not None:
+            z = (self._U[k] @ z[..., None])[..., 0]
+        return (self._flat[k] + z).reshape(n, *self.event_shape)
+
+    def component_log_prob(self, x: Tensor) -> Tensor:
+        """``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
+        return self._whitened(x, torch.ones(()), torch.zeros(()))[0]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats, ``(B,)``."""
+        return self.component_log_prob(x).logsumexp(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """``∇ log p(x)``, of the shape of `x`."""
+        return self.observed(x, torch.ones(()), torch.zeros(()))[1]
+
+    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+        log_joint, q, lam = self._whitened(y, c, s)
+        per_component = rows(c, y).reshape(-1, 1, 1) * lam * q
+        mean = self._mix(log_joint, self._flat.to(y) + self._rotate(per_component))
+        return mean.reshape(y.shape), -self._mix(log_joint, self._rotate(q)).reshape(y.shape)
+
+    def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
+        if y.shape[1:] != self.event_shape:
+            raise ValueError(f"x has shape {tuple(y.shape)}; expected (B, {', '.join(map(str, self.event_shape))}).")
+        c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
+        flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
+        residual = flat - c * self._flat.to(y)  # (B, K, d)
+        if self._U is not None:
+            residual = torch.einsum("kji,bkj->bki", self._U.to(y), residual)
+        variance = c.square() * lam + s.square()  # (B or 1, K, d or 1)
+        q = residual / variance
+        d = residual.shape[-1]
+        log_det = variance.log().sum(-1) * (d // variance.shape[-1] if d else 1)
+        log_joint = -0.5 * ((residual * q).sum(-1) + log_det + d * math.log(2 * math.pi)) + self.weights.log().to(y)
+        return log_joint, q, lam
+
+    def _rotate(self, q: Tensor) -> Tensor:
+        return q if self._U is None else torch.einsum("kij,bkj->bki", self._U.to(q), q)
+
+    @staticmethod
+    def _mix(log_joint: Tensor, values: Tensor) -> Tensor:
+        return (log_joint.softmax(1)[..., None] * values).sum(1)
+
+    def _full(self) -> Tensor:
+        """Covariances as full matrices, ``(K, d, d)``."""
+        if self._U is not None:
+            return self.covariances
+        return torch.diag_embed(self._lam.expand(self._flat.shape))
+
+    def moments(self) -> Moments:
+        """Mean and full covariance."""
+        w = self.weights
+        mean = w @ self._flat
+        centred = self._flat - mean
+        covariance = torch.einsum("k,kij->ij", w, self._full()) + torch.einsum("k,ki,kj->ij", w, centred, centred)
+        return Moments(mean.reshape(self.event_shape), covariance)
+
+    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
+        """The law of ``Phi e x + R z``; for a lifted state over ``(k, *event_shape)``."""
+        Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
+        if Phi.ndim != 2:
+            raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
+        if e is None:  # a number
+            alpha, variance = Phi[0, 0], Sigma[0, 0]
+            widen = variance if self._U is None else variance * torch.eye(self._flat.shape[1], dtype=torch.float64)
+            return GaussianMixture(self.weights, alpha * self.means, alpha.square() * self.covariances + widen)
+        p = Phi @ e
+        K, d = self._flat.shape
+        means = torch.einsum("i,kd->kid", p, self._flat).reshape(K, len(p), *self.event_shape)
+        outer = torch.einsum("i,j,kab->kiajb", p, p, self._full())
+        outer = outer + torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64))
+        return GaussianMixture(self.weights, means, outer.reshape(K, len(p) * d, len(p) * d))
+
+
+class Empirical(Distribution):
+    """A finite data set as a law: equal point masses, ``p = (1/N) Σ_i δ(x − x_i)``.
+
+    Its denoiser is what a perfectly trained network would return: a softmax over the data, computed in blocks so that
+    memory stays bounded. It has no density; diffused, it has.
+
+    Parameters
+    ----------
+    data
+        ``(N, *event_shape)``, floating point.
+    block
+        Largest number of (query, datum) pairs held at once.
+    """
+
+    def __init__(self, data: Tensor, block: int = 2**24) -> None:
+        if not data.is_floating_point():
+            raise TypeError(f"data has dtype {data.dtype}; convert it to a floating-point dtype first.")
+        if len(data) == 0 or not data.isfinite().all():
+            raise ValueError(f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values.")
+        self.data, self.block = data, block
+        self.event_shape = data.shape[1:]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` of the points, with replacement."""
+        return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
+
+    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``."""
+        if (s <= 0).any():
+            raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
+        data = self.data.to(y).reshape(len(self.data), -1)
+        flat = y.reshape(len(y), -1)
+        c_, s_ = (rows(v, y).reshape(-1, 1).expand(len(y), 1) for v in (c, s))
+        # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
+        # close points apart at small noise. In many, close points are rare and a matrix product is faster.
+        direct = flat.shape[1] <= 16
+        at = flat / torch.where(c_ == 0, 1.0, c_)  # with no signal left the weights are equal: snr is 0
+        means = []
+        for i in torch.arange(len(y)).split(max(1, self.block // len(data))):
+            if direct:
+                distance = torch.cdist(at[i], data, compute_mode="donot_use_mm_for_euclid_dist")
+                half = 0.5 * distance.square()
+            else:
+                half = 0.5 * data.square().sum(1) - at[i] @ data.T
+            means.append((-(c_[i] / s_[i]).square() * half).softmax(1) @ data)
+        mean = torch.cat(means)
+        return mean.reshape(y.shape), ((c_ * mean - flat) / s_.square()).reshape(y.shape)
+
+    def moments(self) -> Moments:
+        """Mean, and full covariance up to 64 dimensions, its diagonal beyond."""
+        return moments_of(self.data)
+
+    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
+        """The law of ``Phi e x + R z``; for a lifted state over ``(k, *event_shape)``."""
+        Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
+        data = self.data.cpu().double()
+        weights = torch.full((len(data),), 1 / len(data), dtype=torch.float64)
+        if e is None:
+            return GaussianMixture(weights, Phi[0, 0] * data, Sigma[0, 0].expand(len(data)))
+        p, d = Phi @ e, math.prod(self.event_shape)
+        means = torch.einsum("i,kd->kid", p, data.reshape(len(data), d)).reshape(-1, len(p), *self.event_shape)
+        full = torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64)).reshape(len(p) * d, len(p) * d)
+        return GaussianMixture(weights, means, full.expand(len(data), -1, -1))
+
+
+def moments_of(data: Tensor) -> Moments:
+    """Mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond."""
+    flat = data.detach().reshape(len(data), -1).cpu().double()
+    mean = flat.mean(0)
+    centred = flat - mean
+    full = flat.shape[1] <= 64
+    covariance = centred.T @ centred / len(flat) if full else centred.square().mean(0)
+    return Moments(mean.reshape(data.shape[1:]), covariance)

@@ -1,0 +1,153 @@
+"""Grids: the times ``t_N > ... > t_0`` at which a sampler stops. A grid knows nothing of the sampler.
+
+``grid(sde, n)`` returns `n` decreasing float64 times from `start` (T by default) down to `end` (``t_min`` by default).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Grid(ABC):
+    """Decreasing times.
+
+    Parameters
+    ----------
+    start, end
+        First and last time; the process's ``T`` and ``t_min`` by default. ``end=0.0`` asks for the very end.
+    """
+
+    def __init__(self, start: float | None = None, end: float | None = None) -> None:
+        self.start, self.end = start, end
+
+    def ends(self, sde: Any) -> tuple[float, float]:
+        """The last time and the first, checked.
+
+        Raises
+        ------
+        ValueError
+            If they are out of order or out of ``[0, T]``.
+        """
+        start = sde.T if self.start is None else self.start
+        end = sde.t_min if self.end is None else self.end
+        if not 0 <= end < start <= sde.T * (1 + 1e-12):
+            raise ValueError(f"start = {start}, end = {end}: a grid needs 0 <= end < start <= T = {sde.T}.")
+        return end, start
+
+    def __call__(self, sde: Any, n: int) -> Tensor:
+        """`n` times, first to last, float64."""
+        if n < 1:
+            raise ValueError(f"steps leaves {n} times; a grid needs at least one.")
+        end, start = self.ends(sde)
+        times = self.spread(sde, end, start, torch.linspace(1.0, 0.0, n, dtype=torch.float64) if n > 1 else _ONE)
+        times[0] = start
+        if n > 1:
+            times[-1] = end
+        return times
+
+    @abstractmethod
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """Times at the fractions `u`, 1 being `start` and 0 `end`."""
+
+
+_ONE = torch.ones(1, dtype=torch.float64)
+
+
+class Uniform(Grid):
+    """Equal steps in `t`."""
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """``end + u (start − end)``."""
+        return end + u * (start - end)
+
+
+class Quadratic(Grid):
+    """Equal steps in ``√t``: finer towards the data (J. Song et al., 2020, arXiv:2010.02502)."""
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """``(√end + u (√start − √end))²``."""
+        return (math.sqrt(end) + u * (math.sqrt(start) - math.sqrt(end))) ** 2
+
+
+class LogSNR(Grid):
+    """Equal steps in ``log(alpha / sigma)``; an infinite end is cut at a ratio of 1e±`digits`."""
+
+    def __init__(self, start: float | None = None, end: float | None = None, digits: float = 4.0) -> None:
+        super().__init__(start, end)
+        self.digits = digits
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """Interpolated in the log-SNR."""
+        cut = self.digits * math.log(10)
+        levels = 0.5 * sde.snr(torch.tensor([end, start], dtype=torch.float64)).log()
+        low, high = levels.clamp(-cut, cut)  # the first and last time are set by the grid, not from here
+        inner = (2 * (low + u * (high - low))).exp()
+        best, worst = sde.snr(end), sde.snr(start)
+        return sde.time(inner.clamp(worst.item(), best.item()))
+
+
+class Karras(Grid):
+    """Equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs ``alpha(start) > 0``."""
+
+    def __init__(self, start: float | None = None, end: float | None = None, rho: float = 7.0) -> None:
+        super().__init__(start, end)
+        if not rho > 0:
+            raise ValueError(f"rho = {rho}; it must be positive.")
+        self.rho = rho
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
+        worst, best = sde.snr(start).item(), sde.snr(end).item()
+        if worst == 0:
+            raise ValueError(
+                f"sigma / alpha is infinite at t = {start} of {type(sde).__name__}; give the Karras grid an earlier start, "
+                "or use the Angle grid."
+            )
+        low, high = best ** (-0.5 / self.rho), worst ** (-0.5 / self.rho)
+        ratio = (low + u * (high - low)) ** self.rho
+        return sde.time(ratio.pow(-2).clamp(worst, best))
+
+
+class Angle(Grid):
+    """Equal steps in ``tau = sigma / (alpha + sigma)``, finite at both ends of every linear process."""
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """Interpolated in ``1 / (1 + √snr)``."""
+        snr = sde.snr(torch.tensor([end, start], dtype=torch.float64))
+        low, high = 1 / (1 + snr.sqrt())
+        tau = low + u * (high - low)
+        ratio = (1 - tau) / tau.clamp_min(1e-300)
+        return sde.time(ratio.square().clamp(snr[1].item(), snr[0].item()))
+
+
+class Given(Grid):
+    """Times that the user wrote down, largest first.
+
+    Raises
+    ------
+    ValueError
+        If they are not strictly decreasing.
+    """
+
+    def __init__(self, times: Tensor) -> None:
+        times = torch.as_tensor(times, dtype=torch.float64)
+        if times.ndim != 1 or len(times) < 1 or not (times[1:] < times[:-1]).all() or times.isnan().any():
+            raise ValueError(f"times = {times.tolist()}; give strictly decreasing times, noise first.")
+        super().__init__(times[0].item(), times[-1].item())
+        self.times = times
+
+    def __call__(self, sde: Any, n: int) -> Tensor:
+        """The times themselves; `n` must be their number."""
+        if n != len(self.times):
+            raise ValueError(f"the sampler asks for {n} times, the grid has {len(self.times)}; set steps to match.")
+        self.ends(sde)
+        return self.times
+
+    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+        """The times themselves."""
+        return self.times

@@ -1,0 +1,236 @@
+"""The Gaussian law of one state given another: `Transition`, the map from a state to a law, and `Kernel`, that law.
+
+Any ``1/sigma`` of the library is in this file. A kernel is ``N(mean, R Rᵀ)``; `R` is *the* root for a marginal (the
+one deterministic samplers may use) and any root for a transition between two noisy states. It does not know its time.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .operators import Matrix, Operator, rows
+
+
+class Kernel(NamedTuple):
+    """The Gaussian law ``N(mean, R Rᵀ)`` of a state, row by row.
+
+    Attributes
+    ----------
+    mean
+        Its mean, ``(B, *)``.
+    R
+        A root of its covariance.
+    """
+
+    mean: Tensor
+    R: Operator
+
+    def sample(self, z: Tensor) -> Tensor:
+        """``mean + R z`` for standard noise `z` of the shape of `mean`."""
+        return self.mean + self.R(z)
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """``R⁻¹ (x − mean)``: the noise that makes `x`."""
+        return self.R.inv()(x - self.mean)
+
+    def score(self, x: Tensor) -> Tensor:
+        """``∇ log N(x; mean, R Rᵀ) = −R⁻ᵀ R⁻¹ (x − mean)``."""
+        return -self.R.inv().T(self.whiten(x))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of `x` in nats, ``(B,)``."""
+        z = self.whiten(x).flatten(1) if x.ndim > 1 else self.whiten(x)[:, None]
+        coordinates = z.shape[1] // self.R.matrix().shape[-1]
+        log_det = self.R.log_abs_det().to(z) * coordinates
+        return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+
+class Perturbed(NamedTuple):
+    """A noised state `x`, the `kernel` it was drawn from, and the noise `z` it was drawn with."""
+
+    x: Tensor
+    kernel: Kernel
+    z: Tensor
+
+
+class Observation(NamedTuple):
+    """What a state tells about its datum: ``y = c x_0 + s zeta``, ``c² + s² = 1``, and nothing else.
+
+    The state's law is that of `y` times a Gaussian that does not depend on the data, so that
+    ``∇ log p(x) = g ∇ log p(y) − rest x``.
+
+    Attributes
+    ----------
+    y
+        The sufficient statistic, of the shape of the data.
+    c, s
+        Its cosine and sine, float64, ``()`` or ``(B,)``.
+    g
+        How the state makes it: ``y = gᵀ x`` over the channels, ``(..., k)``.
+    rest
+        Precision of what is left, ``(..., k, k)``; zero for numbers.
+    """
+
+    y: Tensor
+    c: Tensor
+    s: Tensor
+    g: Tensor
+    rest: Tensor
+
+    def score(self, x: Tensor, of_y: Tensor) -> Tensor:
+        """Score of the state `x`, from that of the observation."""
+        if self.g.shape[-1] == 1:
+            return of_y * rows(self.g[..., 0], x)
+        g = self.g.to(x).reshape(*self.g.shape, *[1] * (x.ndim - 2))
+        return g * of_y.unsqueeze(1) - Matrix(self.rest)(x)
+
+
+class Transition:
+    """The linear Gaussian law ``x_t | x_s ~ N(Phi x_s, R Rᵀ)``, coefficients in float64.
+
+    With ``r rᵀ = Phi Phiᵀ + R Rᵀ`` the pair (clean state, noise) and the pair (``y = r⁻¹ x``, ``v``) are two orthonormal
+    bases of one space: ``y = C x_0 + S z`` and ``v = A x_0 + B z``. For numbers this is the rotation by the angle
+    ``phi = atan2(sigma, alpha)``: ``C = B = cos(phi)``, ``S = −A = sin(phi)``. The velocity `v` is finite at both ends of
+    a process, where one of clean data and noise is not, so models speak in `v` and the other two are read off from it.
+
+    Parameters
+    ----------
+    Phi, R
+        The mean map and the root of the covariance.
+    """
+
+    def __init__(self, Phi: Operator, R: Operator) -> None:
+        self.Phi, self.R = Phi, R
+
+    def __call__(self, x_s: Tensor) -> Kernel:
+        """The law of ``x_t`` given `x_s`."""
+        return Kernel(self.Phi(x_s), self.R)
+
+    @cached_property
+    def covariance(self) -> Operator:
+        """``R Rᵀ``."""
+        return self.R @ self.R.T
+
+    @cached_property
+    def r(self) -> Operator:
+        """A root of ``Phi Phiᵀ + R Rᵀ``, the covariance of the state for unit data."""
+        return (self.Phi @ self.Phi.T + self.covariance).cholesky()
+
+    @cached_property
+    def r_inv(self) -> Operator:
+        """``r⁻¹``: from the state to ``y``."""
+        return self.r.inv()
+
+    @cached_property
+    def C(self) -> Operator:
+        """``r⁻¹ Phi``, the cosine of the angle."""
+        return self.r_inv @ self.Phi
+
+    @cached_property
+    def S(self) -> Operator:
+        """``r⁻¹ R``, the sine of the angle."""
+        return self.r_inv @ self.R
+
+    @cached_property
+    def _AB(self) -> tuple[Operator, Operator]:
+        return self.C.complete(self.S)
+
+    @property
+    def A(self) -> Operator:
+        """Coefficient of the clean state in the velocity; minus the sine of the angle."""
+        return self._AB[0]
+
+    @property
+    def B(self) -> Operator:
+        """Coefficient of the noise in the velocity; the cosine of the angle."""
+        return self._AB[1]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """``y = r⁻¹ x``."""
+        return self.r_inv(x)
+
+    def velocity(self, x_0: Tensor, z: Tensor) -> Tensor:
+        """``v = A x_0 + B z``; ``cos(phi) z − sin(phi) x_0`` for numbers."""
+        return self.A(x_0) + self.B(z)
+
+    def denoise(self, y: Tensor, v: Tensor) -> Tensor:
+        """The clean state of ``(y, v)``: ``Cᵀ y + Aᵀ v``."""
+        return self.C.T(y) + self.A.T(v)
+
+    def noise(self, y: Tensor, v: Tensor) -> Tensor:
+        """The noise of ``(y, v)``: ``Sᵀ y + Bᵀ v``."""
+        return self.S.T(y) + self.B.T(v)
+
+    def score_from_noise(self, eps: Tensor) -> Tensor:
+        """``∇ log p = −R⁻ᵀ eps``, for `eps` the posterior mean of the noise (Tweedie's formula)."""
+        return self.R.inv().T(eps) * -1.0
+
+    def noise_from_score(self, score: Tensor) -> Tensor:
+        """``eps = −Rᵀ score``."""
+        return self.R.T(score) * -1.0
+
+
+    def observe(self, x: Tensor, e: Tensor) -> Observation:
+        """Reduce a state to what it tells about the data.
+
+        A state ``x = Phi e x_0 + R z``, with `e` the ``(k,)`` lift of a datum, depends on ``x_0`` through one number
+        per coordinate, ``y = eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = c x_0 + s zeta`` with ``c² + s² = 1``: whatever
+        the process, denoising is the same problem in `y`. For numbers ``y = x / r``, and `c`, `s` are the cosine and
+        sine of the angle. Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
+        """
+        p = self.Phi.matrix() @ e  # (..., k)
+        L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + self.covariance.matrix())
+        L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
+        a = (L_inv @ p[..., None])[..., 0]
+        norm = a.norm(dim=-1, keepdim=True)
+        unit = torch.where(norm > 0, a / norm, torch.eye(len(e), dtype=a.dtype)[0])  # alpha = 0: any direction
+        g = (L_inv.mT @ unit[..., None])[..., 0]
+        s = (self.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
+        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
+        if len(e) == 1:
+            y = x * rows(g[..., 0], x)
+        else:
+            y = (g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2)) * x).sum(1)
+        return Observation(y, (g * p).sum(-1), s, g, rest)
+
+
+class Posterior(NamedTuple):
+    """``x_s | x_t, x_0 ~ N(Phi_s x_0 + K (x_t − Phi_t x_0), covariance)``, for ``s < t``.
+
+    Attributes
+    ----------
+    K
+        The gain on the residual ``x_t − Phi_t x_0``.
+    covariance
+        The covariance of ``x_s``; a number's is the ``beta tilde`` of DDPM.
+    """
+
+    K: Operator
+    covariance: Operator
+
+
+def posterior(at_s: Transition, at_t: Transition, s_to_t: Transition) -> Posterior:
+    """Condition the state at `s` on the state at `t` and the clean state (Gaussian conditioning).
+
+    Parameters
+    ----------
+    at_s, at_t
+        The marginals of the two times, given clean data.
+    s_to_t
+        The transition between them.
+    """
+    K = at_s.covariance @ s_to_t.Phi.T @ at_t.covariance.inv()
+    # Joseph's form (I − KΦ) Σ_s (I − KΦ)ᵀ + K Q Kᵀ: a sum of squares, so rounding never makes it negative.
+    left = K.one() - K @ s_to_t.Phi
+    return Posterior(K, left @ at_s.covariance @ left.T + K @ s_to_t.covariance @ K.T)
+
+
+def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `x`, drawn on the generator's device."""
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)

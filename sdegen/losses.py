@@ -1,0 +1,146 @@
+"""Score-matching losses, one value per datum: denoising, implicit (Hyvärinen), sliced, and with learned variance.
+
+Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
+DDPM loss is `Denoising` with `weightings.InverseVariance` (up to its factor ½). No loss here knows the SDE it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .divergence import exact_divergence, hutchinson_divergence
+from .operators import rows
+from .weightings import ImportanceTimes, InverseVariance, TimeLaw, Weighting
+
+Divergence = Callable[..., tuple[Tensor, Tensor]]
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient that is NaN or infinite."""
+
+
+class Denoising:
+    """Denoising score matching: ``E_t E ‖W (s(x_t, t) − ∇ log p(x_t | x_0))‖²``.
+
+    P. Vincent, *A connection between score matching and denoising autoencoders*, 2011; J. Ho et al., 2020,
+    arXiv:2006.11239.
+
+    Parameters
+    ----------
+    weighting
+        lambda on the squared score error; the noise loss by default.
+    times
+        The law of `t`; by default uniform in the log-noise level with its factor, which estimates the loss of uniform
+        times with less variance.
+    pooled
+        Replace the target by its mean given the noised state and the *whole batch* of data (Rao–Blackwell): the same
+        expectation and so the same minimiser, less variance, at the price of all pairwise distances in the batch. The
+        idea of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
+        models*, 2023, arXiv:2302.00670, with the batch as its own reference, which makes it exact. It is not used with
+        conditions, whose pairing with the data it would undo, nor by nonlinear processes.
+    """
+
+    def __init__(self, weighting: Weighting | None = None, times: TimeLaw | None = None, pooled: bool = True) -> None:
+        self.weighting = InverseVariance() if weighting is None else weighting
+        self.times = ImportanceTimes() if times is None else times
+        self.pooled = pooled
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``."""
+        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        perturbed = model.sde.perturb(x_0, t, generator=generator)
+        W = self.weighting(model.sde, t)
+        error = model.score_error(x_0, t, perturbed, W, self.pooled and not cond, **cond)
+        return _finite(_per_row(error.square()) * rows(factor, error.new_empty(len(error))), t)
+
+
+class Implicit:
+    """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs no kernel: only noised states.
+
+    Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
+    models by score matching*, 2005; with a Hutchinson divergence, sliced score matching: Y. Song et al., 2019,
+    arXiv:1905.07088. Scalar weights only: a direction-dependent weight changes the divergence term.
+
+    Parameters
+    ----------
+    weighting
+        lambda on the squared score error; the noise level's variance by default.
+    times
+        The law of `t`.
+    divergence
+        `exact_divergence`, or `hutchinson_divergence` for the sliced loss.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting | None = None,
+        times: TimeLaw | None = None,
+        divergence: Divergence = exact_divergence,
+    ) -> None:
+        self.weighting = InverseVariance() if weighting is None else weighting
+        self.times = ImportanceTimes() if times is None else times
+        self.divergence = divergence
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
+        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        x = model.sde.perturb(x_0, t, generator=generator).x
+        W = self.weighting(model.sde, t).matrix()
+        if W.shape[-1] != 1:
+            raise ValueError(
+                f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
+                "scalar weighting such as Uniform() on a scalar process."
+            )
+        score, divergence = self.divergence(lambda y: model.score(y, t, **cond), x, generator=generator)
+        values = 0.5 * _per_row(score.square()) + divergence
+        return _finite(values * rows(W[..., 0, 0].square() * factor, values), t)
+
+
+class Hybrid:
+    """The loss of learned-variance DDPM: denoising for the mean plus the variational bound for the variance.
+
+    ``L = L_denoising + weight · N E_k KL(q(x_{k−1} | x_k, x_0) ‖ p(x_{k−1} | x_k))``, in nats per coordinate, the mean held
+    fixed in the second term. A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672.
+
+    Parameters
+    ----------
+    denoising
+        The loss of the mean.
+    steps
+        N, the number of steps of the discrete chain whose variances are learned.
+    weight
+        Of the variational term.
+    """
+
+    def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
+        if steps < 2:
+            raise ValueError(f"steps = {steps}; a chain with learned variances has at least two.")
+        self.denoising = Denoising() if denoising is None else denoising
+        self.steps, self.weight = steps, weight
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``."""
+        sde = model.sde
+        t, _ = self.denoising.times.sample(sde, len(x_0), generator)
+        h = (sde.T - sde.t_min) / self.steps
+        s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
+        perturbed = sde.perturb(x_0, t, generator=generator)
+        bound = model.variational_term(x_0, s, t, perturbed, **cond)
+        return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).sum(1)
+
+
+def _finite(values: Tensor, t: Tensor) -> Tensor:
+    """The values, unless one is not finite: then an error that names the time."""
+    finite = values.detach().isfinite()
+    if not finite.all():
+        bad = t.expand(len(values))[~finite.cpu()]
+        raise NonFiniteLoss(f"the loss is not finite at t = {bad[0].item():.6g} ({len(bad)} of {len(values)} rows)")
+    return values

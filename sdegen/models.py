@@ -1,0 +1,484 @@
+"""Score models: what every sampler, likelihood and guidance takes.
+
+`Model` makes one of a network, through a parametrisation of four coefficients; `Exact` is the true one of a known law.
+For linear processes score, noise, clean data and velocity are four readings of one estimate, and the velocity is the
+one they are read from: it alone is finite at both ends (see `kernels.Transition`). Networks know nothing of this file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .distributions import Distribution, Empirical, Moments
+from .kernels import Perturbed, Posterior, Transition, posterior
+from .linear import LinearSDE
+from .operators import Operator, rows
+from .sde import SDE
+
+
+class ScoreModel(ABC):
+    """An estimate of ``∇ log p_t(x)``. Subclass it with `score`; a linear process adds the other three readings.
+
+    Attributes
+    ----------
+    sde
+        The forward process.
+    moments
+        Mean and covariance of the data, which the prior is matched to; None until known.
+    """
+
+    sde: Any
+    moments: Moments | None = None
+
+    @abstractmethod
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``∇ log p_t(x)``, of the shape of `x`."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Posterior means of the clean state and of the noise: ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
+        at = self._marginal(t)
+        eps = at.noise_from_score(self.score(x, t, **cond))
+        return at.Phi.inv()(x - at.R(eps)), eps
+
+    def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``E[x_0 | x_t]``, the posterior mean of the clean state."""
+        return self.estimate(x, t, **cond)[0]
+
+    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``E[z | x_t]``, the posterior mean of the noise."""
+        return self.estimate(x, t, **cond)[1]
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
+        return self._marginal(t).velocity(*self.estimate(x, t, **cond))
+
+    def score_error(
+        self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
+    ) -> Tensor:
+        """``W (score − target)`` of denoising score matching, where the target is the kernel's own score."""
+        return W(self.score(perturbed.x, t, **cond) - perturbed.kernel.score(perturbed.x))
+
+    def _marginal(self, t: Tensor | float) -> Transition:
+        if not self.sde.is_linear:
+            raise TypeError(
+                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means. "
+                "Use score(x, t)."
+            )
+        return self.sde.marginal(t)
+
+
+class VelocityModel(ScoreModel):
+    """A score model of a linear process that gives the velocity; the other readings follow without cancellation."""
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``A E[x_0 | x_t] + B E[z | x_t]``."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        at = self._marginal(t)
+        y, v = at.normalise(x), self.velocity(x, t, **cond)
+        return at.denoise(y, v), at.noise(y, v)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
+        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+
+    def score_error(
+        self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
+    ) -> Tensor:
+        """``W (score − target)``, formed from the error of the velocity: no division by a vanishing noise.
+
+        With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
+        expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law.
+        """
+        at = self._marginal(t)
+        if pooled:
+            target = Exact(self.sde, Empirical(x_0)).velocity(perturbed.x, t)
+        else:
+            target = at.velocity(self.sde.lift(x_0), perturbed.z)
+        to_score = W @ at.R.inv().T @ at.B.T
+        return to_score(self.velocity(perturbed.x, t, **cond) - target)
+
+
+class Exact(ScoreModel):
+    """The true score model of a linear SDE started from a known law.
+
+    Parameters
+    ----------
+    sde
+        Any linear SDE.
+    distribution
+        The law of the data: `GaussianMixture`, `Empirical`, or any `Distribution`.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> Exact(sdegen.VP(), ring).denoise(torch.zeros(1, 2), 1.0).abs().max().item() < 0.1
+    True
+    """
+
+    def __init__(self, sde: LinearSDE, distribution: Distribution) -> None:
+        if not sde.is_linear:
+            raise TypeError(
+                f"{type(sde).__name__} is not linear, so the law of its noised states has no closed form; simulate it, or "
+                "linearise the process."
+            )
+        self.sde, self.distribution = sde, distribution
+        self.moments = distribution.moments()
+
+    def _observed(self, x: Tensor, at: Transition) -> tuple[Tensor, Tensor]:
+        seen = at.observe(x, self.sde.e)
+        mean, score = self.distribution.observed(seen.y, seen.c, seen.s)
+        return mean, seen.score(x, score)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``∇ log p_t(x)``."""
+        return self._observed(x, self.sde.marginal(t))[1]
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        at = self.sde.marginal(t)
+        mean, score = self._observed(x, at)
+        return self.sde.lift(mean), at.noise_from_score(score)
+
+
+# --- parametrisations ----------------------------------------------------------------------------------------------
+
+
+class Coefficients(NamedTuple):
+    """How a network `F` becomes a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``."""
+
+    c_skip: Operator
+    c_out: Operator
+    c_in: Operator
+    c_noise: Tensor
+
+
+class Parametrization(ABC):
+    """What the network is asked for: a combination ``F = a x_0 + b z`` of clean data and noise.
+
+    Subclasses give `a` and `b`; the four coefficients follow by inverting the rotation of `kernels.Transition`, so that
+    no reading is ever converted into another pair by pair.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the data, which scales the network's input; None takes the one `fit` measured (1 before).
+    delta
+        Resolution of the noise level the network sees, ``c_noise = ¼ log((s + delta) / (c + delta))`` with `c` and `s` the
+        cosine and sine of the observation: finite at both ends, and ``¼ log(sigma / alpha)`` between.
+    """
+
+    def __init__(self, std: float | None = None, delta: float = 1e-3) -> None:
+        if std is not None and not std > 0:
+            raise ValueError(f"std = {std}; the standard deviation of the data is positive.")
+        if not delta > 0:
+            raise ValueError(f"delta = {delta}; the resolution of the noise level is positive.")
+        self.std, self.delta = std, delta
+
+    @abstractmethod
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``(a, b)``."""
+
+    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
+        """The four coefficients at `t`, for data of standard deviation `std`."""
+        at = sde.marginal(t)
+        a, b = self.target(at)
+        c_out = (a @ at.A.T + b @ at.B.T).inv()
+        c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
+        _, whiten = gaussian_regression(at, std)
+        return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+
+    def c_noise(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
+        """The noise level as the network sees it, ``()`` or ``(B,)``."""
+        snr = sde.snr(t)
+        c, s = (1 + 1 / snr).rsqrt(), (1 + snr).rsqrt()
+        return 0.25 * ((s + self.delta) / (c + self.delta)).log()
+
+    def check(self, sde: LinearSDE) -> None:
+        """Refuse a process on which the parametrisation is singular."""
+
+
+class Noise(Parametrization):
+    """The network gives the noise `z` (J. Ho et al., 2020, arXiv:2006.11239). Refuses ``alpha(T) = 0``."""
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = z``."""
+        return at.Phi * 0.0, at.Phi.one()
+
+    def check(self, sde: LinearSDE) -> None:
+        """Noise says nothing about data where there is no signal."""
+        if sde.snr(sde.T) == 0:
+            raise ValueError(
+                f"{type(sde).__name__} has alpha(T) = 0, where a noise estimate determines no data; use the velocity or EDM "
+                "parametrisation."
+            )
+
+
+class Data(Parametrization):
+    """The network gives the clean data ``x_0``."""
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = x_0``."""
+        return at.Phi.one(), at.Phi * 0.0
+
+
+class Velocity(Parametrization):
+    """The network gives ``v = cos(phi) z − sin(phi) x_0`` (T. Salimans and J. Ho, 2022, arXiv:2202.00512)."""
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = A x_0 + B z``."""
+        return at.A, at.B
+
+
+class Score(Noise):
+    """The network gives the score, ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600)."""
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = −R⁻ᵀ z``."""
+        return at.Phi * 0.0, at.R.inv().T * -1.0
+
+
+class EDM(Parametrization):
+    """The Gaussian's own answer plus a residual of unit variance (T. Karras et al., 2022, arXiv:2206.00364).
+
+    ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` the root of the
+    covariance of what it leaves, ``c_in`` whitens the input: for scalar processes the coefficients of EDM, for matrix
+    processes their generalisation.
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    detail
+        The smallest length on which the density of the data varies, in units of the data, or 0 if it has none (data on
+        a manifold). Below that noise level the residual is proportional to the noise, and so is ``c_out`` then.
+    """
+
+    def __init__(self, std: float | None = None, delta: float = 1e-3, detail: float = 0.0) -> None:
+        super().__init__(std, delta)
+        if not detail >= 0:
+            raise ValueError(f"detail = {detail}; the smallest length of the data is at least 0.")
+        self.detail = detail
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """Not one combination: the coefficients are given directly."""
+        return at.A, at.B
+
+    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
+        """The four coefficients at `t`, for data of standard deviation `std`."""
+        at = sde.marginal(t)
+        regression, whiten = gaussian_regression(at, std)
+        velocity = at.A @ at.A.T * std**2 + at.B @ at.B.T
+        explained = regression @ whiten.inv()
+        c_out = (velocity - explained @ explained.T).sqrt()
+        if self.detail:
+            c_out = c_out * (1 + self.detail**2 * sde.snr(t)).rsqrt()
+        return Coefficients(regression @ at.r_inv, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+
+
+def gaussian_regression(at: Transition, std: float) -> tuple[Operator, Operator]:
+    """For data of covariance ``std² 1``: the regression of the velocity on ``y``, and the whitening of ``y``."""
+    covariance = at.C @ at.C.T * std**2 + at.S @ at.S.T
+    whiten = covariance.sqrt().inv()
+    return (at.A @ at.C.T * std**2 + at.B @ at.S.T) @ whiten @ whiten, whiten
+
+
+# --- networks as models ----------------------------------------------------------------------------------------------
+
+
+class Model(nn.Module, VelocityModel):
+    """A network as the score model of a linear SDE.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, c_noise, **cond)`` with `x` of shape ``(B, *)`` and `c_noise` ``(B,)``, or ``(1,)`` where all rows
+        share a time, as in sampling; returns the shape of `x`.
+        Conditions pass through untouched.
+    sde
+        A linear SDE.
+    parametrization
+        `Noise`, `Data`, `Velocity`, `Score` or `EDM` (the default).
+
+    Raises
+    ------
+    TypeError
+        If the SDE is not linear (use `DirectModel`).
+    ValueError
+        If the parametrisation is singular on the SDE.
+    """
+
+    def __init__(self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None) -> None:
+        super().__init__()
+        if not sde.is_linear:
+            raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
+        self.net, self.sde = net, sde
+        self.parametrization = EDM() if parametrization is None else parametrization
+        self.parametrization.check(sde)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the data: the parametrisation's, else the one `fit` measured, else 1."""
+        if self.parametrization.std is not None:
+            return self.parametrization.std
+        if self.moments is None:
+            return 1.0
+        C = self.moments.covariance
+        return (C.diagonal() if C.ndim == 2 else C).mean().sqrt().item()
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        check_dtype(self, x)
+        c = self.parametrization.coefficients(self.sde, t, self.std)
+        out = self.net(c.c_in(x), c.c_noise.to(x).reshape(-1), **cond)
+        if out.shape != x.shape:
+            raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
+        return c.c_skip(x) + c.c_out(out)
+
+    forward = velocity
+
+    def loss(self, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The default objective, one value per datum: denoising score matching with its defaults."""
+        from .losses import Denoising  # losses import models: the default is looked up when it is used
+
+        return Denoising()(self, x_0, generator=generator, **cond)
+
+
+class LearnedVariance(Model):
+    """A model whose network also gives the variance of each reversed step, between the two of DDPM.
+
+    ``log variance = u log beta + (1 − u) log beta_tilde`` with ``u = sigmoid`` of the second half of the network's channels.
+    A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672. Train it with `losses.Hybrid`; sample with
+    ``Ancestral(variance=learned_variance)``.
+
+    Parameters
+    ----------
+    net
+        Returns twice the channels it is given, along dimension 1.
+    sde, parametrization
+        As for `Model`; scalar processes only.
+    """
+
+    def __init__(self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None) -> None:
+        super().__init__(net, sde, parametrization)
+        if len(sde.e) > 1:
+            raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
+
+    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
+        out = self.net(c.c_in(x), c.c_noise.to(x).reshape(-1), **cond)
+        if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(
+                f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "
+                "twice the channels along dimension 1."
+            )
+        first, second = out.chunk(2, 1)
+        return c.c_skip(x) + c.c_out(first), second
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        check_dtype(self, x)
+        return self._network(x, self.parametrization.coefficients(self.sde, t, self.std), **cond)[0]
+
+    forward = velocity
+
+    def _step(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Posterior]:
+        """Velocity at `t`, log-variance of the step to `s`, the log of ``beta_tilde``, and the posterior itself."""
+        velocity, u = self._network(x, self.parametrization.coefficients(self.sde, t, self.std), **cond)
+        s_to_t = self.sde.transition(s, t)
+        law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
+        small, large = (rows(v.matrix()[..., 0, 0].log(), x) for v in (law.covariance, s_to_t.covariance))
+        u = u.sigmoid()
+        return velocity, u * large + (1 - u) * small, small, law
+
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """Noise of the learned variance for the step from `t` to `s`."""
+        return (0.5 * self._step(x, s, t, **cond)[1]).exp() * z
+
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``, the model's mean held fixed."""
+        velocity, log_variance, log_true, law = self._step(perturbed.x, s, t, **cond)
+        at_s, at_t = self.sde.marginal(s), self.sde.marginal(t)
+        y = at_t.normalise(perturbed.x)
+        # Both means are Phi_s x_0 + K R z of their own data and noise: their difference is that of the estimates.
+        x_hat, z_hat = at_t.denoise(y, velocity).detach(), at_t.noise(y, velocity).detach()
+        gap = at_s.Phi(x_0 - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
+        kl = 0.5 * (log_variance - log_true + (log_true - log_variance).exp() - 1 + gap.square() / log_variance.exp())
+        return kl.reshape(len(kl), -1).mean(1)
+
+
+class DirectModel(nn.Module, ScoreModel):
+    """A network as the score of any SDE, linear or not: ``score = F(x / scale, c_noise) / scale``.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log(t + t_min)``.
+    sde
+        Any SDE.
+    scale
+        Length that input and output are scaled by.
+    """
+
+    def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale = {scale}; it must be positive.")
+        self.net, self.sde, self.scale = net, sde, scale
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The network's score."""
+        check_dtype(self, x)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        c_noise = 0.25 * (t + self.sde.t_min).log()
+        return self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
+
+    forward = score
+    loss = Model.loss
+
+
+class Conditioned(ScoreModel):
+    """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``."""
+
+    def __init__(self, model: ScoreModel, **cond: Any) -> None:
+        self.model, self.cond, self.sde, self.moments = model, cond, model.sde, model.moments
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's score under the conditions."""
+        return self.model.score(x, t, **self.cond, **cond)
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The model's clean state and noise under the conditions."""
+        return self.model.estimate(x, t, **self.cond, **cond)
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's velocity under the conditions."""
+        return self.model.velocity(x, t, **self.cond, **cond)
+
+
+def check_dtype(model: nn.Module, x: Tensor) -> None:
+    """Refuse a state whose dtype or device is not the network's.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point.
+    ValueError
+        If dtype or device differ.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
+    weight = next(model.parameters(), None)
+    if weight is not None and (weight.dtype != x.dtype or weight.device != x.device):
+        raise ValueError(
+            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; "
+            "move one to the other: x.to(dtype=..., device=...) or model.to(...)."
+        )
+
+

@@ -1,0 +1,103 @@
+"""Embeddings of a number, such as the noise level, as a vector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Sinusoidal(nn.Module):
+    """``(sin(w_i u), cos(w_i u))`` at frequencies `w` in geometric progression.
+
+    A. Vaswani et al., *Attention is all you need*, 2017, arXiv:1706.03762. The default range resolves noise levels
+    ``¼ log sigma`` between -2 and 2.
+
+    Parameters
+    ----------
+    dim
+        Number of features, even.
+    slowest, fastest
+        First and last frequency, in radians per unit of the input.
+    """
+
+    def __init__(self, dim: int = 64, slowest: float = 1.0, fastest: float = 16.0) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
+        self.dim, self.slowest, self.fastest = dim, slowest, fastest
+        frequencies = torch.linspace(math.log(slowest), math.log(fastest), dim // 2, dtype=torch.float64).exp()
+        self.register_buffer("frequencies", frequencies.float(), persistent=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Features ``(B, dim)`` of numbers ``(B,)``."""
+        phase = u[:, None] * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], 1)
+
+
+class Fourier(nn.Module):
+    """``(sin(2 pi w_i u), cos(2 pi w_i u))`` at random frequencies ``w ~ N(0, scale²)``, fixed at construction.
+
+    M. Tancik et al., *Fourier features let networks learn high frequency functions in low dimensional domains*, 2020,
+    arXiv:2006.10739.
+
+    Parameters
+    ----------
+    dim
+        Number of features, even.
+    scale
+        Standard deviation of the frequencies.
+    """
+
+    def __init__(self, dim: int = 64, scale: float = 1.0) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
+        self.dim, self.scale = dim, scale
+        self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Features ``(B, dim)`` of numbers ``(B,)``."""
+        phase = u[:, None] * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], 1)
+
+
+class Label(nn.Module):
+    """A learned vector per class, and one for the null condition.
+
+    The null condition is written as the label ``-1``, or by leaving the condition out.
+
+    Parameters
+    ----------
+    classes
+        Number of classes; labels run from 0.
+    dim
+        Number of features.
+    """
+
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__()
+        self.classes, self.dim = classes, dim
+        self.table = nn.Embedding(classes + 1, dim)
+
+    def forward(self, label: Tensor | None, n: int) -> Tensor:
+        """Features ``(n, dim)`` of labels ``(n,)``, ``()``, or None.
+
+        Raises
+        ------
+        ValueError
+            If labels are not whole numbers in ``[-1, classes)``, or not one per row.
+        """
+        if label is None:
+            label = torch.full((n,), -1, device=self.table.weight.device)
+        label = torch.as_tensor(label, device=self.table.weight.device)
+        if label.is_floating_point() or label.shape not in ((), (n,)):
+            raise ValueError(
+                f"label has dtype {label.dtype} and shape {tuple(label.shape)}; give whole numbers, () or ({n},)."
+            )
+        if ((label < -1) | (label >= self.classes)).any():
+            raise ValueError(
+                f"label reaches {label.max().item()}; labels run from 0 to {self.classes - 1}, and -1 means none."
+            )
+        return self.table(label.expand(n) + 1)

@@ -1,0 +1,109 @@
+"""A residual multilayer perceptron, modulated by the noise level in every block."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from .embeddings import Label, Sinusoidal
+
+
+class Block(nn.Module):
+    """``h + W_2 act((1 + scale(e)) W_1 h + shift(e))``: the level's features `e` modulate the hidden layer (FiLM).
+
+    E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. Starts as the
+    identity.
+    """
+
+    def __init__(self, width: int, features: int, residual: bool) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        self.modulate = nn.Linear(features, 2 * width)
+        self.act, self.residual = nn.SiLU(), residual
+        if residual:
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        """``(B, width)`` from ``(B, width)`` and features ``(B, features)``."""
+        scale, shift = self.modulate(e).chunk(2, 1)
+        out = self.outer(self.act(self.inner(h) * (1 + scale) + shift))
+        return h + out if self.residual else self.act(out)
+
+
+class MLP(nn.Module):
+    """A perceptron on flattened states ``(B, *)`` with `dim` coordinates.
+
+    Parameters
+    ----------
+    dim
+        Coordinates of a state.
+    width, depth
+        Hidden units, and number of two-layer blocks.
+    out
+        Coordinates returned, `dim` by default; twice `dim` for learned variances.
+    classes
+        Number of classes of the keyword condition ``label`` (see `embeddings.Label`), 0 for none.
+    embedding
+        Of the noise level; `Sinusoidal` by default.
+    residual
+        Add each block to its input.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 3,
+        out: int | None = None,
+        classes: int = 0,
+        embedding: Any = None,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        if dim < 1 or width < 1 or depth < 1 or classes < 0:
+            raise ValueError(f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes.")
+        self.dim, self.width, self.depth, self.out, self.classes = dim, width, depth, out, classes
+        self.residual = residual
+        self.embedding = Sinusoidal() if embedding is None else embedding
+        self.level = nn.Sequential(nn.Linear(self.embedding.dim, width), nn.SiLU())
+        self.label = Label(classes, width) if classes else None
+        self.first = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(Block(width, width, residual) for _ in range(depth))
+        self.act = nn.SiLU()
+        self.last = nn.Linear(width, dim if out is None else out)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+        """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)``, or ``(1,)`` where all rows share it."""
+        e = self.level(self.embedding(level))
+        e = add_label(self.label, e, label, len(x))
+        h = self.first(x.reshape(len(x), -1))
+        for block in self.blocks:
+            h = block(h, e)
+        return shaped(self.last(self.act(h)), x)
+
+
+def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> Tensor:
+    """Features with those of the `n` labels added.
+
+    Raises
+    ------
+    ValueError
+        If a label is given to a network without classes.
+    """
+    if table is None:
+        if label is not None:
+            raise ValueError("a label was given to a network without classes; construct it with classes=N.")
+        return e
+    return e + table(label, n)
+
+
+def shaped(out: Tensor, x: Tensor) -> Tensor:
+    """Flat outputs in the shape of `x`; with m times its coordinates, m times its channels along dimension 1."""
+    if x.ndim == 1 or out[0].numel() == math.prod(x.shape[1:]):
+        return out.reshape(x.shape)
+    return out.reshape(len(x), -1, *x.shape[2:])

@@ -1,0 +1,49 @@
+"""A small transformer over the coordinates of a state, one token each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .embeddings import Sinusoidal
+from .mlp import shaped
+
+
+class CoordinateTransformer(nn.Module):
+    """Pre-norm self-attention over coordinates; the noise level is one more token.
+
+    A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features, which a single number
+    needs to be told apart from its neighbours.
+
+    Parameters
+    ----------
+    dim
+        Coordinates of a state.
+    width, depth, heads
+        Features of a token, layers, attention heads.
+    """
+
+    def __init__(self, dim: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
+        super().__init__()
+        if min(dim, width, depth, heads) < 1 or width % heads:
+            raise ValueError(f"dim = {dim}, width = {width}, depth = {depth}, heads = {heads}: heads must divide width.")
+        self.dim, self.width, self.depth, self.heads = dim, width, depth, heads
+        self.embedding = Sinusoidal()
+        self.coordinate = Sinusoidal(32, slowest=0.5, fastest=8.0)
+        self.level = nn.Linear(self.embedding.dim, width)
+        self.value = nn.Linear(self.coordinate.dim + 1, width)
+        self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.last = nn.Linear(width, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)`` or ``(1,)``."""
+        flat = x.reshape(len(x), -1)
+        features = self.coordinate(flat.reshape(-1)).reshape(len(x), self.dim, -1)
+        tokens = self.value(torch.cat([features, flat[..., None]], 2))
+        level_token = self.level(self.embedding(level))[:, None].expand(len(x), 1, -1)
+        tokens = torch.cat([tokens, level_token], 1) + self.place
+        return shaped(self.last(self.layers(tokens)[:, : self.dim])[..., 0], x)

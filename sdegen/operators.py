@@ -1,0 +1,215 @@
+"""Linear maps of a state: a number (`Scale`) or a small matrix across the channels of a lifted state (`Matrix`).
+
+Every coefficient of a linear process is one of these, so kernels, samplers and losses are written once for scalar
+and matrix processes. Coefficients are float64 tensors on the CPU; they take the dtype and device of the state at the
+moment they act on it, and nowhere else. Nothing here knows about time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Operator(ABC):
+    """A linear map ``x -> A x`` of a state `x` of shape ``(B, *)``; one map, or one per row of the batch."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``A x``, in the dtype and on the device of `x`."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
+
+    @abstractmethod
+    def like(self, matrix: Tensor) -> Operator:
+        """The operator of the same kind that `matrix` ``(..., k, k)`` describes."""
+
+    @abstractmethod
+    def __matmul__(self, other: Any) -> Any:
+        """Composition ``A B``."""
+
+    @abstractmethod
+    def __add__(self, other: Any) -> Any:
+        """Sum ``A + B``."""
+
+    @abstractmethod
+    def __mul__(self, number: Tensor | float) -> Any:
+        """Product with a number, or with one number per row of the batch."""
+
+    @property
+    @abstractmethod
+    def T(self) -> Any:
+        """The transpose."""
+
+    @abstractmethod
+    def inv(self) -> Any:
+        """The inverse."""
+
+    @abstractmethod
+    def sqrt(self) -> Any:
+        """The symmetric square root of a positive semi-definite map."""
+
+    @abstractmethod
+    def cholesky(self) -> Any:
+        """The lower-triangular root ``L`` with ``L Lᵀ = A``."""
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """``log |det A|`` over the channels: one value per datum coordinate and row of the batch."""
+
+    @abstractmethod
+    def complete(self, S: Any) -> tuple[Any, Any]:
+        """``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for self = C and ``C Cᵀ + S Sᵀ = 1``."""
+
+    @abstractmethod
+    def one(self) -> Any:
+        """The identity of the same kind."""
+
+    def __sub__(self, other: Any) -> Any:
+        return self + other * -1.0
+
+    __rmul__ = __mul__
+
+
+class Scale(Operator):
+    """Multiplication by a number `c` of shape ``()``, or one per row, ``(B,)``.
+
+    >>> Scale(2.0)(torch.ones(3, 2)).sum().item()
+    12.0
+    """
+
+    def __init__(self, c: Tensor | float) -> None:
+        self.c = torch.as_tensor(c, dtype=torch.float64)
+
+    def __repr__(self) -> str:
+        return f"Scale({self.c.tolist()})"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # A 0-dimensional CPU tensor multiplies like a Python number: no copy to the device, no promotion of x.
+        return x * (self.c if self.c.ndim == 0 else rows(self.c, x))
+
+    def matrix(self) -> Tensor:
+        return self.c[..., None, None]
+
+    def like(self, matrix: Tensor) -> Scale:
+        return Scale(matrix[..., 0, 0])
+
+    def __matmul__(self, other: Scale) -> Scale:
+        return Scale(self.c * other.c)
+
+    def __add__(self, other: Scale) -> Scale:
+        return Scale(self.c + other.c)
+
+    def __mul__(self, number: Tensor | float) -> Scale:
+        return Scale(self.c * number)
+
+    __rmul__ = __mul__
+
+    @property
+    def T(self) -> Scale:
+        return self
+
+    def inv(self) -> Scale:
+        return Scale(1.0 / self.c)
+
+    def sqrt(self) -> Scale:
+        return Scale(self.c.sqrt())
+
+    def cholesky(self) -> Scale:
+        return self.sqrt()
+
+    def log_abs_det(self) -> Tensor:
+        return self.c.abs().log()
+
+    def complete(self, S: Scale) -> tuple[Scale, Scale]:
+        return S * -1.0, self
+
+    def one(self) -> Scale:
+        return Scale(torch.ones_like(self.c))
+
+
+class Matrix(Operator):
+    """A matrix ``(k, k)``, or ``(B, k, k)``, acting on dimension 1 of a state of shape ``(B, k, *)``.
+
+    >>> Matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))(torch.tensor([[[1.0], [2.0]]])).flatten().tolist()
+    [2.0, 1.0]
+    """
+
+    def __init__(self, M: Tensor) -> None:
+        self.M = torch.as_tensor(M, dtype=torch.float64)
+
+    def __repr__(self) -> str:
+        return f"Matrix({self.M.tolist()})"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        k = self.M.shape[-1]
+        if x.ndim < 2 or x.shape[1] != k:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
+                "lift the data first with sde.lift(x)."
+            )
+        M = self.M.to(x)
+        return (M @ x.reshape(len(x), k, -1)).reshape(x.shape)
+
+    def matrix(self) -> Tensor:
+        return self.M
+
+    def like(self, matrix: Tensor) -> Matrix:
+        return Matrix(matrix)
+
+    def __matmul__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M @ other.M)
+
+    def __add__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M + other.M)
+
+    def __mul__(self, number: Tensor | float) -> Matrix:
+        return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])
+
+    __rmul__ = __mul__
+
+    @property
+    def T(self) -> Matrix:
+        return Matrix(self.M.mT)
+
+    def inv(self) -> Matrix:
+        return Matrix(torch.linalg.inv(self.M))
+
+    def sqrt(self) -> Matrix:
+        values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
+        return Matrix(vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT)  # rounding alone is below 0
+
+    def cholesky(self) -> Matrix:
+        return Matrix(torch.linalg.cholesky(self.M))
+
+    def log_abs_det(self) -> Tensor:
+        return torch.linalg.slogdet(self.M).logabsdet
+
+    def complete(self, S: Matrix) -> tuple[Matrix, Matrix]:
+        M = self.inv() @ S
+        W = (M.one() + M.T @ M).sqrt().inv()
+        return W @ M.T * -1.0, W
+
+    def one(self) -> Matrix:
+        return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))
+
+
+def rows(c: Tensor, x: Tensor) -> Tensor:
+    """`c` of shape ``(B,)`` or ``()``, in the dtype and on the device of `x`, shaped to multiply `x` row by row.
+
+    Raises
+    ------
+    ValueError
+        If `c` has neither one value nor as many as `x` has rows.
+    """
+    if c.ndim and (c.ndim > 1 or x.ndim == 0 or len(c) not in (1, len(x))):
+        raise ValueError(
+            f"one coefficient per row was expected, shape () or ({len(x) if x.ndim else 1},), got {tuple(c.shape)} "
+            f"for a state of shape {tuple(x.shape)}; pass t of shape () or (B,)."
+        )
+    return c.to(x).reshape(-1, *[1] * (x.ndim - 1)) if c.ndim else c.to(x)

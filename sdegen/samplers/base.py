@@ -1,0 +1,78 @@
+"""What a sampler is: one `step`, and the coefficients it needs, planned once per run.
+
+The loop, the grid, the noise source and the progress bar live elsewhere. A sampler is told a model and the times; it
+refuses in `plan`, before any network is called, a process it means nothing for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..grids import Angle, Grid
+
+Noise = Callable[[Tensor], Tensor]
+
+
+class Sampler(ABC):
+    """One step from ``x_t`` to ``x_s``, ``s < t``.
+
+    Parameters
+    ----------
+    steps
+        Number of moves, the last of which goes to clean data under ``final="denoise"``.
+    grid
+        Where it stops; by default equal steps in ``sigma / (alpha + sigma)``.
+    """
+
+    default_grid: type[Grid] = Angle
+
+    def __init__(self, steps: int = 50, grid: Grid | None = None) -> None:
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps = {steps}; a sampler makes a positive whole number of steps.")
+        self.steps = steps
+        self.grid = self.default_grid() if grid is None else grid
+
+    def times(self, sde: Any, denoise: bool) -> Tensor:
+        """The times to stop at; one fewer where the last move is the denoiser's."""
+        return self.grid(sde, self.steps if denoise else self.steps + 1)
+
+    @abstractmethod
+    def plan(self, model: Any, times: Tensor) -> list[Any]:
+        """The coefficients of every step, formed once in float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the sampler means nothing for the model's process, with a sentence that says why.
+        """
+
+    @abstractmethod
+    def step(self, model: Any, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, Any]:
+        """``x_s`` from ``x_t``, and whatever is to be remembered for the next step.
+
+        Parameters
+        ----------
+        model
+            A score model, its conditions fixed.
+        x
+            ``x_t``, ``(B, *)``.
+        c
+            This step's entry of `plan`.
+        noise
+            Returns standard normal noise of the shape of what it is given; called only where noise is used.
+        state
+            What the step before returned; None at the first.
+        """
+
+
+def require_linear(sampler: Sampler, sde: Any) -> None:
+    """Refuse a process without Tweedie's formula."""
+    if not sde.is_linear:
+        raise TypeError(
+            f"{type(sampler).__name__} needs the posterior mean of the data, which only a LinearSDE has; for "
+            f"{type(sde).__name__} use EulerMaruyama, Heun or ProbabilityFlow."
+        )

@@ -1,0 +1,122 @@
+"""Langevin dynamics: at one time, annealed over many, or as the corrector of another sampler.
+
+``x ← x + h R Rᵀ score + √(2h) R z`` with the root `R` of the noise at that time, ``= x − h R eps + √(2h) R z``: steps are
+measured in the noise's own scale and direction, per sample, never by a batch mean. Unadjusted: its law is off by O(h).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..grids import Grid, LogSNR
+from ..operators import Operator
+from .base import Noise, Sampler
+
+
+class LangevinStep(NamedTuple):
+    """The time whose law is targeted, and the root of its noise."""
+
+    t: Tensor
+    R: Operator
+
+
+class Langevin(Sampler):
+    """Unadjusted Langevin dynamics at one time. G. Parisi, *Correlation functions and computer simulations*, 1981.
+
+    Parameters
+    ----------
+    steps
+        Number of Langevin steps.
+    h
+        Step size relative to the variance of the noise at `t`.
+    t
+        The time whose law is sampled; ``t_min`` by default.
+    """
+
+    def __init__(self, steps: int = 1000, h: float = 0.1, t: float | None = None) -> None:
+        super().__init__(steps)
+        if not h > 0:
+            raise ValueError(f"h = {h}; a Langevin step is positive.")
+        self.h, self.t = h, t
+
+    def times(self, sde: Any, denoise: bool) -> Tensor:
+        """The one time, ``steps + 1`` times over."""
+        t = sde.t_min if self.t is None else self.t
+        return torch.full((self.steps + 1,), t, dtype=torch.float64)
+
+    def plan(self, model: Any, times: Tensor) -> list[LangevinStep]:
+        """The root of the noise at every stop."""
+        return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
+
+    def step(self, model: Any, x: Tensor, c: LangevinStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+        """One Langevin step towards the law at ``c.t``."""
+        drift = c.R(c.R.T(model.score(x, c.t)))
+        return x + self.h * drift + c.R(noise(x)) * math.sqrt(2 * self.h), None
+
+
+class AnnealedLangevin(Langevin):
+    """Langevin dynamics over decreasing noise levels, `repeats` steps at each.
+
+    Y. Song and S. Ermon, *Generative modeling by estimating gradients of the data distribution*, 2019, arXiv:1907.05600.
+
+    Parameters
+    ----------
+    steps
+        Number of noise levels.
+    h
+        Step size relative to the variance of the noise at each level.
+    repeats
+        Langevin steps a level.
+    grid
+        The levels; equal steps in the log-SNR by default.
+    """
+
+    def __init__(self, steps: int = 50, h: float = 0.1, repeats: int = 10, grid: Grid | None = None) -> None:
+        super().__init__(steps, h)
+        if repeats < 1:
+            raise ValueError(f"repeats = {repeats}; at least one step a level is needed.")
+        self.repeats = repeats
+        self.grid = LogSNR() if grid is None else grid
+
+    def times(self, sde: Any, denoise: bool) -> Tensor:
+        """Each level `repeats` times; the first time is where the state starts."""
+        levels = self.grid(sde, self.steps)
+        return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
+
+
+class PredictorCorrector(Sampler):
+    """A predictor's step, then Langevin steps at the time it arrived at (Y. Song et al., 2021, arXiv:2011.13456).
+
+    Parameters
+    ----------
+    predictor
+        Any sampler; its steps and grid are used.
+    corrector
+        Its ``h``, and as many of its ``steps`` after every predictor step.
+    """
+
+    def __init__(self, predictor: Sampler, corrector: Langevin | None = None) -> None:
+        super().__init__(predictor.steps, predictor.grid)
+        self.predictor = predictor
+        self.corrector = Langevin(steps=1, h=0.05) if corrector is None else corrector
+
+    def times(self, sde: Any, denoise: bool) -> Tensor:
+        """The predictor's."""
+        return self.predictor.times(sde, denoise)
+
+    def plan(self, model: Any, times: Tensor) -> list[tuple[Any, LangevinStep]]:
+        """Both plans, step by step."""
+        return list(zip(self.predictor.plan(model, times), self.corrector.plan(model, times), strict=True))
+
+    def step(self, model: Any, x: Tensor, c: tuple[Any, LangevinStep], noise: Noise, state: Any) -> tuple[Tensor, Any]:
+        """Predict, then correct."""
+        x, state = self.predictor.step(model, x, c[0], noise, state)
+        for _ in range(self.corrector.steps):
+            x, _ = self.corrector.step(model, x, c[1], noise, None)
+        return x, state
+
+

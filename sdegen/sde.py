@@ -1,0 +1,284 @@
+"""A forward SDE ``dx = f(x, t) dt + G(x, t) dw`` on ``t in [0, T]``, and its reversal in time.
+
+Data at 0, noise at T, Itô; arguments are ``(x, t)`` with `x` of shape ``(B, *)`` and `t` of shape ``()`` or ``(B,)``.
+This file holds what is true of every SDE, linear or not: time reversal, the probability flow, and the short local
+kernel. Linear processes, whose laws are known, are in `linear`. State-dependent noise is refused, not approximated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .distributions import Moments
+from .kernels import Kernel, Perturbed, noise_like
+from .moments import psd_cholesky, van_loan
+from .operators import Matrix, Operator, Scale, rows
+from .simulate import simulate
+
+
+def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
+    """`t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, checked to lie in ``[0, T]``.
+
+    Raises
+    ------
+    ValueError
+        If a time is NaN, lies outside the interval, or has more than one dimension.
+    """
+    t = torch.as_tensor(t, dtype=torch.float64).cpu()
+    if t.ndim > 1:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; times have shape () or (B,).")
+    slack = 1e-12 * T  # rounding of a grid's own arithmetic
+    if not ((t >= -slack) & (t <= T + slack)).all():
+        bad = t[~((t >= -slack) & (t <= T + slack))].reshape(-1)[0].item()
+        raise ValueError(f"{name} = {bad:.6g} lies outside [0, T] = [0, {T:g}]; pass times within the process.")
+    return t
+
+
+def as_operator(G: Operator | Tensor | float) -> Operator:
+    """What a `diffusion` method returned, as an operator: numbers and ``(B,)`` tensors scale the noise."""
+    return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
+
+
+class Dynamics(ABC):
+    """All that a simulator needs: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
+
+    T: float = 1.0
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """``f(x, t)``, of the shape of `x`."""
+
+    @abstractmethod
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        """``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
+
+
+class SDE(Dynamics):
+    """A forward SDE. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; linear ones: `LinearSDE`.
+
+    Attributes
+    ----------
+    T
+        Last time.
+    t_min
+        Training draws times from ``[t_min, T]``, and grids end there by default.
+    lag
+        For nonlinear processes, the length of the short kernel that `perturb` ends with. It is halved until the kernel
+        agrees with two of half its length to `lag_tolerance` nats.
+    """
+
+    t_min: float = 1e-3
+    lag: float | None = None
+    lag_tolerance: float = 1e-4
+    is_linear = False
+
+    # --- laws of the forward process -------------------------------------------------------------------------------
+
+    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
+        """The law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
+
+        ``mean = x_s + ∫_0^h exp(J u) du f`` and ``covariance = ∫_0^h exp(J u) G Gᵀ exp(Jᵀ u) du`` with the Jacobian `J` of
+        the drift at `x_s` and coefficients at mid-time (T. Ozaki, *A bridge between nonlinear time series models and
+        nonlinear stochastic dynamical systems*, 1992). Shapes other than ``(B,)`` and ``(B, d)``, d <= 64, for which
+        Jacobians are not affordable, get the Euler–Maruyama kernel.
+        """
+        s, t = as_time(s, self.T, "s"), as_time(t, self.T)
+        return Kernel(*self._local(x_s, s, t)[:2])
+
+    def _local(self, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Operator, Tensor, Tensor]:
+        """Mean, root, and float64 ``Phi`` and ``Sigma`` ``(B, d, d)`` of the local kernel."""
+        h, middle = (t - s).expand(len(x)), (0.5 * (s + t)).expand(len(x))
+        if (h < 0).any():
+            raise ValueError(f"s must not lie after t; got t - s down to {h.min().item():.6g}.")
+        G = as_operator(self.diffusion(x, middle))
+        if x.ndim > 2 or x[0].numel() > 64:
+            eye = torch.ones(len(x), 1, 1, dtype=torch.float64)
+            root = G * h.sqrt()
+            return x + self.drift(x, middle) * rows(h, x), root, eye, (root @ root.T).matrix()
+        flat = x.reshape(len(x), -1)
+        d = flat.shape[1]
+
+        def f(row: Tensor, time: Tensor) -> Tensor:
+            return self.drift(row.reshape(1, *x.shape[1:]), time).reshape(-1)
+
+        J = torch.func.vmap(torch.func.jacrev(f))(flat, middle).detach().cpu().double()
+        drift = self.drift(x, middle).reshape(len(x), d, 1).cpu().double()
+        M = G.matrix()
+        Q = (M @ M.mT).expand(len(x), *M.shape[-2:])
+        if len(Q[0]) == 1:
+            Q = Q * torch.eye(d, dtype=torch.float64)
+        Phi, Sigma = van_loan(J, Q, h)
+        augmented = torch.cat([torch.cat([J, drift], -1), torch.zeros(len(x), 1, d + 1, dtype=torch.float64)], 1)
+        moved = torch.linalg.matrix_exp(augmented * h[:, None, None])[:, :d, d]
+        L = psd_cholesky(Sigma)
+        root: Operator = Scale(L[:, 0, 0]) if x.ndim == 1 else Matrix(L)
+        return x + moved.to(x).reshape(x.shape), root, Phi, Sigma
+
+    def perturb(
+        self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Perturbed:
+        """Noised states at `t`, with the kernel and the noise they were made with, for denoising score matching.
+
+        A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
+        target of its score come from one and the same law.
+        """
+        t = as_time(t, self.T).expand(len(x_0))
+        if self.lag is None:
+            self.lag = self._calibrate_lag(x_0)
+        s = (t - self.lag).clamp_min(0.0)
+        x_s = x_0
+        if (s > 0).any():
+            steps = max(8, int((s.max() / self.lag).ceil()) * 4)  # a quarter of the lag
+            x_s = simulate(self, x_0, torch.zeros_like(s), s, steps=steps, generator=generator)
+        kernel = self.kernel(x_s, s, t)
+        z = noise_like(x_0, generator) if z is None else z
+        return Perturbed(kernel.sample(z), kernel, z)
+
+    def _calibrate_lag(self, x_0: Tensor) -> float:
+        x, lag = x_0[:256], self.T / 8
+        while lag > 1e-6 * self.T:
+            start = torch.linspace(0.0, self.T - lag, len(x), dtype=torch.float64)
+            middle, end = start + lag / 2, start + lag
+            mean, _, _, Sigma = self._local(x, start, end)
+            half, _, _, Sigma_1 = self._local(x, start, middle)
+            twice, _, Phi_2, Sigma_2 = self._local(half, middle, end)
+            Sigma_12 = Phi_2 @ Sigma_1 @ Phi_2.mT + Sigma_2
+            # KL of the finer kernel to the coarser one, worst over the batch.
+            precision = torch.linalg.inv(Sigma)
+            gap = (twice - mean).reshape(len(x), -1, 1).cpu().double()
+            ratio = precision @ Sigma_12
+            trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1) - ratio.shape[-1]
+            quadratic = (gap.mT @ precision @ gap)[:, 0, 0] if len(precision[0]) == gap.shape[1] else (
+                precision[:, 0, 0] * gap.square().sum((1, 2))
+            )
+            kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic)
+            if kl.max() <= self.lag_tolerance:
+                return lag
+            lag /= 2
+        raise ValueError(
+            f"no lag down to {lag:.3g} makes the local kernel agree with two half-steps to {self.lag_tolerance:g} nats; "
+            "rescale the process or set sde.lag yourself."
+        )
+
+    def prior(self, moments: Moments) -> Any:
+        """The law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the process is nonlinear and declares none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no closed-form law at T; define prior(moments), a distribution with sample and "
+            "log_prob, or pass x_T to sample."
+        )
+
+    def root(self, t: Tensor | float) -> Operator:
+        """A root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
+        t = as_time(t, self.T)
+        return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
+
+    def lift(self, x: Tensor) -> Tensor:
+        """Data as a state."""
+        return x
+
+    def project(self, u: Tensor) -> Tensor:
+        """The data part of a state."""
+        return u
+
+    # --- time reversal -------------------------------------------------------------------------------------------
+
+    def reverse(self, model: Any, eta: float = 1.0) -> Reverse:
+        """The process run from T to 0 with the same marginals, for any noise level `eta`; 0 is the probability flow."""
+        return Reverse(self, model, eta)
+
+    def flow(self, model: Any) -> Flow:
+        """The probability flow in the clock and chart in which it is regular."""
+        return Flow(self, model)
+
+
+class Reverse(Dynamics):
+    """Anderson's reversal: ``dx = [f − ½ (1 + eta²) G Gᵀ score] dt + eta G dw``, run from T to 0.
+
+    Every `eta` has the marginals of the forward process: 1 is the reverse-time SDE, 0 the probability flow. B. Anderson,
+    *Reverse-time diffusion equation models*, 1982; Y. Song et al., *Score-based generative modeling through stochastic
+    differential equations*, 2021, arXiv:2011.13456.
+
+    Raises
+    ------
+    ValueError
+        If `eta` is negative, or, at the first call, if `G` depends on the state.
+    """
+
+    def __init__(self, sde: SDE, model: Any, eta: float = 1.0) -> None:
+        if not eta >= 0:
+            raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
+        self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
+        self._checked = sde.is_linear
+
+    def _check_noise(self, x: Tensor, t: Tensor) -> None:
+        with torch.enable_grad():
+            probe = x.detach().clone().requires_grad_()
+            G = self.sde.diffusion(probe, t)
+            value = G.matrix() if isinstance(G, Operator) else torch.as_tensor(G)
+            slope = None
+            if value.requires_grad:
+                slope = torch.autograd.grad(value.sum(), probe, allow_unused=True)[0]
+        if slope is not None and slope.abs().max() > 0:
+            raise ValueError(
+                f"{type(self.sde).__name__}.diffusion depends on x; its reversal needs the divergence of G Gᵀ, which is "
+                "not implemented. Transform the state so that the noise no longer depends on it."
+            )
+        self._checked = True
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """``f − ½ (1 + eta²) G Gᵀ score``."""
+        if not self._checked:
+            self._check_noise(x, t)
+        G = as_operator(self.sde.diffusion(x, t))
+        pull = G(G.T(self.model.score(x, t)))
+        return self.sde.drift(x, t) - 0.5 * (1 + self.eta**2) * pull
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Operator:
+        """``eta G``."""
+        return as_operator(self.sde.diffusion(x, t)) * self.eta
+
+
+class Flow:
+    """The probability flow ``dy/dtau`` in a clock `tau` and a chart `y` of the state; here ``tau = t`` and ``y = x``.
+
+    Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface, so that a process
+    whose dx/dt is infinite at an end can hand them a clock in which it is not.
+    """
+
+    def __init__(self, sde: SDE, model: Any) -> None:
+        self.sde, self.model = sde, model
+        self._reverse = sde.reverse(model, eta=0.0)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """``tau(t)``, increasing."""
+        return t
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The inverse of `clock`."""
+        return tau
+
+    def chart(self, x: Tensor, t: Tensor) -> Tensor:
+        """``y`` of the state `x`."""
+        return x
+
+    def unchart(self, y: Tensor, t: Tensor) -> Tensor:
+        """The state of ``y``."""
+        return y
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        """``log |dx/dy|`` of each coordinate."""
+        return torch.zeros_like(t)
+
+    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
+        """``dy/dtau``."""
+        return self._reverse.drift(y, tau)

@@ -1,0 +1,219 @@
+"""The weight of an error and the law of the time it is measured at: the two choices inside every score-matching loss.
+
+A *weighting* is written as lambda on the squared score error, ``lambda ‖s − target‖²``; as an operator `W` with
+``‖W (s − target)‖²``, so that matrix processes weight directions too. A *time law* draws ``t`` from ``[t_min, T]`` and
+returns the factor that undoes the law, where the law is meant to change the variance of a loss and not its meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .operators import Operator
+from .sde import as_operator
+
+
+class Weighting(ABC):
+    """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``."""
+
+    @abstractmethod
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """``W`` at times `t` ``(B,)``."""
+
+
+class Uniform(Weighting):
+    """``lambda = 1`` on ``[t_min, T]``."""
+
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """The identity."""
+        return sde.root(t).one()
+
+
+class InverseVariance(Weighting):
+    """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss."""
+
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """``Rᵀ / √2``."""
+        return sde.root(t).T * math.sqrt(0.5)
+
+
+class Likelihood(Weighting):
+    """``lambda = g²``: with ``t`` uniform, half the loss times T bounds the KL divergence of data to model.
+
+    Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021,
+    arXiv:2101.09258.
+    """
+
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """``Gᵀ``."""
+        return as_operator(sde.diffusion(torch.zeros(1, len(sde.e)), t)).T
+
+
+class SNR(Weighting):
+    """``snr + offset`` on the squared error of clean data: ``lambda = sigma² (1 + offset / snr)``.
+
+    An offset of 0 is the noise loss, 1 the velocity loss (T. Salimans and J. Ho, *Progressive distillation for fast
+    sampling of diffusion models*, 2022, arXiv:2202.00512).
+    """
+
+    def __init__(self, offset: float = 1.0) -> None:
+        if not offset >= 0:
+            raise ValueError(f"offset = {offset}; it must be at least 0.")
+        self.offset = offset
+
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """``Rᵀ √(1 + offset / snr)``."""
+        return sde.root(t).T * (1 + self.offset / sde.snr(t)).sqrt()
+
+
+class EDMWeighting(SNR):
+    """``(sigma² + std²) / (sigma std)²`` on the error of clean data: every level starts with a loss of one.
+
+    T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNR` with offset ``1 / std²``.
+    """
+
+    def __init__(self, std: float = 1.0) -> None:
+        super().__init__(1 / std**2)
+        self.std = std
+
+
+class MinSNR(Weighting):
+    """``min(snr, gamma)`` on the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
+
+    T. Hang et al., *Efficient diffusion training via min-SNR weighting strategy*, 2023, arXiv:2303.09556.
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma = {gamma}; it must be positive.")
+        self.gamma = gamma
+
+    def __call__(self, sde: Any, t: Tensor) -> Operator:
+        """``Rᵀ √min(1, gamma / snr)``."""
+        return sde.root(t).T * (self.gamma / sde.snr(t)).clamp_max(1.0).sqrt()
+
+
+# --- laws of t -----------------------------------------------------------------------------------------------------
+
+
+class TimeLaw(ABC):
+    """A law on ``[t_min, T]``."""
+
+    @abstractmethod
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`n` times, float64 ``(n,)``, and the factor on each one's loss, ``(n,)``."""
+
+
+def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else "cpu"
+    return torch.rand(n, dtype=torch.float64, generator=generator, device=device).cpu()
+
+
+def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
+    """One uniform in each of `n` equal intervals, in random order."""
+    device = generator.device if generator is not None else "cpu"
+    order = torch.randperm(n, generator=generator, device=device).cpu()
+    return (order + _uniforms(n, generator)) / n
+
+
+class UniformTimes(TimeLaw):
+    """``t`` uniform on ``[t_min, T]``."""
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Independent times."""
+        return sde.t_min + _uniforms(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+
+
+class StratifiedTimes(TimeLaw):
+    """``t`` uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance."""
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One time an interval, in random order."""
+        return sde.t_min + _stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+
+
+class DiscreteTimes(TimeLaw):
+    """``t`` uniform on ``k T / N``, ``k = 1..N``: the law of a discrete DDPM."""
+
+    def __init__(self, N: int = 1000) -> None:
+        if N < 1:
+            raise ValueError(f"N = {N}; at least one step is needed.")
+        self.N = N
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Independent steps."""
+        k = (_uniforms(n, generator) * self.N).floor() + 1
+        return k * sde.T / self.N, torch.ones(n, dtype=torch.float64)
+
+
+class LogNormalTimes(TimeLaw):
+    """``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022, arXiv:2206.00364).
+
+    The law is part of the objective: the factors are one. Drawn by stratified quantiles.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        if not std > 0:
+            raise ValueError(f"std = {std}; it must be positive.")
+        self.mean, self.std = mean, std
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Stratified quantiles of the truncated normal law."""
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        normal = torch.distributions.Normal(self.mean, self.std)
+        low, high = normal.cdf(-0.5 * sde.snr(ends).log())
+        level = normal.icdf(low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12))
+        return sde.time((-2 * level).exp()), torch.ones(n, dtype=torch.float64)
+
+
+class ImportanceTimes(TimeLaw):
+    """A law of `t` that leaves the objective as it is and takes variance out of it.
+
+    By default times are uniform in ``log(sigma / alpha)``, so that every noise level is seen equally often; the factor
+    ``1 / density`` makes the loss the one of uniform times, without bias whatever the density. The quantiles are
+    tabulated once per process. Y. Song et al., 2021, arXiv:2101.09258, sample by the weight instead: pass it as `density`.
+
+    Parameters
+    ----------
+    density
+        Called as ``density(sde, t)``: an unnormalised density in `t`, instead of the default one.
+    nodes
+        Number of intervals of the table, equally spaced in ``log(sigma / alpha)``.
+    """
+
+    def __init__(self, density: Any = None, nodes: int = 512) -> None:
+        if nodes < 2:
+            raise ValueError(f"nodes = {nodes}; at least two are needed.")
+        self.density, self.nodes = density, nodes
+        self._table: tuple[Any, Tensor, Tensor] | None = None
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Stratified quantiles, and ``1 / density``."""
+        if self._table is None or self._table[0] is not sde:
+            self._table = (sde, *self._build(sde))
+        _, edges, mass = self._table
+        cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
+        u = _stratified(n, generator)
+        i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(mass) - 1)
+        width = edges[i + 1] - edges[i]
+        t = edges[i] + (u - cdf[i]) / mass[i] * width
+        return t, width / mass[i] / (sde.T - sde.t_min)
+
+    def _build(self, sde: Any) -> tuple[Tensor, Tensor]:
+        """Edges of the table in `t`, and the probability of each interval: uniform within, so known exactly."""
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        low, high = (-0.5 * sde.snr(ends).clamp_min(1e-10).log()).tolist()  # alpha(T) = 0 has no log-SNR
+        levels = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64)
+        edges = sde.time((-2 * levels).exp())
+        edges[0], edges[-1] = sde.t_min, sde.T
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        if self.density is None:
+            mass = torch.full((self.nodes,), 1.0, dtype=torch.float64)
+        else:
+            mass = self.density(sde, middle) * (edges[1:] - edges[:-1])
+        return edges, mass / mass.sum()
