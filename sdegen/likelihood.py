@@ -136,7 +136,7 @@ def _integrate(
         nonlocal evaluations
         evaluations += 1
         y = state[:, :d].reshape(u.shape)
-        now = tau[0] + clock.double().cpu() * span
+        now = tau[0] + clock.double().cpu().clamp(0, 1) * span  # torchdiffeq's first trial step may overshoot
 
         def field(y: Tensor) -> Tensor:
             return flow.velocity(y, now)

@@ -22,6 +22,31 @@ from .operators import Matrix, Operator, Scale
 from .sde import SDE, Flow, as_time
 
 
+class _Memo:
+    """The last few results of a function of one time tensor, by the tensor's identity.
+
+    A training step asks for the law at one and the same `t` in its loss, its weighting and its parametrisation; a
+    sampling step too. Results that carry gradients are not kept: their graphs are used once.
+    """
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+        self.kept: list[tuple[Tensor, int, Any]] = []
+
+    def __call__(self, t: Tensor, compute: Any) -> Any:
+        for known, version, result in self.kept:
+            if known is t and t._version == version:
+                return result
+        result, keep = compute(t)
+        if keep:
+            self.kept = [(t, t._version, result), *self.kept[: self.size - 1]]
+        return result
+
+
+def _carries_gradient(value: Tensor) -> bool:
+    return value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
 class LinearSDE(SDE):
     """``dx = F(t) x dt + G(t) dw`` with state-independent coefficients.
 
@@ -31,9 +56,22 @@ class LinearSDE(SDE):
 
     is_linear = True
 
-    @abstractmethod
+    @cached_property
+    def _marginals(self) -> _Memo:
+        return _Memo()
+
     def marginal(self, t: Tensor | float) -> Transition:
         """``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
+
+        def compute(t: Tensor) -> tuple[Transition, bool]:
+            law = self._marginal(t)
+            return law, not (_carries_gradient(law.R.matrix()) or _carries_gradient(law.Phi.matrix()))
+
+        return self._marginals(as_time(t, self.T), compute)
+
+    @abstractmethod
+    def _marginal(self, t: Tensor) -> Transition:
+        """`marginal` at checked times."""
 
     @abstractmethod
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
@@ -182,13 +220,24 @@ class ScalarSDE(LinearSDE):
     def g(self, t: Tensor) -> Tensor:
         """Diffusion coefficient."""
 
+    @cached_property
+    def _quadratures(self) -> _Memo:
+        return _Memo()
+
+    def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        def compute(t: Tensor) -> tuple[tuple[Tensor, Tensor], bool]:
+            pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
+            return pair, not (_carries_gradient(pair[0]) or _carries_gradient(pair[1]))
+
+        return self._quadratures(t, compute)
+
     def alpha(self, t: Tensor) -> Tensor:
         """``alpha(t) = exp ∫_0^t f``."""
-        return scalar_moments(self.f, self.g, torch.zeros_like(t), t)[0].exp()
+        return self._quadrature(t)[0].exp()
 
     def sigma(self, t: Tensor) -> Tensor:
         """``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
-        log_alpha, log_variance = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
+        log_alpha, log_variance = self._quadrature(t)
         if not self.sigma_0:
             return (0.5 * log_variance).exp()
         return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
@@ -198,10 +247,6 @@ class ScalarSDE(LinearSDE):
         """The smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
         return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
 
-    def _moments(self, t: Tensor | float, name: str = "t") -> tuple[Tensor, Tensor]:
-        t = as_time(t, self.T, name)
-        return tuple(torch.as_tensor(c(t), dtype=torch.float64).expand(t.shape) for c in (self.alpha, self.sigma))
-
     def drift_operator(self, t: Tensor | float) -> Scale:
         """``f(t)``."""
         return Scale(self.f(as_time(t, self.T)))
@@ -210,9 +255,9 @@ class ScalarSDE(LinearSDE):
         """``g(t)``."""
         return Scale(self.g(as_time(t, self.T)))
 
-    def marginal(self, t: Tensor | float) -> Transition:
+    def _marginal(self, t: Tensor) -> Transition:
         """``x_t | x_0 ~ N(alpha x_0, sigma²)``."""
-        alpha, sigma = self._moments(t)
+        alpha, sigma = (torch.as_tensor(c(t), dtype=torch.float64).expand(t.shape) for c in (self.alpha, self.sigma))
         return Transition(Scale(alpha), Scale(sigma))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
@@ -221,18 +266,22 @@ class ScalarSDE(LinearSDE):
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
         the times are close.
         """
-        alpha_s, sigma_s = self._moments(s, "s")
-        alpha_t, sigma_t = self._moments(t)
-        later = torch.as_tensor(s, dtype=torch.float64).cpu() <= torch.as_tensor(t, dtype=torch.float64).cpu()
-        if not later.all():
+        s, t = as_time(s, self.T, "s"), as_time(t, self.T)
+        if not (s <= t).all():
             raise ValueError("s must not lie after t; swap the arguments: transition(s, t) with s <= t.")
+        alpha_s, sigma_s = self._alpha_sigma(s)
+        alpha_t, sigma_t = self._alpha_sigma(t)
         fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))
         fall = torch.where(fall.isnan(), 0.0, fall)  # inf − inf: both times are at an end of the process
         return Transition(Scale(alpha_t / alpha_s), Scale(sigma_t * (-torch.expm1(fall)).clamp_min(0).sqrt()))
 
+    def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        law = self.marginal(t)
+        return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
+
     def snr(self, t: Tensor | float) -> Tensor:
         """``alpha² / sigma²``."""
-        alpha, sigma = self._moments(t)
+        alpha, sigma = self._alpha_sigma(t)
         return (alpha / sigma).square()
 
     def flow(self, model: Any) -> AngleFlow:
@@ -253,7 +302,7 @@ class AngleFlow(Flow):
 
     def clock(self, t: Tensor) -> Tensor:
         """``phi(t)``."""
-        alpha, sigma = self.sde._moments(t)
+        alpha, sigma = self.sde._alpha_sigma(t)
         return torch.atan2(sigma, alpha)
 
     def time(self, tau: Tensor) -> Tensor:
@@ -373,9 +422,8 @@ class MatrixSDE(LinearSDE):
         """``G(t)``."""
         return Matrix(self.G(as_time(t, self.T)))
 
-    def marginal(self, t: Tensor | float) -> Transition:
+    def _marginal(self, t: Tensor) -> Transition:
         """``u_t`` given clean data."""
-        t = as_time(t, self.T)
         Phi, _ = self.moments(torch.zeros_like(t), t)
         return Transition(Matrix(Phi), Matrix(self._root(t)))
 

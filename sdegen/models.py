@@ -62,6 +62,21 @@ class ScoreModel(ABC):
         """``W (score − target)`` of denoising score matching, where the target is the kernel's own score."""
         return W(self.score(perturbed.x, t, **cond) - perturbed.kernel.score(perturbed.x))
 
+    # A model is a law too, so that metrics take it as it is. Samplers and likelihood import models: they are looked up
+    # when they are used.
+
+    def sample(self, n: int, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """`n` samples by the default sampler; `sdegen.sample` has the choices."""
+        from .samplers import sample
+
+        return sample(self, n, generator=generator, **cond)
+
+    def log_prob(self, x: Tensor, **cond: Any) -> Tensor:
+        """Log-density in nats by the probability flow; `sdegen.log_prob` has the choices."""
+        from .likelihood import Density
+
+        return Density(self, **cond).log_prob(x)
+
     def _marginal(self, t: Tensor | float) -> Transition:
         if not self.sde.is_linear:
             raise TypeError(

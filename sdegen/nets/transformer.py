@@ -9,6 +9,29 @@ from .embeddings import Sinusoidal
 from .mlp import shaped
 
 
+class Layer(nn.Module):
+    """Pre-norm self-attention and a feed-forward layer, each added to its input.
+
+    Attention is written out: with a token a coordinate it is small, and the fused kernels have no forward-mode derivative,
+    which exact divergences need.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(B, tokens, width)`` from the same."""
+        B, n, width = h.shape
+        q, k, v = self.qkv(self.norm_1(h)).reshape(B, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v  # (B, heads, tokens, width / heads)
+        h = h + self.join(attention.transpose(1, 2).reshape(B, n, width))
+        return h + self.feed(self.norm_2(h))
+
+
 class CoordinateTransformer(nn.Module):
     """Pre-norm self-attention over coordinates; the noise level is one more token.
 
@@ -33,8 +56,7 @@ class CoordinateTransformer(nn.Module):
         self.level = nn.Linear(self.embedding.dim, width)
         self.value = nn.Linear(self.coordinate.dim + 1, width)
         self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.layers = nn.Sequential(*(Layer(width, heads) for _ in range(depth)))
         self.last = nn.Linear(width, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

@@ -87,7 +87,8 @@ class ProbabilityFlow(Sampler):
         """Integrate from one stop to the next."""
 
         def slope(u: Tensor, y: Tensor) -> Tensor:
-            tau = c.tau_t + u.double().cpu() * (c.tau_s - c.tau_t)
+            u = u.double().cpu().clamp(0, 1)  # torchdiffeq's first trial step may overshoot
+            tau = c.tau_t + u * (c.tau_s - c.tau_t)
             return c.flow.velocity(y, tau) * (c.tau_s - c.tau_t)
 
         y = c.flow.chart(x, c.t)

@@ -1,0 +1,107 @@
+"""Rows that are computed once, kept in files, and put together as CSV and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Values = dict[str, Any]
+
+
+def arguments(description: str, results: str) -> argparse.Namespace:
+    """The options that every table takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="one seed and short trainings: minutes instead of hours")
+    parser.add_argument("--device", default="cpu", help="device of networks and samples")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (0 1 2; 0 with --quick)")
+    parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
+    parser.add_argument("--only", default="", help="compute only rows whose name holds this text")
+    parser.add_argument("--out", type=Path, default=None, help=f"folder of the results (benchmarks/results/{results})")
+    args = parser.parse_args()
+    name = f"{results}_quick" if args.quick else results
+    args.out = args.out or Path(__file__).parent / "results" / name
+    args.seeds = args.seeds or ([0] if args.quick else [0, 1, 2])
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Callable[[int], Values]) -> Values:
+    """The values of a row: from its file if it was computed before, else computed and written whole."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{block} {name}".lower()).strip("-")
+    path = args.out / "rows" / f"{slug}-{seed}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    if args.only and args.only not in name:
+        return {}
+    began = time.perf_counter()
+    values = compute(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(values, indent=1))
+    os.replace(part, path)
+    print(f"{block}: {name}, seed {seed}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return values
+
+
+def combine(rows: list[Values]) -> Values:
+    """Means over seeds, as (value, standard error): over seeds where there are several, else the estimate's own.
+
+    Every value is a number, or a pair of a number and its standard error.
+    """
+    combined: Values = {}
+    for key in rows[0]:
+        cells = [r[key] for r in rows if r.get(key) is not None]
+        if not cells:
+            continue
+        if isinstance(cells[0], str):
+            combined[key] = cells[0]
+            continue
+        pairs = [c if isinstance(c, list) else [c, None] for c in cells]
+        values = torch.tensor([p[0] for p in pairs], dtype=torch.float64)
+        own = [p[1] for p in pairs if p[1] is not None]
+        stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else (own[0] if own else None)
+        combined[key] = (values.mean().item(), stderr)
+    return combined
+
+
+def text(cell: Any, digits: int) -> str:
+    """A cell as it is printed: ``value ± stderr``."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    value, stderr = cell
+    if stderr is None or stderr == 0:
+        return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.0e}"
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+
+
+def write(args: argparse.Namespace, stem: str, columns: dict[str, int], table: dict[str, Values]) -> str:
+    """Write a table as CSV and Markdown and return the Markdown; `columns` maps each to its digits."""
+    lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, cells in table.items():
+        lines.append(f"| {name} | " + " | ".join(text(cells.get(c), d) for c, d in columns.items()) + " |")
+    markdown = "\n".join(lines) + "\n"
+    (args.out / f"{stem}.md").write_text(markdown)
+    with open(args.out / f"{stem}.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", *(f"{c}{suffix}" for c in columns for suffix in ("", " s.e."))])
+        for name, cells in table.items():
+            flat: list[Any] = []
+            for column in columns:
+                cell = cells.get(column)
+                flat += [cell, ""] if isinstance(cell, str) or cell is None else [cell[0], cell[1]]
+            writer.writerow([name, *flat])
+    return markdown

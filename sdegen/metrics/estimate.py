@@ -1,0 +1,143 @@
+"""`Estimate`, a value with its standard error, and what every metric asks of the samples and seeds it is given.
+
+A standard error measures the spread of the value over fresh samples. It does not measure bias: where a metric is biased
+by the number of samples, its own docstring says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A number and its error.
+
+    Attributes
+    ----------
+    value
+        The estimate.
+    stderr
+        Its standard error: 0 for what is exact, NaN where there is none.
+
+    Examples
+    --------
+    >>> print(Estimate(0.012345, 0.000432))
+    0.0123 ± 0.0004
+    >>> print(Estimate(1.234e-8, 5.6e-10))
+    1.23e-08 ± 6e-10
+    """
+
+    value: float
+    stderr: float
+
+    @classmethod
+    def of(cls, values: Tensor | Sequence[float]) -> Estimate:
+        """Mean of independent values ``(N,)`` and its standard error, ``sd / √N``.
+
+        Parameters
+        ----------
+        values
+            At least two numbers.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two values, or they are not in one dimension.
+
+        Examples
+        --------
+        >>> print(Estimate.of([1.0, 2.0, 3.0]))
+        2.0 ± 0.6
+        """
+        values = torch.as_tensor(values).detach().cpu().double()
+        if values.ndim != 1 or len(values) < 2:
+            raise ValueError(f"values has shape {tuple(values.shape)}; a standard error needs (N,) with N >= 2.")
+        return cls(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+    def __str__(self) -> str:
+        value, stderr = self
+        if not (math.isfinite(value) and math.isfinite(stderr)) or stderr == 0:
+            return f"{value:.6g} ± {stderr:.1g}"
+        place = int(f"{stderr:.0e}".split("e")[1])  # of the one digit of the error that is shown
+        if place < -6:
+            size = int(f"{value:.0e}".split("e")[1])
+            return f"{value:.{max(0, size - place)}e} ± {stderr:.0e}"
+        return f"{value:.{max(0, -place)}f} ± {stderr:.{max(0, -place)}f}"
+
+
+def check_samples(x: Tensor, name: str) -> None:
+    """Refuse what is not a batch of finite floating-point samples ``(B, *)``.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not floating point.
+    ValueError
+        If the batch is empty, or holds NaN or infinite values.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; convert it to a floating-point dtype first: {name}.double().")
+    if x.ndim < 1 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (B, *) with at least one value.")
+    bad = ~x.isfinite().reshape(len(x), -1).all(1)
+    if bad.any():
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(x)} rows; mend the sampler that made them, "
+            "or drop the rows and say so beside the number."
+        )
+
+
+def as_points(x: Tensor, name: str) -> Tensor:
+    """Samples ``(B, *)``, checked, as float64 points ``(B, d)`` on their own device."""
+    check_samples(x, name)
+    x = x.detach()
+    if x.device.type == "mps":  # it has no float64
+        x = x.cpu()
+    return x.double().reshape(len(x), -1)
+
+
+def as_pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Two sets of samples as points of one space, on the device of `x`, with at least `least` points each.
+
+    Raises
+    ------
+    ValueError
+        If their dimensions differ, or there are too few points.
+    """
+    a, b = as_points(x, "x"), as_points(y, "y")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, {a.shape[1]} values per point, and y {tuple(y.shape)}, {b.shape[1]}; "
+            "pass samples of one and the same space."
+        )
+    for name, points in (("x", a), ("y", b)):
+        if len(points) < least:
+            raise ValueError(f"{name} has {len(points)} points; this metric needs at least {least}: draw more.")
+    return a, b.to(a.device)
+
+
+def check_equal_counts(x: Tensor, y: Tensor, why: str) -> None:
+    """Refuse sets of unequal size; `why` completes the sentence."""
+    if len(x) != len(y):
+        n = min(len(x), len(y))
+        raise ValueError(f"x has {len(x)} points and y {len(y)}; {why}: pass x[:{n}] and y[:{n}].")
+
+
+def as_generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator | None:
+    """The source of randomness: `generator`, or a fresh one from `seed`, or torch's global one for None and None.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+    if seed is None:
+        return generator
+    if generator is not None:
+        raise ValueError(f"both generator and seed = {seed} are given; pass one of them.")
+    return torch.Generator().manual_seed(seed)

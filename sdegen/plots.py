@@ -1,0 +1,97 @@
+"""Pictures: densities, samples, trajectories, loss curves. Each draws on an axis, given or new, and returns it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+INK = "#1b2a41"
+
+
+def _axis(ax: Axes | None) -> Axes:
+    return plt.subplots(figsize=(4, 4))[1] if ax is None else ax
+
+
+def density(
+    law: Any, *, ax: Axes | None = None, extent: float | None = None, points: int = 100, title: str | None = None
+) -> Axes:
+    """The density of anything with ``log_prob`` over two dimensions.
+
+    Parameters
+    ----------
+    law
+        Its ``log_prob`` takes ``(B, 2)``.
+    ax
+        Where to draw.
+    extent
+        Half the side of the square shown; four standard deviations of the law's moments where it has them, else 6.
+    points
+        Points a side.
+    title
+        Above the picture.
+    """
+    ax = _axis(ax)
+    if extent is None:
+        moments = getattr(law, "moments", None)
+        moments = moments() if callable(moments) else moments
+        extent = 6.0 if moments is None else 2.2 * float(moments.covariance.max()) ** 0.5
+    side = torch.linspace(-extent, extent, points, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    values = torch.cat([law.log_prob(block).double().cpu() for block in grid.split(5000)]).exp()
+    image = values.reshape(points, points).T.numpy()
+    ax.imshow(image, origin="lower", extent=(-extent, extent, -extent, extent), cmap="magma")
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Points ``(N, 2)``."""
+    ax = _axis(ax)
+    points = x.detach().cpu().numpy()
+    ax.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
+    ax.set_aspect("equal")
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+def trajectories(
+    path: Tensor, *, times: Tensor | None = None, ax: Axes | None = None, most: int = 100, title: str | None = None
+) -> Axes:
+    """Paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
+
+    Two dimensions are drawn in the plane, from faint (noise) to dark (data); one against time.
+    """
+    ax = _axis(ax)
+    lines = path.detach().cpu().numpy()[:, :most]
+    lines = lines.reshape(len(lines), lines.shape[1], -1)
+    if lines.shape[2] == 1:
+        clock = np.arange(len(lines)) if times is None else times.cpu().numpy()
+        ax.plot(clock, lines[:, :, 0], color=INK, alpha=0.3, linewidth=0.7)
+        ax.set_xlabel("step" if times is None else "t")
+    else:
+        ax.plot(lines[:, :, 0], lines[:, :, 1], color=INK, alpha=0.25, linewidth=0.6)
+        ax.scatter(lines[-1, :, 0], lines[-1, :, 1], s=6, color="#d1495b", zorder=3, linewidths=0)
+        ax.set_aspect("equal")
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
+    """The loss of a `Run`, its mean over a moving window, against the step."""
+    ax = _axis(ax)
+    values = np.asarray(run.loss)
+    ax.plot(values, color=INK, alpha=0.15, linewidth=0.6)
+    if len(values) > window:
+        means = np.convolve(values, np.full(window, 1 / window), mode="valid")
+        ax.plot(np.arange(window - 1, len(values)), means, color=INK, linewidth=1.2)
+    ax.set(xlabel="step", ylabel="loss")
+    return ax
