@@ -6,7 +6,7 @@ densities; `nets`, `data`, `training` and `checkpoints` the practical side; `met
 judges by.
 """
 
-from . import data, divergence, grids, losses, metrics, nets, plots, samplers, weightings
+from . import data, divergence, grids, losses, metrics, nets, plots, samplers, testing, weightings
 from .checkpoints import load, save
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .likelihood import Density, LogProb, log_prob
@@ -33,5 +33,5 @@ __all__ = [
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "Density", "LogProb", "density", "log_prob",
     # chapters
-    "data", "divergence", "grids", "losses", "metrics", "nets", "plots", "samplers", "weightings",
+    "data", "divergence", "grids", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
 ]  # fmt: skip

@@ -200,6 +200,8 @@ class ScalarSDE(LinearSDE):
     ----------
     sigma_0
         ``sigma(0)``, the smoothing of the data at ``t = 0``.
+    piece
+        Length of the pieces on which the coefficients are smooth, for a process whose derivatives jump; None otherwise.
 
     Examples
     --------
@@ -211,6 +213,7 @@ class ScalarSDE(LinearSDE):
     """
 
     sigma_0: float = 0.0
+    piece: float | None = None
 
     @abstractmethod
     def f(self, t: Tensor) -> Tensor:

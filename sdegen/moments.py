@@ -149,7 +149,7 @@ class RootTable:
         Number of nodes, and the first of them as a fraction of T.
     """
 
-    def __init__(self, F: Coefficient, G: Coefficient, Sigma: Coefficient, T: float, nodes: int = 2049, start=1e-8):
+    def __init__(self, F: Coefficient, G: Coefficient, Sigma: Coefficient, T: float, nodes: int = 8193, start=1e-8):
         self.Sigma = Sigma
         self.log_t = torch.linspace(math.log(T * start), math.log(T), nodes, dtype=torch.float64)
         h = self.log_t[1] - self.log_t[0]
@@ -189,6 +189,7 @@ class RootTable:
             + (3 * u**2 - 2 * u**3) * self.Q[i + 1]
             + (u**3 - u**2) * self.dQ[i + 1]
         )
+        Q = 0.5 * Q @ (3 * torch.eye(Q.shape[-1], dtype=Q.dtype) - Q.mT @ Q)  # back onto the orthogonal matrices
         return psd_cholesky(self.Sigma(t)) @ Q
 
 

@@ -243,6 +243,7 @@ class DDPM(ScheduleSDE):
             )
         self.betas = betas
         self.N = len(betas)
+        self.piece = 1 / self.N  # the cubic's second derivative jumps at every step
         knots = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
         cubic = PchipInterpolator(np.arange(self.N + 1), knots.numpy())
         self.pieces = torch.from_numpy(cubic.c.copy())  # (4, N), highest power first

@@ -87,8 +87,8 @@ def check_samples(x: Tensor, name: str) -> None:
     bad = ~x.isfinite().reshape(len(x), -1).all(1)
     if bad.any():
         raise ValueError(
-            f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(x)} rows; mend the sampler that made them, "
-            "or drop the rows and say so beside the number."
+            f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(x)} rows; mend the sampler that made "
+            "them, or drop the rows and say so beside the number."
         )
 
 

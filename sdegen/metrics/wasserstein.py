@@ -28,11 +28,11 @@ def sliced_wasserstein(
     N. Bonneel et al., *Sliced and Radon Wasserstein barycenters of measures*, 2015. With as many points on both sides
     ``W_p^p = (1/n) Σ_i |x_(i) − y_(i)|^p``; identical laws give a small positive value, of order ``n^-1/2``.
 
-    The standard error has three independent parts: one of the directions, from the spread of ``W_p^p`` over them, and one
-    of each sample, from the spread over its points of the Kantorovich potential averaged over directions, which is the
-    derivative of ``W_p^p`` in the law (E. del Barrio and J. Loubes, *Central limit theorems for empirical transportation
-    cost in general dimension*, 2019, arXiv:1705.01299). The delta method takes the root. It is asymptotic, for laws that
-    differ; for equal ones, at the floor, it is too large by up to a half.
+    The standard error has three independent parts: one of the directions, from the spread of ``W_p^p`` over them, and
+    one of each sample, from the spread over its points of the Kantorovich potential averaged over directions, which is
+    the derivative of ``W_p^p`` in the law (E. del Barrio and J. Loubes, *Central limit theorems for empirical
+    transportation cost in general dimension*, 2019, arXiv:1705.01299). The delta method takes the root. It is
+    asymptotic, for laws that differ; for equal ones, at the floor, it is too large by up to a half.
 
     Parameters
     ----------

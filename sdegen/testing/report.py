@@ -1,0 +1,137 @@
+"""What a check returns: a printable list of laws, each held or broken, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXACT = 1e-10  # float64 arithmetic
+QUADRATURE = 1e-6  # numerical integration and differentiation
+STATISTICAL = 5.0  # standard errors, which the law computes itself
+
+
+class Violation(AssertionError):
+    """A law that does not hold, with the numbers that show it."""
+
+
+@dataclass
+class Result:
+    """One law's outcome."""
+
+    law: str
+    passed: bool
+    detail: str
+
+
+@dataclass
+class Report:
+    """The outcome of a check, law by law.
+
+    Attributes
+    ----------
+    subject
+        What was checked.
+    results
+        One `Result` a law.
+    """
+
+    subject: str
+    results: list[Result]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every law holds."""
+        return all(r.passed for r in self.results)
+
+    @property
+    def failures(self) -> list[str]:
+        """Names of the broken laws."""
+        return [r.law for r in self.results if not r.passed]
+
+    def __str__(self) -> str:
+        lines = [f"{self.subject}: {len(self.results) - len(self.failures)} of {len(self.results)} laws hold"]
+        for r in self.results:
+            lines.append(f"  {'ok    ' if r.passed else 'BROKEN'} {r.law}{': ' + r.detail if r.detail else ''}")
+        return "\n".join(lines)
+
+
+Law = Callable[..., None]
+
+
+def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = None) -> Report:
+    """Hold a subject against laws.
+
+    Parameters
+    ----------
+    subject
+        Passed to every law.
+    laws
+        Functions that raise `Violation`; any other exception breaks the law too.
+    expected
+        Laws that are expected to fail, by name, each with its reason; one that holds after all is then a failure.
+
+    Raises
+    ------
+    ValueError
+        If `expected` names a law that is not among them.
+    """
+    laws = list(laws)
+    expected = expected or {}
+    unknown = set(expected) - {law.__name__ for law in laws}
+    if unknown:
+        raise ValueError(f"expected names {sorted(unknown)}, which is no law; the laws are {[f.__name__ for f in laws]}.")
+    results = []
+    for law in laws:
+        reason = expected.get(law.__name__)
+        try:
+            law(subject)
+            passed, detail = reason is None, "" if reason is None else f"held, though declared to fail: {reason}"
+        except Exception as error:  # a law broken by an exception is a broken law, reported with the others
+            detail = str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
+            passed = reason is not None
+            detail = f"fails as declared: {reason}" if passed else detail
+        results.append(Result(law.__name__, passed, detail))
+    return Report(type(subject).__name__, results)
+
+
+def cases(subject: Any, laws: Iterable[Law]) -> list[Any]:
+    """The laws as parameters of a pytest case, each a call without arguments.
+
+    ::
+
+        @pytest.mark.parametrize("law", sdegen.testing.sde_cases(MySDE()))
+        def test_my_sde(law):
+            law()
+    """
+    import pytest  # an optional dependency of this one function
+
+    return [pytest.param(partial(law, subject), id=law.__name__) for law in laws]
+
+
+def close(name: str, got: Tensor, want: Tensor, tolerance: float, scale: Tensor | float | None = None) -> None:
+    """Raise a `Violation` unless ``|got − want| <= tolerance · scale``; the scale is the size of `want` by default."""
+    got, want = got.detach().double().cpu(), want.detach().double().cpu()
+    if got.shape != want.shape:
+        raise Violation(f"{name} has shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+    size = want.abs() if scale is None else torch.as_tensor(scale, dtype=torch.float64)
+    error = (got - want).abs() / size.expand(want.shape).clamp_min(1e-300)
+    error = torch.where(got == want, 0.0, error)  # zeros and infinities that agree
+    if not (error <= tolerance).all():
+        worst = error.nan_to_num(nan=torch.inf).reshape(-1).argmax()
+        raise Violation(
+            f"{name} is {got.reshape(-1)[worst].item():.9g}, expected {want.reshape(-1)[worst].item():.9g} "
+            f"(off by {error.reshape(-1)[worst].item():.2g} of its scale, {tolerance:g} allowed)"
+        )
+
+
+def derivative(function: Callable[[Tensor], Tensor], t: Tensor, h: Tensor) -> Tensor:
+    """Sixth-order central difference of a function of times ``(n,)``, with steps `h` ``(n,)``."""
+    weights = {1: 3 / 4, 2: -3 / 20, 3: 1 / 60}
+    parts = [w * (function(t + k * h) - function(t - k * h)) for k, w in weights.items()]
+    total = parts[0] + parts[1] + parts[2]
+    return total / h.reshape(-1, *[1] * (total.ndim - 1))
