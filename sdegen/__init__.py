@@ -6,7 +6,7 @@ densities; `nets`, `data`, `training` and `checkpoints` the practical side; `met
 judges by.
 """
 
-from . import data, divergence, grids, losses, metrics, nets, plots, samplers, testing, weightings
+from . import data, divergence, grids, kernels, losses, metrics, nets, plots, samplers, testing, weightings
 from .checkpoints import load, save
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .likelihood import Density, LogProb, log_prob

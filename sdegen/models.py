@@ -59,8 +59,17 @@ class ScoreModel(ABC):
     def score_error(
         self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
     ) -> Tensor:
-        """``W (score − target)`` of denoising score matching, where the target is the kernel's own score."""
-        return W(self.score(perturbed.x, t, **cond) - perturbed.kernel.score(perturbed.x))
+        """``W (score − target)`` of denoising score matching, where the target is the kernel's own score.
+
+        With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
+        expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law. Only linear processes
+        know it.
+        """
+        if pooled and self.sde.is_linear:
+            target = Exact(self.sde, Empirical(x_0)).score(perturbed.x, t)
+        else:
+            target = perturbed.kernel.score(perturbed.x)
+        return W(self.score(perturbed.x, t, **cond) - target)
 
     # A model is a law too, so that metrics take it as it is. Samplers and likelihood import models: they are looked up
     # when they are used.
@@ -106,11 +115,7 @@ class VelocityModel(ScoreModel):
     def score_error(
         self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
     ) -> Tensor:
-        """``W (score − target)``, formed from the error of the velocity: no division by a vanishing noise.
-
-        With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
-        expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law.
-        """
+        """``W (score − target)``, formed from the error of the velocity: nothing is divided by a vanishing noise."""
         at = self._marginal(t)
         if pooled:
             target = Exact(self.sde, Empirical(x_0)).velocity(perturbed.x, t)

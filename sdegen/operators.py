@@ -199,6 +199,11 @@ class Matrix(Operator):
         return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))
 
 
+def as_operator(G: Operator | Tensor | float) -> Operator:
+    """What a `diffusion` method returned, as an operator: numbers and ``(B,)`` tensors scale the noise."""
+    return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
+
+
 def rows(c: Tensor, x: Tensor) -> Tensor:
     """`c` of shape ``(B,)`` or ``()``, in the dtype and on the device of `x`, shaped to multiply `x` row by row.
 

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operators import Operator
-from .sde import as_operator
+from .operators import Operator, as_operator
 
 
 class Weighting(ABC):

@@ -78,6 +78,7 @@ def test_estimate_of_values_is_their_mean_and_its_standard_error():
         (Estimate(1234.5, 37.0), "1234 ± 37"),
         (Estimate(-2.5, 0.5), "-2.5 ± 0.5"),
         (Estimate(1.802e-8, 3.1e-10), "1.80e-08 ± 3e-10"),
+        (Estimate(1.802e-5, 3.1e-7), "1.80e-05 ± 3e-07"),
         (Estimate(0.3, 0.0), "0.3 ± 0"),
         (Estimate(math.inf, math.nan), "inf ± nan"),
     ],
@@ -211,7 +212,7 @@ def test_prior_gap_is_precise_when_it_is_tiny():
 
     ``kappa_xxxx = −3 r⁴/8``, ``kappa_xxyy = −r⁴/8``, which noise leaves alone: the gap is ``512 alpha⁸ / variance⁴``.
     """
-    for T, rel in ((2.0, 0.02), (3.0, 3e-3), (3.5, 2e-3)):
+    for T, rel in ((3.0, 2e-3), (3.5, 3e-4)):
         variance = 1 + 7.25 * math.exp(-2 * T)
         assert prior_gap(OU(T=T), ring()).value == pytest.approx(512 * math.exp(-8 * T) / variance**4, rel=rel)
 
@@ -234,6 +235,7 @@ def test_prior_gap_beyond_quadrature_has_an_error():
     gap = prior_gap(OU(T=1.0), product, n=4_000, seed=0)
     assert gap.stderr > 0
     assert sigmas(gap, 6 * prior_gap(OU(T=1.0), PAIR).value) < 4
+    assert prior_gap(Declared(T=1.0), gaussian([1.0] * 5, 1.0), n=100).stderr > 0
 
 
 @pytest.mark.parametrize("n", [500, 5_000])  # by quadrature, and beyond it
@@ -252,13 +254,16 @@ def test_prior_gap_refuses_nonlinear_processes():
 # --- KL from samples --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("d", "shift", "k"), [(1, 0.0, 5), (1, 0.5, 1), (2, 0.0, 5), (2, 0.2, 3)])
-def test_knn_kl_between_shifted_gaussians(d, shift, k):
+@pytest.mark.parametrize(
+    ("d", "shift", "k", "n", "m"),
+    [(1, 0.0, 5, 1_000, 1_000), (1, 0.0, 1, 2_000, 200), (2, 0.0, 5, 1_000, 1_000), (2, 0.2, 3, 1_000, 1_000)],
+)
+def test_knn_kl_between_shifted_gaussians(d, shift, k, n, m):
     def estimate(seed: int) -> Estimate:
-        x, y = normals(seed, 1_000, d)
+        x, y = normals(seed, n, d, m)
         return knn_kl(x + shift, y, k)
 
-    mean, ratio = over_seeds(estimate, seeds=60)
+    mean, ratio = over_seeds(estimate)
     assert abs(mean.value - d * shift**2 / 2) < 3.5 * mean.stderr + 0.004  # bias at n = 1,000
     assert 0.7 < ratio < 1.35
 
@@ -308,15 +313,14 @@ def test_kde_kl_of_the_ring_is_the_sources_and_modes_too_wide_lower_it():
     """It ranks nothing: on common random numbers a sampler with 1 % too wide modes scores lower than the truth."""
     true, wide = (
         torch.tensor(
-            [kde_kl_once(law.sample(5_000, torch.Generator().manual_seed(s)), ring()) for s in range(3)],
+            [kde_kl_once(law.sample(5_000, torch.Generator().manual_seed(s)), ring()) for s in range(2)],
             dtype=torch.float64,
         )
         for law in (ring(), ring(0.5 * 1.01))
     )
-    assert abs(true.mean() - 16.73) < 4 * 1.65 / math.sqrt(3)  # mean and standard deviation over 100 sets
+    assert abs(true.mean() - 16.73) < 4 * 1.65 / math.sqrt(2)  # mean and standard deviation over 100 sets
     change = Estimate.of((wide - true) / 16.73)
-    assert abs(change.value + 0.10) < 0.02
-    assert change.value < -5 * change.stderr
+    assert abs(change.value + 0.10) < 0.02  # 0.006 from set to set
 
 
 def test_kde_kl_averages_independent_draws_of_an_object_or_a_callable():
@@ -348,7 +352,7 @@ def gaussian_mmd(shift: float, scale: float, d: int, bandwidths: list[float]) ->
 @pytest.mark.parametrize(
     ("shift", "scale", "m", "bandwidths", "right"),
     [
-        (0.0, 1.0, 200, [1.0], (0.7, 1.7)),  # equal laws: second order, and conservative
+        (0.0, 1.0, 200, [1.0], (0.8, 1.35)),  # equal laws: second order, and conservative
         (0.3, 1.0, 200, [0.7, 1.5], (0.77, 1.3)),
         (0.0, 1.5, 350, [1.0], (0.77, 1.3)),
     ],
@@ -358,7 +362,7 @@ def test_mmd_between_gaussians_is_unbiased_and_knows_its_error(shift, scale, m, 
         x, y = normals(seed, m, 2, m=200)
         return mmd(shift + scale * x, y, bandwidths=bandwidths)
 
-    mean, ratio = over_seeds(estimate, seeds=150)
+    mean, ratio = over_seeds(estimate, seeds=200)
     assert sigmas(mean, gaussian_mmd(shift, scale, 2, bandwidths)) < 3.5
     assert right[0] < ratio < right[1]
 
@@ -372,6 +376,29 @@ def test_mmd_is_the_double_loop_whatever_the_blocks(monkeypatch):
     assert whole.value == pytest.approx(truth.item(), rel=1e-10)
     monkeypatch.setitem(mmd_function.__globals__, "PAIRS", 100)
     assert mmd(x, y, bandwidths=[0.8]) == (pytest.approx(whole.value, rel=1e-10), pytest.approx(whole.stderr, rel=1e-8))
+
+
+def test_mmd_error_is_the_jackknifes_less_its_second_order_part():
+    x, y = normals(0, 40, 2, m=30)
+    x = 0.7 * x + 0.4
+    k = lambda a, b: (-torch.cdist(a, b).square() / 2).exp()
+
+    def second_order(K: Tensor, own: bool) -> Tensor:
+        off = ~torch.eye(len(K), dtype=torch.bool) if own else torch.ones_like(K, dtype=torch.bool)
+        a, b = ((K * off).sum(dim) / off.sum(dim) for dim in (1, 0))
+        centred = K - a[:, None] - b + K[off].mean()
+        return centred[off].square().mean()
+
+    without_x = torch.tensor([mmd(torch.cat([x[:i], x[i + 1 :]]), y, bandwidths=[1.0]).value for i in range(40)])
+    without_y = torch.tensor([mmd(x, torch.cat([y[:i], y[i + 1 :]]), bandwidths=[1.0]).value for i in range(30)])
+    jackknife = 39 * without_x.var(correction=0) + 29 * without_y.var(correction=0)
+    degenerate = (
+        second_order(k(x, x), True) * 2 / (40 * 39)
+        + second_order(k(y, y), True) * 2 / (30 * 29)
+        + second_order(k(x, y), False) * 4 / (40 * 30)
+    )
+    assert jackknife > 3 * degenerate
+    assert mmd(x, y, bandwidths=[1.0]).stderr == pytest.approx((jackknife - degenerate).sqrt().item(), rel=1e-5)
 
 
 def test_mmd_takes_its_bandwidths_from_the_median_distance_of_the_reference():
@@ -395,7 +422,7 @@ def test_sliced_wasserstein_of_a_translation():
     assert sigmas(sliced_wasserstein(x + v, x, projections=2_000, seed=0), 3 / math.sqrt(3)) < 4
 
 
-@pytest.mark.parametrize(("d", "shift", "scale"), [(1, 1.0, 1.0), (2, 0.0, 2.0), (3, 0.7, 1.6)])
+@pytest.mark.parametrize(("d", "shift", "scale"), [(1, 1.0, 1.0), (2, 0.0, 3.0), (3, 3.0, 2.0)])
 def test_sliced_wasserstein_between_gaussians_knows_its_error(d, shift, scale):
     """Each slice: ``W_2² = (thetaᵀ shift)² + (scale − 1)²``; the mean of ``(thetaᵀ shift)²`` is ``|shift|² / d``."""
 
@@ -406,6 +433,17 @@ def test_sliced_wasserstein_between_gaussians_knows_its_error(d, shift, scale):
     mean, ratio = over_seeds(estimate)
     truth = math.sqrt(shift**2 + (scale - 1) ** 2)
     assert abs(mean.value - truth) < 3.5 * mean.stderr + 0.01  # the plug-in value is biased upwards by sampling
+    assert 0.77 < ratio < 1.3
+
+
+def test_sliced_wasserstein_knows_its_error_for_skewed_laws():
+    """Where a point's influence differs from direction to direction, and is not symmetric about the centre."""
+
+    def estimate(seed: int) -> Estimate:
+        x, y = (-torch.rand(2, 500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).log()) ** 1.5
+        return sliced_wasserstein(x * torch.tensor([3.0, 1.0]), y, projections=64, seed=seed)
+
+    _, ratio = over_seeds(estimate, seeds=200)
     assert 0.77 < ratio < 1.3
 
 

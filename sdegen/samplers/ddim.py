@@ -115,13 +115,14 @@ class DDIM(Sampler):
         require_linear(self, model.sde)
         steps = []
         for t, s in zip(times[:-1], times[1:], strict=True):
-            at_s = model.sde.marginal(s)
+            at_s, at_t = model.sde.marginal(s), model.sde.marginal(t)
             M, root = at_s.R, at_s.R * 0.0
             if self.eta:
-                law = posterior(at_s, model.sde.marginal(t), model.sde.transition(s, t))
-                root = law.covariance.sqrt() * self.eta
-                R_inv = at_s.R.inv()
-                M = at_s.R @ (M.one() - R_inv @ law.covariance @ R_inv.T * self.eta**2).sqrt()
+                s_to_t = model.sde.transition(s, t)
+                root = posterior(at_s, at_t, s_to_t).covariance.sqrt() * self.eta
+                # In units of R_s the posterior's covariance is 1 − Psi Psiᵀ, regular where R_s is not invertible.
+                Psi = at_s.R.T @ s_to_t.Phi.T @ at_t.R.inv().T
+                M = at_s.R @ (M.one() - (M.one() - Psi @ Psi.T) * self.eta**2).sqrt()
             steps.append(self.Coefficients(t, at_s.Phi, M, root))
         return steps
 

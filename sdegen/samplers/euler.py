@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..grids import Grid, Uniform
-from ..sde import as_operator
+from ..operators import as_operator
 from .base import Noise, Sampler
 
 

@@ -17,7 +17,8 @@ from ..linear import LinearSDE, MatrixSDE, ScalarSDE
 from ..metrics import prior_gap
 from ..models import Exact
 from ..moments import scalar_moments
-from ..sde import SDE, as_operator
+from ..operators import as_operator
+from ..sde import SDE
 from ..simulate import simulate
 from .report import EXACT, QUADRATURE, STATISTICAL, Law, Report, Violation, cases, check, close, derivative
 

@@ -1,0 +1,139 @@
+"""Every score-matching loss has the score as its minimiser, and estimates one and the same number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import losses, weightings
+from sdegen.divergence import exact_divergence, hutchinson_divergence
+from sdegen.models import Exact, ScoreModel
+from sdegen.testing.samplers import gaussian_data
+
+DATA = gaussian_data()
+
+
+class Off(ScoreModel):
+    """The exact score, off by a field of a known size: ``s + c W(x)`` with coefficients that can be trained."""
+
+    def __init__(self, sde: Any, size: Tensor) -> None:
+        self.exact, self.sde, self.size, self.moments = Exact(sde, DATA), sde, size, DATA.moments()
+
+    def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        return self.exact.score(x, t) + self.size * (x + 0.5)
+
+
+SDES = [sdegen.VP(), sdegen.VE(), sdegen.OU(), sdegen.CLD()]
+
+
+def objective(loss: Any, sde: Any, size: float, n: int = 60_000) -> Tensor:
+    with torch.no_grad():
+        model = Off(sde, torch.tensor(size, dtype=torch.float64))
+        x_0 = DATA.sample(n, torch.Generator().manual_seed(1))
+        return loss(model, x_0, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("weighting", [weightings.Uniform(), weightings.InverseVariance(), weightings.Likelihood()])
+def test_denoising_exceeds_its_minimum_by_the_score_error(sde: Any, weighting: weightings.Weighting) -> None:
+    # L(s + e) − L(s) = E‖W e‖²: the cross term vanishes at the score and only there.
+    loss = losses.Denoising(weighting, pooled=False)
+    gaps = [objective(loss, sde, size) - objective(loss, sde, 0.0) for size in (0.05, -0.05)]
+    t, factor = loss.times.sample(sde, 60_000, torch.Generator().manual_seed(2))
+    x = sde.perturb(DATA.sample(60_000, torch.Generator().manual_seed(1)), t).x
+    error = weighting(sde, t)(0.05 * (x + 0.5))
+    want = (error.reshape(len(x), -1).square().sum(1) * factor).mean()
+    both = 0.5 * (gaps[0] + gaps[1])  # the cross terms cancel exactly
+    assert abs(both.mean() / want - 1) < 0.03
+    slope = 0.5 * (gaps[0] - gaps[1])
+    assert slope.mean().abs() < 5 * slope.std() / len(slope) ** 0.5
+
+
+@pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
+def test_pooled_target_has_the_same_mean_and_less_variance(sde: Any) -> None:
+    # The gradient of the loss in the size of the error, pooled and not, over many small batches.
+    means, spreads = [], []
+    for pooled in (False, True):
+        loss = losses.Denoising(weightings.InverseVariance(), pooled=pooled)
+        slopes = []
+        for k in range(300):
+            g = torch.Generator().manual_seed(k)
+            size = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+            value = loss(Off(sde, size), DATA.sample(64, g), generator=g).mean()
+            slopes.append(torch.autograd.grad(value, size)[0])
+        slopes = torch.stack(slopes)
+        means.append(slopes.mean())
+        spreads.append(slopes.std())
+    assert abs(means[1]) < 4 * spreads[1] / 300**0.5  # unbiased: the score is stationary for it too
+    assert spreads[1] < 0.7 * spreads[0]
+
+
+@pytest.mark.parametrize("divergence", [exact_divergence, hutchinson_divergence])
+@pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
+def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, divergence: Any) -> None:
+    weighting = weightings.InverseVariance()
+    implicit = losses.Implicit(weighting, divergence=divergence)
+    denoising = losses.Denoising(weighting, pooled=False)
+    gap = objective(implicit, sde, 0.1) - objective(implicit, sde, 0.0)
+    other = 0.5 * (objective(denoising, sde, 0.1) - objective(denoising, sde, 0.0))
+    difference = gap - other
+    assert difference.mean().abs() < 5 * difference.std() / len(difference) ** 0.5
+    assert abs(gap.mean() / other.mean() - 1) < 0.2
+
+
+def test_ddpm_loss_is_twice_the_inverse_variance_loss() -> None:
+    sde = sdegen.VP()
+    model = Off(sde, torch.tensor(0.2, dtype=torch.float64))
+    x_0 = DATA.sample(512, torch.Generator().manual_seed(0))
+    loss = losses.Denoising(weightings.InverseVariance(), weightings.UniformTimes(), pooled=False)
+    got = loss(model, x_0, generator=torch.Generator().manual_seed(7))
+    g = torch.Generator().manual_seed(7)
+    t, _ = weightings.UniformTimes().sample(sde, 512, g)
+    z = torch.randn(512, 2, dtype=torch.float64, generator=g)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    x = alpha * x_0 + sigma * z
+    want = (model.noise(x, t) - z).square().sum(1)
+    torch.testing.assert_close(got, 0.5 * want, rtol=1e-9, atol=1e-9)
+
+
+def test_implicit_refuses_directional_weights() -> None:
+    with pytest.raises(ValueError, match="scalar weighting"):
+        losses.Implicit(weightings.InverseVariance())(Off(sdegen.CLD(), torch.zeros(())), DATA.sample(4))
+
+
+class Mixed(nn.Module):
+    """A linear network with a constant in every channel: just enough to hold learned variances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return torch.zeros(len(x), 4, dtype=x.dtype) + self.bias
+
+
+def test_variational_term_is_the_divergence_of_the_two_reversed_steps() -> None:
+    sde = sdegen.VP()
+    model = sdegen.LearnedVariance(Mixed(), sde)
+    model.net.bias.data = torch.tensor([0.1, -0.2, 0.3, -0.4], dtype=torch.float64)
+    x_0 = DATA.sample(6, torch.Generator().manual_seed(0))
+    s, t = torch.full((6,), 0.4, dtype=torch.float64), torch.full((6,), 0.5, dtype=torch.float64)
+    drawn = sde.perturb(x_0, t, generator=torch.Generator().manual_seed(1))
+    got = model.variational_term(x_0, s, t, drawn)
+    # By hand, from the textbook form of the posterior.
+    a_s, a_t, v_s, v_t = sde.alpha(s), sde.alpha(t), sde.sigma(s) ** 2, sde.sigma(t) ** 2
+    step, beta = a_t / a_s, v_t - (a_t / a_s) ** 2 * v_s
+    small = v_s / v_t * beta
+
+    def mean(x_0: Tensor) -> Tensor:
+        return (a_s * beta / v_t)[:, None] * x_0 + (step * v_s / v_t)[:, None] * drawn.x
+
+    u = torch.tensor([0.3, -0.4], dtype=torch.float64).sigmoid()
+    variance = (u * beta.log()[:, None] + (1 - u) * small.log()[:, None]).exp()
+    p = torch.distributions.Normal(mean(model.denoise(drawn.x, t)), variance.sqrt())
+    q = torch.distributions.Normal(mean(x_0), small.sqrt()[:, None].expand(6, 2))
+    torch.testing.assert_close(got, torch.distributions.kl_divergence(q, p).mean(1), rtol=1e-8, atol=1e-8)

@@ -1,0 +1,174 @@
+"""Parametrisations, exact models, learned variances, conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen.models import EDM, Data, Noise, Parametrization, Score, Velocity
+from sdegen.testing import check_model, model_cases
+
+LAW = sdegen.data.random_mixture(2, modes=3, seed=1)
+SDES = [sdegen.VP(), sdegen.EDM(), sdegen.Cosine(), sdegen.Rectified(), sdegen.SubVP(), sdegen.CLD()]
+name = lambda v: type(v).__name__
+
+
+class Oracle(nn.Module):
+    """A network that answers the parametrisation's own question exactly, from the true law."""
+
+    def __init__(self, sde: Any, parametrization: Parametrization, std: float, t: Tensor, x: Tensor) -> None:
+        super().__init__()
+        at = sde.marginal(t)
+        c = parametrization.coefficients(sde, t, std)
+        velocity = sdegen.Exact(sde, LAW).velocity(x, t)
+        self.answer = c.c_out.inv()(velocity - c.c_skip(x))
+        a, b = parametrization.target(at)
+        x_0, z = sdegen.Exact(sde, LAW).estimate(x, t)
+        self.target = a(x_0) + b(z)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.answer
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("kind", [Noise, Data, Velocity, Score, EDM], ids=lambda k: k.__name__)
+def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrization]) -> None:
+    parametrization = kind(std=1.7)
+    if sde.snr(sde.T) == 0 and kind in (Noise, Score):
+        pytest.skip("refused: alpha(T) = 0")
+    t = sde.T * torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
+    x = sde.perturb(LAW.sample(4, torch.Generator().manual_seed(0)), t, generator=torch.Generator().manual_seed(1)).x
+    oracle = Oracle(sde, parametrization, 1.7, t, x)
+    if kind is not EDM:
+        torch.testing.assert_close(oracle.answer, oracle.target, rtol=1e-6, atol=1e-6)
+    model = sdegen.Model(oracle, sde, parametrization)
+    exact = sdegen.Exact(sde, LAW)
+    for got, want in (
+        (model.velocity(x, t), exact.velocity(x, t)),
+        (model.denoise(x, t), exact.denoise(x, t)),
+        (model.noise(x, t), exact.noise(x, t)),
+        (model.score(x, t), exact.score(x, t)),
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * (1 + want.abs().max().item()))
+
+
+def test_edm_coefficients_are_those_of_the_paper() -> None:
+    # Karras et al. 2022, table 1: D = c_skip x + c_out F, in their own letters.
+    sde, std = sdegen.EDM(), 0.7
+    sigma = torch.tensor([0.01, 0.5, 3.0, 60.0], dtype=torch.float64)
+    t = sigma - sde.sigma_min
+    c = EDM(std=std).coefficients(sde, t, std)
+    at = sde.marginal(t)
+    x, F = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    v = c.c_skip(x) + c.c_out(F)
+    D = at.denoise(at.normalise(x), v)
+    s = sigma[:, None]
+    want = std**2 / (s**2 + std**2) * x - s * std / (s**2 + std**2).sqrt() * F  # the sign of F is a convention
+    torch.testing.assert_close(D, want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(c.c_in.matrix()[:, 0, 0], (sigma**2 + std**2).rsqrt(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=name)
+def test_edm_residual_has_unit_variance_on_gaussian_data(sde: Any) -> None:
+    std = 1.3
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([std**2]))
+    t = torch.tensor(0.4 * sde.T, dtype=torch.float64)
+    x_0 = law.sample(100_000, torch.Generator().manual_seed(0))
+    drawn = sde.perturb(x_0, t, generator=torch.Generator().manual_seed(1))
+    c = EDM(std=std).coefficients(sde, t, std)
+    at = sde.marginal(t)
+    whitened = c.c_in(drawn.x).reshape(len(x_0), -1)
+    target = c.c_out.inv()(at.velocity(sde.lift(x_0), drawn.z) - c.c_skip(drawn.x)).reshape(len(x_0), -1)
+    if len(sde.e) == 1:  # a lifted state's other channels start with less than the data's spread
+        torch.testing.assert_close(whitened.T.cov(), torch.tensor(1.0).double(), rtol=0.03, atol=0)
+        torch.testing.assert_close(target.T.cov(), torch.tensor(1.0).double(), rtol=0.03, atol=0)
+        assert (target * whitened).mean().abs() < 0.02  # nothing linear is left to explain
+    else:
+        assert target.std() < 1.1
+
+
+@pytest.mark.parametrize("sde", [*SDES, sdegen.DDPM(), sdegen.VE()], ids=name)
+@pytest.mark.parametrize("kind", ["exact", "network"])
+def test_models_obey_their_laws(sde: Any, kind: str) -> None:
+    model: Any = sdegen.Exact(sde, LAW)
+    if kind == "network":
+        torch.manual_seed(0)
+        net = sdegen.nets.MLP(2 * len(sde.e), width=16, depth=1)
+        nn.init.normal_(net.last.weight)
+        model = sdegen.Model(net, sde).double()
+        model.moments = LAW.moments()
+    report = check_model(model)
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("law", model_cases(sdegen.Exact(sdegen.VP(), LAW)))
+def test_model_laws_as_pytest_cases(law: Any) -> None:
+    law()
+
+
+def test_check_model_finds_a_model_whose_readings_disagree() -> None:
+    class Wrong(sdegen.Exact):
+        def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
+            x_0, eps = super().estimate(x, t)
+            return x_0, -eps
+
+    class Mixing(sdegen.Exact):
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return super().score(x, t) + x.mean()
+
+    assert check_model(Wrong(sdegen.VP(), LAW)).failures == ["readings_agree"]
+    assert "rows_do_not_mix" in check_model(Mixing(sdegen.VP(), LAW)).failures
+
+
+def test_a_model_with_a_score_alone_has_all_readings() -> None:
+    class ScoreOnly(sdegen.ScoreModel):
+        def __init__(self, exact: sdegen.Exact) -> None:
+            self.exact, self.sde, self.moments = exact, exact.sde, exact.moments
+
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return self.exact.score(x, t)
+
+    for sde in (sdegen.VP(), sdegen.CLD()):
+        exact = sdegen.Exact(sde, LAW)
+        model = ScoreOnly(exact)
+        x = sde.perturb(LAW.sample(5), 0.5).x
+        for reading in ("denoise", "noise", "velocity"):
+            torch.testing.assert_close(getattr(model, reading)(x, 0.5), getattr(exact, reading)(x, 0.5), rtol=1e-7, atol=1e-7)
+
+
+def test_conditions_pass_through_to_the_network() -> None:
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor, level: Tensor, shift: Tensor) -> Tensor:
+            return 0 * x + shift[:, None]
+
+    model = sdegen.Model(Shifted(), sdegen.VP(), Data(std=1.0))
+    x = torch.randn(3, 2, dtype=torch.float64)
+    shift = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    want = shift[:, None].expand(3, 2)
+    torch.testing.assert_close(model.denoise(x, 0.5, shift=shift), want, rtol=1e-9, atol=1e-9)
+    sampled = sdegen.sample(model, x_T=x, steps=3, shift=shift)
+    torch.testing.assert_close(sampled, want, rtol=1e-9, atol=1e-9)
+
+
+def test_learned_variance_lies_between_the_two_of_ddpm() -> None:
+    class Constant(nn.Module):
+        def __init__(self, u: float) -> None:
+            super().__init__()
+            self.u = u
+
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return torch.cat([0 * x, 0 * x + self.u], 1)
+
+    sde = sdegen.VP()
+    s, t = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    x, z = torch.randn(4, 2, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
+    large = sde.transition(s, t).covariance.matrix().sqrt().item()
+    small = sdegen.kernels.posterior(sde.marginal(s), sde.marginal(t), sde.transition(s, t)).covariance.matrix().sqrt().item()
+    found = [sdegen.LearnedVariance(Constant(u), sde).reverse_noise(x, s, t, z)[0, 0].item() for u in (-40.0, 0.0, 40.0)]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor([small, (small * large) ** 0.5, large]), rtol=1e-6, atol=0)
+    with pytest.raises(TypeError, match="scalar"):
+        sdegen.LearnedVariance(Constant(0.0), sdegen.CLD())

@@ -1,0 +1,121 @@
+"""Pictures contain what they should, in the place where it belongs."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+
+import sdegen
+from sdegen import plots
+
+mpl.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def gaussian(mean, std):
+    return sdegen.GaussianMixture(torch.ones(1), torch.tensor([mean]), torch.full((1,), std**2))
+
+
+def pixels(image):
+    """The picture's values and the places of its pixels along both axes."""
+    values = np.asarray(image.get_array())
+    left, right, low, high = image.get_extent()
+    return values, np.linspace(left, right, values.shape[1]), np.linspace(low, high, values.shape[0])
+
+
+def test_density_is_brightest_at_the_mode():
+    ax = plots.density(gaussian([1.5, -0.75], 0.3), extent=3.0, points=81)
+    values, x, y = pixels(ax.images[0])
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    step = 6 / 80
+    assert abs(x[column] - 1.5) <= step / 2 and abs(y[row] + 0.75) <= step / 2
+    assert ax.images[0].origin == "lower"  # so that rows count upwards, as y does
+
+
+def test_density_is_the_density_and_covers_the_law():
+    ring = sdegen.data.gaussian_ring()
+    values, x, y = pixels(plots.density(ring, points=60).images[0])
+    grid = torch.tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 2))
+    np.testing.assert_allclose(values.reshape(-1), ring.log_prob(grid).exp().numpy(), rtol=1e-6, atol=1e-12)
+    assert values.sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_density_of_a_model_is_that_of_its_law(device, dtype):
+    # A fresh EDM model of standard normal data is exact, so the picture is that of N(0, 1).
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.OU()).to(device, dtype)
+    model.moments = gaussian([0.0, 0.0], 1.0).moments()
+    values, x, y = pixels(plots.density(model, extent=2.0, points=9).images[0])
+    expected = np.exp(-0.5 * (x[None, :] ** 2 + y[:, None] ** 2)) / (2 * np.pi)
+    np.testing.assert_allclose(values, expected, rtol=1e-3)
+
+
+def test_scatter_draws_every_point_where_it_is(device, dtype, generator):
+    points = torch.randn(50, 2, dtype=dtype, generator=generator)
+    ax = plots.scatter(points.to(device).clone().requires_grad_(), title="points")
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), points.numpy())
+    assert ax.get_title() == "points"
+
+
+def test_trajectories_are_one_line_a_path_and_a_mark_at_its_end(generator):
+    path = torch.randn(7, 12, 2, generator=generator)
+    ax = plots.trajectories(path, most=5)
+    assert len(ax.lines) == 5
+    for i, line in enumerate(ax.lines):
+        np.testing.assert_allclose(np.asarray(line.get_xydata()), path[:, i].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), path[-1, :5].numpy(), rtol=1e-6)
+
+
+def test_trajectories_of_one_coordinate_run_against_time(generator):
+    path, times = torch.randn(7, 4, 1, generator=generator), torch.linspace(1, 0, 7)
+    for given, clock in ((times, times.numpy()), (None, np.arange(7))):
+        ax = plots.trajectories(path, times=given)
+        assert len(ax.lines) == 4
+        for i, line in enumerate(ax.lines):
+            np.testing.assert_allclose(line.get_xdata(), clock)
+            np.testing.assert_allclose(line.get_ydata(), path[:, i, 0].numpy())
+
+
+def test_a_sampled_path_can_be_drawn():
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    path = sdegen.sample(model, 6, steps=5, seed=0, return_path=True)
+    ax = plots.trajectories(path)
+    assert [len(line.get_xdata()) for line in ax.lines] == [6] * 6  # the start and five moves
+
+
+def test_losses_are_drawn_with_their_moving_mean():
+    run = sdegen.Run(loss=[float(i % 7) for i in range(40)])
+    raw, mean = plots.losses(run, window=10).lines
+    np.testing.assert_allclose(raw.get_ydata(), run.loss)
+    for step, value in zip(mean.get_xdata(), mean.get_ydata(), strict=True):
+        step = int(step)
+        assert value == pytest.approx(np.mean(run.loss[step - 9 : step + 1]))  # of the ten steps up to this one
+    assert mean.get_xdata()[-1] == 39
+    assert len(plots.losses(run, window=100).lines) == 1  # too short for a mean
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.density(gaussian([0.0, 0.0], 1.0), ax=ax, points=5),
+        lambda ax: plots.scatter(torch.zeros(3, 2), ax=ax),
+        lambda ax: plots.trajectories(torch.zeros(3, 2, 2), ax=ax),
+        lambda ax: plots.losses(sdegen.Run(loss=[1.0, 2.0]), ax=ax),
+    ],
+    ids=["density", "scatter", "trajectories", "losses"],
+)
+def test_a_given_axis_is_drawn_on_and_returned(draw):
+    figure, axes = plt.subplots(1, 2)
+    assert draw(axes[1]) is axes[1]
+    assert axes[1].has_data() and not axes[0].has_data()
+    assert plt.get_fignums() == [figure.number]  # and no other picture was opened
+    own = draw(None)
+    assert own.figure is not figure and own.has_data()

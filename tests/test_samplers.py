@@ -1,0 +1,272 @@
+"""Samplers: right law in the limit at the order they claim, on every process they mean something for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import grids
+from sdegen.samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Sampler,
+    transition_variance,
+)
+from sdegen.testing import affine_moments, check_sampler
+from sdegen.testing.samplers import gaussian_data
+
+
+class Own(sdegen.ScalarSDE):
+    """The README's process."""
+
+    def f(self, t: Tensor) -> Tensor:
+        return -10 * t
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + 20 * t).sqrt()
+
+
+# Each with the steps between which its order shows, and a grid on which its coefficients are smooth.
+TWEEDIE: dict[str, tuple[Callable[..., Sampler], float]] = {
+    "ancestral": (Ancestral, 1),
+    "ancestral, transition variance": (lambda n, grid: Ancestral(n, grid, variance=transition_variance), 1),
+    "ddim": (DDIM, 1),
+    "ddim, eta 0.5": (lambda n, grid: DDIM(n, grid, eta=0.5), 1),
+    "ddim, eta 1": (lambda n, grid: DDIM(n, grid, eta=1.0), 1),
+    "heun": (Heun, 2),
+    "midpoint": (lambda n, grid: ProbabilityFlow(n, grid, method="midpoint"), 2),
+    "rk4": (lambda n, grid: ProbabilityFlow(n, grid, method="rk4"), 4),
+}
+EULER: dict[str, tuple[Callable[..., Sampler], float]] = {
+    "euler-maruyama": (EulerMaruyama, 1),
+    "euler-maruyama, eta 0.5": (lambda n, grid: EulerMaruyama(n, grid, eta=0.5), 1),
+    "euler": (lambda n, grid: EulerMaruyama(n, grid, eta=0.0), 1),
+    "predictor-corrector": (
+        lambda n, grid: PredictorCorrector(EulerMaruyama(n, grid), Langevin(1, h=1 / n)),
+        1,
+    ),
+}
+PROCESSES: dict[str, tuple[Callable[[], sdegen.LinearSDE], grids.Grid]] = {
+    "VP": (sdegen.VP, grids.Angle()),
+    "VE": (sdegen.VE, grids.Angle()),
+    "OU": (sdegen.OU, grids.Angle()),
+    "own": (Own, grids.Angle()),
+    "EDM": (sdegen.EDM, grids.Karras()),
+    "Cosine": (sdegen.Cosine, grids.Angle(end=0.0)),  # both ends, one with alpha = 0 and one with sigma = 0
+    "Rectified": (sdegen.Rectified, grids.Angle(end=0.0)),
+    "CLD": (lambda: sdegen.CLD(sigma_0=0.1), grids.Uniform(end=0.05)),
+}
+STEPS = {1: (128, 256), 2: (64, 128), 4: (24, 48)}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("sampler", TWEEDIE)
+def test_order_and_law_on_gaussian_data(sampler: str, process: str) -> None:
+    (make, order), (sde, grid) = TWEEDIE[sampler], PROCESSES[process]
+    steps = STEPS[int(order)]
+    report = check_sampler(lambda n: make(n, grid), sde(), order, steps)
+    assert report.passed, report
+
+
+EULER_GRIDS: dict[str, grids.Grid] = {
+    "VP": grids.Uniform(),
+    "VE": grids.Uniform(),
+    "OU": grids.Quadratic(),
+    "own": grids.Uniform(),
+    "EDM": grids.Karras(),
+    "CLD": grids.Uniform(end=0.05),
+}
+
+
+@pytest.mark.parametrize("process", EULER_GRIDS)
+@pytest.mark.parametrize("sampler", EULER)
+def test_order_and_law_of_euler_steps(sampler: str, process: str) -> None:
+    (make, order), sde = EULER[sampler], PROCESSES[process][0]
+    report = check_sampler(lambda n: make(n, EULER_GRIDS[process]), sde(), order, (256, 512), largest=0.2)
+    assert report.passed, report
+
+
+def test_ddim_at_eta_one_is_ancestral_sampling() -> None:
+    for sde in (sdegen.VP(), sdegen.EDM()):
+        model = sdegen.Exact(sde, gaussian_data())
+        first, second = affine_moments(DDIM(20, eta=1.0), model), affine_moments(Ancestral(20), model)
+        for a, b in zip(first, second, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.Rectified(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_ddim_is_exact_on_one_data_point(sde: sdegen.LinearSDE, steps: int) -> None:
+    # Whatever the steps: only the right root of a matrix process passes this.
+    x_0 = torch.tensor([[0.4, -1.1]], dtype=torch.float64)
+    model = sdegen.Exact(sde, sdegen.GaussianMixture(torch.ones(1), x_0, torch.tensor([1e-14])))
+    z = torch.randn_like(sde.lift(x_0))
+    grid = grids.Uniform(end=0.1 * sde.T)
+    x_T = sde.marginal(sde.T)(sde.lift(x_0)).sample(z)
+    got = DDIM(steps, grid)
+    times = got.times(sde, False)
+    x = x_T
+    for c in got.plan(model, times):
+        x, _ = got.step(model, x, c, torch.zeros_like, None)
+    torch.testing.assert_close(x, sde.marginal(times[-1])(sde.lift(x_0)).sample(z), rtol=0, atol=1e-6)
+    clean = sdegen.sample(model, x_T=x_T, sampler=DDIM(steps, grid))
+    torch.testing.assert_close(clean, x_0, rtol=0, atol=1e-6)
+
+
+def test_cholesky_root_would_fail_on_a_matrix_process() -> None:
+    class Wrong(sdegen.CLD):
+        def _marginal(self, t: Tensor) -> sdegen.kernels.Transition:
+            right = super()._marginal(t)
+            L = torch.linalg.cholesky(right.covariance.matrix())
+            return sdegen.kernels.Transition(right.Phi, sdegen.Matrix(L))
+
+    x_0 = torch.tensor([[0.4, -1.1]], dtype=torch.float64)
+    law = sdegen.GaussianMixture(torch.ones(1), x_0, torch.tensor([0.25]))
+    errors = []
+    for sde in (sdegen.CLD(), Wrong()):
+        model = sdegen.Exact(sde, law)
+        reference, tried = Heun(400, grids.Uniform(end=0.1)), DDIM(400, grids.Uniform(end=0.1))
+        x_T = torch.randn(50, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        ends = [sdegen.sample(model, x_T=x_T, sampler=s, final="sample") for s in (reference, tried)]
+        errors.append((ends[0] - ends[1]).norm(dim=1).max().item())
+    assert errors[0] < 0.02 and errors[1] > 0.2
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+def test_langevin_settles_on_the_law_at_its_time(sde: sdegen.LinearSDE) -> None:
+    # Its stationary covariance solves P = A P Aᵀ + 2h R Rᵀ: the law at t up to O(h).
+    model = sdegen.Exact(sde, gaussian_data())
+    t = 0.3
+    errors = []
+    for h in (0.2, 0.1):
+        mean, covariance = affine_moments(Langevin(400, h=h, t=t), model)
+        law = gaussian_data().diffuse(sde.marginal(t), None if len(sde.e) == 1 else sde.e)
+        want_mean, want = law.moments()
+        torch.testing.assert_close(mean, want_mean.reshape(-1), rtol=0, atol=1e-6)
+        errors.append((covariance - want).norm() / want.norm())
+    assert errors[1] < 0.1 and 0.85 < math.log2(errors[0] / errors[1]) < 1.15
+
+
+def test_annealed_langevin_and_correctors_reach_the_law() -> None:
+    ring = sdegen.data.gaussian_ring()
+    model = sdegen.Exact(sdegen.VP(), ring)
+    y = ring.sample(2000, torch.Generator().manual_seed(1))
+    floor = sdegen.metrics.knn_kl(y, ring.sample(2000, torch.Generator().manual_seed(2)))
+    for sampler in (
+        AnnealedLangevin(40, h=0.2, repeats=10, grid=grids.LogSNR(end=sdegen.VP().time(25.0).item())),
+        PredictorCorrector(EulerMaruyama(200), Langevin(1, h=0.05)),
+    ):
+        x = sdegen.sample(model, 2000, sampler=sampler, seed=0)
+        found = sdegen.metrics.knn_kl(y, x)
+        assert found.value < floor.value + 5 * (floor.stderr + found.stderr) + 0.05
+
+
+def test_corrector_repairs_a_crude_predictor() -> None:
+    model = sdegen.Exact(sdegen.VP(), gaussian_data())
+    want_mean, want = gaussian_data().moments()
+
+    def error(sampler: Sampler) -> float:
+        mean, covariance = affine_moments(sampler, model)
+        return (covariance - want).norm().item() + (mean - want_mean).norm().item()
+
+    plain, corrected = EulerMaruyama(30), PredictorCorrector(EulerMaruyama(30), Langevin(3, h=0.1))
+    assert error(corrected) < 0.7 * error(plain)
+
+
+class AtRest(sdegen.ScoreModel):
+    """The double well started from its stationary law: the exact score of a nonlinear process."""
+
+    moments = sdegen.Moments(torch.zeros(1), torch.eye(1))
+
+    def __init__(self) -> None:
+        self.sde = sdegen.DoubleWell(T=4.0)
+        self.law = self.sde.prior(self.moments)
+
+    def score(self, x: Tensor, t: Tensor, **cond: object) -> Tensor:
+        return self.law.score(x)
+
+
+def test_euler_maruyama_on_the_double_well_has_weak_order_one() -> None:
+    # One step's law given x is Gaussian: the density is carried forward by quadrature, without Monte Carlo.
+    model = AtRest()
+    grid = torch.linspace(-2.6, 2.6, 1201, dtype=torch.float64)
+    dx = grid[1] - grid[0]
+    p_0 = model.law.log_prob(grid[:, None]).exp()
+    errors = []
+    for steps in (40, 80):
+        sampler = EulerMaruyama(steps, grids.Uniform(end=0.0))
+        times = sampler.times(model.sde, False)
+        p = p_0
+        for c in sampler.plan(model, times):
+            mean, _ = sampler.step(model, grid[:, None], c, torch.zeros_like, None)
+            moved, _ = sampler.step(model, grid[:, None], c, torch.ones_like, None)
+            std = (moved - mean)[:, 0]
+            kernel = (-0.5 * ((grid[None] - mean) / std[:, None]).square()).exp() / (std[:, None] * math.sqrt(2 * math.pi))
+            p = (p[:, None] * kernel).sum(0) * dx
+        errors.append(((p - p_0) * grid.square()).sum().item() * dx.item())
+    assert abs(p.sum().item() * dx.item() - 1) < 1e-3
+    assert math.log2(errors[0] / errors[1]) > 0.85
+
+
+def test_flow_and_langevin_on_the_double_well_keep_its_law() -> None:
+    model = AtRest()
+    x_T = model.law.sample(4000, torch.Generator().manual_seed(0))
+    for sampler in (Heun(20, grids.Uniform()), ProbabilityFlow(grid=grids.Uniform())):
+        x = sdegen.sample(model, x_T=x_T, sampler=sampler)
+        torch.testing.assert_close(x, x_T, rtol=0, atol=1e-9)  # at rest the flow stands still
+    x = sdegen.sample(model, x_T=0.9 * x_T, sampler=Langevin(300, h=0.01, t=1.0), seed=1)
+    spread = x_T.square().std() / 4000**0.5
+    assert (x.square().mean() - x_T.square().mean()).abs() < 6 * spread
+
+
+def test_seed_reproduces_and_generator_continues(device: torch.device, dtype: torch.dtype) -> None:
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    model.moments = gaussian_data().moments()
+    sampler = EulerMaruyama(5)
+    first, second = (sdegen.sample(model, 8, sampler=sampler, seed=3) for _ in range(2))
+    assert torch.equal(first, second) and first.dtype == dtype and first.device.type == device.type
+    generator = torch.Generator().manual_seed(3)
+    third = sdegen.sample(model, 8, sampler=sampler, generator=generator)
+    assert torch.equal(first, third)
+    assert not torch.equal(sdegen.sample(model, 8, sampler=sampler, generator=generator), third)
+
+
+def test_deterministic_samplers_draw_no_noise() -> None:
+    model = sdegen.Exact(sdegen.VP(), gaussian_data())
+
+    def forbidden(x: Tensor) -> Tensor:
+        raise AssertionError("noise was drawn")
+
+    for sampler in (DDIM(3), Heun(3), ProbabilityFlow(3, method="rk4"), EulerMaruyama(3, eta=0.0)):
+        times = sampler.times(model.sde, False)
+        x = torch.randn(4, 2, dtype=torch.float64)
+        for c in sampler.plan(model, times):
+            x, _ = sampler.step(model, x, c, forbidden, None)
+
+
+def test_path_ends_where_the_sample_does() -> None:
+    model = sdegen.Exact(sdegen.CLD(), gaussian_data())
+    for final in ("denoise", "sample"):
+        path = sdegen.sample(model, 5, steps=6, seed=0, final=final, return_path=True)
+        assert path.shape == (7, 5, 2)
+        assert torch.equal(path[-1], sdegen.sample(model, 5, steps=6, seed=0, final=final))
+
+
+def test_adaptive_flow_meets_its_tolerance() -> None:
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    x_T = torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tight = sdegen.sample(model, x_T=x_T, sampler=ProbabilityFlow(rtol=1e-10, atol=1e-10), final="sample")
+    loose = sdegen.sample(model, x_T=x_T, sampler=ProbabilityFlow(), final="sample")
+    median = (tight - loose).norm(dim=1).median()
+    assert 1e-9 < median < 1e-4

@@ -1,0 +1,129 @@
+"""Paths of any dynamics, and the short kernels of nonlinear processes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import simulate
+
+
+@pytest.mark.parametrize("sde", [sdegen.OU(), sdegen.VE(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("method", ["euler", "srk"])
+def test_forward_paths_have_the_kernels_moments(sde: sdegen.LinearSDE, method: str) -> None:
+    n = 4000
+    x_s = sde.lift(torch.tensor([[1.0, -2.0]], dtype=torch.float64)).repeat_interleave(n, 0)
+    s, t = 0.2 * sde.T, 0.4 * sde.T
+    end = simulate(sde, x_s, s, t, steps=200, method=method, generator=torch.Generator().manual_seed(0)).reshape(n, -1)
+    kernel = sde.kernel(x_s[:1], s, t)
+    d = end.shape[1]
+    R = kernel.R.matrix().reshape(len(sde.e), len(sde.e))
+    want = torch.kron(R @ R.T, torch.eye(d // len(sde.e), dtype=torch.float64))
+    spread = want.diagonal().sqrt()
+    assert ((end.mean(0) - kernel.mean.reshape(-1)).abs() < 5 * spread / n**0.5 + 0.02).all()
+    assert ((end.T.cov() - want).abs() < 0.12 * spread[:, None] * spread[None]).all()
+
+
+def test_reversed_paths_return_to_the_data() -> None:
+    sde = sdegen.OU()
+    law = sdegen.data.random_mixture(2, modes=3, seed=0)
+    model = sdegen.Exact(sde, law)
+    for eta in (0.5, 1.0):
+        x_T = sde.prior(law.moments()).sample(4000, torch.Generator().manual_seed(0))
+        reverse = sde.reverse(model, eta)
+        x = simulate(reverse, x_T, sde.T, 0.5, steps=150, generator=torch.Generator().manual_seed(1))
+        x = simulate(reverse, x, 0.5, 1e-3, steps=300, generator=torch.Generator().manual_seed(2))
+        floor = sdegen.metrics.knn_kl(law.sample(4000, torch.Generator().manual_seed(3)), law.sample(4000, torch.Generator().manual_seed(4)))
+        found = sdegen.metrics.knn_kl(law.sample(4000, torch.Generator().manual_seed(3)), x)
+        assert found.value < floor.value + 4 * (found.stderr + floor.stderr) + 0.05
+
+
+def test_every_row_may_run_over_its_own_interval() -> None:
+    sde = sdegen.OU()
+    t = torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64).repeat(3000)
+    x = simulate(sde, torch.full((9000, 1), 2.0, dtype=torch.float64), torch.zeros(9000), t, steps=100)
+    for time in (0.1, 1.0, 3.0):
+        rows = x[t == time][:, 0]
+        law = sde.marginal(time)(torch.tensor([[2.0]], dtype=torch.float64))
+        spread = law.R.matrix().item()
+        assert abs(rows.mean() - law.mean.item()) < 5 * spread / 3000**0.5 + 0.01
+        assert abs(rows.std() / spread - 1) < 0.08
+
+
+class NonlinearOU(sdegen.SDE):
+    """A linear process that does not say so: everything goes the nonlinear way."""
+
+    T = 2.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.tensor(2.0).sqrt()
+
+
+def test_local_kernel_is_exact_for_linear_drift() -> None:
+    told, untold = sdegen.OU(T=2.0), NonlinearOU()
+    for shape in ((4,), (4, 3)):
+        x = torch.randn(shape, dtype=torch.float64)
+        s, t = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.2, 0.9, 1.5, 2.0])
+        got, want = untold.kernel(x, s, t), told.kernel(x, s, t)
+        torch.testing.assert_close(got.mean, want.mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got.log_prob(x), want.log_prob(x), rtol=1e-6, atol=1e-6)
+
+
+def test_linear_process_by_the_nonlinear_route_learns_the_same_score() -> None:
+    # Denoising against the short kernel: its loss is stationary at the true score too.
+    told, untold = sdegen.OU(T=2.0), NonlinearOU()
+    law = sdegen.testing.samplers.gaussian_data()
+    exact = sdegen.Exact(told, law)
+
+    class Off(sdegen.ScoreModel):
+        sde = untold
+        moments = law.moments()
+
+        def __init__(self, size: float) -> None:
+            self.size = size
+
+        def score(self, x: Tensor, t: Tensor, **cond: object) -> Tensor:
+            return exact.score(x, t) + self.size * (x + 0.5)
+
+    untold.lag = 0.1
+    loss = sdegen.losses.Denoising(sdegen.weightings.Uniform(), sdegen.weightings.UniformTimes())
+    x_0 = law.sample(20_000, torch.Generator().manual_seed(0))
+    values = [loss(Off(e), x_0, generator=torch.Generator().manual_seed(1)) for e in (0.2, -0.2)]
+    slope = (values[0] - values[1]) / 0.4
+    assert slope.mean().abs() < 5 * slope.std() / 20_000**0.5
+
+
+def test_double_wells_kernel_agrees_with_fine_simulation() -> None:
+    sde = sdegen.DoubleWell()
+    n = 20_000
+    x = torch.full((n, 1), 0.4, dtype=torch.float64)
+    lag = sde._calibrate_lag(torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None])
+    assert 1e-4 < lag < 1.0
+    fine = simulate(sde, x, 1.0, 1.0 + lag, steps=64, generator=torch.Generator().manual_seed(0))
+    kernel = sde.kernel(x[:1], 1.0, 1.0 + lag)
+    spread = kernel.R.matrix().item()
+    assert abs(fine.mean() - kernel.mean.item()) < 5 * spread / n**0.5 + 1e-3
+    assert abs(fine.std() / spread - 1) < 5 / (2 * n) ** 0.5 + 3e-3
+
+
+def test_state_dependent_noise_is_refused_when_reversed() -> None:
+    class Geometric(sdegen.SDE):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return 0 * x
+
+        def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+            return x.reshape(len(x), -1)[:, 0]
+
+    class Flat(sdegen.ScoreModel):
+        sde = Geometric()
+
+        def score(self, x: Tensor, t: Tensor, **cond: object) -> Tensor:
+            return 0 * x
+
+    with pytest.raises(ValueError, match="depends on x"):
+        Flat.sde.reverse(Flat()).drift(torch.ones(2, 1, dtype=torch.float64), torch.tensor(0.5))
