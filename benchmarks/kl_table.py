@@ -23,7 +23,7 @@ from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import grids, losses, metrics, nets, plots, samplers, weightings
 from sdegen.models import EDM as EDMParametrization
 from sdegen.models import Velocity
-from sdegen.weightings import Weighting
+from sdegen.weightings import TimeLaw, Weighting
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.5)
 DETAIL = 0.25  # the density of the data varies on lengths of half a mode's std
@@ -46,6 +46,7 @@ class Entry:
     sde: Callable[[], Any]
     weighting: Weighting
     parametrization: Any = field(default_factory=lambda: EDMParametrization(detail=DETAIL, delta=0.03))
+    times: TimeLaw | None = None  # where the law of t is part of the objective
     source: float | None = None
     learned: bool = False
 
@@ -72,7 +73,7 @@ TRAINED: dict[str, Entry] = {
     "sub-VP, likelihood": Entry(sdegen.SubVP, weightings.Likelihood()),
     "Cosine, SNR + 1, velocity": Entry(sdegen.Cosine, weightings.SNR(1.0), Velocity(delta=0.03)),
     "Rectified, SNR + 1 (flow matching)": Entry(sdegen.Rectified, weightings.SNR(1.0)),
-    "EDM, EDM weighting": Entry(sdegen.EDM, weightings.EDMWeighting(2.87)),
+    "EDM, EDM weighting": Entry(sdegen.EDM, weightings.EDMWeighting(2.87), times=weightings.LogNormalTimes(-0.3, 1.6)),
     "VP, min-SNR": Entry(sdegen.VP, weightings.MinSNR(5.0)),
     "DDPM, learned variance": Entry(sdegen.DDPM, weightings.InverseVariance(), learned=True),
     "two methods, likelihood": Entry(Warming, weightings.Likelihood()),
@@ -90,11 +91,13 @@ class Budget:
     seconds: float  # of an architecture
     architecture_likelihood: int
     level_steps: int
+    levels: tuple[float, ...]
     floors: tuple[str, ...]
 
 
-FULL = Budget(7000, 2500, 10_000, 34, 25.0, 1500, 1200, tuple(PROCESSES))
-QUICK = Budget(700, 500, 2_000, 1, 3.0, 400, 150, ("OU", "DDPM", "two methods"))
+LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+FULL = Budget(7000, 2500, 10_000, 34, 25.0, 1500, 1200, LEVELS, tuple(PROCESSES))
+QUICK = Budget(700, 300, 2_000, 1, 2.0, 200, 100, (0.0, 0.1, 1.0), ("OU", "two methods"))
 
 
 def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sdegen.Run]:
@@ -105,17 +108,20 @@ def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sd
     model = model_class(net, entry.sde(), entry.parametrization).to(device)
     # Noise levels far from the data's own lengths are easy: most draws go where they are not. The factor 1/density
     # keeps each row's own objective.
-    denoising: Any = losses.Denoising(entry.weighting, weightings.ImportanceTimes(near_the_data))
+    times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting))
+    denoising: Any = losses.Denoising(entry.weighting, times)
     objective = losses.Hybrid(denoising) if entry.learned else denoising
     return model, sdegen.fit(model, RING, steps=budget.steps, loss=objective, seed=seed)
 
 
-def near_the_data(sde: Any, t: Tensor) -> Tensor:
-    """A density of times, normal in ``log(sigma / alpha)`` around the lengths of the ring."""
+def near_the_data(weighting: Weighting, sde: Any, t: Tensor) -> Tensor:
+    """A density of times: normal in ``log(sigma / alpha)`` around the lengths of the ring, times the row's own weight."""
     ends = torch.cat([t[:1] * 0 + sde.t_min, 0.5 * (t[1:] + t[:-1]), t[-1:] * 0 + sde.t_max])
     level = -0.5 * sde.snr(ends).log()
     slope = (level[1:] - level[:-1]) / (ends[1:] - ends[:-1])
-    return slope * (-0.5 * ((-0.5 * sde.snr(t).log() + 0.3) / 1.8).square()).exp()
+    at = sde.marginal(t)
+    weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[:, 0, 0]  # on the error of the velocity
+    return slope * weight * (-0.5 * ((-0.5 * sde.snr(t).log() + 0.3) / 1.8).square()).exp()
 
 
 def judge(model: Any, sampler: Any, cheap: Any, budget: Budget, seed: int, device: str, dtype: torch.dtype) -> Values:
@@ -244,7 +250,8 @@ def second_block(args: Any, budget: Budget) -> str:
         torch.manual_seed(seed)
         net = ARCHITECTURES[name]()
         model = sdegen.Model(net, sdegen.VP(), EDMParametrization(detail=DETAIL, delta=0.03)).to(args.device)
-        objective = losses.Denoising(weightings.Likelihood(), weightings.ImportanceTimes(near_the_data))
+        weighting = weightings.Likelihood()
+        objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting)))
         run = sdegen.fit(model, RING, seconds=budget.seconds, loss=objective, seed=seed)
         cells = flow_divergences(model, budget.architecture_likelihood, seed, args.device, torch.float32)
         size = sum(p.numel() for p in net.parameters())
@@ -271,7 +278,6 @@ class OneLevel(weightings.TimeLaw):
         return torch.full((n,), self.t, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
 
 
-LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "denoising": partial(losses.Denoising, pooled=False),
     "denoising, pooled": losses.Denoising,
@@ -291,7 +297,9 @@ def third_block(args: Any, budget: Budget) -> str:
         torch.manual_seed(seed)
         data: Any = RING.sample(200, torch.Generator().manual_seed(seed)).float() if finite else RING
         law = sdegen.Empirical(data.double()) if finite else RING
-        model = sdegen.DirectModel(Constant(nets.MLP(2, width=64, depth=2)), process, scale=max(sigma, 0.5)).to(args.device)
+        model = sdegen.DirectModel(Constant(nets.MLP(2, width=64, depth=2)), process, scale=max(sigma, 0.5)).to(
+            args.device
+        )
         objective = OBJECTIVES[name](weightings.Uniform(), OneLevel(t))
         scale = max(sigma, 0.5) ** 2  # a loss of order one
         try:
@@ -313,15 +321,16 @@ def third_block(args: Any, budget: Budget) -> str:
     for finite in (False, True):
         for name in OBJECTIVES:
             cells: Values = {}
-            for sigma in LEVELS:
+            for sigma in budget.levels:
                 label = f"{name}{', 200 points' if finite else ''}"
                 rows = [
-                    row(args, "level", f"{label} {sigma:g}", s, partial(compute, name, sigma, finite)) for s in args.seeds
+                    row(args, "level", f"{label} {sigma:g}", s, partial(compute, name, sigma, finite))
+                    for s in args.seeds
                 ]
                 if any(rows):
                     cells |= combine([r for r in rows if r])
             table[label] = cells
-    markdown = write(args, "levels", {f"σ = {s:g}": 4 for s in LEVELS}, table)
+    markdown = write(args, "levels", {f"σ = {s:g}": 4 for s in budget.levels}, table)
     return markdown + "\n" + langevin_block(args, budget)
 
 

@@ -33,5 +33,5 @@ __all__ = [
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "Density", "LogProb", "density", "log_prob",
     # chapters
-    "data", "divergence", "grids", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
+    "data", "divergence", "grids", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
 ]  # fmt: skip

@@ -73,8 +73,12 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); save the model again.") from None
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; it is not a saved sdegen model.")
-    known = {c.__name__: c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type)}
+        raise ValueError(
+            f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; it is not a saved sdegen model."
+        )
+    known = {
+        c.__name__: c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type)
+    }
     known |= {c.__name__: c for c in classes}
     model = _construct(json.loads(header["model"]), tensors, known, str(path))
     model.to(getattr(torch, header["dtype"]))
@@ -82,7 +86,9 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}") from None
+        raise ValueError(
+            f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
+        ) from None
     if "moments:mean" in tensors:
         model.moments = Moments(tensors["moments:mean"], tensors["moments:covariance"])
     return model.eval()

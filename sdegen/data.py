@@ -82,7 +82,7 @@ class Source:
 
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
-        self.law = data if hasattr(data, "sample") else None
+        self.law: Any = data if hasattr(data, "sample") else None
         self.x: Tensor | None = None
         self.cond: dict[str, Tensor] = {}
         if self.law is not None:
@@ -96,7 +96,9 @@ class Source:
             )
         self.cond = cond if isinstance(cond, dict) else {"label": cond}
         if not x.is_floating_point():
-            raise TypeError(f"data has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1.")
+            raise TypeError(
+                f"data has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
+            )
         if len(x) == 0:
             raise ValueError("data is empty; give at least one row.")
         if not x.isfinite().all():
@@ -118,13 +120,13 @@ class Source:
             return moments_of(self.x)
         if hasattr(self.law, "moments"):
             return self.law.moments()
-        return moments_of(self.law.sample(65_536, generator))  # type: ignore[union-attr]
+        return moments_of(self.law.sample(65_536, generator))
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Batches without end: fresh draws of a law; every row of a data set once per pass, in random order."""
         if self.x is None:
             while True:
-                x = self.law.sample(size, generator)  # type: ignore[union-attr]
+                x = self.law.sample(size, generator)
                 yield Batch(x.to(self.device, self.dtype), {})
         n = len(self.x)
         order = torch.empty(0, dtype=torch.long)
@@ -143,6 +145,8 @@ def _collect(dataset: Dataset) -> Any:
     if isinstance(rows[0], (tuple, list)):
         columns = [torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*rows, strict=True)]
         if len(columns) > 2:
-            raise TypeError(f"the Dataset yields {len(columns)} values a row; expected a datum, or a datum and a label.")
+            raise TypeError(
+                f"the Dataset yields {len(columns)} values a row; expected a datum, or a datum and a label."
+            )
         return columns[0] if len(columns) == 1 else tuple(columns)
     return torch.stack([torch.as_tensor(row) for row in rows])

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Field = Callable[[Tensor], Tensor]
+
+
+def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative."""
+    value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
+    return value, slope
 
 
 def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -26,10 +33,11 @@ def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None 
     basis = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.jvp(field, (x,), (direction,))
+        return value_and_slope(field, x, direction)
 
     # The value does not depend on the direction, so it is computed once for all directions of a block.
-    blocks = [torch.func.vmap(along, out_dims=(None, 0))(block) for block in basis.split(64)]
+    out_dims: Any = (None, 0)
+    blocks = [torch.func.vmap(along, out_dims=out_dims)(block) for block in basis.split(64)]
     slopes = torch.cat([slope for _, slope in blocks])
     return blocks[0][0], (slopes * basis).transpose(0, 1).reshape(len(x), -1).sum(1)
 
@@ -42,7 +50,7 @@ def hutchinson_divergence(
     M. Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
     """
     v = rademacher_like(x, generator) if probe is None else probe
-    value, slope = torch.func.jvp(field, (x,), (v,))
+    value, slope = value_and_slope(field, x, v)
     return value, (v * slope).reshape(len(x), -1).sum(1)
 
 

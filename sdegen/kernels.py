@@ -174,7 +174,6 @@ class Transition:
         """``eps = −Rᵀ score``."""
         return self.R.T(score) * -1.0
 
-
     def observe(self, x: Tensor, e: Tensor) -> Observation:
         """Reduce a state to what it tells about the data.
 
@@ -192,11 +191,11 @@ class Transition:
         g = (L_inv.mT @ unit[..., None])[..., 0]
         s = (self.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
         rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
+        c = (g * p).sum(-1)
         if len(e) == 1:
-            y = x * rows(g[..., 0], x)
-        else:
-            y = (g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2)) * x).sum(1)
-        return Observation(y, (g * p).sum(-1), s, g, rest)
+            return Observation(x * rows(g[..., 0], x), c, s, g, rest)
+        weights = g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2))
+        return Observation((weights * x).sum(1), c, s, g, rest)
 
 
 class Posterior(NamedTuple):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .distributions import GaussianMixture, Moments
+from .divergence import value_and_slope
 from .kernels import Kernel, Observation, Perturbed, Transition, noise_like
 from .moments import RootTable, matrix_moments, psd_cholesky, scalar_moments
 from .operators import Matrix, Operator, Scale
@@ -360,7 +361,7 @@ def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     def lifted(u: Tensor) -> Tensor:
         return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
 
-    return torch.func.jvp(lifted, (t,), (torch.ones_like(t),))
+    return value_and_slope(lifted, t, torch.ones_like(t))
 
 
 class MatrixSDE(LinearSDE):
@@ -432,8 +433,8 @@ class MatrixSDE(LinearSDE):
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """``u_t`` given ``u_s``; the root is the Cholesky factor."""
-        s, t = torch.broadcast_tensors(as_time(s, self.T, "s"), as_time(t, self.T))
-        if (s > t).any():
+        first, last = torch.broadcast_tensors(as_time(s, self.T, "s"), as_time(t, self.T))
+        if not bool((first <= last).all()):
             raise ValueError("s must not lie after t; swap the arguments: transition(s, t) with s <= t.")
-        Phi, Sigma = self.moments(s, t)
+        Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .divergence import exact_divergence, hutchinson_divergence
+from .divergence import exact_divergence
 from .operators import rows
 from .weightings import ImportanceTimes, InverseVariance, TimeLaw, Weighting
 

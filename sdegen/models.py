@@ -222,7 +222,8 @@ class Parametrization(ABC):
         return 0.25 * ((s + self.delta) / (c + self.delta)).log()
 
     def check(self, sde: LinearSDE) -> None:
-        """Refuse a process on which the parametrisation is singular."""
+        """Refuse a process on which the parametrisation is singular; most are regular on all."""
+        return None
 
 
 class Noise(Parametrization):
@@ -500,5 +501,3 @@ def check_dtype(model: nn.Module, x: Tensor) -> None:
             f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; "
             "move one to the other: x.to(dtype=..., device=...) or model.to(...)."
         )
-
-

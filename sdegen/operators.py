@@ -118,7 +118,9 @@ class Scale(Operator):
         return Scale(1.0 / self.c)
 
     def sqrt(self) -> Scale:
-        return Scale(torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt())  # rounding alone is that close to 0
+        return Scale(
+            torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt()
+        )  # rounding alone is that close to 0
 
     def cholesky(self) -> Scale:
         return self.sqrt()

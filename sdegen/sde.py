@@ -98,8 +98,8 @@ class SDE(Dynamics):
         G = as_operator(self.diffusion(x, middle))
         if x.ndim > 2 or x[0].numel() > 64:
             eye = torch.ones(len(x), 1, 1, dtype=torch.float64)
-            root = G * h.sqrt()
-            return x + self.drift(x, middle) * rows(h, x), root, eye, (root @ root.T).matrix()
+            euler = G * h.sqrt()
+            return x + self.drift(x, middle) * rows(h, x), euler, eye, (euler @ euler.T).matrix()
         flat = x.reshape(len(x), -1)
         d = flat.shape[1]
 
@@ -153,8 +153,10 @@ class SDE(Dynamics):
             gap = (twice - mean).reshape(len(x), -1, 1).cpu().double()
             ratio = precision @ Sigma_12
             trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1) - ratio.shape[-1]
-            quadratic = (gap.mT @ precision @ gap)[:, 0, 0] if len(precision[0]) == gap.shape[1] else (
-                precision[:, 0, 0] * gap.square().sum((1, 2))
+            quadratic = (
+                (gap.mT @ precision @ gap)[:, 0, 0]
+                if len(precision[0]) == gap.shape[1]
+                else (precision[:, 0, 0] * gap.square().sum((1, 2)))
             )
             kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic)
             if kl.max() <= self.lag_tolerance:

@@ -161,7 +161,9 @@ def fit(
             raise ValueError(f"{name} = {value}; it must be positive.")
     if steps is None and seconds is None:
         steps = 4000
-    settings = {k: v for k, v in locals().items() if k not in ("model", "data", "callbacks", "progress", "name", "value")}
+    settings = {
+        k: v for k, v in locals().items() if k not in ("model", "data", "callbacks", "progress", "name", "value")
+    }
     seed = int(torch.seed() % 2**31) if seed is None else seed
     settings["seed"] = seed
     parameters = [p for p in model.parameters() if p.requires_grad]

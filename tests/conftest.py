@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck)
+)
 settings.register_profile("nightly", deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 
 

@@ -253,10 +253,8 @@ def test_a_file_is_safetensors_with_plain_text_for_the_rest(small, tmp_path):
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     described = json.loads(header["__metadata__"]["model"])
-    assert described["class"] == "Model" and described["arguments"]["sde"]["arguments"] == {
-        "beta_min": 0.1,
-        "beta_max": 20.0,
-    }
+    assert described["class"].endswith("Model")
+    assert described["arguments"]["sde"]["arguments"] == {"beta_min": 0.1, "beta_max": 20.0}
     with safe_open(path, framework="pt") as file:
         stored = {k.removeprefix("weight:") for k in file.keys() if k.startswith("weight:")}  # noqa: SIM118
     assert stored == small.state_dict().keys()

@@ -13,7 +13,9 @@ from sdegen import Empirical, GaussianMixture
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 MEANS = torch.tensor([[0.0, 1.0], [2.0, -1.0], [-1.5, 0.5]], dtype=torch.float64)
-FULL = torch.tensor([[[0.5, 0.2], [0.2, 0.3]], [[0.2, 0.0], [0.0, 0.9]], [[0.4, -0.1], [-0.1, 0.2]]], dtype=torch.float64)
+FULL = torch.tensor(
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.2, 0.0], [0.0, 0.9]], [[0.4, -0.1], [-0.1, 0.2]]], dtype=torch.float64
+)
 MIXTURES = {
     "isotropic": GaussianMixture(WEIGHTS, MEANS, torch.tensor([0.2, 0.5, 0.1], dtype=torch.float64)),
     "diagonal": GaussianMixture(WEIGHTS, MEANS, FULL.diagonal(dim1=1, dim2=2)),
@@ -38,7 +40,9 @@ def test_density_integrates_to_one_with_the_stated_moments(law: GaussianMixture)
 
 
 @each
-def test_log_prob_equals_torch_distributions(law: GaussianMixture, device: torch.device, dtype: torch.dtype, eps: float) -> None:
+def test_log_prob_equals_torch_distributions(
+    law: GaussianMixture, device: torch.device, dtype: torch.dtype, eps: float
+) -> None:
     components = torch.distributions.MultivariateNormal(law.means, law._full())
     want = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(law.weights), components)
     x = 3 * torch.randn(50, 2, dtype=torch.float64)
@@ -79,7 +83,9 @@ def test_observation_against_bayes_by_quadrature(law: GaussianMixture, angle: fl
 
 
 @each
-@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.CLD(), sdegen.Cosine()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.EDM(), sdegen.CLD(), sdegen.Cosine()], ids=lambda s: type(s).__name__
+)
 def test_exact_model_is_the_score_of_the_diffused_law(law: GaussianMixture, sde: sdegen.LinearSDE) -> None:
     model = sdegen.Exact(sde, law)
     for t in (0.0, 1e-3, 0.3, 1.0):
@@ -87,7 +93,9 @@ def test_exact_model_is_the_score_of_the_diffused_law(law: GaussianMixture, sde:
         diffused = law.diffuse(at) if len(sde.e) == 1 else law.diffuse(at, sde.e)
         u = diffused.sample(30, torch.Generator().manual_seed(1))
         score = diffused.score(u)
-        torch.testing.assert_close(model.score(u, t * sde.T), score, rtol=1e-7, atol=1e-7 * (1 + score.abs().max().item()))
+        torch.testing.assert_close(
+            model.score(u, t * sde.T), score, rtol=1e-7, atol=1e-7 * (1 + score.abs().max().item())
+        )
         x_0, eps = model.estimate(u, t * sde.T)
         torch.testing.assert_close(at.Phi(x_0) + at.R(eps), u, rtol=0, atol=1e-8 * (1 + u.abs().max().item()))
 
@@ -104,14 +112,19 @@ def test_empirical_law_is_the_limit_of_narrow_modes() -> None:
     wide = Empirical(points.repeat(1, 8))  # more than 16 dimensions: the matrix product's route
     many = GaussianMixture(torch.full((40,), 1 / 40), points.repeat(1, 8), torch.full((40,), 1e-12))
     c, s = torch.tensor(0.8).double(), torch.tensor(0.6).double()
-    torch.testing.assert_close(wide.observed(y.repeat(1, 8), c, s)[0], many.observed(y.repeat(1, 8), c, s)[0], rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        wide.observed(y.repeat(1, 8), c, s)[0], many.observed(y.repeat(1, 8), c, s)[0], rtol=1e-7, atol=1e-7
+    )
 
 
 def test_events_of_any_shape_agree_with_flat_ones() -> None:
     means = torch.randn(2, 1, 2, 3, dtype=torch.float64)
     variances = torch.rand(2, 1, 2, 3, dtype=torch.float64) + 0.1
     weights = torch.tensor([0.4, 0.6])
-    image, flat = GaussianMixture(weights, means, variances), GaussianMixture(weights, means.reshape(2, 6), variances.reshape(2, 6))
+    image, flat = (
+        GaussianMixture(weights, means, variances),
+        GaussianMixture(weights, means.reshape(2, 6), variances.reshape(2, 6)),
+    )
     x = torch.randn(5, 1, 2, 3, dtype=torch.float64)
     torch.testing.assert_close(image.log_prob(x), flat.log_prob(x.reshape(5, 6)))
     torch.testing.assert_close(image.score(x).reshape(5, 6), flat.score(x.reshape(5, 6)))

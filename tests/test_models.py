@@ -137,7 +137,9 @@ def test_a_model_with_a_score_alone_has_all_readings() -> None:
         model = ScoreOnly(exact)
         x = sde.perturb(LAW.sample(5), 0.5).x
         for reading in ("denoise", "noise", "velocity"):
-            torch.testing.assert_close(getattr(model, reading)(x, 0.5), getattr(exact, reading)(x, 0.5), rtol=1e-7, atol=1e-7)
+            torch.testing.assert_close(
+                getattr(model, reading)(x, 0.5), getattr(exact, reading)(x, 0.5), rtol=1e-7, atol=1e-7
+            )
 
 
 def test_conditions_pass_through_to_the_network() -> None:
@@ -167,8 +169,17 @@ def test_learned_variance_lies_between_the_two_of_ddpm() -> None:
     s, t = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
     x, z = torch.randn(4, 2, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
     large = sde.transition(s, t).covariance.matrix().sqrt().item()
-    small = sdegen.kernels.posterior(sde.marginal(s), sde.marginal(t), sde.transition(s, t)).covariance.matrix().sqrt().item()
-    found = [sdegen.LearnedVariance(Constant(u), sde).reverse_noise(x, s, t, z)[0, 0].item() for u in (-40.0, 0.0, 40.0)]
-    torch.testing.assert_close(torch.tensor(found), torch.tensor([small, (small * large) ** 0.5, large]), rtol=1e-6, atol=0)
+    small = (
+        sdegen.kernels.posterior(sde.marginal(s), sde.marginal(t), sde.transition(s, t))
+        .covariance.matrix()
+        .sqrt()
+        .item()
+    )
+    found = [
+        sdegen.LearnedVariance(Constant(u), sde).reverse_noise(x, s, t, z)[0, 0].item() for u in (-40.0, 0.0, 40.0)
+    ]
+    torch.testing.assert_close(
+        torch.tensor(found), torch.tensor([small, (small * large) ** 0.5, large]), rtol=1e-6, atol=0
+    )
     with pytest.raises(TypeError, match="scalar"):
         sdegen.LearnedVariance(Constant(0.0), sdegen.CLD())

@@ -31,7 +31,9 @@ def coefficients_only(sde: ScalarSDE) -> ScalarSDE:
 @pytest.mark.parametrize("sde", CLOSED, ids=lambda s: type(s).__name__)
 def test_quadrature_equals_the_closed_form(sde: ScalarSDE) -> None:
     derived = coefficients_only(sde)
-    t = sde.T * torch.cat([torch.logspace(-6, -1, 30, dtype=torch.float64), torch.linspace(0.1, 1, 50, dtype=torch.float64)])
+    t = sde.T * torch.cat(
+        [torch.logspace(-6, -1, 30, dtype=torch.float64), torch.linspace(0.1, 1, 50, dtype=torch.float64)]
+    )
     assert (derived.alpha(t) / sde.alpha(t) - 1).abs().max() < 1e-12
     assert (derived.sigma(t) / sde.sigma(t) - 1).abs().max() < 1e-9
 

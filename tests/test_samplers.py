@@ -105,7 +105,9 @@ def test_ddim_at_eta_one_is_ancestral_sampling() -> None:
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.Rectified(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.EDM(), sdegen.Rectified(), sdegen.CLD()], ids=lambda s: type(s).__name__
+)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_ddim_is_exact_on_one_data_point(sde: sdegen.LinearSDE, steps: int) -> None:
     # Whatever the steps: only the right root of a matrix process passes this.
@@ -212,7 +214,9 @@ def test_euler_maruyama_on_the_double_well_has_weak_order_one() -> None:
             mean, _ = sampler.step(model, grid[:, None], c, torch.zeros_like, None)
             moved, _ = sampler.step(model, grid[:, None], c, torch.ones_like, None)
             std = (moved - mean)[:, 0]
-            kernel = (-0.5 * ((grid[None] - mean) / std[:, None]).square()).exp() / (std[:, None] * math.sqrt(2 * math.pi))
+            kernel = (-0.5 * ((grid[None] - mean) / std[:, None]).square()).exp() / (
+                std[:, None] * math.sqrt(2 * math.pi)
+            )
             p = (p[:, None] * kernel).sum(0) * dx
         errors.append(((p - p_0) * grid.square()).sum().item() * dx.item())
     assert abs(p.sum().item() * dx.item() - 1) < 1e-3

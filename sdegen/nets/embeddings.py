@@ -22,6 +22,8 @@ class Sinusoidal(nn.Module):
         First and last frequency, in radians per unit of the input.
     """
 
+    frequencies: Tensor
+
     def __init__(self, dim: int = 64, slowest: float = 1.0, fastest: float = 16.0) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
@@ -49,6 +51,8 @@ class Fourier(nn.Module):
     scale
         Standard deviation of the frequencies.
     """
+
+    frequencies: Tensor
 
     def __init__(self, dim: int = 64, scale: float = 1.0) -> None:
         super().__init__()

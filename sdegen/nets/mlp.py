@@ -64,7 +64,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if dim < 1 or width < 1 or depth < 1 or classes < 0:
-            raise ValueError(f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes.")
+            raise ValueError(
+                f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes."
+            )
         self.dim, self.width, self.depth, self.out, self.classes = dim, width, depth, out, classes
         self.residual = residual
         self.embedding = Sinusoidal() if embedding is None else embedding

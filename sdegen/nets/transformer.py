@@ -49,7 +49,9 @@ class CoordinateTransformer(nn.Module):
     def __init__(self, dim: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
         super().__init__()
         if min(dim, width, depth, heads) < 1 or width % heads:
-            raise ValueError(f"dim = {dim}, width = {width}, depth = {depth}, heads = {heads}: heads must divide width.")
+            raise ValueError(
+                f"dim = {dim}, width = {width}, depth = {depth}, heads = {heads}: heads must divide width."
+            )
         self.dim, self.width, self.depth, self.heads = dim, width, depth, heads
         self.embedding = Sinusoidal()
         self.coordinate = Sinusoidal(32, slowest=0.5, fastest=8.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -67,7 +68,7 @@ class Ancestral(Sampler):
                 f"{type(model).__name__} has no learned variance; use LearnedVariance(net, sde), or another variance."
             )
         steps = []
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             at_s, at_t, s_to_t = model.sde.marginal(s), model.sde.marginal(t), model.sde.transition(s, t)
             law = posterior(at_s, at_t, s_to_t)
             large = s_to_t.R
@@ -114,7 +115,7 @@ class DDIM(Sampler):
         """Two coefficients a step, three with noise."""
         require_linear(self, model.sde)
         steps = []
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             at_s, at_t = model.sde.marginal(s), model.sde.marginal(t)
             M, root = at_s.R, at_s.R * 0.0
             if self.eta:

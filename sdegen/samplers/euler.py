@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ class EulerMaruyama(Sampler):
                     f"a coefficient of {type(model.sde).__name__} is infinite at t = {t.item():.6g}; start the grid at "
                     f"t_max = {model.sde.t_max:.6g}, or use DDIM(eta=1), which has no such limit."
                 )
-        return [self.Coefficients(t, t - s, reverse) for t, s in zip(times[:-1], times[1:], strict=True)]
+        return [self.Coefficients(t, t - s, reverse) for t, s in pairwise(times)]
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step of length h."""

@@ -118,5 +118,3 @@ class PredictorCorrector(Sampler):
         for _ in range(self.corrector.steps):
             x, _ = self.corrector.step(model, x, c[1], noise, None)
         return x, state
-
-

@@ -84,7 +84,9 @@ def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = N
     expected = expected or {}
     unknown = set(expected) - {law.__name__ for law in laws}
     if unknown:
-        raise ValueError(f"expected names {sorted(unknown)}, which is no law; the laws are {[f.__name__ for f in laws]}.")
+        raise ValueError(
+            f"expected names {sorted(unknown)}, which is no law; the laws are {[f.__name__ for f in laws]}."
+        )
     results = []
     for law in laws:
         reason = expected.get(law.__name__)

@@ -65,7 +65,9 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
 
         out, state = sampler.step(model, rows.reshape(-1, *shape), c, units, None)
         if state is not None:
-            raise ValueError(f"{type(sampler).__name__} remembers between steps; affine_moments covers one-step samplers.")
+            raise ValueError(
+                f"{type(sampler).__name__} remembers between steps; affine_moments covers one-step samplers."
+            )
         out = out.reshape(len(rows), D)
         b, linear = out[0], out[1:] - out[0]
         A, B = linear[:D].T, linear[D:].T

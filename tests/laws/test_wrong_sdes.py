@@ -20,9 +20,9 @@ from sdegen.distributions import GaussianMixture, Moments
 from sdegen.kernels import Kernel, Perturbed, Transition, noise_like
 from sdegen.linear import AngleFlow, gaussian
 from sdegen.moments import psd_cholesky, van_loan
-from sdegen.operators import Matrix
+from sdegen.operators import Matrix, as_operator
 from sdegen.processes import Stationary, constant_betas, cosine_betas, sigmoid_betas
-from sdegen.sde import Flow, Reverse, as_operator
+from sdegen.sde import Flow, Reverse
 from sdegen.testing import Report, check_sde, sde_cases
 from sdegen.testing.sde import laws_of
 
@@ -911,7 +911,7 @@ FAULTS = [
     ),
     wrong(CastsToFloat64, "drift_takes_state_then_time"),
     wrong(BatchMean, "rows_are_independent", "prior_is_the_law_at_T"),
-    wrong(FirstTimeForAll, "rows_are_independent", missing="simulate takes operators alone"),
+    wrong(FirstTimeForAll, "rows_are_independent"),
     wrong(Geometric, "noise_ignores_the_state", "prior_is_the_law_at_T", "reversal_pulls_along_the_score"),
     wrong(GeometricByCoordinate, "noise_ignores_the_state", ASKS, "diffusion_acts_on_every_state"),
     wrong(RandomDrift, "methods_are_functions", ASKS),
@@ -1064,7 +1064,6 @@ def test_right_process_passes(make: Callable[[], sdegen.SDE]) -> None:
     assert report.failures == []
 
 
-@pytest.mark.xfail(strict=True, reason="simulate takes operators alone")
 def test_nonlinear_process_with_a_number_for_its_noise_passes() -> None:
     report = check_sde(CubicWithNumbers())
     assert report.passed, report
