@@ -96,7 +96,7 @@ class Budget:
 
 
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-FULL = Budget(7000, 2500, 10_000, 34, 25.0, 1500, 1200, LEVELS, tuple(PROCESSES))
+FULL = Budget(7000, 2500, 10_000, 34, 20.0, 1200, 1000, LEVELS, tuple(PROCESSES))
 QUICK = Budget(700, 300, 2_000, 1, 2.0, 200, 100, (0.0, 0.1, 1.0), ("OU", "two methods"))
 
 
@@ -111,7 +111,7 @@ def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sd
     times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting))
     denoising: Any = losses.Denoising(entry.weighting, times)
     objective = losses.Hybrid(denoising) if entry.learned else denoising
-    return model, sdegen.fit(model, RING, steps=budget.steps, loss=objective, seed=seed)
+    return model, sdegen.fit(model, RING, steps=budget.steps, seconds=98, loss=objective, seed=seed)
 
 
 def near_the_data(weighting: Weighting, sde: Any, t: Tensor) -> Tensor:

@@ -150,7 +150,9 @@ class RootTable:
         Number of nodes, and the first of them as a fraction of T.
     """
 
-    def __init__(self, F: Coefficient, G: Coefficient, Sigma: Coefficient, T: float, nodes: int = 8193, start: float = 1e-8):
+    def __init__(
+        self, F: Coefficient, G: Coefficient, Sigma: Coefficient, T: float, nodes: int = 8193, start: float = 1e-8
+    ):
         self.Sigma = Sigma
         self.log_t = torch.linspace(math.log(T * start), math.log(T), nodes, dtype=torch.float64)
         h = self.log_t[1] - self.log_t[0]

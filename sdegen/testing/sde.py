@@ -6,6 +6,7 @@ matrix ones, and of nonlinear ones. Each says in its name what is wrong when it 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..linear import LinearSDE, MatrixSDE, ScalarSDE
 from ..metrics import prior_gap
 from ..models import Exact
 from ..moments import scalar_moments
-from ..operators import as_operator
+from ..operators import Scale, as_operator
 from ..sde import SDE
 from ..simulate import simulate
 from .report import EXACT, QUADRATURE, STATISTICAL, Law, Report, Violation, cases, check, close, derivative
@@ -110,6 +111,45 @@ def coefficients_are_real(sde: SDE) -> None:
             raise Violation(f"diffusion is not finite at t = {t.item():.4g} (g² negative?)")
 
 
+def coefficients_keep_their_digits(sde: SDE) -> None:
+    """Drift and diffusion have float64's digits: over steps of a millionth, third differences vanish to 1e-10."""
+    t = _inner(sde, 5)
+    h = 1e-4 * _steps(sde, t)
+    for name, function in (("drift", lambda x, u: sde.drift(x, u)), ("diffusion", lambda x, u: _noise(sde, x, u))):
+        x = _states(sde, 5, 3)
+        values = torch.stack([function(x * (1 + 1e-6 * k), t + k * h) for k in range(4)]).double()
+        scale = values.abs().amax().clamp_min(1e-300)
+        close(f"third difference of the {name}", values.diff(n=3, dim=0)[0], torch.zeros_like(values[0]), 1e-10, scale)
+
+
+def _noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """``G(x, t)`` applied to a fixed draw of noise."""
+    return as_operator(sde.diffusion(x, t))(torch.randn(x.shape, dtype=torch.float64, generator=_generator()).to(x))
+
+
+def diffusion_acts_on_every_state(sde: SDE) -> None:
+    """``G(x, t)`` is a number, one per row, or an operator: noise keeps its shape and dtype, for data of any shape."""
+    for shape in SHAPES:
+        for t in (_inner(sde)[3], _inner(sde, 5)):
+            for x in (_states(sde, 5, *shape), _states(sde, 5, *shape).float()):
+                G = as_operator(sde.diffusion(x, t))
+                if isinstance(G, Scale) and G.c.ndim > 1:
+                    raise Violation(
+                        f"diffusion(x, t) is {tuple(G.c.shape)} for x {tuple(x.shape)}, expected () or (5,)"
+                    )
+                out = _noise(sde, x, t)
+                if out.shape != x.shape or out.dtype != x.dtype:
+                    raise Violation(
+                        f"diffusion turns noise {x.dtype} {tuple(x.shape)} into {out.dtype} {tuple(out.shape)}"
+                    )
+
+
+def training_times_lie_inside(sde: SDE) -> None:
+    """``0 <= t_min < T``."""
+    if not 0 <= sde.t_min < sde.T:
+        raise Violation(f"t_min = {sde.t_min:g} is not in [0, T) = [0, {sde.T:g})")
+
+
 def lift_and_project_agree(sde: SDE) -> None:
     """``project(lift(x)) = x``."""
     for shape in SHAPES:
@@ -156,7 +196,8 @@ def perturbation_is_its_kernel(sde: SDE) -> None:
 def simulation_follows_the_kernel(sde: SDE) -> None:
     """Paths simulated from the coefficients have the kernel's mean and spread, within five standard errors."""
     n = 4000
-    s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, getattr(sde, "lag", None) or sde.T)
+    lag = sde.T if sde.is_linear else sde._calibrate_lag(_states(sde, 256, 2))
+    s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, lag)
     x = _states(sde, 1, 2).expand(n, *_states(sde, 1, 2).shape[1:]).contiguous()
     end = simulate(sde, x, s, t, steps=64, generator=_generator()).reshape(n, -1)
     kernel = sde.kernel(x[:1], s, t)
@@ -183,19 +224,35 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
             raise Violation(
                 f"the law at T is {nats:.3g} nats from the prior, {PRIOR_TOLERANCE:g} allowed; enlarge T or the noise"
             )
+        at_T = sde.marginal(sde.T)  # type: ignore[attr-defined]
+        law = ring.diffuse(at_T) if len(sde.e) == 1 else ring.diffuse(at_T, sde.e)  # type: ignore[attr-defined]
+        prior = sde.prior(ring.moments())
+        _same_law(
+            "a sample of the prior",
+            prior.sample(4000, torch.Generator().manual_seed(21)),
+            law.sample(4000, _generator()),
+        )
         return
     n = 4000
-    x = simulate(sde, 0.3 * ring.sample(n, _generator()), 0.0, sde.T, steps=800, generator=_generator())
-    prior = sde.prior(ring.moments())
-    y = prior.sample(n, torch.Generator().manual_seed(21))
-    # Kolmogorov–Smirnov, coordinate by coordinate.
-    for i in range(2):
-        both = torch.cat([x[:, i], y[:, i]]).sort().values
-        gap = (torch.searchsorted(x[:, i].sort().values, both) - torch.searchsorted(y[:, i].sort().values, both)).abs()
-        if gap.max() / n > 2.2 * (2 / n) ** 0.5:
-            raise Violation(
-                f"the law at T differs from the prior by {gap.max().item() / n:.3g} in distribution function"
-            )
+    x = simulate(sde, 0.3 * ring.sample(n, _generator()), 0.0, sde.T, steps=400, generator=_generator())
+    _same_law("the prior", sde.prior(ring.moments()).sample(n, torch.Generator().manual_seed(21)), x)
+
+
+def _same_law(name: str, y: Tensor, x: Tensor) -> None:
+    """Two samples of one size, each coordinate: Kolmogorov–Smirnov, and four moments to five standard errors."""
+    n = len(x)
+    for a, b in zip(x.reshape(n, -1).double().T, y.reshape(n, -1).double().T, strict=True):
+        both = torch.cat([a, b]).sort().values
+        gap = (torch.searchsorted(a.sort().values, both) - torch.searchsorted(b.sort().values, both)).abs().max() / n
+        if not gap <= 2.2 * (2 / n) ** 0.5:
+            raise Violation(f"{name} differs by {gap.item():.3g} in distribution function")
+        for p in (1, 2, 3, 4):
+            u, v = a**p, b**p
+            error = ((u.var() + v.var()) / n).sqrt()
+            if not (u.mean() - v.mean()).abs() <= STATISTICAL * error + 0.01 * u.abs().mean():  # 1 %: Euler's own bias
+                raise Violation(
+                    f"{name} has E x^{p} = {v.mean().item():.4g}, expected {u.mean().item():.4g} ± {error.item():.2g}"
+                )
 
 
 # --- linear SDEs ---------------------------------------------------------------------------------------------------
@@ -266,6 +323,13 @@ def clock_inverts_the_snr(sde: LinearSDE) -> None:
     close("the flow's time(clock(t))", flow.time(flow.clock(t)), t, 1e-8, sde.T)
     x = _states(sde, len(t), 2)
     close("the flow's unchart(chart(x))", flow.unchart(flow.chart(x, t), t), x, EXACT, 1 + x.abs())
+    y = flow.chart(x, t)
+    J = [
+        torch.func.jacrev(lambda v, i=i: flow.unchart(v[None], t[i])[0].flatten())(y[i]).reshape(y[i].numel(), -1)
+        for i in range(len(t))
+    ]
+    scale = torch.linalg.slogdet(torch.stack(J)).logabsdet / y[0].numel()
+    close("the flow's log_scale", flow.log_scale(t), scale, 1e-8, 1 + scale.abs())
 
 
 def perturb_draws_from_the_marginal(sde: LinearSDE) -> None:
@@ -281,6 +345,13 @@ def perturb_draws_from_the_marginal(sde: LinearSDE) -> None:
         if half.x.dtype != torch.float32:
             raise Violation(f"perturb turns float32 into {half.x.dtype}")
         close("perturb in float32", half.x, drawn.x, 1e-5, 1 + drawn.x.abs().amax())
+
+
+def root_squares_to_the_covariance(sde: LinearSDE) -> None:
+    """``root(t)`` is a root of the marginal's covariance: the scale of Langevin steps and of loss weights."""
+    t = _inner(sde)
+    R, want = sde.root(t).matrix(), sde.marginal(t).covariance.matrix()
+    close("root(t) root(t)ᵀ", R @ R.mT, want, 1e-8, want.abs().amax((1, 2), keepdim=True))
 
 
 def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
@@ -305,15 +376,13 @@ def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
         forward = F @ S + S @ F.T + G @ G.T
         size = (F.abs() @ S.abs() + (G @ G.T).abs()).amax()
         for eta in (0.0, 0.6, 1.0):
-            out = sde.reverse(model, eta).drift(probe, t).reshape(k + 1, k)
+            reverse = sde.reverse(model, eta)
+            out = reverse.drift(probe, t).reshape(k + 1, k)
             c, A = out[0], (out[1:] - out[0]).T
+            noise = as_operator(reverse.diffusion(probe, t)).matrix().expand(k, k)
             close(f"mean drift of the reversal, eta = {eta}", A @ m + c, F @ m, 1e-7, size)
             close(
-                f"covariance drift of the reversal, eta = {eta}",
-                A @ S + S @ A.T - eta**2 * G @ G.T,
-                forward,
-                1e-7,
-                size,
+                f"covariance drift of the reversal, eta = {eta}", A @ S + S @ A.T - noise @ noise.T, forward, 1e-7, size
             )
 
 
@@ -361,7 +430,7 @@ def schedule_keeps_its_digits(sde: ScalarSDE) -> None:
 
     Held against quadrature of `f` and `g`; a schedule that gives only `alpha` and `sigma` must be smooth there instead.
     """
-    t = (sde.piece or sde.T) * torch.logspace(-9, -2, 8, dtype=torch.float64)
+    t = (sde.piece or sde.T) * torch.logspace(-9, -2, 36, dtype=torch.float64)  # among so many, some round badly
     start = torch.zeros_like(t)
     try:
         log_alpha, log_variance = scalar_moments(sde.f, sde.g, start, t)
@@ -370,7 +439,7 @@ def schedule_keeps_its_digits(sde: ScalarSDE) -> None:
         start = 1e-3 * t
     before = sde.sigma(start).square() if (start > 0).any() else torch.full_like(t, sde.sigma_0**2)
     want = ((2 * log_alpha).exp() * before + log_variance.exp()).sqrt()
-    close("sigma at small times", sde.sigma(t), want, 1e-7)
+    close("sigma at small times", sde.sigma(t), want, 1e-9)
 
 
 def closed_form_matches_coefficients(sde: ScalarSDE) -> None:
@@ -399,6 +468,18 @@ def root_solves_its_equation(sde: MatrixSDE) -> None:
     close("R'", slope, want, QUADRATURE, want.abs().amax((1, 2), keepdim=True))
 
 
+def completion_follows_Sigma_0(sde: MatrixSDE) -> None:
+    """`complete` keeps the data, draws the other channels from ``Sigma_0``, and returns their log-density."""
+    k = len(sde.Sigma_0)
+    x = torch.randn(k, 1, dtype=torch.float64, generator=_generator())
+    u, log_density = sde.complete(x, torch.eye(k, dtype=torch.float64)[..., None])
+    close("project(complete(x, z))", sde.project(u), x, 0.0)
+    rest, want = (u - sde.lift(x))[1:, 1:, 0].T, sde.Sigma_0[1:, 1:]
+    close("covariance of the completion", rest @ rest.T, want, 1e-8, want.abs().amax())
+    normal = -0.5 * torch.linalg.slogdet(want).logabsdet - 0.5 * (k - 1) * math.log(2 * math.pi)
+    close("log-density of the completion", log_density, normal - 0.5 * (torch.arange(k) > 0).double(), 1e-8, 1.0)
+
+
 # --- nonlinear SDEs --------------------------------------------------------------------------------------------------
 
 
@@ -413,12 +494,56 @@ def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
         sde._calibrate_lag(x_0)
 
 
+def derivatives_reach_the_drift(sde: SDE) -> None:
+    """Reverse-mode derivatives of the drift in `x` equal finite differences: no ``detach``, no NumPy."""
+    t = _inner(sde, 5)
+    x = _states(sde, 5, 3).requires_grad_()
+    with torch.enable_grad():
+        out = sde.drift(x, t)
+        if not out.requires_grad:
+            raise Violation("drift(x, t) carries no derivative in x")
+        (slope,) = torch.autograd.grad(out.sum(), x, allow_unused=True, materialize_grads=True)
+    x, unit = x.detach(), torch.eye(3, dtype=torch.float64)
+    h = torch.full((5,), 1e-3, dtype=torch.float64)
+    for i in range(3):
+        want = derivative(lambda u, i=i: sde.drift(x + u[:, None] * unit[i], t).sum(1), torch.zeros_like(h), h)
+        close("derivative of the drift", slope[:, i], want, QUADRATURE, 1 + want.abs())
+
+
+def reversal_pulls_along_the_score(sde: SDE) -> None:
+    """``drift = f − ½ (1 + eta²) G Gᵀ score`` and ``diffusion = eta G``, for any score."""
+
+    class Known:
+        def score(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.sin(3 * x) - x
+
+    x, t = _states(sde, 5, 3), _inner(sde, 5)
+    z = torch.randn(x.shape, dtype=torch.float64, generator=_generator())
+    G = as_operator(sde.diffusion(x, t))
+    for eta in (0.0, 0.6, 1.0):
+        reverse = sde.reverse(Known(), eta)
+        want = sde.drift(x, t) - 0.5 * (1 + eta**2) * G(G.T(Known().score(x, t)))
+        close(f"drift of the reversal, eta = {eta}", reverse.drift(x, t), want, EXACT, 1 + want.abs())
+        close(f"noise of the reversal, eta = {eta}", as_operator(reverse.diffusion(x, t))(z), eta * G(z), EXACT, 1.0)
+
+
+def perturb_follows_the_simulation(sde: SDE) -> None:
+    """`perturb` has the law at `t` of paths from the datum, statistically."""
+    n, t = 4000, 0.3 * sde.T
+    x_0 = torch.tensor([[0.7, -0.4]], dtype=torch.float64).expand(n, 2).contiguous()
+    want = simulate(sde, x_0, 0.0, t, steps=200, generator=_generator())
+    _same_law("perturb", sde.perturb(x_0, t, generator=torch.Generator().manual_seed(21)).x, want)
+
+
 EVERY: list[Law] = [
     drift_takes_state_then_time,
     methods_are_functions,
     rows_are_independent,
     noise_ignores_the_state,
     coefficients_are_real,
+    coefficients_keep_their_digits,
+    diffusion_acts_on_every_state,
+    training_times_lie_inside,
     lift_and_project_agree,
     kernel_score_is_its_gradient,
     kernel_is_generated_by_the_coefficients,
@@ -433,12 +558,18 @@ LINEAR: list[Law] = [
     signal_to_noise_decreases,
     clock_inverts_the_snr,
     perturb_draws_from_the_marginal,
+    root_squares_to_the_covariance,
     reversal_keeps_the_marginals,
     flow_carries_the_marginals,
 ]
 SCALAR: list[Law] = [derivatives_reach_the_schedule, schedule_keeps_its_digits, closed_form_matches_coefficients]
-MATRIX: list[Law] = [root_solves_its_equation]
-NONLINEAR: list[Law] = [short_kernel_agrees_with_half_steps]
+MATRIX: list[Law] = [root_solves_its_equation, completion_follows_Sigma_0]
+NONLINEAR: list[Law] = [
+    short_kernel_agrees_with_half_steps,
+    derivatives_reach_the_drift,
+    reversal_pulls_along_the_score,
+    perturb_follows_the_simulation,
+]
 
 
 def laws_of(sde: SDE) -> list[Law]:
