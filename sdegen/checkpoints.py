@@ -34,12 +34,12 @@ def save(model: nn.Module, path: str | Path) -> None:
         If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
         written without code.
     """
-    tensors: dict[str, Tensor] = {f"weight:{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {f"weight:{k}": _own(v) for k, v in model.state_dict().items()}
     described = _describe(model, tensors, "model")
     moments = getattr(model, "moments", None)
     if moments is not None:
-        tensors["moments:mean"] = moments.mean.contiguous()
-        tensors["moments:covariance"] = moments.covariance.contiguous()
+        tensors["moments:mean"] = _own(moments.mean)
+        tensors["moments:covariance"] = _own(moments.covariance)
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "float32")
     header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
     path = Path(path)
@@ -76,10 +76,8 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
         raise ValueError(
             f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; it is not a saved sdegen model."
         )
-    known = {
-        c.__name__: c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type)
-    }
-    known |= {c.__name__: c for c in classes}
+    ours = (c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type))
+    known = {_name(c): c for c in (*(c for c in ours if _name(c) != c.__name__), *classes)}
     model = _construct(json.loads(header["model"]), tensors, known, str(path))
     model.to(getattr(torch, header["dtype"]))
     weights = {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}
@@ -94,12 +92,23 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
     return model.eval()
 
 
+def _name(cls: type) -> str:
+    """A class of the library with its chapter, ``models.EDM`` or ``processes.EDM``; the user's by its name alone."""
+    module = cls.__module__.split(".")
+    return f"{module[1]}.{cls.__name__}" if module[0] == __package__ else cls.__name__
+
+
+def _own(value: Tensor) -> Tensor:
+    """A contiguous copy on the CPU: safetensors refuses tensors that share their memory."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """A value as plain data; tensors go to the file's own table."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
-        tensors[f"argument:{place}"] = value.detach().cpu().contiguous()
+        tensors[f"argument:{place}"] = _own(value)
         return {"tensor": f"argument:{place}"}
     if isinstance(value, (list, tuple)):
         return [_describe(v, tensors, f"{place}.{i}") for i, v in enumerate(value)]
@@ -114,7 +123,7 @@ def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
                 f"{cls.__name__} does not keep its argument {name!r}; set self.{name} in its constructor so it can be saved."
             )
         arguments[name] = _describe(getattr(value, name), tensors, f"{place}.{name}")
-    return {"class": cls.__name__, "arguments": arguments}
+    return {"class": _name(cls), "arguments": arguments}
 
 
 def _construct(value: Any, tensors: dict[str, Tensor], known: dict[str, type], path: str) -> Any:

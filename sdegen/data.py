@@ -99,6 +99,8 @@ class Source:
             raise TypeError(
                 f"data has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
             )
+        if x.ndim == 0:
+            raise ValueError("data has shape (); give a tensor (N, *), one row a datum.")
         if len(x) == 0:
             raise ValueError("data is empty; give at least one row.")
         if not x.isfinite().all():
@@ -110,6 +112,12 @@ class Source:
                 "data.to(dtype=..., device=...) or model.to(...)."
             )
         for name, value in self.cond.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum."
+                )
+            if value.ndim == 0:
+                raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
             if len(value) != len(x):
                 raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
         self.x = x

@@ -150,8 +150,7 @@ class GaussianMixture(Distribution):
 
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
-        if y.shape[1:] != self.event_shape:
-            raise ValueError(f"x has shape {tuple(y.shape)}; expected (B, {', '.join(map(str, self.event_shape))}).")
+        _check_event(y, self.event_shape)
         c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
         flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
         residual = flat - c * self._flat.to(y)  # (B, K, d)
@@ -230,6 +229,7 @@ class Empirical(Distribution):
 
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``."""
+        _check_event(y, self.event_shape)
         if (s <= 0).any():
             raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
         data = self.data.to(y).reshape(len(self.data), -1)
@@ -265,6 +265,13 @@ class Empirical(Distribution):
         means = torch.einsum("i,kd->kid", p, data.reshape(len(data), d)).reshape(-1, len(p), *self.event_shape)
         full = torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64)).reshape(len(p) * d, len(p) * d)
         return GaussianMixture(weights, means, full.expand(len(data), -1, -1))
+
+
+def _check_event(x: Tensor, event_shape: torch.Size) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; convert it to floating point.")
+    if x.shape[1:] != event_shape or x.ndim == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {', '.join(map(str, event_shape))}).")
 
 
 def moments_of(data: Tensor) -> Moments:

@@ -182,6 +182,11 @@ class Transition:
         the process, denoising is the same problem in `y`. For numbers ``y = x / r``, and `c`, `s` are the cosine and
         sine of the angle. Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
         """
+        if len(e) > 1 and (x.ndim < 2 or x.shape[1] != len(e)):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {len(e)}, *); "
+                "lift the data first with sde.lift(x)."
+            )
         p = self.Phi.matrix() @ e  # (..., k)
         L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + self.covariance.matrix())
         L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
@@ -194,6 +199,7 @@ class Transition:
         c = (g * p).sum(-1)
         if len(e) == 1:
             return Observation(x * rows(g[..., 0], x), c, s, g, rest)
+        rows(g[..., 0], x)  # refuses another number of rows
         weights = g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2))
         return Observation((weights * x).sum(1), c, s, g, rest)
 

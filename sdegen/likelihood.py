@@ -96,6 +96,8 @@ def log_prob(
         raise ValueError(f"probes = {probes}, draws = {draws}; both must be at least 1.")
     if tolerance is None:
         tolerance = 1e-7 if x.dtype == torch.float64 else 1e-5
+    if not tolerance > 0:
+        raise ValueError(f"tolerance = {tolerance}; it must be positive.")
     sde = model.sde
     if prior is None:
         if model.moments is None:

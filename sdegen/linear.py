@@ -44,6 +44,23 @@ class _Memo:
         return result
 
 
+def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The times of a transition, checked.
+
+    Raises
+    ------
+    ValueError
+        If they are of two lengths, or s lies after t.
+    """
+    if s.ndim and t.ndim and len(s) != len(t):
+        raise ValueError(f"s has shape {tuple(s.shape)} and t {tuple(t.shape)}; give one time, or as many of each.")
+    if not (s <= t).all():
+        raise ValueError(
+            f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}: swap the arguments, transition(s, t)."
+        )
+    return s, t
+
+
 def _carries_gradient(value: Tensor) -> bool:
     return value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
@@ -109,6 +126,10 @@ class LinearSDE(SDE):
         """Noised states at `t`, with the kernel and the noise they were made with."""
         u_0 = self.lift(x_0)
         z = noise_like(u_0, generator) if z is None else z
+        if z.shape != u_0.shape:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} for states of shape {tuple(u_0.shape)}; give noise for each."
+            )
         kernel = self.marginal(t)(u_0)
         return Perturbed(kernel.sample(z), kernel, z)
 
@@ -118,7 +139,8 @@ class LinearSDE(SDE):
 
     def snr(self, t: Tensor | float) -> Tensor:
         """Signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
-        observation = self.observe(torch.zeros(1, len(self.e)), t)
+        t = as_time(t, self.T)
+        observation = self.observe(torch.zeros(t.numel(), len(self.e)), t)
         return (observation.c / observation.s).square()
 
     def time(self, snr: Tensor | float) -> Tensor:
@@ -270,9 +292,7 @@ class ScalarSDE(LinearSDE):
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
         the times are close.
         """
-        s, t = as_time(s, self.T, "s"), as_time(t, self.T)
-        if not (s <= t).all():
-            raise ValueError("s must not lie after t; swap the arguments: transition(s, t) with s <= t.")
+        s, t = ordered(as_time(s, self.T, "s"), as_time(t, self.T))
         alpha_s, sigma_s = self._alpha_sigma(s)
         alpha_t, sigma_t = self._alpha_sigma(t)
         fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))
@@ -433,8 +453,6 @@ class MatrixSDE(LinearSDE):
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """``u_t`` given ``u_s``; the root is the Cholesky factor."""
-        first, last = torch.broadcast_tensors(as_time(s, self.T, "s"), as_time(t, self.T))
-        if not bool((first <= last).all()):
-            raise ValueError("s must not lie after t; swap the arguments: transition(s, t) with s <= t.")
+        first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))

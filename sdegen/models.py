@@ -314,7 +314,21 @@ def gaussian_regression(at: Transition, std: float) -> tuple[Operator, Operator]
 # --- networks as models ----------------------------------------------------------------------------------------------
 
 
-class Model(nn.Module, VelocityModel):
+class Trainable(nn.Module):
+    """A module with the default objective of score models."""
+
+    _objective: Any = None
+
+    def loss(self, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The default objective, one value per datum: denoising score matching with its defaults."""
+        if self._objective is None:  # kept: its law of times is tabulated once
+            from .losses import Denoising  # losses import models: the default is looked up when it is used
+
+            self._objective = Denoising()
+        return self._objective(self, x_0, generator=generator, **cond)
+
+
+class Model(Trainable, VelocityModel):
     """A network as the score model of a linear SDE.
 
     Parameters
@@ -364,12 +378,6 @@ class Model(nn.Module, VelocityModel):
         return c.c_skip(x) + c.c_out(out)
 
     forward = velocity
-
-    def loss(self, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """The default objective, one value per datum: denoising score matching with its defaults."""
-        from .losses import Denoising  # losses import models: the default is looked up when it is used
-
-        return Denoising()(self, x_0, generator=generator, **cond)
 
 
 class LearnedVariance(Model):
@@ -434,7 +442,7 @@ class LearnedVariance(Model):
         return kl.reshape(len(kl), -1).mean(1)
 
 
-class DirectModel(nn.Module, ScoreModel):
+class DirectModel(Trainable, ScoreModel):
     """A network as the score of any SDE, linear or not: ``score = F(x / scale, c_noise) / scale``.
 
     Parameters
@@ -461,7 +469,6 @@ class DirectModel(nn.Module, ScoreModel):
         return self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
 
     forward = score
-    loss = Model.loss
 
 
 class Conditioned(ScoreModel):

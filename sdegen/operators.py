@@ -155,6 +155,8 @@ class Matrix(Operator):
                 f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
                 "lift the data first with sde.lift(x)."
             )
+        if self.M.ndim > 2:
+            rows(self.M[:, 0, 0], x)  # refuses another number of rows
         M = self.M.to(x)
         return (M @ x.reshape(len(x), k, -1)).reshape(x.shape)
 

@@ -29,7 +29,7 @@ def density(
     ax
         Where to draw.
     extent
-        Half the side of the square shown; four standard deviations of the law's moments where it has them, else 6.
+        Half the side of the square shown around 0; 2.2 of the law's largest standard deviations, where it has moments, else 6.
     points
         Points a side.
     title
@@ -44,7 +44,8 @@ def density(
     grid = torch.cartesian_prod(side, side)
     values = torch.cat([law.log_prob(block).double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
-    ax.imshow(image, origin="lower", extent=(-extent, extent, -extent, extent), cmap="magma")
+    edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points
+    ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap="magma")
     ax.set(xticks=[], yticks=[])
     if title:
         ax.set_title(title, fontsize=9)
@@ -67,7 +68,7 @@ def trajectories(
 ) -> Axes:
     """Paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
 
-    Two dimensions are drawn in the plane, from faint (noise) to dark (data); one against time.
+    Two dimensions are drawn in the plane, the ends marked; one dimension against time.
     """
     ax = _axis(ax)
     lines = path.detach().cpu().numpy()[:, :most]

@@ -127,7 +127,9 @@ class SDE(Dynamics):
         A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
         target of its score come from one and the same law.
         """
-        t = as_time(t, self.T).expand(len(x_0))
+        t = as_time(t, self.T)
+        rows(t, x_0)  # refuses another number of times
+        t = t.expand(len(x_0))
         if self.lag is None:
             self.lag = self._calibrate_lag(x_0)
         s = (t - self.lag).clamp_min(0.0)
@@ -184,6 +186,19 @@ class SDE(Dynamics):
         """A root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
         t = as_time(t, self.T)
         return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
+
+    def snr(self, t: Tensor | float) -> Tensor:
+        """The signal-to-noise ratio, which linear processes have.
+
+        Raises
+        ------
+        TypeError
+            Otherwise.
+        """
+        raise TypeError(
+            f"{type(self).__name__} is not linear and has no signal-to-noise ratio; use grids.Uniform() and "
+            "weightings.UniformTimes(), which are written in t."
+        )
 
     def lift(self, x: Tensor) -> Tensor:
         """Data as a state."""

@@ -159,13 +159,21 @@ def fit(
     for name, value in (("steps", steps), ("seconds", seconds), ("batch_size", batch_size), ("lr", lr), ("clip", clip)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} = {value}; it must be positive.")
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("warmup", warmup)):
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name} = {value}; it must be a whole number, at least 0.")
+    trainable = isinstance(model, nn.Module)
+    if not trainable:
+        raise TypeError(
+            f"model is {type(model).__name__}, which has nothing to train; give an nn.Module such as Model(net, sde)."
+        )
     if steps is None and seconds is None:
         steps = 4000
+    seed = int(torch.randint(2**31 - 1, ())) if seed is None else seed
     settings = {
-        k: v for k, v in locals().items() if k not in ("model", "data", "callbacks", "progress", "name", "value")
-    }
-    seed = int(torch.seed() % 2**31) if seed is None else seed
-    settings["seed"] = seed
+        "steps": steps, "seconds": seconds, "batch_size": batch_size, "lr": lr, "warmup": warmup, "betas": betas,
+        "weight_decay": weight_decay, "clip": clip, "ema": ema, "loss": loss, "seed": seed,
+    }  # fmt: skip
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameters to train.")
@@ -186,7 +194,7 @@ def fit(
             done = max(run.steps / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
             if done >= 1:
                 break
-            rate = lr * min(1.0, (run.steps + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * done))
+            rate = lr * min(1.0, (run.steps + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * done))
             for group in optimiser.param_groups:
                 group["lr"] = rate
             values = objective(model, batch.x, generator=generator, **batch.cond)

@@ -193,6 +193,8 @@ class ImportanceTimes(TimeLaw):
 
     def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Stratified quantiles, and ``1 / density``."""
+        if not sde.is_linear and self.density is None:  # no noise level to be uniform in
+            return StratifiedTimes().sample(sde, n, generator)
         if self._table is None or self._table[0] is not sde:
             self._table = (sde, *self._build(sde))
         _, edges, mass = self._table

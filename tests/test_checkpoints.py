@@ -84,11 +84,6 @@ NETS = {
     "user's": lambda: Own(2, [0.5, -1.5]),
 }
 MOMENTS = sdegen.data.random_mixture(2).moments()
-COLLISION = pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="the parametrisation EDM and the process EDM share one name in the file"
-)
-
-FORGOTTEN = pytest.mark.xfail(strict=True, raises=TypeError, reason="CLD does not keep its constructor's arguments")
 
 
 def ready(model, device, dtype):
@@ -125,7 +120,7 @@ def check(model, path, device, dtype, classes=(), **cond):
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 PAIRS = [
-    pytest.param(s, p, marks=FORGOTTEN if s == "CLD" else COLLISION if p in ("default", "EDM") else ())
+    (s, p)
     for s in SDES
     for p in PARAMETRIZATIONS
     if not (s in ("Cosine", "Rectified") and p in ("noise", "score"))  # singular there
@@ -189,7 +184,6 @@ def test_a_model_without_moments_has_none_after_loading(tmp_path):
     assert load(tmp_path / "model").moments is None
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="safetensors refuses tensors that share their memory")
 def test_weights_used_twice_come_back(tmp_path, device, dtype):
     check(sdegen.Model(Tied(2), sdegen.OU(), models.Velocity()), tmp_path / "model", device, dtype, classes=[Tied])
 
@@ -327,7 +321,6 @@ def test_weights_of_another_architecture_are_refused(small, tmp_path):
         load(path)
 
 
-@pytest.mark.xfail(strict=True, reason="every class that the library's modules import can be constructed by a file")
 @pytest.mark.parametrize("name", ["PchipInterpolator", "Tensor", "Any", "ABC"])
 def test_only_the_library_s_own_classes_are_constructed(small, tmp_path, name):
     path = tmp_path / "model"

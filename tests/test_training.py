@@ -71,7 +71,6 @@ def test_the_recorded_seed_repeats_an_unseeded_run(tiny):
     assert torch.equal(weights(first), weights(again))
 
 
-@pytest.mark.xfail(strict=True, reason="torch.seed() draws a fresh seed by reseeding the user's global generator")
 def test_the_global_generator_keeps_its_seed(tiny):
     model = tiny()
     torch.manual_seed(7)
@@ -182,7 +181,6 @@ def test_learning_rate_warms_up_and_falls_on_a_cosine_to_zero(tiny):
     assert moves[-1] < 1e-2 * max(moves)
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="the ramp divides by warmup")
 def test_no_warmup_starts_at_the_full_rate(tiny):
     assert fit(tiny(), RING, steps=2, batch_size=4, lr=0.01, warmup=0, seed=0).lr[0] == 0.01
 
@@ -368,9 +366,6 @@ def test_training_finds_the_minimiser_of_a_linear_family(device, dtype):
     assert net.a.item() * c_in == pytest.approx(best, rel=0.01)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AttributeError, reason="the default law of times asks a nonlinear process for its snr"
-)
 def test_a_nonlinear_process_trains_with_the_defaults(device, dtype):
     torch.manual_seed(0)
     model = sdegen.DirectModel(sdegen.nets.MLP(1, width=8, depth=1), sdegen.DoubleWell(T=1.0)).to(device, dtype)

@@ -102,6 +102,7 @@ class Label(nn.Module):
             )
         if ((label < -1) | (label >= self.classes)).any():
             raise ValueError(
-                f"label reaches {label.max().item()}; labels run from 0 to {self.classes - 1}, and -1 means none."
+                f"label reaches {(label.min() if (label < -1).any() else label.max()).item()}; "
+                f"labels run from 0 to {self.classes - 1}, and -1 means none."
             )
         return self.table(label.expand(n) + 1)

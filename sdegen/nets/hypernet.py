@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .embeddings import Sinusoidal
-from .mlp import shaped
+from .mlp import flat, shaped
 
 
 class HyperMLP(nn.Module):
@@ -44,7 +44,7 @@ class HyperMLP(nn.Module):
         """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)`` or ``(1,)``."""
         written = self.hyper(self.embedding(level)).reshape(len(level), self.depth, -1)
         mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
-        h = self.first(x.reshape(len(x), -1))
+        h = self.first(flat(x, self.dim))
         for i, layer in enumerate(self.layers):
             each = layer(self.act(h)).reshape(len(x), self.rank, self.width)
             moved = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)

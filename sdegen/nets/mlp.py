@@ -83,10 +83,26 @@ class MLP(nn.Module):
         """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)``, or ``(1,)`` where all rows share it."""
         e = self.level(self.embedding(level))
         e = add_label(self.label, e, label, len(x))
-        h = self.first(x.reshape(len(x), -1))
+        h = self.first(flat(x, self.dim))
         for block in self.blocks:
             h = block(h, e)
         return shaped(self.last(self.act(h)), x)
+
+
+def flat(x: Tensor, dim: int) -> Tensor:
+    """States as rows ``(B, dim)``.
+
+    Raises
+    ------
+    ValueError
+        If they have another number of coordinates.
+    """
+    rows = x.reshape(len(x), -1)
+    if rows.shape[1] != dim:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, the network takes dim = {dim} coordinates; construct it with dim={rows.shape[1]}."
+        )
+    return rows
 
 
 def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> Tensor:

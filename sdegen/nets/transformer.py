@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .embeddings import Sinusoidal
-from .mlp import shaped
+from .mlp import flat, shaped
 
 
 class Layer(nn.Module):
@@ -65,9 +65,9 @@ class CoordinateTransformer(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)`` or ``(1,)``."""
-        flat = x.reshape(len(x), -1)
-        features = self.coordinate(flat.reshape(-1)).reshape(len(x), self.dim, -1)
-        tokens = self.value(torch.cat([features, flat[..., None]], 2))
+        states = flat(x, self.dim)
+        features = self.coordinate(states.reshape(-1)).reshape(len(x), self.dim, -1)
+        tokens = self.value(torch.cat([features, states[..., None]], 2))
         level_token = self.level(self.embedding(level))[:, None].expand(len(x), 1, -1)
         tokens = torch.cat([tokens, level_token], 1) + self.place
         return shaped(self.last(self.layers(tokens)[:, : self.dim])[..., 0], x)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..grids import Angle, Grid
+from ..grids import Angle, Grid, Uniform
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -31,14 +31,20 @@ class Sampler(ABC):
     default_grid: type[Grid] = Angle
 
     def __init__(self, steps: int = 50, grid: Grid | None = None) -> None:
-        if not isinstance(steps, int) or steps < 1:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps = {steps}; a sampler makes a positive whole number of steps.")
         self.steps = steps
-        self.grid = self.default_grid() if grid is None else grid
+        self.grid = grid
 
     def times(self, sde: Any, denoise: bool) -> Tensor:
         """The times to stop at; one fewer where the last move is the denoiser's."""
-        return self.grid(sde, self.steps if denoise else self.steps + 1)
+        return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
+
+    def _grid(self, sde: Any) -> Grid:
+        """The grid asked for, or the default; that of a nonlinear process, which has no noise level, is uniform in t."""
+        if self.grid is not None:
+            return self.grid
+        return self.default_grid() if sde.is_linear else Uniform()
 
     @abstractmethod
     def plan(self, model: Any, times: Tensor) -> list[Any]:

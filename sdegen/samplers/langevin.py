@@ -84,7 +84,7 @@ class AnnealedLangevin(Langevin):
 
     def times(self, sde: Any, denoise: bool) -> Tensor:
         """Each level `repeats` times; the first time is where the state starts."""
-        levels = self.grid(sde, self.steps)
+        levels = self._grid(sde)(sde, self.steps)
         return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
 
 

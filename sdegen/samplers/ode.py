@@ -77,7 +77,7 @@ class ProbabilityFlow(Sampler):
 
     def times(self, sde: Any, denoise: bool) -> Tensor:
         """Both ends at least: the denoiser's move is not one of the integrator's."""
-        return self.grid(sde, self.steps + 1)
+        return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: Any, times: Tensor) -> list[FlowStep]:
         """The flow's clock at the times."""

@@ -121,7 +121,7 @@ def sample(
 
 def start(model: ScoreModel, n: int | None, generator: torch.Generator | None) -> Tensor:
     """`n` draws from the prior, in the model's dtype and on its device."""
-    if n is None or n < 1:
+    if not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n}; ask for at least one sample.")
     if model.moments is None:
         raise ValueError(

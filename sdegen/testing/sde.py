@@ -506,7 +506,11 @@ def derivatives_reach_the_drift(sde: SDE) -> None:
     x, unit = x.detach(), torch.eye(3, dtype=torch.float64)
     h = torch.full((5,), 1e-3, dtype=torch.float64)
     for i in range(3):
-        want = derivative(lambda u, i=i: sde.drift(x + u[:, None] * unit[i], t).sum(1), torch.zeros_like(h), h)
+
+        def along(u: Tensor, direction: Tensor = unit[i]) -> Tensor:
+            return sde.drift(x + u[:, None] * direction, t).sum(1)
+
+        want = derivative(along, torch.zeros_like(h), h)
         close("derivative of the drift", slope[:, i], want, QUADRATURE, 1 + want.abs())
 
 
