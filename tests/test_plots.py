@@ -25,10 +25,12 @@ def gaussian(mean, std):
 
 
 def pixels(image):
-    """The picture's values and the places of its pixels along both axes."""
+    """The picture's values and the centres of its pixels along both axes."""
     values = np.asarray(image.get_array())
     left, right, low, high = image.get_extent()
-    return values, np.linspace(left, right, values.shape[1]), np.linspace(low, high, values.shape[0])
+    rows, columns = (np.arange(n) + 0.5 for n in values.shape)
+    x, y = left + columns * (right - left) / values.shape[1], low + rows * (high - low) / values.shape[0]
+    return values, x, y
 
 
 def test_density_is_brightest_at_the_mode():

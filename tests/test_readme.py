@@ -1,0 +1,28 @@
+"""The README's own code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_first_example_trains_a_model_close_to_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    exec(code[1], {})
+    printed = capsys.readouterr().out
+    laws, held = re.search(r"(\d+) of (\d+) laws hold", printed), re.search(r"# (\d+) laws", code[1])
+    assert laws is not None and held is not None and laws[1] == laws[2] == held[1]
+    kl, stderr = (float(v) for v in printed.strip().splitlines()[-1].split(" ± "))
+    assert kl < 0.02 + 4 * stderr
+
+
+def test_both_commands_install_from_the_constraints() -> None:
+    for name in ("main", "test"):
+        block = re.search(rf"<!-- {name} -->\n```bash\n(.*?)\n```", README, re.DOTALL)
+        assert block is not None and "-c constraints.txt" in block[1] and "\n" not in block[1]
