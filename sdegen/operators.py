@@ -26,10 +26,6 @@ class Operator(ABC):
         """The map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
 
     @abstractmethod
-    def like(self, matrix: Tensor) -> Operator:
-        """The operator of the same kind that `matrix` ``(..., k, k)`` describes."""
-
-    @abstractmethod
     def __matmul__(self, other: Any) -> Any:
         """Composition ``A B``."""
 
@@ -96,9 +92,6 @@ class Scale(Operator):
     def matrix(self) -> Tensor:
         return self.c[..., None, None]
 
-    def like(self, matrix: Tensor) -> Scale:
-        return Scale(matrix[..., 0, 0])
-
     def __matmul__(self, other: Scale) -> Scale:
         return Scale(self.c * other.c)
 
@@ -162,9 +155,6 @@ class Matrix(Operator):
 
     def matrix(self) -> Tensor:
         return self.M
-
-    def like(self, matrix: Tensor) -> Matrix:
-        return Matrix(matrix)
 
     def __matmul__(self, other: Matrix) -> Matrix:
         return Matrix(self.M @ other.M)

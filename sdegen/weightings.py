@@ -50,7 +50,7 @@ class Likelihood(Weighting):
 
     def __call__(self, sde: Any, t: Tensor) -> Operator:
         """``Gᵀ``."""
-        return as_operator(sde.diffusion(torch.zeros(1, len(sde.e)), t)).T
+        return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), t)).T
 
 
 class SNR(Weighting):
