@@ -295,11 +295,11 @@ def third_block(args: Any, budget: Budget) -> str:
         if sigma == 0 and name.startswith("denoising"):
             return {}  # its target, z / sigma, does not exist
         torch.manual_seed(seed)
-        data: Any = RING.sample(200, torch.Generator().manual_seed(seed)).float() if finite else RING
-        law = sdegen.Empirical(data.double()) if finite else RING
-        model = sdegen.DirectModel(Constant(nets.MLP(2, width=64, depth=2)), process, scale=max(sigma, 0.5)).to(
-            args.device
-        )
+        points = RING.sample(200, torch.Generator().manual_seed(seed))
+        data: Any = points.to(args.device, torch.float32) if finite else RING
+        law = sdegen.Empirical(points) if finite else RING
+        net = Constant(nets.MLP(2, width=64, depth=2))
+        model = sdegen.DirectModel(net, process, scale=max(sigma, 0.5)).to(args.device)
         objective = OBJECTIVES[name](weightings.Uniform(), OneLevel(t))
         scale = max(sigma, 0.5) ** 2  # a loss of order one
         try:
@@ -314,7 +314,8 @@ def third_block(args: Any, budget: Budget) -> str:
         if finite and sigma == 0:
             return {f"σ = {sigma:g}": f"loss {sum(run.loss[-50:]) / 50:.3g}"}
         truth = sdegen.Exact(process, law).score(x, level)
-        error = (model.score(x.float(), level).double() - truth).detach().square().sum(1).mean()
+        score = model.score(x.to(args.device, torch.float32), level).detach().double().cpu()
+        error = (score - truth).square().sum(1).mean()
         return {f"σ = {sigma:g}": [(error / truth.square().sum(1).mean()).item(), None]}
 
     table: dict[str, Values] = {}

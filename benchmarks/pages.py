@@ -1,6 +1,6 @@
 """Put the computed tables into the pages that show them, between a marker and the next heading or rule.
 
-    python -m benchmarks.pages
+python -m benchmarks.pages
 """
 
 from __future__ import annotations
