@@ -182,7 +182,7 @@ def kde(draw: Draw, budget: Budget, generator: torch.Generator) -> list[float | 
 
 COLUMNS = {
     "KL(data‖model)": 5, "KL(model‖data)": 5, "prior gap": 7, "sliced W2": 3, "MMD²·1e4": 2, "k-NN KL": 3, "C2ST": 3,
-    "p": 2, "kde_kl": 2, "source": 2, "evaluations": 0, "train s": 0,
+    "p": 2, "kde_kl": 2, "source": 2, "evaluations": 0, "train s": 0, "seeds": 0,
 }  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def second_block(args: Any, budget: Budget) -> str:
         name: combine([row(args, "architecture", name, s, partial(compute, name)) for s in args.seeds])
         for name in ARCHITECTURES
     }
-    columns = {"KL(data‖model)": 5, "KL(model‖data)": 5, "parameters": 0, "steps": 0, "train s": 0}
+    columns = {"KL(data‖model)": 5, "KL(model‖data)": 5, "parameters": 0, "steps": 0, "train s": 0, "seeds": 0}
     return write(args, "architectures", columns, table)
 
 
@@ -328,10 +328,9 @@ def third_block(args: Any, budget: Budget) -> str:
                     row(args, "level", f"{label} {sigma:g}", s, partial(compute, name, sigma, finite))
                     for s in args.seeds
                 ]
-                if any(rows):
-                    cells |= combine([r for r in rows if r])
+                cells |= combine(rows)
             table[label] = cells
-    markdown = write(args, "levels", {f"σ = {s:g}": 4 for s in budget.levels}, table)
+    markdown = write(args, "levels", {f"σ = {s:g}": 4 for s in budget.levels} | {"seeds": 0}, table)
     return markdown + "\n" + langevin_block(args, budget)
 
 
@@ -378,7 +377,9 @@ def langevin_block(args: Any, budget: Budget) -> str:
     table = {
         name: combine([row(args, "langevin", name, s, partial(compute, name)) for s in args.seeds]) for name in choices
     }
-    return write(args, "langevin", {"sliced W2": 3, "k-NN KL": 3, "smallest mode": 3, "evaluations": 0}, table)
+    return write(
+        args, "langevin", {"sliced W2": 3, "k-NN KL": 3, "smallest mode": 3, "evaluations": 0, "seeds": 0}, table
+    )
 
 
 def count(sampler: Any) -> int:

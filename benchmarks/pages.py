@@ -40,7 +40,7 @@ def main() -> None:
     blocks = [f"### {title}\n\n{table(stem)}\n" for stem, title in TITLES.items()]
     picture = "![densities of trained models beside the truth](results/kl_table/densities.png)\n"
     put(HERE / "README.md", "results", "\n".join([*blocks, picture]))
-    chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s"]
+    chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
 

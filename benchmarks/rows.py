@@ -25,7 +25,11 @@ def arguments(description: str, results: str) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="device of networks and samples")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (0 1 2; 0 with --quick)")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    parser.add_argument("--only", default="", help="compute only rows whose name holds this text")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="compute only rows whose name holds this text; a text that none holds puts together what there is",
+    )
     parser.add_argument("--out", type=Path, default=None, help=f"folder of the results (benchmarks/results/{results})")
     args = parser.parse_args()
     name = f"{results}_quick" if args.quick else results
@@ -58,10 +62,12 @@ def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Cal
 def combine(rows: list[Values]) -> Values:
     """Means over seeds, as (value, standard error): over seeds where there are several, else the estimate's own.
 
+    Rows not computed (yet) are empty and left out; ``seeds`` counts the others.
     Every value is a number, or a pair of a number and its standard error.
     """
-    combined: Values = {}
-    for key in rows[0]:
+    rows = [r for r in rows if r]
+    combined: Values = {"seeds": (float(len(rows)), None)} if rows else {}
+    for key in rows[0] if rows else ():
         cells = [r[key] for r in rows if r.get(key) is not None]
         if not cells:
             continue
@@ -83,9 +89,8 @@ def text(cell: Any, digits: int) -> str:
     if isinstance(cell, str):
         return cell
     value, stderr = cell
-    if stderr is None or stderr == 0:
-        return f"{value:.{digits}f}" if abs(value) >= 10**-digits or value == 0 else f"{value:.0e}"
-    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+    form = f".{digits}f" if value == 0 or max(abs(value), stderr or 0.0) >= 10**-digits else ".0e"
+    return f"{value:{form}}" if stderr is None or stderr == 0 else f"{value:{form}} ± {stderr:{form}}"
 
 
 def write(args: argparse.Namespace, stem: str, columns: dict[str, int], table: dict[str, Values]) -> str:
