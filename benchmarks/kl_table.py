@@ -49,6 +49,9 @@ class Entry:
     times: TimeLaw | None = None  # where the law of t is part of the objective
     source: float | None = None
     learned: bool = False
+    antithetic: bool = False  # every datum noised with z and −z, half as many data a step
+    centre: float = -0.3  # of the training times, in log(sigma / alpha)
+    lr: float = 4e-3
 
 
 PROCESSES: dict[str, Callable[[], Any]] = {
@@ -67,7 +70,8 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 TRAINED: dict[str, Entry] = {
     "OU, uniform": Entry(sdegen.OU, weightings.Uniform(), source=33.61),
     "OU, inverse variance": Entry(sdegen.OU, weightings.InverseVariance(), source=32.24),
-    "DDPM, uniform": Entry(sdegen.DDPM, weightings.Uniform(), source=28.04),
+    # lambda = 1 dwells at small noise, where the gradient of single draws is all noise: pairs cancel it.
+    "DDPM, uniform": Entry(sdegen.DDPM, weightings.Uniform(), source=28.04, antithetic=True, centre=1.2, lr=3e-3),
     "DDPM, inverse variance": Entry(sdegen.DDPM, weightings.InverseVariance(), source=28.62),
     "VE, inverse variance": Entry(sdegen.VE, weightings.InverseVariance()),
     "sub-VP, likelihood": Entry(sdegen.SubVP, weightings.Likelihood()),
@@ -108,20 +112,23 @@ def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sd
     model = model_class(net, entry.sde(), entry.parametrization).to(device)
     # Noise levels far from the data's own lengths are easy: most draws go where they are not. The factor 1/density
     # keeps each row's own objective.
-    times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting))
-    denoising: Any = losses.Denoising(entry.weighting, times)
+    times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting, entry.centre))
+    denoising: Any = losses.Denoising(entry.weighting, times, antithetic=entry.antithetic)
     objective = losses.Hybrid(denoising) if entry.learned else denoising
-    return model, sdegen.fit(model, RING, steps=budget.steps, seconds=98, loss=objective, seed=seed)
+    batch = 256 if entry.antithetic else 512  # as many evaluations of the network
+    return model, sdegen.fit(
+        model, RING, steps=budget.steps, seconds=98, batch_size=batch, lr=entry.lr, loss=objective, seed=seed
+    )
 
 
-def near_the_data(weighting: Weighting, sde: Any, t: Tensor) -> Tensor:
-    """A density of times: normal in ``log(sigma / alpha)`` around the lengths of the ring, times the row's own weight."""
+def near_the_data(weighting: Weighting, centre: float, sde: Any, t: Tensor) -> Tensor:
+    """A density of times: normal in ``log(sigma / alpha)`` around `centre`, times the row's own weight."""
     ends = torch.cat([t[:1] * 0 + sde.t_min, 0.5 * (t[1:] + t[:-1]), t[-1:] * 0 + sde.t_max])
     level = -0.5 * sde.snr(ends).log()
     slope = (level[1:] - level[:-1]) / (ends[1:] - ends[:-1])
     at = sde.marginal(t)
     weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[:, 0, 0]  # on the error of the velocity
-    return slope * weight * (-0.5 * ((-0.5 * sde.snr(t).log() + 0.3) / 1.8).square()).exp()
+    return slope * weight * (-0.5 * ((-0.5 * sde.snr(t).log() - centre) / 1.8).square()).exp()
 
 
 def judge(model: Any, sampler: Any, cheap: Any, budget: Budget, seed: int, device: str, dtype: torch.dtype) -> Values:
@@ -251,7 +258,7 @@ def second_block(args: Any, budget: Budget) -> str:
         net = ARCHITECTURES[name]()
         model = sdegen.Model(net, sdegen.VP(), EDMParametrization(detail=DETAIL, delta=0.03)).to(args.device)
         weighting = weightings.Likelihood()
-        objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting)))
+        objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
         run = sdegen.fit(model, RING, seconds=budget.seconds, loss=objective, seed=seed)
         cells = flow_divergences(model, budget.architecture_likelihood, seed, args.device, torch.float32)
         size = sum(p.numel() for p in net.parameters())
@@ -402,9 +409,10 @@ def picture(args: Any) -> None:
     shown = {n: sdegen.load(p, classes=[Warming]) for n, p in models.items() if p.exists()}
     names = [n for n in list(TRAINED)[:4] + list(TRAINED)[-1:] if n in shown]
     figure, axes = plt.subplots(1, len(names) + 1, figsize=(3 * len(names) + 3, 3.2))
-    plots.density(RING, ax=axes[0], title="truth")
+    points = 48 if args.quick else 100  # a side, each a likelihood
+    plots.density(RING, ax=axes[0], points=points, title="truth")
     for name, ax in zip(names, axes[1:], strict=True):
-        plots.density(shown[name], ax=ax, title=name)
+        plots.density(shown[name], ax=ax, points=points, title=name)
     figure.savefig(args.out / "densities.png", dpi=110, bbox_inches="tight")
 
 

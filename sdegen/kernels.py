@@ -57,6 +57,10 @@ class Perturbed(NamedTuple):
     kernel: Kernel
     z: Tensor
 
+    def mirrored(self) -> Perturbed:
+        """The draw of the opposite noise."""
+        return Perturbed(self.kernel.sample(-self.z), self.kernel, -self.z)
+
 
 class Observation(NamedTuple):
     """What a state tells about its datum: ``y = c x_0 + s zeta``, ``c² + s² = 1``, and nothing else.

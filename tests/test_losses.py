@@ -72,6 +72,48 @@ def test_pooled_target_has_the_same_mean_and_less_variance(sde: Any) -> None:
     assert spreads[1] < 0.7 * spreads[0]
 
 
+@pytest.mark.parametrize("sde", [*SDES, sdegen.DoubleWell()], ids=lambda s: type(s).__name__)
+def test_antithetic_noise_keeps_the_loss(sde: Any) -> None:
+    # The mean over pairs is the loss at z and at −z: the same number as from independent draws.
+    x_0 = DATA.sample(20_000, torch.Generator().manual_seed(3))
+
+    class Pull(ScoreModel):
+        def __init__(self) -> None:
+            self.sde, self.moments = sde, DATA.moments()
+
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return -x
+
+    values = [
+        losses.Denoising(times=weightings.UniformTimes(), pooled=False, antithetic=pair)(
+            Pull(), x_0, generator=torch.Generator().manual_seed(k)
+        )
+        for k, pair in enumerate((False, True))
+    ]
+    error = sum(v.var() / len(v) for v in values) ** 0.5
+    assert abs(values[0].mean() - values[1].mean()) < 5 * error
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(sigma_min=1e-4), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
+    # lambda = 1: one draw's gradient has standard deviation ∝ 1 / sigma, a pair's does not grow.
+    def spread(antithetic: bool, level: float) -> float:
+        class At(weightings.TimeLaw):
+            def sample(self, sde: Any, n: int, generator: Any = None) -> tuple[Tensor, Tensor]:
+                return sde.time(level**-2.0).expand(n), torch.ones(n, dtype=torch.float64)
+
+        size = torch.zeros(2000, 1, dtype=torch.float64, requires_grad=True)
+        loss = losses.Denoising(weightings.InverseVariance(), At(), pooled=False, antithetic=antithetic)
+        size_of = size[:, None] if len(sde.e) > 1 else size
+        g = torch.Generator().manual_seed(0)
+        total = loss(Off(sde, size_of), DATA.sample(2000, g), generator=g).sum() * level**-2.0
+        return torch.autograd.grad(total, size)[0].std().item()
+
+    alone, pair = ([spread(a, level) for level in (1e-2, 1e-3)] for a in (False, True))
+    assert alone[1] > 5 * alone[0]
+    assert pair[1] < 1.5 * pair[0] < 0.2 * alone[1]
+
+
 @pytest.mark.parametrize("divergence", [exact_divergence, hutchinson_divergence])
 @pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
 def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, divergence: Any) -> None:
