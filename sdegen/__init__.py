@@ -1,7 +1,8 @@
 """sdegen: generative modelling as one object and one network, a forward SDE and a score model.
 
-`kernels` and `distributions` are the Gaussian laws; `sde`, `linear` and `processes` the forward SDEs; `models` the score
-models; `weightings` and `losses` what they are trained by; `grids` and `samplers` how they are sampled; `likelihood` their
+`kernels` and `distributions` are the Gaussian laws; `sde`, `linear`, `scalar` and `matrix` the forward SDEs, `processes`
+and `nonlinear` the zoo of them; `models` the score models, `parametrizations` what their networks are asked for;
+`weightings` and `losses` what they are trained by; `grids` and `samplers` how they are sampled; `likelihood` their
 densities; `nets`, `data`, `training` and `checkpoints` the practical side; `metrics`, `testing` and `plots` what one
 judges by.
 """
@@ -9,18 +10,19 @@ judges by.
 from . import data, divergence, grids, kernels, losses, metrics, nets, plots, samplers, testing, weightings
 from .checkpoints import load, save
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
-from .likelihood import Density, LogProb, log_prob
-from .linear import LinearSDE, MatrixSDE, ScalarSDE, ScheduleSDE
+from .likelihood import Density as density
+from .likelihood import LogProb, log_prob
+from .linear import LinearSDE
 from .losses import NonFiniteLoss
+from .matrix import MatrixSDE
 from .models import Conditioned, DirectModel, Exact, LearnedVariance, Model, ScoreModel, VelocityModel
 from .operators import Matrix, Operator, Scale
 from .processes import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
 from .samplers import sample
+from .scalar import ScalarSDE, ScheduleSDE
 from .sde import SDE, Dynamics, Reverse
 from .simulate import simulate
 from .training import Run, fit
-
-density = Density
 
 __all__ = [
     # processes
@@ -31,7 +33,7 @@ __all__ = [
     # models
     "Conditioned", "DirectModel", "Exact", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "Density", "LogProb", "density", "log_prob",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "LogProb", "density", "log_prob",
     # chapters
     "data", "divergence", "grids", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
 ]  # fmt: skip

@@ -18,10 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import models, nets, processes
+from . import models, nets, nonlinear, parametrizations, processes
 from .distributions import Moments
 
 FORMAT = "sdegen-1"
+# Files name a class by the chapter it is offered in, which outlives the module it is written in.
+_CHAPTERS = {"nonlinear": "processes", "parametrizations": "models"}
+_LIBRARY = (models, nets, nonlinear, parametrizations, processes)
 _PLAIN = (int, float, str, bool, type(None))
 
 
@@ -76,7 +79,7 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
         raise ValueError(
             f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; it is not a saved sdegen model."
         )
-    ours = (c for module in (models, nets, processes) for c in vars(module).values() if isinstance(c, type))
+    ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
     known = {_name(c): c for c in (*(c for c in ours if _name(c) != c.__name__), *classes)}
     model = _construct(json.loads(header["model"]), tensors, known, str(path))
     model.to(getattr(torch, header["dtype"]))
@@ -95,7 +98,7 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
 def _name(cls: type) -> str:
     """A class of the library with its chapter, ``models.EDM`` or ``processes.EDM``; the user's by its name alone."""
     module = cls.__module__.split(".")
-    return f"{module[1]}.{cls.__name__}" if module[0] == __package__ else cls.__name__
+    return f"{_CHAPTERS.get(module[1], module[1])}.{cls.__name__}" if module[0] == __package__ else cls.__name__
 
 
 def _own(value: Tensor) -> Tensor:

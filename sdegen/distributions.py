@@ -43,8 +43,8 @@ class Distribution(ABC):
         """Mean and covariance."""
 
     @abstractmethod
-    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
-        """The law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` lifts a datum, ``(1,)`` by default."""
+    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
+        """The law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` is the lift of a unit datum."""
 
 
 class GaussianMixture(Distribution):
@@ -184,17 +184,13 @@ class GaussianMixture(Distribution):
         covariance = torch.einsum("k,kij->ij", w, self._full()) + torch.einsum("k,ki,kj->ij", w, centred, centred)
         return Moments(mean.reshape(self.event_shape), covariance)
 
-    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
-        """The law of ``Phi e x + R z``; for a lifted state over ``(k, *event_shape)``."""
-        Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
-        if Phi.ndim != 2:
-            raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
-        if e is None:  # a number
-            alpha, variance = Phi[0, 0], Sigma[0, 0]
-            widen = variance if self._U is None else variance * torch.eye(self._flat.shape[1], dtype=torch.float64)
-            return GaussianMixture(self.weights, alpha * self.means, alpha.square() * self.covariances + widen)
-        p = Phi @ e
+    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
+        """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
+        p, Sigma = _seen(transition, e)
         K, d = self._flat.shape
+        if len(e) == 1:  # numbers keep the form of the covariances
+            widen = Sigma[0, 0] if self._U is None else Sigma * torch.eye(d, dtype=torch.float64)
+            return GaussianMixture(self.weights, p * self.means, p.square() * self.covariances + widen)
         means = torch.einsum("i,kd->kid", p, self._flat).reshape(K, len(p), *self.event_shape)
         outer = torch.einsum("i,j,kab->kiajb", p, p, self._full())
         outer = outer + torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64))
@@ -254,17 +250,24 @@ class Empirical(Distribution):
         """Mean, and full covariance up to 64 dimensions, its diagonal beyond."""
         return moments_of(self.data)
 
-    def diffuse(self, transition: Transition, e: Tensor | None = None) -> GaussianMixture:
-        """The law of ``Phi e x + R z``; for a lifted state over ``(k, *event_shape)``."""
-        Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
-        data = self.data.cpu().double()
+    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
+        """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
+        p, Sigma = _seen(transition, e)
+        data, d = self.data.cpu().double(), math.prod(self.event_shape)
         weights = torch.full((len(data),), 1 / len(data), dtype=torch.float64)
-        if e is None:
-            return GaussianMixture(weights, Phi[0, 0] * data, Sigma[0, 0].expand(len(data)))
-        p, d = Phi @ e, math.prod(self.event_shape)
+        if len(e) == 1:
+            return GaussianMixture(weights, p * data, Sigma[0, 0].expand(len(data)))
         means = torch.einsum("i,kd->kid", p, data.reshape(len(data), d)).reshape(-1, len(p), *self.event_shape)
         full = torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64)).reshape(len(p) * d, len(p) * d)
         return GaussianMixture(weights, means, full.expand(len(data), -1, -1))
+
+
+def _seen(transition: Transition, e: Tensor) -> tuple[Tensor, Tensor]:
+    """``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, of one transition."""
+    Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
+    if Phi.ndim != 2:
+        raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
+    return Phi @ e, Sigma
 
 
 def _check_event(x: Tensor, event_shape: torch.Size) -> None:

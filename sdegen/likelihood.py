@@ -180,7 +180,7 @@ def _marginalise(
 
 
 class Density:
-    """A score model as a law, with ``sample`` and ``log_prob``, for metrics that compare densities.
+    """A score model as a law, with ``sample`` and ``log_prob``, for metrics that compare densities: ``sdegen.density``.
 
     Parameters
     ----------

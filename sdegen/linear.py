@@ -1,13 +1,11 @@
 """Linear SDEs ``dx = F(t) x dt + G(t) dw``: processes whose laws are known from their coefficients alone.
 
-`ScalarSDE` takes ``f, g``; `ScheduleSDE` takes ``alpha, sigma``; `MatrixSDE` takes ``(k, k)`` matrices. What is not given
-is derived, in float64. ``sigma(0) > 0`` is allowed and means data smoothed by that much; ``alpha(T) = 0`` is allowed too.
-Nothing here evaluates a coefficient where it is infinite.
+This file holds what follows from their marginals and transitions, in float64; `scalar` and `matrix` derive those from
+coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; ``Phi(T) = 0`` is allowed too.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any
@@ -15,15 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributions import GaussianMixture, Moments
-from .divergence import value_and_slope
+from .distributions import Distribution, GaussianMixture, Moments
 from .kernels import Kernel, Observation, Perturbed, Transition, noise_like
-from .moments import RootTable, matrix_moments, psd_cholesky, scalar_moments
-from .operators import Matrix, Operator, Scale
-from .sde import SDE, Flow, as_time
+from .operators import Operator
+from .sde import SDE, as_time
 
 
-class _Memo:
+class Memo:
     """The last few results of a function of one time tensor, by the tensor's identity.
 
     A training step asks for the law at one and the same `t` in its loss, its weighting and its parametrisation; a
@@ -61,7 +57,8 @@ def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return s, t
 
 
-def _carries_gradient(value: Tensor) -> bool:
+def carries_gradient(value: Tensor) -> bool:
+    """Whether a result belongs to a graph, of reverse mode or of `torch.func`."""
     return value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
@@ -70,20 +67,26 @@ class LinearSDE(SDE):
 
     Two laws, which differ exactly when ``Sigma(0)`` is not zero: `marginal`, the state given clean data, and
     `transition`, one state given another.
+
+    Attributes
+    ----------
+    Sigma_0
+        ``Sigma(0)``, the covariance of the state at ``t = 0`` given clean data, float64 ``(k, k)``, as it is declared.
     """
 
     is_linear = True
+    Sigma_0: Tensor
 
     @cached_property
-    def _marginals(self) -> _Memo:
-        return _Memo()
+    def _marginals(self) -> Memo:
+        return Memo()
 
     def marginal(self, t: Tensor | float) -> Transition:
         """``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
 
         def compute(t: Tensor) -> tuple[Transition, bool]:
             law = self._marginal(t)
-            return law, not (_carries_gradient(law.R.matrix()) or _carries_gradient(law.Phi.matrix()))
+            return law, not (carries_gradient(law.R.matrix()) or carries_gradient(law.Phi.matrix()))
 
         return self._marginals(as_time(t, self.T), compute)
 
@@ -132,6 +135,10 @@ class LinearSDE(SDE):
             )
         kernel = self.marginal(t)(u_0)
         return Perturbed(kernel.sample(z), kernel, z)
+
+    def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
+        """The law at one time `t` of data from `law`."""
+        return law.diffuse(self.marginal(t), self.e)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
         """What the state `x` at `t` tells about its datum: ``y = c x_0 + s zeta``."""
@@ -193,9 +200,7 @@ class LinearSDE(SDE):
         moments
             Mean and covariance of the data, as `fit` stores them in ``model.moments``.
         """
-        at_T = self.marginal(self.T)
-        data = gaussian(moments)
-        return data.diffuse(at_T) if len(self.e) == 1 else data.diffuse(at_T, self.e)
+        return self.diffused(gaussian(moments), self.T)
 
     def root(self, t: Tensor | float) -> Operator:
         """The root of the marginal's covariance."""
@@ -211,248 +216,3 @@ def gaussian(moments: Moments) -> GaussianMixture:
     if moments.mean.numel() == 1:
         C = C.reshape(moments.mean.shape)
     return GaussianMixture(torch.ones(1, dtype=torch.float64), moments.mean[None], C[None])
-
-
-class ScalarSDE(LinearSDE):
-    """``dx = f(t) x dt + g(t) dw``: give `f` and `g`; ``alpha`` and ``sigma`` are derived by quadrature.
-
-    Methods are elementwise torch functions of a float64 `t`. A subclass may also give ``alpha`` and ``sigma`` in closed
-    form; `testing.check_sde` holds the two against each other.
-
-    Attributes
-    ----------
-    sigma_0
-        ``sigma(0)``, the smoothing of the data at ``t = 0``.
-    piece
-        Length of the pieces on which the coefficients are smooth, for a process whose derivatives jump; None otherwise.
-
-    Examples
-    --------
-    >>> class Brownian(ScalarSDE):
-    ...     def f(self, t): return 0 * t
-    ...     def g(self, t): return 1 + 0 * t
-    >>> round(Brownian().sigma(torch.tensor(0.25)).item(), 9)
-    0.5
-    """
-
-    sigma_0: float = 0.0
-    piece: float | None = None
-
-    @abstractmethod
-    def f(self, t: Tensor) -> Tensor:
-        """Drift coefficient."""
-
-    @abstractmethod
-    def g(self, t: Tensor) -> Tensor:
-        """Diffusion coefficient."""
-
-    @cached_property
-    def _quadratures(self) -> _Memo:
-        return _Memo()
-
-    def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        def compute(t: Tensor) -> tuple[tuple[Tensor, Tensor], bool]:
-            pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
-            return pair, not (_carries_gradient(pair[0]) or _carries_gradient(pair[1]))
-
-        return self._quadratures(t, compute)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """``alpha(t) = exp ∫_0^t f``."""
-        return self._quadrature(t)[0].exp()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
-        log_alpha, log_variance = self._quadrature(t)
-        if not self.sigma_0:
-            return (0.5 * log_variance).exp()
-        return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
-
-    @cached_property
-    def t_min(self) -> float:  # type: ignore[override]
-        """The smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
-        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
-
-    def drift_operator(self, t: Tensor | float) -> Scale:
-        """``f(t)``."""
-        return Scale(self.f(as_time(t, self.T)))
-
-    def diffusion_operator(self, t: Tensor | float) -> Scale:
-        """``g(t)``."""
-        return Scale(self.g(as_time(t, self.T)))
-
-    def _marginal(self, t: Tensor) -> Transition:
-        """``x_t | x_0 ~ N(alpha x_0, sigma²)``."""
-        alpha, sigma = (torch.as_tensor(c(t), dtype=torch.float64).expand(t.shape) for c in (self.alpha, self.sigma))
-        return Transition(Scale(alpha), Scale(sigma))
-
-    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
-
-        The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
-        the times are close.
-        """
-        s, t = ordered(as_time(s, self.T, "s"), as_time(t, self.T))
-        alpha_s, sigma_s = self._alpha_sigma(s)
-        alpha_t, sigma_t = self._alpha_sigma(t)
-        fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))
-        fall = torch.where(fall.isnan(), 0.0, fall)  # inf − inf: both times are at an end of the process
-        return Transition(Scale(alpha_t / alpha_s), Scale(sigma_t * (-torch.expm1(fall)).clamp_min(0).sqrt()))
-
-    def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        law = self.marginal(t)
-        return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
-
-    def snr(self, t: Tensor | float) -> Tensor:
-        """``alpha² / sigma²``."""
-        alpha, sigma = self._alpha_sigma(t)
-        return (alpha / sigma).square()
-
-    def flow(self, model: Any) -> AngleFlow:
-        """The probability flow in the angle ``atan2(sigma, alpha)``."""
-        return AngleFlow(self, model)
-
-
-class AngleFlow(Flow):
-    """The probability flow of a scalar process in the angle ``phi = atan2(sigma, alpha)`` and the chart ``y = x / r``.
-
-    There ``dy/dphi = cos(phi) E[z | x] − sin(phi) E[x_0 | x]``, the velocity, finite at both ends for every schedule.
-    """
-
-    sde: ScalarSDE
-
-    def __init__(self, sde: ScalarSDE, model: Any) -> None:
-        self.sde, self.model = sde, model
-
-    def clock(self, t: Tensor) -> Tensor:
-        """``phi(t)``."""
-        alpha, sigma = self.sde._alpha_sigma(t)
-        return torch.atan2(sigma, alpha)
-
-    def time(self, tau: Tensor) -> Tensor:
-        """The time of an angle."""
-        return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
-
-    def chart(self, x: Tensor, t: Tensor) -> Tensor:
-        """``x / r``."""
-        return self.sde.marginal(t).normalise(x)
-
-    def unchart(self, y: Tensor, t: Tensor) -> Tensor:
-        """``r y``."""
-        return self.sde.marginal(t).r(y)
-
-    def log_scale(self, t: Tensor) -> Tensor:
-        """``log r``."""
-        return self.sde.marginal(t).r.log_abs_det()
-
-    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """``dy/dphi``."""
-        t = self.time(tau)
-        return self.model.velocity(self.unchart(y, t), t)
-
-
-class ScheduleSDE(ScalarSDE):
-    """``x_t = alpha(t) x_0 + sigma(t) z``: give `alpha` and `sigma`; ``f`` and ``g`` are their derivatives.
-
-    ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
-    differentiable torch functions of `t`.
-    """
-
-    @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
-        """Signal coefficient."""
-
-    @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
-        """Noise coefficient."""
-
-    def f(self, t: Tensor) -> Tensor:
-        """``alpha' / alpha``."""
-        alpha, slope = _derivative(self.alpha, t)
-        return slope / alpha
-
-    def g(self, t: Tensor) -> Tensor:
-        """``sqrt(2 sigma (sigma' − f sigma))``."""
-        sigma, slope = _derivative(self.sigma, t)
-        return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
-
-
-def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
-    def lifted(u: Tensor) -> Tensor:
-        return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
-
-    return value_and_slope(lifted, t, torch.ones_like(t))
-
-
-class MatrixSDE(LinearSDE):
-    """``du = F(t) u dt + G(t) dw`` with ``(k, k)`` matrices acting on the channels of a state ``(B, k, *)``.
-
-    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `moments.RootTable`). By default
-    the data are the first channel and the others start as given by `Sigma_0`.
-
-    Attributes
-    ----------
-    Sigma_0
-        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``.
-    """
-
-    Sigma_0: Tensor
-
-    @abstractmethod
-    def F(self, t: Tensor) -> Tensor:
-        """Drift matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
-
-    @abstractmethod
-    def G(self, t: Tensor) -> Tensor:
-        """Diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
-
-    def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``Phi`` and covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is known."""
-        return matrix_moments(self.F, self.G, s, t)
-
-    def lift(self, x: Tensor) -> Tensor:
-        """Data as the mean of the state at 0: the first channel."""
-        return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
-
-    def project(self, u: Tensor) -> Tensor:
-        """The first channel."""
-        return u[:, 0]
-
-    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """States at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's log-density."""
-        rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
-        law = Kernel(torch.zeros_like(z[:, 1:]), rest)
-        v = law.sample(z[:, 1:])
-        return torch.cat([x[:, None], v], 1), law.log_prob(v)
-
-    @cached_property
-    def e(self) -> Tensor:
-        """The lift of a unit datum, ``(k,)``."""
-        return self.lift(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
-
-    def _covariance(self, t: Tensor) -> Tensor:
-        Phi, Sigma = self.moments(torch.zeros_like(t), t)
-        return Phi @ self.Sigma_0 @ Phi.mT + Sigma
-
-    @cached_property
-    def _root(self) -> RootTable:
-        return RootTable(self.F, self.G, self._covariance, self.T)
-
-    def drift_operator(self, t: Tensor | float) -> Matrix:
-        """``F(t)``."""
-        return Matrix(self.F(as_time(t, self.T)))
-
-    def diffusion_operator(self, t: Tensor | float) -> Matrix:
-        """``G(t)``."""
-        return Matrix(self.G(as_time(t, self.T)))
-
-    def _marginal(self, t: Tensor) -> Transition:
-        """``u_t`` given clean data."""
-        Phi, _ = self.moments(torch.zeros_like(t), t)
-        return Transition(Matrix(Phi), Matrix(self._root(t)))
-
-    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """``u_t`` given ``u_s``; the root is the Cholesky factor."""
-        first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
-        Phi, Sigma = self.moments(first, last)
-        return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))

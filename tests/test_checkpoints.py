@@ -254,6 +254,20 @@ def test_a_file_is_safetensors_with_plain_text_for_the_rest(small, tmp_path):
     assert stored == small.state_dict().keys()
 
 
+def test_a_file_names_classes_by_chapter_wherever_they_are_written(tmp_path):
+    """A file outlives the modules that its classes are written in: it names the chapters that offer them."""
+    for model, names in (
+        (sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.EDM()), {"models.EDM", "processes.EDM"}),
+        (sdegen.DirectModel(nets.MLP(2, width=8, depth=1), sdegen.DoubleWell()), {"processes.DoubleWell"}),
+    ):
+        save(model, tmp_path / "model")
+        with safe_open(tmp_path / "model", framework="pt") as file:
+            described = json.loads(file.metadata()["model"])
+        arguments = described["arguments"].values()
+        assert names <= {a["class"] for a in arguments if isinstance(a, dict)}
+        assert type(load(tmp_path / "model")) is type(model)
+
+
 class Trap:
     """Unpickling it leaves a mark."""
 

@@ -90,7 +90,7 @@ def test_exact_model_is_the_score_of_the_diffused_law(law: GaussianMixture, sde:
     model = sdegen.Exact(sde, law)
     for t in (0.0, 1e-3, 0.3, 1.0):
         at = sde.marginal(t * sde.T)
-        diffused = law.diffuse(at) if len(sde.e) == 1 else law.diffuse(at, sde.e)
+        diffused = sde.diffused(law, t * sde.T)
         u = diffused.sample(30, torch.Generator().manual_seed(1))
         score = diffused.score(u)
         torch.testing.assert_close(

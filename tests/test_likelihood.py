@@ -29,8 +29,7 @@ name = lambda sde: type(sde).__name__
 
 
 def law_at(sde: sdegen.LinearSDE, t: float) -> sdegen.GaussianMixture:
-    at = sde.marginal(t)
-    return RING.diffuse(at) if len(sde.e) == 1 else RING.diffuse(at, sde.e)
+    return sde.diffused(RING, t)
 
 
 @pytest.mark.parametrize("sde", SCALAR, ids=name)

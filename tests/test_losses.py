@@ -94,7 +94,9 @@ def test_antithetic_noise_keeps_the_loss(sde: Any) -> None:
     assert abs(values[0].mean() - values[1].mean()) < 5 * error
 
 
-@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(sigma_min=1e-4), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.VE(sigma_min=1e-4), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__
+)
 def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
     # lambda = 1: one draw's gradient has standard deviation ∝ 1 / sigma, a pair's does not grow.
     def spread(antithetic: bool, level: float) -> float:

@@ -178,7 +178,7 @@ PAIR = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.0], [2.0]]), 
 @pytest.mark.parametrize("T", [0.3, 1.0, 2.0])
 def test_prior_gap_is_the_integral(T):
     sde = OU(T=T)
-    law, prior = PAIR.diffuse(sde.marginal(T)), sde.prior(PAIR.moments())
+    law, prior = sde.diffused(PAIR, T), sde.prior(PAIR.moments())
 
     def integrand(x: float) -> float:
         at = torch.tensor([[x]], dtype=torch.float64)
@@ -202,7 +202,7 @@ def test_prior_gap_of_gaussian_data():
     data = gaussian([3.0, 0.0], [[2.0, 0.5], [0.5, 1.0]])
     assert prior_gap(OU(T=1.0), data).value == pytest.approx(0.0, abs=1e-14)
     sde = Declared(T=1.0)
-    law = data.diffuse(sde.marginal(1.0))
+    law = sde.diffused(data, 1.0)
     truth = gaussian_kl(law, gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]))
     assert prior_gap(sde, data) == (pytest.approx(truth, rel=1e-12), 0.0)
 
@@ -219,7 +219,7 @@ def test_prior_gap_is_precise_when_it_is_tiny():
 
 @pytest.mark.parametrize("sde", [VP(), VE(), CLD(beta=1.0)], ids=lambda sde: type(sde).__name__)
 def test_prior_gap_by_quadrature_agrees_with_monte_carlo(sde):
-    law = ring().diffuse(sde.marginal(sde.T)) if len(sde.e) == 1 else ring().diffuse(sde.marginal(sde.T), sde.e)
+    law = sde.diffused(ring(), sde.T)
     gap = prior_gap(sde, ring())
     assert gap.stderr == 0
     reference = kl(law, sde.prior(ring().moments()), 30_000, seed=0)

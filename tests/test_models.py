@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen.models import EDM, Data, Noise, Parametrization, Score, Velocity
+from sdegen.parametrizations import EDM, Data, Noise, Parametrization, Score, Velocity
 from sdegen.testing import check_model, model_cases
 
 LAW = sdegen.data.random_mixture(2, modes=3, seed=1)

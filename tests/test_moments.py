@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen.linear import MatrixSDE, ScalarSDE
+from sdegen.matrix import MatrixSDE
 from sdegen.moments import RootTable, matrix_moments, psd_cholesky, van_loan
+from sdegen.scalar import ScalarSDE
 
 CLOSED = [sdegen.VP(), sdegen.SubVP(), sdegen.VE(), sdegen.OU(), sdegen.EDM()]
 

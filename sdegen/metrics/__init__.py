@@ -6,8 +6,10 @@ project, kept so that its rows can be compared. Nothing here trains a network, a
 """
 
 from .estimate import Estimate
-from .kl import kde_kl, kde_kl_once, kl, kl_from_log_ratio, knn_kl, prior_gap
+from .kde import kde_kl, kde_kl_once
+from .kl import kl, kl_from_log_ratio, prior_gap
 from .mmd import mmd
+from .nearest import knn_kl
 from .two_sample import ClassifierTest, classifier_test
 from .wasserstein import sliced_wasserstein
 

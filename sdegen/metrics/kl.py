@@ -1,30 +1,20 @@
-"""Kullback–Leibler divergences in nats: from densities, from samples, at the prior; and the source table's `kde_kl`.
+"""Kullback–Leibler divergences in nats where densities are known: of two laws, and of a process to its prior.
 
-`kl` needs both densities and `prior_gap` a process: they measure the divergence itself. `knn_kl` is biased by the
-finite distance to a neighbour, and its standard error does not show that. `kde_kl` is no divergence at all.
+`kl` needs both densities and `prior_gap` a process: they measure the divergence itself. For samples alone see `nearest`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from numpy.polynomial.hermite_e import hermegauss
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..distributions import Distribution, GaussianMixture
 from ..linear import LinearSDE
-from .estimate import Estimate, as_generator, as_pair, as_points, check_samples
-
-
-class Samples(Protocol):
-    """What can be drawn from."""
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` points, ``(n, *)``."""
+from .estimate import Estimate, as_generator, check_samples
 
 
 class Density(Protocol):
@@ -32,9 +22,6 @@ class Density(Protocol):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Normalised log-density in nats, ``(B,)``."""
-
-
-# --- densities ------------------------------------------------------------------------------------------------------
 
 
 def kl(
@@ -179,8 +166,7 @@ def prior_gap(
             f"{type(sde).__name__} is not linear, and the law of its state at T is unknown; simulate to T and compare "
             "the samples with its prior by knn_kl or mmd."
         )
-    at_T = sde.marginal(sde.T)
-    law = distribution.diffuse(at_T) if len(sde.e) == 1 else distribution.diffuse(at_T, sde.e)
+    law = sde.diffused(distribution, sde.T)
     prior = sde.prior(distribution.moments())
     K, d = len(law.weights), math.prod(law.event_shape)
     # Nodes, and densities of components at them, that Monte Carlo would not be faster than.
@@ -212,145 +198,3 @@ def _quadrature_kl(p: GaussianMixture, q: Density, order: int) -> float:
 def _log_prob(law: Density, x: Tensor, width: int) -> Tensor:
     """``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
     return torch.cat([law.log_prob(rows) for rows in x.split(max(1, 2**22 // width))])
-
-
-# --- samples --------------------------------------------------------------------------------------------------------
-
-
-def knn_kl(x: Tensor, y: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
-    """``KL(P ‖ Q)`` in nats from samples ``x ~ P`` and ``y ~ Q``, by distances to k-th nearest neighbours.
-
-    ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its k-th
-    neighbour among the other ``x`` and ``nu_k(i)`` to that among the ``y``. Q. Wang, S. Kulkarni, S. Verdú, *Divergence
-    estimation for multidimensional densities via k-nearest-neighbor distances*, 2009.
-
-    Consistent, but biased by how much the densities change within such a distance: too small in many dimensions, and
-    where `P` reaches beyond `Q` (for Gaussians in the plane with n = m = 8,000: within 0.01 for a shift by half a
-    standard deviation, but 0.32 where 0.44 is right for a `P` 1.5 times as wide as `Q`).
-
-    The standard error comes from disjoint folds of both samples: each pair of folds is an independent, smaller copy
-    of the estimate, and their standard deviation over √folds is its error as far as variances go like ``1/n``.
-
-    Parameters
-    ----------
-    x, y
-        Independent samples, ``(n, *)`` and ``(m, *)``.
-    k
-        Which neighbour: larger ones are less noisy and more biased.
-    folds
-        Number of folds behind the standard error.
-
-    Raises
-    ------
-    TypeError
-        If the samples are not floating point.
-    ValueError
-        If points coincide, the dimensions differ, or a fold has no k + 1 points.
-    """
-    if k < 1 or folds < 2:
-        raise ValueError(f"k = {k}, folds = {folds}; expected k >= 1 and folds >= 2.")
-    x, y = (v.cpu() for v in as_pair(x, y, folds * (k + 1)))
-    value = _knn_kl(x, y, k)
-    return Estimate(value, Estimate.of([_knn_kl(x[i::folds], y[i::folds], k) for i in range(folds)]).stderr)
-
-
-def _knn_kl(x: Tensor, y: Tensor, k: int) -> float:
-    (n, d), m = x.shape, len(y)
-    rho = torch.from_numpy(cKDTree(x.numpy()).query(x.numpy(), k=[2, k + 1])[0])  # the first is the point itself
-    nu = torch.from_numpy(cKDTree(y.numpy()).query(x.numpy(), k=[1, k])[0])
-    for others, nearest in (("other points of x", rho[:, 0]), ("points of y", nu[:, 0])):
-        if (nearest == 0).any():
-            raise ValueError(
-                f"x has {int((nearest == 0).sum())} points that coincide with {others}; k-NN distances of zero mean no "
-                "density: pass independent draws, in float64, of a law without atoms."
-            )
-    return d * (nu[:, 1] / rho[:, 1]).log().mean().item() + math.log(m / (n - 1))
-
-
-# --- the source table's measure ---------------------------------------------------------------------------------------
-
-
-def kde_kl(
-    draw: Samples | Callable[[int, torch.Generator | None], Tensor],
-    distribution: Density,
-    *,
-    n: int = 5_000,
-    draws: int = 100,
-    h: float = 0.1,
-    generator: torch.Generator | None = None,
-    seed: int | None = None,
-) -> Estimate:
-    """Mean of `kde_kl_once` over sets of generated points: the measure of a source table, for its rows only.
-
-    It is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
-
-    Parameters
-    ----------
-    draw
-        The generator of points: ``draw.sample(n, generator)``, or a callable ``draw(n, generator)``.
-    distribution
-        The truth, with ``log_prob(x)``.
-    n
-        Points per set; the value grows with it.
-    draws
-        Number of independent sets, at least 2.
-    h
-        Bandwidth.
-    generator, seed
-        Source of the draws; at most one of them.
-
-    Raises
-    ------
-    TypeError
-        If the samples are not floating point.
-    ValueError
-        If `draws` is below 2, `h` is not positive, or samples are not finite.
-    """
-    if draws < 2:
-        raise ValueError(f"draws = {draws}; a standard error needs at least 2 (kde_kl_once measures one set).")
-    generator = as_generator(generator, seed)
-    sample: Any = getattr(draw, "sample", draw)
-    return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])
-
-
-def kde_kl_once(x: Tensor, distribution: Density, h: float = 0.1) -> float:
-    """``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
-
-    ``q_i = 1/(N (2 pi h²)^{d/2}) Σ_j exp(−‖x_i − x_j‖² / 2h²)``, the pair of a point with itself included, and 1e-10
-    added to both densities. The source of the measure prints the normaliser ``1/(hN)`` and the direction
-    ``p log(p/q)``, `p` the truth; its values come out only as written here. For 5,000 exact draws from the ring of
-    eight Gaussians (radius 4, standard deviation 0.5) that is 16.7, with a standard deviation of 1.6 from set to set;
-    the printed direction gives −7.5, the printed normaliser −51, and both together 85.
-
-    It is no divergence and ranks nothing. Points are weighted by their density a second time, the self-pairs add
-    ``1/(N (2 pi h²)^{d/2})`` to every ``q_i``, and the truth is not the minimum: modes 1 % too wide in standard
-    deviation *lower* the value by 10 %. Compare it with published rows of itself and with nothing else; use `kl`.
-
-    Parameters
-    ----------
-    x
-        Generated points, ``(N, *)``.
-    distribution
-        The truth, with ``log_prob(x)``.
-    h
-        Bandwidth.
-
-    Raises
-    ------
-    TypeError
-        If `x` is not floating point.
-    ValueError
-        If `x` is not finite or `h` not positive.
-    """
-    if not h > 0:
-        raise ValueError(f"h = {h}; the bandwidth must be positive.")
-    points = as_points(x, "x")
-    N, d = points.shape
-    sums = torch.zeros_like(points[:, 0])
-    for i in torch.arange(N, device=points.device).split(max(1, 2**18 // N)):
-        # Differences, not the expanded square: a point must be at distance zero from itself.
-        distance = torch.cdist(points[i], points, compute_mode="donot_use_mm_for_euclid_dist")
-        sums[i] = distance.square_().mul_(-0.5 / h**2).exp_().sum(1)
-    q = sums.cpu() / (N * (2 * math.pi * h**2) ** (d / 2)) + 1e-10
-    p = distribution.log_prob(x.detach()).detach().cpu().double().exp() + 1e-10
-    return (q * (q / p).log()).sum().item()

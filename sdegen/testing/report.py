@@ -131,6 +131,23 @@ def close(name: str, got: Tensor, want: Tensor, tolerance: float, scale: Tensor 
         )
 
 
+def same_law(name: str, y: Tensor, x: Tensor) -> None:
+    """Two samples of one size, each coordinate: Kolmogorov–Smirnov, and four moments to five standard errors."""
+    n = len(x)
+    for a, b in zip(x.reshape(n, -1).double().T, y.reshape(n, -1).double().T, strict=True):
+        both = torch.cat([a, b]).sort().values
+        gap = (torch.searchsorted(a.sort().values, both) - torch.searchsorted(b.sort().values, both)).abs().max() / n
+        if not gap <= 2.2 * (2 / n) ** 0.5:
+            raise Violation(f"{name} differs by {gap.item():.3g} in distribution function")
+        for p in (1, 2, 3, 4):
+            u, v = a**p, b**p
+            error = ((u.var() + v.var()) / n).sqrt()
+            if not (u.mean() - v.mean()).abs() <= STATISTICAL * error + 0.01 * u.abs().mean():  # 1 %: Euler's own bias
+                raise Violation(
+                    f"{name} has E x^{p} = {v.mean().item():.4g}, expected {u.mean().item():.4g} ± {error.item():.2g}"
+                )
+
+
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor, h: Tensor) -> Tensor:
     """Sixth-order central difference of a function of times ``(n,)``, with steps `h` ``(n,)``."""
     weights = {1: 3 / 4, 2: -3 / 20, 3: 1 / 60}

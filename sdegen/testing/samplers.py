@@ -37,7 +37,7 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
     """
     sde = model.sde
     times = sampler.times(sde, denoise)
-    law = _law(model, times[0])
+    law = sde.diffused(model.distribution, times[0])
     mean, covariance = law.moments()
     shape = mean.shape
     mean, D = mean.reshape(-1), mean.numel()
@@ -75,15 +75,10 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
     return mean, covariance
 
 
-def _law(model: Exact, t: Tensor) -> GaussianMixture:
-    at = model.sde.marginal(t)
-    return model.distribution.diffuse(at) if len(model.sde.e) == 1 else model.distribution.diffuse(at, model.sde.e)
-
-
 def law_error(sampler: Sampler, model: Exact) -> float:
     """Relative distance of the sampled mean and covariance from the exact ones at the sampler's last time."""
     mean, covariance = affine_moments(sampler, model)
-    law = _law(model, sampler.times(model.sde, False)[-1])
+    law = model.sde.diffused(model.distribution, sampler.times(model.sde, False)[-1])
     want_mean, want = law.moments()
     gap = torch.cat([(mean - want_mean.reshape(-1)), (covariance - want).reshape(-1)])
     return (gap.norm() / want.norm()).item()
@@ -140,7 +135,7 @@ def check_sampler(
         model = Exact(sde, gaussian_data())
         sampler = make(4)
         times = sampler.times(sde, False)
-        x = _law(model, times[0]).sample(6, torch.Generator().manual_seed(1))
+        x = sde.diffused(model.distribution, times[0]).sample(6, torch.Generator().manual_seed(1))
         c = sampler.plan(model, times)[0]
         z = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         together, _ = sampler.step(model, x, c, lambda like: z[: len(like)], None)

@@ -134,8 +134,7 @@ def test_observation_is_sufficient(sde: Any, shape: tuple[int, ...], u: float, s
 @given(processes, floats(0.05, 0.95), seeds)
 def test_exact_score_is_the_gradient_of_the_diffused_density(sde: Any, u: float, seed: int) -> None:
     law = sdegen.data.random_mixture(2, modes=3, seed=seed)
-    at = sde.marginal(u * sde.T)
-    diffused = law.diffuse(at) if len(sde.e) == 1 else law.diffuse(at, sde.e)
+    diffused = sde.diffused(law, u * sde.T)
     x = diffused.sample(6, torch.Generator().manual_seed(seed)).requires_grad_()
     (slope,) = torch.autograd.grad(diffused.log_prob(x).sum(), x)
     close(Exact(sde, law).score(x.detach(), u * sde.T), slope, 1e-6)

@@ -18,10 +18,12 @@ import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, Scale, SubVP
 from sdegen.distributions import GaussianMixture, Moments
 from sdegen.kernels import Kernel, Perturbed, Transition, noise_like
-from sdegen.linear import AngleFlow, gaussian
+from sdegen.linear import gaussian
 from sdegen.moments import psd_cholesky, van_loan
+from sdegen.nonlinear import Stationary
 from sdegen.operators import Matrix, as_operator
-from sdegen.processes import Stationary, constant_betas, cosine_betas, sigmoid_betas
+from sdegen.processes import constant_betas, cosine_betas, sigmoid_betas
+from sdegen.scalar import AngleFlow
 from sdegen.sde import Flow, Reverse
 from sdegen.testing import Report, check_sde, sde_cases
 from sdegen.testing.sde import laws_of

@@ -1,0 +1,91 @@
+"""Linear SDEs whose coefficients are matrices over the channels of the state: `MatrixSDE` takes ``F, G``.
+
+``Phi``, ``Sigma`` and the root `R` are derived from them. The data are the first channel unless a subclass lifts them
+otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernel, Transition
+from .linear import LinearSDE, ordered
+from .moments import RootTable, matrix_moments, psd_cholesky
+from .operators import Matrix
+from .sde import as_time
+
+
+class MatrixSDE(LinearSDE):
+    """``du = F(t) u dt + G(t) dw`` with ``(k, k)`` matrices acting on the channels of a state ``(B, k, *)``.
+
+    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `moments.RootTable`). By default
+    the data are the first channel and the others start as given by `Sigma_0`.
+
+    Attributes
+    ----------
+    Sigma_0
+        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``; a subclass gives it.
+    """
+
+    @abstractmethod
+    def F(self, t: Tensor) -> Tensor:
+        """Drift matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+
+    @abstractmethod
+    def G(self, t: Tensor) -> Tensor:
+        """Diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+
+    def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``Phi`` and covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is known."""
+        return matrix_moments(self.F, self.G, s, t)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """Data as the mean of the state at 0: the first channel."""
+        return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
+
+    def project(self, u: Tensor) -> Tensor:
+        """The first channel."""
+        return u[:, 0]
+
+    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """States at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's log-density."""
+        rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
+        law = Kernel(torch.zeros_like(z[:, 1:]), rest)
+        v = law.sample(z[:, 1:])
+        return torch.cat([x[:, None], v], 1), law.log_prob(v)
+
+    @cached_property
+    def e(self) -> Tensor:
+        """The lift of a unit datum, ``(k,)``."""
+        return self.lift(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
+
+    def _covariance(self, t: Tensor) -> Tensor:
+        Phi, Sigma = self.moments(torch.zeros_like(t), t)
+        return Phi @ self.Sigma_0 @ Phi.mT + Sigma
+
+    @cached_property
+    def _root(self) -> RootTable:
+        return RootTable(self.F, self.G, self._covariance, self.T)
+
+    def drift_operator(self, t: Tensor | float) -> Matrix:
+        """``F(t)``."""
+        return Matrix(self.F(as_time(t, self.T)))
+
+    def diffusion_operator(self, t: Tensor | float) -> Matrix:
+        """``G(t)``."""
+        return Matrix(self.G(as_time(t, self.T)))
+
+    def _marginal(self, t: Tensor) -> Transition:
+        """``u_t`` given clean data."""
+        Phi, _ = self.moments(torch.zeros_like(t), t)
+        return Transition(Matrix(Phi), Matrix(self._root(t)))
+
+    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
+        """``u_t`` given ``u_s``; the root is the Cholesky factor."""
+        first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
+        Phi, Sigma = self.moments(first, last)
+        return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))

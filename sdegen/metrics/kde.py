@@ -1,0 +1,106 @@
+"""`kde_kl`, the measure of a source table, kept so that its rows can be compared. It is no divergence; use `kl`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .estimate import Estimate, as_generator, as_points
+from .kl import Density
+
+
+class Samples(Protocol):
+    """What can be drawn from."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` points, ``(n, *)``."""
+
+
+def kde_kl(
+    draw: Samples | Callable[[int, torch.Generator | None], Tensor],
+    distribution: Density,
+    *,
+    n: int = 5_000,
+    draws: int = 100,
+    h: float = 0.1,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Estimate:
+    """Mean of `kde_kl_once` over sets of generated points: the measure of a source table, for its rows only.
+
+    It is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
+
+    Parameters
+    ----------
+    draw
+        The generator of points: ``draw.sample(n, generator)``, or a callable ``draw(n, generator)``.
+    distribution
+        The truth, with ``log_prob(x)``.
+    n
+        Points per set; the value grows with it.
+    draws
+        Number of independent sets, at least 2.
+    h
+        Bandwidth.
+    generator, seed
+        Source of the draws; at most one of them.
+
+    Raises
+    ------
+    TypeError
+        If the samples are not floating point.
+    ValueError
+        If `draws` is below 2, `h` is not positive, or samples are not finite.
+    """
+    if draws < 2:
+        raise ValueError(f"draws = {draws}; a standard error needs at least 2 (kde_kl_once measures one set).")
+    generator = as_generator(generator, seed)
+    sample: Any = getattr(draw, "sample", draw)
+    return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])
+
+
+def kde_kl_once(x: Tensor, distribution: Density, h: float = 0.1) -> float:
+    """``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
+
+    ``q_i = 1/(N (2 pi h²)^{d/2}) Σ_j exp(−‖x_i − x_j‖² / 2h²)``, the pair of a point with itself included, and 1e-10
+    added to both densities. The source of the measure prints the normaliser ``1/(hN)`` and the direction
+    ``p log(p/q)``, `p` the truth; its values come out only as written here. For 5,000 exact draws from the ring of
+    eight Gaussians (radius 4, standard deviation 0.5) that is 16.7, with a standard deviation of 1.6 from set to set;
+    the printed direction gives −7.5, the printed normaliser −51, and both together 85.
+
+    It is no divergence and ranks nothing. Points are weighted by their density a second time, the self-pairs add
+    ``1/(N (2 pi h²)^{d/2})`` to every ``q_i``, and the truth is not the minimum: modes 1 % too wide in standard
+    deviation *lower* the value by 10 %. Compare it with published rows of itself and with nothing else; use `kl`.
+
+    Parameters
+    ----------
+    x
+        Generated points, ``(N, *)``.
+    distribution
+        The truth, with ``log_prob(x)``.
+    h
+        Bandwidth.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point.
+    ValueError
+        If `x` is not finite or `h` not positive.
+    """
+    if not h > 0:
+        raise ValueError(f"h = {h}; the bandwidth must be positive.")
+    points = as_points(x, "x")
+    N, d = points.shape
+    sums = torch.zeros_like(points[:, 0])
+    for i in torch.arange(N, device=points.device).split(max(1, 2**18 // N)):
+        # Differences, not the expanded square: a point must be at distance zero from itself.
+        distance = torch.cdist(points[i], points, compute_mode="donot_use_mm_for_euclid_dist")
+        sums[i] = distance.square_().mul_(-0.5 / h**2).exp_().sum(1)
+    q = sums.cpu() / (N * (2 * math.pi * h**2) ** (d / 2)) + 1e-10
+    p = distribution.log_prob(x.detach()).detach().cpu().double().exp() + 1e-10
+    return (q * (q / p).log()).sum().item()

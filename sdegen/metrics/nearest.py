@@ -1,0 +1,65 @@
+"""Kullback–Leibler divergence in nats from samples alone, by distances to nearest neighbours.
+
+`knn_kl` is biased by the finite distance to a neighbour, and its standard error does not show that; where both densities
+are known, use `kl`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from .estimate import Estimate, as_pair
+
+
+def knn_kl(x: Tensor, y: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
+    """``KL(P ‖ Q)`` in nats from samples ``x ~ P`` and ``y ~ Q``, by distances to k-th nearest neighbours.
+
+    ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its k-th
+    neighbour among the other ``x`` and ``nu_k(i)`` to that among the ``y``. Q. Wang, S. Kulkarni, S. Verdú, *Divergence
+    estimation for multidimensional densities via k-nearest-neighbor distances*, 2009.
+
+    Consistent, but biased by how much the densities change within such a distance: too small in many dimensions, and
+    where `P` reaches beyond `Q` (for Gaussians in the plane with n = m = 8,000: within 0.01 for a shift by half a
+    standard deviation, but 0.32 where 0.44 is right for a `P` 1.5 times as wide as `Q`).
+
+    The standard error comes from disjoint folds of both samples: each pair of folds is an independent, smaller copy
+    of the estimate, and their standard deviation over √folds is its error as far as variances go like ``1/n``.
+
+    Parameters
+    ----------
+    x, y
+        Independent samples, ``(n, *)`` and ``(m, *)``.
+    k
+        Which neighbour: larger ones are less noisy and more biased.
+    folds
+        Number of folds behind the standard error.
+
+    Raises
+    ------
+    TypeError
+        If the samples are not floating point.
+    ValueError
+        If points coincide, the dimensions differ, or a fold has no k + 1 points.
+    """
+    if k < 1 or folds < 2:
+        raise ValueError(f"k = {k}, folds = {folds}; expected k >= 1 and folds >= 2.")
+    x, y = (v.cpu() for v in as_pair(x, y, folds * (k + 1)))
+    value = _knn_kl(x, y, k)
+    return Estimate(value, Estimate.of([_knn_kl(x[i::folds], y[i::folds], k) for i in range(folds)]).stderr)
+
+
+def _knn_kl(x: Tensor, y: Tensor, k: int) -> float:
+    (n, d), m = x.shape, len(y)
+    rho = torch.from_numpy(cKDTree(x.numpy()).query(x.numpy(), k=[2, k + 1])[0])  # the first is the point itself
+    nu = torch.from_numpy(cKDTree(y.numpy()).query(x.numpy(), k=[1, k])[0])
+    for others, nearest in (("other points of x", rho[:, 0]), ("points of y", nu[:, 0])):
+        if (nearest == 0).any():
+            raise ValueError(
+                f"x has {int((nearest == 0).sum())} points that coincide with {others}; k-NN distances of zero mean no "
+                "density: pass independent draws, in float64, of a law without atoms."
+            )
+    return d * (nu[:, 1] / rho[:, 1]).log().mean().item() + math.log(m / (n - 1))

@@ -1,0 +1,214 @@
+"""The laws of every SDE: shapes, rows and digits of its coefficients, its local kernel, its prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...data import gaussian_ring
+from ...metrics import prior_gap
+from ...operators import Scale, as_operator
+from ...sde import SDE
+from ...simulate import simulate
+from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
+from .probes import SHAPES, generator, states, steps, times
+
+PRIOR_TOLERANCE = 1e-3  # nats, at the default T
+
+
+def drift_takes_state_then_time(sde: SDE) -> None:
+    """``drift(x, t)`` has the shape and dtype of `x`, for data of any shape: arguments in order, no broadcasting."""
+    for shape in SHAPES:
+        for t in (times(sde)[3], times(sde, 5)):
+            x = states(sde, 5, *shape)
+            kept = x.clone()
+            out = sde.drift(x, t)
+            if out.shape != x.shape or out.dtype != x.dtype:
+                raise Violation(f"drift(x, t) is {out.dtype} {tuple(out.shape)} for x {x.dtype} {tuple(x.shape)}")
+            if not torch.equal(x, kept):
+                raise Violation("drift(x, t) changes x in place")
+            half = sde.drift(x.float(), t)
+            if half.dtype != torch.float32:
+                raise Violation(f"drift(x, t) turns float32 into {half.dtype}")
+
+
+def methods_are_functions(sde: SDE) -> None:
+    """The same arguments give the same coefficients."""
+    x, t = states(sde, 4, 3), times(sde, 4)
+    close("drift, asked twice,", sde.drift(x, t), sde.drift(x, t), 0.0)
+    G = [as_operator(sde.diffusion(x, t)).matrix() for _ in range(2)]
+    close("diffusion, asked twice,", G[0], G[1], 0.0)
+
+
+def rows_are_independent(sde: SDE) -> None:
+    """Each row of a batch moves by its own state and time alone."""
+    for shape in SHAPES:
+        x, t = states(sde, 5, *shape), times(sde, 5)
+        together = sde.drift(x, t)
+        alone = torch.cat([sde.drift(x[i : i + 1], t[i]) for i in range(5)])
+        close(f"drift of data of shape {shape} in a batch", together, alone, EXACT, 1 + alone.abs())
+        G = as_operator(sde.diffusion(x, t))
+        z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
+        moved = torch.cat([as_operator(sde.diffusion(x[i : i + 1], t[i]))(z[i : i + 1]) for i in range(5)])
+        close(f"diffusion of data of shape {shape} in a batch", G(z), moved, EXACT, 1 + moved.abs())
+
+
+def noise_ignores_the_state(sde: SDE) -> None:
+    """``G`` does not depend on `x`: the reversal would need its divergence."""
+    t = times(sde, 4)
+    first, second = (as_operator(sde.diffusion(x, t)).matrix() for x in (states(sde, 4, 3), states(sde, 4, 3) + 1))
+    close("diffusion at another state", first, second, EXACT)
+
+
+def coefficients_are_real(sde: SDE) -> None:
+    """Drift and diffusion are finite inside ``(0, T)``; a NaN diffusion is a negative ``g²``."""
+    for t in times(sde, 23):
+        x = states(sde, 2, 2)
+        if not sde.drift(x, t).isfinite().all():
+            raise Violation(f"drift is not finite at t = {t.item():.4g}")
+        if not as_operator(sde.diffusion(x, t)).matrix().isfinite().all():
+            raise Violation(f"diffusion is not finite at t = {t.item():.4g} (g² negative?)")
+
+
+def coefficients_keep_their_digits(sde: SDE) -> None:
+    """Drift and diffusion have float64's digits: over steps of a millionth, third differences vanish to 1e-10."""
+    t = times(sde, 5)
+    h = 1e-4 * steps(sde, t)
+    for name, function in (("drift", lambda x, u: sde.drift(x, u)), ("diffusion", lambda x, u: _noise(sde, x, u))):
+        x = states(sde, 5, 3)
+        values = torch.stack([function(x * (1 + 1e-6 * k), t + k * h) for k in range(4)]).double()
+        scale = values.abs().amax().clamp_min(1e-300)
+        close(f"third difference of the {name}", values.diff(n=3, dim=0)[0], torch.zeros_like(values[0]), 1e-10, scale)
+
+
+def _noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """``G(x, t)`` applied to a fixed draw of noise."""
+    return as_operator(sde.diffusion(x, t))(torch.randn(x.shape, dtype=torch.float64, generator=generator()).to(x))
+
+
+def diffusion_acts_on_every_state(sde: SDE) -> None:
+    """``G(x, t)`` is a number, one per row, or an operator: noise keeps its shape and dtype, for data of any shape."""
+    for shape in SHAPES:
+        for t in (times(sde)[3], times(sde, 5)):
+            for x in (states(sde, 5, *shape), states(sde, 5, *shape).float()):
+                G = as_operator(sde.diffusion(x, t))
+                if isinstance(G, Scale) and G.c.ndim > 1:
+                    raise Violation(
+                        f"diffusion(x, t) is {tuple(G.c.shape)} for x {tuple(x.shape)}, expected () or (5,)"
+                    )
+                out = _noise(sde, x, t)
+                if out.shape != x.shape or out.dtype != x.dtype:
+                    raise Violation(
+                        f"diffusion turns noise {x.dtype} {tuple(x.shape)} into {out.dtype} {tuple(out.shape)}"
+                    )
+
+
+def training_times_lie_inside(sde: SDE) -> None:
+    """``0 <= t_min < T``."""
+    if not 0 <= sde.t_min < sde.T:
+        raise Violation(f"t_min = {sde.t_min:g} is not in [0, T) = [0, {sde.T:g})")
+
+
+def lift_and_project_agree(sde: SDE) -> None:
+    """``project(lift(x)) = x``."""
+    for shape in SHAPES:
+        x = torch.randn(4, *shape, dtype=torch.float64, generator=generator())
+        close("project(lift(x))", sde.project(sde.lift(x)), x, 0.0)
+
+
+def kernel_score_is_its_gradient(sde: SDE) -> None:
+    """``kernel.score = ∇ log kernel`` and ``whiten(sample(z)) = z``."""
+    t = times(sde, 4)
+    x = states(sde, 4, 3)
+    kernel = sde.kernel(x, 0.9 * t, t)
+    z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
+    y = kernel.sample(z).requires_grad_()
+    size = 1 + kernel.R.inv().matrix().abs().amax()
+    close("whiten(sample(z))", kernel.whiten(y), z, EXACT, size)
+    (slope,) = torch.autograd.grad(kernel.log_prob(y).sum(), y)
+    close("score of the kernel", kernel.score(y), slope, EXACT, size**2)
+
+
+def kernel_is_generated_by_the_coefficients(sde: SDE) -> None:
+    """Over a short step the kernel moves by ``f h`` and spreads by ``G Gᵀ h``."""
+    t = times(sde, 5)
+    x = states(sde, 5, 2)
+    h = 1e-7 * sde.T
+    kernel = sde.kernel(x, t, t + h)
+    f = sde.drift(x, t + h / 2)
+    close("mean increment of the kernel", (kernel.mean - x) / h, f, 1e-3, 1e-2 + f.abs().amax())
+    G = as_operator(sde.diffusion(x, t + h / 2)).matrix()
+    R = kernel.R.matrix()
+    spread, want = R @ R.mT / h, (G @ G.mT).expand(5, *G.shape[-2:])
+    if spread.shape != want.shape:  # a number's noise, in a kernel over coordinates
+        want = want * torch.eye(spread.shape[-1], dtype=torch.float64)
+    close("spread of the kernel per time", spread.expand(want.shape), want, 1e-3, 1e-2 + want.abs().amax())
+
+
+def perturbation_is_its_kernel(sde: SDE) -> None:
+    """``perturb`` returns ``x = kernel.sample(z)``: state, kernel and noise of one draw."""
+    x_0 = torch.randn(6, 2, dtype=torch.float64, generator=generator())
+    law = sde.perturb(x_0, times(sde, 6), generator=generator())
+    close("x of perturb", law.x, law.kernel.sample(law.z), EXACT, 1 + law.x.abs())
+
+
+def simulation_follows_the_kernel(sde: SDE) -> None:
+    """Paths simulated from the coefficients have the kernel's mean and spread, within five standard errors."""
+    n = 4000
+    lag = sde.T if sde.is_linear else sde._calibrate_lag(states(sde, 256, 2))
+    s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, lag)
+    x = states(sde, 1, 2).expand(n, *states(sde, 1, 2).shape[1:]).contiguous()
+    end = simulate(sde, x, s, t, steps=64, generator=generator()).reshape(n, -1)
+    kernel = sde.kernel(x[:1], s, t)
+    draws = sde.kernel(x, s, t).sample(torch.randn(x.shape, dtype=torch.float64, generator=generator()))
+    spread = draws.reshape(n, -1).std(0)
+    gap = (end.mean(0) - kernel.mean.reshape(-1)).abs()
+    # Euler's own bias over the interval, of first order in the step, is allowed for.
+    bias = (kernel.mean - x[:1]).abs().reshape(-1).amax() / 16
+    if (gap > STATISTICAL * spread / n**0.5 + bias).any():
+        raise Violation(
+            f"simulated mean is off by {gap.max().item():.3g}, {(spread / n**0.5).max().item():.1g} expected"
+        )
+    ratio = (end.std(0) / spread).log().abs()
+    if (ratio > STATISTICAL * (1 / n) ** 0.5 + 0.03).any():
+        raise Violation(f"simulated spread is off by a factor {ratio.max().exp().item():.3g}")
+
+
+def prior_is_the_law_at_T(sde: SDE) -> None:
+    """``KL(marginal at T ‖ prior) <= 1e-3`` nats on the ring; statistically, for a process without closed forms."""
+    ring = gaussian_ring()
+    if sde.is_linear:
+        nats = prior_gap(sde, ring).value  # type: ignore[arg-type]
+        if not nats <= PRIOR_TOLERANCE:
+            raise Violation(
+                f"the law at T is {nats:.3g} nats from the prior, {PRIOR_TOLERANCE:g} allowed; enlarge T or the noise"
+            )
+        law = sde.diffused(ring, sde.T)  # type: ignore[attr-defined]
+        prior = sde.prior(ring.moments())
+        same_law(
+            "a sample of the prior",
+            prior.sample(4000, torch.Generator().manual_seed(21)),
+            law.sample(4000, generator()),
+        )
+        return
+    n = 4000
+    x = simulate(sde, 0.3 * ring.sample(n, generator()), 0.0, sde.T, steps=400, generator=generator())
+    same_law("the prior", sde.prior(ring.moments()).sample(n, torch.Generator().manual_seed(21)), x)
+
+
+EVERY: list[Law] = [
+    drift_takes_state_then_time,
+    methods_are_functions,
+    rows_are_independent,
+    noise_ignores_the_state,
+    coefficients_are_real,
+    coefficients_keep_their_digits,
+    diffusion_acts_on_every_state,
+    training_times_lie_inside,
+    lift_and_project_agree,
+    kernel_score_is_its_gradient,
+    kernel_is_generated_by_the_coefficients,
+    perturbation_is_its_kernel,
+    simulation_follows_the_kernel,
+    prior_is_the_law_at_T,
+]

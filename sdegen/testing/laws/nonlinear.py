@@ -1,0 +1,76 @@
+"""The laws of a nonlinear SDE: what stands in for closed forms agrees with simulation, and derivatives reach the drift."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...operators import as_operator
+from ...sde import SDE
+from ...simulate import simulate
+from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
+from .probes import generator, states, times
+
+
+def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
+    """The lag of denoising targets is short enough: a kernel equals two half-kernels within the declared tolerance."""
+    x_0 = 0.5 * torch.randn(256, 2, dtype=torch.float64, generator=generator())
+    if sde.lag is not None:
+        found = sde._calibrate_lag(x_0)
+        if sde.lag > 2 * found:
+            raise Violation(f"lag = {sde.lag:g}, but half-steps agree only from {found:.3g}")
+    else:
+        sde._calibrate_lag(x_0)
+
+
+def derivatives_reach_the_drift(sde: SDE) -> None:
+    """Reverse-mode derivatives of the drift in `x` equal finite differences: no ``detach``, no NumPy."""
+    t = times(sde, 5)
+    x = states(sde, 5, 3).requires_grad_()
+    with torch.enable_grad():
+        out = sde.drift(x, t)
+        if not out.requires_grad:
+            raise Violation("drift(x, t) carries no derivative in x")
+        (slope,) = torch.autograd.grad(out.sum(), x, allow_unused=True, materialize_grads=True)
+    x, unit = x.detach(), torch.eye(3, dtype=torch.float64)
+    h = torch.full((5,), 1e-3, dtype=torch.float64)
+    for i in range(3):
+
+        def along(u: Tensor, direction: Tensor = unit[i]) -> Tensor:
+            return sde.drift(x + u[:, None] * direction, t).sum(1)
+
+        want = derivative(along, torch.zeros_like(h), h)
+        close("derivative of the drift", slope[:, i], want, QUADRATURE, 1 + want.abs())
+
+
+def reversal_pulls_along_the_score(sde: SDE) -> None:
+    """``drift = f − ½ (1 + eta²) G Gᵀ score`` and ``diffusion = eta G``, for any score."""
+
+    class Known:
+        def score(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.sin(3 * x) - x
+
+    x, t = states(sde, 5, 3), times(sde, 5)
+    z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
+    G = as_operator(sde.diffusion(x, t))
+    for eta in (0.0, 0.6, 1.0):
+        reverse = sde.reverse(Known(), eta)
+        want = sde.drift(x, t) - 0.5 * (1 + eta**2) * G(G.T(Known().score(x, t)))
+        close(f"drift of the reversal, eta = {eta}", reverse.drift(x, t), want, EXACT, 1 + want.abs())
+        close(f"noise of the reversal, eta = {eta}", as_operator(reverse.diffusion(x, t))(z), eta * G(z), EXACT, 1.0)
+
+
+def perturb_follows_the_simulation(sde: SDE) -> None:
+    """`perturb` has the law at `t` of paths from the datum, statistically."""
+    n, t = 4000, 0.3 * sde.T
+    x_0 = torch.tensor([[0.7, -0.4]], dtype=torch.float64).expand(n, 2).contiguous()
+    want = simulate(sde, x_0, 0.0, t, steps=200, generator=generator())
+    same_law("perturb", sde.perturb(x_0, t, generator=torch.Generator().manual_seed(21)).x, want)
+
+
+NONLINEAR: list[Law] = [
+    short_kernel_agrees_with_half_steps,
+    derivatives_reach_the_drift,
+    reversal_pulls_along_the_score,
+    perturb_follows_the_simulation,
+]
