@@ -114,14 +114,32 @@ class Karras(Grid):
 
 
 class Angle(Grid):
-    """Equal steps in ``tau = sigma / (alpha + sigma)``, finite at both ends of every linear process."""
+    """Equal steps in ``(sigma / (c alpha + sigma))^power``, finite at both ends of every linear process.
+
+    Parameters
+    ----------
+    start, end
+        As for every grid.
+    scale
+        `c`, the length in the data at which the steps turn from even in ``sigma^power`` to ever larger: 1 by default.
+    power
+        Below 1, finer towards the data.
+    """
+
+    def __init__(
+        self, start: float | None = None, end: float | None = None, scale: float = 1.0, power: float = 1.0
+    ) -> None:
+        super().__init__(start, end)
+        if not (scale > 0 and power > 0):
+            raise ValueError(f"scale = {scale}, power = {power}; both must be positive.")
+        self.scale, self.power = scale, power
 
     def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
-        """Interpolated in ``1 / (1 + √snr)``."""
+        """Interpolated in ``(1 / (1 + c √snr))^power``."""
         snr = sde.snr(torch.tensor([end, start], dtype=torch.float64))
-        low, high = 1 / (1 + snr.sqrt())
-        tau = low + u * (high - low)
-        ratio = (1 - tau) / tau.clamp_min(1e-300)
+        low, high = (1 + self.scale * snr.sqrt()) ** -self.power
+        tau = (low + u * (high - low)) ** (1 / self.power)
+        ratio = (1 - tau) / tau.clamp_min(1e-300) / self.scale
         return sde.time(ratio.square().clamp(snr[1].item(), snr[0].item()))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ..grids import Grid
-from ..operators import Operator
+from ..operators import Matrix, Operator
 from .base import Noise, Sampler, require_linear
-from .references import Matched, PointMass, Reference, Unbounded
+from .references import Matched, PointMass, Reference
 
 Clock = Callable[[Tensor], Tensor]
 
@@ -55,7 +56,7 @@ class Move(NamedTuple):
     """A step between two times: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
 
     carry: Any
-    shift: Any
+    shift: Tensor | None
     weights: Sequence[Any]
 
 
@@ -119,6 +120,11 @@ class Scalar:
         integrals = torch.tensordot(l, inner, 1)
         # A point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end.
         last = self._over(lagrange(self.clock(torch.stack([self.phi(v) for v in seen])), end))
+        if not (P_t > 1e-12).all():
+            raise ValueError(
+                f"alpha is zero at t = {t.item():.6g}, where an unbounded reference has no flow; choose the reference "
+                "Normal() or Matched(), or a grid that starts earlier."
+            )
         r_t, r_s = (self.sde.marginal(v).r.c for v in (t, s))
         weights = r_s * torch.where(P_s > 0, P_s * integrals, -last)
         ratio = P_s / P_t
@@ -159,22 +165,17 @@ class Channels:
         return t
 
     def move(self, t: Tensor, s: Tensor, seen: Sequence[Tensor]) -> Move:
-        """From `t` to `s` with evaluations at the times `seen`; integrals by parts, so that no slope is needed."""
-        at_t, at_s = self.sde.marginal(t), self.sde.marginal(s)
-        (Psi_t, next_t), (Psi_s, next_s) = self.reference.pieces(at_t), self.reference.pieces(at_s)
-        carry = Psi_s @ Psi_t.inv()
+        """From `t` to `s` with evaluations at the times `seen`."""
+        Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(v))[0] for v in (t, s))
         u, w = _rule()
         time = t + (s - t) * u
         at = self.sde.marginal(time)
-        Psi, following = self.reference.pieces(at)
-        GG = self.sde.diffusion_operator(time)
-        GG = GG @ GG.T
-        # d(Psi⁻¹ next)/dt, from R' = (F + ½ G Gᵀ Sigma⁻¹) R and Phi' = F Phi.
-        sign = -0.5 if Psi is at.R else 0.5
-        slope = (Psi.inv() @ GG @ at.covariance.inv() @ following).matrix() * sign
+        Psi, M, sign = self.reference.pieces(at)
+        G = self.sde.diffusion_operator(time)
+        slope = (Psi.inv() @ G @ G.T @ at.covariance.inv() @ M).matrix() * (0.5 * sign)
         l = lagrange(self.clock(self.phi(torch.stack(list(seen)))), self.clock(self.phi(time)))
         integrals = torch.einsum("ju,u,uab->jab", l, (s - t) * w, slope)
-        return Move(carry, 0.0, [Psi_s @ type(Psi_s)(v) for v in integrals])
+        return Move(Psi_s @ Psi_t.inv(), None, [Psi_s @ Matrix(v) for v in integrals])
 
     def enter(self, x: Tensor) -> Tensor:
         """The state."""
@@ -205,7 +206,7 @@ def _moved(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     y = _times(move.carry, x)
     for weight, q in zip(move.weights, history, strict=True):
         y = y + _times(weight, q)
-    return y + (move.shift.to(y) if isinstance(move.shift, Tensor) else move.shift)
+    return y if move.shift is None else y + move.shift.to(y)
 
 
 class Multistep(Sampler):
@@ -326,7 +327,7 @@ class Singlestep(Sampler):
         require_linear(self, model.sde)
         pieces = _pieces(model, _reference(self.reference, model), self.clock)
         steps = []
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             stages = [t, *(_between(pieces, t, s, j / self.order) for j in range(1, self.order))]
             nodes = [pieces.node(v) for v in stages]
             moves = [pieces.move(t, stages[j], stages[:j][::-1]) for j in range(1, self.order)]
@@ -362,6 +363,3 @@ def _reference(given: Reference | None, model: Any) -> Reference:
     if given is not None:
         return given
     return Matched() if len(model.sde.e) == 1 else PointMass()
-
-
-__all__ = ["Multistep", "Singlestep", "Unbounded", "angle", "log_ratio", "share"]

@@ -50,8 +50,8 @@ class Reference(ABC):
     def directions(self, model: Any) -> Directions:
         """The law, for a model of a scalar process."""
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator]:
-        """``(Psi, Psi_next)``: on a matrix process ``d(Psi⁻¹ x) = dK q`` with ``K = Psi⁻¹ Psi_next``.
+    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+        """``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
 
         Raises
         ------
@@ -77,9 +77,9 @@ class PointMass(Reference):
         """No signal variance."""
         return Directions(_ZERO, _ZERO, 1.0, None)
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator]:
-        """``R`` and ``Phi``."""
-        return at.R, at.Phi
+    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+        """``R``, ``Phi`` and −1."""
+        return at.R, at.Phi, -1.0
 
     def estimate(self, x_0: Tensor, eps: Tensor) -> Tensor:
         """``E[x_0 | x]``."""
@@ -93,9 +93,9 @@ class Unbounded(Reference):
         """No noise variance."""
         return Directions(_ZERO, _ONE, 0.0, None)
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator]:
-        """``Phi`` and ``R``."""
-        return at.Phi, at.R
+    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+        """``Phi``, ``R`` and 1."""
+        return at.Phi, at.R, 1.0
 
     def estimate(self, x_0: Tensor, eps: Tensor) -> Tensor:
         """``E[z | x]``."""
