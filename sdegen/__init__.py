@@ -7,7 +7,7 @@ densities; `nets`, `data`, `training` and `checkpoints` the practical side; `met
 judges by.
 """
 
-from . import data, divergence, grids, kernels, losses, metrics, nets, plots, samplers, testing, weightings
+from . import data, divergence, grids, guidance, kernels, losses, metrics, nets, plots, samplers, testing, weightings
 from .checkpoints import load, save
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .likelihood import Density as density
@@ -35,5 +35,6 @@ __all__ = [
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "LogProb", "density", "log_prob",
     # chapters
-    "data", "divergence", "grids", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing", "weightings",
+    "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing",
+    "weightings",
 ]  # fmt: skip

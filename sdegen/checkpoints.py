@@ -18,18 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import models, nets, nonlinear, parametrizations, processes
+from . import models, nets, nonlinear, parametrizations, processes, samplers
 from .distributions import Moments
+from .samplers import Fitted
 
 FORMAT = "sdegen-1"
 # Files name a class by the chapter it is offered in, which outlives the module it is written in.
 _CHAPTERS = {"nonlinear": "processes", "parametrizations": "models"}
-_LIBRARY = (models, nets, nonlinear, parametrizations, processes)
+_LIBRARY = (models, nets, nonlinear, parametrizations, processes, samplers)
 _PLAIN = (int, float, str, bool, type(None))
 
 
-def save(model: nn.Module, path: str | Path) -> None:
-    """Write a model to one file, atomically.
+def save(model: nn.Module | Fitted, path: str | Path) -> None:
+    """Write a model, or a fitted solver, to one file, atomically.
 
     Raises
     ------
@@ -37,13 +38,14 @@ def save(model: nn.Module, path: str | Path) -> None:
         If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
         written without code.
     """
-    tensors: dict[str, Tensor] = {f"weight:{k}": _own(v) for k, v in model.state_dict().items()}
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    tensors: dict[str, Tensor] = {f"weight:{k}": _own(v) for k, v in weights.items()}
     described = _describe(model, tensors, "model")
     moments = getattr(model, "moments", None)
     if moments is not None:
         tensors["moments:mean"] = _own(moments.mean)
         tensors["moments:covariance"] = _own(moments.covariance)
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "float32")
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in weights.values() if p.is_floating_point()), "float32")
     header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -55,7 +57,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
-    """Read a model that `save` wrote.
+    """Read what `save` wrote.
 
     Parameters
     ----------
@@ -81,7 +83,9 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
         )
     ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
     known = {_name(c): c for c in (*(c for c in ours if _name(c) != c.__name__), *classes)}
-    model = _construct(json.loads(header["model"]), tensors, known, str(path))
+    model: Any = _construct(json.loads(header["model"]), tensors, known, str(path))
+    if not isinstance(model, nn.Module):
+        return model
     model.to(getattr(torch, header["dtype"]))
     weights = {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}
     try:

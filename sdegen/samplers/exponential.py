@@ -53,15 +53,16 @@ class Node(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A step between two times: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
+    """A step to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
 
+    s: Tensor
     carry: Any
     shift: Tensor | None
     weights: Sequence[Any]
 
 
 @cache
-def _rule(points: int = 40) -> tuple[Tensor, Tensor]:
+def rule(points: int = 40) -> tuple[Tensor, Tensor]:
     """Gauss–Legendre nodes on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
     z, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(points))
     u = (z + 1) / 2
@@ -83,10 +84,18 @@ class Scalar:
     def __init__(self, model: Any, reference: Reference, clock: Clock) -> None:
         self.sde, self.clock = model.sde, clock
         self.m, self.c, self.n, self.Q = reference.directions(model)
+        self.known: dict[float, tuple[Tensor, Tensor]] = {}
+
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The angle and radius of a time; a plan asks for each of its times many times over."""
+        key = t.item()
+        if key not in self.known:
+            self.known[key] = (self.sde.flow(None).clock(t), self.sde.marginal(t).r.c)
+        return self.known[key]
 
     def phi(self, t: Tensor) -> Tensor:
         """The angle of a time."""
-        return self.sde.flow(None).clock(t)
+        return self.at(t)[0]
 
     def time(self, phi: Tensor) -> Tensor:
         """The time of an angle."""
@@ -103,33 +112,33 @@ class Scalar:
 
     def node(self, t: Tensor) -> Node:
         """Coefficients of ``q = P (v − v_reference)``."""
-        phi = self.phi(t)
+        phi, r = self.at(t)
         cos, sin, P = phi.cos(), phi.sin(), self.P(phi)
         pull = sin * cos * (self.n - self.c) / P
-        return Node(t, P, -pull / self.sde.marginal(t).r.c, pull * cos * self.m + P * sin * self.m)
+        return Node(t, P, -pull / r, pull * cos * self.m + P * sin * self.m)
 
     def move(self, t: Tensor, s: Tensor, seen: Sequence[Tensor]) -> Move:
         """From `t` to `s` with evaluations at the times `seen`."""
-        start, end = self.phi(t), self.phi(s)
-        u, w = _rule()
+        (start, r_t), (end, r_s) = self.at(t), self.at(s)
+        u, w = rule()
         phi = start + (end - start) * u
-        l = lagrange(self.clock(torch.stack([self.phi(v) for v in seen])), self.clock(phi))
+        nodes = self.clock(torch.stack([self.phi(v) for v in seen]))
+        l = lagrange(nodes, self.clock(phi))
         P_t, P_s = self.P(start), self.P(end)
         weight = (end - start) * w
         inner = self._over(weight) / self.P(phi).square()
         integrals = torch.tensordot(l, inner, 1)
         # A point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end.
-        last = self._over(lagrange(self.clock(torch.stack([self.phi(v) for v in seen])), end))
+        last = self._over(lagrange(nodes, self.clock(end)))
         if not (P_t > 1e-12).all():
             raise ValueError(
                 f"alpha is zero at t = {t.item():.6g}, where an unbounded reference has no flow; choose the reference "
                 "Normal() or Matched(), or a grid that starts earlier."
             )
-        r_t, r_s = (self.sde.marginal(v).r.c for v in (t, s))
         weights = r_s * torch.where(P_s > 0, P_s * integrals, -last)
         ratio = P_s / P_t
         shift = r_s * (end.cos() - ratio * start.cos()) * self.m
-        return Move(r_s / r_t * ratio, shift, list(weights))
+        return Move(s, r_s / r_t * ratio, shift, list(weights))
 
     def enter(self, x: Tensor) -> Tensor:
         """The state along the directions."""
@@ -142,7 +151,7 @@ class Scalar:
     def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """`q` at the state `x`, whose directions are `y`."""
         v = self.enter(model.velocity(x, node.t))
-        return _times(node.P, v) + _times(node.a, y) + node.b.to(v)
+        return scaled(node.P, v) + scaled(node.a, y) + node.b.to(v)
 
 
 class Channels:
@@ -167,7 +176,7 @@ class Channels:
     def move(self, t: Tensor, s: Tensor, seen: Sequence[Tensor]) -> Move:
         """From `t` to `s` with evaluations at the times `seen`."""
         Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(v))[0] for v in (t, s))
-        u, w = _rule()
+        u, w = rule()
         time = t + (s - t) * u
         at = self.sde.marginal(time)
         Psi, M, sign = self.reference.pieces(at)
@@ -175,7 +184,7 @@ class Channels:
         slope = (Psi.inv() @ G @ G.T @ at.covariance.inv() @ M).matrix() * (0.5 * sign)
         l = lagrange(self.clock(self.phi(torch.stack(list(seen)))), self.clock(self.phi(time)))
         integrals = torch.einsum("ju,u,uab->jab", l, (s - t) * w, slope)
-        return Move(Psi_s @ Psi_t.inv(), None, [Psi_s @ Matrix(v) for v in integrals])
+        return Move(s, Psi_s @ Psi_t.inv(), None, [Psi_s @ Matrix(v) for v in integrals])
 
     def enter(self, x: Tensor) -> Tensor:
         """The state."""
@@ -194,18 +203,18 @@ def _pieces(model: Any, reference: Reference, clock: Clock) -> Scalar | Channels
     return (Scalar if len(model.sde.e) == 1 else Channels)(model, reference, clock)
 
 
-def _times(c: Any, x: Tensor) -> Tensor:
+def scaled(c: Any, x: Tensor) -> Tensor:
     """A coefficient, a number or one for every direction, or an operator, on `x`."""
     if isinstance(c, Operator):
         return c(x)
     return x * (c if c.ndim == 0 else c.to(x))
 
 
-def _moved(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
+def moved(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     """The formula."""
-    y = _times(move.carry, x)
-    for weight, q in zip(move.weights, history, strict=True):
-        y = y + _times(weight, q)
+    y = scaled(move.carry, x)
+    for weight, q in zip(move.weights, history, strict=False):
+        y = y + scaled(weight, q)
     return y if move.shift is None else y + move.shift.to(y)
 
 
@@ -257,11 +266,14 @@ class Multistep(Sampler):
         correct: Move | None
         repair: tuple[Move, Any] | None
 
+    def pieces(self, model: Any) -> Scalar | Channels:
+        """The formula's pieces for a model."""
+        return _pieces(model, _reference(self.reference, model), self.clock)
+
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
         """The weights of every step."""
         require_linear(self, model.sde)
-        pieces = _pieces(model, _reference(self.reference, model), self.clock)
-        p = self.order
+        pieces, p = self.pieces(model), self.order
         steps, correct = [], None
         for k in range(len(times) - 1):
             restart = 0 < k < p - 1
@@ -283,14 +295,18 @@ class Multistep(Sampler):
         first, base, history = (y, y, []) if state is None else state
         history = [q, *history]
         if c.correct is not None:
-            y = _moved(c.correct, base, history[: len(c.correct.weights)])
+            y = self.advance(c.correct, base, history)
         if c.repair is not None:
             move, node = c.repair
-            again = _moved(move, first, history)
+            again = moved(move, first, history)
             history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
         base = first if c.restart else y
-        out = _moved(c.move, base, history[: len(c.move.weights)])
+        out = self.advance(c.move, base, history)
         return c.pieces.leave(out, x), (first, base, history[: self.order])
+
+    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
+        """A move of the run; what `fit` watches."""
+        return moved(move, y, history)
 
 
 class Singlestep(Sampler):
@@ -342,9 +358,9 @@ class Singlestep(Sampler):
         y = pieces.enter(x)
         history = [pieces.evaluate(model, x, y, nodes[0])]
         for node, move in zip(nodes[1:], moves, strict=False):
-            stage = _moved(move, y, history)
+            stage = moved(move, y, history)
             history = [pieces.evaluate(model, pieces.leave(stage, x), stage, node), *history]
-        return pieces.leave(_moved(moves[-1], y, [history[0], history[-1]]), x), None
+        return pieces.leave(moved(moves[-1], y, [history[0], history[-1]]), x), None
 
 
 def _between(pieces: Any, t: Tensor, s: Tensor, fraction: float) -> Tensor:

@@ -1,28 +1,48 @@
-"""The loop around a sampler's step: start, noise, progress, path, and the last move to clean data."""
+"""The loop around a sampler's step: start, chunks, noise, progress, path, and the last move to clean data."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..kernels import noise_like
+from ..grids import Angle
 from ..models import Conditioned, ScoreModel
-from .base import Sampler
-from .ddim import DDIM
+from .base import Noise, Sampler
 from .euler import EulerMaruyama
+from .exponential import Multistep, angle, share
+from .noise import SampleNoise, as_seed, draw
+from .references import Normal
+
+Callback = Callable[[int, Tensor, Tensor], object]
+NoiseSource = Callable[[int, int], Noise]
 
 
 def default(model: ScoreModel, steps: int | None = None) -> Sampler:
-    """The sampler used where none is named: DDIM for linear processes, Euler–Maruyama for others."""
-    if model.sde.is_linear:
-        return DDIM(50 if steps is None else steps)
-    return EulerMaruyama(500 if steps is None else steps)
+    """The sampler used where none is named, in 20 steps unless told otherwise.
+
+    For scalar processes `Multistep` with corrector around the Gaussian of the data's own moments, on a grid whose scale is a
+    quarter of the data's total standard deviation. Its order grows with the steps: high orders need room. For matrix
+    processes the same around a point mass; Euler–Maruyama in 500 steps for nonlinear ones. Why: docs/choose_a_sampler.md.
+    """
+    if not model.sde.is_linear:
+        return EulerMaruyama(500 if steps is None else steps)
+    steps = 20 if steps is None else steps
+    order = 1 if steps < 9 else 2 if steps < 13 else 3
+    clock = angle if order == 1 else share
+    if len(model.sde.e) > 1:
+        return Multistep(steps, order=order, clock=clock, corrector=True)
+    if model.moments is None:
+        return Multistep(steps, order=order, reference=Normal(), clock=clock, corrector=True)
+    covariance = model.moments.covariance
+    total = float(covariance.trace() if covariance.ndim == 2 else covariance.sum()) ** 0.5
+    grid = Angle(scale=max(total / 4, 1e-3), power=0.5)
+    return Multistep(steps, grid, order, clock=clock, corrector=True)
 
 
 def sample(
@@ -35,8 +55,11 @@ def sample(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     final: str | None = None,
+    noise: NoiseSource = SampleNoise,
+    batch: int | None = None,
     return_path: bool = False,
     progress: bool | None = None,
+    callback: Callback | None = None,
     **cond: Any,
 ) -> Tensor:
     """Draw samples from a score model.
@@ -54,16 +77,27 @@ def sample(
     sampler
         Any of `samplers`.
     seed, generator
-        Randomness; a seed reproduces a run bit for bit on one machine.
+        Randomness, of which one number is taken: a seed reproduces a run bit for bit on one machine, and gives sample `i`
+        the same start and noise whatever `n`, `batch` and device (see `samplers.noise`).
     final
         ``"denoise"``: the posterior mean of the clean data at the grid's last time, the default for linear processes;
         ``"sample"``: the state at that time.
+    noise
+        Makes the noise of the steps: called as ``noise(seed, first)`` for the samples from place `first` on, it returns what
+        gives `Sampler.step` its noise. `SampleNoise` by default; `BrownianNoise` has paths that finer grids refine.
+    batch
+        Most samples that go through the model at a time; all by default. The samples do not depend on it, but for
+        rounding and what an adaptive integrator's tolerance allows.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
     progress
         Show a bar; by default where standard error is a terminal.
+    callback
+        Called as ``callback(i, t, x)`` after step `i`, counted from 0, with the time arrived at and the states there,
+        ``(B, *)``, the clean data at time 0 after the last move of ``"denoise"``. With `batch`, once for every chunk in
+        turn. What it returns is ignored; an exception ends the run.
     cond
-        Conditions for the network, each with `n` rows or one value.
+        Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all.
 
     Returns
     -------
@@ -81,10 +115,9 @@ def sample(
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
-    if seed is not None:
-        if generator is not None:
-            raise ValueError("seed and generator were both given; one source of randomness is enough.")
-        generator = torch.Generator().manual_seed(seed)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch = {batch}; give the most samples to hold at a time, at least 1, or None for all.")
+    seed = as_seed(seed, generator)
     sampler = default(model, steps) if sampler is None else sampler
     sde = model.sde
     final = ("denoise" if sde.is_linear else "sample") if final is None else final
@@ -93,51 +126,101 @@ def sample(
     if final == "denoise" and not sde.is_linear:
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    x = start(model, n, generator) if x_T is None else _checked(x_T)
-    bound: Any = Conditioned(model, **cond) if cond else model
+    x_T = start(model, n, seed) if x_T is None else _checked(x_T)
+    parts = list(chunks(x_T, batch, cond))
+    run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = sys.stderr.isatty() if progress is None else progress
+    results = []
     with torch.no_grad(), evaluating(model):
-        plan = sampler.plan(bound, times)
+        plan = None
+        with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
+            for first, x, own in parts:
+                bound: Any = Conditioned(model, **own) if own else model
+                if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
+                    plan = sampler.plan(bound, times)
+                    bar.total = len(plan) * len(parts)
+                results.append(run(bound, plan, x, first, bar))
+    return torch.cat(results, 1 if return_path else 0)
+
+
+class Run(NamedTuple):
+    """What all chunks of a run have in common."""
+
+    sampler: Sampler
+    times: Tensor
+    denoise: bool
+    seed: int
+    source: NoiseSource
+    callback: Callback | None
+    return_path: bool
+
+    def __call__(self, model: Any, plan: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
+        """Samples from the states `x` at the first time, the first of which has the place `first` in the run.
+
+        Returns
+        -------
+        Tensor
+            ``(B, *)``, or ``(times, B, *)`` with the path.
+        """
+        noise = self.source(self.seed, first)
         path, sums, state = [x], [], None
-        for c in tqdm(plan, disable=not show, desc=type(sampler).__name__, leave=False):
-            x, state = sampler.step(bound, x, c, lambda like: noise_like(like, generator), state)
+        for i, c in enumerate(plan):
+            x, state = self.sampler.step(model, x, c, noise, state)
             sums.append(x.sum())  # looked at once, at the end: no synchronisation inside the loop
-            if return_path:
+            if self.return_path:
                 path.append(x)
-        if final == "denoise":
-            x = bound.denoise(x, times[-1])
+            if self.callback is not None:
+                self.callback(i, self.times[i + 1], x)
+            bar.update()
+        if self.denoise:
+            x = model.denoise(x, self.times[-1])
             path.append(x)
             sums.append(x.sum())
-    bad = ~torch.stack([s.isfinite() for s in sums]).cpu() if sums else torch.zeros(1, dtype=torch.bool)
-    if bad.any():
-        i = int(bad.nonzero()[0, 0])
-        t = times[min(i, len(times) - 1)].item()
-        raise ValueError(
-            f"the state turned non-finite in step {i + 1} of {len(sums)}, from t = {t:.6g}; take more steps, another grid or "
-            "sampler, or check the model at that time."
-        )
-    return torch.stack([sde.project(u) for u in path]) if return_path else sde.project(x)
+            if self.callback is not None:
+                self.callback(len(plan), torch.zeros_like(self.times[-1]), x)
+        self._check(sums)
+        project = model.sde.project
+        return torch.stack([project(u) for u in path]) if self.return_path else project(x)
+
+    def _check(self, sums: list[Tensor]) -> None:
+        """Refuse a run with a state that was not finite, of which `sums` has the sum after every move."""
+        bad = ~torch.stack([s.isfinite() for s in sums]).cpu() if sums else torch.zeros(1, dtype=torch.bool)
+        if bad.any():
+            i = int(bad.nonzero()[0, 0])
+            t = self.times[min(i, len(self.times) - 1)].item()
+            raise ValueError(
+                f"the state turned non-finite in step {i + 1} of {len(sums)}, from t = {t:.6g}; take more steps, another grid or "
+                "sampler, or check the model at that time."
+            )
 
 
-def start(model: ScoreModel, n: int | None, generator: torch.Generator | None) -> Tensor:
-    """`n` draws from the prior, in the model's dtype and on its device."""
-    if not isinstance(n, int) or n < 1:
+def chunks(x: Tensor, batch: int | None, cond: dict[str, Any]) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+    """At most `batch` rows at a time: the place of the first, the rows, and their conditions.
+
+    Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
+    """
+    n = len(x)
+    if batch is None or batch >= n:
+        yield 0, x, cond
+        return
+    cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
+    for first in range(0, n, batch):
+        rows = slice(first, first + batch)
+        yield first, x[rows], {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
+
+
+def start(model: ScoreModel, n: int | None, seed: int) -> Tensor:
+    """`n` draws from the prior that belong to the sample (`noise.draw`), in the model's dtype and on its device."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n}; ask for at least one sample.")
     if model.moments is None:
         raise ValueError(
             "the model does not know its data's moments, so the prior cannot be matched; fit it, set model.moments = "
             "sdegen.Moments(mean, covariance), or pass x_T."
         )
-    x = model.sde.prior(model.moments).sample(n, _on_cpu(generator))
+    x = draw(model.sde.prior(model.moments), n, seed, model.moments.mean.numel())
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return x if weight is None else x.to(weight)
-
-
-def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
-    if generator is None or generator.device.type == "cpu":
-        return generator
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(seed))
 
 
 def _checked(x_T: Tensor) -> Tensor:

@@ -1,0 +1,343 @@
+"""The loop of `sample`: chunks, callbacks and errors; and data encoded as noise and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import grids, sample, samplers
+from sdegen.samplers import DDIM, Ancestral, EulerMaruyama, Heun, Langevin, PredictorCorrector, ProbabilityFlow
+from sdegen.samplers.encode import Encoded, decode, encode, interpolate, slerp
+
+RING = sdegen.data.gaussian_ring()
+
+SAMPLERS: dict[str, Callable[[], Any]] = {
+    "default": lambda: None,
+    "ddim": lambda: DDIM(6),
+    "ddim, eta 1": lambda: DDIM(6, eta=1.0),
+    "ancestral": lambda: Ancestral(6),
+    "heun": lambda: Heun(6),
+    "euler-maruyama": lambda: EulerMaruyama(6),
+    "predictor-corrector": lambda: PredictorCorrector(EulerMaruyama(4), Langevin(2, h=0.1)),
+}
+
+
+@pytest.fixture
+def net(device: torch.device, dtype: torch.dtype) -> sdegen.Model:
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    for p in model.parameters():  # a last layer that starts at zero would hide everything
+        nn.init.normal_(p, std=0.3)
+    model.moments = RING.moments()
+    return model
+
+
+class Labelled(nn.Module):
+    """A net that answers with its conditions, of which it keeps a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, Any]] = []
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        self.seen.append(cond)
+        label = cond["label"]
+        return 0.1 * x + (label[:, None] if label.ndim else label)
+
+
+# --- chunks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("model", ["net", "exact"])
+def test_samples_do_not_depend_on_the_batch(
+    sampler: str, model: str, net: sdegen.Model, request: pytest.FixtureRequest, eps: float
+) -> None:
+    law: Any = net if model == "net" else sdegen.Exact(sdegen.EDM(), RING)
+    make = SAMPLERS[sampler]
+    whole = sample(law, 23, sampler=make(), seed=1)
+    assert len(whole.unique(dim=0)) == 23
+    tolerance = {"rtol": 10 * eps, "atol": 10 * eps}
+    for batch in (1, 7, 22, 23, 100):
+        torch.testing.assert_close(sample(law, 23, sampler=make(), seed=1, batch=batch), whole, **tolerance)
+    torch.testing.assert_close(sample(law, 9, sampler=make(), seed=1), whole[:9], **tolerance)
+    assert not torch.allclose(sample(law, 23, sampler=make(), seed=2), whole, atol=1e-2)
+
+
+def test_chunks_of_a_lifted_and_of_a_nonlinear_process() -> None:
+    model = sdegen.Exact(sdegen.CLD(), RING)
+    whole = sample(model, 10, sampler=EulerMaruyama(8, grids.Uniform(end=0.05)), seed=0)
+    cut = sample(model, 10, sampler=EulerMaruyama(8, grids.Uniform(end=0.05)), seed=0, batch=4)
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+    torch.manual_seed(0)
+    well = sdegen.DirectModel(sdegen.nets.MLP(1, width=8, depth=1), sdegen.DoubleWell(T=1.0)).double()
+    well.moments = sdegen.Moments(torch.zeros(1), torch.eye(1))
+    whole, cut = (sample(well, 10, steps=8, seed=0, batch=batch) for batch in (None, 3))
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_states_given_are_cut_and_keep_their_noise() -> None:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    x_T = torch.randn(11, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole, cut = (sample(model, x_T=x_T, sampler=EulerMaruyama(9), seed=0, batch=batch) for batch in (None, 4))
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_the_path_is_cut_along_samples(net: sdegen.Model, eps: float) -> None:
+    whole, cut = (sample(net, 7, sampler=DDIM(5, eta=1.0), seed=0, batch=b, return_path=True) for b in (None, 3))
+    assert whole.shape == cut.shape == (6, 7, 2)
+    torch.testing.assert_close(cut, whole, rtol=10 * eps, atol=10 * eps)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(3), EulerMaruyama(3), Heun(3)], ids=lambda s: type(s).__name__)
+def test_conditions_with_rows_are_cut_along_and_others_are_not(sampler: samplers.Sampler) -> None:
+    # Some plans hold the model, and with it the conditions: a plan made for one chunk would be wrong for the next.
+    net = Labelled()
+    model = sdegen.Model(net, sdegen.VP()).double()
+    model.moments = RING.moments()
+    cond = {"label": torch.linspace(-1, 1, 7, dtype=torch.float64), "scale": torch.ones(3), "name": "digits"}
+    whole = sample(model, 7, sampler=sampler, seed=0, **cond)
+    net.seen.clear()
+    torch.testing.assert_close(sample(model, 7, sampler=sampler, seed=0, batch=3, **cond), whole, rtol=1e-9, atol=1e-9)
+    rows = [len(c["label"]) for c in net.seen]
+    assert set(rows) == {3, 1} and rows == sorted(rows, reverse=True)
+    assert all(c["scale"] is cond["scale"] and c["name"] == "digits" for c in net.seen)
+
+
+def test_a_plan_without_conditions_is_made_once() -> None:
+    class Counting(DDIM):
+        plans = 0
+
+        def plan(self, model: Any, times: Tensor) -> Any:
+            self.plans += 1
+            return super().plan(model, times)
+
+    sampler = Counting(4)
+    sample(sdegen.Exact(sdegen.VP(), RING), 9, sampler=sampler, batch=2)
+    assert sampler.plans == 1
+
+
+@pytest.mark.parametrize("batch", [0, -3, 2.5, True])
+def test_batch_is_refused(batch: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^batch = {batch}; .* at least 1, or None"):
+        sample(sdegen.Exact(sdegen.VP(), RING), 4, batch=batch)
+
+
+# --- callbacks, bar, errors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("final", ["denoise", "sample"])
+def test_callback_sees_the_path(final: str) -> None:
+    model, seen = sdegen.Exact(sdegen.VP(), RING), []
+    sampler = DDIM(6, eta=1.0)
+    path = sample(
+        model, 5, sampler=sampler, seed=0, final=final, return_path=True, callback=lambda *args: seen.append(args)
+    )
+    steps, times, states = zip(*seen, strict=True)
+    assert steps == tuple(range(6))
+    assert torch.equal(torch.stack(states), path[1:])
+    wanted = sampler.times(model.sde, final == "denoise")[1:].tolist() + [0.0] * (final == "denoise")
+    assert [t.item() for t in times] == wanted
+
+
+def test_callback_is_called_for_every_chunk_and_may_end_the_run() -> None:
+    seen = []
+    model = sdegen.Exact(sdegen.CLD(), RING)
+    sample(model, 5, sampler=DDIM(3), seed=0, batch=2, callback=lambda i, t, x: seen.append((i, tuple(x.shape))))
+    assert seen == [(i, (n, 2, 2)) for n in (2, 2, 1) for i in range(3)]
+
+    def stop(i: int, t: Tensor, x: Tensor) -> None:
+        if i == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, 5, sampler=DDIM(3), callback=stop)
+
+
+def test_one_bar_over_all_chunks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    totals = []
+
+    class Watched(samplers.run.tqdm):  # type: ignore[misc, name-defined]
+        def close(self) -> None:
+            if hasattr(self, "n"):
+                totals.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(samplers.run, "tqdm", Watched)
+    sample(sdegen.Exact(sdegen.VP(), RING), 5, sampler=Heun(4), batch=2, final="sample", progress=True)
+    assert (12, 12) in totals and len(set(totals)) == 1
+    assert "Heun" in capsys.readouterr().err
+
+
+def test_a_state_that_turns_non_finite_is_named_in_a_later_chunk() -> None:
+    class Broken(sdegen.Exact):
+        def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
+            x_0, eps = super().estimate(x, t)
+            return (x_0 * math.nan, eps) if len(x) == 1 and t < 0.5 else (x_0, eps)
+
+    model = Broken(sdegen.VP(), RING)
+    sampler = DDIM(10, grids.Uniform())
+    sample(model, 4, sampler=sampler, batch=2)
+    with pytest.raises(ValueError, match=r"^the state turned non-finite in step 6 of 10, from t = 0\.44"):
+        sample(model, 5, sampler=sampler, batch=2)
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+PROCESSES = [sdegen.VP(), sdegen.EDM(), sdegen.Rectified(), sdegen.VE(), sdegen.CLD()]
+
+
+@pytest.fixture(scope="module")
+def ring() -> Tensor:
+    return RING.sample(400, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
+def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Tensor) -> None:
+    model = sdegen.Exact(sde, RING)
+    encoded = encode(model, ring, seed=0, return_error=True)
+    assert isinstance(encoded, Encoded) and encoded.error.shape == (400,)
+    assert encoded.error.max() < (1e-5 if len(sde.e) == 1 else 1e-4)
+    back = decode(model, encoded.z)
+    torch.testing.assert_close(back, ring, rtol=0, atol=2e-5 if len(sde.e) == 1 else 2e-4)
+    torch.testing.assert_close((back - ring).square().mean(1).sqrt(), encoded.error, rtol=1e-9, atol=1e-12)
+    mean, covariance = sde.prior(RING.moments()).moments()
+    gap = encoded.z.reshape(400, -1) - mean.reshape(-1)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), gap.T, upper=False)
+    for row in white:
+        assert stats.kstest(row.numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(white.square().sum(0).numpy(), stats.chi2(len(white)).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
+def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, ring: Tensor) -> None:
+    model = sdegen.Exact(sde, RING)
+    errors = []
+    for steps in (100, 200):
+        found = encode(model, ring[:50], steps=steps, seed=0, return_error=True)
+        assert isinstance(found, Encoded)
+        errors.append(found.error.square().mean().sqrt().item())
+    assert errors[1] < 0.3 * errors[0] < 0.3 * 0.5
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DDIM(400), Heun(100), ProbabilityFlow(100, method="rk4"), EulerMaruyama(800, grids.Quadratic(), eta=0.0)],
+    ids=lambda s: type(s).__name__,
+)
+def test_any_deterministic_sampler_encodes_as_the_flow_does(sampler: samplers.Sampler, ring: Tensor) -> None:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    first, second = (encode(model, ring[:50], sampler=s) for s in (ProbabilityFlow(), sampler))
+    assert (first - second).norm(dim=1).median() < 0.02
+
+
+def test_coordinates_of_the_data_come_back_from_a_lifted_state(ring: Tensor) -> None:
+    model = sdegen.Exact(sdegen.CLD(), RING)
+    first, second, other = (encode(model, ring[:5], seed=seed) for seed in (0, 0, 1))
+    assert first.shape == (5, 2, 2) and torch.equal(first, second) and not torch.allclose(first, other, atol=0.1)
+    torch.testing.assert_close(decode(model, other), ring[:5], rtol=0, atol=1e-4)
+
+
+def test_encoding_a_network_with_conditions_in_its_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    model = sdegen.Model(Labelled(), sdegen.VP()).to(device, dtype)
+    x = RING.sample(4, torch.Generator().manual_seed(0)).to(device, dtype)
+    label = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=dtype, device=device)
+    found = encode(model, x, return_error=True, label=label)
+    assert isinstance(found, Encoded) and found.z.dtype == dtype and found.z.device.type == device.type
+    assert found.error.max() < (1e-5 if dtype == torch.float64 else 1e-3)
+    assert not torch.allclose(found.z, encode(model, x, label=label.flip(0)), atol=0.1)
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+def test_interpolation_goes_from_x_to_y_through_the_data(sde: sdegen.LinearSDE, ring: Tensor) -> None:
+    model = sdegen.Exact(sde, RING)
+    x, y = ring[:10], ring[10:20]
+    between = interpolate(model, x, y, torch.linspace(0, 1, 5), seed=0)
+    assert between.shape == (5, 10, 2)
+    torch.testing.assert_close(between[0], x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(between[4], y, rtol=0, atol=1e-4)
+    turned = interpolate(model, y, x, torch.tensor([0.75]), seed=0)
+    torch.testing.assert_close(turned[0], between[1], rtol=0, atol=1e-3)
+    # Not the straight line: points on the way stay where the data are.
+    line = 0.5 * (x + y)
+    assert RING.log_prob(between[2]).mean() > RING.log_prob(line).mean() + 1
+
+
+def test_arcs_keep_the_law_of_the_prior_about_its_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(300, 500, dtype=torch.float64, generator=generator) for _ in range(2))
+    for w in (0.0, 0.25, 0.5, 1.0):
+        z = slerp(x, y, w)
+        assert abs(z.square().mean() - 1) < 0.02  # a straight line would have half of it in the middle
+    assert torch.allclose(slerp(x, y, 0.0), x, rtol=1e-12) and torch.allclose(slerp(x, y, 1.0), y, rtol=1e-12)
+    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    torch.testing.assert_close(slerp(a, b, 1 / 3), torch.tensor([[math.cos(math.pi / 6), math.sin(math.pi / 6)]]))
+    torch.testing.assert_close(slerp(a, a, 0.3), a)
+    assert slerp(a, torch.tensor([[-3.0, 0.01]]), 0.5).norm() == pytest.approx(2, rel=1e-3)  # no farther than the ends
+    torch.testing.assert_close(slerp(a, a + 1e-9, 0.3), a, rtol=0, atol=1e-7)
+
+
+def test_arc_is_about_the_mean_of_the_prior() -> None:
+    # Far from 0 two points look alike: only about its mean does the middle of them have the law of the data.
+    far = torch.tensor([[100.0, 0.0]], dtype=torch.float64)
+    law = sdegen.GaussianMixture(torch.ones(1, dtype=torch.float64), far, torch.ones(1, dtype=torch.float64))
+    model = sdegen.Exact(sdegen.OU(T=1.0), law)
+    x, y = far + torch.tensor([[1.0, 0.0]]), far + torch.tensor([[0.0, 1.0]])
+    middle = interpolate(model, x, y, torch.tensor([0.5]))[0] - far
+    torch.testing.assert_close(middle, torch.full((1, 2), 0.5**0.5, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+EXACT = sdegen.Exact(sdegen.VP(), RING)
+HERE = torch.tensor([[4.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "noise": (
+        lambda: encode(EXACT, HERE, sampler=Ancestral(3)),
+        ValueError,
+        r"^Ancestral does not run .* DDIM\(eta=0\)",
+    ),
+    "noise backwards": (
+        lambda: encode(EXACT, HERE, sampler=Langevin(3)),
+        ValueError,
+        r"^Langevin draws noise.*DDIM\(eta=0\)",
+    ),
+    "infinite": (
+        lambda: decode(sdegen.Exact(sdegen.Rectified(), RING), HERE, sampler=EulerMaruyama(3, eta=0.0)),
+        ValueError,
+        r"is infinite at t = 1; start the grid",
+    ),
+    "noise decoding": (
+        lambda: decode(EXACT, HERE, sampler=EulerMaruyama(3)),
+        ValueError,
+        r"^EulerMaruyama draws noise",
+    ),
+    "both": (lambda: encode(EXACT, HERE, steps=3, sampler=Heun(3)), ValueError, r"^steps = 3 and a sampler"),
+    "integers": (lambda: encode(EXACT, HERE.long()), TypeError, r"^x has dtype torch.int64"),
+    "NaN": (lambda: decode(EXACT, HERE * math.nan), ValueError, r"^z holds NaN"),
+    "shapes": (
+        lambda: interpolate(EXACT, HERE, HERE[:1], torch.ones(1)),
+        ValueError,
+        r"^x has shape \(2, 2\) and y \(1, 2\)",
+    ),
+    "weights": (lambda: interpolate(EXACT, HERE, HERE, torch.ones(1, 1)), ValueError, r"^weights has shape \(1, 1\)"),
+    "opposite": (lambda: slerp(HERE, -HERE, 0.5), ValueError, r"^rows 0 of x and y lie opposite"),
+    "no density at 0": (
+        lambda: encode(sdegen.Exact(sdegen.VP(), sdegen.Empirical(HERE)), HERE),
+        ValueError,
+        r"sigma = 0",
+    ),
+    "steps": (lambda: encode(EXACT, HERE, steps=0), ValueError, r"^steps = 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_encoded_is_refused(case: str) -> None:
+    call, error, says = REFUSED[case]
+    with pytest.raises(error, match=says):
+        call()
