@@ -84,19 +84,17 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
     ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
     known = {_name(c): c for c in (*(c for c in ours if _name(c) != c.__name__), *classes)}
     model: Any = _construct(json.loads(header["model"]), tensors, known, str(path))
-    if not isinstance(model, nn.Module):
-        return model
-    model.to(getattr(torch, header["dtype"]))
-    weights = {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    if isinstance(model, nn.Module):
+        model.to(getattr(torch, header["dtype"])).eval()
+        try:
+            model.load_state_dict({k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")})
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
+            ) from None
     if "moments:mean" in tensors:
         model.moments = Moments(tensors["moments:mean"], tensors["moments:covariance"])
-    return model.eval()
+    return model
 
 
 def _name(cls: type) -> str:

@@ -20,7 +20,7 @@ from ..grids import Grid, Karras
 from ..kernels import Transition, posterior
 from ..operators import Matrix, Operator, Scale
 from .base import Noise, Sampler, require_linear
-from .exponential import Clock, rule, angle, lagrange
+from .exponential import Clock, angle, lagrange, rule
 from .ode import Heun
 
 
