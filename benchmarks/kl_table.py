@@ -52,6 +52,7 @@ class Entry:
     antithetic: bool = False  # every datum noised with z and −z, half as many data a step
     centre: float = -0.3  # of the training times, in log(sigma / alpha)
     lr: float = 4e-3
+    length: float = 1.0  # of the training, in budgets
 
 
 PROCESSES: dict[str, Callable[[], Any]] = {
@@ -71,7 +72,9 @@ TRAINED: dict[str, Entry] = {
     "OU, uniform": Entry(sdegen.OU, weightings.Uniform(), source=33.61),
     "OU, inverse variance": Entry(sdegen.OU, weightings.InverseVariance(), source=32.24),
     # lambda = 1 dwells at small noise, where the gradient of single draws is all noise: pairs cancel it.
-    "DDPM, uniform": Entry(sdegen.DDPM, weightings.Uniform(), source=28.04, antithetic=True, centre=1.2, lr=3e-3),
+    "DDPM, uniform": Entry(
+        sdegen.DDPM, weightings.Uniform(), source=28.04, antithetic=True, centre=1.2, lr=3e-3, length=1.35
+    ),
     "DDPM, inverse variance": Entry(sdegen.DDPM, weightings.InverseVariance(), source=28.62),
     "VE, inverse variance": Entry(sdegen.VE, weightings.InverseVariance()),
     "sub-VP, likelihood": Entry(sdegen.SubVP, weightings.Likelihood()),
@@ -117,7 +120,14 @@ def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sd
     objective = losses.Hybrid(denoising) if entry.learned else denoising
     batch = 256 if entry.antithetic else 512  # as many evaluations of the network
     return model, sdegen.fit(
-        model, RING, steps=budget.steps, seconds=98, batch_size=batch, lr=entry.lr, loss=objective, seed=seed
+        model,
+        RING,
+        steps=int(entry.length * budget.steps),
+        seconds=98,
+        batch_size=batch,
+        lr=entry.lr,
+        loss=objective,
+        seed=seed,
     )
 
 
