@@ -7,6 +7,7 @@ It is a module only so that samplers find the dtype, device and mode of the netw
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ class EpsilonScaling(Guided):
         return x_0 + to_clean(eps), eps / rows(scale, x)
 
 
+@dataclass(frozen=True)
 class LinearScale:
     """The schedule ``b + k t`` (M. Ning et al., 2023, arXiv:2308.15321).
 
@@ -114,8 +116,8 @@ class LinearScale:
     1.01
     """
 
-    def __init__(self, b: float, k: float = 0.0) -> None:
-        self.b, self.k = b, k
+    b: float
+    k: float = 0.0
 
     def __call__(self, t: Tensor) -> Tensor:
         """``b + k t``, float64."""
