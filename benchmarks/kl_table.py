@@ -371,9 +371,9 @@ def langevin_block(args: Any, budget: Budget) -> str:
     one_mode = RING.means[0] * torch.ones(n, 1) + 0.5 * torch.randn(n, 2, generator=torch.Generator().manual_seed(5))
     choices: dict[str, tuple[Any, Any]] = {
         "probability flow, Heun": (samplers.Heun(25), None),
-        "Langevin, from the prior": (samplers.Langevin(steps, h=0.02, t=sde.time(100.0).item()), None),
-        "Langevin, from one mode": (samplers.Langevin(steps, h=0.02, t=sde.time(100.0).item()), one_mode),
-        "annealed Langevin": (samplers.AnnealedLangevin(steps // 10, h=0.02, repeats=10), None),
+        "Langevin, from the prior": (samplers.Langevin(steps, h=0.3, t=sde.time(100.0).item()), None),
+        "Langevin, from one mode": (samplers.Langevin(steps, h=0.3, t=sde.time(100.0).item()), one_mode),
+        "annealed Langevin": (samplers.AnnealedLangevin(steps // 10, h=0.3, repeats=10), None),
         "Euler–Maruyama": (samplers.EulerMaruyama(steps), None),
         "predictor–corrector": (samplers.PredictorCorrector(samplers.EulerMaruyama(steps // 2)), None),
     }

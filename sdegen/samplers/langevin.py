@@ -75,7 +75,7 @@ class AnnealedLangevin(Langevin):
         The levels; equal steps in the log-SNR by default.
     """
 
-    def __init__(self, steps: int = 50, h: float = 0.1, repeats: int = 10, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 50, h: float = 0.3, repeats: int = 10, grid: Grid | None = None) -> None:
         super().__init__(steps, h)
         if repeats < 1:
             raise ValueError(f"repeats = {repeats}; at least one step a level is needed.")
