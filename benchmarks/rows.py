@@ -18,12 +18,14 @@ import torch
 Values = dict[str, Any]
 
 
-def arguments(description: str, results: str) -> argparse.Namespace:
+def arguments(description: str, results: str, seeds: int = 3) -> argparse.Namespace:
     """The options that every table takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings: minutes instead of hours")
     parser.add_argument("--device", default="cpu", help="device of networks and samples")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (0 1 2; 0 with --quick)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help=f"seeds to average over ({seeds} of them; one with --quick)"
+    )
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument(
         "--only",
@@ -34,7 +36,7 @@ def arguments(description: str, results: str) -> argparse.Namespace:
     args = parser.parse_args()
     name = f"{results}_quick" if args.quick else results
     args.out = args.out or Path(__file__).parent / "results" / name
-    args.seeds = args.seeds or ([0] if args.quick else [0, 1, 2])
+    args.seeds = args.seeds or list(range(1 if args.quick else seeds))
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
