@@ -25,7 +25,7 @@ the peers on log-SNR, where their polynomials live.
 """,
     "law": """### Law of the stochastic samplers
 
-KL(data‖samples) by nearest neighbours and sliced W2 of 20,000 samples to as many exact ones, VP, the best of the four grids; by
+KL(data‖samples) by nearest neighbours and sliced W2 of 20,000 samples to as many exact ones, VP, the best of three grids; by
 evaluations of the network. The first row is the floor.
 
 """,

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..distributions import Moments
 from ..grids import Angle
-from ..models import Conditioned, ScoreModel
+from ..models import Conditioned, ScoreModel, check_dtype
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, share
@@ -26,23 +27,30 @@ NoiseSource = Callable[[int, int], Noise]
 def default(model: ScoreModel, steps: int | None = None) -> Sampler:
     """The sampler used where none is named, in 20 steps unless told otherwise.
 
-    For scalar processes `Multistep` with corrector around the Gaussian of the data's own moments, on a grid whose scale is a
-    quarter of the data's total standard deviation. Its order grows with the steps: high orders need room. For matrix
-    processes the same around a point mass; Euler–Maruyama in 500 steps for nonlinear ones. Why: docs/choose_a_sampler.md.
+    For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
+    ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
+    this level of noise what they become. The order of the method grows with the steps, high orders need room: two up to eight
+    steps, three up to twelve, then four. For matrix processes the like around a point mass; Euler–Maruyama in 500 steps for
+    nonlinear ones. Why: docs/choose_a_sampler.md.
     """
     if not model.sde.is_linear:
         return EulerMaruyama(500 if steps is None else steps)
     steps = 20 if steps is None else steps
-    order = 1 if steps < 9 else 2 if steps < 13 else 3
-    clock = angle if order == 1 else share
     if len(model.sde.e) > 1:
-        return Multistep(steps, order=order, clock=clock, corrector=True)
+        return Multistep(steps, order=1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
+    order, corrector = (2, False) if steps < 6 else (1, True) if steps < 9 else (3, False) if steps < 13 else (3, True)
+    clock = angle if order == 1 else share
     if model.moments is None:
-        return Multistep(steps, order=order, reference=Normal(), clock=clock, corrector=True)
-    covariance = model.moments.covariance
-    total = float(covariance.trace() if covariance.ndim == 2 else covariance.sum()) ** 0.5
-    grid = Angle(scale=max(total / 4, 1e-3), power=0.5)
-    return Multistep(steps, grid, order, clock=clock, corrector=True)
+        return Multistep(steps, order=order, reference=Normal(), clock=clock, corrector=corrector)
+    return Multistep(steps, Angle(scale=level(model.moments), power=0.5), order, clock=clock, corrector=corrector)
+
+
+def level(moments: Moments) -> float:
+    """``0.4 √tr(Sigma) / D^(1/6)``."""
+    covariance = moments.covariance.double()
+    trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
+    dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)
+    return max(float(0.4 * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6)), 1e-3)
 
 
 def sample(
@@ -126,7 +134,7 @@ def sample(
     if final == "denoise" and not sde.is_linear:
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    x_T = start(model, n, seed) if x_T is None else _checked(x_T)
+    x_T = start(model, n, seed) if x_T is None else _checked(x_T, model)
     parts = list(chunks(x_T, batch, cond))
     run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = sys.stderr.isatty() if progress is None else progress
@@ -223,11 +231,13 @@ def start(model: ScoreModel, n: int | None, seed: int) -> Tensor:
     return x if weight is None else x.to(weight)
 
 
-def _checked(x_T: Tensor) -> Tensor:
+def _checked(x_T: Tensor, model: Any) -> Tensor:
     if not x_T.is_floating_point():
         raise TypeError(f"x_T has dtype {x_T.dtype}; give floating-point states.")
     if not x_T.isfinite().all():
         raise ValueError("x_T holds NaN or infinite values; give finite states.")
+    if isinstance(model, nn.Module):
+        check_dtype(model, x_T)
     return x_T
 
 
