@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,42 +19,63 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import models, nets, nonlinear, parametrizations, processes, samplers
+from . import distributions, guidance, models, nets, nonlinear, parametrizations, processes, samplers
 from .distributions import Moments
 from .samplers import Fitted
 
 FORMAT = "sdegen-1"
 # Files name a class by the chapter it is offered in, which outlives the module it is written in.
 _CHAPTERS = {"nonlinear": "processes", "parametrizations": "models"}
-_LIBRARY = (models, nets, nonlinear, parametrizations, processes, samplers)
+_LIBRARY = (distributions, guidance, models, nets, nonlinear, parametrizations, processes, samplers)
 _PLAIN = (int, float, str, bool, type(None))
 
 
 def save(model: nn.Module | Fitted, path: str | Path) -> None:
-    """Write a model, or a fitted solver, to one file, atomically.
+    """Write a model, guided or not, or a fitted solver, to one file, atomically.
 
     Raises
     ------
     TypeError
         If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
-        written without code.
+        written without code, as functions are.
     """
     weights = model.state_dict() if isinstance(model, nn.Module) else {}
-    tensors: dict[str, Tensor] = {f"weight:{k}": _own(v) for k, v in weights.items()}
+    tensors: dict[str, Tensor] = {f"weight:{k}": v for k, v in weights.items()}
     described = _describe(model, tensors, "model")
     moments = getattr(model, "moments", None)
     if moments is not None:
-        tensors["moments:mean"] = _own(moments.mean)
-        tensors["moments:covariance"] = _own(moments.covariance)
+        tensors |= {"moments:mean": moments.mean, "moments:covariance": moments.covariance}
     dtype = next((str(p.dtype).removeprefix("torch.") for p in weights.values() if p.is_floating_point()), "float32")
     header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_whole(tensors, header, Path(path))
+
+
+def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) -> None:
+    """Write a safetensors file that is there whole or not at all, whenever the process or the machine ends.
+
+    It is written beside its place in a folder ``.NAME.*.part``, which only a killed process leaves behind, brought to the
+    disk, and moved.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take it. A file that was there before is whole.
+    """
     try:
-        save_file(tensors, part, metadata=header)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            save_file({name: _own(value) for name, value in tensors.items()}, part, metadata=header)
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} could not be written ({error}); make room and call again: what was there before is whole."
+        ) from error
+    if os.name == "posix":  # the move is an entry of the folder
+        entry = os.open(path.parent, os.O_RDONLY)
+        os.fsync(entry)
+        os.close(entry)
 
 
 def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
@@ -113,10 +135,17 @@ def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
-        tensors[f"argument:{place}"] = _own(value)
+        tensors[f"argument:{place}"] = value
         return {"tensor": f"argument:{place}"}
     if isinstance(value, (list, tuple)):
         return [_describe(v, tensors, f"{place}.{i}") for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {"pairs": _describe(list(value.items()), tensors, place)}
+    if inspect.isroutine(value):
+        raise TypeError(
+            f"{place} is a function, and no code is saved; give an object of a class that keeps its arguments, such as "
+            "guidance.LinearScale, or save the model inside without it."
+        )
     cls = type(value)
     arguments = {}
     signature = inspect.signature(cls.__init__) if cls.__init__ is not object.__init__ else None
@@ -138,6 +167,8 @@ def _construct(value: Any, tensors: dict[str, Tensor], known: dict[str, type], p
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
+    if "pairs" in value:
+        return dict(_construct(value["pairs"], tensors, known, path))
     name = value["class"]
     if name not in known:
         raise ValueError(f"{path} uses the class {name!r}; pass it: load(path, classes=[{name}]).")

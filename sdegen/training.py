@@ -1,4 +1,8 @@
-"""`fit`: optimiser, schedule, averaged weights, and a record of what was done. It knows a model only by its loss."""
+"""`fit`: optimiser, schedule, averaged weights, and a record of what was done. It knows a model only by its loss.
+
+`gradients` are those of a mean loss, `ema` the averages of weights, `record` what is known of a run, `resume` its checkpoints
+and `parallel` its processes.
+"""
 
 from __future__ import annotations
 
@@ -6,92 +10,31 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .conditions import Drop
 from .data import Source
+from .ema import PowerEMA, Snapshots
+from .gradients import Gradient
 from .losses import NonFiniteLoss
+from .parallel import Processes
+from .record import Readings, Run, Step
+from .resume import Folder, State, described
 
 
-class Step(NamedTuple):
-    """What a callback is told after every step."""
-
-    step: int
-    loss: float
-    grad_norm: float
-    lr: float
-    seconds: float
-    model: nn.Module
+def cosine(done: float) -> float:
+    """From one to zero over the run: ``½ (1 + cos(pi done))``."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
-@dataclass
-class Run:
-    """The record of a training run.
-
-    Attributes
-    ----------
-    steps, seconds
-        Steps taken, and wall-clock time.
-    loss, grad_norm, lr
-        One value a step.
-    settings
-        The arguments `fit` was called with.
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    loss: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-class PowerEMA:
-    """An average of weights over the last part of a run, whatever its length.
-
-    ``average ← average + (1 − (1 − 1/n)^(gamma+1)) (weights − average)`` at step n: the weight of step m grows as
-    ``m^gamma``, a profile of relative width `width`. T. Karras et al., *Analyzing and improving the training dynamics of
-    diffusion models*, 2023, arXiv:2312.02696.
-
-    Parameters
-    ----------
-    parameters
-        What to average.
-    width
-        Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], width: float = 0.05) -> None:
-        if not 0 <= width <= 0.28:
-            raise ValueError(f"ema = {width}; the relative width of the average lies between 0 and 0.28.")
-        self.parameters = [p for p in parameters if p.is_floating_point()]
-        self.average = [p.detach().clone() for p in self.parameters]
-        self.width, self.n = width, 0
-        self.gamma = math.inf
-        if width:
-            # width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)), decreasing in gamma
-            low, high = 0.0, 1e6
-            for _ in range(100):
-                middle = 0.5 * (low + high)
-                wider = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > width**2
-                low, high = (middle, high) if wider else (low, middle)
-            self.gamma = low
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights of one more step."""
-        self.n += 1
-        keep = 0.0 if self.n == 1 or not self.width else (1 - 1 / self.n) ** (self.gamma + 1)
-        torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
-
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        """Put the average in place of the weights."""
-        torch._foreach_copy_(self.parameters, self.average)
+def constant(done: float) -> float:
+    """One. Such a run can be made longer afterwards, and averaged over any width (`Run.averaged`) instead of annealed."""
+    return 1.0
 
 
 def fit(
@@ -103,16 +46,28 @@ def fit(
     batch_size: int = 512,
     lr: float = 4e-3,
     warmup: int = 100,
+    schedule: Callable[[float], float] = cosine,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.99),
     clip: float = 1.0,
     ema: float = 0.05,
     loss: Callable[..., Tensor] | None = None,
+    p_uncond: float = 0.0,
+    null: dict[str, Any] | None = None,
+    accumulate: int = 1,
+    autocast: torch.dtype | None = None,
+    snapshots: int | None = None,
+    checkpoint: str | Path | None = None,
+    every: int = 1000,
     seed: int | None = None,
     callbacks: Iterable[Callable[[Step], Any]] = (),
     progress: bool | None = None,
 ) -> Run:
     """Train a model in place by AdamW with linear warm-up, cosine decay to zero, clipping and averaged weights.
+
+    Under ``accelerate launch --multi_gpu --num_processes 2`` the processes share every batch, with the result of one: call it in
+    each with the same model and data, on ``accelerate.PartialState().device``; on CPUs that is ``PartialState(cpu=True)``. The
+    main one alone writes, calls back and shows a bar.
 
     Parameters
     ----------
@@ -126,14 +81,31 @@ def fit(
         Length of the run: steps (4,000 by default), or wall-clock seconds; the first limit that is reached ends it.
     batch_size, lr, warmup, weight_decay, betas, clip
         Optimiser settings; `clip` bounds the norm of the gradient.
+    schedule
+        The factor on `lr`, given the part of the run that is done: `cosine`, `constant`, or a function of yours.
     ema
-        Relative width of the average of the weights that the model ends up with (`PowerEMA`).
+        Relative width of the average of the weights that the model ends up with (`ema.PowerEMA`).
     loss
         Called as ``loss(model, x, generator=, **cond)`` in place of the model's own.
+    p_uncond, null
+        Each datum loses its conditions with probability `p_uncond`, all at once and independently of the others, so that the
+        model learns the law without them too: for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
+        diffusion guidance*, 2022, arXiv:2207.12598). A lost condition becomes its value in `null`, by default
+        ``{"label": -1}``; a condition that `null` does not name is never lost.
+    accumulate
+        Parts in which a batch goes through the network, for less memory and the same result (`gradients.Gradient`).
+    autocast
+        ``torch.bfloat16`` lets the network compute in it where it can; weights, losses and averages keep their precision.
+    snapshots
+        Steps between two snapshots of averages, from which `Run.averaged` forms any other; none by default.
+    checkpoint, every
+        A folder, and the steps between two checkpoints there (`resume`). The same call again goes on where the last one ended,
+        however it ended, towards the same weights to the last bit; of a finished run it gives the result. A run of `constant`
+        rate goes on to a new limit. The states of torch's own generators come back with it.
     seed
         Of data order, times and noise; a fresh one by default, recorded in the run's settings.
     callbacks
-        Each called with a `Step` after every step.
+        Each called with a `Step` after every step, for a grid of samples now and then, say.
     progress
         Show a bar; by default where standard error is a terminal.
 
@@ -147,78 +119,129 @@ def fit(
     NonFiniteLoss
         If a loss or gradient is not finite. The model keeps the weights of the last good step.
     ValueError, TypeError
-        If an argument or the data is unusable.
+        If an argument or the data is unusable, or the checkpoint is of another run.
+    OSError
+        If a checkpoint cannot be written. The one before is whole.
 
     Examples
     --------
     >>> import sdegen
     >>> model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
-    >>> fit(model, sdegen.data.gaussian_ring(), steps=5, batch_size=32, seed=0).steps
-    5
+    >>> def look(step):
+    ...     if step.step % 4 == 0:
+    ...         with step.averaged() as model:
+    ...             print(step.step, sdegen.sample(model, 9, steps=3, seed=0).shape)
+    >>> fit(model, sdegen.data.gaussian_ring(), steps=9, batch_size=32, seed=0, callbacks=[look]).steps
+    4 torch.Size([9, 2])
+    8 torch.Size([9, 2])
+    9
     """
-    for name, value in (("steps", steps), ("seconds", seconds), ("batch_size", batch_size), ("lr", lr), ("clip", clip)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} = {value}; it must be positive.")
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("warmup", warmup)):
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise ValueError(f"{name} = {value}; it must be a whole number, at least 0.")
-    trainable = isinstance(model, nn.Module)
-    if not trainable:
-        raise TypeError(
-            f"model is {type(model).__name__}, which has nothing to train; give an nn.Module such as Model(net, sde)."
-        )
     if steps is None and seconds is None:
         steps = 4000
-    seed = int(torch.randint(2**31 - 1, ())) if seed is None else seed
     settings = {
-        "steps": steps, "seconds": seconds, "batch_size": batch_size, "lr": lr, "warmup": warmup, "betas": betas,
-        "weight_decay": weight_decay, "clip": clip, "ema": ema, "loss": loss, "seed": seed,
+        "steps": steps, "seconds": seconds, "batch_size": batch_size, "lr": lr, "warmup": warmup, "schedule": schedule,
+        "betas": betas, "weight_decay": weight_decay, "clip": clip, "ema": ema, "loss": loss, "p_uncond": p_uncond,
+        "null": null, "accumulate": accumulate, "autocast": autocast, "snapshots": snapshots,
     }  # fmt: skip
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
+    _check(model, settings | {"every": every})
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not named:
         raise ValueError("the model has no parameters to train.")
+    parameters = list(named.values())
+    device = parameters[0].device
+    processes = Processes(device)
+    if batch_size < accumulate * processes.number:
+        raise ValueError(
+            f"batch_size = {batch_size} cannot be split in {accumulate * processes.number}; take fewer parts."
+        )
+
+    folder = None if checkpoint is None else Folder(checkpoint)
+    if folder is not None and processes.main:
+        folder.prepare()
+    processes.wait()  # for the main one, which may still be writing what is to be read here
+    kept = None if folder is None else folder.newest()
+    if seed is None:
+        seed = int(processes.agree(int(torch.randint(2**31 - 1, ())))) if kept is None else kept.about["seed"]
+    run = Run(settings=settings | {"seed": seed}, model=model)
     generator = torch.Generator().manual_seed(seed)
-    source = Source(data, parameters[0].dtype, parameters[0].device)
+    source = Source(data, parameters[0].dtype, device)
+    drop = Drop(p_uncond, null, set(source.cond))
     model.moments = source.moments(generator)
-    objective = type(model).loss if loss is None else loss
+    processes.share(model)
+    objective: Any = type(model).loss if loss is None else loss
+    gradient = Gradient(model, objective, parameters, generator, processes, accumulate, autocast)
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     average = PowerEMA(parameters, ema)
-    run = Run(settings=settings)
-    show = sys.stderr.isatty() if progress is None else progress
-    bar = tqdm(total=steps, disable=not show, desc="fit", leave=False)
+    averages = [average]
+    if snapshots is not None:
+        run.snapshots = Snapshots(named, None if folder is None else folder.path)
+        averages += run.snapshots.averages
+    state = State(model, optimiser, averages, generator, source, run, processes)
+    about = {}
+    if folder is not None:
+        # Where a run of constant rate ends has no say in how it goes.
+        ends = {"steps": None, "seconds": None} if schedule is constant else {}
+        about = described({"schedule": schedule} | run.settings | ends | {"model": model})
+    if kept is not None:
+        kept.check(about, model)
+        state.restore(kept)
+    processes.check_same("step", run.steps)
+
+    def keep(end: bool = False) -> None:
+        """A snapshot and a checkpoint where they are due: at their steps, and at the end if they were not just before."""
+        if snapshots and (run.steps % snapshots == 0) != end:
+            readings.read()
+            if folder is None or processes.main:
+                run.snapshots.keep()  # type: ignore[union-attr]
+        if folder is not None and (run.steps % every == 0) != end:
+            readings.read()
+            tensors = state.tensors()
+            if processes.main:
+                folder.write(run.steps, run.seconds, about, tensors)
+
+    readings = Readings(run, device)
+    if readings.bad is not None:
+        optimiser.found_inf = readings.bad  # type: ignore[attr-defined] # the fused optimiser then leaves the weights as they are
+    show = (sys.stderr.isatty() if progress is None else progress) and processes.main
+    bar = tqdm(total=steps, initial=run.steps, disable=not show, desc="fit", leave=False)
+    batches = source.batches(batch_size, generator)
     model.train()
-    began = time.perf_counter()
+    first, began = run.steps, time.perf_counter() - run.seconds
     try:
-        for batch in source.batches(batch_size, generator):
-            elapsed = time.perf_counter() - began
+        while True:
+            run.seconds = time.perf_counter() - began
+            elapsed = run.seconds if seconds is None else processes.agree(run.seconds)
             done = max(run.steps / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
             if done >= 1:
                 break
-            rate = lr * min(1.0, (run.steps + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * done))
+            rate = lr * min(1.0, (run.steps + 1) / max(warmup, 1)) * schedule(done)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            values = objective(model, batch.x, generator=generator, **batch.cond)
-            mean = values.mean()
             optimiser.zero_grad()
-            mean.backward()
+            mean = gradient(drop(next(batches), generator))
             norm = nn.utils.clip_grad_norm_(parameters, clip)
-            if not (mean.isfinite() and norm.isfinite()):
-                raise NonFiniteLoss(f"loss {mean.item():.3g}, gradient norm {norm.item():.3g}")
+            readings.add(mean, norm)
             optimiser.step()
-            average.update()
+            for one in averages:
+                one.update()
             run.steps += 1
-            run.loss.append(mean.item())
-            run.grad_norm.append(norm.item())
             run.lr.append(rate)
             bar.update()
             if run.steps % 50 == 0:
                 bar.set_postfix(loss=f"{sum(run.loss[-50:]) / 50:.4g}")
-            for callback in callbacks:
-                callback(Step(run.steps, run.loss[-1], run.grad_norm[-1], rate, elapsed, model))
+            if processes.main:
+                for callback in callbacks:
+                    callback(Step(run.steps, rate, elapsed, model, mean, norm, average))
+            keep()
+        readings.read()
+        if run.steps > first:
+            keep(end=True)
     except NonFiniteLoss as error:
+        good = len(run.loss)
+        run.steps, run.lr = good, run.lr[:good]
         raise NonFiniteLoss(
-            f"training stopped in step {run.steps + 1}: {error}. The model keeps the weights of step {run.steps}; lower lr, "
-            "check the data, or choose another weighting."
+            f"training stopped in step {good + 1}: {gradient.reason or error}. The model keeps the weights of step {good}; "
+            "lower lr, check the data, or choose another weighting."
         ) from None
     finally:
         bar.close()
@@ -226,3 +249,25 @@ def fit(
         run.seconds = time.perf_counter() - began
     average.copy_to_model()
     return run
+
+
+def _check(model: Any, settings: dict[str, Any]) -> None:
+    """Refuse what no run could be made with."""
+    for name in ("steps", "seconds", "batch_size", "lr", "clip"):
+        value = settings[name]
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} = {value}; it must be positive.")
+    for name, least in {
+        "steps": 0, "batch_size": 0, "warmup": 0, "accumulate": 1, "snapshots": 1, "every": 1
+    }.items():  # fmt: skip
+        value = settings[name]
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} = {value}; it must be a whole number, at least {least}.")
+    if settings["autocast"] not in (None, torch.bfloat16):
+        raise ValueError(
+            f"autocast = {settings['autocast']}; give torch.bfloat16, which needs no scaling of losses, or None."
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is {type(model).__name__}, which has nothing to train; give an nn.Module such as Model(net, sde)."
+        )

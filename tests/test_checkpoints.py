@@ -188,6 +188,32 @@ def test_weights_used_twice_come_back(tmp_path, device, dtype):
     check(sdegen.Model(Tied(2), sdegen.OU(), models.Velocity()), tmp_path / "model", device, dtype, classes=[Tied])
 
 
+class Table(Own):
+    """A network of the user's with a table among its arguments."""
+
+    def __init__(self, dim: int, table: dict) -> None:
+        super().__init__(dim, table["gains"])
+        self.table = table
+
+
+def test_tables_come_back(tmp_path, device, dtype):
+    table = {"gains": [0.5, -1.5], 3: {"shift": torch.arange(3.0)}, "none": {}}
+    model = sdegen.Model(Table(2, table), sdegen.VP(), models.Velocity())
+    again = check(model, tmp_path / "model", device, dtype, classes=[Table]).net.table
+    assert torch.equal(again[3].pop("shift"), torch.arange(3.0))
+    assert again == {"gains": [0.5, -1.5], 3: {}, "none": {}}
+
+
+@pytest.mark.parametrize(
+    "law", [sdegen.data.gaussian_ring(), sdegen.Empirical(torch.randn(5, 2))], ids=lambda law: type(law).__name__
+)
+def test_an_exact_model_comes_back(law, tmp_path):
+    model = sdegen.Exact(sdegen.VP(), law)
+    save(model, tmp_path / "model")
+    again, x = load(tmp_path / "model"), torch.randn(4, 2, dtype=torch.float64)
+    assert torch.equal(again.score(x, 0.3), model.score(x, 0.3))
+
+
 # --- a file is whole or absent ----------------------------------------------------------------------------------------
 
 
@@ -360,6 +386,12 @@ class Greedy(Own):
         super().__init__(*args)
 
 
+class Bent(Own):
+    def __init__(self, dim: int, act) -> None:
+        super().__init__(dim, [1.0, 1.0])
+        self.act = act
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -371,8 +403,12 @@ class Greedy(Own):
             lambda: sdegen.Model(Greedy(2, [1.0, 2.0]), sdegen.VP()),
             r"Greedy\.__init__ takes \*args or \*\*kwargs; name its arguments",
         ),
+        (
+            lambda: sdegen.Model(Bent(2, torch.tanh), sdegen.VP()),
+            r"model\.net\.act is a function, and no code is saved; give an object of a class",
+        ),
     ],
-    ids=["forgotten", "unnamed"],
+    ids=["forgotten", "unnamed", "function"],
 )
 def test_what_could_not_be_loaded_is_not_saved(model, message, tmp_path):
     with pytest.raises(TypeError, match=message):

@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import sdegen
-from sdegen import fit
-from sdegen.training import PowerEMA
+from sdegen import fit, training
+from sdegen.record import Readings
+from sdegen.training import constant
 
 
 @pytest.fixture
@@ -78,83 +79,6 @@ def test_the_global_generator_keeps_its_seed(tiny):
     assert torch.initial_seed() == 7
 
 
-# --- averaged weights -------------------------------------------------------------------------------------------------
-
-
-def power_profile(n, gamma):
-    """What the recursion gives to step m of n: ``m^(gamma+1) − (m−1)^(gamma+1)`` over ``n^(gamma+1)``.
-
-    Step m enters with ``1 − (1 − 1/m)^(gamma+1)`` and is multiplied by ``(1 − 1/j)^(gamma+1)`` at every later j, a
-    product that telescopes to ``(m/n)^(gamma+1)``: the integral of ``u^gamma`` over the m-th of n equal intervals.
-    """
-    m = torch.arange(n + 1, dtype=torch.float64)
-    return ((m / n) ** (gamma + 1)).diff()
-
-
-@pytest.mark.parametrize("width", [0.02, 0.05, 0.15, 0.25])
-def test_average_weighs_steps_by_a_power_of_their_number(width, generator):
-    n = 40
-    value = torch.zeros(3, dtype=torch.float64)
-    average = PowerEMA([value], width)
-    steps = torch.randn(n, 3, dtype=torch.float64, generator=generator)
-    for row in steps:
-        value.copy_(row)
-        average.update()
-    profile = power_profile(n, average.gamma)
-    torch.testing.assert_close(profile.sum(), torch.ones((), dtype=torch.float64))
-    torch.testing.assert_close(average.average[0], profile @ steps, rtol=1e-10, atol=1e-12)
-    average.copy_to_model()
-    assert torch.equal(value, average.average[0])
-
-
-@pytest.mark.parametrize("width", [0.02, 0.05, 0.15, 0.25])
-def test_average_is_as_wide_as_asked_whatever_the_length(width):
-    # The average of m and of m² are the moments of the profile.
-    for n in (2000, 6000):
-        value = torch.zeros(2, dtype=torch.float64)
-        average = PowerEMA([value], width)
-        for m in range(1, n + 1):
-            value.copy_(torch.tensor([m / n, (m / n) ** 2], dtype=torch.float64))
-            average.update()
-        mean, square = average.average[0].tolist()
-        assert math.sqrt(square - mean**2) == pytest.approx(width, rel=10 / n / width)
-
-
-def test_average_of_no_width_is_the_last():
-    value = torch.zeros(1)
-    average = PowerEMA([value], 0.0)
-    for m in (3.0, -1.0, 5.0):
-        value.fill_(m)
-        average.update()
-    assert average.average[0].item() == 5.0
-
-
-@pytest.mark.parametrize("width", [-0.01, 0.3, math.nan])
-def test_impossible_widths_are_refused(width):
-    with pytest.raises(ValueError, match=rf"ema = {width}; the relative width .* between 0 and 0\.28"):
-        PowerEMA([torch.zeros(1)], width)
-
-
-def test_fit_leaves_the_average_of_every_step(tiny, eps):
-    model, n, kept = tiny(), 25, []
-    fit(
-        model,
-        RING,
-        steps=n,
-        batch_size=16,
-        seed=0,
-        ema=0.1,
-        warmup=5,
-        callbacks=[lambda s: kept.append(weights(s.model))],
-    )
-    expected = power_profile(n, PowerEMA([], 0.1).gamma) @ torch.stack(kept).double()
-    torch.testing.assert_close(weights(model).double(), expected, rtol=100 * eps, atol=eps)
-    assert not torch.equal(weights(model), kept[-1])
-    plain = tiny()
-    fit(plain, RING, steps=n, batch_size=16, seed=0, ema=0.0, warmup=5)
-    assert torch.equal(weights(plain), kept[-1])
-
-
 # --- schedule, limits, record -----------------------------------------------------------------------------------------
 
 
@@ -183,6 +107,16 @@ def test_learning_rate_warms_up_and_falls_on_a_cosine_to_zero(tiny):
 
 def test_no_warmup_starts_at_the_full_rate(tiny):
     assert fit(tiny(), RING, steps=2, batch_size=4, lr=0.01, warmup=0, seed=0).lr[0] == 0.01
+
+
+def test_a_constant_rate_stays_after_the_warmup(tiny):
+    run = fit(tiny(), RING, steps=8, batch_size=4, lr=0.01, warmup=4, seed=0, schedule=constant)
+    assert run.lr == pytest.approx([0.0025, 0.005, 0.0075] + 5 * [0.01])
+
+
+def test_a_schedule_of_one_s_own_is_told_how_much_is_done(tiny):
+    run = fit(tiny(), RING, steps=5, batch_size=4, lr=1.0, warmup=0, seed=0, schedule=lambda done: 1e-3 / (1 + done))
+    assert run.lr == pytest.approx([1e-3 / (1 + k / 5) for k in range(5)])
 
 
 def test_gradients_are_clipped_but_recorded_whole(tiny):
@@ -228,6 +162,78 @@ def test_callbacks_see_every_step_and_the_record_holds_it(tiny):
     asked = {"steps": 7, "batch_size": 16, "lr": 1e-3, "seed": 3, "clip": 1.0, "ema": 0.05, "warmup": 100}
     assert asked.items() <= run.settings.items()
     assert not {"model", "data", "callbacks"} & run.settings.keys()
+
+
+def test_a_callback_sees_the_model_as_it_would_be_left(tiny):
+    """Averaged weights in evaluation mode for a while; the run does not notice."""
+    model, plain, seen, raw = tiny(), tiny(), [], []
+
+    def look(step):
+        raw.append(weights(step.model))
+        with step.averaged() as averaged:
+            assert averaged is step.model and not averaged.training
+            seen.append(weights(averaged))
+            sdegen.sample(averaged, 3, steps=2, seed=0)
+        assert step.model.training and torch.equal(weights(step.model), raw[-1])
+
+    settings = {"steps": 6, "batch_size": 16, "seed": 0, "warmup": 1, "ema": 0.2}
+    fit(model, RING, callbacks=[look], **settings)
+    fit(plain, RING, **settings)
+    assert torch.equal(weights(model), weights(plain)) and torch.equal(seen[-1], weights(model))
+    assert torch.equal(seen[0], raw[0]) and not torch.equal(seen[-1], raw[-1])
+
+
+class Late(Readings):
+    """Losses read as from an accelerator, seven steps together."""
+
+    def __init__(self, run, device):
+        super().__init__(run, device)
+        self.patience, self.bad = 7, torch.zeros((), device=device)
+
+
+def plain_loss(model, x, generator=None):
+    return (model.net(x, x[:, 0]) - 1).square().sum(1)
+
+
+def test_nothing_in_a_step_waits_for_an_accelerator(tiny, monkeypatch, device, dtype, generator):
+    monkeypatch.setattr(training, "Readings", Late)
+    asked, counts = [], []
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__"):
+        whole = getattr(torch.Tensor, name)
+        spy = lambda *args, whole=whole, name=name, **kwargs: (asked.append(name), whole(*args, **kwargs))[1]
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    x = RING.sample(40, generator).to(device, dtype)
+    look = [lambda step: counts.append(len(asked))]
+    run = fit(tiny(), x, steps=22, batch_size=8, seed=0, loss=plain_loss, snapshots=None, callbacks=look)
+    assert [b - a for a, b in pairwise(counts)] == [2 if step % 7 == 0 else 0 for step in range(2, 23)]
+    assert len(run.loss) == len(run.grad_norm) == 22
+
+
+def test_late_readings_are_the_same_record(tiny, monkeypatch):
+    at_once = fit(tiny(), RING, steps=17, batch_size=8, seed=0)
+    monkeypatch.setattr(training, "Readings", Late)
+    model = tiny()
+    late = fit(model, RING, steps=17, batch_size=8, seed=0)
+    assert (late.loss, late.grad_norm, late.lr) == (at_once.loss, at_once.grad_norm, at_once.lr)
+    assert torch.equal(weights(model), weights(at_once.model))
+
+
+@pytest.mark.parametrize("bad", [4, 7, 8])
+def test_a_failure_that_is_read_late_has_left_the_weights_alone(tiny, monkeypatch, bad):
+    """The optimiser steps on with finite losses after the bad one, and moves nothing."""
+    monkeypatch.setattr(training, "Readings", Late)
+    model, kept, calls = tiny(), [], []
+
+    def loss(model, x, generator=None):
+        calls.append(None)
+        return plain_loss(model, x) * (math.nan if len(calls) == bad else 1.0)
+
+    look = [lambda step: kept.append(weights(step.model))]
+    says = rf"stopped in step {bad}: loss nan, gradient norm nan\. The model keeps the weights of step {bad - 1};"
+    with pytest.raises(sdegen.NonFiniteLoss, match=says):
+        fit(model, RING, steps=20, batch_size=8, seed=0, loss=loss, lr=0.1, warmup=1, callbacks=look)
+    assert len(calls) == 7 * math.ceil(bad / 7)
+    assert torch.equal(weights(model), kept[bad - 2]) and not torch.equal(kept[bad - 2], kept[bad - 3])
 
 
 def test_a_model_is_left_in_evaluation_mode(tiny):

@@ -1,12 +1,7 @@
-"""Data: toy laws whose density is known, and batches of anything a user brings.
-
-A toy law is a `GaussianMixture`, so it samples, and knows its density and score. Nothing here is scaled or shuffled
-behind the user's back.
-"""
+"""Batches of anything a user brings. Nothing here is scaled behind the user's back."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,44 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .distributions import GaussianMixture, Moments, moments_of
-
-
-def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> GaussianMixture:
-    """Equal isotropic Gaussians at equal angles on a circle, in two dimensions.
-
-    Parameters
-    ----------
-    modes, radius, std
-        Their number, the circle's radius, and the standard deviation of each.
-    """
-    if modes < 1 or not radius >= 0 or not std > 0:
-        raise ValueError(f"modes = {modes}, radius = {radius}, std = {std}: expected modes >= 1 and std > 0.")
-    angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
-    means = radius * torch.stack([angle.cos(), angle.sin()], 1)
-    weights = torch.full((modes,), 1 / modes, dtype=torch.float64)
-    return GaussianMixture(weights, means, torch.full((modes,), std**2, dtype=torch.float64))
-
-
-def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> GaussianMixture:
-    """``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions."""
-    if side < 1 or not std > 0:
-        raise ValueError(f"side = {side}, std = {std}: expected side >= 1 and std > 0.")
-    places = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
-    means = torch.cartesian_prod(places, places)
-    weights = torch.full((side**2,), 1 / side**2, dtype=torch.float64)
-    return GaussianMixture(weights, means, torch.full((side**2,), std**2, dtype=torch.float64))
-
-
-def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
-    """A mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5."""
-    if dim < 1 or modes < 1:
-        raise ValueError(f"dim = {dim}, modes = {modes}: both must be at least 1.")
-    generator = torch.Generator().manual_seed(seed)
-    exponential = -torch.rand(modes, dtype=torch.float64, generator=generator).log()  # normalised: Dirichlet(1)
-    means = 2 * torch.randn(modes, dim, dtype=torch.float64, generator=generator)
-    stds = 0.1 + 0.4 * torch.rand(modes, dim, dtype=torch.float64, generator=generator)
-    return GaussianMixture(exponential / exponential.sum(), means, stds.square())
+from ..distributions import Moments, moments_of
+from .images import Images, Scaled
 
 
 class Batch(NamedTuple):
@@ -62,15 +21,21 @@ class Batch(NamedTuple):
 
 
 class Source:
-    """Endless batches of anything: a law, an array, ``(x, cond)``, or a `Dataset`.
+    """Endless batches of anything: a law, an array, ``(x, cond)``, images, or a `Dataset`.
 
     Parameters
     ----------
     data
         Anything with ``sample(n, generator)``; a tensor ``(N, *)``; a pair of it and its conditions, a dict of tensors
-        ``(N, ...)`` or one tensor, which becomes the keyword ``label``; or a map-style `Dataset` of such rows.
+        ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of such rows; or images with
+        their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
-        What the batches are given to: data of another floating dtype or device is refused, a law is converted.
+        What the batches are given to: data of another floating dtype or device is refused, laws and images are converted.
+
+    Attributes
+    ----------
+    order
+        The rows that are still to come in this pass. Put back, it lets a run go on in the order it began.
 
     Raises
     ------
@@ -83,9 +48,17 @@ class Source:
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.law: Any = data if hasattr(data, "sample") else None
-        self.x: Tensor | None = None
+        self.x: Tensor | Scaled | None = None
         self.cond: dict[str, Tensor] = {}
+        self.order = torch.empty(0, dtype=torch.long)
         if self.law is not None:
+            return
+        if isinstance(data, Images):
+            raise TypeError(
+                "images are bytes; say what numbers they become: images.scaled(-1, 1), or dequantised(-1, 1)."
+            )
+        if isinstance(data, Scaled):
+            self.x, self.cond = data, {name: value.to(device) for name, value in data.images.cond.items()}
             return
         if isinstance(data, Dataset):
             data = _collect(data)
@@ -124,6 +97,8 @@ class Source:
 
     def moments(self, generator: torch.Generator) -> Moments:
         """Mean and covariance: the law's own, or those of the data; 65,536 draws of a law that gives none."""
+        if isinstance(self.x, Scaled):
+            return self.x.moments()
         if self.x is not None:
             return moments_of(self.x)
         if hasattr(self.law, "moments"):
@@ -137,12 +112,15 @@ class Source:
                 x = self.law.sample(size, generator)
                 yield Batch(x.to(self.device, self.dtype), {})
         n = len(self.x)
-        order = torch.empty(0, dtype=torch.long)
         while True:
-            while len(order) < size:
-                order = torch.cat([order, torch.randperm(n, generator=generator)])
-            rows, order = order[:size].to(self.x.device), order[size:]
-            yield Batch(self.x[rows], {name: value[rows.to(value.device)] for name, value in self.cond.items()})
+            while len(self.order) < size:
+                self.order = torch.cat([self.order, torch.randperm(n, generator=generator)])
+            rows, self.order = self.order[:size], self.order[size:]
+            if isinstance(self.x, Scaled):
+                x = self.x.rows(rows, self.dtype, generator).to(self.device)
+            else:
+                x = self.x[rows.to(self.x.device)]
+            yield Batch(x, {name: value[rows.to(value.device)] for name, value in self.cond.items()})
 
 
 def _collect(dataset: Dataset) -> Any:

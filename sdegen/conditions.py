@@ -1,0 +1,59 @@
+"""Conditions that are lost at random in training, so that one network learns the law with them and without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data import Batch
+
+
+class Drop:
+    """Each row of a batch loses its conditions with probability `p`, all at once and independently of the other rows.
+
+    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
+
+    Parameters
+    ----------
+    p
+        The probability.
+    null
+        What a lost condition becomes, by name: a number, or a tensor of the shape of one row. Those it does not name are
+        never lost. By default ``{"label": -1}``.
+    names
+        The conditions that the data has.
+
+    Raises
+    ------
+    ValueError
+        If `p` is no probability, or `null` names what the data has not.
+    """
+
+    def __init__(self, p: float, null: dict[str, Any] | None, names: set[str]) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p_uncond = {p}; it must be a probability.")
+        self.p, self.null = p, {"label": -1} if null is None else null
+        missing = sorted(self.null.keys() - names)
+        if p and (missing or not self.null):
+            raise ValueError(
+                f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(names)}; name those to lose and "
+                "their null values: null={name: value}."
+                if missing
+                else f"p_uncond = {p}, but null is empty; name the conditions to lose: null={{name: value}}."
+            )
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with conditions lost."""
+        if not self.p:
+            return batch
+        lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < self.p
+        cond = {name: self._without(name, value, lost) for name, value in batch.cond.items()}
+        return Batch(batch.x, cond)
+
+    def _without(self, name: str, value: Tensor, lost: Tensor) -> Tensor:
+        if name not in self.null:
+            return value
+        rows = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1))
+        return torch.where(rows, torch.as_tensor(self.null[name]).to(value, non_blocking=True), value)

@@ -1,0 +1,206 @@
+"""Sets of images as bytes, how they are split, and how they become numbers. Nothing here reads a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..distributions import Moments, moments_of
+from .scaling import Dequantisation, Scaling
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Images:
+    """A set of images, with what is known of each.
+
+    Parameters
+    ----------
+    x
+        ``(N, C, H, W)``, uint8.
+    labels
+        ``(N,)``, int64, from 0; None where there are none.
+    label_names
+        What the labels 0, 1, … stand for.
+    group
+        ``(N,)``, integers: images of one group, near-copies say, are never split. None: each is its own.
+    levels
+        Number of values a byte can take: 0 … levels − 1.
+
+    Raises
+    ------
+    TypeError
+        If a tensor has another dtype.
+    ValueError
+        If shapes do not match, there is no image, or a label has no name.
+
+    Examples
+    --------
+    >>> images = Images(torch.arange(40, dtype=torch.uint8).reshape(10, 1, 2, 2), torch.arange(10) % 2, ("even", "odd"))
+    >>> images
+    Images(10 of 1×2×2, 2 classes)
+    >>> images[images.labels == 1].x[:, 0, 0, 0]
+    tensor([ 4, 12, 20, 28, 36], dtype=torch.uint8)
+    >>> images.split(0.8, seed=0)
+    Split(train=Images(8 of 1×2×2, 2 classes), test=Images(2 of 1×2×2, 2 classes))
+    >>> images.scaled(0, 1).rows()[0, 0]
+    tensor([[0.0000, 0.0039],
+            [0.0078, 0.0118]])
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] = ()
+    group: Tensor | None = None
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8:
+            raise TypeError(f"x has dtype {self.x.dtype}; images are bytes, torch.uint8: see Scaling.inverse.")
+        if self.x.ndim != 4 or len(self.x) == 0:
+            raise ValueError(f"x has shape {tuple(self.x.shape)}; expected (N, C, H, W) with at least one image.")
+        if self.levels < 256 and self.x.max() >= self.levels:
+            raise ValueError(f"x holds {self.x.max()}; with levels = {self.levels} its largest is {self.levels - 1}.")
+        for name, value in (("labels", self.labels), ("group", self.group)):
+            if value is None:
+                continue
+            if value.is_floating_point() or value.dtype == torch.bool:
+                raise TypeError(f"{name} has dtype {value.dtype}; give whole numbers.")
+            if value.shape != self.x.shape[:1]:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected ({len(self.x)},), one per image.")
+        if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < len(self.label_names):
+            raise ValueError(
+                f"labels run from {self.labels.min()} to {self.labels.max()} for {len(self.label_names)} label_names; "
+                "give one name for each of 0, 1, …"
+            )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.x.shape[1:]))
+        return f"Images({len(self)} of {shape}{f', {len(self.label_names)} classes' if self.label_names else ''})"
+
+    def __getitem__(self, rows: Any) -> Images:
+        """A part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""
+        part = [None if v is None else v[rows] for v in (self.labels, self.group)]
+        return Images(self.x[rows], part[0], self.label_names, part[1], self.levels)
+
+    @property
+    def cond(self) -> dict[str, Tensor]:
+        """The keyword conditions of training: ``label``, where there are labels."""
+        return {} if self.labels is None else {"label": self.labels}
+
+    def counts(self) -> Tensor:
+        """Images of each class, ``(K,)``; a ValueError where there are no labels."""
+        if self.labels is None:
+            raise ValueError("these images have no labels to count.")
+        return self.labels.bincount(minlength=len(self.label_names))
+
+    def split(self, fraction: float = 0.8, seed: int = 0) -> Split:
+        """Two random parts, of which the first has `fraction` of the images; of the groups, where there are groups.
+
+        Parameters
+        ----------
+        fraction
+            Share of the first part, between 0 and 1.
+        seed
+            Of the draw: one seed, one split.
+
+        Raises
+        ------
+        ValueError
+            If a part would be empty.
+        """
+        group = torch.arange(len(self)) if self.group is None else self.group.unique(return_inverse=True)[1]
+        n = int(group.max()) + 1
+        first = round(fraction * n)
+        if not 0 < first < n:
+            raise ValueError(
+                f"fraction = {fraction} of {n} {'images' if self.group is None else 'groups'} leaves a part of the split "
+                "empty; choose one between 0 and 1, or give more."
+            )
+        in_first = torch.zeros(n, dtype=torch.bool)
+        in_first[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:first]] = True
+        return Split(self[in_first[group]], self[~in_first[group]])
+
+    def scaled(self, low: float = -1.0, high: float = 1.0) -> Scaled:
+        """The images as numbers from `low` to `high` (`Scaling`), ready for `sdegen.fit`."""
+        return Scaled(self, Scaling(low, high, self.levels))
+
+    def dequantised(self, low: float = -1.0, high: float = 1.0) -> Scaled:
+        """The images as numbers in ``[low, high)``, with uniform noise that is drawn anew for every batch (`Dequantisation`)."""
+        return Scaled(self, Dequantisation(low, high, self.levels))
+
+
+class Split(NamedTuple):
+    """Images to learn from, and images to judge by."""
+
+    train: Images
+    test: Images
+
+    def joined(self) -> Images:
+        """All of them, `train` first: to be split anew."""
+        group = None
+        if self.train.group is not None and self.test.group is not None:
+            group = torch.cat([self.train.group, self.test.group])
+        labels = None
+        if self.train.labels is not None and self.test.labels is not None:
+            labels = torch.cat([self.train.labels, self.test.labels])
+        x = torch.cat([self.train.x, self.test.x])
+        return Images(x, labels, self.train.label_names, group, self.train.levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Images and how they become numbers: what `sdegen.fit` takes. They stay bytes until a batch is drawn.
+
+    Parameters
+    ----------
+    images
+        The bytes.
+    scaling
+        A `Scaling` or `Dequantisation` with the levels of the images; ``scaling.inverse(x, clip=True)`` turns samples into
+        bytes.
+
+    Raises
+    ------
+    ValueError
+        If levels differ.
+    """
+
+    images: Images
+    scaling: Scaling
+
+    def __post_init__(self) -> None:
+        if self.images.levels != self.scaling.levels:
+            raise ValueError(f"the images have {self.images.levels} levels, the scaling {self.scaling.levels}.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(
+        self,
+        which: Any = slice(None),
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Images as numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
+        return self.scaling(self.images.x[which], dtype, generator)
+
+    def moments(self) -> Moments:
+        """Mean and covariance of the numbers, noise included: the covariance full up to 64 dimensions, its diagonal beyond."""
+        # Part by part, because a whole set in float64 would take several times the room of all else; a set's covariance is
+        # the mean of those of its parts and the covariance of their means.
+        parts = [(len(part) / len(self), moments_of(part)) for part in self.images.x.split(4096)]
+        mean = torch.stack([weight * part.mean for weight, part in parts]).sum(0)
+        full = parts[0][1].covariance.ndim == 2
+        covariance = torch.zeros_like(parts[0][1].covariance)
+        for weight, part in parts:
+            gap = (part.mean - mean).flatten()
+            covariance += weight * (part.covariance + (gap.outer(gap) if full else gap.square()))
+        shift, variance = self.scaling.noise
+        covariance += variance * (torch.eye(len(covariance)).to(covariance) if full else 1)
+        return Moments(self.scaling.low + self.scaling.step * (mean + shift), self.scaling.step**2 * covariance)

@@ -1,0 +1,46 @@
+"""Toy densities: Gaussian mixtures, which sample and know their density and score."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..distributions import GaussianMixture
+
+
+def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> GaussianMixture:
+    """Equal isotropic Gaussians at equal angles on a circle, in two dimensions.
+
+    Parameters
+    ----------
+    modes, radius, std
+        Their number, the circle's radius, and the standard deviation of each.
+    """
+    if modes < 1 or not radius >= 0 or not std > 0:
+        raise ValueError(f"modes = {modes}, radius = {radius}, std = {std}: expected modes >= 1 and std > 0.")
+    angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
+    means = radius * torch.stack([angle.cos(), angle.sin()], 1)
+    weights = torch.full((modes,), 1 / modes, dtype=torch.float64)
+    return GaussianMixture(weights, means, torch.full((modes,), std**2, dtype=torch.float64))
+
+
+def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> GaussianMixture:
+    """``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions."""
+    if side < 1 or not std > 0:
+        raise ValueError(f"side = {side}, std = {std}: expected side >= 1 and std > 0.")
+    places = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
+    means = torch.cartesian_prod(places, places)
+    weights = torch.full((side**2,), 1 / side**2, dtype=torch.float64)
+    return GaussianMixture(weights, means, torch.full((side**2,), std**2, dtype=torch.float64))
+
+
+def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
+    """A mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5."""
+    if dim < 1 or modes < 1:
+        raise ValueError(f"dim = {dim}, modes = {modes}: both must be at least 1.")
+    generator = torch.Generator().manual_seed(seed)
+    exponential = -torch.rand(modes, dtype=torch.float64, generator=generator).log()  # normalised: Dirichlet(1)
+    means = 2 * torch.randn(modes, dim, dtype=torch.float64, generator=generator)
+    stds = 0.1 + 0.4 * torch.rand(modes, dim, dtype=torch.float64, generator=generator)
+    return GaussianMixture(exponential / exponential.sum(), means, stds.square())

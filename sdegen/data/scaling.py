@@ -1,0 +1,203 @@
+"""Bytes as numbers, and numbers as bytes: explicit, exactly invertible, and never clipped unless asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Dequantising noise is drawn at the midpoints of this many parts of a cell. A uniform draw of full precision would now and
+# then be rounded into the next cell; these stay clear of its edges in float32.
+_PARTS = 1024
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Bytes ``u`` in 0 … L − 1 as evenly spaced numbers from `low` to `high`: ``x = low + (high − low) u / (L − 1)``.
+
+    Parameters
+    ----------
+    low, high
+        The numbers that 0 and L − 1 become.
+    levels
+        L, the number of values a byte can take.
+
+    Raises
+    ------
+    ValueError
+        If the ends are not finite and in order, or `levels` is not in 2 … 256.
+
+    Examples
+    --------
+    >>> u = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    >>> Scaling(0, 1)(u)
+    tensor([0.0000, 0.2000, 1.0000])
+    >>> Scaling(-1, 1).inverse(Scaling(-1, 1)(u))
+    tensor([  0,  51, 255], dtype=torch.uint8)
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low = {self.low}, high = {self.high}: expected finite numbers, low < high.")
+        if not 2 <= self.levels <= 256:
+            raise ValueError(f"levels = {self.levels}; a byte takes 2 to 256 values.")
+
+    @property
+    def steps(self) -> int:
+        """How many there are from `low` to `high`."""
+        return self.levels - 1
+
+    @property
+    def step(self) -> float:
+        """The distance of neighbouring bytes."""
+        return (self.high - self.low) / self.steps
+
+    @property
+    def noise(self) -> tuple[float, float]:
+        """Mean and variance of what is added to a byte, in bytes."""
+        return 0.0, 0.0
+
+    def __call__(
+        self, u: Tensor, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Numbers for bytes.
+
+        Parameters
+        ----------
+        u
+            ``(*)``, uint8.
+        dtype
+            Of the result.
+        generator
+            Randomness of the noise of a `Dequantisation`; a `Scaling` has none.
+
+        Raises
+        ------
+        TypeError
+            If `u` is not uint8.
+        ValueError
+            If `dtype` is too coarse to tell neighbouring bytes apart.
+        """
+        if u.dtype != torch.uint8:
+            raise TypeError(f"u has dtype {u.dtype}; a scaling takes bytes, torch.uint8.")
+        work = torch.promote_types(dtype, torch.float32)
+        largest = max(abs(self.low), abs(self.high))
+        rounding = torch.finfo(dtype).eps / 2 * largest + 3 * torch.finfo(work).eps * max(largest, self.high - self.low)
+        if rounding >= self._clearance * self.step:
+            raise ValueError(f"{dtype} cannot hold {self}: bytes would not be recovered; take a finer dtype.")
+        y = self._raised(u.to(work), generator) / self.steps  # from 0 to 1: so both ends are hit exactly
+        return (self.low + (self.high - self.low) * y).to(dtype)
+
+    def inverse(self, x: Tensor, clip: bool = False) -> Tensor:
+        """The bytes that became `x`, exactly; of other numbers, samples say, the byte whose cell they lie in.
+
+        Parameters
+        ----------
+        x
+            ``(*)``, floating point.
+        clip
+            Move what lies outside to the nearest end, instead of raising.
+
+        Returns
+        -------
+        Tensor
+            ``(*)``, uint8.
+
+        Raises
+        ------
+        ValueError
+            If numbers lie outside all cells and `clip` is not set, or are not finite.
+        """
+        if not x.isfinite().all():
+            raise ValueError(f"{int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite; no byte is.")
+        u = self._lowered((x.to(torch.promote_types(x.dtype, torch.float32)) - self.low) / self.step)
+        outside = int(((u < 0) | (u > self.levels - 1)).sum())
+        if outside and not clip:
+            raise ValueError(
+                f"{outside} of {x.numel()} values lie outside [{self.low:g}, {self.high:g}], the range of x being "
+                f"[{x.min():.6g}, {x.max():.6g}]; pass clip=True to move them to its ends."
+            )
+        return u.clamp(0, self.levels - 1).to(torch.uint8)
+
+    # How far a number stays from the numbers that mean another byte, in steps.
+    _clearance = 1 / 2
+
+    def _raised(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
+        return u
+
+    def _lowered(self, y: Tensor) -> Tensor:
+        return y.round()
+
+
+@dataclass(frozen=True)
+class Dequantisation(Scaling):
+    """Bytes spread evenly over the cell of numbers each stands for: ``x = low + (high − low) (u + U) / L``, U uniform in [0, 1).
+
+    The numbers have a density where bytes have probabilities, and one bounds the other. A cell has the volume
+    ``v = ((high − low) / L)^D`` in D dimensions, so by Jensen's inequality
+
+    ``log P(u) = log E_U[p(x) v] ≥ E_U[log p(x)] + D log((high − low) / L)``,
+
+    with equality for a density that is constant on every cell. B. Uria, I. Murray, H. Larochelle, *RNADE*, 2013,
+    arXiv:1306.0186; L. Theis et al., *A note on the evaluation of generative models*, 2015, arXiv:1511.01844.
+
+    U is drawn at 1,024 midpoints, so that no rounding takes a number into the next cell.
+
+    Parameters
+    ----------
+    low, high
+        The lower end of the cell of 0 and the upper end of the cell of L − 1.
+    levels
+        L, the number of values a byte can take.
+
+    Examples
+    --------
+    >>> u = torch.arange(256, dtype=torch.uint8)
+    >>> x = Dequantisation(-1, 1)(u)
+    >>> torch.equal(Dequantisation(-1, 1).inverse(x), u)
+    True
+    >>> Dequantisation(-1, 1).bits_per_dim(torch.tensor(-784 * math.log(2)), 784)  # uniform on [−1, 1]: eight bits
+    tensor(8.)
+    """
+
+    @property
+    def steps(self) -> int:
+        """How many there are from `low` to `high`: one for each cell."""
+        return self.levels
+
+    @property
+    def noise(self) -> tuple[float, float]:
+        """Mean and variance of what is added to a byte, in bytes."""
+        return 0.5, (1 - _PARTS**-2) / 12
+
+    def log_volume(self, dim: int) -> float:
+        """``D log((high − low) / L)``: what turns a log-density into (a bound on) a log-probability, in nats."""
+        return dim * math.log(self.step)
+
+    def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
+        """``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over x, at least the bits that bytes cost.
+
+        Parameters
+        ----------
+        log_prob
+            ``(*)``, log-density of dequantised data, in nats.
+        dim
+            D, the number of bytes a datum has.
+        """
+        return -(log_prob + self.log_volume(dim)) / (dim * math.log(2))
+
+    _clearance = 1 / (2 * _PARTS)
+
+    def _raised(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = generator.device if generator is not None else torch.device("cpu")  # the same noise on every device
+        part = torch.randint(_PARTS, u.shape, dtype=torch.int16, generator=generator, device=device)
+        return u + (part.to(u) + 0.5) / _PARTS
+
+    def _lowered(self, y: Tensor) -> Tensor:
+        return y.floor()

@@ -1,0 +1,57 @@
+"""Multi-head self-attention over tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+class SelfAttention(nn.Module):
+    """``join(softmax(Q Kᵀ / √d) V)``, in each of `heads` heads of ``d = width / heads`` features.
+
+    A. Vaswani et al., *Attention is all you need*, 2017, arXiv:1706.03762.
+
+    Parameters
+    ----------
+    width
+        Features of a token.
+    heads
+        Their number, a divisor of `width`.
+
+    Raises
+    ------
+    ValueError
+        If `heads` does not divide `width`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"width = {width}, heads = {heads}: heads must divide width.")
+        self.heads = heads
+        self.qkv, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Tokens ``(B, n, width)`` from the same."""
+        B, n, width = h.shape
+        q, k, v = self.qkv(h).reshape(B, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, n, d)
+        return self.join(attend(q, k, v).transpose(1, 2).reshape(B, n, width))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q kᵀ / √d) v``, of the shape ``(..., n, d)`` of all three.
+
+    By torch's fused kernels, except under a forward-mode derivative (exact divergences), which they lack, and for bfloat16
+    gradients on CPUs, where they take five times as long as the formula.
+    """
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+    if slow or differentiated(q):
+        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def differentiated(x: Tensor) -> bool:
+    """Whether a forward-mode derivative is being taken along `x`."""
+    return forward_ad.unpack_dual(x).tangent is not None

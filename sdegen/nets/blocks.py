@@ -1,0 +1,102 @@
+"""Blocks of convolutional networks on images ``(B, C, H, W)``, in any memory format."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .attention import SelfAttention, differentiated
+from .images import places, tokens, zero
+
+GROUP = 32  # channels normalised together: below 16, torch's channels-last kernels are up to 20 times slower
+
+
+class Norm(nn.GroupNorm):
+    """Normalisation in equal groups of at least 32 channels, or of all where there are fewer.
+
+    Y. Wu and K. He, *Group normalization*, 2018, arXiv:1803.08494.
+
+    Parameters
+    ----------
+    channels
+        Of the images.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(next(n for n in range(max(channels // GROUP, 1), 0, -1) if channels % n == 0), channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(B, channels, H, W)`` from the same."""
+        return super().forward(h.contiguous() if differentiated(h) else h)  # torch's forward-mode rule takes no other
+
+
+class ResBlock(nn.Module):
+    """``skip(h) + conv(silu(conv(norm(h)) + shift(e)))``: a residual block that is told the features `e`.
+
+    K. He et al., *Deep residual learning*, 2015, arXiv:1512.03385; told as by J. Ho, A. Jain, P. Abbeel, 2020,
+    arXiv:2006.11239, with one normalisation and one nonlinearity, not two, for two convolutions. Starts as its skip: the
+    identity where the number of channels stays, a 1x1 convolution where it changes.
+
+    Parameters
+    ----------
+    inner, outer
+        Channels of input and output.
+    features
+        Number of features `e`.
+    dropout
+        Probability that a hidden unit is dropped in training.
+    """
+
+    def __init__(self, inner: int, outer: int, features: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = Norm(inner)
+        self.conv_1 = nn.Conv2d(inner, outer, 3, padding=1, bias=False)  # the shift has a bias
+        self.shift = nn.Linear(features, outer)
+        self.act, self.dropout = nn.SiLU(), nn.Dropout(dropout)
+        self.conv_2 = nn.Conv2d(outer, outer, 3, padding=1)
+        self.skip = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
+        zero(self.conv_2)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        """``(B, outer, H, W)`` from ``(B, inner, H, W)`` and features ``(B, features)`` or ``(1, features)``."""
+        hidden = self.conv_1(self.norm(h)) + self.shift(e)[:, :, None, None]
+        return self.skip(h) + self.conv_2(self.dropout(self.act(hidden)))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention between all places of an image, then a feed-forward layer at each, each added to its input.
+
+    ``h + attention(norm(h))``, then ``h + feed(norm(h))``. Starts as the identity.
+
+    Parameters
+    ----------
+    channels
+        Channels of input and output.
+    heads
+        Attention heads, a divisor of `channels`.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = Norm(channels), Norm(channels)
+        self.attention = SelfAttention(channels, heads)
+        self.feed = nn.Sequential(nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels))
+        zero(self.attention.join)
+        zero(self.feed[-1])
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(B, channels, H, W)`` from the same."""
+        h = h + places(self.attention(tokens(self.norm_1(h))), h)
+        return h + places(self.feed(tokens(self.norm_2(h))), h)
+
+
+class Block(nn.Module):
+    """A residual block, and with `heads` an attention block after it."""
+
+    def __init__(self, inner: int, outer: int, features: int, dropout: float, heads: int) -> None:
+        super().__init__()
+        self.residual = ResBlock(inner, outer, features, dropout)
+        self.attention = AttentionBlock(outer, heads) if heads else nn.Identity()
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        """``(B, outer, H, W)`` from ``(B, inner, H, W)`` and features."""
+        return self.attention(self.residual(h, e))

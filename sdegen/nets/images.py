@@ -1,0 +1,79 @@
+"""What networks on images ``(B, C, H, W)`` share: how sizes are met, and what every block is told."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .embeddings import Label, Sinusoidal
+from .mlp import add_label
+
+
+class Condition(nn.Module):
+    """Features of noise level and label, the sum of an embedding of each.
+
+    Parameters
+    ----------
+    features
+        Their number.
+    classes
+        Number of classes (see `embeddings.Label`), 0 for none.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = Sinusoidal()
+        self.level = nn.Sequential(nn.Linear(self.embedding.dim, features), nn.SiLU(), nn.Linear(features, features))
+        self.label = Label(classes, features) if classes else None
+        self.act = nn.SiLU()
+
+    def forward(self, level: Tensor, label: Tensor | None, n: int) -> Tensor:
+        """Features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``; ``(1, features)`` where all rows share both."""
+        return self.act(add_label(self.label, self.level(self.embedding(level)), label, n))
+
+
+def check_images(x: Tensor, channels: int) -> None:
+    """Refuse what is no batch of images.
+
+    Raises
+    ------
+    ValueError
+        If `x` is not ``(B, channels, H, W)``.
+    """
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x has shape {tuple(x.shape)}; the network takes images (B, {channels}, H, W).")
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """Images with their last rows and columns repeated until both sizes are multiples of a number."""
+    bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def channels_last(h: Tensor) -> Tensor:
+    """An image ``(B, C, H, W)`` with its channels next to each other in memory, in which convolutions are fastest."""
+    return h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # `contiguous(memory_format=...)` is not for vmap
+
+
+def tokens(h: Tensor) -> Tensor:
+    """An image ``(B, C, H, W)`` as tokens ``(B, H W, C)``: no copy in channels-last."""
+    return h.flatten(2).mT
+
+
+def places(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens ``(B, H W, C)`` at the places of the image `like`, ``(B, C, H, W)``."""
+    return tokens.mT.unflatten(2, like.shape[2:])
+
+
+def products(x: Tensor, mixed: bool) -> AbstractContextManager:
+    """The context in which products are formed: bfloat16 if asked for, else as they come."""
+    return torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()
+
+
+def zero(layer: nn.Module) -> None:
+    """Set weights and biases of a layer to 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

@@ -1,0 +1,158 @@
+"""Processes that accelerate's launcher starts train as one would; a single process does without accelerate."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdegen
+from sdegen import fit
+
+RING = sdegen.data.gaussian_ring()
+launched = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is an extra")
+
+SCRIPT = '''
+import json, sys
+from pathlib import Path
+import torch
+import sdegen
+from sdegen import fit
+torch.set_num_threads(1)
+
+folder = Path(sys.argv[1])
+x = sdegen.data.gaussian_ring().sample(50, torch.Generator().manual_seed(1))
+data = (x, torch.arange(50) % 3)
+
+
+def train(name, own=0, **asked):
+    """Another start in each process, which must not matter; what came of it, by process."""
+    torch.manual_seed(rank * own)
+    net = sdegen.nets.MLP(2, width=8, depth=1, classes=0 if asked.get("law") else 3)
+    model = sdegen.Model(net, sdegen.VP()).double()
+    called = []
+    source = sdegen.data.gaussian_ring() if asked.pop("law", False) else data
+    record = fit(model, source, **{"steps": 12, "batch_size": 15, "seed": 3, "warmup": 1} | asked,
+                 callbacks=[lambda step: called.append(step.step)])
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    result = {"loss": record.loss, "weights": weights, "called": len(called), "seed": record.settings["seed"]}
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(result))
+
+
+def spoil(model, x, generator=None, **cond):
+    """Not finite in the last row alone, which the last process answers for."""
+    values = sdegen.losses.Denoising()(model, x, generator=generator, **cond)
+    spoil.calls += 1
+    if spoil.calls > 3 and rank == last:
+        raise sdegen.NonFiniteLoss("the loss is not finite at t = 0.5 (1 of 15 rows)")
+    return values
+
+
+spoil.calls = 0
+if __name__ == "__main__":
+    rank, last = 0, 0
+    if len(sys.argv) > 2:
+        import accelerate
+        state = accelerate.PartialState(cpu=True)
+        rank, last = state.process_index, state.num_processes - 1
+    train("law", own=1, law=True, p_uncond=0.0)
+    train("labelled", own=1, p_uncond=0.3, accumulate=2, snapshots=5, checkpoint=folder / "run", every=4)
+    train("again", checkpoint=folder / "run", every=4, p_uncond=0.3, accumulate=2, snapshots=5)
+    train("unseeded", own=1, seed=None, steps=2)
+    train("timed", seconds=0.2, steps=None)
+    try:
+        train("spoiled", loss=spoil)
+    except sdegen.NonFiniteLoss as error:
+        (folder / f"error-{rank}.json").write_text(json.dumps(str(error)))
+    (folder / f"accelerate-{rank}.json").write_text(json.dumps("accelerate" in sys.modules))
+'''
+
+
+def results(folder, name, processes):
+    return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@launched
+def test_two_processes_train_as_one(tmp_path):
+    script, one, two = tmp_path / "script.py", tmp_path / "one", tmp_path / "two"
+    script.write_text(SCRIPT)
+    one.mkdir()
+    two.mkdir()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sdegen.__file__).parents[1])}
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    quiet = "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    alone = subprocess.Popen([sys.executable, script, one], env=environment, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*launcher, *quiet, script, two, "launched"], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert alone.communicate(timeout=600)[1] is not None and alone.returncode == 0
+
+    for name in ("law", "labelled", "again"):
+        (single,), pair = results(one, name, 1), results(two, name, 2)
+        assert pair[0]["weights"] == pair[1]["weights"] and pair[0]["loss"] == pair[1]["loss"]
+        assert pair[0]["loss"] == pytest.approx(single["loss"], rel=1e-9)
+        assert pair[0]["weights"] == pytest.approx(single["weights"], rel=1e-6, abs=1e-9)
+        assert single["loss"][0] != single["loss"][-1]
+        # The main process alone calls back; of a finished run nobody does.
+        steps = 0 if name == "again" else 12
+        assert [single["called"], pair[0]["called"], pair[1]["called"]] == [steps, steps, 0]
+    pair = results(two, "unseeded", 2)
+    assert pair[0]["seed"] == pair[1]["seed"] and pair[0]["weights"] == pair[1]["weights"]
+    pair = results(two, "timed", 2)
+    assert pair[0]["loss"] == pair[1]["loss"] and pair[0]["weights"] == pair[1]["weights"]
+    names = sorted(p.name for p in (two / "run").iterdir())
+    assert names == sorted(p.name for p in (one / "run").iterdir())
+    # Both processes stop at the same step; the one whose rows they were says at which time.
+    first, last = results(two, "error", 2)
+    assert "stopped in step 4: loss nan" in first and "stopped in step 4: the loss is not finite at t = 0.5" in last
+    assert results(one, "accelerate", 1) == [False]
+
+
+def test_one_process_does_not_import_accelerate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # an import would fail
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+    assert fit(model, RING, steps=1, batch_size=4, seed=0).steps == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ImportError, match=r"^2 processes were launched, .* pip install sdegen\[train\]"):
+        fit(model, RING, steps=1, batch_size=4, seed=0)
+
+
+@launched
+def test_processes_that_accelerate_does_not_connect_are_refused(monkeypatch):
+    import accelerate
+
+    class State:
+        num_processes = 1
+
+        def __init__(self, cpu):
+            pass
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", State)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+    with pytest.raises(ValueError, match=r"^2 processes were launched, but accelerate was set up for 1; on CPUs"):
+        fit(model, RING, steps=1, batch_size=4, seed=0)
+
+
+@launched
+def test_a_model_on_another_device_than_its_process_is_refused(monkeypatch):
+    import accelerate
+
+    class State:
+        num_processes, process_index, device = 2, 1, torch.device("cuda", 1)
+
+        def __init__(self, cpu):
+            pass
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", State)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+    with pytest.raises(ValueError, match=r"the model is on cpu, process 1 of 2 was given cuda:1; move the model"):
+        fit(model, RING, steps=1, batch_size=4, seed=0)

@@ -1,0 +1,390 @@
+"""A run that is stopped, however, goes on to the same weights; a folder that does not fit is refused with what differs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import sdegen
+from sdegen import fit, resume
+from sdegen.training import constant
+
+RING = sdegen.data.gaussian_ring()
+flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
+
+
+class Forgetting(nn.Module):
+    """A network with dropout, whose masks come from torch's own generator, and labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.label = nn.Embedding(4, 8)
+        self.first, self.drop, self.last = nn.Linear(2, 8), nn.Dropout(0.2), nn.Linear(8, 2)
+
+    def forward(self, x, level, label):
+        return self.last(self.drop(self.first(x).tanh() + self.label(label + 1)))
+
+
+def run(folder, steps=60, dtype=torch.float64, **asked):
+    """A run that leans on all that a checkpoint holds; the model and its record."""
+    torch.manual_seed(0)
+    model = sdegen.Model(Forgetting(), sdegen.VP()).to(dtype)
+    x = RING.sample(50, torch.Generator().manual_seed(1)).to(dtype)
+    data = (x, torch.arange(50) % 3)
+    settings = {
+        "batch_size": 16, "lr": 1e-2, "warmup": 5, "p_uncond": 0.2, "accumulate": 2, "snapshots": 7, "ema": 0.1, "seed": 3
+    }  # fmt: skip
+    torch.manual_seed(4)
+    return model, fit(model, data, steps=steps, checkpoint=folder, **settings | {"every": 5} | asked)
+
+
+def same(one, other, records=True):
+    """Bit for bit: weights, the curves, and an average formed afterwards."""
+    (model, record), (again, copy) = one, other
+    assert torch.equal(flat(model), flat(again))
+    if records:
+        assert (record.steps, record.loss, record.grad_norm, record.lr) == (
+            copy.steps, copy.loss, copy.grad_norm, copy.lr
+        )  # fmt: skip
+        assert torch.equal(flat(record.averaged(0.12)), flat(copy.averaged(0.12)))
+
+
+class Stop(Exception):
+    """What stands for a stop in the tests that need no process of their own."""
+
+
+def stopping(step):
+    def look(seen):
+        if seen.step == step:
+            raise Stop
+
+    return look
+
+
+def stopped(folder, at, **asked):
+    with pytest.raises(Stop):
+        run(folder, callbacks=[stopping(at)], **asked)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The run that nothing stopped, without a folder."""
+    return run(None)
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_stopped_run_goes_on_to_the_same_weights(whole, tmp_path, every):
+    for at in (1, 8, 23, 24, 59):
+        stopped(tmp_path / "run", at, every=every)
+    same(run(tmp_path / "run", every=every), whole)
+
+
+def test_checkpoints_change_nothing(whole, tmp_path):
+    same(run(tmp_path / "run"), whole)
+
+
+def test_a_finished_run_gives_its_result_at_once(whole, tmp_path):
+    run(tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    seen = []
+    again = run(tmp_path / "run", callbacks=[seen.append])
+    same(again, whole)
+    assert not seen and not again[0].training and again[1].seconds < 60
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_of_constant_rate_can_be_made_longer(tmp_path):
+    long = run(None, schedule=constant)
+    for steps in (20, 33, 60):
+        last = run(tmp_path / "run", steps=steps, schedule=constant)
+        assert last[1].steps == steps
+    same(last, long, records=False)
+    assert last[1].loss == long[1].loss
+    with pytest.raises(
+        ValueError, match=r"is of a run with schedule = sdegen\.training\.constant, not sdegen\.training\.cosine"
+    ):
+        run(tmp_path / "run")
+
+
+def test_seconds_are_counted_on(tmp_path):
+    stopped(tmp_path / "run", 30)
+    kept = resume.Folder(tmp_path / "run").newest()
+    record = run(tmp_path / "run")[1]
+    assert record.seconds > kept.seconds > 0
+
+
+def test_an_unseeded_run_keeps_its_seed(tmp_path):
+    stopped(tmp_path / "run", 12, seed=None)
+    seed = resume.Folder(tmp_path / "run").newest().about["seed"]
+    model, record = run(tmp_path / "run", seed=None)
+    assert record.settings["seed"] == seed
+    whole = run(None, seed=None)  # drawn from torch's generator, as the rest of its numbers
+    assert whole[1].settings["seed"] == seed
+    same((model, record), whole)
+
+
+def test_two_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
+    stopped(tmp_path / "run", 23)
+    (tmp_path / "run" / ".step-00000025.safetensors.x.part").mkdir()  # what a killed process leaves
+    run(tmp_path / "run", steps=60)
+    names = sorted(p.name for p in (tmp_path / "run").iterdir())
+    steps = [n for n in names if n.startswith("step")]
+    assert steps == ["step-00000055.safetensors", "step-00000060.safetensors"]
+    assert names == sorted(steps + [f"average-{s:08d}.safetensors" for s in (7, 14, 21, 28, 35, 42, 49, 56, 60)])
+    for name in names:
+        with safe_open(tmp_path / "run" / name, framework="pt") as file:
+            header = file.metadata()
+            assert header["format"] in ("sdegen-run-1", "sdegen-average-1") and int(header["step"]) > 0
+    about = json.loads(header["about"])
+    assert about["batch_size"] == 16 and about["model"]["sde"]["beta_max"] == 20.0
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+# Children come from a server that has imported the library, and what an optimiser imports late, and run nothing; each is a
+# process of its own.
+children = multiprocessing.get_context("forkserver")
+
+
+def child(folder, begun, done):
+    torch.set_num_threads(1)
+    begun.set()
+    started = time.perf_counter()
+    model, record = run(Path(folder), every=1)
+    save_file({"weights": flat(model), "loss": torch.tensor(record.loss, dtype=torch.float64)}, done)
+    Path(f"{done}.seconds").write_text(str(time.perf_counter() - started))
+
+
+def launched(folder, done):
+    begun = children.Event()
+    process = children.Process(target=child, args=(str(folder), begun, str(done)))
+    process.start()
+    assert begun.wait(120)
+    return process
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(whole, tmp_path):
+    """SIGKILL at random moments, a checkpoint every step: most of the time one is being written."""
+    children.set_forkserver_preload(["sdegen", "pytest", "torch._dynamo"])
+    process = launched(tmp_path / "undisturbed", tmp_path / "a")
+    process.join()
+    length = float((tmp_path / "a.seconds").read_text())
+    chance, folder, reached = random.Random(0), tmp_path / "run", []
+    for _ in range(100):
+        process = launched(folder, tmp_path / "b")
+        process.join(chance.uniform(0.02, 0.3) * length)
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if process.exitcode == 0:
+            break
+        files = resume.Folder(folder).files()
+        reached.append(int(files[-1].stem.split("-")[1]) if files else 0)
+    assert process.exitcode == 0 and reached == sorted(reached)
+    assert len({step for step in reached if 0 < step < 60}) >= 2, reached  # it was interrupted in its midst
+    for name in ("a", "b"):
+        with safe_open(tmp_path / name, framework="pt") as file:
+            assert torch.equal(file.get_tensor("weights"), flat(whole[0]))
+            assert file.get_tensor("loss").tolist() == whole[1].loss
+    assert not list(folder.glob(".*"))
+
+
+# --- disks and files --------------------------------------------------------------------------------------------------
+
+
+def full(folder, begun, done):
+    """The disk takes no file of more than 2,000 bytes from step 12 on."""
+    torch.set_num_threads(1)
+    begun.set()
+
+    def fill(seen):
+        if seen.step == 12:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    try:
+        run(Path(folder), snapshots=None, callbacks=[fill])
+    except OSError as error:
+        done.put(str(error))
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoint(tmp_path):
+    children.set_forkserver_preload(["sdegen", "pytest", "torch._dynamo"])
+    begun, said = children.Event(), children.Queue()
+    process = children.Process(target=full, args=(str(tmp_path / "run"), begun, said))
+    process.start()
+    message = said.get(timeout=120)
+    process.join()
+    assert re.search(
+        r"step-00000015\.safetensors could not be written \(.*File too large.*\); make room and call again: what was there "
+        r"before is whole\.$",
+        message,
+    )
+    names = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert names == ["step-00000005.safetensors", "step-00000010.safetensors"]
+    same(run(tmp_path / "run", snapshots=None), run(None, snapshots=None), records=False)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_named_and_the_older_one_goes_on(whole, tmp_path, part):
+    stopped(tmp_path / "run", 23)
+    older, newest = resume.Folder(tmp_path / "run").files()
+    content = newest.read_bytes()
+    newest.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(
+        ValueError,
+        match=r"step-00000020\.safetensors is not whole \(.*\); delete it, and the run goes on from step-00000015",
+    ):
+        run(tmp_path / "run")
+    assert older.exists()
+    newest.unlink()
+    same(run(tmp_path / "run"), whole)
+
+
+def test_a_first_checkpoint_that_is_truncated_is_named(tmp_path):
+    stopped(tmp_path / "run", 6)
+    (newest,) = resume.Folder(tmp_path / "run").files()
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"is not whole .*; delete it, and the run starts anew\."):
+        run(tmp_path / "run")
+
+
+def test_a_failure_at_any_moment_of_writing_leaves_a_checkpoint(whole, tmp_path, monkeypatch):
+    """Every call by which a file comes to be or goes, failing in turn."""
+    from sdegen import checkpoints
+
+    folder, written = tmp_path / "run", checkpoints.save_file
+    stopped(folder, 11)
+
+    def fails(*args, **kwargs):
+        raise OSError("no space left")
+
+    def torn(tensors, path, metadata=None):
+        written(tensors, path, metadata=metadata)
+        path.write_bytes(path.read_bytes()[:200])
+        fails()
+
+    for owner, name, broken in ((checkpoints, "save_file", torn), (os, "fsync", fails), (os, "replace", fails)):
+        before = {p: p.read_bytes() for p in folder.iterdir() if "step" in p.name}
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            with pytest.raises(OSError, match=r"could not be written \(no space left\)"):
+                run(folder)
+        assert {p: p.read_bytes() for p in folder.iterdir() if "step" in p.name} == before
+    same(run(folder), whole)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match=r"^checkpoint = .*run is a file; give a folder"):
+        run(tmp_path / "run")
+
+
+# --- other runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"lr": 1e-3}, r"lr = 0\.01, not 0\.001"),
+        ({"steps": 61}, r"steps = 60, not 61"),
+        ({"batch_size": 20}, r"batch_size = 16, not 20"),
+        ({"seed": 4}, r"seed = 3, not 4"),
+        ({"ema": 0.05}, r"ema = 0\.1, not 0\.05"),
+        ({"snapshots": None}, r"snapshots = 7, not None"),
+        ({"p_uncond": 0.1}, r"p_uncond = 0\.2, not 0\.1"),
+        ({"autocast": torch.bfloat16}, r"autocast = None, not torch\.bfloat16"),
+        ({"loss": sdegen.losses.Denoising(antithetic=True)}, r"loss = None, not {'class': 'losses\.Denoising'"),
+    ],
+)
+def test_a_setting_that_differs_is_named(tmp_path, asked, says):
+    stopped(tmp_path / "run", 6)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(
+        ValueError,
+        match=rf"step-00000005\.safetensors is of a run with {says}.*; call fit as the run was begun, or give",
+    ):
+        run(tmp_path / "run", **asked)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+class Wide(nn.Module):
+    """A network that does not say what it was made of."""
+
+    def __init__(self, width, bias=True):
+        super().__init__()
+        self.line = nn.Linear(2, width, bias=bias)
+
+    def forward(self, x, level):
+        return self.line(x)[:, :2]
+
+
+MODELS = {
+    "width": (lambda: sdegen.nets.MLP(2, width=8), lambda: sdegen.nets.MLP(2, width=12), r"model\.net\.width = 8, not 12"),
+    "shape alone": (lambda: Wide(2), lambda: Wide(3), r"another architecture: net\.line\.weight is \(2, 2\) .* and \(3, 2\)"),
+    "names alone": (lambda: Wide(2), lambda: Wide(2, bias=False), r"architecture: only the checkpoint has net\.line\.bias"),
+    "class": (lambda: Wide(2), lambda: nn.Identity(), r"model\.net = Wide, not Identity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_another_architecture_is_named(tmp_path, case):
+    first, second, says = MODELS[case]
+    asked = {"steps": 4, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run", "every": 2}
+    fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
+    other = sdegen.Model(second(), sdegen.VP())
+    if case == "class":
+        other.extra = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match=rf"{says}.*; call fit as the run was begun"):
+        fit(other, RING, **asked)
+    assert len(list((tmp_path / "run").glob("step-*"))) == 2
+
+
+def test_another_process_or_other_data_are_named(tmp_path):
+    asked = {"steps": 2, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run"}
+    model = lambda sde: sdegen.Model(sdegen.nets.MLP(2, width=8), sde)
+    fit(model(sdegen.VP()), RING, **asked)
+    with pytest.raises(ValueError, match=r"model\.sde\.beta_max = 20\.0, not 15\.0"):
+        fit(model(sdegen.VP(0.1, 15.0)), RING, **asked)
+    with pytest.raises(ValueError, match=r"is of a run on other data: their covariance differs; call fit as"):
+        fit(model(sdegen.VP()), sdegen.data.gaussian_ring(radius=3.0), **asked)
+
+
+def test_another_version_is_refused(tmp_path):
+    stopped(tmp_path / "run", 6)
+    (path,) = resume.Folder(tmp_path / "run").files()
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata=header | {"format": "sdegen-run-0"})
+    with pytest.raises(ValueError, match=r"has format 'sdegen-run-0', expected 'sdegen-run-1'; go on with the version"):
+        run(tmp_path / "run")
+
+
+def test_a_loss_that_turns_non_finite_leaves_the_last_good_checkpoint(tmp_path):
+    def spoiled(model, x, generator=None, **cond):
+        values = sdegen.losses.Denoising()(model, x, generator=generator, **cond)
+        spoiled.calls += 1
+        return values * (float("nan") if spoiled.calls > 2 * 11 else 1.0)  # two parts a step
+
+    spoiled.calls = 0
+    with pytest.raises(sdegen.NonFiniteLoss, match=r"stopped in step 12: loss nan"):
+        run(tmp_path / "run", loss=spoiled)
+    assert resume.Folder(tmp_path / "run").newest().step == 10
+    spoiled.calls = -1000
+    same(run(tmp_path / "run", loss=spoiled), run(None, loss=spoiled))
