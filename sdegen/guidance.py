@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .distributions import Moments
 from .models import ScoreModel
-from .operators import rows
+from .operators import Operator, Scale, rows
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -28,9 +28,14 @@ class Guided(nn.Module, ScoreModel):
         self.model, self.sde = model, model.sde
 
     @property
-    def moments(self) -> Moments | None:  # type: ignore[override]
+    def moments(self) -> Moments | None:
         """Those of the model inside."""
         return self.model.moments
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        """Given to the model inside."""
+        self.model.moments = moments
 
     @property
     def training(self) -> bool:
@@ -171,18 +176,35 @@ class ClassifierFree(Guided):
         first, last = (-torch.inf, torch.inf) if self.interval is None else self.interval
         return torch.where((first <= t) & (t <= last), self.scale - 1, 0.0).double()
 
-    def _combine(self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
+    def _combine(
+        self, reading: Callable[..., Tensor], x: Tensor, at: Any, weight: Scale | None, cond: dict[str, Any]
+    ) -> Tensor:
         """``given + (scale − 1) (given − null)``; the null model is asked only where it has a say."""
-        given, weight = reading(x, t, **cond), self._weight(t)
-        return given + rows(weight, given) * (given - reading(x, t, **self.null)) if weight.any() else given
+        given = reading(x, at, **cond)
+        return given if weight is None else given + weight(given - reading(x, at, **self.null))
+
+    def _read(self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
+        weight = self._weight(t)
+        return self._combine(reading, x, t, Scale(weight) if weight.any() else None, cond)
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """The model's questions, and ``scale − 1`` at each of the times."""
+        given, weight = self.model.ask(t, **weights), self._weight(t)
+        scale = Scale(weight).prepared(self.like)
+        return [(question, scale[i] if weight[i] else None) for i, question in enumerate(given)]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The combined answer: what holds for readings holds for their sums with the same state."""
+        asked, weight = question
+        return self._combine(self.model.answer, x, asked, weight, cond)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The combined score."""
-        return self._combine(self.model.score, x, t, cond)
+        return self._read(self.model.score, x, t, cond)
 
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The combined velocity."""
-        return self._combine(self.model.velocity, x, t, cond)
+        return self._read(self.model.velocity, x, t, cond)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The combined clean state and noise."""
@@ -190,5 +212,5 @@ class ClassifierFree(Guided):
         def both(x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
             return torch.stack(self.model.estimate(x, t, **cond), 1)
 
-        x_0, eps = self._combine(both, x, t, cond).unbind(1)
+        x_0, eps = self._read(both, x, t, cond).unbind(1)
         return x_0, eps

@@ -8,7 +8,7 @@ one they are read from: it alone is finite at both ends (see `kernels.Transition
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,24 @@ __all__ = [
 ]  # fmt: skip
 
 
+class Question(NamedTuple):
+    """``X x + Σ W reading(x, t)`` at one time: what `ScoreModel.answer` forms.
+
+    Attributes
+    ----------
+    t
+        The time.
+    x
+        `X`, or None.
+    readings
+        The other operators by the names of the model's methods.
+    """
+
+    t: Tensor
+    x: Operator | None
+    readings: dict[str, Operator]
+
+
 class ScoreModel(ABC):
     """An estimate of ``∇ log p_t(x)``. Subclass it with `score`; a linear process adds the other three readings.
 
@@ -40,6 +58,11 @@ class ScoreModel(ABC):
 
     sde: Any
     moments: Moments | None = None
+
+    @property
+    def like(self) -> Tensor | None:
+        """A tensor of the dtype and on the device of the states that the model takes; None where any will do."""
+        return next(self.parameters(), None) if isinstance(self, nn.Module) else None
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
@@ -62,6 +85,47 @@ class ScoreModel(ABC):
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
         return self._marginal(t).velocity(*self.estimate(x, t, **cond))
+
+    def ask(
+        self,
+        t: Tensor,
+        *,
+        x: Operator | None = None,
+        denoise: Operator | None = None,
+        noise: Operator | None = None,
+        score: Operator | None = None,
+        velocity: Operator | None = None,
+    ) -> list[Any]:
+        """Questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for `answer`.
+
+        Here ends all that depends on the times alone: a sampler asks in its plan, and a step is tensor work only.
+
+        Parameters
+        ----------
+        t
+            Times, ``(N,)``.
+        x, denoise, noise, score, velocity
+            `X`, `D`, `N`, `S`, `V`: one operator for all times, or one for each; None for none.
+        """
+        given = {"denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
+        readings = {name: W.prepared(self.like) for name, W in given.items() if W is not None}
+        X = None if x is None else x.prepared(self.like)
+        return [
+            Question(t[i], None if X is None else X[i], {name: W[i] for name, W in readings.items()})
+            for i in range(len(t))
+        ]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """What was asked (`ask`) of the state `x`, ``(B, *)``, at the question's time: a new tensor of its shape."""
+        t, X, readings = question
+        known = {"x": x}
+        if "denoise" in readings and "noise" in readings:
+            known["denoise"], known["noise"] = self.estimate(x, t, **cond)
+        total = None if X is None else X(x)
+        for name, W in readings.items():
+            value = known[name] if name in known else getattr(self, name)(x, t, **cond)
+            total = W(value) if total is None else W.onto(total, value)
+        return torch.zeros_like(x) if total is None else total
 
     def score_error(
         self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
@@ -118,6 +182,20 @@ class VelocityModel(ScoreModel):
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """Questions as those of state and velocity, of which the other readings are rotations."""
+        skip, out = self._rotated(t, **weights)
+        return super().ask(t, x=skip, velocity=out)
+
+    def _rotated(self, t: Tensor, **weights: Operator | None) -> tuple[Operator, Operator]:
+        """The operators on state and velocity of the question with these weights."""
+        at = self._marginal(t)
+        given = {name: W for name, W in weights.items() if W is not None}
+        X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
+        if "score" in given:
+            N = N - given["score"] @ at.R.inv().T
+        return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
 
     def score_error(
         self, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
@@ -232,11 +310,33 @@ class Model(Trainable, VelocityModel):
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``c_skip x + c_out F(c_in x, c_noise)``."""
         check_dtype(self, x)
+        c = self._coefficients(t)
+        return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """Questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
+        skip, out = self._rotated(t, **weights)
+        c, like = self._coefficients(t), self.like
+        c_skip, c_out, c_in = (W.prepared(like) for W in (skip + out @ c.c_skip, out @ c.c_out, c.c_in))
+        c_noise = (c.c_noise if like is None else c.c_noise.to(like)).expand(len(t))
+        return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        out = self._network(x, question, **cond)
+        return question.c_out.onto(question.c_skip(x), out)
+
+    def _coefficients(self, t: Tensor | float) -> Coefficients:
+        """Those of the velocity, the noise level ``(B,)`` or ``(1,)``."""
         c = self.parametrization.coefficients(self.sde, t, self.std)
-        out = self.net(c.c_in(x), c.c_noise.to(x).reshape(-1), **cond)
+        return c._replace(c_noise=c.c_noise.reshape(-1))
+
+    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+        """``F(c_in x, c_noise)``, checked for its shape."""
+        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
         if out.shape != x.shape:
             raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
-        return c.c_skip(x) + c.c_out(out)
+        return out
 
     forward = velocity
 
@@ -261,26 +361,26 @@ class LearnedVariance(Model):
         if len(sde.e) > 1:
             raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
 
-    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
-        out = self.net(c.c_in(x), c.c_noise.to(x).reshape(-1), **cond)
+    def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The two halves of the network's channels."""
+        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
         if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise ValueError(
                 f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "
                 "twice the channels along dimension 1."
             )
         first, second = out.chunk(2, 1)
-        return c.c_skip(x) + c.c_out(first), second
+        return first, second
 
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``c_skip x + c_out F(c_in x, c_noise)``."""
-        check_dtype(self, x)
-        return self._network(x, self.parametrization.coefficients(self.sde, t, self.std), **cond)[0]
-
-    forward = velocity
+    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+        """The half that makes the velocity."""
+        return self._both(x, c, **cond)[0]
 
     def _step(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Posterior]:
         """Velocity at `t`, log-variance of the step to `s`, the log of ``beta_tilde``, and the posterior itself."""
-        velocity, u = self._network(x, self.parametrization.coefficients(self.sde, t, self.std), **cond)
+        c = self._coefficients(t)
+        first, u = self._both(x, c, **cond)
+        velocity = c.c_skip(x) + c.c_out(first)
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
         small, large = (rows(v.matrix()[..., 0, 0].log(), x) for v in (law.covariance, s_to_t.covariance))
@@ -349,6 +449,19 @@ class Conditioned(ScoreModel):
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The model's velocity under the conditions."""
         return self.model.velocity(x, t, **self.cond, **cond)
+
+    @property
+    def like(self) -> Tensor | None:
+        """The model's."""
+        return self.model.like
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """The model's questions: conditions are no part of them."""
+        return self.model.ask(t, **weights)
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The model's answer under the conditions."""
+        return self.model.answer(x, question, **self.cond, **cond)
 
 
 def check_dtype(model: nn.Module, x: Tensor) -> None:

@@ -22,6 +22,18 @@ class Operator(ABC):
         """Return ``A x``, in the dtype and on the device of `x`."""
 
     @abstractmethod
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add ``A x`` to `y`, in the memory of `y`, and return it; for one number a single pass."""
+
+    @abstractmethod
+    def prepared(self, like: Tensor | None) -> Any:
+        """The map with coefficients as they act on states such as `like`: it acts sooner, and is for nothing else."""
+
+    @abstractmethod
+    def __getitem__(self, i: int) -> Any:
+        """The map of one row; the map itself where there is one for all."""
+
+    @abstractmethod
     def matrix(self) -> Tensor:
         """The map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
 
@@ -89,6 +101,22 @@ class Scale(Operator):
         # A 0-dimensional CPU tensor multiplies like a Python number: no copy to the device, no promotion of x.
         return x * (self.c if self.c.ndim == 0 else rows(self.c, x))
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        return add_product(y, rows(self.c, x) if self.c.ndim else self.c, x)
+
+    def prepared(self, like: Tensor | None) -> Scale:
+        return self if like is None or like.dtype.itemsize <= 2 else self._of(self.c.to(like.dtype))
+
+    @classmethod
+    def _of(cls, c: Tensor) -> Scale:
+        """Of a number in any dtype."""
+        scale = cls.__new__(cls)
+        scale.c = c
+        return scale
+
+    def __getitem__(self, i: int) -> Scale:
+        return self if self.c.ndim == 0 else self._of(self.c[i])
+
     def matrix(self) -> Tensor:
         return self.c[..., None, None]
 
@@ -153,6 +181,22 @@ class Matrix(Operator):
         M = self.M.to(x)
         return (M @ x.reshape(len(x), k, -1)).reshape(x.shape)
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.add_(self(x))
+
+    def prepared(self, like: Tensor | None) -> Matrix:
+        return self if like is None else self._of(self.M.to(like))
+
+    @classmethod
+    def _of(cls, M: Tensor) -> Matrix:
+        """Of a matrix in any dtype."""
+        matrix = cls.__new__(cls)
+        matrix.M = M
+        return matrix
+
+    def __getitem__(self, i: int) -> Matrix:
+        return self if self.M.ndim == 2 else self._of(self.M[i])
+
     def matrix(self) -> Tensor:
         return self.M
 
@@ -196,6 +240,12 @@ class Matrix(Operator):
 def as_operator(G: Operator | Tensor | float) -> Operator:
     """What a `diffusion` method returned, as an operator: numbers and ``(B,)`` tensors scale the noise."""
     return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
+
+
+def add_product(y: Tensor, c: Tensor, x: Tensor) -> Tensor:
+    """``y + c x`` in the memory of `y`, for a `c` that is a number on the CPU or broadcasts over `x` on its device."""
+    # addcmul rounds a number to the dtype of x before it multiplies, which half precision cannot afford.
+    return y.addcmul_(x, c) if c.ndim or x.dtype.itemsize > 2 else y.add_(x * c)
 
 
 def rows(c: Tensor, x: Tensor) -> Tensor:

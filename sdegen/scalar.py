@@ -17,7 +17,7 @@ from .divergence import value_and_slope
 from .kernels import Transition
 from .linear import LinearSDE, Memo, carries_gradient, ordered
 from .moments import scalar_moments
-from .operators import Scale
+from .operators import Operator, Scale
 from .sde import Flow, as_time
 
 
@@ -146,22 +146,23 @@ class AngleFlow(Flow):
         """The time of an angle."""
         return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
 
-    def chart(self, x: Tensor, t: Tensor) -> Tensor:
-        """``x / r``."""
-        return self.sde.marginal(t).normalise(x)
-
-    def unchart(self, y: Tensor, t: Tensor) -> Tensor:
-        """``r y``."""
-        return self.sde.marginal(t).r(y)
-
-    def log_scale(self, t: Tensor) -> Tensor:
-        """``log r``."""
-        return self.sde.marginal(t).r.log_abs_det()
+    def r(self, t: Tensor) -> Operator:
+        """``√(alpha² + sigma²)``."""
+        return self.sde.marginal(t).r
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """``dy/dphi``."""
         t = self.time(tau)
         return self.model.velocity(self.unchart(y, t), t)
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """The model's velocity at each of the angles."""
+        t = self.time(tau)
+        return self.model.ask(t, velocity=self.sde.marginal(t).Phi.one())
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dphi``."""
+        return self.model.answer(x, question)
 
 
 class ScheduleSDE(ScalarSDE):

@@ -280,18 +280,30 @@ class Flow:
         """The inverse of `clock`."""
         return tau
 
+    def r(self, t: Tensor) -> Operator:
+        """What makes the chart: ``x = r y``."""
+        return Scale(torch.ones_like(t))
+
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
-        """``y`` of the state `x`."""
-        return x
+        """``y = r⁻¹ x``."""
+        return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:
-        """The state of ``y``."""
-        return y
+        """``r y``."""
+        return self.r(t)(y)
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """``log |dx/dy|`` of each coordinate."""
-        return torch.zeros_like(t)
+        """``log r``, that is ``log |dx/dy|`` of each coordinate."""
+        return self.r(t).log_abs_det()
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """``dy/dtau``."""
         return self._reverse.drift(y, tau)
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """What `slope` needs at each of the times ``(N,)`` of the clock, formed once; here those times."""
+        return list(tau)
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dtau`` at the state `x`: the velocity, of what `ask` has formed."""
+        return self.velocity(self.chart(x, self.time(question)), question)

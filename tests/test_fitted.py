@@ -81,7 +81,7 @@ def test_conditions_belong_to_their_paths() -> None:
     model = Conditional(sdegen.VP(), left)
     label = torch.arange(256) % 2
     solver = samplers.fit(model, steps=5, paths=256, final="sample", label=label)
-    assert solver.error < 0.3 * solver.default_error  # type: ignore[attr-defined]
+    assert solver.error < 0.5 * solver.default_error  # type: ignore[attr-defined]
 
 
 def test_gaussian_data_leave_nothing_to_fit() -> None:

@@ -241,6 +241,75 @@ def test_guidance_refuses_what_means_nothing() -> None:
         ClassifierFree(inner, 2.0, interval=(0.5, 0.2))
 
 
+# --- saving -------------------------------------------------------------------------------------------------------
+
+WRAPPERS: dict[str, Any] = {
+    "noise divided": lambda m: EpsilonScaling(m, 1.05),
+    "noise divided by a schedule": lambda m: EpsilonScaling(m, LinearScale(1.02, 0.3)),
+    "guided": lambda m: ClassifierFree(m, 2.5),
+    "guided in an interval from a label": lambda m: ClassifierFree(m, 2.5, {"label": torch.tensor(2)}, (0.2, 0.6)),
+    "both": lambda m: ClassifierFree(EpsilonScaling(m, 1.05), 2.5, interval=(0.2, 0.6)),
+}
+
+
+def labelled(dtype: torch.dtype) -> sdegen.Model:
+    inner = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1, classes=3), sdegen.VP()).to(dtype)
+    for p in inner.parameters():
+        nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    inner.moments = DATA.moments()
+    return inner
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_wrapped_model_comes_back_from_a_file(wrap: str, tmp_path: Any, dtype: torch.dtype) -> None:
+    inner = labelled(dtype)
+    model = WRAPPERS[wrap](inner).train()
+    sdegen.save(model, tmp_path / "model")
+    again = sdegen.load(tmp_path / "model")
+    assert type(again) is type(model) and type(again.model) is type(model.model) and not again.training
+    for mine, its in zip(again.moments, inner.moments or (), strict=True):
+        assert torch.equal(mine, its)
+    x, t = states(inner.sde)
+    x, cond = x.to(dtype), {"label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    model.eval()
+    for reading in ("score", "velocity", "noise", "denoise"):
+        one, two = (getattr(m, reading)(x, t, **cond) for m in (model, again))
+        assert torch.equal(one, two) and not torch.equal(one, getattr(inner, reading)(x, t, **cond))
+    assert torch.equal(*(sample(m, 6, sampler=DDIM(4), seed=0, **cond) for m in (model, again)))
+
+
+class Bump:
+    """A schedule of the user's."""
+
+    def __init__(self, height: float) -> None:
+        self.height = height
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return 1 + self.height * t * (1 - t)
+
+
+def test_a_schedule_of_the_user_s_is_asked_for(tmp_path: Any) -> None:
+    sdegen.save(EpsilonScaling(labelled(torch.float64), Bump(0.4)), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"uses the class 'Bump'; pass it: load\(path, classes=\[Bump\]\)"):
+        sdegen.load(tmp_path / "model")
+    assert sdegen.load(tmp_path / "model", [Bump]).scale.height == 0.4
+
+
+def test_a_schedule_without_a_class_is_not_saved(tmp_path: Any) -> None:
+    model = EpsilonScaling(labelled(torch.float64), lambda t: 1 + 0.1 * t)
+    with pytest.raises(TypeError, match=r"^model\.scale is a function, .*\.LinearScale, or save the model inside"):
+        sdegen.save(model, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    sdegen.save(model.model, tmp_path / "model")
+
+
+def test_moments_are_given_to_the_model_inside() -> None:
+    inner = labelled(torch.float64)
+    inner.moments = None
+    ClassifierFree(EpsilonScaling(inner, 1.01), 2.0).moments = DATA.moments()
+    assert inner.moments is not None and torch.equal(inner.moments.mean, DATA.moments().mean)
+
+
 # --- perturbed inputs ---------------------------------------------------------------------------------------------
 
 

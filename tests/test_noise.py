@@ -10,7 +10,17 @@ from scipy import stats
 from torch import Tensor
 
 import sdegen
-from sdegen.samplers.noise import NUMBERS, BlockSeeds, BrownianNoise, SampleNoise, as_seed, block_size, draw
+from sdegen.samplers.noise import (
+    AHEAD,
+    NUMBERS,
+    BlockSeeds,
+    BrownianNoise,
+    SampleNoise,
+    as_seed,
+    draw,
+    layout,
+    together,
+)
 
 SHAPES = [(), (1,), (2,), (3,), (7, 5), (1, 28, 28), (3, 32, 32), (3001,), (NUMBERS + 9,)]
 
@@ -23,31 +33,70 @@ def calls(n: int, shape: tuple[int, ...], dtype: torch.dtype, first: int = 0, se
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_sample_has_its_noise_in_any_batch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    block = block_size(torch.Size(shape).numel())
+    d = torch.Size(shape).numel()
+    block = layout(torch.Size((1, *shape)), 0, 1).block // d
     n = 2 * block + 3
-    together = calls(n, shape, dtype)
-    assert together.shape == (3, n, *shape) and together.dtype == dtype
+    whole = calls(n, shape, dtype)
+    assert whole.shape == (3, n, *shape) and whole.dtype == dtype
     for first, last in ((0, 1), (0, 2), (1, 2), (1, 9), (block - 1, block + 1), (block, n), (2 * block + 2, n)):
         last = min(last, n)
-        assert torch.equal(calls(last - first, shape, dtype, first), together[:, first:last]), (first, last)
+        assert torch.equal(calls(last - first, shape, dtype, first), whole[:, first:last]), (first, last)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (3,), (7, 5), (300,), (2000,), (5000,)])
+def test_calls_drawn_together_belong_to_the_sample_too(shape: tuple[int, ...]) -> None:
+    d, steps = torch.Size(shape).numel(), 26
+    assert together(d, steps) == {1: 8, 2: 8, 3: 8, 35: 8, 300: 8, 2000: 2, 5000: 1}[d]
+    n = 2 * NUMBERS // d // together(d, steps) + 9  # more than two blocks
+    whole = calls(n, shape, torch.float32, steps=steps)
+    for first, last in ((0, 1), (1, 2), (1, 9), (n // 2 - 1, n // 2 + 1), (n - 2, n)):
+        cut = calls(last - first, shape, torch.float32, first, steps=steps)
+        assert torch.equal(cut, whole[:, first:last]), (first, last)
 
 
 def test_noise_is_that_of_every_size_of_batch() -> None:
-    together = calls(70, (3,), torch.float32)
+    whole = calls(70, (3,), torch.float32, steps=20)
     for n in range(1, 70):
-        assert torch.equal(calls(n, (3,), torch.float32), together[:, :n]), n
+        assert torch.equal(calls(n, (3,), torch.float32, steps=20), whole[:, :n]), n
+
+
+def test_noise_of_a_call_does_not_depend_on_the_batch_of_another() -> None:
+    whole, noise = calls(50, (2,), torch.float32, steps=60), SampleNoise(5)
+    exact = calls(50, (2,), torch.float64, steps=60)
+    for k in range(60):
+        n, dtype = 1 + k * k % 50, torch.float64 if k % 7 == 3 else torch.float32
+        z = noise(torch.empty(n, 2, dtype=dtype))
+        assert torch.equal(z, (whole if dtype == torch.float32 else exact)[k, :n]), k
+
+
+@pytest.mark.parametrize("shape", [(2,), (24,), (2500,)])
+def test_no_number_is_used_twice(shape: tuple[int, ...]) -> None:
+    z = calls(max(2, 20_000 // shape[0]), shape, torch.float64, steps=40)
+    assert len(z.unique()) == z.numel()
+
+
+@pytest.mark.parametrize("d", [1, 2, 300])
+def test_noise_may_be_written_into_and_stays(d: int) -> None:
+    noise, alone, like = SampleNoise(0), SampleNoise(0), torch.empty(3, d)
+    z, kept = [], []
+    for k in range(40):
+        z.append(noise(like))
+        kept.append(alone(like).clone())
+        if k % 2 == 0:
+            z[k].zero_()
+    assert all(torch.equal(z[k], kept[k]) for k in range(1, 40, 2))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_noise_is_standard_normal_and_independent(shape: tuple[int, ...]) -> None:
     d = torch.Size(shape).numel()
     n = max(16, 60_000 // d)
-    z = calls(n, shape, torch.float64, steps=4).reshape(4, n, d)
+    z = calls(n, shape, torch.float64, steps=28)[24:].reshape(4, n, d)  # some of them drawn together
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
     others = {
         "another step": (z[0], z[1]),
         "two steps on": (z[0], z[2]),
-        "another seed": (z[0], calls(n, shape, torch.float64, seed=6)[0].reshape(n, d)),
+        "another seed": (z[0], calls(n, shape, torch.float64, seed=6, steps=25)[24].reshape(n, d)),
         "the next sample": (z[0, 1:], z[0, :-1]),
         "the next sample's next step": (z[0, 1:], z[1, :-1]),
         "its square": (z[0].square() - 1, z[1].square() - 1),
@@ -115,6 +164,12 @@ def increments_beyond() -> None:
         noise(torch.empty(1, 2))
 
 
+def another_shape() -> None:
+    noise = BrownianNoise(0, TIMES, 3)
+    for n in (3, 1):
+        noise(torch.empty(n, 2))
+
+
 TIMES = torch.linspace(1, 0, 25, dtype=torch.float64) ** 2 * 3  # unequal steps, 3 · 2³ of them
 
 
@@ -127,13 +182,44 @@ def test_a_brownian_path_is_refined() -> None:
     assert not torch.allclose(increments(TIMES, seed=2), fine, atol=0.1)
 
 
-def test_brownian_increments_are_independent_normal_and_belong_to_the_sample() -> None:
-    fine = increments(TIMES)
-    z = fine / (TIMES[:-1] - TIMES[1:]).sqrt()[:, None, None]
+def test_brownian_increments_are_independent_normal() -> None:
+    z = increments(TIMES) / (TIMES[:-1] - TIMES[1:]).sqrt()[:, None, None]
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
     C = z.reshape(24, -1) @ z.reshape(24, -1).T / z[0].numel()
     assert (C - torch.eye(24)).abs().max() * z[0].numel() ** 0.5 < 6  # √2 larger on the diagonal
-    assert torch.equal(increments(TIMES, n=7, first=5), fine[:, 5:12])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1,), (2,), (2, 20), (3000,)])
+@pytest.mark.parametrize("coarsest", [1, 3])
+def test_a_brownian_path_belongs_to_the_sample(shape: tuple[int, ...], dtype: torch.dtype, coarsest: int) -> None:
+    # From so many samples that steps are made one at a time to one, whose path is made at once.
+    n, times = AHEAD // 2 // torch.Size(shape).numel() + 9, TIMES[: 16 * coarsest + 1] if coarsest == 1 else TIMES
+
+    def path(first: int, last: int) -> Tensor:
+        noise = BrownianNoise(1, times, coarsest, first)
+        return torch.stack([noise(torch.empty(last - first, *shape, dtype=dtype)) for _ in range(len(times) - 1)])
+
+    whole = path(0, n)
+    assert whole.dtype == dtype
+    for first, last in ((0, 1), (0, 2), (1, 5), (5, 12), (n // 3, 2 * n // 3), (n - 1, n)):
+        assert torch.equal(path(first, last), whole[:, first:last]), (first, last)
+
+
+def test_a_coarsest_grid_alone_has_plain_noise() -> None:
+    noise, path, like = SampleNoise(4), BrownianNoise(4, TIMES, 24), torch.empty(5, 2)
+    for _ in range(24):
+        assert torch.equal(path(like), noise(like))
+
+
+def test_a_brownian_path_in_coarse_precision_is_that_of_float32() -> None:
+    paths = [BrownianNoise(2, TIMES, 3) for _ in range(2)]
+    for _ in range(24):
+        full, half = (
+            p(torch.empty(4, 2, dtype=v)) for p, v in zip(paths, (torch.float32, torch.bfloat16), strict=True)
+        )
+        assert half.dtype == torch.bfloat16 and torch.equal(half, full.bfloat16())
+    assert BrownianNoise(2, TIMES, 3)(torch.empty(0, 2)).shape == (0, 2)
 
 
 def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
@@ -165,6 +251,7 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
         (lambda: BrownianNoise(0, TIMES, 0), r"^coarsest = 0"),
         (lambda: BrownianNoise(0, TIMES.flip(0), 3), r"^times must decrease strictly"),
         (increments_beyond, r"^noise was asked for more than 1 times"),
+        (another_shape, r"^like has shape \(1, 2\), the path one of \(3, 2\)"),
         (lambda: as_seed(0, torch.Generator()), r"^seed and generator"),
     ],
 )

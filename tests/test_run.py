@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,24 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import sdegen
 from sdegen import grids, sample, samplers
-from sdegen.samplers import DDIM, Ancestral, EulerMaruyama, Heun, Langevin, PredictorCorrector, ProbabilityFlow
+from sdegen.samplers import (
+    DDIM,
+    Ancestral,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    Multistep,
+    PointMass,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Singlestep,
+    Unbounded,
+    log_ratio,
+)
 from sdegen.samplers.encode import Encoded, decode, encode, interpolate, slerp
 
 RING = sdegen.data.gaussian_ring()
@@ -229,13 +244,116 @@ def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, rin
 
 @pytest.mark.parametrize(
     "sampler",
-    [DDIM(400), Heun(100), ProbabilityFlow(100, method="rk4"), EulerMaruyama(800, grids.Quadratic(), eta=0.0)],
+    [
+        DDIM(400),
+        Heun(100),
+        ProbabilityFlow(100, method="rk4"),
+        EulerMaruyama(800, grids.Quadratic(), eta=0.0),
+        Multistep(60),
+        Singlestep(30),
+        Singlestep(40, order=2),
+        Singlestep(40, reference=PointMass()),
+        Singlestep(40, reference=Unbounded(), clock=log_ratio),
+    ],
     ids=lambda s: type(s).__name__,
 )
 def test_any_deterministic_sampler_encodes_as_the_flow_does(sampler: samplers.Sampler, ring: Tensor) -> None:
     model = sdegen.Exact(sdegen.VP(), RING)
     first, second = (encode(model, ring[:50], sampler=s) for s in (ProbabilityFlow(), sampler))
     assert (first - second).norm(dim=1).median() < 0.02
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("sde", PROCESSES[:4], ids=lambda s: type(s).__name__)
+def test_single_steps_go_there_and_back_at_their_order(sde: sdegen.LinearSDE, order: int, ring: Tensor) -> None:
+    model = sdegen.Exact(sde, RING)
+    errors = []
+    for steps in (40, 80):
+        found = encode(model, ring[:50], sampler=Singlestep(steps, order=order), seed=0, return_error=True)
+        assert isinstance(found, Encoded)
+        errors.append(found.error.square().mean().sqrt().item())
+    rate = math.log2(errors[0] / errors[1])
+    assert order - 0.4 < rate < order + 1.3, (rate, errors)
+
+
+def batches(steps: int) -> dict[str, samplers.Sampler]:
+    grid = grids.Angle(end=0.0)
+    return {
+        "heun": Heun(steps, grid),
+        "ddim": DDIM(steps, grid),
+        "multistep": Multistep(steps, grid),
+        "single step": Singlestep(steps, grid),
+        "adaptive": ProbabilityFlow(grid=grid, rtol=1e-6, atol=1e-6),
+    }
+
+
+@pytest.mark.parametrize("name", batches(1))
+def test_encoding_and_decoding_do_not_depend_on_the_batch(name: str, ring: Tensor) -> None:
+    model, sampler = sdegen.Exact(sdegen.VP(), RING), batches(8)[name]
+    close = {"rtol": 1e-9, "atol": 1e-9} if name != "adaptive" else {"rtol": 1e-4, "atol": 1e-4}
+    whole = encode(model, ring[:11], sampler=sampler, return_error=True)
+    assert isinstance(whole, Encoded)
+    back = decode(model, whole.z, sampler=sampler)
+    for batch in (1, 4, 50) if name != "adaptive" else (4,):
+        cut = encode(model, ring[:11], sampler=sampler, batch=batch, return_error=True)
+        for a, b in zip(cut, whole, strict=True):
+            torch.testing.assert_close(a, b, **close)
+        torch.testing.assert_close(decode(model, whole.z, sampler=sampler, batch=batch), back, **close)
+
+
+def test_batches_of_a_lifted_state_and_of_an_interpolation(ring: Tensor) -> None:
+    model, sampler = sdegen.Exact(sdegen.CLD(), RING), ProbabilityFlow(20, grids.Uniform(end=0.0), method="rk4")
+    whole, cut = (encode(model, ring[:7], sampler=sampler, seed=0, batch=batch) for batch in (None, 3))
+    assert whole.shape == (7, 2, 2)  # type: ignore[union-attr]
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+    model, x, y = sdegen.Exact(sdegen.VP(), RING), ring[:3], ring[3:6]
+    whole, cut = (
+        interpolate(model, x, y, torch.linspace(0, 1, 4), sampler=Heun(10), seed=0, batch=batch) for batch in (None, 5)
+    )
+    torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [Heun(3), DDIM(3)], ids=lambda s: type(s).__name__)
+def test_conditions_of_encoded_data_are_cut_along(sampler: samplers.Sampler, ring: Tensor) -> None:
+    # Heun's plan holds the model, and with it the conditions.
+    net = Labelled()
+    model = sdegen.Model(net, sdegen.VP()).double()
+    cond = {"label": torch.linspace(-1, 1, 7, dtype=torch.float64), "scale": torch.ones(3), "name": "digits"}
+    for way in (encode, decode):
+        whole = way(model, ring[:7], sampler=sampler, **cond)
+        net.seen.clear()
+        cut = way(model, ring[:7], sampler=sampler, batch=3, **cond)
+        torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-9)
+        rows = [len(c["label"]) for c in net.seen]
+        assert set(rows) == {3, 1} and rows == sorted(rows, reverse=True)
+        assert all(c["scale"] is cond["scale"] and c["name"] == "digits" for c in net.seen)
+    between = lambda batch: interpolate(
+        model, ring[:3], ring[3:6], torch.linspace(0, 1, 4), sampler=sampler, batch=batch, label=cond["label"][:3]
+    )
+    whole = between(None)
+    assert max(len(c["label"]) for c in net.seen) == 12
+    net.seen.clear()
+    torch.testing.assert_close(between(5), whole, rtol=1e-9, atol=1e-9)
+    assert max(len(c["label"]) for c in net.seen) == 5
+
+
+def test_one_bar_for_each_way_over_all_chunks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ring: Tensor
+) -> None:
+    totals = []
+
+    class Watched(tqdm):  # type: ignore[type-arg]
+        def close(self) -> None:
+            if hasattr(self, "n"):
+                totals.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(sys.modules["sdegen.samplers.encode"], "tqdm", Watched)
+    encode(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2, return_error=True, progress=True)
+    assert totals[0] == (12, 12) and set(totals) == {(12, 12)}
+    assert "Heun" in capsys.readouterr().err
+    encode(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2)
+    assert not capsys.readouterr().err
 
 
 def test_coordinates_of_the_data_come_back_from_a_lifted_state(ring: Tensor) -> None:
@@ -333,6 +451,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"sigma = 0",
     ),
     "steps": (lambda: encode(EXACT, HERE, steps=0), ValueError, r"^steps = 0"),
+    "batch": (lambda: encode(EXACT, HERE, batch=0), ValueError, r"^batch = 0; .* at least 1, or None"),
+    "batch decoding": (lambda: decode(EXACT, HERE, batch=2.5), ValueError, r"^batch = 2.5"),  # type: ignore[arg-type]
+    "a point mass at 0": (
+        lambda: encode(EXACT, HERE, sampler=Singlestep(3, grids.Angle(end=0.0), reference=PointMass())),
+        ValueError,
+        r"^Singlestep does not run from data at t = 0 to noise; give .* end its grid at a later time",
+    ),
+    "a singular matrix at 0": (
+        lambda: encode(sdegen.Exact(sdegen.CLD(), RING), HERE, sampler=Singlestep(3, grids.Angle(end=0.0))),
+        ValueError,
+        r"^Singlestep does not run from data at t = 0",
+    ),
 }
 
 

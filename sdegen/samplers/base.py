@@ -20,6 +20,24 @@ Noise = Callable[[Tensor], Tensor]
 class Sampler(ABC):
     """One step from ``x_t`` to ``x_s``, ``s < t``.
 
+    A step of a sampler with coefficients from `plan` can be compiled with the network in it, as one graph for all steps:
+
+        sampler.step = torch.compile(sampler.step, fullgraph=True)
+
+    Multistep methods have one graph more for each step of their start. The noise of `SampleNoise` is drawn by generators
+    on the host and cannot be in a graph; a sampler that draws noise gets it from outside:
+
+        step = sampler.step
+        graph = torch.compile(lambda model, x, c, z, state: step(model, x, c, lambda _: z, state), fullgraph=True)
+        sampler.step = lambda model, x, c, noise, state: graph(model, x, c, noise(x), state)
+
+    or from torch's own generator, ``sample(..., noise=lambda seed, first: torch.randn_like)``. This holds for networks in a
+    `Model` on scalar processes and for the samplers that ask all their questions in `plan`: `DDIM`, `Ancestral`,
+    `EulerMaruyama`, `Heun`, `ProbabilityFlow` with the fixed steps of ``ode.TABLEAUS``, `Multistep`, `Singlestep`,
+    `ExponentialSDE` and `ReverseDiffusion`. Not compiled as a whole: adaptive integrators, whose steps depend on the state;
+    learned variances; `Exact` models and nonlinear processes, which form coefficients in the step. Coefficients stay on the CPU,
+    so CUDA graphs (``mode="reduce-overhead"``) do not apply.
+
     Parameters
     ----------
     steps

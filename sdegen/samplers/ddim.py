@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,12 +14,11 @@ from .base import Noise, Sampler, require_linear
 
 
 class AncestralStep(NamedTuple):
-    """Coefficients of ``x_s | x_t``: ``x_s = Phi E[x_0 | x_t] + K_R E[z | x_t] + root z``."""
+    """Coefficients of ``x_s | x_t``: its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a question, and roots."""
 
     s: Tensor
     t: Tensor
-    Phi: Operator
-    K_R: Operator
+    mean: Any
     small: Operator
     large: Operator
 
@@ -67,18 +65,16 @@ class Ancestral(Sampler):
             raise TypeError(
                 f"{type(model).__name__} has no learned variance; use LearnedVariance(net, sde), or another variance."
             )
-        steps = []
-        for t, s in pairwise(times):
-            at_s, at_t, s_to_t = model.sde.marginal(s), model.sde.marginal(t), model.sde.transition(s, t)
-            law = posterior(at_s, at_t, s_to_t)
-            large = s_to_t.R
-            steps.append(AncestralStep(s, t, at_s.Phi, law.K @ at_t.R, law.covariance.sqrt(), large))
-        return steps
+        t, s = times[:-1], times[1:]
+        at_s, at_t, s_to_t = model.sde.marginal(s), model.sde.marginal(t), model.sde.transition(s, t)
+        law = posterior(at_s, at_t, s_to_t)
+        small, large = law.covariance.sqrt().prepared(model.like), s_to_t.R.prepared(model.like)
+        means = model.ask(t, denoise=at_s.Phi, noise=law.K @ at_t.R)
+        return [AncestralStep(s[i], t[i], mean, small[i], large[i]) for i, mean in enumerate(means)]
 
     def step(self, model: Any, x: Tensor, c: AncestralStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One draw from the reversed chain."""
-        x_0, eps = model.estimate(x, c.t)
-        return c.Phi(x_0) + c.K_R(eps) + self.variance(model, x, c, noise(x)), None
+        return model.answer(x, c.mean) + self.variance(model, x, c, noise(x)), None
 
 
 class DDIM(Sampler):
@@ -98,12 +94,10 @@ class DDIM(Sampler):
     """
 
     class Coefficients(NamedTuple):
-        """Of ``x_s = Phi x_0 + M eps + root z``."""
+        """Of ``x_s = mean + root z``, the mean as a question; no root without noise."""
 
-        t: Tensor
-        Phi: Operator
-        M: Operator
-        root: Operator
+        mean: Any
+        root: Operator | None
 
     def __init__(self, steps: int = 50, grid: Grid | None = None, eta: float = 0.0) -> None:
         super().__init__(steps, grid)
@@ -112,23 +106,21 @@ class DDIM(Sampler):
         self.eta = eta
 
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
-        """Two coefficients a step, three with noise."""
+        """The means as questions, and roots where there is noise."""
         require_linear(self, model.sde)
-        steps = []
-        for t, s in pairwise(times):
-            at_s, at_t = model.sde.marginal(s), model.sde.marginal(t)
-            M, root = at_s.R, at_s.R * 0.0
-            if self.eta:
-                s_to_t = model.sde.transition(s, t)
-                root = posterior(at_s, at_t, s_to_t).covariance.sqrt() * self.eta
-                # In units of R_s the posterior's covariance is 1 − Psi Psiᵀ, regular where R_s is not invertible.
-                Psi = at_s.R.T @ s_to_t.Phi.T @ at_t.R.inv().T
-                M = at_s.R @ (M.one() - (M.one() - Psi @ Psi.T) * self.eta**2).sqrt()
-            steps.append(self.Coefficients(t, at_s.Phi, M, root))
-        return steps
+        t, s = times[:-1], times[1:]
+        at_s, at_t = model.sde.marginal(s), model.sde.marginal(t)
+        M, root = at_s.R, None
+        if self.eta:
+            s_to_t = model.sde.transition(s, t)
+            root = (posterior(at_s, at_t, s_to_t).covariance.sqrt() * self.eta).prepared(model.like)
+            # In units of R_s the posterior's covariance is 1 − Psi Psiᵀ, regular where R_s is not invertible.
+            Psi = at_s.R.T @ s_to_t.Phi.T @ at_t.R.inv().T
+            M = at_s.R @ (M.one() - (M.one() - Psi @ Psi.T) * self.eta**2).sqrt()
+        means = model.ask(t, denoise=at_s.Phi, noise=M)
+        return [self.Coefficients(mean, None if root is None else root[i]) for i, mean in enumerate(means)]
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step; noise is drawn only where ``eta > 0``."""
-        x_0, eps = model.estimate(x, c.t)
-        x_s = c.Phi(x_0) + c.M(eps)
-        return (x_s + c.root(noise(x)) if self.eta else x_s), None
+        x_s = model.answer(x, c.mean)
+        return (x_s if c.root is None else c.root.onto(x_s, noise(x))), None

@@ -7,17 +7,19 @@ model's error and the prior's gap (`metrics.prior_gap`). Nothing is promised for
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..grids import Angle, Uniform
 from ..models import Conditioned, ScoreModel, check_dtype
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
-from .run import evaluating
+from .run import chunks, evaluating
 
 
 class Encoded(NamedTuple):
@@ -42,7 +44,9 @@ def encode(
     steps: int | None = None,
     sampler: Sampler | None = None,
     seed: int | None = None,
+    batch: int | None = None,
     return_error: bool = False,
+    progress: bool | None = None,
     **cond: Any,
 ) -> Tensor | Encoded:
     """The states at T that the probability flow carries data to.
@@ -60,14 +64,19 @@ def encode(
         Heun steps; by default the flow is integrated adaptively, to 1e-7 in float64 and 1e-5 in coarser dtypes. Give it,
         or a `sampler`.
     sampler
-        Any sampler that draws no noise: `ProbabilityFlow`, `Heun`, ``DDIM(eta=0)``. Its default grid ends at the process's
-        ``t_min``, the default sampler's here at 0.
+        Any sampler that draws no noise: `ProbabilityFlow`, `Heun`, `Singlestep`, `Multistep`, ``DDIM(eta=0)``. Its default
+        grid ends at the process's ``t_min``, the default sampler's here at 0.
     seed
         Randomness of the rest of a larger state.
+    batch
+        Most rows that go through the model at a time; all by default. The result does not depend on it, but for rounding
+        and what an adaptive integrator's tolerance allows.
     return_error
         Return an `Encoded` with the error of the round trip.
+    progress
+        Show a bar, for each way; by default where standard error is a terminal.
     cond
-        Conditions for the network.
+        Conditions for the network: tensors with ``B`` rows, which `batch` cuts with the data, or one value for all.
 
     Returns
     -------
@@ -79,25 +88,33 @@ def encode(
     TypeError
         If `x` is not floating point, or the sampler does not suit the process.
     ValueError
-        If `x` or a result is not finite, the sampler draws noise, or steps and a sampler are both given.
+        If `x` or a result is not finite, the sampler draws noise, steps and a sampler are both given, or `batch` is not a
+        positive whole number.
     """
     _checked("x", x, model)
     sampler = _sampler(model, steps, sampler, x)
-    z = _follow(model, _state(model.sde, x, seed), sampler, to_noise=True, **cond)
+    z = _follow(model, _state(model.sde, x, seed), sampler, True, batch, progress, cond)
     if not return_error:
         return z
-    gap = model.sde.project(_follow(model, z, sampler, to_noise=False, **cond)) - x
+    gap = model.sde.project(_follow(model, z, sampler, False, batch, progress, cond)) - x
     return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
 
 
 def decode(
-    model: ScoreModel, z: Tensor, *, steps: int | None = None, sampler: Sampler | None = None, **cond: Any
+    model: ScoreModel,
+    z: Tensor,
+    *,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
 ) -> Tensor:
     """The data that the probability flow carries states at T to; the inverse of `encode`.
 
     Parameters
     ----------
-    model, steps, sampler, cond
+    model, steps, sampler, batch, progress, cond
         As for `encode`.
     z
         States at T, ``(B, *)``.
@@ -113,7 +130,7 @@ def decode(
         As for `encode`.
     """
     _checked("z", z, model)
-    return model.sde.project(_follow(model, z, _sampler(model, steps, sampler, z), to_noise=False, **cond))
+    return model.sde.project(_follow(model, z, _sampler(model, steps, sampler, z), False, batch, progress, cond))
 
 
 def interpolate(
@@ -125,16 +142,18 @@ def interpolate(
     steps: int | None = None,
     sampler: Sampler | None = None,
     seed: int | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
     """Data between `x` and `y`: both encoded, points on the arc between them decoded (J. Song et al., 2020, section 5.3).
 
     The arc (`slerp`) is about the mean of the prior: points on it are as far from there as its ends are, where the points of
-    a straight line come too close to be noise. All of them are decoded at once.
+    a straight line come too close to be noise. All of them are decoded in one run, `batch` at a time.
 
     Parameters
     ----------
-    model, steps, sampler, seed, cond
+    model, steps, sampler, seed, batch, progress, cond
         As for `encode`; conditions hold for one row or for all.
     x, y
         Data, ``(B, *)`` both.
@@ -162,13 +181,14 @@ def interpolate(
     sampler = _sampler(model, steps, sampler, x)
     for name, v in (("x", x), ("y", y)):
         _checked(name, v, model)
-    ends = [_follow(model, _state(model.sde, v, seed), sampler, to_noise=True, **cond) for v in (x, y)]
+    ends = [_follow(model, _state(model.sde, v, seed), sampler, True, batch, progress, cond) for v in (x, y)]
     mean = _prior_mean(model, ends[0])
     arc = torch.stack([mean + slerp(ends[0] - mean, ends[1] - mean, w) for w in weights])  # (K, B, *)
     K, B = arc.shape[:2]
     rows = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == B}
     cond = {k: torch.cat([v] * K) if k in rows else v for k, v in cond.items()}
-    return decode(model, arc.flatten(0, 1), sampler=sampler, **cond).reshape(K, *x.shape)
+    points = decode(model, arc.flatten(0, 1), sampler=sampler, batch=batch, progress=progress, **cond)
+    return points.reshape(K, *x.shape)
 
 
 def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
@@ -204,9 +224,16 @@ def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
     return (((1 - w) * first + w * last) * (c_a * a + c_b * b)).reshape(x.shape).to(x)
 
 
-def _follow(model: ScoreModel, x: Tensor, sampler: Sampler, to_noise: bool, **cond: Any) -> Tensor:
-    """The state at one end of the sampler's times from that at the other."""
-    bound: Any = Conditioned(model, **cond) if cond else model
+def _follow(
+    model: ScoreModel,
+    x: Tensor,
+    sampler: Sampler,
+    to_noise: bool,
+    batch: int | None,
+    progress: bool | None,
+    cond: dict[str, Any],
+) -> Tensor:
+    """The states at one end of the sampler's times from those at the other, `batch` at a time."""
 
     def refused(like: Tensor) -> Tensor:
         raise ValueError(
@@ -214,27 +241,42 @@ def _follow(model: ScoreModel, x: Tensor, sampler: Sampler, to_noise: bool, **co
             "DDIM(eta=0)."
         )
 
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
     times = sampler.times(model.sde, False)
+    parts = list(chunks(x, batch, cond))
+    show = sys.stderr.isatty() if progress is None else progress
+    ends = []
     with torch.no_grad(), evaluating(model):
-        state = None
-        for c in _backward(sampler, bound, times) if to_noise else sampler.plan(bound, times):
-            x, state = sampler.step(bound, x, c, refused, state)
-    if not x.isfinite().all():
-        raise ValueError(
-            f"the state turned non-finite on the way to t = {times[0 if to_noise else -1].item():.6g}; take more steps, or "
-            "end the sampler's grid at a later time: ProbabilityFlow(grid=grids.Angle(end=t))."
-        )
-    return x
+        plan = None
+        with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
+            for _, end, own in parts:
+                bound: Any = Conditioned(model, **own) if own else model
+                if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
+                    plan = _backward(sampler, bound, times) if to_noise else sampler.plan(bound, times)
+                    bar.total = len(plan) * len(parts)
+                state = None
+                for c in plan:
+                    end, state = sampler.step(bound, end, c, refused, state)
+                    bar.update()
+                if not end.isfinite().all():
+                    raise ValueError(
+                        f"the state turned non-finite on the way to t = {times[0 if to_noise else -1].item():.6g}; take more "
+                        "steps, or end the sampler's grid at a later time: ProbabilityFlow(grid=grids.Angle(end=t))."
+                    )
+                ends.append(end)
+    return torch.cat(ends)
 
 
 def _backward(sampler: Sampler, model: Any, times: Tensor) -> list[Any]:
     """The plan of the sampler's times run from the last to the first."""
     try:
         return sampler.plan(model, times.flip(0))
-    except ValueError as error:
+    except (ValueError, torch.linalg.LinAlgError) as error:
         sampler.plan(model, times)  # what it refuses anyway, it says itself
         raise ValueError(
-            f"{type(sampler).__name__} does not run from data to noise; give ProbabilityFlow, Heun or DDIM(eta=0)."
+            f"{type(sampler).__name__} does not run from data at t = {times[-1].item():.6g} to noise; give ProbabilityFlow, "
+            "Heun or DDIM(eta=0), or end its grid at a later time."
         ) from error
 
 

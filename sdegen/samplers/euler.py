@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..grids import Grid, Uniform
-from ..operators import as_operator
+from ..operators import Operator, as_operator
 from .base import Noise, Sampler
 
 
@@ -29,32 +28,43 @@ class EulerMaruyama(Sampler):
     default_grid = Uniform
 
     class Coefficients(NamedTuple):
-        """A step's times and reversed dynamics."""
+        """A step's time and length with the reversed dynamics; for linear processes its mean as a question, and its root."""
 
         t: Tensor
         h: Tensor
         reverse: Any
+        mean: Any = None
+        root: Operator | None = None
 
     def __init__(self, steps: int = 500, grid: Grid | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, grid)
         self.eta = eta
 
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
-        """Times and step lengths; refuses an infinite coefficient."""
-        reverse = model.sde.reverse(model, self.eta)
-        probe = model.sde.lift(torch.zeros(1, 1, dtype=torch.float64))
-        for t in times[:-1]:
-            G = as_operator(model.sde.diffusion(probe, t)).matrix()
-            if not (G.isfinite().all() and model.sde.drift(torch.ones_like(probe), t).isfinite().all()):
-                raise ValueError(
-                    f"a coefficient of {type(model.sde).__name__} is infinite at t = {t.item():.6g}; start the grid at "
-                    f"t_max = {model.sde.t_max:.6g}, or use DDIM(eta=1), which has no such limit."
-                )
-        return [self.Coefficients(t, t - s, reverse) for t, s in pairwise(times)]
+        """Times and step lengths, means and roots; refuses an infinite coefficient."""
+        sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
+        reverse = sde.reverse(model, self.eta)
+        if not len(t):
+            return []
+        probe = sde.lift(torch.zeros(len(t), 1, dtype=torch.float64))
+        noise = as_operator(sde.diffusion(probe, t)).matrix().isfinite().flatten(-2).all(-1)
+        infinite = ~(noise & sde.drift(torch.ones_like(probe), t).isfinite().flatten(1).all(1))
+        if infinite.any():
+            raise ValueError(
+                f"a coefficient of {type(sde).__name__} is infinite at t = {t[infinite][0].item():.6g}; start the grid at "
+                f"t_max = {sde.t_max:.6g}, or use DDIM(eta=1), which has no such limit."
+            )
+        if not sde.is_linear:
+            return [self.Coefficients(t[i], h[i], reverse) for i in range(len(t))]
+        F, G = sde.drift_operator(t), sde.diffusion_operator(t)
+        means = model.ask(t, x=F.one() - F * h, score=G @ G.T * (0.5 * (1 + self.eta**2) * h))
+        root = (G * (self.eta * h.sqrt())).prepared(model.like)
+        return [self.Coefficients(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step of length h."""
-        x_s = x - c.h * c.reverse.drift(x, c.t)
+        x_s = x - c.h * c.reverse.drift(x, c.t) if c.mean is None else model.answer(x, c.mean)
         if self.eta:
-            x_s = x_s + (c.reverse.diffusion(x, c.t) * c.h.sqrt())(noise(x))
+            root = c.reverse.diffusion(x, c.t) * c.h.sqrt() if c.root is None else c.root
+            x_s = root.onto(x_s, noise(x))
         return x_s, None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..grids import Grid
-from ..operators import Matrix, Operator
+from ..operators import Matrix, Scale, add_product
 from .base import Noise, Sampler, require_linear
 from .references import Matched, PointMass, Reference
 
@@ -44,12 +43,10 @@ def share(phi: Tensor) -> Tensor:
 
 
 class Node(NamedTuple):
-    """What turns a state and its velocity at one time into `q`, along directions: ``q = P v + a u + b``."""
+    """What turns a state into `q`: the answer to a question, or along directions ``q = P answer + a x + b``."""
 
-    t: Tensor
-    P: Tensor
-    a: Tensor
-    b: Tensor
+    question: Any
+    affine: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class Move(NamedTuple):
@@ -61,6 +58,14 @@ class Move(NamedTuple):
     weights: Sequence[Any]
 
 
+class Asked(NamedTuple):
+    """A move to be planned: from the time `t` to `s` with evaluations at `seen`, newest first; places among the times."""
+
+    t: int
+    s: int
+    seen: Sequence[int]
+
+
 @cache
 def rule(points: int = 40) -> tuple[Tensor, Tensor]:
     """Gauss–Legendre nodes on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
@@ -70,11 +75,13 @@ def rule(points: int = 40) -> tuple[Tensor, Tensor]:
 
 
 def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
-    """Lagrange polynomials of the nodes ``(p,)`` at the points `z`, ``(p, *z.shape)``."""
+    """Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch, *)``."""
+    over = nodes.ndim - 1
+    nodes = nodes.movedim(-1, 0).reshape(nodes.shape[-1], *nodes.shape[:-1], *[1] * (z.ndim - over))
     factors = []
     for j, node in enumerate(nodes):
         others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        factors.append(((z[..., None] - others) / (node - others)).prod(-1))
+        factors.append(((z - others) / (node - others)).prod(0) + torch.zeros_like(z))
     return torch.stack(factors)
 
 
@@ -83,19 +90,22 @@ class Scalar:
 
     def __init__(self, model: Any, reference: Reference, clock: Clock) -> None:
         self.sde, self.clock = model.sde, clock
-        self.m, self.c, self.n, self.Q = reference.directions(model)
-        self.known: dict[float, tuple[Tensor, Tensor]] = {}
+        self.m, c, self.n, self.Q = reference.directions(model)
+        self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
+        self.like = model.like
+        if self.Q is not None and self.like is not None:
+            self.Q = self.Q.to(self.like)
 
-    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The angle and radius of a time; a plan asks for each of its times many times over."""
-        key = t.item()
-        if key not in self.known:
-            self.known[key] = (self.sde.flow(None).clock(t), self.sde.marginal(t).r.c)
-        return self.known[key]
+    def split(self, values: Tensor) -> list[Any]:
+        """Coefficients ``(N, *directions)`` one by one, prepared: numbers as operators."""
+        if not self.c.ndim:
+            scale = Scale(values).prepared(self.like)
+            return [scale[i] for i in range(len(values))]
+        return list((values if self.like is None else values.to(self.like)).unbind())
 
     def phi(self, t: Tensor) -> Tensor:
         """The angle of a time."""
-        return self.at(t)[0]
+        return self.sde.flow(None).clock(t)
 
     def time(self, phi: Tensor) -> Tensor:
         """The time of an angle."""
@@ -105,40 +115,49 @@ class Scalar:
         """Values, shaped to broadcast over directions behind their own axes."""
         return values[(..., *[None] * self.c.ndim)]
 
-    def P(self, phi: Tensor) -> Tensor:
-        """``√(c cos² phi + n sin² phi)``, ``(*phi.shape, *directions)``."""
-        phi = self._over(phi)
-        return (self.c * phi.cos().square() + self.n * phi.sin().square()).sqrt()
+    def P_squared(self, phi: Tensor) -> Tensor:
+        """``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
+        return self.c * self._over(phi.cos().square()) + self._over(self.n * phi.sin().square())
 
-    def node(self, t: Tensor) -> Node:
-        """Coefficients of ``q = P (v − v_reference)``."""
-        phi, r = self.at(t)
-        cos, sin, P = phi.cos(), phi.sin(), self.P(phi)
+    def nodes(self, model: Any, t: Tensor) -> list[Node]:
+        """Coefficients of ``q = P (v − v_reference)`` at the times ``(N,)``."""
+        at, phi = self.sde.marginal(t), self.phi(t)
+        cos, sin, P = self._over(phi.cos()), self._over(phi.sin()), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
-        return Node(t, P, -pull / r, pull * cos * self.m + P * sin * self.m)
+        a = -pull / self._over(at.r.c)
+        if not self.c.ndim:
+            return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
+        b = pull * cos * self.m + P * sin * self.m
+        questions = model.ask(t, velocity=at.Phi.one())
+        affine = zip(self.split(P), self.split(a), self.split(b), strict=True)
+        return [Node(*v) for v in zip(questions, affine, strict=True)]
 
-    def move(self, t: Tensor, s: Tensor, seen: Sequence[Tensor]) -> Move:
-        """From `t` to `s` with evaluations at the times `seen`."""
-        (start, r_t), (end, r_s) = self.at(t), self.at(s)
+    def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+        """Moves with as many evaluations each."""
+        t, s, seen = (torch.tensor([v[i] for v in asked]) for i in range(3))
+        phi, r = self.phi(times), self._over(self.sde.marginal(times).r.c)
+        nodes, start, end = self.clock(phi[seen]), phi[t], phi[s]
+        P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
+        unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
+        if unable.any():
+            raise ValueError(
+                f"alpha is zero at t = {times[t][unable][0].item():.6g}, where an unbounded reference has no flow; choose the "
+                "reference Normal() or Matched(), or a grid that starts earlier."
+            )
         u, w = rule()
-        phi = start + (end - start) * u
-        nodes = self.clock(torch.stack([self.phi(v) for v in seen]))
-        l = lagrange(nodes, self.clock(phi))
-        P_t, P_s = self.P(start), self.P(end)
-        weight = (end - start) * w
-        inner = self._over(weight) / self.P(phi).square()
-        integrals = torch.tensordot(l, inner, 1)
+        path = start[:, None] + (end - start)[:, None] * u  # (moves, points)
+        l = lagrange(nodes, self.clock(path)) * (end - start)[:, None] * w  # (evaluations, moves, points)
+        size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
+        parts = zip(l.split(size, 1), path.split(size), strict=True)
+        integrals = torch.cat([torch.einsum("jmu,mu...->jm...", v, 1 / self.P_squared(p)) for v, p in parts], 1)
         # A point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end.
         last = self._over(lagrange(nodes, self.clock(end)))
-        if not (P_t > 1e-12).all():
-            raise ValueError(
-                f"alpha is zero at t = {t.item():.6g}, where an unbounded reference has no flow; choose the reference "
-                "Normal() or Matched(), or a grid that starts earlier."
-            )
-        weights = r_s * torch.where(P_s > 0, P_s * integrals, -last)
+        weights = r[s] * torch.where(P_s > 0, P_s * integrals, -last)
         ratio = P_s / P_t
-        shift = r_s * (end.cos() - ratio * start.cos()) * self.m
-        return Move(s, r_s / r_t * ratio, shift, list(weights))
+        shift = r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())) * self.m
+        shifts = self.split(shift) if self.c.ndim else [None] * len(asked)
+        each = zip(times[s], self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
+        return [Move(time, carry, shift, list(own)) for time, carry, shift, *own in each]
 
     def enter(self, x: Tensor) -> Tensor:
         """The state along the directions."""
@@ -150,15 +169,18 @@ class Scalar:
 
     def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """`q` at the state `x`, whose directions are `y`."""
-        v = self.enter(model.velocity(x, node.t))
-        return scaled(node.P, v) + scaled(node.a, y) + node.b.to(v)
+        q = self.enter(model.answer(x, node.question))
+        if node.affine is None:
+            return q
+        P, a, b = (v.to(y) for v in node.affine)
+        return torch.addcmul(b, a, y).addcmul_(P, q)
 
 
 class Channels:
     """The pieces of the formula on a matrix process, for a reference that is a limit."""
 
     def __init__(self, model: Any, reference: Reference, clock: Clock) -> None:
-        self.sde, self.clock, self.reference = model.sde, clock, reference
+        self.sde, self.clock, self.reference, self.like = model.sde, clock, reference, model.like
         reference.pieces(model.sde.marginal(model.sde.T))  # refuses the references that have none
 
     def phi(self, t: Tensor) -> Tensor:
@@ -169,22 +191,27 @@ class Channels:
         """The time of an angle."""
         return self.sde.time(phi.tan().pow(-2))
 
-    def node(self, t: Tensor) -> Tensor:
-        """The time."""
-        return t
+    def nodes(self, model: Any, t: Tensor) -> list[Node]:
+        """The reference's questions at the times ``(N,)``."""
+        return [Node(question) for question in self.reference.ask(model, t)]
 
-    def move(self, t: Tensor, s: Tensor, seen: Sequence[Tensor]) -> Move:
-        """From `t` to `s` with evaluations at the times `seen`."""
-        Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(v))[0] for v in (t, s))
+    def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+        """Moves with as many evaluations each."""
+        t, s, seen = (torch.tensor([v[i] for v in asked]) for i in range(3))
+        Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(times[v]))[0] for v in (t, s))
         u, w = rule()
-        time = t + (s - t) * u
-        at = self.sde.marginal(time)
+        h = times[s] - times[t]
+        path = times[t][:, None] + h[:, None] * u  # (moves, points)
+        at = self.sde.marginal(path.reshape(-1))
         Psi, M, sign = self.reference.pieces(at)
-        G = self.sde.diffusion_operator(time)
+        G = self.sde.diffusion_operator(path.reshape(-1))
         slope = (Psi.inv() @ G @ G.T @ at.covariance.inv() @ M).matrix() * (0.5 * sign)
-        l = lagrange(self.clock(self.phi(torch.stack(list(seen)))), self.clock(self.phi(time)))
-        integrals = torch.einsum("ju,u,uab->jab", l, (s - t) * w, slope)
-        return Move(s, Psi_s @ Psi_t.inv(), None, [Psi_s @ Matrix(v) for v in integrals])
+        phi = self.phi(path.reshape(-1)).reshape(path.shape)
+        l = lagrange(self.clock(self.phi(times))[seen], self.clock(phi))
+        integrals = torch.einsum("jmu,mu,muab->jmab", l, h[:, None] * w, slope.unflatten(0, path.shape))
+        carry = (Psi_s @ Psi_t.inv()).prepared(self.like)
+        weights = [(Psi_s @ Matrix(v)).prepared(self.like) for v in integrals]
+        return [Move(times[v.s], carry[i], None, [W[i] for W in weights]) for i, v in enumerate(asked)]
 
     def enter(self, x: Tensor) -> Tensor:
         """The state."""
@@ -194,36 +221,49 @@ class Channels:
         """The state."""
         return x
 
-    def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Tensor) -> Tensor:
+    def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """`q` at the state `x`."""
-        return self.reference.estimate(*model.estimate(x, node))
+        return model.answer(x, node.question)
 
 
 def _pieces(model: Any, reference: Reference, clock: Clock) -> Scalar | Channels:
     return (Scalar if len(model.sde.e) == 1 else Channels)(model, reference, clock)
 
 
+def planned(pieces: Scalar | Channels, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+    """The moves that were asked for, as many at once as are alike."""
+    moves: dict[int, Move] = {}
+    for p in {len(v.seen) for v in asked}:
+        alike = [i for i, v in enumerate(asked) if len(v.seen) == p]
+        moves |= zip(alike, pieces.moves(times, [asked[i] for i in alike]), strict=True)
+    return [moves[i] for i in range(len(asked))]
+
+
 def scaled(c: Any, x: Tensor) -> Tensor:
-    """A coefficient, a number or one for every direction, or an operator, on `x`."""
-    if isinstance(c, Operator):
-        return c(x)
-    return x * (c if c.ndim == 0 else c.to(x))
+    """A coefficient, an operator or one number for every direction, on `x`."""
+    return x * c.to(x) if isinstance(c, Tensor) else c(x)
+
+
+def added(y: Tensor, c: Any, x: Tensor) -> Tensor:
+    """``y + c x`` for such a coefficient, in the memory of `y`."""
+    return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
 
 
 def moved(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     """The formula."""
     y = scaled(move.carry, x)
     for weight, q in zip(move.weights, history, strict=False):
-        y = y + scaled(weight, q)
-    return y if move.shift is None else y + move.shift.to(y)
+        y = added(y, weight, q)
+    return y if move.shift is None else y.add_(move.shift.to(y))
 
 
 class Multistep(Sampler):
     """Exponential Adams methods of order 1 to 4: one evaluation a step, whatever the order.
 
-    With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095), with
-    `Unbounded()` noise prediction (DEIS: Q. Zhang and Y. Chen, 2022, arXiv:2204.13902), with `corrector` the
-    predictor–corrector UniPC (W. Zhao et al., 2023, arXiv:2302.04867). Order 1 with either limit is DDIM.
+    With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact
+    integrals of the polynomials, diffusers' solver type "heun"), with `Unbounded()` noise prediction (DEIS: Q. Zhang and
+    Y. Chen, 2022, arXiv:2204.13902), with `corrector` a predictor–corrector (UniPC: W. Zhao et al., 2023,
+    arXiv:2302.04867, the same from order 3 on; below it rounds the coefficients). Order 1 with either limit is DDIM.
 
     The start is true to the order: early steps go again from the first state with all evaluations made so far, so the
     error of the first, first-order step is not carried on. Order 4 repairs its second evaluation, at the price of one more.
@@ -273,20 +313,22 @@ class Multistep(Sampler):
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
         """The weights of every step."""
         require_linear(self, model.sde)
-        pieces, p = self.pieces(model), self.order
-        steps, correct = [], None
-        for k in range(len(times) - 1):
-            restart = 0 < k < p - 1
-            base = times[0] if restart else times[k]
-            seen = list(times[: k + 1].flip(0)[:p])
-            repair = None
-            if p == 4 and k == 2:
-                repair = (pieces.move(times[0], times[1], seen), pieces.node(times[1]))
-            move = pieces.move(base, times[k + 1], seen)
-            steps.append(self.Coefficients(pieces, pieces.node(times[k]), move, restart, correct, repair))
-            if self.corrector and k + 2 < len(times):
-                correct = pieces.move(base, times[k + 1], [times[k + 1], *seen])
-        return steps
+        pieces, p, n = self.pieces(model), self.order, len(times) - 1
+        nodes = pieces.nodes(model, times[:-1])
+        seen = [range(k, max(k - p, -1), -1) for k in range(n)]
+        restarts = [0 < k < p - 1 for k in range(n)]
+        starts = [0 if restart else k for k, restart in enumerate(restarts)]
+        asked = [Asked(starts[k], k + 1, seen[k]) for k in range(n)]
+        if self.corrector:
+            asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
+        if p == 4 and n > 2:
+            asked.append(Asked(0, 1, seen[2]))
+        moves = planned(pieces, times, asked)
+        corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
+        repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
+        return [
+            self.Coefficients(pieces, *c) for c in zip(nodes, moves[:n], restarts, corrections, repairs, strict=True)
+        ]
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
         """One evaluation, and the formula."""
@@ -312,8 +354,8 @@ class Multistep(Sampler):
 class Singlestep(Sampler):
     """Exponential Runge–Kutta methods of order 2 and 3: as many evaluations a step as the order, no memory.
 
-    Stages at one half, or at one and two thirds, of the clock (DPM-Solver-2 and -3: C. Lu et al., 2022, arXiv:2206.00927,
-    which are these with `Unbounded()` and the clock `log_ratio`).
+    Stages at one half, or at one and two thirds, of the clock. With `Unbounded()` and the clock `log_ratio` order 3 is
+    DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927); its order 2 has the midpoint rule where this has the exact integral.
 
     Parameters
     ----------
@@ -342,15 +384,21 @@ class Singlestep(Sampler):
         """Stages, their nodes and moves."""
         require_linear(self, model.sde)
         pieces = _pieces(model, _reference(self.reference, model), self.clock)
-        steps = []
-        for t, s in pairwise(times):
-            stages = [t, *(_between(pieces, t, s, j / self.order) for j in range(1, self.order))]
-            nodes = [pieces.node(v) for v in stages]
-            moves = [pieces.move(t, stages[j], stages[:j][::-1]) for j in range(1, self.order)]
+        n, p = len(times) - 1, self.order
+        up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
+        ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
+        between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
+        # Stage j of step k is at the place k for j = 0, else at (n + 1) + (j − 1) n + k.
+        stops = torch.cat([times, *between])
+        nodes = pieces.nodes(model, stops)
+        stages = [[k, *((n + 1) + (j - 1) * n + k for j in range(1, p))] for k in range(n)]
+        asked = []
+        for k, stage in enumerate(stages):
+            asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
-            moves.append(pieces.move(t, s, [stages[-1], t]))
-            steps.append((pieces, nodes, moves))
-        return steps
+            asked.append(Asked(k, k + 1, [stage[-1], k]))
+        moves = planned(pieces, stops, asked)
+        return [(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)]) for k, stage in enumerate(stages)]
 
     def step(self, model: Any, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """All stages from one state."""

@@ -10,22 +10,74 @@ from torchdiffeq import odeint
 
 from ..grids import Grid
 from .base import Noise, Sampler
+from .exponential import Move, moved
 
 
-class FlowStep(NamedTuple):
-    """A step of the flow: its two times, in `t` and on the flow's clock."""
+class Tableau(NamedTuple):
+    """An explicit Runge–Kutta method: slopes ``k_i`` at the fractions `c` of a step, the first at its start.
 
-    t: Tensor
-    s: Tensor
-    tau_t: Tensor
-    tau_s: Tensor
+    Attributes
+    ----------
+    c
+        ``c_0 = 0, c_1, ...``.
+    A
+        Weights of the slopes on the way to each later stage, and last on the way to the end.
+    """
+
+    c: tuple[float, ...]
+    A: tuple[tuple[float, ...], ...]
+
+
+# The fixed-step methods of torchdiffeq by its names; "rk4" is Kutta's three-eighths rule.
+TABLEAUS = {
+    "euler": Tableau((0,), ((1,),)),
+    "midpoint": Tableau((0, 1 / 2), ((1 / 2,), (0, 1))),
+    "heun2": Tableau((0, 1), ((1,), (1 / 2, 1 / 2))),
+    "heun3": Tableau((0, 1 / 3, 2 / 3), ((1 / 3,), (0, 2 / 3), (1 / 4, 0, 3 / 4))),
+    "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((1 / 3,), (-1 / 3, 1), (1, -1, 1), (1 / 8, 3 / 8, 3 / 8, 1 / 8))),
+}
+
+
+class RungeKutta(NamedTuple):
+    """One step: what the flow needs for each slope, and the moves that follow them, the last to the end of the step."""
+
     flow: Any
+    questions: list[Any]
+    moves: list[Move]
 
+    @classmethod
+    def plan(cls, model: Any, times: Tensor, tableau: Tableau) -> list[RungeKutta]:
+        """A method in the chart ``y = x / r``: its moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the step's start."""
+        flow = model.sde.flow(model)
+        tau = flow.clock(times)
+        h = tau[1:] - tau[:-1]
+        at = [tau[:-1] + c * h for c in tableau.c]
+        questions = [flow.ask(v) for v in at]
+        r_inv = flow.r(times[:-1]).inv()
+        stops = [*(flow.time(v) for v in at[1:]), times[1:]]
+        ends = [flow.r(s) for s in stops]
+        carries = [(r @ r_inv).prepared(model.like) for r in ends]
+        weights = [
+            [(r * (a * h)).prepared(model.like) for a in reversed(row)] for r, row in zip(ends, tableau.A, strict=True)
+        ]
+        stages = range(len(at))
+        return [
+            cls(
+                flow,
+                [questions[i][k] for i in stages],
+                [Move(stops[i][k], carries[i][k], None, [w[k] for w in weights[i]]) for i in stages],
+            )
+            for k in range(len(h))
+        ]
 
-def _plan(model: Any, times: Tensor) -> list[FlowStep]:
-    flow = model.sde.flow(model)
-    tau = flow.clock(times)
-    return [FlowStep(times[i], times[i + 1], tau[i], tau[i + 1], flow) for i in range(len(times) - 1)]
+    def __call__(self, x: Tensor) -> Tensor:
+        """The state at the end of the step from the one at its start."""
+        slopes: list[Tensor] = []  # newest first
+        stage = x
+        for question, move in zip(self.questions, self.moves, strict=True):
+            slopes.insert(0, self.flow.slope(stage, question))
+            stage = moved(move, x, slopes)
+        return stage
 
 
 class Heun(Sampler):
@@ -38,16 +90,23 @@ class Heun(Sampler):
     def __init__(self, steps: int = 18, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
-    def plan(self, model: Any, times: Tensor) -> list[FlowStep]:
-        """The flow's clock at the times."""
-        return _plan(model, times)
+    def plan(self, model: Any, times: Tensor) -> list[RungeKutta]:
+        """Both evaluations and moves of every step."""
+        return RungeKutta.plan(model, times, TABLEAUS["heun2"])
 
-    def step(self, model: Any, x: Tensor, c: FlowStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: Any, x: Tensor, c: RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """Average of the slopes at both ends."""
-        y, h = c.flow.chart(x, c.t), c.tau_s - c.tau_t
-        first = c.flow.velocity(y, c.tau_t)
-        second = c.flow.velocity(y + h * first, c.tau_s)
-        return c.flow.unchart(y + 0.5 * h * (first + second), c.s), None
+        return c(x), None
+
+
+class FlowStep(NamedTuple):
+    """A step of the flow: its two times, in `t` and on the flow's clock."""
+
+    t: Tensor
+    s: Tensor
+    tau_t: Tensor
+    tau_s: Tensor
+    flow: Any
 
 
 class ProbabilityFlow(Sampler):
@@ -79,12 +138,18 @@ class ProbabilityFlow(Sampler):
         """Both ends at least: the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, self.steps + 1)
 
-    def plan(self, model: Any, times: Tensor) -> list[FlowStep]:
-        """The flow's clock at the times."""
-        return _plan(model, times)
+    def plan(self, model: Any, times: Tensor) -> list[FlowStep | RungeKutta]:
+        """The flow's clock at the times; all coefficients of the methods in `TABLEAUS`."""
+        if self.method in TABLEAUS:
+            return list(RungeKutta.plan(model, times, TABLEAUS[self.method]))
+        flow = model.sde.flow(model)
+        tau = flow.clock(times)
+        return [FlowStep(times[i], times[i + 1], tau[i], tau[i + 1], flow) for i in range(len(times) - 1)]
 
-    def step(self, model: Any, x: Tensor, c: FlowStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: Any, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """Integrate from one stop to the next."""
+        if isinstance(c, RungeKutta):
+            return c(x), None
 
         def slope(u: Tensor, y: Tensor) -> Tensor:
             u = u.double().cpu().clamp(0, 1)  # torchdiffeq's first trial step may overshoot

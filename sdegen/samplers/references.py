@@ -62,8 +62,8 @@ class Reference(ABC):
             f"{type(self).__name__} is a reference for scalar processes; on a matrix process use PointMass or Unbounded."
         )
 
-    def estimate(self, x_0: Tensor, eps: Tensor) -> Tensor:
-        """`q`, on a matrix process."""
+    def ask(self, model: Any, t: Tensor) -> list[Any]:
+        """`q` at the times ``(N,)``, on a matrix process, as questions to the model."""
         raise NotImplementedError
 
 
@@ -81,9 +81,9 @@ class PointMass(Reference):
         """``R``, ``Phi`` and −1."""
         return at.R, at.Phi, -1.0
 
-    def estimate(self, x_0: Tensor, eps: Tensor) -> Tensor:
+    def ask(self, model: Any, t: Tensor) -> list[Any]:
         """``E[x_0 | x]``."""
-        return x_0
+        return model.ask(t, denoise=model.sde.marginal(t).Phi.one())
 
 
 class Unbounded(Reference):
@@ -97,9 +97,9 @@ class Unbounded(Reference):
         """``Phi``, ``R`` and 1."""
         return at.Phi, at.R, 1.0
 
-    def estimate(self, x_0: Tensor, eps: Tensor) -> Tensor:
+    def ask(self, model: Any, t: Tensor) -> list[Any]:
         """``E[z | x]``."""
-        return eps
+        return model.ask(t, noise=model.sde.marginal(t).Phi.one())
 
 
 class Normal(Reference):

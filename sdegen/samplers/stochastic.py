@@ -52,9 +52,9 @@ class ExponentialSDE(Sampler):
     """
 
     class Coefficients(NamedTuple):
-        """Of ``x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z``, newest evaluation first."""
+        """Of ``x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z``, newest evaluation first, the clean state as a question."""
 
-        t: Tensor
+        clean: Any
         C: Operator
         W: list[Operator]
         root: Operator
@@ -81,22 +81,25 @@ class ExponentialSDE(Sampler):
         phi = signal_angle(sde, times)
         z, _ = rule()
         inner = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * z
+        clean = model.ask(times[:-1], denoise=sde.marginal(times[:-1]).Phi.one())
         inner_times = sde.time(inner.reshape(-1).tan().pow(-2)).reshape(inner.shape)  # all at once: it is a search
         for k, (t, s) in enumerate(pairwise(times)):
             seen = slice(max(0, k + 1 - self.order), k + 1)
             line = interpolation(self.clock, phi[seen].flip(0), phi[k : k + 2])
             W = signal_weights(sde, t, s, inner_times[k], line, self.eta)
             C = as_map(carried(sde, s, t, self.eta).matrix())
-            steps.append(self.Coefficients(t, C, W, as_map(bridge_root(sde, s, t, self.eta).matrix())))
+            root = as_map(bridge_root(sde, s, t, self.eta).matrix())
+            C, *W, root = (A.prepared(model.like) for A in (C, *W, root))
+            steps.append(self.Coefficients(clean[k], C, W, root))
         return steps
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, list[Tensor]]:
         """One evaluation, the formula, and noise where ``eta > 0``."""
-        x_0 = [model.denoise(x, c.t), *(state or [])]
+        x_0 = [model.answer(x, c.clean), *([] if state is None else state)]
         x_s = c.C(x)
         for W, seen in zip(c.W, x_0, strict=False):
-            x_s = x_s + W(seen)
-        return (x_s + c.root(noise(x)) if self.eta else x_s), x_0[: self.order - 1]
+            x_s = W.onto(x_s, seen)
+        return (c.root.onto(x_s, noise(x)) if self.eta else x_s), x_0[: self.order - 1]
 
 
 def carried(sde: Any, s: Tensor, u: Tensor, eta: float) -> Operator:
@@ -171,23 +174,25 @@ class ReverseDiffusion(Sampler):
     """
 
     class Coefficients(NamedTuple):
-        """The time and the transition."""
+        """The mean as a question, and the root."""
 
-        t: Tensor
-        s_to_t: Transition
+        mean: Any
+        root: Operator
 
     def __init__(self, steps: int = 500, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
-        """The transition of every step."""
+        """The mean and the root of every step."""
         require_linear(self, model.sde)
-        return [self.Coefficients(t, model.sde.transition(s, t)) for t, s in pairwise(times)]
+        law = model.sde.transition(times[1:], times[:-1])
+        means = model.ask(times[:-1], x=law.Phi.one() * 2.0 - law.Phi, score=law.covariance)
+        root = law.R.prepared(model.like)
+        return [self.Coefficients(mean, root[i]) for i, mean in enumerate(means)]
 
     def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step."""
-        R = c.s_to_t.R
-        return 2 * x - c.s_to_t.Phi(x) + R(R.T(model.score(x, c.t))) + R(noise(x)), None
+        return c.root.onto(model.answer(x, c.mean), noise(x)), None
 
 
 class Churn(Sampler):
