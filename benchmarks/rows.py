@@ -45,7 +45,7 @@ def arguments(description: str, results: str, seeds: int = 3) -> argparse.Namesp
 
 def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Callable[[int], Values]) -> Values:
     """The values of a row: from its file if it was computed before, else computed and written whole."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{block} {name}".lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{block} {name}".lower().replace("++", "pp")).strip("-")
     path = args.out / "rows" / f"{slug}-{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
