@@ -86,7 +86,7 @@ def test_two_processes_train_as_one(tmp_path):
     two.mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sdegen.__file__).parents[1])}
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    quiet = "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     alone = subprocess.Popen([sys.executable, script, one], env=environment, stderr=subprocess.PIPE, text=True)
     done = subprocess.run(
         [*launcher, *quiet, script, two, "launched"], env=environment, capture_output=True, text=True, timeout=600
