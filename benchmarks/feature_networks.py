@@ -1,0 +1,187 @@
+"""Train the feature networks that are shipped in `sdegen/weights`, and say how accurate they are.
+
+    python -m benchmarks.feature_networks                 # all of them, some minutes each on one core
+    python -m benchmarks.feature_networks digits-cnn-v1
+
+Each network is trained on the training split and judged once on the test split; nothing is selected on the latter.
+It learns with batch normalisation, which is folded into the convolutions that are saved. The printed hash goes to
+`sdegen/metrics/features.py`; a network trained again, or on another machine, gets other bits and needs another name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import time
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdegen.data import Images, digits, fashion_mnist, mnist, sprites, sprites_held_out
+from sdegen.metrics.features import ARCHITECTURES, FeatureNet
+
+WEIGHTS = Path(__file__).parent.parent / "sdegen" / "weights"
+
+
+class Part(NamedTuple):
+    """A part: images in [0, 1], ``(N, C, H, W)``, and their labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Recipe(NamedTuple):
+    """How long a network is trained, and how its images are varied."""
+
+    epochs: int
+    turn: float  # degrees
+    zoom: float  # relative
+    shift: float  # pixels
+    flip: bool
+
+
+RECIPES = {
+    "digits-cnn-v1": Recipe(120, 10.0, 0.1, 0.7, False),
+    "mnist-cnn-v1": Recipe(12, 12.0, 0.12, 2.0, False),
+    "fashion-cnn-v1": Recipe(18, 0.0, 0.08, 1.5, True),
+    "sprites-cnn-v1": Recipe(60, 0.0, 0.0, 1.5, True),
+}
+
+
+def read(name: str) -> tuple[Part, Part]:
+    """Training and test split of a network's data; of the sprites, the tiles that no fold holds are the test."""
+    if name == "sprites-cnn-v1":
+        training, test = sprites().joined(), sprites_held_out()
+    else:
+        load = {
+            "digits-cnn-v1": lambda: digits().split(0.8, seed=0),
+            "mnist-cnn-v1": mnist,
+            "fashion-cnn-v1": fashion_mnist,
+        }
+        training, test = load[name]()
+    return numbers(training), numbers(test)
+
+
+def numbers(images: Images) -> Part:
+    """Bytes as numbers in [0, 1]."""
+    if images.labels is None:
+        raise ValueError("these images have no labels to learn from.")
+    return Part(images.scaled(0, 1).rows(), images.labels)
+
+
+def varied(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """The images, each turned, zoomed, shifted and flipped at random; the border is continued."""
+    uniform = 2 * torch.rand(4, len(x), generator=generator) - 1
+    angle, zoom = uniform[0] * math.radians(recipe.turn), 1 + uniform[1] * recipe.zoom
+    mirror = (
+        torch.where(torch.rand(len(x), generator=generator) < 0.5, -1.0, 1.0) if recipe.flip else torch.ones(len(x))
+    )
+    shift = 2 * uniform[2:] * recipe.shift / x.shape[-1]
+    if recipe.turn == recipe.zoom == 0:  # whole pixels: no blurring
+        shift = (shift * x.shape[-1] / 2).round() * 2 / x.shape[-1]
+    theta = torch.stack(
+        [
+            torch.stack([mirror * zoom * angle.cos(), -zoom * angle.sin(), shift[0]], 1),
+            torch.stack([mirror * zoom * angle.sin(), zoom * angle.cos(), shift[1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+class Trained(nn.Module):
+    """The network in training: each convolution followed by batch normalisation."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.net = FeatureNet(name, ARCHITECTURES[name])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in ARCHITECTURES[name].widths)
+
+    def pairs(self, net: FeatureNet) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """The convolutions of a network with the normalisations after them."""
+        return cast(list[tuple[nn.Conv2d, nn.BatchNorm2d]], list(zip(net.convolutions, self.norms, strict=True)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution, norm in self.pairs(self.net):
+            x = norm(convolution(x)).relu()
+        return self.net.linear(x.mean((2, 3)))
+
+    def folded(self) -> FeatureNet:
+        """The network without normalisation: ``gain (w * x + b − mean) / sd + offset`` as one convolution."""
+        net = FeatureNet(self.net.name, self.net.architecture)
+        net.load_state_dict(self.net.state_dict())
+        for convolution, norm in self.pairs(net):
+            mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+            scale = norm.weight / (variance + norm.eps).sqrt()
+            convolution.weight.data *= scale[:, None, None, None]
+            bias = cast(Tensor, convolution.bias)
+            bias.data = (bias - mean) * scale + norm.bias
+        return net.eval()
+
+
+def train(name: str, data: Part, batch: int = 128, rate: float = 4e-3, seed: int = 0) -> FeatureNet:
+    """AdamW with a one-cycle rate, bfloat16 products, cross-entropy."""
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = Trained(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
+    steps = recipe.epochs * (len(data.images) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.2)
+    for epoch in range(recipe.epochs):
+        began, losses = time.perf_counter(), []
+        for rows in torch.randperm(len(data.images), generator=generator).split(batch):
+            if len(rows) < batch:
+                continue
+            x = varied(data.images[rows], recipe, generator).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(model(x), data.labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        if epoch % 10 == 0 or recipe.epochs < 30:
+            print(
+                f"{name}: epoch {epoch + 1}, loss {np.mean(losses):.4f}, {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+    return model.folded()
+
+
+@torch.no_grad()
+def right(net: FeatureNet, data: Part) -> Tensor:
+    """Which images are told right."""
+    return torch.cat([net.logits(x).argmax(1) for x in data.images.split(500)]) == data.labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the shipped feature networks.")
+    parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"some of {', '.join(RECIPES)}")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights")
+    args = parser.parse_args()
+    for name in args.names:
+        training, test = read(name)
+        net = train(name, training)
+        path = args.out / f"{name}.safetensors"
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path, metadata={"network": name})
+        hits = right(net, test)
+        per_class = [f"{hits[test.labels == c].float().mean():.3f}" for c in range(len(net.architecture.classes))]
+        print(
+            f"{name}: {int(hits.sum())} of {len(hits)} test images right ({hits.float().mean():.2%}; by class "
+            f"{' '.join(per_class)}), {right(net, training).float().mean():.2%} of the training images, "
+            f"{sum(p.numel() for p in net.parameters()):,} parameters, sha256 "
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,437 @@
+"""Feature networks that image metrics look through: small, named, pinned by a hash, and shipped with the library.
+
+A distance between features is a number about its network as much as about the images: every result names both
+(`FeatureEstimate`). The shipped networks are classifiers of the data sets that they are named after and mean little
+elsewhere. Any callable can stand in their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load as load_bytes
+from torch import Tensor, nn
+
+from .estimate import Estimate, check_samples
+
+Data = Tensor | Iterable[Tensor]
+Extractor = Callable[[Tensor], Tensor]
+
+
+class Architecture(NamedTuple):
+    """A stack of 3×3 convolutions with ReLU, their mean over the image, and a linear layer of logits.
+
+    Attributes
+    ----------
+    shape
+        Of one image: channels, height, width.
+    widths
+        Channels of each convolution; the last is the dimension of the features.
+    strides
+        Stride of each convolution.
+    classes
+        Names of the classes.
+    """
+
+    shape: tuple[int, int, int]
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+_DIGITS = tuple("0123456789")
+ARCHITECTURES = {
+    "digits-cnn-v1": Architecture((1, 8, 8), (32, 64, 96, 128), (1, 1, 2, 1), _DIGITS),
+    "mnist-cnn-v1": Architecture((1, 28, 28), (24, 32, 48, 64, 128), (1, 2, 1, 2, 1), _DIGITS),
+    "fashion-cnn-v1": Architecture(
+        (1, 28, 28),
+        (32, 48, 64, 96, 128),
+        (1, 2, 1, 2, 1),
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "sprites-cnn-v1": Architecture(
+        (3, 16, 16), (32, 48, 64, 96, 128), (1, 2, 1, 2, 1), ("hero", "creature", "food", "item", "scenery")
+    ),
+}
+
+# SHA-256 of the files in sdegen/weights.
+HASHES = {
+    "digits-cnn-v1": "49d59ffb9179a3044082242b1e16086763267d133202ca9cb76c455d2f62de59",
+    "mnist-cnn-v1": "1ba90a06c1dac1e74296851f6f0392c9388402115ab751b16dc7441920b957f7",
+    "fashion-cnn-v1": "5328ef1bd21c57688beda1b6c0abecd23bcd04bcb11c787cc9f7d0ca0ed639b4",
+    "sprites-cnn-v1": "66099aadc40fb71cfa13b4dcf346080ebc829573983b2b9476fee3de27a06d13",
+}
+
+
+class FeatureEstimate(Estimate):
+    """An estimate made through a feature network, which says through which, and from how many samples.
+
+    Attributes
+    ----------
+    metric
+        Name of the metric.
+    extractor, hash
+        Name of the feature network, and the hash of its weights; empty where it has none.
+    counts
+        Numbers of samples: of the first set, and of the second where there is one.
+
+    Examples
+    --------
+    >>> print(FeatureEstimate(3.4171, 0.052, "FID", "fashion-cnn-v1", "1a2b3c4d", (10_000, 10_000)))
+    FID[fashion-cnn-v1 1a2b3c] 3.42 ± 0.05 (10,000 vs 10,000)
+    """
+
+    metric: str
+    extractor: str
+    hash: str
+    counts: tuple[int, ...]
+
+    def __new__(
+        cls,
+        value: float,
+        stderr: float,
+        metric: str = "",
+        extractor: str = "",
+        hash: str = "",
+        counts: tuple[int, ...] = (),
+    ) -> FeatureEstimate:
+        self = super().__new__(cls, value, stderr)
+        self.metric, self.extractor, self.hash, self.counts = metric, extractor, hash, counts
+        return self
+
+    def __str__(self) -> str:
+        network = f"{self.extractor} {self.hash[:6]}".rstrip()
+        return f"{self.metric}[{network}] {super().__str__()} ({' vs '.join(f'{n:,}' for n in self.counts)})"
+
+
+class FeatureNet(nn.Module):
+    """A small classifier of images in [0, 1]; its features are the layer below the logits.
+
+    Parameters
+    ----------
+    name
+        Name that results are printed with.
+    architecture
+        Layers and classes.
+
+    Attributes
+    ----------
+    hash
+        SHA-256 of the weights' file; empty for weights that come from no file.
+    """
+
+    def __init__(self, name: str, architecture: Architecture) -> None:
+        super().__init__()
+        self.name, self.hash, self.architecture = name, "", architecture
+        inputs = (architecture.shape[0], *architecture.widths)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride, padding=1)
+            for i, o, stride in zip(inputs, architecture.widths, architecture.strides)
+        )
+        self.linear = nn.Linear(inputs[-1], len(architecture.classes))
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the features."""
+        return self.linear.in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features, ``(B, dim)``, float32.
+
+        Parameters
+        ----------
+        x
+            Images ``(B, *shape)``, floating point in [0, 1]; they are moved to the network's device.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not floating point.
+        ValueError
+            If its shape is another, or values are not in [0, 1].
+        """
+        check_images(x, self.architecture.shape)
+        x = x.to(self.linear.weight)
+        for convolution in self.convolutions:
+            x = convolution(x).relu()
+        return x.mean((2, 3))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the classes, ``(B, classes)``."""
+        return self.linear(self(x))
+
+    def __repr__(self) -> str:
+        return f"FeatureNet({self.name} {self.hash[:6]}, {self.architecture.shape} -> {self.dim})"
+
+
+def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a batch of images ``(B, *shape)`` in [0, 1].
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point.
+    ValueError
+        If its shape is another, or values are not in [0, 1].
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; expected floating point in [0, 1]: bytes are x.float() / 255.")
+    if x.shape[1:] != shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, {', '.join(map(str, shape))}).")
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):  # NaN compares false
+        low, high = x.min().item(), x.max().item()
+        raise ValueError(
+            f"x has values from {low:.4g} to {high:.4g}; this network takes images in [0, 1]: map data in [-1, 1] by "
+            "(x + 1) / 2, and clamp(0, 1) what a sampler overshoots."
+        )
+
+
+def features(name: str) -> FeatureNet:
+    """A shipped network, with its weights, in evaluation mode.
+
+    All are classifiers of the training split of the data they are named after (``python -m
+    benchmarks.feature_networks`` trains them); features have 128 dimensions. Share of the test images told right:
+
+    | network | images | test images right |
+    |---|---|---|
+    | `digits-cnn-v1` | (1, 8, 8), scikit-learn's digits | 359 of 359, ``digits().split(0.8, seed=0)`` |
+    | `mnist-cnn-v1` | (1, 28, 28), MNIST | 9,954 of 10,000 |
+    | `fashion-cnn-v1` | (1, 28, 28), Fashion-MNIST | 9,299 of 10,000 |
+    | `sprites-cnn-v1` | (3, 16, 16), DawnLike sprites, five classes | 270 of 309, ``sprites_held_out()`` |
+
+    Parameters
+    ----------
+    name
+        One of these names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network, or the file of its weights is another than the one the library was made with.
+
+    Examples
+    --------
+    >>> net = features("mnist-cnn-v1")
+    >>> net(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 128])
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"there is no feature network {name!r}; the library ships {', '.join(ARCHITECTURES)}.")
+    return read_network(name, Path(str(files("sdegen") / "weights" / f"{name}.safetensors")))
+
+
+def read_network(name: str, path: Path) -> FeatureNet:
+    """The network `name` from a file, whose SHA-256 must be the one recorded for it.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != HASHES[name]:
+        raise ValueError(
+            f"{path} has SHA-256 {found}, but {name} is {HASHES[name]}; install the library again: other weights are "
+            "another network, and its numbers compare with nothing."
+        )
+    net = FeatureNet(name, ARCHITECTURES[name])
+    net.load_state_dict(load_bytes(content))
+    net.hash = found
+    return net.eval().requires_grad_(False)
+
+
+class Inception(nn.Module):
+    """The 2,048 pooled features of Inception v3 (2015, TensorFlow's weights) through torch-fidelity's port of it.
+
+    The network of published FIDs, for RGB images of any size, which it rescales to 299 × 299. torch-fidelity is not
+    a dependency: install it beside this library. It downloads the weights (about 90 MB) unless it is given a file.
+
+    Parameters
+    ----------
+    weights
+        File of the weights, in torch-fidelity's format.
+
+    Attributes
+    ----------
+    name, hash
+        ``"inception-v3"``, and the SHA-256 of the weights.
+
+    Raises
+    ------
+    ImportError
+        If torch-fidelity is not installed.
+    """
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ImportError(
+                "Inception features come through torch-fidelity, which is not installed: pip install torch-fidelity, or "
+                "pass one of the shipped networks, features('mnist-cnn-v1')."
+            ) from error
+        path = None if weights is None else str(weights)
+        self.net = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)
+        self.name, self.hash = "inception-v3", weights_hash(self.net)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(B, 2048)`` of images ``(B, 3, H, W)`` in [0, 1], rounded to bytes as the network was trained."""
+        check_images(x, (3, *x.shape[2:]))
+        return self.net((x * 255).round().to(torch.uint8))[0]
+
+
+def weights_hash(net: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity(net: Extractor | None) -> tuple[str, str]:
+    """Name and hash of a feature network; samples that are features already are called ``features``.
+
+    A network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
+    parameters if it is an `nn.Module`.
+    """
+    if net is None:
+        return "features", ""
+    name = getattr(net, "name", None) or getattr(net, "__name__", type(net).__name__)
+    found = getattr(net, "hash", "")
+    return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
+
+
+def batches(data: Data, net: Extractor | None, batch_size: int, name: str) -> Iterator[Tensor]:
+    """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)`` or of an iterable of such.
+
+    Raises
+    ------
+    TypeError
+        If something is not a floating-point tensor.
+    ValueError
+        If there is nothing, or samples or features are not finite, or `net` is in training mode.
+    """
+    if isinstance(net, nn.Module) and net.training:
+        raise ValueError(
+            f"{type(net).__name__} is in training mode, where features depend on the batch; call eval() first."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}; expected at least 1.")
+    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    empty = True
+    for block in [data] if isinstance(data, Tensor) else data:
+        if not isinstance(block, Tensor):
+            raise TypeError(
+                f"{name} yields a {type(block).__name__}; give a tensor, or an iterable of tensors: (x for x, _ in loader)."
+            )
+        check_samples(block, name)
+        for x in block.detach().split(batch_size):
+            if net is None:
+                yield x.reshape(len(x), -1)
+            else:
+                with torch.no_grad():
+                    found = net(x if weight is None else x.to(weight.device))
+                if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
+                    raise ValueError(f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples.")
+                check_samples(found, f"{identity(net)[0]}({name})")
+                yield found.reshape(len(x), -1)
+            empty = False
+    if empty:
+        raise ValueError(f"{name} yields no batch; an iterator can be read only once.")
+
+
+def all_features(data: Data, net: Extractor | None, batch_size: int, name: str) -> Tensor:
+    """Features of all samples at once, ``(N, d)``; raises as `batches`."""
+    return torch.cat(list(batches(data, net, batch_size, name)))
+
+
+class Accuracy(NamedTuple):
+    """Share of samples that a classifier gives the class they were made for.
+
+    Attributes
+    ----------
+    overall
+        Over all samples.
+    per_class
+        For each class that was asked for.
+    """
+
+    overall: FeatureEstimate
+    per_class: dict[int, Estimate]
+
+    def __str__(self) -> str:
+        return f"{self.overall}: " + ", ".join(f"{c}: {e}" for c, e in self.per_class.items())
+
+
+def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500) -> Accuracy:
+    """Share of conditional samples that a classifier gives the class they were asked to be.
+
+    The classifier errs too: the number to compare with is its accuracy on real images of the same classes. S. Ravuri
+    and O. Vinyals, *Classification accuracy score for conditional generative models*, 2019, arXiv:1905.10887, go the
+    other way and train on samples. Standard errors are binomial, taken at ``(k + 1) / (n + 2)`` so that n out of n is
+    not printed as exact.
+
+    Parameters
+    ----------
+    samples
+        ``(B, *)``, in the range that `net` takes.
+    labels
+        Classes asked for, ``(B,)``, integers.
+    net
+        Classifier: ``net.logits(x)`` or, without that method, ``net(x)``, gives ``(B, classes)``.
+    batch_size
+        Samples that go through the network at a time.
+
+    Raises
+    ------
+    TypeError
+        If `samples` are not floating point, or `labels` not integers.
+    ValueError
+        If their numbers differ, labels are not classes, or samples are not finite.
+
+    Examples
+    --------
+    >>> blank = torch.zeros(4, 1, 28, 28)
+    >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
+    True
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")
+    if labels.shape != samples.shape[:1]:
+        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected one class per sample, ({len(samples)},).")
+    if isinstance(net, nn.Module) and net.training:
+        raise ValueError(
+            f"{type(net).__name__} is in training mode, where logits depend on the batch; call eval() first."
+        )
+    check_samples(samples, "samples")
+    logits_of = getattr(net, "logits", net)
+    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    found = []
+    for x in samples.detach().split(batch_size):
+        with torch.no_grad():
+            logits = logits_of(x if weight is None else x.to(weight.device))
+        found.append(logits.argmax(1).cpu())
+    labels = labels.cpu()
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"labels are from {labels.min()} to {labels.max()}; {identity(net)[0]} knows classes 0 to {logits.shape[1] - 1}."
+        )
+    right = torch.cat(found) == labels
+    overall = FeatureEstimate(*_share(right), "accuracy", *identity(net), (len(right),))
+    return Accuracy(overall, {c: _share(right[labels == c]) for c in labels.unique().tolist()})
+
+
+def _share(right: Tensor) -> Estimate:
+    k, n = int(right.sum()), len(right)
+    p = (k + 1) / (n + 2)
+    return Estimate(k / n, math.sqrt(p * (1 - p) / n))
