@@ -36,6 +36,34 @@ A perceptron trained on the ring under VP; runs timed in turns, the median of 15
 """,
 }
 
+SPEED: dict[str, tuple[str, list[str] | None]] = {
+    "step": (
+        """### Microseconds a step
+
+With a network that returns its input, in runs of 50 steps; *set-up* is what comes before a run, per step of it. Our plan forms
+every coefficient of the run there, the peers form most of theirs in the step.
+
+""",
+        [*(f"{shape}: µs" for shape in ("1x2", "1x3x32x32", "64x3x32x32")), "1x2: set-up", "64x3x32x32: set-up"],
+    ),
+    "unet": (
+        """### Beyond a network
+
+Runs of 20 steps with our small U-Net, set-up included: their time over the time inside the network, and the rest a step.
+
+""",
+        None,
+    ),
+    "noise": (
+        """### The price of noise
+
+Microseconds a draw in runs of so many, the making of the source shared out; ratios to `torch.randn` of the same round.
+
+""",
+        None,
+    ),
+}
+
 
 def put(page: Path, marker: str, body: str) -> None:
     """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->``."""
@@ -62,6 +90,8 @@ def main() -> None:
     blocks = [f"{text}{table(stem, of='solver_table')}\n" for stem, text in SOLVERS.items()]
     picture = "![error against evaluations](results/solver_table/solver.png)\n"
     put(HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
+    speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
+    put(HERE / "README.md", "speed", "\n".join(speed))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")

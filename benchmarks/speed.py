@@ -1,6 +1,6 @@
 """The speed table: time of sampling beyond the network's own, ours beside the peers', interleaved in one run.
 
-    python -m benchmarks.speed --threads 1       # pip install "sdegen[peers]" first, or the peers' rows stay empty
+    python -m benchmarks.speed --threads 1       # 7 minutes; pip install "sdegen[peers]" first, or the peers' rows stay empty
     python -m benchmarks.speed --threads 1 --quick
 
 First a network that returns its input: what a step takes is the sampler's alone. Contestants take turns, a whole run each,
@@ -11,6 +11,8 @@ prediction they ask for. Setting up a run (our `plan`, `set_timesteps` of diffus
 Then a U-Net of two million parameters on images 1x28x28 in batches of 16: the time of a run, set-up included, over the time
 spent inside the network in that run. The network's own speed varies from run to run by more than what is measured, so
 it is timed by itself, from call to return.
+
+Last the price of noise: a run's draws from a source made for it, beside as many of torch's own.
 """
 
 from __future__ import annotations
@@ -30,11 +32,19 @@ import sdegen
 from benchmarks.peers import k_diffusion
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import samplers
-from sdegen.samplers import SampleNoise, Sampler
+from sdegen.samplers import BrownianNoise, SampleNoise, Sampler
 
 Run = Callable[[], Any]
+Source = Callable[[Tensor], Tensor]
 Contestant = Callable[[nn.Module, Tensor, int], Callable[[], Run]]  # network, states, steps -> set up -> run
 
+NOISE_SHAPES = {
+    "1x2": (1, 2),
+    "64x2": (64, 2),
+    "10000x2": (10000, 2),
+    "16x1x28x28": (16, 1, 28, 28),
+    "64x3x32x32": (64, 3, 32, 32),
+}
 SHAPES = {"1x2": (1, 2), "1x3x32x32": (1, 3, 32, 32), "64x3x32x32": (64, 3, 32, 32)}
 
 
@@ -160,18 +170,29 @@ def in_torchdiffeq(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
     return lambda: lambda: odeint(slope, x, times, method="euler", options=options)
 
 
-def draws(
-    draw: Callable[[Tensor], Callable[[Tensor], Tensor]], net: nn.Module, x: Tensor, steps: int
-) -> Callable[[], Run]:
-    """Noise alone."""
+def draws(make: Callable[[int], Source], net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
+    """Noise alone, none of it kept."""
 
     def set_up() -> Run:
-        noise = draw(x)
-        return lambda: [noise(x) for _ in range(steps)]
+        noise = make(steps)
+
+        def run() -> None:
+            for _ in range(steps):
+                noise(x)
+
+        return run
 
     return set_up
 
 
+NOISES: dict[str, Callable[[int], Source]] = {  # of a run with so many steps
+    "torch.randn": lambda steps: lambda x: torch.randn(x.shape),
+    "torch.randn_like": lambda steps: torch.randn_like,
+    "SampleNoise": lambda steps: SampleNoise(0),
+    "BrownianNoise": lambda steps: BrownianNoise(
+        0, torch.linspace(1, 0, steps + 1, dtype=torch.float64), coarsest=steps // (steps & -steps)
+    ),
+}
 HAND = "hand-written DDIM"
 CONTESTANTS: dict[str, Contestant] = {
     HAND: by_hand,
@@ -195,15 +216,13 @@ CONTESTANTS: dict[str, Contestant] = {
     "diffusers Euler": partial(in_diffusers, "EulerDiscreteScheduler", {}),
     "diffusers DPM++ 2M": partial(in_diffusers, "DPMSolverMultistepScheduler", {}),
     "diffusers UniPC": partial(in_diffusers, "UniPCMultistepScheduler", {}),
-    "noise: torch.randn_like": partial(draws, lambda x: torch.randn_like),
-    "noise: sdegen SampleNoise": partial(draws, lambda x: SampleNoise(0)),
+    **{f"noise: {name}": partial(draws, make) for name, make in NOISES.items()},
     "sdegen Ancestral": partial(ours, samplers.Ancestral),
     "sdegen Euler–Maruyama": partial(ours, samplers.EulerMaruyama),
     "azula DDPM": partial(in_azula, "DDPMSampler"),
     "k-diffusion Euler ancestral": partial(in_k_diffusion, "euler_ancestral"),
     "diffusers DDPM": partial(in_diffusers, "DDPMScheduler", {"clip_sample": False}),
 }
-STOCHASTIC = list(CONTESTANTS)[list(CONTESTANTS).index("noise: torch.randn_like") :]
 
 
 # --- timing ----------------------------------------------------------------------------------------------------------
@@ -241,12 +260,10 @@ def contenders(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], 
     return found
 
 
-def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Values:
-    """Microseconds a step and for its set-up, and ratios to the hand-written loop of the same round."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    found = contenders(Echo(), x, steps)
-    times: dict[str, list[float]] = {name: [] for name in found}
+def in_turns(found: dict[str, Callable[[], Run]], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of every set-up and of every run, in each round."""
     setups: dict[str, list[float]] = {name: [] for name in found}
+    runs: dict[str, list[float]] = {name: [] for name in found}
     with torch.no_grad():
         for turn in range(rounds + 1):
             for name, set_up in found.items():
@@ -254,38 +271,53 @@ def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Valu
                 taken, run = seconds(set_up)
                 ran, _ = seconds(run)
                 if turn:  # the first round warms up
-                    setups[name].append(1e6 * taken / steps)
-                    times[name].append(1e6 * ran / steps)
+                    setups[name].append(taken)
+                    runs[name].append(ran)
+    return setups, runs
+
+
+def each(values: list[float], steps: int) -> list[float]:
+    """The median of runs in microseconds a step."""
+    return median([1e6 * v / steps for v in values])
+
+
+def ratio(values: list[float], others: list[float]) -> list[float]:
+    """The median of ratios of the same round."""
+    return median([v / other for v, other in zip(values, others, strict=True)])
+
+
+def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Values:
+    """Microseconds a step and for its set-up, and ratios to the hand-written loop of the same round."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    setups, runs = in_turns(contenders(Echo(), x, steps), rounds)
     cells: Values = {}
-    for name, values in times.items():
-        cells[f"{name}: µs"], cells[f"{name}: set-up"] = median(values), median(setups[name])
-        cells[f"{name}: ratio"] = median([v / hand for v, hand in zip(values, times[HAND], strict=True)])
+    for name, values in runs.items():
+        cells[f"{name}: µs"], cells[f"{name}: set-up"] = each(values, steps), each(setups[name], steps)
+        cells[f"{name}: ratio"] = ratio(values, runs[HAND])
     return cells
 
 
+def price_of_noise(shape: tuple[int, ...], calls: int, rounds: int, seed: int) -> Values:
+    """Microseconds a call of a run of so many, its source's making shared out, and ratios to `torch.randn`."""
+    x = torch.empty(shape)
+    setups, runs = in_turns({name: draws(make, Echo(), x, calls) for name, make in NOISES.items()}, rounds)
+    whole = {name: [a + b for a, b in zip(setups[name], runs[name], strict=True)] for name in NOISES}
+    cells: Values = {f"{name}: µs": each(values, calls) for name, values in whole.items()}
+    return cells | {f"{name}: ratio": ratio(values, whole["torch.randn"]) for name, values in whole.items()}
+
+
 class Timed(nn.Module):
-    """A U-Net of diffusers that adds up the time spent in it."""
+    """Our small U-Net, which adds up the time spent in it; noise levels of any kind are made its own within that time."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        from diffusers.models.unets.unet_2d import UNet2DModel
-
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = UNet2DModel(
-                sample_size=28,
-                in_channels=1,
-                out_channels=1,
-                layers_per_block=2,
-                block_out_channels=(48, 64, 72),
-                norm_num_groups=8,
-                down_block_types=("DownBlock2D",) * 3,
-                up_block_types=("UpBlock2D",) * 3,
-            ).eval()
+            self.net = sdegen.nets.UNet.small(channels=1, size=28).eval()
         self.inside, self.calls = 0.0, 0
 
     def forward(self, x: Tensor, level: Any) -> Tensor:
-        taken, out = seconds(lambda: self.net(x, level).sample)
+        taken, out = seconds(lambda: self.net(x, torch.as_tensor(level).to(x).reshape(-1)))
         self.inside, self.calls = self.inside + taken, self.calls + 1
         return out
 
@@ -319,19 +351,28 @@ def main() -> None:
     table: dict[str, Values] = {name: {} for name in CONTESTANTS}
     columns: dict[str, int] = {}
     for label, shape in SHAPES.items():
-        rounds = (10 if args.quick else 40) if len(shape) > 2 and shape[0] > 1 else (20 if args.quick else 200)
+        rounds = (10 if args.quick else 30) if len(shape) > 2 and shape[0] > 1 else (20 if args.quick else 150)
         cells = combine([row(args, "step", label, seed, partial(per_step, shape, steps, rounds))])
         for kind, digits in (("µs", 1), ("ratio", 2), ("set-up", 1)):
             columns[f"{label}: {kind}"] = digits
             for name in CONTESTANTS:
                 table[name][f"{label}: {kind}"] = cells.get(f"{name}: {kind}")
     print(write(args, "step", columns, table))
-    cells = combine([row(args, "unet", "1x28x28", seed, partial(with_unet, 10, 2 if args.quick else 10))])
+    cells = combine([row(args, "unet", "1x28x28", seed, partial(with_unet, 20, 2 if args.quick else 8))])
     table = {"the network alone": {"parameters": cells.get("parameters"), "ms": cells.get("network")}}
     for name in CONTESTANTS:
         if not name.startswith("noise"):
             table[name] = {kind: cells.get(f"{name}: {kind}") for kind in ("total / network", "ms")}
     print(write(args, "unet", {"total / network": 4, "ms": 3, "parameters": 0}, table))
+    table = {}
+    for label, shape in NOISE_SHAPES.items():
+        for calls in (20, 200):
+            numbers = calls * torch.Size(shape).numel()
+            rounds = (10 if args.quick else 30) if numbers > 1e6 else (50 if args.quick else 200)
+            name = f"{label}, {calls} calls"
+            table[name] = combine([row(args, "noise", name, seed, partial(price_of_noise, shape, calls, rounds))])
+    columns = {f"{name}: µs": 2 for name in NOISES} | {f"{name}: ratio": 2 for name in ("SampleNoise", "BrownianNoise")}
+    print(write(args, "noise", columns, table))
 
 
 if __name__ == "__main__":

@@ -206,6 +206,22 @@ def test_a_brownian_path_belongs_to_the_sample(shape: tuple[int, ...], dtype: to
         assert torch.equal(path(first, last), whole[:, first:last]), (first, last)
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (9000, 2), (16, 784), (300, 100), (64, 3072)])
+def test_a_brownian_path_draws_every_number_once(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, drawn, like = SampleNoise.draw, [], torch.empty(shape)
+
+    def watched(self: SampleNoise, call: int, m: int, like: Tensor) -> Tensor:
+        z = draw(self, call, m, like)
+        drawn.extend(range(call, call + len(z)))
+        return z
+
+    monkeypatch.setattr(SampleNoise, "draw", watched)
+    noise = BrownianNoise(0, torch.linspace(1, 0, 21, dtype=torch.float64), 5)
+    for _ in range(20):
+        noise(like)
+    assert len(set(drawn)) == len(drawn) < 20 + together(like[0].numel(), 20)
+
+
 def test_a_coarsest_grid_alone_has_plain_noise() -> None:
     noise, path, like = SampleNoise(4), BrownianNoise(4, TIMES, 24), torch.empty(5, 2)
     for _ in range(24):

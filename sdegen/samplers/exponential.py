@@ -85,6 +85,25 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
     return torch.stack(factors)
 
 
+def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
+    """Those of every move's evaluations, on the clock of the times, at its points `z` ``(moves, *)``: ``(most, moves, *)``."""
+    counts = [len(v.seen) for v in asked]
+    l = z.new_zeros(max(counts), *z.shape)
+    for p in set(counts):
+        alike = [i for i, count in enumerate(counts) if count == p]
+        l[:p, alike] = lagrange(clock[torch.tensor([asked[i].seen for i in alike])], z[alike])
+    return l
+
+
+def ways(asked: Sequence[Asked]) -> Tensor:
+    """Moves with common ends, a row of their places for each way from `t` to `s`; shorter rows repeat their first."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, v in enumerate(asked):
+        found.setdefault((v.t, v.s), []).append(i)
+    most = max(map(len, found.values()))
+    return torch.tensor([[*own, *own[:1] * (most - len(own))] for own in found.values()])
+
+
 class Scalar:
     """The pieces of the formula on a scalar process, along the directions of a reference."""
 
@@ -117,7 +136,7 @@ class Scalar:
 
     def P_squared(self, phi: Tensor) -> Tensor:
         """``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
-        return self.c * self._over(phi.cos().square()) + self._over(self.n * phi.sin().square())
+        return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
 
     def nodes(self, model: Any, t: Tensor) -> list[Node]:
         """Coefficients of ``q = P (v − v_reference)`` at the times ``(N,)``."""
@@ -133,10 +152,12 @@ class Scalar:
         return [Node(*v) for v in zip(questions, affine, strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """Moves with as many evaluations each."""
-        t, s, seen = (torch.tensor([v[i] for v in asked]) for i in range(3))
+        """What was asked for."""
+        if not asked:
+            return []
+        t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
         phi, r = self.phi(times), self._over(self.sde.marginal(times).r.c)
-        nodes, start, end = self.clock(phi[seen]), phi[t], phi[s]
+        start, end = phi[t], phi[s]
         P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
         unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
         if unable.any():
@@ -146,18 +167,22 @@ class Scalar:
             )
         u, w = rule()
         path = start[:, None] + (end - start)[:, None] * u  # (moves, points)
-        l = lagrange(nodes, self.clock(path)) * (end - start)[:, None] * w  # (evaluations, moves, points)
-        size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
-        parts = zip(l.split(size, 1), path.split(size), strict=True)
-        integrals = torch.cat([torch.einsum("jmu,mu...->jm...", v, 1 / self.P_squared(p)) for v, p in parts], 1)
-        # A point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end.
-        last = self._over(lagrange(nodes, self.clock(end)))
-        weights = r[s] * torch.where(P_s > 0, P_s * integrals, -last)
+        clock = self.clock(phi)
+        l = polynomials(clock, asked, self.clock(path)) * (end - start)[:, None] * w  # (evaluations, moves, points)
+        integrals = l.new_empty(*l.shape[:2], *self.c.shape)
+        size = max(1, 2**15 // (len(u) * self.c.numel()))  # ways at a time whose integrands stay in the cache
+        for own in ways(asked).split(size):
+            integrand = self.P_squared(path[own[:, 0]]).reciprocal_()
+            integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
+        weights = integrals.mul_(r[s] * P_s)
+        if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
+            last = self._over(polynomials(clock, asked, self.clock(end)))
+            weights = torch.where(P_s > 0, weights, -r[s] * last)
         ratio = P_s / P_t
         shift = r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())) * self.m
         shifts = self.split(shift) if self.c.ndim else [None] * len(asked)
-        each = zip(times[s], self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
-        return [Move(time, carry, shift, list(own)) for time, carry, shift, *own in each]
+        each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
+        return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
     def enter(self, x: Tensor) -> Tensor:
         """The state along the directions."""
@@ -196,8 +221,10 @@ class Channels:
         return [Node(question) for question in self.reference.ask(model, t)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """Moves with as many evaluations each."""
-        t, s, seen = (torch.tensor([v[i] for v in asked]) for i in range(3))
+        """What was asked for."""
+        if not asked:
+            return []
+        t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
         Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(times[v]))[0] for v in (t, s))
         u, w = rule()
         h = times[s] - times[t]
@@ -207,11 +234,11 @@ class Channels:
         G = self.sde.diffusion_operator(path.reshape(-1))
         slope = (Psi.inv() @ G @ G.T @ at.covariance.inv() @ M).matrix() * (0.5 * sign)
         phi = self.phi(path.reshape(-1)).reshape(path.shape)
-        l = lagrange(self.clock(self.phi(times))[seen], self.clock(phi))
+        l = polynomials(self.clock(self.phi(times)), asked, self.clock(phi))
         integrals = torch.einsum("jmu,mu,muab->jmab", l, h[:, None] * w, slope.unflatten(0, path.shape))
         carry = (Psi_s @ Psi_t.inv()).prepared(self.like)
         weights = [(Psi_s @ Matrix(v)).prepared(self.like) for v in integrals]
-        return [Move(times[v.s], carry[i], None, [W[i] for W in weights]) for i, v in enumerate(asked)]
+        return [Move(times[v.s], carry[i], None, [W[i] for W in weights[: len(v.seen)]]) for i, v in enumerate(asked)]
 
     def enter(self, x: Tensor) -> Tensor:
         """The state."""
@@ -228,15 +255,6 @@ class Channels:
 
 def _pieces(model: Any, reference: Reference, clock: Clock) -> Scalar | Channels:
     return (Scalar if len(model.sde.e) == 1 else Channels)(model, reference, clock)
-
-
-def planned(pieces: Scalar | Channels, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-    """The moves that were asked for, as many at once as are alike."""
-    moves: dict[int, Move] = {}
-    for p in {len(v.seen) for v in asked}:
-        alike = [i for i, v in enumerate(asked) if len(v.seen) == p]
-        moves |= zip(alike, pieces.moves(times, [asked[i] for i in alike]), strict=True)
-    return [moves[i] for i in range(len(asked))]
 
 
 def scaled(c: Any, x: Tensor) -> Tensor:
@@ -323,7 +341,7 @@ class Multistep(Sampler):
             asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
         if p == 4 and n > 2:
             asked.append(Asked(0, 1, seen[2]))
-        moves = planned(pieces, times, asked)
+        moves = pieces.moves(times, asked)
         corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
         repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
         return [
@@ -397,7 +415,7 @@ class Singlestep(Sampler):
             asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
             asked.append(Asked(k, k + 1, [stage[-1], k]))
-        moves = planned(pieces, stops, asked)
+        moves = pieces.moves(stops, asked)
         return [(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)]) for k, stage in enumerate(stages)]
 
     def step(self, model: Any, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, None]:

@@ -200,13 +200,23 @@ class BrownianNoise:
         while call < end:
             z = self._rest.pop(call, None)
             if z is None:
-                last = end if call >= 2 * _TOGETHER else min(end, 1 << call.bit_length())  # where more go together
-                z = self._source.draw(call, last - call, like)
+                z = self._draw(call, end, like)
             if z.shape[0] > end - call:
                 self._rest[end], z = z[end - call :], z[: end - call]
             parts.append(z)
             call += z.shape[0]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _draw(self, call: int, end: int, like: Tensor) -> Tensor:
+        """Noise from a call on, up to `end` or to what is there already, or as far as calls are drawn together."""
+        if call < 2 * _TOGETHER:  # further on more go together
+            end = min(end, 1 << call.bit_length())
+        end = min((k for k in self._rest if call < k < end), default=end)
+        first = call & -together(_size(like), call)
+        z = self._source.draw(first, end - first, like)
+        if first < call:  # a coarser level's last calls, whose turn comes when the finer one has been begun
+            self._rest[first], z = z[: call - first], z[call - first :]
+        return z
 
 
 def _size(like: Tensor) -> int:
