@@ -415,6 +415,8 @@ def count(sampler: Any) -> int:
 
 def picture(args: Any) -> None:
     """Densities of the trained models beside the truth."""
+    if args.worker:
+        return
     models = {name: args.out / "models" / f"{name.replace(' ', '_')}.safetensors" for name in TRAINED}
     shown = {n: sdegen.load(p, classes=[Warming]) for n, p in models.items() if p.exists()}
     names = [n for n in list(TRAINED)[:4] + list(TRAINED)[-1:] if n in shown]
@@ -428,7 +430,7 @@ def picture(args: Any) -> None:
 
 def main() -> None:
     """Compute what is missing, and print the tables."""
-    args = arguments(__doc__.splitlines()[0], "kl_table")
+    args = arguments(__doc__.splitlines()[0], "kl_table", shared=True)
     budget = QUICK if args.quick else FULL
     print(first_block(args, budget))
     print(second_block(args, budget))

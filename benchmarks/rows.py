@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,8 +19,14 @@ import torch
 Values = dict[str, Any]
 
 
-def arguments(description: str, results: str, seeds: int = 3) -> argparse.Namespace:
-    """The options that every table takes."""
+def arguments(
+    description: str,
+    results: str,
+    seeds: int = 3,
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    shared: bool = False,
+) -> argparse.Namespace:
+    """The options that every table takes, and those that `options` adds; with `shared`, a quick run uses all cores."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings: minutes instead of hours")
     parser.add_argument("--device", default="cpu", help="device of networks and samples")
@@ -32,7 +39,10 @@ def arguments(description: str, results: str, seeds: int = 3) -> argparse.Namesp
         default="",
         help="compute only rows whose name holds this text; a text that none holds puts together what there is",
     )
+    parser.add_argument("--jobs", type=int, default=None, help="processes that share the rows, of one thread each")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None, help=f"folder of the results (benchmarks/results/{results})")
+    options(parser)
     args = parser.parse_args()
     name = f"{results}_quick" if args.quick else results
     args.out = args.out or Path(__file__).parent / "results" / name
@@ -40,7 +50,34 @@ def arguments(description: str, results: str, seeds: int = 3) -> argparse.Namesp
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
+    jobs = args.jobs or (os.cpu_count() or 1 if shared and args.quick and args.device == "cpu" else 1)
+    if jobs > 1 and not args.worker:
+        share_out(args, jobs)
     return args
+
+
+def share_out(args: argparse.Namespace, jobs: int) -> None:
+    """Have the rows computed by processes of one thread each: whole rows side by side scale better than threads within one."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        raise SystemExit("start the table as a module: python -m benchmarks.NAME.")
+    command = [sys.executable, "-m", spec.name, *sys.argv[1:], "--worker", "--threads", "1"]
+    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(jobs)]
+    failed = [worker.returncode for worker in workers if worker.wait()]
+    for claim in args.out.glob("rows/*.claim"):
+        claim.unlink()
+    if failed:
+        raise SystemExit(failed[0])
+
+
+def claimed(path: Path) -> bool:
+    """Whether this worker is the first to ask for the row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.with_suffix(".claim").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Callable[[int], Values]) -> Values:
@@ -49,7 +86,7 @@ def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Cal
     path = args.out / "rows" / f"{slug}-{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
-    if args.only and args.only not in name:
+    if (args.only and args.only not in name) or (args.worker and not claimed(path)):
         return {}
     began = time.perf_counter()
     values = compute(seed)
@@ -96,7 +133,9 @@ def text(cell: Any, digits: int) -> str:
 
 
 def write(args: argparse.Namespace, stem: str, columns: dict[str, int], table: dict[str, Values]) -> str:
-    """Write a table as CSV and Markdown and return the Markdown; `columns` maps each to its digits."""
+    """Write a table as CSV and Markdown and return the Markdown; `columns` maps each to its digits. Workers do not."""
+    if args.worker:
+        return ""
     lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, cells in table.items():
         lines.append(f"| {name} | " + " | ".join(text(cells.get(c), d) for c, d in columns.items()) + " |")

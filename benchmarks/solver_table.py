@@ -192,6 +192,8 @@ def errors_block(args: Any) -> str:
 
 def figure(args: Any, evaluations: tuple[int, ...], table: dict[str, Values]) -> None:
     """Error against evaluations, one panel for every process and target."""
+    if args.worker:
+        return
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(10, 5.6), layout="constrained")

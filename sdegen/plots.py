@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
+
+from .samplers import sample
 
 INK = "#1b2a41"
 
@@ -96,3 +102,98 @@ def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
         ax.plot(np.arange(window - 1, len(values)), means, color=INK, linewidth=1.2)
     ax.set(xlabel="step", ylabel="loss")
     return ax
+
+
+def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Images ``(N, C, H, W)`` in [0, 1], of one channel or three, side by side; what lies outside is shown as the nearest end.
+
+    Parameters
+    ----------
+    x
+        The images.
+    columns
+        How many a row; about as many as rows by default.
+    ax
+        Where to draw.
+    title
+        Above the picture.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another.
+    """
+    if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
+    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
+    rows = math.ceil(len(x) / columns)
+    blank = x.new_ones(rows * columns - len(x), *x.shape[1:])
+    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1).unflatten(0, (rows, columns))
+    sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (rows H, columns W, C)
+    ax = _axis(ax)
+    ax.imshow(sheet.expand(-1, -1, 3).numpy(), interpolation="nearest")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+class Album:
+    """A callback of `fit` that draws, now and then, samples of the averaged model and the loss so far.
+
+    Writes ``samples-N.png`` and ``loss.png`` into a folder, each whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Where to; it is made.
+    every
+        Steps between two pictures.
+    n
+        Samples a picture.
+    low, high
+        The numbers that stand for black and white.
+    steps, seed
+        Of the default sampler, and its seed, the same for every picture: what changes is the model.
+    cond
+        Conditions of the samples.
+
+    Examples
+    --------
+    ``fit(model, images.scaled(-1, 1), callbacks=[Album("pictures", every=500, label=torch.arange(36) % 10)])``
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int = 500,
+        n: int = 36,
+        low: float = -1.0,
+        high: float = 1.0,
+        steps: int = 10,
+        seed: int = 0,
+        **cond: Any,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every = {every}; give a number of steps, at least 1.")
+        self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
+        self.steps, self.seed, self.cond = steps, seed, cond
+        self.loss: list[float] = []
+
+    def __call__(self, step: Any) -> None:
+        """Keep the loss, and draw where it is time."""
+        self.loss.append(step.loss)
+        if step.step % self.every:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with step.averaged() as model:
+            x = sample(model, self.n, steps=self.steps, seed=self.seed, progress=False, **self.cond)
+        self._write(f"samples-{step.step:08d}.png", partial(images, (x - self.low) / (self.high - self.low)))
+        self._write("loss.png", partial(losses, self))
+
+    def _write(self, name: str, draw: Any) -> None:
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        draw(ax=figure.subplots())
+        part = self.folder / f".{name}.part"
+        figure.savefig(part, dpi=100, format="png")
+        part.replace(self.folder / name)

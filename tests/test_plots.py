@@ -121,3 +121,33 @@ def test_a_given_axis_is_drawn_on_and_returned(draw):
     assert plt.get_fignums() == [figure.number]  # and no other picture was opened
     own = draw(None)
     assert own.figure is not figure and own.has_data()
+
+
+def test_images_stand_in_rows_as_they_come():
+    x = torch.arange(5 * 2 * 3).reshape(5, 1, 2, 3) / 29
+    values = np.asarray(plots.images(x, columns=2).images[0].get_array())
+    assert values.shape == (6, 6, 3) and (values == values[..., :1]).all()
+    sheet = torch.from_numpy(values[..., 0].copy())
+    for i in range(5):
+        row, column = divmod(i, 2)
+        assert torch.equal(sheet[2 * row : 2 * row + 2, 3 * column : 3 * column + 3], x[i, 0])
+    assert (sheet[4:, 3:] == 1).all()  # what is left over is blank
+    colours = torch.rand(4, 3, 5, 5)
+    values = np.asarray(plots.images(colours).images[0].get_array())
+    np.testing.assert_array_equal(values[5:, 5:], colours[3].permute(1, 2, 0).numpy())
+    assert np.asarray(plots.images(torch.full((1, 1, 2, 2), 3.0)).images[0].get_array()).max() == 1
+    with pytest.raises(ValueError, match=r"x has shape \(2, 2, 4, 4\); expected images \(N, 1, H, W\) or"):
+        plots.images(torch.zeros(2, 2, 4, 4))
+
+
+def test_an_album_draws_samples_and_losses_while_a_run_goes_on(tmp_path):
+    x = torch.rand(64, 1, 4, 4)
+    model = sdegen.Model(sdegen.nets.UNet(1, (32,), classes=2), sdegen.VP())
+    album = plots.Album(tmp_path / "album", every=4, n=4, label=torch.arange(4) % 2)
+    run = sdegen.fit(model, (x, torch.arange(64) % 2), steps=9, batch_size=8, seed=0, callbacks=[album])
+    assert album.loss == run.loss
+    names = sorted(p.name for p in (tmp_path / "album").iterdir())
+    assert names == ["loss.png", "samples-00000004.png", "samples-00000008.png"]
+    assert plt.imread(tmp_path / "album" / names[1]).std() > 0.05
+    with pytest.raises(ValueError, match="every = 0"):
+        plots.Album(tmp_path, every=0)
