@@ -1,10 +1,11 @@
-"""Train the image models that are shipped in `sdegen/weights`.
+"""Train image models: those that are shipped in `sdegen/weights`, and the recipe of the source projects.
 
     python -m benchmarks.train_images fashion_mnist      # about 45 minutes on one core with AMX; goes on where it was stopped
+    python -m benchmarks.train_images mnist --preset source --steps 5000
     python -m benchmarks.train_images digits --steps 500
 
-A DDPM of 1,000 linear betas with a small U-Net, conditional on the class, which is dropped one time in ten; EDM's weighting
-and preconditioning, bfloat16 where the network allows. Samples and the loss curve are drawn while it runs.
+A DDPM of 1,000 linear betas with a small U-Net, conditional on the class, which is dropped one time in ten. Samples and the
+loss curve are drawn while it runs, into ``results/train_images``; a card says what was spent.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import sdegen
+from sdegen import models, plots, training
 from sdegen.data import Images, Split
+from sdegen.losses import Denoising
+from sdegen.weightings import DiscreteTimes, EDMWeighting, InverseVariance, LogNormalTimes
 
 HERE = Path(__file__).parent
 STEPS = {"digits": 3000, "mnist": 8000, "fashion_mnist": 10_000, "sprites": 6000}
@@ -30,54 +35,99 @@ SPLITS: dict[str, Callable[[], Split]] = {
     "sprites": sdegen.data.sprites,
 }
 P_UNCOND = 0.1
-LOSS = sdegen.losses.Denoising(sdegen.weightings.EDMWeighting(), sdegen.weightings.LogNormalTimes(-1.0, 1.4))
 
 
-def build(images: Images, learned: bool = False) -> sdegen.Model:
+@dataclass(frozen=True)
+class Preset:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    parametrization, loss, lr, batch_size, warmup, schedule
+        As for `sdegen.Model` and `sdegen.fit`.
+    epochs
+        Passes over the data that the recipe asks for; None where `STEPS` says how long.
+    """
+
+    parametrization: models.Parametrization
+    loss: Denoising
+    lr: float
+    batch_size: int
+    warmup: int
+    schedule: Callable[[float], float]
+    epochs: int | None = None
+
+
+PRESETS = {
+    "shipped": Preset(
+        models.EDM(), Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4)), 1e-3, 128, 200, training.cosine
+    ),
+    # T = 1,000 linear betas, mean squared error of the noise at uniform steps, 500 epochs
+    "source": Preset(
+        models.Noise(), Denoising(InverseVariance(), DiscreteTimes(1000)), 2e-4, 64, 0, training.constant, epochs=500
+    ),
+}
+
+
+def build(images: Images, preset: Preset = PRESETS["shipped"], learned: bool = False) -> sdegen.Model:
     """An untrained model of a set of images."""
     channels, size = images.x.shape[1:3]
     net = sdegen.nets.UNet.small(channels, size, len(images.label_names), 2 * channels if learned else None)
     kind = sdegen.LearnedVariance if learned else sdegen.Model
-    return kind(net, sdegen.DDPM())
+    return kind(net, sdegen.DDPM(), preset.parametrization)
 
 
 def train(
-    name: str, steps: int, batch_size: int, folder: Path | None, seed: int = 0, progress: bool | None = None
+    name: str, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None, **more: Any
 ) -> tuple[sdegen.Model, sdegen.Run]:
     """A model of the training split, and the record of its training."""
     images = SPLITS[name]().train
-    torch.manual_seed(seed)
-    model = build(images)
+    torch.manual_seed(0)
+    model = build(images, preset)
     run = sdegen.fit(
-        model, images.scaled(-1, 1), steps=steps, batch_size=batch_size, lr=1e-3, warmup=200, loss=LOSS, p_uncond=P_UNCOND,
-        autocast=torch.bfloat16, seed=seed, checkpoint=folder, every=250, progress=progress,
+        model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
+        schedule=preset.schedule, loss=preset.loss, p_uncond=P_UNCOND, autocast=torch.bfloat16, seed=0, checkpoint=folder,
+        every=250, **more,
     )  # fmt: skip
     return model, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the shipped image models.")
+    """Train one, and write its card."""
+    parser = argparse.ArgumentParser(description="Train an image model.")
     parser.add_argument("name", choices=list(SPLITS))
+    parser.add_argument("--preset", choices=list(PRESETS), default="shipped")
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
-    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "sdegen" / "weights", help="folder of the weights")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="file of the weights (of the shipped one: where it is shipped)"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    steps = args.steps or STEPS[args.name]
-    folder = HERE / "results" / "train_images" / "models" / f"{args.name}-{steps}"
+    preset = PRESETS[args.preset]
+    images = SPLITS[args.name]().train
+    an_epoch = len(images) / preset.batch_size
+    asked = STEPS[args.name] if preset.epochs is None else round(preset.epochs * an_epoch)
+    steps = args.steps or asked
+    results = HERE / "results" / "train_images"
+    run_name = args.name if args.preset == "shipped" else f"{args.name}-{args.preset}"
+    album = plots.Album(results / run_name, every=500, n=100, label=torch.arange(100) % len(images.label_names))
+    folder = results / "models" / f"{run_name}-{steps}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    began = time.strftime("%Y-%m-%d")
-    model, run = train(args.name, steps, args.batch_size, folder)
-    path = args.out / f"{args.name.replace('_', '-')}-unet-v1.safetensors"
-    sdegen.save(model.half(), path)
-    card: dict[str, Any] = {
-        "data": f"{args.name}, training split", "command": f"python -m benchmarks.train_images {args.name} --steps {steps}",
-        "steps": run.steps, "batch size": args.batch_size, "seconds": round(run.seconds), "threads": torch.get_num_threads(),
-        "loss of the last 500 steps": sum(run.loss[-500:]) / len(run.loss[-500:]), "torch": torch.__version__, "date": began,
+    model, run = train(args.name, steps, preset, folder, callbacks=[album])
+    card = {
+        "data": f"{args.name}, {len(images):,} training images", "preset": args.preset,
+        "command": f"python -m benchmarks.train_images {args.name} --preset {args.preset} --steps {steps}",
+        "steps": run.steps, "epochs": round(run.steps / an_epoch, 1), "share of the recipe": round(run.steps / asked, 4),
+        "seconds": round(run.seconds), "threads": torch.get_num_threads(),
+        "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    (HERE / "results" / "train_images" / f"{args.name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    weights = HERE.parent / "sdegen" / "weights" / f"{args.name.replace('_', '-')}-unet-v1.safetensors"
+    out = args.out or (weights if args.preset == "shipped" else folder.with_suffix(".safetensors"))
+    sdegen.save(model.half(), out)
+    (results / run_name / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     print(json.dumps(card, indent=1))
 
 

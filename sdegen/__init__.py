@@ -15,7 +15,7 @@ from .likelihood import LogProb, log_prob
 from .linear import LinearSDE
 from .losses import NonFiniteLoss
 from .matrix import MatrixSDE
-from .models import Conditioned, DirectModel, Exact, LearnedVariance, Model, ScoreModel, VelocityModel
+from .models import Conditioned, DirectModel, Exact, ExactConditional, LearnedVariance, Model, ScoreModel, VelocityModel
 from .operators import Matrix, Operator, Scale
 from .processes import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
 from .samplers import sample
@@ -31,7 +31,7 @@ __all__ = [
     # laws
     "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "moments_of",
     # models
-    "Conditioned", "DirectModel", "Exact", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
+    "Conditioned", "DirectModel", "Exact", "ExactConditional", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "LogProb", "density", "log_prob",
     # chapters

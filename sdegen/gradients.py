@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from .data import Batch
 from .losses import NonFiniteLoss
-from .parallel import Processes
+from .parallel import Processes, split
 
 
 class Gradient:
@@ -75,7 +74,7 @@ class Gradient:
         """Leave the gradient in the parameters; returns the mean loss."""
         first, shares = self.processes.rank * self.accumulate, []
         draws = self.generator.get_state() if self.accumulate > 1 else None
-        for rows in _split(len(batch.x), self.parts)[first : first + self.accumulate]:
+        for rows in split(len(batch.x), self.parts)[first : first + self.accumulate]:
             if draws is not None:
                 self.generator.set_state(draws)
             try:
@@ -98,12 +97,6 @@ class Gradient:
         with answering(self.net, rows, len(batch.x), self.autocast):
             values = self.objective(self.model, batch.x, generator=self.generator, **batch.cond)
         return values.mean() if self.parts == 1 else values[rows].sum() / len(values)
-
-
-def _split(n: int, parts: int) -> list[slice]:
-    """Neighbouring slices of `n` rows, as equal as can be."""
-    ends = [n * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 @contextmanager

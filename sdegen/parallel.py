@@ -1,4 +1,4 @@
-"""The processes of a training run: this one, or those that ``accelerate launch`` has started.
+"""The processes of a run: this one, or those that ``accelerate launch`` has started; and how they share rows.
 
 The engine is torch.distributed as accelerate sets it up; one process needs neither.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -115,3 +116,13 @@ class Processes:
         if self.number == 1:
             return value[None].cpu()
         return self._talk.gather(value[None].to(self.device)).cpu()
+
+
+def split(n: int, parts: int) -> list[slice]:
+    """Neighbouring slices of `n` rows, as equal as can be.
+
+    >>> split(5, 2)
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    ends = [n * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Processes that accelerate's launcher starts train as one would; a single process does without accelerate."""
+"""Processes that accelerate's launcher starts train and sample as one would; a single process does without accelerate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ import sdegen
 from sdegen import fit
 
 RING = sdegen.data.gaussian_ring()
+# Several processes, without an answer to any question that the launcher would ask.
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
 launched = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is an extra")
 
 SCRIPT = '''
@@ -78,20 +83,24 @@ def results(folder, name, processes):
     return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(processes)]
 
 
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sdegen.__file__).parents[1])}
+
+
+def launch(*command):
+    """Run a script on two processes."""
+    done = subprocess.run([*LAUNCH, *command], env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @launched
 def test_two_processes_train_as_one(tmp_path):
     script, one, two = tmp_path / "script.py", tmp_path / "one", tmp_path / "two"
     script.write_text(SCRIPT)
     one.mkdir()
     two.mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sdegen.__file__).parents[1])}
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    alone = subprocess.Popen([sys.executable, script, one], env=environment, stderr=subprocess.PIPE, text=True)
-    done = subprocess.run(
-        [*launcher, *quiet, script, two, "launched"], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    alone = subprocess.Popen([sys.executable, script, one], env=environment(), stderr=subprocess.PIPE, text=True)
+    launch(script, two, "launched")
     assert alone.communicate(timeout=600)[1] is not None and alone.returncode == 0
 
     for name in ("law", "labelled", "again"):
@@ -113,6 +122,38 @@ def test_two_processes_train_as_one(tmp_path):
     first, last = results(two, "error", 2)
     assert "stopped in step 4: loss nan" in first and "stopped in step 4: the loss is not finite at t = 0.5" in last
     assert results(one, "accelerate", 1) == [False]
+
+
+SAMPLING = """
+import sys
+import accelerate, torch
+import sdegen
+
+model = sdegen.load(sys.argv[1] + "/model")
+state = accelerate.PartialState(cpu=True)
+part = (state.process_index, state.num_processes)
+for name, eta in (("flow", 0.0), ("stochastic", 1.0)):
+    sampler = sdegen.samplers.DDIM(6, eta=eta)
+    x = sdegen.sample(model, 9, sampler=sampler, seed=4, part=part, batch=3, label=torch.arange(9) % 3)
+    torch.save(x, f"{sys.argv[1]}/{name}-{part[0]}")
+"""
+
+
+@launched
+def test_two_processes_sample_as_one(tmp_path):
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP()).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model.moments = RING.moments()
+    sdegen.save(model, tmp_path / "model")
+    (tmp_path / "script.py").write_text(SAMPLING)
+    launch(tmp_path / "script.py", tmp_path)
+    for name, eta in (("flow", 0.0), ("stochastic", 1.0)):
+        parts = [torch.load(tmp_path / f"{name}-{rank}") for rank in range(2)]
+        whole = sdegen.sample(model, 9, sampler=sdegen.samplers.DDIM(6, eta=eta), seed=4, label=torch.arange(9) % 3)
+        assert [len(part) for part in parts] == [4, 5]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-9, atol=1e-9)
 
 
 def test_one_process_does_not_import_accelerate(monkeypatch):

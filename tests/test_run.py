@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +144,62 @@ def test_a_plan_without_conditions_is_made_once() -> None:
 def test_batch_is_refused(batch: Any) -> None:
     with pytest.raises(ValueError, match=rf"^batch = {batch}; .* at least 1, or None"):
         sample(sdegen.Exact(sdegen.VP(), RING), 4, batch=batch)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_parts_of_a_run_are_the_whole_run(sampler: str, batch: int | None, eps: float) -> None:
+    # The table of 4 has as many rows as a part: it is no part's own condition, for it has not as many as the run.
+    net = Labelled()
+    model = sdegen.Model(net, sdegen.VP()).double()
+    model.moments = RING.moments()
+    cond = {"label": torch.linspace(-1, 1, 11, dtype=torch.float64), "table": torch.ones(4), "name": "digits"}
+    how = {"seed": 5, **cond}
+    whole = sample(model, 11, sampler=SAMPLERS[sampler](), **how)
+    net.seen.clear()
+    parts = [sample(model, 11, sampler=SAMPLERS[sampler](), part=(k, 3), batch=batch, **how) for k in range(3)]
+    assert [len(part) for part in parts] == [3, 4, 4]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=10 * eps, atol=10 * eps)
+    assert all(c["table"] is cond["table"] and len(c["label"]) <= (batch or 4) for c in net.seen)
+    assert (whole[1:] - whole[:-1]).abs().min() > 1e-4  # no row would do for another
+
+
+def test_a_part_begins_where_its_states_do(eps: float) -> None:
+    model = sdegen.Exact(sdegen.CLD(), RING)
+    x_T = model.sde.prior(RING.moments()).sample(7, torch.Generator().manual_seed(0))
+    seen: list[int] = []
+    how: dict[str, Any] = {"x_T": x_T, "sampler": EulerMaruyama(5, grids.Uniform(end=0.05)), "return_path": True}
+    whole = sample(model, **how, seed=0)
+    parts = [
+        sample(
+            model,
+            **how,
+            generator=torch.Generator().manual_seed(0),
+            part=(k, 2),
+            callback=lambda i, t, x: seen.append(len(x)),
+        )
+        for k in range(2)
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=10 * eps, atol=10 * eps)
+    assert set(seen[: len(seen) // 2]) == {3} and set(seen[len(seen) // 2 :]) == {4}
+    assert torch.equal(sample(model, **how, seed=0, part=(0, 1)), whole)
+
+
+@pytest.mark.parametrize("part", [(2, 2), (-1, 2), (0, 0), (0.0, 2), (0, True), (0,), (0, 1, 2), 1, "01"], ids=str)
+def test_parts_that_mean_nothing_are_refused(part: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^part = {re.escape(str(part))}; give \(rank, number\), whole numbers"):
+        sample(sdegen.Exact(sdegen.VP(), RING), 4, seed=0, part=part)
+
+
+def test_parts_need_rows_and_a_common_seed() -> None:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    with pytest.raises(ValueError, match=r"^part = \(0, 5\): 4 samples are too few for 5 processes; launch at most 4"):
+        sample(model, 4, seed=0, part=(0, 5))
+    with pytest.raises(ValueError, match=r"^part = \(0, 2\) without a seed; give all processes the same seed"):
+        sample(model, 4, part=(0, 2))
 
 
 # --- callbacks, bar, errors -------------------------------------------------------------------------------------------

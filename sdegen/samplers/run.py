@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..distributions import Moments
 from ..grids import Angle
 from ..models import Conditioned, ScoreModel, check_dtype
+from ..parallel import split
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, share
@@ -65,6 +66,7 @@ def sample(
     final: str | None = None,
     noise: NoiseSource = SampleNoise,
     batch: int | None = None,
+    part: tuple[int, int] | None = None,
     return_path: bool = False,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -96,6 +98,10 @@ def sample(
     batch
         Most samples that go through the model at a time; all by default. The samples do not depend on it, but for
         rounding and what an adaptive integrator's tolerance allows.
+    part
+        ``(rank, number)``: draw only the part of the run that falls to process `rank` of `number`, counted from 0. Parts are
+        neighbours, as equal as can be, and put together in order they are the whole run, but for rounding as with `batch`.
+        `n`, `x_T` and conditions are those of the whole. Give all processes the same seed.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
     progress
@@ -110,7 +116,7 @@ def sample(
     Returns
     -------
     Tensor
-        ``(n, *)`` samples of the data, in the model's dtype and on its device.
+        ``(n, *)`` samples of the data, in the model's dtype and on its device; with `part` its rows of them.
 
     Raises
     ------
@@ -118,6 +124,14 @@ def sample(
         If arguments contradict each other, nothing is known of the prior, or a state turns non-finite.
     TypeError
         If the sampler does not suit the process.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    >>> first, last = (sample(model, 5, seed=0, part=(rank, 2)) for rank in range(2))
+    >>> torch.allclose(torch.cat([first, last]), sample(model, 5, seed=0))
+    True
     """
     if steps is not None and sampler is not None:
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
@@ -125,6 +139,10 @@ def sample(
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch}; give the most samples to hold at a time, at least 1, or None for all.")
+    if part is not None and seed is None and generator is None:
+        raise ValueError(
+            f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
+        )
     seed = as_seed(seed, generator)
     sampler = default(model, steps) if sampler is None else sampler
     sde = model.sde
@@ -135,7 +153,7 @@ def sample(
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
     x_T = start(model, n, seed) if x_T is None else _checked(x_T, model)
-    parts = list(chunks(x_T, batch, cond))
+    parts = list(chunks(x_T, batch, cond, _rows(part, len(x_T))))
     run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = sys.stderr.isatty() if progress is None else progress
     results = []
@@ -202,18 +220,22 @@ class Run(NamedTuple):
             )
 
 
-def chunks(x: Tensor, batch: int | None, cond: dict[str, Any]) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """At most `batch` rows at a time: the place of the first, the rows, and their conditions.
+def chunks(
+    x: Tensor, batch: int | None, cond: dict[str, Any], part: slice | None = None
+) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+    """At most `batch` rows at a time, of all or a part: the place of the first, the rows, and their conditions.
 
     Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
     """
     n = len(x)
-    if batch is None or batch >= n:
+    begin, end = (0, n) if part is None else (part.start, part.stop)
+    batch = n if batch is None else batch
+    if batch >= n == end - begin:
         yield 0, x, cond
         return
     cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
-    for first in range(0, n, batch):
-        rows = slice(first, first + batch)
+    for first in range(begin, end, batch):
+        rows = slice(first, min(first + batch, end))
         yield first, x[rows], {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
 
 
@@ -229,6 +251,18 @@ def start(model: ScoreModel, n: int | None, seed: int) -> Tensor:
     x = draw(model.sde.prior(model.moments), n, seed, model.moments.mean.numel())
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return x if weight is None else x.to(weight)
+
+
+def _rows(part: tuple[int, int] | None, n: int) -> slice | None:
+    """The rows of a part of `n`; None for all."""
+    if part is None:
+        return None
+    pair = isinstance(part, (tuple, list)) and [type(v) for v in part] == [int, int]
+    if not pair or not 0 <= part[0] < part[1]:
+        raise ValueError(f"part = {part}; give (rank, number), whole numbers with 0 <= rank < number.")
+    if part[1] > n:
+        raise ValueError(f"part = {part}: {n} samples are too few for {part[1]} processes; launch at most {n}.")
+    return split(n, part[1])[part[0]]
 
 
 def _checked(x_T: Tensor, model: Any) -> Tensor:

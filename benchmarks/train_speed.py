@@ -1,0 +1,197 @@
+"""Images per second of a training step, ours beside the peers' U-Nets and loops, interleaved, and the machine's own peak.
+
+    python -m benchmarks.train_speed --threads 2       # pip install "sdegen[peers]" first, or the peers' rows stay empty
+
+One step of a DDPM on 64 images 1×28×28: noise, network, loss, backward, AdamW. Ours is `sdegen.fit` as users call it, averages
+of the weights and all; the peers' is the loop of their examples around their own network, in float32 and in bfloat16 with
+channels last. Contestants take turns, for several laps; medians of steps, and the standard error over laps. Operations are
+counted by torch's own counter in a forward and a backward pass; the peak is that of square matrix products of 2,048.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import sdegen
+from benchmarks.rows import Values, arguments, combine, row, write
+
+BATCH, SHAPE, STEPS, WARM = 64, (1, 28, 28), 8, 2
+Lap = Callable[[], list[float]]  # seconds of some steps
+
+
+class Asked(nn.Module):
+    """A peer's network, called as ours are: the state and a number for each row."""
+
+    def __init__(self, net: nn.Module, call: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.call = net, call
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.call(self.net, x, level)
+
+
+def diffusers_unet() -> nn.Module:
+    """UNet2DModel of 1.8 million parameters."""
+    import diffusers
+
+    net = diffusers.UNet2DModel(
+        sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32, 64, 96),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), norm_num_groups=16,
+    )  # fmt: skip
+    return Asked(net, lambda net, x, level: net(x, 1000 * level).sample)
+
+
+def azula_unet() -> nn.Module:
+    """UNet of azula, of 1.8 million parameters."""
+    from azula.nn.unet import UNet
+
+    net = UNet(1, 1, hid_channels=(64, 96, 128), hid_blocks=(1, 1, 1), mod_features=64, norm="group")
+    embed = sdegen.nets.Sinusoidal(64)
+    return Asked(net, lambda net, x, level: net(x, embed(level)))
+
+
+def by_hand(net: nn.Module, half: bool) -> Lap:
+    """The loop of the peers' examples: a random step, its noise, the mean squared error, AdamW."""
+    if half:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+    data = torch.randn(4096, *SHAPE)
+
+    def lap() -> list[float]:
+        seconds = []
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            x_0 = data[torch.randint(len(data), (BATCH,))]
+            k, z = torch.randint(1000, (BATCH,)), torch.randn_like(x_0)
+            a = alpha_bar[k][:, None, None, None]
+            x = a.sqrt() * x_0 + (1 - a).sqrt() * z
+            if half:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = F.mse_loss(net(x, k / 1000).float(), z)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            seconds.append(time.perf_counter() - began)
+        return seconds[WARM:]
+
+    return lap
+
+
+def by_fit(net: nn.Module, half: bool) -> Lap:
+    """Steps of `sdegen.fit`."""
+    model = sdegen.Model(net, sdegen.DDPM())
+    data = torch.randn(4096, *SHAPE)
+
+    def lap() -> list[float]:
+        ends: list[float] = []
+        sdegen.fit(
+            model, data, steps=STEPS, batch_size=BATCH, seed=0, autocast=torch.bfloat16 if half else None,
+            callbacks=[lambda step: ends.append(time.perf_counter())], progress=False,
+        )  # fmt: skip
+        return [b - a for a, b in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
+
+    return lap
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "ours, UNet.small": lambda: sdegen.nets.UNet.small(1, 28),
+    "ours, UNet without patches": lambda: sdegen.nets.UNet(1, (64, 96, 128)),
+    "ours, DiT.small": lambda: sdegen.nets.DiT.small(1, 28),
+    "diffusers UNet2DModel": diffusers_unet,
+    "azula UNet": azula_unet,
+}
+
+
+def operations(net: nn.Module) -> float:
+    """Of a forward and a backward pass over a batch."""
+    with FlopCounterMode(display=False) as counter:
+        net(torch.randn(BATCH, *SHAPE), torch.rand(BATCH)).square().mean().backward()
+    return float(counter.get_total_flops())
+
+
+def peak(dtype: torch.dtype, n: int = 2048) -> float:
+    """Operations per second of a square matrix product, the median of some."""
+    a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        began = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - began)
+    return 2 * n**3 / median(seconds[2:])
+
+
+def race(laps: int, seed: int) -> Values:
+    """All contestants in turns: cells by name and column."""
+    torch.manual_seed(seed)
+    nets: dict[str, nn.Module] = {}
+    for name, make in NETS.items():
+        try:
+            nets[name] = make()
+        except ImportError:
+            continue
+    cells: Values = {}
+    contestants: dict[tuple[str, bool], Lap] = {}
+    for name, net in nets.items():
+        work = operations(net)
+        cells |= {f"{name}|M parameters": [sum(p.numel() for p in net.parameters()) / 1e6, None]}
+        cells |= {f"{name}|GFLOP a step": [work / 1e9, None]}
+        start = by_fit if name.startswith("ours") else by_hand
+        contestants |= {(name, half): start(NETS[name](), half) for half in (False, True)}
+    rates: dict[tuple[str, bool], list[float]] = {key: [] for key in contestants}
+    peaks: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(laps):
+        for half in peaks:
+            peaks[half].append(peak(torch.bfloat16 if half else torch.float32))
+        for key, lap in contestants.items():
+            rates[key].append(BATCH / median(lap()))
+    for (name, half), values in rates.items():
+        label = "bfloat16" if half else "float32"
+        work = cells[f"{name}|GFLOP a step"][0] / BATCH
+        share = [100 * v * work * 1e9 / top for v, top in zip(values, peaks[half], strict=True)]
+        cells[f"{name}|images/s, {label}"] = mean(values)
+        cells[f"{name}|% of peak, {label}"] = mean(share)
+        cells[f"{name}|GFLOP/s, {label}"] = mean([v * work for v in values])
+    for half, tops in peaks.items():
+        cells[f"matrix product|GFLOP/s, {'bfloat16' if half else 'float32'}"] = mean([v / 1e9 for v in tops])
+    return cells
+
+
+def mean(values: list[float]) -> list[float | None]:
+    """The mean and its standard error."""
+    v = torch.tensor(values, dtype=torch.float64)
+    return [v.mean().item(), v.std().item() / len(v) ** 0.5 if len(v) > 1 else None]
+
+
+COLUMNS = {
+    "M parameters": 2, "GFLOP a step": 1, "images/s, float32": 0, "images/s, bfloat16": 0, "GFLOP/s, float32": 0,
+    "GFLOP/s, bfloat16": 0, "% of peak, float32": 0, "% of peak, bfloat16": 0,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Compute what is missing, and print the table."""
+    args = arguments(__doc__.splitlines()[0], "train_speed", seeds=1)
+    cells = combine([row(args, "speed", "all", s, partial(race, 2 if args.quick else 6)) for s in args.seeds])
+    table: dict[str, dict[str, Any]] = {name: {} for name in ("matrix product", *NETS)}
+    for key, cell in cells.items():
+        name, _, column = key.partition("|")
+        if name in table:
+            table[name][column] = cell
+    print(write(args, "train_speed", COLUMNS, table))
+
+
+if __name__ == "__main__":
+    main()
