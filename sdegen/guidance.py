@@ -53,6 +53,10 @@ class Guided(nn.Module, ScoreModel):
         """The variance of reversed steps as the model inside has learned it, if it has (`LearnedVariance`)."""
         return self.model.reverse_noise
 
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The changed mean, with the noise that the model inside has learned."""
+        return self.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
+
 
 class EpsilonScaling(Guided):
     """The predicted noise divided by a factor: ``eps' = eps / scale``, a training-free remedy for exposure bias.

@@ -460,24 +460,31 @@ class LearnedVariance(Model):
         """The half that makes the velocity."""
         return self._both(x, c, **cond)[0]
 
-    def _step(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Posterior]:
-        """Velocity at `t`, log-variance of the step to `s`, the log of ``beta_tilde``, and the posterior itself."""
-        c = self._coefficients(t)
-        first, u = self._both(x, c, **cond)
-        velocity = c.c_skip(x) + c.c_out(first)
+    def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Posterior]:
+        """Log-variance of the step from `t` to `s`, the log of ``beta_tilde``, and the posterior itself."""
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
-        small, large = (rows(v.matrix()[..., 0, 0].log(), x) for v in (law.covariance, s_to_t.covariance))
+        small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))
         u = u.sigmoid()
-        return velocity, u * large + (1 - u) * small, small, law
+        return u * large + (1 - u) * small, small, law
 
     def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
         """Noise of the learned variance for the step from `t` to `s`."""
-        return (0.5 * self._step(x, s, t, **cond)[1]).exp() * z
+        u = self._both(x, self._coefficients(t), **cond)[1]
+        return (0.5 * self._log_variance(u, s, t)[0]).exp() * z
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """What was asked, which is the mean of the step from `t` to `s`, with learned noise, in one evaluation."""
+        first, u = self._both(x, question, **cond)
+        mean = question.c_out.onto(question.c_skip(x), first)
+        return mean + (0.5 * self._log_variance(u, s, t)[0]).exp() * z
 
     def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
         """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``, the model's mean held fixed."""
-        velocity, log_variance, log_true, law = self._step(perturbed.x, s, t, **cond)
+        c = self._coefficients(t)
+        first, u = self._both(perturbed.x, c, **cond)
+        velocity = c.c_skip(perturbed.x) + c.c_out(first)
+        log_variance, log_true, law = self._log_variance(u, s, t)
         at_s, at_t = self.sde.marginal(s), self.sde.marginal(t)
         y = at_t.normalise(perturbed.x)
         # Both means are Phi_s x_0 + K R z of their own data and noise: their difference is that of the estimates.
@@ -544,6 +551,12 @@ class Conditioned(ScoreModel):
         """That of a model that has learned variances (`LearnedVariance`), under the conditions."""
         model: Any = self.model
         return partial(model.reverse_noise, **self.cond)
+
+    @property
+    def reverse_step(self) -> Any:
+        """That of the model inside, under the conditions."""
+        model: Any = self.model
+        return partial(model.reverse_step, **self.cond)
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """The model's questions: conditions are no part of them."""

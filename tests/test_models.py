@@ -183,3 +183,34 @@ def test_learned_variance_lies_between_the_two_of_ddpm() -> None:
     )
     with pytest.raises(TypeError, match="scalar"):
         sdegen.LearnedVariance(Constant(0.0), sdegen.CLD())
+
+
+def test_a_step_of_learned_variance_takes_one_evaluation_and_knows_conditions() -> None:
+    class Counting(torch.nn.Module):
+        calls = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = torch.nn.Linear(2, 4)
+
+        def forward(self, x: Tensor, level: Tensor, label: Tensor) -> Tensor:
+            Counting.calls += 1
+            return self.line(x) + label[:, None]
+
+    model = sdegen.LearnedVariance(Counting(), sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
+    sampler = sdegen.samplers.Ancestral(5, variance=sdegen.samplers.learned_variance)
+    label = torch.tensor([0.0, 1.0, 2.0])
+    x = sdegen.sample(model, 3, sampler=sampler, seed=0, label=label)
+    assert Counting.calls == 5  # the last of them is the denoiser's
+    whole = sdegen.sample(model, 3, sampler=sampler, seed=0, batch=2, label=label)
+    torch.testing.assert_close(x, whole)
+
+    # The step in two evaluations: the mean of the others, and the noise by itself.
+    bound = sdegen.Conditioned(model, label=label)
+    times = sampler.times(model.sde, True)
+    c = sampler.plan(bound, times)[0]
+    x, z = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    mean = sdegen.samplers.Ancestral(5).step(bound, x, c, torch.zeros_like, None)[0]
+    step = sampler.step(bound, x, c, lambda _: z, None)[0]
+    torch.testing.assert_close(step, mean + model.reverse_noise(x, c.s, c.t, z, label=label))

@@ -27,18 +27,18 @@ Variance = Callable[[Any, Tensor, AncestralStep, Tensor], Tensor]
 
 
 def posterior_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Noise with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point."""
-    return c.small(z)
+    """A step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point."""
+    return c.small.onto(model.answer(x, c.mean), z)
 
 
 def transition_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Noise with the forward transition's variance, DDPM's ``beta``: right for standard normal data."""
-    return c.large(z)
+    """A step with the forward transition's variance, DDPM's ``beta``: right for standard normal data."""
+    return c.large.onto(model.answer(x, c.mean), z)
 
 
 def learned_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Noise with the variance that the model has learned (`LearnedVariance`), between the other two."""
-    return model.reverse_noise(x, c.s, c.t, z)
+    """A step with the variance that the model has learned (`LearnedVariance`), between the other two."""
+    return model.reverse_step(x, c.mean, c.s, c.t, z)
 
 
 class Ancestral(Sampler):
@@ -74,7 +74,7 @@ class Ancestral(Sampler):
 
     def step(self, model: Any, x: Tensor, c: AncestralStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One draw from the reversed chain."""
-        return model.answer(x, c.mean) + self.variance(model, x, c, noise(x)), None
+        return self.variance(model, x, c, noise(x)), None
 
 
 class DDIM(Sampler):
