@@ -17,6 +17,7 @@ from .losses import NonFiniteLoss
 from .matrix import MatrixSDE
 from .models import Conditioned, DirectModel, Exact, ExactConditional, LearnedVariance, Model, ScoreModel, VelocityModel
 from .operators import Matrix, Operator, Scale
+from .pretrained import pretrained
 from .processes import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
 from .samplers import sample
 from .scalar import ScalarSDE, ScheduleSDE
@@ -33,7 +34,7 @@ __all__ = [
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "sample", "LogProb", "density", "log_prob",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "LogProb", "density", "log_prob",
     # chapters
     "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing",
     "weightings",
