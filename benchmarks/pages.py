@@ -5,6 +5,7 @@ python -m benchmarks.pages
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -19,14 +20,14 @@ SOLVERS = {
     "solver": "",
     "order": """### Observed orders of convergence
 
-On the ring under VP: the logarithm of the ratio of median errors at 64 and 128 steps, and the error at 128. Ours on `Angle()`,
+On the ring under VP: the logarithm of the ratio of median errors at 256 and 512 steps, and the error at 512. Ours on `Angle()`,
 the peers on log-SNR, where their polynomials live.
 
 """,
     "law": """### Law of the stochastic samplers
 
-KL(data‖samples) by nearest neighbours and sliced W2 of 20,000 samples to as many exact ones, VP, the best of three grids; by
-evaluations of the network. The first row is the floor.
+KL(data‖samples) by nearest neighbours and sliced W2 of 10,000 samples to as many exact ones, VP; ours on one grid each, the peers
+on the best of three; by evaluations of the network. The first row is the floor.
 
 """,
     "trained": """### A trained network
@@ -64,6 +65,13 @@ Microseconds a draw in runs of so many, the making of the source shared out; rat
     ),
 }
 
+FIDS = {
+    "fashion_mnist": "Fashion-MNIST, the shipped model, against test images",
+    "mnist": "MNIST, the shipped model, against test images",
+    "sprites": "Sprites, the shipped model, against the tiles that no fold holds",
+    "digits": "Digits, a model of 3,000 steps, against held-back images",
+}
+
 
 def put(page: Path, marker: str, body: str) -> None:
     """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->``."""
@@ -92,9 +100,35 @@ def main() -> None:
     put(HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
     speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
     put(HERE / "README.md", "speed", "\n".join(speed))
+    put(
+        HERE / "README.md",
+        "guided",
+        f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
+    )
+    fids = [
+        (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()
+    ]
+    put(HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
+    cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
+    put(HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
+    put(HERE / "README.md", "train speed", f"{table('train_speed', of='train_speed')}\n")
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
+
+
+def fid_block(name: str, title: str) -> str:
+    """The table of a data set, and guided samples."""
+    picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-5.png)"
+    return f"### {title}\n\n{table('fid', of=f'fid_table/{name}')}\n\n{picture}\n"
+
+
+def card(name: str) -> str:
+    """What a shipped model is, and how good."""
+    known = json.loads((HERE / "results" / "train_images" / name / "card.json").read_text())
+    lines = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items()]
+    rows = table("fid", ["FID", "accuracy", "evaluations", "count", "features"], of=f"fid_table/{name}")
+    return f"## `{name.replace('_', '-')}-unet-v1`\n\n" + "\n".join(lines) + f"\n\n{rows}\n"
 
 
 if __name__ == "__main__":

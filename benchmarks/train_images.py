@@ -24,10 +24,11 @@ import sdegen
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
 from sdegen.losses import Denoising
+from sdegen.pretrained import NAMES
 from sdegen.weightings import DiscreteTimes, EDMWeighting, InverseVariance, LogNormalTimes
 
 HERE = Path(__file__).parent
-STEPS = {"digits": 3000, "mnist": 8000, "fashion_mnist": 10_000, "sprites": 6000}
+STEPS = {"digits": 3000, "mnist": 4000, "fashion_mnist": 10_000, "sprites": 3000}
 SPLITS: dict[str, Callable[[], Split]] = {
     "digits": lambda: sdegen.data.digits().split(0.8, seed=0),
     "mnist": sdegen.data.mnist,
@@ -100,7 +101,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument(
-        "--out", type=Path, default=None, help="file of the weights (of the shipped one: where it is shipped)"
+        "--out",
+        type=Path,
+        default=None,
+        help="file of the weights (of a whole run of a shipped one: where it is shipped)",
     )
     args = parser.parse_args()
     if args.threads:
@@ -125,7 +129,9 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     weights = HERE.parent / "sdegen" / "weights" / f"{args.name.replace('_', '-')}-unet-v1.safetensors"
-    out = args.out or (weights if args.preset == "shipped" else folder.with_suffix(".safetensors"))
+    # Only a whole run takes the place of a model that is shipped.
+    ships = args.preset == "shipped" and steps == asked and args.name in NAMES
+    out = args.out or (weights if ships else folder.with_suffix(".safetensors"))
     sdegen.save(model.half(), out)
     (results / run_name / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     print(json.dumps(card, indent=1))

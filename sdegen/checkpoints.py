@@ -78,7 +78,7 @@ def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) 
         os.close(entry)
 
 
-def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
+def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | None = None) -> Any:
     """Read what `save` wrote.
 
     Parameters
@@ -87,6 +87,9 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
         The file.
     classes
         Classes of your own (networks, SDEs) that the model is made of.
+    dtype
+        Of the model; by default that of the weights. What a network computes for itself, such as frequencies, then has never
+        been coarser.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def load(path: str | Path, classes: Iterable[type] = ()) -> Any:
     known = {_name(c): c for c in (*(c for c in ours if _name(c) != c.__name__), *classes)}
     model: Any = _construct(json.loads(header["model"]), tensors, known, str(path))
     if isinstance(model, nn.Module):
-        model.to(getattr(torch, header["dtype"])).eval()
+        model.to(getattr(torch, header["dtype"]) if dtype is None else dtype).eval()
         try:
             model.load_state_dict({k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")})
         except RuntimeError as error:

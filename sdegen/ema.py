@@ -110,6 +110,12 @@ class Snapshots:
         for average in self.averages:
             average.update()
 
+    def forget_later(self) -> None:
+        """Delete files of steps that are still to come, which an interrupted run has left, or another."""
+        for path in [] if self.folder is None else self._files():
+            if _step(path) > self.averages[0].n:
+                path.unlink()
+
     def keep(self) -> None:
         """Keep both averages as they are at this step."""
         step = self.averages[0].n
@@ -126,7 +132,7 @@ class Snapshots:
     @property
     def steps(self) -> list[int]:
         """The steps that were kept, up to the present one."""
-        kept = self._kept if self.folder is None else [int(p.stem.split("-")[1]) for p in self.folder.glob("average-*")]
+        kept = self._kept if self.folder is None else map(_step, self._files())
         return sorted(step for step in kept if step <= self.averages[0].n)
 
     def average(self, width: float) -> dict[str, Tensor]:
@@ -159,9 +165,18 @@ class Snapshots:
         with safe_open(self._file(step), framework="pt") as file:
             return [[file.get_tensor(f"{i}:{name}") for name in self.names] for i in range(len(self.widths))]
 
+    def _files(self) -> list[Path]:
+        assert self.folder is not None
+        return list(self.folder.glob("average-*.safetensors"))
+
     def _file(self, step: int) -> Path:
         assert self.folder is not None
         return self.folder / f"average-{step:08d}.safetensors"
+
+
+def _step(path: Path) -> int:
+    """The step of a file."""
+    return int(path.stem.split("-")[1])
 
 
 def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Tensor, float]:

@@ -46,6 +46,8 @@ class Gradient:
     ------
     TypeError
         If the network is needed by itself and the model has none named `net`.
+    ValueError
+        If the loss of a batch in parts is not one value per datum.
     """
 
     def __init__(
@@ -96,7 +98,14 @@ class Gradient:
             return self.objective(self.model, batch.x, generator=self.generator, **batch.cond).mean()
         with answering(self.net, rows, len(batch.x), self.autocast):
             values = self.objective(self.model, batch.x, generator=self.generator, **batch.cond)
-        return values.mean() if self.parts == 1 else values[rows].sum() / len(values)
+        if self.parts == 1:
+            return values.mean()
+        if values.shape != batch.x.shape[:1]:
+            raise ValueError(
+                f"the loss returned shape {tuple(values.shape)} for {len(batch.x)} data; accumulate and several processes need "
+                f"({len(batch.x)},), one value per datum."
+            )
+        return values[rows].sum() / len(values)
 
 
 @contextmanager

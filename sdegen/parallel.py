@@ -104,11 +104,12 @@ class Processes:
             return value
         parameters = list(parameters)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([value.to(grads[0]).reshape(1), *(g.flatten() for g in grads)])
-        total, *sums = self._talk.reduce(flat, "sum").split([1, *(g.numel() for g in grads)])
-        for p, grad in zip(parameters, sums, strict=True):
-            if p.grad is not None:  # a weight that no process used has none
-                p.grad = grad.view_as(p)
+        users = grads[0].new_tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([value.to(grads[0]).reshape(1), users, *(g.flatten() for g in grads)])
+        total, users, *sums = self._talk.reduce(flat, "sum").split([1, len(users), *(g.numel() for g in grads)])
+        for p, used, grad in zip(parameters, users.tolist(), sums, strict=True):
+            # A weight that some process used moves in all of them; one that none used has no gradient.
+            p.grad = grad.view_as(p) if used else None
         return total[0]
 
     def gather(self, value: Tensor) -> Tensor:

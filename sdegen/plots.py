@@ -120,9 +120,13 @@ def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, tit
 
     Raises
     ------
+    TypeError
+        If they are bytes, which would all be white.
     ValueError
         If the shape is another.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
     columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
@@ -178,18 +182,16 @@ class Album:
             raise ValueError(f"every = {every}; give a number of steps, at least 1.")
         self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
         self.steps, self.seed, self.cond = steps, seed, cond
-        self.loss: list[float] = []
 
     def __call__(self, step: Any) -> None:
-        """Keep the loss, and draw where it is time."""
-        self.loss.append(step.loss)
+        """Draw where it is time."""
         if step.step % self.every:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with step.averaged() as model:
             x = sample(model, self.n, steps=self.steps, seed=self.seed, progress=False, **self.cond)
         self._write(f"samples-{step.step:08d}.png", partial(images, (x - self.low) / (self.high - self.low)))
-        self._write("loss.png", partial(losses, self))
+        self._write("loss.png", partial(losses, step.run))
 
     def _write(self, name: str, draw: Any) -> None:
         figure = Figure(figsize=(5, 5), layout="constrained")

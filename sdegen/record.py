@@ -26,12 +26,15 @@ class Step:
         Steps taken, the learning rate of the last, and the wall-clock time before it.
     model
         With its present weights, in training mode.
+    run
+        The record so far, of the steps before an interruption too. Losses that are still on an accelerator are not in it.
     """
 
     step: int
     lr: float
     seconds: float
     model: nn.Module
+    run: Run = field(repr=False)
     _loss: Tensor
     _grad_norm: Tensor
     _average: PowerEMA

@@ -157,7 +157,7 @@ class Folder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"checkpoint = {self.path} is a file; give a folder, which is made if there is none.")
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob(".*.part"):
+        for part in self.path.glob(".*.safetensors.*.part"):
             shutil.rmtree(part)
 
     def files(self) -> list[Path]:

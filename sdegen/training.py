@@ -100,8 +100,8 @@ def fit(
         Steps between two snapshots of averages, from which `Run.averaged` forms any other; none by default.
     checkpoint, every
         A folder, and the steps between two checkpoints there (`resume`). The same call again goes on where the last one ended,
-        however it ended, towards the same weights to the last bit; of a finished run it gives the result. A run of `constant`
-        rate goes on to a new limit. The states of torch's own generators come back with it.
+        however it ended, towards the same weights to the last bit where `steps` alone end it; of a finished run it gives the
+        result. A run of `constant` rate goes on to a new limit. The states of torch's own generators come back with it.
     seed
         Of data order, times and noise; a fresh one by default, recorded in the run's settings.
     callbacks
@@ -165,7 +165,7 @@ def fit(
     run = Run(settings=settings | {"seed": seed}, model=model)
     generator = torch.Generator().manual_seed(seed)
     source = Source(data, parameters[0].dtype, device)
-    drop = Drop(p_uncond, null, set(source.cond))
+    drop = Drop(p_uncond, null, source.cond)
     model.moments = source.moments(generator)
     processes.share(model)
     objective: Any = type(model).loss if loss is None else loss
@@ -182,9 +182,13 @@ def fit(
         # Where a run of constant rate ends has no say in how it goes.
         ends = {"steps": None, "seconds": None} if schedule is constant else {}
         about = described({"schedule": schedule} | run.settings | ends | {"model": model})
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        about |= {"frozen": frozen} if frozen else {}
     if kept is not None:
         kept.check(about, model)
         state.restore(kept)
+    if run.snapshots is not None and processes.main:
+        run.snapshots.forget_later()
     processes.check_same("step", run.steps)
 
     def keep(end: bool = False) -> None:
@@ -193,7 +197,8 @@ def fit(
             readings.read()
             if folder is None or processes.main:
                 run.snapshots.keep()  # type: ignore[union-attr]
-        if folder is not None and (run.steps % every == 0) != end:
+        # What was written within a run of so many seconds does not say that they are over.
+        if folder is not None and ((run.steps % every == 0) != end or (end and seconds is not None)):
             readings.read()
             tensors = state.tensors()
             if processes.main:
@@ -231,7 +236,7 @@ def fit(
                 bar.set_postfix(loss=f"{sum(run.loss[-50:]) / 50:.4g}")
             if processes.main:
                 for callback in callbacks:
-                    callback(Step(run.steps, rate, elapsed, model, mean, norm, average))
+                    callback(Step(run.steps, rate, elapsed, model, run, mean, norm, average))
             keep()
         readings.read()
         if run.steps > first:
@@ -258,7 +263,7 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
         if value is not None and not value > 0:
             raise ValueError(f"{name} = {value}; it must be positive.")
     for name, least in {
-        "steps": 0, "batch_size": 0, "warmup": 0, "accumulate": 1, "snapshots": 1, "every": 1
+        "steps": 1, "batch_size": 1, "warmup": 0, "accumulate": 1, "snapshots": 1, "every": 1
     }.items():  # fmt: skip
         value = settings[name]
         if value is not None and (not isinstance(value, int) or value < least):
@@ -271,3 +276,5 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
         raise TypeError(
             f"model is {type(model).__name__}, which has nothing to train; give an nn.Module such as Model(net, sde)."
         )
+    if settings["loss"] is None and not hasattr(type(model), "loss"):
+        raise TypeError(f"{type(model).__name__} has no loss; give one, loss=, or a model such as Model(net, sde).")

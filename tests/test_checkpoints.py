@@ -414,3 +414,13 @@ def test_what_could_not_be_loaded_is_not_saved(model, message, tmp_path):
     with pytest.raises(TypeError, match=message):
         save(model(), tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_kept_in_half_leave_what_is_computed_whole(tmp_path):
+    model = sdegen.Model(sdegen.nets.UNet(1, (32,)), sdegen.VP())
+    exact = model.net.condition.embedding.frequencies.clone()
+    save(model.half(), tmp_path / "model")
+    again = load(tmp_path / "model", dtype=torch.float32)
+    assert {p.dtype for p in again.parameters()} == {torch.float32} and not again.training
+    assert torch.equal(again.net.condition.embedding.frequencies, exact)
+    assert all(torch.equal(p, q.float()) for p, q in zip(again.parameters(), model.parameters(), strict=True))

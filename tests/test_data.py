@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import sdegen
 from sdegen.data import Source, gaussian_grid, gaussian_ring, random_mixture
@@ -202,3 +202,31 @@ def test_moments_of_a_law_that_gives_none_are_estimated(device, dtype, generator
     error = exact.covariance[0, 0].item() * math.sqrt(2 / 65_536)
     assert (mean - exact.mean).abs().max() < 5 * math.sqrt(exact.covariance[0, 0].item() / 65_536)
     assert (covariance - exact.covariance).abs().max() < 5 * error
+
+
+def test_a_data_set_may_yield_several_conditions(rows, device, dtype):
+    class Named(Rows):
+        def __getitem__(self, i):
+            return self.x[i], {"label": i, "other": torch.tensor([i, i])} | ({"more": i} if i == self.odd else {})
+
+    data = Named(rows)
+    data.odd = None
+    for batch in drawn(Source(data, dtype, device), 4, 5):
+        assert batch.cond["label"].shape == (4,) and batch.cond["other"].shape == (4, 2)
+        assert all((value.reshape(4, -1).to(device) == batch.x[:, :1]).all() for value in batch.cond.values())
+    data.odd = 7
+    with pytest.raises(
+        ValueError, match=r"row 7 of the Dataset has \['label', 'more', 'other'\], row 0 \['label', 'other'\]"
+    ):
+        Source(data, dtype, device)
+
+
+def test_an_iterable_data_set_is_refused(device, dtype):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.zeros(2)
+
+    with pytest.raises(
+        TypeError, match=r"data is a Stream, an iterable without length or order; read it into a tensor, or"
+    ):
+        Source(Stream(), dtype, device)

@@ -217,7 +217,7 @@ def test_conditions_are_lost_with_the_probability_asked_for(device, generator):
     """Counts per batch have the binomial law: mean, variance, and no memory from one row to the next."""
     n, repeats, p = 64, 400, 0.15
     label = torch.arange(n, device=device) % 5
-    drop = Drop(p, None, {"label"})
+    drop = Drop(p, None, {"label": label})
     lost = torch.stack(
         [drop(Batch(torch.zeros(n, 2), {"label": label}), generator).cond["label"].cpu() == -1 for _ in range(repeats)]
     ).double()
@@ -240,7 +240,7 @@ def test_a_row_loses_what_is_named_and_all_of_it_at_once(device, generator):
     before = {name: value.clone() for name, value in cond.items()}
     empty = torch.tensor([7.0, 8.0, 9.0], dtype=torch.float64)
     batch = Batch(torch.zeros(n, 2, device=device), cond)
-    after = Drop(0.5, {"label": -1, "text": empty}, set(cond))(batch, generator)
+    after = Drop(0.5, {"label": -1, "text": empty}, cond)(batch, generator)
     lost = after.cond["label"] == -1
     assert 60 < lost.sum() < 140
     assert torch.equal(after.cond["text"][lost], empty.to(after.cond["text"]).expand(int(lost.sum()), 3))
@@ -286,3 +286,37 @@ def test_losses_that_make_no_sense_are_refused(asked, message, device, dtype):
         fit(model, (x, torch.zeros(4, dtype=torch.long)), steps=1, batch_size=4, **asked)
     with pytest.raises(ValueError, match=r"the data has no condition 'label', only \[\]"):
         fit(model, RING, steps=1, batch_size=4, p_uncond=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "null", "message"),
+    [
+        (
+            torch.zeros(4, dtype=torch.uint8),
+            -1,
+            r"^null\['label'\] = -1 is no torch\.uint8, which the condition is; convert",
+        ),
+        (torch.zeros(4, dtype=torch.long), 0.5, r"^null\['label'\] = 0\.5 is no torch\.int64"),
+        (
+            torch.zeros(4),
+            torch.zeros(4),
+            r"^null\['label'\] has shape \(4,\), a row of the condition \(\); give a number, or",
+        ),
+        (torch.zeros(4, 3), torch.zeros(4, 3), r"^null\['label'\] has shape \(4, 3\), a row of the condition \(3,\)"),
+    ],
+)
+def test_a_null_value_that_the_condition_cannot_take_is_refused(value, null, message):
+    with pytest.raises(ValueError, match=message):
+        Drop(0.1, {"label": null}, {"label": value})
+    Drop(0.0, {"label": null}, {"label": value})  # nothing is lost
+
+
+def test_a_loss_of_other_than_one_value_per_datum_is_refused_in_parts(device, dtype):
+    """Its sum over the rows of a part would be another multiple of its mean."""
+    model = sdegen.Model(mlp(), sdegen.VP()).to(device, dtype)
+    loss = lambda model, x, generator=None: (model.net(x, x[:, 0]) - x).square()
+    assert fit(model, RING, steps=1, batch_size=4, seed=0, loss=loss).steps == 1
+    with pytest.raises(
+        ValueError, match=r"the loss returned shape \(4, 2\) for 4 data; accumulate .* \(4,\), one value per"
+    ):
+        fit(model, RING, steps=1, batch_size=4, seed=0, loss=loss, accumulate=2)

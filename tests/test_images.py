@@ -589,6 +589,15 @@ def test_joining_undoes_a_split_but_for_order(images):
     assert bare.split(0.5).joined().labels is None
 
 
+@pytest.mark.parametrize("name", ["label_names", "levels", "labels", "group"])
+def test_parts_that_differ_are_not_joined(images, name):
+    """Else labels or groups would be lost, or mean the names of the other part."""
+    one = {"x": images.x // 2, "labels": torch.arange(12) % 2, "label_names": ("a", "b"), "group": images.group}
+    other = one | {name: {"label_names": ("b", "a"), "levels": 255}.get(name)}
+    with pytest.raises(ValueError, match=rf"^the parts of the split differ in {name}; give both the same"):
+        Split(Images(**one), Images(**other)).joined()
+
+
 def test_a_set_is_frozen(images):
     with pytest.raises(AttributeError):
         images.x = images.x[:2]

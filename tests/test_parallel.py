@@ -14,6 +14,7 @@ import torch
 
 import sdegen
 from sdegen import fit
+from sdegen.parallel import Processes
 
 RING = sdegen.data.gaussian_ring()
 # Several processes, without an answer to any question that the launcher would ask.
@@ -122,6 +123,25 @@ def test_two_processes_train_as_one(tmp_path):
     first, last = results(two, "error", 2)
     assert "stopped in step 4: loss nan" in first and "stopped in step 4: the loss is not finite at t = 0.5" in last
     assert results(one, "accelerate", 1) == [False]
+
+
+def test_a_weight_that_another_process_used_moves_in_this_one_too():
+    """Else the processes would go apart: one's optimiser moves the weight, the other's leaves it out."""
+
+    class Talk:
+        def reduce(self, flat, how):
+            assert how == "sum"
+            other = torch.tensor(
+                [0.5, *(1.0, 0.0, 0.0), *(7.0, 8.0), 0.0, 0.0]
+            )  # its loss, what it used, its gradients
+            return flat + other
+
+    processes = Processes(torch.device("cpu"))
+    processes.number, processes._talk = 2, Talk()
+    theirs, ours, nobodys = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 1, 1))
+    ours.grad = torch.tensor([3.0])
+    assert processes.add(torch.tensor(1.0), [theirs, ours, nobodys]) == 1.5
+    assert theirs.grad.tolist() == [7.0, 8.0] and ours.grad.tolist() == [3.0] and nobodys.grad is None
 
 
 SAMPLING = """

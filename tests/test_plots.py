@@ -145,9 +145,28 @@ def test_an_album_draws_samples_and_losses_while_a_run_goes_on(tmp_path):
     model = sdegen.Model(sdegen.nets.UNet(1, (32,), classes=2), sdegen.VP())
     album = plots.Album(tmp_path / "album", every=4, n=4, label=torch.arange(4) % 2)
     run = sdegen.fit(model, (x, torch.arange(64) % 2), steps=9, batch_size=8, seed=0, callbacks=[album])
-    assert album.loss == run.loss
+    assert len(run.loss) == 9
     names = sorted(p.name for p in (tmp_path / "album").iterdir())
     assert names == ["loss.png", "samples-00000004.png", "samples-00000008.png"]
     assert plt.imread(tmp_path / "album" / names[1]).std() > 0.05
     with pytest.raises(ValueError, match="every = 0"):
         plots.Album(tmp_path, every=0)
+
+
+def test_bytes_are_refused_where_they_would_all_be_white():
+    with pytest.raises(TypeError, match=r"x has dtype torch\.uint8; give numbers in \[0, 1\], of bytes x / 255"):
+        plots.images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+
+
+def test_an_album_of_a_run_that_goes_on_draws_the_losses_before_too(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "losses", lambda run, ax: drawn.append(list(run.loss)))
+    x = torch.rand(64, 1, 4, 4)
+    for steps in (3, 8):
+        torch.manual_seed(0)
+        model = sdegen.Model(sdegen.nets.UNet(1, (32,)), sdegen.VP())
+        run = sdegen.fit(
+            model, x, steps=steps, batch_size=8, seed=0, schedule=sdegen.training.constant,
+            callbacks=[plots.Album(tmp_path, every=4, n=1, steps=2)], checkpoint=tmp_path,
+        )  # fmt: skip
+    assert drawn == [run.loss[:4], run.loss]

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+import sdegen
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -26,3 +29,23 @@ def test_both_commands_install_from_the_constraints() -> None:
     for name in ("main", "test"):
         block = re.search(rf"<!-- {name} -->\n```bash\n(.*?)\n```", README, re.DOTALL)
         assert block is not None and "-c constraints.txt" in block[1] and "\n" not in block[1]
+
+
+def test_the_example_of_the_page_on_images_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """On 64 images of noise, with fewer steps."""
+    page = (Path(__file__).parent.parent / "docs" / "images.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    shorter = code[1]
+    for long, short in {"steps=10_000": "steps=2", "batch_size=128": "batch_size=4", "every=500": "every=2"}.items():
+        assert long in shorter
+        shorter = shorter.replace(long, short)
+    x = torch.randint(256, (64, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    images = sdegen.data.Images(x, torch.arange(64) % 10, tuple("0123456789"))
+    monkeypatch.setattr(sdegen.data, "fashion_mnist", lambda: images.split(0.8))
+    monkeypatch.chdir(tmp_path)
+    exec(shorter, {})
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures", "run", "samples.png"}
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"loss.png", "samples-00000002.png"}

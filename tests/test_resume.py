@@ -388,3 +388,44 @@ def test_a_loss_that_turns_non_finite_leaves_the_last_good_checkpoint(tmp_path):
     assert resume.Folder(tmp_path / "run").newest().step == 10
     spoiled.calls = -1000
     same(run(tmp_path / "run", loss=spoiled), run(None, loss=spoiled))
+
+
+def test_other_frozen_weights_are_named(tmp_path):
+    """Averages and the optimiser's state go by the place among the weights that learn."""
+
+    def train(frozen, steps):
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8), sdegen.VP())
+        if frozen:
+            model.net.first.weight.requires_grad_(False)
+        asked = {"batch_size": 4, "seed": 0, "schedule": constant}
+        return fit(model, RING, steps=steps, checkpoint=tmp_path / str(first), **asked)
+
+    for first in (False, True):
+        train(first, 2)
+        assert train(first, 3).steps == 3
+        with pytest.raises(
+            ValueError, match=r"is of a run with frozen(\.net\.first\.weight)? = .*, not .*; call fit as"
+        ):
+            train(not first, 4)
+
+
+def test_snapshots_of_a_run_that_left_no_checkpoint_are_not_mixed_in(tmp_path):
+    stopped(tmp_path / "run", 23, every=100, lr=1e-3, snapshots=4)
+    assert not resume.Folder(tmp_path / "run").files()
+    same(run(tmp_path / "run"), run(None))
+    assert run(tmp_path / "run")[1].snapshots.steps == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_a_finished_run_of_so_many_seconds_gives_its_result(tmp_path, every):
+    runs = [run(tmp_path / "run", steps=None, seconds=0.05, every=every, snapshots=None) for _ in range(3)]
+    assert runs[0][1].steps > 0
+    for again in runs[1:]:
+        same(again, runs[0], records=False)
+        assert again[1].loss == runs[0][1].loss
+
+
+def test_half_a_picture_in_the_folder_does_no_harm(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".samples-00000500.png.part").write_bytes(b"")  # what a killed `plots.Album` leaves
+    assert run(tmp_path / "run", steps=2)[1].steps == 2

@@ -377,3 +377,11 @@ def test_a_nonlinear_process_trains_with_the_defaults(device, dtype):
     model = sdegen.DirectModel(sdegen.nets.MLP(1, width=8, depth=1), sdegen.DoubleWell(T=1.0)).to(device, dtype)
     law = sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 1), torch.full((1,), 0.04))
     assert fit(model, law, steps=2, batch_size=8, seed=0).steps == 2
+
+
+def test_a_model_without_a_loss_needs_one(device, dtype):
+    model = nn.Linear(2, 2).to(device, dtype)
+    with pytest.raises(TypeError, match=r"^Linear has no loss; give one, loss=, or a model such as Model\(net, sde\)"):
+        fit(model, RING, steps=1, batch_size=4)
+    loss = lambda model, x, generator=None: model(x).square().sum(1)
+    assert fit(model, RING, steps=1, batch_size=4, loss=loss).steps == 1

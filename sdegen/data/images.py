@@ -142,13 +142,21 @@ class Split(NamedTuple):
     test: Images
 
     def joined(self) -> Images:
-        """All of them, `train` first: to be split anew."""
-        group = None
-        if self.train.group is not None and self.test.group is not None:
-            group = torch.cat([self.train.group, self.test.group])
-        labels = None
-        if self.train.labels is not None and self.test.labels is not None:
-            labels = torch.cat([self.train.labels, self.test.labels])
+        """All of them, `train` first: to be split anew.
+
+        Raises
+        ------
+        ValueError
+            If one part has labels, groups or levels that the other has not.
+        """
+        for name in ("label_names", "levels", "labels", "group"):
+            own, other = (getattr(part, name) for part in self)
+            if (own is None) != (other is None) or (not isinstance(own, Tensor) and own != other):
+                raise ValueError(f"the parts of the split differ in {name}; give both the same.")
+        labels, group = (
+            None if own is None or other is None else torch.cat([own, other])
+            for own, other in ((self.train.labels, self.test.labels), (self.train.group, self.test.group))
+        )
         x = torch.cat([self.train.x, self.test.x])
         return Images(x, labels, self.train.label_names, group, self.train.levels)
 

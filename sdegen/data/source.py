@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from ..distributions import Moments, moments_of
 from .images import Images, Scaled
@@ -60,6 +60,11 @@ class Source:
         if isinstance(data, Scaled):
             self.x, self.cond = data, {name: value.to(device) for name, value in data.images.cond.items()}
             return
+        if isinstance(data, IterableDataset):
+            raise TypeError(
+                f"data is a {type(data).__name__}, an iterable without length or order; read it into a tensor, or give a "
+                "Dataset with __len__ and __getitem__."
+            )
         if isinstance(data, Dataset):
             data = _collect(data)
         x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
@@ -124,15 +129,27 @@ class Source:
 
 
 def _collect(dataset: Dataset) -> Any:
-    """A data set of rows, or of (row, label) pairs, as tensors."""
+    """A data set of rows, or of (row, conditions) pairs, as tensors."""
     rows = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
     if not rows:
         raise ValueError("data is an empty Dataset; give at least one row.")
     if isinstance(rows[0], (tuple, list)):
-        columns = [torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*rows, strict=True)]
+        columns = [_stacked(column) for column in zip(*rows, strict=True)]
         if len(columns) > 2:
             raise TypeError(
-                f"the Dataset yields {len(columns)} values a row; expected a datum, or a datum and a label."
+                f"the Dataset yields {len(columns)} values a row; expected a datum, or a datum and a label or dict of conditions."
             )
         return columns[0] if len(columns) == 1 else tuple(columns)
-    return torch.stack([torch.as_tensor(row) for row in rows])
+    return _stacked(rows)
+
+
+def _stacked(column: Sequence[Any]) -> Any:
+    """Values of one kind as a tensor, dicts of them as a dict of tensors."""
+    if not isinstance(column[0], dict):
+        return torch.stack([torch.as_tensor(value) for value in column])
+    for i, row in enumerate(column):
+        if row.keys() != column[0].keys():
+            raise ValueError(
+                f"row {i} of the Dataset has {sorted(row)}, row 0 {sorted(column[0])}; give all rows the same."
+            )
+    return {name: _stacked([row[name] for row in column]) for name in column[0]}

@@ -17,7 +17,7 @@ from ..models import Conditioned, ScoreModel, check_dtype
 from ..parallel import split
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
-from .exponential import Multistep, angle, share
+from .exponential import Multistep, angle, log_ratio, share
 from .noise import SampleNoise, as_seed, draw
 from .references import Normal
 
@@ -30,20 +30,26 @@ def default(model: ScoreModel, steps: int | None = None) -> Sampler:
 
     For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
     ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
-    this level of noise what they become. The order of the method grows with the steps, high orders need room: two up to eight
-    steps, three up to twelve, then four. For matrix processes the like around a point mass; Euler–Maruyama in 500 steps for
-    nonlinear ones. Why: docs/choose_a_sampler.md.
+    this level of noise what they become. High orders need room, so the order grows with the steps: two up to eight, by
+    extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector. From nine to twelve
+    the polynomials live in the log-SNR, and `scale` is 0.85 of that. For matrix processes the like around a point mass;
+    Euler–Maruyama in 500 steps for nonlinear ones. Why: docs/choose_a_sampler.md.
     """
     if not model.sde.is_linear:
         return EulerMaruyama(500 if steps is None else steps)
     steps = 20 if steps is None else steps
     if len(model.sde.e) > 1:
         return Multistep(steps, order=1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
-    order, corrector = (2, False) if steps < 6 else (1, True) if steps < 9 else (3, False) if steps < 13 else (3, True)
-    clock = angle if order == 1 else share
+    order, corrector, clock, factor = (
+        (2, False, share, 1.0) if steps < 6 else
+        (1, True, angle, 1.0) if steps < 9 else
+        (2, True, log_ratio, 0.85) if steps < 13 else
+        (3, True, share, 1.0)
+    )  # fmt: skip
     if model.moments is None:
         return Multistep(steps, order=order, reference=Normal(), clock=clock, corrector=corrector)
-    return Multistep(steps, Angle(scale=level(model.moments), power=0.5), order, clock=clock, corrector=corrector)
+    grid = Angle(scale=factor * level(model.moments), power=0.5)
+    return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 
 def level(moments: Moments) -> float:
