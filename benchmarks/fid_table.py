@@ -1,0 +1,254 @@
+"""The FID table: DDPM, efficient DDPM sampling, DDIM and the default sampler on one trained model, guided and unguided.
+
+    python -m benchmarks.fid_table --quick                 # scikit-learn's digits: trains a model, minutes
+    python -m benchmarks.fid_table --data fashion_mnist    # the shipped model on real data; goes on where it was stopped
+    python -m benchmarks.fid_table --data mnist --count 10000 --only default
+
+Every row is `count` samples with the labels of as many images that were held back, against those images. The floor is real
+against real: as many training images. The 1,000-step rows set what a CPU can afford: 2,000 samples where nothing else is
+said. FID, KID, precision and recall are of the features of the shipped network of the data set, which also tells whether a
+sample is of the class it was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import sdegen
+from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, train
+from sdegen import guidance, metrics, plots, samplers
+from sdegen.data import Images, Scaling
+
+EVALUATIONS = (10, 20, 50, 100)
+SCALES = (1.25, 1.5, 2.0, 3.0)
+SCALING = Scaling(-1, 1)
+COUNT = 2000
+BATCH = 250
+NETWORKS = {
+    "digits": "digits-cnn-v1",
+    "mnist": "mnist-cnn-v1",
+    "fashion_mnist": "fashion-cnn-v1",
+    "sprites": "sprites-cnn-v1",
+}
+
+
+@dataclass
+class Task:
+    """What all rows of one data set share."""
+
+    args: Any
+
+    @cached_property
+    def net(self) -> metrics.FeatureNet:
+        """The feature network and classifier."""
+        return metrics.features(NETWORKS[self.args.data])
+
+    @cached_property
+    def parts(self) -> tuple[Images, Images]:
+        """As many training images as images held back, drawn at random."""
+        train, test = SPLITS[self.args.data]()
+        if self.args.data == "sprites":
+            test = sdegen.data.sprites_held_out()
+        n = min(self.args.count, len(train), len(test))
+        generator = torch.Generator().manual_seed(0)
+        first, second = (part[torch.randperm(len(part), generator=generator)[:n]] for part in (train, test))
+        return first, second
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The images held back, as the network takes them."""
+        return self.parts[1].scaled(0, 1).rows()
+
+    @cached_property
+    def model(self) -> Any:
+        """The shipped model; of the digits, one trained now."""
+        if self.args.data != "digits":
+            return sdegen.pretrained(self.args.data)
+        path = self.args.out / "models" / "digits.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sdegen.save(train("digits", 600 if self.args.quick else 3000, progress=False)[0], path)
+        return sdegen.load(path)
+
+    @cached_property
+    def learned(self) -> Any:
+        """The same model with a second head, for the variances, trained by the hybrid loss."""
+        path = self.args.out / "models" / "learned.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sdegen.save(self._learn(150 if self.args.quick else 600), path)
+        return sdegen.load(path)
+
+    def _learn(self, steps: int) -> Any:
+        images = SPLITS[self.args.data]().train
+        model = build(images, learned=True)
+        weights = self.model.state_dict()
+        for name, value in model.state_dict().items():
+            # What is new is the half of the last layer that gives the variances; it starts at zero.
+            own = torch.zeros_like(value)
+            own[tuple(slice(n) for n in weights[name].shape)] = weights[name]
+            value.copy_(own)
+        sdegen.fit(
+            model, images.scaled(-1, 1), steps=steps, batch_size=128, lr=3e-4, warmup=50, p_uncond=P_UNCOND, seed=0,
+            loss=sdegen.losses.Hybrid(PRESETS["shipped"].loss), autocast=torch.bfloat16, progress=False,
+        )  # fmt: skip
+        return model
+
+    def judged(self, x: Tensor, labels: Tensor) -> Values:
+        """The columns of images in [0, 1]."""
+        precision, recall = metrics.precision_recall(x, self.real, self.net)
+        cells = {
+            "FID": metrics.fid(x, self.real, self.net),
+            "KID × 1000": metrics.kid(x, self.real, self.net),
+            "precision": precision,
+            "recall": recall,
+            "accuracy": metrics.accuracy(x, labels, self.net).overall,
+        }
+        factor = {"KID × 1000": 1000}
+        values = {k: [v.value * factor.get(k, 1), v.stderr * factor.get(k, 1)] for k, v in cells.items()}
+        return values | {"features": f"{self.net.name} {self.net.hash[:8]}"}
+
+
+@dataclass
+class Recipe:
+    """A row: how samples are drawn from the model of a task."""
+
+    sampler: Callable[[Any], samplers.Sampler]
+    evaluations: int
+    model: Callable[[Task], Any] = lambda task: task.model
+    labelled: bool = True
+
+
+def ddpm(model: Any, steps: int) -> samplers.Sampler:
+    """Ancestral sampling on all trained steps, or in equal steps of time on fewer."""
+    return samplers.Ancestral(steps)
+
+
+def ddpm_es(model: Any, steps: int) -> samplers.Sampler:
+    """Ancestral sampling on a part of the trained steps, in equal steps of the root of time."""
+    return samplers.Ancestral(steps, samplers.quadratic_subsequence(model.sde, steps))
+
+
+def ddim(model: Any, steps: int) -> samplers.Sampler:
+    """DDIM on a part of the trained steps, in equal steps of time."""
+    return samplers.DDIM(steps, samplers.uniform_subsequence(model.sde, steps))
+
+
+def learned(model: Any, steps: int) -> samplers.Sampler:
+    """DDPM-ES with learned variances."""
+    return samplers.Ancestral(
+        steps, samplers.quadratic_subsequence(model.sde, steps), variance=samplers.learned_variance
+    )
+
+
+def recipes(quick: bool) -> dict[str, Recipe]:
+    """All rows but the floor."""
+    evaluations = (10, 50) if quick else EVALUATIONS
+    full = 200 if quick else 1000
+    found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full), full)}
+    for name, make in {"DDPM-ES": ddpm_es, "DDIM": ddim, "default": samplers.default}.items():
+        found |= {f"{name}, {n}": Recipe(partial(make, steps=n), n) for n in evaluations}
+    default = partial(samplers.default, steps=10)
+    for scale in SCALES:  # two evaluations a step
+        found[f"default, 10, guided {scale:g}"] = Recipe(default, 20, partial(guided, scale=scale))
+    found["default, 10, without class"] = Recipe(default, 10, labelled=False)
+    for n in evaluations:
+        found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), n, lambda task: task.learned)
+    return found
+
+
+def guided(task: Task, scale: float) -> Any:
+    """The model under classifier-free guidance."""
+    return guidance.ClassifierFree(task.model, scale)
+
+
+def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Samples as images in [0, 1], the labels asked for, and seconds per 1,000."""
+    labels = task.parts[1].labels
+    assert labels is not None
+    model = recipe.model(task).to(task.args.device)
+    for part in model.modules():
+        if hasattr(part, "mixed"):
+            part.mixed = True
+    began = time.perf_counter()
+    cond: dict[str, Any] = {"label": labels.to(task.args.device)} if recipe.labelled else {}
+    x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)
+    seconds = (time.perf_counter() - began) / len(labels) * 1000
+    images = Images(SCALING.inverse(x.float().cpu(), clip=True))
+    return images.scaled(0, 1).rows(), labels, seconds
+
+
+def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:
+    """A row of samples."""
+    x, labels, seconds = drawn(task, recipe, seed)
+    if seed == task.args.seeds[0]:
+        picture(task, name, x, labels)
+    cells = task.judged(x, labels)
+    if not recipe.labelled:
+        del cells["accuracy"]
+    return cells | {
+        "evaluations": [recipe.evaluations, None],
+        "s per 1,000": [seconds, None],
+        "count": [len(x), None],
+    }
+
+
+def floor(task: Task, seed: int) -> Values:
+    """Training images in place of samples."""
+    images, held = task.parts
+    assert images.labels is not None and held.labels is not None
+    cells = task.judged(images.scaled(0, 1).rows(), images.labels)
+    right = metrics.accuracy(task.real, held.labels, task.net).overall  # of images the classifier has not seen either
+    return cells | {"count": [len(images), None], "accuracy": [right.value, right.stderr]}
+
+
+def picture(task: Task, name: str, x: Tensor, labels: Tensor) -> None:
+    """Ten samples of every class, one class a row."""
+    rows = [x[labels == c][:10] for c in labels.unique().tolist()]
+    whole = [r for r in rows if len(r) == 10]
+    if not whole:
+        return
+    figure = Figure(figsize=(5, 0.5 * len(whole)), layout="constrained")
+    plots.images(torch.cat(whole), columns=10, ax=figure.subplots())
+    slug = "".join(c if c.isalnum() else "-" for c in name)
+    figure.savefig(task.args.out / f"{slug}.png", dpi=100)
+
+
+COLUMNS = {
+    "FID": 2, "KID × 1000": 2, "precision": 3, "recall": 3, "accuracy": 3, "evaluations": 0,
+    "s per 1,000": 1, "count": 0, "features": 0,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Compute what is missing, and print the table."""
+    args = arguments(__doc__.splitlines()[0], "fid_table", seeds=1, options=options)
+    args.data = "digits" if args.quick else args.data
+    args.out = args.out / (args.data if args.count == COUNT else f"{args.data}-{args.count}")  # rows know no count
+    args.out.mkdir(parents=True, exist_ok=True)
+    task = Task(args)
+    table = {"training images (floor)": combine([row(args, "fid", "training images", 0, partial(floor, task))])}
+    for name, recipe in recipes(args.quick).items():
+        table[name] = combine(
+            [row(args, "fid", name, seed, partial(sampled, task, name, recipe)) for seed in args.seeds]
+        )
+    print(write(args, "fid", COLUMNS, table))
+
+
+def options(parser: Any) -> None:
+    """The options of this table alone."""
+    parser.add_argument("--data", choices=list(SPLITS), default="digits", help="which images")
+    parser.add_argument("--count", type=int, default=COUNT, help="samples of a row, and images they are compared with")
+
+
+if __name__ == "__main__":
+    main()
