@@ -111,7 +111,8 @@ def main() -> None:
     put(HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
     cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
     put(HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
-    put(HERE / "README.md", "train speed", f"{table('train_speed', of='train_speed')}\n")
+    if (HERE / "results" / "train_speed" / "train_speed.md").exists():
+        put(HERE / "README.md", "train speed", f"{table('train_speed', of='train_speed')}\n")
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
