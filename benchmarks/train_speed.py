@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sdegen
 from benchmarks.rows import Values, arguments, combine, row, write
 
-BATCH, SHAPE, STEPS, WARM = 64, (1, 28, 28), 8, 2
+BATCH, SHAPE, STEPS, WARM = 64, (1, 28, 28), 6, 2
 Lap = Callable[[], list[float]]  # seconds of some steps
 
 
@@ -184,7 +184,7 @@ COLUMNS = {
 def main() -> None:
     """Compute what is missing, and print the table."""
     args = arguments(__doc__.splitlines()[0], "train_speed", seeds=1)
-    cells = combine([row(args, "speed", "all", s, partial(race, 2 if args.quick else 6)) for s in args.seeds])
+    cells = combine([row(args, "speed", "all", s, partial(race, 2 if args.quick else 4)) for s in args.seeds])
     table: dict[str, dict[str, Any]] = {name: {} for name in ("matrix product", *NETS)}
     for key, cell in cells.items():
         name, _, column = key.partition("|")
