@@ -64,7 +64,7 @@ def share_out(args: argparse.Namespace, jobs: int) -> None:
     command = [sys.executable, "-m", spec.name, *sys.argv[1:], "--worker", "--threads", "1"]
     workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(jobs)]
     failed = [worker.returncode for worker in workers if worker.wait()]
-    for claim in args.out.glob("rows/*.claim"):
+    for claim in args.out.rglob("*.claim"):
         claim.unlink()
     if failed:
         raise SystemExit(failed[0])
