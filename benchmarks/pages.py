@@ -83,11 +83,11 @@ def put(page: Path, marker: str, body: str) -> None:
 
 
 def table(stem: str, columns: list[str] | None = None, of: str = "kl_table") -> str:
-    """A computed table, or some of its columns."""
+    """A computed table, or some of its columns, without the rows that are yet to be computed."""
     lines = (HERE / "results" / of / f"{stem}.md").read_text().splitlines()
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
     keep = [i for i, name in enumerate(cells[0]) if columns is None or i == 0 or name in columns]
-    return "\n".join("| " + " | ".join(row[i] for i in keep) + " |" for row in cells)
+    return "\n".join("| " + " | ".join(row[i] for i in keep) + " |" for row in cells if set(row[1:]) != {"–"})
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
 
 def fid_block(name: str, title: str) -> str:
     """The table of a data set, and guided samples."""
-    picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-5.png)"
+    picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-25.png)"
     return f"### {title}\n\n{table('fid', of=f'fid_table/{name}')}\n\n{picture}\n"
 
 
