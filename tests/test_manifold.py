@@ -158,5 +158,5 @@ def test_kid_is_unbiased_and_knows_its_error(shift, scale):
 def test_kid_does_not_depend_on_blocks(monkeypatch):
     x, y = normals(0, 50, 40, 6)
     whole = kid(x + 0.3, y)
-    monkeypatch.setattr(importlib.import_module("sdegen.metrics.kid"), "PAIRS", 200)
+    monkeypatch.setattr(importlib.import_module("sdegen.metrics.mmd"), "PAIRS", 200)
     assert kid(x + 0.3, y) == pytest.approx(whole, rel=1e-9)

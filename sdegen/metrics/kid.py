@@ -5,14 +5,12 @@ Unlike FID it has no bias to extrapolate away, and its mean is 0 where the laws 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from .estimate import as_pair
 from .features import Data, Extractor, FeatureEstimate, all_features, identity
-from .mmd import PAIRS, _cross_interaction, _interaction, _jackknife
+from .mmd import squared_mmd
 
 
 def kid(x: Data, y: Data, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureEstimate:
@@ -48,32 +46,9 @@ def kid(x: Data, y: Data, net: Extractor | None = None, *, batch_size: int = 500
     True
     """
     a, b = as_pair(all_features(x, net, batch_size, "x"), all_features(y, net, batch_size, "y"), 3)
-    m, n = len(a), len(b)
-    rows_aa, _, squares_aa = _gram_sums(a, a)
-    rows_bb, _, squares_bb = _gram_sums(b, b)
-    rows_ab, rows_ba, squares_ab = _gram_sums(a, b)
-    value = rows_aa.sum() / (m * (m - 1)) + rows_bb.sum() / (n * (n - 1)) - 2 * rows_ab.sum() / (m * n)
 
-    jackknife = _jackknife(rows_aa, rows_ab, n) + _jackknife(rows_bb, rows_ba, m)
-    degenerate = (
-        2 * _interaction(rows_aa, squares_aa) / (m * (m - 1))
-        + 2 * _interaction(rows_bb, squares_bb) / (n * (n - 1))
-        + 4 * _cross_interaction(rows_ab, rows_ba, squares_ab) / (m * n)
-    )
-    stderr = math.sqrt(max(jackknife - degenerate, degenerate))
-    return FeatureEstimate(value.item(), stderr, "KID", *identity(net), (m, n))
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        K = torch.addmm(a.new_ones(()), a, b.mT, alpha=1 / a.shape[1])
+        return K * K * K
 
-
-def _gram_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Sums over rows, over columns, and of squares, of the Gram matrix; of `x` with itself, without its diagonal."""
-    rows, columns, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(y[:, 0]), 0.0
-    one = torch.ones((), dtype=x.dtype, device=x.device)
-    for i in torch.arange(len(x), device=x.device).split(max(1, PAIRS // len(y))):
-        K = torch.addmm(one, x[i], y.mT, alpha=1 / x.shape[1])
-        K = K * K * K
-        if x is y:
-            K[torch.arange(len(i), device=x.device), i] = 0.0
-        rows[i] = K.sum(1)
-        columns += K.sum(0)
-        squares += K.square_().sum().item()
-    return rows, columns, squares
+    return FeatureEstimate(*squared_mmd(a, b, kernel), "KID", *identity(net), (len(a), len(b)))

@@ -6,7 +6,7 @@ Zero only if the laws agree, in the limit of many samples; in high dimension it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,11 +60,23 @@ def mmd(x: Tensor, y: Tensor, *, bandwidths: Sequence[float] | None = None) -> E
         raise ValueError(f"bandwidths = {tuple(bandwidths)}; expected at least one, all positive and finite.")
     centre = y.mean(0)  # distances are differences of squares: keep the squares small
     x, y = x - centre, y - centre
-    m, n = len(x), len(y)
 
-    rows_xx, _, squares_xx = _gram_sums(x, x, bandwidths)
-    rows_yy, _, squares_yy = _gram_sums(y, y, bandwidths)
-    rows_xy, rows_yx, squares_xy = _gram_sums(x, y, bandwidths)
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        exponent = torch.addmm(-0.5 * y.square().sum(1), x, y.mT).sub_(0.5 * x.square().sum(1)[:, None]).clamp_(max=0.0)
+        K = torch.zeros_like(exponent)
+        for b in bandwidths:
+            K += (exponent / b**2).exp_()
+        return K
+
+    return squared_mmd(x, y, kernel)
+
+
+def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
+    """The U-statistic and its error, as `mmd` states them, for any kernel ``(B, d), (n, d) -> (B, n)``."""
+    m, n = len(x), len(y)
+    rows_xx, _, squares_xx = _gram_sums(x, x, kernel)
+    rows_yy, _, squares_yy = _gram_sums(y, y, kernel)
+    rows_xy, rows_yx, squares_xy = _gram_sums(x, y, kernel)
     value = rows_xx.sum() / (m * (m - 1)) + rows_yy.sum() / (n * (n - 1)) - 2 * rows_xy.sum() / (m * n)
 
     jackknife = _jackknife(rows_xx, rows_xy, n) + _jackknife(rows_yy, rows_yx, m)
@@ -76,15 +88,11 @@ def mmd(x: Tensor, y: Tensor, *, bandwidths: Sequence[float] | None = None) -> E
     return Estimate(value.item(), math.sqrt(max(jackknife - degenerate, degenerate)))
 
 
-def _gram_sums(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> tuple[Tensor, Tensor, float]:
+def _gram_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, float]:
     """Sums over rows, over columns, and of squares, of the Gram matrix; of `x` with itself, without its diagonal."""
     rows, columns, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(y[:, 0]), 0.0
-    half_x, half_y = 0.5 * x.square().sum(1), 0.5 * y.square().sum(1)
     for i in torch.arange(len(x), device=x.device).split(max(1, PAIRS // len(y))):
-        exponent = torch.addmm(-half_y, x[i], y.mT).sub_(half_x[i, None]).clamp_(max=0.0)  # −½‖x − y‖²
-        K = torch.zeros_like(exponent)
-        for b in bandwidths:
-            K += (exponent / b**2).exp_()
+        K = kernel(x[i], y)
         if x is y:
             K[torch.arange(len(i), device=x.device), i] = 0.0
         rows[i] = K.sum(1)
