@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import Tensor, nn
 
 settings.register_profile(
     "ci", derandomize=True, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck)
@@ -43,3 +46,22 @@ def eps(dtype: torch.dtype) -> float:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def draw(device: torch.device, dtype: torch.dtype, generator: torch.Generator) -> Callable[..., Tensor]:
+    """Standard normal numbers of a shape."""
+    return lambda *shape: torch.randn(*shape, dtype=dtype, generator=generator).to(device)
+
+
+@pytest.fixture
+def awake() -> Callable[[nn.Module], nn.Module]:
+    """Moves a network off its zero-initialised start, where it ignores all that it is told."""
+
+    def moved(net: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.2 * torch.randn(p.shape, dtype=p.dtype).to(p.device))
+        return net
+
+    return moved

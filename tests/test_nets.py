@@ -21,7 +21,7 @@ NETS = {
 
 
 @pytest.fixture(params=NETS, ids=str)
-def build(request, device, dtype):
+def build(awake, request, device, dtype):
     """A network for states of a size."""
 
     def built(dim, fresh=False):
@@ -30,19 +30,6 @@ def build(request, device, dtype):
         return net if fresh else awake(net)
 
     return built
-
-
-@pytest.fixture
-def draw(device, dtype, generator):
-    return lambda *shape: torch.randn(*shape, dtype=dtype, generator=generator).to(device)
-
-
-def awake(net):
-    """The network moved off its zero-initialised start, where it ignores all that it is told."""
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.2 * torch.randn(p.shape, dtype=p.dtype).to(p.device))
-    return net
 
 
 def close(a, b, eps):
@@ -115,7 +102,7 @@ def test_gradients_reach_every_parameter(build, draw, device):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_twice_the_coordinates_are_twice_the_channels(draw, device, dtype, eps):
+def test_twice_the_coordinates_are_twice_the_channels(awake, draw, device, dtype, eps):
     torch.manual_seed(0)
     net = awake(MLP(6, width=8, depth=1, out=12).to(device, dtype))
     x, level = draw(4, 2, 3), draw(4)
@@ -130,7 +117,7 @@ def test_twice_the_coordinates_are_twice_the_channels(draw, device, dtype, eps):
 
 
 @pytest.fixture
-def labelled(device, dtype):
+def labelled(awake, device, dtype):
     torch.manual_seed(0)
     return awake(MLP(2, width=16, depth=1, classes=3).to(device, dtype))
 

@@ -186,11 +186,18 @@ def test_one_process_does_not_import_accelerate(monkeypatch):
 
 
 @launched
-def test_processes_that_accelerate_does_not_connect_are_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "given", "says"),
+    [
+        (1, torch.device("cpu"), r"^2 processes were launched, but accelerate was set up for 1; on CPUs"),
+        (2, torch.device("cuda", 1), r"the model is on cpu, process 1 of 2 was given cuda:1; move the model"),
+    ],
+)
+def test_what_accelerate_was_set_up_for_and_the_model_does_not_fit_is_refused(monkeypatch, number, given, says):
     import accelerate
 
     class State:
-        num_processes = 1
+        num_processes, process_index, device = number, 1, given
 
         def __init__(self, cpu):
             pass
@@ -198,22 +205,5 @@ def test_processes_that_accelerate_does_not_connect_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(accelerate, "PartialState", State)
     model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
-    with pytest.raises(ValueError, match=r"^2 processes were launched, but accelerate was set up for 1; on CPUs"):
-        fit(model, RING, steps=1, batch_size=4, seed=0)
-
-
-@launched
-def test_a_model_on_another_device_than_its_process_is_refused(monkeypatch):
-    import accelerate
-
-    class State:
-        num_processes, process_index, device = 2, 1, torch.device("cuda", 1)
-
-        def __init__(self, cpu):
-            pass
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(accelerate, "PartialState", State)
-    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
-    with pytest.raises(ValueError, match=r"the model is on cpu, process 1 of 2 was given cuda:1; move the model"):
+    with pytest.raises(ValueError, match=says):
         fit(model, RING, steps=1, batch_size=4, seed=0)

@@ -25,7 +25,7 @@ NETS = {
 
 
 @pytest.fixture(params=NETS, ids=str)
-def build(request, device, dtype):
+def build(awake, request, device, dtype):
     """A small network for images of some channels."""
 
     def built(channels=1, fresh=False, **kw):
@@ -34,19 +34,6 @@ def build(request, device, dtype):
         return net if fresh else awake(net)
 
     return built
-
-
-@pytest.fixture
-def draw(device, dtype, generator):
-    return lambda *shape: torch.randn(*shape, dtype=dtype, generator=generator).to(device)
-
-
-def awake(net):
-    """The network moved off its zero-initialised start, where it ignores all that it is told."""
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.2 * torch.randn(p.shape, dtype=p.dtype).to(p.device))
-    return net
 
 
 def close(a, b, eps):
@@ -66,13 +53,13 @@ def test_images_of_any_size_come_back_in_their_shape(build, draw, height, width)
 
 @pytest.mark.parametrize(("height", "width"), [(17, 23), (5, 1), (1, 1), (7, 8)], ids=str)
 @pytest.mark.parametrize("name", [name for name in NETS if "unet" in name])
-def test_a_u_net_takes_sizes_that_its_levels_do_not_divide(name, draw, device, dtype, height, width):
+def test_a_u_net_takes_sizes_that_its_levels_do_not_divide(awake, name, draw, device, dtype, height, width):
     net = awake(NETS[name]().to(device, dtype))
     x = draw(2, 1, height, width)
     assert net(x, draw(2)).shape == x.shape
 
 
-def test_a_small_image_is_continued_by_its_last_rows_and_columns(draw, device, dtype, eps):
+def test_a_small_image_is_continued_by_its_last_rows_and_columns(awake, draw, device, dtype, eps):
     net = awake(UNet(1, (8, 16), patch=2).to(device, dtype))
     x, level = draw(2, 1, 6, 7), draw(2)
     whole = torch.cat([x, x[..., -1:]], 3)
@@ -157,7 +144,7 @@ def test_labels_go_with_their_rows_and_matter(build, draw, device, eps):
         build()(x, level, label=labels)
 
 
-def test_every_residual_block_is_told(draw, device, dtype):
+def test_every_residual_block_is_told(awake, draw, device, dtype):
     block = awake(ResBlock(4, 6, features=3).to(device, dtype))
     h, e = draw(1, 4, 5, 5), draw(2, 3)
     one, two = block(h, e[:1]), block(h, e[1:])
@@ -192,7 +179,7 @@ def test_attention_takes_the_fused_kernel_where_that_is_fast(monkeypatch, device
     assert len(calls) == (2 if device.type == "cpu" else 3)
 
 
-def test_heads_attend_each_by_itself(draw, device, dtype, eps):
+def test_heads_attend_each_by_itself(awake, draw, device, dtype, eps):
     layer = awake(SelfAttention(6, 2).to(device, dtype))
     h = draw(2, 5, 6)
     q, k, v = layer.qkv(h).chunk(3, 2)
@@ -200,14 +187,14 @@ def test_heads_attend_each_by_itself(draw, device, dtype, eps):
     close(layer(h), layer.join(torch.cat(heads, 2)), eps)
 
 
-def test_attention_does_not_know_places(draw, device, dtype, eps):
+def test_attention_does_not_know_places(awake, draw, device, dtype, eps):
     block = awake(AttentionBlock(6, 2).to(device, dtype))
     h, order = draw(2, 6, 3, 4), torch.randperm(12)
     moved = h.flatten(2)[..., order].unflatten(2, (3, 4))
     close(block(moved), block(h).flatten(2)[..., order].unflatten(2, (3, 4)), eps)
 
 
-def test_a_transformer_knows_its_places(draw, device, dtype):
+def test_a_transformer_knows_its_places(awake, draw, device, dtype):
     net = awake(DiT(1, patch=1, width=8, depth=2).to(device, dtype))
     x, level = draw(1, 1, 4, 6), draw(1)
     for axis in (2, 3):
