@@ -63,6 +63,14 @@ Microseconds a draw in runs of so many, the making of the source shared out; rat
 """,
         None,
     ),
+    "distance": (
+        """### The Fréchet distance of 2,048 features
+
+Seconds, ratio to ours of the same round, and how far the values are from ours, relative to it.
+
+""",
+        None,
+    ),
 }
 
 FIDS = {
@@ -111,8 +119,9 @@ def main() -> None:
     put(HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
     cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
     put(HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
-    if (HERE / "results" / "train_speed" / "train_speed.md").exists():
-        put(HERE / "README.md", "train speed", f"{table('train_speed', of='train_speed')}\n")
+    for name in ("train_speed", "race"):
+        if (HERE / "results" / name / f"{name}.md").exists():
+            put(HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")

@@ -12,7 +12,9 @@ Then a U-Net of two million parameters on images 1x28x28 in batches of 16: the t
 spent inside the network in that run. The network's own speed varies from run to run by more than what is measured, so
 it is timed by itself, from call to return.
 
-Last the price of noise: a run's draws from a source made for it, beside as many of torch's own.
+Then the price of noise: a run's draws from a source made for it, beside as many of torch's own.
+
+Last the Fréchet distance of two laws of 2,048 features.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
@@ -32,6 +35,7 @@ import sdegen
 from benchmarks.peers import k_diffusion
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import samplers
+from sdegen.metrics import frechet_distance
 from sdegen.samplers import BrownianNoise, SampleNoise, Sampler
 
 Run = Callable[[], Any]
@@ -344,6 +348,69 @@ def with_unet(steps: int, rounds: int, seed: int) -> Values:
     return cells | {"parameters": float(sum(p.numel() for p in net.parameters())), "network": median(inside)}
 
 
+# --- the Fréchet distance ----------------------------------------------------------------------------------------------
+
+
+def ours(p: sdegen.Moments, q: sdegen.Moments) -> float:
+    """`sdegen.metrics.frechet_distance`."""
+    return frechet_distance(p, q)
+
+
+def torchmetrics(p: sdegen.Moments, q: sdegen.Moments) -> float:
+    """Eigenvalues of the product of the covariances."""
+    from torchmetrics.image.fid import _compute_fid
+
+    return _compute_fid(*p, *q).item()
+
+
+def torch_fidelity(p: sdegen.Moments, q: sdegen.Moments) -> float:
+    """Its own root, in numpy."""
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    laws = ({"mu": law.mean.numpy(), "sigma": law.covariance.numpy()} for law in (p, q))
+    return float(fid_statistics_to_metric(*laws, False)["frechet_inception_distance"])
+
+
+def sqrtm(p: sdegen.Moments, q: sdegen.Moments) -> float:
+    """The root of a matrix by scipy, as pytorch-fid forms it."""
+    root = scipy.linalg.sqrtm((p.covariance @ q.covariance).numpy()).real.trace()
+    gap = (p.mean - q.mean).square().sum()
+    return float(gap + p.covariance.trace() + q.covariance.trace() - 2 * root)
+
+
+DISTANCES: dict[str, Callable[[sdegen.Moments, sdegen.Moments], float]] = {
+    "ours": ours,
+    "torchmetrics": torchmetrics,
+    "torch-fidelity": torch_fidelity,
+    "scipy sqrtm": sqrtm,
+}
+
+
+def distances(d: int, rounds: int, seed: int) -> Values:
+    """Seconds of the distance of two laws, ratios to ours of the same round, and how far values are apart."""
+    generator = torch.Generator().manual_seed(seed)
+    falls = torch.linspace(0, -5, d, dtype=torch.float64).exp()
+    p, q = (
+        sdegen.Moments(x.mean(0), x.mT.cov())
+        for x in (torch.randn(2 * d, d, generator=generator, dtype=torch.float64) * falls for _ in range(2))
+    )
+    values: dict[str, float] = {}
+    taken: dict[str, list[float]] = {}
+    for turn in range(rounds + 1):
+        for name, distance in DISTANCES.items():
+            try:
+                spent, values[name] = seconds(partial(distance, p, q))
+            except (ImportError, RuntimeError):  # RuntimeError: a torchvision of another build of torch
+                continue
+            if turn:
+                taken.setdefault(name, []).append(spent)
+    cells: Values = {}
+    for name, spent in taken.items():
+        cells[f"{name}: s"], cells[f"{name}: ratio"] = median(spent), ratio(spent, taken["ours"])
+        cells[f"{name}: apart"] = [abs(values[name] / values["ours"] - 1), None]
+    return cells
+
+
 def main() -> None:
     """Compute what is missing, and print the tables."""
     args = arguments(__doc__.splitlines()[0], "speed")
@@ -373,6 +440,10 @@ def main() -> None:
             table[name] = combine([row(args, "noise", name, seed, partial(price_of_noise, shape, calls, rounds))])
     columns = {f"{name}: µs": 2 for name in NOISES} | {f"{name}: ratio": 2 for name in ("SampleNoise", "BrownianNoise")}
     print(write(args, "noise", columns, table))
+    d = 512 if args.quick else 2048
+    cells = combine([row(args, "distance", str(d), seed, partial(distances, d, 3 if args.quick else 5))])
+    table = {name: {kind: cells.get(f"{name}: {kind}") for kind in ("s", "ratio", "apart")} for name in DISTANCES}
+    print(write(args, "distance", {"s": 2, "ratio": 2, "apart": 15}, table))
 
 
 if __name__ == "__main__":

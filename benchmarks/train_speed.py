@@ -51,39 +51,56 @@ def diffusers_unet() -> nn.Module:
     return Asked(net, lambda net, x, level: net(x, 1000 * level).sample)
 
 
-def azula_unet() -> nn.Module:
-    """UNet of azula, of 1.8 million parameters."""
+def azula_unet(widths: tuple[int, ...] = (64, 96, 128)) -> nn.Module:
+    """UNet of azula, of 1.7 million parameters."""
     from azula.nn.unet import UNet
 
-    net = UNet(1, 1, hid_channels=(64, 96, 128), hid_blocks=(1, 1, 1), mod_features=64, norm="group")
+    net = UNet(1, 1, hid_channels=widths, hid_blocks=(1, 1, 1), mod_features=64, norm="group")
     embed = sdegen.nets.Sinusoidal(64)
     return Asked(net, lambda net, x, level: net(x, embed(level)))
 
 
+class ByHand:
+    """The loop of the peers' examples: a random step, its noise, the mean squared error, AdamW.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, level)``; with `half` its products are formed in bfloat16, channels last.
+    """
+
+    def __init__(self, net: nn.Module, half: bool) -> None:
+        self.net, self.half = net, half
+        if half:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.AdamW(net.parameters(), 5e-4, fused=True)
+        self.alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+
+    def step(self, x_0: Tensor) -> None:
+        """One step on a batch."""
+        k, z = torch.randint(1000, (len(x_0),)), torch.randn_like(x_0)
+        a = self.alpha_bar[k][:, None, None, None]
+        x = a.sqrt() * x_0 + (1 - a).sqrt() * z
+        if self.half:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            loss = F.mse_loss(self.net(x, k / 1000).float(), z)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+
+
 def by_hand(net: nn.Module, half: bool) -> Lap:
-    """The loop of the peers' examples: a random step, its noise, the mean squared error, AdamW."""
-    if half:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
-    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+    """Steps of the peers' loop."""
+    loop = ByHand(net, half)
     data = torch.randn(4096, *SHAPE)
 
     def lap() -> list[float]:
         seconds = []
         for _ in range(STEPS):
             began = time.perf_counter()
-            x_0 = data[torch.randint(len(data), (BATCH,))]
-            k, z = torch.randint(1000, (BATCH,)), torch.randn_like(x_0)
-            a = alpha_bar[k][:, None, None, None]
-            x = a.sqrt() * x_0 + (1 - a).sqrt() * z
-            if half:
-                x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = F.mse_loss(net(x, k / 1000).float(), z)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
+            loop.step(data[torch.randint(len(data), (BATCH,))])
             seconds.append(time.perf_counter() - began)
         return seconds[WARM:]
 
@@ -112,6 +129,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "ours, DiT.small": lambda: sdegen.nets.DiT.small(1, 28),
     "diffusers UNet2DModel": diffusers_unet,
     "azula UNet": azula_unet,
+    "ours, wider": lambda: sdegen.nets.UNet(1, (192, 192), patch=2),
+    "azula UNet, wider": partial(azula_unet, (112, 160, 224)),
 }
 
 

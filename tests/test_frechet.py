@@ -59,7 +59,7 @@ def test_distance_of_gaussians_with_common_axes():
     assert frechet_distance(*turned) == pytest.approx(truth, rel=1e-12)
 
 
-@pytest.mark.parametrize("d", [1, 2, 7, 40])
+@pytest.mark.parametrize("d", [1, 2, 7, 40, 300])  # the last in panels
 def test_distance_is_symmetric_turns_with_its_laws_and_is_that_of_sqrtm(d):
     p, q = random_law(0, d), random_law(10, d)
     value = frechet_distance(p, q)

@@ -251,8 +251,8 @@ def frechet_distance(p: Moments, q: Moments) -> float:
     (m_p, C_p), (m_q, C_q) = _full(p, "p"), _full(q, "q")
     if m_p.shape != m_q.shape:
         raise ValueError(f"p is of dimension {len(m_p)} and q of {len(m_q)}; compare laws of one space.")
-    A, _ = _root(C_p)
-    return _distance(m_p, C_p, m_q, C_q, torch.linalg.eigvalsh(A.mT @ C_q @ A))
+    A, triangular = _root(C_p)
+    return _distance(m_p, C_p, m_q, C_q, torch.linalg.eigvalsh(_congruent(A, C_q, triangular)))
 
 
 def _distance(m_p: Tensor, C_p: Tensor, m_q: Tensor, C_q: Tensor, eigenvalues: Tensor) -> float:
@@ -285,6 +285,21 @@ def _root(C: Tensor) -> tuple[Tensor, bool]:
     w, V = torch.linalg.eigh(C)
     some = w > floor * w[-1]
     return V[:, some] * w[some].sqrt(), False
+
+
+def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tensor:
+    """The lower triangle of ``Aᵀ C A``, which is all that symmetric eigenvalues are formed of; blocks above it are zero.
+
+    A lower triangular A is multiplied panel by panel, without its zeros: well under half of the operations.
+    """
+    if not triangular:
+        return A.mT @ C @ A
+    out = torch.zeros_like(A)
+    for j in range(0, len(A), panel):
+        product = C[:, j:] @ A[j:, j : j + panel]
+        for i in range(j, len(A), panel):
+            out[i : i + panel, j : j + panel] = A[i:, i : i + panel].mT @ product[i:]
+    return out
 
 
 def fid(
@@ -401,7 +416,7 @@ def _with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, float]:
     (m_p, C_p), (m_q, C_q) = p.moments(), q.moments()
     m_q, C_q = m_q.to(m_p.device), C_q.to(m_p.device)
     A, triangular = _root(C_p)
-    s, U = torch.linalg.eigh(A.mT @ C_q @ A)
+    s, U = torch.linalg.eigh(_congruent(A, C_q, triangular))
     value = _distance(m_p, C_p, m_q, C_q, s)
     shift = m_p - m_q
 

@@ -1,0 +1,139 @@
+"""Wall clock to quality: the FID of peers' U-Nets and loops after some minutes on Fashion-MNIST, and of ours after half of them.
+
+    python -m benchmarks.race --threads 2                  # 75 minutes; pip install "sdegen[peers]" first
+    python -m benchmarks.race --threads 1 --minutes 60     # as many minutes of a core; contestants side by side by --only
+
+All learn the images without their classes, by networks of 1.8 million parameters. Ours is the recipe of
+`benchmarks.train_images`; the peers' is the loop of their examples (`benchmarks.train_speed.ByHand`) with warm-up, cosine decay
+and averaged weights, in the precision that is faster for them. Then each draws 2,000 images three ways, which are compared with
+2,000 held back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import sdegen
+from benchmarks.fid_table import ddim
+from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.train_images import PRESETS
+from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
+from sdegen import metrics, samplers
+from sdegen.data import Images, Scaling
+from sdegen.distributions import moments_of
+from sdegen.models import ScoreModel
+
+DATA, COUNT, BATCH = "fashion_mnist", 2000, 64
+WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {
+    "default, 10": partial(samplers.default, steps=10),
+    "default, 20": partial(samplers.default, steps=20),
+    "DDIM, 50": partial(ddim, steps=50),
+}
+
+
+class Peer(nn.Module, ScoreModel):
+    """A peer's network, which gives the noise of step `k` from ``k / 1000``, as a score model of the DDPM process."""
+
+    def __init__(self, net: nn.Module, half: bool) -> None:
+        super().__init__()
+        self.net, self.half, self.sde = net, half, sdegen.DDPM()
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The network's noise as a score; its steps count from 0, the process's from 1."""
+        level = (torch.as_tensor(t) - 1 / self.sde.N).clamp_min(0).to(x).expand(len(x))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            noise = self.net(x, level)
+        return self.sde.marginal(t).score_from_noise(noise.float())
+
+
+def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
+    """Our network after so many seconds, and the images it has seen."""
+    preset = PRESETS["shipped"]
+    model = sdegen.Model(sdegen.nets.UNet.small(1, 28), sdegen.DDPM(), preset.parametrization)
+    run = sdegen.fit(
+        model, images.scaled(-1, 1).rows(), seconds=seconds, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
+        schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0, progress=False,
+    )  # fmt: skip
+    model.net.mixed = True
+    return model, run.steps * preset.batch_size
+
+
+def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: float) -> tuple[ScoreModel, int]:
+    """A peer's network after so many seconds, and the images it has seen."""
+    x = images.scaled(-1, 1).rows()
+    loop = ByHand(make(), half)
+    average = AveragedModel(loop.net, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    began, seen, lr = time.perf_counter(), 0, loop.optimiser.param_groups[0]["lr"]
+    while (part := (time.perf_counter() - began) / seconds) < 1:
+        for index in torch.randperm(len(x)).split(BATCH)[:100]:
+            loop.optimiser.param_groups[0]["lr"] = (
+                lr * min(1.0, seen / (200 * BATCH)) * 0.5 * (1 + math.cos(math.pi * part))
+            )
+            loop.step(x[index])
+            average.update_parameters(loop.net)
+            seen += len(index)
+    model = Peer(average.module.eval(), half)
+    model.moments = moments_of(x)
+    return model, seen
+
+
+CONTESTANTS: dict[str, tuple[Callable[[Images, float], tuple[ScoreModel, int]], float]] = {
+    "ours": (ours, 0.5),
+    "azula UNet": (partial(peer, azula_unet, True), 1.0),
+    "diffusers UNet2DModel": (partial(peer, diffusers_unet, False), 1.0),
+}
+
+
+def run(name: str, minutes: float, seed: int) -> Values:
+    """Train one, and judge what it draws."""
+    torch.manual_seed(seed)
+    learn, share = CONTESTANTS[name]
+    split = sdegen.data.fashion_mnist()
+    began = time.perf_counter()
+    model, seen = learn(split.train, 60 * minutes * share)
+    spent = (time.perf_counter() - began) / 60
+    net = metrics.features("fashion-cnn-v1")
+    held = split.test[torch.randperm(len(split.test), generator=torch.Generator().manual_seed(0))[:COUNT]]
+    cells: Values = {
+        "minutes": [spent, None],
+        "million images": [seen / 1e6, None],
+        "threads": [torch.get_num_threads(), None],
+    }
+    for way, make in WAYS.items():
+        x = sdegen.sample(model, COUNT, sampler=make(model), seed=seed, batch=250, progress=False)
+        found = metrics.fid(
+            Images(Scaling(-1, 1).inverse(x, clip=True)).scaled(0, 1).rows(), held.scaled(0, 1).rows(), net
+        )
+        cells[f"FID, {way}"] = [found.value, found.stderr]
+    return cells
+
+
+COLUMNS = {"threads": 0, "minutes": 1, "million images": 2, **{f"FID, {way}": 2 for way in WAYS}}
+
+
+def main() -> None:
+    """Compute what is missing, and print the table."""
+    args = arguments(__doc__.splitlines()[0], "race", seeds=1, options=options)
+    minutes = 1.0 if args.quick else args.minutes
+    table = {
+        name: combine([row(args, "race", name, seed, partial(run, name, minutes)) for seed in args.seeds])
+        for name in CONTESTANTS
+    }
+    print(write(args, "race", COLUMNS, table))
+
+
+def options(parser: Any) -> None:
+    """The options of this table alone."""
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the peers; half of them are ours")
+
+
+if __name__ == "__main__":
+    main()
