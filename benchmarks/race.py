@@ -42,14 +42,14 @@ WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {
 class Peer(nn.Module, ScoreModel):
     """A peer's network, which gives the noise of step `k` from ``k / 1000``, as a score model of the DDPM process."""
 
-    def __init__(self, net: nn.Module, half: bool) -> None:
+    def __init__(self, net: nn.Module, mixed: bool) -> None:
         super().__init__()
-        self.net, self.half, self.sde = net, half, sdegen.DDPM()
+        self.net, self.mixed, self.sde = net, mixed, sdegen.DDPM()
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The network's noise as a score; its steps count from 0, the process's from 1."""
         level = (torch.as_tensor(t) - 1 / self.sde.N).clamp_min(0).to(x).expand(len(x))
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             noise = self.net(x, level)
         return self.sde.marginal(t).score_from_noise(noise.float())
 
@@ -57,12 +57,13 @@ class Peer(nn.Module, ScoreModel):
 def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
     """Our network after so many seconds, and the images it has seen."""
     preset = PRESETS["shipped"]
-    model = sdegen.Model(sdegen.nets.UNet.small(1, 28), sdegen.DDPM(), preset.parametrization)
+    net = sdegen.nets.UNet.small(1, 28)
+    model = sdegen.Model(net, sdegen.DDPM(), preset.parametrization)
     run = sdegen.fit(
         model, images.scaled(-1, 1).rows(), seconds=seconds, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
         schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0, progress=False,
     )  # fmt: skip
-    model.net.mixed = True
+    net.mixed = True
     return model, run.steps * preset.batch_size
 
 
