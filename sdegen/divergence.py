@@ -1,4 +1,4 @@
-"""The divergence of a vector field: exact, or by Hutchinson's estimator. Fields act on each row of a batch alone."""
+"""The divergence of a vector field: exact, or estimated by probes. Fields act on each row of a batch alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
     return value, slope
 
 
+def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time."""
+
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        return value_and_slope(field, x, direction)
+
+    # The value does not depend on the direction, so it is computed once for all directions of a block.
+    out_dims: Any = (None, 0)
+    blocks = [torch.func.vmap(along, out_dims=out_dims)(block) for block in directions.split(64)]
+    return blocks[0][0], torch.cat([slopes for _, slopes in blocks])
+
+
 def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """``field(x)`` and ``div field = Σ_i ∂f_i/∂x_i``, ``(B,)``, by one forward-mode derivative per coordinate.
 
@@ -31,15 +43,8 @@ def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None 
     """
     d = x[0].numel()
     basis = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
-
-    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return value_and_slope(field, x, direction)
-
-    # The value does not depend on the direction, so it is computed once for all directions of a block.
-    out_dims: Any = (None, 0)
-    blocks = [torch.func.vmap(along, out_dims=out_dims)(block) for block in basis.split(64)]
-    slopes = torch.cat([slope for _, slope in blocks])
-    return blocks[0][0], (slopes * basis).transpose(0, 1).reshape(len(x), -1).sum(1)
+    value, slopes = value_and_slopes(field, x, basis)
+    return value, _dots(basis, slopes).sum(0)
 
 
 def hutchinson_divergence(
@@ -51,7 +56,45 @@ def hutchinson_divergence(
     """
     v = rademacher_like(x, generator) if probe is None else probe
     value, slope = value_and_slope(field, x, v)
-    return value, (v * slope).reshape(len(x), -1).sum(1)
+    return value, _dots(v[None], slope[None])[0]
+
+
+def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``."""
+    value, slopes = value_and_slopes(field, x, probes)
+    return value, _dots(probes, slopes)
+
+
+def hutchpp_divergences(field: Field, x: Tensor, sketch: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """``field(x)`` and an unbiased estimate of its divergence for each of some probes: ``(m, B)``.
+
+    The sketch `S` finds directions in which the Jacobian `J` is large, ``J S = Q R``. The trace over these, ``tr Qᵀ J Q``, is
+    exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is estimated by the probes. R. Meyer, C. Musco, C. Musco and
+    D. Woodruff, *Hutch++: optimal stochastic trace estimation*, 2021, arXiv:2010.09649.
+
+    Parameters
+    ----------
+    field, x
+        As for `exact_divergence`.
+    sketch
+        ``(k, B, *)``, independent of the probes. From as many as there are coordinates on the trace is exact.
+    probes
+        ``(m, B, *)``, signs. One derivative each, and two for each of the sketch.
+    """
+    shape, n = x.shape, len(x)
+    value, images = value_and_slopes(field, x, sketch)
+    Q = torch.linalg.qr(images.reshape(len(sketch), n, -1).permute(1, 2, 0))[0]  # (B, d, k)
+    rest = probes.reshape(len(probes), n, -1)
+    rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
+    directions = torch.cat([Q.permute(2, 0, 1), rest])
+    directions = directions.reshape(len(directions), *shape)
+    traces = _dots(directions, value_and_slopes(field, x, directions)[1])
+    return value, traces[: Q.shape[2]].sum(0) + traces[Q.shape[2] :]
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows, ``(m, B)``."""
+    return (a * b).flatten(2).sum(2) if a.ndim > 2 else a * b
 
 
 def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

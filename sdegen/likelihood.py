@@ -2,21 +2,37 @@
 
 ``log p_0(x) = log p_T(x_T) + ∫ div`` along the flow from 0 to T. The density is that of the state at ``t = 0``: of data
 smoothed by ``sigma(0)``. It is a density of the *model*, prior included; the prior's own gap is `metrics.prior_gap`.
+Bounds from below by the process itself are in `elbo`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from .divergence import exact_divergence, hutchinson_divergence, rademacher_like
+from .divergence import (
+    Field,
+    exact_divergence,
+    hutchinson_divergences,
+    hutchpp_divergences,
+    rademacher_like,
+)
 from .kernels import noise_like
 from .models import Conditioned, ScoreModel, check_dtype
+from .samplers.noise import as_seed
 from .samplers.ode import adaptive
-from .samplers.run import evaluating, sample
+from .samplers.run import evaluating, sample, start
+
+MOST = 20_000  # evaluations of a flow, after which it is given up
+
+# Of the clock, which is even for data of unit size. Left alone, the method tries a short first step, then ones that are too
+# long, and takes up to twice as many evaluations for a true score.
+STRIDE = {"dopri8": {"first_step": 1 / 9, "max_step": 1 / 9}}
 
 
 class LogProb(NamedTuple):
@@ -44,8 +60,8 @@ def log_prob(
     prior: Any = None,
     joint: bool = False,
     draws: int = 32,
-    tolerance: float | None = None,
-    method: str = "dopri5",
+    tolerance: float = 1e-5,
+    method: str | None = None,
     generator: torch.Generator | None = None,
     return_error: bool = False,
     **cond: Any,
@@ -64,7 +80,8 @@ def log_prob(
     x
         ``(B, *)``.
     divergence
-        ``"exact"``: one derivative per coordinate; ``"hutchinson"``: `probes` random ones, unbiased.
+        ``"exact"``: one derivative per coordinate; ``"hutchinson"``: `probes` random ones, unbiased; ``"hutch++"``: of less
+        variance where few directions carry the trace, with three derivatives for each of `probes`.
     probes
         Rademacher probes, each held along the whole path.
     prior
@@ -74,8 +91,8 @@ def log_prob(
     draws
         Draws of the rest of a lifted state.
     tolerance, method
-        Relative and absolute tolerance, held for the worst row, and method of torchdiffeq. By default 1e-7 in float64 and
-        1e-5 in coarser dtypes.
+        Relative and absolute tolerance of a step, held for the worst row, and method of torchdiffeq. By default ``"dopri8"``
+        in float64 and ``"dopri5"``, which asks less of a network's smoothness, in coarser dtypes.
     generator
         Randomness of probes and draws.
     return_error
@@ -84,85 +101,218 @@ def log_prob(
     Raises
     ------
     TypeError, ValueError
-        If `x` is not finite floating point, or `divergence` is unknown.
+        If `x` is not finite floating point, `divergence` is unknown, or the flow cannot be integrated: the message names
+        the time and the noise level.
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; log-densities need floating-point data.")
     if not x.isfinite().all():
         raise ValueError("x holds NaN or infinite values; remove them first.")
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f'divergence = {divergence!r}; expected "exact" or "hutchinson".')
-    if probes < 1 or draws < 1:
-        raise ValueError(f"probes = {probes}, draws = {draws}; both must be at least 1.")
-    if tolerance is None:
-        tolerance = 1e-7 if x.dtype == torch.float64 else 1e-5
-    if not tolerance > 0:
-        raise ValueError(f"tolerance = {tolerance}; it must be positive.")
+    if draws < 1:
+        raise ValueError(f"draws = {draws}; at least one is needed.")
+    _check(divergence, probes, tolerance)
     sde = model.sde
-    if prior is None:
-        if model.moments is None:
-            raise ValueError("the model does not know its data's moments; fit it, set model.moments, or pass prior.")
-        prior = sde.prior(model.moments)
+    prior = _prior(model) if prior is None else prior
+    whole = joint or sde.lift(x[:1]).shape == x[:1].shape
+    cond = cond if whole else repeated(cond, len(x), draws)
     bound: Any = Conditioned(model, **cond) if cond else model
     if isinstance(model, torch.nn.Module):
         check_dtype(model, x)
 
     def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
-        probe = None
-        if divergence == "hutchinson":
-            probe = torch.stack([rademacher_like(u, generator) for _ in range(probes)])
-        return _integrate(bound, u, prior, probe, tolerance, method)
+        traces = TRACES[divergence](u, probes, generator)
+        path = _follow(bound, u, (0.0, sde.T), traces, tolerance, method)
+        return prior.log_prob(path.end) + path.log_volume.mean(0), traces.stderr(path.log_volume), path.evaluations
 
     with torch.no_grad(), evaluating(model):
-        if joint or sde.lift(x[:1]).shape == x[:1].shape:
+        if whole:
             value, stderr, evaluations = of_states(x)
         else:
             value, stderr, evaluations = _marginalise(sde, x, draws, of_states, generator)
     return LogProb(value, stderr, evaluations) if return_error else value
 
 
-def _integrate(
-    model: Any, u: Tensor, prior: Any, probe: Tensor | None, tolerance: float, method: str
-) -> tuple[Tensor, Tensor, int]:
-    """Joint log-density of states, its standard error over probes, and evaluations."""
-    sde = model.sde
-    ends = torch.tensor([0.0, sde.T], dtype=torch.float64)
-    flow = sde.flow(model)
+def sample_with_log_prob(
+    model: ScoreModel,
+    n: int,
+    *,
+    divergence: str = "exact",
+    probes: int = 1,
+    prior: Any = None,
+    tolerance: float = 1e-5,
+    method: str | None = None,
+    seed: int | None = None,
+    **cond: Any,
+) -> tuple[Tensor, LogProb]:
+    """Samples by the probability flow and their log-densities, from one integration.
+
+    Of a process whose state is larger than the data, states and their joint densities.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    n
+        Number of samples.
+    seed
+        Of starting states and probes; a fresh one by default.
+    divergence, probes, prior, tolerance, method
+        As for `log_prob`; a `prior` has ``sample(n, generator)`` too.
+
+    Returns
+    -------
+    tuple[Tensor, LogProb]
+        States ``(n, *)`` at ``t = 0``, and their log-densities in nats.
+
+    Raises
+    ------
+    ValueError
+        As for `log_prob`.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> x, found = sdegen.sample_with_log_prob(sdegen.Exact(sdegen.VP(), ring), 5, seed=0)
+    >>> (found.value - ring.log_prob(x)).abs().max().item() < 1e-3  # what is left is the gap of the prior
+    True
+    """
+    _check(divergence, probes, tolerance)
+    seed = as_seed(seed, None)
+    generator = torch.Generator().manual_seed(seed)
+    if prior is None:
+        prior = _prior(model)
+        x_T = start(model, n, seed)
+    else:
+        x_T = prior.sample(n, generator)
+    bound: Any = Conditioned(model, **cond) if cond else model
+    with torch.no_grad(), evaluating(model):
+        traces = TRACES[divergence](x_T, probes, generator)
+        path = _follow(bound, x_T, (model.sde.T, 0.0), traces, tolerance, method)
+        value = prior.log_prob(x_T) - path.log_volume.mean(0)
+    return path.end, LogProb(value, traces.stderr(path.log_volume), path.evaluations)
+
+
+def _check(divergence: str, probes: int, tolerance: float) -> None:
+    if divergence not in TRACES:
+        raise ValueError(f"divergence = {divergence!r}; expected one of {', '.join(map(repr, TRACES))}.")
+    if probes < 1:
+        raise ValueError(f"probes = {probes}; at least one is needed.")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance = {tolerance}; it must be positive.")
+
+
+def _prior(model: ScoreModel) -> Any:
+    if model.moments is None:
+        raise ValueError("the model does not know its data's moments; fit it, set model.moments, or pass prior.")
+    return model.sde.prior(model.moments)
+
+
+class Traces(NamedTuple):
+    """How the divergence of a field is found along one path.
+
+    Attributes
+    ----------
+    of
+        From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
+    m
+        Their number.
+    known
+        Whether each is the divergence itself.
+    """
+
+    of: Callable[[Field, Tensor], tuple[Tensor, Tensor]]
+    m: int
+    known: bool = False
+
+    def stderr(self, totals: Tensor) -> Tensor:
+        """Standard error of the mean of ``(m, B)`` over probes, ``(B,)``; NaN where there is one."""
+        if self.known:
+            return torch.zeros_like(totals[0])
+        return totals.std(0) / self.m**0.5 if self.m > 1 else torch.full_like(totals[0], torch.nan)
+
+
+def _exact(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+    def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
+        value, divergence = exact_divergence(field, y)
+        return value, divergence[None]
+
+    return Traces(of, 1, known=True)
+
+
+def _hutchinson(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+    v = torch.stack([rademacher_like(u, generator) for _ in range(probes)])
+    return Traces(lambda field, y: hutchinson_divergences(field, y, v), probes)
+
+
+def _hutchpp(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+    sketch, v = torch.stack([rademacher_like(u, generator) for _ in range(2 * probes)]).split(probes)
+    return Traces(lambda field, y: hutchpp_divergences(field, y, sketch, v), probes)
+
+
+TRACES: dict[str, Callable[[Tensor, int, torch.Generator | None], Traces]] = {
+    "exact": _exact,
+    "hutchinson": _hutchinson,
+    "hutch++": _hutchpp,
+}
+
+
+class Path(NamedTuple):
+    """States carried along the flow from one time to another.
+
+    Attributes
+    ----------
+    end
+        States at the other time, ``(B, *)``.
+    log_volume
+        ``log |∂end/∂start|`` by each probe, ``(m, B)``.
+    evaluations
+        How often the flow was evaluated.
+    """
+
+    end: Tensor
+    log_volume: Tensor
+    evaluations: int
+
+
+def _follow(
+    model: Any, u: Tensor, times: tuple[float, float], traces: Traces, tolerance: float, method: str | None
+) -> Path:
+    """The flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
+    flow = model.sde.flow(model)
+    ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)
     span = tau[1] - tau[0]
-    d = u[0].numel()
-    evaluations = 0
-    samples = 1 if probe is None else len(probe)
+    d, shape = u[0].numel(), u.shape
+    evaluations, now = 0, tau[0]
 
-    def rhs(clock: Tensor, state: Tensor) -> Tensor:
-        nonlocal evaluations
+    def slope(clock: Tensor, state: Tensor) -> Tensor:
+        nonlocal evaluations, now
         evaluations += 1
-        y = state[:, :d].reshape(u.shape)
+        if evaluations > MOST:
+            raise ArithmeticError(f"took more than {MOST:,} evaluations")
         now = tau[0] + clock.double().cpu().clamp(0, 1) * span  # torchdiffeq's first trial step may overshoot
-
-        def field(y: Tensor) -> Tensor:
-            return flow.velocity(y, now)
-
-        if probe is None:
-            value, div = exact_divergence(field, y)
-            divs = div[:, None]
-        else:
-            pairs = [hutchinson_divergence(field, y, probe=v) for v in probe]
-            value, divs = pairs[0][0], torch.stack([p[1] for p in pairs], 1)
-        return torch.cat([value.reshape(len(u), d), divs], 1) * span.to(u)
+        value, divergences = traces.of(lambda y: flow.velocity(y, now), state[:, :d].reshape(shape))
+        return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
 
     y = flow.chart(u, ends[0]).reshape(len(u), d)
+    state = torch.cat([y, y.new_zeros(len(u), traces.m)], 1)
     clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
-    state = torch.cat([y, y.new_zeros(len(u), samples)], 1)
-    state = odeint(rhs, state, clock, rtol=tolerance, atol=tolerance, method=method, options=adaptive(clock))[-1]
-    x_T = flow.unchart(state[:, :d].reshape(u.shape), ends[1])
+    if method is None:
+        method = "dopri8" if u.dtype == torch.float64 else "dopri5"
+    options = adaptive(clock) | STRIDE.get(method, {})
+    try:
+        state = odeint(slope, state, clock, rtol=tolerance, atol=tolerance, method=method, options=options)[-1]
+    except (AssertionError, ArithmeticError) as failure:  # torchdiffeq asserts that steps and states stay finite
+        t = flow.time(now)
+        size = model.sde.root(t).matrix().norm().item()
+        raise ValueError(
+            f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
+            "tolerance, or look at the model there."
+        ) from failure
     scales = flow.log_scale(ends)
-    totals = state[:, d:]
-    value = prior.log_prob(x_T) + totals.mean(1) + d * (scales[1] - scales[0]).to(u)
-    if probe is None:
-        return value, torch.zeros_like(value), evaluations
-    stderr = totals.std(1) / samples**0.5 if samples > 1 else torch.full_like(value, torch.nan)
-    return value, stderr, evaluations
+    change = d * (scales[1] - scales[0]).to(u)
+    return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), state[:, d:].mT + change, evaluations)
 
 
 def _marginalise(
@@ -172,11 +322,24 @@ def _marginalise(
     rows = x.repeat_interleave(draws, 0)
     u, log_N = sde.complete(rows, noise_like(sde.lift(rows), generator))
     joint, _, evaluations = of_states(u)
-    ratio = (joint - log_N).reshape(len(x), draws)
-    value = ratio.logsumexp(1) - torch.log(torch.tensor(float(draws))).to(u)
-    weights = (ratio - value[:, None]).exp()
-    stderr = weights.std(1) / draws**0.5 if draws > 1 else torch.full_like(value, torch.nan)
+    value, stderr = log_mean((joint - log_N).reshape(len(x), draws))
     return value, stderr, evaluations
+
+
+def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
+    """Conditions of `n` rows for as many draws of each, in order; what all rows share stays."""
+    return {
+        k: v.repeat_interleave(draws, 0) if isinstance(v, Tensor) and v.shape[:1] == (n,) else v
+        for k, v in cond.items()
+    }
+
+
+def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    """``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
+    draws = values.shape[1]
+    mean = values.logsumexp(1) - math.log(draws)
+    weights = (values - mean[:, None]).exp()
+    return mean, weights.std(1) / draws**0.5 if draws > 1 else torch.full_like(mean, torch.nan)
 
 
 class Density:

@@ -144,6 +144,14 @@ class ScoreModel(ABC):
             target = perturbed.kernel.score(perturbed.x)
         return W(self.score(perturbed.x, t, **cond) - target)
 
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``; `p` is `q` with the estimate of ``x_0``."""
+        at_s, at_t = self._marginal(s), self._marginal(t)
+        law = posterior(at_s, at_t, self.sde.transition(s, t))
+        x_hat, z_hat = self.estimate(perturbed.x, t, **cond)
+        gap = at_s.Phi(self.sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
+        return 0.5 * law.covariance.cholesky().inv()(gap).square().flatten(1).mean(1)
+
     # A model is a law too, so that metrics take it as it is. Samplers and likelihood import models: they are looked up
     # when they are used.
 
@@ -540,6 +548,10 @@ class Conditioned(ScoreModel):
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The model's velocity under the conditions."""
         return self.model.velocity(x, t, **self.cond, **cond)
+
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """The model's under the conditions."""
+        return self.model.variational_term(x_0, s, t, perturbed, **self.cond, **cond)
 
     @property
     def like(self) -> Tensor | None:

@@ -208,6 +208,10 @@ class SDE(Dynamics):
         """The data part of a state."""
         return u
 
+    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """States at 0 whose data part is `x`, the rest drawn with the noise `z`, and the rest's log-density; here no rest."""
+        return x, x.new_zeros(len(x))
+
     # --- time reversal -------------------------------------------------------------------------------------------
 
     def reverse(self, model: Any, eta: float = 1.0) -> Reverse:

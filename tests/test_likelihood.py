@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -85,6 +87,119 @@ def test_hutchinson_is_unbiased_and_knows_its_error(sde: sdegen.LinearSDE) -> No
     claimed = found.stderr.square().mean().sqrt()
     assert 0.7 < error.square().mean().sqrt() / claimed < 1.4  # the errors are of the size that is claimed
     assert log_prob(model, x[:2], divergence="hutchinson", tolerance=1e-3, return_error=True).stderr.isnan().all()
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.Rectified()], ids=name)
+def test_a_hundred_and_twenty_evaluations_for_a_millionth(sde: sdegen.LinearSDE) -> None:
+    x = RING.sample(200, torch.Generator().manual_seed(0))
+    found = log_prob(sdegen.Exact(sde, RING), x, prior=law_at(sde, sde.T), tolerance=1e-4, return_error=True)
+    assert found.evaluations <= 120
+    assert (found.value - law_at(sde, 0.0).log_prob(x)).abs().mean() < 1e-6
+
+
+class Flat(sdegen.GaussianMixture):
+    """Sixteen dimensions, of which two carry most of the divergence of the flow."""
+
+    def __init__(self) -> None:
+        widths = torch.full((1, 16), 1.0, dtype=torch.float64)
+        widths[0, :2] = 1e-3
+        means = torch.zeros(2, 16, dtype=torch.float64)
+        means[1, 5:] = 0.5
+        super().__init__(torch.full((2,), 0.5), means, widths.expand(2, 16))
+
+
+def test_hutchpp_is_unbiased_and_knows_its_error_which_is_smaller() -> None:
+    law = Flat()
+    x = law.sample(100, torch.Generator().manual_seed(0))
+    model = sdegen.Exact(sdegen.VP(), law)
+    exact = log_prob(model, x, tolerance=1e-3)
+    errors = {}
+    for divergence, probes in (("hutchinson", 12), ("hutch++", 4)):  # twelve derivatives each
+        probe = torch.Generator().manual_seed(1)
+        found = log_prob(
+            model, x, divergence=divergence, probes=probes, tolerance=1e-3, generator=probe, return_error=True
+        )  # fmt: skip
+        error = found.value - exact
+        assert error.mean().abs() < 4 * error.std() / 100**0.5
+        assert 0.6 < error.square().mean().sqrt() / found.stderr.square().mean().sqrt() < 1.6
+        errors[divergence] = error.square().mean()
+    assert errors["hutch++"] < errors["hutchinson"]
+
+
+def test_hutchpp_with_as_many_directions_as_coordinates_is_exact() -> None:
+    x = RING.sample(20, torch.Generator().manual_seed(0))
+    model = sdegen.Exact(sdegen.VP(), RING)
+    found = log_prob(model, x, divergence="hutch++", probes=2, return_error=True)
+    assert (found.value - log_prob(model, x)).abs().max() < 1e-6 and found.stderr.max() < 1e-6
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.Rectified(), sdegen.CLD()], ids=name)
+def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
+    model, n = sdegen.Exact(sde, RING), 200 if len(sde.e) == 1 else 20
+    u, found = sdegen.sample_with_log_prob(model, n, seed=3)
+    assert (found.value - log_prob(model, u, joint=True)).abs().max() < 1e-4
+    again, _ = sdegen.sample_with_log_prob(model, n, seed=3)
+    assert torch.equal(u, again)
+    x = sde.project(u)
+    assert x.shape == (n, 2)
+    if n > 100:  # and they are samples
+        assert abs(found.value.mean() - RING.log_prob(x).mean()) < 1e-3
+        assert metrics.sliced_wasserstein(x, RING.sample(n, torch.Generator().manual_seed(5)), seed=0).value < 1.0
+    given = law_at(sde, sde.T)
+    y, exact = sdegen.sample_with_log_prob(model, 10, seed=0, prior=given)
+    assert (exact.value - log_prob(model, y, joint=True, prior=given)).abs().max() < 1e-4
+
+
+def test_a_flow_that_cannot_be_followed_says_where() -> None:
+    class Broken(sdegen.Exact):
+        def estimate(self, x, t, **cond):
+            x_0, eps = super().estimate(x, t, **cond)
+            return (x_0 * torch.nan, eps) if t > 0.5 else (x_0, eps)
+
+    x = RING.sample(3, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"could not be followed beyond t = 0\.[5-6]\d*, where sigma = 0\.9\d*"):
+        log_prob(Broken(sdegen.VP(), RING), x)
+
+
+def test_bad_likelihood_arguments_are_refused() -> None:
+    model, x = sdegen.Exact(sdegen.VP(), RING), RING.sample(3, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"divergence = 'hutch'; expected one of 'exact', 'hutchinson', 'hutch\+\+'"):
+        log_prob(model, x, divergence="hutch")
+    with pytest.raises(ValueError, match="probes = 0"):
+        sdegen.sample_with_log_prob(model, 3, probes=0)
+    with pytest.raises(ValueError, match="tolerance = 0"):
+        log_prob(model, x, tolerance=0)
+
+
+def test_bits_per_dim_close_in_on_the_mass_of_cells() -> None:
+    # One coarse cell of N(0, 0.3²): the density varies in it, and draws of the noise average it.
+    scaling = sdegen.data.Scaling(-1, 1, levels=8)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([0.09]))
+    model = sdegen.Exact(sdegen.VP(), law)
+    images = torch.full((40, 1), 5, dtype=torch.uint8)
+    centre, half = scaling(images)[0].item(), scaling.step / 2
+    normal = torch.distributions.Normal(torch.tensor(0.0).double(), 0.3)
+    truth = -(normal.cdf(torch.tensor(centre + half)) - normal.cdf(torch.tensor(centre - half))).log2().item()
+    u = torch.linspace(centre - half, centre + half, 10_001, dtype=torch.float64)
+    bound = -normal.log_prob(u).mean().item() / math.log(2) - math.log2(scaling.step)
+    generator = torch.Generator().manual_seed(0)
+    one, many = (
+        sdegen.bits_per_dim(model, images, scaling, draws=k, tolerance=1e-3, generator=generator) for k in (1, 64)
+    )
+    assert bound > truth + 0.05
+    assert abs(one.value.mean() - bound) < 4 * one.value.std() / 40**0.5
+    assert abs(many.value.mean() - truth) < 0.02
+    assert 0.5 < many.stderr.mean() / many.value.std() < 2
+    with pytest.raises(TypeError, match="takes bytes"):
+        sdegen.bits_per_dim(model, images.float())
+
+
+def test_conditions_go_with_their_rows_through_draws() -> None:
+    laws = [sdegen.GaussianMixture(torch.ones(1), torch.full((1, 1), m), torch.full((1,), 0.04)) for m in (-0.5, 0.5)]
+    model = sdegen.ExactConditional(sdegen.CLD(), laws, laws[0])
+    x, label = torch.tensor([[-0.5], [0.5]], dtype=torch.float64), torch.tensor([0, 1])
+    value = log_prob(model, x, label=label, draws=2, tolerance=1e-4)
+    assert (value - laws[0].log_prob(x[:1])).abs().max() < 0.02
 
 
 def test_density_of_a_nonlinear_process_at_rest() -> None:

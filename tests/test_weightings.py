@@ -14,6 +14,7 @@ from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, Rectified, SubVP
 from sdegen.losses import Denoising
 from sdegen.weightings import (
     SNR,
+    AngleTimes,
     DiscreteTimes,
     EDMWeighting,
     ImportanceTimes,
@@ -116,7 +117,7 @@ class Tilted(ImportanceTimes):
         super().__init__(density=lambda sde, t: 1 + 3 * t / sde.T)
 
 
-UNBIASED = [UniformTimes, StratifiedTimes, ImportanceTimes, Tilted]
+UNBIASED = [UniformTimes, StratifiedTimes, ImportanceTimes, AngleTimes, Tilted]
 
 
 @pytest.mark.parametrize("law", UNBIASED, ids=lambda law: law.__name__)
@@ -140,7 +141,7 @@ def test_weighted_means_are_those_of_uniform_times(sde, law, generator):
 @pytest.mark.parametrize(
     "law",
     [*UNBIASED, lambda: LogNormalTimes(-0.5, 1.0), lambda: DiscreteTimes(50)],
-    ids=[0, 1, 2, 3, "normal", "steps"],
+    ids=[0, 1, 2, 3, 4, "normal", "steps"],
 )
 @pytest.mark.parametrize("sde", LINEAR, ids=name)
 def test_times_lie_where_training_may_look_and_a_seed_repeats_them(sde, law):
