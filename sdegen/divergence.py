@@ -65,36 +65,39 @@ def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Ten
     return value, _dots(probes, slopes)
 
 
-def hutchpp_divergences(field: Field, x: Tensor, sketch: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """``field(x)`` and an unbiased estimate of its divergence for each of some probes: ``(m, B)``.
 
-    The sketch `S` finds directions in which the Jacobian `J` is large, ``J S = Q R``. The trace over these, ``tr Qᵀ J Q``, is
-    exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is estimated by the probes. R. Meyer, C. Musco, C. Musco and
-    D. Woodruff, *Hutch++: optimal stochastic trace estimation*, 2021, arXiv:2010.09649.
+    The trace of the Jacobian `J` over a subspace, ``tr Qᵀ J Q``, is exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is
+    estimated by the probes. R. Meyer, C. Musco, C. Musco and D. Woodruff, *Hutch++: optimal stochastic trace estimation*,
+    2021, arXiv:2010.09649.
 
     Parameters
     ----------
     field, x
         As for `exact_divergence`.
-    sketch
-        ``(k, B, *)``, independent of the probes. From as many as there are coordinates on the trace is exact.
+    Q
+        Orthonormal columns for each row, ``(B, d, k)``, independent of the probes: see `subspace`.
     probes
-        ``(m, B, *)``, signs. One derivative each, and two for each of the sketch.
+        ``(m, B, *)``, signs; one derivative for each of these and of the columns.
     """
-    shape, n = x.shape, len(x)
-    value, images = value_and_slopes(field, x, sketch)
-    Q = torch.linalg.qr(images.reshape(len(sketch), n, -1).permute(1, 2, 0))[0]  # (B, d, k)
-    rest = probes.reshape(len(probes), n, -1)
+    rest = probes.flatten(2)
     rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
     directions = torch.cat([Q.permute(2, 0, 1), rest])
-    directions = directions.reshape(len(directions), *shape)
-    traces = _dots(directions, value_and_slopes(field, x, directions)[1])
+    directions = directions.reshape(len(directions), *x.shape)
+    value, slopes = value_and_slopes(field, x, directions)
+    traces = _dots(directions, slopes)
     return value, traces[: Q.shape[2]].sum(0) + traces[Q.shape[2] :]
+
+
+def subspace(images: Tensor) -> Tensor:
+    """Orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a sketch."""
+    return torch.linalg.qr(images.flatten(2).permute(1, 2, 0))[0]
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows, ``(m, B)``."""
-    return (a * b).flatten(2).sum(2) if a.ndim > 2 else a * b
+    return (a * b).flatten(2).sum(2)
 
 
 def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

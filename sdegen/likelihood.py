@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from .divergence import (
     hutchinson_divergences,
     hutchpp_divergences,
     rademacher_like,
+    subspace,
+    value_and_slope,
 )
 from .kernels import noise_like
 from .models import Conditioned, ScoreModel, check_dtype
@@ -80,8 +83,8 @@ def log_prob(
     x
         ``(B, *)``.
     divergence
-        ``"exact"``: one derivative per coordinate; ``"hutchinson"``: `probes` random ones, unbiased; ``"hutch++"``: of less
-        variance where few directions carry the trace, with three derivatives for each of `probes`.
+        ``"exact"``: one derivative per coordinate; ``"hutchinson"``: `probes` random ones, unbiased; ``"hutch++"``: exact in
+        a subspace of as many directions as `probes`, which estimate the rest: less variance where few carry the trace.
     probes
         Rademacher probes, each held along the whole path.
     prior
@@ -120,10 +123,10 @@ def log_prob(
         check_dtype(model, x)
 
     def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
-        traces = TRACES[divergence](u, probes, generator)
         path = _follow(bound, u, (0.0, sde.T), traces, tolerance, method)
-        return prior.log_prob(path.end) + path.log_volume.mean(0), traces.stderr(path.log_volume), path.evaluations
+        return prior.log_prob(path.end) + path.log_volume, path.stderr, path.evaluations
 
+    traces = partial(TRACES[divergence], probes=probes, generator=generator)
     with torch.no_grad(), evaluating(model):
         if whole:
             value, stderr, evaluations = of_states(x)
@@ -187,10 +190,9 @@ def sample_with_log_prob(
         x_T = prior.sample(n, generator)
     bound: Any = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
-        traces = TRACES[divergence](x_T, probes, generator)
+        traces = partial(TRACES[divergence], probes=probes, generator=generator)
         path = _follow(bound, x_T, (model.sde.T, 0.0), traces, tolerance, method)
-        value = prior.log_prob(x_T) - path.log_volume.mean(0)
-    return path.end, LogProb(value, traces.stderr(path.log_volume), path.evaluations)
+    return path.end, LogProb(prior.log_prob(x_T) - path.log_volume, path.stderr, path.evaluations)
 
 
 def _check(divergence: str, probes: int, tolerance: float) -> None:
@@ -217,44 +219,40 @@ class Traces(NamedTuple):
         From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
     m
         Their number.
-    known
+    exact
         Whether each is the divergence itself.
     """
 
     of: Callable[[Field, Tensor], tuple[Tensor, Tensor]]
     m: int
-    known: bool = False
-
-    def stderr(self, totals: Tensor) -> Tensor:
-        """Standard error of the mean of ``(m, B)`` over probes, ``(B,)``; NaN where there is one."""
-        if self.known:
-            return torch.zeros_like(totals[0])
-        return totals.std(0) / self.m**0.5 if self.m > 1 else torch.full_like(totals[0], torch.nan)
+    exact: bool = False
 
 
-def _exact(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+Slopes = Callable[[Tensor], Field]  # a time of the clock -> the field then
+
+
+def _exact(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
     def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
         value, divergence = exact_divergence(field, y)
         return value, divergence[None]
 
-    return Traces(of, 1, known=True)
+    return Traces(of, 1, exact=True)
 
 
-def _hutchinson(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
-    v = torch.stack([rademacher_like(u, generator) for _ in range(probes)])
+def _hutchinson(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+    v = torch.stack([rademacher_like(y, generator) for _ in range(probes)])
     return Traces(lambda field, y: hutchinson_divergences(field, y, v), probes)
 
 
-def _hutchpp(u: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
-    sketch, v = torch.stack([rademacher_like(u, generator) for _ in range(2 * probes)]).split(probes)
-    return Traces(lambda field, y: hutchpp_divergences(field, y, sketch, v), probes)
+def _hutchpp(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
+    """One subspace for a whole path, so that the integrand stays smooth, from Jacobians at times all over the clock."""
+    sketch, v = torch.stack([rademacher_like(y, generator) for _ in range(2 * probes)]).split(probes)
+    places = tau[0] + (torch.arange(probes) + 0.5) / probes * (tau[1] - tau[0])
+    Q = subspace(torch.stack([value_and_slope(slopes(p), y, s)[1] for p, s in zip(places, sketch, strict=True)]))
+    return Traces(lambda field, y: hutchpp_divergences(field, y, Q, v), probes)
 
 
-TRACES: dict[str, Callable[[Tensor, int, torch.Generator | None], Traces]] = {
-    "exact": _exact,
-    "hutchinson": _hutchinson,
-    "hutch++": _hutchpp,
-}
+TRACES = {"exact": _exact, "hutchinson": _hutchinson, "hutch++": _hutchpp}
 
 
 class Path(NamedTuple):
@@ -264,19 +262,20 @@ class Path(NamedTuple):
     ----------
     end
         States at the other time, ``(B, *)``.
-    log_volume
-        ``log |∂end/∂start|`` by each probe, ``(m, B)``.
+    log_volume, stderr
+        ``log |∂end/∂start|``, ``(B,)``, and its standard error over probes: 0 if exact, NaN of a single one.
     evaluations
         How often the flow was evaluated.
     """
 
     end: Tensor
     log_volume: Tensor
+    stderr: Tensor
     evaluations: int
 
 
 def _follow(
-    model: Any, u: Tensor, times: tuple[float, float], traces: Traces, tolerance: float, method: str | None
+    model: Any, u: Tensor, times: tuple[float, float], make: Callable[..., Traces], tolerance: float, method: str | None
 ) -> Path:
     """The flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
     flow = model.sde.flow(model)
@@ -286,17 +285,21 @@ def _follow(
     d, shape = u[0].numel(), u.shape
     evaluations, now = 0, tau[0]
 
+    def at(place: Tensor) -> Field:
+        return lambda y: flow.velocity(y, place)
+
     def slope(clock: Tensor, state: Tensor) -> Tensor:
         nonlocal evaluations, now
         evaluations += 1
         if evaluations > MOST:
             raise ArithmeticError(f"took more than {MOST:,} evaluations")
         now = tau[0] + clock.double().cpu().clamp(0, 1) * span  # torchdiffeq's first trial step may overshoot
-        value, divergences = traces.of(lambda y: flow.velocity(y, now), state[:, :d].reshape(shape))
+        value, divergences = traces.of(at(now), state[:, :d].reshape(shape))
         return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
 
-    y = flow.chart(u, ends[0]).reshape(len(u), d)
-    state = torch.cat([y, y.new_zeros(len(u), traces.m)], 1)
+    y = flow.chart(u, ends[0])
+    traces: Traces = make(at, y, tau)
+    state = torch.cat([y.reshape(len(u), d), y.new_zeros(len(u), traces.m)], 1)
     clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
     if method is None:
         method = "dopri8" if u.dtype == torch.float64 else "dopri5"
@@ -311,8 +314,10 @@ def _follow(
             "tolerance, or look at the model there."
         ) from failure
     scales = flow.log_scale(ends)
-    change = d * (scales[1] - scales[0]).to(u)
-    return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), state[:, d:].mT + change, evaluations)
+    totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
+    stderr = torch.full_like(totals[:, 0], 0.0 if traces.exact else torch.nan)
+    stderr = totals.std(1) / traces.m**0.5 if traces.m > 1 else stderr
+    return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), totals.mean(1), stderr, evaluations)
 
 
 def _marginalise(

@@ -110,20 +110,20 @@ class Flat(sdegen.GaussianMixture):
 
 def test_hutchpp_is_unbiased_and_knows_its_error_which_is_smaller() -> None:
     law = Flat()
-    x = law.sample(100, torch.Generator().manual_seed(0))
+    x = law.sample(60, torch.Generator().manual_seed(0))
     model = sdegen.Exact(sdegen.VP(), law)
-    exact = log_prob(model, x, tolerance=1e-3)
+    exact = log_prob(model, x, tolerance=1e-5)
     errors = {}
-    for divergence, probes in (("hutchinson", 12), ("hutch++", 4)):  # twelve derivatives each
+    for divergence, probes in (("hutchinson", 12), ("hutch++", 6)):  # twelve derivatives each
         probe = torch.Generator().manual_seed(1)
         found = log_prob(
-            model, x, divergence=divergence, probes=probes, tolerance=1e-3, generator=probe, return_error=True
+            model, x, divergence=divergence, probes=probes, tolerance=1e-5, generator=probe, return_error=True
         )  # fmt: skip
         error = found.value - exact
-        assert error.mean().abs() < 4 * error.std() / 100**0.5
+        assert error.mean().abs() < 4 * error.std() / 60**0.5
         assert 0.6 < error.square().mean().sqrt() / found.stderr.square().mean().sqrt() < 1.6
         errors[divergence] = error.square().mean()
-    assert errors["hutch++"] < errors["hutchinson"]
+    assert errors["hutch++"] < 0.3 * errors["hutchinson"]
 
 
 def test_hutchpp_with_as_many_directions_as_coordinates_is_exact() -> None:
