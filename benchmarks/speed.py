@@ -351,11 +351,6 @@ def with_unet(steps: int, rounds: int, seed: int) -> Values:
 # --- the Fréchet distance ----------------------------------------------------------------------------------------------
 
 
-def ours(p: sdegen.Moments, q: sdegen.Moments) -> float:
-    """`sdegen.metrics.frechet_distance`."""
-    return frechet_distance(p, q)
-
-
 def torchmetrics(p: sdegen.Moments, q: sdegen.Moments) -> float:
     """Eigenvalues of the product of the covariances."""
     from torchmetrics.image.fid import _compute_fid
@@ -379,7 +374,7 @@ def sqrtm(p: sdegen.Moments, q: sdegen.Moments) -> float:
 
 
 DISTANCES: dict[str, Callable[[sdegen.Moments, sdegen.Moments], float]] = {
-    "ours": ours,
+    "ours": frechet_distance,
     "torchmetrics": torchmetrics,
     "torch-fidelity": torch_fidelity,
     "scipy sqrtm": sqrtm,
@@ -405,8 +400,8 @@ def distances(d: int, rounds: int, seed: int) -> Values:
             if turn:
                 taken.setdefault(name, []).append(spent)
     cells: Values = {}
-    for name, spent in taken.items():
-        cells[f"{name}: s"], cells[f"{name}: ratio"] = median(spent), ratio(spent, taken["ours"])
+    for name, each_time in taken.items():
+        cells[f"{name}: s"], cells[f"{name}: ratio"] = median(each_time), ratio(each_time, taken["ours"])
         cells[f"{name}: apart"] = [abs(values[name] / values["ours"] - 1), None]
     return cells
 

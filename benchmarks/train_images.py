@@ -28,7 +28,7 @@ from sdegen.pretrained import NAMES
 from sdegen.weightings import DiscreteTimes, EDMWeighting, InverseVariance, LogNormalTimes
 
 HERE = Path(__file__).parent
-STEPS = {"digits": 3000, "mnist": 10_000, "fashion_mnist": 10_000, "sprites": 8000}
+STEPS = {"digits": 3000, "mnist": 4000, "fashion_mnist": 10_000, "sprites": 8000}
 SPLITS: dict[str, Callable[[], Split]] = {
     "digits": lambda: sdegen.data.digits().split(0.8, seed=0),
     "mnist": sdegen.data.mnist,
@@ -48,6 +48,8 @@ class Preset:
         As for `sdegen.Model` and `sdegen.fit`.
     epochs
         Passes over the data that the recipe asks for; None where `STEPS` says how long.
+    end
+        ``sigma / alpha`` below which the default sampler does not go; None for no such level.
     """
 
     parametrization: models.Parametrization
@@ -57,11 +59,18 @@ class Preset:
     warmup: int
     schedule: Callable[[float], float]
     epochs: int | None = None
+    end: float | None = None
 
 
 PRESETS = {
     "shipped": Preset(
-        models.EDM(), Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4)), 1e-3, 128, 200, training.cosine
+        models.EDM(),
+        Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4)),
+        1e-3,
+        128,
+        200,
+        training.cosine,
+        end=0.08,  # an eighth of the training is below: log 0.08 is 1.1 x 1.4 below -1
     ),
     # T = 1,000 linear betas, mean squared error of the noise at uniform steps, 500 epochs
     "source": Preset(
@@ -75,7 +84,8 @@ def build(images: Images, preset: Preset = PRESETS["shipped"], learned: bool = F
     channels, size = images.x.shape[1:3]
     net = sdegen.nets.UNet.small(channels, size, len(images.label_names), 2 * channels if learned else None)
     kind = sdegen.LearnedVariance if learned else sdegen.Model
-    return kind(net, sdegen.DDPM(), preset.parametrization)
+    sde = sdegen.DDPM()
+    return kind(net, sde, preset.parametrization, None if preset.end is None else sde.time(preset.end**-2).item())
 
 
 def train(

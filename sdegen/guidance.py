@@ -27,7 +27,7 @@ class Guided(nn.Module, ScoreModel):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.sde = model, model.sde
+        self.model, self.sde, self.end = model, model.sde, model.end
 
     @property
     def moments(self) -> Moments | None:

@@ -56,10 +56,13 @@ class ScoreModel(ABC):
         The forward process.
     moments
         Mean and covariance of the data, which the prior is matched to; None until known.
+    end
+        Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
     """
 
     sde: Any
     moments: Moments | None = None
+    end: float | None = None
 
     @property
     def like(self) -> Tensor | None:
@@ -372,22 +375,30 @@ class Model(Trainable, VelocityModel):
         A linear SDE.
     parametrization
         `Noise`, `Data`, `Velocity`, `Score` or `EDM` (the default).
+    end
+        Time at which the default sampler takes the posterior mean for the data: for a network that has seen little of the
+        noise below, whose fine strokes would be its own. By default there is none.
 
     Raises
     ------
     TypeError
         If the SDE is not linear (use `DirectModel`).
     ValueError
-        If the parametrisation is singular on the SDE.
+        If the parametrisation is singular on the SDE, or `end` is not a time of it.
     """
 
-    def __init__(self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
+    ) -> None:
         super().__init__()
         if not sde.is_linear:
             raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
         self.net, self.sde = net, sde
         self.parametrization = EDM() if parametrization is None else parametrization
         self.parametrization.check(sde)
+        if end is not None and not 0 <= end < sde.T:
+            raise ValueError(f"end = {end}; give a time from 0 to before T = {sde.T}.")
+        self.end = end
 
     @property
     def std(self) -> float:
@@ -444,12 +455,14 @@ class LearnedVariance(Model):
     ----------
     net
         Returns twice the channels it is given, along dimension 1.
-    sde, parametrization
+    sde, parametrization, end
         As for `Model`; scalar processes only.
     """
 
-    def __init__(self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None) -> None:
-        super().__init__(net, sde, parametrization)
+    def __init__(
+        self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
+    ) -> None:
+        super().__init__(net, sde, parametrization, end)
         if len(sde.e) > 1:
             raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
 
@@ -535,7 +548,7 @@ class Conditioned(ScoreModel):
     """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``."""
 
     def __init__(self, model: ScoreModel, **cond: Any) -> None:
-        self.model, self.cond, self.sde, self.moments = model, cond, model.sde, model.moments
+        self.model, self.cond, self.sde, self.moments, self.end = model, cond, model.sde, model.moments, model.end
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """The model's score under the conditions."""

@@ -33,13 +33,14 @@ def default(model: ScoreModel, steps: int | None = None) -> Sampler:
     this level of noise what they become. High orders need room, so the order grows with the steps: two up to eight, by
     extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector. From nine to twelve
     the polynomials live in the log-SNR, and `scale` is 0.85 of that. For matrix processes the like around a point mass;
-    Euler–Maruyama in 500 steps for nonlinear ones. Why: docs/choose_a_sampler.md.
+    Euler–Maruyama in 500 steps for nonlinear ones. Grids end at ``model.end``. Why: docs/choose_a_sampler.md.
     """
     if not model.sde.is_linear:
         return EulerMaruyama(500 if steps is None else steps)
     steps = 20 if steps is None else steps
+    plain = Multistep.default_grid(end=model.end)
     if len(model.sde.e) > 1:
-        return Multistep(steps, order=1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
+        return Multistep(steps, plain, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
     order, corrector, clock, factor = (
         (2, False, share, 1.0) if steps < 6 else
         (1, True, angle, 1.0) if steps < 9 else
@@ -47,8 +48,8 @@ def default(model: ScoreModel, steps: int | None = None) -> Sampler:
         (3, True, share, 1.0)
     )  # fmt: skip
     if model.moments is None:
-        return Multistep(steps, order=order, reference=Normal(), clock=clock, corrector=corrector)
-    grid = Angle(scale=factor * level(model.moments), power=0.5)
+        return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
+    grid = Angle(end=model.end, scale=factor * level(model.moments), power=0.5)
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 
