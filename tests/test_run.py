@@ -528,3 +528,38 @@ def test_what_cannot_be_encoded_is_refused(case: str) -> None:
     call, error, says = REFUSED[case]
     with pytest.raises(error, match=says):
         call()
+
+
+# --- where the default sampler ends -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("known", [True, False])
+def test_the_default_ends_where_the_model_says_with_the_posterior_mean(sde: Any, known: bool) -> None:
+    """Of N(0, v) under VP: the variance of ``E[x_0 | x_end]`` is ``alpha² v² / (alpha² v + sigma²)``; with no end it is v."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), 0.25))
+    n, end = 4000, 0.3
+    model = sdegen.Exact(sde, law)
+    prior = sde.prior(model.moments)
+    if not known:
+        model.moments = None
+    x_T = prior.sample(n, torch.Generator().manual_seed(0))
+    at = sde.observe(torch.zeros(1, len(sde.e)), torch.tensor(end))
+    c, s = at.c.square().item(), at.s.square().item()
+    for stop, variance in ((None, 0.25), (end, c * 0.25**2 / (c * 0.25 + s))):
+        model.end = stop
+        x = sde.project(sample(model, x_T=x_T, steps=40))
+        assert abs(x.var().item() / variance - 1) < 4 * (1 / n) ** 0.5 + 0.01
+
+
+def test_what_is_around_a_model_ends_with_it(tmp_path: Any) -> None:
+    net = sdegen.nets.UNet.small(1, 8, 3)
+    model = sdegen.Model(net, sdegen.VP(), end=0.05)
+    model.moments = sdegen.Moments(torch.zeros(1, 8, 8), torch.ones(64))
+    for around in (model, sdegen.guidance.ClassifierFree(model, 2.0), sdegen.Conditioned(model, label=torch.tensor(1))):
+        grid = samplers.default(around, 10).grid
+        assert grid is not None and grid.end == 0.05
+    sdegen.save(model, tmp_path / "model.safetensors")
+    assert sdegen.load(tmp_path / "model.safetensors").end == 0.05
+    with pytest.raises(ValueError, match=r"end = 1\.0; give a time from 0 to before T = 1"):
+        sdegen.Model(net, sdegen.VP(), end=1.0)
