@@ -73,6 +73,24 @@ Seconds, ratio to ours of the same round, and how far the values are from ours, 
     ),
 }
 
+LIKELIHOOD = {
+    "flow": """### Integrating the flow
+
+The ring, 500 points, from the true law at T; nats.
+
+""",
+    "divergence": """### Estimated divergences
+
+Root mean square error in nats on a law of sixteen dimensions under VP.
+
+""",
+    "bounds": """### Bounds
+
+Nats below the density, and the standard deviation of one draw, by the law that times are drawn from; then chains of N steps.
+
+""",
+}
+
 FIDS = {
     "fashion_mnist": "Fashion-MNIST, the shipped model, against test images",
     "mnist": "MNIST, the shipped model, against test images",
@@ -122,6 +140,8 @@ def main() -> None:
     for name in ("train_speed", "race"):
         if (HERE / "results" / name / f"{name}.md").exists():
             put(HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
+    blocks = [f"{text}{table(stem, of='likelihood_table')}\n" for stem, text in LIKELIHOOD.items()]
+    put(HERE / "README.md", "likelihood", "\n".join(blocks))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")

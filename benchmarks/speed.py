@@ -436,7 +436,7 @@ def main() -> None:
     columns = {f"{name}: µs": 2 for name in NOISES} | {f"{name}: ratio": 2 for name in ("SampleNoise", "BrownianNoise")}
     print(write(args, "noise", columns, table))
     d = 512 if args.quick else 2048
-    cells = combine([row(args, "distance", str(d), seed, partial(distances, d, 3 if args.quick else 5))])
+    cells = combine([row(args, "distance", str(d), seed, partial(distances, d, 3))])
     table = {name: {kind: cells.get(f"{name}: {kind}") for kind in ("s", "ratio", "apart")} for name in DISTANCES}
     print(write(args, "distance", {"s": 2, "ratio": 2, "apart": 15}, table))
 

@@ -1,0 +1,164 @@
+"""The likelihood table: what log-densities cost and how far they are off, on laws whose density is known.
+
+    python -m benchmarks.likelihood_table --threads 1      # 5 minutes
+
+First the probability flow of the true score of the ring: evaluations and errors of `sdegen.log_prob` at several tolerances,
+beside adaptive RK45 in `t` as score_sde runs it (from 1e-5 on, one error norm for the whole batch, the density at that
+time), with the divergence exact in both. Then estimated divergences on a law of sixteen dimensions, at equal numbers of
+derivatives. Last the bounds: standard errors of one draw, and what a chain of N steps is below the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+import sdegen
+from benchmarks.rows import Values, arguments, combine, row, write
+from sdegen.divergence import exact_divergence
+from sdegen.weightings import AngleTimes, ImportanceTimes, UniformTimes
+
+PROCESSES: dict[str, Callable[[], Any]] = {
+    "VP": sdegen.VP, "OU": sdegen.OU, "EDM": sdegen.EDM, "Cosine": sdegen.Cosine, "Rectified": sdegen.Rectified,
+    "CLD": sdegen.CLD,
+}  # fmt: skip
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def errors(value: Tensor, truth: Tensor, evaluations: int) -> Values:
+    """The columns of a way to integrate."""
+    gap = (value - truth).abs()
+    return {
+        "evaluations": [evaluations, None],
+        "mean error": [gap.mean().item(), None],
+        "largest": [gap.max().item(), None],
+    }
+
+
+def ours(name: str, tolerance: float, method: str | None, dtype: torch.dtype, n: int, seed: int) -> Values:
+    """`sdegen.log_prob` of points of the ring, from the true law at T."""
+    sde, ring = PROCESSES[name](), sdegen.data.gaussian_ring()
+    x = ring.sample(n, torch.Generator().manual_seed(seed))
+    u, rest = sde.complete(
+        x, torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+    )
+    found = sdegen.log_prob(
+        sdegen.Exact(sde, ring), u.to(dtype), joint=True, prior=sde.diffused(ring, sde.T), tolerance=tolerance, method=method,
+        return_error=True,
+    )  # fmt: skip
+    assert isinstance(found, sdegen.LogProb)
+    truth = sde.diffused(ring, 0.0).log_prob(u) if len(sde.e) == 1 else ring.log_prob(x) + rest
+    return errors(found.value.double(), truth, found.evaluations)
+
+
+def score_sde(tolerance: float, dtype: torch.dtype, n: int, seed: int) -> Values:
+    """RK45 of scipy on states and log-densities of the batch as one vector, on VP from ``t = 1e-5`` to T."""
+    sde, ring, start = sdegen.VP(), sdegen.data.gaussian_ring(), 1e-5
+    x = ring.sample(n, torch.Generator().manual_seed(seed))
+    flow = sde.reverse(sdegen.Exact(sde, ring), eta=0.0)
+
+    def slope(t: float, state: np.ndarray) -> np.ndarray:
+        y = torch.from_numpy(state[: 2 * n].reshape(n, 2)).to(dtype)
+        value, divergence = exact_divergence(lambda y: flow.drift(y, torch.tensor(t, dtype=torch.float64)), y)
+        return torch.cat([value.reshape(-1), divergence]).double().numpy()
+
+    state = torch.cat([x.reshape(-1), torch.zeros(n, dtype=x.dtype)]).numpy()
+    path = solve_ivp(slope, (start, sde.T), state, method="RK45", rtol=tolerance, atol=tolerance)
+    end = torch.from_numpy(path.y[:, -1])
+    value = sde.diffused(ring, sde.T).log_prob(end[: 2 * n].reshape(n, 2)) + end[2 * n :]
+    return errors(value, sde.diffused(ring, start).log_prob(x), path.nfev)
+
+
+def spread_law() -> sdegen.GaussianMixture:
+    """Sixteen dimensions, of which two, not along the axes, carry most of the divergence of the flow."""
+    U = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))[0]
+    widths = torch.linspace(0.2, 3.0, 16, dtype=torch.float64)
+    widths[:2] = 1e-3
+    return sdegen.GaussianMixture(
+        torch.full((2,), 0.5), torch.stack([0 * U[0], U[5]]), (U * widths @ U.T).expand(2, 16, 16)
+    )
+
+
+def estimated(divergence: str, probes: int, n: int, seed: int) -> Values:
+    """Root mean square error of an estimated divergence in log-densities, and that which it claims."""
+    law = spread_law()
+    x = law.sample(n, torch.Generator().manual_seed(seed))
+    model = sdegen.Exact(sdegen.VP(), law)
+    truth = sdegen.log_prob(model, x)
+    assert isinstance(truth, Tensor)
+    generator = torch.Generator().manual_seed(seed + 1)
+    found = sdegen.log_prob(model, x, divergence=divergence, probes=probes, generator=generator, return_error=True)
+    assert isinstance(found, sdegen.LogProb)
+    squares = (found.value - truth).square()
+    rms = squares.mean().sqrt()
+    return {
+        "error": [rms.item(), (squares.std() / n**0.5 / (2 * rms)).item()],
+        "claimed": [found.stderr.square().mean().sqrt().item(), None],
+        "evaluations": [found.evaluations, None],
+    }
+
+
+def bounds(name: str, n: int, seed: int) -> Values:
+    """Nats by which the bounds are below the density, and standard deviations of a draw."""
+    sde, ring = PROCESSES[name](), sdegen.data.gaussian_ring()
+    generator = torch.Generator().manual_seed(seed)
+    x = ring.sample(n, generator)
+    model, truth = sdegen.Exact(sde, ring), ring.log_prob(x)
+    if len(sde.e) == 1:
+        truth = sde.diffused(ring, 0.0).log_prob(x)
+    cells: Values = {}
+    for label, law in (("angle", AngleTimes()), ("log-SNR", ImportanceTimes()), ("uniform", UniformTimes())):
+        found = sdegen.elbo(model, x, draws=250, times=law, generator=generator)
+        gap = truth - found.value
+        cells[f"{label}: gap"] = [gap.mean().item(), gap.std().item() / n**0.5]
+        cells[f"{label}: std"] = [found.stderr.square().mean().sqrt().item() * 250**0.5, None]
+    for steps in (100, 200, 400):
+        gap = ring.log_prob(x) - sdegen.discrete_elbo(model, x, steps, draws=4, generator=generator).value
+        cells[f"chain of {steps}"] = [gap.mean().item(), gap.std().item() / n**0.5]
+    return cells
+
+
+def main() -> None:
+    """Compute what is missing, and print the tables."""
+    args = arguments(__doc__.splitlines()[0], "likelihood_table", seeds=1)
+    n, seed = 100 if args.quick else 500, args.seeds[0]
+    table: dict[str, Values] = {}
+
+    def add(name: str, block: str, compute: Callable[[int], Values]) -> None:
+        table[name] = combine([row(args, block, name, seed, compute)])
+
+    for process in PROCESSES:
+        for tolerance in TOLERANCES if process == "VP" else (1e-4, 1e-5):
+            add(f"ours, {process}, {tolerance:.0e}", "flow", partial(ours, process, tolerance, None, torch.float64, n))
+    for tolerance in (1e-5, 1e-6, 1e-7):
+        add(f"ours by dopri5, VP, {tolerance:.0e}", "flow", partial(ours, "VP", tolerance, "dopri5", torch.float64, n))
+    add("ours, VP, float32", "flow", partial(ours, "VP", 1e-5, None, torch.float32, n))
+    for tolerance in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        add(f"RK45 in t, VP, {tolerance:.0e}", "flow", partial(score_sde, tolerance, torch.float64, n))
+    for tolerance in (1e-5, 1e-6):
+        name = f"RK45 in t, VP, float32, {tolerance:.0e}"
+        add(name, "flow", partial(score_sde, tolerance, torch.float32, n))
+    print(write(args, "flow", {"evaluations": 0, "mean error": 9, "largest": 9}, table))
+    table = {}
+    for divergence, share in (("hutchinson", 1), ("hutch++", 2)):
+        for derivatives in (4, 8, 12):
+            name = f"{divergence}, {derivatives} derivatives"
+            add(name, "divergence", partial(estimated, divergence, derivatives // share, n // 5))
+    print(write(args, "divergence", {"error": 4, "claimed": 4, "evaluations": 0}, table))
+    table = {}
+    for process in PROCESSES:
+        add(process, "bounds", partial(bounds, process, n // 2))
+    laws = {
+        f"{law}: {what}": digits for law in ("angle", "log-SNR", "uniform") for what, digits in (("gap", 3), ("std", 2))
+    }
+    print(write(args, "bounds", laws | {f"chain of {steps}": 3 for steps in (100, 200, 400)}, table))
+
+
+if __name__ == "__main__":
+    main()
