@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import pytest
@@ -251,6 +252,13 @@ def test_a_failed_save_leaves_the_folder_as_it_was(small, tmp_path, monkeypatch,
     assert [p.name for p in tmp_path.iterdir()] == (["model.safetensors"] if before else [])
     if before:
         assert path.read_bytes() == old
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_saved_model_may_be_read_like_any_new_file(small, tmp_path):
+    (tmp_path / "other").touch()
+    save(small, tmp_path / "model")
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_save_replaces_the_file_that_was_there(small, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import sdegen
 from sdegen.data import (
@@ -710,6 +710,16 @@ def test_what_is_no_dataset_of_images_is_refused(rows, error, message):
         from_dataset(Rows(rows))
 
 
+def test_a_stream_is_no_dataset_of_images():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.zeros(1, 2, 2).byte()
+
+    with pytest.raises(TypeError, match=r"Stream has no length or no rows to ask for; give .* list\(dataset\)"):
+        from_dataset(Stream())
+    assert from_dataset(list(Stream())).x.shape == (1, 1, 2, 2)
+
+
 def test_palettes_are_not_taken_for_colours():
     pil = pytest.importorskip("PIL.Image", reason="needs pillow")
     with pytest.raises(TypeError, match="an image has mode P; convert it"):
@@ -741,6 +751,15 @@ def test_a_folder_is_its_images_class_by_class(tree, images):
     assert from_folder(tree, mode="L").x.shape == (12, 1, 4, 5) and from_folder(tree, mode="RGBA").x.shape[1] == 4
     turned = from_folder(str(tree), transform=lambda image: image.transpose(0))
     assert torch.equal(turned.x, made.x.flip(3))
+
+
+def test_photographs_are_turned_as_their_camera_was_held(tmp_path):
+    pil = pytest.importorskip("PIL.Image", reason="needs pillow")
+    pixels = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
+    exif = pil.Exif()
+    exif[0x0112] = 6  # the top of the scene is at the right of the picture
+    pil.fromarray(pixels.numpy()).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(from_folder(tmp_path, mode="L").x[0, 0], pixels.rot90(-1))
 
 
 def test_a_folder_never_loses_anything_unsaid(tree):

@@ -89,6 +89,10 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
     >>> from_dataset(TensorDataset(torch.rand(5, 1, 4, 4), torch.arange(5)), scaling=Scaling(0, 1))
     Images(5 of 1×4×4, 5 classes)
     """
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(
+            f"{type(dataset).__name__} has no length or no rows to ask for; give a map-style dataset, or list(dataset)."
+        )
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for i in range(len(dataset)):
@@ -120,7 +124,8 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
 def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any], Any] | None = None) -> Images:
     """Images from a folder: one subfolder per class, named by it, in alphabetical order; or none, and no labels.
 
-    Files that are no images by their name, and hidden ones, are passed over. Needs pillow.
+    Files that are no images by their name, and hidden ones, are passed over; photographs are turned as their camera was held.
+    Needs pillow.
 
     Parameters
     ----------
@@ -178,9 +183,10 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
 
 
 def _read_image(pil: Any, file: Path, mode: str, transform: Callable[[Any], Any] | None) -> np.ndarray:
+    turned = optional("PIL.ImageOps", "pillow", "reading image files").exif_transpose
     try:
         with pil.open(file) as opened:
-            image = opened.copy()  # reads it whole
+            image = turned(opened)  # as its camera was held; reads it whole
     except (OSError, SyntaxError) as error:  # PIL raises both for broken files
         raise ValueError(f"{file} cannot be read: {error}") from error
     if transform is not None:
