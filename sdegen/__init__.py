@@ -10,6 +10,7 @@ judges by.
 from . import data, divergence, grids, guidance, kernels, losses, metrics, nets, plots, samplers, testing, weightings
 from .bits import bits_per_dim
 from .checkpoints import load, save
+from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .likelihood import Density as density
@@ -36,8 +37,8 @@ __all__ = [
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Chain", "LogProb", "bits_per_dim", "density",
-    "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
+    "bits_per_dim", "density", "diagnose", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
     "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing",
     "weightings",

@@ -1,0 +1,239 @@
+"""The error budget: is it the network, the process or the sampler?
+
+Samples of a model differ from the data for four reasons, and where the law of the data is known each can be isolated: everything
+else is replaced by the truth.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .distributions import Distribution, Empirical
+from .grids import Angle
+from .kernels import Transition
+from .metrics import sliced_wasserstein
+from .metrics.estimate import Estimate
+from .models import Exact, ScoreModel
+from .operators import Scale
+from .samplers import ProbabilityFlow, Sampler, sample
+from .samplers.run import default, evaluating
+from .weightings import AngleTimes
+
+BLOCKS = 8  # of samples, over which distances vary
+ADVICE = {
+    "prior": "the law at T is not the prior: let the process run longer (a larger T), or give it a prior of its own.",
+    "truncation": "sampling ends before the data: let the grid end at a smaller time.",
+    "discretisation": "the sampler takes too few or too coarse steps: take more, or another sampler.",
+    "score": "the network is not there yet: train longer, or weight the times where the curve is high.",
+}
+
+
+class Term(NamedTuple):
+    """One cause of error.
+
+    Attributes
+    ----------
+    w2
+        Sliced 2-Wasserstein distance that this cause alone makes.
+    nats
+        What it costs in nats, where that has a meaning: the gap of the prior, the Kullback–Leibler divergence to the smoothed
+        law where sampling ends, and ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` for the score. None for the sampler's steps.
+    """
+
+    w2: Estimate
+    nats: Estimate | None
+
+
+class Budget(NamedTuple):
+    """Where the error of samples comes from: what `diagnose` returns.
+
+    Attributes
+    ----------
+    terms
+        ``prior``, ``truncation``, ``discretisation`` and ``score``.
+    total, floor
+        Sliced distances of the model's own samples to data, and of data to data, in blocks of as many.
+    times, curve
+        Times in order, ``(bins + 1,)``, and the nats that the error of the score costs between each two, ``(bins,)``.
+    """
+
+    terms: dict[str, Term]
+    total: Estimate
+    floor: Estimate
+    times: Tensor
+    curve: Tensor
+
+    @property
+    def cause(self) -> str:
+        """The term of the largest distance."""
+        return max(self.terms, key=lambda name: self.terms[name].w2.value)
+
+    @property
+    def advice(self) -> str:
+        """A sentence about the largest term."""
+        small = self.terms[self.cause].w2.value < self.floor.value
+        aside = " It is less than two such sets of data are apart, though." if small else ""
+        return f"Most of the error is of the {self.cause}: {ADVICE[self.cause]}{aside}"
+
+    def __str__(self) -> str:
+        lines = [f"{'':16}{'sliced W2':>24}{'nats':>28}"]
+        for name, (w2, nats) in self.terms.items():
+            lines.append(f"{name:16}{w2!s:>24}{'–' if nats is None else str(nats):>28}")
+        lines += [f"{'all together':16}{self.total!s:>24}", f"{'data to data':16}{self.floor!s:>24}"]
+        return "\n".join([*lines, self.advice])
+
+    def plot(self) -> Figure:
+        """The terms as bars, the floor a line; and the error of the score along the time."""
+        figure = Figure(figsize=(8, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        assert isinstance(left, Axes) and isinstance(right, Axes)
+        names = list(self.terms)
+        left.bar(names, [t.w2.value for t in self.terms.values()], yerr=[t.w2.stderr for t in self.terms.values()])
+        left.axhline(self.floor.value, color="0.5", linestyle=":", label="data to data")
+        left.set_ylabel("sliced W2")
+        left.tick_params(axis="x", rotation=20)
+        left.legend(frameon=False)
+        right.stairs(self.curve.numpy(), self.times.numpy(), fill=True)
+        right.set_xlabel("t")
+        right.set_ylabel("nats of the score's error")
+        return figure
+
+
+def diagnose(
+    model: ScoreModel,
+    data: Distribution | Tensor,
+    sampler: Sampler | None = None,
+    *,
+    n: int = 4096,
+    seed: int = 0,
+    bins: int = 20,
+) -> Budget:
+    """Split the error of a model's samples by its causes, each with all others replaced by the truth.
+
+    With the true score and a flow solved to high accuracy: the *prior* is what starting from it, not from the law at T, does;
+    *truncation* what it does to take the posterior mean for the data at the last time of the grid; *discretisation* what the
+    sampler does that the exact flow to that time does not. The *score* is what the model does in place of the truth, both
+    along the accurate flow. Distances are between samples that share their starts (those of the prior are the others, drawn by
+    the ratio of the two densities), hence without a floor where the sampler is deterministic; noise of a stochastic one adds
+    that of two independent samples (`floor`).
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    data
+        The law of the data, or data, ``(N, *)``, taken for all there are.
+    sampler
+        What is judged; the default sampler by default.
+    n
+        Samples of each comparison, in 8 blocks.
+    seed
+        Of everything.
+    bins
+        Of the curve.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear: the true score has no closed form.
+    ValueError
+        If there are fewer than 64 samples.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> budget = diagnose(sdegen.Exact(sdegen.OU(T=0.5), ring), ring, n=1024)
+    >>> budget.cause  # at T = 0.5 the ring is no Gaussian yet
+    'prior'
+    """
+    if n < 64:
+        raise ValueError(f"n = {n}; distances of {BLOCKS} blocks need at least 64 samples.")
+    law: Any = Empirical(data) if isinstance(data, Tensor) else data
+    sde: Any = model.sde
+    exact = Exact(sde, law)  # refuses a process that is not linear
+    sampler = default(model) if sampler is None else sampler
+    generator = torch.Generator().manual_seed(seed)
+    end = sampler.times(sde, True)[-1].item()
+    fine = ProbabilityFlow(grid=Angle(end=end), rtol=1e-5, atol=1e-5)
+    prior = sde.prior(law.moments() if model.moments is None else model.moments)
+
+    def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
+        with torch.no_grad():
+            start = x_T if of.like is None else x_T.to(of.like)
+            return sample(of, x_T=start, sampler=by, seed=seed, progress=False).double().cpu()
+
+    def apart(x: Tensor, y: Tensor) -> Estimate:
+        parts = zip(x.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)
+        return Estimate.of([sliced_wasserstein(a, b, seed=seed).value for a, b in parts])
+
+    x_0 = law.sample(n, generator)
+    x_T = sde.perturb(x_0, sde.T, generator=generator).x
+    x_end = sde.perturb(x_0, end, generator=generator).x
+    log_ratio = prior.log_prob(x_T) - sde.diffused(law, sde.T).log_prob(x_T)
+    known = drawn(exact, x_T, fine)
+    chosen = torch.cat([i + b.start for b, i in ((b, resampled(log_ratio[b])) for b in _blocks(n))])
+    times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
+    terms = {
+        "prior": Term(apart(known[chosen], known), Estimate.of(-log_ratio)),
+        "truncation": Term(apart(sde.project(exact.denoise(x_end, end)), x_0), _smoothing(sde, law, x_0, end)),
+        "discretisation": Term(apart(drawn(exact, x_T, sampler), known), None),
+        "score": Term(apart(drawn(model, x_T, fine), known), nats),
+    }
+    total = drawn(model, prior.sample(n, generator), sampler)
+    return Budget(terms, apart(total, x_0), apart(law.sample(n, generator), x_0), times, curve)
+
+
+def resampled(log_weights: Tensor) -> Tensor:
+    """Places of as many draws by weight, each as often as its share but for rounding (systematic resampling).
+
+    They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
+    """
+    n, order = len(log_weights), log_weights.argsort()
+    shares = (log_weights[order].softmax(0) * n).cumsum(0)
+    return order[torch.searchsorted(shares, torch.arange(n, dtype=shares.dtype) + 0.5).clamp_max(n - 1)]
+
+
+def _blocks(n: int) -> list[slice]:
+    """The rows of each block."""
+    starts = [0, *(len(part) for part in torch.arange(n).chunk(BLOCKS))]
+    edges = torch.tensor(starts).cumsum(0).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _score_error(
+    model: ScoreModel, exact: Exact, x_0: Tensor, bins: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Estimate]:
+    """Times, the part of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between them, and the whole."""
+    sde: Any = model.sde
+    t, factor = AngleTimes().sample(sde, len(x_0), generator)
+    t, order = t.sort()
+    x = sde.perturb(x_0, t, generator=generator).x
+    like = model.like
+    with torch.no_grad(), evaluating(model):
+        score = torch.cat(
+            [
+                model.score(a if like is None else a.to(like), b).double().cpu()
+                for a, b in zip(x.split(4096), t.split(4096), strict=True)
+            ]
+        )
+    wrong = sde.diffusion_operator(t).T(score - exact.score(x, t))
+    nats = 0.5 * wrong.flatten(1).square().sum(1) * factor[order] * (sde.T - sde.t_min)
+    parts, places = nats.chunk(bins), t.chunk(bins)
+    curve = torch.stack([part.sum() for part in parts]) / len(nats)
+    return torch.stack([places[0][0], *(place[-1] for place in places)]), curve, Estimate.of(nats)
+
+
+def _smoothing(sde: Any, law: Any, x_0: Tensor, end: float) -> Estimate | None:
+    """``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
+    if not hasattr(law, "log_prob"):
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    smoothed = law.diffuse(Transition(Scale(one[0]), Scale(sde.snr(end).rsqrt())), one)
+    return Estimate.of(law.log_prob(x_0) - smoothed.log_prob(x_0))

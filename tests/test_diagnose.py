@@ -1,0 +1,164 @@
+"""The error budget: each term against a closed form on Gaussian data, and causes made to dominate on mixtures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import scipy.integrate
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import diagnose, samplers
+from sdegen.diagnose import resampled
+from sdegen.grids import Angle
+from sdegen.testing.samplers import affine_moments
+
+RING = sdegen.data.gaussian_ring()
+V = 0.25
+NORMAL = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), V))
+
+
+class Scaled(sdegen.ScoreModel):
+    """A score that is off by a factor."""
+
+    def __init__(self, model: Any, factor: float) -> None:
+        self.model, self.factor, self.sde, self.moments = model, factor, model.sde, model.moments
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        return self.factor * self.model.score(x, t, **cond)
+
+
+def near(found: sdegen.metrics.Estimate, truth: float) -> bool:
+    """Within four standard errors, and a part in a hundred for what blocks of samples do to a root."""
+    return abs(found.value - truth) < 4 * found.stderr + 0.01 * abs(truth) + 1e-5
+
+
+# --- closed forms on N(0, V) --------------------------------------------------------------------------------------------
+
+
+def test_the_truth_has_no_error() -> None:
+    budget = diagnose(
+        sdegen.Exact(sdegen.VP(), NORMAL), NORMAL, samplers.default(sdegen.Exact(sdegen.VP(), NORMAL), 40)
+    )
+    for name, term in budget.terms.items():
+        assert term.w2.value < 3e-3, name
+        assert term.nats is None or abs(term.nats.value) < 1e-4
+    assert budget.total.value < 2 * budget.floor.value
+    assert "less than two such sets of data are apart" in str(budget)
+
+
+def test_the_prior_costs_its_divergence_and_widens_what_the_flow_makes_of_it() -> None:
+    sde, wrong = sdegen.OU(T=1.0), 3.0
+    model = sdegen.Exact(sde, NORMAL)
+    model.moments = sdegen.Moments(torch.zeros(2), wrong * torch.eye(2))
+    at = sde.marginal(1.0)
+    a2, s2 = at.Phi.matrix().item() ** 2, at.covariance.matrix().item()
+    true, given = a2 * V + s2, a2 * wrong + s2
+    term = diagnose(model, NORMAL, n=16384).terms["prior"]
+    assert term.nats is not None and near(term.nats, true / given - 1 - math.log(true / given))
+    assert near(term.w2, math.sqrt(V * given / true) - math.sqrt(V))
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
+def test_truncation_is_what_the_posterior_mean_loses(sde: Any) -> None:
+    end = 0.3
+    model = sdegen.Exact(sde, NORMAL)
+    term = diagnose(model, NORMAL, samplers.DDIM(20, Angle(end=end)), n=8192).terms["truncation"]
+    snr = sde.snr(end).item()
+    assert near(term.w2, math.sqrt(V) - math.sqrt(V * V / (V + 1 / snr)))
+    ratio = V / (V + 1 / snr)
+    assert term.nats is not None and near(term.nats, ratio - 1 - math.log(ratio))
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+def test_discretisation_is_what_the_sampler_does_to_the_variance(steps: int) -> None:
+    model = sdegen.Exact(sdegen.VP(), NORMAL)
+    sampler = samplers.DDIM(steps)
+    made = affine_moments(sampler, model, denoise=True)[1][0, 0].item()
+    end = sampler.times(model.sde, True)[-1].item()
+    true = V * V / (V + 1 / model.sde.snr(end).item()) if end > 0 else V
+    term = diagnose(model, NORMAL, sampler).terms["discretisation"]
+    assert abs(math.sqrt(made) - math.sqrt(true)) > 0.005
+    assert near(term.w2, abs(math.sqrt(made) - math.sqrt(true)))
+
+
+def test_a_score_off_by_a_factor_costs_its_error_along_the_path() -> None:
+    sde, c = sdegen.VP(), 1.2
+    model = Scaled(sdegen.Exact(sde, NORMAL), c)
+
+    def coefficients(t: float) -> tuple[float, float, float]:
+        at = sde.marginal(t)
+        f, g = (operator(t).matrix().item() for operator in (sde.drift_operator, sde.diffusion_operator))
+        return f, g**2, at.Phi.matrix().item() ** 2 * V + at.covariance.matrix().item()
+
+    def cost(t: float) -> float:
+        _, g2, q = coefficients(t)
+        return 0.5 * (c - 1) ** 2 * g2 * 2 / q
+
+    def growth(t: float) -> float:
+        f, g2, q = coefficients(t)
+        return f + 0.5 * c * g2 / q
+
+    budget = diagnose(model, NORMAL, samplers.DDIM(400))
+    term = budget.terms["score"]
+    nats = scipy.integrate.quad(cost, 0, 1)[0]
+    assert term.nats is not None and near(term.nats, nats)
+    torch.testing.assert_close(budget.curve.sum().item(), term.nats.value)
+    half = int(torch.searchsorted(budget.times, 0.2))
+    early = scipy.integrate.quad(cost, 0, budget.times[half].item())[0]
+    assert abs(budget.curve[:half].sum().item() / early - 1) < 0.1  # and at its time
+    std = math.sqrt(coefficients(1.0)[2]) * math.exp(-scipy.integrate.quad(growth, 0, 1)[0])
+    assert near(term.w2, abs(std - math.sqrt(V)))
+
+
+def test_weights_draw_places_as_often_as_their_share() -> None:
+    weights = torch.tensor([0.5, 0.0, 0.25, 0.25], dtype=torch.float64)
+    assert sorted(resampled(weights.log()).tolist()) == [0, 0, 2, 3]
+    many = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    counts = torch.bincount(resampled(many.log()), minlength=1000)
+    assert ((counts - 1000 * many / many.sum()).abs() < 1).all()
+
+
+# --- causes on mixtures -------------------------------------------------------------------------------------------------
+
+OTHER = sdegen.data.gaussian_ring(modes=7)
+CASES = {
+    "a short process": (sdegen.Exact(sdegen.OU(T=0.5), RING), None, "prior"),
+    "grid that ends early": (sdegen.Exact(sdegen.VP(), RING), samplers.Multistep(40, Angle(end=0.4)), "truncation"),
+    "few steps": (sdegen.Exact(sdegen.VP(), RING), samplers.DDIM(5), "discretisation"),
+    "few steps with noise": (sdegen.Exact(sdegen.VP(), RING), samplers.Ancestral(8), "discretisation"),
+    "few steps of a matrix process": (sdegen.Exact(sdegen.CLD(), RING), samplers.DDIM(5), "discretisation"),
+    "a score too steep": (Scaled(sdegen.Exact(sdegen.VP(), RING), 1.5), samplers.DDIM(50), "score"),
+    "the score of another law": (sdegen.Exact(sdegen.EDM(), OTHER), samplers.Heun(40), "score"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_cause_is_named(case: str) -> None:
+    model, sampler, cause = CASES[case]
+    budget = diagnose(model, RING, sampler)
+    assert budget.cause == cause
+    assert budget.advice.startswith(f"Most of the error is of the {cause}: ")
+    others = [term.w2.value for name, term in budget.terms.items() if name != cause]
+    assert budget.terms[cause].w2.value > 1.5 * max(others)
+
+
+def test_a_finite_set_of_data_and_a_network(device: torch.device, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = RING.sample(200, torch.Generator().manual_seed(0))
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    sdegen.fit(model, x.to(device, dtype), steps=20, batch_size=64, seed=0, progress=False)
+    budget = diagnose(model, x, n=512)
+    assert budget.cause == "score" and budget.terms["truncation"].nats is None
+    figure = budget.plot()
+    assert len(figure.axes) == 2 and len(figure.axes[0].patches) == 4
+
+
+def test_what_cannot_be_diagnosed_is_refused() -> None:
+    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+        diagnose(sdegen.DirectModel(nn.Identity(), sdegen.DoubleWell()), RING)
+    with pytest.raises(ValueError, match=r"n = 10; distances of 8 blocks need at least 64"):
+        diagnose(sdegen.Exact(sdegen.VP(), RING), RING, n=10)
