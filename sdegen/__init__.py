@@ -3,8 +3,8 @@
 `kernels` and `distributions` are the Gaussian laws; `sde`, `linear`, `scalar` and `matrix` the forward SDEs, `processes`
 and `nonlinear` the zoo of them; `models` the score models, `parametrizations` what their networks are asked for;
 `weightings` and `losses` what they are trained by; `grids` and `samplers` how they are sampled; `likelihood`, `elbo` and
-`bits` their densities; `nets`, `data`, `training` and `checkpoints` the practical side; `metrics`, `testing` and `plots` what one
-judges by.
+`bits` their densities; `nets`, `data`, `training` and `checkpoints` the practical side; `metrics`, `diagnose`, `testing`
+and `plots` what one judges by.
 """
 
 from . import data, divergence, grids, guidance, kernels, losses, metrics, nets, plots, samplers, testing, weightings
