@@ -188,6 +188,7 @@ def sample_with_log_prob(
         x_T = start(model, n, seed)
     else:
         x_T = prior.sample(n, generator)
+        x_T = x_T if model.like is None else x_T.to(model.like)
     bound: Any = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
         traces = partial(TRACES[divergence], probes=probes, generator=generator)

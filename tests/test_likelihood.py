@@ -149,6 +149,16 @@ def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
     assert (exact.value - log_prob(model, y, joint=True, prior=given)).abs().max() < 1e-4
 
 
+def test_samples_of_a_network_come_with_their_density_in_its_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    sdegen.fit(model, RING, steps=30, batch_size=128, seed=0, progress=False)
+    for prior in (None, law_at(model.sde, 1.0)):
+        x, found = sdegen.sample_with_log_prob(model, 8, seed=1, prior=prior)
+        assert x.dtype == dtype and x.device.type == device.type
+        assert (found.value - log_prob(model, x, prior=prior)).abs().max() < 0.01
+
+
 def test_a_flow_that_cannot_be_followed_says_where() -> None:
     class Broken(sdegen.Exact):
         def estimate(self, x, t, **cond):
