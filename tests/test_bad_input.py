@@ -619,9 +619,9 @@ bad(
     ValueError,
     lambda w: log_prob(w.exact, w.x, divergence="exakt"),
     r"^divergence = 'exakt'",
-    r'"exact" or "hutchinson"',
+    r"expected one of 'exact', 'hutchinson'",
 )
-bad("no probes", ValueError, lambda w: log_prob(w.exact, w.x, probes=0), r"^probes = 0", r"at least 1")
+bad("no probes", ValueError, lambda w: log_prob(w.exact, w.x, probes=0), r"^probes = 0", r"at least one")
 bad(
     "a negative tolerance",
     ValueError,
