@@ -31,7 +31,7 @@ from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
 
 EVALUATIONS = (10, 20, 50, 100)
-SCALES = (1.25, 1.5, 2.0, 3.0)
+SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
 SCALING = Scaling(-1, 1)
 COUNT = 2000
 BATCH = 250

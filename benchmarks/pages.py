@@ -93,6 +93,7 @@ Nats below the density, and the standard deviation of one draw, by the law that 
 
 FIDS = {
     "fashion_mnist": "Fashion-MNIST, the shipped model, against test images",
+    "fashion_mnist-10000": "Fashion-MNIST, of 10,000 images each",
     "mnist": "MNIST, the shipped model, against test images",
     "sprites": "Sprites, the shipped model, against the tiles that no fold holds",
     "digits": "Digits, a model of 3,000 steps, against held-back images",
