@@ -11,7 +11,6 @@ and averaged weights, in the precision that is faster for them. Then each draws 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ from benchmarks.fid_table import ddim
 from benchmarks.rows import Values, arguments, combine, row, write
 from benchmarks.train_images import PRESETS
 from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
-from sdegen import metrics, samplers
+from sdegen import metrics, samplers, training
 from sdegen.data import Images, Scaling
 from sdegen.distributions import moments_of
 from sdegen.models import ScoreModel
@@ -75,9 +74,7 @@ def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: flo
     began, seen, lr = time.perf_counter(), 0, loop.optimiser.param_groups[0]["lr"]
     while (part := (time.perf_counter() - began) / seconds) < 1:
         for index in torch.randperm(len(x)).split(BATCH)[:100]:
-            loop.optimiser.param_groups[0]["lr"] = (
-                lr * min(1.0, seen / (200 * BATCH)) * 0.5 * (1 + math.cos(math.pi * part))
-            )
+            loop.optimiser.param_groups[0]["lr"] = lr * min(1.0, seen / (200 * BATCH)) * training.cosine(part)
             loop.step(x[index])
             average.update_parameters(loop.net)
             seen += len(index)

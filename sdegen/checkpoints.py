@@ -65,10 +65,9 @@ def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) 
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
             part = Path(folder) / path.name
             save_file({name: _own(value) for name, value in tensors.items()}, part, metadata=header)
-            (Path(folder) / "mode").touch()
-            part.chmod(
-                (Path(folder) / "mode").stat().st_mode
-            )  # what any new file gets: safetensors lets only its owner read
+            usual = Path(folder) / "mode"
+            usual.touch()
+            part.chmod(usual.stat().st_mode)  # safetensors lets only its owner read
             with part.open("r+b") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)

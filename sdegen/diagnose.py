@@ -6,7 +6,6 @@ else is replaced by the truth.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -178,7 +177,8 @@ def diagnose(
     x_end = sde.perturb(x_0, end, generator=generator).x
     log_ratio = prior.log_prob(x_T) - sde.diffused(law, sde.T).log_prob(x_T)
     known = drawn(exact, x_T, fine)
-    chosen = torch.cat([i + b.start for b, i in ((b, resampled(log_ratio[b])) for b in _blocks(n))])
+    blocks = zip(torch.arange(n).chunk(BLOCKS), log_ratio.chunk(BLOCKS), strict=True)
+    chosen = torch.cat([places[resampled(weights)] for places, weights in blocks])
     times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     terms = {
         "prior": Term(apart(known[chosen], known), Estimate.of(-log_ratio)),
@@ -198,13 +198,6 @@ def resampled(log_weights: Tensor) -> Tensor:
     n, order = len(log_weights), log_weights.argsort()
     shares = (log_weights[order].softmax(0) * n).cumsum(0)
     return order[torch.searchsorted(shares, torch.arange(n, dtype=shares.dtype) + 0.5).clamp_max(n - 1)]
-
-
-def _blocks(n: int) -> list[slice]:
-    """The rows of each block."""
-    starts = [0, *(len(part) for part in torch.arange(n).chunk(BLOCKS))]
-    edges = torch.tensor(starts).cumsum(0).tolist()
-    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _score_error(

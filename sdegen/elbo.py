@@ -15,7 +15,7 @@ from torch import Tensor
 from .distributions import GaussianMixture, Moments
 from .grids import LogSNR
 from .kernels import noise_like
-from .likelihood import repeated
+from .likelihood import repeated, stderr_of_mean
 from .linear import gaussian
 from .models import Conditioned, Exact, ScoreModel
 from .operators import rows
@@ -131,7 +131,7 @@ def elbo(
         first, last = (sde.diffused(normal.distribution, v) for v in (0.0, sde.T))
         values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
         values = (values - lost * rows(factor * (sde.T - sde.t_min), lost)).reshape(-1, draws)
-    return Bound(values.mean(1), _stderr(values))
+    return Bound(values.mean(1), stderr_of_mean(values))
 
 
 def discrete_elbo(
@@ -188,7 +188,7 @@ def discrete_elbo(
         terms.append(0.5 * gap.square().sum(1) * snr.item() + 0.5 * d * math.log(2 * math.pi / snr.item()))
         found = torch.stack(terms).reshape(len(terms), -1, draws)
     values = -found.sum(0)
-    return Chain(values.mean(1), _stderr(values), found.mean(2), t)
+    return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)
 
 
 def _reference(moments: Any) -> GaussianMixture:
@@ -226,9 +226,3 @@ def _checked(model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[st
         raise ValueError("the model does not know its data's moments; fit it, or set model.moments.")
     prior = model.sde.prior(model.moments) if prior is None else prior
     return Conditioned(model, **repeated(cond, len(x), draws)) if cond else model, prior
-
-
-def _stderr(values: Tensor) -> Tensor:
-    """Of the mean over draws, ``(B,)`` from ``(B, draws)``."""
-    n = values.shape[1]
-    return values.std(1) / n**0.5 if n > 1 else torch.full_like(values[:, 0], torch.nan)

@@ -316,8 +316,7 @@ def _follow(
         ) from failure
     scales = flow.log_scale(ends)
     totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
-    stderr = torch.full_like(totals[:, 0], 0.0 if traces.exact else torch.nan)
-    stderr = totals.std(1) / traces.m**0.5 if traces.m > 1 else stderr
+    stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)
     return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), totals.mean(1), stderr, evaluations)
 
 
@@ -342,10 +341,14 @@ def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
 
 def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
     """``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
+    mean = values.logsumexp(1) - math.log(values.shape[1])
+    return mean, stderr_of_mean((values - mean[:, None]).exp())
+
+
+def stderr_of_mean(values: Tensor) -> Tensor:
+    """Standard error of the mean of each row of ``(B, draws)``, ``(B,)``; NaN of a single draw."""
     draws = values.shape[1]
-    mean = values.logsumexp(1) - math.log(draws)
-    weights = (values - mean[:, None]).exp()
-    return mean, weights.std(1) / draws**0.5 if draws > 1 else torch.full_like(mean, torch.nan)
+    return values.std(1) / draws**0.5 if draws > 1 else torch.full_like(values[:, 0], torch.nan)
 
 
 class Density:
@@ -368,7 +371,7 @@ class Density:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density by the probability flow, in the model's dtype."""
-        weight = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
-        value = log_prob(self.model, x if weight is None else x.to(weight), **self.cond)
+        like = self.model.like
+        value = log_prob(self.model, x if like is None else x.to(like), **self.cond)
         assert isinstance(value, Tensor)
         return value
