@@ -28,7 +28,7 @@ from sdegen.pretrained import NAMES
 from sdegen.weightings import DiscreteTimes, EDMWeighting, InverseVariance, LogNormalTimes
 
 HERE = Path(__file__).parent
-STEPS = {"digits": 3000, "mnist": 4000, "fashion_mnist": 10_000, "sprites": 8000}
+STEPS = {"digits": 3000, "mnist": 10_000, "fashion_mnist": 10_000, "sprites": 8000}
 SPLITS: dict[str, Callable[[], Split]] = {
     "digits": lambda: sdegen.data.digits().split(0.8, seed=0),
     "mnist": sdegen.data.mnist,

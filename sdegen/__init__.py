@@ -13,6 +13,7 @@ from .checkpoints import load, save
 from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .elbo import Bound, Chain, discrete_elbo, elbo
+from .fokker_planck import FokkerPlanck
 from .likelihood import Density as density
 from .likelihood import LogProb, log_prob, sample_with_log_prob
 from .linear import LinearSDE
@@ -35,7 +36,8 @@ __all__ = [
     # laws
     "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "moments_of",
     # models
-    "Conditioned", "DirectModel", "Exact", "ExactConditional", "LearnedVariance", "Model", "ScoreModel", "VelocityModel",
+    "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
+    "VelocityModel",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
     "bits_per_dim", "density", "diagnose", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",

@@ -42,6 +42,14 @@ class Kernel(NamedTuple):
         """``∇ log N(x; mean, R Rᵀ) = −R⁻ᵀ R⁻¹ (x − mean)``."""
         return -self.R.inv().T(self.whiten(x))
 
+    def pooled_score(self, x: Tensor) -> Tensor:
+        """The score at each row of `x` of the law that is one of *all* rows' kernels, equally likely: ``(B, *)``."""
+        M = self.R.inv().matrix().to(x).expand(len(x), -1, -1)
+        u, m = (v.reshape(len(x), M.shape[-1], -1) for v in (x, self.mean))
+        z = torch.einsum("jab,ibr->ijar", M, u) - torch.einsum("jab,jbr->jar", M, m)  # of row i under kernel j
+        weights = (M.logdet() * z.shape[-1] - 0.5 * z.square().sum((2, 3))).softmax(1)
+        return -torch.einsum("ijar,jab->ibr", weights[:, :, None, None] * z, M).reshape(x.shape)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of `x` in nats, ``(B,)``."""
         z = self.whiten(x).flatten(1) if x.ndim > 1 else self.whiten(x)[:, None]

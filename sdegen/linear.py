@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .distributions import Distribution, GaussianMixture, Moments
 from .kernels import Kernel, Observation, Perturbed, Transition, noise_like
-from .operators import Operator
+from .operators import Operator, Scale
 from .sde import SDE, as_time
 
 
@@ -110,6 +110,11 @@ class LinearSDE(SDE):
     def e(self) -> Tensor:
         """The lift of a unit datum, float64 ``(k,)``."""
         return torch.ones(1, dtype=torch.float64)
+
+    @cached_property
+    def datum(self) -> Operator:
+        """``e eᵀ``, the covariance of the lift of a datum of unit variance."""
+        return Scale(torch.ones((), dtype=torch.float64))
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """``F(t) x``."""

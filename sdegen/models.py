@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributions import Distribution, Empirical, Moments
-from .kernels import Perturbed, Posterior, Transition, posterior
+from .kernels import Kernel, Perturbed, Posterior, Transition, posterior
 from .linear import LinearSDE
 from .operators import Operator, rows
 from .parametrizations import EDM, Coefficients, Data, Noise, Parametrization, Score, Velocity
@@ -138,14 +138,20 @@ class ScoreModel(ABC):
         """``W (score − target)`` of denoising score matching, where the target is the kernel's own score.
 
         With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
-        expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law. Only linear processes
-        know it.
+        expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law. Nonlinear processes pool
+        the kernels of rows of one time, if times are shared (`weightings.SharedTimes`).
         """
+        x, kernel = perturbed.x, perturbed.kernel
         if pooled and self.sde.is_linear:
-            target = Exact(self.sde, Empirical(x_0)).score(perturbed.x, t)
+            target = Exact(self.sde, Empirical(x_0)).score(x, t)
         else:
-            target = perturbed.kernel.score(perturbed.x)
-        return W(self.score(perturbed.x, t, **cond) - target)
+            target = kernel.score(x)
+            shared, group = t.unique(return_inverse=True)
+            if pooled and len(shared) < len(x):
+                for k in range(len(shared)):
+                    own = (group == k).nonzero()[:, 0].to(x.device)
+                    target[own] = Kernel(kernel.mean[own], kernel.R[own]).pooled_score(x[own])
+        return W(self.score(x, t, **cond) - target)
 
     def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
         """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``; `p` is `q` with the estimate of ``x_0``."""
@@ -521,7 +527,7 @@ class DirectModel(Trainable, ScoreModel):
     Parameters
     ----------
     net
-        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log(t + t_min)``.
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min)``: of earlier times training says nothing.
     sde
         Any SDE.
     scale
@@ -538,7 +544,7 @@ class DirectModel(Trainable, ScoreModel):
         """The network's score."""
         check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
-        c_noise = 0.25 * (t + self.sde.t_min).log()
+        c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()
         return self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
 
     forward = score

@@ -216,7 +216,13 @@ class Matrix(Operator):
         return Matrix(self.M.mT)
 
     def inv(self) -> Matrix:
-        return Matrix(torch.linalg.inv(self.M))
+        inverse, info = torch.linalg.inv_ex(self.M)
+        if info.any():
+            raise ValueError(
+                "a matrix of coefficients has no inverse: the state has no noise in some direction. Ask at a later time, or give "
+                "the process some there from the start (Sigma_0)."
+            )
+        return Matrix(inverse)
 
     def sqrt(self) -> Matrix:
         values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))

@@ -57,7 +57,7 @@ class Parametrization(ABC):
         a, b = self.target(at)
         c_out = (a @ at.A.T + b @ at.B.T).inv()
         c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
-        _, whiten = gaussian_regression(at, std)
+        _, whiten = gaussian_regression(at, sde.datum * std**2)
         return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
 
     def c_noise(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
@@ -116,7 +116,8 @@ class EDM(Parametrization):
 
     ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` the root of the
     covariance of what it leaves, ``c_in`` whitens the input: for scalar processes the coefficients of EDM, for matrix
-    processes their generalisation.
+    processes their generalisation, where only the datum is unknown: ``c_out`` has rank one, and what the state's other
+    channels bring is never asked of the network.
 
     Parameters
     ----------
@@ -140,8 +141,9 @@ class EDM(Parametrization):
     def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
         """The four coefficients at `t`, for data of standard deviation `std`."""
         at = sde.marginal(t)
-        regression, whiten = gaussian_regression(at, std)
-        velocity = at.A @ at.A.T * std**2 + at.B @ at.B.T
+        P = sde.datum * std**2
+        regression, whiten = gaussian_regression(at, P)
+        velocity = at.A @ P @ at.A.T + at.B @ at.B.T
         explained = regression @ whiten.inv()
         c_out = (velocity - explained @ explained.T).sqrt()
         if self.detail:
@@ -149,8 +151,8 @@ class EDM(Parametrization):
         return Coefficients(regression @ at.r_inv, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
 
 
-def gaussian_regression(at: Transition, std: float) -> tuple[Operator, Operator]:
-    """For data of covariance ``std² 1``: the regression of the velocity on ``y``, and the whitening of ``y``."""
-    covariance = at.C @ at.C.T * std**2 + at.S @ at.S.T
+def gaussian_regression(at: Transition, P: Operator) -> tuple[Operator, Operator]:
+    """For data whose lift has the covariance `P`: the regression of the velocity on ``y``, and the whitening of ``y``."""
+    covariance = at.C @ P @ at.C.T + at.S @ at.S.T
     whiten = covariance.sqrt().inv()
-    return (at.A @ at.C.T * std**2 + at.B @ at.S.T) @ whiten @ whiten, whiten
+    return (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten @ whiten, whiten

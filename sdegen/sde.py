@@ -7,6 +7,7 @@ kernel. Linear processes, whose laws are known, are in `linear`. State-dependent
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,7 +18,6 @@ from .distributions import Moments
 from .kernels import Kernel, Perturbed, noise_like
 from .moments import psd_cholesky, van_loan
 from .operators import Matrix, Operator, Scale, as_operator, rows
-from .simulate import simulate
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
@@ -133,13 +133,25 @@ class SDE(Dynamics):
         if self.lag is None:
             self.lag = self._calibrate_lag(x_0)
         s = (t - self.lag).clamp_min(0.0)
-        x_s = x_0
-        if (s > 0).any():
-            steps = max(8, int((s.max() / self.lag).ceil()) * 4)  # a quarter of the lag
-            x_s = simulate(self, x_0, torch.zeros_like(s), s, steps=steps, generator=generator)
+        x_s = self._walk(x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
         return Perturbed(kernel.sample(z), kernel, z)
+
+    def _walk(self, x: Tensor, t: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+        """States at `t`, from 0, by Heun's method: of weak order two where the noise does not depend on the state.
+
+        It runs in every step of training; `simulate` does the same for one path of many, at ten times the price of a step.
+        """
+        h = t / steps
+        step = rows(h, x)
+        for k in range(steps):
+            now = k * h
+            dw = (as_operator(self.diffusion(x, now + 0.5 * h)) * h.sqrt())(noise_like(x, generator))
+            slope = self.drift(x, now)
+            ahead = self.drift(x + slope * step + dw, now + h)
+            x = x + 0.5 * (slope + ahead) * step + dw
+        return x
 
     def _calibrate_lag(self, x_0: Tensor) -> float:
         x, lag = x_0[:256], self.T / 8

@@ -182,7 +182,7 @@ class ImportanceTimes(TimeLaw):
     density
         Called as ``density(sde, t)``: an unnormalised density in `t`, instead of the default one.
     nodes
-        Number of intervals of the table, equally spaced in ``log(sigma / alpha)``.
+        Number of intervals of the table, equally spaced in ``log(sigma / alpha)``; in ``log t`` for nonlinear processes.
     """
 
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
@@ -208,7 +208,11 @@ class ImportanceTimes(TimeLaw):
     def _build(self, sde: Any) -> tuple[Tensor, Tensor]:
         """Edges of the table in `t`, and the probability of each interval: uniform within, so known exactly."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
-        edges = self._edges(sde, sde.snr(ends))
+        if sde.is_linear:
+            edges = self._edges(sde, sde.snr(ends))
+        else:  # of whose data less and less is left, at no rate that is known
+            low, high = ends.log10().tolist()
+            edges = torch.logspace(low, high, self.nodes + 1, dtype=torch.float64)
         edges[0], edges[-1] = ends
         middle = 0.5 * (edges[1:] + edges[:-1])
         if self.density is None:
@@ -236,3 +240,30 @@ class AngleTimes(ImportanceTimes):
         low, high = snr.rsqrt().atan().tolist()
         ratio = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64).tan().pow(-2)
         return sde.time(ratio.clamp(snr[1].item(), snr[0].item()))
+
+
+class SharedTimes(TimeLaw):
+    """A few times of another law, each for as many rows, so that rows of one time can pool their targets.
+
+    For nonlinear processes, whose denoising target is otherwise the score of one short kernel (`losses.Denoising`): of 256 rows
+    that share a time in two dimensions, several bear on each point, and the variance of the target falls as many times.
+
+    Parameters
+    ----------
+    times
+        The law; even in `t` by default.
+    number
+        How many different times a batch has.
+    """
+
+    def __init__(self, times: TimeLaw | None = None, number: int = 16) -> None:
+        if number < 1:
+            raise ValueError(f"number = {number}; a batch has at least one time.")
+        self.times = StratifiedTimes() if times is None else times
+        self.number = number
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Each time for n / number rows in a row, with its factor."""
+        t, factor = self.times.sample(sde, min(self.number, n), generator)
+        which = torch.arange(n) * len(t) // n
+        return t[which], factor[which]

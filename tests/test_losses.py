@@ -44,7 +44,9 @@ def test_denoising_exceeds_its_minimum_by_the_score_error(sde: Any, weighting: w
     loss = losses.Denoising(weighting, pooled=False)
     gaps = [objective(loss, sde, size) - objective(loss, sde, 0.0) for size in (0.05, -0.05)]
     t, factor = loss.times.sample(sde, 60_000, torch.Generator().manual_seed(2))
-    x = sde.perturb(DATA.sample(60_000, torch.Generator().manual_seed(1)), t).x
+    x = sde.perturb(
+        DATA.sample(60_000, torch.Generator().manual_seed(1)), t, generator=torch.Generator().manual_seed(3)
+    ).x
     error = weighting(sde, t)(0.05 * (x + 0.5))
     want = (error.reshape(len(x), -1).square().sum(1) * factor).mean()
     both = 0.5 * (gaps[0] + gaps[1])  # the cross terms cancel exactly
@@ -182,3 +184,69 @@ def test_variational_term_is_the_divergence_of_the_two_reversed_steps() -> None:
     p = torch.distributions.Normal(mean(model.denoise(drawn.x, t)), variance.sqrt())
     q = torch.distributions.Normal(mean(x_0), small.sqrt()[:, None].expand(6, 2))
     torch.testing.assert_close(got, torch.distributions.kl_divergence(q, p).mean(1), rtol=1e-8, atol=1e-8)
+
+
+class Untold(sdegen.SDE):
+    """A linear process that does not say so, with one kernel from the data to any time."""
+
+    T = 2.0
+    lag = 2.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 2.0**0.5
+
+
+def test_nonlinear_processes_pool_the_kernels_of_one_time_as_linear_ones_the_data() -> None:
+    x_0 = DATA.sample(24, torch.Generator().manual_seed(0))
+    t = torch.tensor([0.3, 0.9, 1.7], dtype=torch.float64).repeat_interleave(8)
+    perturbed = Untold().perturb(x_0, t, generator=torch.Generator().manual_seed(1))
+    zero = sdegen.Exact(sdegen.OU(T=2.0), DATA)
+
+    class Zero(sdegen.ScoreModel):
+        sde = Untold()
+
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return torch.zeros_like(x)
+
+    found = -Zero().score_error(x_0, t, perturbed, sdegen.Scale(1.0), True)
+    for own in (slice(0, 8), slice(8, 16), slice(16, 24)):
+        want = sdegen.Exact(zero.sde, sdegen.Empirical(x_0[own])).score(perturbed.x[own], t[own])
+        torch.testing.assert_close(found[own], want, rtol=1e-6, atol=1e-6)
+    # Rows that share no time keep the targets of their own kernels.
+    alone = -Zero().score_error(x_0, t + torch.arange(24) * 1e-3, perturbed, sdegen.Scale(1.0), True)
+    torch.testing.assert_close(alone, perturbed.kernel.score(perturbed.x))
+
+
+def test_pooled_short_kernels_have_the_same_gradient_with_less_variance() -> None:
+    sde = sdegen.DoubleWell(T=1.0)
+    sde.lag = 0.05
+    law = sdegen.data.gaussian_ring(radius=1.2, std=0.3)
+
+    class Tilted(sdegen.ScoreModel):
+        def __init__(self) -> None:
+            self.sde = sde
+
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return -2 * x
+
+    values = []
+    for pooled in (True, False):
+        times = weightings.SharedTimes(number=8)
+        loss = losses.Denoising(weightings.Uniform(), times, pooled=pooled)
+        draws = []
+        for seed in range(12):
+            x_0 = law.sample(2048, torch.Generator().manual_seed(seed))
+            up, down = Tilted(), Tilted()
+            up.score = lambda x, t: -2.1 * x  # type: ignore[method-assign]
+            ends = [loss(m, x_0, generator=torch.Generator().manual_seed(100 + seed)) for m in (up, down)]
+            draws.append((ends[0] - ends[1]).mean())
+        values.append(torch.stack(draws))
+    gap = values[0] - values[1]
+    assert gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5
+    x_0 = law.sample(4096, torch.Generator().manual_seed(0))
+    perturbed = sde.perturb(x_0, torch.full((4096,), 0.5), generator=torch.Generator().manual_seed(1))
+    own, pooled_target = perturbed.kernel.score(perturbed.x), perturbed.kernel.pooled_score(perturbed.x)
+    assert pooled_target.square().mean() < 0.3 * own.square().mean()

@@ -22,6 +22,7 @@ from sdegen.weightings import (
     Likelihood,
     LogNormalTimes,
     MinSNR,
+    SharedTimes,
     StratifiedTimes,
     Uniform,
     UniformTimes,
@@ -232,3 +233,29 @@ def test_a_weighting_of_directions_is_refused_by_implicit_score_matching(generat
     model = sdegen.Exact(CLD(), sdegen.data.gaussian_ring())
     with pytest.raises(ValueError, match=r"InverseVariance weights directions .* Uniform\(\) on a scalar process"):
         sdegen.losses.Implicit()(model, torch.randn(3, 2, dtype=torch.float64, generator=generator))
+
+
+def test_shared_times_are_a_few_of_the_law_each_for_as_many_rows(generator):
+    t, factor = SharedTimes(ImportanceTimes(), 4).sample(VP(), 20, generator)
+    values, counts = t.unique(return_counts=True)
+    assert len(values) == 4 and (counts == 5).all()
+    assert len(factor.unique()) == 4
+    drawn = torch.stack(
+        [t * f for t, f in (SharedTimes(ImportanceTimes(), 4).sample(VP(), 8, generator) for _ in range(800))]
+    )
+    mean = drawn.mean(1)
+    assert abs(mean.mean() - 0.5 * (VP().t_min + 1)) < 5 * mean.std() / 800**0.5
+    with pytest.raises(ValueError, match="at least one time"):
+        SharedTimes(number=0)
+
+
+def test_importance_times_of_a_nonlinear_process_change_no_mean(generator):
+    sde = sdegen.DoubleWell(T=3.0)
+    t, factor = ImportanceTimes(lambda sde, t: 1 / (t + 0.1)).sample(sde, 40_000, generator)
+    span = sde.T - sde.t_min
+    for power in (0, 1, 2):
+        want = (sde.T ** (power + 1) - sde.t_min ** (power + 1)) / (power + 1) / span
+        values = t**power * factor
+        assert abs(values.mean() - want) < 5 * values.std() / 40_000**0.5
+    early = (t < 0.3).double().mean().item()
+    assert abs(early - math.log(0.4 / 0.101) / math.log(3.1 / 0.101)) < 0.01

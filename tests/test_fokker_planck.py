@@ -1,0 +1,134 @@
+"""The truth on a grid: against closed forms, against stationary laws, and against what training and the flow see."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import FokkerPlanck, GaussianMixture
+from sdegen.simulate import simulate
+
+PAIR = GaussianMixture(
+    torch.tensor([0.3, 0.7]), torch.tensor([[-1.0, 0.5], [0.8, 0.0]]), torch.tensor([[0.09, 0.2], [0.16, 0.3]])
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("sde", [sdegen.OU(T=2.0), sdegen.VP(), sdegen.VE(0.3, 3.0)], ids=lambda s: type(s).__name__)
+def test_a_linear_process_has_its_closed_form_at_order_two(sde: sdegen.LinearSDE) -> None:
+    law = sde.diffused(PAIR, 0.0) if sde.sigma(torch.tensor(0.0)) > 0 else PAIR
+    exact = sdegen.Exact(sde, PAIR)
+    worst = []
+    for cells in (400, 800):
+        truth = FokkerPlanck(sde, law, cells, cells)
+        errors = []
+        for t in (0.02, 0.3, 1.0):
+            x = sde.diffused(PAIR, t * sde.T).sample(2000, seeded())
+            errors.append((truth.score(x, t * sde.T) - exact.score(x, t * sde.T)).square().mean().sqrt())
+            want = sde.diffused(PAIR, t * sde.T).log_prob(x)
+            assert (truth.log_density(x, t * sde.T) - want).abs().mean() < 0.01 * (400 / cells) ** 2
+        worst.append(max(errors).item())
+    assert worst[1] < 0.01
+    assert math.log2(worst[0] / worst[1]) > 1.7
+
+
+def test_a_double_well_settles_on_its_stationary_law() -> None:
+    sde = sdegen.DoubleWell(stiffness=2.0, g=1.2, T=10.0)
+    truth = FokkerPlanck(sde, PAIR)
+    prior = sde.prior(PAIR.moments())
+    x = prior.sample(2000, seeded())
+    # Two modes of two wells, unevenly filled: the last to go is the difference of their masses.
+    assert (truth.log_density(x, 1.0) - prior.log_prob(x)).abs().mean() > 0.05
+    assert (truth.log_density(x, 10.0) - prior.log_prob(x)).abs().max() < 2e-3
+    assert (truth.score(x, 10.0) - prior.score(x)).abs().max() < 2e-3
+
+
+def test_its_density_is_that_of_simulated_paths() -> None:
+    sde, t = sdegen.DoubleWell(), 0.4
+    x = simulate(sde, PAIR.sample(40_000, seeded()), 0.0, t, steps=100, generator=seeded(1))
+    truth = FokkerPlanck(sde, PAIR)
+    # Stein's identities hold for the score of the law of the states, and for no other.
+    score = truth.score(x, t)
+    for value, want in ((score, 0.0), (score * x, -1.0), (score * x.pow(3), -3 * x.square())):
+        gap = value - want
+        assert (gap.mean(0).abs() < 5 * gap.std(0) / len(x) ** 0.5 + 0.005).all()
+    volume = torch.cartesian_prod(*[torch.linspace(-4, 4, 200, dtype=torch.float64)] * 2)
+    assert abs(truth.log_density(volume, t).exp().sum().item() * (8 / 199) ** 2 - 1) < 1e-6
+
+
+def test_its_flow_brings_the_densities_of_the_data_back() -> None:
+    truth = FokkerPlanck(sdegen.DoubleWell(T=3.0), PAIR)
+    x = PAIR.sample(64, seeded())
+    found = sdegen.log_prob(truth, x, prior=Late(truth), tolerance=1e-6)
+    assert isinstance(found, Tensor)
+    assert (found - PAIR.log_prob(x)).abs().max() < 5e-3
+
+
+class Late:
+    """The law at T of a grid's truth."""
+
+    def __init__(self, truth: FokkerPlanck) -> None:
+        self.truth = truth
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.truth.log_density(x, self.truth.sde.T)
+
+
+@pytest.mark.parametrize("t", [0.01, 0.2, 1.5])
+def test_states_of_training_have_the_law_of_the_grid(t: float) -> None:
+    sde = sdegen.DoubleWell()
+    truth = FokkerPlanck(sde, PAIR)
+    x = sde.perturb(PAIR.sample(40_000, seeded()), t, generator=seeded(1)).x
+    score = truth.score(x, t)
+    for value, want in ((score, 0.0), (score * x, -1.0), (score * x.pow(3), -3 * x.square())):
+        gap = value - want
+        assert (gap.mean(0).abs() < 5 * gap.std(0) / len(x) ** 0.5 + 0.01).all()
+
+
+class Coupled(sdegen.SDE):
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x.flip(1)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 1.0
+
+
+class Growing(sdegen.SDE):
+    T = 40.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return 1.0 * x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 1.0
+
+
+class Multiplied(sdegen.SDE):
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return 1 + x[:, 0].square()
+
+
+def test_what_it_is_not_made_for_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="Coupled moves coordinate 0 by the others"):
+        FokkerPlanck(Coupled(), PAIR)
+    with pytest.raises(ValueError, match="law of Growing does not fit"):
+        FokkerPlanck(Growing(), PAIR, cells=64, steps=16)
+    tilted = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]))
+    with pytest.raises(ValueError, match="correlated coordinates"):
+        FokkerPlanck(sdegen.DoubleWell(), tilted)
+    with pytest.raises(ValueError, match="at least 16 and 3"):
+        FokkerPlanck(sdegen.DoubleWell(), PAIR, cells=2)
+    with pytest.raises(ValueError, match="noise of Multiplied is not one number"):
+        FokkerPlanck(Multiplied(), PAIR)
+    with pytest.raises(ValueError, match="one time for all"):
+        FokkerPlanck(sdegen.DoubleWell(), PAIR, 100, 10).score(torch.zeros(2, 2), torch.tensor([0.1, 0.2]))
