@@ -14,6 +14,7 @@ from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .fokker_planck import FokkerPlanck
+from .learned import LearnedSchedule, LearnedSDE
 from .likelihood import Density as density
 from .likelihood import LogProb, log_prob, sample_with_log_prob
 from .linear import LinearSDE
@@ -32,7 +33,8 @@ from .training import Run, fit
 __all__ = [
     # processes
     "SDE", "Dynamics", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE",
-    "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "Rectified", "SubVP", "simulate",
+    "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified", "SubVP",
+    "simulate",
     # laws
     "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "moments_of",
     # models

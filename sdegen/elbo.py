@@ -6,7 +6,6 @@ runs the reversed *SDE*; the density of the probability flow is `likelihood.log_
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -182,10 +181,7 @@ def discrete_elbo(
             perturbed = sde.perturb(x, t[k], generator=generator)
             terms.append(bound.variational_term(x, t[k + 1], t[k], perturbed) * perturbed.x[0].numel())
         last = sde.perturb(x, t[-1], generator=generator)
-        snr = sde.snr(t[-1])
-        gap = (x - sde.project(bound.denoise(last.x, t[-1]))).flatten(1)
-        d = gap.shape[1]
-        terms.append(0.5 * gap.square().sum(1) * snr.item() + 0.5 * d * math.log(2 * math.pi / snr.item()))
+        terms.append(-bound.decoded(x, t[-1], last))
         found = torch.stack(terms).reshape(len(terms), -1, draws)
     values = -found.sum(0)
     return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)

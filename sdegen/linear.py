@@ -20,7 +20,7 @@ from .sde import SDE, as_time
 
 
 class Memo:
-    """The last few results of a function of one time tensor, by the tensor's identity.
+    """The last few results of a function of one time tensor, by the tensor's identity and the state of the process.
 
     A training step asks for the law at one and the same `t` in its loss, its weighting and its parametrisation; a
     sampling step too. Results that carry gradients are not kept: their graphs are used once.
@@ -28,15 +28,16 @@ class Memo:
 
     def __init__(self, size: int = 4) -> None:
         self.size = size
-        self.kept: list[tuple[Tensor, int, Any]] = []
+        self.kept: list[tuple[Tensor, Any, Any]] = []
 
-    def __call__(self, t: Tensor, compute: Any) -> Any:
-        for known, version, result in self.kept:
-            if known is t and t._version == version:
+    def __call__(self, t: Tensor, compute: Any, state: Any = None) -> Any:
+        state = (t._version, state)
+        for known, then, result in self.kept:
+            if known is t and then == state:
                 return result
         result, keep = compute(t)
         if keep:
-            self.kept = [(t, t._version, result), *self.kept[: self.size - 1]]
+            self.kept = [(t, state, result), *self.kept[: self.size - 1]]
         return result
 
 
@@ -88,7 +89,12 @@ class LinearSDE(SDE):
             law = self._marginal(t)
             return law, not (carries_gradient(law.R.matrix()) or carries_gradient(law.Phi.matrix()))
 
-        return self._marginals(as_time(t, self.T), compute)
+        return self._marginals(as_time(t, self.T), compute, self.state)
+
+    @property
+    def state(self) -> Any:
+        """What coefficients depend on besides the time, to know when it has changed; nothing, unless they are learned."""
+        return None
 
     @abstractmethod
     def _marginal(self, t: Tensor) -> Transition:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .divergence import exact_divergence
 from .kernels import Perturbed, noise_like
 from .operators import Operator, rows
-from .weightings import ImportanceTimes, InverseVariance, TimeLaw, Weighting
+from .weightings import ImportanceTimes, InverseVariance, StratifiedTimes, TimeLaw, Weighting
 
 Divergence = Callable[..., tuple[Tensor, Tensor]]
 
@@ -196,6 +196,40 @@ class Hybrid:
         perturbed = sde.perturb(x_0, t, generator=generator)
         bound = model.variational_term(x_0, s, t, perturbed, **cond)
         return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
+
+
+class Variational:
+    """The negative evidence lower bound of a chain of N states in nats, for models and processes that learn from it.
+
+    ``KL(q(x_N | x) ‖ prior) + Σ_k KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k)) − log p(x | x_1)``, the terms of
+    `sdegen.discrete_elbo`, at times equally spaced in `t`. Of the sum one term is drawn for each datum. Where the process
+    has parameters (`LearnedSchedule`, `LearnedSDE`), they are in all three parts. D. Kingma et al., 2021, arXiv:2107.00630.
+
+    Parameters
+    ----------
+    steps
+        N; as it grows the bound nears that of the process, at the rate 1/N.
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        if steps < 2:
+            raise ValueError(f"steps = {steps}; a chain has at least two states.")
+        self.steps = steps
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``, in nats."""
+        sde = model.sde
+        prior = sde.prior(model.moments)
+        h = (sde.T - sde.t_min) / (self.steps - 1)
+        u, _ = StratifiedTimes().sample(sde, len(x_0), generator)
+        k = ((u - sde.t_min) / h).floor().clamp(0, self.steps - 2)
+        s, t = sde.t_min + k * h, sde.t_min + (k + 1) * h
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        first, at, last = (sde.perturb(x_0, v, generator=generator) for v in (ends[0], t, ends[1]))
+        values = last.kernel.log_prob(last.x) - prior.log_prob(last.x)
+        values = values + model.variational_term(x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
+        values = values - model.decoded(x_0, ends[0], first, **cond)
+        return _finite(values, t)
 
 
 def _per_row(values: Tensor) -> Tensor:

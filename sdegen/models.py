@@ -7,6 +7,7 @@ one they are read from: it alone is finite at both ends (see `kernels.Transition
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -160,6 +161,14 @@ class ScoreModel(ABC):
         x_hat, z_hat = self.estimate(perturbed.x, t, **cond)
         gap = at_s.Phi(self.sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
         return 0.5 * law.covariance.cholesky().inv()(gap).square().flatten(1).mean(1)
+
+    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, the last step of a chain."""
+        snr = self.sde.snr(t)
+        gap = (x_0 - self.sde.project(self.denoise(perturbed.x, t, **cond))).flatten(1)
+        return 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0]) - 0.5 * gap.square().sum(1) * rows(
+            snr, gap[:, 0]
+        )
 
     # A model is a law too, so that metrics take it as it is. Samplers and likelihood import models: they are looked up
     # when they are used.
@@ -522,7 +531,7 @@ class LearnedVariance(Model):
 
 
 class DirectModel(Trainable, ScoreModel):
-    """A network as the score of any SDE, linear or not: ``score = F(x / scale, c_noise) / scale``.
+    """A network as the score of any SDE, linear or not: ``score = base(x) + F(x / scale, c_noise) / scale``.
 
     Parameters
     ----------
@@ -532,20 +541,26 @@ class DirectModel(Trainable, ScoreModel):
         Any SDE.
     scale
         Length that input and output are scaled by.
+    base
+        A law whose ``score(x)`` the network's answer is added to; none by default. With that of the law at T, of a prior that
+        has a score, the network says only how the state differs from noise.
     """
 
-    def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0) -> None:
+    def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0, base: Any = None) -> None:
         super().__init__()
         if not scale > 0:
             raise ValueError(f"scale = {scale}; it must be positive.")
-        self.net, self.sde, self.scale = net, sde, scale
+        if base is not None and not hasattr(base, "score"):
+            raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
+        self.net, self.sde, self.scale, self.base = net, sde, scale, base
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The network's score."""
+        """The network's score, beyond that of the base."""
         check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
         c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()
-        return self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
+        score = self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
+        return score if self.base is None else score + self.base.score(x)
 
     forward = score
 
@@ -571,6 +586,10 @@ class Conditioned(ScoreModel):
     def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
         """The model's under the conditions."""
         return self.model.variational_term(x_0, s, t, perturbed, **self.cond, **cond)
+
+    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """The model's under the conditions."""
+        return self.model.decoded(x_0, t, perturbed, **self.cond, **cond)
 
     @property
     def like(self) -> Tensor | None:

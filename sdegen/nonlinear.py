@@ -45,6 +45,7 @@ class Stationary:
     """The stationary law of `DoubleWell`: independent coordinates with density ``∝ exp(−2 U / g²)``."""
 
     def __init__(self, stiffness: float, g: float, event_shape: Any) -> None:
+        self.stiffness, self.g = stiffness, g
         self.kappa = 0.5 * stiffness / g**2
         self.event_shape = torch.Size(event_shape)
         edge = math.sqrt(1 + math.sqrt(45 / self.kappa))  # density below e-45 of its peak beyond

@@ -68,7 +68,7 @@ class ScalarSDE(LinearSDE):
             pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
             return pair, not (carries_gradient(pair[0]) or carries_gradient(pair[1]))
 
-        return self._quadratures(t, compute)
+        return self._quadratures(t, compute, self.state)
 
     def alpha(self, t: Tensor) -> Tensor:
         """``alpha(t) = exp ∫_0^t f``."""

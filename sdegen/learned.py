@@ -1,0 +1,148 @@
+"""Processes whose coefficients are learned together with the network, on the evidence lower bound (`losses.Variational`).
+
+Each is a module as well as an SDE: its parameters are among those of the model it belongs to, are trained, averaged and
+saved with them, and reach every law of the process, since all of them are differentiable in the coefficients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distributions import GaussianMixture, Moments
+from .scalar import ScalarSDE, ScheduleSDE
+
+
+class LearnedSchedule(nn.Module, ScheduleSDE):
+    """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
+
+    `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The
+    bound of the process itself knows only the ends of the schedule, that of a chain of N steps where its times lie.
+    D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*, 2021, arXiv:2107.00630.
+
+    Parameters
+    ----------
+    first, last
+        Where the log-SNR starts, at 0 and at T.
+    degree
+        Of the polynomial.
+
+    Examples
+    --------
+    >>> sde = LearnedSchedule()
+    >>> [round(sde.snr(t).log().item(), 6) for t in (0.0, 1.0)]
+    [8.0, -6.0]
+    """
+
+    def __init__(self, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
+        super().__init__()
+        if not (first > last and degree >= 1):
+            raise ValueError(
+                f"first = {first}, last = {last}, degree = {degree}; the log-SNR falls, by a degree of at least 1."
+            )
+        self.first, self.last, self.degree = first, last, degree
+        self.ends = nn.Parameter(torch.tensor([first, last]))
+        self.increments = nn.Parameter(torch.zeros(degree))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """``log snr(t)``, float64."""
+        first, last = exact(self.ends)
+        rising = torch.cat([torch.zeros(1, dtype=torch.float64), exact(self.increments).softmax(0).cumsum(0)])
+        return first + (last - first) * bernstein(rising, t)
+
+    @property
+    def state(self) -> Any:
+        """Versions of the parameters."""
+        return versions(self)
+
+    @property
+    def sigma_0(self) -> float:  # type: ignore[override]
+        """``snr(0)^-½``: the smoothing of the data at 0."""
+        return math.exp(-0.5 * self.ends[0].item())
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``√((1 + 1 / snr(0)) / (1 + 1 / snr))``, 1 at 0."""
+        start = exact(self.ends)[0]
+        return (0.5 * (nn.functional.logsigmoid(self.log_snr(t)) - nn.functional.logsigmoid(start))).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """``alpha / √snr``."""
+        return self.alpha(t) * (-0.5 * self.log_snr(t)).exp()
+
+    def prior(self, moments: Moments) -> GaussianMixture:
+        """The standard normal law, which does not follow what is learned."""
+        return standard(moments)
+
+
+class LearnedSDE(nn.Module, ScalarSDE):
+    """Learned drift and diffusion: ``dx = f(t) x dt + g(t) dw`` with ``f = −softplus(p(t))`` and ``g = softplus(q(t))``.
+
+    `p` and `q` are polynomials in Bernstein's form; ``alpha`` and ``sigma`` follow by quadrature, through which derivatives
+    pass.
+
+    Parameters
+    ----------
+    rate
+        ``g² = 2 rate`` and ``f = −rate`` at the start of training: an Ornstein–Uhlenbeck process.
+    sigma_0
+        Smoothing of the data at 0.
+    degree
+        Of both polynomials.
+    """
+
+    t_min = 1e-3  # at 0 itself the logarithm of the noise's integral has no derivative
+
+    def __init__(self, rate: float = 3.0, sigma_0: float = 0.02, degree: int = 6) -> None:
+        super().__init__()
+        if not (rate > 0 and sigma_0 > 0 and degree >= 1):
+            raise ValueError(
+                f"rate = {rate}, sigma_0 = {sigma_0}, degree = {degree}; the first two must be positive, the degree at least 1."
+            )
+        self.rate, self.sigma_0, self.degree = rate, sigma_0, degree
+        # softplus of these is the rate and the root of its double
+        self.p = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(rate))))
+        self.q = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(math.sqrt(2 * rate)))))
+
+    @property
+    def state(self) -> Any:
+        """Versions of the parameters."""
+        return versions(self)
+
+    def f(self, t: Tensor) -> Tensor:
+        """``−softplus(p(t))``."""
+        return -nn.functional.softplus(bernstein(exact(self.p), t))
+
+    def g(self, t: Tensor) -> Tensor:
+        """``softplus(q(t))``."""
+        return nn.functional.softplus(bernstein(exact(self.q), t))
+
+    def prior(self, moments: Moments) -> GaussianMixture:
+        """The standard normal law, which does not follow what is learned."""
+        return standard(moments)
+
+
+def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
+    """``Σ_k c_k (n choose k) t^k (1 − t)^(n − k)`` on [0, 1], by de Casteljau's convex combinations."""
+    c, u = coefficients, t[..., None]
+    while c.shape[-1] > 1:
+        c = (1 - u) * c[..., :-1] + u * c[..., 1:]
+    return c[..., 0].expand(t.shape)
+
+
+def exact(parameter: Tensor) -> Tensor:
+    """A parameter as coefficients are: float64 on the CPU, with its derivative."""
+    return parameter.double().cpu()
+
+
+def versions(module: nn.Module) -> tuple[int, ...]:
+    """How often each parameter was written."""
+    return tuple(p._version for p in module.parameters())
+
+
+def standard(moments: Moments) -> GaussianMixture:
+    """The standard normal law of the shape of the data."""
+    one = torch.ones(1, dtype=torch.float64)
+    return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)

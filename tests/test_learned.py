@@ -1,0 +1,177 @@
+"""Learned coefficients: derivatives reach them, the bound is the chain's own, and what is learned is the optimum."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import GaussianMixture, LearnedSchedule, LearnedSDE, losses
+from sdegen.learned import bernstein
+from sdegen.testing import check_sde
+
+RING = sdegen.data.gaussian_ring()
+
+
+def gaussian(variance: float) -> GaussianMixture:
+    return GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([variance]))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def shuffled(sde: Any) -> Any:
+    """The process with other parameters than it starts with."""
+    with torch.no_grad():
+        for k, p in enumerate(sde.parameters()):
+            p += 0.2 * torch.randn(p.shape, generator=seeded(k))
+    return sde
+
+
+@pytest.mark.parametrize("kind", [LearnedSchedule, partial(LearnedSDE, rate=6.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.dtype) -> None:
+    sde = kind().to(dtype)
+    report = check_sde(sde)
+    assert report.passed, report
+    # Elsewhere only the prior, which does not follow, may be off.
+    assert set(check_sde(shuffled(sde)).failures) <= {"prior_is_the_law_at_T"}
+
+
+def test_bernsteins_form_is_the_sum_of_its_basis() -> None:
+    c = torch.randn(6, dtype=torch.float64, generator=seeded())
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    want = sum(c[k] * math.comb(5, k) * t**k * (1 - t) ** (5 - k) for k in range(6))
+    torch.testing.assert_close(bernstein(c, t), want)
+
+
+@pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
+def test_laws_are_differentiable_in_the_parameters(kind: type) -> None:
+    sde = shuffled(kind()).double()
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    s = torch.tensor([0.1, 0.3], dtype=torch.float64)
+
+    def value() -> Tensor:
+        at, between = sde.marginal(t), sde.transition(s, t)
+        return (at.R.matrix() + 2 * at.Phi.matrix() + 3 * between.R.matrix() + sde.snr(s)).sum()
+
+    value().backward()
+    for p in sde.parameters():
+        i = 1
+        h = 1e-6
+        with torch.no_grad():
+            p[i] += h
+            up = value().item()
+            p[i] -= 2 * h
+            down = value().item()
+            p[i] += h
+        assert p.grad[i].item() == pytest.approx((up - down) / (2 * h), rel=1e-4, abs=1e-6)
+
+
+def test_a_time_asked_about_again_sees_new_parameters() -> None:
+    sde, t = LearnedSDE(), torch.tensor([0.5], dtype=torch.float64)
+    with torch.no_grad():
+        before = sde.snr(t)
+        assert torch.equal(sde.snr(t), before)
+        sde.q += 0.5
+        assert sde.snr(t) < 0.9 * before
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), LearnedSchedule(), LearnedSDE()], ids=lambda s: type(s).__name__)
+def test_the_loss_is_the_bound_of_the_chain_term_by_term(sde: Any) -> None:
+    model = sdegen.Exact(sde, RING)
+    x = RING.sample(2000, seeded())
+    N = 12
+    h = (sde.T - sde.t_min) / (N - 1)
+    times = torch.cat([torch.tensor([sde.t_min], dtype=torch.float64), sde.t_min + h * torch.arange(1, N)]).flip(0)
+    chain = sdegen.discrete_elbo(model, x, times, draws=8, generator=seeded(1))
+    with torch.no_grad():
+        found = torch.stack([losses.Variational(N)(model, x, generator=seeded(k)) for k in range(2, 18)]).mean(0)
+    gap = found + chain.value
+    assert abs(gap.mean()) < 5 * gap.std() / len(x) ** 0.5
+
+
+def chain_bound(snr: Tensor, variance: float) -> Tensor:
+    """The negative bound of Gaussian data under its exact denoiser, at log-SNRs from data to noise, in closed form."""
+
+    def left(snr: Tensor) -> Tensor:
+        return variance / (1 + variance * snr)
+
+    alpha2 = (1 + 1 / snr[0]) / (1 + 1 / snr[-1])
+    prior = 0.5 * (alpha2 * variance + alpha2 / snr[-1] - 1 - (alpha2 / snr[-1]).log())
+    terms = 0.5 * ((snr[:-1] - snr[1:]) * left(snr[1:])).sum()
+    return prior + terms + 0.5 * snr[0] * left(snr[0]) + 0.5 * (2 * math.pi / snr[0]).log()
+
+
+def descend(parameters: Any, value: Any, steps: int, lr: float) -> None:
+    optimiser = torch.optim.Adam(parameters, lr=lr)
+    for k in range(steps):
+        optimiser.param_groups[0]["lr"] = lr * (1 - k / steps)
+        optimiser.zero_grad()
+        value().backward()
+        optimiser.step()
+
+
+def test_a_learned_schedule_is_the_best_for_its_number_of_steps() -> None:
+    N, variance = 5, 9.0
+    law, sde = gaussian(variance), LearnedSchedule()
+    free = torch.linspace(8.0, -6.0, N, dtype=torch.float64).requires_grad_()
+    start = chain_bound(free.exp(), variance).item()
+    descend([free], lambda: chain_bound(free.exp(), variance), 2000, 0.05)
+    best = chain_bound(free.exp(), variance).item()
+
+    model, loss, generator = sdegen.Exact(sde, law), losses.Variational(N), seeded()
+    x = law.sample(40_000, seeded(1))
+    with torch.no_grad():
+        first = loss(model, x, generator=seeded(2))
+    assert abs(first.mean() - start) < 5 * first.std() / 200
+    descend(sde.parameters(), lambda: loss(model, law.sample(256, generator), generator=generator).mean(), 300, 0.15)
+    with torch.no_grad():
+        learned = chain_bound(sde.snr(torch.linspace(0, 1, N, dtype=torch.float64)), variance).item()
+    assert learned < best + 0.01 * (start - best)
+    assert learned > best - 1e-6
+
+
+def test_the_bound_of_the_process_does_not_know_the_way_between_its_ends() -> None:
+    sde = LearnedSchedule()
+    model = sdegen.Exact(sde, RING)
+    x = RING.sample(300, seeded())
+    values = []
+    for k in range(2):
+        with torch.no_grad():
+            sde.increments += 1.5 * torch.randn(sde.degree, generator=seeded(k)) * k
+        found = sdegen.elbo(model, x, draws=64, prior=sde.diffused(RING, sde.T), generator=seeded(3))
+        values.append(found.value)
+        # The true score on the true law at T: the bound is the density itself.
+        gap = found.value - sde.diffused(RING, 0.0).log_prob(x)
+        assert abs(gap.mean()) < 5 * gap.std() / len(x) ** 0.5
+
+
+def test_learned_coefficients_are_trained_averaged_and_saved_with_the_network(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    for sde in (LearnedSchedule(first=6.0), LearnedSDE(sigma_0=0.05)):
+        model = sdegen.Model(sdegen.nets.MLP(2, width=32, depth=2), sde)
+        before = [p.detach().clone() for p in sde.parameters()]
+        sdegen.fit(model, RING, steps=20, batch_size=64, warmup=5, loss=losses.Variational(100), seed=0)
+        assert all(not torch.equal(p, q) for p, q in zip(before, sde.parameters(), strict=True))
+        sdegen.save(model, tmp_path / "model.safetensors")
+        again = sdegen.load(tmp_path / "model.safetensors")
+        x, t = torch.randn(4, 2), torch.tensor(0.3)
+        torch.testing.assert_close(again.score(x, t), model.score(x, t))
+        assert sdegen.sample(again, 3, steps=4, seed=0).isfinite().all()
+
+
+def test_bad_arguments_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="the log-SNR falls"):
+        LearnedSchedule(first=-1.0, last=2.0)
+    with pytest.raises(ValueError, match="rate = 0"):
+        LearnedSDE(rate=0)
+    with pytest.raises(ValueError, match="at least two states"):
+        losses.Variational(1)
+    assert isinstance(LearnedSchedule(), nn.Module)
