@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -131,6 +132,11 @@ def train(entry: Entry, budget: Budget, seed: int, device: str) -> tuple[Any, sd
     )
 
 
+def file_of(name: str, out: Path = Path(__file__).parent / "results" / "kl_table") -> Path:
+    """Where the first seed's model of a row is kept."""
+    return out / "models" / f"{name.replace(' ', '_')}.safetensors"
+
+
 def near_the_data(weighting: Weighting, centre: float, sde: Any, t: Tensor) -> Tensor:
     """A density of times: normal in ``log(sigma / alpha)`` around `centre`, times the row's own weight."""
     ends = torch.cat([t[:1] * 0 + sde.t_min, 0.5 * (t[1:] + t[:-1]), t[-1:] * 0 + sde.t_max])
@@ -228,7 +234,7 @@ def first_block(args: Any, budget: Budget) -> str:
         cells = judge(model, sampler, cheap, budget, seed, args.device, torch.float32)
         if seed == args.seeds[0]:
             (args.out / "models").mkdir(exist_ok=True)
-            sdegen.save(model, args.out / "models" / f"{name.replace(' ', '_')}.safetensors")
+            sdegen.save(model, file_of(name, args.out))
         extra = {"source": f"{entry.source:.2f}"} if entry.source else {}
         return cells | extra | {"evaluations": [evaluations(sampler), None], "train s": [run.seconds, None]}
 
@@ -417,7 +423,7 @@ def picture(args: Any) -> None:
     """Densities of the trained models beside the truth."""
     if args.worker:
         return
-    models = {name: args.out / "models" / f"{name.replace(' ', '_')}.safetensors" for name in TRAINED}
+    models = {name: file_of(name, args.out) for name in TRAINED}
     shown = {n: sdegen.load(p, classes=[Warming]) for n, p in models.items() if p.exists()}
     names = [n for n in list(TRAINED)[:4] + list(TRAINED)[-1:] if n in shown]
     figure, axes = plt.subplots(1, len(names) + 1, figsize=(3 * len(names) + 3, 3.2))

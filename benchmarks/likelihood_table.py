@@ -20,6 +20,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import sdegen
+from benchmarks.likelihood_learned import learned_block
+from benchmarks.likelihood_processes import processes_block
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen.divergence import exact_divergence
 from sdegen.weightings import AngleTimes, ImportanceTimes, UniformTimes
@@ -158,6 +160,8 @@ def main() -> None:
         f"{law}: {what}": digits for law in ("angle", "log-SNR", "uniform") for what, digits in (("gap", 3), ("std", 2))
     }
     print(write(args, "bounds", laws | {f"chain of {steps}": 3 for steps in (100, 200, 400)}, table))
+    print(processes_block(args))
+    print(learned_block(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The likelihood table's bounds of short chains: learned schedules, and the hierarchical VAE that a diffusion model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import kl_table
+from benchmarks.likelihood_processes import RING, of_the_kl_table
+from benchmarks.rows import Values, combine, row, write
+from sdegen import losses, nets
+from sdegen.baselines import diffusion_hierarchy
+from sdegen.models import EDM
+
+CHAIN = 20  # states of the chain whose bound is trained and judged
+PROCESSES: dict[str, Callable[[], Any]] = {
+    "VP": sdegen.VP,
+    "Cosine": sdegen.Cosine,
+    "Rectified": sdegen.Rectified,
+    "learned schedule": sdegen.LearnedSchedule,
+    "learned drift and diffusion": sdegen.LearnedSDE,
+}
+
+
+def even_times(sde: Any, n: int) -> Tensor:
+    """`n` times equally spaced in `t`, from noise to data; where no signal is left at T, it begins a little before."""
+    return torch.linspace(sde.t_max, max(sde.t_min, 1e-3 * sde.T), n, dtype=torch.float64)
+
+
+def excess(found: sdegen.Bound | sdegen.Chain, x: Tensor) -> list[float]:
+    """Nats by which the bound is below the law's own log-density, and the standard error."""
+    gap = RING.log_prob(x) - found.value
+    return [gap.mean().item(), gap.std().item() / len(x) ** 0.5]
+
+
+def learned(name: str, steps: int, n: int, seed: int) -> Values:
+    """Network and process trained on the bound of the chain; how far it stays below the truth."""
+    torch.manual_seed(seed)
+    sde = PROCESSES[name]()
+    x = RING.sample(n, torch.Generator().manual_seed(1000 + seed))
+    generator = torch.Generator().manual_seed(2000 + seed)
+    with torch.no_grad():
+        untrained = sdegen.discrete_elbo(
+            sdegen.Exact(sde, RING), x, even_times(sde, CHAIN), draws=4, generator=generator
+        )
+    model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDM(detail=kl_table.DETAIL, delta=0.03))
+    run = sdegen.fit(model, RING, steps=steps, loss=losses.Variational(CHAIN), seed=seed)
+    model = model.double()
+    chain = sdegen.discrete_elbo(model, x, even_times(sde, CHAIN), draws=4, generator=generator)
+    return {
+        "true score, as it starts": excess(untrained, x),
+        "trained": excess(chain, x),
+        "of the process": excess(sdegen.elbo(model, x, generator=generator), x),
+        "log-SNR at 0": [sde.snr(sde.t_min).clamp_max(1e12).log().item(), None],
+        "log-SNR at T": [sde.snr(sde.t_max).log().item(), None],
+        "train s": [run.seconds, None],
+    }
+
+
+def identity(n: int, seed: int) -> Values:
+    """Each term of a trained DDPM's chain of ten, and of the hierarchical VAE with its encoder; of both kinds of variance."""
+    cells: Values = {}
+    for label, name in (("posterior", "DDPM, inverse variance"), ("learned", "DDPM, learned variance")):
+        model = of_the_kl_table(name, False, seed)[0].double()
+        times = sdegen.grids.LogSNR(digits=3)(model.sde, 10)
+        x = RING.sample(n, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            chain = sdegen.discrete_elbo(model, x, times, generator=torch.Generator().manual_seed(1)).terms
+            theirs = diffusion_hierarchy(model, times).terms(x, torch.Generator().manual_seed(2))
+        for k in range(len(times) + 1):
+            for who, terms in (("DDPM", chain), ("VAE", theirs)):
+                cells[f"{k} {label}, {who}"] = [terms[k].mean().item(), terms[k].std().item() / n**0.5]
+    return cells
+
+
+def learned_block(args: Any) -> str:
+    """Bounds of chains of `CHAIN` states, and the identity."""
+    steps, n = (200, 200) if args.quick else (3000, 2000)
+    table = {
+        name: combine([row(args, "learned", name, s, partial(learned, name, steps, n)) for s in args.seeds])
+        for name in PROCESSES
+    }
+    columns = {
+        "true score, as it starts": 3, "trained": 3, "of the process": 3, "log-SNR at 0": 1, "log-SNR at T": 1, "train s": 0,
+        "seeds": 0,
+    }  # fmt: skip
+    first = write(args, "learned", columns, table)
+    cells = combine([row(args, "identity", "hierarchical VAE", 0, partial(identity, 5 * n))])
+    names = ["q(z_T given x) to the prior", *(f"layer {k}" for k in range(9, 0, -1)), "data"]
+    heads = [f"{label}, {who}" for label in ("posterior", "learned") for who in ("DDPM", "VAE")]
+    terms = {name: {head: cells[f"{k} {head}"] for head in heads} if cells else {} for k, name in enumerate(names)}
+    return first + "\n" + write(args, "identity", dict.fromkeys(heads, 4), terms)

@@ -1,0 +1,194 @@
+"""The likelihood table's processes: each trained on a mixture by the same `fit`, and judged by the density of its flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import kl_table
+from benchmarks.rows import Values, combine, row, write
+from sdegen import losses, metrics, nets, weightings
+from sdegen.divergence import exact_divergence, hutchinson_divergence, value_and_slope
+from sdegen.models import EDM
+
+RING = kl_table.RING
+SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
+
+
+class Early(weightings.Weighting):
+    """``lambda = 1 / (t + 0.01)``, for processes without a noise level: early times count, where the score is large."""
+
+    def __call__(self, sde: Any, t: Tensor) -> Any:
+        return sde.root(t).one() * early(sde, t).sqrt()
+
+
+def early(sde: Any, t: Tensor) -> Tensor:
+    """The density of times to go with it."""
+    return 1 / (t + 0.01)
+
+
+def double_well(objective: Any, steps: int) -> Callable[[int], tuple[Any, sdegen.Run]]:
+    """A model of the nonlinear process, by an objective of one's choice; beyond the score of the law at T."""
+
+    def train(seed: int) -> tuple[Any, sdegen.Run]:
+        torch.manual_seed(seed)
+        sde = sdegen.DoubleWell(T=2.0)
+        net = nets.MLP(2, width=96, depth=3)
+        model = sdegen.DirectModel(net, sde, 0.3, base=sde.prior(SMALL_RING.moments()))
+        batch = 1024 if getattr(objective, "antithetic", False) else 2048
+        return model, sdegen.fit(model, SMALL_RING, steps=steps, batch_size=batch, loss=objective, seed=seed)
+
+    return train
+
+
+def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
+    """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
+    torch.manual_seed(seed)
+    model = sdegen.Model(nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDM(detail=kl_table.DETAIL, delta=0.03))
+    return model, sdegen.fit(model, RING, steps=steps, seed=seed)
+
+
+@dataclass
+class Process:
+    """A row: how a model is trained, and the law of its data."""
+
+    train: Callable[[int], tuple[Any, sdegen.Run | None]]
+    law: sdegen.GaussianMixture = RING
+
+
+def processes(quick: bool) -> dict[str, Process]:
+    """All rows."""
+    share = 0.1 if quick else 1.0
+    times = weightings.ImportanceTimes(early)
+    pairs = losses.Denoising(Early(), weightings.SharedTimes(times, 8), antithetic=True)
+    return {
+        **{name: Process(partial(of_the_kl_table, name, quick)) for name in kl_table.TRAINED},
+        "CLD, inverse variance": Process(partial(damped, steps=round(7000 * share))),
+        "double well, short kernels": Process(double_well(pairs, round(3000 * share)), SMALL_RING),
+        "double well, sliced": Process(
+            double_well(losses.Implicit(Early(), times, hutchinson_divergence), round(3000 * share)), SMALL_RING
+        ),
+        "double well, implicit": Process(
+            double_well(losses.Implicit(Early(), times, exact_divergence), round(2500 * share)), SMALL_RING
+        ),
+    }
+
+
+def of_the_kl_table(name: str, quick: bool, seed: int) -> tuple[Any, sdegen.Run | None]:
+    """A model as that table trains it, or has trained it."""
+    kept = kl_table.file_of(name)
+    if seed == 0 and not quick and kept.exists():
+        return sdegen.load(kept, classes=[kl_table.Warming]), None
+    return kl_table.train(kl_table.TRAINED[name], kl_table.QUICK if quick else kl_table.FULL, seed, "cpu")
+
+
+def judged(process: Process, n: int, seed: int) -> Values:
+    """KL and NLL in nats by the flow; where the true score is known on a grid, the bound of the reversed SDE too."""
+    model, run = process.train(seed)
+    sde, law = model.sde, process.law
+    x = law.sample(n, torch.Generator().manual_seed(1000 + seed))
+    z = torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2000 + seed))
+    u, rest = sde.complete(x, z)  # of a larger state the joint density, whose divergence bounds that of the data
+    found = sdegen.log_prob(model, u.float(), joint=True, tolerance=1e-4, return_error=True)
+    assert isinstance(found, sdegen.LogProb)
+    value, truth = found.value.double() - rest, law.log_prob(x)
+    cells: Values = {
+        "KL(data‖model)": list(metrics.kl_from_log_ratio(truth, value)),
+        "NLL": [-value.mean().item(), value.std().item() / n**0.5],
+        "NLL of truth": [-truth.mean().item(), truth.std().item() / n**0.5],
+        "evaluations": [found.evaluations, None],
+    } | ({} if run is None else {"train s": [run.seconds, None]})
+    if not sde.is_linear:
+        cells["bound of the SDE"] = [score_error(model, law, seed), None]
+        if sde.lag is not None:
+            cells["bias of the target"] = [target_bias(sde, law, seed), None]
+    return cells
+
+
+def score_error(model: Any, law: sdegen.GaussianMixture, seed: int) -> float:
+    """``½ ∫ E‖Gᵀ (s − ∇ log p_t)‖² dt`` in nats, with the truth from the Fokker–Planck equation."""
+    sde = model.sde
+    truth = sdegen.FokkerPlanck(sde, law)
+    t = sde.T * torch.linspace(0, 1, 41, dtype=torch.float64).square()
+    return path_integral(sde, law, t, lambda x, t: model.score(x.float(), t).double() - truth.score(x, t), seed)
+
+
+def path_integral(
+    sde: Any, law: sdegen.GaussianMixture, t: Tensor, error: Callable[[Tensor, Tensor], Tensor], seed: int
+) -> float:
+    """``½ ∫ E‖Gᵀ error(x, t)‖² dt`` by the trapezoidal rule on the given times, over 2,000 states at each."""
+    generator, values = torch.Generator().manual_seed(3000 + seed), []
+    with torch.no_grad():
+        for time in t:
+            x = sde.perturb(law.sample(2000, generator), time, generator=generator).x
+            values.append(sde.diffusion(x, time).T(error(x, time)).square().sum(1).mean())
+    return 0.5 * torch.trapezoid(torch.stack(values), t).item()
+
+
+def target_bias(sde: Any, law: sdegen.GaussianMixture, seed: int) -> float:
+    """What short-kernel denoising would be off by if its network learned the target: nats, as `score_error`.
+
+    The law that training sees is a chain of Heun's steps and one local kernel. Its density follows on a grid by quadrature,
+    each step a matrix of transition densities; for a drift that does not depend on time.
+    """
+    truth = sdegen.FokkerPlanck(sde, law, cells=2000)
+    x = truth.x
+    g2 = sde.diffusion(x, x).matrix().item() ** 2
+    steps = max(8, math.ceil((sde.T - sde.lag) / sde.lag))
+    shortest = steps * (2 * truth.width) ** 2 / g2  # a step must be resolved by the grid
+    late = torch.linspace((sde.lag + shortest) ** 0.5, sde.T**0.5, 20, dtype=torch.float64).square()
+    t = torch.cat([torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64) * sde.lag, late])
+    p_0 = truth.logs[0].exp().flatten(1)
+    logs = []
+    for time in t:
+        s = max(time.item() - sde.lag, 0.0)
+        p = p_0
+        if s > 0:
+            M = heun_densities(sde, x, s / steps, g2) * truth.width
+            for _ in range(steps):
+                p = M @ p
+        kernel = sde.kernel(x, s, time)
+        std = kernel.R.matrix()[:, 0, 0]
+        z = (x[:, None] - kernel.mean) / std
+        p = ((-0.5 * z.square()).exp() / (std * math.sqrt(2 * math.pi))) @ p * truth.width
+        logs.append(p.clamp_min(1e-300).log().reshape(truth.logs[0].shape))
+    seen = sdegen.FokkerPlanck(sde, law, cells=2000)
+    seen.times, seen.logs = t, torch.stack(logs)
+    return path_integral(sde, law, t, lambda x, t: seen.score(x, t) - truth.score(x, t), seed)
+
+
+def heun_densities(sde: Any, x: Tensor, h: float, g2: float) -> Tensor:
+    """Densities at each point of a grid (rows) of one step of Heun's method from each other (columns)."""
+
+    def f(y: Tensor) -> Tensor:
+        return sde.drift(y, torch.zeros((), dtype=torch.float64))
+
+    # x' = y + ½ h (f(y) − f(x)) for the predictor y ~ N(x + h f(x), g² h), inverted by Newton's method.
+    goal = x[:, None] + 0.5 * h * f(x)
+    y = goal.clone()
+    for _ in range(8):
+        value, slope = value_and_slope(f, y, torch.ones_like(y))
+        y = y - (y + 0.5 * h * value - goal) / (1 + 0.5 * h * slope)
+    slope = value_and_slope(f, y, torch.ones_like(y))[1]
+    z = (y - x - h * f(x)) / math.sqrt(g2 * h)
+    return (-0.5 * z.square()).exp() / (math.sqrt(2 * math.pi * g2 * h) * (1 + 0.5 * h * slope))
+
+
+def processes_block(args: Any) -> str:
+    """KL and NLL of every process."""
+    n = 300 if args.quick else 2000
+    table: dict[str, Values] = {}
+    for name, process in processes(args.quick).items():
+        table[name] = combine([row(args, "processes", name, s, partial(judged, process, n)) for s in args.seeds])
+    columns = {
+        "KL(data‖model)": 4, "NLL": 3, "NLL of truth": 3, "bound of the SDE": 4, "bias of the target": 5, "evaluations": 0,
+        "train s": 0, "seeds": 0,
+    }  # fmt: skip
+    return write(args, "processes", columns, table)
