@@ -1,11 +1,13 @@
 """The likelihood table: what log-densities cost and how far they are off, on laws whose density is known.
 
-    python -m benchmarks.likelihood_table --threads 1      # 5 minutes
+    python -m benchmarks.likelihood_table --threads 1      # about an hour; resumes by row
 
 First the probability flow of the true score of the ring: evaluations and errors of `sdegen.log_prob` at several tolerances,
 beside adaptive RK45 in `t` as score_sde runs it (from 1e-5 on, one error norm for the whole batch, the density at that
 time), with the divergence exact in both. Then estimated divergences on a law of sixteen dimensions, at equal numbers of
-derivatives. Last the bounds: standard errors of one draw, and what a chain of N steps is below the process.
+derivatives; the bounds, standard errors of one draw, and what a chain of N steps is below the process. Every process is
+trained (`likelihood_processes`), schedules are learned (`likelihood_learned`), and the shipped image models are judged by
+their bits, on their own and on foreign images (`likelihood_images`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import sdegen
+from benchmarks.likelihood_images import images_block
 from benchmarks.likelihood_learned import learned_block
 from benchmarks.likelihood_processes import processes_block
 from benchmarks.rows import Values, arguments, combine, row, write
@@ -162,6 +165,7 @@ def main() -> None:
     print(write(args, "bounds", laws | {f"chain of {steps}": 3 for steps in (100, 200, 400)}, table))
     print(processes_block(args))
     print(learned_block(args))
+    print(images_block(args))
 
 
 if __name__ == "__main__":

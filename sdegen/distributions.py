@@ -235,13 +235,14 @@ class Empirical(Distribution):
         # close points apart at small noise. In many, close points are rare and a matrix product is faster.
         direct = flat.shape[1] <= 16
         at = flat / torch.where(c_ == 0, 1.0, c_)  # with no signal left the weights are equal: snr is 0
+        norms = 0.5 * data.square().sum(1)
         means = []
         for i in torch.arange(len(y)).split(max(1, self.block // len(data))):
             if direct:
                 distance = torch.cdist(at[i], data, compute_mode="donot_use_mm_for_euclid_dist")
                 half = 0.5 * distance.square()
             else:
-                half = 0.5 * data.square().sum(1) - at[i] @ data.T
+                half = torch.addmm(norms, at[i], data.T, alpha=-1)
             means.append((-(c_[i] / s_[i]).square() * half).softmax(1) @ data)
         mean = torch.cat(means)
         return mean.reshape(y.shape), ((c_ * mean - flat) / s_.square()).reshape(y.shape)

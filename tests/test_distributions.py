@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,23 @@ def test_events_of_any_shape_agree_with_flat_ones() -> None:
     torch.testing.assert_close(image.score(x).reshape(5, 6), flat.score(x.reshape(5, 6)))
     scalar = GaussianMixture(weights, torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
     assert scalar.sample(4).shape == (4,) and scalar.log_prob(torch.zeros(3)).shape == (3,)
+
+
+@pytest.mark.slow
+def test_the_score_that_has_learned_mnist_by_heart_needs_bounded_memory() -> None:
+    """Of 60,000 points in 784 dimensions the distances to 3,000 states would take 720 MB, and as much for their weights."""
+    script = """
+import resource, torch, sdegen
+generator = torch.Generator().manual_seed(0)
+data = torch.rand(60_000, 784, generator=generator)
+model = sdegen.Exact(sdegen.VP(), sdegen.Empirical(data))
+near = data[:3000] + 0.01 * torch.randn(3000, 784, generator=generator)
+t = model.sde.time(1e4)
+model.denoise(near[:2], t)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
+found = model.denoise(near / (1 + 1e-4) ** 0.5, t)
+print((found - data[:3000]).abs().max().item())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1e-4

@@ -23,7 +23,7 @@ from sdegen.samplers import (
     Sampler,
     transition_variance,
 )
-from sdegen.testing import affine_moments, check_sampler
+from sdegen.testing import affine_moments, check_sampler, gaussian_error, sampled_moments
 from sdegen.testing.samplers import gaussian_data
 
 
@@ -276,3 +276,39 @@ def test_adaptive_flow_meets_its_tolerance() -> None:
     loose = sdegen.sample(model, x_T=x_T, sampler=ProbabilityFlow(), final="sample")
     median = (tight - loose).norm(dim=1).median()
     assert 1e-9 < median < 1e-4
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.Rectified()], ids=lambda s: type(s).__name__)
+def test_the_error_of_ddim_on_gaussian_data_is_its_closed_form_of_full_and_low_rank(sde: sdegen.ScalarSDE) -> None:
+    # Along an axis of variance v a step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t² v + sigma_t²).
+    variances = torch.tensor([1.5, 0.2, 1e-13], dtype=torch.float64)  # the last one is no width at all
+    Q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 3), ((Q * variances) @ Q.T)[None])
+    sampler = DDIM(12)
+    t = sampler.times(sde, True)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    width = (alpha.square() * variances + sigma.square()).sqrt()
+    factors = (alpha[1:] * alpha[:-1] * variances + sigma[1:] * sigma[:-1]) / width[:-1].square()
+    last = alpha[-1] * variances / width[-1].square()
+    want = (width[0] * factors.prod(0) * last - variances.sqrt()).norm().item()
+    assert gaussian_error(sdegen.Exact(sde, law), sampler) == pytest.approx(want, rel=1e-5)
+    assert want > 0.01
+
+
+def test_moments_of_a_run_are_those_of_its_samples_with_noise_and_with_memory() -> None:
+    model = sdegen.Exact(sdegen.VP(), gaussian_data())
+    for sampler in (sdegen.samplers.Ancestral(6), sdegen.samplers.Multistep(6), sdegen.samplers.ExponentialSDE(6)):
+        mean, covariance = sampled_moments(model, sampler)
+        law = sdegen.VP().diffused(gaussian_data(), sampler.times(model.sde, True)[0])
+        x_T = law.sample(60_000, torch.Generator().manual_seed(0))
+        x = sdegen.sample(model, x_T=x_T, sampler=sampler, seed=1)
+        spread = covariance.diagonal().sqrt()
+        assert ((x.mean(0) - mean).abs() < 5 * spread / 60_000**0.5).all()
+        assert ((x.T.cov() - covariance).abs() < 7 * spread[:, None] * spread / 60_000**0.5).all()
+
+
+def test_the_default_makes_no_error_on_gaussian_data() -> None:
+    # Its reference is the Gaussian of the data's own moments.
+    for sde in (sdegen.VP(), sdegen.EDM(), sdegen.Rectified()):
+        model = sdegen.Exact(sde, gaussian_data())
+        assert gaussian_error(model) < 1e-4 < 0.01 < gaussian_error(model, DDIM(20))

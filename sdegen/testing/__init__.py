@@ -2,7 +2,7 @@
 
 from .models import check_model, model_cases
 from .report import EXACT, QUADRATURE, STATISTICAL, Report, Violation
-from .samplers import affine_moments, check_sampler, observed_order
+from .samplers import affine_moments, check_sampler, gaussian_error, observed_order, sampled_moments
 from .sde import check_sde, sde_cases
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "check_model",
     "check_sampler",
     "check_sde",
+    "gaussian_error",
     "model_cases",
     "observed_order",
+    "sampled_moments",
     "sde_cases",
 ]
