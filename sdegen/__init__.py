@@ -7,7 +7,21 @@ and `nonlinear` the zoo of them; `models` the score models, `parametrizations` w
 and `plots` what one judges by.
 """
 
-from . import data, divergence, grids, guidance, kernels, losses, metrics, nets, plots, samplers, testing, weightings
+from . import (
+    baselines,
+    data,
+    divergence,
+    grids,
+    guidance,
+    kernels,
+    losses,
+    metrics,
+    nets,
+    plots,
+    samplers,
+    testing,
+    weightings,
+)
 from .bits import bits_per_dim
 from .checkpoints import load, save
 from .diagnose import Budget, diagnose
@@ -44,6 +58,6 @@ __all__ = [
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
     "bits_per_dim", "density", "diagnose", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
-    "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers", "testing",
-    "weightings",
+    "baselines", "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers",
+    "testing", "weightings",
 ]  # fmt: skip

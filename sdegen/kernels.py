@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
         M = self.R.inv().matrix().to(x).expand(len(x), -1, -1)
         u, m = (v.reshape(len(x), M.shape[-1], -1) for v in (x, self.mean))
         z = torch.einsum("jab,ibr->ijar", M, u) - torch.einsum("jab,jbr->jar", M, m)  # of row i under kernel j
-        weights = (M.logdet() * z.shape[-1] - 0.5 * z.square().sum((2, 3))).softmax(1)
+        weights = (torch.linalg.slogdet(M).logabsdet * z.shape[-1] - 0.5 * z.square().sum((2, 3))).softmax(1)
         return -torch.einsum("ijar,jab->ibr", weights[:, :, None, None] * z, M).reshape(x.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:

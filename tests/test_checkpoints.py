@@ -152,7 +152,9 @@ def test_learned_variances_come_back(tmp_path, device, dtype):
 
 
 def test_a_direct_model_of_a_nonlinear_process_comes_back(tmp_path, device, dtype):
-    model = sdegen.DirectModel(nets.MLP(2, width=8, depth=1), sdegen.DoubleWell(2.0, 0.7, T=1.0), scale=1.5)
+    well = sdegen.DoubleWell(2.0, 0.7, T=1.0)
+    base = well.prior(sdegen.data.gaussian_ring().moments())
+    model = sdegen.DirectModel(nets.MLP(2, width=8, depth=1), well, scale=1.5, base=base)
     model.sde.lag = 0.1
     model = ready(model, device, dtype)
     save(model, tmp_path / "model")

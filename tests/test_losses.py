@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import losses, weightings
 from sdegen.divergence import exact_divergence, hutchinson_divergence
+from sdegen.kernels import Kernel
 from sdegen.models import Exact, ScoreModel
 from sdegen.testing.samplers import gaussian_data
 
@@ -218,6 +219,21 @@ def test_nonlinear_processes_pool_the_kernels_of_one_time_as_linear_ones_the_dat
     # Rows that share no time keep the targets of their own kernels.
     alone = -Zero().score_error(x_0, t + torch.arange(24) * 1e-3, perturbed, sdegen.Scale(1.0), True)
     torch.testing.assert_close(alone, perturbed.kernel.score(perturbed.x))
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6,), (6, 2, 3)])
+def test_a_pooled_score_is_that_of_the_mixture_of_kernels(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, x = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    if len(shape) == 2:  # a matrix over the coordinates for each row
+        L = torch.randn(6, 2, 2, dtype=torch.float64, generator=generator).tril() + 1.5 * torch.eye(2)
+        R: Any = sdegen.Matrix(L)
+        covariances = L @ L.mT
+    else:
+        std = 0.5 + torch.rand(6, dtype=torch.float64, generator=generator)
+        R, covariances = sdegen.Scale(std), std.square()
+    mixture = sdegen.GaussianMixture(torch.full((6,), 1 / 6), mean, covariances)
+    torch.testing.assert_close(Kernel(mean, R).pooled_score(x), mixture.score(x))
 
 
 def test_pooled_short_kernels_have_the_same_gradient_with_less_variance() -> None:

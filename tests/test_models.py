@@ -232,3 +232,19 @@ def test_a_step_of_learned_variance_takes_one_evaluation_and_knows_conditions() 
     mean = sdegen.samplers.Ancestral(5).step(bound, x, c, torch.zeros_like, None)[0]
     step = sampler.step(bound, x, c, lambda _: z, None)[0]
     torch.testing.assert_close(step, mean + model.reverse_noise(x, c.s, c.t, z, label=label))
+
+
+def test_a_direct_model_adds_its_base_and_knows_no_time_before_training() -> None:
+    torch.manual_seed(0)
+    sde = sdegen.DoubleWell(T=2.0)
+    net = sdegen.nets.MLP(2, width=16, depth=1)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.5)
+    base = sde.prior(LAW.moments())
+    x = torch.randn(4, 2)
+    plain, based = sdegen.DirectModel(net, sde, 0.5), sdegen.DirectModel(net, sde, 0.5, base)
+    torch.testing.assert_close(based.score(x, 0.3), plain.score(x, 0.3) + base.score(x))
+    assert torch.equal(plain.score(x, 0.0), plain.score(x, sde.t_min))
+    assert not torch.equal(plain.score(x, 0.0), plain.score(x, 2 * sde.t_min))
+    with pytest.raises(TypeError, match="base is MLP, which has no score"):
+        sdegen.DirectModel(net, sde, base=net)
