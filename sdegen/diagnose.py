@@ -165,7 +165,7 @@ def diagnose(
 
     def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
         with torch.no_grad():
-            start = x_T if of.like is None else x_T.to(of.like)
+            start = of.taken(x_T)
             return sample(of, x_T=start, sampler=by, seed=seed, progress=False).double().cpu()
 
     def apart(x: Tensor, y: Tensor) -> Estimate:
@@ -208,13 +208,9 @@ def _score_error(
     t, factor = AngleTimes().sample(sde, len(x_0), generator)
     t, order = t.sort()
     x = sde.perturb(x_0, t, generator=generator).x
-    like = model.like
     with torch.no_grad(), evaluating(model):
         score = torch.cat(
-            [
-                model.score(a if like is None else a.to(like), b).double().cpu()
-                for a, b in zip(x.split(4096), t.split(4096), strict=True)
-            ]
+            [model.score(model.taken(a), b).double().cpu() for a, b in zip(x.split(4096), t.split(4096), strict=True)]
         )
     wrong = sde.diffusion_operator(t).T(score - exact.score(x, t))
     nats = 0.5 * wrong.flatten(1).square().sum(1) * factor[order] * (sde.T - sde.t_min)

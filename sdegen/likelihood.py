@@ -187,8 +187,7 @@ def sample_with_log_prob(
         prior = _prior(model)
         x_T = start(model, n, seed)
     else:
-        x_T = prior.sample(n, generator)
-        x_T = x_T if model.like is None else x_T.to(model.like)
+        x_T = model.taken(prior.sample(n, generator))
     bound: Any = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
         traces = partial(TRACES[divergence], probes=probes, generator=generator)
@@ -371,7 +370,6 @@ class Density:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density by the probability flow, in the model's dtype."""
-        like = self.model.like
-        value = log_prob(self.model, x if like is None else x.to(like), **self.cond)
+        value = log_prob(self.model, self.model.taken(x), **self.cond)
         assert isinstance(value, Tensor)
         return value

@@ -70,6 +70,10 @@ class ScoreModel(ABC):
         """A tensor of the dtype and on the device of the states that the model takes; None where any will do."""
         return next(self.parameters(), None) if isinstance(self, nn.Module) else None
 
+    def taken(self, x: Tensor) -> Tensor:
+        """`x` in the dtype and on the device of the states that the model takes."""
+        return x if self.like is None else x.to(self.like)
+
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``∇ log p_t(x)``, of the shape of `x`."""

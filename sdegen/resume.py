@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .checkpoints import _name, write_whole
 from .data import Source
+from .distributions import Moments
 from .ema import PowerEMA
 from .parallel import Processes
 from .record import Run
@@ -54,7 +55,7 @@ class Checkpoint:
         """The tensors whose names begin with ``prefix:``, without it."""
         return {k.removeprefix(f"{prefix}:"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}:")}
 
-    def check(self, about: dict[str, Any], model: nn.Module) -> None:
+    def check(self, about: dict[str, Any], model: nn.Module, moments: Moments) -> None:
         """Refuse to go on with another run.
 
         Raises
@@ -77,9 +78,8 @@ class Checkpoint:
                     f"{self.path} holds weights of another architecture: {name} is {tuple(was.shape)} {was.dtype} there and "
                     f"{tuple(value.shape)} {value.dtype} here; {_WHAT_TO_DO}"
                 )
-        kept, moments = self.part("moments"), model.moments
-        for name in kept:
-            was, value = kept[name], getattr(moments, name)
+        for name, was in self.part("moments").items():
+            value = getattr(moments, name)
             # Equal but for the order of a sum, which another machine may choose.
             if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")

@@ -166,7 +166,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     source = Source(data, parameters[0].dtype, device)
     drop = Drop(p_uncond, null, source.cond)
-    model.moments = source.moments(generator)
+    moments = source.moments(generator)
     processes.share(model)
     objective: Any = type(model).loss if loss is None else loss
     gradient = Gradient(model, objective, parameters, generator, processes, accumulate, autocast)
@@ -185,7 +185,9 @@ def fit(
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         about |= {"frozen": frozen} if frozen else {}
     if kept is not None:
-        kept.check(about, model)
+        kept.check(about, model, moments)
+    model.moments = moments  # only now: a model that is refused stays as it was
+    if kept is not None:
         state.restore(kept)
     if run.snapshots is not None and processes.main:
         run.snapshots.forget_later()

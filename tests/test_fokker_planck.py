@@ -71,6 +71,18 @@ def test_its_flow_brings_the_densities_of_the_data_back() -> None:
     assert (found - PAIR.log_prob(x)).abs().max() < 5e-3
 
 
+def test_the_samplers_of_linear_processes_sample_a_nonlinear_one() -> None:
+    sde = sdegen.DoubleWell(T=3.0)
+    truth = FokkerPlanck(sde, PAIR)
+    x, y = (PAIR.sample(2000, seeded(k)) for k in (5, 6))
+    floor = sdegen.metrics.knn_kl(x, y)
+    for sampler in (None, sdegen.samplers.Heun(30), sdegen.samplers.EulerMaruyama(150)):
+        found = sdegen.metrics.knn_kl(x, sdegen.sample(truth, 2000, sampler=sampler, seed=0))
+        assert abs(found.value - floor.value) < 4 * (found.stderr**2 + floor.stderr**2) ** 0.5
+    early = sdegen.metrics.knn_kl(x, sdegen.sample(truth, 2000, sampler=sdegen.samplers.Heun(2), seed=0))
+    assert early.value > floor.value + 0.2
+
+
 class Late:
     """The law at T of a grid's truth."""
 

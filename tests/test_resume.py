@@ -354,6 +354,7 @@ def test_another_architecture_is_named(tmp_path, case):
     with pytest.raises(ValueError, match=rf"{says}.*; call fit as the run was begun"):
         fit(other, RING, **asked)
     assert len(list((tmp_path / "run").glob("step-*"))) == 2
+    assert other.moments is None  # a model that is refused stays as it was
 
 
 def test_another_process_or_other_data_are_named(tmp_path):
