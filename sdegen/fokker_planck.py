@@ -25,9 +25,9 @@ class FokkerPlanck(ScoreModel):
     """The true score model of a process that moves every coordinate alone, started from a mixture.
 
     ``∂p/∂t = −∂(f p)/∂x + ½ g² ∂²p/∂x²`` for each coordinate of each component, by finite volumes of exponentially fitted
-    fluxes (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969), which conserve mass
-    and keep a stationary law, and the trapezoidal rule in time, both of order two. Between cells and
-    times it is read by cubics.
+    fluxes (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969), which conserve
+    mass and keep a stationary law, and the trapezoidal rule in time, both of order two. Between cells and times it is read
+    by cubics. It keeps ``cells × steps`` numbers for each coordinate of each component.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ class FokkerPlanck(ScoreModel):
     True
     """
 
+    @torch.no_grad()
     def __init__(self, sde: SDE, distribution: GaussianMixture, cells: int = 1000, steps: int = 800) -> None:
         if cells < 16 or steps < 3:
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
