@@ -43,7 +43,7 @@ class Kernel(NamedTuple):
         return -self.R.inv().T(self.whiten(x))
 
     def pooled_score(self, x: Tensor) -> Tensor:
-        """The score at each row of `x` of the law that is one of *all* rows' kernels, equally likely, ``(B, *)``; ``B²`` pairs."""
+        """The score at each row of `x` of a law that is one of *all* rows' kernels, equally likely, ``(B, *)``."""
         M = self.R.inv().matrix().to(x).expand(len(x), -1, -1)
         u, m = (v.reshape(len(x), M.shape[-1], -1) for v in (x, self.mean))
         z = torch.einsum("jab,ibr->ijar", M, u) - torch.einsum("jab,jbr->jar", M, m)  # of row i under kernel j
