@@ -49,3 +49,12 @@ def test_the_example_of_the_page_on_images_runs(
     exec(shorter, {})
     assert {p.name for p in tmp_path.iterdir()} == {"pictures", "run", "samples.png"}
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"loss.png", "samples-00000002.png"}
+
+
+@pytest.mark.parametrize("page", ["processes", "likelihood", "diagnose"])
+def test_the_examples_of_a_page_run(page: str) -> None:
+    """All of them, one after the other, with a shorter training."""
+    text = (Path(__file__).parent.parent / "docs" / f"{page}.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    assert "import sdegen" in code or "sdegen." in code
+    exec(code.replace("steps=100,", "steps=3,"), {})
