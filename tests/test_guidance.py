@@ -19,7 +19,7 @@ from sdegen.guidance import (
     LinearScale,
     RescaledGuidance,
 )
-from sdegen.models import Conditioned, Exact, ExactConditional, ScoreModel
+from sdegen.models import Conditioned, Exact, ExactConditional, ScoreModel, Velocity
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -316,9 +316,9 @@ def test_the_noise_follows_the_changed_clean_state(sde: Any, wrap: str) -> None:
 
 @pytest.mark.parametrize("wrap", CHANGED)
 def test_what_is_no_data_in_the_clean_state_stays(wrap: str) -> None:
-    # A network speaks of the velocities too; the exact clean state has none.
+    # A network that is asked for all of the state speaks of the velocities too; the exact clean state has none.
     sde = sdegen.CLD(sigma_0=0.1)
-    inner = sdegen.Model(sdegen.nets.MLP(4, width=16, depth=1, classes=1), sde).double()
+    inner = sdegen.Model(sdegen.nets.MLP(4, width=16, depth=1, classes=1), sde, Velocity()).double()
     for p in inner.parameters():
         nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
     x, t = states(sde)
