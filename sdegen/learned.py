@@ -16,7 +16,21 @@ from .distributions import GaussianMixture, Moments
 from .scalar import ScalarSDE, ScheduleSDE
 
 
-class LearnedSchedule(nn.Module, ScheduleSDE):
+class Learned(nn.Module, ScalarSDE):
+    """What learned processes have in common: parameters that laws depend on, and a prior that does not."""
+
+    @property
+    def state(self) -> Any:
+        """How often each parameter was written."""
+        return tuple(p._version for p in self.parameters())
+
+    def prior(self, moments: Moments) -> GaussianMixture:
+        """The standard normal law, which does not follow what is learned."""
+        one = torch.ones(1, dtype=torch.float64)
+        return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
+
+
+class LearnedSchedule(Learned, ScheduleSDE):
     """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
 
     `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The
@@ -54,11 +68,6 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         return first + (last - first) * bernstein(rising, t)
 
     @property
-    def state(self) -> Any:
-        """Versions of the parameters."""
-        return versions(self)
-
-    @property
     def sigma_0(self) -> float:  # type: ignore[override]
         """``snr(0)^-½``: the smoothing of the data at 0."""
         return math.exp(-0.5 * self.ends[0].item())
@@ -72,12 +81,8 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         """``alpha / √snr``."""
         return self.alpha(t) * (-0.5 * self.log_snr(t)).exp()
 
-    def prior(self, moments: Moments) -> GaussianMixture:
-        """The standard normal law, which does not follow what is learned."""
-        return standard(moments)
 
-
-class LearnedSDE(nn.Module, ScalarSDE):
+class LearnedSDE(Learned):
     """Learned drift and diffusion: ``dx = f(t) x dt + g(t) dw`` with ``f = −softplus(p(t))`` and ``g = softplus(q(t))``.
 
     `p` and `q` are polynomials in Bernstein's form; ``alpha`` and ``sigma`` follow by quadrature, through which derivatives
@@ -106,11 +111,6 @@ class LearnedSDE(nn.Module, ScalarSDE):
         self.p = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(rate))))
         self.q = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(math.sqrt(2 * rate)))))
 
-    @property
-    def state(self) -> Any:
-        """Versions of the parameters."""
-        return versions(self)
-
     def f(self, t: Tensor) -> Tensor:
         """``−softplus(p(t))``."""
         return -nn.functional.softplus(bernstein(exact(self.p), t))
@@ -118,10 +118,6 @@ class LearnedSDE(nn.Module, ScalarSDE):
     def g(self, t: Tensor) -> Tensor:
         """``softplus(q(t))``."""
         return nn.functional.softplus(bernstein(exact(self.q), t))
-
-    def prior(self, moments: Moments) -> GaussianMixture:
-        """The standard normal law, which does not follow what is learned."""
-        return standard(moments)
 
 
 def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
@@ -135,14 +131,3 @@ def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
 def exact(parameter: Tensor) -> Tensor:
     """A parameter as coefficients are: float64 on the CPU, with its derivative."""
     return parameter.double().cpu()
-
-
-def versions(module: nn.Module) -> tuple[int, ...]:
-    """How often each parameter was written."""
-    return tuple(p._version for p in module.parameters())
-
-
-def standard(moments: Moments) -> GaussianMixture:
-    """The standard normal law of the shape of the data."""
-    one = torch.ones(1, dtype=torch.float64)
-    return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)

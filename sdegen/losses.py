@@ -43,7 +43,8 @@ class Denoising:
         expectation and so the same minimiser, less variance, at the price of all pairwise distances in the batch. The
         idea of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
         models*, 2023, arXiv:2302.00670, with the batch as its own reference, which makes it exact. It is not used with
-        conditions, whose pairing with the data it would undo, nor by nonlinear processes.
+        conditions, whose pairing with the data it would undo. Nonlinear processes pool rows that share a time
+        (`weightings.SharedTimes`).
     antithetic
         Noise every datum twice, with z and −z, and take the mean: two network evaluations a datum. At small noise the
         target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A

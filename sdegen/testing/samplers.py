@@ -27,6 +27,22 @@ def gaussian_data() -> GaussianMixture:
     return GaussianMixture(torch.ones(1), torch.tensor([[0.6, -0.4]], dtype=torch.float64), covariance)
 
 
+class Units:
+    """In place of noise, unit vectors: row by row one coordinate of one call, after the rows that have none."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.first, self.calls = first, 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The unit vectors of this call, for as many of its rows as there are."""
+        z = torch.zeros(len(like), like[0].numel(), dtype=like.dtype)
+        D = z.shape[1]
+        own = z[self.first + self.calls * D :][:D]
+        own.copy_(torch.eye(D, dtype=like.dtype)[: len(own)])
+        self.calls += 1
+        return z.reshape(like.shape)
+
+
 def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and covariance of what a sampler returns on an affine model, started from the exact law at its first time.
 
@@ -44,28 +60,12 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
     shape = mean.shape
     mean, D = mean.reshape(-1), mean.numel()
     for c in sampler.plan(model, times):
-        calls = 0
-
-        def counting(x: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return torch.zeros_like(x)
-
+        counting = Units()
         sampler.step(model, torch.zeros(1, *shape, dtype=torch.float64), c, counting, None)
         # Rows: zero, the D unit states, then one for every unit of every call's noise.
-        rows = torch.zeros(1 + D + calls * D, D, dtype=torch.float64)
+        rows = torch.zeros(1 + D + counting.calls * D, D, dtype=torch.float64)
         rows[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-        asked = 0
-
-        def units(x: Tensor, D: int = D) -> Tensor:
-            nonlocal asked
-            z = torch.zeros(len(x), D, dtype=torch.float64)
-            first = 1 + D + asked * D
-            z[first : first + D] = torch.eye(D, dtype=torch.float64)
-            asked += 1
-            return z.reshape(x.shape)
-
-        out, state = sampler.step(model, rows.reshape(-1, *shape), c, units, None)
+        out, state = sampler.step(model, rows.reshape(-1, *shape), c, Units(1 + D), None)
         if state is not None:
             raise ValueError(
                 f"{type(sampler).__name__} remembers between steps; affine_moments covers one-step samplers."
@@ -75,22 +75,6 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
         A, B = linear[:D].T, linear[D:].T
         mean, covariance = A @ mean + b, A @ covariance @ A.T + B @ B.T
     return mean, covariance
-
-
-class Units:
-    """In place of noise, unit vectors: row by row one coordinate of one call, after the rows that have none."""
-
-    def __init__(self, first: int = 0) -> None:
-        self.first, self.calls = first, 0
-
-    def __call__(self, like: Tensor) -> Tensor:
-        """The unit vectors of this call, for as many of its rows as there are."""
-        z = torch.zeros(len(like), like[0].numel(), dtype=like.dtype)
-        D = z.shape[1]
-        own = z[self.first + self.calls * D :][:D]
-        own.copy_(torch.eye(D, dtype=like.dtype)[: len(own)])
-        self.calls += 1
-        return z.reshape(like.shape)
 
 
 def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
