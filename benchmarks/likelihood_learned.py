@@ -13,8 +13,7 @@ import sdegen
 from benchmarks import kl_table
 from benchmarks.likelihood_processes import RING, of_the_kl_table
 from benchmarks.rows import Values, combine, row, write
-from sdegen import losses, nets
-from sdegen.baselines import diffusion_hierarchy
+from sdegen import diffusion_hierarchy, losses, nets
 from sdegen.models import EDM
 
 CHAIN = 20  # states of the chain whose bound is trained and judged

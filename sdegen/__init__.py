@@ -28,6 +28,7 @@ from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .fokker_planck import FokkerPlanck
+from .hierarchy import diffusion_hierarchy
 from .learned import LearnedSchedule, LearnedSDE
 from .likelihood import Density as density
 from .likelihood import LogProb, log_prob, sample_with_log_prob
@@ -56,7 +57,7 @@ __all__ = [
     "VelocityModel",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
-    "bits_per_dim", "density", "diagnose", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
+    "bits_per_dim", "density", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
     "baselines", "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers",
     "testing", "weightings",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .data import Scaling
+from .draws import uniform_like
 from .likelihood import LogProb, log_mean, log_prob, repeated
 from .models import ScoreModel
 
@@ -69,8 +70,7 @@ def bits_per_dim(
     like = model.like
     x = scaling(images, torch.float64 if like is None else like.dtype)
     x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
-    device = x.device if generator is None else generator.device
-    noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device) - 0.5
+    noise = uniform_like(x, generator) - 0.5
     more = repeated(more, len(images), draws)
     found = log_prob(model, x + scaling.step * noise, generator=generator, return_error=True, **more)
     assert isinstance(found, LogProb)

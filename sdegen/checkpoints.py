@@ -19,14 +19,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import distributions, guidance, learned, models, nets, nonlinear, parametrizations, processes, samplers
+from . import (
+    baselines,
+    distributions,
+    guidance,
+    learned,
+    models,
+    nets,
+    nonlinear,
+    parametrizations,
+    processes,
+    samplers,
+)
 from .distributions import Moments
 from .samplers import Fitted
 
 FORMAT = "sdegen-1"
 # Files name a class by the chapter it is offered in, which outlives the module it is written in.
 _CHAPTERS = {"learned": "processes", "nonlinear": "processes", "parametrizations": "models"}
-_LIBRARY = (distributions, guidance, learned, models, nets, nonlinear, parametrizations, processes, samplers)
+_LIBRARY = (baselines, distributions, guidance, learned, models, nets, nonlinear, parametrizations, processes, samplers)
 _PLAIN = (int, float, str, bool, type(None))
 
 

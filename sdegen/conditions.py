@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,6 +61,24 @@ class Drop:
             return value
         rows = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1))
         return torch.where(rows, torch.as_tensor(self.null[name]).to(value, non_blocking=True), value)
+
+
+def check_taken(objective: Callable[..., Tensor], model: Any, cond: dict[str, Tensor]) -> None:
+    """Refuse conditions that a loss does not take.
+
+    Raises
+    ------
+    TypeError
+        Naming the first.
+    """
+    parameters = inspect.signature(objective).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    for name in cond.keys() - {p.name for p in parameters}:
+        raise TypeError(
+            f"the data has the condition {name!r}, which the loss of {type(model).__name__} does not take; give the data "
+            "alone: images.without_labels(), or x of (x, conditions)."
+        )
 
 
 def _check_null(name: str, null: Tensor, value: Tensor) -> None:

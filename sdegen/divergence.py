@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .draws import rademacher_like
+
 Field = Callable[[Tensor], Tensor]
 
 
@@ -98,10 +100,3 @@ def subspace(images: Tensor) -> Tensor:
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows, ``(m, B)``."""
     return (a * b).flatten(2).sum(2)
-
-
-def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Independent signs of the shape, dtype and device of `x`."""
-    device = x.device if generator is None else generator.device
-    bits = torch.randint(0, 2, x.shape, generator=generator, device=device)
-    return (2 * bits - 1).to(x)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .distributions import GaussianMixture, Moments
+from .draws import noise_like
 from .grids import LogSNR
-from .kernels import noise_like
 from .likelihood import repeated, stderr_of_mean
 from .linear import gaussian
 from .models import Conditioned, Exact, ScoreModel

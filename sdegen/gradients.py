@@ -110,7 +110,8 @@ class Gradient:
 
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
-    """A network that for a while answers for some of the `size` rows of a batch, 0 for the others, in another precision.
+    """A network that for a while answers for some of the `size` rows of a batch, 0 for the others, in another precision. It
+    may answer with several tensors.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
     """
     whole, own = net.forward, net.__dict__.get("forward")
 
-    def forward(x: Tensor, *args: Any, **cond: Any) -> Tensor:
+    def forward(x: Tensor, *args: Any, **cond: Any) -> Any:
         if len(x) != size:
             raise ValueError(
                 f"the loss asked the network about {len(x)} rows for a batch of {size}; accumulate and several processes need "
@@ -131,7 +132,9 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
 
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
             out = whole(pick(x), *map(pick, args), **{name: pick(value) for name, value in cond.items()})
-        out = out.to(x.dtype)
+        return tuple(placed(part.to(x.dtype)) for part in out) if isinstance(out, tuple) else placed(out.to(x.dtype))
+
+    def placed(out: Tensor) -> Tensor:
         if len(out) == size:
             return out
         before, after = (out.new_zeros(k, *out.shape[1:]) for k in (rows.start, size - rows.stop))

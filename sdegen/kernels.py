@@ -245,9 +245,3 @@ def posterior(at_s: Transition, at_t: Transition, s_to_t: Transition) -> Posteri
     # Joseph's form (I − KΦ) Σ_s (I − KΦ)ᵀ + K Q Kᵀ: a sum of squares, so rounding never makes it negative.
     left = K.one() - K @ s_to_t.Phi
     return Posterior(K, left @ at_s.covariance @ left.T + K @ s_to_t.covariance @ K.T)
-
-
-def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`, drawn on the generator's device."""
-    device = x.device if generator is None else generator.device
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)

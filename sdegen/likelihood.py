@@ -21,11 +21,10 @@ from .divergence import (
     exact_divergence,
     hutchinson_divergences,
     hutchpp_divergences,
-    rademacher_like,
     subspace,
     value_and_slope,
 )
-from .kernels import noise_like
+from .draws import noise_like, rademacher_like
 from .models import Conditioned, ScoreModel, check_dtype
 from .samplers.noise import as_seed
 from .samplers.ode import adaptive

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .distributions import Distribution, GaussianMixture, Moments
-from .kernels import Kernel, Observation, Perturbed, Transition, noise_like
+from .draws import noise_like
+from .kernels import Kernel, Observation, Perturbed, Transition
 from .operators import Operator, Scale
 from .sde import SDE, as_time
 

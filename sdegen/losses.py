@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .divergence import exact_divergence
-from .kernels import Perturbed, noise_like
+from .draws import noise_like
+from .kernels import Perturbed
 from .operators import Operator, rows
 from .weightings import ImportanceTimes, InverseVariance, StratifiedTimes, TimeLaw, Weighting
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .distributions import Moments
-from .kernels import Kernel, Perturbed, noise_like
+from .draws import noise_like
+from .kernels import Kernel, Perturbed
 from .moments import psd_cholesky, van_loan
 from .operators import Matrix, Operator, Scale, as_operator, rows
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .conditions import Drop
+from .conditions import Drop, check_taken
 from .data import Source
 from .ema import PowerEMA, Snapshots
 from .gradients import Gradient
@@ -45,6 +45,7 @@ def fit(
     seconds: float | None = None,
     batch_size: int = 512,
     lr: float = 4e-3,
+    lr_factors: dict[str, float] | None = None,
     warmup: int = 100,
     schedule: Callable[[float], float] = cosine,
     weight_decay: float = 0.0,
@@ -81,6 +82,8 @@ def fit(
         Length of the run: steps (4,000 by default), or wall-clock seconds; the first limit that is reached ends it.
     batch_size, lr, warmup, weight_decay, betas, clip
         Optimiser settings; `clip` bounds the norm of the gradient.
+    lr_factors
+        Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
     schedule
         The factor on `lr`, given the part of the run that is done: `cosine`, `constant`, or a function of yours.
     ema
@@ -139,7 +142,8 @@ def fit(
     if steps is None and seconds is None:
         steps = 4000
     settings = {
-        "steps": steps, "seconds": seconds, "batch_size": batch_size, "lr": lr, "warmup": warmup, "schedule": schedule,
+        "steps": steps, "seconds": seconds, "batch_size": batch_size, "lr": lr, "lr_factors": lr_factors,
+        "warmup": warmup, "schedule": schedule,
         "betas": betas, "weight_decay": weight_decay, "clip": clip, "ema": ema, "loss": loss, "p_uncond": p_uncond,
         "null": null, "accumulate": accumulate, "autocast": autocast, "snapshots": snapshots,
     }  # fmt: skip
@@ -169,8 +173,10 @@ def fit(
     moments = source.moments(generator)
     processes.share(model)
     objective: Any = type(model).loss if loss is None else loss
+    check_taken(objective, model, source.cond)
     gradient = Gradient(model, objective, parameters, generator, processes, accumulate, autocast)
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    groups = by_factor(named, lr_factors)
+    optimiser = torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     average = PowerEMA(parameters, ema)
     averages = [average]
     if snapshots is not None:
@@ -223,7 +229,7 @@ def fit(
                 break
             rate = lr * min(1.0, (run.steps + 1) / max(warmup, 1)) * schedule(done)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             optimiser.zero_grad()
             mean = gradient(drop(next(batches), generator))
             norm = nn.utils.clip_grad_norm_(parameters, clip)
@@ -256,6 +262,34 @@ def fit(
         run.seconds = time.perf_counter() - began
     average.copy_to_model()
     return run
+
+
+def by_factor(named: dict[str, Tensor], factors: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Parameters in groups of one factor on the learning rate, 1 where no name begins with a key.
+
+    Raises
+    ------
+    ValueError
+        If a name begins with two keys, no name with one of them, or a factor is not positive.
+    """
+    found: dict[float, list[Tensor]] = {}
+    used = set()
+    for name, p in named.items():
+        keys = [key for key in factors or {} if name.startswith(key)]
+        if len(keys) > 1:
+            raise ValueError(
+                f"lr_factors: {name} begins with {keys[0]!r} and with {keys[1]!r}; give one factor for each."
+            )
+        used |= set(keys)
+        found.setdefault(factors[keys[0]] if factors and keys else 1.0, []).append(p)
+    for key, factor in (factors or {}).items():
+        if key not in used:
+            raise ValueError(
+                f"lr_factors: no parameter begins with {key!r}; there are {', '.join(list(named)[:3])}, ..."
+            )
+        if not factor > 0:
+            raise ValueError(f"lr_factors[{key!r}] = {factor}; it must be positive: freeze with requires_grad_(False).")
+    return [{"params": params, "factor": factor} for factor, params in found.items()]
 
 
 def _check(model: Any, settings: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen.baselines import Hierarchy, Layer, diffusion_hierarchy
+from sdegen import diffusion_hierarchy
+from sdegen.baselines import Hierarchy, Layer
 
 LAW = sdegen.GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[-1.0, 0.3], [0.8, 0.0]]), torch.tensor([[0.1, 0.3], [0.2, 0.1]])

@@ -1,5 +1,40 @@
-"""Other families of generative models, which meet the score models in shared metrics and, here, in shared bounds."""
+"""Other families of generative models, which meet the score models in shared metrics and, here, in shared bounds.
 
-from .hierarchical import Hierarchy, Layer, diffusion_hierarchy
+Each is trained by `sdegen.fit`, which knows a model by its loss; has ``sample(n, generator)``; and ``log_prob(x)`` where its
+density is known. `vae`, `hierarchical`, `flow` with `realnvp`, `residual` and `continuous`, `gans`; `latent` is what is done
+with codes. They know nothing of processes and scores.
+"""
 
-__all__ = ["Hierarchy", "Layer", "diffusion_hierarchy"]
+from .continuous import ContinuousFlow
+from .flow import Bijection, Chain, Flow, Logit, Marginals
+from .gans import (
+    GAN,
+    KL,
+    WGAN,
+    WGANGP,
+    Adversarial,
+    Divergence,
+    Game,
+    Hellinger,
+    JensenShannon,
+    Pearson,
+    ReverseKL,
+    TotalVariation,
+)
+from .hierarchical import HierarchicalVAE, Hierarchy, Layer, WarmUp
+from .latent import LatentClassifier, active_units, fgsm, interpolation, robustness, traversal
+from .realnvp import RealNVP
+from .residual import ResidualFlow
+from .vae import VAE, Autoencoder, Bernoulli, Bound, CategoricalVAE, Continuous, Gaussian, Likelihood
+
+__all__ = [
+    # autoencoders
+    "Autoencoder", "VAE", "CategoricalVAE", "HierarchicalVAE", "Hierarchy", "Layer", "Bound", "WarmUp",
+    "Bernoulli", "Continuous", "Gaussian", "Likelihood",
+    "LatentClassifier", "active_units", "fgsm", "interpolation", "robustness", "traversal",
+    # flows
+    "Flow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Chain", "Logit", "Marginals",
+    # adversarial
+    "Adversarial", "GAN", "WGAN", "WGANGP",
+    "Divergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hierarchical variational autoencoders with Gaussian layers, and the one that a diffusion model is."""
+"""Hierarchical variational autoencoders: the bound of any of them, and a ladder of networks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ..models import LearnedVariance
+from ..draws import noise_like
+from ..nets import Perceptron
+from .vae import Gaussian, Likelihood
 
 
 class Layer(NamedTuple):
@@ -59,54 +62,204 @@ class Hierarchy:
         return torch.stack([*terms, -_whole(self.data(z)).log_prob(x)])
 
 
-def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
-    """The hierarchical VAE that a diffusion model of a scalar process is, on the times ``t_N > ... > t_1``.
+class HierarchicalVAE(nn.Module):
+    """A ladder of latents ``z_T, ..., z_1`` of networks on vectors: T = 1 is a VAE.
 
-    Its inference has nothing to learn: ``q(z_k | x)`` is the noised state, ``q(z_{k−1} | z_k, x)`` the posterior of DDPM. A
-    layer generates by the same posterior with the denoised state for `x`, and with the learned variance of a
-    `LearnedVariance`. Term by term its bound is `sdegen.discrete_elbo`. The formulas are those of J. Ho et al., 2020,
-    arXiv:2006.11239, in ``alpha`` and ``sigma``.
+    The encoder goes up from the data first; then, from the top down, each latent's inference is the product of the Gaussian
+    that the encoder says and the one that the model itself expects there: C. Sønderby et al., *Ladder variational
+    autoencoders*, 2016, arXiv:1602.02282. Upper layers are easily left unused (posterior collapse). Three remedies are
+    here: the KL is let in slowly (`WarmUp`); each layer may spend `free` nats without cost (D. Kingma et al., *Improved
+    variational inference with inverse autoregressive flow*, 2016, arXiv:1606.04934); and the data are told all latents, not
+    the lowest alone (`skip`; A. Dieng et al., *Avoiding latent variable collapse with generative skip models*, 2018,
+    arXiv:1807.04863).
+
+    Parameters
+    ----------
+    shape
+        Of a datum; its numbers are taken as a vector.
+    latents
+        Numbers of each latent, from the lowest, ``z_1``, up.
+    width, depth
+        Of the networks, `nets.Perceptron`.
+    likelihood
+        `Gaussian`, `Bernoulli` or `Continuous`.
+    free
+        Nats a layer and datum that cost nothing in the loss; in the bounds all cost.
+    skip
+        Whether every latent below is told all latents above, and so the data.
+
+    Attributes
+    ----------
+    beta
+        Weight of the KL in the loss, one unless a `WarmUp` lowers it.
+
+    Examples
+    --------
+    >>> model = HierarchicalVAE((2,), latents=(2, 1), width=8)
+    >>> model.terms(torch.zeros(5, 2)).shape, model.sample(3).shape
+    (torch.Size([3, 5]), torch.Size([3, 2]))
+    """
+
+    beta: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latents: Sequence[int] = (2, 2),
+        width: int = 64,
+        depth: int = 1,
+        likelihood: Likelihood | None = None,
+        free: float = 0.0,
+        skip: bool = False,
+    ) -> None:
+        super().__init__()
+        if not latents or min(latents) < 1 or free < 0:
+            raise ValueError(
+                f"latents = {tuple(latents)}, free = {free}; give at least one latent, and no negative nats."
+            )
+        self.shape, self.latents, self.width, self.depth = tuple(shape), tuple(latents), width, depth
+        self.likelihood = Gaussian() if likelihood is None else likelihood
+        self.free, self.skip = free, skip
+        self.net = _Ladder(math.prod(shape), self.latents, width, depth, self.likelihood.outputs, skip)
+        self.register_buffer("beta", torch.ones(()))
+        self.moments: Any = None
+
+    def _passed(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        kl, ratio, out = self.net(x, noise_like(x.new_empty(len(x), sum(self.latents)), generator))
+        return kl, ratio, self.likelihood.log_prob(self._shaped(out), x)
+
+    def _shaped(self, out: Tensor) -> Tensor:
+        return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
+
+    def terms(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The terms of the negative bound in nats, from the top down and the data last, ``(T + 1, B)``; one draw of latents."""
+        kl, _, log_likelihood = self._passed(x, generator)
+        return torch.cat([kl, -log_likelihood[:, None]], 1).T
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """``(beta Σ_k max(KL_k, free) − log p(x | z)) / D``, nats per number, ``(B,)``."""
+        kl, _, log_likelihood = self._passed(x, generator)
+        return (self.beta * kl.clamp_min(self.free).sum(1) - log_likelihood) / math.prod(self.shape)
+
+    @torch.no_grad()
+    def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
+        """``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
+        if draws < 1:
+            raise ValueError(f"draws = {draws}; at least one is needed.")
+        logs = []
+        for _ in range(draws):
+            _, ratio, log_likelihood = self._passed(x, generator)
+            logs.append(log_likelihood - ratio.sum(1))
+        return torch.stack(logs).logsumexp(0) - math.log(draws)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Means of the uppermost latent, ``(B, latents[-1])``."""
+        return self.net.top(self.net.heights(x)[-1])[0]
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
+        """`n` samples; with `mean`, the means of ``p(x | z)``, as `VAE.sample`."""
+        like = next(self.parameters())
+        out = self._shaped(self.net.generate(noise_like(like.new_empty(n, sum(self.latents)), generator)))
+        return self.likelihood.law(out).mean if mean else self.likelihood.draw(out, generator)
+
+
+class _Ladder(nn.Module):
+    """The networks of a hierarchical VAE, asked at once. Latents and their noise are in the order of generation."""
+
+    def __init__(self, dim: int, latents: tuple[int, ...], width: int, depth: int, outputs: int, skip: bool) -> None:
+        super().__init__()
+        down = latents[::-1]
+        self.down, self.skip = down, skip
+        self.up = nn.ModuleList(Perceptron(dim if i == 0 else width, width, width, depth) for i in range(len(latents)))
+        self.said = nn.ModuleList(Perceptron(width, 2 * n, width, 0) for n in down)
+        above = [sum(down[: i + 1]) if skip else down[i] for i in range(len(down))]
+        self.expected = nn.ModuleList(Perceptron(above[i], 2 * n, width, depth) for i, n in enumerate(down[1:]))
+        self.data = Perceptron(above[-1], outputs * dim, width, depth)
+
+    def heights(self, x: Tensor) -> list[Tensor]:
+        """The encoder's features, from the data up."""
+        features = []
+        for part in self.up:
+            x = part(x)
+            features.append(x)
+        return features
+
+    def top(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-std of the uppermost latent."""
+        return self.said[0](features).to(features).chunk(2, 1)
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """KL and ``log q / p`` at the draw, of every layer from the top down, ``(B, T)``; and the answer for the data."""
+        features, kls, ratios = self.heights(x)[::-1], [], []
+        drawn: list[Tensor] = []
+        for i, eps in enumerate(noise.split(self.down, 1)):
+            said = Normal(*_positive(self.said[i](features[i]).to(x)), validate_args=False)
+            p = self._expected(drawn, said.mean)
+            q = said if i == 0 else product(said, p)
+            z = q.mean + q.stddev * eps
+            kls.append(kl_divergence(q, p).sum(1))
+            ratios.append((q.log_prob(z) - p.log_prob(z)).sum(1))
+            drawn.append(z)
+        return torch.stack(kls, 1), torch.stack(ratios, 1), self.data(self._told(drawn)).to(x)
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """The answer for data of noise ``(B, Σ latents)``."""
+        drawn: list[Tensor] = []
+        for eps in noise.split(self.down, 1):
+            p = self._expected(drawn, eps)
+            drawn.append(p.mean + p.stddev * eps)
+        return self.data(self._told(drawn))
+
+    def _told(self, drawn: list[Tensor]) -> Tensor:
+        return torch.cat(drawn, 1) if self.skip else drawn[-1]
+
+    def _expected(self, drawn: list[Tensor], like: Tensor) -> Normal:
+        if not drawn:
+            return Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False)
+        return Normal(*_positive(self.expected[len(drawn) - 1](self._told(drawn)).to(like)), validate_args=False)
+
+
+def product(a: Normal, b: Normal) -> Normal:
+    """The normal law whose density is the product of two, up to a factor: precisions add."""
+    u, v = a.stddev**-2, b.stddev**-2
+    return Normal((u * a.mean + v * b.mean) / (u + v), (u + v) ** -0.5, validate_args=False)
+
+
+def _positive(out: Tensor) -> tuple[Tensor, Tensor]:
+    mean, raw = out.chunk(2, 1)
+    return mean, F.softplus(raw) + 1e-3
+
+
+class WarmUp:
+    """A callback of `sdegen.fit` that lets the KL of a `HierarchicalVAE` in over the first steps: beta from 0 to 1.
+
+    S. Bowman et al., *Generating sentences from a continuous space*, 2015, arXiv:1511.06349.
 
     Parameters
     ----------
     model
-        A score model of a variance-preserving or any other scalar process.
-    times
-        Decreasing, each with some signal and some noise.
+        Whose `beta` it sets, to zero now.
+    steps
+        After which it is one.
+
+    Raises
+    ------
+    ValueError
+        If it takes no step, or several processes train: callbacks reach only one of them.
     """
-    sde, at = model.sde, times.double()
-    alpha, sigma = (torch.as_tensor(c(at), dtype=torch.float64).tolist() for c in (sde.alpha, sde.sigma))
 
-    def layer(k: int) -> Layer:
-        ratio = alpha[k] / alpha[k + 1]  # of the step from the latent below to this one
-        beta = sigma[k] ** 2 - (ratio * sigma[k + 1]) ** 2
-        of_x = alpha[k + 1] * beta / sigma[k] ** 2
-        of_z = ratio * (sigma[k + 1] / sigma[k]) ** 2
-        std = sigma[k + 1] * math.sqrt(beta) / sigma[k]
+    def __init__(self, model: HierarchicalVAE, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"steps = {steps}; give at least one.")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise ValueError("a WarmUp reaches one process of several; train in one, or set beta yourself in each.")
+        self.model, self.steps = model, steps
+        model.beta.zero_()
 
-        def infer(z: Tensor, x: Tensor) -> Normal:
-            return Normal(of_x * x + of_z * z, torch.full_like(z, std))
-
-        def generate(z: Tensor) -> Normal:
-            width = torch.full_like(z, std)
-            if isinstance(model, LearnedVariance):
-                width = model.reverse_noise(z, at[k + 1], at[k], torch.ones_like(z))
-            return Normal(of_x * model.denoise(z, at[k]) + of_z * z, width)
-
-        return Layer(infer, generate)
-
-    def top(x: Tensor) -> Normal:
-        return Normal(alpha[0] * x, torch.full_like(x, sigma[0]))
-
-    def prior(z: Tensor) -> Normal:
-        law = sde.prior(model.moments)
-        mean, covariance = law.moments()
-        return Normal(mean.to(z).expand_as(z), covariance.diagonal().sqrt().to(z).reshape(mean.shape).expand_as(z))
-
-    def data(z: Tensor) -> Normal:
-        return Normal(model.denoise(z, at[-1]), torch.full_like(z, sigma[-1] / alpha[-1]))
-
-    return Hierarchy(top, prior, [layer(k) for k in range(len(at) - 1)], data)
+    def __call__(self, step: Any) -> None:
+        """Set the weight for the next step."""
+        self.model.beta.fill_(min(1.0, step.step / self.steps))
 
 
 def _whole(law: Normal) -> Independent:
@@ -116,5 +269,4 @@ def _whole(law: Normal) -> Independent:
 
 def _draw(law: Normal, generator: torch.Generator | None) -> Tensor:
     """A latent, with derivatives."""
-    z = torch.randn(law.mean.shape, dtype=law.mean.dtype, generator=generator)
-    return law.mean + law.stddev * z.to(law.mean.device)
+    return law.mean + law.stddev * noise_like(law.mean, generator)

@@ -126,6 +126,10 @@ class Images:
         in_first[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:first]] = True
         return Split(self[in_first[group]], self[~in_first[group]])
 
+    def without_labels(self) -> Images:
+        """The images alone, for models that take no condition."""
+        return Images(self.x, group=self.group, levels=self.levels)
+
     def scaled(self, low: float = -1.0, high: float = 1.0) -> Scaled:
         """The images as numbers from `low` to `high` (`Scaling`), ready for `sdegen.fit`."""
         return Scaled(self, Scaling(low, high, self.levels))

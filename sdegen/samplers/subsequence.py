@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source
+from ..draws import noise_like
 from ..grids import Given, Grid, Quadratic, Uniform
-from ..kernels import noise_like
 from ..metrics.estimate import Estimate
 from .run import evaluating
 

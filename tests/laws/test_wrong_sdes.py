@@ -17,7 +17,8 @@ from torch import Tensor
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, Scale, SubVP
 from sdegen.distributions import GaussianMixture, Moments
-from sdegen.kernels import Kernel, Perturbed, Transition, noise_like
+from sdegen.draws import noise_like
+from sdegen.kernels import Kernel, Perturbed, Transition
 from sdegen.linear import gaussian
 from sdegen.moments import psd_cholesky, van_loan
 from sdegen.nonlinear import Stationary

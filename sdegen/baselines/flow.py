@@ -1,0 +1,215 @@
+"""Normalizing flows: what all of them share, and the elementwise maps that bring bytes into their reach.
+
+A flow maps data to standard noise by a bijection, so its density is known: ``log p(x) = log N(z; 0, I) + log|det ∂z/∂x|``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Images
+from ..draws import noise_like
+
+
+class Bijection(nn.Module):
+    """An invertible map with ``forward(x) -> (z, log_det)``, the latter ``(B,)``, and ``inverse(z) -> x``."""
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        raise NotImplementedError(f"{type(self).__name__} has no inverse; write inverse(z).")
+
+
+class Chain(Bijection):
+    """Bijections one after another.
+
+    Parameters
+    ----------
+    parts
+        The first is applied to data first.
+    """
+
+    def __init__(self, parts: Sequence[Bijection]) -> None:
+        super().__init__()
+        self.parts: Any = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        log_det = x.new_zeros(len(x))
+        for part in self.parts:
+            x, more = part(x)
+            log_det = log_det + more
+        return x, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        for part in reversed(self.parts):
+            z = part.inverse(z)
+        return z
+
+
+class Logit(Bijection):
+    """``z = logit(alpha + (1 − 2 alpha) x)`` for numbers x in [0, 1].
+
+    L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803, section 4.1. Outside,
+    where there is no density, the result is NaN.
+
+    Parameters
+    ----------
+    alpha
+        How far the ends are kept from 0 and 1.
+    """
+
+    def __init__(self, alpha: float = 1e-6) -> None:
+        super().__init__()
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha = {alpha}; it must lie between 0 and 1/2.")
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        below, above = (self.alpha + (1 - 2 * self.alpha) * part for part in (x, 1 - x))
+        logs = below.log(), above.log()
+        log_det = math.log(1 - 2 * self.alpha) - logs[0] - logs[1]
+        return logs[0] - logs[1], log_det.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
+
+
+class Marginals(Bijection):
+    """Every number through the distribution function of its own place, then through that of the normal law, inverted.
+
+    Dequantised bytes have a density that is constant on each of L cells. With masses ``m_0 ... m_{L−1}`` at a place,
+    ``F`` is piecewise linear and ``z = Φ⁻¹(F(x))`` standard normal, exactly, if the place was alone: what a flow has left to
+    learn is how places hang together. The logit is the same for the law of one logistic. (S. Chen and R. Gopinath,
+    *Gaussianization*, 2000.) Outside [low, high), where there is no density, the result is NaN.
+
+    Parameters
+    ----------
+    masses
+        ``(*shape, L)``, positive, summing to one at every place.
+    low, high
+        The lower end of the first cell and the upper end of the last.
+
+    Examples
+    --------
+    >>> halves = Marginals(torch.tensor([[0.5, 0.5]]))
+    >>> z, log_det = halves(torch.tensor([[0.25], [0.75]]))
+    >>> z.squeeze(1)
+    tensor([-0.6745,  0.6745])
+    """
+
+    def __init__(self, masses: Tensor, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__()
+        total = masses.double().sum(-1)
+        if not (masses > 0).all() or not torch.allclose(total, torch.ones_like(total), atol=1e-5):
+            raise ValueError("masses must be positive and sum to one at every place; see Marginals.of.")
+        self.masses, self.low, self.high = masses, low, high
+        m = masses.double().flatten(0, -2)
+        self._masses = m / m.sum(1, keepdim=True)  # (D, L)
+        zero = m.new_zeros(len(m), 1)
+        # Both tails, so that neither is a difference of numbers near one.
+        self._below = torch.cat([zero, self._masses.cumsum(1)[:, :-1]], 1)
+        self._above = torch.cat([self._masses.flip(1).cumsum(1).flip(1)[:, 1:], zero], 1)
+
+    @classmethod
+    def of(cls, images: Images, smoothing: float = 100.0, low: float = 0.0, high: float = 1.0) -> Marginals:
+        """Those of a set of images, each place with as much of the law of all places as `smoothing` images weigh."""
+        L, flat = images.levels, images.x.flatten(1).long()
+        D = flat.shape[1]
+        counts = torch.zeros(D, L, dtype=torch.float64)
+        for rows in flat.split(4096):
+            index = (rows + L * torch.arange(D)).flatten()
+            counts += index.bincount(minlength=D * L).reshape(D, L)
+        everywhere = counts.sum(0) + 1  # no level is impossible
+        masses = counts + smoothing * everywhere / everywhere.sum()
+        return cls((masses / masses.sum(1, keepdim=True)).reshape(*images.x.shape[1:], L), low, high)
+
+    def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._masses.to(x.device), self._below.to(x.device), self._above.to(x.device)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        masses, below, above = self._tables(x)
+        L = masses.shape[1]
+        u = (x.flatten(1).double() - self.low) * (L / (self.high - self.low))
+        cell = u.floor().clamp(0, L - 1)
+        inside = torch.where((u >= 0) & (u < L), u - cell, torch.nan)
+        place, k = torch.arange(len(masses), device=x.device), cell.long()
+        m = masses[place, k]
+        lower, upper = below[place, k] + m * inside, above[place, k] + m * (1 - inside)
+        z = torch.where(lower < 0.5, torch.special.ndtri(lower), -torch.special.ndtri(upper))
+        log_det = (m * (L / (self.high - self.low))).log() + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
+        return z.to(x).reshape(x.shape), log_det.sum(1).to(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        masses, below, above = self._tables(z)
+        L = masses.shape[1]
+        flat = z.flatten(1).double()
+        lower, upper = torch.special.ndtr(flat), torch.special.ndtr(-flat)
+        k = (torch.searchsorted(below, lower.T.contiguous(), right=True).T - 1).clamp(0, L - 1)
+        place = torch.arange(len(masses), device=z.device)
+        m = masses[place, k]
+        # As in the other direction, from the nearer end.
+        inside = torch.where(flat < 0, (lower - below[place, k]) / m, 1 - (upper - above[place, k]) / m).clamp(0, 1)
+        return (self.low + (self.high - self.low) / L * (k + inside)).to(z).reshape(z.shape)
+
+
+class Flow(nn.Module):
+    """A bijection from data to standard noise, as a model: ``fit``, ``sample`` and ``log_prob``.
+
+    Parameters
+    ----------
+    net
+        A `Bijection`.
+    shape
+        Of a datum.
+    noise_shape
+        Of what it is mapped to; the same, by default.
+    """
+
+    def __init__(self, net: Bijection, shape: Sequence[int], noise_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.net, self.shape = net, tuple(shape)
+        self.noise_shape = self.shape if noise_shape is None else tuple(noise_shape)
+        self.moments: Any = None
+
+    @property
+    def dim(self) -> int:
+        """D, the numbers in a datum."""
+        return math.prod(self.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``log p(x)`` in nats, ``(B,)``.
+
+        Raises
+        ------
+        ValueError
+            If data have another shape.
+        """
+        if x.shape[1:] != torch.Size(self.shape):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; this flow is one of (B, {', '.join(map(str, self.shape))})."
+            )
+        like = next(self.parameters())
+        return self._under_noise(*self.net(x.to(like)))
+
+    def _under_noise(self, z: Tensor, log_det: Tensor) -> Tensor:
+        return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """``−log p(x) / D``, nats per number, ``(B,)``: its mean is least for the law of the data."""
+        return -self.log_prob(x) / self.dim
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` samples, ``(n, *shape)``."""
+        like = next(self.parameters())
+        return self.net.inverse(noise_like(like.new_empty(n, *self.noise_shape), generator))

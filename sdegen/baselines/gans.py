@@ -1,0 +1,405 @@
+"""Generative adversarial networks: a generator against a critic, as a divergence or a distance that the critic measures.
+
+Both players train at once, by one loss: its first part moves the critic alone, its second the generator alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.swa_utils import update_bn
+
+from ..draws import noise_like, uniform_like
+
+SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
+
+
+class Divergence(ABC):
+    """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)``, ``f(1) = 0``, and its variational form.
+
+    ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer
+    into the domain of the conjugate of f, and ``c(v) = f*(a(v))``, written out so that nothing overflows on the way.
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    @abstractmethod
+    def f(self, u: Tensor) -> Tensor:
+        """``f(u)`` of ratios ``u = p / q``."""
+
+    @abstractmethod
+    def activation(self, v: Tensor) -> Tensor:
+        """``a(v)``."""
+
+    @abstractmethod
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``c(v) = f*(a(v))``."""
+
+    @abstractmethod
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """The best critic's answer where ``log p / q`` is known: ``a(v) = f'(p / q)``."""
+
+    def bound(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``E_p a(v) − E_q c(v)`` from a critic's answers to draws of p and of q."""
+        return self.activation(real).mean() - self.conjugate(fake).mean()
+
+
+class KL(Divergence):
+    """``f = u log u``: KL(p ‖ q)."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u``."""
+        return torch.xlogy(u, u)
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``v``."""
+        return v
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``exp(v − 1)``."""
+        return (v - 1).exp()
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``1 + log p / q``."""
+        return 1 + log_ratio
+
+
+class ReverseKL(Divergence):
+    """``f = −log u``: KL(q ‖ p)."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``−log u``."""
+        return -u.log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``−exp(−v)``."""
+        return -(-v).exp()
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``v − 1``."""
+        return v - 1
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``log p / q``."""
+        return log_ratio
+
+
+class Pearson(Divergence):
+    """``f = (u − 1)²``: Pearson's χ² of p against q."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``(u − 1)²``."""
+        return (u - 1).square()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``v``."""
+        return v
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``v² / 4 + v``."""
+        return 0.25 * v.square() + v
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``2 (p / q − 1)``."""
+        return 2 * torch.expm1(log_ratio)
+
+
+class Hellinger(Divergence):
+    """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``(√u − 1)²``."""
+        return (u.sqrt() - 1).square()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``1 − exp(−v)``."""
+        return -torch.expm1(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``exp(v) − 1``."""
+        return torch.expm1(v)
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``½ log p / q``."""
+        return 0.5 * log_ratio
+
+
+class TotalVariation(Divergence):
+    """``f = |u − 1| / 2``: total variation, between 0 and 1."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``|u − 1| / 2``."""
+        return 0.5 * (u - 1).abs()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``tanh(v) / 2``."""
+        return 0.5 * v.tanh()
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``tanh(v) / 2``."""
+        return 0.5 * v.tanh()
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """Without bound, of the sign of ``log p / q``."""
+        return torch.where(log_ratio > 0, math.inf, -math.inf).to(log_ratio)
+
+
+class JensenShannon(Divergence):
+    """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name."""
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u − (1 + u) log((1 + u) / 2)``."""
+        return torch.xlogy(u, u) - (1 + u) * ((1 + u) / 2).log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``log 2 − log(1 + exp(−v))``."""
+        return math.log(2) - F.softplus(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``log(1 + exp(v)) − log 2``."""
+        return F.softplus(v) - math.log(2)
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``log p / q``."""
+        return log_ratio
+
+
+class Game(JensenShannon):
+    """What the game of Goodfellow et al. measures, ``E_p log D + E_q log(1 − D)``: `JensenShannon` less log 4.
+
+    As ``f(1) = −log 4`` here, equal laws are at −log 4.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u − (1 + u) log(1 + u)``."""
+        return torch.xlogy(u, u) - (1 + u) * (1 + u).log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``−log(1 + exp(−v)) = log D``."""
+        return -F.softplus(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``log(1 + exp(v)) = −log(1 − D)``."""
+        return F.softplus(v)
+
+
+class Players(nn.Module):
+    """Generator and critic, asked at once."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, squash: nn.Module) -> None:
+        super().__init__()
+        self.generator, self.critic, self.squash = generator, critic, squash
+
+    def made(self, z: Tensor) -> Tensor:
+        """Data of latents."""
+        return self.squash(self.generator(z))
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The critic's answers to data and to made ones, by which it learns, and to made ones, by which the generator does.
+
+        With them the made ones, without derivatives.
+        """
+        fake = self.made(z).to(x)
+        still = {name: p.detach() for name, p in self.critic.named_parameters()}
+        # Of the third the critic's weights are constants, of the second the made data.
+        told = functional_call(self.critic, still, (fake,))
+        alone = fake.detach()
+        return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
+
+
+class Adversarial(nn.Module):
+    """What all adversarial models share: sampling, and a loss of two parts.
+
+    Parameters
+    ----------
+    generator
+        ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape, batch_norm=True)``.
+    critic
+        ``(B, *)`` to ``(B, 1)``, such as ``nets.Down(shape, 1)``.
+    latent
+        Numbers in a latent, standard normal.
+    squash
+        What brings made data into the range of the data, such as ``nn.Sigmoid()``; nothing by default.
+    """
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, latent: int, squash: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = Players(generator, critic, nn.Identity() if squash is None else squash)
+        self.latent, self.squash = latent, squash
+        self.moments: Any = None
+
+    @property
+    def generator(self) -> nn.Module:
+        """Latents to data."""
+        return self.net.generator
+
+    @property
+    def critic(self) -> nn.Module:
+        """Data to a number."""
+        return self.net.critic
+
+    @abstractmethod
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The critic's loss from its answers to data and to made ones, ``(B,)``."""
+
+    @abstractmethod
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """The generator's loss from the critic's answers, ``(B,)``."""
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Both players' losses, ``(B,)``: the gradient of each part reaches the weights of its own player alone."""
+        z = noise_like(x.new_empty(len(x), self.latent), generator)
+        real, fake, told, _ = self.net(x, z)
+        return self.of_critic(real, fake) + self.of_generator(told)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` samples. Those of a network with batch normalisation are normalised by the moments of 1,024 latents.
+
+        Moments that were seen while training belong to weights that were never kept: averaged weights have others.
+        """
+        like = next(self.parameters())
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.generator.modules()):
+            seed = torch.Generator().manual_seed(0)
+            update_bn([noise_like(like.new_empty(SETTLING, self.latent), seed)], self.generator)
+        return self.net.made(noise_like(like.new_empty(n, self.latent), generator))
+
+
+class GAN(Adversarial):
+    """The critic bounds an f-divergence of data and samples from below; the generator lowers it.
+
+    I. Goodfellow et al., *Generative adversarial nets*, 2014, arXiv:1406.2661, for the default; S. Nowozin et al., *f-GAN*,
+    2016, arXiv:1606.00709, for the others. The generator's loss is ``−E a(v(fake))`` (non-saturating) or, with
+    `saturating`, the game's own ``−E c(v(fake))``, whose gradient vanishes where the critic wins.
+
+    Parameters
+    ----------
+    generator, critic, latent, squash
+        As for `Adversarial`.
+    divergence
+        `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or one of yours.
+    saturating
+        Which of the two losses the generator has.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        squash: nn.Module | None = None,
+        divergence: Divergence | None = None,
+        saturating: bool = False,
+    ) -> None:
+        super().__init__(generator, critic, latent, squash)
+        self.divergence, self.saturating = Game() if divergence is None else divergence, saturating
+
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``c(v(fake)) − a(v(real))``."""
+        return self.divergence.conjugate(fake) - self.divergence.activation(real)
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """``−a(v(fake))``, or ``−c(v(fake))``."""
+        return -(self.divergence.conjugate if self.saturating else self.divergence.activation)(fake)
+
+
+class WGAN(Adversarial):
+    """The critic estimates the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, up to a factor.
+
+    M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
+    every use, so that its Lipschitz constant is bounded by some number that nobody knows.
+
+    Parameters
+    ----------
+    generator, critic, latent, squash
+        As for `Adversarial`.
+    clip
+        Largest absolute weight of the critic.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        squash: nn.Module | None = None,
+        clip: float = 0.01,
+    ) -> None:
+        super().__init__(generator, critic, latent, squash)
+        if not clip > 0:
+            raise ValueError(f"clip = {clip}; it must be positive.")
+        self.clip = clip
+
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``v(fake) − v(real)``."""
+        return fake - real
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """``−v(fake)``."""
+        return -fake
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Both players' losses, ``(B,)``, after the critic's weights were clipped."""
+        with torch.no_grad():
+            for p in self.critic.parameters():
+                p.clamp_(-self.clip, self.clip)
+        return super().loss(x, generator=generator)
+
+
+class WGANGP(Adversarial):
+    """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
+
+    ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch.
+
+    Parameters
+    ----------
+    generator, critic, latent, squash
+        As for `Adversarial`.
+    weight
+        Of the penalty.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        squash: nn.Module | None = None,
+        weight: float = 10.0,
+    ) -> None:
+        super().__init__(generator, critic, latent, squash)
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()):
+            raise ValueError(
+                "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
+            )
+        self.weight = weight
+
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``v(fake) − v(real)``."""
+        return fake - real
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """``−v(fake)``."""
+        return -fake
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Both players' losses with the penalty, ``(B,)``."""
+        z = noise_like(x.new_empty(len(x), self.latent), generator)
+        u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
+        real, fake, told, made = self.net(x, z)
+        slopes = slope(self.critic, u * x + (1 - u) * made)
+        return self.of_critic(real, fake) + self.of_generator(told) + self.weight * (slopes - 1).square()
+
+
+def slope(critic: nn.Module, x: Tensor) -> Tensor:
+    """``‖∇v(x)‖``, ``(B,)``: where it is largest, a lower bound of the critic's Lipschitz constant."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).norm(dim=1)

@@ -1,0 +1,148 @@
+"""What is done with codes: walks through them, a classifier on top of them, and what fools it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..metrics import Estimate
+
+
+def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: Tensor) -> Tensor:
+    """Data along one coordinate of a latent, the others held: ``(len(values), *)``.
+
+    Parameters
+    ----------
+    decode
+        Latents ``(B, latent)`` to data, such as `VAE.decode`.
+    z
+        ``(latent,)``.
+    dim
+        Which coordinate.
+    values
+        What it becomes, such as ``torch.linspace(-3, 3, 11)``.
+    """
+    points = z.expand(len(values), -1).clone()
+    points[:, dim] = values.to(points)
+    return decode(points)
+
+
+def interpolation(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
+    """Data along the great arc from one latent to another, ends included: ``(steps, *)``.
+
+    ``(sin((1 − u) w) start + sin(u w) end) / sin w`` with w the angle between them. Straight lines lead through the middle,
+    where a normal law of many dimensions has no mass: T. White, *Sampling generative networks*, 2016, arXiv:1609.04468.
+
+    Parameters
+    ----------
+    decode
+        Latents ``(B, latent)`` to data.
+    start, end
+        ``(latent,)``.
+    steps
+        Points on the arc.
+
+    Raises
+    ------
+    ValueError
+        If latents are opposite to each other, where there is no shortest arc, or zero.
+    """
+    cosine = F.cosine_similarity(start.double(), end.double(), dim=0).clamp(-1, 1).item()
+    angle = math.acos(cosine)
+    if math.pi - angle < 1e-6 or not (start.any() and end.any()):
+        raise ValueError("start and end are opposite to each other, or one is zero: no arc joins them; choose others.")
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    parts = (
+        (1 - u, u) if angle < 1e-6 else (((1 - u) * angle).sin() / math.sin(angle), (u * angle).sin() / math.sin(angle))
+    )
+    weights = torch.stack(parts, 1).to(start)
+    return decode(weights @ torch.stack([start, end]))
+
+
+def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
+    """Which coordinates of codes say anything of the data: those whose mean varies by more than a threshold, ``(latent,)``.
+
+    ``Var_x E_q[z | x] > threshold``: Y. Burda et al., *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
+
+    Parameters
+    ----------
+    codes
+        Means of ``q(z | x)`` over a set of data, ``(N, latent)``, such as ``VAE.codes(x)``.
+    threshold
+        Of the variance, where the prior has one.
+    """
+    return codes.var(0) > threshold
+
+
+class LatentClassifier(nn.Module):
+    """A linear classifier on the codes of a model that stays as it is. It is trained by `sdegen.fit`, with labels.
+
+    Parameters
+    ----------
+    model
+        Anything with ``codes(x)``, ``(B, latent)``.
+    latent, classes
+        Numbers in a code, and classes.
+    """
+
+    def __init__(self, model: Any, latent: int, classes: int) -> None:
+        super().__init__()
+        self.model, self.latent, self.classes = model.requires_grad_(False), latent, classes
+        self.net = nn.Linear(latent, classes)
+        self.moments: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, classes)``, with derivatives by `x`."""
+        return self.net(self.model.codes(x))
+
+    def loss(self, x: Tensor, *, label: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``−log softmax(logits)[label]``, ``(B,)``."""
+        return F.cross_entropy(self(x), label, reduction="none")
+
+
+def fgsm(
+    logits: Callable[[Tensor], Tensor], x: Tensor, label: Tensor, epsilon: float, low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """``x + epsilon sign(∇_x loss)``, kept within [low, high]: the fast gradient sign method.
+
+    I. Goodfellow, J. Shlens, C. Szegedy, *Explaining and harnessing adversarial examples*, 2014, arXiv:1412.6572.
+
+    Parameters
+    ----------
+    logits
+        ``(B, classes)`` of data.
+    x, label
+        Data and their classes.
+    epsilon
+        The change of every number.
+    low, high
+        The range of the data.
+    """
+    if epsilon < 0:
+        raise ValueError(f"epsilon = {epsilon}; it must not be negative.")
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits(at), label, reduction="sum"), at)
+    return (x + epsilon * gradient.sign()).clamp(low, high)
+
+
+def robustness(
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    label: Tensor,
+    epsilons: Sequence[float],
+    low: float = 0.0,
+    high: float = 1.0,
+) -> list[Estimate]:
+    """The accuracy on data changed by `fgsm`, for each epsilon."""
+    found = []
+    for epsilon in epsilons:
+        with torch.no_grad():
+            right = logits(fgsm(logits, x, label, epsilon, low, high)).argmax(1) == label
+        found.append(Estimate.of(right.double()))
+    return found

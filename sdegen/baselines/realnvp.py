@@ -1,0 +1,222 @@
+"""RealNVP: affine couplings, on vectors and, with checkerboards and several scales, on images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nets import Convolutional, Perceptron
+from ..nets.images import zero
+from .flow import Bijection, Chain, Flow
+
+BOUND = 2.0  # of the log of a coupling's scale
+
+
+class Coupling(Bijection):
+    """Some channels are scaled and shifted by what a network makes of the others, which stay.
+
+    ``z_b = x_b exp(s(x_a)) + t(x_a)``, ``z_a = x_a``; ``log|det| = Σ s``. The log-scale is kept within ±2 by a tanh.
+
+    Parameters
+    ----------
+    changed
+        Which entries of dimension 1 are changed, a mask.
+    net
+        ``(B, 2 m, *)`` for the m changed channels, from the others; it starts with zeros, so that the map is the identity.
+    """
+
+    a: Tensor
+    b: Tensor
+    order: Tensor
+
+    def __init__(self, changed: Tensor, net: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("b", changed.nonzero().flatten(), persistent=False)
+        self.register_buffer("a", (~changed).nonzero().flatten(), persistent=False)
+        self.register_buffer("order", torch.cat([self.a, self.b]).argsort(), persistent=False)
+        self.net = net
+
+    def _terms(self, x_a: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.net(x_a).to(x_a).chunk(2, 1)
+        return BOUND * torch.tanh(s / BOUND), t
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        x_a, x_b = x[:, self.a], x[:, self.b]
+        s, t = self._terms(x_a)
+        return torch.cat([x_a, x_b * s.exp() + t], 1)[:, self.order], s.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        z_a, z_b = z[:, self.a], z[:, self.b]
+        s, t = self._terms(z_a)
+        return torch.cat([z_a, (z_b - t) * (-s).exp()], 1)[:, self.order]
+
+
+class Scales(Bijection):
+    """Images at one scale after another: of every scale but the last, half of the channels are done with.
+
+    At each, pixels are first gathered in squares of 2x2, one channel a place, which halves both sides.
+
+    Parameters
+    ----------
+    parts
+        The bijection of each scale, ``(B, 4 C, H / 2, W / 2)`` to the same.
+    shape
+        Of a datum, (C, H, W).
+    """
+
+    def __init__(self, parts: Sequence[Bijection], shape: Sequence[int]) -> None:
+        super().__init__()
+        self.parts, self.shape = nn.ModuleList(parts), tuple(shape)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``, z flat."""
+        done, log_det = [], x.new_zeros(len(x))
+        for i, part in enumerate(self.parts):
+            x, more = part(F.pixel_unshuffle(x, 2))
+            log_det = log_det + more
+            if i < len(self.parts) - 1:
+                z, x = x.chunk(2, 1)
+                done.append(z.flatten(1))
+        return torch.cat([*done, x.flatten(1)], 1), log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The images that are mapped to `z`."""
+        shapes = shapes_of(self.shape, len(self.parts))
+        sizes = [c * h * w for c, h, w in shapes]
+        pieces = z.split([n // 2 for n in sizes[:-1]] + sizes[-1:], 1)
+        x = pieces[-1].unflatten(1, shapes[-1])
+        for i in reversed(range(len(self.parts))):
+            if i < len(self.parts) - 1:
+                c, h, w = shapes[i]
+                x = torch.cat([pieces[i].unflatten(1, (c // 2, h, w)), x], 1)
+            x = F.pixel_shuffle(self.parts[i].inverse(x), 2)  # type: ignore[operator]
+        return x
+
+
+def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
+    """Channels, height and width at each scale, after its squares are gathered."""
+    c, h, w = shape
+    shapes = []
+    for _ in range(scales):
+        c, h, w = 4 * c, h // 2, w // 2
+        shapes.append((c, h, w))
+        c = c // 2
+    return shapes
+
+
+def partitions(channels: int) -> list[Tensor]:
+    """Halves of the channels of gathered squares, each with its complement next: masks of what is changed.
+
+    The diagonals of the squares are the checkerboard of the image; then come rows and columns, and halves of what were its
+    channels, if there were several.
+    """
+    place = torch.arange(channels) % 4  # in the square: 0 1 / 2 3
+    diagonal, row, column = (place == 0) | (place == 3), place < 2, place % 2 == 0
+    masks = [diagonal, row, diagonal, column]
+    if channels > 4:
+        masks += [diagonal, torch.arange(channels) < channels // 2]
+    return [half for mask in masks for half in (mask, ~mask)]
+
+
+class RealNVP(Flow):
+    """Affine couplings, each of which leaves one half of a datum and changes the other by what it reads there.
+
+    L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803. Inverse and
+    determinant are exact and cheap. Vectors are halved; of images, checkerboards, rows, columns and channels are, on squares
+    of 2x2 pixels, at several scales. There is no batch normalisation: every datum has a density of its own.
+
+    Parameters
+    ----------
+    shape
+        Of a datum: ``(D,)``, D >= 2, or ``(C, H, W)`` with sides that can be halved once a scale.
+    couplings
+        Their number, at each scale.
+    width, depth
+        Of their networks, `nets.Perceptron` or `nets.Convolutional`.
+    scales
+        Of images.
+    first
+        What data pass before all else: a `Logit` or `Marginals` for dequantised bytes.
+
+    Raises
+    ------
+    ValueError
+        If a shape cannot be halved.
+
+    Examples
+    --------
+    >>> flow = RealNVP((2,), couplings=4, width=16)
+    >>> x = torch.randn(3, 2)
+    >>> z, log_det = flow.net(x)
+    >>> torch.allclose(flow.net.inverse(z), x, atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        couplings: int = 12,
+        width: int = 64,
+        depth: int = 2,
+        scales: int = 2,
+        first: Bijection | None = None,
+    ) -> None:
+        shape = tuple(shape)
+        if len(shape) not in (1, 3):
+            raise ValueError(
+                f"shape = {shape}; give (D,) for vectors, (C, H, W) for images, and flatten what is neither."
+            )
+        if couplings < 2:
+            raise ValueError(f"couplings = {couplings}; two at least, for every number to be changed.")
+        net = (
+            _of_vectors(shape[0], couplings, width, depth)
+            if len(shape) == 1
+            else _of_images(shape, couplings, width, depth, scales)
+        )
+        super().__init__(Chain([first, net]) if first is not None else net, shape, (math.prod(shape),))
+        self.couplings, self.width, self.depth, self.scales, self.first = couplings, width, depth, scales, first
+
+
+def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
+    if dim < 2:
+        raise ValueError(f"shape = ({dim},); a coupling needs two numbers, one to change and one to read.")
+    places = torch.arange(dim)
+    masks = [half for mask in (places < dim // 2, places % 2 == 0) for half in (mask, ~mask)]
+    parts = []
+    for i in range(couplings):
+        mask = masks[i % len(masks)] if dim > 2 else masks[i % 2]
+        m = int(mask.sum())
+        parts.append(Coupling(mask, _still(Perceptron(dim - m, 2 * m, width, depth))))
+    return Chain(parts)
+
+
+def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, scales: int) -> Bijection:
+    if scales < 1 or any(side % 2**scales for side in shape[1:]):
+        raise ValueError(
+            f"shape = {shape} with scales = {scales}: both sides must be divisible by 2^scales; pad the images, or take fewer."
+        )
+    parts = []
+    for channels, _, _ in shapes_of(shape, scales):
+        masks = partitions(channels)
+        half = channels // 2
+        parts.append(
+            Chain(
+                [
+                    Coupling(masks[i % len(masks)], _still(Convolutional(half, 2 * half, width, depth)))
+                    for i in range(couplings)
+                ]
+            )
+        )
+    return Scales(parts, shape)
+
+
+def _still(net: Perceptron | Convolutional) -> nn.Module:
+    """The network with zeros for its answer."""
+    zero(net.last)
+    return net

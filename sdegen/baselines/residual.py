@@ -1,0 +1,260 @@
+"""Residual flows: ``z = x + g(x)`` with a contraction g, and an unbiased estimate of the log-determinant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..draws import rademacher_like
+from .flow import Bijection, Chain, Flow
+
+KEEP = 0.5  # the chance that the series goes on for one more term
+CERTAIN = 2  # terms that are always there
+
+
+class Contraction(nn.Module):
+    """A linear layer or a convolution whose weights are scaled down until its spectral norm is at most `bound`.
+
+    ``W min(1, bound / σ(W))``. σ is the largest singular value of the layer as an operator on its inputs, by power iteration
+    from where the last one ended: T. Miyato et al., *Spectral normalization for generative adversarial networks*, 2018,
+    arXiv:1802.05957; of convolutions as H. Gouk et al., *Regularisation of neural networks by enforcing Lipschitz
+    continuity*, 2018, arXiv:1804.04368.
+
+    Parameters
+    ----------
+    layer
+        ``nn.Linear``, or ``nn.Conv2d`` that keeps the size of its images.
+    shape
+        Of an input.
+    bound
+        Of the norm.
+    """
+
+    u: Tensor
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, shape: Sequence[int], bound: float) -> None:
+        super().__init__()
+        self.layer, self.bound = layer, bound
+        self.register_buffer("u", torch.randn(1, *shape))
+        self.settle(100)
+
+    def _map(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, padding="same") if weight.ndim == 4 else F.linear(x, weight)
+
+    def _adjoint(self, y: Tensor, weight: Tensor) -> Tensor:
+        if weight.ndim == 4:
+            return F.conv_transpose2d(y, weight, padding=weight.shape[-1] // 2)
+        return F.linear(y, weight.T)
+
+    @torch.no_grad()
+    def settle(self, iterations: int) -> None:
+        """Go on with the power iteration."""
+        weight = self.layer.weight
+        for _ in range(iterations):
+            u = self._adjoint(self._map(self.u, weight), weight)
+            self.u.copy_(u / u.norm().clamp_min(1e-12))
+
+    def norm(self) -> Tensor:
+        """``σ(W)``, of which the present vector gives a lower bound, with its derivative."""
+        return self._map(self.u, self.layer.weight).norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer, contracted."""
+        weight = self.layer.weight * (self.bound / self.norm()).clamp(max=1.0)
+        out, bias = self._map(x, weight), self.layer.bias
+        assert bias is not None
+        return out + bias.reshape(-1, *[1] * (out.ndim - 2))
+
+
+def lipswish(x: Tensor) -> Tensor:
+    """``x sigmoid(x) / 1.1``, whose slope is at most one, and whose second derivative does not vanish."""
+    return F.silu(x) / 1.1
+
+
+class ResidualBlock(Bijection):
+    """``z = x + g(x)``, g a network of three contractions.
+
+    ``log|det(I + J)| = Σ_k (−1)^(k+1) tr(J^k) / k``, J the Jacobian of g. With a probe v of random signs and a random
+    length N of the series, ``Σ_{k ≤ N} (−1)^(k+1) vᵀ J^k v / (k P(N ≥ k))`` is unbiased (Russian roulette).
+
+    Parameters
+    ----------
+    shape
+        Of a state, (D,) or (C, H, W).
+    width
+        Hidden units or channels.
+    bound
+        Of the Lipschitz constant of g, below one.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int, bound: float) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        inner, rest = shape[0], tuple(shape[1:])
+        each = bound ** (1 / 3)
+
+        def layer(a: int, b: int, k: int) -> Contraction:
+            own = nn.Conv2d(a, b, k, padding="same") if rest else nn.Linear(a, b)
+            return Contraction(own, (a, *rest), each)
+
+        self.layers = nn.ModuleList([layer(inner, width, 3), layer(width, width, 1), layer(width, inner, 3)])
+
+    def g(self, x: Tensor) -> Tensor:
+        """The contraction."""
+        for i, layer in enumerate(self.layers):
+            x = layer(lipswish(x) if i else x)
+        return x
+
+    def settle(self) -> None:
+        """Let the norms follow the weights."""
+        for layer in self.layers:
+            layer.settle(2)  # type: ignore[operator]
+
+    def estimated(self, x: Tensor, probe: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)`` with the series up to a length that was drawn, and a probe."""
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            g = self.g(x)
+            total, w = x.new_zeros(len(x)), probe
+            for k in range(1, terms + 1):
+                (w,) = torch.autograd.grad(g, x, w, create_graph=self.training, retain_graph=True)
+                total = total + (-1) ** (k + 1) / (k * chance(k)) * (w * probe).flatten(1).sum(1)
+        return x + g, total
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``, exact: by the whole Jacobian, a derivative for every number of a state."""
+        g, pull = torch.func.vjp(self.g, x)[:2]
+        D = x[0].numel()
+        basis = torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *self.shape).expand(D, *x.shape)
+        J = torch.func.vmap(lambda v: pull(v)[0])(basis).flatten(2).transpose(0, 1)  # (B, D, D)
+        return x + g, torch.linalg.slogdet(torch.eye(D, dtype=x.dtype, device=x.device) + J)[1]
+
+    @torch.no_grad()
+    def inverse(self, z: Tensor) -> Tensor:
+        """The fixed point of ``x = z − g(x)``, by iteration.
+
+        Raises
+        ------
+        RuntimeError
+            If it does not settle, as where g is no contraction.
+        """
+        x, small = z, 10 * torch.finfo(z.dtype).eps * max(1.0, z.abs().max().item())
+        for _ in range(2000):
+            new = z - self.g(x)
+            change, x = (new - x).abs().max(), new
+            if change <= small:
+                return x
+        raise RuntimeError(f"the inverse of a residual block still moves by {change:.2g}; lower its bound.")
+
+
+def chance(k: int) -> float:
+    """That the series has a term k."""
+    return KEEP ** max(k - CERTAIN, 0)
+
+
+def length(generator: torch.Generator | None) -> int:
+    """Of a series: two terms, and as many more as the coin says."""
+    u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device if generator else None)
+    return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
+
+
+class ResidualFlow(Flow):
+    """Residual blocks, ``z = x + g(x)``, every coordinate free, none with a closed determinant.
+
+    R. Chen, J. Behrmann, D. Duvenaud, J.-H. Jacobsen, *Residual flows for invertible generative modeling*, 2019,
+    arXiv:1906.02735. Training uses the unbiased estimate of the log-determinant, one probe and one length of the series a
+    step; ``log_prob`` is exact by whole Jacobians, for states of some tens of numbers, and `estimate` serves images.
+
+    Parameters
+    ----------
+    shape
+        Of a datum: ``(D,)``, or ``(C, H, W)``.
+    blocks, width
+        Their number, and hidden units or channels.
+    bound
+        Of every block's Lipschitz constant.
+    first
+        What data pass before all else.
+
+    Examples
+    --------
+    >>> flow = ResidualFlow((2,), blocks=2, width=16)
+    >>> x = torch.randn(3, 2)
+    >>> z, log_det = flow.net(x)
+    >>> torch.allclose(flow.net.inverse(z), x, atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        blocks: int = 8,
+        width: int = 64,
+        bound: float = 0.9,
+        first: Bijection | None = None,
+    ) -> None:
+        shape = tuple(shape)
+        if not 0 < bound < 1:
+            raise ValueError(f"bound = {bound}; a contraction needs one between 0 and 1.")
+        if len(shape) not in (1, 3) or blocks < 1:
+            raise ValueError(f"shape = {shape}, blocks = {blocks}; give (D,) or (C, H, W), and at least one block.")
+        parts: list[Any] = [Affine(shape)]
+        for _ in range(blocks):
+            parts += [ResidualBlock(shape, width, bound), Affine(shape)]
+        super().__init__(Blocks([first, *parts] if first is not None else parts), shape)
+        self.blocks, self.width, self.bound, self.first = blocks, width, bound, first
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """An unbiased estimate of ``−log p(x) / D``, nats per number, ``(B,)``."""
+        if self.training:
+            for part in self.modules():
+                if isinstance(part, ResidualBlock):
+                    part.settle()
+        return -self._drawn(x, generator) / self.dim
+
+    def estimate(self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """An unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``."""
+        if probes < 2:
+            raise ValueError(f"probes = {probes}; a standard error needs two.")
+        values = torch.stack([self._drawn(x, generator).detach() for _ in range(probes)])
+        return values.mean(0), values.std(0) / math.sqrt(probes)
+
+    def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        probes = rademacher_like(x[:, None].expand(-1, self.blocks, *[-1] * len(self.shape)), generator)
+        return self._under_noise(*self.net(x, probes, [length(generator) for _ in range(self.blocks)]))
+
+
+class Blocks(Chain):
+    """A chain of residual blocks and others, whose determinants may be estimated."""
+
+    def forward(self, x: Tensor, probes: Tensor | None = None, lengths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``: exact, or by a probe ``(B, *)`` of ``probes`` and a length of the series for every block."""
+        if probes is None:
+            return super().forward(x)
+        log_det, drawn = x.new_zeros(len(x)), iter(zip(probes.unbind(1), lengths, strict=True))
+        for part in self.parts:
+            x, more = part.estimated(x, *next(drawn)) if isinstance(part, ResidualBlock) else part(x)
+            log_det = log_det + more
+        return x, log_det
+
+
+class Affine(Bijection):
+    """``z = x exp(s) + t``, numbers of its own for every channel. Starts as the identity."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        own = (shape[0], *[1] * (len(shape) - 1))
+        self.s, self.t = nn.Parameter(torch.zeros(own)), nn.Parameter(torch.zeros(own))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        return x * self.s.exp() + self.t, self.s.expand(x.shape[1:]).sum().expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        return (z - self.t) * (-self.s).exp()

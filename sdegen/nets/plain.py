@@ -1,0 +1,78 @@
+"""Networks that are told no noise level, for the other families: of vectors, and of images that keep their size."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .images import channels_last, check_images, zero
+from .mlp import flat
+
+
+class Residual(nn.Module):
+    """``h + W_2 silu(W_1 silu(h))`` for layers `first` and `second`. Starts as the identity."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        zero(second)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The shape of `h`."""
+        return h + self.second(F.silu(self.first(F.silu(h))))
+
+
+class Perceptron(nn.Module):
+    """A residual perceptron, ``(B, outer)`` from states of `inner` coordinates.
+
+    Parameters
+    ----------
+    inner, outer
+        Coordinates of input and output.
+    width, depth
+        Hidden units, and number of two-layer blocks.
+    """
+
+    def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 1) -> None:
+        super().__init__()
+        if min(inner, outer, width) < 1 or depth < 0:
+            raise ValueError(f"inner = {inner}, outer = {outer}, width = {width}, depth = {depth}: give sizes.")
+        self.inner, self.outer, self.width, self.depth = inner, outer, width, depth
+        self.first = nn.Linear(inner, width)
+        self.blocks = nn.Sequential(*(Residual(nn.Linear(width, width), nn.Linear(width, width)) for _ in range(depth)))
+        self.last = nn.Linear(width, outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, outer)``."""
+        return self.last(F.silu(self.blocks(self.first(flat(x, self.inner)))))
+
+
+class Convolutional(nn.Module):
+    """A residual convolutional network on images, ``(B, outer, H, W)`` from ``(B, inner, H, W)``.
+
+    Parameters
+    ----------
+    inner, outer
+        Channels of input and output.
+    width, depth
+        Hidden channels, and number of blocks of two 3x3 convolutions.
+    """
+
+    def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 2) -> None:
+        super().__init__()
+        if min(inner, outer, width) < 1 or depth < 0:
+            raise ValueError(f"inner = {inner}, outer = {outer}, width = {width}, depth = {depth}: give sizes.")
+        self.inner, self.outer, self.width, self.depth = inner, outer, width, depth
+        self.first = nn.Conv2d(inner, width, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(
+                Residual(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1))
+                for _ in range(depth)
+            )
+        )
+        self.last = nn.Conv2d(width, outer, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, outer, H, W)``."""
+        check_images(x, self.inner)
+        return self.last(F.silu(self.blocks(self.first(channels_last(x)))))

@@ -1,0 +1,92 @@
+"""Images to vectors by strided convolutions, and vectors to images by transposed ones: encoders, decoders, critics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .images import channels_last, check_images
+from .mlp import flat
+
+
+class Down(nn.Module):
+    """Images ``(B, C, H, W)`` to vectors ``(B, outer)``: two 4x4 convolutions of stride two, then a linear layer.
+
+    A. Radford, L. Metz, S. Chintala, *Unsupervised representation learning with deep convolutional generative adversarial
+    networks*, 2015, arXiv:1511.06434.
+
+    Parameters
+    ----------
+    shape
+        Of an image, (C, H, W), with sides divisible by four.
+    outer
+        Length of the vectors.
+    width
+        Channels after the first convolution; twice as many after the second.
+    batch_norm
+        Normalise the second layer over the batch. A critic with a gradient penalty must not.
+    """
+
+    def __init__(self, shape: Sequence[int], outer: int, width: int = 64, batch_norm: bool = False) -> None:
+        super().__init__()
+        C, h, w = _quarter(shape)
+        self.shape, self.outer, self.width, self.batch_norm = tuple(shape), outer, width, batch_norm
+        self.layers = nn.Sequential(
+            nn.Conv2d(C, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=not batch_norm),
+            nn.BatchNorm2d(2 * width) if batch_norm else nn.Identity(),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(2 * width * h * w, outer),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, outer)``."""
+        check_images(x, self.shape[0])
+        return self.layers(channels_last(x))
+
+
+class Up(nn.Module):
+    """Vectors ``(B, inner)`` to images ``(B, C, H, W)``: a linear layer, then two 4x4 transposed convolutions of stride two.
+
+    The generator of A. Radford et al., 2015, arXiv:1511.06434, for small images.
+
+    Parameters
+    ----------
+    inner
+        Length of the vectors.
+    shape
+        Of an image, (C, H, W), with sides divisible by four.
+    width
+        Channels before the last convolution; twice as many before that.
+    batch_norm
+        Normalise both hidden layers over the batch.
+    """
+
+    def __init__(self, inner: int, shape: Sequence[int], width: int = 64, batch_norm: bool = False) -> None:
+        super().__init__()
+        C, h, w = _quarter(shape)
+        self.inner, self.shape, self.width, self.batch_norm = inner, tuple(shape), width, batch_norm
+        self.layers = nn.Sequential(
+            nn.Linear(inner, 2 * width * h * w, bias=not batch_norm),
+            nn.Unflatten(1, (2 * width, h, w)),
+            nn.BatchNorm2d(2 * width) if batch_norm else nn.Identity(),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=not batch_norm),
+            nn.BatchNorm2d(width) if batch_norm else nn.Identity(),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, C, 4, 2, 1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``(B, C, H, W)``, of no particular range."""
+        return self.layers(flat(z, self.inner))
+
+
+def _quarter(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, and a quarter of both sides."""
+    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
+        raise ValueError(f"shape = {tuple(shape)}; give (C, H, W) with sides divisible by four, or pad the images.")
+    return shape[0], shape[1] // 4, shape[2] // 4
