@@ -19,6 +19,7 @@ from .gans import (
     JensenShannon,
     Pearson,
     ReverseKL,
+    Stability,
     TotalVariation,
 )
 from .hierarchical import HierarchicalVAE, Hierarchy, Layer, WarmUp
@@ -35,6 +36,6 @@ __all__ = [
     # flows
     "Flow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Chain", "Logit", "Marginals",
     # adversarial
-    "Adversarial", "GAN", "WGAN", "WGANGP",
+    "Adversarial", "GAN", "WGAN", "WGANGP", "Stability",
     "Divergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation",
 ]  # fmt: skip

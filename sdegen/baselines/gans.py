@@ -191,20 +191,16 @@ class Game(JensenShannon):
 class Players(nn.Module):
     """Generator and critic, asked at once."""
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, squash: nn.Module) -> None:
+    def __init__(self, generator: nn.Module, critic: nn.Module) -> None:
         super().__init__()
-        self.generator, self.critic, self.squash = generator, critic, squash
-
-    def made(self, z: Tensor) -> Tensor:
-        """Data of latents."""
-        return self.squash(self.generator(z))
+        self.generator, self.critic = generator, critic
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The critic's answers to data and to made ones, by which it learns, and to made ones, by which the generator does.
 
         With them the made ones, without derivatives.
         """
-        fake = self.made(z).to(x)
+        fake = self.generator(z).to(x)
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
         # Of the third the critic's weights are constants, of the second the made data.
         told = functional_call(self.critic, still, (fake,))
@@ -218,19 +214,17 @@ class Adversarial(nn.Module):
     Parameters
     ----------
     generator
-        ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape, batch_norm=True)``.
+        ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape, batch_norm=True, bounded=True)``.
     critic
         ``(B, *)`` to ``(B, 1)``, such as ``nets.Down(shape, 1)``.
     latent
         Numbers in a latent, standard normal.
-    squash
-        What brings made data into the range of the data, such as ``nn.Sigmoid()``; nothing by default.
     """
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, latent: int, squash: nn.Module | None = None) -> None:
+    def __init__(self, generator: nn.Module, critic: nn.Module, latent: int) -> None:
         super().__init__()
-        self.net = Players(generator, critic, nn.Identity() if squash is None else squash)
-        self.latent, self.squash = latent, squash
+        self.net = Players(generator, critic)
+        self.latent = latent
         self.moments: Any = None
 
     @property
@@ -267,7 +261,7 @@ class Adversarial(nn.Module):
         if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.generator.modules()):
             seed = torch.Generator().manual_seed(0)
             update_bn([noise_like(like.new_empty(SETTLING, self.latent), seed)], self.generator)
-        return self.net.made(noise_like(like.new_empty(n, self.latent), generator))
+        return self.generator(noise_like(like.new_empty(n, self.latent), generator))
 
 
 class GAN(Adversarial):
@@ -279,7 +273,7 @@ class GAN(Adversarial):
 
     Parameters
     ----------
-    generator, critic, latent, squash
+    generator, critic, latent
         As for `Adversarial`.
     divergence
         `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or one of yours.
@@ -292,11 +286,10 @@ class GAN(Adversarial):
         generator: nn.Module,
         critic: nn.Module,
         latent: int,
-        squash: nn.Module | None = None,
         divergence: Divergence | None = None,
         saturating: bool = False,
     ) -> None:
-        super().__init__(generator, critic, latent, squash)
+        super().__init__(generator, critic, latent)
         self.divergence, self.saturating = Game() if divergence is None else divergence, saturating
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -316,7 +309,7 @@ class WGAN(Adversarial):
 
     Parameters
     ----------
-    generator, critic, latent, squash
+    generator, critic, latent
         As for `Adversarial`.
     clip
         Largest absolute weight of the critic.
@@ -327,10 +320,9 @@ class WGAN(Adversarial):
         generator: nn.Module,
         critic: nn.Module,
         latent: int,
-        squash: nn.Module | None = None,
         clip: float = 0.01,
     ) -> None:
-        super().__init__(generator, critic, latent, squash)
+        super().__init__(generator, critic, latent)
         if not clip > 0:
             raise ValueError(f"clip = {clip}; it must be positive.")
         self.clip = clip
@@ -359,7 +351,7 @@ class WGANGP(Adversarial):
 
     Parameters
     ----------
-    generator, critic, latent, squash
+    generator, critic, latent
         As for `Adversarial`.
     weight
         Of the penalty.
@@ -370,10 +362,9 @@ class WGANGP(Adversarial):
         generator: nn.Module,
         critic: nn.Module,
         latent: int,
-        squash: nn.Module | None = None,
         weight: float = 10.0,
     ) -> None:
-        super().__init__(generator, critic, latent, squash)
+        super().__init__(generator, critic, latent)
         if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()):
             raise ValueError(
                 "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
@@ -403,3 +394,51 @@ def slope(critic: nn.Module, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.flatten(1).norm(dim=1)
+
+
+class Stability:
+    """A callback of `sdegen.fit` that keeps, now and then, what tells whether an adversarial training is healthy.
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    x
+        Some data, by which the critic is judged.
+    every
+        Steps between two records.
+
+    Attributes
+    ----------
+    records
+        One dict a record: ``step``; ``critic`` and ``generator``, the norms of both gradients before they were clipped;
+        ``gap``, the mean of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between
+        them, a lower bound of its Lipschitz constant.
+    """
+
+    def __init__(self, model: Adversarial, x: Tensor, every: int = 100) -> None:
+        if every < 1:
+            raise ValueError(f"every = {every}; give a number of steps, at least 1.")
+        self.model, self.x, self.every = model, x, every
+        self.records: list[dict[str, float]] = []
+
+    def __call__(self, step: Any) -> None:
+        """Record where it is time."""
+        if step.step % self.every:
+            return
+        net = self.model.net
+        norms = {
+            name: torch.stack([p.grad.norm() for p in player.parameters() if p.grad is not None]).norm().item()
+            for name, player in (("critic", net.critic), ("generator", net.generator))
+        }
+        # The gradients that are there were clipped together, by one factor.
+        together = math.hypot(*norms.values())
+        factor = step.grad_norm / together if together else 1.0
+        with step.averaged():
+            fake = self.model.sample(len(self.x), torch.Generator().manual_seed(0)).to(self.x)
+            with torch.no_grad():
+                gap = (net.critic(self.x).mean() - net.critic(fake).mean()).item()
+            steepest = slope(net.critic, 0.5 * (self.x + fake)).max().item()
+        self.records.append(
+            {"step": step.step, "gap": gap, "slope": steepest} | {k: factor * v for k, v in norms.items()}
+        )

@@ -1,20 +1,22 @@
 """How far samples or densities are from the truth: every metric is an `Estimate`, a value with its standard error.
 
 Where both densities are known, `kl`; where only samples are, `knn_kl`, `mmd`, `sliced_wasserstein` and
-`classifier_test`; for what a process leaves undone at its last time, `prior_gap`; and `kde_kl`, the measure of a source
-project, kept so that its rows can be compared. Of images, through a feature network that every result names: `fid` and
-`fid_infinity`, `kid`, `precision_recall`, `density_coverage`, and the `accuracy` of conditional samples. Nothing here
-trains a network, and nothing knows what a score model is.
+`classifier_test`, and `mode_shares` of a mixture; `KernelDensity` makes a density of samples; for what a process leaves
+undone at its last time, `prior_gap`; and `kde_kl`, the measure of a source project, kept so that its rows can be compared.
+Of images, through a feature network that every result names: `fid` and `fid_infinity`, `kid`, `precision_recall`,
+`density_coverage`, and the `accuracy` of conditional samples. Nothing here trains a network, and nothing knows what a score
+model is.
 """
 
 from .estimate import Estimate
 from .features import Accuracy, FeatureEstimate, FeatureNet, Inception, accuracy, features
 from .frechet import FeatureMoments, feature_moments, fid, fid_infinity, frechet_distance
-from .kde import kde_kl, kde_kl_once
+from .kde import KernelDensity, kde_kl, kde_kl_once
 from .kid import kid
 from .kl import kl, kl_from_log_ratio, prior_gap
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .mmd import mmd
+from .modes import mode_shares
 from .nearest import knn_kl
 from .two_sample import ClassifierTest, classifier_test
 from .wasserstein import sliced_wasserstein
@@ -28,6 +30,7 @@ __all__ = [
     "FeatureMoments",
     "FeatureNet",
     "Inception",
+    "KernelDensity",
     "PrecisionRecall",
     "accuracy",
     "classifier_test",
@@ -44,6 +47,7 @@ __all__ = [
     "kl_from_log_ratio",
     "knn_kl",
     "mmd",
+    "mode_shares",
     "precision_recall",
     "prior_gap",
     "sliced_wasserstein",

@@ -63,12 +63,17 @@ class Up(nn.Module):
         Channels before the last convolution; twice as many before that.
     batch_norm
         Normalise both hidden layers over the batch.
+    bounded
+        Bring the result into [0, 1] by a sigmoid.
     """
 
-    def __init__(self, inner: int, shape: Sequence[int], width: int = 64, batch_norm: bool = False) -> None:
+    def __init__(
+        self, inner: int, shape: Sequence[int], width: int = 64, batch_norm: bool = False, bounded: bool = False
+    ) -> None:
         super().__init__()
         C, h, w = _quarter(shape)
-        self.inner, self.shape, self.width, self.batch_norm = inner, tuple(shape), width, batch_norm
+        self.inner, self.shape, self.width = inner, tuple(shape), width
+        self.batch_norm, self.bounded = batch_norm, bounded
         self.layers = nn.Sequential(
             nn.Linear(inner, 2 * width * h * w, bias=not batch_norm),
             nn.Unflatten(1, (2 * width, h, w)),
@@ -78,10 +83,11 @@ class Up(nn.Module):
             nn.BatchNorm2d(width) if batch_norm else nn.Identity(),
             nn.ReLU(),
             nn.ConvTranspose2d(width, C, 4, 2, 1),
+            nn.Sigmoid() if bounded else nn.Identity(),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """``(B, C, H, W)``, of no particular range."""
+        """``(B, C, H, W)``."""
         return self.layers(flat(z, self.inner))
 
 

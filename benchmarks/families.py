@@ -1,0 +1,138 @@
+"""Which model of each family the tables compare, and how each is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import sdegen
+from sdegen import baselines as b
+from sdegen import nets, training
+
+LATENT = 100
+# Both players by Adam without much momentum, the critic faster: two time scales (M. Heusel et al., 2017, arXiv:1706.08500).
+PLAYERS: dict[str, Any] = {"betas": (0.5, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 2.0}}
+PENALISED: dict[str, Any] = {"betas": (0.0, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 4.0}}
+
+
+@dataclass
+class Family:
+    """A row: a model, and how it is trained.
+
+    Attributes
+    ----------
+    build
+        The untrained model; of images, from the training set.
+    fit
+        Arguments of `sdegen.fit`.
+    dequantised
+        Whether images get uniform noise, so that densities are those of bytes.
+    mean
+        Whether samples of images are means of ``p(x | z)``, as they are commonly shown.
+    warm_up
+        Share of the steps in which the KL of a hierarchy is let in.
+    """
+
+    build: Callable[..., Any]
+    fit: dict[str, Any] = field(default_factory=dict)
+    dequantised: bool = False
+    mean: bool = False
+    warm_up: float = 0.0
+
+
+def coder(inner: int, outer: int) -> nn.Module:
+    """The perceptron of the mixture's rows."""
+    return nets.Perceptron(inner, outer, 128, 2)
+
+
+MIXTURE: dict[str, Family] = {
+    "score model, VP": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.VP()), {"steps": 4000}),
+    "flow matching": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.Rectified()), {"steps": 4000}),
+    "VAE": Family(lambda: b.VAE(coder(2, 4), coder(2, 4), 2), {"steps": 6000, "lr": 2e-3}),
+    "VAE, 8 categories": Family(
+        lambda: b.CategoricalVAE(coder(2, 8), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 4000, "lr": 4e-3}
+    ),
+    "hierarchical VAE": Family(
+        lambda: b.HierarchicalVAE((2,), (2, 2), width=96, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
+    ),
+    "RealNVP": Family(
+        lambda: b.RealNVP((2,), couplings=8, width=128, depth=2), {"steps": 6000, "lr": 3e-3, "batch_size": 512}
+    ),
+    "residual flow": Family(lambda: b.ResidualFlow((2,), blocks=16, width=64, bound=0.95), {"steps": 2000}),
+    "continuous flow": Family(
+        lambda: b.ContinuousFlow(nets.MLP(2, width=64, depth=2), (2,), steps=6), {"steps": 600}
+    ),
+    "GAN": Family(lambda: b.GAN(coder(2, 2), coder(2, 1), 2), {"steps": 6000, "lr": 1e-3} | PLAYERS),
+    "GAN, saturating": Family(
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, saturating=True), {"steps": 6000, "lr": 1e-3} | PLAYERS
+    ),
+    "f-GAN, KL": Family(
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.KL()), {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0}
+    ),
+    "f-GAN, reverse KL": Family(
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.ReverseKL()),
+        {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0},
+    ),
+    "WGAN, clipped": Family(lambda: b.WGAN(coder(2, 2), coder(2, 1), 2, clip=0.1), {"steps": 6000, "lr": 5e-4} | PENALISED),
+    "WGAN-GP": Family(
+        lambda: b.WGANGP(coder(2, 2), coder(2, 1), 2, weight=0.1), {"steps": 6000, "lr": 1e-3} | PENALISED
+    ),
+}  # fmt: skip
+
+
+def _up(shape: Any, latent: int, **more: Any) -> nn.Module:
+    return nets.Up(latent, shape, 64, **more)
+
+
+def images(quick: bool, epoch: int) -> dict[str, Family]:
+    """The rows of images, for a set with an epoch of so many steps of 64."""
+
+    def steps(epochs: float) -> int:
+        return 60 if quick else max(1, round(epochs * epoch))
+
+    fast = {"autocast": torch.bfloat16, "batch_size": 64}
+    half = {"lr_factors": None}
+
+    def shape(data: Any) -> tuple[int, ...]:
+        return tuple(data.x.shape[1:])
+
+    return {
+        "VAE": Family(
+            lambda data: b.VAE(nets.Down(shape(data), 2 * LATENT), _up(shape(data), LATENT), LATENT, b.Continuous()),
+            fast | {"steps": steps(5), "lr": 1e-3}, dequantised=True, mean=True,
+        ),
+        "hierarchical VAE": Family(
+            lambda data: b.HierarchicalVAE(shape(data), (32, 16), width=384, likelihood=b.Continuous(), skip=True),
+            fast | {"steps": steps(5), "lr": 1e-3}, dequantised=True, mean=True, warm_up=0.2,
+        ),
+        "RealNVP": Family(
+            lambda data: b.RealNVP(shape(data), first=b.Marginals.of(data)),
+            fast | {"steps": 60 if quick else 10_000, "lr": 1e-3}, dequantised=True,
+        ),
+        "residual flow": Family(
+            lambda data: b.ResidualFlow(shape(data), blocks=8, width=64, first=b.Marginals.of(data)),
+            {"batch_size": 64, "steps": steps(1), "lr": 1e-3}, dequantised=True,
+        ),
+        "GAN": Family(
+            lambda data: b.GAN(
+                _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1, batch_norm=True), LATENT
+            ),
+            fast | {"steps": steps(8), "lr": 2e-4, "schedule": training.constant} | PLAYERS | half,
+        ),
+        "WGAN, clipped": Family(
+            lambda data: b.WGAN(
+                _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT, clip=0.02
+            ),
+            fast | {"steps": steps(8), "lr": 2e-4, "schedule": training.constant} | PENALISED,
+        ),
+        "WGAN-GP": Family(
+            lambda data: b.WGANGP(
+                _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT
+            ),
+            fast | {"steps": steps(8), "lr": 2e-4, "schedule": training.constant} | PENALISED,
+        ),
+    }  # fmt: skip

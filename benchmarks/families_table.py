@@ -1,0 +1,297 @@
+"""The families table: score models, autoencoders, flows and adversarial models under the same metrics.
+
+    python -m benchmarks.families_table --quick                 # the mixture and the digits, short trainings
+    python -m benchmarks.families_table                         # the mixture, 3 seeds; goes on where it was stopped
+    python -m benchmarks.families_table --data fashion_mnist    # images, against those held back
+
+On the mixture: KL by exact densities where they exist, by 64-draw importance bounds where only these do (an upper bound of
+the KL), and for all families the same estimates from samples. Of images: FID, KID, precision and recall of 2,000 samples
+against as many images held back, and bits per number of 8-bit images under uniform dequantisation, a bound where it says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import sdegen
+from benchmarks.families import MIXTURE, Family, images
+from benchmarks.fid_table import NETWORKS
+from benchmarks.kl_table import RING
+from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.train_images import SPLITS
+from sdegen import baselines, metrics, plots
+from sdegen.data import Dequantisation, Images, Scaling
+
+COUNT = 2000
+DRAWS = 64  # of an importance bound
+BANDWIDTH = 0.15
+
+
+# --- the mixture -----------------------------------------------------------------------------------------------------
+
+
+def trained(family: Family, data: Any, seed: int, steps: int | None = None, **more: Any) -> tuple[Any, sdegen.Run]:
+    """A model of a family, and the record of its training."""
+    torch.manual_seed(seed)
+    model = family.build(data) if isinstance(data, Images) else family.build()
+    settings = family.fit | ({} if steps is None else {"steps": steps}) | more
+    if family.warm_up:
+        warm = baselines.WarmUp(model, max(1, round(family.warm_up * settings["steps"])))
+        settings["callbacks"] = [*settings.get("callbacks", ()), warm]
+    given: Any = data
+    if isinstance(data, Images):
+        alone = data.without_labels()
+        given = alone.dequantised(0, 1) if family.dequantised else alone.scaled(0, 1)
+    return model, sdegen.fit(model, given, seed=seed, **settings)
+
+
+def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
+    """A row: densities and samples against the truth."""
+    model, run = trained(family, RING, seed, 200 if args.quick else None)
+    law: Any = sdegen.density(model) if isinstance(model, sdegen.ScoreModel) else model
+    n = 500 if args.quick else 4000
+    generator = torch.Generator().manual_seed(1000 + seed)
+    x = RING.sample(n, generator)
+    cells: Values = {}
+    if hasattr(law, "log_prob"):
+        cells["KL"] = list(metrics.kl(RING, law, x=x))
+    elif hasattr(law, "importance_bound"):
+        bound = law.importance_bound(x.float(), DRAWS, generator)
+        cells["KL, at most"] = list(metrics.kl_from_log_ratio(RING.log_prob(x), bound.double(), control=False))
+    began = time.perf_counter()
+    y = law.sample(10_000, generator).detach().double().cpu()
+    seconds = (time.perf_counter() - began) / 10
+    return cells | of_samples(y, generator) | {
+        "parameters": [sum(p.numel() for p in model.parameters()), None],
+        "train s": [run.seconds, None], "steps": [run.steps, None], "s per 1,000": [seconds, None],
+    }  # fmt: skip
+
+
+def of_samples(y: Tensor, generator: torch.Generator) -> Values:
+    """What is judged on samples alone, of all families alike."""
+    x = RING.sample(len(y), generator)
+    shares = metrics.mode_shares(y, RING)
+    smoothed = metrics.KernelDensity(y, BANDWIDTH)
+    return {
+        "k-NN KL": list(metrics.knn_kl(x, y)),
+        "KDE KL": list(metrics.kl(RING, smoothed, x=x[:4000], control=False)),
+        "sliced W2": list(metrics.sliced_wasserstein(y, x, generator=generator)),
+        "least mode": [shares.min().item(), None],
+        "modes": [int((shares >= 0.5).sum()), None],
+    }
+
+
+MIXTURE_COLUMNS = {
+    "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "parameters": 0,
+    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
+}  # fmt: skip
+
+
+def mixture_block(args: Any) -> str:
+    """All families on the mixture, and true samples."""
+
+    def truth(seed: int) -> Values:
+        generator = torch.Generator().manual_seed(1000 + seed)
+        return of_samples(RING.sample(10_000, generator), generator)
+
+    table = {"true samples (floor)": combine([row(args, "mixture", "true samples", s, truth) for s in args.seeds])}
+    for name, family in MIXTURE.items():
+        compute = partial(on_the_mixture, args, family)
+        table[name] = combine([row(args, "mixture", name, s, compute) for s in args.seeds])
+    return write(args, "mixture", MIXTURE_COLUMNS, table)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """What all rows of one set of images share."""
+
+    def __init__(self, args: Any) -> None:
+        self.args = args
+        self.split = SPLITS[args.data]()
+        n = min(COUNT, len(self.split.test), len(self.split.train))
+        generator = torch.Generator().manual_seed(0)
+        self.parts = [part[torch.randperm(len(part), generator=generator)[:n]] for part in self.split]
+
+    @cached_property
+    def net(self) -> metrics.FeatureNet:
+        """The feature network."""
+        return metrics.features(NETWORKS[self.args.data])
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Images held back, in [0, 1]."""
+        return self.parts[1].scaled(0, 1).rows()
+
+    def fid(self, x: Tensor) -> metrics.FeatureEstimate:
+        """Of images in [0, 1]."""
+        return metrics.fid(x, self.real, self.net)
+
+    def cells(self, x: Tensor) -> Values:
+        """The columns of samples, as images in [0, 1]."""
+        precision, recall = metrics.precision_recall(x, self.real, self.net)
+        kid = metrics.kid(x, self.real, self.net)
+        return {
+            "FID": list(self.fid(x)[:2]), "KID × 1000": [1000 * kid.value, 1000 * kid.stderr],
+            "precision": list(precision[:2]), "recall": list(recall[:2]), "count": [len(x), None],
+            "features": f"{self.net.name} {self.net.hash[:8]}",
+        }  # fmt: skip
+
+    def bytes_of(self, x: Tensor, low: float) -> Tensor:
+        """Samples as bytes, and those as numbers in [0, 1]."""
+        u = Scaling(low, 1).inverse(x.float().cpu(), clip=True)
+        return Images(u).scaled(0, 1).rows()
+
+
+def drawn(model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
+    """Samples of a family, in [0, 1] or nearly."""
+    more = {"mean": True} if family.mean else {}
+    with torch.no_grad():
+        return torch.cat([model.sample(min(250, n - i), generator, **more) for i in range(0, n, 250)])
+
+
+class Curve:
+    """A callback: FID of 1,000 samples after every epoch; of flows, bits of 1,000 images every 500 steps."""
+
+    def __init__(self, judge: Judge, family: Family, name: str, seed: int) -> None:
+        self.judge, self.family, self.seed = judge, family, seed
+        self.path = judge.args.out / f"curve-{slug(name)}-{seed}.csv"
+        self.epoch = max(1, len(judge.split.train) // 64)
+
+    def __call__(self, step: Any) -> None:
+        """Measure where it is time."""
+        with step.averaged() as model:
+            if isinstance(model, baselines.RealNVP):
+                if step.step % 500 == 0:
+                    self.add(step, "bits", bits(self.judge, model, self.seed)["bits"])
+            elif step.step % self.epoch == 0:
+                x = drawn(model, self.family, min(len(self.judge.real), 1000), torch.Generator().manual_seed(1))
+                self.add(step, "FID", self.judge.fid(self.judge.bytes_of(x, 0.0))[:2])
+
+    def add(self, step: Any, what: str, cell: Any) -> None:
+        """Write a point at the end of the file; a run that is gone over again begins where it is."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else [f"step,seconds,{what},s.e."]
+        kept = [lines[0], *(line for line in lines[1:] if int(line.split(",")[0]) < step.step)]
+        point = f"{step.step},{step.seconds:.1f},{cell[0]:.5g},{cell[1]:.2g}"
+        self.path.write_text("\n".join([*kept, point]) + "\n")
+
+
+def slug(name: str) -> str:
+    """A name as that of a file."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def on_images(judge: Judge, name: str, family: Family, seed: int) -> Values:
+    """A row of images."""
+    args, n = judge.args, len(judge.real)
+    folder = args.out / "models" / f"{slug(name)}-{seed}"
+    curve = Curve(judge, family, name, seed)
+    data = judge.split.train
+    model, run = trained(family, data, seed, checkpoint=folder, every=500, callbacks=[] if args.quick else [curve])
+    sdegen.save(model, folder.with_suffix(".safetensors"))
+    generator = torch.Generator().manual_seed(seed)
+    began = time.perf_counter()
+    x = drawn(model, family, n, generator)
+    seconds = (time.perf_counter() - began) / n * 1000
+    x = judge.bytes_of(x, 0.0)
+    picture(args.out / f"{slug(name)}.png", x[:100])
+    return judge.cells(x) | bits(judge, model, seed) | {
+        "parameters": [sum(p.numel() for p in model.parameters()), None], "train s": [run.seconds, None],
+        "epochs": [run.steps * 64 / len(data), None], "s per 1,000": [seconds, None],
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def bits(judge: Judge, model: Any, seed: int) -> Values:
+    """Bits per number of 1,000 images held back, or a bound of them."""
+    how = Dequantisation(0, 1, judge.split.test.levels)
+    generator = torch.Generator().manual_seed(seed)
+    test = judge.parts[1][: 250 if judge.args.quick else 1000].without_labels()
+    x = test.dequantised(0, 1).rows(generator=generator)
+    d = x[0].numel()
+    if hasattr(model, "estimate"):
+        values = torch.cat([model.estimate(part, 4, generator)[0] for part in x.split(250)])
+    elif hasattr(model, "log_prob"):
+        values = torch.cat([model.log_prob(part) for part in x.split(250)])
+    elif hasattr(model, "importance_bound"):
+        values = torch.cat([model.importance_bound(part, DRAWS, generator) for part in x.split(250)])
+    else:
+        return {}
+    found = metrics.Estimate.of(how.bits_per_dim(values, d))
+    return {"bits, at most" if hasattr(model, "importance_bound") else "bits": list(found)}
+
+
+def diffusion(judge: Judge, seed: int) -> Values:
+    """The shipped score model, without class, by the default sampler in ten evaluations."""
+    model, n = sdegen.pretrained(judge.args.data), len(judge.real)
+    began = time.perf_counter()
+    x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)
+    seconds = (time.perf_counter() - began) / n * 1000
+    x = judge.bytes_of(x, -1.0)
+    picture(judge.args.out / "score-model.png", x[:100])
+    card = json.loads((Path(__file__).parent / "results" / "train_images" / judge.args.data / "card.json").read_text())
+    return judge.cells(x) | {
+        "parameters": [sum(p.numel() for p in model.parameters()), None], "s per 1,000": [seconds, None],
+        "train s": [card["seconds"], None], "epochs": [card["epochs"], None],
+    }  # fmt: skip
+
+
+def picture(path: Path, x: Tensor) -> None:
+    """A grid of samples."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    plots.images(x, columns=10, ax=figure.subplots())
+    figure.savefig(path, dpi=100)
+
+
+IMAGE_COLUMNS = {
+    "bits": 3, "bits, at most": 3, "FID": 2, "KID × 1000": 2, "precision": 3, "recall": 3, "parameters": 0, "epochs": 1,
+    "train s": 0, "s per 1,000": 1, "count": 0, "features": 0,
+}  # fmt: skip
+
+
+def image_block(args: Any) -> str:
+    """All families on a set of images, and training images in place of samples."""
+    args.out = args.out / args.data
+    (args.out / "models").mkdir(parents=True, exist_ok=True)
+    judge = Judge(args)
+
+    def floor(seed: int) -> Values:
+        return judge.cells(judge.parts[0].scaled(0, 1).rows())
+
+    table = {"training images (floor)": combine([row(args, "images", "training images", 0, floor)])}
+    if args.data in ("mnist", "fashion_mnist"):
+        table["score model"] = combine([row(args, "images", "score model", 0, partial(diffusion, judge))])
+    for name, family in images(args.quick, math.ceil(len(judge.split.train) / 64)).items():
+        compute = partial(on_images, judge, name, family)
+        table[name] = combine([row(args, "images", name, s, compute) for s in args.seeds[:1]])
+    return write(args, "images", IMAGE_COLUMNS, table)
+
+
+def main() -> None:
+    """Compute what is missing, and print the tables."""
+    args = arguments(__doc__.splitlines()[0], "families_table", options=options)
+    if args.data == "mixture" or args.quick:
+        print(mixture_block(args))
+    if args.quick:
+        args.data = "digits"
+    if args.data != "mixture":
+        print(image_block(args))
+
+
+def options(parser: Any) -> None:
+    """The options of this table alone."""
+    parser.add_argument("--data", choices=["mixture", *SPLITS], default="mixture", help="what is modelled")
+
+
+if __name__ == "__main__":
+    main()
