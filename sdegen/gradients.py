@@ -20,7 +20,8 @@ class Gradient:
     Times, noise and pooled targets belong to the batch, not to a part: every part runs the loss of the whole batch with the
     same random numbers, and the network answers for its own rows alone. So `accumulate` parts on each of several processes
     give the gradient of one pass to rounding, whatever the loss, and need a part of its memory; the draws are repeated
-    for each. Networks that mix the rows of a batch (batch normalisation) or draw numbers of their own (dropout) differ.
+    for each. Networks that mix the rows of a batch (batch normalisation), draw numbers of their own (dropout) or go on with
+    an iteration at every call (spectral normalisation) differ.
 
     Parameters
     ----------

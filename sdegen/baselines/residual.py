@@ -40,7 +40,7 @@ class Contraction(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, shape: Sequence[int], bound: float) -> None:
         super().__init__()
         self.layer, self.bound = layer, bound
-        self.register_buffer("u", torch.randn(1, *shape))
+        self.register_buffer("u", torch.randn(1, *shape, dtype=layer.weight.dtype))
         self.settle(100)
 
     def _map(self, x: Tensor, weight: Tensor) -> Tensor:
