@@ -110,7 +110,9 @@ def test_partitions_are_checkerboards_rows_columns_and_channels(channels: int) -
     assert torch.equal(board, ((i + j) % 2 == 0).double())
     # Changed rows of the image, changed columns.
     rows, columns = (
-        torch.nn.functional.pixel_shuffle(masks[k].double().reshape(1, channels, 1, 1).expand(1, channels, 3, 3), 2)[0, 0]
+        torch.nn.functional.pixel_shuffle(masks[k].double().reshape(1, channels, 1, 1).expand(1, channels, 3, 3), 2)[
+            0, 0
+        ]
         for k in (2, 6)
     )
     assert torch.equal(rows, (i % 2 == 0).double()) and torch.equal(columns, (j % 2 == 0).double())
@@ -128,9 +130,7 @@ def test_a_coupling_leaves_what_it_reads() -> None:
 
 
 def test_realnvp_fits_a_correlated_gaussian() -> None:
-    law = sdegen.GaussianMixture(
-        torch.ones(1), torch.tensor([[1.0, -2.0]]), torch.tensor([[[1.0, 0.8], [0.8, 2.0]]])
-    )
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0, -2.0]]), torch.tensor([[[1.0, 0.8], [0.8, 2.0]]]))
     torch.manual_seed(0)
     flow = RealNVP((2,), couplings=4, width=16, depth=1)
     before = sdegen.metrics.kl(law, flow, 2000, seed=0).value

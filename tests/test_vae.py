@@ -193,7 +193,9 @@ def test_a_categorical_vae_has_an_exact_density_and_bound() -> None:
     assert torch.allclose(terms.kl, kl_divergence(q, Categorical(torch.full((9, 3), 1 / 3, dtype=torch.float64))))
     assert (terms.elbo < model.log_prob(x)).all()
     # With the true posterior for q, the bound is the density.
-    each = torch.stack([model.likelihood.log_prob(out.expand(9, 2), x) for out in model.decoder(torch.eye(3).double())], 1)
+    each = torch.stack(
+        [model.likelihood.log_prob(out.expand(9, 2), x) for out in model.decoder(torch.eye(3).double())], 1
+    )
     posterior = each.log_softmax(1)
     model.encode = lambda x: posterior  # type: ignore[method-assign]
     assert torch.allclose(model.bound(x).elbo, model.log_prob(x))

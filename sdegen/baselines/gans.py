@@ -347,7 +347,8 @@ class WGANGP(Adversarial):
     """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
-    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch.
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. Its best slope is not one but
+    ``1 + W / (2 weight)`` between laws at the distance W, so it reads too much by that factor.
 
     Parameters
     ----------
