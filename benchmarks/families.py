@@ -53,6 +53,9 @@ MIXTURE: dict[str, Family] = {
     "score model, VP": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.VP()), {"steps": 4000}),
     "flow matching": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.Rectified()), {"steps": 4000}),
     "VAE": Family(lambda: b.VAE(coder(2, 4), coder(2, 4), 2), {"steps": 6000, "lr": 2e-3}),
+    "VAE, KL let in slowly": Family(
+        lambda: b.HierarchicalVAE((2,), (2,), width=128, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
+    ),
     "VAE, 8 categories": Family(
         lambda: b.CategoricalVAE(coder(2, 8), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 4000, "lr": 4e-3}
     ),
@@ -88,8 +91,8 @@ def _up(shape: Any, latent: int, **more: Any) -> nn.Module:
     return nets.Up(latent, shape, 64, **more)
 
 
-def images(quick: bool, epoch: int) -> dict[str, Family]:
-    """The rows of images, for a set with an epoch of so many steps of 64."""
+def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
+    """The rows of images, for a set with an epoch of so many steps of 64; `of_flow` are those of RealNVP."""
 
     def steps(epochs: float) -> int:
         return 60 if quick else max(1, round(epochs * epoch))
@@ -111,11 +114,11 @@ def images(quick: bool, epoch: int) -> dict[str, Family]:
         ),
         "RealNVP": Family(
             lambda data: b.RealNVP(shape(data), first=b.Marginals.of(data)),
-            fast | {"steps": 60 if quick else 10_000, "lr": 1e-3}, dequantised=True,
+            fast | {"steps": 60 if quick else of_flow, "lr": 1e-3}, dequantised=True,
         ),
         "residual flow": Family(
-            lambda data: b.ResidualFlow(shape(data), blocks=8, width=64, first=b.Marginals.of(data)),
-            {"batch_size": 64, "steps": steps(1), "lr": 1e-3}, dequantised=True,
+            lambda data: b.ResidualFlow(shape(data), blocks=6, width=64, first=b.Marginals.of(data), squeeze=2),
+            {"batch_size": 64, "steps": 60 if quick else 600, "lr": 2e-3}, dequantised=True,
         ),
         "GAN": Family(
             lambda data: b.GAN(

@@ -50,6 +50,7 @@ IMAGES: dict[str, Callable[[], Flow]] = {
     "RealNVP of bytes": lambda: RealNVP((1, 4, 4), couplings=4, width=8, depth=1, first=Marginals(masses(1, 4, 4, 16))),
     "RealNVP of logits": lambda: RealNVP((1, 4, 4), couplings=4, width=8, depth=1, first=Logit(0.05)),
     "residual": lambda: ResidualFlow((2, 4, 4), blocks=2, width=8),
+    "residual, squeezed": lambda: ResidualFlow((1, 4, 4), blocks=2, width=8, first=Logit(0.05), squeeze=2),
     "RealNVP of five numbers": lambda: RealNVP((5,), couplings=8, width=8, depth=1),
 }
 
@@ -325,6 +326,8 @@ def test_saved_and_loaded(name: str, tmp_path: Any) -> None:
         (lambda: Logit(0.7), "between 0 and 1/2"),
         (lambda: Marginals(torch.tensor([[0.5, 0.6]])), "sum to one"),
         (lambda: ResidualFlow((2,), bound=1.0), "between 0 and 1"),
+        (lambda: ResidualFlow((4,), squeeze=2), "divide both sides"),
+        (lambda: ResidualFlow((1, 4, 6), squeeze=4), "divide both sides"),
         (lambda: ContinuousFlow(nets.MLP(2), (2,), steps=0), "positive"),
         (lambda: RealNVP((2,)).log_prob(torch.zeros(3, 4)), "shape"),
         (lambda: ResidualFlow((2,)).estimate(torch.zeros(3, 2), 1), "two"),

@@ -21,9 +21,8 @@ def test_true_samples_have_shares_of_one() -> None:
 
 
 def test_the_distance_is_that_of_each_mode() -> None:
-    law = sdegen.GaussianMixture(
-        torch.tensor([0.3, 0.7]), torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([[[4.0, 1.9], [1.9, 1.0]], [[1.0, 0], [0, 1.0]]])
-    )  # fmt: skip
+    covariances = torch.tensor([[[4.0, 1.9], [1.9, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    law = sdegen.GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[0.0, 0.0], [9.0, 0.0]]), covariances)
     shares = mode_shares(law.sample(40_000, seeded(0)), law)
     assert ((shares - 1).abs() < 0.05).all()
     # Within three standard deviations along the long axis, and not across it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_bounds_are_in_order(spread: float, shift: float) -> None:
         assert gap.value > -4 * gap.stderr
     # One draw is the ELBO; more close in on the evidence.
     assert abs(gaps[0].value - gaps[1].value) < 4 * math.hypot(gaps[0].stderr, gaps[1].stderr)
-    for worse, better in zip(gaps[1:], gaps[2:]):
+    for worse, better in pairwise(gaps[1:]):
         assert better.value < worse.value + 4 * better.stderr
     assert gaps[0].value > 0.01 and gaps[-1].value < 0.05 * gaps[0].value + 4 * gaps[-1].stderr
 

@@ -6,7 +6,7 @@ with codes. They know nothing of processes and scores.
 """
 
 from .continuous import ContinuousFlow
-from .flow import Bijection, Chain, Flow, Logit, Marginals
+from .flow import Bijection, Chain, Flow, Logit, Marginals, Squeeze
 from .gans import (
     GAN,
     KL,
@@ -34,7 +34,7 @@ __all__ = [
     "Bernoulli", "Continuous", "Gaussian", "Likelihood",
     "LatentClassifier", "active_units", "fgsm", "interpolation", "robustness", "traversal",
     # flows
-    "Flow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Chain", "Logit", "Marginals",
+    "Flow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Chain", "Logit", "Marginals", "Squeeze",
     # adversarial
     "Adversarial", "GAN", "WGAN", "WGANGP", "Stability",
     "Divergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Images
@@ -50,6 +51,28 @@ class Chain(Bijection):
         for part in reversed(self.parts):
             z = part.inverse(z)
         return z
+
+
+class Squeeze(Bijection):
+    """Images ``(B, C, H, W)`` with their pixels gathered in squares, ``(B, C n², H / n, W / n)``: nothing but an order.
+
+    Parameters
+    ----------
+    n
+        Side of a square.
+    """
+
+    def __init__(self, n: int = 2) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        return F.pixel_unshuffle(x, self.n), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        return F.pixel_shuffle(z, self.n)
 
 
 class Logit(Bijection):
