@@ -235,15 +235,21 @@ def test_the_log_determinant_is_estimated_without_bias(shape: tuple[int, ...]) -
     assert ((value - truth).abs() < 4 * stderr).all()
 
 
+def diagonal(block: ResidualBlock, bound: float | None = None) -> ResidualBlock:
+    """A block of multiples of the identity, as large as the bound allows."""
+    with torch.no_grad():
+        for layer in block.layers:
+            layer.layer.weight.copy_(5 * torch.eye(2))
+            layer.layer.bias.zero_()
+            layer.bound = layer.bound if bound is None else bound
+            layer.settle(10)
+    return block
+
+
 def test_fewer_terms_alone_would_be_biased() -> None:
     """What the roulette is for: the certain terms are not enough."""
     torch.manual_seed(0)
-    block = ResidualBlock((2,), 2, 0.95).double().eval()
-    with torch.no_grad():
-        for layer in block.layers:
-            layer.layer.weight.copy_(5 * torch.eye(2))  # brought down to the bound
-            layer.layer.bias.zero_()
-            layer.settle(10)
+    block = diagonal(ResidualBlock((2,), 2, 0.95)).double().eval()
     x = 3 + torch.randn(1, 2, generator=seeded(1), dtype=torch.float64).expand(2000, 2)
     truth = block(x[:1])[1].item()
     probes = sdegen.draws.rademacher_like(x, seeded(2))
@@ -341,12 +347,7 @@ def test_bad_input_is_told(make: Callable[[], Any], says: str) -> None:
 def test_what_has_no_inverse_says_so() -> None:
     with pytest.raises(NotImplementedError, match="write inverse"):
         Chain([Bijection()]).inverse(torch.zeros(1, 2))
-    block = ResidualBlock((2,), 8, 0.9)
-    with torch.no_grad():
-        for layer in block.layers:
-            layer.bound = 3.0
-            layer.layer.weight *= 30
-            layer.settle(50)
+    block = diagonal(ResidualBlock((2,), 2, 0.95), bound=3.0)
     with pytest.raises(RuntimeError, match="still moves"):
         block.inverse(torch.ones(1, 2))
 
