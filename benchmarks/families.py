@@ -71,7 +71,7 @@ MIXTURE: dict[str, Family] = {
     ),
     "GAN": Family(lambda: b.GAN(coder(2, 2), coder(2, 1), 2), {"steps": 6000, "lr": 1e-3} | PLAYERS),
     "GAN, saturating": Family(
-        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, saturating=True), {"steps": 6000, "lr": 1e-3} | PLAYERS
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, saturating=True), {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0}
     ),
     "f-GAN, KL": Family(
         lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.KL()), {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0}

@@ -57,7 +57,11 @@ def trained(family: Family, data: Any, seed: int, steps: int | None = None, **mo
 
 def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
     """A row: densities and samples against the truth."""
-    model, run = trained(family, RING, seed, 200 if args.quick else None)
+    try:
+        model, run = trained(family, RING, seed, 200 if args.quick else None)
+    except sdegen.NonFiniteLoss as error:
+        print(error)
+        return {"least mode": "diverged"}
     law: Any = sdegen.density(model) if isinstance(model, sdegen.ScoreModel) else model
     n = 500 if args.quick else 4000
     generator = torch.Generator().manual_seed(1000 + seed)

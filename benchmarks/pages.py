@@ -126,6 +126,14 @@ FIDS = {
 }
 
 
+FAMILIES = {
+    "mixture": "The mixture of eight modes",
+    "fashion_mnist": "Families on Fashion-MNIST",
+    "mnist": "Families on MNIST",
+    "digits": "Families on the digits",
+}
+
+
 def put(page: Path, marker: str, body: str) -> None:
     """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->``."""
     text = page.read_text()
@@ -169,6 +177,7 @@ def main() -> None:
             put(HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
     blocks = [f"{text}{table(stem, of='likelihood_table')}\n" for stem, text in LIKELIHOOD.items()]
     put(HERE / "README.md", "likelihood", "\n".join(blocks))
+    put(HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
@@ -178,6 +187,16 @@ def fid_block(name: str, title: str) -> str:
     """The table of a data set, and guided samples."""
     picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-25.png)"
     return f"### {title}\n\n{table('fid', of=f'fid_table/{name}')}\n\n{picture}\n"
+
+
+def family_block(name: str, title: str) -> str:
+    """The table of a set of data, and the samples side by side; nothing where there is none yet."""
+    of, stem = ("families_table", "mixture") if name == "mixture" else (f"families_table/{name}", "images")
+    if not (HERE / "results" / of / f"{stem}.md").exists():
+        return ""
+    picture = f"\n![samples, and curves of training](results/{of}/{stem}.png)\n"
+    shown = picture if (HERE / "results" / of / f"{stem}.png").exists() else ""
+    return f"### {title}\n\n{table(stem, of=of)}\n{shown}"
 
 
 def card(name: str) -> str:

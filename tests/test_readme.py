@@ -51,7 +51,7 @@ def test_the_example_of_the_page_on_images_runs(
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"loss.png", "samples-00000002.png"}
 
 
-@pytest.mark.parametrize("page", ["processes", "likelihood", "diagnose"])
+@pytest.mark.parametrize("page", ["processes", "likelihood", "diagnose", "families"])
 def test_the_examples_of_a_page_run(page: str) -> None:
     """All of them, one after the other, with a shorter training."""
     text = (Path(__file__).parent.parent / "docs" / f"{page}.md").read_text()

@@ -163,7 +163,7 @@ class Marginals(Bijection):
         L = masses.shape[1]
         u = (x.flatten(1).double() - self.low) * (L / (self.high - self.low))
         cell = u.floor().clamp(0, L - 1)
-        inside = torch.where((u >= 0) & (u < L), u - cell, torch.nan)
+        inside = u - cell  # not within [0, 1) outside of all cells, where a tail then is negative, and has no quantile
         place, k = torch.arange(len(masses), device=x.device), cell.long()
         m = masses[place, k]
         lower, upper = below[place, k] + m * inside, above[place, k] + m * (1 - inside)
