@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch import Tensor
 
 import sdegen
@@ -192,8 +193,8 @@ class Curve:
 
 
 def slug(name: str) -> str:
-    """A name as that of a file."""
-    return name.replace(",", "").replace(" ", "-")
+    """A name as that of a file, without what is in brackets."""
+    return name.split(" (")[0].replace(",", "").replace(" ", "-")
 
 
 def on_images(judge: Judge, name: str, family: Family, seed: int) -> Values:
@@ -243,7 +244,7 @@ def diffusion(judge: Judge, seed: int) -> Values:
     x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)
     seconds = (time.perf_counter() - began) / n * 1000
     x = judge.bytes_of(x, -1.0)
-    picture(judge.args.out / "score-model.png", x[:100])
+    picture(judge.args.out / f"{slug('score model')}.png", x[:100])
     card = json.loads((Path(__file__).parent / "results" / "train_images" / judge.args.data / "card.json").read_text())
     return judge.cells(x) | {
         "parameters": [sum(p.numel() for p in model.parameters()), None], "s per 1,000": [seconds, None],
@@ -271,7 +272,9 @@ def image_block(args: Any) -> str:
     judge = Judge(args)
 
     def floor(seed: int) -> Values:
-        return judge.cells(judge.parts[0].scaled(0, 1).rows())
+        x = judge.parts[0].scaled(0, 1).rows()
+        picture(args.out / "training-images.png", x[:100])
+        return judge.cells(x)
 
     table = {"training images (floor)": combine([row(args, "images", "training images", 0, floor)])}
     if args.data in ("mnist", "fashion_mnist"):
@@ -281,7 +284,38 @@ def image_block(args: Any) -> str:
     ).items():
         compute = partial(on_images, judge, name, family)
         table[name] = combine([row(args, "images", name, s, compute) for s in args.seeds[:1]])
+    if not args.worker:
+        overview(args.out, list(table))
     return write(args, "images", IMAGE_COLUMNS, table)
+
+
+def overview(folder: Path, names: list[str]) -> None:
+    """Samples of all rows side by side, and FID by epoch of those that were followed."""
+    grids = [(name, folder / f"{slug(name)}.png") for name in names]
+    grids = [(name, path) for name, path in grids if path.exists()]
+    curves = {
+        p.stem.removeprefix("curve-")[:-2]: p.read_text().splitlines() for p in sorted(folder.glob("curve-*-0.csv"))
+    }
+    followed = {name: lines for name, lines in curves.items() if "FID" in lines[0]}
+    if not grids:
+        return
+    columns = -(-(len(grids) + bool(followed)) // 2)
+    figure = Figure(figsize=(3 * columns, 6.4), layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False).flatten()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, (name, path) in zip(axes, grids):
+        ax.imshow(imread(path))
+        ax.set_title(name, fontsize=9)
+    if followed:
+        ax = axes[len(grids)]
+        ax.set_axis_on()
+        for name, lines in followed.items():
+            points = [[float(v) for v in line.split(",")] for line in lines[1:]]
+            ax.plot(range(1, len(points) + 1), [p[2] for p in points], marker=".", label=name)
+        ax.set(yscale="log", xlabel="epoch", title="FID of 1,000 samples")
+        ax.legend(fontsize=7)
+    figure.savefig(folder / "images.png", dpi=100)
 
 
 def main() -> None:

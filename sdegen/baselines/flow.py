@@ -176,7 +176,7 @@ class Marginals(Bijection):
         masses, below, above = self._tables(z)
         L = masses.shape[1]
         flat = z.flatten(1).double()
-        lower, upper = torch.special.ndtr(flat), torch.special.ndtr(-flat)
+        lower, upper = (torch.special.log_ndtr(v).exp() for v in (flat, -flat))  # ndtr itself is 0 below −8.3
         k = (torch.searchsorted(below, lower.T.contiguous(), right=True).T - 1).clamp(0, L - 1)
         place = torch.arange(len(masses), device=z.device)
         m = masses[place, k]
