@@ -24,7 +24,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 import sdegen
-from benchmarks.families import MIXTURE, Family, images
+from benchmarks.families import MIXTURE, SOURCE_EPOCHS, SOURCE_SPLIT, Family, images
 from benchmarks.fid_table import NETWORKS
 from benchmarks.kl_table import RING
 from benchmarks.rows import Values, arguments, combine, row, write
@@ -73,6 +73,8 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
     elif hasattr(law, "importance_bound"):
         bound = law.importance_bound(x.float(), DRAWS, generator)
         cells["KL, at most"] = list(metrics.kl_from_log_ratio(RING.log_prob(x), bound.double(), control=False))
+    if isinstance(model, baselines.CategoricalVAE):
+        cells |= categories(model, x)
     began = time.perf_counter()
     y = law.sample(10_000, generator).detach().double().cpu()
     seconds = (time.perf_counter() - began) / 10
@@ -80,6 +82,18 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
         "parameters": [sum(p.numel() for p in model.parameters()), None],
         "train s": [run.seconds, None], "steps": [run.steps, None], "s per 1,000": [seconds, None],
     }  # fmt: skip
+
+
+@torch.no_grad()
+def categories(model: baselines.CategoricalVAE, x: Tensor) -> Values:
+    """Whether each mode has a category of its own: the share of points that go where most of their mode does, and their number."""
+    mode = torch.cdist(x, RING.means).argmin(1)
+    chosen = model.encode(x.float()).argmax(1)
+    counts = torch.zeros(len(RING.means), model.categories).index_put(
+        (mode, chosen), torch.ones(len(x)), accumulate=True
+    )
+    share, own = counts.max(1)
+    return {"own category": [(share.sum() / len(x)).item(), None], "categories": [len(own.unique()), None]}
 
 
 def of_samples(y: Tensor, generator: torch.Generator) -> Values:
@@ -97,8 +111,8 @@ def of_samples(y: Tensor, generator: torch.Generator) -> Values:
 
 
 MIXTURE_COLUMNS = {
-    "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "parameters": 0,
-    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
+    "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "own category": 3,
+    "categories": 1, "parameters": 0,    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
 }  # fmt: skip
 
 
@@ -125,6 +139,8 @@ class Judge:
     def __init__(self, args: Any) -> None:
         self.args = args
         self.split = SPLITS[args.data]()
+        if args.preset == "source":
+            self.split = self.split.joined().split(SOURCE_SPLIT, seed=0)
         n = min(COUNT, len(self.split.test), len(self.split.train))
         generator = torch.Generator().manual_seed(0)
         self.parts = [part[torch.randperm(len(part), generator=generator)[:n]] for part in self.split]
@@ -267,7 +283,7 @@ IMAGE_COLUMNS = {
 
 def image_block(args: Any) -> str:
     """All families on a set of images, and training images in place of samples."""
-    args.out = args.out / args.data
+    args.out = args.out / (args.data if args.preset == "own" else f"{args.data}-{args.preset}")
     (args.out / "models").mkdir(parents=True, exist_ok=True)
     judge = Judge(args)
 
@@ -331,6 +347,10 @@ def main() -> None:
 
 def options(parser: Any) -> None:
     """The options of this table alone."""
+    parser.add_argument(
+        "--preset", choices=["own", "source"], default="own", help="settings of the trainings on images"
+    )
+    parser.add_argument("--epochs", type=float, default=SOURCE_EPOCHS, help="of the source preset")
     parser.add_argument("--data", choices=["mixture", *SPLITS], default="mixture", help="what is modelled")
 
 

@@ -28,6 +28,8 @@ def test_the_distance_is_that_of_each_mode() -> None:
     # Within three standard deviations along the long axis, and not across it.
     along, across = torch.tensor([[5.0, 2.4]]), torch.tensor([[-1.2, 2.4]])
     assert mode_shares(along, law)[0] > 3 and mode_shares(across, law).sum() == 0
+    near, far = torch.tensor([[9.0, 2.9]]), torch.tensor([[9.0, 3.1]])
+    assert mode_shares(near, law)[1] > 1 and mode_shares(far, law).sum() == 0 and mode_shares(far, law, 4.0)[1] > 1
 
 
 def test_lost_mass_is_seen() -> None:
