@@ -86,7 +86,7 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
 
 @torch.no_grad()
 def categories(model: baselines.CategoricalVAE, x: Tensor) -> Values:
-    """Whether each mode has a category of its own: the share of points that go where most of their mode does, and their number."""
+    """Whether each mode has a category of its own: the share of points that go where most of their mode goes."""
     mode = torch.cdist(x, RING.means).argmin(1)
     chosen = model.encode(x.float()).argmax(1)
     counts = torch.zeros(len(RING.means), model.categories).index_put(
