@@ -178,6 +178,9 @@ def main() -> None:
     blocks = [f"{text}{table(stem, of='likelihood_table')}\n" for stem, text in LIKELIHOOD.items()]
     put(HERE / "README.md", "likelihood", "\n".join(blocks))
     put(HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
+    codes = [path.stem for path in sorted((HERE / "results" / "latent_codes").glob("*.md"))]
+    shown = [f"{table(name, of='latent_codes')}\n\n![walks](results/latent_codes/{name}.png)\n" for name in codes]
+    put(HERE / "README.md", "codes", "\n".join(shown))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")

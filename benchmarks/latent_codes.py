@@ -1,0 +1,97 @@
+"""What the codes of a VAE of images are good for: a classifier on them, what fools it, and walks through them.
+
+    python -m benchmarks.latent_codes                    # the VAE of the families table on Fashion-MNIST, or one trained now
+    python -m benchmarks.latent_codes --data digits
+
+A linear head on the codes is trained on the labels of the training set; its accuracy is that on 2,000 images held back, changed
+by the fast gradient sign method by so much in every pixel of [0, 1]. Beside it the same for an encoder that was never trained.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import sdegen
+from benchmarks.families import LATENT, images
+from benchmarks.families_table import trained
+from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.train_images import SPLITS
+from sdegen import baselines, plots
+from sdegen.data import Images
+
+EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def vae(args: Any, train: Images, learned: bool) -> baselines.VAE:
+    """The VAE of the families table; or the same as it is built."""
+    family = images(args.quick, math.ceil(len(train) / 64))["VAE"]
+    if not learned:
+        torch.manual_seed(0)
+        return family.build(train)
+    path = args.out.parent / "families_table" / args.data / "models" / "VAE-0.safetensors"
+    if path.exists() and not args.quick:
+        return sdegen.load(path)
+    return trained(family, train, 0)[0]
+
+
+def head(args: Any, learned: bool, seed: int) -> Values:
+    """A row: accuracy of a head by the size of the change."""
+    train, test = SPLITS[args.data]()
+    model = vae(args, train, learned).eval()
+    torch.manual_seed(seed)
+    classifier = baselines.LatentClassifier(model, LATENT, len(train.label_names))
+    sdegen.fit(classifier, train.scaled(0, 1), steps=100 if args.quick else 3000, lr=5e-3, batch_size=256, seed=seed)
+    part = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]]
+    assert part.labels is not None
+    x = part.scaled(0, 1).rows()
+    curve = baselines.robustness(classifier, x, part.labels, EPSILONS)
+    if learned and seed == args.seeds[0]:
+        picture(args, model, classifier, x, part.labels)
+    with torch.no_grad():
+        units = baselines.active_units(model.codes(x)).sum().item()
+    cells: Values = {f"ε = {e:g}": list(found) for e, found in zip(EPSILONS, curve)}
+    return cells | {"active units": [float(units), None], "of": [float(LATENT), None]}
+
+
+@torch.no_grad()
+def picture(args: Any, model: baselines.VAE, classifier: baselines.LatentClassifier, x: Tensor, label: Tensor) -> None:
+    """Walks along the liveliest units, arcs between images, and images that fool the head beside the own ones."""
+    codes = model.codes(x)
+    lively = codes.var(0).argsort(descending=True)[:6]
+    values = torch.linspace(-3, 3, 10)
+    walks = torch.cat([baselines.traversal(model.decode, codes[0], int(i), values) for i in lively])
+    arcs = torch.cat([baselines.interpolation(model.decode, codes[k], codes[k + 1], 10) for k in range(0, 12, 2)])
+    fooled = baselines.fgsm(classifier, x[:30], label[:30], 0.1)
+    pairs = torch.stack([x[:30].reshape(3, 10, *x.shape[1:]), fooled.reshape(3, 10, *x.shape[1:])], 1).flatten(0, 2)
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    titles = ("traversals of six units", "arcs between images", "images, and changed by ε = 0.1")
+    for ax, part, title in zip(figure.subplots(1, 3), (walks, arcs, pairs), titles):
+        plots.images(part.clamp(0, 1), columns=10, ax=ax, title=title)
+    figure.savefig(args.out / f"{args.data}.png", dpi=100)
+
+
+def main() -> None:
+    """Compute what is missing, and print the table."""
+    args = arguments(__doc__.splitlines()[0], "latent_codes", options=options)
+    args.data = "digits" if args.quick else args.data
+    table = {
+        name: combine([row(args, args.data, name, s, partial(head, args, learned)) for s in args.seeds])
+        for name, learned in (("codes of the VAE", True), ("codes of an encoder as it is built", False))
+    }
+    columns = {f"ε = {e:g}": 3 for e in EPSILONS} | {"active units": 0, "of": 0, "seeds": 0}
+    print(write(args, args.data, columns, table))
+
+
+def options(parser: Any) -> None:
+    """The options of this table alone."""
+    parser.add_argument("--data", choices=list(SPLITS), default="fashion_mnist", help="which images")
+
+
+if __name__ == "__main__":
+    main()
