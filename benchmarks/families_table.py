@@ -24,7 +24,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 import sdegen
-from benchmarks.families import MIXTURE, SOURCE_EPOCHS, SOURCE_SPLIT, Family, images
+from benchmarks.families import MIXTURE, SOURCE_EPOCHS, SOURCE_SPLIT, Family, as_the_sources, images
 from benchmarks.fid_table import NETWORKS
 from benchmarks.kl_table import RING
 from benchmarks.rows import Values, arguments, combine, row, write
@@ -62,7 +62,7 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
         model, run = trained(family, RING, seed, 200 if args.quick else None)
     except sdegen.NonFiniteLoss as error:
         print(error)
-        return {"least mode": "diverged"}
+        return {"diverged": [1, None]}
     law: Any = sdegen.density(model) if isinstance(model, sdegen.ScoreModel) else model
     n = 500 if args.quick else 4000
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -79,7 +79,7 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
     y = law.sample(10_000, generator).detach().double().cpu()
     seconds = (time.perf_counter() - began) / 10
     return cells | of_samples(y, generator) | {
-        "parameters": [sum(p.numel() for p in model.parameters()), None],
+        "diverged": [0, None], "parameters": [sum(p.numel() for p in model.parameters()), None],
         "train s": [run.seconds, None], "steps": [run.steps, None], "s per 1,000": [seconds, None],
     }  # fmt: skip
 
@@ -112,7 +112,7 @@ def of_samples(y: Tensor, generator: torch.Generator) -> Values:
 
 MIXTURE_COLUMNS = {
     "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "own category": 3,
-    "categories": 1, "parameters": 0,    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
+    "categories": 1, "diverged": 2, "parameters": 0,    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
 }  # fmt: skip
 
 
@@ -169,17 +169,23 @@ class Judge:
             "features": f"{self.net.name} {self.net.hash[:8]}",
         }  # fmt: skip
 
-    def bytes_of(self, x: Tensor, low: float) -> Tensor:
-        """Samples as bytes, and those as numbers in [0, 1]."""
-        u = Scaling(low, 1).inverse(x.float().cpu(), clip=True)
-        return Images(u).scaled(0, 1).rows()
+    def seen(self, x: Tensor, scaling: Scaling) -> Tensor:
+        """Samples as the bytes they stand for, in [0, 1]."""
+        u = scaling.inverse(x.float().cpu(), clip=True)
+        return Images(u, levels=scaling.levels).scaled(0, 1).rows()
+
+    def made(self, model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
+        """Samples of a family as images in [0, 1]."""
+        kind = Dequantisation if family.dequantised else Scaling
+        return self.seen(drawn(model, family, n, generator), kind(0, 1, self.split.train.levels))
 
 
+@torch.no_grad()
 def drawn(model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
-    """Samples of a family, in [0, 1] or nearly."""
+    """Samples of a family as it gives them, some at a time but for adversarial ones, which prepare every draw."""
     more = {"mean": True} if family.mean else {}
-    with torch.no_grad():
-        return torch.cat([model.sample(min(250, n - i), generator, **more) for i in range(0, n, 250)])
+    size = n if isinstance(model, baselines.Adversarial) else 250
+    return torch.cat([model.sample(min(size, n - i), generator, **more) for i in range(0, n, size)])
 
 
 class Curve:
@@ -197,8 +203,9 @@ class Curve:
                 if step.step % 500 == 0:
                     self.add(step, "bits", bits(self.judge, model, self.seed)["bits"])
             elif step.step % self.epoch == 0:
-                x = drawn(model, self.family, min(len(self.judge.real), 1000), torch.Generator().manual_seed(1))
-                self.add(step, "FID", self.judge.fid(self.judge.bytes_of(x, 0.0))[:2])
+                n = min(len(self.judge.real), 1000)
+                x = self.judge.made(model, self.family, n, torch.Generator().manual_seed(1))
+                self.add(step, "FID", self.judge.fid(x)[:2])
 
     def add(self, step: Any, what: str, cell: Any) -> None:
         """Write a point at the end of the file; a run that is gone over again begins where it is."""
@@ -223,9 +230,8 @@ def on_images(judge: Judge, name: str, family: Family, seed: int) -> Values:
     sdegen.save(model, folder.with_suffix(".safetensors"))
     generator = torch.Generator().manual_seed(seed)
     began = time.perf_counter()
-    x = drawn(model, family, n, generator)
+    x = judge.made(model, family, n, generator)
     seconds = (time.perf_counter() - began) / n * 1000
-    x = judge.bytes_of(x, 0.0)
     picture(args.out / f"{slug(name)}.png", x[:100])
     return judge.cells(x) | bits(judge, model, seed) | {
         "parameters": [sum(p.numel() for p in model.parameters()), None], "train s": [run.seconds, None],
@@ -259,7 +265,7 @@ def diffusion(judge: Judge, seed: int) -> Values:
     began = time.perf_counter()
     x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)
     seconds = (time.perf_counter() - began) / n * 1000
-    x = judge.bytes_of(x, -1.0)
+    x = judge.seen(x, Scaling(-1, 1))
     picture(judge.args.out / f"{slug('score model')}.png", x[:100])
     card = json.loads((Path(__file__).parent / "results" / "train_images" / judge.args.data / "card.json").read_text())
     return judge.cells(x) | {
@@ -293,11 +299,15 @@ def image_block(args: Any) -> str:
         return judge.cells(x)
 
     table = {"training images (floor)": combine([row(args, "images", "training images", 0, floor)])}
-    if args.data in ("mnist", "fashion_mnist"):
+    if (
+        args.data in ("mnist", "fashion_mnist") and args.preset == "own"
+    ):  # it has seen what the sources' split holds back
         table["score model"] = combine([row(args, "images", "score model", 0, partial(diffusion, judge))])
-    for name, family in images(
-        args.quick, math.ceil(len(judge.split.train) / 64), FLOW_STEPS.get(args.data, 1500)
-    ).items():
+    epoch = math.ceil(len(judge.split.train) / 64)
+    families = images(args.quick, epoch, FLOW_STEPS.get(args.data, 1500))
+    if args.preset == "source":
+        families = {name: as_the_sources(family, round(args.epochs * epoch)) for name, family in families.items()}
+    for name, family in families.items():
         compute = partial(on_images, judge, name, family)
         table[name] = combine([row(args, "images", name, s, compute) for s in args.seeds[:1]])
     if not args.worker:

@@ -106,7 +106,7 @@ def combine(rows: list[Values]) -> Values:
     """
     rows = [r for r in rows if r]
     combined: Values = {"seeds": (float(len(rows)), None)} if rows else {}
-    for key in rows[0] if rows else ():
+    for key in dict.fromkeys(key for r in rows for key in r):
         cells = [r[key] for r in rows if r.get(key) is not None]
         if not cells:
             continue

@@ -39,6 +39,8 @@ def test_lost_mass_is_seen() -> None:
     assert shares[3] == 0 and (shares.argmin() == 3) and shares.median() > 1
     with pytest.raises(ValueError, match="numbers a sample"):
         mode_shares(torch.zeros(3, 5), RING)
+    with pytest.raises(ValueError, match="positive number"):
+        mode_shares(x, RING, within=0.0)
 
 
 def test_a_kernel_density_has_mass_one_and_the_law_that_is_smoothed() -> None:

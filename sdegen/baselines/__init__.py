@@ -1,8 +1,8 @@
 """Other families of generative models, which meet the score models in shared metrics and, here, in shared bounds.
 
-Each is trained by `sdegen.fit`, which knows a model by its loss; has ``sample(n, generator)``; and ``log_prob(x)`` where its
-density is known. `vae`, `hierarchical`, `flow` with `realnvp`, `residual` and `continuous`, `gans`; `latent` is what is done
-with codes. They know nothing of processes and scores.
+Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
+``log_prob(x)`` where their density is known. `vae`, `hierarchical`, `flow` with `realnvp`, `residual` and `continuous`, `gans`;
+`latent` is what is done with codes. They know nothing of processes and scores.
 """
 
 from .continuous import ContinuousFlow

@@ -205,6 +205,11 @@ class Players(nn.Module):
         # Of the third the critic's weights are constants, of the second the made data.
         told = functional_call(self.critic, still, (fake,))
         alone = fake.detach()
+        if fake.shape != x.shape or told.numel() != len(x):
+            raise ValueError(
+                f"for data {tuple(x.shape)} the generator answers with shape {tuple(fake.shape)}, the critic with "
+                f"{tuple(told.shape)}; they must give the shape of the data, and one number a datum."
+            )
         return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
 
 
@@ -257,11 +262,13 @@ class Adversarial(nn.Module):
 
         Moments that were seen while training belong to weights that were never kept: averaged weights have others.
         """
-        like = next(self.parameters())
+        like, mode = next(self.parameters()), self.generator.training
         if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.generator.modules()):
             seed = torch.Generator().manual_seed(0)
             update_bn([noise_like(like.new_empty(SETTLING, self.latent), seed)], self.generator)
-        return self.generator(noise_like(like.new_empty(n, self.latent), generator))
+        x = self.generator.eval()(noise_like(like.new_empty(n, self.latent), generator))
+        self.generator.train(mode)
+        return x
 
 
 class GAN(Adversarial):
@@ -305,7 +312,7 @@ class WGAN(Adversarial):
     """The critic estimates the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, up to a factor.
 
     M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
-    every use, so that its Lipschitz constant is bounded by some number that nobody knows.
+    every step, so that its Lipschitz constant is bounded by some number that nobody knows.
 
     Parameters
     ----------
@@ -347,8 +354,8 @@ class WGANGP(Adversarial):
     """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
-    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. Its best slope is not one but
-    ``1 + W / (2 weight)`` between laws at the distance W, so it reads too much by that factor.
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. It reads too much: between
+    laws at the distance W by the factor ``1 + W / (2 weight)`` at least, which it is for one that is the other shifted.
 
     Parameters
     ----------
@@ -429,7 +436,7 @@ class Stability:
             return
         net = self.model.net
         norms = {
-            name: torch.stack([p.grad.norm() for p in player.parameters() if p.grad is not None]).norm().item()
+            name: math.hypot(*(p.grad.norm().item() for p in player.parameters() if p.grad is not None))
             for name, player in (("critic", net.critic), ("generator", net.generator))
         }
         # The gradients that are there were clipped together, by one factor.

@@ -161,7 +161,7 @@ class HierarchicalVAE(nn.Module):
         """`n` samples; with `mean`, the means of ``p(x | z)``, as `VAE.sample`."""
         like = next(self.parameters())
         out = self._shaped(self.net.generate(noise_like(like.new_empty(n, sum(self.latents)), generator)))
-        return self.likelihood.law(out).mean if mean else self.likelihood.draw(out, generator)
+        return self.likelihood.mean(out) if mean else self.likelihood.draw(out, generator)
 
 
 class _Ladder(nn.Module):

@@ -76,6 +76,8 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
     threshold
         Of the variance, where the prior has one.
     """
+    if len(codes) < 2:
+        raise ValueError(f"codes has {len(codes)} rows; how much they vary takes two at least.")
     return codes.var(0) > threshold
 
 
@@ -85,7 +87,7 @@ class LatentClassifier(nn.Module):
     Parameters
     ----------
     model
-        Anything with ``codes(x)``, ``(B, latent)``.
+        Anything with ``codes(x)``, ``(B, latent)``. It is frozen in place, and stays in evaluation mode.
     latent, classes
         Numbers in a code, and classes.
     """
@@ -95,6 +97,12 @@ class LatentClassifier(nn.Module):
         self.model, self.latent, self.classes = model.requires_grad_(False), latent, classes
         self.net = nn.Linear(latent, classes)
         self.moments: Any = None
+
+    def train(self, mode: bool = True) -> LatentClassifier:
+        """Training mode for the head alone."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, classes)``, with derivatives by `x`."""
@@ -125,6 +133,10 @@ def fgsm(
     """
     if epsilon < 0:
         raise ValueError(f"epsilon = {epsilon}; it must not be negative.")
+    if x.min() < low or x.max() > high:
+        raise ValueError(
+            f"x has the range [{x.min():.4g}, {x.max():.4g}], beyond [{low:g}, {high:g}]; say that of the data: low=, high=."
+        )
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits(at), label, reduction="sum"), at)

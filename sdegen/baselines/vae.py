@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as Coin
-from torch.distributions import ContinuousBernoulli, Distribution, Normal
+from torch.distributions import Normal
 
 from ..draws import noise_like, uniform_like
 
@@ -25,17 +24,32 @@ class Likelihood(ABC):
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
 
     @abstractmethod
-    def law(self, out: Tensor) -> Distribution:
-        """The law of data, of the shape of a batch of them, from the decoder's answer."""
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log p`` of every number, of the shape of `x`; NaN where it has no density."""
+
+    @abstractmethod
+    def mean(self, out: Tensor) -> Tensor:
+        """The mean, of the shape of data."""
+
+    @abstractmethod
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample."""
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p(x | z)`` in nats, ``(B,)``."""
-        return self.law(out).log_prob(x).flatten(1).sum(1)
+        """``log p(x | z)`` in nats, ``(B,)``.
 
-    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of it."""
-        law = self.law(out)
-        return law.icdf(uniform_like(law.mean, generator))
+        Raises
+        ------
+        ValueError
+            If the decoder's answer is not of the shape that data ask for.
+        """
+        expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
+        if out.shape != expected:
+            raise ValueError(
+                f"the decoder answers with shape {tuple(out.shape)} for data {tuple(x.shape)}; {type(self).__name__} needs "
+                f"{expected}, {self.outputs} for every number."
+            )
+        return self.each(out, x).flatten(1).sum(1)
 
 
 class Gaussian(Likelihood):
@@ -54,44 +68,75 @@ class Gaussian(Likelihood):
         self.outputs = 2 if std is None else 1
 
     def law(self, out: Tensor) -> Normal:
-        """The normal law."""
+        """The normal law of data."""
         if self.std is not None:
             return Normal(out, torch.full_like(out, self.std), validate_args=False)
         mean, log_std = out.chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log N(x; mean, std²)``."""
+        return self.law(out).log_prob(x)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """The mean."""
+        return self.law(out).mean
+
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of it."""
+        """A sample."""
         law = self.law(out)
         return law.mean + law.stddev * noise_like(law.mean, generator)
 
 
 class Bernoulli(Likelihood):
-    """``Π p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
+    """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
 
     Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
     cannot be compared with densities. `Continuous` is one.
     """
 
-    def law(self, out: Tensor) -> Coin:
-        """The law of a coin."""
-        return Coin(logits=out, validate_args=False)
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
+        return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """p."""
+        return out.sigmoid()
 
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of it."""
+        """A sample."""
         return (uniform_like(out, generator) < out.sigmoid()).to(out)
 
 
 class Continuous(Likelihood):
-    """The continuous Bernoulli law on [0, 1], ``∝ p^x (1 − p)^(1 − x)`` with its normaliser.
+    """The continuous Bernoulli law, ``λ exp(λ x) / (exp(λ) − 1)`` on [0, 1], with λ, the logit of p, from the decoder.
 
     G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
-    2019, arXiv:1907.06845.
+    2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut
+    off at |λ| = 16 in float32.
     """
 
-    def law(self, out: Tensor) -> ContinuousBernoulli:
-        """The continuous Bernoulli law."""
-        return ContinuousBernoulli(logits=out, validate_args=False)
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log p``. From the end that the law leans to, it is exponential of rate ``|λ|``, cut off at one."""
+        rate, near = out.abs(), out.abs() < 1e-2
+        a = torch.where(near, 1.0, rate)
+        distance = torch.where(out < 0, x, 1 - x)
+        value = a.log() - (-torch.expm1(-a)).log() - a * distance
+        value = torch.where(near, out * x - out / 2 - out.square() / 24, value)
+        return torch.where((x >= 0) & (x <= 1), value, torch.nan)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """``1 / |λ| − 1 / (exp|λ| − 1)`` from that end."""
+        rate, near = out.abs(), out.abs() < 0.1
+        a = torch.where(near, 1.0, rate)
+        distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a - 1 / torch.expm1(a))
+        return torch.where(out < 0, distance, 1 - distance)
+
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample, by the inverse of the distribution function."""
+        a = out.abs().clamp_min(1e-6)
+        distance = -torch.log1p(uniform_like(out, generator) * torch.expm1(-a)) / a
+        return torch.where(out < 0, distance, 1 - distance)
 
 
 class Autoencoder(nn.Module):
@@ -161,6 +206,11 @@ class _Coder(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and log-std of the latent, and the answer of the decoder to the latent of noise `z`."""
         mean, log_std = self.encoder(x).to(x).chunk(2, 1)
+        if mean.shape != z.shape:
+            raise ValueError(
+                f"the encoder answers with {2 * mean.shape[1]} numbers for latent = {z.shape[1]}; it must give twice as many "
+                "as a latent has, mean and log-std."
+            )
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
 
 
@@ -228,7 +278,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of ``p(x | z)``."""
-        return self.likelihood.law(self.decoder(z)).mean
+        return self.likelihood.mean(self.decoder(z))
 
     def bound(self, x: Tensor, generator: torch.Generator | None = None) -> Bound:
         """Both terms of the evidence lower bound with one draw of the latent; the KL in closed form."""

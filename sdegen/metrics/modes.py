@@ -36,6 +36,8 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     >>> mode_shares(half, ring)[[0, 7]].round(decimals=1).tolist()
     [2.0, 0.0]
     """
+    if not within > 0:
+        raise ValueError(f"within = {within}; give a positive number of standard deviations.")
     points = as_points(x, "x").cpu()
     K, d = len(law.weights), math.prod(law.event_shape)
     if points.shape[1] != d:
