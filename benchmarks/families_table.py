@@ -25,14 +25,13 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.families import MIXTURE, SOURCE_EPOCHS, SOURCE_SPLIT, Family, as_the_sources, images
-from benchmarks.fid_table import NETWORKS
+from benchmarks.fid_table import COUNT, NETWORKS, SCALING, as_images, equal_parts, quality
 from benchmarks.kl_table import RING
 from benchmarks.rows import Values, arguments, combine, row, write
 from benchmarks.train_images import SPLITS
 from sdegen import baselines, metrics, plots
 from sdegen.data import Dequantisation, Images, Scaling
 
-COUNT = 2000
 DRAWS = 64  # of an importance bound
 BANDWIDTH = 0.15
 FLOW_STEPS = {"mnist": 10_000}  # of RealNVP; less of what nobody publishes
@@ -112,7 +111,7 @@ def of_samples(y: Tensor, generator: torch.Generator) -> Values:
 
 MIXTURE_COLUMNS = {
     "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "own category": 3,
-    "categories": 1, "diverged": 2, "parameters": 0,    "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
+    "categories": 1, "diverged": 2, "parameters": 0, "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
 }  # fmt: skip
 
 
@@ -141,9 +140,7 @@ class Judge:
         self.split = SPLITS[args.data]()
         if args.preset == "source":
             self.split = self.split.joined().split(SOURCE_SPLIT, seed=0)
-        n = min(COUNT, len(self.split.test), len(self.split.train))
-        generator = torch.Generator().manual_seed(0)
-        self.parts = [part[torch.randperm(len(part), generator=generator)[:n]] for part in self.split]
+        self.parts = equal_parts(self.split.train, self.split.test, COUNT)
 
     @cached_property
     def net(self) -> metrics.FeatureNet:
@@ -155,29 +152,14 @@ class Judge:
         """Images held back, in [0, 1]."""
         return self.parts[1].scaled(0, 1).rows()
 
-    def fid(self, x: Tensor) -> metrics.FeatureEstimate:
-        """Of images in [0, 1]."""
-        return metrics.fid(x, self.real, self.net)
-
     def cells(self, x: Tensor) -> Values:
         """The columns of samples, as images in [0, 1]."""
-        precision, recall = metrics.precision_recall(x, self.real, self.net)
-        kid = metrics.kid(x, self.real, self.net)
-        return {
-            "FID": list(self.fid(x)[:2]), "KID × 1000": [1000 * kid.value, 1000 * kid.stderr],
-            "precision": list(precision[:2]), "recall": list(recall[:2]), "count": [len(x), None],
-            "features": f"{self.net.name} {self.net.hash[:8]}",
-        }  # fmt: skip
-
-    def seen(self, x: Tensor, scaling: Scaling) -> Tensor:
-        """Samples as the bytes they stand for, in [0, 1]."""
-        u = scaling.inverse(x.float().cpu(), clip=True)
-        return Images(u, levels=scaling.levels).scaled(0, 1).rows()
+        return quality(x, self.real, self.net) | {"count": [len(x), None]}
 
     def made(self, model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
         """Samples of a family as images in [0, 1]."""
         kind = Dequantisation if family.dequantised else Scaling
-        return self.seen(drawn(model, family, n, generator), kind(0, 1, self.split.train.levels))
+        return as_images(drawn(model, family, n, generator), kind(0, 1, self.split.train.levels))
 
 
 @torch.no_grad()
@@ -205,7 +187,7 @@ class Curve:
             elif step.step % self.epoch == 0:
                 n = min(len(self.judge.real), 1000)
                 x = self.judge.made(model, self.family, n, torch.Generator().manual_seed(1))
-                self.add(step, "FID", self.judge.fid(x)[:2])
+                self.add(step, "FID", metrics.fid(x, self.judge.real, self.judge.net)[:2])
 
     def add(self, step: Any, what: str, cell: Any) -> None:
         """Write a point at the end of the file; a run that is gone over again begins where it is."""
@@ -248,13 +230,14 @@ def bits(judge: Judge, model: Any, seed: int) -> Values:
     x = test.dequantised(0, 1).rows(generator=generator)
     d = x[0].numel()
     if hasattr(model, "estimate"):
-        values = torch.cat([model.estimate(part, 4, generator)[0] for part in x.split(250)])
+        log_prob = lambda part: model.estimate(part, 4, generator)[0]  # noqa: E731
     elif hasattr(model, "log_prob"):
-        values = torch.cat([model.log_prob(part) for part in x.split(250)])
+        log_prob = model.log_prob
     elif hasattr(model, "importance_bound"):
-        values = torch.cat([model.importance_bound(part, DRAWS, generator) for part in x.split(250)])
+        log_prob = lambda part: model.importance_bound(part, DRAWS, generator)  # noqa: E731
     else:
         return {}
+    values = torch.cat([log_prob(part) for part in x.split(250)])
     found = metrics.Estimate.of(how.bits_per_dim(values, d))
     return {"bits, at most" if hasattr(model, "importance_bound") else "bits": list(found)}
 
@@ -265,7 +248,7 @@ def diffusion(judge: Judge, seed: int) -> Values:
     began = time.perf_counter()
     x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)
     seconds = (time.perf_counter() - began) / n * 1000
-    x = judge.seen(x, Scaling(-1, 1))
+    x = as_images(x, SCALING)
     picture(judge.args.out / f"{slug('score model')}.png", x[:100])
     card = json.loads((Path(__file__).parent / "results" / "train_images" / judge.args.data / "card.json").read_text())
     return judge.cells(x) | {

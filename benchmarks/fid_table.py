@@ -62,11 +62,7 @@ class Task:
     @cached_property
     def parts(self) -> tuple[Images, Images]:
         """As many training images as images held back, drawn at random."""
-        train, test = SPLITS[self.args.data]().train, self.held
-        n = min(self.args.count, len(train), len(test))
-        generator = torch.Generator().manual_seed(0)
-        first, second = (part[torch.randperm(len(part), generator=generator)[:n]] for part in (train, test))
-        return first, second
+        return equal_parts(SPLITS[self.args.data]().train, self.held, self.args.count)
 
     @cached_property
     def real(self) -> Tensor:
@@ -116,22 +112,38 @@ class Task:
 
     def judged(self, x: Tensor, labels: Tensor) -> Values:
         """The columns of images in [0, 1]."""
-        precision, recall = metrics.precision_recall(x, self.real, self.net)
         found = metrics.accuracy(x, labels, self.net)
         gaps = [
             (100 * (self.right[c].value - own.value), 100 * math.hypot(self.right[c].stderr, own.stderr))
             for c, own in found.per_class.items()
         ]
-        cells = {
-            "FID": metrics.fid(x, self.real, self.net),
-            "KID × 1000": metrics.kid(x, self.real, self.net),
-            "precision": precision,
-            "recall": recall,
-            "accuracy": found.overall,
-        }
-        factor = {"KID × 1000": 1000}
-        values = {k: [v.value * factor.get(k, 1), v.stderr * factor.get(k, 1)] for k, v in cells.items()}
-        return values | {"worst class": list(max(gaps)), "features": f"{self.net.name} {self.net.hash[:8]}"}
+        own = {"accuracy": [found.overall.value, found.overall.stderr], "worst class": list(max(gaps))}
+        return quality(x, self.real, self.net) | own
+
+
+def equal_parts(train: Images, test: Images, count: int) -> tuple[Images, Images]:
+    """As many images of each, drawn at random: `count`, or all of the smaller set."""
+    n = min(count, len(train), len(test))
+    generator = torch.Generator().manual_seed(0)
+    first, second = (part[torch.randperm(len(part), generator=generator)[:n]] for part in (train, test))
+    return first, second
+
+
+def quality(x: Tensor, real: Tensor, net: metrics.FeatureNet) -> Values:
+    """The columns of samples against images held back, both in [0, 1]."""
+    precision, recall = metrics.precision_recall(x, real, net)
+    fid, kid = metrics.fid(x, real, net), metrics.kid(x, real, net)
+    return {
+        "FID": [fid.value, fid.stderr], "KID × 1000": [1000 * kid.value, 1000 * kid.stderr],
+        "precision": [precision.value, precision.stderr], "recall": [recall.value, recall.stderr],
+        "features": f"{net.name} {net.hash[:8]}",
+    }  # fmt: skip
+
+
+def as_images(x: Tensor, scaling: Scaling) -> Tensor:
+    """Samples as the bytes they stand for, in [0, 1]."""
+    u = scaling.inverse(x.float().cpu(), clip=True)
+    return Images(u, levels=scaling.levels).scaled(0, 1).rows()
 
 
 @dataclass
@@ -199,8 +211,7 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float]
     cond: dict[str, Any] = {"label": labels.to(task.args.device)} if recipe.labelled else {}
     x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)
     seconds = (time.perf_counter() - began) / len(labels) * 1000
-    images = Images(SCALING.inverse(x.float().cpu(), clip=True))
-    return images.scaled(0, 1).rows(), labels, seconds
+    return as_images(x, SCALING), labels, seconds
 
 
 def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:

@@ -33,7 +33,7 @@ from sdegen.baselines import (
     traversal,
 )
 from sdegen.baselines.hierarchical import _positive, product
-from sdegen.baselines.vae import Likelihood
+from sdegen.baselines.likelihoods import Likelihood
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -1,8 +1,8 @@
 """Other families of generative models, which meet the score models in shared metrics and, here, in shared bounds.
 
 Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
-``log_prob(x)`` where their density is known. `vae`, `hierarchical`, `flow` with `realnvp`, `residual` and `continuous`, `gans`;
-`latent` is what is done with codes. They know nothing of processes and scores.
+``log_prob(x)`` where their density is known. `vae`, `hierarchical` and their `likelihoods`; `flow` with `realnvp`, `residual`
+and `continuous`; `gans`; `latent` is what is done with codes. They know nothing of processes and scores.
 """
 
 from .continuous import ContinuousFlow
@@ -24,9 +24,10 @@ from .gans import (
 )
 from .hierarchical import HierarchicalVAE, Hierarchy, Layer, WarmUp
 from .latent import LatentClassifier, active_units, fgsm, interpolation, robustness, traversal
+from .likelihoods import Bernoulli, Continuous, Gaussian, Likelihood
 from .realnvp import RealNVP
 from .residual import ResidualFlow
-from .vae import VAE, Autoencoder, Bernoulli, Bound, CategoricalVAE, Continuous, Gaussian, Likelihood
+from .vae import VAE, Autoencoder, Bound, CategoricalVAE
 
 __all__ = [
     # autoencoders

@@ -75,6 +75,23 @@ class Squeeze(Bijection):
         return F.pixel_shuffle(z, self.n)
 
 
+class Affine(Bijection):
+    """``z = x exp(s) + t``, numbers of its own for every channel. Starts as the identity."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        own = (shape[0], *[1] * (len(shape) - 1))
+        self.s, self.t = nn.Parameter(torch.zeros(own)), nn.Parameter(torch.zeros(own))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, log_det)``."""
+        return x * self.s.exp() + self.t, self.s.expand(x.shape[1:]).sum().expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point that is mapped to `z`."""
+        return (z - self.t) * (-self.s).exp()
+
+
 class Logit(Bijection):
     """``z = logit(alpha + (1 − 2 alpha) x)`` for numbers x in [0, 1].
 

@@ -253,8 +253,12 @@ class Adversarial(nn.Module):
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Both players' losses, ``(B,)``: the gradient of each part reaches the weights of its own player alone."""
         z = noise_like(x.new_empty(len(x), self.latent), generator)
-        real, fake, told, _ = self.net(x, z)
-        return self.of_critic(real, fake) + self.of_generator(told)
+        real, fake, told, made = self.net(x, z)
+        return self.of_critic(real, fake) + self.of_generator(told) + self.penalty(x, made, generator)
+
+    def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What the critic pays besides, ``(B,)``, from data and made ones; nothing by default."""
+        return x.new_zeros(len(x))
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -263,7 +267,7 @@ class Adversarial(nn.Module):
         Moments that were seen while training belong to weights that were never kept: averaged weights have others.
         """
         like, mode = next(self.parameters()), self.generator.training
-        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.generator.modules()):
+        if normalises_over_batch(self.generator):
             seed = torch.Generator().manual_seed(0)
             update_bn([noise_like(like.new_empty(SETTLING, self.latent), seed)], self.generator)
         x = self.generator.eval()(noise_like(like.new_empty(n, self.latent), generator))
@@ -308,7 +312,19 @@ class GAN(Adversarial):
         return -(self.divergence.conjugate if self.saturating else self.divergence.activation)(fake)
 
 
-class WGAN(Adversarial):
+class Wasserstein(Adversarial):
+    """The game of the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, whose critics differ in what bounds them."""
+
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``v(fake) − v(real)``."""
+        return fake - real
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """``−v(fake)``."""
+        return -fake
+
+
+class WGAN(Wasserstein):
     """The critic estimates the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, up to a factor.
 
     M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
@@ -334,14 +350,6 @@ class WGAN(Adversarial):
             raise ValueError(f"clip = {clip}; it must be positive.")
         self.clip = clip
 
-    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """``v(fake) − v(real)``."""
-        return fake - real
-
-    def of_generator(self, fake: Tensor) -> Tensor:
-        """``−v(fake)``."""
-        return -fake
-
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Both players' losses, ``(B,)``, after the critic's weights were clipped."""
         with torch.no_grad():
@@ -350,7 +358,7 @@ class WGAN(Adversarial):
         return super().loss(x, generator=generator)
 
 
-class WGANGP(Adversarial):
+class WGANGP(Wasserstein):
     """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
@@ -373,27 +381,21 @@ class WGANGP(Adversarial):
         weight: float = 10.0,
     ) -> None:
         super().__init__(generator, critic, latent)
-        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()):
+        if normalises_over_batch(critic):
             raise ValueError(
                 "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
             )
         self.weight = weight
 
-    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """``v(fake) − v(real)``."""
-        return fake - real
-
-    def of_generator(self, fake: Tensor) -> Tensor:
-        """``−v(fake)``."""
-        return -fake
-
-    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Both players' losses with the penalty, ``(B,)``."""
-        z = noise_like(x.new_empty(len(x), self.latent), generator)
+    def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
+        """``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
-        real, fake, told, made = self.net(x, z)
-        slopes = slope(self.critic, u * x + (1 - u) * made)
-        return self.of_critic(real, fake) + self.of_generator(told) + self.weight * (slopes - 1).square()
+        return self.weight * (slope(self.critic, u * x + (1 - u) * made) - 1).square()
+
+
+def normalises_over_batch(net: nn.Module) -> bool:
+    """Whether a network has a batch normalisation, so that its answer at one datum depends on the others."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
 
 
 def slope(critic: nn.Module, x: Tensor) -> Tensor:

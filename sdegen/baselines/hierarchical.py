@@ -13,7 +13,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from ..draws import noise_like
 from ..nets import Perceptron
-from .vae import Gaussian, Likelihood
+from .likelihoods import Gaussian, Likelihood
+from .vae import log_mean_weight
 
 
 class Layer(NamedTuple):
@@ -144,13 +145,12 @@ class HierarchicalVAE(nn.Module):
     @torch.no_grad()
     def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
         """``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
-        if draws < 1:
-            raise ValueError(f"draws = {draws}; at least one is needed.")
-        logs = []
-        for _ in range(draws):
+
+        def log_weight() -> Tensor:
             _, ratio, log_likelihood = self._passed(x, generator)
-            logs.append(log_likelihood - ratio.sum(1))
-        return torch.stack(logs).logsumexp(0) - math.log(draws)
+            return log_likelihood - ratio.sum(1)
+
+        return log_mean_weight(log_weight, draws)
 
     def codes(self, x: Tensor) -> Tensor:
         """Means of the uppermost latent, ``(B, latents[-1])``."""

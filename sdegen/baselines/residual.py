@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..draws import rademacher_like
-from .flow import Bijection, Chain, Flow, Squeeze
+from .flow import Affine, Bijection, Chain, Flow, Squeeze
 
 KEEP = 0.5  # the chance that the series goes on for one more term
 CERTAIN = 2  # terms that are always there
@@ -248,20 +248,3 @@ class Blocks(Chain):
             x, more = part.estimated(x, *next(drawn)) if isinstance(part, ResidualBlock) else part(x)
             log_det = log_det + more
         return x, log_det
-
-
-class Affine(Bijection):
-    """``z = x exp(s) + t``, numbers of its own for every channel. Starts as the identity."""
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        own = (shape[0], *[1] * (len(shape) - 1))
-        self.s, self.t = nn.Parameter(torch.zeros(own)), nn.Parameter(torch.zeros(own))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
-        return x * self.s.exp() + self.t, self.s.expand(x.shape[1:]).sum().expand(len(x))
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
-        return (z - self.t) * (-self.s).exp()

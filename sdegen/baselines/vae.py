@@ -7,7 +7,7 @@ evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,130 +16,51 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ..draws import noise_like, uniform_like
+from .likelihoods import Gaussian, Likelihood
 
 
-class Likelihood(ABC):
-    """What a decoder's answer says of data: ``p(x | z)``, numbers independent given z."""
+class Networks(nn.Module):
+    """An encoder and a decoder."""
 
-    outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
-
-    @abstractmethod
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p`` of every number, of the shape of `x`; NaN where it has no density."""
-
-    @abstractmethod
-    def mean(self, out: Tensor) -> Tensor:
-        """The mean, of the shape of data."""
-
-    @abstractmethod
-    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
-
-    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p(x | z)`` in nats, ``(B,)``.
-
-        Raises
-        ------
-        ValueError
-            If the decoder's answer is not of the shape that data ask for.
-        """
-        expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
-        if out.shape != expected:
-            raise ValueError(
-                f"the decoder answers with shape {tuple(out.shape)} for data {tuple(x.shape)}; {type(self).__name__} needs "
-                f"{expected}, {self.outputs} for every number."
-            )
-        return self.each(out, x).flatten(1).sum(1)
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
 
 
-class Gaussian(Likelihood):
-    """``N(x; out, std²)``.
+class Coder(nn.Module):
+    """What autoencoders share: two networks, which `net` holds and asks at once.
 
     Parameters
     ----------
-    std
-        Of every number; None: the decoder gives its logarithm too, with twice as many channels.
+    net
+        Both networks.
     """
 
-    def __init__(self, std: float | None = None) -> None:
-        if std is not None and not std > 0:
-            raise ValueError(f"std = {std}; it must be positive, or None to be learned.")
-        self.std = std
-        self.outputs = 2 if std is None else 1
+    def __init__(self, net: Networks) -> None:
+        super().__init__()
+        self.net = net
+        self.moments: Any = None
 
-    def law(self, out: Tensor) -> Normal:
-        """The normal law of data."""
-        if self.std is not None:
-            return Normal(out, torch.full_like(out, self.std), validate_args=False)
-        mean, log_std = out.chunk(2, 1)
-        return Normal(mean, log_std.exp(), validate_args=False)
+    @property
+    def encoder(self) -> nn.Module:
+        """Data to what is known of their codes."""
+        return self.net.encoder
 
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log N(x; mean, std²)``."""
-        return self.law(out).log_prob(x)
-
-    def mean(self, out: Tensor) -> Tensor:
-        """The mean."""
-        return self.law(out).mean
-
-    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
-        law = self.law(out)
-        return law.mean + law.stddev * noise_like(law.mean, generator)
+    @property
+    def decoder(self) -> nn.Module:
+        """Codes to what is known of their data."""
+        return self.net.decoder
 
 
-class Bernoulli(Likelihood):
-    """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
+class _Plain(Networks):
+    """The networks of an autoencoder without law."""
 
-    Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
-    cannot be compared with densities. `Continuous` is one.
-    """
-
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
-        return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
-
-    def mean(self, out: Tensor) -> Tensor:
-        """p."""
-        return out.sigmoid()
-
-    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
-        return (uniform_like(out, generator) < out.sigmoid()).to(out)
+    def forward(self, x: Tensor) -> Tensor:
+        """The data that the code of `x` stands for."""
+        return self.decoder(self.encoder(x))
 
 
-class Continuous(Likelihood):
-    """The continuous Bernoulli law, ``λ exp(λ x) / (exp(λ) − 1)`` on [0, 1], with λ, the logit of p, from the decoder.
-
-    G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
-    2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut
-    off at |λ| = 16 in float32.
-    """
-
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p``. From the end that the law leans to, it is exponential of rate ``|λ|``, cut off at one."""
-        rate, near = out.abs(), out.abs() < 1e-2
-        a = torch.where(near, 1.0, rate)
-        distance = torch.where(out < 0, x, 1 - x)
-        value = a.log() - (-torch.expm1(-a)).log() - a * distance
-        value = torch.where(near, out * x - out / 2 - out.square() / 24, value)
-        return torch.where((x >= 0) & (x <= 1), value, torch.nan)
-
-    def mean(self, out: Tensor) -> Tensor:
-        """``1 / |λ| − 1 / (exp|λ| − 1)`` from that end."""
-        rate, near = out.abs(), out.abs() < 0.1
-        a = torch.where(near, 1.0, rate)
-        distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a - 1 / torch.expm1(a))
-        return torch.where(out < 0, distance, 1 - distance)
-
-    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample, by the inverse of the distribution function."""
-        a = out.abs().clamp_min(1e-6)
-        distance = -torch.log1p(uniform_like(out, generator) * torch.expm1(-a)) / a
-        return torch.where(out < 0, distance, 1 - distance)
-
-
-class Autoencoder(nn.Module):
+class Autoencoder(Coder):
     """``x ≈ decoder(encoder(x))``, trained by the squared error. It has codes but no law of them, so no samples.
 
     Parameters
@@ -149,19 +70,7 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.net = nn.Sequential(encoder, decoder)
-        self.moments: Any = None
-
-    @property
-    def encoder(self) -> nn.Module:
-        """Data to codes."""
-        return self.net[0]
-
-    @property
-    def decoder(self) -> nn.Module:
-        """Codes to data."""
-        return self.net[1]
+        super().__init__(_Plain(encoder, decoder))
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes, ``(B, *)``."""
@@ -196,12 +105,8 @@ class Bound(NamedTuple):
         return self.log_likelihood - self.kl
 
 
-class _Coder(nn.Module):
-    """Both networks of a VAE, asked at once."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+class _Reparameterised(Networks):
+    """The networks of a VAE."""
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and log-std of the latent, and the answer of the decoder to the latent of noise `z`."""
@@ -214,7 +119,7 @@ class _Coder(nn.Module):
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
 
 
-class VAE(nn.Module):
+class VAE(Coder):
     """``z ~ N(0, I)``, ``x ~ p(x | decoder(z))``, and an encoder ``q(z | x) = N(m(x), diag s(x)²)``.
 
     D. Kingma and M. Welling, *Auto-encoding variational Bayes*, 2013, arXiv:1312.6114. Latents are ``z = m + s ε``, so the
@@ -251,21 +156,9 @@ class VAE(nn.Module):
         likelihood: Likelihood | None = None,
         beta: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.net = _Coder(encoder, decoder)
+        super().__init__(_Reparameterised(encoder, decoder))
         self.latent, self.beta = latent, beta
         self.likelihood = Gaussian() if likelihood is None else likelihood
-        self.moments: Any = None
-
-    @property
-    def encoder(self) -> nn.Module:
-        """Data to mean and log-std of latents."""
-        return self.net.encoder
-
-    @property
-    def decoder(self) -> nn.Module:
-        """Latents to what the likelihood takes."""
-        return self.net.decoder
 
     def encode(self, x: Tensor) -> Normal:
         """``q(z | x)``."""
@@ -307,14 +200,13 @@ class VAE(nn.Module):
         generator
             Of the latents.
         """
-        if draws < 1:
-            raise ValueError(f"draws = {draws}; at least one is needed.")
-        q, prior, logs = self.encode(x), _unit(x), []
-        for _ in range(draws):
+        q, prior = self.encode(x), Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
+
+        def log_weight() -> Tensor:
             z = q.mean + q.stddev * noise_like(q.mean, generator)
-            weight = (prior.log_prob(z) - q.log_prob(z)).sum(1)
-            logs.append(self.likelihood.log_prob(self.decoder(z), x) + weight)
-        return torch.stack(logs).logsumexp(0) - math.log(draws)
+            return self.likelihood.log_prob(self.decoder(z), x) + (prior.log_prob(z) - q.log_prob(z)).sum(1)
+
+        return log_mean_weight(log_weight, draws)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
@@ -323,7 +215,7 @@ class VAE(nn.Module):
         return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
 
 
-class CategoricalVAE(nn.Module):
+class CategoricalVAE(Coder):
     """A latent of one of K categories, ``x ~ p(x | decoder(one-hot))``, trained through Gumbel-softmax.
 
     E. Jang, S. Gu, B. Poole, *Categorical reparameterization with Gumbel-softmax*, 2016, arXiv:1611.01144. The KL to the
@@ -352,23 +244,11 @@ class CategoricalVAE(nn.Module):
         likelihood: Likelihood | None = None,
         temperature: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(_Relaxed(encoder, decoder))
         if not temperature > 0:
             raise ValueError(f"temperature = {temperature}; it must be positive.")
-        self.net = _Relaxed(encoder, decoder)
         self.categories, self.temperature = categories, temperature
         self.likelihood = Gaussian() if likelihood is None else likelihood
-        self.moments: Any = None
-
-    @property
-    def encoder(self) -> nn.Module:
-        """Data to logits of categories."""
-        return self.net.encoder
-
-    @property
-    def decoder(self) -> nn.Module:
-        """One-hot categories to what the likelihood takes."""
-        return self.net.decoder
 
     def encode(self, x: Tensor) -> Tensor:
         """``log q(c | x)``, ``(B, K)``."""
@@ -414,12 +294,8 @@ class CategoricalVAE(nn.Module):
         return math.log(self.categories) + (log_q.exp() * log_q).sum(1)
 
 
-class _Relaxed(nn.Module):
-    """Both networks of a categorical VAE, asked at once."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+class _Relaxed(Networks):
+    """The networks of a categorical VAE."""
 
     def forward(self, x: Tensor, gumbel: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
@@ -427,5 +303,14 @@ class _Relaxed(nn.Module):
         return log_q, self.decoder(F.softmax((log_q + gumbel) / temperature, 1))
 
 
-def _unit(x: Tensor) -> Normal:
-    return Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
+def log_mean_weight(log_weight: Callable[[], Tensor], draws: int) -> Tensor:
+    """``log (1/K) Σ_k w_k``, ``(B,)``, of K draws of the logarithms of importance weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no draw.
+    """
+    if draws < 1:
+        raise ValueError(f"draws = {draws}; at least one is needed.")
+    return torch.stack([log_weight() for _ in range(draws)]).logsumexp(0) - math.log(draws)

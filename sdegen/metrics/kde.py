@@ -1,4 +1,4 @@
-"""`kde_kl`, the measure of a source table, kept so that its rows can be compared. It is no divergence; use `kl`."""
+"""Kernel densities of samples, and `kde_kl`, the measure of a source table, kept so that its rows can be compared."""
 
 from __future__ import annotations
 
@@ -92,16 +92,8 @@ def kde_kl_once(x: Tensor, distribution: Density, h: float = 0.1) -> float:
     ValueError
         If `x` is not finite or `h` not positive.
     """
-    if not h > 0:
-        raise ValueError(f"h = {h}; the bandwidth must be positive.")
     points = as_points(x, "x")
-    N, d = points.shape
-    sums = torch.zeros_like(points[:, 0])
-    for i in torch.arange(N, device=points.device).split(max(1, 2**18 // N)):
-        # Differences, not the expanded square: a point must be at distance zero from itself.
-        distance = torch.cdist(points[i], points, compute_mode="donot_use_mm_for_euclid_dist")
-        sums[i] = distance.square_().mul_(-0.5 / h**2).exp_().sum(1)
-    q = sums.cpu() / (N * (2 * math.pi * h**2) ** (d / 2)) + 1e-10
+    q = KernelDensity(points, h).log_prob(points).cpu().exp() + 1e-10
     p = distribution.log_prob(x.detach()).detach().cpu().double().exp() + 1e-10
     return (q * (q / p).log()).sum().item()
 
@@ -128,7 +120,7 @@ class KernelDensity:
 
     def __init__(self, samples: Tensor, h: float) -> None:
         if not h > 0:
-            raise ValueError(f"h = {h}; a bandwidth is positive.")
+            raise ValueError(f"h = {h}; the bandwidth must be positive.")
         self.samples, self.h = as_points(samples, "samples"), h
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -138,8 +130,9 @@ class KernelDensity:
             raise ValueError(
                 f"x has {points.shape[1]} numbers a point, the samples {d}; give points of the same space."
             )
-        rows = [
-            (-0.5 * (torch.cdist(part, self.samples) / self.h).square()).logsumexp(1)
-            for part in points.split(max(1, 2**24 // N))
-        ]
-        return torch.cat(rows) - math.log(N) - d * math.log(self.h) - 0.5 * d * math.log(2 * math.pi)
+        logs = torch.empty_like(points[:, 0])
+        for i in torch.arange(len(points), device=points.device).split(max(1, 2**18 // N)):
+            # Differences, not the expanded square: a point must be at distance zero from itself.
+            distance = torch.cdist(points[i], self.samples, compute_mode="donot_use_mm_for_euclid_dist")
+            logs[i] = distance.square_().mul_(-0.5 / self.h**2).logsumexp(1)
+        return logs - math.log(N) - d * math.log(self.h) - 0.5 * d * math.log(2 * math.pi)

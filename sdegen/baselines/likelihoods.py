@@ -1,0 +1,133 @@
+"""What the answer of a decoder says of data: laws of numbers that are independent given the latent."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Normal
+
+from ..draws import noise_like, uniform_like
+
+
+class Likelihood(ABC):
+    """What a decoder's answer says of data: ``p(x | z)``, numbers independent given z."""
+
+    outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
+
+    @abstractmethod
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log p`` of every number, of the shape of `x`; NaN where it has no density."""
+
+    @abstractmethod
+    def mean(self, out: Tensor) -> Tensor:
+        """The mean, of the shape of data."""
+
+    @abstractmethod
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample."""
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log p(x | z)`` in nats, ``(B,)``.
+
+        Raises
+        ------
+        ValueError
+            If the decoder's answer is not of the shape that data ask for.
+        """
+        expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
+        if out.shape != expected:
+            raise ValueError(
+                f"the decoder answers with shape {tuple(out.shape)} for data {tuple(x.shape)}; {type(self).__name__} needs "
+                f"{expected}, {self.outputs} for every number."
+            )
+        return self.each(out, x).flatten(1).sum(1)
+
+
+class Gaussian(Likelihood):
+    """``N(x; out, std²)``.
+
+    Parameters
+    ----------
+    std
+        Of every number; None: the decoder gives its logarithm too, with twice as many channels.
+    """
+
+    def __init__(self, std: float | None = None) -> None:
+        if std is not None and not std > 0:
+            raise ValueError(f"std = {std}; it must be positive, or None to be learned.")
+        self.std = std
+        self.outputs = 2 if std is None else 1
+
+    def law(self, out: Tensor) -> Normal:
+        """The normal law of data."""
+        if self.std is not None:
+            return Normal(out, torch.full_like(out, self.std), validate_args=False)
+        mean, log_std = out.chunk(2, 1)
+        return Normal(mean, log_std.exp(), validate_args=False)
+
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log N(x; mean, std²)``."""
+        return self.law(out).log_prob(x)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """The mean."""
+        return self.law(out).mean
+
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample."""
+        law = self.law(out)
+        return law.mean + law.stddev * noise_like(law.mean, generator)
+
+
+class Bernoulli(Likelihood):
+    """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
+
+    Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
+    cannot be compared with densities. `Continuous` is one.
+    """
+
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
+        return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """p."""
+        return out.sigmoid()
+
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample."""
+        return (uniform_like(out, generator) < out.sigmoid()).to(out)
+
+
+class Continuous(Likelihood):
+    """The continuous Bernoulli law, ``λ exp(λ x) / (exp(λ) − 1)`` on [0, 1], with λ, the logit of p, from the decoder.
+
+    G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
+    2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut
+    off at |λ| = 16 in float32.
+    """
+
+    def each(self, out: Tensor, x: Tensor) -> Tensor:
+        """``log p``. From the end that the law leans to, it is exponential of rate ``|λ|``, cut off at one."""
+        rate, near = out.abs(), out.abs() < 1e-2
+        a = torch.where(near, 1.0, rate)
+        distance = torch.where(out < 0, x, 1 - x)
+        value = a.log() - (-torch.expm1(-a)).log() - a * distance
+        value = torch.where(near, out * x - out / 2 - out.square() / 24, value)
+        return torch.where((x >= 0) & (x <= 1), value, torch.nan)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """``1 / |λ| − 1 / (exp|λ| − 1)`` from that end."""
+        rate, near = out.abs(), out.abs() < 0.1
+        a = torch.where(near, 1.0, rate)
+        distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a - 1 / torch.expm1(a))
+        return torch.where(out < 0, distance, 1 - distance)
+
+    def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample, by the inverse of the distribution function."""
+        a = out.abs().clamp_min(1e-6)
+        distance = -torch.log1p(uniform_like(out, generator) * torch.expm1(-a)) / a
+        return torch.where(out < 0, distance, 1 - distance)
