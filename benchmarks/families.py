@@ -14,9 +14,10 @@ from sdegen import baselines as b
 from sdegen import nets, training
 
 LATENT = 100
-# Both players by Adam without much momentum, the critic faster: two time scales (M. Heusel et al., 2017, arXiv:1706.08500).
-PLAYERS: dict[str, Any] = {"betas": (0.5, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 2.0}}
-PENALISED: dict[str, Any] = {"betas": (0.0, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 4.0}}
+# Both players by Adam without momentum, the critic faster: two time scales (M. Heusel et al., 2017, arXiv:1706.08500).
+PLAYERS: dict[str, Any] = {"betas": (0.0, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 4.0}}
+# As deep convolutional players are commonly trained.
+CONVOLUTIONAL: dict[str, Any] = {"betas": (0.5, 0.9), "clip": 1e3}
 
 
 @dataclass
@@ -57,7 +58,7 @@ MIXTURE: dict[str, Family] = {
         lambda: b.HierarchicalVAE((2,), (2,), width=128, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
     ),
     "VAE, 8 categories": Family(
-        lambda: b.CategoricalVAE(coder(2, 8), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 4000, "lr": 4e-3}
+        lambda: b.CategoricalVAE(coder(2, 8), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 3000, "lr": 1e-2}
     ),
     "hierarchical VAE": Family(
         lambda: b.HierarchicalVAE((2,), (2, 2), width=96, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
@@ -69,20 +70,21 @@ MIXTURE: dict[str, Family] = {
     "continuous flow": Family(
         lambda: b.ContinuousFlow(nets.MLP(2, width=64, depth=2), (2,), steps=6), {"steps": 600}
     ),
-    "GAN": Family(lambda: b.GAN(coder(2, 2), coder(2, 1), 2), {"steps": 6000, "lr": 1e-3} | PLAYERS),
+    "GAN": Family(lambda: b.GAN(coder(2, 2), coder(2, 1), 2, r1=0.1), {"steps": 6000, "lr": 1e-3} | PLAYERS),
+    "GAN, no penalty": Family(lambda: b.GAN(coder(2, 2), coder(2, 1), 2), {"steps": 6000, "lr": 1e-3} | PLAYERS),
     "GAN, saturating": Family(
-        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, saturating=True), {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0}
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, saturating=True, r1=0.1), {"steps": 6000, "lr": 5e-4} | PLAYERS
     ),
     "f-GAN, KL": Family(
-        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.KL()), {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0}
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.KL(), r1=0.1), {"steps": 6000, "lr": 5e-4} | PLAYERS
     ),
     "f-GAN, reverse KL": Family(
-        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.ReverseKL()),
-        {"steps": 6000, "lr": 5e-4} | PLAYERS | {"clip": 1.0},
+        lambda: b.GAN(coder(2, 2), coder(2, 1), 2, divergence=b.ReverseKL(), r1=0.1),
+        {"steps": 6000, "lr": 5e-4} | PLAYERS,
     ),
-    "WGAN, clipped": Family(lambda: b.WGAN(coder(2, 2), coder(2, 1), 2, clip=0.1), {"steps": 6000, "lr": 5e-4} | PENALISED),
+    "WGAN, clipped": Family(lambda: b.WGAN(coder(2, 2), coder(2, 1), 2, clip=0.1), {"steps": 6000, "lr": 5e-4} | PLAYERS),
     "WGAN-GP": Family(
-        lambda: b.WGANGP(coder(2, 2), coder(2, 1), 2, weight=0.1), {"steps": 6000, "lr": 1e-3} | PENALISED
+        lambda: b.WGANGP(coder(2, 2), coder(2, 1), 2, weight=0.1), {"steps": 6000, "lr": 1e-3} | PLAYERS
     ),
 }  # fmt: skip
 
@@ -98,7 +100,6 @@ def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
         return 60 if quick else max(3000, round(epochs * epoch))  # small sets are passed more often
 
     fast = {"autocast": torch.bfloat16, "batch_size": 64}
-    half = {"lr_factors": None}
 
     def shape(data: Any) -> tuple[int, ...]:
         return tuple(data.x.shape[1:])
@@ -124,19 +125,19 @@ def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
             lambda data: b.GAN(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1, batch_norm=True), LATENT
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PLAYERS | half,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | CONVOLUTIONAL,
         ),
         "WGAN, clipped": Family(
             lambda data: b.WGAN(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT, clip=0.02
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PENALISED,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PLAYERS,
         ),
         "WGAN-GP": Family(
             lambda data: b.WGANGP(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PENALISED,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PLAYERS,
         ),
     }  # fmt: skip
 

@@ -135,7 +135,14 @@ X = sdegen.data.gaussian_ring().sample(40, seeded(0))
 
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [(GAN, {}), (GAN, {"saturating": True}), (GAN, {"divergence": Pearson()}), (WGAN, {"clip": 5.0}), (WGANGP, {})],
+    [
+        (GAN, {}),
+        (GAN, {"saturating": True}),
+        (GAN, {"divergence": Pearson()}),
+        (GAN, {"r1": 3.0}),
+        (WGAN, {"clip": 5.0}),
+        (WGANGP, {}),
+    ],
 )
 def test_each_player_has_the_gradient_of_its_own_loss(kind: type[Adversarial], more: dict[str, Any]) -> None:
     model = stirred(pair(kind, **more))
@@ -155,6 +162,10 @@ def test_each_player_has_the_gradient_of_its_own_loss(kind: type[Adversarial], m
         y = (u * X + (1 - u) * fake).detach().requires_grad_()
         (g_y,) = torch.autograd.grad(model.critic(y).sum(), y, create_graph=True)
         of_critic = of_critic + 10.0 * (g_y.norm(dim=1) - 1).square().mean()
+    if isinstance(model, GAN) and model.r1:
+        x = X.clone().requires_grad_()
+        (g_x,) = torch.autograd.grad(model.critic(x).sum(), x, create_graph=True)
+        of_critic = of_critic + 1.5 * g_x.square().sum(1).mean()
     want = torch.autograd.grad(of_critic, list(model.critic.parameters()))
     for p, g in zip(model.critic.parameters(), want):
         assert p.grad is not None and torch.allclose(p.grad, g, atol=1e-12)
@@ -248,9 +259,52 @@ def test_samples_are_normalised_for_the_weights_that_are_there() -> None:
     assert torch.equal(stale.sample(6, seeded(3)), x)
 
 
-def test_a_penalty_and_batch_normalisation_do_not_go_together() -> None:
+@pytest.mark.parametrize(("kind", "more"), [(WGANGP, {}), (GAN, {"r1": 1.0})])
+def test_a_penalty_and_batch_normalisation_do_not_go_together(kind: Any, more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="normalises over the batch"):
-        WGANGP(nets.Up(5, (1, 8, 8), 8), nets.Down((1, 8, 8), 1, 8, batch_norm=True), 5)
+        kind(nets.Up(5, (1, 8, 8), 8), nets.Down((1, 8, 8), 1, 8, batch_norm=True), 5, **more)
+
+
+class Place(nn.Module):
+    """A generator that makes one point, wherever the latent is."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.at = nn.Parameter(torch.tensor([at], dtype=torch.float64))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.at.expand(len(z), 1)
+
+
+@pytest.mark.parametrize("r1", [0.0, 0.5, 0.8])
+def test_players_meet_at_the_rate_of_the_penalty_and_never_without(r1: float) -> None:
+    """A point against a line: near the equilibrium ``(v, θ)' = [[−r1, −1/2], [1/2, 0]] (v, θ)``.
+
+    Its eigenvalues are ``(−r1 ± i √(1 − r1²)) / 2``: players go round each other, nearer by ``exp(−r1 t / 2)``. Along the
+    orbit ``v² + 2 r1 v θ + θ²`` has no oscillation left, so that the rate is seen at any time.
+    """
+    model = GAN(Place(0.02), nn.Linear(1, 1, bias=False).double(), 1, r1=r1)
+    with torch.no_grad():
+        model.critic.weight.zero_()
+    step, steps, x = 0.002, 3000, torch.zeros(1, 1, dtype=torch.float64)
+
+    def away() -> float:
+        v, at = model.critic.weight.item(), model.generator.at.item()
+        return v**2 + 2 * r1 * v * at + at**2
+
+    first = away()
+    for _ in range(steps):
+        model.zero_grad()
+        model.loss(x, generator=seeded(0)).mean().backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= step * p.grad
+    assert math.log(away() / first) == pytest.approx(-r1 * step * steps, abs=0.02)
+
+
+def test_a_negative_penalty_is_refused() -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        pair(GAN, r1=-1.0)
 
 
 # --- as models -------------------------------------------------------------------------------------------------------
@@ -308,8 +362,14 @@ def test_a_penalised_gan_finds_both_modes(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [image_gan(), pair(GAN, divergence=Hellinger(), saturating=True), pair(WGAN, clip=0.2), pair(WGANGP, weight=3.0)],
-    ids=["images", "f-GAN", "WGAN", "WGAN-GP"],
+    [
+        image_gan(),
+        pair(GAN, divergence=Hellinger(), saturating=True),
+        pair(GAN, r1=2.0),
+        pair(WGAN, clip=0.2),
+        pair(WGANGP, weight=3.0),
+    ],
+    ids=["images", "f-GAN", "R1", "WGAN", "WGAN-GP"],
 )
 def test_saved_and_loaded(model: Adversarial, tmp_path: Any) -> None:
     model.eval()

@@ -290,6 +290,15 @@ class GAN(Adversarial):
         `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or one of yours.
     saturating
         Which of the two losses the generator has.
+    r1
+        Weight of ``‖∇v(x)‖² / 2`` in data, which the critic pays: with it the game converges near its equilibrium, where
+        without it players may go round each other for ever (L. Mescheder, A. Geiger, S. Nowozin, *Which training methods for
+        GANs do actually converge?*, 2018, arXiv:1801.04406). The critic must then not normalise over the batch.
+
+    Raises
+    ------
+    ValueError
+        If `r1` is negative, or positive for such a critic.
     """
 
     def __init__(
@@ -299,9 +308,14 @@ class GAN(Adversarial):
         latent: int,
         divergence: Divergence | None = None,
         saturating: bool = False,
+        r1: float = 0.0,
     ) -> None:
         super().__init__(generator, critic, latent)
-        self.divergence, self.saturating = Game() if divergence is None else divergence, saturating
+        if not r1 >= 0:
+            raise ValueError(f"r1 = {r1}; the weight of a penalty is not negative.")
+        if r1:
+            check_alone(critic)
+        self.divergence, self.saturating, self.r1 = Game() if divergence is None else divergence, saturating, r1
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
         """``c(v(fake)) − a(v(real))``."""
@@ -310,6 +324,12 @@ class GAN(Adversarial):
     def of_generator(self, fake: Tensor) -> Tensor:
         """``−a(v(fake))``, or ``−c(v(fake))``."""
         return -(self.divergence.conjugate if self.saturating else self.divergence.activation)(fake)
+
+    def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
+        """``r1 ‖∇v(x)‖² / 2``, ``(B,)``."""
+        if not self.r1:
+            return super().penalty(x, made, generator)
+        return self.r1 / 2 * slope(self.critic, x).square()
 
 
 class Wasserstein(Adversarial):
@@ -381,10 +401,7 @@ class WGANGP(Wasserstein):
         weight: float = 10.0,
     ) -> None:
         super().__init__(generator, critic, latent)
-        if normalises_over_batch(critic):
-            raise ValueError(
-                "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
-            )
+        check_alone(critic)
         self.weight = weight
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -396,6 +413,14 @@ class WGANGP(Wasserstein):
 def normalises_over_batch(net: nn.Module) -> bool:
     """Whether a network has a batch normalisation, so that its answer at one datum depends on the others."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
+
+
+def check_alone(critic: nn.Module) -> None:
+    """Raise a `ValueError` where the slope of a critic is not a matter of one datum."""
+    if normalises_over_batch(critic):
+        raise ValueError(
+            "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
+        )
 
 
 def slope(critic: nn.Module, x: Tensor) -> Tensor:
