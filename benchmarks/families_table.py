@@ -34,6 +34,7 @@ from sdegen.data import Dequantisation, Images, Scaling
 
 DRAWS = 64  # of an importance bound
 BANDWIDTH = 0.15
+Curves = dict[str, list[float]]  # by row
 FLOW_STEPS = {"mnist": 10_000}  # of RealNVP; less of what nobody publishes
 
 
@@ -55,7 +56,7 @@ def trained(family: Family, data: Any, seed: int, steps: int | None = None, **mo
     return model, sdegen.fit(model, given, seed=seed, **settings)
 
 
-def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
+def on_the_mixture(args: Any, name: str, family: Family, seed: int) -> Values:
     """A row: densities and samples against the truth."""
     try:
         model, run = trained(family, RING, seed, 200 if args.quick else None)
@@ -77,6 +78,8 @@ def on_the_mixture(args: Any, family: Family, seed: int) -> Values:
     began = time.perf_counter()
     y = law.sample(10_000, generator).detach().double().cpu()
     seconds = (time.perf_counter() - began) / 10
+    if seed == args.seeds[0]:
+        points(args.out, name, y)
     return cells | of_samples(y, generator) | {
         "diverged": [0, None], "parameters": [sum(p.numel() for p in model.parameters()), None],
         "train s": [run.seconds, None], "steps": [run.steps, None], "s per 1,000": [seconds, None],
@@ -109,6 +112,15 @@ def of_samples(y: Tensor, generator: torch.Generator) -> Values:
     }
 
 
+def points(folder: Path, name: str, y: Tensor) -> None:
+    """A picture of samples, 3,000 of them."""
+    (folder / "mixture").mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(3, 3), layout="constrained")
+    ax = plots.scatter(y[:3000], ax=figure.subplots())
+    ax.set(xlim=(-6.5, 6.5), ylim=(-6.5, 6.5), xticks=[], yticks=[])
+    figure.savefig(folder / "mixture" / f"{slug(name)}.png", dpi=100)
+
+
 MIXTURE_COLUMNS = {
     "KL": 4, "KL, at most": 4, "k-NN KL": 3, "KDE KL": 3, "sliced W2": 3, "least mode": 2, "modes": 1, "own category": 3,
     "categories": 1, "diverged": 2, "parameters": 0, "steps": 0, "train s": 0, "s per 1,000": 3, "seeds": 0,
@@ -120,12 +132,16 @@ def mixture_block(args: Any) -> str:
 
     def truth(seed: int) -> Values:
         generator = torch.Generator().manual_seed(1000 + seed)
-        return of_samples(RING.sample(10_000, generator), generator)
+        y = RING.sample(10_000, generator)
+        points(args.out, "true samples", y)
+        return of_samples(y, generator)
 
     table = {"true samples (floor)": combine([row(args, "mixture", "true samples", s, truth) for s in args.seeds])}
     for name, family in MIXTURE.items():
-        compute = partial(on_the_mixture, args, family)
+        compute = partial(on_the_mixture, args, name, family)
         table[name] = combine([row(args, "mixture", name, s, compute) for s in args.seeds])
+    if not args.worker:
+        side_by_side(args.out / "mixture", list(table), args.out / "mixture.png")
     return write(args, "mixture", MIXTURE_COLUMNS, table)
 
 
@@ -294,37 +310,43 @@ def image_block(args: Any) -> str:
         compute = partial(on_images, judge, name, family)
         table[name] = combine([row(args, "images", name, s, compute) for s in args.seeds[:1]])
     if not args.worker:
-        overview(args.out, list(table))
+        side_by_side(args.out, list(table), args.out / "images.png", curves(args.out))
     return write(args, "images", IMAGE_COLUMNS, table)
 
 
-def overview(folder: Path, names: list[str]) -> None:
-    """Samples of all rows side by side, and FID by epoch of those that were followed."""
+def side_by_side(folder: Path, names: list[str], path: Path, followed: Curves | None = None) -> None:
+    """The pictures of all rows in one, and FID by epoch of those that were followed."""
     grids = [(name, folder / f"{slug(name)}.png") for name in names]
-    grids = [(name, path) for name, path in grids if path.exists()]
-    curves = {
-        p.stem.removeprefix("curve-")[:-2]: p.read_text().splitlines() for p in sorted(folder.glob("curve-*-0.csv"))
-    }
-    followed = {name: lines for name, lines in curves.items() if "FID" in lines[0]}
+    grids = [(name, grid) for name, grid in grids if grid.exists()]
     if not grids:
         return
-    columns = -(-(len(grids) + bool(followed)) // 2)
-    figure = Figure(figsize=(3 * columns, 6.4), layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False).flatten()
+    columns = min(6, -(-(len(grids) + bool(followed)) // 2))
+    lines = -(-(len(grids) + bool(followed)) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for ax in axes:
         ax.set_axis_off()
-    for ax, (name, path) in zip(axes, grids):
-        ax.imshow(imread(path))
+    for ax, (name, grid) in zip(axes, grids):
+        ax.imshow(imread(grid))
         ax.set_title(name, fontsize=9)
     if followed:
         ax = axes[len(grids)]
         ax.set_axis_on()
-        for name, lines in followed.items():
-            points = [[float(v) for v in line.split(",")] for line in lines[1:]]
-            ax.plot(range(1, len(points) + 1), [p[2] for p in points], marker=".", label=name)
+        for name, values in followed.items():
+            ax.plot(range(1, len(values) + 1), values, marker=".", label=name)
         ax.set(yscale="log", xlabel="epoch", title="FID of 1,000 samples")
         ax.legend(fontsize=7)
-    figure.savefig(folder / "images.png", dpi=100)
+    figure.savefig(path, dpi=100)
+
+
+def curves(folder: Path) -> Curves:
+    """FID by epoch of the rows that were followed."""
+    found = {
+        p.stem.removeprefix("curve-")[:-2]: p.read_text().splitlines() for p in sorted(folder.glob("curve-*-0.csv"))
+    }
+    return {
+        name: [float(line.split(",")[2]) for line in lines[1:]] for name, lines in found.items() if "FID" in lines[0]
+    }
 
 
 def main() -> None:
