@@ -57,8 +57,9 @@ MIXTURE: dict[str, Family] = {
     "VAE, KL let in slowly": Family(
         lambda: b.HierarchicalVAE((2,), (2,), width=128, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
     ),
+    # A small encoder at a high rate: of ten seeds all gave every mode its own category; at 1e-3 none did.
     "VAE, 8 categories": Family(
-        lambda: b.CategoricalVAE(coder(2, 8), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 3000, "lr": 1e-2}
+        lambda: b.CategoricalVAE(nets.Perceptron(2, 8, 32, 0), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 3000, "lr": 1e-2}
     ),
     "hierarchical VAE": Family(
         lambda: b.HierarchicalVAE((2,), (2, 2), width=96, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
