@@ -332,6 +332,7 @@ def side_by_side(folder: Path, names: list[str], path: Path, followed: Curves | 
     if followed:
         ax = axes[len(grids)]
         ax.set_axis_on()
+        ax.set_box_aspect(1)
         for name, values in followed.items():
             ax.plot(range(1, len(values) + 1), values, marker=".", label=name)
         ax.set(yscale="log", xlabel="epoch", title="FID of 1,000 samples")

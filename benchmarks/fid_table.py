@@ -183,7 +183,13 @@ def recipes(quick: bool) -> dict[str, Recipe]:
     evaluations = (10, 50) if quick else EVALUATIONS
     full = 200 if quick else 1000
     found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full), full)}
-    for name, make in {"DDPM-ES": ddpm_es, "DDIM": ddim, "default": samplers.default}.items():
+    flow = partial(samplers.default, eta=0.0)
+    for name, make in {
+        "DDPM-ES": ddpm_es,
+        "DDIM": ddim,
+        "default": samplers.default,
+        "default, no noise": flow,
+    }.items():
         found |= {f"{name}, {n}": Recipe(partial(make, steps=n), n) for n in evaluations}
     default = partial(samplers.default, steps=10)
     for scale in SCALES:  # two evaluations a step

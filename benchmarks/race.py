@@ -32,8 +32,8 @@ from sdegen.models import ScoreModel
 
 DATA, COUNT, BATCH = "fashion_mnist", 2000, 64
 WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {
-    "default, 10": partial(samplers.default, steps=10),
-    "default, 20": partial(samplers.default, steps=20),
+    "default, no noise, 10": partial(samplers.default, steps=10, eta=0.0),
+    "default, no noise, 20": partial(samplers.default, steps=20, eta=0.0),
     "DDIM, 50": partial(ddim, steps=50),
 }
 

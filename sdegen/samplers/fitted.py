@@ -186,7 +186,7 @@ class _Fit:
         self, model: Any, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
     ) -> None:
         self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
-        self.plain = default(model, steps)
+        self.plain = default(model, steps, eta=0.0)
         assert isinstance(self.plain.grid, Angle)  # the default's own for scalar processes
         self.plain.grid.end = end
         self.scale = self.plain.grid.scale
