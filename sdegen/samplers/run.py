@@ -48,8 +48,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     steps
         Network evaluations.
     eta
-        Noise put back, on scalar processes: 0 for the probability flow of any model, 1 for the reversed process; chosen as said by
-        default.
+        Noise put back, on scalar processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
 
     Raises
     ------
