@@ -170,6 +170,7 @@ def main() -> None:
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()
     ]
     put(HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
+    put(HERE.parent / "docs" / "choose_a_sampler.md", "noise", noise_block([name for name, _ in fids]))
     cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
     put(HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
     for name in ("train_speed", "race"):
@@ -190,6 +191,17 @@ def fid_block(name: str, title: str) -> str:
     """The table of a data set, and guided samples."""
     picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-25.png)"
     return f"### {title}\n\n{table('fid', of=f'fid_table/{name}')}\n\n{picture}\n"
+
+
+def noise_block(names: list[str]) -> str:
+    """FID by a thousand steps of DDPM, and by ten of the default with noise and without, of each data set."""
+    rows = ["DDPM, 1000", "default, 10", "default, no noise, 10"]
+    lines = ["| | " + " | ".join(rows) + " |", "| --- " * (len(rows) + 1) + "|"]
+    for name in names:
+        found = dict(re.findall(r"^\| (.*?) \| (.*?) \|$", table("fid", ["FID"], of=f"fid_table/{name}"), re.M))
+        if all(row in found for row in rows):
+            lines.append(f"| {FIDS[name].split(',')[0]} | " + " | ".join(found[row] for row in rows) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def family_block(name: str, title: str) -> str:
