@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.rows import Values, arguments, combine, made, row, write
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, train
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
@@ -80,20 +80,16 @@ class Task:
         """The shipped model; of the digits, one trained now."""
         if self.args.data != "digits":
             return sdegen.pretrained(self.args.data)
+        steps = 600 if self.args.quick else 3000
         path = self.args.out / "models" / "digits.safetensors"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sdegen.save(train("digits", 600 if self.args.quick else 3000, progress=False)[0], path)
-        return sdegen.load(path)
+        return sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
 
     @cached_property
     def learned(self) -> Any:
         """The same model with a second head, for the variances, trained by the hybrid loss."""
+        steps = 150 if self.args.quick else 600
         path = self.args.out / "models" / "learned.safetensors"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sdegen.save(self._learn(150 if self.args.quick else 600), path)
-        return sdegen.load(path)
+        return sdegen.load(made(path, lambda path: sdegen.save(self._learn(steps), path)))
 
     def _learn(self, steps: int) -> Any:
         images = SPLITS[self.args.data]().train
@@ -183,13 +179,11 @@ def recipes(quick: bool) -> dict[str, Recipe]:
     evaluations = (10, 50) if quick else EVALUATIONS
     full = 200 if quick else 1000
     found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full), full)}
-    flow = partial(samplers.default, eta=0.0)
-    for name, make in {
-        "DDPM-ES": ddpm_es,
-        "DDIM": ddim,
-        "default": samplers.default,
-        "default, no noise": flow,
-    }.items():
+    makers: dict[str, Callable[..., samplers.Sampler]] = {
+        "DDPM-ES": ddpm_es, "DDIM": ddim, "default": samplers.default,
+        "default, no noise": partial(samplers.default, eta=0.0),
+    }  # fmt: skip
+    for name, make in makers.items():
         found |= {f"{name}, {n}": Recipe(partial(make, steps=n), n) for n in evaluations}
     default = partial(samplers.default, steps=10)
     for scale in SCALES:  # two evaluations a step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import json
 import os
 import re
@@ -96,6 +97,16 @@ def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Cal
     os.replace(part, path)
     print(f"{block}: {name}, seed {seed}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return values
+
+
+def made(path: Path, make: Callable[[Path], object]) -> Path:
+    """A file that takes long to make, made where it is not there yet: by one process, while others wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
 
 
 def combine(rows: list[Values]) -> Values:

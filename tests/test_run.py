@@ -188,6 +188,16 @@ def test_a_part_begins_where_its_states_do(eps: float) -> None:
     assert torch.equal(sample(model, **how, seed=0, part=(0, 1)), whole)
 
 
+def test_a_part_of_a_run_that_is_too_large_for_memory() -> None:
+    """What starts it is drawn for the part alone: all of it would be 16 GB."""
+    model = sdegen.Exact(sdegen.VP(), RING)
+    n, place = 10**9, 4 * 10**8
+    x = sample(model, n, steps=3, seed=0, part=(place // 10, n // 10))
+    run = sample(model, n, steps=3, seed=0, part=(place // 20, n // 20))
+    assert len(x) == 10 and torch.allclose(run[:10], x)
+    assert len(set(x[:, 0].tolist())) == 10 and not torch.allclose(x, sample(model, 10, steps=3, seed=0))
+
+
 @pytest.mark.parametrize("part", [(2, 2), (-1, 2), (0, 0), (0.0, 2), (0, True), (0,), (0, 1, 2), 1, "01"], ids=str)
 def test_parts_that_mean_nothing_are_refused(part: Any) -> None:
     with pytest.raises(ValueError, match=rf"^part = {re.escape(str(part))}; give \(rank, number\), whole numbers"):

@@ -244,7 +244,7 @@ def _follow(
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
     times = sampler.times(model.sde, False)
-    parts = list(chunks(x, batch, cond))
+    parts = list(chunks(x, batch, cond, 0, len(x)))
     show = sys.stderr.isatty() if progress is None else progress
     ends = []
     with torch.no_grad(), evaluating(model):

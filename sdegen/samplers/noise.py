@@ -335,7 +335,7 @@ def as_seed(seed: int | None, generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def draw(law: Any, n: int, seed: int, d: int) -> Tensor:
+def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     """`n` draws from a law that belong to the sample: in blocks with a generator each, always drawn whole.
 
     Parameters
@@ -348,10 +348,13 @@ def draw(law: Any, n: int, seed: int, d: int) -> Tensor:
         Of the run; these draws are independent of the run's `SampleNoise`.
     d
         Numbers in a draw.
+    first
+        Place in the run of the first.
     """
     seeds, size = BlockSeeds(scrambled(seed)), max(16, NUMBERS // d)
+    begin = first // size
     blocks = [
         law.sample(size, torch.Generator().manual_seed(seeds(k, 0)))  # drawn whole, or it would depend on n
-        for k in range(-(-n // size))
+        for k in range(begin, -(-(first + n) // size))
     ]
-    return torch.cat(blocks)[:n]
+    return torch.cat(blocks)[first - begin * size :][:n]

@@ -193,8 +193,10 @@ def sample(
     if final == "denoise" and not sde.is_linear:
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    x_T = start(model, n, seed) if x_T is None else _checked(x_T, model)
-    parts = list(chunks(x_T, batch, cond, _rows(part, len(x_T))))
+    n = _number(n) if x_T is None else len(x_T)
+    rows = _rows(part, n)
+    x_T = start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else _checked(x_T, model)[rows]
+    parts = list(chunks(x_T, batch, cond, rows.start, n))
     run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = sys.stderr.isatty() if progress is None else progress
     results = []
@@ -262,42 +264,44 @@ class Run(NamedTuple):
 
 
 def chunks(
-    x: Tensor, batch: int | None, cond: dict[str, Any], part: slice | None = None
+    x: Tensor, batch: int | None, cond: dict[str, Any], begin: int, n: int
 ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """At most `batch` rows at a time, of all or a part: the place of the first, the rows, and their conditions.
+    """At most `batch` rows at a time of those from the place `begin` of `n`: the place of the first, the rows, their conditions.
 
     Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
     """
-    n = len(x)
-    begin, end = (0, n) if part is None else (part.start, part.stop)
     batch = n if batch is None else batch
-    if batch >= n == end - begin:
+    if batch >= n == len(x):
         yield 0, x, cond
         return
     cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
-    for first in range(begin, end, batch):
-        rows = slice(first, min(first + batch, end))
-        yield first, x[rows], {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
+    for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
+        rows = slice(first, first + len(part))
+        yield first, part, {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
 
 
-def start(model: ScoreModel, n: int | None, seed: int) -> Tensor:
-    """`n` draws from the prior that belong to the sample (`noise.draw`), in the model's dtype and on its device."""
+def _number(n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n}; ask for at least one sample.")
+    return n
+
+
+def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
+    """`n` draws from the prior from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
     if model.moments is None:
         raise ValueError(
             "the model does not know its data's moments, so the prior cannot be matched; fit it, set model.moments = "
             "sdegen.Moments(mean, covariance), or pass x_T."
         )
-    x = draw(model.sde.prior(model.moments), n, seed, model.moments.mean.numel())
+    x = draw(model.sde.prior(model.moments), _number(n), seed, model.moments.mean.numel(), first)
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return x if weight is None else x.to(weight)
 
 
-def _rows(part: tuple[int, int] | None, n: int) -> slice | None:
-    """The rows of a part of `n`; None for all."""
+def _rows(part: tuple[int, int] | None, n: int) -> slice:
+    """The rows of a part of `n`."""
     if part is None:
-        return None
+        return slice(0, n)
     pair = isinstance(part, (tuple, list)) and [type(v) for v in part] == [int, int]
     if not pair or not 0 <= part[0] < part[1]:
         raise ValueError(f"part = {part}; give (rank, number), whole numbers with 0 <= rank < number.")
