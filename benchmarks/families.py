@@ -57,7 +57,7 @@ MIXTURE: dict[str, Family] = {
     "VAE, KL let in slowly": Family(
         lambda: b.HierarchicalVAE((2,), (2,), width=128, depth=2), {"steps": 6000, "lr": 2e-3}, warm_up=0.2
     ),
-    # A small encoder at a high rate: of ten seeds all gave every mode its own category; at 1e-3 none did.
+    # A small encoder at a high rate: of ten seeds all gave every mode its own category; of five of a larger one at 1e-3, none.
     "VAE, 8 categories": Family(
         lambda: b.CategoricalVAE(nets.Perceptron(2, 8, 32, 0), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 3000, "lr": 1e-2}
     ),
