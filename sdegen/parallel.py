@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -125,5 +124,9 @@ def split(n: int, parts: int) -> list[slice]:
     >>> split(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    ends = [n * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(ends)]
+    return [share(n, parts, i) for i in range(parts)]
+
+
+def share(n: int, parts: int, i: int) -> slice:
+    """Part `i` of them."""
+    return slice(n * i // parts, n * (i + 1) // parts)

@@ -213,7 +213,7 @@ class Players(nn.Module):
         return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
 
 
-class Adversarial(nn.Module):
+class Adversarial(nn.Module, ABC):
     """What all adversarial models share: sampling, and a loss of two parts.
 
     Parameters
@@ -401,6 +401,8 @@ class WGANGP(Wasserstein):
         weight: float = 10.0,
     ) -> None:
         super().__init__(generator, critic, latent)
+        if not weight > 0:
+            raise ValueError(f"weight = {weight}; that of a penalty is positive.")
         check_alone(critic)
         self.weight = weight
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..distributions import Moments
 from ..grids import Angle
 from ..models import Conditioned, ScoreModel, check_dtype
-from ..parallel import split
+from ..parallel import share as part_of
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, log_ratio, share
@@ -53,7 +53,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     Raises
     ------
     ValueError
-        If `eta` is positive on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
+        If `eta` is not 0 on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
     """
     scalar = model.sde.is_linear and len(model.sde.e) == 1
     if eta and not scalar:
@@ -124,7 +124,7 @@ def sample(
     x_T
         States to start from, ``(n, *)``; drawn from the prior by default.
     steps
-        Steps of the default sampler; give it, or a `sampler`.
+        Steps of the `default` sampler; give it, or a `sampler`, such as ``samplers.default(model, steps, eta=0)``.
     sampler
         Any of `samplers`.
     seed, generator
@@ -307,7 +307,7 @@ def _rows(part: tuple[int, int] | None, n: int) -> slice:
         raise ValueError(f"part = {part}; give (rank, number), whole numbers with 0 <= rank < number.")
     if part[1] > n:
         raise ValueError(f"part = {part}: {n} samples are too few for {part[1]} processes; launch at most {n}.")
-    return split(n, part[1])[part[0]]
+    return part_of(n, part[1], part[0])
 
 
 def _checked(x_T: Tensor, model: Any) -> Tensor:
