@@ -133,7 +133,8 @@ def mixture_block(args: Any) -> str:
     def truth(seed: int) -> Values:
         generator = torch.Generator().manual_seed(1000 + seed)
         y = RING.sample(10_000, generator)
-        points(args.out, "true samples", y)
+        if seed == args.seeds[0]:
+            points(args.out, "true samples", y)
         return of_samples(y, generator)
 
     table = {"true samples (floor)": combine([row(args, "mixture", "true samples", s, truth) for s in args.seeds])}

@@ -124,9 +124,9 @@ def split(n: int, parts: int) -> list[slice]:
     >>> split(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    return [share(n, parts, i) for i in range(parts)]
+    return [part_of(n, parts, i) for i in range(parts)]
 
 
-def share(n: int, parts: int, i: int) -> slice:
-    """Part `i` of them."""
+def part_of(n: int, parts: int, i: int) -> slice:
+    """The `i`-th of such slices, without the others."""
     return slice(n * i // parts, n * (i + 1) // parts)

@@ -305,6 +305,8 @@ def test_players_meet_at_the_rate_of_the_penalty_and_never_without(r1: float) ->
 def test_a_negative_penalty_is_refused() -> None:
     with pytest.raises(ValueError, match="not negative"):
         pair(GAN, r1=-1.0)
+    with pytest.raises(ValueError, match="that of a penalty is positive"):
+        pair(WGANGP, weight=0.0)
 
 
 # --- as models -------------------------------------------------------------------------------------------------------

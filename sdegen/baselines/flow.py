@@ -128,8 +128,7 @@ class Marginals(Bijection):
     Dequantised bytes have a density that is constant on each of L cells. With masses ``m_0 ... m_{L−1}`` at a place,
     ``F`` is piecewise linear and ``z = Φ⁻¹(F(x))`` standard normal, exactly, if the place was alone: what a flow has left to
     learn is how places hang together. The logit is the same for the law of one logistic. (S. Chen and R. Gopinath,
-    *Gaussianization*, 2000.) Outside
-    (low, high), where there is no density, the result is not finite: give numbers with noise.
+    *Gaussianization*, 2000.) Outside (low, high), where there is no density, the result is not finite: give numbers with noise.
 
     Parameters
     ----------

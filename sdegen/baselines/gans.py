@@ -391,6 +391,11 @@ class WGANGP(Wasserstein):
         As for `Adversarial`.
     weight
         Of the penalty.
+
+    Raises
+    ------
+    ValueError
+        If `weight` is not positive, or the critic normalises over the batch.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..distributions import Moments
 from ..grids import Angle
 from ..models import Conditioned, ScoreModel, check_dtype
-from ..parallel import share as part_of
+from ..parallel import part_of
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, log_ratio, share
