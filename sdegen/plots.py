@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from .samplers import sample
@@ -104,6 +107,20 @@ def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
     return ax
 
 
+def _sheet(x: Tensor, columns: int | None) -> np.ndarray[Any, Any]:
+    """Images side by side as one, (rows H, columns W, 3)."""
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
+    if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
+    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
+    rows = math.ceil(len(x) / columns)
+    blank = x.new_ones(rows * columns - len(x), *x.shape[1:])
+    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1).unflatten(0, (rows, columns))
+    sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return sheet.expand(-1, -1, 3).numpy()
+
+
 def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Images ``(N, C, H, W)`` in [0, 1], of one channel or three, side by side; what lies outside is shown as the nearest end.
 
@@ -125,21 +142,95 @@ def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, tit
     ValueError
         If the shape is another.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
-    if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
-    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
-    rows = math.ceil(len(x) / columns)
-    blank = x.new_ones(rows * columns - len(x), *x.shape[1:])
-    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1).unflatten(0, (rows, columns))
-    sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (rows H, columns W, C)
+    sheet = _sheet(x, columns)
     ax = _axis(ax)
-    ax.imshow(sheet.expand(-1, -1, 3).numpy(), interpolation="nearest")
+    ax.imshow(sheet, interpolation="nearest")
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=9)
     return ax
+
+
+def animation(
+    path: Tensor,
+    file: str | Path,
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    frame: int = 50,
+    hold: int = 1500,
+    size: int = 320,
+) -> None:
+    """A path of many samples as a GIF that runs for ever; written whole or not at all.
+
+    Parameters
+    ----------
+    path
+        States one after the other, as `sample(..., return_path=True)` returns them: points ``(times, N, 2)``, or images
+        ``(times, N, C, H, W)`` in [0, 1], of one channel or three.
+    file
+        Where to; folders are made.
+    titles
+        One for every state, drawn above points.
+    columns
+        Images a row; about as many as rows by default.
+    frame, hold
+        Milliseconds that every state is shown, and the last.
+    size
+        Pixels that a side of the picture has at least (images), or has (points).
+
+    Raises
+    ------
+    ValueError
+        If `path` has another shape, something in it is not finite, or there are not as many titles as states.
+    """
+    if path.ndim not in (3, 5) or len(path) == 0 or (path.ndim == 3 and path.shape[2] != 2):
+        raise ValueError(
+            f"path has shape {tuple(path.shape)}; expected points (times, N, 2) or images (times, N, C, H, W)."
+        )
+    if not path.isfinite().all():
+        raise ValueError("path has states that are not finite; nothing was drawn.")
+    if titles is not None and len(titles) != len(path):
+        raise ValueError(f"{len(titles)} titles for {len(path)} states; give one for each.")
+    if path.ndim == 5:
+        sheets = [_sheet(x, columns) for x in path]
+        times = math.ceil(size / min(sheets[0].shape[:2]))
+        pixels = [(255 * s).round().astype(np.uint8).repeat(times, 0).repeat(times, 1) for s in sheets]
+    else:
+        pixels = _clouds(path.detach().cpu().numpy(), titles, size)
+    frames = [Image.fromarray(p).quantize(32, dither=Image.Dither.NONE) for p in pixels]
+    milliseconds = [frame] * (len(frames) - 1) + [hold]
+    whole = partial(
+        frames[0].save, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, format="GIF"
+    )
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _written(file, whole)
+
+
+def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
+    """Pictures of points, one after the other, on the same axes."""
+    figure = Figure(figsize=(size / 100, size / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    edge = 1.05 * float(np.abs(path).max())
+    ax = figure.subplots()
+    dots = ax.scatter(path[0][:, 0], path[0][:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
+    ax.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
+    drawn = []
+    for i, points in enumerate(path):
+        dots.set_offsets(points)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9)
+        canvas.draw()
+        drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return drawn
+
+
+def _written(file: Path, save: Callable[[Path], object]) -> None:
+    """Write a picture beside its place, and move it there when it is whole."""
+    part = file.parent / f".{file.name}.part"
+    save(part)
+    part.replace(file)
 
 
 class Album:
@@ -196,6 +287,4 @@ class Album:
     def _write(self, name: str, draw: Any) -> None:
         figure = Figure(figsize=(5, 5), layout="constrained")
         draw(ax=figure.subplots())
-        part = self.folder / f".{name}.part"
-        figure.savefig(part, dpi=100, format="png")
-        part.replace(self.folder / name)
+        _written(self.folder / name, partial(figure.savefig, dpi=100, format="png"))

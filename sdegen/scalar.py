@@ -186,7 +186,12 @@ class ScheduleSDE(ScalarSDE):
         return slope / alpha
 
     def g(self, t: Tensor) -> Tensor:
-        """``sqrt(2 sigma (sigma' − f sigma))``."""
+        """``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
+        g = self._g(t)
+        lost = g.isnan()
+        return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
+
+    def _g(self, t: Tensor) -> Tensor:
         sigma, slope = _derivative(self.sigma, t)
         return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
 

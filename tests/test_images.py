@@ -407,9 +407,8 @@ def without(monkeypatch, package):
     [
         ("pooch", "pooch", lambda path: a_file("http://127.0.0.1:1").read()),
         ("sklearn", "scikit-learn", lambda path: digits()),
-        ("PIL", "pillow", from_folder),
     ],
-    ids=["pooch", "scikit-learn", "pillow"],
+    ids=["pooch", "scikit-learn"],
 )
 def test_a_missing_package_is_named_with_its_command(folder, monkeypatch, package, pip, call):
     without(monkeypatch, package)

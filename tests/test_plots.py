@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sdegen
 from sdegen import plots
@@ -170,3 +171,54 @@ def test_an_album_of_a_run_that_goes_on_draws_the_losses_before_too(tmp_path, mo
             callbacks=[plots.Album(tmp_path, every=4, n=1, steps=2)], checkpoint=tmp_path,
         )  # fmt: skip
     assert drawn == [run.loss[:4], run.loss]
+
+
+# --- animations -------------------------------------------------------------------------------------------------------
+
+
+def frames(file):
+    with Image.open(file) as opened:
+        shown = []
+        for i in range(opened.n_frames):
+            opened.seek(i)
+            shown.append((np.asarray(opened.convert("L")), opened.info["duration"], opened.info.get("loop")))
+    return shown
+
+
+def test_an_animation_shows_every_state_of_images_in_its_place(tmp_path):
+    path = torch.zeros(3, 2, 1, 4, 4)
+    path[1, 0] = 0.5
+    path[2, 1] = 1.0
+    plots.animation(path, tmp_path / "new" / "a.gif", columns=2, frame=70, hold=900, size=8)
+    shown = frames(tmp_path / "new" / "a.gif")
+    assert [p.shape for p, _, _ in shown] == [(8, 16)] * 3  # every pixel twice in both directions
+    means = [[p[:, :8].mean(), p[:, 8:].mean()] for p, _, _ in shown]
+    np.testing.assert_allclose(means, [[0, 0], [127.5, 0], [0, 255]], atol=1)
+    assert [d for _, d, _ in shown] == [70, 70, 900] and shown[0][2] == 0
+    assert [f.name for f in (tmp_path / "new").iterdir()] == ["a.gif"]
+
+
+def test_an_animation_of_points_keeps_its_axes(tmp_path):
+    path = torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]], [[0.5, -0.5]]]).expand(3, 50, 2)
+    plots.animation(path, tmp_path / "a.gif", size=200)
+    for (picture, _, _), (x, y) in zip(frames(tmp_path / "a.gif"), path[:, 0].tolist(), strict=True):
+        dark = np.argwhere(picture[8:-8, 8:-8] < 200)  # inside the frame of the axes
+        row, column = dark.mean(0) + 8 - 99.5
+        assert 0 < len(dark) < 60
+        np.testing.assert_allclose([column / 95, -row / 95], [x / 1.05, y / 1.05], atol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("path", "titles", "says"),
+    [
+        (torch.zeros(2, 3, 3), None, r"shape \(2, 3, 3\); expected points"),
+        (torch.zeros(0, 3, 2), None, "expected points"),
+        (torch.full((2, 3, 2), torch.nan), None, "not finite; nothing was drawn"),
+        (torch.zeros(2, 3, 2), ["one"], "1 titles for 2 states"),
+    ],
+    ids=["shape", "empty", "nan", "titles"],
+)
+def test_an_animation_that_cannot_be_drawn_says_why(tmp_path, path, titles, says):
+    with pytest.raises(ValueError, match=says):
+        plots.animation(path, tmp_path / "a.gif", titles=titles)
+    assert not list(tmp_path.iterdir())

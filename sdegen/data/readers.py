@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from .files import optional
 from .images import Images
 from .scaling import Scaling
 
@@ -125,7 +125,6 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
     """Images from a folder: one subfolder per class, named by it, in alphabetical order; or none, and no labels.
 
     Files that are no images by their name, and hidden ones, are passed over; photographs are turned as their camera was held.
-    Needs pillow.
 
     Parameters
     ----------
@@ -142,16 +141,13 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
         If there is no such folder, or no image in it or in one of its subfolders.
     ValueError
         If an image cannot be read, differs in size from the first, or would lose transparency or bits in conversion.
-    ImportError
-        If pillow is missing.
     """
     if mode not in ("L", "RGB", "RGBA"):
         raise ValueError(f'mode = {mode!r}; choose "L", "RGB" or "RGBA".')
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder.")
-    pil = optional("PIL.Image", "pillow", "reading image files")
-    known = pil.registered_extensions()
+    known = Image.registered_extensions()
 
     def inside(folder: Path, pattern: str) -> list[Path]:
         files = (f for f in folder.glob(pattern) if f.is_file() and not f.name.startswith("."))
@@ -168,7 +164,7 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
         if not files:
             raise FileNotFoundError(f"{folder} holds no images.")
         for file in files:
-            row = _read_image(pil, file, mode, transform)
+            row = _read_image(file, mode, transform)
             if rows and row.shape != rows[0].shape:
                 size, first = ("×".join(map(str, r.shape[1::-1])) for r in (row, rows[0]))
                 raise ValueError(f"{file} is {size}, the first image {first}; bring them to one size by transform.")
@@ -182,11 +178,10 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
     )
 
 
-def _read_image(pil: Any, file: Path, mode: str, transform: Callable[[Any], Any] | None) -> np.ndarray:
-    turned = optional("PIL.ImageOps", "pillow", "reading image files").exif_transpose
+def _read_image(file: Path, mode: str, transform: Callable[[Any], Any] | None) -> np.ndarray:
     try:
-        with pil.open(file) as opened:
-            image = turned(opened)  # as its camera was held; reads it whole
+        with Image.open(file) as opened:
+            image: Any = ImageOps.exif_transpose(opened)  # as its camera was held; reads it whole
     except (OSError, SyntaxError) as error:  # PIL raises both for broken files
         raise ValueError(f"{file} cannot be read: {error}") from error
     if transform is not None:

@@ -150,3 +150,12 @@ def test_variance_of_a_transition_keeps_its_digits(sde: Any, u: float) -> None:
     got = sde.transition(t, t + h).covariance.matrix().item() / h
     want = sde.g(torch.tensor(t + h / 2, dtype=torch.float64)).square().item() if callable(sde.g) else 0.0
     assert abs(got / want - 1) < 1e-4
+
+
+def test_noise_enters_a_schedule_without_a_slope_at_zero_at_the_rate_of_its_limit():
+    """``sigma² = 1 − alpha²`` grows like ``t``, so sigma has no slope at 0; the diffusion there is ``√(−2 f)`` all the same."""
+    sde = sdegen.DDPM()
+    t = torch.tensor([0.0, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(sde.g(t), (-2 * sde.f(t)).sqrt(), rtol=1e-6, atol=0)
+    x = sdegen.simulate(sde, torch.ones(8, 1), 0.0, 1e-3, steps=4, generator=torch.Generator().manual_seed(0))
+    assert x.isfinite().all()

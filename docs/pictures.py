@@ -1,0 +1,92 @@
+"""The pictures of the pages that take too long to be drawn while the site is built: about two minutes of one core.
+
+    python docs/pictures.py
+
+Data that turn into noise and back, on the ring and on handwritten digits; and the paths of the reversed process beside
+those of the probability flow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import sdegen
+from sdegen import plots, samplers
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+def there_and_back(
+    model: sdegen.ScoreModel, x: Tensor, frames: int, eta: float, **cond: Any
+) -> tuple[Tensor, list[str]]:
+    """Data and their path to noise by the process, back by the model from where they arrived, and what to write above."""
+    sde = model.sde
+    steps = 10 * frames
+    forward = sdegen.simulate(
+        sde, x, 0.0, sde.T, steps=steps, generator=torch.Generator().manual_seed(0), return_path=True
+    )
+    sampler = samplers.default(model, 3 * frames, eta)
+    back = sdegen.sample(model, x_T=forward[-1], sampler=sampler, seed=0, return_path=True, progress=False, **cond)
+    times = [*torch.linspace(0, sde.T, frames + 1).tolist(), *stops(sampler, sde)[::3].tolist()]
+    titles = [f"{'forward' if i <= frames else 'back, by the network'}, t = {t:.2f}" for i, t in enumerate(times)]
+    return torch.cat([forward[::10], back[::3]]), titles
+
+
+def stops(sampler: samplers.Sampler, sde: sdegen.SDE) -> Tensor:
+    """The times of the states of a path: those of the grid, and 0, where the last move goes."""
+    times = sampler.times(sde, True)
+    return torch.cat([times, times.new_zeros(1)])
+
+
+def ring() -> None:
+    """The ring of eight Gaussians under VP."""
+    law = sdegen.data.gaussian_ring()
+    model = sdegen.Model(sdegen.nets.MLP(2), sdegen.VP())
+    sdegen.fit(model, law, steps=3000, seed=0)
+    x = law.sample(2000, torch.Generator().manual_seed(1)).float()
+    path, titles = there_and_back(model, x, 25, eta=0.0)
+    plots.animation(path, PICTURES / "ring.gif", titles=titles)
+
+
+def digits() -> None:
+    """Handwritten digits and the model that is shipped."""
+    model = sdegen.pretrained("mnist")
+    test = sdegen.data.mnist().test
+    columns = torch.stack([(test.labels == label).nonzero()[:2, 0] for label in range(10)], 1).flatten()
+    path, _ = there_and_back(model, test.x[columns] / 127.5 - 1, 20, eta=0.8, label=test.labels[columns])
+    plots.animation((path + 1) / 2, PICTURES / "digits.gif", columns=10, size=112)
+
+
+def paths() -> None:
+    """One dimension: the process, its reverse and its probability flow over the density of the marginals."""
+    law = sdegen.GaussianMixture(torch.tensor([0.6, 0.4]), torch.tensor([[-1.5], [1.5]]), torch.full((2,), 0.04))
+    model = sdegen.Exact(sdegen.VP(), law)
+    x = law.sample(30, torch.Generator().manual_seed(2))
+    forward = sdegen.simulate(
+        model.sde, x, 0.0, model.sde.T, steps=400, generator=torch.Generator().manual_seed(0), return_path=True
+    )
+    drawn = [(torch.linspace(0, model.sde.T, 401), forward, "the process, data to noise")]
+    for eta, title in ((1.0, "its reverse, noise to data"), (0.0, "the probability flow, the same noise")):
+        sampler = samplers.ExponentialSDE(400, samplers.default(model).grid, eta=eta)
+        path = sdegen.sample(model, x_T=forward[-1], sampler=sampler, seed=0, return_path=True, progress=False)
+        drawn.append((stops(sampler, model.sde), path, title))
+    t, y = torch.linspace(0, model.sde.T, 200, dtype=torch.float64), torch.linspace(-4, 4, 200, dtype=torch.float64)
+    density = torch.stack([model.sde.diffused(law, s).log_prob(y[:, None]).exp() for s in t], 1)
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for ax, (times, path, title) in zip(figure.subplots(1, 3, sharey=True), drawn):
+        ax.imshow(density.sqrt(), origin="lower", extent=(0, model.sde.T, -4, 4), aspect="auto", cmap="Oranges")
+        plots.trajectories(path, times=times, ax=ax, title=title)
+        ax.set(ylim=(-4, 4))
+    figure.savefig(PICTURES / "paths.png", dpi=110)
+
+
+if __name__ == "__main__":
+    PICTURES.mkdir(exist_ok=True)
+    paths()
+    digits()
+    ring()
