@@ -15,9 +15,12 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page of the benchmarks and the pictures it shows."""
+    """Add the page of the benchmarks, and their pictures that it or another page shows."""
     page = ROOT / "benchmarks" / "README.md"
-    shown = re.findall(r"\]\((results/[^)#]+\.png)\)", page.read_text())
+    pages = [page, *(ROOT / "docs").rglob("*.md")]
+    shown = [
+        p for page in pages for p in re.findall(r"\]\((?:[./]*benchmarks/)?(results/[^)#]+\.png)\)", page.read_text())
+    ]
     for path in ["README.md", *dict.fromkeys(shown)]:
         files.append(File(f"benchmarks/{path}", str(ROOT), config.site_dir, config.use_directory_urls))
     return files

@@ -7,6 +7,8 @@ and `nonlinear` the zoo of them; `models` the score models, `parametrizations` w
 and `plots` what one judges by.
 """
 
+__version__ = "0.1.0"
+
 from . import (
     baselines,
     data,

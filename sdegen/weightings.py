@@ -183,6 +183,11 @@ class ImportanceTimes(TimeLaw):
         Called as ``density(sde, t)``: an unnormalised density in `t`, instead of the default one.
     nodes
         Number of intervals of the table, equally spaced in ``log(sigma / alpha)``; in ``log t`` for nonlinear processes.
+
+    Raises
+    ------
+    ValueError
+        If `density` does not give a positive number for every time.
     """
 
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
@@ -218,7 +223,13 @@ class ImportanceTimes(TimeLaw):
         if self.density is None:
             mass = torch.full((self.nodes,), 1.0, dtype=torch.float64)
         else:
-            mass = self.density(sde, middle) * (edges[1:] - edges[:-1])
+            density = self.density(sde, middle)
+            if not isinstance(density, Tensor) or density.shape != middle.shape or not (density > 0).all():
+                raise ValueError(
+                    f"density(sde, t) gave {_described(density)} for t of shape {tuple(middle.shape)}; expected as many "
+                    "positive numbers. (A weighting is an operator, not a density.)"
+                )
+            mass = density * (edges[1:] - edges[:-1])
         return edges, mass / mass.sum()
 
     def _edges(self, sde: Any, snr: Tensor) -> Tensor:
@@ -226,6 +237,12 @@ class ImportanceTimes(TimeLaw):
         low, high = (-0.5 * snr.clamp_min(1e-10).log()).tolist()  # alpha(T) = 0 has no log-SNR
         levels = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64)
         return sde.time((-2 * levels).exp())
+
+
+def _described(density: Any) -> str:
+    if not isinstance(density, Tensor):
+        return f"a {type(density).__name__}"
+    return f"a tensor of shape {tuple(density.shape)}, smallest value {density.min():.3g}"
 
 
 class AngleTimes(ImportanceTimes):

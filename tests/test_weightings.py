@@ -259,3 +259,19 @@ def test_importance_times_of_a_nonlinear_process_change_no_mean(generator):
         assert abs(values.mean() - want) < 5 * values.std() / 40_000**0.5
     early = (t < 0.3).double().mean().item()
     assert abs(early - math.log(0.4 / 0.101) / math.log(3.1 / 0.101)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("density", "says"),
+    [
+        (InverseVariance(), "gave a Scale for t of shape"),
+        (lambda sde, t: 1.0, "gave a float"),
+        (lambda sde, t: t.mean(), r"gave a tensor of shape \(\)"),
+        (lambda sde, t: t - t.max(), "smallest value -"),
+        (lambda sde, t: t * torch.nan, "smallest value nan"),
+    ],
+    ids=["weighting", "number", "one", "negative", "nan"],
+)
+def test_a_density_of_times_that_is_none_is_refused(density, says):
+    with pytest.raises(ValueError, match=says):
+        ImportanceTimes(density).sample(VE(), 4)
