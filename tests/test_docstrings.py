@@ -1,0 +1,122 @@
+"""Docstrings against signatures: every public name says what it is given and what it raises."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sdegen
+
+griffe = pytest.importorskip("griffe")
+logging.getLogger("griffe").setLevel(logging.ERROR)
+
+
+def offered(module: Any) -> list[str]:
+    """The public names of a chapter: those it lists, or those it defines."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return [name for name in getattr(module, "__all__", own) if not name.startswith("_")]
+
+
+def public() -> dict[str, Any]:
+    """Every class and function that ``import sdegen`` offers, once each."""
+    chapters = [getattr(sdegen, name) for name in sdegen.__all__ if inspect.ismodule(getattr(sdegen, name))]
+    found: dict[int, tuple[str, Any]] = {}
+    for module in [sdegen, *chapters]:
+        for name in offered(module):
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                found.setdefault(id(value), (f"{module.__name__}.{name}", value))
+    return dict(found.values())
+
+
+PUBLIC = public()
+
+
+def sections(doc: str | None, *kinds: str) -> Iterator[Any]:
+    for section in griffe.Docstring(inspect.cleandoc(doc or "")).parse("numpy"):
+        if section.kind.value in kinds:
+            yield from section.value
+
+
+def missing_parameters(value: Any) -> list[str]:
+    """Parameters that have no entry of their own, and are not put in code quotes in the text either."""
+    named = {n.strip(" *`") for p in sections(value.__doc__, "parameters", "attributes") for n in p.name.split(",")}
+    quoted = " ".join(re.findall(r"``.+?``|`.+?`", value.__doc__ or "", re.DOTALL))
+    named |= set(re.findall(r"\w+", quoted))
+    given = [] if issubclass_of(value, BaseException) else inspect.signature(value).parameters
+    return [name for name in given if name not in named]
+
+
+def issubclass_of(value: Any, base: type) -> bool:
+    return inspect.isclass(value) and issubclass(value, base)
+
+
+def raised(function: Any) -> set[str]:
+    """The exceptions that a function's own lines raise."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {call.id for call in calls if isinstance(call, ast.Name)} - {"NotImplementedError", "Violation"}
+
+
+def missing_errors(value: Any) -> dict[str, list[str]]:
+    """Exceptions that are raised and not announced: by a function or constructor under Raises, by a method anywhere in its text."""
+    announced = {n.strip() for r in sections(value.__doc__, "raises") for n in str(r.annotation).split(",")}
+    own = vars(value) if inspect.isclass(value) else {value.__name__: value}
+    found = {}
+    for name, function in own.items():
+        if not inspect.isfunction(function) or function.__module__ != value.__module__ or is_generated(function):
+            continue
+        if name.startswith("_") and name not in ("__init__", "__post_init__", "__call__"):
+            continue
+        lacking = raised(function) - announced - set(re.findall(r"\w+", function.__doc__ or ""))
+        if lacking:
+            found[name] = sorted(lacking)
+    return found
+
+
+def is_generated(function: Any) -> bool:
+    """Of a dataclass or a named tuple: such a function has no source of its own."""
+    try:
+        return not inspect.getsource(function)
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_says_what_it_is_given_and_raises(name: str) -> None:
+    value = PUBLIC[name]
+    assert value.__doc__ and "__new__" not in value.__doc__.split("(")[0], "no docstring"
+    assert not missing_parameters(value)
+    assert not missing_errors(value)
+
+
+def test_the_checks_see_what_is_missing() -> None:
+    def quiet(x: int, y: int) -> None:
+        """Something of `x`."""
+        raise ValueError("never said")
+
+    assert missing_parameters(quiet) == ["y"] and missing_errors(quiet) == {"quiet": ["ValueError"]}
+
+    def plain(x: int) -> None:
+        """Something.
+
+        Parameters
+        ----------
+        x
+            A number.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError("said")
+
+    assert not missing_parameters(plain) and not missing_errors(plain)
