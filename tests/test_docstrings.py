@@ -66,7 +66,7 @@ def raised(function: Any) -> set[str]:
 
 
 def missing_errors(value: Any) -> dict[str, list[str]]:
-    """Exceptions that are raised and not announced: by a function or constructor under Raises, by a method anywhere in its text."""
+    """Exceptions raised and not announced: by a function or constructor under Raises, by a method anywhere in its text."""
     announced = {n.strip() for r in sections(value.__doc__, "raises") for n in str(r.annotation).split(",")}
     own = vars(value) if inspect.isclass(value) else {value.__name__: value}
     found = {}
