@@ -51,7 +51,7 @@ def density(
         extent = 6.0 if moments is None else 2.2 * float(moments.covariance.max()) ** 0.5
     side = torch.linspace(-extent, extent, points, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
-    values = torch.cat([law.log_prob(block).double().cpu() for block in grid.split(5000)]).exp()
+    values = torch.cat([law.log_prob(block).detach().double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points
     ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap="magma")

@@ -51,6 +51,16 @@ def test_density_is_the_density_and_covers_the_law():
     assert values.sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(1.0, abs=0.02)
 
 
+def test_density_needs_no_gradient():
+    class Learned:
+        weight = torch.ones((), requires_grad=True)
+
+        def log_prob(self, x):
+            return -self.weight * x.square().sum(1)
+
+    assert plots.density(Learned(), points=5).images
+
+
 def test_density_of_a_model_is_that_of_its_law(device, dtype):
     # A fresh EDM model of standard normal data is exact, so the picture is that of N(0, 1).
     torch.manual_seed(0)

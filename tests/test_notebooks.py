@@ -1,0 +1,39 @@
+"""Notebooks run: here with little training and few images, in full when their output is made anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+mpl.use("Agg")
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+LITTLE = {"steps": 10, "n": 60, "images": 30, "full": 5, "points": 5}
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_a_notebook_runs(notebook: Path) -> None:
+    names: dict[str, Any] = {}
+    for cell in cells(notebook):
+        exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            names |= {name: value for name, value in LITTLE.items() if name in names}
+        plt.close("all")
+    assert names["sdegen"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_committed_with_what_its_cells_gave(notebook: Path) -> None:
+    printed = [text for cell in cells(notebook) for out in cell["outputs"] for text in out.get("text", [])]
+    pictures = [out for cell in cells(notebook) for out in cell["outputs"] if "image/png" in out.get("data", {})]
+    assert printed and pictures and all(cell["execution_count"] for cell in cells(notebook))
+    assert not any(out["output_type"] == "error" for cell in cells(notebook) for out in cell["outputs"])
