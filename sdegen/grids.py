@@ -20,6 +20,11 @@ class Grid(ABC):
     ----------
     start, end
         First and last time; the process's ``T`` and ``t_min`` by default. ``end=0.0`` asks for the very end.
+
+    Raises
+    ------
+    ValueError
+        At a call, if fewer than one time is asked for, or not ``0 <= end < start <= T``.
     """
 
     def __init__(self, start: float | None = None, end: float | None = None) -> None:
@@ -59,7 +64,13 @@ _ONE = torch.ones(1, dtype=torch.float64)
 
 
 class Uniform(Grid):
-    """Equal steps in `t`."""
+    """Equal steps in `t`.
+
+    Parameters
+    ----------
+    start, end
+        As for every `Grid`.
+    """
 
     def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
         """``end + u (start − end)``."""
@@ -67,7 +78,13 @@ class Uniform(Grid):
 
 
 class Quadratic(Grid):
-    """Equal steps in ``√t``: finer towards the data (J. Song et al., 2020, arXiv:2010.02502)."""
+    """Equal steps in ``√t``: finer towards the data (J. Song et al., 2020, arXiv:2010.02502).
+
+    Parameters
+    ----------
+    start, end
+        As for every `Grid`.
+    """
 
     def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
         """``(√end + u (√start − √end))²``."""
@@ -75,7 +92,18 @@ class Quadratic(Grid):
 
 
 class LogSNR(Grid):
-    """Equal steps in ``log(alpha / sigma)``; an infinite end is cut at a ratio of 1e±`digits`."""
+    """Equal steps in ``log(alpha / sigma)``; an infinite end is cut at a ratio of 1e±`digits`.
+
+    The spacing of C. Lu et al., *DPM-Solver: a fast ODE solver for diffusion probabilistic model sampling in around 10
+    steps*, 2022, arXiv:2206.00927.
+
+    Parameters
+    ----------
+    start, end
+        As for every `Grid`.
+    digits
+        Ratios are spread within ``10^±digits``; an end beyond takes the place of the outermost.
+    """
 
     def __init__(self, start: float | None = None, end: float | None = None, digits: float = 4.0) -> None:
         super().__init__(start, end)
@@ -92,7 +120,20 @@ class LogSNR(Grid):
 
 
 class Karras(Grid):
-    """Equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs ``alpha(start) > 0``."""
+    """Equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs ``alpha(start) > 0``.
+
+    Parameters
+    ----------
+    start, end
+        As for every `Grid`.
+    rho
+        The larger, the finer towards the data; 7 is the paper's, 1 makes the steps equal in ``sigma / alpha``.
+
+    Raises
+    ------
+    ValueError
+        If `rho` is not positive; at a call, if ``alpha(start) = 0``.
+    """
 
     def __init__(self, start: float | None = None, end: float | None = None, rho: float = 7.0) -> None:
         super().__init__(start, end)
@@ -124,6 +165,11 @@ class Angle(Grid):
         `c`, the length in the data at which the steps turn from even in ``sigma^power`` to ever larger: 1 by default.
     power
         Below 1, finer towards the data.
+
+    Raises
+    ------
+    ValueError
+        If `scale` or `power` is not positive.
     """
 
     def __init__(
@@ -146,10 +192,15 @@ class Angle(Grid):
 class Given(Grid):
     """Times that the user wrote down, largest first.
 
+    Parameters
+    ----------
+    times
+        Strictly decreasing, ``(n,)``; kept in float64.
+
     Raises
     ------
     ValueError
-        If they are not strictly decreasing.
+        If they are not strictly decreasing; at a call, if a sampler asks for another number or they leave ``[0, T]``.
     """
 
     def __init__(self, times: Tensor) -> None:

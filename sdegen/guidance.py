@@ -23,7 +23,13 @@ Schedule = Callable[[Tensor], Tensor]
 
 
 class Guided(nn.Module, ScoreModel):
-    """A model around another: its process, and the moments of its data."""
+    """A model around another: its process, and the moments of its data.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -138,7 +144,17 @@ class LinearScale:
 class Extrapolated(Guided):
     """A conditional model, and the same without its condition: ``given + (scale − 1) (given − null)`` of a reading.
 
-    Parameters and errors: see `ClassifierFree`.
+    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
+
+    Parameters
+    ----------
+    model, scale, null, interval
+        As for `ClassifierFree`.
+
+    Raises
+    ------
+    ValueError
+        If the interval is out of order, or the scale not finite.
     """
 
     def __init__(
@@ -243,6 +259,13 @@ class CleanState(Guided):
     is at ``t = 0`` of most processes, the state alone does not tell the noise, and it is left as the model gives it.
     What is changed are the data in the clean state, ``project(x_0)``; other channels of a matrix process stay.
     Subclass it with `estimate`, by way of `_restated`.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    others
+        Passed on to the constructor of another base, as `RescaledGuidance` has one in `Extrapolated`.
 
     Raises
     ------
@@ -413,7 +436,13 @@ class RescaledGuidance(CleanState, Extrapolated):
 
 
 def inverse(A: Any) -> Any:
-    """The inverse of an operator, and 0 in the rows where it has none."""
+    """The inverse of an operator, and 0 in the rows where it has none.
+
+    Parameters
+    ----------
+    A
+        An operator, of one time or of a row of times.
+    """
     singular = A.log_abs_det().isneginf()
     return (A * ~singular + A.one() * singular).inv() * ~singular
 

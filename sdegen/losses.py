@@ -89,6 +89,11 @@ class InputPerturbation(Denoising):
         Size of the extra noise, 0.1 in the paper; 0 is `Denoising`.
     weighting, times, antithetic
         As for `Denoising`.
+
+    Raises
+    ------
+    ValueError
+        If `gamma` is negative or not finite.
     """
 
     def __init__(
@@ -140,6 +145,11 @@ class Implicit:
         The law of `t`.
     divergence
         `exact_divergence`, or `hutchinson_divergence` for the sliced loss.
+
+    Raises
+    ------
+    ValueError
+        At a call, if the weight is a matrix, as it is on every matrix process.
     """
 
     def __init__(
@@ -181,6 +191,11 @@ class Hybrid:
         N, the number of steps of the discrete chain whose variances are learned.
     weight
         Of the variational term.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is below 2.
     """
 
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
@@ -211,6 +226,11 @@ class Variational:
     ----------
     steps
         N; as it grows the bound nears that of the process, at the rate 1/N.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is below 2.
     """
 
     def __init__(self, steps: int = 1000) -> None:

@@ -34,7 +34,10 @@ class Uniform(Weighting):
 
 
 class InverseVariance(Weighting):
-    """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss."""
+    """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+    """
 
     def __call__(self, sde: Any, t: Tensor) -> Operator:
         """``Rᵀ / √2``."""
@@ -58,6 +61,16 @@ class SNR(Weighting):
 
     An offset of 0 is the noise loss, 1 the velocity loss (T. Salimans and J. Ho, *Progressive distillation for fast
     sampling of diffusion models*, 2022, arXiv:2202.00512).
+
+    Parameters
+    ----------
+    offset
+        What an error of clean data weighs where no signal is left; the larger, the more high noise counts.
+
+    Raises
+    ------
+    ValueError
+        If `offset` is negative.
     """
 
     def __init__(self, offset: float = 1.0) -> None:
@@ -74,6 +87,11 @@ class EDMWeighting(SNR):
     """``(sigma² + std²) / (sigma std)²`` on the error of clean data: every level starts with a loss of one.
 
     T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNR` with offset ``1 / std²``.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the data.
     """
 
     def __init__(self, std: float = 1.0) -> None:
@@ -85,6 +103,16 @@ class MinSNR(Weighting):
     """``min(snr, gamma)`` on the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
 
     T. Hang et al., *Efficient diffusion training via min-SNR weighting strategy*, 2023, arXiv:2303.09556.
+
+    Parameters
+    ----------
+    gamma
+        The most that an error of clean data weighs; 5 is the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `gamma` is not positive.
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
@@ -121,7 +149,10 @@ def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
 
 
 class UniformTimes(TimeLaw):
-    """``t`` uniform on ``[t_min, T]``."""
+    """``t`` uniform on ``[t_min, T]``.
+
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
+    """
 
     def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Independent times."""
@@ -129,7 +160,11 @@ class UniformTimes(TimeLaw):
 
 
 class StratifiedTimes(TimeLaw):
-    """``t`` uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance."""
+    """``t`` uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance.
+
+    D. Kingma et al., *Variational diffusion models*, 2021, arXiv:2107.00630, draw one place for all intervals; here
+    each has its own.
+    """
 
     def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """One time an interval, in random order."""
@@ -137,7 +172,20 @@ class StratifiedTimes(TimeLaw):
 
 
 class DiscreteTimes(TimeLaw):
-    """``t`` uniform on ``k T / N``, ``k = 1..N``: the law of a discrete DDPM."""
+    """``t`` uniform on ``k T / N``, ``k = 1..N``: the law of a discrete DDPM.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+
+    Parameters
+    ----------
+    N
+        Number of steps of the chain; 1000 is the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `N` is below 1.
+    """
 
     def __init__(self, N: int = 1000) -> None:
         if N < 1:
@@ -154,6 +202,16 @@ class LogNormalTimes(TimeLaw):
     """``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022, arXiv:2206.00364).
 
     The law is part of the objective: the factors are one. Drawn by stratified quantiles.
+
+    Parameters
+    ----------
+    mean, std
+        Of ``log(sigma / alpha)``; the defaults are the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
@@ -187,7 +245,7 @@ class ImportanceTimes(TimeLaw):
     Raises
     ------
     ValueError
-        If `density` does not give a positive number for every time.
+        If `nodes` is below 2, or `density` does not give a positive number for every time.
     """
 
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
@@ -250,6 +308,18 @@ class AngleTimes(ImportanceTimes):
 
     What a score says beyond that of a Gaussian is said where signal and noise are alike, and there this law draws: of the
     bound `elbo` it leaves a fifth to a third of the variance of times uniform in ``log(sigma / alpha)``.
+
+    Parameters
+    ----------
+    density
+        As for `ImportanceTimes`: takes the place of the law uniform in the angle.
+    nodes
+        Number of intervals of the table, equally spaced in the angle; in ``log t`` for nonlinear processes.
+
+    Raises
+    ------
+    ValueError
+        As for `ImportanceTimes`.
     """
 
     def _edges(self, sde: Any, snr: Tensor) -> Tensor:
@@ -271,6 +341,11 @@ class SharedTimes(TimeLaw):
         The law; even in `t` by default.
     number
         How many different times a batch has.
+
+    Raises
+    ------
+    ValueError
+        If `number` is below 1.
     """
 
     def __init__(self, times: TimeLaw | None = None, number: int = 16) -> None:

@@ -74,6 +74,8 @@ class FeatureEstimate(Estimate):
 
     Attributes
     ----------
+    value, stderr
+        As for `Estimate`.
     metric
         Name of the metric.
     extractor, hash

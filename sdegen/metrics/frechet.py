@@ -367,7 +367,22 @@ def fid_infinity(
     unbiased FID and Inception Score and where to find them*, 2020, arXiv:1911.07023, does). The value may be
     negative where the laws agree.
 
-    Parameters, errors and warnings are those of `fid`.
+    Parameters
+    ----------
+    x, y, net, batch_size
+        As for `fid`.
+
+    Raises
+    ------
+    TypeError
+        As for `fid`.
+    ValueError
+        As for `fid`, and if a set has fewer than 4 samples.
+
+    Warns
+    -----
+    UserWarning
+        If half of a set has no more samples than features: its covariance is singular, and the distance mostly bias.
 
     Examples
     --------

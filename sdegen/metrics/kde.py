@@ -111,6 +111,13 @@ class KernelDensity:
     h
         Standard deviation of the kernels.
 
+    Raises
+    ------
+    TypeError
+        If samples or points are not floating point.
+    ValueError
+        If `h` is not positive, samples or points are empty or not finite, or points are of another dimension.
+
     Examples
     --------
     >>> law = KernelDensity(torch.zeros(1, 2), h=1.0)

@@ -36,6 +36,8 @@ def kl(
 ) -> Estimate:
     """``KL(p ‖ q) = E_p[log p(x) − log q(x)]`` in nats, by Monte Carlo, where both densities are known.
 
+    S. Kullback and R. Leibler, *On information and sufficiency*, 1951.
+
     Parameters
     ----------
     p
@@ -77,7 +79,8 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
 
     With ``u = log p − log q`` the plain estimate is the mean of ``u``. ``q/p − 1 = expm1(−u)`` has mean zero under `p`,
     so the mean of ``u + expm1(−u)``, whose terms are all at least zero, is unbiased too. Where `q` is near `p` its
-    error is a fraction of the divergence, while that of the plain mean is a fraction of the root of it.
+    error is a fraction of the divergence, while that of the plain mean is a fraction of the root of it. J. Schulman,
+    *Approximating KL divergence*, 2020, joschu.net/blog/kl-approx.html.
 
     That mean of zero may hang on draws that never come: mass of `q` where `p` hardly goes. Then ``q/p`` has a variance
     that is infinite (for Gaussians, from a `q` of twice the variance of `p` on) or never seen, and up to one nat would
@@ -136,6 +139,7 @@ def prior_gap(
     """``KL(law of x_T ‖ prior)`` in nats: what a process leaves undone at its last time, before any sampler starts.
 
     The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior(distribution.moments())``.
+    The term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes.
     For states of up to 4 dimensions the mean over each component is taken by a tensor Gauss–Hermite rule, whose order
     is raised until two orders agree to 1e-6 of the value or 1e-12 nats; the standard error is then 0. Beyond, and for
     so many components or modes so far apart that the rule does not settle, it is Monte Carlo as in `kl`.

@@ -25,7 +25,13 @@ PAIRS = 2**19  # distances held at once: a cache full, and memory that does not 
 
 
 class PrecisionRecall(NamedTuple):
-    """Share of generated points in the reach of real ones, and of real points in the reach of generated ones."""
+    """Share of generated points in the reach of real ones, and of real points in the reach of generated ones.
+
+    Attributes
+    ----------
+    precision, recall
+        Both in [0, 1], each with its standard error.
+    """
 
     precision: FeatureEstimate
     recall: FeatureEstimate
@@ -35,7 +41,15 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """How many real balls a generated point lies in, over the number expected; share of real balls with such a point."""
+    """How many real balls a generated point lies in, over the number expected; share of real balls with such a point.
+
+    Attributes
+    ----------
+    density
+        At least 0; 1 in expectation for equal laws, which other laws can exceed.
+    coverage
+        In [0, 1]; about ``1 − 2^−k`` in expectation for equal laws and counts.
+    """
 
     density: FeatureEstimate
     coverage: FeatureEstimate
@@ -101,7 +115,17 @@ def density_coverage(
     For equal laws without atoms the expectations are known: density 1, which it can exceed otherwise, and coverage
     ``1 − Π_{j=1..k} (m − j)/(n + m − j)``, near ``1 − 2^−k`` for ``n = m``.
 
-    Parameters and errors are those of `precision_recall`; ``k = 5`` is the paper's.
+    Parameters
+    ----------
+    x, y, net, splits, batch_size
+        As for `precision_recall`.
+    k
+        Which neighbour sets the radius of a ball; 5 is the paper's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `precision_recall`.
 
     Examples
     --------

@@ -28,6 +28,13 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     within
         Standard deviations.
 
+    Raises
+    ------
+    TypeError
+        If samples are not floating point.
+    ValueError
+        If `within` is not positive, or samples are empty, not finite or not of the law's dimension.
+
     Examples
     --------
     >>> from sdegen.data import gaussian_ring

@@ -40,6 +40,12 @@ class AdaptiveSDE(Sampler):
         Noise level: 1 the reverse-time SDE, 0 the probability flow.
     grid
         Its first and last time are used.
+
+    Raises
+    ------
+    ValueError
+        If `rtol` or `eta` is negative, or `atol` not positive; in a run, if a coefficient is infinite at the first time,
+        or no step meets the tolerance.
     """
 
     default_grid = Uniform

@@ -44,6 +44,11 @@ class Sampler(ABC):
         Number of moves, the last of which goes to clean data under ``final="denoise"``.
     grid
         Where it stops; by default equal steps in ``sigma / (alpha + sigma)``.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is not a positive whole number.
     """
 
     default_grid: type[Grid] = Angle

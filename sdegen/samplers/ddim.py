@@ -27,17 +27,64 @@ Variance = Callable[[Any, Tensor, AncestralStep, Tensor], Tensor]
 
 
 def posterior_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point."""
+    """A step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+
+    Parameters
+    ----------
+    model
+        A score model, its conditions fixed.
+    x
+        ``x_t``, ``(B, *)``.
+    c
+        This step's entry of ``Ancestral.plan``.
+    z
+        Standard normal noise, of the shape of `x`.
+
+    Returns
+    -------
+    Tensor
+        ``x_s``, ``(B, *)``.
+    """
     return c.small.onto(model.answer(x, c.mean), z)
 
 
 def transition_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the forward transition's variance, DDPM's ``beta``: right for standard normal data."""
+    """A step with the forward transition's variance, DDPM's ``beta``: right for standard normal data.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+
+    Parameters
+    ----------
+    model, x, c, z
+        As for `posterior_variance`.
+
+    Returns
+    -------
+    Tensor
+        ``x_s``, ``(B, *)``.
+    """
     return c.large.onto(model.answer(x, c.mean), z)
 
 
 def learned_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the variance that the model has learned (`LearnedVariance`), between the other two."""
+    """A step with the variance that the model has learned (`LearnedVariance`), between the other two.
+
+    A. Nichol, P. Dhariwal, *Improved denoising diffusion probabilistic models*, 2021, arXiv:2102.09672.
+
+    Parameters
+    ----------
+    model
+        A `LearnedVariance`, its conditions fixed, or a model of `guidance` around one.
+    x, c, z
+        As for `posterior_variance`.
+
+    Returns
+    -------
+    Tensor
+        ``x_s``, ``(B, *)``.
+    """
     return model.reverse_step(x, c.mean, c.s, c.t, z)
 
 
@@ -52,6 +99,11 @@ class Ancestral(Sampler):
         As for every `Sampler`.
     variance
         `posterior_variance`, `transition_variance` or `learned_variance`.
+
+    Raises
+    ------
+    TypeError
+        In a run, if the process is not linear, or the variance is to be the learned one and the model has none.
     """
 
     def __init__(self, steps: int = 500, grid: Grid | None = None, variance: Variance = posterior_variance) -> None:
@@ -91,6 +143,13 @@ class DDIM(Sampler):
         As for every `Sampler`.
     eta
         Noise level in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `eta` lies outside [0, 1].
+    TypeError
+        In a run, if the process is not linear.
     """
 
     class Coefficients(NamedTuple):

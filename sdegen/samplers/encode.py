@@ -51,6 +51,8 @@ def encode(
 ) -> Tensor | Encoded:
     """The states at T that the probability flow carries data to.
 
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
+
     A process whose state is larger than the data takes the rest of the state from its law at 0, drawn with `seed`, so that
     encoded data have the law of the prior; a fixed seed makes it a function of the data and their place in the batch.
 
@@ -111,6 +113,8 @@ def decode(
     **cond: Any,
 ) -> Tensor:
     """The data that the probability flow carries states at T to; the inverse of `encode`.
+
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
     Parameters
     ----------

@@ -23,6 +23,11 @@ class EulerMaruyama(Sampler):
         As for every `Sampler`; equal steps in `t` by default.
     eta
         Noise level: 1 the reverse-time SDE, 0 Euler's method on the probability flow.
+
+    Raises
+    ------
+    ValueError
+        In a run, if `eta` is negative, or a coefficient is infinite at the start of a step.
     """
 
     default_grid = Uniform

@@ -28,17 +28,40 @@ Clock = Callable[[Tensor], Tensor]
 
 
 def angle(phi: Tensor) -> Tensor:
-    """``phi = atan(sigma / alpha)`` itself: finite at both ends."""
+    """``phi = atan(sigma / alpha)`` itself: finite at both ends.
+
+    The angle of T. Salimans and J. Ho, *Progressive distillation for fast sampling of diffusion models*, 2022,
+    arXiv:2202.00512.
+
+    Parameters
+    ----------
+    phi
+        The angles, in ``[0, π/2]``, of any shape; ``atan(1 / √snr)`` on matrix processes.
+    """
     return phi
 
 
 def log_ratio(phi: Tensor) -> Tensor:
-    """``log(sigma / alpha)``, minus half the log-SNR: the clock of the DPM-Solver papers; infinite at both ends."""
+    """``log(sigma / alpha)``, minus half the log-SNR: the clock of the DPM-Solver papers; infinite at both ends.
+
+    C. Lu et al., 2022, arXiv:2206.00927 and arXiv:2211.01095.
+
+    Parameters
+    ----------
+    phi
+        As for `angle`.
+    """
     return phi.tan().log()
 
 
 def share(phi: Tensor) -> Tensor:
-    """``sigma / (alpha + sigma)``: finite at both ends."""
+    """``sigma / (alpha + sigma)``: finite at both ends.
+
+    Parameters
+    ----------
+    phi
+        As for `angle`.
+    """
     return phi.sin() / (phi.sin() + phi.cos())
 
 
@@ -298,6 +321,14 @@ class Multistep(Sampler):
         The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
     corrector
         Correct every state with the evaluation made there: one order more for the same evaluations.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or
+        the reference is `Matched` and the model does not know its data's moments.
+    TypeError
+        In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
     """
 
     def __init__(
@@ -382,6 +413,13 @@ class Singlestep(Sampler):
     order
         2 or 3.
     reference, clock
+        As for `Multistep`.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 2 or 3; in a run as for `Multistep`.
+    TypeError
         As for `Multistep`.
     """
 

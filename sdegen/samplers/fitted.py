@@ -41,6 +41,11 @@ class Fitted(Multistep):
         Of the method.
     denoise
         Whether it was fitted for ``final="denoise"``.
+
+    Raises
+    ------
+    ValueError
+        In a run with another ``final`` than it was fitted for.
     """
 
     def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:

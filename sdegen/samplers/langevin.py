@@ -35,6 +35,11 @@ class Langevin(Sampler):
         Step size relative to the variance of the noise at `t`.
     t
         The time whose law is sampled; ``t_min`` by default.
+
+    Raises
+    ------
+    ValueError
+        If `h` is not positive.
     """
 
     def __init__(self, steps: int = 1000, h: float = 0.1, t: float | None = None) -> None:
@@ -73,6 +78,11 @@ class AnnealedLangevin(Langevin):
         Langevin steps a level.
     grid
         The levels; equal steps in the log-SNR by default.
+
+    Raises
+    ------
+    ValueError
+        If `h` is not positive, or `repeats` below 1.
     """
 
     def __init__(self, steps: int = 50, h: float = 0.3, repeats: int = 10, grid: Grid | None = None) -> None:

@@ -40,6 +40,11 @@ class SampleNoise:
     first
         Place in the run of the chunk's first sample.
 
+    Raises
+    ------
+    ValueError
+        If `seed` is not a whole number, or `first` not one of at least 0.
+
     Examples
     --------
     >>> many, one = SampleNoise(seed=3)(torch.empty(100, 2)), SampleNoise(seed=3, first=40)(torch.empty(1, 2))
@@ -91,7 +96,8 @@ class BrownianNoise:
     The call of step `i` returns ``(W(t_i) − W(t_{i+1})) / √(t_i − t_{i+1})``: standard normal, and independent from step to
     step, like any noise. Steps of a coarsest grid draw their increments; a halved step splits its own by a Brownian bridge,
     one normal number for each number of noise altogether. So a solution can be compared with a finer one of the same
-    path. To be given to a sampler that asks for noise once a step.
+    path. To be given to a sampler that asks for noise once a step. The bridge is the construction of P. Lévy,
+    *Processus stochastiques et mouvement brownien*, 1948.
 
     Parameters
     ----------

@@ -85,6 +85,11 @@ class Heun(Sampler):
 
     T. Karras et al., 2022, arXiv:2206.00364, use it in the noise level; here the clock is the angle
     ``atan2(sigma, alpha)`` for scalar processes, `t` for others.
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
     """
 
     def __init__(self, steps: int = 18, grid: Grid | None = None) -> None:
@@ -111,6 +116,8 @@ class FlowStep(NamedTuple):
 
 class ProbabilityFlow(Sampler):
     """The probability flow by torchdiffeq, fixed or adaptive.
+
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
     Parameters
     ----------

@@ -71,7 +71,11 @@ _ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.f
 
 
 class PointMass(Reference):
-    """All data in one point: the integrator interpolates ``E[x_0 | x]`` (data prediction)."""
+    """All data in one point: the integrator interpolates ``E[x_0 | x]`` (data prediction).
+
+    C. Lu et al., *DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models*, 2022,
+    arXiv:2211.01095.
+    """
 
     def directions(self, model: Any) -> Directions:
         """No signal variance."""
@@ -87,7 +91,10 @@ class PointMass(Reference):
 
 
 class Unbounded(Reference):
-    """Data spread without bound: the integrator interpolates ``E[z | x]`` (noise prediction); needs ``alpha(T) > 0``."""
+    """Data spread without bound: the integrator interpolates ``E[z | x]`` (noise prediction); needs ``alpha(T) > 0``.
+
+    Q. Zhang, Y. Chen, *Fast sampling of diffusion models with exponential integrator* (DEIS), 2022, arXiv:2204.13902.
+    """
 
     def directions(self, model: Any) -> Directions:
         """No noise variance."""
@@ -109,6 +116,11 @@ class Normal(Reference):
     ----------
     variance
         Of every coordinate.
+
+    Raises
+    ------
+    ValueError
+        If `variance` is not positive.
     """
 
     def __init__(self, variance: float = 1.0) -> None:
@@ -127,6 +139,13 @@ class Matched(Normal):
     Gaussian data then cost one evaluation; on others the high-noise half of the run, where every law looks Gaussian, is
     almost free. That scores are close to those of the matched Gaussian at high noise: B. Wang and J. Vastola, *The hidden
     linear structure in score-based models and its application*, 2023, arXiv:2311.10892.
+
+    Raises
+    ------
+    ValueError
+        In a run, if the model does not know its data's moments.
+    TypeError
+        In a run, if the process is a matrix process.
     """
 
     def __init__(self) -> None:

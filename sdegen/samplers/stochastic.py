@@ -49,6 +49,14 @@ class ExponentialSDE(Sampler):
         Noise level of the reversed SDE: 1 its own, 0 the probability flow; on matrix processes one of these two.
     clock
         The variable of the interpolating line: `angle`, `share`, `log_ratio`, or a function of the angle.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 1 or 2, or `eta` negative; in a run, if `eta` is not 0 or 1 on a matrix process, or the clock
+        of a step of order 2 is infinite.
+    TypeError
+        In a run, if the process is not linear.
     """
 
     class Coefficients(NamedTuple):
@@ -171,6 +179,16 @@ class ReverseDiffusion(Sampler):
     The predictor of Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021,
     arXiv:2011.13456 (appendix E), with the forward process's own transition as its discretisation: no coefficient is
     evaluated at a time, so it needs none to be finite. Weak order 1; steps over which ``Phi`` is far from 1 are crude.
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
+
+    Raises
+    ------
+    TypeError
+        In a run, if the process is not linear.
     """
 
     class Coefficients(NamedTuple):
@@ -214,6 +232,14 @@ class Churn(Sampler):
         The levels of ``sigma / alpha`` between which noise is added.
     S_noise
         Factor on the noise; values above 1 make up for detail that a network loses, and bias an exact model.
+
+    Raises
+    ------
+    ValueError
+        If `S_churn` or `S_noise` is negative, or not ``0 <= S_min <= S_max``; in a run, if ``alpha = 0`` at the start
+        of a step.
+    TypeError
+        In a run, if the process is not a scalar one.
     """
 
     default_grid = Karras
@@ -283,7 +309,10 @@ class Churn(Sampler):
 
 
 class Interval(NamedTuple):
-    """Up from the level `low` of ``sigma / alpha`` (``1 / √snr``) to `high`, and back in `steps`, `repeats` times."""
+    """Up from the level `low` of ``sigma / alpha`` (``1 / √snr``) to `high`, and back in `steps`, `repeats` times.
+
+    Y. Xu et al., *Restart sampling for improving generative processes*, 2023, arXiv:2306.14878.
+    """
 
     low: float
     high: float
@@ -303,6 +332,14 @@ class Restart(Sampler):
         Any sampler; its steps and grid make the run from T, to which the lower ends of the intervals are added.
     intervals
         `Interval`s, each gone through when the run reaches its lower end; levels of returns are those of `Karras`.
+
+    Raises
+    ------
+    ValueError
+        If an interval is not ``0 < low < high`` with at least one repeat and step; in a run, if a level lies outside
+        those of the sampler's times.
+    TypeError
+        In a run, if the process is not linear.
     """
 
     class Coefficients(NamedTuple):

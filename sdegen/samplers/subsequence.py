@@ -24,6 +24,11 @@ from .run import evaluating
 def trained_times(sde: Any) -> Tensor:
     """The times ``k T / N``, ``k = N..1``, of a process with N steps such as `DDPM`; noise first, float64 ``(N,)``.
 
+    Parameters
+    ----------
+    sde
+        A process with the attribute ``N``.
+
     Raises
     ------
     TypeError
@@ -50,6 +55,13 @@ def subsequence(sde: Any, steps: int, grid: Grid, times: Tensor | None = None) -
         The ideal spread; from the first trained time to the last, if its own ends are left open.
     times
         The trained times, largest first; `trained_times` by default.
+
+    Raises
+    ------
+    TypeError
+        If `times` is left out and the process has no steps of its own.
+    ValueError
+        If `times` do not decrease, or `steps` is not a whole number from 2 to their number.
     """
     fine = _chosen_from(sde, times)
     _check_steps(steps, fine)
@@ -65,7 +77,20 @@ def subsequence(sde: Any, steps: int, grid: Grid, times: Tensor | None = None) -
 
 
 def uniform_subsequence(sde: Any, steps: int, times: Tensor | None = None) -> Given:
-    """`steps` trained times in equal steps of `t`; parameters as for `subsequence`."""
+    """`steps` trained times in equal steps of `t`; parameters as for `subsequence`.
+
+    J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
+
+    Parameters
+    ----------
+    sde, steps, times
+        As for `subsequence`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `subsequence`.
+    """
     return subsequence(sde, steps, Uniform(), times)
 
 
@@ -73,6 +98,16 @@ def quadratic_subsequence(sde: Any, steps: int, times: Tensor | None = None) -> 
     """`steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
+
+    Parameters
+    ----------
+    sde, steps, times
+        As for `subsequence`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `subsequence`.
     """
     return subsequence(sde, steps, Quadratic(), times)
 
@@ -87,6 +122,13 @@ class StepCosts:
     bound on ``−log p(x_0)`` adds two terms that no choice of steps changes. D. Watson, J. Ho, M. Norouzi, W. Chan, *Learning
     to efficiently sample from diffusion probabilistic models*, 2021, arXiv:2106.03802. The variance is the posterior's;
     those of other variances cost more or less than this.
+
+    Parameters
+    ----------
+    sde
+        A linear process, whose marginals hold the information.
+    times, errors
+        Kept as they are, see below; `estimate` measures the errors of a model.
 
     Attributes
     ----------
@@ -138,6 +180,13 @@ class StepCosts:
             How many data, and how many of them at once.
         seed
             Of data and noise; a fresh one by default.
+
+        Raises
+        ------
+        TypeError
+            If the process is not linear, or `times` is left out and it has no steps of its own.
+        ValueError
+            If `n` is below 2 or `batch_size` below 1, or `times` do not decrease or reach where there is no noise.
         """
         if not model.sde.is_linear:
             raise TypeError(
@@ -185,7 +234,13 @@ class StepCosts:
         return Estimate.of(0.5 * torch.einsum("iab,niba->n", self.J[k[1:]] - self.J[k[:-1]], self.errors[:, k[:-1]]))
 
     def best(self, steps: int) -> Given:
-        """The `steps` stops that cost least, both ends among them."""
+        """The `steps` stops that cost least, both ends among them.
+
+        Raises
+        ------
+        ValueError
+            If `steps` is not a whole number from 2 to the number of times.
+        """
         _check_steps(steps, self.times)
         return Given(self.times[cheapest(self.matrix(), steps)])
 
@@ -213,6 +268,11 @@ def optimal_subsequence(
         As for `StepCosts.estimate`.
     steps
         K, the number of stops: the steps of a sampler whose last move is the denoiser's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `StepCosts.estimate` and `subsequence`.
 
     Examples
     --------
