@@ -214,7 +214,8 @@ class Given(Grid):
         """The times themselves; `n` must be their number."""
         if n != len(self.times):
             raise ValueError(f"the sampler asks for {n} times, the grid has {len(self.times)}; set steps to match.")
-        self.ends(sde)
+        if not 0 <= self.times[-1] <= self.times[0] <= sde.T * (1 + 1e-12):
+            raise ValueError(f"times run from {self.start} to {self.end}; the process has times from T = {sde.T} to 0.")
         return self.times
 
     def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:

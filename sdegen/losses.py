@@ -195,7 +195,7 @@ class Hybrid:
     Raises
     ------
     ValueError
-        If `steps` is below 2.
+        If `steps` is no whole number, or below 2.
     """
 
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
@@ -234,8 +234,8 @@ class Variational:
     """
 
     def __init__(self, steps: int = 1000) -> None:
-        if steps < 2:
-            raise ValueError(f"steps = {steps}; a chain has at least two states.")
+        if steps < 2 or steps != int(steps):
+            raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")
         self.steps = steps
 
     def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:

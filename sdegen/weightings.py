@@ -92,9 +92,16 @@ class EDMWeighting(SNR):
     ----------
     std
         Standard deviation of the data.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
     """
 
     def __init__(self, std: float = 1.0) -> None:
+        if not std > 0:
+            raise ValueError(f"std = {std}; give the standard deviation of the data, a positive number.")
         super().__init__(1 / std**2)
         self.std = std
 
@@ -184,12 +191,12 @@ class DiscreteTimes(TimeLaw):
     Raises
     ------
     ValueError
-        If `N` is below 1.
+        If `N` is no whole number, or below 1.
     """
 
     def __init__(self, N: int = 1000) -> None:
-        if N < 1:
-            raise ValueError(f"N = {N}; at least one step is needed.")
+        if N < 1 or N != int(N):
+            raise ValueError(f"N = {N}; give a whole number of steps, at least one.")
         self.N = N
 
     def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

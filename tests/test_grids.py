@@ -104,7 +104,7 @@ def test_given_times_are_returned_untouched():
     assert torch.equal(grid(VP(), 3), times)
     with pytest.raises(ValueError, match=r"asks for 4 times, the grid has 3; set steps"):
         grid(VP(), 4)
-    with pytest.raises(ValueError, match=r"0 <= end < start <= T = 0.5"):
+    with pytest.raises(ValueError, match=r"times run from 0\.9 to 0\.0; the process has times from T = 0\.5"):
         grid(OU(T=0.5), 3)
 
 
@@ -127,3 +127,14 @@ def test_a_sampler_stops_where_its_grid_says():
     sampler = sdegen.samplers.DDIM(4, grid=grids.Given(times))  # four moves: three between times, one to clean data
     sdegen.sample(Watched(VP(), ring), 3, sampler=sampler, seed=0)
     assert visited == times.tolist()
+
+
+def test_one_given_time_is_a_grid_of_one():
+    grid = grids.Given(torch.tensor([0.5]))
+    assert grid(sdegen.VP(), 1).tolist() == [0.5]
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    x = torch.ones(3, 2, dtype=torch.float64)
+    found = sdegen.sample(model, x_T=x, sampler=sdegen.samplers.DDIM(1, grid=grid))
+    torch.testing.assert_close(found, model.denoise(x, 0.5))
+    with pytest.raises(ValueError, match=r"times run from 1\.5 to 1\.5"):
+        grids.Given(torch.tensor([1.5]))(sdegen.VP(), 1)

@@ -172,6 +172,8 @@ def test_bad_arguments_get_a_sentence() -> None:
         LearnedSchedule(first=-1.0, last=2.0)
     with pytest.raises(ValueError, match="rate = 0"):
         LearnedSDE(rate=0)
-    with pytest.raises(ValueError, match="at least two states"):
+    with pytest.raises(ValueError, match="whole number of states, at least two"):
         losses.Variational(1)
+    with pytest.raises(ValueError, match=r"steps = 2\.5; a chain has a whole number of states"):
+        losses.Variational(2.5)
     assert isinstance(LearnedSchedule(), nn.Module)

@@ -275,3 +275,17 @@ def test_importance_times_of_a_nonlinear_process_change_no_mean(generator):
 def test_a_density_of_times_that_is_none_is_refused(density, says):
     with pytest.raises(ValueError, match=says):
         ImportanceTimes(density).sample(VE(), 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: EDMWeighting(0.0), "std = 0"),
+        (lambda: DiscreteTimes(2.5), "whole number"),
+        (lambda: DiscreteTimes(0), "N = 0"),
+    ],
+    ids=["std", "fraction", "none"],
+)
+def test_a_number_that_makes_no_weighting_is_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
