@@ -55,6 +55,8 @@ def bits_per_dim(
     ------
     TypeError
         If images are not bytes.
+    ValueError
+        If there are no draws, the model's dtype is too coarse for the bytes, or as for `log_prob`.
 
     Examples
     --------

@@ -44,11 +44,20 @@ _PLAIN = (int, float, str, bool, type(None))
 def save(model: nn.Module | Fitted, path: str | Path) -> None:
     """Write a model, guided or not, or a fitted solver, to one file, atomically.
 
+    Parameters
+    ----------
+    model
+        What to write: its class, its constructor's arguments, its weights and the moments of its data.
+    path
+        The file, in a folder that is there; one of the same name is replaced.
+
     Raises
     ------
     TypeError
         If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
         written without code, as functions are.
+    OSError
+        If the file cannot be written. One that was there before is whole.
     """
     weights = model.state_dict() if isinstance(model, nn.Module) else {}
     tensors: dict[str, Tensor] = {f"weight:{k}": v for k, v in weights.items()}

@@ -19,7 +19,15 @@ from .operators import rows
 
 
 class Moments(NamedTuple):
-    """Mean, of the shape of a datum, and covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the flattened datum."""
+    """Mean, of the shape of a datum, and covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the flattened datum.
+
+    Attributes
+    ----------
+    mean
+        ``(*event_shape)``, with `d` coordinates.
+    covariance
+        ``(d, d)``, or the variances of the coordinates, ``(d,)``.
+    """
 
     mean: Tensor
     covariance: Tensor
@@ -209,6 +217,13 @@ class Empirical(Distribution):
         ``(N, *event_shape)``, floating point.
     block
         Largest number of (query, datum) pairs held at once.
+
+    Raises
+    ------
+    TypeError
+        If `data` is not floating point.
+    ValueError
+        If `data` is empty or not finite.
     """
 
     def __init__(self, data: Tensor, block: int = 2**24) -> None:
@@ -224,7 +239,22 @@ class Empirical(Distribution):
         return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
 
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``."""
+        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``.
+
+        Parameters
+        ----------
+        y
+            ``(B, *event_shape)``.
+        c, s
+            ``()`` or ``(B,)``.
+
+        Raises
+        ------
+        TypeError
+            If `y` is not floating point.
+        ValueError
+            If an `s` is not positive, where there is no density, or shapes are others.
+        """
         _check_event(y, self.event_shape)
         if (s <= 0).any():
             raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
@@ -279,7 +309,13 @@ def _check_event(x: Tensor, event_shape: torch.Size) -> None:
 
 
 def moments_of(data: Tensor) -> Moments:
-    """Mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond."""
+    """Mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond.
+
+    Parameters
+    ----------
+    data
+        The samples. The covariance is a mean, divided by N; both moments are float64, on the CPU.
+    """
     flat = data.detach().reshape(len(data), -1).cpu().double()
     mean = flat.mean(0)
     centred = flat - mean

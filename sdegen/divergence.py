@@ -14,13 +14,31 @@ Field = Callable[[Tensor], Tensor]
 
 
 def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative."""
+    """``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative.
+
+    Parameters
+    ----------
+    field
+        ``f``, a function of states that has forward-mode derivatives.
+    x
+        Where, ``(B, *)``.
+    direction
+        Of the shape of `x`.
+    """
     value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
     return value, slope
 
 
 def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time."""
+    """``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time.
+
+    Parameters
+    ----------
+    field, x
+        As for `value_and_slope`.
+    directions
+        The `v`, ``(m, B, *)``.
+    """
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         return value_and_slope(field, x, direction)
@@ -55,6 +73,15 @@ def hutchinson_divergence(
     """``field(x)`` and the unbiased estimate ``vᵀ (∂f/∂x) v`` of its divergence, ``(B,)``, for one Rademacher probe `v`.
 
     M. Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
+
+    Parameters
+    ----------
+    field, x
+        As for `exact_divergence`.
+    generator
+        Randomness of the probe.
+    probe
+        The probe, signs of the shape of `x`; drawn by default.
     """
     v = rademacher_like(x, generator) if probe is None else probe
     value, slope = value_and_slope(field, x, v)
@@ -62,7 +89,17 @@ def hutchinson_divergence(
 
 
 def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``."""
+    """``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``.
+
+    M. Hutchinson, 1989: see `hutchinson_divergence`.
+
+    Parameters
+    ----------
+    field, x
+        As for `exact_divergence`.
+    probes
+        ``(m, B, *)``, signs; one derivative each.
+    """
     value, slopes = value_and_slopes(field, x, probes)
     return value, _dots(probes, slopes)
 
@@ -93,7 +130,15 @@ def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> t
 
 
 def subspace(images: Tensor) -> Tensor:
-    """Orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a sketch."""
+    """Orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a sketch.
+
+    R. Meyer, C. Musco, C. Musco and D. Woodruff, 2021, arXiv:2010.09649.
+
+    Parameters
+    ----------
+    images
+        The vectors, ``(k, B, *)``, of `d` numbers each.
+    """
     return torch.linalg.qr(images.flatten(2).permute(1, 2, 0))[0]
 
 

@@ -94,6 +94,8 @@ def elbo(
         The law at T, with ``log_prob``; the model's prior by default.
     generator
         Randomness of times and noise.
+    cond
+        Conditions for the network: tensors with a row for each datum, or one value for all.
 
     Raises
     ------
@@ -161,7 +163,7 @@ def discrete_elbo(
         noise; one network evaluation each.
     draws
         Chains for each datum.
-    prior, generator
+    prior, generator, cond
         As for `elbo`.
 
     Raises

@@ -193,6 +193,18 @@ class Transition:
         per coordinate, ``y = eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = c x_0 + s zeta`` with ``c² + s² = 1``: whatever
         the process, denoising is the same problem in `y`. For numbers ``y = x / r``, and `c`, `s` are the cosine and
         sine of the angle. Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
+
+        Parameters
+        ----------
+        x
+            States, ``(B, *)``; ``(B, k, *)`` for more than one channel.
+        e
+            The lift of a unit datum, ``(k,)``, float64.
+
+        Raises
+        ------
+        ValueError
+            If the states have not `k` channels, or laws are neither one nor as many as the states.
         """
         if len(e) > 1 and (x.ndim < 2 or x.shape[1] != len(e)):
             raise ValueError(

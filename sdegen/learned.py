@@ -44,6 +44,11 @@ class LearnedSchedule(Learned, ScheduleSDE):
     degree
         Of the polynomial.
 
+    Raises
+    ------
+    ValueError
+        If `first` is not greater than `last`, or `degree` is less than 1.
+
     Examples
     --------
     >>> sde = LearnedSchedule()
@@ -96,6 +101,11 @@ class LearnedSDE(Learned):
         Smoothing of the data at 0.
     degree
         Of both polynomials.
+
+    Raises
+    ------
+    ValueError
+        If `rate` or `sigma_0` is not positive, or `degree` is less than 1.
     """
 
     t_min = 1e-3  # at 0 itself the logarithm of the noise's integral has no derivative

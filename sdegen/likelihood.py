@@ -99,6 +99,8 @@ def log_prob(
         Randomness of probes and draws.
     return_error
         Return a `LogProb` with standard errors instead of the values alone.
+    cond
+        Conditions for the network: tensors with a row for each datum, or one value for all.
 
     Raises
     ------
@@ -160,6 +162,8 @@ def sample_with_log_prob(
         Of starting states and probes; a fresh one by default.
     divergence, probes, prior, tolerance, method
         As for `log_prob`; a `prior` has ``sample(n, generator)`` too.
+    cond
+        Conditions for the network: tensors with `n` rows, or one value for all.
 
     Returns
     -------
@@ -358,6 +362,8 @@ class Density:
         Any score model.
     sampler
         How to sample it; the default sampler otherwise.
+    cond
+        Conditions for the network, in samples and densities: one value for all, or tensors with as many rows as these.
     """
 
     def __init__(self, model: ScoreModel, sampler: Any = None, **cond: Any) -> None:

@@ -138,7 +138,25 @@ class LinearSDE(SDE):
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Perturbed:
-        """Noised states at `t`, with the kernel and the noise they were made with."""
+        """Noised states at `t`, with the kernel and the noise they were made with.
+
+        Parameters
+        ----------
+        x_0
+            Data, ``(B, *)``.
+        t
+            Times, ``()`` or ``(B,)``.
+        z
+            Standard normal noise of the shape of the lifted states; drawn by default.
+        generator
+            Randomness of that draw.
+
+        Raises
+        ------
+        ValueError
+            If `z` has another shape than the states, or `t` lies outside of ``[0, T]``, or is neither one time nor
+            one for each.
+        """
         u_0 = self.lift(x_0)
         z = noise_like(u_0, generator) if z is None else z
         if z.shape != u_0.shape:

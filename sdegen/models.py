@@ -252,6 +252,11 @@ class Exact(ScoreModel):
     distribution
         The law of the data: `GaussianMixture`, `Empirical`, or any `Distribution`.
 
+    Raises
+    ------
+    TypeError
+        If the SDE is not linear.
+
     Examples
     --------
     >>> import sdegen
@@ -476,6 +481,13 @@ class LearnedVariance(Model):
         Returns twice the channels it is given, along dimension 1.
     sde, parametrization, end
         As for `Model`; scalar processes only.
+
+    Raises
+    ------
+    TypeError
+        If the SDE is not linear, or moves matrices.
+    ValueError
+        As for `Model`.
     """
 
     def __init__(
@@ -548,6 +560,13 @@ class DirectModel(Trainable, ScoreModel):
     base
         A law whose ``score(x)`` the network's answer is added to; none by default. With that of the law at T, of a prior that
         has a score, the network says only how the state differs from noise.
+
+    Raises
+    ------
+    TypeError
+        If `base` has no ``score``.
+    ValueError
+        If `scale` is not positive.
     """
 
     def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0, base: Any = None) -> None:

@@ -21,6 +21,20 @@ class DoubleWell(SDE):
 
     Its stationary law ``∝ exp(−2 U / g²)``, ``U = ¼ stiffness (x² − 1)²``, is the declared prior. Nonlinear: trained through
     short local kernels.
+
+    Parameters
+    ----------
+    stiffness
+        Of the potential, whose wells are at −1 and 1.
+    g
+        Strength of the noise, the same at all states and times.
+    T
+        The last time.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not positive.
     """
 
     def __init__(self, stiffness: float = 1.0, g: float = 1.0, T: float = 8.0) -> None:

@@ -159,6 +159,19 @@ class Scale(Operator):
 class Matrix(Operator):
     """A matrix ``(k, k)``, or ``(B, k, k)``, acting on dimension 1 of a state of shape ``(B, k, *)``.
 
+    Parameters
+    ----------
+    M
+        One matrix, or one for each row; kept in float64.
+
+    Raises
+    ------
+    ValueError
+        When it acts, if the state has not `k` channels, or not as many rows as there are matrices; when it is inverted
+        (`inv`), if a matrix is singular.
+
+    Examples
+    --------
     >>> Matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))(torch.tensor([[[1.0], [2.0]]])).flatten().tolist()
     [2.0, 1.0]
     """

@@ -62,7 +62,17 @@ def density(
 
 
 def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Points ``(N, 2)``."""
+    """Points ``(N, 2)``.
+
+    Parameters
+    ----------
+    x
+        The points; of more dimensions the first two are drawn.
+    ax
+        Where to draw.
+    title
+        Above the picture.
+    """
     ax = _axis(ax)
     points = x.detach().cpu().numpy()
     ax.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
@@ -78,6 +88,19 @@ def trajectories(
     """Paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
 
     Two dimensions are drawn in the plane, the ends marked; one dimension against time.
+
+    Parameters
+    ----------
+    path
+        The states, ``(times, N, d)``; of more than two dimensions the first two are drawn.
+    times
+        Times of the states of one dimension, ``(times,)``; their places in the path by default.
+    ax
+        Where to draw.
+    most
+        Paths that are drawn, the first of them.
+    title
+        Above the picture.
     """
     ax = _axis(ax)
     lines = path.detach().cpu().numpy()[:, :most]
@@ -96,7 +119,17 @@ def trajectories(
 
 
 def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
-    """The loss of a `Run`, its mean over a moving window, against the step."""
+    """The loss of a `Run`, its mean over a moving window, against the step.
+
+    Parameters
+    ----------
+    run
+        What `fit` returned: anything with ``loss``, one number a step.
+    ax
+        Where to draw.
+    window
+        Steps in a mean; none is drawn of a run that is not longer.
+    """
     ax = _axis(ax)
     values = np.asarray(run.loss)
     ax.plot(values, color=INK, alpha=0.15, linewidth=0.6)
@@ -252,6 +285,11 @@ class Album:
         Of the default sampler, and its seed, the same for every picture: what changes is the model.
     cond
         Conditions of the samples.
+
+    Raises
+    ------
+    ValueError
+        If `every` is less than 1.
 
     Examples
     --------

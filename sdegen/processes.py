@@ -29,6 +29,16 @@ class VP(ScalarSDE):
 
     ``alpha = exp(−½ ∫ beta)``, ``sigma² = 1 − alpha²``. J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic
     models*, 2020, arXiv:2006.11239; Y. Song et al., 2021, arXiv:2011.13456.
+
+    Parameters
+    ----------
+    beta_min, beta_max
+        ``beta`` at 0 and at ``T = 1``, per unit of time.
+
+    Raises
+    ------
+    ValueError
+        Unless ``0 < beta_min <= beta_max``.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -72,6 +82,16 @@ class SubVP(VP):
     """Sub-VP: the drift of `VP` with ``g² = beta (1 − exp(−2 ∫ beta))``, so that ``sigma = 1 − alpha²``.
 
     Y. Song et al., 2021, arXiv:2011.13456.
+
+    Parameters
+    ----------
+    beta_min, beta_max
+        As for `VP`.
+
+    Raises
+    ------
+    ValueError
+        As for `VP`.
     """
 
     def g(self, t: Tensor) -> Tensor:
@@ -90,7 +110,20 @@ class SubVP(VP):
 
 
 class OU(ScalarSDE):
-    """Ornstein–Uhlenbeck: ``dx = −rate x dt + √(2 rate) dw``, ``alpha = exp(−rate t)``, ``sigma² = 1 − alpha²``."""
+    """Ornstein–Uhlenbeck: ``dx = −rate x dt + √(2 rate) dw``, ``alpha = exp(−rate t)``, ``sigma² = 1 − alpha²``.
+
+    Parameters
+    ----------
+    rate
+        Of the decay of the mean, per unit of time.
+    T
+        The last time, at which ``alpha = exp(−rate T)`` of the data is left; ``exp(−5)`` by default.
+
+    Raises
+    ------
+    ValueError
+        If `rate` or `T` is not positive.
+    """
 
     def __init__(self, rate: float = 1.0, T: float = 5.0) -> None:
         if not (rate > 0 and T > 0):
@@ -123,6 +156,16 @@ class VE(ScalarSDE):
 
     ``sigma(0) = sigma_min``: the data of the process are the data smoothed by it. Y. Song and S. Ermon, 2019,
     arXiv:1907.05600; Y. Song et al., 2021, arXiv:2011.13456.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max
+        ``sigma`` at 0 and at ``T = 1``, in the units of the data.
+
+    Raises
+    ------
+    ValueError
+        Unless ``0 < sigma_min < sigma_max``.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
@@ -158,6 +201,16 @@ class EDM(ScheduleSDE):
 
     ``sigma(0) = sigma_min``; the step from there to clean data is ``final="denoise"``. T. Karras et al., *Elucidating the
     design space of diffusion-based generative models*, 2022, arXiv:2206.00364.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max
+        ``sigma`` at 0 and at T, in the units of the data.
+
+    Raises
+    ------
+    ValueError
+        Unless ``0 < sigma_min < sigma_max``.
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
@@ -297,6 +350,20 @@ class CLD(MatrixSDE):
     ``dx = beta v dt``, ``dv = −beta (x + Gamma v) dt + √(2 Gamma beta) dw`` with ``Gamma = 2``, critical damping; velocities
     start as ``N(0, gamma)``. T. Dockhorn, A. Vahdat, K. Kreis, *Score-based generative modeling with critically-damped
     Langevin diffusion*, 2021, arXiv:2112.07068.
+
+    Parameters
+    ----------
+    beta
+        Rate of the motion, per unit of time; ``T = 1``.
+    gamma
+        Variance of the velocities at 0.
+    sigma_0
+        Standard deviation of the noise on positions at 0, the smoothing of the data; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If `beta` or `gamma` is not positive, or `sigma_0` is negative.
     """
 
     def __init__(self, beta: float = 8.0, gamma: float = 0.04, sigma_0: float = 0.0) -> None:

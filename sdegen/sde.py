@@ -243,6 +243,15 @@ class Reverse(Dynamics):
     *Reverse-time diffusion equation models*, 1982; Y. Song et al., *Score-based generative modeling through stochastic
     differential equations*, 2021, arXiv:2011.13456.
 
+    Parameters
+    ----------
+    sde
+        The forward process.
+    model
+        A score model of it.
+    eta
+        The noise level, at least 0; none is 0.
+
     Raises
     ------
     ValueError

@@ -89,6 +89,11 @@ class ContinuousFlow(Flow):
         Whether training estimates the divergence.
     tolerance
         Of the adaptive solver.
+
+    Raises
+    ------
+    ValueError
+        If there is no step, or `tolerance` is not positive.
     """
 
     def __init__(

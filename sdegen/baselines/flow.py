@@ -18,7 +18,15 @@ from ..draws import noise_like
 
 
 class Bijection(nn.Module):
-    """An invertible map with ``forward(x) -> (z, log_det)``, the latter ``(B,)``, and ``inverse(z) -> x``."""
+    """An invertible map with ``forward(x) -> (z, log_det)``, the latter ``(B,)``, and ``inverse(z) -> x``.
+
+    Subclass it with both, and a constructor of your own where there is something to construct.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Those of ``nn.Module``, which takes none.
+    """
 
     def inverse(self, z: Tensor) -> Tensor:
         """The point that is mapped to `z`."""
@@ -55,6 +63,8 @@ class Chain(Bijection):
 
 class Squeeze(Bijection):
     """Images ``(B, C, H, W)`` with their pixels gathered in squares, ``(B, C n², H / n, W / n)``: nothing but an order.
+
+    L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803.
 
     Parameters
     ----------
@@ -102,6 +112,11 @@ class Logit(Bijection):
     ----------
     alpha
         How far the ends are kept from 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is not between 0 and 1/2.
     """
 
     def __init__(self, alpha: float = 1e-6) -> None:
@@ -136,6 +151,11 @@ class Marginals(Bijection):
         ``(*shape, L)``, positive, summing to one at every place.
     low, high
         The lower end of the first cell and the upper end of the last.
+
+    Raises
+    ------
+    ValueError
+        If a mass is not positive, or those of a place do not sum to one.
 
     Examples
     --------
@@ -204,6 +224,9 @@ class Marginals(Bijection):
 
 class Flow(nn.Module):
     """A bijection from data to standard noise, as a model: ``fit``, ``sample`` and ``log_prob``.
+
+    L. Dinh, D. Krueger, Y. Bengio, *NICE: non-linear independent components estimation*, 2014, arXiv:1410.8516;
+    D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770.
 
     Parameters
     ----------

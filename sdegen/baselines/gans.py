@@ -50,7 +50,10 @@ class Divergence(ABC):
 
 
 class KL(Divergence):
-    """``f = u log u``: KL(p ‖ q)."""
+    """``f = u log u``: KL(p ‖ q).
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``u log u``."""
@@ -70,7 +73,10 @@ class KL(Divergence):
 
 
 class ReverseKL(Divergence):
-    """``f = −log u``: KL(q ‖ p)."""
+    """``f = −log u``: KL(q ‖ p).
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``−log u``."""
@@ -90,7 +96,10 @@ class ReverseKL(Divergence):
 
 
 class Pearson(Divergence):
-    """``f = (u − 1)²``: Pearson's χ² of p against q."""
+    """``f = (u − 1)²``: Pearson's χ² of p against q.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``(u − 1)²``."""
@@ -110,7 +119,10 @@ class Pearson(Divergence):
 
 
 class Hellinger(Divergence):
-    """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``."""
+    """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``(√u − 1)²``."""
@@ -130,7 +142,10 @@ class Hellinger(Divergence):
 
 
 class TotalVariation(Divergence):
-    """``f = |u − 1| / 2``: total variation, between 0 and 1."""
+    """``f = |u − 1| / 2``: total variation, between 0 and 1.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``|u − 1| / 2``."""
@@ -150,7 +165,10 @@ class TotalVariation(Divergence):
 
 
 class JensenShannon(Divergence):
-    """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name."""
+    """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
 
     def f(self, u: Tensor) -> Tensor:
         """``u log u − (1 + u) log((1 + u) / 2)``."""
@@ -172,7 +190,8 @@ class JensenShannon(Divergence):
 class Game(JensenShannon):
     """What the game of Goodfellow et al. measures, ``E_p log D + E_q log(1 − D)``: `JensenShannon` less log 4.
 
-    As ``f(1) = −log 4`` here, equal laws are at −log 4.
+    As ``f(1) = −log 4`` here, equal laws are at −log 4. I. Goodfellow et al., *Generative adversarial nets*, 2014,
+    arXiv:1406.2661.
     """
 
     def f(self, u: Tensor) -> Tensor:
@@ -356,6 +375,11 @@ class WGAN(Wasserstein):
         As for `Adversarial`.
     clip
         Largest absolute weight of the critic.
+
+    Raises
+    ------
+    ValueError
+        If `clip` is not positive.
     """
 
     def __init__(
@@ -456,6 +480,11 @@ class Stability:
         One dict a record: ``step``; ``critic`` and ``generator``, the norms of both gradients before they were clipped;
         ``gap``, the mean of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between
         them, a lower bound of its Lipschitz constant.
+
+    Raises
+    ------
+    ValueError
+        If `every` is less than 1.
     """
 
     def __init__(self, model: Adversarial, x: Tensor, every: int = 100) -> None:

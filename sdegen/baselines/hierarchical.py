@@ -18,7 +18,15 @@ from .vae import log_mean_weight
 
 
 class Layer(NamedTuple):
-    """One layer: the inference of the latent below, ``q(z_{k−1} | z_k, x)``, and its generation, ``p(z_{k−1} | z_k)``."""
+    """One layer: the inference of the latent below, ``q(z_{k−1} | z_k, x)``, and its generation, ``p(z_{k−1} | z_k)``.
+
+    Attributes
+    ----------
+    infer
+        ``q(z_{k−1} | z_k, x)``, given ``z_k`` and `x`, each ``(B, *)``.
+    generate
+        ``p(z_{k−1} | z_k)``, given ``z_k``.
+    """
 
     infer: Callable[[Tensor, Tensor], Normal]
     generate: Callable[[Tensor], Normal]
@@ -93,6 +101,11 @@ class HierarchicalVAE(nn.Module):
     ----------
     beta
         Weight of the KL in the loss, one unless a `WarmUp` lowers it.
+
+    Raises
+    ------
+    ValueError
+        If there is no latent, or one without numbers, or `free` is negative.
 
     Examples
     --------

@@ -16,6 +16,8 @@ from ..metrics import Estimate
 def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: Tensor) -> Tensor:
     """Data along one coordinate of a latent, the others held: ``(len(values), *)``.
 
+    I. Higgins et al., *beta-VAE*, 2017.
+
     Parameters
     ----------
     decode
@@ -75,6 +77,11 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
         Means of ``q(z | x)`` over a set of data, ``(N, latent)``, such as ``VAE.codes(x)``.
     threshold
         Of the variance, where the prior has one.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows.
     """
     if len(codes) < 2:
         raise ValueError(f"codes has {len(codes)} rows; how much they vary takes two at least.")
@@ -83,6 +90,8 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
 
 class LatentClassifier(nn.Module):
     """A linear classifier on the codes of a model that stays as it is. It is trained by `sdegen.fit`, with labels.
+
+    G. Alain and Y. Bengio, *Understanding intermediate layers using linear classifier probes*, 2016, arXiv:1610.01644.
 
     Parameters
     ----------
@@ -130,6 +139,11 @@ def fgsm(
         The change of every number.
     low, high
         The range of the data.
+
+    Raises
+    ------
+    ValueError
+        If `epsilon` is negative, or data lie outside of the range.
     """
     if epsilon < 0:
         raise ValueError(f"epsilon = {epsilon}; it must not be negative.")
@@ -151,7 +165,27 @@ def robustness(
     low: float = 0.0,
     high: float = 1.0,
 ) -> list[Estimate]:
-    """The accuracy on data changed by `fgsm`, for each epsilon."""
+    """The accuracy on data changed by `fgsm`, for each epsilon.
+
+    I. Goodfellow, J. Shlens, C. Szegedy, 2014, arXiv:1412.6572.
+
+    Parameters
+    ----------
+    logits, x, label, low, high
+        As for `fgsm`.
+    epsilons
+        Changes of every number, one after the other; 0 for the accuracy on data as they are.
+
+    Returns
+    -------
+    list[Estimate]
+        Share of the data given their class, with its standard error, for each epsilon.
+
+    Raises
+    ------
+    ValueError
+        As for `fgsm`, or if there are fewer than two data.
+    """
     found = []
     for epsilon in epsilons:
         with torch.no_grad():

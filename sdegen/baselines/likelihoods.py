@@ -49,10 +49,17 @@ class Likelihood(ABC):
 class Gaussian(Likelihood):
     """``N(x; out, std²)``.
 
+    D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
+
     Parameters
     ----------
     std
         Of every number; None: the decoder gives its logarithm too, with twice as many channels.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
     """
 
     def __init__(self, std: float | None = None) -> None:
@@ -86,7 +93,7 @@ class Bernoulli(Likelihood):
     """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
 
     Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
-    cannot be compared with densities. `Continuous` is one.
+    cannot be compared with densities. `Continuous` is one. D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
     """
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:

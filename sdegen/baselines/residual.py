@@ -183,6 +183,12 @@ class ResidualFlow(Flow):
     squeeze
         Side of the squares in which the pixels of images are gathered before the blocks, for speed.
 
+    Raises
+    ------
+    ValueError
+        If `bound` is not between 0 and 1, `shape` is of neither form, there is no block, or `squeeze` does not divide
+        both sides of an image.
+
     Examples
     --------
     >>> flow = ResidualFlow((2,), blocks=2, width=16)
@@ -225,7 +231,22 @@ class ResidualFlow(Flow):
         return -self._drawn(x, generator) / self.dim
 
     def estimate(self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """An unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``."""
+        """An unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``.
+
+        Parameters
+        ----------
+        x
+            Data, ``(B, *shape)``.
+        probes
+            Number of draws, each of a probe a datum and block and a length of the series a block.
+        generator
+            Their randomness.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two probes.
+        """
         if probes < 2:
             raise ValueError(f"probes = {probes}; a standard error needs two.")
         values = torch.stack([self._drawn(x, generator).detach() for _ in range(probes)])

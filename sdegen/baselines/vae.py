@@ -63,6 +63,8 @@ class _Plain(Networks):
 class Autoencoder(Coder):
     """``x ≈ decoder(encoder(x))``, trained by the squared error. It has codes but no law of them, so no samples.
 
+    G. Hinton and R. Salakhutdinov, *Reducing the dimensionality of data with neural networks*, 2006.
+
     Parameters
     ----------
     encoder, decoder
@@ -234,6 +236,11 @@ class CategoricalVAE(Coder):
         `Gaussian`, `Bernoulli` or `Continuous`.
     temperature
         tau.
+
+    Raises
+    ------
+    ValueError
+        If `temperature` is not positive.
     """
 
     def __init__(

@@ -140,7 +140,15 @@ class Images:
 
 
 class Split(NamedTuple):
-    """Images to learn from, and images to judge by."""
+    """Images to learn from, and images to judge by.
+
+    Attributes
+    ----------
+    train
+        Those to learn from.
+    test
+        Those to judge by.
+    """
 
     train: Images
     test: Images

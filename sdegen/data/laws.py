@@ -16,6 +16,11 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
     ----------
     modes, radius, std
         Their number, the circle's radius, and the standard deviation of each.
+
+    Raises
+    ------
+    ValueError
+        If there are no modes, `radius` is negative, or `std` is not positive.
     """
     if modes < 1 or not radius >= 0 or not std > 0:
         raise ValueError(f"modes = {modes}, radius = {radius}, std = {std}: expected modes >= 1 and std > 0.")
@@ -26,7 +31,22 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
 
 
 def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> GaussianMixture:
-    """``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions."""
+    """``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions.
+
+    Parameters
+    ----------
+    side
+        Gaussians a side.
+    spacing
+        Distance of neighbours.
+    std
+        Standard deviation of each.
+
+    Raises
+    ------
+    ValueError
+        If `side` is less than 1, or `std` is not positive.
+    """
     if side < 1 or not std > 0:
         raise ValueError(f"side = {side}, std = {std}: expected side >= 1 and std > 0.")
     places = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
@@ -36,7 +56,22 @@ def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> Gaus
 
 
 def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
-    """A mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5."""
+    """A mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5.
+
+    Parameters
+    ----------
+    dim
+        Dimensions.
+    modes
+        Number of Gaussians, with diagonal covariances.
+    seed
+        Of weights, means and standard deviations: one seed, one mixture.
+
+    Raises
+    ------
+    ValueError
+        If `dim` or `modes` is less than 1.
+    """
     if dim < 1 or modes < 1:
         raise ValueError(f"dim = {dim}, modes = {modes}: both must be at least 1.")
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,15 @@ from .images import Images, Scaled
 
 
 class Batch(NamedTuple):
-    """Data ``(B, *)`` and the keyword conditions that go with it."""
+    """Data ``(B, *)`` and the keyword conditions that go with it.
+
+    Attributes
+    ----------
+    x
+        ``(B, *)``.
+    cond
+        Tensors of `B` rows by their keywords; empty where there are none, as of a law.
+    """
 
     x: Tensor
     cond: dict[str, Tensor]

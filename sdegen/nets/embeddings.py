@@ -20,6 +20,11 @@ class Sinusoidal(nn.Module):
         Number of features, even.
     slowest, fastest
         First and last frequency, in radians per unit of the input.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is odd or less than 2.
     """
 
     frequencies: Tensor
@@ -50,6 +55,11 @@ class Fourier(nn.Module):
         Number of features, even.
     scale
         Standard deviation of the frequencies.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is odd or less than 2.
     """
 
     frequencies: Tensor

@@ -22,6 +22,11 @@ class HyperMLP(nn.Module):
         Hidden units, and number of hidden layers.
     rank
         Matrices mixed in each layer.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than 1.
     """
 
     def __init__(self, dim: int, width: int = 96, depth: int = 4, rank: int = 4) -> None:

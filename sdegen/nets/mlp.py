@@ -36,6 +36,9 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """A perceptron on flattened states ``(B, *)`` with `dim` coordinates.
 
+    The noise level modulates every block (E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*,
+    2017, arXiv:1709.07871).
+
     Parameters
     ----------
     dim
@@ -50,6 +53,11 @@ class MLP(nn.Module):
         Of the noise level; `Sinusoidal` by default.
     residual
         Add each block to its input.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than 1, or `classes` is negative.
     """
 
     def __init__(

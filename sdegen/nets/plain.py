@@ -25,12 +25,20 @@ class Residual(nn.Module):
 class Perceptron(nn.Module):
     """A residual perceptron, ``(B, outer)`` from states of `inner` coordinates.
 
+    Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
+    2016, arXiv:1603.05027.
+
     Parameters
     ----------
     inner, outer
         Coordinates of input and output.
     width, depth
         Hidden units, and number of two-layer blocks.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than 1, or `depth` is negative.
     """
 
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 1) -> None:
@@ -50,12 +58,20 @@ class Perceptron(nn.Module):
 class Convolutional(nn.Module):
     """A residual convolutional network on images, ``(B, outer, H, W)`` from ``(B, inner, H, W)``.
 
+    Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
+    2016, arXiv:1603.05027.
+
     Parameters
     ----------
     inner, outer
         Channels of input and output.
     width, depth
         Hidden channels, and number of blocks of two 3x3 convolutions.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than 1, or `depth` is negative.
     """
 
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 2) -> None:

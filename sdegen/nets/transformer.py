@@ -44,6 +44,11 @@ class CoordinateTransformer(nn.Module):
         Coordinates of a state.
     width, depth, heads
         Features of a token, layers, attention heads.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than 1, or `heads` does not divide `width`.
     """
 
     def __init__(self, dim: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:

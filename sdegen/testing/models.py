@@ -64,10 +64,34 @@ LAWS: list[Law] = [score_has_the_shape_of_the_state, rows_do_not_mix, readings_a
 
 
 def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Report:
-    """Hold a score model against its laws; parameters as for `check_sde`."""
+    """Hold a score model against its laws; parameters as for `check_sde`.
+
+    Parameters
+    ----------
+    model
+        Any score model that knows its data's moments.
+    expected
+        As for `check_sde`.
+
+    Returns
+    -------
+    Report
+        As of `check_sde`.
+
+    Raises
+    ------
+    ValueError
+        If `expected` names a law that is not among them.
+    """
     return check(model, LAWS, expected)
 
 
 def model_cases(model: ScoreModel) -> list[Any]:
-    """The laws of a model as pytest parameters."""
+    """The laws of a model as pytest parameters.
+
+    Parameters
+    ----------
+    model
+        As for `check_model`.
+    """
     return cases(model, LAWS)

@@ -48,10 +48,24 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
 
     Only samplers without memory between steps (``state`` stays None).
 
+    Parameters
+    ----------
+    sampler
+        A sampler of this kind.
+    model
+        The exact model of a Gaussian: of another law it is not affine.
+    denoise
+        Whether the times are those of a run that ends with the denoiser; its move is left out all the same.
+
     Returns
     -------
     Tensor, Tensor
         Of the flattened state at the last time, ``(D,)`` and ``(D, D)``.
+
+    Raises
+    ------
+    ValueError
+        If the sampler remembers between steps.
     """
     sde = model.sde
     times = sampler.times(sde, denoise)
@@ -109,6 +123,11 @@ def gaussian_error(model: Exact, sampler: Sampler | None = None) -> float:
     """2-Wasserstein distance in units of the data, of what a solver samples to Gaussian data: closed form, no Monte Carlo.
 
     ``W_2² = ‖m − m*‖² + tr(C + C* − 2 (C^½ C* C^½)^½)`` with the moments of `sampled_moments`.
+
+    Parameters
+    ----------
+    model, sampler
+        As for `sampled_moments`.
 
     Examples
     --------

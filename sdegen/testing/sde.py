@@ -35,6 +35,11 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     Report
         Printable; ``.passed``, and ``.failures`` with the names of the broken laws.
 
+    Raises
+    ------
+    ValueError
+        If `expected` names a law that is not among them.
+
     Examples
     --------
     >>> import sdegen
@@ -48,5 +53,11 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
 
 
 def sde_cases(sde: SDE) -> list[Any]:
-    """The laws of a process as pytest parameters; see `report.cases`."""
+    """The laws of a process as pytest parameters; see `report.cases`.
+
+    Parameters
+    ----------
+    sde
+        As for `check_sde`.
+    """
     return cases(sde, laws_of(sde))
