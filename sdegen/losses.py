@@ -234,7 +234,7 @@ class Variational:
     """
 
     def __init__(self, steps: int = 1000) -> None:
-        if steps < 2 or steps != int(steps):
+        if steps < 2 or int(steps) != steps:
             raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")
         self.steps = steps
 

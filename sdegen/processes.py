@@ -368,7 +368,9 @@ class CLD(MatrixSDE):
 
     def __init__(self, beta: float = 8.0, gamma: float = 0.04, sigma_0: float = 0.0) -> None:
         if not (beta > 0 and gamma > 0 and sigma_0 >= 0):
-            raise ValueError(f"beta = {beta}, gamma = {gamma}, sigma_0 = {sigma_0}; the first two must be positive.")
+            raise ValueError(
+                f"beta = {beta}, gamma = {gamma}, sigma_0 = {sigma_0}; the first two must be positive, the last at least 0."
+            )
         self.beta, self.gamma, self.sigma_0 = beta, gamma, sigma_0
         self._F = beta * torch.tensor([[0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64)
         self._G = torch.diag(torch.tensor([0.0, math.sqrt(4 * beta)], dtype=torch.float64))

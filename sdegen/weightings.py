@@ -195,7 +195,7 @@ class DiscreteTimes(TimeLaw):
     """
 
     def __init__(self, N: int = 1000) -> None:
-        if N < 1 or N != int(N):
+        if N < 1 or int(N) != N:
             raise ValueError(f"N = {N}; give a whole number of steps, at least one.")
         self.N = N
 

@@ -23,7 +23,9 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
         If there are no modes, `radius` is negative, or `std` is not positive.
     """
     if modes < 1 or not radius >= 0 or not std > 0:
-        raise ValueError(f"modes = {modes}, radius = {radius}, std = {std}: expected modes >= 1 and std > 0.")
+        raise ValueError(
+            f"modes = {modes}, radius = {radius}, std = {std}: expected modes >= 1, radius >= 0 and std > 0."
+        )
     angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)
     weights = torch.full((modes,), 1 / modes, dtype=torch.float64)
