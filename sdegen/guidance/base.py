@@ -1,0 +1,110 @@
+"""What wrappers have in common: the model inside, and how a changed clean state changes the noise."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..distributions import Moments
+from ..models import ScoreModel
+
+
+class Guided(nn.Module, ScoreModel):
+    """A model around another: its process, and the moments of its data.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.sde, self.end = model, model.sde, model.end
+
+    @property
+    def moments(self) -> Moments | None:
+        """Those of the model inside."""
+        return self.model.moments
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        """Given to the model inside."""
+        self.model.moments = moments
+
+    @property
+    def training(self) -> bool:
+        """The mode of the network inside: a wrapper has none of its own, which could differ from it."""
+        return getattr(self.model, "training", False)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
+
+    @property
+    def reverse_noise(self) -> Any:
+        """The variance of reversed steps as the model inside has learned it, if it has (`LearnedVariance`)."""
+        return self.model.reverse_noise
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The changed mean, with the noise that the model inside has learned."""
+        return self.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
+
+
+class CleanState(Guided):
+    """A model whose predicted clean state is changed, and the noise with it: ``eps' = eps + R⁻¹ Phi (x_0 − x_0')``.
+
+    So ``x = Phi x_0' + R eps'`` still holds, and every sampler follows the changed estimate. Where `R` is singular, which it
+    is at ``t = 0`` of most processes, the state alone does not tell the noise, and it is left as the model gives it.
+    What is changed are the data in the clean state, ``project(x_0)``; other channels of a matrix process stay.
+    Subclass it with `estimate`, by way of `_restated`.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    others
+        Passed on to the constructor of another base, as `RescaledGuidance` has one in `Extrapolated`.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear: it has no closed-form clean state.
+    """
+
+    def __init__(self, model: Any, *others: Any) -> None:
+        super().__init__(model, *others)
+        if not self.sde.is_linear:
+            raise TypeError(
+                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
+                f"sample without {type(self).__name__}."
+            )
+
+    @abstractmethod
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The changed clean state, and the noise that belongs to it."""
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``−R⁻ᵀ eps'``."""
+        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+
+    def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean state with other `data` in it, and its noise."""
+        at, lift = self._marginal(t), self.sde.lift
+        old = self.sde.project(x_0)
+        to_noise = inverse(at.R) @ at.Phi
+        return x_0 - lift(old) + lift(data), eps + to_noise(lift(old - data))
+
+
+def inverse(A: Any) -> Any:
+    """The inverse of an operator, and 0 in the rows where it has none.
+
+    Parameters
+    ----------
+    A
+        An operator, of one time or of a row of times.
+    """
+    singular = A.log_abs_det().isneginf()
+    return (A * ~singular + A.one() * singular).inv() * ~singular
