@@ -17,6 +17,7 @@ from . import (
     guidance,
     kernels,
     losses,
+    measurements,
     metrics,
     nets,
     plots,
@@ -61,6 +62,6 @@ __all__ = [
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
     "bits_per_dim", "density", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
-    "baselines", "data", "divergence", "grids", "guidance", "kernels", "losses", "metrics", "nets", "plots", "samplers",
-    "testing", "weightings",
+    "baselines", "data", "divergence", "grids", "guidance", "kernels", "losses", "measurements", "metrics", "nets", "plots",
+    "samplers", "testing", "weightings",
 ]  # fmt: skip

@@ -156,6 +156,10 @@ class GaussianMixture(Distribution):
         mean = self._mix(log_joint, self._flat.to(y) + self._rotate(per_component))
         return mean.reshape(y.shape), -self._mix(log_joint, self._rotate(q)).reshape(y.shape)
 
+    def observed_log_prob(self, y: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        """``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+        return self._whitened(y, c, s)[0].logsumexp(1)
+
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
         _check_event(y, self.event_shape)
@@ -177,6 +181,10 @@ class GaussianMixture(Distribution):
     @staticmethod
     def _mix(log_joint: Tensor, values: Tensor) -> Tensor:
         return (log_joint.softmax(1)[..., None] * values).sum(1)
+
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """Means ``(K, d)`` and full covariances ``(K, d, d)`` over the flattened event."""
+        return self._flat, self._full()
 
     def _full(self) -> Tensor:
         """Covariances as full matrices, ``(K, d, d)``."""

@@ -1,16 +1,14 @@
-"""Guidance: models made of models. Each is a `ScoreModel` again, so every sampler takes it as it is.
-
-A wrapper changes what a trained model says while sampling, never its weights; all readings of the changed estimate agree.
-It is a module only so that samplers find the dtype, device and mode of the network inside. Train the model, then wrap it.
-"""
-
-from .base import CleanState, Guided
+from .base import CleanState, Guided, Tilted
+from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
-from .free import ClassifierFree, Extrapolated, RescaledGuidance
+from .free import Autoguidance, ClassifierFree, Extrapolated, RescaledGuidance, Without
+from .measured import DPS, Measured, MomentMatching, PiGDM, Replacement, conjugate_gradients, repaint
 from .scaling import EpsilonScaling, LinearScale
 
 __all__ = [
-    "CleanState", "Guided",
-    "ClassifierFree", "Extrapolated", "RescaledGuidance",
+    "CleanState", "Guided", "Tilted",
+    "Autoguidance", "ClassifierFree", "Extrapolated", "RescaledGuidance", "Without",
+    "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
+    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "repaint",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..distributions import Moments
 from ..models import ScoreModel
+from ..operators import rows
 
 
 class Guided(nn.Module, ScoreModel):
@@ -96,6 +98,79 @@ class CleanState(Guided):
         old = self.sde.project(x_0)
         to_noise = inverse(at.R) @ at.Phi
         return x_0 - lift(old) + lift(data), eps + to_noise(lift(old - data))
+
+
+class Tilted(Guided):
+    """A model whose law at every time is multiplied by a positive function of the state: ``score' = score + scale ∇ log h_t(x)``.
+
+    ``eps' = eps − scale Rᵀ ∇ log h`` and ``x_0' = x_0 + scale Phi⁻¹ R Rᵀ ∇ log h``, so every reading has the same tilt. Where
+    ``alpha = 0`` the state knows nothing of the data, and nothing is added. If `h_t` is the probability of an event given the
+    state, scale 1 is the score of the data given the event (Bayes' rule). Subclass it with `tilted`.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    scale
+        A number, by which the gradient is multiplied.
+    interval
+        ``(first, last)``: times outside which the model is used as it is (T. Kynkäänniemi et al., 2024, arXiv:2404.07724).
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    ValueError
+        If the scale is not finite, or the interval out of order.
+    """
+
+    def __init__(self, model: Any, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
+        super().__init__(model)
+        if not self.sde.is_linear:
+            raise TypeError(
+                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
+                f"sample without {type(self).__name__}."
+            )
+        self.scale, self.interval = checked(scale, interval)
+
+    @abstractmethod
+    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
+
+    def untilted(self, **cond: Any) -> dict[str, Any]:
+        """The conditions that the model inside is given where nothing is added."""
+        return cond
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The tilted clean state and its noise."""
+        weight = within(self.interval, t) * self.scale
+        if not weight.any():
+            return self.model.estimate(x, t, **self.untilted(**cond))
+        at = self._marginal(t)
+        x_0, eps, slope = self.tilted(x, t, **cond)
+        slope = slope * rows(weight, x)
+        to_clean = inverse(at.Phi) @ at.covariance
+        return x_0 + to_clean(slope), eps - at.R.T(slope)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``−R⁻ᵀ eps'``."""
+        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+
+
+def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:
+    """A scale and an interval of times, if they mean something."""
+    if not torch.tensor(float(scale)).isfinite():
+        raise ValueError(f"scale = {scale}; give a finite number, 1 for the conditional model.")
+    if interval is not None and not interval[0] <= interval[1]:
+        raise ValueError(f"interval = {tuple(interval)}; give (first, last) in increasing order of time.")
+    return float(scale), interval
+
+
+def within(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:
+    """1 at times in the interval, 0 outside; float64 on the CPU."""
+    t = torch.as_tensor(t, dtype=torch.float64).cpu()
+    first, last = (-torch.inf, torch.inf) if interval is None else interval
+    return ((first <= t) & (t <= last)).double()
 
 
 def inverse(A: Any) -> Any:

@@ -3,24 +3,150 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..models import Conditioned
 from ..operators import Operator, Scale, rows
-from .base import CleanState, Guided
+from .base import CleanState, Guided, checked, within
 
 
 class Extrapolated(Guided):
-    """A conditional model, and the same without its condition: ``given + (scale − 1) (given − null)`` of a reading.
+    """A model pushed away from a weaker one: ``strong + (scale − 1) (strong − weak)``.
 
-    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
+    A scale of 1 is the model, 0 the weaker one. Beyond 1 it is the score of no diffused law.
 
     Parameters
     ----------
-    model, scale, null, interval
-        As for `ClassifierFree`.
+    model, weak
+        Score models of one process.
+    scale
+        A number.
+    interval
+        ``(first, last)``: times outside which the model is used alone, which costs one evaluation instead of two.
+        T. Kynkäänniemi et al., *Applying guidance in a limited interval improves sample and distribution quality in diffusion
+        models*, 2024, arXiv:2404.07724. Their levels ``sigma / alpha`` are times by ``sde.time(level**-2)``.
+
+    Raises
+    ------
+    ValueError
+        If the interval is out of order, or the scale not finite.
+    """
+
+    def __init__(self, model: Any, weak: Any, scale: float, interval: tuple[float, float] | None = None) -> None:
+        super().__init__(model)
+        self.scale, self.interval = checked(scale, interval)
+        self.weak = weak
+
+    def _weight(self, t: Tensor | float) -> Tensor:
+        """``scale − 1``, 0 outside the interval."""
+        return within(self.interval, t) * (self.scale - 1)
+
+    def _both(
+        self,
+        strong: Callable[..., Tensor],
+        weak: Callable[..., Tensor],
+        x: Tensor,
+        t: Tensor | float,
+        cond: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        """The model's reading and the extrapolated one; the weaker model is asked only where it has a say."""
+        weight, given = self._weight(t), strong(x, t, **cond)
+        return given, given + Scale(weight)(given - weak(x, t, **cond)) if weight.any() else given
+
+    def _estimates(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Clean state and noise of both, ``(B, 2, *)`` each."""
+        return self._both(partial(_stacked, self.model), partial(_stacked, self.weak), x, t, cond)
+
+
+def _stacked(model: Any, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    return torch.stack(model.estimate(x, t, **cond), 1)
+
+
+class Without(Conditioned):
+    """A model with its conditions fixed, which passes over those that it is called with.
+
+    Parameters
+    ----------
+    model
+        A score model.
+    cond
+        The conditions it gets, by keyword; none for the model without condition.
+    """
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The model's answer."""
+        return super().answer(x, question)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's score."""
+        return super().score(x, t)
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's velocity."""
+        return super().velocity(x, t)
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The model's clean state and noise."""
+        return super().estimate(x, t)
+
+
+class Affine(Extrapolated):
+    """An extrapolation of every reading alike: they are affine in the velocity with the same state.
+
+    Parameters
+    ----------
+    model, weak, scale, interval
+        As for `Extrapolated`.
+    """
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """Both models' questions, and ``scale − 1`` at each of the times."""
+        strong, weak, weight = self.model.ask(t, **weights), self.weak.ask(t, **weights), self._weight(t)
+        scale = Scale(weight).prepared(self.like)
+        return [(strong[i], weak[i], scale[i] if weight[i] else None) for i in range(len(t))]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The combined answer: what holds for readings holds for their sums with the same state."""
+        strong, weak, weight = question
+        given = self.model.answer(x, strong, **cond)
+        return given if weight is None else given + weight(given - self.weak.answer(x, weak, **cond))
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The combined score."""
+        return self._both(self.model.score, self.weak.score, x, t, cond)[1]
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The combined velocity."""
+        return self._both(self.model.velocity, self.weak.velocity, x, t, cond)[1]
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The combined clean state and noise."""
+        x_0, eps = self._estimates(x, t, cond)[1].unbind(1)
+        return x_0, eps
+
+
+class ClassifierFree(Affine):
+    """Classifier-free guidance: ``v = v_null + scale (v_cond − v_null)``, and so for every other reading.
+
+    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 is the conditional
+    model, 0 the unconditional one, more than 1 pushes away from it. With a *negative* condition for `null`, it pushes away
+    from that: ``ClassifierFree(model, 2.0, null={"label": 3})``.
+
+    Parameters
+    ----------
+    model
+        A score model that was trained with and without its condition; the networks here know the null condition as
+        the label −1, or as a condition left out.
+    scale
+        A number.
+    null
+        The null conditions, passed in place of those given; by default all are left out.
+    interval
+        As for `Extrapolated`.
 
     Raises
     ------
@@ -35,92 +161,39 @@ class Extrapolated(Guided):
         null: dict[str, Any] | None = None,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(model)
-        if not torch.tensor(float(scale)).isfinite():
-            raise ValueError(f"scale = {scale}; give a finite number, 1 for the conditional model.")
-        if interval is not None and not interval[0] <= interval[1]:
-            raise ValueError(f"interval = {tuple(interval)}; give (first, last) in increasing order of time.")
-        self.scale, self.null, self.interval = float(scale), {} if null is None else null, interval
-
-    def _weight(self, t: Tensor | float) -> Tensor:
-        """``scale − 1``, 0 outside the interval."""
-        t = torch.as_tensor(t, dtype=torch.float64).cpu()
-        first, last = (-torch.inf, torch.inf) if self.interval is None else self.interval
-        return torch.where((first <= t) & (t <= last), self.scale - 1, 0.0).double()
-
-    def _both(
-        self, reading: Callable[..., Tensor], x: Tensor, at: Any, weight: Scale | None, cond: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """The conditional reading and the extrapolated one; the null model is asked only where it has a say."""
-        given = reading(x, at, **cond)
-        return given, given if weight is None else given + weight(given - reading(x, at, **self.null))
-
-    def _read(
-        self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, cond: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Both at the times `t`."""
-        weight = self._weight(t)
-        return self._both(reading, x, t, Scale(weight) if weight.any() else None, cond)
-
-    def _estimates(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Clean state and noise of both, ``(B, 2, *)`` each."""
-
-        def stacked(x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-            return torch.stack(self.model.estimate(x, t, **cond), 1)
-
-        return self._read(stacked, x, t, cond)
+        super().__init__(model, Without(model, **(null or {})), scale, interval)
+        self.null = null
 
 
-class ClassifierFree(Extrapolated):
-    """Classifier-free guidance: ``v = v_null + scale (v_cond − v_null)``, and so for every other reading.
+class Autoguidance(Affine):
+    """Away from a weaker model of the same data: ``strong + (scale − 1) (strong − weak)``.
 
-    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 is the conditional
-    model, 0 the unconditional one, more than 1 pushes away from it. Readings are affine in the velocity with the same
-    state, so clean data, noise and score are combined alike. Beyond 1 it is the score of no diffused law.
+    Where both err in the same direction, the weaker one more, the difference points to the data. No condition is needed, and
+    variety is kept. T. Karras et al., *Guiding a diffusion model with a bad version of itself*, 2024, arXiv:2406.02507.
 
     Parameters
     ----------
-    model
-        A score model that was trained with and without its condition; the networks here know the null condition as
-        the label −1, or as a condition left out.
-    scale
-        A number.
-    null
-        The null conditions, passed in place of those given; by default all are left out.
-    interval
-        ``(first, last)``: times outside which the conditional model is used alone, which costs one evaluation instead of two.
-        T. Kynkäänniemi et al., *Applying guidance in a limited interval improves sample and distribution quality in diffusion
-        models*, 2024, arXiv:2404.07724. Their levels ``sigma / alpha`` are times by ``sde.time(level**-2)``.
+    model, weak
+        Score models of one process, such as the weights at the end of a training and early in it. Both get all conditions.
+    scale, interval
+        As for `Extrapolated`.
 
     Raises
     ------
     ValueError
-        If the interval is out of order, or the scale not finite.
+        If the interval is out of order, the scale not finite, or the models have processes of different kinds.
     """
 
-    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """The model's questions, and ``scale − 1`` at each of the times."""
-        given, weight = self.model.ask(t, **weights), self._weight(t)
-        scale = Scale(weight).prepared(self.like)
-        return [(question, scale[i] if weight[i] else None) for i, question in enumerate(given)]
-
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """The combined answer: what holds for readings holds for their sums with the same state."""
-        asked, weight = question
-        return self._both(self.model.answer, x, asked, weight, cond)[1]
-
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The combined score."""
-        return self._read(self.model.score, x, t, cond)[1]
-
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The combined velocity."""
-        return self._read(self.model.velocity, x, t, cond)[1]
-
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The combined clean state and noise."""
-        x_0, eps = self._estimates(x, t, cond)[1].unbind(1)
-        return x_0, eps
+    def __init__(self, model: Any, weak: Any, scale: float, interval: tuple[float, float] | None = None) -> None:
+        super().__init__(model, weak, scale, interval)
+        ours, theirs = (m.sde.marginal(m.sde.T / 2) for m in (model, weak))
+        if not torch.allclose(ours.r.matrix(), theirs.r.matrix()) or not torch.allclose(
+            ours.Phi.matrix(), theirs.Phi.matrix()
+        ):
+            raise ValueError(
+                f"the models have different processes, {type(model.sde).__name__} and {type(weak.sde).__name__}: "
+                "their readings at one time are of different noise. Train the weaker one on the same."
+            )
 
 
 class RescaledGuidance(CleanState, Extrapolated):
@@ -157,7 +230,8 @@ class RescaledGuidance(CleanState, Extrapolated):
         null: dict[str, Any] | None = None,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(model, scale, null, interval)
+        super().__init__(model, Without(model, **(null or {})), scale, interval)
+        self.null = null
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale = {rescale}; give a weight in [0, 1], 0 for guidance as it is.")
         self.rescale = rescale

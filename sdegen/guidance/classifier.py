@@ -1,0 +1,160 @@
+"""Guidance by a classifier of noised data, learned or true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..distributions import GaussianMixture, Moments
+from ..linear import LinearSDE
+from ..parametrizations import EDM
+from ..weightings import AngleTimes, TimeLaw
+from .base import Tilted
+
+
+class ClassifierGuidance(Tilted):
+    """A model and a classifier of its noised states: ``∇ log p(x) + scale ∇ log p(label | x)``.
+
+    With scale 1, a true score and a true classifier it is the conditional score, by Bayes' rule; more pushes to where the
+    classifier is sure. P. Dhariwal and A. Nichol, *Diffusion models beat GANs on image synthesis*, 2021, arXiv:2105.05233.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    classifier
+        Called as ``classifier(x, t)`` for states ``(B, *)``; returns logits ``(B, K)``, differentiable in `x`. `NoisyClassifier`
+        is one that learns, `ExactClassifier` the truth of known laws.
+    scale, interval
+        As for `Tilted`.
+    conditional
+        Whether the model is given the label too.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    ValueError
+        If the scale is not finite, or the interval out of order; at a call, if there is no label.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        classifier: Any,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__(model, scale, interval)
+        self.classifier, self.conditional = classifier, conditional
+
+    def untilted(self, **cond: Any) -> dict[str, Any]:
+        """The conditions without the label, unless the model takes it."""
+        return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
+
+    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's clean state and noise, and ``∇ log p(label | x)``."""
+        if "label" not in cond:
+            raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
+        label = torch.as_tensor(cond["label"], device=x.device).expand(len(x))
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            chosen = self.classifier(at, t).log_softmax(1).gather(1, label[:, None])
+            slope = torch.autograd.grad(chosen.sum(), at)[0]
+        return *self.model.estimate(x, t, **self.untilted(**cond)), slope
+
+
+class ExactClassifier:
+    """The true classifier of noised data of known laws: ``p(k | x_t) ∝ weights_k p_t(x_t | k)``.
+
+    Parameters
+    ----------
+    sde
+        Any linear SDE.
+    laws
+        The law of the data of each class.
+    weights
+        Their probabilities, ``(K,)``; equal by default.
+
+    Raises
+    ------
+    ValueError
+        If there is not a weight for every law.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> left, right = (GaussianMixture(torch.ones(1), torch.tensor([[m]]), torch.ones(1)) for m in (-2.0, 2.0))
+    >>> ExactClassifier(sdegen.VP(), [left, right])(torch.zeros(1, 1), 0.1).softmax(1).tolist()
+    [[0.5, 0.5]]
+    """
+
+    def __init__(self, sde: LinearSDE, laws: Sequence[GaussianMixture], weights: Tensor | None = None) -> None:
+        weights = torch.ones(len(laws), dtype=torch.float64) if weights is None else weights.double()
+        if weights.shape != (len(laws),):
+            raise ValueError(f"weights has shape {tuple(weights.shape)}; give one for each of the {len(laws)} laws.")
+        self.sde, self.laws, self.weights = sde, tuple(laws), weights
+
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
+        seen = self.sde.marginal(t).observe(x, self.sde.e)
+        logs = torch.stack([law.observed_log_prob(seen.y, seen.c, seen.s) for law in self.laws], 1)
+        return logs + self.weights.log().to(x)
+
+
+class NoisyClassifier(nn.Module):
+    """A classifier of noised states that `sdegen.fit` trains: the cross-entropy at every noise level.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, level)`` for states in units of their own spread and levels ``(B,)``, such as a `nets.MLP` with an
+        output for each class; returns logits ``(B, K)``, or states that are read as such.
+    sde
+        A linear process.
+    times
+        The law of the times of training; `weightings.AngleTimes` by default, whose factor is left out.
+
+    Raises
+    ------
+    ValueError
+        In training, if data come without a label.
+    """
+
+    def __init__(self, net: nn.Module, sde: LinearSDE, times: TimeLaw | None = None) -> None:
+        super().__init__()
+        self.net, self.sde = net, sde
+        self.times = AngleTimes() if times is None else times
+        self.std: Tensor
+        self.register_buffer("std", torch.ones((), dtype=torch.float64))
+
+    @property
+    def moments(self) -> None:
+        """Of the data: what is kept of them is their standard deviation, `std`."""
+        return None
+
+    @moments.setter
+    def moments(self, moments: Moments) -> None:
+        """The standard deviation of a coordinate, as `fit` measures it."""
+        covariance = moments.covariance.double()
+        variance = covariance.diagonal() if covariance.ndim == 2 else covariance
+        self.std.copy_(variance.mean().sqrt())
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Logits ``(B, K)`` of states `x` at times `t`."""
+        c = EDM().coefficients(self.sde, t, float(self.std))
+        level = c.c_noise.to(x).expand(len(x))
+        return self.net(c.c_in(x), level).flatten(1)
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """``−log p(label | x_t)`` in nats at a time drawn for each datum, ``(B,)``."""
+        if "label" not in cond:
+            raise ValueError("a classifier learns from labels: fit it on (data, label).")
+        t, _ = self.times.sample(self.sde, len(x), generator)
+        noised = self.sde.perturb(x, t, generator=generator).x
+        return functional.cross_entropy(self(noised, t), cond["label"], reduction="none")

@@ -1,0 +1,295 @@
+"""What was measured decides: samples of ``p(x_0 | y)`` by approximations of ``∇ log p(y | x_t)``.
+
+The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
+factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).
+All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `measurements.posterior` is the truth.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..measurements import Measurement
+from ..operators import rows
+from ..samplers import Interval, Restart, Sampler
+from .base import CleanState, Tilted, inverse
+
+Map = Callable[[Tensor], Tensor]
+
+
+class Measured(Tilted):
+    """A model that knows a measurement of its data: ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)``, `Q` taken as constant.
+
+    ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
+    What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, one for all samples or one for each.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    measurement
+        What was done to the data.
+    scale, interval
+        As for `Tilted`.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    ValueError
+        If the scale is not finite, or the interval out of order; at a call, if `y` is missing or has another shape.
+    """
+
+    def __init__(
+        self, model: Any, measurement: Measurement, scale: float = 1.0, interval: tuple[float, float] | None = None
+    ) -> None:
+        super().__init__(model, scale, interval)
+        self.measurement = measurement
+
+    def untilted(self, **cond: Any) -> dict[str, Any]:
+        """The conditions without `y`, which the model inside does not know."""
+        return {k: v for k, v in cond.items() if k != "y"}
+
+    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            x_0, eps = self.model.estimate(at, t, **self.untilted(**cond))
+            data = self.sde.project(x_0)
+            seen = self.measurement(data)
+
+        def back(u: Tensor) -> Tensor:
+            """``(∂ seen / ∂x)ᵀ u``."""
+            return torch.autograd.grad(seen, at, u, retain_graph=True)[0]
+
+        residual = _seen(cond, seen) - seen.detach()
+        slope = back(self.weighed(residual, back, data.shape[1:], t))
+        return x_0.detach(), eps.detach(), slope
+
+    @abstractmethod
+    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+        """``Q_t⁻¹ residual``, for data of this shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t] / ∂x``."""
+
+
+class DPS(Measured):
+    """Diffusion posterior sampling: ``Q = std²``, as if the data were known where they are only expected.
+
+    H. Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687. At large noise
+    the pull is too strong by orders of magnitude; the paper replaces it by one of fixed length in every step, which is a step
+    rule and no score. `scale` below 1 or an `interval` tame it, or many steps do.
+
+    Parameters
+    ----------
+    model, measurement, scale, interval
+        As for `Measured`.
+    """
+
+    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+        """``residual / std²``."""
+        return residual / self.measurement.std**2
+
+
+class PiGDM(Measured):
+    """Pseudoinverse guidance: ``Q = std² + r_t² A Aᵀ``, with the posterior variance of Gaussian data.
+
+    ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat,
+    M. Mardani, J. Kautz, *Pseudoinverse-guided diffusion models for inverse problems*, 2023; its data have ``v = 1``, and it
+    multiplies the guidance by ``r_t²`` besides, which Bayes' rule does not.
+
+    Parameters
+    ----------
+    model, measurement, scale, interval
+        As for `Measured`.
+    variance
+        `v`; that of the model's moments by default.
+    iterations
+        Of the conjugate gradients that solve with `Q`; as many as numbers measured, at most 30, by default.
+
+    Raises
+    ------
+    ValueError
+        If the variance is unknown or not positive.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        measurement: Measurement,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        variance: float | None = None,
+        iterations: int | None = None,
+    ) -> None:
+        super().__init__(model, measurement, scale, interval)
+        if variance is None:
+            if model.moments is None:
+                raise ValueError("the model does not know its data's moments; give their variance.")
+            covariance = model.moments.covariance.double()
+            variance = float((covariance.diagonal() if covariance.ndim == 2 else covariance).mean())
+        if not variance > 0:
+            raise ValueError(f"variance = {variance}; the data have a positive one.")
+        self.variance, self.iterations = float(variance), iterations
+
+    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+        """``(std² + r_t² A Aᵀ)⁻¹ residual``."""
+        A, r_squared = self.measurement, self.variance / (1 + self.variance * self.sde.snr(t))
+        return conjugate_gradients(
+            lambda u: A.std**2 * u + rows(r_squared, u) * A(A.transpose(u, shape)), residual, self.iterations
+        )
+
+
+class MomentMatching(Measured):
+    """``Q = std² + A Cov[x_0 | x_t] Aᵀ`` with the model's own covariance: exact for Gaussian data, whatever their covariance.
+
+    By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
+    derivative of the model for each iteration. F. Rozet et al., *Learning diffusion priors from observations by
+    expectation maximization*, 2024, arXiv:2405.13712; B. Boys et al., *Tweedie moment projected diffusions for inverse problems*,
+    2023, arXiv:2310.06721.
+
+    Parameters
+    ----------
+    model, measurement, scale, interval
+        As for `Measured`.
+    iterations
+        Of the conjugate gradients that solve with `Q`; as many as numbers measured, at most 30, by default. For networks,
+        whose derivative is not symmetric, a few are safer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        measurement: Measurement,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        iterations: int | None = None,
+    ) -> None:
+        super().__init__(model, measurement, scale, interval)
+        self.iterations = iterations
+
+    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+        """``(std² + A Cov Aᵀ)⁻¹ residual``."""
+        A, at = self.measurement, self._marginal(t)
+        to_clean = inverse(at.Phi) @ at.covariance
+        return conjugate_gradients(
+            lambda u: A.std**2 * u + A(self.sde.project(to_clean(back(u)))), residual, self.iterations
+        )
+
+
+class Replacement(CleanState):
+    """What was measured, put into the predicted clean data: ``x_0' = x_0 + A⁺ (y − A x_0)``.
+
+    With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
+    the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The rest learns of them through the network alone, so edges
+    do not fit; `repaint` goes back and forth for that. For other measurements it is the null-space method of Y. Wang, J. Yu,
+    J. Zhang, *Zero-shot image restoration using denoising diffusion null-space model*, 2022, arXiv:2212.00490. The noise of the
+    measurement is taken for none.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    measurement
+        What was done to the data.
+    iterations
+        Of the conjugate gradients that solve with ``A Aᵀ``; as many as numbers measured, at most 30, by default.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    ValueError
+        At a call, if `y` is missing or has another shape.
+    """
+
+    def __init__(self, model: Any, measurement: Measurement, iterations: int | None = None) -> None:
+        super().__init__(model)
+        self.measurement, self.iterations = measurement, iterations
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The completed clean state and its noise."""
+        A = self.measurement
+        x_0, eps = self.model.estimate(x, t, **{k: v for k, v in cond.items() if k != "y"})
+        data = self.sde.project(x_0)
+        seen = A(data)
+        shape = data.shape[1:]
+        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), _seen(cond, seen) - seen, self.iterations)
+        return self._restated(t, x_0, eps, data + A.transpose(u, shape))
+
+
+def repaint(model: Any, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
+    """A sampler that goes back over its own steps, noised up again, for `Replacement` to harmonise what it does not know.
+
+    A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
+    steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:
+    going back and forth mixes what is near.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process, on whose times the steps lie.
+    sampler
+        What makes the steps, on its grid.
+    jump
+        Steps that are gone again together.
+    repeats
+        How often.
+
+    Raises
+    ------
+    ValueError
+        If `jump` or `repeats` is less than 1.
+    """
+    if jump < 1:
+        raise ValueError(f"jump = {jump}; at least one step is gone again.")
+    levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
+    ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
+    return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])
+
+
+def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
+    """The solution of ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
+
+    Parameters
+    ----------
+    product
+        ``M u`` for ``(B, *)``.
+    b
+        ``(B, *)``.
+    iterations
+        As many as numbers in a row, at most 30, by default; rows that are solved stay.
+    """
+    m = b[0].numel()
+    u, r = torch.zeros_like(b), b
+    p, size = r, _dot(r, r)
+    least = torch.finfo(b.dtype).eps ** 2 * size
+    for _ in range(min(m, 30) if iterations is None else iterations):
+        Mp = product(p)
+        step = torch.where(size > least, size / _dot(p, Mp), 0.0)
+        u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
+        after = _dot(r, r)
+        p = r + rows(torch.where(size > least, after / size, 0.0), r) * p
+        size = after
+    return u
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _seen(cond: dict[str, Any], seen: Tensor) -> Tensor:
+    """The condition `y`, one for each row."""
+    if "y" not in cond:
+        raise ValueError("what was measured is missing: pass y=..., one for all samples or one for each.")
+    y = cond["y"]
+    if y.shape not in (seen.shape, seen.shape[1:], (1, *seen.shape[1:])):
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {tuple(seen.shape[1:])}, or of each, "
+            f"{tuple(seen.shape)}."
+        )
+    return y.to(seen).expand(seen.shape)

@@ -1,0 +1,273 @@
+"""Wrappers that know a class or a measurement, against the exact conditional laws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sdegen
+from sdegen import metrics, samplers
+from sdegen.guidance import (
+    DPS,
+    Autoguidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    ExactClassifier,
+    MomentMatching,
+    NoisyClassifier,
+    PiGDM,
+    Replacement,
+    conjugate_gradients,
+    repaint,
+)
+from sdegen.measurements import Linear, Mask, posterior
+
+RING = sdegen.data.gaussian_ring()
+MODES = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.full((1,), 0.25)) for m in RING.means]
+PROCESSES = [sdegen.VP(), sdegen.VE(), sdegen.OU(), sdegen.Rectified(), sdegen.CLD()]
+name = lambda value: type(value).__name__
+
+
+def states(sde: Any, law: Any, t: float, n: int = 40) -> torch.Tensor:
+    return sde.diffused(law, torch.tensor(t)).sample(n, torch.Generator().manual_seed(0))
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=name)
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_the_exact_classifier_makes_the_exact_conditional_score(sde: Any, share: float) -> None:
+    t = share * sde.T
+    x, label = states(sde, RING, t), torch.arange(40) % 8
+    guided = ClassifierGuidance(sdegen.Exact(sde, RING), ExactClassifier(sde, MODES))
+    truth = sdegen.ExactConditional(sde, MODES, RING)
+    torch.testing.assert_close(guided.score(x, t, label=label), truth.score(x, t, label=label), rtol=1e-7, atol=1e-7)
+    for found, expected in zip(guided.estimate(x, t, label=label), truth.estimate(x, t, label=label)):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_classifier_guidance_at_one_samples_the_conditional_law() -> None:
+    sde, n = sdegen.VP(), 4000
+    guided = ClassifierGuidance(sdegen.Exact(sde, RING), ExactClassifier(sde, MODES))
+    x = sdegen.sample(guided, n, steps=20, seed=0, label=5)
+    first, second = (MODES[5].sample(n, torch.Generator().manual_seed(k)) for k in (1, 2))
+    floor = metrics.sliced_wasserstein(second, first, seed=0)
+    found = metrics.sliced_wasserstein(x, first, seed=0)
+    assert found.value < floor.value + 4 * (found.stderr**2 + floor.stderr**2) ** 0.5
+
+
+def test_guidance_by_a_classifier_stops_outside_its_interval_and_drops_the_label() -> None:
+    sde = sdegen.VP()
+    exact = sdegen.Exact(sde, RING)
+    guided = ClassifierGuidance(exact, ExactClassifier(sde, MODES), interval=(0.2, 0.5))
+    x = states(sde, RING, 0.6)
+    assert torch.equal(guided.denoise(x, 0.6, label=3), exact.denoise(x, 0.6))
+    assert not torch.allclose(guided.denoise(x, 0.4, label=3), exact.denoise(x, 0.4))
+
+
+def test_a_noisy_classifier_learns_the_true_one() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(8, (20_000,), generator=generator)
+    x = (RING.means[label] + 0.5 * torch.randn(20_000, 2, dtype=torch.float64, generator=generator)).float()
+    sde = sdegen.VP()
+    classifier = NoisyClassifier(sdegen.nets.MLP(2, width=64, depth=1, out=8), sde)
+    sdegen.fit(classifier, (x, {"label": label}), steps=500, batch_size=256, seed=0, progress=False)
+    assert abs(classifier.std - RING.moments().covariance.diagonal().mean().sqrt()) < 0.05
+    truth = ExactClassifier(sde, MODES)
+    for t in (0.05, 0.3, 0.6):
+        at = states(sde, RING, t, 2000)
+        p, q = truth(at, t).softmax(1), classifier(at.float(), t).double().log_softmax(1)
+        assert (p * (p.clamp_min(1e-300).log() - q)).sum(1).mean() < 0.03  # nats
+    with pytest.raises(ValueError, match="learns from labels"):
+        sdegen.fit(classifier, x, steps=1, seed=0, progress=False)
+
+
+# --- a weaker model ---------------------------------------------------------------------------------------------------
+
+
+def test_autoguidance_is_the_extrapolation_of_every_reading() -> None:
+    sde = sdegen.VP()
+    wide = sdegen.GaussianMixture(RING.weights, RING.means, 4 * RING.covariances)
+    strong, weak = sdegen.Exact(sde, RING), sdegen.Exact(sde, wide)
+    guided, x = Autoguidance(strong, weak, 2.5), states(sde, RING, 0.3)
+    for reading in ("score", "denoise", "noise", "velocity"):
+        a, b = (getattr(m, reading)(x, 0.3) for m in (strong, weak))
+        torch.testing.assert_close(getattr(guided, reading)(x, 0.3), b + 2.5 * (a - b))
+    # And by the questions of a sampler, the same.
+    by_questions = sdegen.sample(guided, 8, sampler=samplers.DDIM(6), seed=0)
+
+    class ByReadings(sdegen.ScoreModel):
+        sde, moments = strong.sde, strong.moments
+
+        def score(self, x: Any, t: Any, **cond: Any) -> Any:
+            return guided.score(x, t)
+
+    torch.testing.assert_close(by_questions, sdegen.sample(ByReadings(), 8, sampler=samplers.DDIM(6), seed=0))
+
+
+def test_autoguidance_narrows_a_model_that_errs_like_its_weaker_self() -> None:
+    """Scores of laws too wide, one more than the other: the combination is nearer to the truth than either."""
+    sde = sdegen.VP()
+    strong, weak = (
+        sdegen.Exact(sde, sdegen.GaussianMixture(RING.weights, RING.means, factor * RING.covariances))
+        for factor in (1.2, 1.6)
+    )
+    truth = RING.sample(4000, torch.Generator().manual_seed(1))
+    kl = {
+        scale: metrics.knn_kl(truth, sdegen.sample(Autoguidance(strong, weak, scale), 4000, steps=30, seed=0)).value
+        for scale in (0.0, 1.0, 1.5)
+    }
+    assert kl[1.5] < kl[1.0] < kl[0.0]
+    with pytest.raises(ValueError, match="different processes, VP and OU"):
+        Autoguidance(strong, sdegen.Exact(sdegen.OU(), RING), 2.0)
+
+
+def test_a_negative_condition_pushes_away_from_it() -> None:
+    truth = sdegen.ExactConditional(sdegen.VP(), MODES, RING)
+    x = states(sdegen.VP(), RING, 0.3)
+    guided = ClassifierFree(truth, 1.5, null={"label": 2})
+    a, b = truth.score(x, 0.3, label=0), truth.score(x, 0.3, label=2)
+    torch.testing.assert_close(guided.score(x, 0.3, label=0), b + 1.5 * (a - b))
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+def correlated(dim: int = 3) -> sdegen.GaussianMixture:
+    generator = torch.Generator().manual_seed(0)
+    U = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator))[0]
+    C = (U * torch.linspace(0.3, 2.0, dim, dtype=torch.float64)) @ U.T
+    return sdegen.GaussianMixture(torch.ones(1), torch.randn(1, dim, generator=generator).double(), C[None])
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=name)
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.9])
+def test_moment_matching_is_exact_on_gaussian_data(sde: Any, share: float) -> None:
+    law, t = correlated(), share * sde.T
+    A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.0, 1.0, 1.0]], dtype=torch.float64), 0.3)
+    y = A.sample(law.sample(1, torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2))[0]
+    wrapped = MomentMatching(sdegen.Exact(sde, law), A)
+    truth = sdegen.Exact(sde, posterior(law, A, y))
+    x = states(sde, law, t)
+    for found, expected in zip(wrapped.estimate(x, t, y=y), truth.estimate(x, t)):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", PROCESSES[:4], ids=name)
+def test_pseudoinverse_guidance_is_exact_on_white_data(sde: Any) -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0, -2.0, 0.5]]), torch.full((1,), 1.7))
+    A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.0, 1.0, 1.0]], dtype=torch.float64), 0.3)
+    y = torch.tensor([0.7, -1.0], dtype=torch.float64)
+    x = states(sde, law, 0.4 * sde.T)
+    wrapped, truth = PiGDM(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior(law, A, y))
+    torch.testing.assert_close(wrapped.score(x, 0.4 * sde.T, y=y), truth.score(x, 0.4 * sde.T), rtol=1e-6, atol=1e-6)
+    # Of data with another covariance it is not, and neither is DPS anywhere but near the data.
+    other = correlated()
+    x = states(sde, other, 0.4 * sde.T)
+    truth = sdegen.Exact(sde, posterior(other, A, y))
+    for wrong in (PiGDM(sdegen.Exact(sde, other), A), DPS(sdegen.Exact(sde, other), A)):
+        assert (wrong.score(x, 0.4 * sde.T, y=y) - truth.score(x, 0.4 * sde.T)).abs().max() > 0.05
+
+
+def test_all_approximations_become_exact_as_the_noise_goes() -> None:
+    sde = sdegen.VP()
+    A, y = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 0.5), torch.tensor([3.0], dtype=torch.float64)
+    exact, truth = sdegen.Exact(sde, RING), sdegen.Exact(sde, posterior(RING, A, y))
+    for make in (DPS, PiGDM, MomentMatching):
+        errors = []
+        for t in (0.02, 0.005):
+            x = states(sde, posterior(RING, A, y), t, 200)
+            push = truth.score(x, t) - exact.score(x, t)
+            errors.append((make(exact, A).score(x, t, y=y) - truth.score(x, t)).norm() / push.norm())
+        assert errors[1] < 0.5 * errors[0] < 0.5
+
+
+def test_samples_know_what_was_measured_each_its_own() -> None:
+    """One condition a sample, cut with the batch, and the law of the rest that of the exact posterior."""
+    law = correlated(3)
+    A = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.2)
+    y = torch.tensor([[-1.0], [2.0]], dtype=torch.float64).repeat_interleave(3000, 0)
+    wrapped = MomentMatching(sdegen.Exact(sdegen.VP(), law), A)
+    x = sdegen.sample(wrapped, 6000, steps=20, seed=0, batch=2500, y=y)
+    for value, part in zip((-1.0, 2.0), x.split(3000)):
+        truth = posterior(law, A, torch.tensor([value])).moments()
+        torch.testing.assert_close(part.mean(0), truth.mean, atol=0.1, rtol=0)
+        torch.testing.assert_close(part.T.cov(), truth.covariance, atol=0.12, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", [samplers.DDIM(12), samplers.Ancestral(12), samplers.Multistep(12)], ids=name)
+def test_replaced_coordinates_end_at_what_was_seen(sampler: samplers.Sampler) -> None:
+    A, y = Mask(torch.tensor([True, False]), 0.01), torch.tensor([2.5], dtype=torch.float64)
+    wrapped = Replacement(sdegen.Exact(sdegen.VP(), RING), A)
+    x = sdegen.sample(wrapped, 500, sampler=sampler, seed=0, y=y)
+    assert (x[:, 0] - 2.5).abs().max() < 1e-8 and x[:, 1].std() > 1
+
+
+def test_repainting_brings_the_rest_nearer_to_what_was_seen() -> None:
+    sde = sdegen.VP()
+    A, y = Mask(torch.tensor([True, False]), 0.01), torch.tensor([3.8], dtype=torch.float64)
+    wrapped = Replacement(sdegen.Exact(sde, RING), A)
+    truth = posterior(RING, A, y).sample(2000, torch.Generator().manual_seed(3))
+    plain = samplers.ExponentialSDE(16)
+    distance = [
+        metrics.sliced_wasserstein(sdegen.sample(wrapped, 2000, sampler=s, seed=0, y=y), truth, seed=0).value
+        for s in (plain, repaint(wrapped, plain, jump=4, repeats=8))
+    ]
+    assert distance[1] < 0.85 * distance[0]
+
+
+def test_conjugate_gradients_solve_row_by_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(5, 6, 6, dtype=torch.float64, generator=generator)
+    M, b = half @ half.mT + 0.1 * torch.eye(6), torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    b[2] = 0  # nothing to solve, nothing divided
+    u = conjugate_gradients(lambda u: (M @ u[..., None])[..., 0], b, 12)
+    torch.testing.assert_close(u, torch.linalg.solve(M, b), rtol=1e-6, atol=1e-8)
+
+
+def test_a_network_is_wrapped_as_the_truth_is(device: torch.device, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    sdegen.fit(model, RING, steps=5, batch_size=64, seed=0, progress=False)
+    A, y = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 1.0), torch.tensor([3.0], device=device)
+    for make in (DPS, PiGDM, MomentMatching, Replacement):
+        x = sdegen.sample(make(model, A), 6, steps=8, seed=0, y=y)
+        assert x.shape == (6, 2) and x.dtype == dtype and x.device.type == device.type
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda m, A: DPS(m, A).score(torch.ones(2, 2, dtype=torch.float64), 0.5),
+            "what was measured is missing: pass y",
+        ),
+        (
+            lambda m, A: DPS(m, A).score(torch.ones(2, 2, dtype=torch.float64), 0.5, y=torch.ones(3)),
+            r"y has shape \(3,\)",
+        ),
+        (lambda m, A: PiGDM(m, A, variance=0.0), "variance = 0"),
+        (lambda m, A: MomentMatching(m, A, scale=float("inf")), "scale = inf"),
+        (lambda m, A: DPS(m, A, interval=(0.5, 0.1)), "increasing order"),
+        (
+            lambda m, A: ClassifierGuidance(m, ExactClassifier(m.sde, MODES)).score(torch.ones(2, 2).double(), 0.5),
+            "pass label",
+        ),
+        (lambda m, A: repaint(m, samplers.DDIM(9), 4, 0), "at least one repeat"),
+        (lambda m, A: repaint(m, samplers.DDIM(9), 0), "jump = 0"),
+    ],
+)
+def test_what_means_nothing_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make(sdegen.Exact(sdegen.VP(), RING), Linear(torch.ones(1, 2, dtype=torch.float64), 0.5))
+
+
+def test_a_nonlinear_process_is_refused() -> None:
+    sde = sdegen.DoubleWell()
+    model = sdegen.DirectModel(sdegen.nets.MLP(2), sde)
+    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+        DPS(model, Linear(torch.ones(1, 2), 0.5))
