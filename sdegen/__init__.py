@@ -13,6 +13,7 @@ from . import (
     baselines,
     data,
     divergence,
+    foreign,
     grids,
     guidance,
     kernels,
@@ -31,6 +32,7 @@ from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .fokker_planck import FokkerPlanck
+from .foreign import from_denoiser, from_diffusers, from_network, to_diffusers
 from .hierarchy import diffusion_hierarchy
 from .learned import LearnedSchedule, LearnedSDE
 from .likelihood import Density as density
@@ -58,10 +60,11 @@ __all__ = [
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
     "VelocityModel",
+    "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
     "bits_per_dim", "density", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
-    "baselines", "data", "divergence", "grids", "guidance", "kernels", "losses", "measurements", "metrics", "nets", "plots",
-    "samplers", "testing", "weightings",
+    "baselines", "data", "divergence", "foreign", "grids", "guidance", "kernels", "losses", "measurements", "metrics", "nets",
+    "plots", "samplers", "testing", "weightings",
 ]  # fmt: skip

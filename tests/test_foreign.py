@@ -1,0 +1,203 @@
+"""Networks of others: their predictions as readings, their loops as our samplers, and ours as theirs."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import grids
+from sdegen.foreign import AngleTable, Level, Steps, Times
+from sdegen.models import Data, Noise, Score, Velocity
+from sdegen.samplers import DDIM, Multistep, PointMass, log_ratio
+
+RING = sdegen.data.gaussian_ring()
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore:(__array_|.torch.jit.script.):DeprecationWarning")
+TRAILING = {"timestep_spacing": "trailing", "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+
+
+@cache
+def unet() -> Any:
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(
+        sample_size=8, in_channels=2, out_channels=2, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=4,
+    )  # fmt: skip
+    return net.eval()
+
+
+def noise(n: int = 3) -> Tensor:
+    return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("step", [0, 500, 999])
+@torch.no_grad()
+def test_a_prediction_is_read_as_what_it_is(kind: str, step: int) -> None:
+    scheduler = diffusers.DDPMScheduler(prediction_type=kind)
+    model = sdegen.from_diffusers(unet(), scheduler)
+    x, label = noise(), torch.tensor([0, 3, 1])
+    out = unet()(x, step, class_labels=label).sample
+    alpha, sigma = scheduler.alphas_cumprod[step] ** 0.5, (1 - scheduler.alphas_cumprod[step]) ** 0.5
+    t = (step + 1) / 1000
+    expected = {"epsilon": model.noise, "sample": model.denoise, "v_prediction": model.velocity}[kind]
+    torch.testing.assert_close(expected(x, t, label=label), out, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(
+        float(alpha) * model.denoise(x, t, label=label) + float(sigma) * model.noise(x, t, label=label),
+        x,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@torch.no_grad()
+def test_our_two_step_method_is_their_loop(kind: str) -> None:
+    """DPM-Solver++ 2M of diffusers, on the same noise and stops; "heun" is there the name of the integral of the line."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=kind, solver_type="heun", **TRAILING)
+    scheduler.set_timesteps(20)
+    x = z = noise()
+    label = torch.tensor([0, 3, 1])
+    for step in scheduler.timesteps:
+        x = scheduler.step(unet()(x, step, class_labels=label).sample, step, x).prev_sample
+    model = sdegen.from_diffusers(unet(), scheduler)
+    times = (scheduler.timesteps.double() + 1) / 1000
+    sampler = Multistep(20, grids.Given(times), order=2, reference=PointMass(), clock=log_ratio)
+    ours = sdegen.sample(model, x_T=z, sampler=sampler, label=label, progress=False)
+    assert (ours - x).abs().max() / x.square().mean().sqrt() < 1e-4
+
+
+@torch.no_grad()
+def test_without_a_choice_it_starts_where_theirs_starts_and_ends_at_the_last_trained_step() -> None:
+    model = sdegen.from_diffusers(unet(), diffusers.DDPMScheduler())
+    assert model.end == 1 / 1000 and model.sde.N == 1000
+    x = sdegen.sample(model, 4, steps=6, seed=0, label=2, progress=False)
+    assert x.shape == (4, 2, 8, 8) and x.isfinite().all()
+
+
+def test_zero_terminal_signal_is_taken_as_it_is() -> None:
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False, **TRAILING
+    )
+    model = sdegen.from_diffusers(unet(), scheduler)
+    sde = model.sde
+    assert isinstance(sde, AngleTable)
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    expected = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(sde.marginal(t).Phi.matrix()[:, 0, 0].square(), expected, atol=1e-6, rtol=1e-5)
+    assert sde.snr(1.0) == 0
+    scheduler.set_timesteps(10)
+    x = z = noise()
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            x = scheduler.step(unet()(x, step, class_labels=torch.zeros(3).long()).sample, step, x).prev_sample
+        times = (scheduler.timesteps.double() + 1) / 1000
+        ours = sdegen.sample(model, x_T=z, sampler=DDIM(10, grids.Given(times)), label=0, progress=False)
+    assert (ours - x).abs().max() / x.square().mean().sqrt() < 1e-3  # their table is in float32
+    with pytest.raises(ValueError, match=r"alpha\(T\) = 0, where a noise estimate determines no data"):
+        sdegen.from_diffusers(unet(), diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
+
+
+def test_a_schedule_without_signal_at_the_end_obeys_every_law() -> None:
+    table = (torch.cos(torch.linspace(0.02, 1, 50, dtype=torch.float64) * torch.pi / 2)).square()
+    table[-1] = 0
+    report = sdegen.testing.check_sde(AngleTable(table))
+    assert report.passed, report
+
+
+# --- the other way ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_there_and_back_is_the_same_network() -> None:
+    scheduler = diffusers.DDPMScheduler()
+    net, again = sdegen.to_diffusers(sdegen.from_diffusers(unet(), scheduler))
+    x, label = noise(), torch.tensor([0, 3, 1])
+    for step in (0, 250, 999):
+        theirs = unet()(x, step, class_labels=label).sample
+        torch.testing.assert_close(net(x, step, class_labels=label).sample, theirs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(net(x, step, label, return_dict=False)[0], net(x, step, class_labels=label).sample)
+    torch.testing.assert_close(again.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.DDPM()], ids=lambda s: type(s).__name__)
+@torch.no_grad()
+def test_our_model_in_their_loop_gives_our_samples(sde: Any) -> None:
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.UNet(2, (16, 32)), sde).eval()
+    net, scheduler = sdegen.to_diffusers(model)
+    loop = diffusers.DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing", clip_sample=False)
+    loop.set_timesteps(10)
+    x = z = noise()
+    for step in loop.timesteps:
+        x = loop.step(net(x, step).sample, step, x).prev_sample
+    times = (loop.timesteps.double() + 1) / 1000
+    ours = sdegen.sample(model, x_T=z, sampler=DDIM(10, grids.Given(times)), progress=False)
+    assert (ours - x).abs().max() / x.square().mean().sqrt() < 1e-3  # their table is in float32
+
+
+# --- other conventions, on a law that is known -------------------------------------------------------------------------
+
+
+class Known(nn.Module):
+    """A true reading of the ring, told the time in another way."""
+
+    def __init__(self, sde: Any, reading: str, time: Any) -> None:
+        super().__init__()
+        self.exact, self.reading, self.time = sdegen.Exact(sde, RING), reading, time
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        return getattr(self.exact, self.reading)(x, self.time(clock.double()))
+
+
+@pytest.mark.parametrize(
+    ("reading", "asks", "clock", "time"),
+    [
+        ("noise", Noise(), Times(999), lambda c: c / 999),
+        ("score", Score(), Times(), lambda c: c),
+        ("denoise", Data(), Steps(1000), lambda c: (c + 1) / 1000),
+        ("velocity", Velocity(), Steps(100), lambda c: (c + 1) / 100),
+    ],
+    ids=["score_sde", "score", "data", "velocity"],
+)
+def test_every_convention_is_one_score(reading: str, asks: Any, clock: Any, time: Any) -> None:
+    sde = sdegen.VP()
+    model = sdegen.from_network(Known(sde, reading, time), sde, asks, clock)
+    x = sde.diffused(RING, torch.tensor(0.4)).sample(20, torch.Generator().manual_seed(0))
+    for t in (0.1, 0.4, 1.0):
+        torch.testing.assert_close(model.score(x, t), sdegen.Exact(sde, RING).score(x, t), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", [sdegen.EDM(), sdegen.VE(), sdegen.VP(), sdegen.OU()], ids=lambda s: type(s).__name__)
+def test_a_denoiser_serves_every_scalar_process(sde: Any) -> None:
+
+    class Denoiser(nn.Module):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return RING.observed(x, torch.ones(()), sigma)[0]
+
+    model = sdegen.from_denoiser(Denoiser(), RING.moments(), sde)
+    exact = sdegen.Exact(sde, RING)
+    x = sdegen.sample(model, 500, steps=12, seed=0)
+    torch.testing.assert_close(x, sdegen.sample(exact, 500, steps=12, seed=0), rtol=1e-6, atol=1e-5)
+    assert abs(Level()(sde, 0.3 * sde.T) - sde.snr(0.3 * sde.T) ** -0.5) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: sdegen.from_diffusers(unet(), diffusers.FlowMatchEulerDiscreteScheduler()), "no alphas_cumprod"),
+        (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.VE(), RING)), "VE is no process of diffusers"),
+        (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.CLD(), RING)), "CLD is no process"),
+        (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.Cosine(), RING)), r"alpha\(T\) > 0"),
+        (lambda: sdegen.from_denoiser(nn.Identity(), sde=sdegen.Rectified()), "where x / alpha is infinite"),
+        (lambda: AngleTable(torch.tensor([0.5, 0.7])), "two or more numbers that fall"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
