@@ -249,7 +249,7 @@ class AngleTable(ScheduleSDE):
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
         if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
             raise ValueError(
-                f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, from below 1 to 0 or above."
+                f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."
             )
         self.alphas_cumprod, self.N = table, len(table)
         self.piece = 1 / self.N
