@@ -97,7 +97,7 @@ def methods(quick: bool) -> dict[str, tuple[Draw, int]]:
             )
         reverse = samplers.ExponentialSDE(many)
         found[f"{name}, reversed, {many}"] = (partial(drawn, partial(wrapped, wrapper), reverse), many)
-    return found | {"RePaint": (repainted, 0)}
+    return found | {"RePaint": (repainted, 0), f"twisted SMC on ΠGDM, {many}": (partial(twisted, many), many)}
 
 
 def exact(problem: Problem) -> Any:
@@ -110,6 +110,14 @@ def repainted(problem: Problem, n: int, seed: int) -> Tensor:
     model = wrapped(guidance.Replacement, problem)
     sampler = guidance.repaint(model, samplers.ExponentialSDE(40), jump=4, repeats=8)
     return sdegen.sample(model, n, sampler=sampler, seed=seed, y=problem.y, progress=False)
+
+
+def twisted(steps: int, problem: Problem, n: int, seed: int) -> Tensor:
+    """As many particles as samples."""
+    model = wrapped(guidance.PiGDM, problem)
+    return guidance.twisted_smc(model, n, steps=steps, seed=seed, y=problem.y).sample(
+        n, torch.Generator().manual_seed(seed)
+    )
 
 
 def compute(draw: Draw, evaluations: int, dim: int, noise: float, n: int, seed: int) -> Values:

@@ -21,6 +21,7 @@ from sdegen.guidance import (
     Replacement,
     conjugate_gradients,
     repaint,
+    twisted_smc,
 )
 from sdegen.measurements import Linear, Mask, posterior
 
@@ -271,3 +272,44 @@ def test_a_nonlinear_process_is_refused() -> None:
     model = sdegen.DirectModel(sdegen.nets.MLP(2), sde)
     with pytest.raises(TypeError, match="DoubleWell is not linear"):
         DPS(model, Linear(torch.ones(1, 2), 0.5))
+
+
+# --- particles --------------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
+    """On Gaussian data that are not white, with half the push that is needed: what is proposed is wrong, the weights repair it."""
+    law = correlated()
+    A = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3)
+    y = torch.tensor([2.0], dtype=torch.float64)
+    mean = posterior(law, A, y).moments().mean
+    proposal = PiGDM(sdegen.Exact(sdegen.VP(), law), A, scale=0.5)
+    error = {}
+    for n in (64, 1024):
+        runs = [twisted_smc(proposal, n, steps=120, seed=k, y=y) for k in range(12)]
+        error[n] = torch.stack([run.mean() - mean for run in runs]).square().sum(1).mean().sqrt()
+        assert all(abs(run.weights.sum() - 1) < 1e-9 and 1 <= run.effective <= n for run in runs)
+    assert 2.4 < error[64] / error[1024] < 6.6  # 4 expected
+    unweighted = sdegen.sample(proposal, 1024, sampler=samplers.ExponentialSDE(120), seed=0, y=y).mean(0) - mean
+    assert error[1024] < 0.3 * unweighted.norm()
+
+
+def test_particles_find_the_modes_that_the_proposal_gets_wrong() -> None:
+    A, y = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 0.5), torch.tensor([3.0], dtype=torch.float64)
+    truth, proposal = posterior(RING, A, y), PiGDM(sdegen.Exact(sdegen.VP(), RING), A, scale=0.5)
+    found = twisted_smc(proposal, 2000, steps=100, seed=0, y=y)
+    plain = sdegen.sample(proposal, 2000, sampler=samplers.ExponentialSDE(100), seed=0, y=y)
+
+    def off(x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (truth.component_log_prob(x).softmax(1).mean(0) - truth.weights).abs().sum()
+
+    draws = found.sample(2000, torch.Generator().manual_seed(0))
+    assert off(draws) < 0.1 < 0.2 < off(plain)
+
+
+def test_particles_refuse_what_they_cannot_weigh() -> None:
+    exact, A = sdegen.Exact(sdegen.VP(), RING), Linear(torch.ones(1, 2, dtype=torch.float64), 0.5)
+    with pytest.raises(TypeError, match="determinant is not known: use PiGDM"):
+        twisted_smc(MomentMatching(exact, A), 10, y=torch.ones(1))
+    with pytest.raises(ValueError, match="what was measured is missing"):
+        twisted_smc(PiGDM(exact, A), 10, seed=0)

@@ -4,11 +4,12 @@ from .clean import Clipped, DynamicThreshold
 from .free import Autoguidance, ClassifierFree, Extrapolated, RescaledGuidance, Without
 from .measured import DPS, Measured, MomentMatching, PiGDM, Replacement, conjugate_gradients, repaint
 from .scaling import EpsilonScaling, LinearScale
+from .twisted import Particles, twisted_smc
 
 __all__ = [
     "CleanState", "Guided", "Tilted",
     "Autoguidance", "ClassifierFree", "Extrapolated", "RescaledGuidance", "Without",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
-    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "repaint",
+    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "repaint", "Particles", "twisted_smc",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

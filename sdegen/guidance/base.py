@@ -146,11 +146,15 @@ class Tilted(Guided):
         weight = within(self.interval, t) * self.scale
         if not weight.any():
             return self.model.estimate(x, t, **self.untilted(**cond))
-        at = self._marginal(t)
         x_0, eps, slope = self.tilted(x, t, **cond)
-        slope = slope * rows(weight, x)
+        more_x_0, more_eps = self.moved(slope * rows(weight, x), t)
+        return x_0 + more_x_0, eps + more_eps
+
+    def moved(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """What a gradient of the log-density at `t` adds to clean state and noise: ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ slope``."""
+        at = self._marginal(t)
         to_clean = inverse(at.Phi) @ at.covariance
-        return x_0 + to_clean(slope), eps - at.R.T(slope)
+        return to_clean(slope), -at.R.T(slope)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``−R⁻ᵀ eps'``."""

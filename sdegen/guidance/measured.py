@@ -58,6 +58,10 @@ class Measured(Tilted):
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
+        return self.looked(x, t, **cond)[:3]
+
+    def looked(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log |Q|``."""
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             x_0, eps = self.model.estimate(at, t, **self.untilted(**cond))
@@ -69,8 +73,8 @@ class Measured(Tilted):
             return torch.autograd.grad(seen, at, u, retain_graph=True)[0]
 
         residual = _seen(cond, seen) - seen.detach()
-        slope = back(self.weighed(residual, back, data.shape[1:], t))
-        return x_0.detach(), eps.detach(), slope
+        u = self.weighed(residual, back, data.shape[1:], t)
+        return x_0.detach(), eps.detach(), back(u), -0.5 * _dot(residual, u)
 
     @abstractmethod
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
