@@ -282,7 +282,7 @@ def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
     law = correlated()
     A = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3)
     y = torch.tensor([2.0], dtype=torch.float64)
-    mean = posterior(law, A, y).moments().mean
+    mean, covariance = posterior(law, A, y).moments()
     proposal = PiGDM(sdegen.Exact(sdegen.VP(), law), A, scale=0.5)
     error = {}
     for n in (64, 1024):
@@ -290,6 +290,12 @@ def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
         error[n] = torch.stack([run.mean() - mean for run in runs]).square().sum(1).mean().sqrt()
         assert all(abs(run.weights.sum() - 1) < 1e-9 and 1 <= run.effective <= n for run in runs)
     assert 2.4 < error[64] / error[1024] < 6.6  # 4 expected
+    bias = torch.stack([run.mean() - mean for run in runs]).mean(0)
+    assert bias.norm() < 0.03  # the standard deviations are up to 1.2
+    second = torch.stack([run.mean((run.x - mean)[:, :, None] * (run.x - mean)[:, None]) for run in runs]).mean(0)
+    direction = A.A[0]
+    assert abs((direction @ second @ direction) / (direction @ covariance @ direction) - 1) < 0.05
+    assert ((second - covariance).diagonal() / covariance.diagonal()).abs().max() < 0.15
     unweighted = sdegen.sample(proposal, 1024, sampler=samplers.ExponentialSDE(120), seed=0, y=y).mean(0) - mean
     assert error[1024] < 0.3 * unweighted.norm()
 
