@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks.posterior_table import NOISES
+
 HERE = Path(__file__).parent
 TITLES = {
     "kl": "Processes and weightings",
@@ -117,6 +119,12 @@ Published for MNIST: RealNVP 1.06, residual flow 0.97; ours are in the families 
 """,
 }
 
+POSTERIORS = {
+    f"d{dim}-noise{noise:g}": f"### {dim} dimensions, noise {noise:g} of the signal\n\n"
+    for dim in (2, 8, 32)
+    for noise in NOISES
+}
+
 FIDS = {
     "fashion_mnist": "Fashion-MNIST, the shipped model, against test images",
     "fashion_mnist-10000": "Fashion-MNIST, of 10,000 images each",
@@ -166,6 +174,11 @@ def main() -> None:
         HERE / "README.md",
         "guided",
         f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
+    )
+    put(
+        HERE / "README.md",
+        "posteriors",
+        "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()

@@ -278,7 +278,7 @@ def test_a_nonlinear_process_is_refused() -> None:
 
 
 def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
-    """On Gaussian data that are not white, with half the push that is needed: what is proposed is wrong, the weights repair it."""
+    """On Gaussian data that are not white, and half the push that is needed: the proposal is wrong, weights repair it."""
     law = correlated()
     A = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3)
     y = torch.tensor([2.0], dtype=torch.float64)
