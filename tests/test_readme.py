@@ -15,7 +15,10 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_the_first_example_trains_a_model_close_to_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_example_trains_a_model_close_to_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
     exec(code[1], {})
