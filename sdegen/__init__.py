@@ -30,6 +30,7 @@ from .bits import bits_per_dim
 from .checkpoints import load, save
 from .diagnose import Budget, diagnose
 from .distributions import Empirical, GaussianMixture, Moments, moments_of
+from .editing import edit
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .fokker_planck import FokkerPlanck
 from .foreign import from_denoiser, from_diffusers, from_network, to_diffusers
@@ -62,7 +63,7 @@ __all__ = [
     "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "Bound", "Budget", "Chain", "LogProb",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "LogProb",
     "bits_per_dim", "density", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
     "baselines", "data", "divergence", "foreign", "grids", "guidance", "kernels", "losses", "measurements", "metrics", "nets",

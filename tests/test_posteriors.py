@@ -274,6 +274,39 @@ def test_a_nonlinear_process_is_refused() -> None:
         DPS(model, Linear(torch.ones(1, 2), 0.5))
 
 
+# --- up and down again ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD()], ids=name)
+def test_an_edit_keeps_the_law_and_what_the_noise_has_left(sde: Any) -> None:
+    """Data of the law come back with the law, from any time; from early times nearly as they were."""
+    exact, x = sdegen.Exact(sde, RING), RING.sample(3000, torch.Generator().manual_seed(0))
+    other = RING.sample(3000, torch.Generator().manual_seed(1))
+    floor = metrics.sliced_wasserstein(x, other, seed=0)
+    kept = []
+    for level in (0.1, 1.0, 20.0):
+        t = sde.time(torch.tensor(level**-2.0)).item()
+        back = sdegen.edit(exact, x, t, steps=30, seed=0)
+        assert metrics.sliced_wasserstein(back, other, seed=0).value < floor.value + 5 * floor.stderr
+        kept.append(torch.corrcoef(torch.stack([x[:, 0], back[:, 0]]))[0, 1])
+    assert kept[0] > 0.99 > 0.98 > kept[1] > 0.8 > 0.2 > abs(kept[2])
+
+
+def test_an_edit_begins_at_its_time_and_takes_conditions() -> None:
+    sde = sdegen.VP()
+    truth, times = sdegen.ExactConditional(sde, MODES, RING), []
+    x = RING.means[0].expand(500, 2)
+    sampler = samplers.DDIM(10)
+    moved = sdegen.edit(
+        truth, x, 0.9, sampler=sampler, label=4, seed=0, callback=lambda i, t, x: times.append(float(t))
+    )
+    assert (moved.mean(0) - RING.means[4]).norm() < 0.1 and max(times) < 0.9 and sampler.grid is None
+    with pytest.raises(ValueError, match="a grid needs 0 <= end < start <= T"):
+        sdegen.edit(truth, x, 1.5)
+    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+        sdegen.edit(sdegen.DirectModel(sdegen.nets.MLP(2), sdegen.DoubleWell()), x, 0.5)
+
+
 # --- particles --------------------------------------------------------------------------------------------------------
 
 
