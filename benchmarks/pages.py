@@ -125,6 +125,8 @@ POSTERIORS = {
     for noise in NOISES
 }
 
+RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
+
 FIDS = {
     "fashion_mnist": "Fashion-MNIST, the shipped model, against test images",
     "fashion_mnist-10000": "Fashion-MNIST, of 10,000 images each",
@@ -180,6 +182,7 @@ def main() -> None:
         "posteriors",
         "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
+    put(HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()
     ]
@@ -205,6 +208,17 @@ def fid_block(name: str, title: str) -> str:
     """The table of a data set, and guided samples."""
     picture = f"![samples of every class](results/fid_table/{name}/default--10--guided-1-25.png)"
     return f"### {title}\n\n{table('fid', of=f'fid_table/{name}')}\n\n{picture}\n"
+
+
+def restored_block(name: str) -> str:
+    """The tables of a set of images, task by task, and the picture."""
+    files = sorted((HERE / "results" / "restore_images").glob(f"{name}-*.md"))
+    tables = [
+        f"{RESTORED[name]}, {f.stem.removeprefix(f'{name}-').replace('-', ' ')}:\n\n{table(f.stem, of='restore_images')}\n"
+        for f in files
+    ]
+    shown = f"![restored images](results/restore_images/{name}.png)\n" if files else ""
+    return "\n".join([*tables, shown])
 
 
 def noise_block(names: list[str]) -> str:

@@ -120,11 +120,10 @@ def main() -> None:
 def picture(args: Any, original: Tensor, sheets: dict[str, Tensor]) -> None:
     """Ten images, what least squares make of the measurement, and every method's sample, task by task."""
     names = ["measured", *methods()]
-    figure = Figure(figsize=(16, 6), layout="constrained")
-    for ax, task in zip(figure.subplots(1, 4), tasks(tuple(original.shape[1:]))):
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    for ax, task in zip(figure.subplots(2, 2).flat, tasks(tuple(original.shape[1:]))):
         rows = torch.cat([original[:10], *(sheets[f"{task}: {name}"][:10] for name in names)])
-        plots.images((rows + 1) / 2, columns=10, ax=ax, title=f"{task}: original, {', '.join(names)}")
-        ax.title.set_fontsize(6)
+        plots.images((rows + 1) / 2, columns=10, ax=ax, title=task)
     figure.savefig(args.out / f"{args.data}.png", dpi=100)
 
 
