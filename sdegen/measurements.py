@@ -134,6 +134,7 @@ class Mask(Measurement):
 
     def __init__(self, mask: Tensor, std: float) -> None:
         super().__init__(std)
+        mask = torch.as_tensor(mask)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask has dtype {mask.dtype}; give booleans, True where a coordinate is seen.")
         if not mask.any():

@@ -406,7 +406,7 @@ class Model(Trainable, VelocityModel):
     Raises
     ------
     TypeError
-        If the SDE is not linear (use `DirectModel`).
+        If `sde` is no process, or not linear (use `DirectModel`).
     ValueError
         If the parametrisation is singular on the SDE, or `end` is not a time of it.
     """
@@ -415,6 +415,9 @@ class Model(Trainable, VelocityModel):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(sde, SDE):
+            what = f"the class {sde.__name__}" if isinstance(sde, type) else f"a {type(sde).__name__}"
+            raise TypeError(f"sde is {what}; give a process, as in Model(net, VP()).")
         if not sde.is_linear:
             raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
         self.net, self.sde = net, sde

@@ -267,6 +267,32 @@ def test_what_means_nothing_is_refused(make: Any, says: str) -> None:
         make(sdegen.Exact(sdegen.VP(), RING), Linear(torch.ones(1, 2, dtype=torch.float64), 0.5))
 
 
+def test_what_was_seen_may_be_a_number_or_a_list() -> None:
+    exact, A = sdegen.Exact(sdegen.VP(), RING), Mask([True, False], 0.5)
+    x = states(sdegen.VP(), RING, 0.3)
+    scores = [PiGDM(exact, A).score(x, 0.3, y=y) for y in (3.0, [3.0], torch.tensor([3.0]), torch.full((40, 1), 3.0))]
+    assert all(torch.equal(scores[0], s) for s in scores[1:])
+    with pytest.raises(
+        TypeError, match=r"measurement is a Exact; give what was done to the data, as in PiGDM\(model, Mask"
+    ):
+        PiGDM(exact, exact)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: sdegen.Model(sdegen.nets.MLP(2), sdegen.VP), "sde is the class VP; give a process"),
+        (lambda: sdegen.Model(sdegen.VP(), sdegen.nets.MLP(2)), "sde is a MLP; give a process"),
+        (lambda: sdegen.testing.check_sde(sdegen.VP), r"VP is a class; check a process of it: check_sde\(VP\(\)\)"),
+        (lambda: metrics.kl(torch.ones(5, 2), RING), "p is a Tensor; kl compares densities"),
+    ],
+    ids=["class", "swapped", "checked class", "samples"],
+)
+def test_arguments_in_the_wrong_place_are_named(make: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
 def test_a_nonlinear_process_is_refused() -> None:
     sde = sdegen.DoubleWell()
     model = sdegen.DirectModel(sdegen.nets.MLP(2), sde)

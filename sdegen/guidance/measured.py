@@ -27,7 +27,9 @@ class Measured(Tilted):
     """A model that knows a measurement of its data: ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)``, `Q` taken as constant.
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
-    What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, one for all samples or one for each.
+    What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
+    batch for all samples, or a row for each. The pull changes quickly where noise is small, and what a network errs there is
+    carried to the end by a deterministic sampler: take one with noise, ``ExponentialSDE(50)``.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ class Measured(Tilted):
     Raises
     ------
     TypeError
-        If the process is not linear.
+        If the process is not linear, or `measurement` is none.
     ValueError
         If the scale is not finite, or the interval out of order; at a call, if `y` is missing or has another shape.
     """
@@ -50,7 +52,7 @@ class Measured(Tilted):
         self, model: Any, measurement: Measurement, scale: float = 1.0, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__(model, scale, interval)
-        self.measurement = measurement
+        self.measurement = _measurement(measurement)
 
     def untilted(self, **cond: Any) -> dict[str, Any]:
         """The conditions without `y`, which the model inside does not know."""
@@ -72,7 +74,7 @@ class Measured(Tilted):
             """``(∂ seen / ∂x)ᵀ u``."""
             return torch.autograd.grad(seen, at, u, retain_graph=True)[0]
 
-        residual = _seen(cond, seen) - seen.detach()
+        residual = seen_of(cond, seen) - seen.detach()
         u = self.weighed(residual, back, data.shape[1:], t)
         return x_0.detach(), eps.detach(), back(u), -0.5 * _dot(residual, u)
 
@@ -133,7 +135,9 @@ class PiGDM(Measured):
         super().__init__(model, measurement, scale, interval)
         if variance is None:
             if model.moments is None:
-                raise ValueError("the model does not know its data's moments; give their variance.")
+                raise ValueError(
+                    "the model does not know its data's moments; give variance=..., that of a coordinate of the data."
+                )
             covariance = model.moments.covariance.double()
             variance = float((covariance.diagonal() if covariance.ndim == 2 else covariance).mean())
         if not variance > 0:
@@ -206,14 +210,14 @@ class Replacement(CleanState):
     Raises
     ------
     TypeError
-        If the process is not linear.
+        If the process is not linear, or `measurement` is none.
     ValueError
         At a call, if `y` is missing or has another shape.
     """
 
     def __init__(self, model: Any, measurement: Measurement, iterations: int | None = None) -> None:
         super().__init__(model)
-        self.measurement, self.iterations = measurement, iterations
+        self.measurement, self.iterations = _measurement(measurement), iterations
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The completed clean state and its noise."""
@@ -222,7 +226,7 @@ class Replacement(CleanState):
         data = self.sde.project(x_0)
         seen = A(data)
         shape = data.shape[1:]
-        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), _seen(cond, seen) - seen, self.iterations)
+        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), seen_of(cond, seen) - seen, self.iterations)
         return self._restated(t, x_0, eps, data + A.transpose(u, shape))
 
 
@@ -286,14 +290,25 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
-def _seen(cond: dict[str, Any], seen: Tensor) -> Tensor:
-    """The condition `y`, one for each row."""
-    if "y" not in cond:
-        raise ValueError("what was measured is missing: pass y=..., one for all samples or one for each.")
-    y = cond["y"]
-    if y.shape not in (seen.shape, seen.shape[1:], (1, *seen.shape[1:])):
-        raise ValueError(
-            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {tuple(seen.shape[1:])}, or of each, "
-            f"{tuple(seen.shape)}."
+def _measurement(given: Any) -> Measurement:
+    if not isinstance(given, Measurement):
+        raise TypeError(
+            f"measurement is a {type(given).__name__}; give what was done to the data, as in PiGDM(model, Mask(mask, 0.1))."
         )
-    return y.to(seen).expand(seen.shape)
+    return given
+
+
+def seen_of(cond: dict[str, Any], seen: Tensor) -> Tensor:
+    """The condition `y`, one for each row."""
+    one = tuple(seen.shape[1:])
+    if "y" not in cond:
+        raise ValueError(
+            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each."
+        )
+    y = torch.as_tensor(cond["y"]).to(seen)
+    y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
+    if y.shape not in (seen.shape, one, (1, *one)):
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}."
+        )
+    return y.expand(seen.shape)

@@ -12,7 +12,7 @@ from ..grids import Angle, Grid
 from ..kernels import posterior
 from ..samplers.noise import as_seed
 from ..samplers.run import start
-from .measured import Measured, MomentMatching
+from .measured import Measured, MomentMatching, seen_of
 
 
 class Particles(NamedTuple):
@@ -128,8 +128,7 @@ def twisted_smc(
             ratio = 0.5 * (z.square() - (L.inv()(push) + z).square()).flatten(1).sum(1)
             pending = (ratio - log_twist).double().cpu()
         data = sde.project(x_0)
-        y = cond["y"].to(data).expand(particles, *cond["y"].shape[-model.measurement(data[:1])[0].ndim :])
-        last = model.measurement.log_prob(y, data) - log_twist
+        last = model.measurement.log_prob(seen_of(cond, model.measurement(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
     return Particles(data, log_weights.softmax(0), resampled)
 

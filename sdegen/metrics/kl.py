@@ -56,7 +56,7 @@ def kl(
     Raises
     ------
     TypeError
-        If the samples are not floating point.
+        If the samples are not floating point, or `p` or `q` has no density.
     ValueError
         If samples are not finite, or a log-density is NaN or not of shape ``(B,)``; the message names the density.
 
@@ -67,6 +67,11 @@ def kl(
     >>> abs(value - (math.log(1.2) + 1 / 1.2 - 1)) < 3 * stderr < 0.002
     True
     """
+    for name, law in (("p", p), ("q", q)):
+        if not hasattr(law, "log_prob"):
+            raise TypeError(
+                f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of samples alone use knn_kl."
+            )
     if x is None:
         x = p.sample(n, as_generator(generator, seed))
     check_samples(x, "x")

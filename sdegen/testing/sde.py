@@ -37,6 +37,8 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
 
     Raises
     ------
+    TypeError
+        If `sde` is a class and no process.
     ValueError
         If `expected` names a law that is not among them.
 
@@ -49,6 +51,8 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     >>> check_sde(Mine()).passed
     True
     """
+    if isinstance(sde, type):
+        raise TypeError(f"{sde.__name__} is a class; check a process of it: check_sde({sde.__name__}()).")
     return check(sde, laws_of(sde), expected)
 
 
