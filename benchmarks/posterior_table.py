@@ -43,7 +43,9 @@ class Problem:
 
     def __init__(self, dim: int, noise: float, seed: int) -> None:
         self.law = sdegen.data.gaussian_ring() if dim == 2 else sdegen.data.random_mixture(dim, modes=8)
-        A = torch.randn(max(1, dim // 4), dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        A = torch.randn(
+            max(1, dim // 4), dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 10_000)
+        )
         A = A / A.norm(dim=1, keepdim=True)
         signal = (A @ self.law.moments().covariance @ A.T).diagonal().mean().sqrt().item()
         self.measurement = measurements.Linear(A, noise * signal)

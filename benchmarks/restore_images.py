@@ -5,8 +5,8 @@
 
 Each of 100 test images is measured with noise of 0.1 (data in [−1, 1]) and restored once; ``PSNR`` is that of the sample in
 decibels, ``agrees`` the share whose class a classifier reads as it does of the original, ``misfit`` the root mean square of
-``(y − A x) / std``, 1 for the truth. The model is not told the class. A sample of a posterior is no best guess: it errs by twice
-the square of the posterior mean.
+``(y − A x) / std``, 1 for the truth. The model is not told the class. A sample of a posterior is no best guess: its mean squared
+error is twice that of the posterior mean. ``least squares`` has a little ridge, the noise's variance.
 """
 
 from __future__ import annotations

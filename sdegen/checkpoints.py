@@ -22,14 +22,17 @@ from torch import Tensor, nn
 from . import (
     baselines,
     distributions,
+    foreign,
     guidance,
     learned,
+    measurements,
     models,
     nets,
     nonlinear,
     parametrizations,
     processes,
     samplers,
+    weightings,
 )
 from .distributions import Moments
 from .samplers import Fitted
@@ -37,7 +40,10 @@ from .samplers import Fitted
 FORMAT = "sdegen-1"
 # Files name a class by the chapter it is offered in, which outlives the module it is written in.
 _CHAPTERS = {"learned": "processes", "nonlinear": "processes", "parametrizations": "models"}
-_LIBRARY = (baselines, distributions, guidance, learned, models, nets, nonlinear, parametrizations, processes, samplers)
+_LIBRARY = (
+    baselines, distributions, foreign, guidance, learned, measurements, models, nets, nonlinear, parametrizations, processes,
+    samplers, weightings,
+)  # fmt: skip
 _PLAIN = (int, float, str, bool, type(None))
 
 

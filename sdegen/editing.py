@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import noise_like
 from .models import ScoreModel
 from .samplers import Sampler, default, sample
-from .samplers.noise import as_seed
+from .samplers.noise import SampleNoise, as_seed
 
 
 def edit(
@@ -59,7 +58,8 @@ def edit(
     TypeError
         If the process is not linear: its noised states are simulated, not drawn.
     ValueError
-        If `t` is not a time after those where sampling ends, or steps and a sampler are both given.
+        If `t` is not a time after those where sampling ends, the sampler begins elsewhere (a `Given` grid, a sampler with another
+        inside), or steps and a sampler are both given.
     """
     sde = model.sde
     if not sde.is_linear:
@@ -73,6 +73,11 @@ def edit(
     sampler.grid = copy(sampler.default_grid() if sampler.grid is None else sampler.grid)
     sampler.grid.start = t
     sampler.grid.ends(sde)  # refuses a time that is none
-    z = noise_like(sde.lift(x), torch.Generator().manual_seed(seed))
-    at = sde.marginal(t)
-    return sample(model, x_T=at.Phi(sde.lift(x)) + at.R(z), sampler=sampler, seed=seed + 1, **more)
+    first = sampler.times(sde, True)[0].item()
+    if abs(first - t) > 1e-9 * sde.T:
+        raise ValueError(
+            f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; give a sampler whose own grid is told."
+        )
+    state, at = sde.lift(x), sde.marginal(t)
+    z = SampleNoise(seed)(state)  # a sample's own, however many there are
+    return sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)

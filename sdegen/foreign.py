@@ -165,7 +165,16 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
         As for `from_network`.
     sde
         The process to sample on; `EDM` by default.
+
+    Raises
+    ------
+    TypeError
+        If the process moves matrices, whose data have no one level of noise.
+    ValueError
+        If the process has no signal at T.
     """
+    if sde is not None and len(sde.e) > 1:
+        raise TypeError(f"{type(sde).__name__} moves matrices; a denoiser D(x, sigma) needs a scalar process.")
     model = Model(denoiser, EDM() if sde is None else sde, Foreign(Data(), Level(), clean=True))
     model.moments = moments
     return model
@@ -261,7 +270,8 @@ class AngleTable(ScheduleSDE):
     def of(scheduler: Any) -> Any:
         """The process of a scheduler's table: `DDPM` where it has a finite drift, else this."""
         table = scheduler.alphas_cumprod.double().cpu()
-        if table[-1] > 1e-6:
+        rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)
+        if table[-1] > 0 and not rescaled:
             before = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
             return DDPM(1 - table / before)
         # diffusers writes 2^-24 for zero in some schedulers, so that nothing is divided by it.
@@ -329,7 +339,7 @@ class AsUNet(nn.Module):
 
 
 def to_diffusers(model: Any, steps: int = 1000) -> tuple[AsUNet, Any]:
-    """A score model as a network and a scheduler of diffusers, for its pipelines and samplers.
+    """A score model as a network and a scheduler of diffusers, for its samplers.
 
     Parameters
     ----------

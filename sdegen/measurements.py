@@ -50,8 +50,11 @@ class Measurement(ABC):
         return y + self.std * noise_like(y, generator)
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        """``log N(y; A x, std²)`` in nats, ``(B,)``."""
-        residual = (y - self(x)).flatten(1)
+        """``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
+        seen = self(x)
+        if y.shape != seen.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
+        residual = (y - seen).flatten(1)
         return -0.5 * (residual / self.std).square().sum(1) - residual.shape[1] * math.log(
             self.std * math.sqrt(2 * math.pi)
         )
@@ -139,7 +142,7 @@ class Mask(Measurement):
             raise TypeError(f"mask has dtype {mask.dtype}; give booleans, True where a coordinate is seen.")
         if not mask.any():
             raise ValueError("the mask shows nothing; let at least one coordinate be True.")
-        self.mask = mask
+        self.mask, self.places = mask, mask.flatten().nonzero()[:, 0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The seen coordinates in order, ``(B, m)``."""
@@ -147,7 +150,7 @@ class Mask(Measurement):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))})."
             )
-        return x[:, self.mask.to(x.device)]
+        return x.flatten(1)[:, self.places.to(x.device)]
 
 
 class Downsample(Measurement):
@@ -182,7 +185,7 @@ class Downsample(Measurement):
 
 
 class Blur(Measurement):
-    """Images blurred by a Gaussian, the border being black.
+    """Images blurred by a Gaussian; beyond the border data are taken for 0.
 
     Parameters
     ----------

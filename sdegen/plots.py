@@ -223,6 +223,8 @@ def animation(
         )
     if not path.isfinite().all():
         raise ValueError("path has states that are not finite; nothing was drawn.")
+    if titles is not None and path.ndim == 5:
+        raise ValueError("titles are drawn above points; images have none.")
     if titles is not None and len(titles) != len(path):
         raise ValueError(f"{len(titles)} titles for {len(path)} states; give one for each.")
     if path.ndim == 5:

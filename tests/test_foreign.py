@@ -103,6 +103,27 @@ def test_zero_terminal_signal_is_taken_as_it_is() -> None:
         sdegen.from_diffusers(unet(), diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
 
 
+def test_a_small_signal_is_not_taken_for_none() -> None:
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    model = sdegen.from_diffusers(unet(), scheduler)
+    assert isinstance(model.sde, sdegen.DDPM)
+    expected = scheduler.alphas_cumprod.double()[[0, 500, 999]]
+    found = model.sde.marginal(torch.tensor([0.001, 0.501, 1.0])).Phi.matrix()[:, 0, 0].square()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+@torch.no_grad()
+def test_a_foreign_network_is_saved_with_its_clock(tmp_path: Any) -> None:
+    sde = sdegen.VP()
+    for model in (
+        sdegen.from_network(sdegen.nets.MLP(2, width=8), sde, Noise(), Times(999), RING.moments()),
+        sdegen.from_denoiser(sdegen.nets.MLP(2, width=8), RING.moments(), sde),
+    ):
+        sdegen.save(model, tmp_path / "m.safetensors")
+        again, x = sdegen.load(tmp_path / "m.safetensors"), torch.ones(3, 2)
+        assert torch.equal(again.eval().score(x, 0.4), model.eval().score(x, 0.4))
+
+
 def test_a_schedule_without_signal_at_the_end_obeys_every_law() -> None:
     table = (torch.cos(torch.linspace(0.02, 1, 50, dtype=torch.float64) * torch.pi / 2)).square()
     table[-1] = 0

@@ -225,8 +225,9 @@ def test_an_animation_of_points_keeps_its_axes(tmp_path):
         (torch.zeros(0, 3, 2), None, "expected points"),
         (torch.full((2, 3, 2), torch.nan), None, "not finite; nothing was drawn"),
         (torch.zeros(2, 3, 2), ["one"], "1 titles for 2 states"),
+        (torch.zeros(2, 3, 1, 4, 4), ["a", "b"], "images have none"),
     ],
-    ids=["shape", "empty", "nan", "titles"],
+    ids=["shape", "empty", "nan", "titles", "titles of images"],
 )
 def test_an_animation_that_cannot_be_drawn_says_why(tmp_path, path, titles, says):
     with pytest.raises(ValueError, match=says):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import sdegen
-from sdegen import metrics, samplers
+from sdegen import grids, metrics, samplers
 from sdegen.guidance import (
     DPS,
     Autoguidance,
     ClassifierFree,
     ClassifierGuidance,
+    Clipped,
     ExactClassifier,
     MomentMatching,
     NoisyClassifier,
@@ -23,7 +24,7 @@ from sdegen.guidance import (
     repaint,
     twisted_smc,
 )
-from sdegen.measurements import Linear, Mask, posterior
+from sdegen.measurements import Downsample, Linear, Mask, posterior
 
 RING = sdegen.data.gaussian_ring()
 MODES = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.full((1,), 0.25)) for m in RING.means]
@@ -67,6 +68,20 @@ def test_guidance_by_a_classifier_stops_outside_its_interval_and_drops_the_label
     x = states(sde, RING, 0.6)
     assert torch.equal(guided.denoise(x, 0.6, label=3), exact.denoise(x, 0.6))
     assert not torch.allclose(guided.denoise(x, 0.4, label=3), exact.denoise(x, 0.4))
+
+
+def test_the_label_reaches_the_model_only_where_it_is_wanted() -> None:
+    sde, classifier = sdegen.VP(), ExactClassifier(sdegen.VP(), MODES)
+    x = states(sde, RING, 0.4).float()
+    torch.manual_seed(0)
+    blind, knowing = (sdegen.Model(sdegen.nets.MLP(2, width=8, classes=k), sde) for k in (0, 8))
+    for p in knowing.parameters():  # fresh networks give nothing: let the label show
+        torch.nn.init.normal_(p, std=0.3)
+    assert ClassifierGuidance(blind, classifier).score(x, 0.4, label=2).isfinite().all()
+    told, kept = (ClassifierGuidance(knowing, classifier, conditional=c) for c in (True, False))
+    push = told.score(x, 0.4, label=2) - knowing.score(x, 0.4, label=2)
+    torch.testing.assert_close(kept.score(x, 0.4, label=2) - knowing.score(x, 0.4), push, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(told.score(x, 0.4, label=2), kept.score(x, 0.4, label=2))
 
 
 def test_a_noisy_classifier_learns_the_true_one() -> None:
@@ -158,7 +173,7 @@ def test_moment_matching_is_exact_on_gaussian_data(sde: Any, share: float) -> No
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("sde", PROCESSES[:4], ids=name)
+@pytest.mark.parametrize("sde", PROCESSES, ids=name)
 def test_pseudoinverse_guidance_is_exact_on_white_data(sde: Any) -> None:
     law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0, -2.0, 0.5]]), torch.full((1,), 1.7))
     A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.0, 1.0, 1.0]], dtype=torch.float64), 0.3)
@@ -172,6 +187,78 @@ def test_pseudoinverse_guidance_is_exact_on_white_data(sde: Any) -> None:
     truth = sdegen.Exact(sde, posterior(other, A, y))
     for wrong in (PiGDM(sdegen.Exact(sde, other), A), DPS(sdegen.Exact(sde, other), A)):
         assert (wrong.score(x, 0.4 * sde.T, y=y) - truth.score(x, 0.4 * sde.T)).abs().max() > 0.05
+
+
+def test_wrappers_go_into_each_other_and_into_likelihoods() -> None:
+    """A measurement of a class: around the guided model as around the true conditional one, derivatives and all."""
+    sde = sdegen.VP()
+    guided = ClassifierGuidance(sdegen.Exact(sde, RING), ExactClassifier(sde, MODES))
+    truth = sdegen.ExactConditional(sde, MODES, RING)
+    A, y, x = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 0.5), torch.tensor([3.0]), states(sde, RING, 0.3)
+    for make in (DPS, PiGDM, MomentMatching):
+        found, expected = (make(m, A).score(x, 0.3, y=y, label=torch.arange(40) % 8) for m in (guided, truth))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    data = MODES[2].sample(5, torch.Generator().manual_seed(0))
+    exact = sdegen.log_prob(truth, data, label=torch.full((5,), 2))
+    torch.testing.assert_close(sdegen.log_prob(guided, data, label=torch.full((5,), 2)), exact, rtol=1e-4, atol=1e-4)
+    law = correlated()
+    B, z = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.5), torch.tensor([1.0], dtype=torch.float64)
+    left = posterior(law, B, z)
+    some = left.sample(5, torch.Generator().manual_seed(0))
+    wrapped = MomentMatching(sdegen.Exact(sde, law), B)
+    torch.testing.assert_close(
+        sdegen.log_prob(wrapped, some, y=z), left.log_prob(some), rtol=0, atol=0.02
+    )  # the prior is the data's
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_nothing_is_added_where_nothing_is_known_and_scores_are_finite_without_noise(share: float) -> None:
+    law = correlated()
+    A, y = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3), torch.tensor([2.0], dtype=torch.float64)
+    x = law.sample(20, torch.Generator().manual_seed(0))
+    for sde in (sdegen.VP(), sdegen.Cosine()):  # the second has no signal at T
+        wrapped, truth = MomentMatching(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior(law, A, y))
+        torch.testing.assert_close(wrapped.score(x, share, y=y), truth.score(x, share), rtol=1e-5, atol=1e-5)
+
+
+def test_images_are_restored_from_what_was_measured(dtype: torch.dtype) -> None:
+    """Gaussian images whose covariance is known: moments match, in float32 too."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(16, 16, dtype=torch.float64, generator=generator) / 4
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 4, 4), (half @ half.T + 0.1 * torch.eye(16))[None])
+    A = Downsample(2, 0.2)
+    y = A.sample(law.sample(1, generator), generator)[0]
+    x = law.sample(6, generator).to(dtype)
+    wrapped, truth = MomentMatching(sdegen.Exact(sdegen.VP(), law), A), sdegen.Exact(sdegen.VP(), posterior(law, A, y))
+    found = wrapped.denoise(x, 0.3, y=y)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, truth.denoise(x, 0.3), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [DPS, PiGDM, MomentMatching, Replacement], ids=lambda c: c.__name__)
+def test_a_wrapped_model_is_saved_with_its_measurement(make: Any, tmp_path: Any) -> None:
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+    model.moments = RING.moments()
+    wrapped = make(model, Mask(torch.tensor([True, False]), 0.3))
+    sdegen.save(wrapped, tmp_path / "m.safetensors")
+    x = states(sdegen.VP(), RING, 0.3).float()
+    again = sdegen.load(tmp_path / "m.safetensors")
+    assert torch.equal(again.denoise(x, 0.3, y=[1.0]), wrapped.eval().denoise(x, 0.3, y=[1.0]))
+
+
+def test_every_model_of_a_wrapper_is_in_evaluation_mode_while_it_samples() -> None:
+    modes = []
+
+    class Told(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level: torch.Tensor, **cond: Any) -> torch.Tensor:
+            modes.append(self.training)
+            return 0 * x
+
+    strong, weak = (sdegen.Model(Told(), sdegen.VP()) for _ in range(2))
+    strong.moments = weak.moments = RING.moments()
+    strong.eval()
+    sdegen.sample(Autoguidance(strong, weak, 2.0), 3, sampler=samplers.DDIM(2), seed=0)
+    assert modes and not any(modes) and weak.training and not strong.training
 
 
 def test_all_approximations_become_exact_as_the_noise_goes() -> None:
@@ -228,6 +315,10 @@ def test_conjugate_gradients_solve_row_by_row() -> None:
     b[2] = 0  # nothing to solve, nothing divided
     u = conjugate_gradients(lambda u: (M @ u[..., None])[..., 0], b, 12)
     torch.testing.assert_close(u, torch.linalg.solve(M, b), rtol=1e-6, atol=1e-8)
+    # A direction measured twice, with contradicting values: the rest is solved, nothing grows without bound.
+    twice = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    u = conjugate_gradients(lambda u: u @ (twice @ twice.T), torch.tensor([[1.0, 1.2]], dtype=torch.float64), 12)
+    assert (u @ twice - torch.tensor([1.1, 0.0])).abs().max() < 0.02
 
 
 def test_a_network_is_wrapped_as_the_truth_is(device: torch.device, dtype: torch.dtype) -> None:
@@ -260,6 +351,8 @@ def test_a_network_is_wrapped_as_the_truth_is(device: torch.device, dtype: torch
         ),
         (lambda m, A: repaint(m, samplers.DDIM(9), 4, 0), "at least one repeat"),
         (lambda m, A: repaint(m, samplers.DDIM(9), 0), "jump = 0"),
+        (lambda m, A: repaint(m, samplers.DDIM(5), 9), "jump = 9 of 5"),
+        (lambda m, A: ExactClassifier(m.sde, MODES, -torch.ones(8)), "positive numbers"),
     ],
 )
 def test_what_means_nothing_is_refused(make: Any, says: str) -> None:
@@ -329,6 +422,14 @@ def test_an_edit_begins_at_its_time_and_takes_conditions() -> None:
     assert (moved.mean(0) - RING.means[4]).norm() < 0.1 and max(times) < 0.9 and sampler.grid is None
     with pytest.raises(ValueError, match="a grid needs 0 <= end < start <= T"):
         sdegen.edit(truth, x, 1.5)
+    for other in (
+        samplers.PredictorCorrector(samplers.Ancestral(10)),
+        samplers.DDIM(2, grids.Given(torch.tensor([0.9, 0.5]))),
+    ):
+        with pytest.raises(ValueError, match=r"begins at 1, not at t = 0.2|a grid needs"):
+            sdegen.edit(truth, x, 0.2, sampler=other, label=0)
+    few, many = (sdegen.edit(truth, RING.means[0].expand(n, 2), 0.5, label=0, seed=3) for n in (5, 50))
+    torch.testing.assert_close(many[:5], few)
     with pytest.raises(TypeError, match="DoubleWell is not linear"):
         sdegen.edit(sdegen.DirectModel(sdegen.nets.MLP(2), sdegen.DoubleWell()), x, 0.5)
 
@@ -378,3 +479,9 @@ def test_particles_refuse_what_they_cannot_weigh() -> None:
         twisted_smc(MomentMatching(exact, A), 10, y=torch.ones(1))
     with pytest.raises(ValueError, match="what was measured is missing"):
         twisted_smc(PiGDM(exact, A), 10, seed=0)
+    with pytest.raises(ValueError, match="y has a row for each particle"):
+        twisted_smc(PiGDM(exact, A), 10, seed=0, y=torch.ones(10, 1))
+    with pytest.raises(TypeError, match="Clipped proposes nothing"):
+        twisted_smc(Clipped(PiGDM(exact, A), -1, 1), 10, seed=0, y=1.0)
+    with pytest.raises(ValueError, match="no noise to weigh"):
+        twisted_smc(PiGDM(exact, A), 10, seed=0, y=1.0, grid=grids.LogSNR(end=0.0))

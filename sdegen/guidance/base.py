@@ -48,7 +48,12 @@ class Guided(nn.Module, ScoreModel):
     @property
     def reverse_noise(self) -> Any:
         """The variance of reversed steps as the model inside has learned it, if it has (`LearnedVariance`)."""
-        return self.model.reverse_noise
+        inside = self.model.reverse_noise
+        return lambda *given, **cond: inside(*given, **self.untilted(**cond))
+
+    def untilted(self, **cond: Any) -> dict[str, Any]:
+        """The conditions that are handed on to the model inside."""
+        return cond
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
         """The changed mean, with the noise that the model inside has learned."""
@@ -137,10 +142,6 @@ class Tilted(Guided):
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
 
-    def untilted(self, **cond: Any) -> dict[str, Any]:
-        """The conditions that the model inside is given where nothing is added."""
-        return cond
-
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The tilted clean state and its noise."""
         weight = within(self.interval, t) * self.scale
@@ -153,12 +154,17 @@ class Tilted(Guided):
     def moved(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """What a gradient of the log-density at `t` adds to clean state and noise: ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ slope``."""
         at = self._marginal(t)
+        known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
         to_clean = inverse(at.Phi) @ at.covariance
-        return to_clean(slope), -at.R.T(slope)
+        return to_clean(slope), (at.R.T * (-1.0 * known))(slope)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``−R⁻ᵀ eps'``."""
-        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+        """``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
+        at, weight = self._marginal(t), within(self.interval, t) * self.scale
+        if not at.R.log_abs_det().isneginf().any():
+            return at.score_from_noise(self.noise(x, t, **cond))
+        score = self.model.score(x, t, **self.untilted(**cond))
+        return score + self.tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
 
 
 def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:

@@ -39,7 +39,7 @@ class ClassifierGuidance(Tilted):
     TypeError
         If the process is not linear.
     ValueError
-        If the scale is not finite, or the interval out of order; at a call, if there is no label.
+        If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class.
     """
 
     def __init__(
@@ -62,11 +62,16 @@ class ClassifierGuidance(Tilted):
         if "label" not in cond:
             raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
         label = torch.as_tensor(cond["label"], device=x.device).expand(len(x))
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
-            chosen = self.classifier(at, t).log_softmax(1).gather(1, label[:, None])
-            slope = torch.autograd.grad(chosen.sum(), at)[0]
-        return *self.model.estimate(x, t, **self.untilted(**cond)), slope
+        if label.is_floating_point() or (label.device.type == "cpu" and label.min() < 0):
+            raise ValueError(
+                f"label = {cond['label']}; give the number of a class, from 0; for any class use the model as it is."
+            )
+
+        def chosen(x: Tensor) -> Tensor:
+            return self.classifier(x, t).log_softmax(1).gather(1, label[:, None]).sum()
+
+        # Functional derivatives nest: wrappers go into each other, and into likelihoods.
+        return *self.model.estimate(x, t, **self.untilted(**cond)), torch.func.grad(chosen)(x)
 
 
 class ExactClassifier:
@@ -84,7 +89,7 @@ class ExactClassifier:
     Raises
     ------
     ValueError
-        If there is not a weight for every law.
+        If there is not a positive weight for every law.
 
     Examples
     --------
@@ -98,6 +103,8 @@ class ExactClassifier:
         weights = torch.ones(len(laws), dtype=torch.float64) if weights is None else weights.double()
         if weights.shape != (len(laws),):
             raise ValueError(f"weights has shape {tuple(weights.shape)}; give one for each of the {len(laws)} laws.")
+        if not (weights > 0).all():
+            raise ValueError(f"weights = {weights.tolist()}; give the classes' probabilities, positive numbers.")
         self.sde, self.laws, self.weights = sde, tuple(laws), weights
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:

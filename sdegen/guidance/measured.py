@@ -64,19 +64,21 @@ class Measured(Tilted):
 
     def looked(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log |Q|``."""
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
-            x_0, eps = self.model.estimate(at, t, **self.untilted(**cond))
-            data = self.sde.project(x_0)
-            seen = self.measurement(data)
+
+        def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            x_0, eps = self.model.estimate(x, t, **self.untilted(**cond))
+            return self.measurement(self.sde.project(x_0)), (x_0, eps)
+
+        # Functional derivatives nest: wrappers go into each other, and into likelihoods.
+        seen, pulled, (x_0, eps) = torch.func.vjp(look, x, has_aux=True)
 
         def back(u: Tensor) -> Tensor:
             """``(∂ seen / ∂x)ᵀ u``."""
-            return torch.autograd.grad(seen, at, u, retain_graph=True)[0]
+            return pulled(u)[0]
 
-        residual = seen_of(cond, seen) - seen.detach()
-        u = self.weighed(residual, back, data.shape[1:], t)
-        return x_0.detach(), eps.detach(), back(u), -0.5 * _dot(residual, u)
+        residual = seen_of(cond, seen) - seen
+        u = self.weighed(residual, back, self.sde.project(x_0).shape[1:], t)
+        return x_0, eps, back(u), -0.5 * _dot(residual, u)
 
     @abstractmethod
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
@@ -219,10 +221,14 @@ class Replacement(CleanState):
         super().__init__(model)
         self.measurement, self.iterations = _measurement(measurement), iterations
 
+    def untilted(self, **cond: Any) -> dict[str, Any]:
+        """The conditions without `y`, which the model inside does not know."""
+        return {k: v for k, v in cond.items() if k != "y"}
+
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The completed clean state and its noise."""
         A = self.measurement
-        x_0, eps = self.model.estimate(x, t, **{k: v for k, v in cond.items() if k != "y"})
+        x_0, eps = self.model.estimate(x, t, **self.untilted(**cond))
         data = self.sde.project(x_0)
         seen = A(data)
         shape = data.shape[1:]
@@ -251,11 +257,11 @@ def repaint(model: Any, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Re
     Raises
     ------
     ValueError
-        If `jump` or `repeats` is less than 1.
+        If `repeats` is less than 1, or `jump` not from 1 to below the number of steps.
     """
-    if jump < 1:
-        raise ValueError(f"jump = {jump}; at least one step is gone again.")
     levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
+    if not 1 <= jump < len(levels):
+        raise ValueError(f"jump = {jump} of {len(levels)} levels; at least one step is gone again, and fewer than all.")
     ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
     return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])
 
@@ -272,16 +278,21 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
     iterations
         As many as numbers in a row, at most 30, by default; rows that are solved stay.
     """
-    m = b[0].numel()
+    m, eps = b[0].numel(), torch.finfo(b.dtype).eps
     u, r = torch.zeros_like(b), b
     p, size = r, _dot(r, r)
-    least = torch.finfo(b.dtype).eps ** 2 * size
+    least = eps**2 * size
     for _ in range(min(m, 30) if iterations is None else iterations):
         Mp = product(p)
-        step = torch.where(size > least, size / _dot(p, Mp), 0.0)
+        curved = _dot(p, Mp)
+        # Rows that are solved stay, and so do those where M sees nothing of what is left (a direction measured twice).
+        active = (size > least) & (curved > 10 * eps * _dot(p, p))
+        if not active.any():
+            break
+        step = torch.where(active, size / curved, 0.0)
         u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
         after = _dot(r, r)
-        p = r + rows(torch.where(size > least, after / size, 0.0), r) * p
+        p = r + rows(torch.where(active, after / size, 0.0), r) * p
         size = after
     return u
 
@@ -309,6 +320,7 @@ def seen_of(cond: dict[str, Any], seen: Tensor) -> Tensor:
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
     if y.shape not in (seen.shape, one, (1, *one)):
         raise ValueError(
-            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}."
+            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}. "
+            "(Where its first side is the number of samples, give a row for each: it is cut with the batch.)"
         )
     return y.expand(seen.shape)

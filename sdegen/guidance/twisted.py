@@ -11,7 +11,7 @@ from ..draws import noise_like
 from ..grids import Angle, Grid
 from ..kernels import posterior
 from ..samplers.noise import as_seed
-from ..samplers.run import start
+from ..samplers.run import evaluating, start
 from .measured import Measured, MomentMatching, seen_of
 
 
@@ -38,9 +38,9 @@ class Particles(NamedTuple):
         return 1 / self.weights.square().sum().item()
 
     def mean(self, of: Tensor | None = None) -> Tensor:
-        """The weighted mean of the data, or of values ``(n, *)`` of them."""
+        """The weighted mean of the data, or of values ``(n, *)`` of them, float64."""
         values = self.x if of is None else of
-        return torch.tensordot(self.weights.to(values), values, dims=1)
+        return torch.tensordot(self.weights.to(values.device), values.double(), dims=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` draws from the particles by their weights, some several times."""
@@ -90,18 +90,27 @@ def twisted_smc(
     Raises
     ------
     TypeError
-        For a `MomentMatching`, whose likelihood has a width of its own in every state, which is not computed.
+        If the model is no `DPS` or `PiGDM`; so for a `MomentMatching`, whose likelihood has a width of its own in every state, which is not computed.
     ValueError
-        If all weights are zero or not finite.
+        If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
     """
     if isinstance(model, MomentMatching):
         raise TypeError(
             "the covariance of MomentMatching depends on the state, and its determinant is not known: use PiGDM."
         )
+    if not isinstance(model, Measured):
+        raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) == particles > 1:
+            raise ValueError(f"{name} has a row for each particle; all of them have one datum, and so one {name}.")
     sde, seed = model.sde, as_seed(seed, generator)
-    times = (Angle() if grid is None else grid)(sde, steps)
+    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
+    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
+        raise ValueError(
+            f"the grid ends at t = {times[-1].item():.6g}, where steps have no noise to weigh; end it later."
+        )
     draws = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         x = start(model, particles, seed)
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0

@@ -323,11 +323,11 @@ def _checked(x_T: Tensor, model: Any) -> Tensor:
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """The model in evaluation mode, and back."""
-    training = isinstance(model, nn.Module) and model.training
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     if training:
         model.eval()
     try:
         yield
     finally:
-        if training:
-            model.train()
+        for module in training:  # each as it was: of a wrapper's models one may be trained, another not
+            module.training = True
