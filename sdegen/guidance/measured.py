@@ -70,7 +70,8 @@ class Measured(Tilted):
             return self.measurement(self.sde.project(x_0)), (x_0, eps)
 
         # Functional derivatives nest: wrappers go into each other, and into likelihoods.
-        seen, pulled, (x_0, eps) = torch.func.vjp(look, x, has_aux=True)
+        looked: Any = torch.func.vjp(look, x, has_aux=True)
+        seen, pulled, (x_0, eps) = looked
 
         def back(u: Tensor) -> Tensor:
             """``(∂ seen / ∂x)ᵀ u``."""
