@@ -90,7 +90,7 @@ def twisted_smc(
     Raises
     ------
     TypeError
-        If the model is no `DPS` or `PiGDM`: the likelihood of `MomentMatching` has a width of its own in every state, which is not
+        If the model is no `DPS` or `PiGDM`: that of `MomentMatching` has a width of its own in every state, which is not
         computed.
     ValueError
         If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
