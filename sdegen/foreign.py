@@ -219,7 +219,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     Raises
     ------
     ValueError
-        If the scheduler has no ``alphas_cumprod`` or another prediction type.
+        If the scheduler has no ``alphas_cumprod`` or another prediction type, or the network is of half precision.
     """
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
@@ -227,6 +227,11 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
             f"{type(scheduler).__name__} predicts {kind} and has {'' if hasattr(scheduler, 'alphas_cumprod') else 'no '}"
             f"alphas_cumprod; expected a variance-preserving scheduler that predicts {', '.join(PREDICTIONS)}. "
             "Wrap others by from_network or from_denoiser."
+        )
+    weight = next(unet.parameters())
+    if weight.dtype.itemsize < 4:
+        raise ValueError(
+            f"the network is {weight.dtype}, in which steps above 256 cannot be told apart; give it in float32: unet.float()."
         )
     sde = AngleTable.of(scheduler)
     if moments is None and getattr(unet.config, "sample_size", None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
+from benchmarks.peers import k_diffusion
 from sdegen import grids
 from sdegen.foreign import AngleTable, Level, Steps, Times
 from sdegen.models import Data, Noise, Score, Velocity
@@ -208,10 +210,38 @@ def test_a_denoiser_serves_every_scalar_process(sde: Any) -> None:
     assert abs(Level()(sde, 0.3 * sde.T) - sde.snr(0.3 * sde.T) ** -0.5) < 1e-12
 
 
+@torch.no_grad()
+def test_wrappers_of_k_diffusion_are_denoisers() -> None:
+    try:
+        external = k_diffusion("external")
+    except ImportError:
+        pytest.skip("could not import 'k_diffusion'")
+    torch.manual_seed(0)
+    net, sde = sdegen.nets.UNet(2, (16, 16)).eval(), sdegen.DDPM()
+    for p in net.parameters():  # fresh networks give nothing
+        nn.init.normal_(p, std=0.05)
+    table = (1 - sde.betas).cumprod(0).float()
+    for wrapper, asks in ((external.DiscreteEpsDDPMDenoiser, Noise()), (external.DiscreteVDDPMDenoiser, Velocity())):
+
+        class Their(wrapper):  # type: ignore[misc, valid-type]
+            def get_v(self, *given: Any, **more: Any) -> Tensor:
+                return self.inner_model(*given, **more)
+
+        theirs = Their(net, table, quantize=True)
+        model = sdegen.from_denoiser(theirs, sde=sde)
+        plain = sdegen.from_network(net, sde, asks, Steps(1000))
+        for step in (1, 300, 900):
+            x = noise()
+            torch.testing.assert_close(
+                model.denoise(x, (step + 1) / 1000), plain.denoise(x, (step + 1) / 1000), rtol=1e-4, atol=1e-4
+            )
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: sdegen.from_diffusers(unet(), diffusers.FlowMatchEulerDiscreteScheduler()), "no alphas_cumprod"),
+        (lambda: sdegen.from_diffusers(deepcopy(unet()).bfloat16(), diffusers.DDPMScheduler()), "steps above 256"),
         (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.VE(), RING)), "VE is no process of diffusers"),
         (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.CLD(), RING)), "CLD is no process"),
         (lambda: sdegen.to_diffusers(sdegen.Exact(sdegen.Cosine(), RING)), r"alpha\(T\) > 0"),

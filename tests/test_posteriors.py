@@ -20,6 +20,8 @@ from sdegen.guidance import (
     NoisyClassifier,
     PiGDM,
     Replacement,
+    Rescaled,
+    RescaledGuidance,
     conjugate_gradients,
     repaint,
     twisted_smc,
@@ -148,6 +150,25 @@ def test_a_negative_condition_pushes_away_from_it() -> None:
     guided = ClassifierFree(truth, 1.5, null={"label": 2})
     a, b = truth.score(x, 0.3, label=0), truth.score(x, 0.3, label=2)
     torch.testing.assert_close(guided.score(x, 0.3, label=0), b + 1.5 * (a - b))
+
+
+def test_every_guidance_can_keep_the_contrast_of_its_model() -> None:
+    sde = sdegen.VP()
+    truth = sdegen.ExactConditional(sde, MODES, RING)
+    x, label = states(sde, RING, 0.3), torch.arange(40) % 8
+    free = ClassifierFree(truth, 3.0)
+    for reading in ("denoise", "noise", "score"):
+        found, expected = (
+            getattr(m, reading)(x, 0.3, label=label) for m in (Rescaled(free), RescaledGuidance(truth, 3.0))
+        )
+        torch.testing.assert_close(found, expected)
+    guided = ClassifierGuidance(sdegen.Exact(sde, RING), ExactClassifier(sde, MODES), 3.0)
+    kept = Rescaled(guided, 1.0).denoise(x, 0.3, label=label).std(1)
+    torch.testing.assert_close(kept, sdegen.Exact(sde, RING).denoise(x, 0.3).std(1))
+    with pytest.raises(TypeError, match="Exact wraps no other model"):
+        Rescaled(sdegen.Exact(sde, RING))
+    with pytest.raises(ValueError, match="rescale = 2"):
+        Rescaled(guided, 2.0)
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------

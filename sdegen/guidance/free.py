@@ -232,24 +232,79 @@ class RescaledGuidance(CleanState, Extrapolated):
     ) -> None:
         super().__init__(model, Without(model, **(null or {})), scale, interval)
         self.null = null
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"rescale = {rescale}; give a weight in [0, 1], 0 for guidance as it is.")
-        self.rescale = rescale
+        self.rescale = _share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The rescaled clean state and its noise."""
         given, guided = self._estimates(x, t, cond)
         x_0, eps = guided.unbind(1)
         data = self.sde.project(x_0)
-        return self._restated(t, x_0, eps, data * self._factor(self.sde.project(given[:, 0]), data))
+        return self._restated(t, x_0, eps, data * contrast(self.sde.project(given[:, 0]), data, self.rescale))
 
-    def _factor(self, given: Tensor, data: Tensor) -> Tensor:
-        """``1 + rescale (std(given) / std(data) − 1)`` of each sample; 1 where the data have no spread to change."""
-        if data[:1].numel() < 2:
-            raise ValueError(
-                f"data of shape {tuple(data.shape)} have one number a sample, whose standard deviation is not defined; use "
-                "ClassifierFree."
+
+class Rescaled(CleanState):
+    """Any guidance, its clean data rescaled to the contrast of those of the model inside it, as `RescaledGuidance` does.
+
+    For guidance by a classifier, a measurement or a weaker model. The model inside is asked once more, where `RescaledGuidance`
+    has its answer already. S. Lin, B. Liu, J. Li, X. Yang, 2023, arXiv:2305.08891.
+
+    Parameters
+    ----------
+    model
+        A wrapper, such as ``ClassifierGuidance(model, classifier)``; its own model is the reference.
+    rescale
+        In [0, 1]; 1 gives the reference's standard deviation.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear, or there is no model inside.
+    ValueError
+        If `rescale` is not in [0, 1]; at a call, for data of one number.
+    """
+
+    def __init__(self, model: Any, rescale: float = 0.7) -> None:
+        super().__init__(model)
+        if not isinstance(model, Guided):
+            raise TypeError(
+                f"{type(model).__name__} wraps no other model, whose contrast could be kept; give a guided one."
             )
-        own, spread = given.flatten(1).std(1), data.flatten(1).std(1)
-        ratio = torch.where(spread > 0, own / spread, 1.0)
-        return rows(1 + self.rescale * (ratio - 1), data)
+        self.rescale = _share(rescale)
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The rescaled clean state and its noise."""
+        x_0, eps = self.model.estimate(x, t, **cond)
+        given, _ = self.model.model.estimate(x, t, **self.model.untilted(**cond))
+        data = self.sde.project(x_0)
+        return self._restated(t, x_0, eps, data * contrast(self.sde.project(given), data, self.rescale))
+
+
+def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
+    """``1 + rescale (std(given) / std(data) − 1)`` of each sample; 1 where the data have no spread to change.
+
+    Parameters
+    ----------
+    given, data
+        ``(B, *)`` with the wanted standard deviation, and what is to get it.
+    rescale
+        How much of it.
+
+    Raises
+    ------
+    ValueError
+        For data of one number.
+    """
+    if data[:1].numel() < 2:
+        raise ValueError(
+            f"data of shape {tuple(data.shape)} have one number a sample, whose standard deviation is not defined; use "
+            "ClassifierFree."
+        )
+    own, spread = given.flatten(1).std(1), data.flatten(1).std(1)
+    ratio = torch.where(spread > 0, own / spread, 1.0)
+    return rows(1 + rescale * (ratio - 1), data)
+
+
+def _share(rescale: float) -> float:
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescale = {rescale}; give a weight in [0, 1], 0 for guidance as it is.")
+    return rescale
