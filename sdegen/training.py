@@ -7,7 +7,6 @@ and `parallel` its processes.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from .ema import PowerEMA, Snapshots
 from .gradients import Gradient
 from .losses import NonFiniteLoss
 from .parallel import Processes
+from .progress import shown
 from .record import Readings, Run, Step
 from .resume import Folder, State, described
 
@@ -215,7 +215,7 @@ def fit(
     readings = Readings(run, device)
     if readings.bad is not None:
         optimiser.found_inf = readings.bad  # type: ignore[attr-defined] # the fused optimiser then leaves the weights as they are
-    show = (sys.stderr.isatty() if progress is None else progress) and processes.main
+    show = shown(progress) and processes.main
     bar = tqdm(total=steps, initial=run.steps, disable=not show, desc="fit", leave=False)
     batches = source.batches(batch_size, generator)
     model.train()

@@ -132,6 +132,7 @@ def test_graphs_are_no_matter_of_the_process(sde: Any) -> None:
     assert backend.graphs == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("make", [lambda: DDIM(STEPS), lambda: Multistep(STEPS, order=2)], ids=["DDIM", "Multistep"])
 def test_a_compiled_kernel_gives_the_same_samples(make: Callable[[], Sampler]) -> None:

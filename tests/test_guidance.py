@@ -74,7 +74,7 @@ def test_all_readings_are_those_of_the_scaled_noise(sde: Any, scale: Any) -> Non
         close(model.estimate(x[i : i + 1], t[i].item())[0], model.denoise(x, t)[i : i + 1])
 
 
-@pytest.mark.parametrize("scale", [1.1, LinearScale(1.1)], ids=str)
+@pytest.mark.parametrize("scale", [1.1, pytest.param(LinearScale(1.1), marks=pytest.mark.slow)], ids=str)
 def test_every_sampler_follows_the_scaled_dynamics(scale: Any) -> None:
     # OU on standard normal data: score = −x, so dx/dt = −x + (1 + eta²) x / scale with noise eta √2.
     T, sde = 1.5, sdegen.OU(T=1.5)

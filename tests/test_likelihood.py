@@ -116,6 +116,7 @@ def flat() -> sdegen.GaussianMixture:
     return sdegen.GaussianMixture(torch.full((2,), 0.5), means, (U * widths @ U.T).expand(2, 16, 16))
 
 
+@pytest.mark.slow
 def test_hutchpp_is_unbiased_and_knows_its_error_which_is_smaller() -> None:
     law = flat()
     x = law.sample(60, torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import pytest
 
 mpl.use("Agg")
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-LITTLE = {"steps": 10, "n": 60, "images": 30, "full": 5, "points": 5}
+LITTLE = {"steps": 15, "n": 60, "images": 30, "full": 5, "points": 5}
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:

@@ -399,8 +399,13 @@ def test_what_was_seen_may_be_a_number_or_a_list() -> None:
         (lambda: sdegen.Model(sdegen.VP(), sdegen.nets.MLP(2)), "sde is a MLP; give a process"),
         (lambda: sdegen.testing.check_sde(sdegen.VP), r"VP is a class; check a process of it: check_sde\(VP\(\)\)"),
         (lambda: metrics.kl(torch.ones(5, 2), RING), "p is a Tensor; kl compares densities"),
+        (
+            lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler="heun"),
+            "sampler = 'heun'; give one with its steps",
+        ),
+        (lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler=samplers.Heun), "sampler = Heun; give one"),
     ],
-    ids=["class", "swapped", "checked class", "samples"],
+    ids=["class", "swapped", "checked class", "samples", "name of a sampler", "class of a sampler"],
 )
 def test_arguments_in_the_wrong_place_are_named(make: Any, says: str) -> None:
     with pytest.raises(TypeError, match=says):

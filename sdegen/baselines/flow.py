@@ -20,12 +20,8 @@ from ..draws import noise_like
 class Bijection(nn.Module):
     """An invertible map with ``forward(x) -> (z, log_det)``, the latter ``(B,)``, and ``inverse(z) -> x``.
 
-    Subclass it with both, and a constructor of your own where there is something to construct.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        Those of ``nn.Module``, which takes none.
+    Subclass it with both, and a constructor of your own where there is something to construct: ``nn.Module``, whose ``*args`` and
+    ``**kwargs`` it has, takes none.
     """
 
     def inverse(self, z: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ model's error and the prior's gap (`metrics.prior_gap`). Nothing is promised for
 
 from __future__ import annotations
 
-import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from ..grids import Angle, Uniform
 from ..models import Conditioned, ScoreModel, check_dtype
+from ..progress import shown
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
@@ -249,7 +249,7 @@ def _follow(
         raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
     times = sampler.times(model.sde, False)
     parts = list(chunks(x, batch, cond, 0, len(x)))
-    show = sys.stderr.isatty() if progress is None else progress
+    show = shown(progress)
     ends = []
     with torch.no_grad(), evaluating(model):
         plan = None

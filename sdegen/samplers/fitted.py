@@ -9,7 +9,6 @@ better than the default, the default comes back, with a warning.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ..grids import Angle, Given
 from ..models import Conditioned, ScoreModel
+from ..progress import shown
 from .base import Sampler
 from .exponential import Move, Multistep, moved, scaled, share
 from .run import default, evaluating, sample, start
@@ -169,7 +169,7 @@ def fit(
         paths = max(64, min(512, 65_536 // model.moments.mean.numel()))
     if paths < 16 or steps < 2 or rounds < 0:
         raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
-    show = sys.stderr.isatty() if progress is None else progress
+    show = shown(progress)
     with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
         return _Fit(model, steps, paths, seed, final, end, cond).run(rounds, bar)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ..distributions import Moments
 from ..grids import Angle
 from ..models import Conditioned, ScoreModel, check_dtype
 from ..parallel import part_of
+from ..progress import shown
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, log_ratio, share
@@ -164,7 +164,7 @@ def sample(
     ValueError
         If arguments contradict each other, nothing is known of the prior, or a state turns non-finite.
     TypeError
-        If the sampler does not suit the process.
+        If the sampler is none, or does not suit the process.
 
     Examples
     --------
@@ -184,6 +184,9 @@ def sample(
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
         )
+    if sampler is not None and not isinstance(sampler, Sampler):
+        what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
+        raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
     seed = as_seed(seed, generator)
     sampler = default(model, steps) if sampler is None else sampler
     sde = model.sde
@@ -198,7 +201,7 @@ def sample(
     x_T = start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else _checked(x_T, model)[rows]
     parts = list(chunks(x_T, batch, cond, rows.start, n))
     run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
-    show = sys.stderr.isatty() if progress is None else progress
+    show = shown(progress)
     results = []
     with torch.no_grad(), evaluating(model):
         plan = None

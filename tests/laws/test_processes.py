@@ -159,3 +159,27 @@ def test_noise_enters_a_schedule_without_a_slope_at_zero_at_the_rate_of_its_limi
     torch.testing.assert_close(sde.g(t), (-2 * sde.f(t)).sqrt(), rtol=1e-6, atol=0)
     x = sdegen.simulate(sde, torch.ones(8, 1), 0.0, 1e-3, steps=4, generator=torch.Generator().manual_seed(0))
     assert x.isfinite().all()
+
+
+def test_a_process_that_slows_towards_its_end_is_not_called_broken():
+    """Near T its clock has less room than a stencil of fixed size."""
+
+    class Breathing(sdegen.ScalarSDE):
+        T = 2.0
+
+        def f(self, t: Tensor) -> Tensor:
+            return -1 - 4 * torch.sin(math.pi * t / 2).square()
+
+        def g(self, t: Tensor) -> Tensor:
+            return (-2 * self.f(t)).sqrt()
+
+    class Humped(sdegen.ScalarSDE):
+        def f(self, t: Tensor) -> Tensor:
+            return -40 * t * (1 - t)
+
+        def g(self, t: Tensor) -> Tensor:
+            return (80 * t * (1 - t)).sqrt()
+
+    for sde in (Breathing(), Humped()):
+        report = sdegen.testing.check_sde(sde)
+        assert report.passed, report
