@@ -160,9 +160,8 @@ def flow_carries_the_marginals(sde: LinearSDE) -> None:
     ends = flow.clock(torch.tensor([0.15, 0.85], dtype=torch.float64) * sde.T)
     tau = torch.linspace(ends[0].item(), ends[1].item(), 5, dtype=torch.float64)
     # The stencil stays inside the clock, which a process that slows towards its ends leaves little of.
-    whole = flow.clock(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
-    room = torch.minimum(ends[1] - ends[0], torch.minimum(ends[0] - whole[0], whole[1] - ends[1]))
-    h = 1e-3 * room.expand(5)
+    room = flow.clock(torch.tensor(sde.T, dtype=torch.float64)) - ends[1]
+    h = torch.minimum(1e-3 * (ends[1] - ends[0]), room / 8).expand(5)
     slope = derivative(along, tau, h)
     want = torch.cat([flow.velocity(along(tau[i : i + 1]), tau[i]) for i in range(5)])
     close("velocity along the path of one point", slope, want, 1e-5, 1 + want.abs().amax())
