@@ -22,14 +22,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
-from benchmarks.fid_table import equal_parts
+from benchmarks.fid_table import NETWORKS, equal_parts
 from benchmarks.rows import Values, arguments, combine, row, write
 from benchmarks.train_images import SPLITS
 from sdegen import guidance, measurements, metrics, plots, samplers
 from sdegen.measurements import Measurement
+from sdegen.pretrained import NAMES
 
 COLUMNS = {"PSNR": 2, "agrees": 3, "misfit": 2, "evaluations": 0, "s per 100": 1, "seeds": 0}
-NETS = {"fashion_mnist": "fashion-cnn-v1", "mnist": "mnist-cnn-v1", "sprites": "sprites-cnn-v1"}
 STD = 0.1
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     train, test = SPLITS[args.data]()
     images = equal_parts(train, test, n)[1]
     original = images.scaled(-1, 1).rows()
-    net = metrics.features(NETS[args.data])
+    net = metrics.features(NETWORKS[args.data])
 
     @cache
     def model() -> Any:
@@ -129,7 +129,7 @@ def picture(args: Any, original: Tensor, sheets: dict[str, Tensor]) -> None:
 
 def options(parser: Any) -> None:
     """The options of this table alone."""
-    parser.add_argument("--data", choices=list(NETS), default="fashion_mnist", help="which images")
+    parser.add_argument("--data", choices=list(NAMES), default="fashion_mnist", help="which images")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ class Moments(NamedTuple):
     mean: Tensor
     covariance: Tensor
 
+    def variance(self) -> Tensor:
+        """The mean variance of a coordinate, ``tr(C) / d``, float64."""
+        C = self.covariance.double()
+        return (C.diagonal() if C.ndim == 2 else C).mean()
+
 
 class Distribution(ABC):
     """A law of data: everything the library asks of one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from .models import ScoreModel
 from .samplers import Sampler, default, sample
 from .samplers.noise import SampleNoise, as_seed
+from .samplers.run import check_choice
 
 
 def edit(
@@ -66,8 +67,7 @@ def edit(
         raise TypeError(
             f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
         )
-    if steps is not None and sampler is not None:
-        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    check_choice(steps, sampler)
     seed = as_seed(seed, generator)
     sampler = copy(default(model, steps) if sampler is None else sampler)
     sampler.grid = copy(sampler.default_grid() if sampler.grid is None else sampler.grid)

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
 from .data.files import optional
@@ -24,8 +22,7 @@ from .linear import LinearSDE
 from .models import Model
 from .operators import Operator
 from .parametrizations import Coefficients, Data, Noise, Parametrization, Velocity
-from .processes import DDPM, EDM
-from .scalar import ScheduleSDE
+from .processes import DDPM, EDM, AngleTable
 
 PREDICTIONS: dict[str, Callable[[], Parametrization]] = {"epsilon": Noise, "sample": Data, "v_prediction": Velocity}
 
@@ -145,9 +142,7 @@ def from_network(
         If the parametrisation is singular on the process, or `end` is not a time of it.
     """
     asks = Foreign(Noise() if parametrization is None else parametrization, Steps(1000) if clock is None else clock)
-    model = Model(net, sde, asks, end)
-    model.moments = moments
-    return model
+    return _model(net, sde, asks, moments, end)
 
 
 def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: LinearSDE | None = None) -> Model:
@@ -175,7 +170,12 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
     """
     if sde is not None and len(sde.e) > 1:
         raise TypeError(f"{type(sde).__name__} moves matrices; a denoiser D(x, sigma) needs a scalar process.")
-    model = Model(denoiser, EDM() if sde is None else sde, Foreign(Data(), Level(), clean=True))
+    return _model(denoiser, EDM() if sde is None else sde, Foreign(Data(), Level(), clean=True), moments)
+
+
+def _model(net: nn.Module, sde: LinearSDE, asks: Foreign, moments: Moments | None, end: float | None = None) -> Model:
+    """A model that knows the moments of its data beforehand."""
+    model = Model(net, sde, asks, end)
     model.moments = moments
     return model
 
@@ -186,7 +186,7 @@ class UNetOf(nn.Module):
     Parameters
     ----------
     unet
-        Called as ``unet(x, timestep, class_labels=..., return_dict=False, **cond)``; returns a tuple, or has `sample`.
+        Called as ``unet(x, timestep, class_labels=..., return_dict=False, **cond)``; returns a tuple, the prediction first.
     """
 
     def __init__(self, unet: nn.Module) -> None:
@@ -233,7 +233,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
         raise ValueError(
             f"the network is {weight.dtype}, in which steps above 256 cannot be told apart; give it in float32: unet.float()."
         )
-    sde = AngleTable.of(scheduler)
+    sde = process_of(scheduler)
     if moments is None and getattr(unet.config, "sample_size", None):
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -242,61 +242,21 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     return from_network(UNetOf(unet), sde, PREDICTIONS[kind](), Steps(sde.N), moments, end=1 / sde.N)
 
 
-class AngleTable(ScheduleSDE):
-    """A discrete schedule with ``alpha(1) = 0``, zero terminal signal: exact at every step ``t = k / N``, smooth between.
-
-    The angle ``atan2(sigma, alpha)`` is interpolated by a monotone cubic, which is finite where ``log alpha`` is not. S. Lin,
-    B. Liu, J. Li, X. Yang, *Common diffusion noise schedules and sample steps are flawed*, 2023, arXiv:2305.08891.
+def process_of(scheduler: Any) -> DDPM | AngleTable:
+    """The process of a scheduler's table: `DDPM` where it has a finite drift, else an `AngleTable`.
 
     Parameters
     ----------
-    alphas_cumprod
-        ``alpha(k / N)²`` for k = 1..N, ``(N,)``, decreasing from below 1 to at least 0.
-
-    Raises
-    ------
-    ValueError
-        If they do not.
+    scheduler
+        Of diffusers, with ``alphas_cumprod``.
     """
-
-    def __init__(self, alphas_cumprod: Tensor) -> None:
-        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
-        if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
-            raise ValueError(
-                f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."
-            )
-        self.alphas_cumprod, self.N = table, len(table)
-        self.piece = 1 / self.N
-        angles = torch.atan2((1 - table).sqrt(), table.sqrt())
-        cubic = PchipInterpolator(np.arange(self.N + 1), np.concatenate([[0.0], angles.numpy()]))
-        self.pieces = torch.from_numpy(cubic.c.copy())
-
-    @staticmethod
-    def of(scheduler: Any) -> Any:
-        """The process of a scheduler's table: `DDPM` where it has a finite drift, else this."""
-        table = scheduler.alphas_cumprod.double().cpu()
-        rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)
-        if table[-1] > 0 and not rescaled:
-            before = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
-            return DDPM(1 - table / before)
-        # diffusers writes 2^-24 for zero in some schedulers, so that nothing is divided by it.
-        return AngleTable(torch.cat([table[:-1], torch.zeros(1, dtype=torch.float64)]))
-
-    def _angle(self, t: Tensor) -> Tensor:
-        place = t * self.N
-        i = place.detach().floor().long().clamp(0, self.N - 1)
-        u = place - i
-        a, b, c, d = self.pieces[:, i]
-        return ((a * u + b) * u + c) * u + d
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """``cos`` of the angle, exactly 0 where the table is."""
-        angle = self._angle(t)
-        return torch.where(angle >= 0.5 * torch.pi, 0.0, torch.cos(angle))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """``sin`` of the angle."""
-        return torch.sin(self._angle(t))
+    table = scheduler.alphas_cumprod.double().cpu()
+    rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)
+    if table[-1] > 0 and not rescaled:
+        before = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+        return DDPM(1 - table / before)
+    # diffusers writes 2^-24 for zero in some schedulers, so that nothing is divided by it.
+    return AngleTable(torch.cat([table[:-1], torch.zeros(1, dtype=torch.float64)]))
 
 
 @dataclass

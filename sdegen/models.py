@@ -434,8 +434,7 @@ class Model(Trainable, VelocityModel):
             return self.parametrization.std
         if self.moments is None:
             return 1.0
-        C = self.moments.covariance
-        return (C.diagonal() if C.ndim == 2 else C).mean().sqrt().item()
+        return self.moments.variance().sqrt().item()
 
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``c_skip x + c_out F(c_in x, c_noise)``."""

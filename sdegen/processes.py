@@ -273,6 +273,29 @@ class Rectified(ScheduleSDE):
         return _within(self, 1 / (1 + torch.as_tensor(snr, dtype=torch.float64).cpu().sqrt()), snr)
 
 
+class Cubic:
+    """The monotone cubic through values at 0, 1, ..., N (F. Fritsch and R. Carlson, 1980), as a function of the place.
+
+    Parameters
+    ----------
+    values
+        ``(N + 1,)``, float64.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.N = len(values) - 1
+        cubic = PchipInterpolator(np.arange(self.N + 1), values.numpy())
+        self.pieces = torch.from_numpy(cubic.c.copy())  # (4, N), highest power first
+
+    def __call__(self, place: Tensor) -> Tensor:
+        """The value at places from 0 to N."""
+        # A place k that rounding put just below its knot belongs to the piece it ends; both give the same value.
+        i = place.detach().floor().long().clamp(0, self.N - 1)
+        u = place - i
+        a, b, c, d = self.pieces[:, i]
+        return ((a * u + b) * u + c) * u + d
+
+
 class DDPM(ScheduleSDE):
     """Any discrete schedule of N betas as a process: exact at every step ``t = k / N``, smooth between.
 
@@ -302,16 +325,10 @@ class DDPM(ScheduleSDE):
         self.N = len(betas)
         self.piece = 1 / self.N  # the cubic's second derivative jumps at every step
         knots = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
-        cubic = PchipInterpolator(np.arange(self.N + 1), knots.numpy())
-        self.pieces = torch.from_numpy(cubic.c.copy())  # (4, N), highest power first
+        self.log_alpha = Cubic(knots)
 
     def _log_alpha(self, t: Tensor) -> Tensor:
-        place = t * self.N
-        # A time k/N that rounding put just below its knot belongs to the piece it ends; both give the same value.
-        i = place.detach().floor().long().clamp(0, self.N - 1)
-        u = place - i
-        a, b, c, d = self.pieces[:, i]
-        return ((a * u + b) * u + c) * u + d
+        return self.log_alpha(t * self.N)
 
     def alpha(self, t: Tensor) -> Tensor:
         """``exp`` of the interpolated ``log alpha``."""
@@ -320,6 +337,47 @@ class DDPM(ScheduleSDE):
     def sigma(self, t: Tensor) -> Tensor:
         """``√(1 − alpha²)``."""
         return (-torch.expm1(2 * self._log_alpha(t))).sqrt()
+
+
+class AngleTable(ScheduleSDE):
+    """A discrete schedule with ``alpha(1) = 0``, zero terminal signal: exact at every step ``t = k / N``, smooth between.
+
+    The angle ``atan2(sigma, alpha)`` is interpolated by a monotone cubic, which is finite where ``log alpha`` is not. S. Lin,
+    B. Liu, J. Li, X. Yang, *Common diffusion noise schedules and sample steps are flawed*, 2023, arXiv:2305.08891.
+
+    Parameters
+    ----------
+    alphas_cumprod
+        ``alpha(k / N)²`` for k = 1..N, ``(N,)``, decreasing from below 1 to at least 0.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
+            raise ValueError(
+                f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."
+            )
+        self.alphas_cumprod, self.N = table, len(table)
+        self.piece = 1 / self.N  # as of `DDPM`
+        angles = torch.atan2((1 - table).sqrt(), table.sqrt())
+        self.angle = Cubic(torch.cat([angles.new_zeros(1), angles]))
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return self.angle(t * self.N)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``cos`` of the angle, exactly 0 where the table is."""
+        angle = self._angle(t)
+        return torch.where(angle >= 0.5 * torch.pi, 0.0, torch.cos(angle))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """``sin`` of the angle."""
+        return torch.sin(self._angle(t))
 
 
 def linear_betas(N: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:

@@ -49,9 +49,9 @@ class Guided(nn.Module, ScoreModel):
     def reverse_noise(self) -> Any:
         """The variance of reversed steps as the model inside has learned it, if it has (`LearnedVariance`)."""
         inside = self.model.reverse_noise
-        return lambda *given, **cond: inside(*given, **self.untilted(**cond))
+        return lambda *given, **cond: inside(*given, **self.passed_on(**cond))
 
-    def untilted(self, **cond: Any) -> dict[str, Any]:
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
         """The conditions that are handed on to the model inside."""
         return cond
 
@@ -83,11 +83,7 @@ class CleanState(Guided):
 
     def __init__(self, model: Any, *others: Any) -> None:
         super().__init__(model, *others)
-        if not self.sde.is_linear:
-            raise TypeError(
-                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
-                f"sample without {type(self).__name__}."
-            )
+        require_linear(self)
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -131,11 +127,7 @@ class Tilted(Guided):
 
     def __init__(self, model: Any, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
-        if not self.sde.is_linear:
-            raise TypeError(
-                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
-                f"sample without {type(self).__name__}."
-            )
+        require_linear(self)
         self.scale, self.interval = checked(scale, interval)
 
     @abstractmethod
@@ -146,7 +138,7 @@ class Tilted(Guided):
         """The tilted clean state and its noise."""
         weight = within(self.interval, t) * self.scale
         if not weight.any():
-            return self.model.estimate(x, t, **self.untilted(**cond))
+            return self.model.estimate(x, t, **self.passed_on(**cond))
         x_0, eps, slope = self.tilted(x, t, **cond)
         more_x_0, more_eps = self.moved(slope * rows(weight, x), t)
         return x_0 + more_x_0, eps + more_eps
@@ -155,16 +147,29 @@ class Tilted(Guided):
         """What a gradient of the log-density at `t` adds to clean state and noise: ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ slope``."""
         at = self._marginal(t)
         known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
-        to_clean = inverse(at.Phi) @ at.covariance
-        return to_clean(slope), (at.R.T * (-1.0 * known))(slope)
+        return self.to_clean(t)(slope), (at.R.T * (-1.0 * known))(slope)
+
+    def to_clean(self, t: Tensor | float) -> Any:
+        """``Phi⁻¹ R Rᵀ``: from a gradient of the log-density to a move of the clean state; 0 where there is no signal."""
+        at = self._marginal(t)
+        return inverse(at.Phi) @ at.covariance
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
         at, weight = self._marginal(t), within(self.interval, t) * self.scale
         if not at.R.log_abs_det().isneginf().any():
             return at.score_from_noise(self.noise(x, t, **cond))
-        score = self.model.score(x, t, **self.untilted(**cond))
+        score = self.model.score(x, t, **self.passed_on(**cond))
         return score + self.tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
+
+
+def require_linear(wrapper: Guided) -> None:
+    """Refuse a process whose clean states have no closed-form posterior mean."""
+    if not wrapper.sde.is_linear:
+        raise TypeError(
+            f"{type(wrapper.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
+            f"sample without {type(wrapper).__name__}."
+        )
 
 
 def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:

@@ -53,7 +53,7 @@ class ClassifierGuidance(Tilted):
         super().__init__(model, scale, interval)
         self.classifier, self.conditional = classifier, conditional
 
-    def untilted(self, **cond: Any) -> dict[str, Any]:
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
         """The conditions without the label, unless the model takes it."""
         return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
 
@@ -71,7 +71,7 @@ class ClassifierGuidance(Tilted):
             return self.classifier(x, t).log_softmax(1).gather(1, label[:, None]).sum()
 
         # Functional derivatives nest: wrappers go into each other, and into likelihoods.
-        return *self.model.estimate(x, t, **self.untilted(**cond)), torch.func.grad(chosen)(x)
+        return *self.model.estimate(x, t, **self.passed_on(**cond)), torch.func.grad(chosen)(x)
 
 
 class ExactClassifier:
@@ -148,9 +148,7 @@ class NoisyClassifier(nn.Module):
     @moments.setter
     def moments(self, moments: Moments) -> None:
         """The standard deviation of a coordinate, as `fit` measures it."""
-        covariance = moments.covariance.double()
-        variance = covariance.diagonal() if covariance.ndim == 2 else covariance
-        self.std.copy_(variance.mean().sqrt())
+        self.std.copy_(moments.variance().sqrt())
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Logits ``(B, K)`` of states `x` at times `t`."""

@@ -274,7 +274,7 @@ class Rescaled(CleanState):
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The rescaled clean state and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
-        given, _ = self.model.model.estimate(x, t, **self.model.untilted(**cond))
+        given, _ = self.model.model.estimate(x, t, **self.model.passed_on(**cond))
         data = self.sde.project(x_0)
         return self._restated(t, x_0, eps, data * contrast(self.sde.project(given), data, self.rescale))
 

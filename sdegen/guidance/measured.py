@@ -18,12 +18,28 @@ from torch import Tensor
 from ..measurements import Measurement
 from ..operators import rows
 from ..samplers import Interval, Restart, Sampler
-from .base import CleanState, Tilted, inverse
+from .base import CleanState, Guided, Tilted
 
 Map = Callable[[Tensor], Tensor]
 
 
-class Measured(Tilted):
+class Informed(Guided):
+    """A wrapper that is told what was measured, as the condition `y`, which the model inside does not know.
+
+    Parameters
+    ----------
+    model
+        A score model.
+    """
+
+    measurement: Measurement
+
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
+        """The conditions without `y`."""
+        return {k: v for k, v in cond.items() if k != "y"}
+
+
+class Measured(Informed, Tilted):
     """A model that knows a measurement of its data: ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)``, `Q` taken as constant.
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
@@ -46,17 +62,20 @@ class Measured(Tilted):
         If the process is not linear, or `measurement` is none.
     ValueError
         If the scale is not finite, or the interval out of order; at a call, if `y` is missing or has another shape.
+
+    Attributes
+    ----------
+    one_width
+        Whether `Q` is the same for all states, so that its determinant cancels where states are weighed against each other.
     """
+
+    one_width = True
 
     def __init__(
         self, model: Any, measurement: Measurement, scale: float = 1.0, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__(model, scale, interval)
         self.measurement = _measurement(measurement)
-
-    def untilted(self, **cond: Any) -> dict[str, Any]:
-        """The conditions without `y`, which the model inside does not know."""
-        return {k: v for k, v in cond.items() if k != "y"}
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
@@ -66,7 +85,7 @@ class Measured(Tilted):
         """What `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log |Q|``."""
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            x_0, eps = self.model.estimate(x, t, **self.untilted(**cond))
+            x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
             return self.measurement(self.sde.project(x_0)), (x_0, eps)
 
         # Functional derivatives nest: wrappers go into each other, and into likelihoods.
@@ -104,7 +123,39 @@ class DPS(Measured):
         return residual / self.measurement.std**2
 
 
-class PiGDM(Measured):
+class Solved(Measured):
+    """``Q = std² + A V Aᵀ`` with a covariance `V` of the data given the state, solved with by conjugate gradients.
+
+    Parameters
+    ----------
+    model, measurement, scale, interval
+        As for `Measured`.
+    iterations
+        Of the conjugate gradients; as many as numbers measured, at most 30, by default.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        measurement: Measurement,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        iterations: int | None = None,
+    ) -> None:
+        super().__init__(model, measurement, scale, interval)
+        self.iterations = iterations
+
+    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+        """``Q⁻¹ residual``."""
+        spread = self.spread(back, shape, t)
+        return conjugate_gradients(lambda u: self.measurement.std**2 * u + spread(u), residual, self.iterations)
+
+    @abstractmethod
+    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+        """The product ``u -> A V Aᵀ u``; arguments as for `weighed`."""
+
+
+class PiGDM(Solved):
     """Pseudoinverse guidance: ``Q = std² + r_t² A Aᵀ``, with the posterior variance of Gaussian data.
 
     ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat,
@@ -135,27 +186,24 @@ class PiGDM(Measured):
         variance: float | None = None,
         iterations: int | None = None,
     ) -> None:
-        super().__init__(model, measurement, scale, interval)
+        super().__init__(model, measurement, scale, interval, iterations)
         if variance is None:
             if model.moments is None:
                 raise ValueError(
                     "the model does not know its data's moments; give variance=..., that of a coordinate of the data."
                 )
-            covariance = model.moments.covariance.double()
-            variance = float((covariance.diagonal() if covariance.ndim == 2 else covariance).mean())
+            variance = float(model.moments.variance())
         if not variance > 0:
             raise ValueError(f"variance = {variance}; the data have a positive one.")
-        self.variance, self.iterations = float(variance), iterations
+        self.variance = float(variance)
 
-    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """``(std² + r_t² A Aᵀ)⁻¹ residual``."""
+    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+        """``u -> r_t² A Aᵀ u``."""
         A, r_squared = self.measurement, self.variance / (1 + self.variance * self.sde.snr(t))
-        return conjugate_gradients(
-            lambda u: A.std**2 * u + rows(r_squared, u) * A(A.transpose(u, shape)), residual, self.iterations
-        )
+        return lambda u: rows(r_squared, u) * A(A.transpose(u, shape))
 
 
-class MomentMatching(Measured):
+class MomentMatching(Solved):
     """``Q = std² + A Cov[x_0 | x_t] Aᵀ`` with the model's own covariance: exact for Gaussian data, whatever their covariance.
 
     By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
@@ -172,27 +220,15 @@ class MomentMatching(Measured):
         whose derivative is not symmetric, a few are safer.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        measurement: Measurement,
-        scale: float = 1.0,
-        interval: tuple[float, float] | None = None,
-        iterations: int | None = None,
-    ) -> None:
-        super().__init__(model, measurement, scale, interval)
-        self.iterations = iterations
+    one_width = False
 
-    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """``(std² + A Cov Aᵀ)⁻¹ residual``."""
-        A, at = self.measurement, self._marginal(t)
-        to_clean = inverse(at.Phi) @ at.covariance
-        return conjugate_gradients(
-            lambda u: A.std**2 * u + A(self.sde.project(to_clean(back(u)))), residual, self.iterations
-        )
+    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+        """``u -> A Cov Aᵀ u``."""
+        to_clean = self.to_clean(t)
+        return lambda u: self.measurement(self.sde.project(to_clean(back(u))))
 
 
-class Replacement(CleanState):
+class Replacement(Informed, CleanState):
     """What was measured, put into the predicted clean data: ``x_0' = x_0 + A⁺ (y − A x_0)``.
 
     With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
@@ -222,14 +258,10 @@ class Replacement(CleanState):
         super().__init__(model)
         self.measurement, self.iterations = _measurement(measurement), iterations
 
-    def untilted(self, **cond: Any) -> dict[str, Any]:
-        """The conditions without `y`, which the model inside does not know."""
-        return {k: v for k, v in cond.items() if k != "y"}
-
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The completed clean state and its noise."""
         A = self.measurement
-        x_0, eps = self.model.estimate(x, t, **self.untilted(**cond))
+        x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
         data = self.sde.project(x_0)
         seen = A(data)
         shape = data.shape[1:]

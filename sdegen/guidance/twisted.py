@@ -12,7 +12,7 @@ from ..grids import Angle, Grid
 from ..kernels import posterior
 from ..samplers.noise import as_seed
 from ..samplers.run import evaluating, start
-from .measured import Measured, MomentMatching, seen_of
+from .measured import Measured, seen_of
 
 
 class Particles(NamedTuple):
@@ -95,12 +95,12 @@ def twisted_smc(
     ValueError
         If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
     """
-    if isinstance(model, MomentMatching):
-        raise TypeError(
-            "the covariance of MomentMatching depends on the state, and its determinant is not known: use PiGDM."
-        )
     if not isinstance(model, Measured):
         raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
+    if not model.one_width:
+        raise TypeError(
+            f"the covariance of {type(model).__name__} depends on the state, and its determinant is not known: use PiGDM."
+        )
     for name, value in cond.items():
         if isinstance(value, Tensor) and value.ndim and len(value) == particles > 1:
             raise ValueError(f"{name} has a row for each particle; all of them have one datum, and so one {name}.")

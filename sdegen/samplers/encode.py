@@ -19,7 +19,7 @@ from ..progress import shown
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
-from .run import chunks, evaluating
+from .run import check_choice, chunks, evaluating
 
 
 class Encoded(NamedTuple):
@@ -286,9 +286,8 @@ def _backward(sampler: Sampler, model: Any, times: Tensor) -> list[Any]:
 
 def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: Tensor) -> Sampler:
     """The sampler given, or the default on a grid that ends at 0."""
+    check_choice(steps, sampler)
     if sampler is not None:
-        if steps is not None:
-            raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
         return sampler
     scalar = model.sde.is_linear and len(model.sde.e) == 1  # whose flow runs in the angle, others' in t
     grid = Angle(end=0.0) if scalar else Uniform(end=0.0)

@@ -174,8 +174,7 @@ def sample(
     >>> torch.allclose(torch.cat([first, last]), sample(model, 5, seed=0))
     True
     """
-    if steps is not None and sampler is not None:
-        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    check_choice(steps, sampler)
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
@@ -184,9 +183,6 @@ def sample(
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
         )
-    if sampler is not None and not isinstance(sampler, Sampler):
-        what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
-        raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
     seed = as_seed(seed, generator)
     sampler = default(model, steps) if sampler is None else sampler
     sde = model.sde
@@ -213,6 +209,23 @@ def sample(
                     bar.total = len(plan) * len(parts)
                 results.append(run(bound, plan, x, first, bar))
     return torch.cat(results, 1 if return_path else 0)
+
+
+def check_choice(steps: int | None, sampler: Any) -> None:
+    """Refuse steps beside a sampler, which has its own, and what is no sampler.
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is none.
+    ValueError
+        If both are given.
+    """
+    if steps is not None and sampler is not None:
+        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    if sampler is not None and not isinstance(sampler, Sampler):
+        what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
+        raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
 
 
 class Run(NamedTuple):
