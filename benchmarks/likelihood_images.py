@@ -4,50 +4,67 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, combine, row, write
+from benchmarks.rows import Values, combine, made, row, write
+from benchmarks.train_images import PRESETS, SPLITS, build, train
+from sdegen.data import Images
 
 DATA = {"mnist": sdegen.data.mnist, "fashion_mnist": sdegen.data.fashion_mnist}
 FOREIGN = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
+DISTURBED = 0.2  # share of pixels that the background's training images have at random
 
 
-def bits(model: Any, images: Tensor, seed: int) -> tuple[Tensor, int]:
-    """Bits per dimension of images under the model without a class, 8 bits with uniform dequantisation; one probe each."""
+def bits(model: Any, images: Images, seed: int, **cond: Any) -> tuple[Tensor, int]:
+    """Bits per dimension of images, uniform dequantisation; one probe each."""
     values, most = [], 0
-    for k, part in enumerate(images.split(50)):
+    for k, part in enumerate(images.x.split(50)):
         found = sdegen.bits_per_dim(
-            model, part, divergence="hutchinson", tolerance=1e-3, label=-1,
-            generator=torch.Generator().manual_seed(1000 * seed + k),
+            model, part, sdegen.data.Scaling(-1, 1, images.levels), divergence="hutchinson", tolerance=1e-3,
+            generator=torch.Generator().manual_seed(1000 * seed + k), **cond,
         )  # fmt: skip
         values.append(found.value.double())
         most = max(most, found.evaluations)
     return torch.cat(values), most
 
 
-def complexity(images: Tensor) -> Tensor:
+def complexity(images: Images) -> Tensor:
     """Bits per dimension of each image as zlib packs it."""
     return torch.tensor(
-        [8 * len(zlib.compress(i.numpy().tobytes(), 9)) / i.numel() for i in images], dtype=torch.float64
+        [8 * len(zlib.compress(i.numpy().tobytes(), 9)) / i.numel() for i in images.x], dtype=torch.float64
     )
 
 
-class Background:
-    """A Gaussian with the moments of the training images: what a likelihood owes to brightness and smoothness alone."""
+def gaussian_bits(seen: Images, images: Images) -> Tensor:
+    """Bits per dimension under a Gaussian with the moments of `seen`: what is owed to brightness and smoothness alone."""
+    x = seen.x.flatten(1).double()
+    covariance = x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12  # dequantised
+    law = torch.distributions.MultivariateNormal(x.mean(0), covariance)
+    return -law.log_prob(images.x.flatten(1).double()) / (x.shape[1] * torch.tensor(2.0).log())
 
-    def __init__(self, images: Tensor) -> None:
-        x = images.flatten(1).double()
-        self.mean = x.mean(0)
-        covariance = x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12  # dequantised
-        self.law = torch.distributions.MultivariateNormal(self.mean, covariance)
 
-    def bits(self, images: Tensor) -> Tensor:
-        """Bits per dimension of images."""
-        return -self.law.log_prob(images.flatten(1).double()) / (images[0].numel() * torch.tensor(2.0).log())
+def background(name: str, steps: int, folder: Path) -> Any:
+    """A network like the shipped one, of training images in which a share of pixels are bytes at random, without class."""
+
+    def learn(path: Path) -> None:
+        seen, generator = DATA[name]().train, torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, seen.x.shape, generator=generator, dtype=torch.uint8)
+        hit = torch.rand(seen.x.shape, generator=generator) < DISTURBED
+        images, preset = Images(torch.where(hit, noise, seen.x)), PRESETS["shipped"]
+        torch.manual_seed(0)
+        model = build(images, preset)
+        sdegen.fit(
+            model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
+            schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0, progress=False,
+        )  # fmt: skip
+        sdegen.save(model, path)
+
+    return sdegen.load(made(folder / f"background-{name}-{steps}.safetensors", learn))
 
 
 def auroc(own: Tensor, foreign: Tensor) -> list[float]:
@@ -57,37 +74,65 @@ def auroc(own: Tensor, foreign: Tensor) -> list[float]:
     return [wins.mean().item(), error.sqrt().item()]
 
 
-def judged(name: str, n: int, seed: int) -> Values:
-    """A shipped model on its own test images and on those of the other set."""
-    model = sdegen.pretrained(name)
-    split = DATA[name]()
-    generator = torch.Generator().manual_seed(seed)
+def drawn(images: Images, n: int, generator: torch.Generator) -> Images:
+    """`n` of the images."""
+    return images[torch.randperm(len(images), generator=generator)[:n]]
+
+
+def judged(name: str, n: int, steps: int, folder: Path, seed: int) -> Values:
+    """A shipped model, without a class, on its own test images and on those of the other set."""
+    model, behind = sdegen.pretrained(name), background(name, steps, folder)
+    split, generator = DATA[name](), torch.Generator().manual_seed(seed)
     own, seen, foreign = (
-        images.x[torch.randperm(len(images), generator=generator)[:n]]
-        for images in (split.test, split.train, DATA[FOREIGN[name]]().test)
+        drawn(images, n, generator) for images in (split.test, split.train, DATA[FOREIGN[name]]().test)
     )
-    (of_own, evaluations), (of_seen, _), (of_foreign, _) = (bits(model, x, seed) for x in (own, seen, foreign))
-    background = Background(split.train.x)
+    (of_own, evaluations), (of_seen, _), (of_foreign, _) = (
+        bits(model, x, seed, label=-1) for x in (own, seen, foreign)
+    )
     typical = of_seen.mean()
     scores = {
         "likelihood": (of_own, of_foreign),
         "input complexity": (of_own - complexity(own), of_foreign - complexity(foreign)),
-        "likelihood ratio": (of_own - background.bits(own), of_foreign - background.bits(foreign)),
+        "ratio to a Gaussian": (
+            of_own - gaussian_bits(split.train, own),
+            of_foreign - gaussian_bits(split.train, foreign),
+        ),
+        "ratio to a background": (of_own - bits(behind, own, seed)[0], of_foreign - bits(behind, foreign, seed)[0]),
         "typicality": ((of_own - typical).abs(), (of_foreign - typical).abs()),
     }
-    cells: Values = {
-        column: [value.mean().item(), value.std().item() / n**0.5]
-        for column, value in {"test": of_own, "training": of_seen, "foreign": of_foreign}.items()
+    return (
+        means({"test": of_own, "training": of_seen, "foreign": of_foreign})
+        | {score: auroc(*pair) for score, pair in scores.items()}
+        | {"evaluations": [evaluations, None]}
+    )
+
+
+def of_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
+    """Bits of a model of scikit-learn's digits, of 17 levels, which is trained here."""
+    split, generator = SPLITS["digits"](), torch.Generator().manual_seed(seed)
+    path = folder / f"digits-{steps}.safetensors"
+    model = sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
+    found = {
+        column: bits(model, drawn(images, n, generator), seed, label=-1)
+        for column, images in {"test": split.test, "training": split.train}.items()
     }
-    return cells | {score: auroc(*pair) for score, pair in scores.items()} | {"evaluations": [evaluations, None]}
+    evaluations = max(count for _, count in found.values())
+    return means({column: values for column, (values, _) in found.items()}) | {"evaluations": [evaluations, None]}
+
+
+def means(columns: dict[str, Tensor]) -> Values:
+    """Means with their standard errors."""
+    return {column: [value.mean().item(), value.std().item() / len(value) ** 0.5] for column, value in columns.items()}
 
 
 def images_block(args: Any) -> str:
-    """Bits per dimension, and areas under the curve of four scores for foreign images."""
-    n = 50 if args.quick else 250
-    table = {name: combine([row(args, "images", name, 0, partial(judged, name, n))]) for name in DATA}
+    """Bits per dimension, and areas under the curve of five scores for foreign images."""
+    n, steps, of_8x8 = (50, 150, 600) if args.quick else (250, 2000, 3000)
+    folder = args.out / "models"
+    table = {name: combine([row(args, "images", name, 0, partial(judged, name, n, steps, folder))]) for name in DATA}
+    table["digits"] = combine([row(args, "images", "digits", 0, partial(of_digits, of_8x8, n, folder))])
     columns = {
-        "test": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3, "likelihood ratio": 3,
-        "typicality": 3, "evaluations": 0,
+        "test": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3, "ratio to a Gaussian": 3,
+        "ratio to a background": 3, "typicality": 3, "evaluations": 0,
     }  # fmt: skip
     return write(args, "images", columns, table)

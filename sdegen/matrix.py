@@ -77,6 +77,14 @@ class MatrixSDE(LinearSDE):
     def _root(self) -> RootTable:
         return RootTable(self.F, self.G, self._covariance, self.T)
 
+    @cached_property
+    def _unit_root(self) -> RootTable:
+        def covariance(t: Tensor) -> Tensor:
+            Phi, _ = self.moments(torch.zeros_like(t), t)
+            return self._covariance(t) + Phi @ self.datum.matrix() @ Phi.mT
+
+        return RootTable(self.F, self.G, covariance, self.T)
+
     def drift_operator(self, t: Tensor | float) -> Matrix:
         """``F(t)``."""
         return Matrix(self.F(as_time(t, self.T)))
@@ -102,13 +110,40 @@ class MatrixSDE(LinearSDE):
 
 
 class MatrixFlow(Flow):
-    """The probability flow in `t`, at 0 by its limit.
+    """The probability flow in `t` and the chart ``y = R⁻¹ u``, `R` the root along which data of unit variance would flow.
 
-    Where the state starts with no noise in some direction, the noise of a network's answer means nothing there, but the pull
-    ``G Gᵀ score`` has a limit if the network's own part vanishes with the noise (``EDM(detail=...)``): it is taken a part in
-    1e8 of the way from 0.
+    ``C = Phi e eᵀ Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ C⁻¹) R`` (see
+    `moments.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) + C⁻¹ u)``. At 0 it is
+    taken by its limit: where the state starts with no noise in some direction, the noise of a network's answer means nothing
+    there, but the pull ``G Gᵀ score`` has a limit if the network's own part vanishes with the noise (``EDM(detail=...)``): it
+    is taken a part in 1e8 of the way from 0.
     """
+
+    sde: MatrixSDE
+
+    def r(self, t: Tensor) -> Matrix:
+        """`R`."""
+        return Matrix(self.sde._unit_root(t))
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        """``log |det R|``, a channel's share of it."""
+        return super().log_scale(t) / len(self.sde.e)
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """``dy/dt``."""
-        return super().velocity(y, tau.clamp_min(1e-8 * self.sde.T))
+        return self.slope(self.r(tau)(y), self._asked(tau))
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """The maps of the score and of the state in ``dy/dt`` at each of the times."""
+        return [self._asked(t) for t in tau]
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dt``."""
+        t, pull, back = question
+        return pull(self.model.score(x, t)) + back(x)
+
+    def _asked(self, tau: Tensor) -> tuple[Tensor, Matrix, Matrix]:
+        t = tau.clamp_min(1e-8 * self.sde.T)
+        R_inv, G = self.r(t).inv(), self.sde.diffusion_operator(t)
+        pull = R_inv @ G @ G.T * -0.5
+        return t, pull, pull @ R_inv.T @ R_inv
