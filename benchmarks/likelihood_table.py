@@ -33,7 +33,7 @@ PROCESSES: dict[str, Callable[[], Any]] = {
     "VP": sdegen.VP, "OU": sdegen.OU, "EDM": sdegen.EDM, "Cosine": sdegen.Cosine, "Rectified": sdegen.Rectified,
     "CLD": sdegen.CLD,
 }  # fmt: skip
-TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
+TOLERANCES = (1e-4, 1e-5, 1e-6, 3e-7, 1e-7)
 
 
 def errors(value: Tensor, truth: Tensor, evaluations: int) -> Values:
@@ -139,10 +139,12 @@ def main() -> None:
         table[name] = combine([row(args, block, name, seed, compute)])
 
     for process in PROCESSES:
-        for tolerance in TOLERANCES if process == "VP" else (1e-4, 1e-5):
+        for tolerance in TOLERANCES if process == "VP" else (1e-5, 1e-6):
             add(f"ours, {process}, {tolerance:.0e}", "flow", partial(ours, process, tolerance, None, torch.float64, n))
-    for tolerance in (1e-5, 1e-6, 1e-7):
-        add(f"ours by dopri5, VP, {tolerance:.0e}", "flow", partial(ours, "VP", tolerance, "dopri5", torch.float64, n))
+    for method in ("dopri5", "dopri8"):
+        for tolerance in (1e-5, 1e-6):
+            name = f"ours by {method}, VP, {tolerance:.0e}"
+            add(name, "flow", partial(ours, "VP", tolerance, method, torch.float64, n))
     add("ours, VP, float32", "flow", partial(ours, "VP", 1e-5, None, torch.float32, n))
     for tolerance in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
         add(f"RK45 in t, VP, {tolerance:.0e}", "flow", partial(score_sde, tolerance, torch.float64, n))
