@@ -32,6 +32,8 @@ from sdegen.data import Images, Scaling
 
 EVALUATIONS = (10, 20, 50, 100)
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
+LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest noise levels,
+LEVEL = 5.0  # those of a larger sigma / alpha
 SCALING = Scaling(-1, 1)
 COUNT = 2000
 BATCH = 250
@@ -147,7 +149,6 @@ class Recipe:
     """A row: how samples are drawn from the model of a task."""
 
     sampler: Callable[[Any], samplers.Sampler]
-    evaluations: int
     model: Callable[[Task], Any] = lambda task: task.model
     labelled: bool = True
 
@@ -178,52 +179,59 @@ def recipes(quick: bool) -> dict[str, Recipe]:
     """All rows but the floor."""
     evaluations = (10, 50) if quick else EVALUATIONS
     full = 200 if quick else 1000
-    found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full), full)}
+    found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full))}
     makers: dict[str, Callable[..., samplers.Sampler]] = {
         "DDPM-ES": ddpm_es, "DDIM": ddim, "default": samplers.default,
         "default, no noise": partial(samplers.default, eta=0.0),
     }  # fmt: skip
     for name, make in makers.items():
-        found |= {f"{name}, {n}": Recipe(partial(make, steps=n), n) for n in evaluations}
+        found |= {f"{name}, {n}": Recipe(partial(make, steps=n)) for n in evaluations}
     default = partial(samplers.default, steps=10)
-    for scale in SCALES:  # two evaluations a step
-        found[f"default, 10, guided {scale:g}"] = Recipe(default, 20, partial(guided, scale=scale))
-    found["default, 10, without class"] = Recipe(default, 10, labelled=False)
+    for scale in SCALES:
+        found[f"default, 10, guided {scale:g}"] = Recipe(default, partial(guided, scale=scale))
+    for scale in LIMITED:
+        name = f"default, 10, guided {scale:g} below {LEVEL:g}"
+        found[name] = Recipe(default, partial(guided, scale=scale, level=LEVEL))
+    found["default, 10, without class"] = Recipe(default, labelled=False)
     for n in evaluations:
-        found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), n, lambda task: task.learned)
+        found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), lambda task: task.learned)
     return found
 
 
-def guided(task: Task, scale: float) -> Any:
-    """The model under classifier-free guidance."""
-    return guidance.ClassifierFree(task.model, scale)
+def guided(task: Task, scale: float, level: float | None = None) -> Any:
+    """The model under classifier-free guidance, at all noise levels or at those below `level`."""
+    interval = None if level is None else (0.0, task.model.sde.time(level**-2).item())
+    return guidance.ClassifierFree(task.model, scale, interval=interval)
 
 
-def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Samples as images in [0, 1], the labels asked for, and seconds per 1,000."""
+def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float, float]:
+    """Samples as images in [0, 1], the labels asked for, seconds per 1,000, and evaluations of the network for each."""
     labels = task.parts[1].labels
     assert labels is not None
     model = recipe.model(task).to(task.args.device)
+    rows: list[int] = []
     for part in model.modules():
         if hasattr(part, "mixed"):
             part.mixed = True
+            hook = part.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
     began = time.perf_counter()
     cond: dict[str, Any] = {"label": labels.to(task.args.device)} if recipe.labelled else {}
     x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)
     seconds = (time.perf_counter() - began) / len(labels) * 1000
-    return as_images(x, SCALING), labels, seconds
+    hook.remove()
+    return as_images(x, SCALING), labels, seconds, sum(rows) / len(labels)
 
 
 def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:
     """A row of samples."""
-    x, labels, seconds = drawn(task, recipe, seed)
+    x, labels, seconds, evaluations = drawn(task, recipe, seed)
     if seed == task.args.seeds[0]:
         picture(task, name, x, labels)
     cells = task.judged(x, labels)
     if not recipe.labelled:
         del cells["accuracy"], cells["worst class"]
     return cells | {
-        "evaluations": [recipe.evaluations, None],
+        "evaluations": [evaluations, None],
         "s per 1,000": [seconds, None],
         "count": [len(x), None],
     }
