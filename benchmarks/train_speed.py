@@ -129,6 +129,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "ours, DiT.small": lambda: sdegen.nets.DiT.small(1, 28),
     "diffusers UNet2DModel": diffusers_unet,
     "azula UNet": azula_unet,
+    "ours, of as many operations": lambda: sdegen.nets.UNet(1, (192, 96), patch=2),
     "ours, wider": lambda: sdegen.nets.UNet(1, (192, 192), patch=2),
     "azula UNet, wider": partial(azula_unet, (112, 160, 224)),
 }
