@@ -13,27 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .distributions import GaussianMixture, Moments
-from .scalar import ScalarSDE, ScheduleSDE
+from .scalar import ScheduleSDE
 
 
-class Learned(nn.Module, ScalarSDE):
-    """What learned processes have in common: parameters that laws depend on, and a prior that does not."""
-
-    @property
-    def state(self) -> Any:
-        """How often each parameter was written."""
-        return tuple(p._version for p in self.parameters())
-
-    def prior(self, moments: Moments) -> GaussianMixture:
-        """The standard normal law, which does not follow what is learned."""
-        one = torch.ones(1, dtype=torch.float64)
-        return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
-
-
-class LearnedSchedule(Learned, ScheduleSDE):
+class LearnedSchedule(nn.Module, ScheduleSDE):
     """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
 
-    `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The
+    `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The prior is
+    the standard normal law, whatever is learned. The
     bound of the process itself knows only the ends of the schedule, that of a chain of N steps where its times lie.
     D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*, 2021, arXiv:2107.00630.
 
@@ -66,6 +53,16 @@ class LearnedSchedule(Learned, ScheduleSDE):
         self.ends = nn.Parameter(torch.tensor([first, last]))
         self.increments = nn.Parameter(torch.zeros(degree))
 
+    @property
+    def state(self) -> Any:
+        """How often each parameter was written."""
+        return tuple(p._version for p in self.parameters())
+
+    def prior(self, moments: Moments) -> GaussianMixture:
+        """The standard normal law, which does not follow what is learned."""
+        one = torch.ones(1, dtype=torch.float64)
+        return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """``log snr(t)``, float64."""
         first, last = exact(self.ends)
@@ -87,47 +84,47 @@ class LearnedSchedule(Learned, ScheduleSDE):
         return self.alpha(t) * (-0.5 * self.log_snr(t)).exp()
 
 
-class LearnedSDE(Learned):
-    """Learned drift and diffusion: ``dx = f(t) x dt + g(t) dw`` with ``f = −softplus(p(t))`` and ``g = softplus(q(t))``.
+class LearnedSDE(LearnedSchedule):
+    """Learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw`` with any ``b >= 0``, and any `g` that this and the SNR allow.
 
-    `p` and `q` are polynomials in Bernstein's form; ``alpha`` and ``sigma`` follow by quadrature, through which derivatives
-    pass.
+    `b` is a polynomial in Bernstein's form with positive coefficients, so ``log alpha = −∫_0^t b`` is one too, and
+    ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound knows `b` only
+    by the law at T, which the prior is to match (D. Kingma et al., 2021, arXiv:2107.00630, section 5.1); the sizes of the
+    states between are the network's to see.
 
     Parameters
     ----------
     rate
-        ``g² = 2 rate`` and ``f = −rate`` at the start of training: an Ornstein–Uhlenbeck process.
-    sigma_0
-        Smoothing of the data at 0.
-    degree
-        Of both polynomials.
+        `b` at the start of training, half the negative of `last` by default: the noise at T has then size 1.
+    first, last, degree
+        As for `LearnedSchedule`.
 
     Raises
     ------
     ValueError
-        If `rate` or `sigma_0` is not positive, or `degree` is less than 1.
+        If `rate` is not positive, or as for `LearnedSchedule`.
     """
 
-    t_min = 1e-3  # at 0 itself the logarithm of the noise's integral has no derivative
+    def __init__(self, rate: float | None = None, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
+        super().__init__(first, last, degree)
+        self.rate = -0.5 * last if rate is None else rate
+        if not self.rate > 0:
+            raise ValueError(f"rate = {self.rate}; the drift pulls to 0 at a positive rate.")
+        # softplus of these is the rate
+        self.rates = nn.Parameter(torch.full((degree,), math.log(math.expm1(self.rate))))
 
-    def __init__(self, rate: float = 3.0, sigma_0: float = 0.02, degree: int = 6) -> None:
-        super().__init__()
-        if not (rate > 0 and sigma_0 > 0 and degree >= 1):
-            raise ValueError(
-                f"rate = {rate}, sigma_0 = {sigma_0}, degree = {degree}; the first two must be positive, the degree at least 1."
-            )
-        self.rate, self.sigma_0, self.degree = rate, sigma_0, degree
-        # softplus of these is the rate and the root of its double
-        self.p = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(rate))))
-        self.q = nn.Parameter(torch.full((degree + 1,), math.log(math.expm1(math.sqrt(2 * rate)))))
+    @property
+    def _rates(self) -> Tensor:
+        return nn.functional.softplus(exact(self.rates))
 
     def f(self, t: Tensor) -> Tensor:
-        """``−softplus(p(t))``."""
-        return -nn.functional.softplus(bernstein(exact(self.p), t))
+        """``−b``."""
+        return -bernstein(self._rates, t)
 
-    def g(self, t: Tensor) -> Tensor:
-        """``softplus(q(t))``."""
-        return nn.functional.softplus(bernstein(exact(self.q), t))
+    def alpha(self, t: Tensor) -> Tensor:
+        """``exp −∫_0^t b``."""
+        total = torch.cat([torch.zeros(1, dtype=torch.float64), self._rates.cumsum(0)]) / self.degree
+        return (-bernstein(total, t)).exp()
 
 
 def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Denoising:
     def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
-        perturbed = model.sde.perturb(x_0, t, generator=generator)
+        perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting(model.sde, t)
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
         values = [
@@ -165,7 +165,7 @@ class Implicit:
     def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
-        x = model.sde.perturb(x_0, t, generator=generator).x
+        x = _noised(model.sde, x_0, t, generator).x
         W = self.weighting(model.sde, t).matrix()
         if W.shape[-1] != 1:
             raise ValueError(
@@ -252,6 +252,17 @@ class Variational:
         values = values + model.variational_term(x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
         values = values - model.decoded(x_0, ends[0], first, **cond)
         return _finite(values, t)
+
+
+def _noised(sde: Any, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
+    """States of a process that is not itself to be learned: the weighted error of a score says nothing about the process."""
+    perturbed = sde.perturb(x_0, t, generator=generator)
+    if perturbed.x.requires_grad and not x_0.requires_grad:
+        raise ValueError(
+            f"{type(sde).__name__} has parameters, and score matching cannot train a process. Take losses.Variational, whose "
+            "bound they are part of, or hold them: model.sde.requires_grad_(False)."
+        )
+    return perturbed
 
 
 def _per_row(values: Tensor) -> Tensor:

@@ -275,6 +275,7 @@ class ImportanceTimes(TimeLaw):
         t = edges[i] + (u - cdf[i]) / mass[i] * width
         return t, width / mass[i] / (sde.T - sde.t_min)
 
+    @torch.no_grad()  # which times are drawn is no way to learn a process
     def _build(self, sde: Any) -> tuple[Tensor, Tensor]:
         """Edges of the table in `t`, and the probability of each interval: uniform within, so known exactly."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)

@@ -34,7 +34,7 @@ def shuffled(sde: Any) -> Any:
     return sde
 
 
-@pytest.mark.parametrize("kind", [LearnedSchedule, partial(LearnedSDE, rate=6.0)])
+@pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.dtype) -> None:
     sde = kind().to(dtype)
@@ -79,7 +79,7 @@ def test_a_time_asked_about_again_sees_new_parameters() -> None:
     with torch.no_grad():
         before = sde.snr(t)
         assert torch.equal(sde.snr(t), before)
-        sde.q += 0.5
+        sde.ends -= 0.5
         assert sde.snr(t) < 0.9 * before
 
 
@@ -155,7 +155,7 @@ def test_the_bound_of_the_process_does_not_know_the_way_between_its_ends() -> No
 
 def test_learned_coefficients_are_trained_averaged_and_saved_with_the_network(tmp_path: Any) -> None:
     torch.manual_seed(0)
-    for sde in (LearnedSchedule(first=6.0), LearnedSDE(sigma_0=0.05)):
+    for sde in (LearnedSchedule(first=6.0), LearnedSDE(first=6.0)):
         model = sdegen.Model(sdegen.nets.MLP(2, width=32, depth=2), sde)
         before = [p.detach().clone() for p in sde.parameters()]
         sdegen.fit(model, RING, steps=20, batch_size=64, warmup=5, loss=losses.Variational(100), seed=0)
@@ -177,3 +177,16 @@ def test_bad_arguments_get_a_sentence() -> None:
     with pytest.raises(ValueError, match=r"steps = 2\.5; a chain has a whole number of states"):
         losses.Variational(2.5)
     assert isinstance(LearnedSchedule(), nn.Module)
+
+
+def test_score_matching_refuses_to_train_a_process_and_trains_a_network_on_one_that_is_held() -> None:
+    torch.manual_seed(0)
+    for loss in (losses.Denoising(), losses.Implicit(), losses.InputPerturbation()):
+        model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), LearnedSchedule())
+        with pytest.raises(ValueError, match=r"LearnedSchedule has parameters, .* Take losses\.Variational"):
+            sdegen.fit(model, RING, steps=2, batch_size=16, loss=loss, seed=0, progress=False)
+        model.sde.requires_grad_(False)
+        before = [p.clone() for p in model.sde.parameters()]
+        run = sdegen.fit(model, RING, steps=5, batch_size=64, loss=loss, seed=0, progress=False)
+        assert all(torch.equal(p, q) for p, q in zip(before, model.sde.parameters(), strict=True))
+        assert all(math.isfinite(v) for v in run.loss)
