@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from functools import partial
 from pathlib import Path
@@ -120,6 +121,13 @@ def of_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
     return means({column: values for column, (values, _) in found.items()}) | {"evaluations": [evaluations, None]}
 
 
+def of_flows(name: str) -> Values:
+    """The bits of the flows that the families table has trained, of its own test images; empty where it has not."""
+    folder = Path(__file__).parent / "results" / "families_table" / name / "rows"
+    files = {kind: folder / f"images-{kind.replace(' ', '-').lower()}-0.json" for kind in ("RealNVP", "residual flow")}
+    return {kind: json.loads(path.read_text())["bits"] for kind, path in files.items() if path.exists()}
+
+
 def means(columns: dict[str, Tensor]) -> Values:
     """Means with their standard errors."""
     return {column: [value.mean().item(), value.std().item() / len(value) ** 0.5] for column, value in columns.items()}
@@ -131,8 +139,9 @@ def images_block(args: Any) -> str:
     folder = args.out / "models"
     table = {name: combine([row(args, "images", name, 0, partial(judged, name, n, steps, folder))]) for name in DATA}
     table["digits"] = combine([row(args, "images", "digits", 0, partial(of_digits, of_8x8, n, folder))])
+    table = {name: cells and cells | of_flows(name) for name, cells in table.items()}
     columns = {
-        "test": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3, "ratio to a Gaussian": 3,
-        "ratio to a background": 3, "typicality": 3, "evaluations": 0,
+        "test": 3, "RealNVP": 3, "residual flow": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3,
+        "ratio to a Gaussian": 3, "ratio to a background": 3, "typicality": 3, "evaluations": 0,
     }  # fmt: skip
     return write(args, "images", columns, table)
