@@ -881,6 +881,8 @@ def test_images_can_be_fitted(images, way, device, dtype):
 def test_bytes_are_not_trained_on_unsaid(images, device, dtype):
     with pytest.raises(TypeError, match=r"images are bytes; say what numbers they become: images.scaled\(-1, 1\)"):
         Source(images, dtype, device)
+    with pytest.raises(TypeError, match=r"a Split has two parts; .* split.train.scaled\(-1, 1\)"):
+        Source(images.split(0.5, seed=0), dtype, device)
 
 
 def test_a_split_prints_what_it_holds(images):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..distributions import Moments, moments_of
-from .images import Images, Scaled
+from .images import Images, Scaled, Split
 
 
 class Batch(NamedTuple):
@@ -65,6 +65,8 @@ class Source:
             raise TypeError(
                 "images are bytes; say what numbers they become: images.scaled(-1, 1), or dequantised(-1, 1)."
             )
+        if isinstance(data, Split):
+            raise TypeError("a Split has two parts; give the one to train on, in numbers: split.train.scaled(-1, 1).")
         if isinstance(data, Scaled):
             self.x, self.cond = data, {name: value.to(device) for name, value in data.images.cond.items()}
             return
