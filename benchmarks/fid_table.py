@@ -209,11 +209,9 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
     labels = task.parts[1].labels
     assert labels is not None
     model = recipe.model(task).to(task.args.device)
-    rows: list[int] = []
-    for part in model.modules():
-        if hasattr(part, "mixed"):
-            part.mixed = True
-            hook = part.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
+    net = next(part for part in model.modules() if hasattr(part, "mixed"))
+    net.mixed, rows = True, []
+    hook = net.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
     began = time.perf_counter()
     cond: dict[str, Any] = {"label": labels.to(task.args.device)} if recipe.labelled else {}
     x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)

@@ -16,15 +16,19 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .samplers.exponential import lagrange, rule
+from .samplers.exponential import lagrange
 
 ORDER = 5  # slopes the prediction sees: with six or more only much shorter steps are stable
 FIRST = 1e-3  # a step on one slope is short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
 SHORTEST = 1e-10
+GAUSS = [
+    torch.from_numpy(v) for v in np.polynomial.legendre.leggauss((ORDER + 2) // 2)
+]  # exact for what a step integrates
 
 
 def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float, parts: Sequence[int]) -> Tensor:
@@ -37,14 +41,15 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
     y
         ``(B, d)``.
     tolerance
-        Relative and absolute error of a step: the root mean square over each of the `parts` of a row, in the worst row.
+        Relative and absolute error of a step: the root mean square over each of the `parts` of a row, in the worst row. Errors of
+        some hundred steps add up to a few times as much.
     parts
         Sizes of the parts of a row, together `d`.
 
     Raises
     ------
     ArithmeticError
-        If no step, however short, keeps the tolerance.
+        If no step, however short, keeps the tolerance, or slopes are not finite.
     """
     places, slopes = [0.0], [slope(0.0, y)]
     h, longest = FIRST, LONGEST * tolerance ** (1 / (ORDER + 1))
@@ -59,12 +64,15 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
         # of one order less, it does without the oldest slope
         lower = moved([*places[1:], t], [*slopes[1:], new])
         share = ((end - lower) / (tolerance * (1 + torch.maximum(end.abs(), y.abs())))).split(list(parts), 1)
-        error = max(v.square().mean(1).max().sqrt().item() for v in share)
+        error = torch.stack([v.square().mean(1).max() for v in share]).max().sqrt().item()
         factor = 0.9 * error ** (-1 / (len(slopes) + 1)) if error > 0 else math.inf
         if not error <= 1:  # NaN too
             h *= min(max(factor, 0.2), 0.8) if math.isfinite(error) else 0.2
             if h < SHORTEST:
-                raise ArithmeticError(f"asks for steps shorter than {SHORTEST:g} of the way")
+                finite = math.isfinite(error)
+                raise ArithmeticError(
+                    f"asks for steps shorter than {SHORTEST:g} of the way" if finite else "is not finite"
+                )
             continue
         y = end
         h *= min(factor, 2.0)
@@ -74,9 +82,9 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
 
 def after(y: Tensor, s: float, t: float, places: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """``y + ∫_s^t`` of the polynomial through `slopes` at `places`."""
-    z, w = rule()
-    nodes = (torch.tensor(places, dtype=torch.float64) - s) / (t - s)
-    weights = (t - s) * (lagrange(nodes, z) @ w)
+    z, w = GAUSS
+    nodes = (torch.tensor(places, dtype=torch.float64) - s) / (0.5 * (t - s)) - 1
+    weights = 0.5 * (t - s) * (lagrange(nodes, z) @ w)
     for weight, k in zip(weights.tolist(), slopes, strict=True):
         y = y + weight * k
     return y

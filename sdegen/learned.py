@@ -20,8 +20,8 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
     """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
 
     `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The prior is
-    the standard normal law, whatever is learned. The
-    bound of the process itself knows only the ends of the schedule, that of a chain of N steps where its times lie.
+    the standard normal law, whatever is learned. The bound of the process itself knows only the ends of the schedule, that of
+    a chain of N steps where its times lie.
     D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*, 2021, arXiv:2107.00630.
 
     Parameters
@@ -85,7 +85,7 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
 
 class LearnedSDE(LearnedSchedule):
-    """Learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw`` with any ``b >= 0``, and any `g` that this and the SNR allow.
+    """Learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw`` with any ``b > 0``, and any `g` that this and the SNR allow.
 
     `b` is a polynomial in Bernstein's form with positive coefficients, so ``log alpha = −∫_0^t b`` is one too, and
     ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound knows `b` only
@@ -108,10 +108,12 @@ class LearnedSDE(LearnedSchedule):
     def __init__(self, rate: float | None = None, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
         super().__init__(first, last, degree)
         self.rate = -0.5 * last if rate is None else rate
-        if not self.rate > 0:
-            raise ValueError(f"rate = {self.rate}; the drift pulls to 0 at a positive rate.")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(
+                f"rate = {self.rate}; the drift pulls to 0 at a positive rate (by default half of -last)."
+            )
         # softplus of these is the rate
-        self.rates = nn.Parameter(torch.full((degree,), math.log(math.expm1(self.rate))))
+        self.rates = nn.Parameter(torch.full((degree,), self.rate + math.log(-math.expm1(-self.rate))))
 
     @property
     def _rates(self) -> Tensor:

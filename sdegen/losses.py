@@ -210,7 +210,7 @@ class Hybrid:
         t, _ = self.denoising.times.sample(sde, len(x_0), generator)
         h = (sde.T - sde.t_min) / self.steps
         s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
-        perturbed = sde.perturb(x_0, t, generator=generator)
+        perturbed = _noised(sde, x_0, t, generator)
         bound = model.variational_term(x_0, s, t, perturbed, **cond)
         return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
 
@@ -257,7 +257,7 @@ class Variational:
 def _noised(sde: Any, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
     """States of a process that is not itself to be learned: the weighted error of a score says nothing about the process."""
     perturbed = sde.perturb(x_0, t, generator=generator)
-    if perturbed.x.requires_grad and not x_0.requires_grad:
+    if perturbed.kernel.R.matrix().requires_grad:
         raise ValueError(
             f"{type(sde).__name__} has parameters, and score matching cannot train a process. Take losses.Variational, whose "
             "bound they are part of, or hold them: model.sde.requires_grad_(False)."

@@ -7,7 +7,7 @@ otherwise.
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -69,9 +69,10 @@ class MatrixSDE(LinearSDE):
         """``e eᵀ``, with a trace of width in the other channels, which may start at one point."""
         return Matrix(torch.outer(self.e, self.e) + 1e-12 * torch.eye(len(self.e), dtype=torch.float64))
 
-    def _covariance(self, t: Tensor) -> Tensor:
+    def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
+        """Of the state at `t`, if at 0 it is `start`: by default `Sigma_0`, that of one datum."""
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
-        return Phi @ self.Sigma_0 @ Phi.mT + Sigma
+        return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
 
     @cached_property
     def _root(self) -> RootTable:
@@ -79,11 +80,8 @@ class MatrixSDE(LinearSDE):
 
     @cached_property
     def _unit_root(self) -> RootTable:
-        def covariance(t: Tensor) -> Tensor:
-            Phi, _ = self.moments(torch.zeros_like(t), t)
-            return self._covariance(t) + Phi @ self.datum.matrix() @ Phi.mT
-
-        return RootTable(self.F, self.G, covariance, self.T)
+        start = self.Sigma_0 + self.datum.matrix()
+        return RootTable(self.F, self.G, partial(self._covariance, start=start), self.T)
 
     def drift_operator(self, t: Tensor | float) -> Matrix:
         """``F(t)``."""
@@ -112,7 +110,7 @@ class MatrixSDE(LinearSDE):
 class MatrixFlow(Flow):
     """The probability flow in `t` and the chart ``y = R⁻¹ u``, `R` the root along which data of unit variance would flow.
 
-    ``C = Phi e eᵀ Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ C⁻¹) R`` (see
+    ``C = Phi (e eᵀ + Sigma_0) Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ C⁻¹) R`` (see
     `moments.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) + C⁻¹ u)``. At 0 it is
     taken by its limit: where the state starts with no noise in some direction, the noise of a network's answer means nothing
     there, but the pull ``G Gᵀ score`` has a limit if the network's own part vanishes with the noise (``EDM(detail=...)``): it
@@ -131,19 +129,22 @@ class MatrixFlow(Flow):
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """``dy/dt``."""
-        return self.slope(self.r(tau)(y), self._asked(tau))
+        R, question = self._asked(tau)
+        return self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """The maps of the score and of the state in ``dy/dt`` at each of the times."""
-        return [self._asked(t) for t in tau]
+        return [self._asked(t)[1] for t in tau]
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
         """``dy/dt``."""
         t, pull, back = question
         return pull(self.model.score(x, t)) + back(x)
 
-    def _asked(self, tau: Tensor) -> tuple[Tensor, Matrix, Matrix]:
+    def _asked(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
+        """`R`, and the time with the maps of the score and of the state."""
         t = tau.clamp_min(1e-8 * self.sde.T)
-        R_inv, G = self.r(t).inv(), self.sde.diffusion_operator(t)
+        R, G = self.r(t), self.sde.diffusion_operator(t)
+        R_inv = R.inv()
         pull = R_inv @ G @ G.T * -0.5
-        return t, pull, pull @ R_inv.T @ R_inv
+        return R, (t, pull, pull @ R_inv.T @ R_inv)

@@ -159,9 +159,10 @@ class RootTable:
 
         def Omega(log_t: Tensor) -> Tensor:
             t = log_t.exp().clamp_max(T)
-            k = Sigma(t).shape[-1]
+            S = Sigma(t)
+            k = S.shape[-1]
             F_, G_ = (torch.as_tensor(c(t), dtype=torch.float64).expand(len(t), k, k) for c in (F, G))
-            L = torch.linalg.cholesky(Sigma(t))
+            L = torch.linalg.cholesky(S)
             L_inv = torch.linalg.inv(L)
             noise = L_inv @ G_ @ (L_inv @ G_).mT  # L⁻¹ G Gᵀ L⁻ᵀ
             drift = L_inv @ F_ @ L

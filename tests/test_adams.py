@@ -76,10 +76,21 @@ def test_single_precision_keeps_its_dtype_and_its_size_of_error() -> None:
     assert solved(1e-5, torch.float32)[0] < 1e-4
 
 
-@pytest.mark.parametrize(
-    "slope", [lambda u, y: y / 0, lambda u, y: y * (math.nan if u > 0.5 else 1), lambda u, y: y**2]
-)
-def test_what_cannot_be_followed_is_given_up(slope: object) -> None:
-    # infinite from the start; not a number from the middle on; gone to infinity before the end
-    with pytest.raises(ArithmeticError, match="asks for steps shorter than 1e-10 of the way"):
-        adams(slope, torch.full((1, 1), 1.5, dtype=torch.float64), 1e-6, (1,))  # type: ignore[arg-type]
+def test_steps_that_never_keep_the_tolerance_are_given_up() -> None:
+    with pytest.raises(
+        ArithmeticError, match="asks for steps shorter than 1e-10 of the way"
+    ):  # to infinity before the end
+        adams(lambda u, y: y**2, torch.full((1, 1), 1.5, dtype=torch.float64), 1e-6, (1,))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("begin", [0.0, 0.5])
+def test_slopes_that_are_not_finite_are_given_up_in_any_part(part: int, bad: float, begin: float) -> None:
+    def slope(u: float, y: Tensor) -> Tensor:
+        k = -y
+        k[:, part] = bad if u >= begin else 1.0
+        return k
+
+    with pytest.raises(ArithmeticError, match="is not finite"):
+        adams(slope, torch.ones(2, 3, dtype=torch.float64), 1e-6, (2, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import sdegen
 from benchmarks.likelihood_table import ours, score_sde
-from sdegen import log_prob, metrics
+from sdegen import grids, log_prob, metrics, samplers
 
 RING = sdegen.data.gaussian_ring()
 
@@ -54,6 +55,63 @@ def test_critically_damped_langevin_joint_and_data_marginal() -> None:
     x = x[:6]
     marginal = log_prob(model, x, draws=2, prior=law_at(sde, sde.T), generator=torch.Generator().manual_seed(2))
     assert (marginal - RING.log_prob(x)).abs().max() < 1e-5
+
+
+def test_a_matrix_process_is_followed_in_the_chart_of_its_gaussian() -> None:
+    """In plain `t` and `u` the same error takes twice as many evaluations; and the way back is the same way."""
+    sde = sdegen.CLD()
+    model = sdegen.Exact(sde, RING)
+    u, found = sdegen.sample_with_log_prob(model, 50, seed=0, prior=law_at(sde, sde.T), tolerance=1e-6)
+    assert found.evaluations <= 260
+    truth = law_at(sde, 0.0).log_prob(u)
+    assert (found.value - truth).abs().max() < 2e-4  # towards the data errors grow
+    again = log_prob(model, u, joint=True, prior=law_at(sde, sde.T), tolerance=1e-6)
+    assert (again - truth).abs().max() < 2e-5
+
+
+class Driven(sdegen.MatrixSDE):
+    """Position and a velocity that starts at rest, driven at a rate that changes, up to T = 2."""
+
+    T = 2.0
+    Sigma_0 = torch.diag(torch.tensor([0.01, 0.0], dtype=torch.float64))
+
+    def F(self, t: torch.Tensor) -> torch.Tensor:
+        rate = (1 + t)[..., None, None]
+        return rate * torch.tensor([[0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64)
+
+    def G(self, t: torch.Tensor) -> torch.Tensor:
+        rate = (1 + t).sqrt()[..., None, None]
+        return 2 * rate * torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+
+def test_a_state_that_starts_at_a_point_is_followed_close_to_it() -> None:
+    sde = Driven()
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0]]), torch.tensor([0.5]))
+    model = sdegen.Exact(sde, law)
+    x = sdegen.sample(model, 4000, sampler=samplers.ProbabilityFlow(60, grids.Uniform(end=1e-3), method="rk4"), seed=0)
+    stderr = (0.51 / 4000) ** 0.5  # of the mean; Sigma_0 smooths the data
+    assert abs(x.mean() - 1) < 4 * stderr
+    assert abs(x.var() / 0.51 - 1) < 4 * (2 / 4000) ** 0.5
+
+
+def test_a_matrix_process_that_was_followed_can_be_pickled() -> None:
+    sde = sdegen.CLD()
+    model = sdegen.Exact(sde, RING)
+    x = sdegen.sample(model, 3, sampler=samplers.Heun(3), seed=0)
+    again = pickle.loads(pickle.dumps(sde))
+    assert torch.equal(sdegen.sample(sdegen.Exact(again, RING), 3, sampler=samplers.Heun(3), seed=0), x)
+
+
+def test_a_divergence_that_is_not_a_number_stops_the_run() -> None:
+    class Kinked(sdegen.Exact):
+        """Finite, with a derivative that is not from the middle on."""
+
+        def estimate(self, x, t, **cond):
+            x_0, eps = super().estimate(x, t, **cond)
+            return (x_0 + 0 * (x - x.detach()).abs().sqrt() if t > 0.5 else x_0), eps
+
+    with pytest.raises(ValueError, match=r"could not be followed beyond t = 0\.[5-6]\d*, .* it is not finite"):
+        log_prob(Kinked(sdegen.VP(), RING), RING.sample(3, torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("sde", [*SCALAR, sdegen.CLD()], ids=name)
