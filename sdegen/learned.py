@@ -109,9 +109,7 @@ class LearnedSDE(LearnedSchedule):
         super().__init__(first, last, degree)
         self.rate = -0.5 * last if rate is None else rate
         if not 0 < self.rate < math.inf:
-            raise ValueError(
-                f"rate = {self.rate}; the drift pulls to 0 at a positive rate (by default half of -last)."
-            )
+            raise ValueError(f"rate = {self.rate}; the drift pulls to 0 at a positive rate (by default half of -last).")
         # softplus of these is the rate
         self.rates = nn.Parameter(torch.full((degree,), self.rate + math.log(-math.expm1(-self.rate))))
 
