@@ -103,7 +103,7 @@ def test_the_flow_of_a_network_on_a_matrix_process_is_regular_at_the_data() -> N
     t = torch.tensor([0.0, 1e-7, 1e-6, 1e-5], dtype=torch.float64)
     at_0, *later = (sde.flow(model).velocity(u, time) for time in t)
     gaps = [(at_0 - v).abs().max().item() for v in later]
-    assert gaps[0] < 1e-3 * at_0.abs().max()
+    assert gaps[0] < 1e-3  # of a chart in which states have size 1
     assert gaps[0] < 0.2 * gaps[1] < 0.04 * gaps[2]
     with pytest.raises(ValueError, match="no noise in some direction"):
         model.score(u, 0.0)

@@ -691,8 +691,8 @@ class ProjectsTheVelocity(CLD):
 class ForgottenVelocities(CLD):
     """The marginal forgets ``Sigma_0``: velocities start at rest."""
 
-    def _covariance(self, t: Tensor) -> Tensor:
-        return self.moments(torch.zeros_like(t), t)[1]
+    def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
+        return super()._covariance(t, torch.zeros_like(self.Sigma_0) if start is None else start)
 
 
 class CompletesWithUnitVelocities(CLD):
