@@ -26,7 +26,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.rows import Values, arguments, combine, made, row, write
-from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, train
+from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
 
@@ -83,8 +83,7 @@ class Task:
         if self.args.data != "digits":
             return sdegen.pretrained(self.args.data)
         steps = 600 if self.args.quick else 3000
-        path = self.args.out / "models" / "digits.safetensors"
-        return sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
+        return of_digits(steps, self.args.out / "models" / "digits.safetensors")
 
     @cached_property
     def learned(self) -> Any:

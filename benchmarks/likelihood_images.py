@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, combine, made, row, write
-from benchmarks.train_images import PRESETS, SPLITS, build, train
+from benchmarks.rows import Values, combine, file_of, made, row, write
+from benchmarks.train_images import SPLITS, of_digits, train_on
 from sdegen.data import Images
 
 DATA = {"mnist": sdegen.data.mnist, "fashion_mnist": sdegen.data.fashion_mnist}
@@ -56,14 +56,7 @@ def background(name: str, steps: int, folder: Path) -> Any:
         seen, generator = DATA[name]().train, torch.Generator().manual_seed(0)
         noise = torch.randint(0, 256, seen.x.shape, generator=generator, dtype=torch.uint8)
         hit = torch.rand(seen.x.shape, generator=generator) < DISTURBED
-        images, preset = Images(torch.where(hit, noise, seen.x)), PRESETS["shipped"]
-        torch.manual_seed(0)
-        model = build(images, preset)
-        sdegen.fit(
-            model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
-            schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0, progress=False,
-        )  # fmt: skip
-        sdegen.save(model, path)
+        sdegen.save(train_on(Images(torch.where(hit, noise, seen.x)), steps, progress=False)[0], path)
 
     return sdegen.load(made(folder / f"background-{name}-{steps}.safetensors", learn))
 
@@ -108,11 +101,10 @@ def judged(name: str, n: int, steps: int, folder: Path, seed: int) -> Values:
     )
 
 
-def of_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
+def judged_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
     """Bits of a model of scikit-learn's digits, of 17 levels, which is trained here."""
     split, generator = SPLITS["digits"](), torch.Generator().manual_seed(seed)
-    path = folder / f"digits-{steps}.safetensors"
-    model = sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
+    model = of_digits(steps, folder / f"digits-{steps}.safetensors")
     found = {
         column: bits(model, drawn(images, n, generator), seed, label=-1)
         for column, images in {"test": split.test, "training": split.train}.items()
@@ -123,8 +115,8 @@ def of_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
 
 def of_flows(name: str) -> Values:
     """The bits of the flows that the families table has trained, of its own test images; empty where it has not."""
-    folder = Path(__file__).parent / "results" / "families_table" / name / "rows"
-    files = {kind: folder / f"images-{kind.replace(' ', '-').lower()}-0.json" for kind in ("RealNVP", "residual flow")}
+    folder = Path(__file__).parent / "results" / "families_table" / name
+    files = {kind: file_of(folder, "images", kind, 0) for kind in ("RealNVP", "residual flow")}
     return {kind: json.loads(path.read_text())["bits"] for kind, path in files.items() if path.exists()}
 
 
@@ -138,7 +130,7 @@ def images_block(args: Any) -> str:
     n, steps, of_8x8 = (50, 150, 600) if args.quick else (250, 2000, 3000)
     folder = args.out / "models"
     table = {name: combine([row(args, "images", name, 0, partial(judged, name, n, steps, folder))]) for name in DATA}
-    table["digits"] = combine([row(args, "images", "digits", 0, partial(of_digits, of_8x8, n, folder))])
+    table["digits"] = combine([row(args, "images", "digits", 0, partial(judged_digits, of_8x8, n, folder))])
     table = {name: cells and cells | of_flows(name) for name, cells in table.items()}
     columns = {
         "test": 3, "RealNVP": 3, "residual flow": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3,

@@ -81,10 +81,15 @@ def claimed(path: Path) -> bool:
     return True
 
 
+def file_of(out: Path, block: str, name: str, seed: int) -> Path:
+    """Where a row of a table is kept."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{block} {name}".lower().replace("++", "pp")).strip("-")
+    return out / "rows" / f"{slug}-{seed}.json"
+
+
 def row(args: argparse.Namespace, block: str, name: str, seed: int, compute: Callable[[int], Values]) -> Values:
     """The values of a row: from its file if it was computed before, else computed and written whole."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{block} {name}".lower().replace("++", "pp")).strip("-")
-    path = args.out / "rows" / f"{slug}-{seed}.json"
+    path = file_of(args.out, block, name, seed)
     if path.exists():
         return json.loads(path.read_text())
     if (args.only and args.only not in name) or (args.worker and not claimed(path)):

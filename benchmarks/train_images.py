@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import sdegen
+from benchmarks.rows import made
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
 from sdegen.losses import Denoising
@@ -92,15 +93,26 @@ def train(
     name: str, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None, **more: Any
 ) -> tuple[sdegen.Model, sdegen.Run]:
     """A model of the training split, and the record of its training."""
-    images = SPLITS[name]().train
+    return train_on(SPLITS[name]().train, steps, preset, folder, **more)
+
+
+def train_on(
+    images: Images, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None, **more: Any
+) -> tuple[sdegen.Model, sdegen.Run]:
+    """A model of any images, conditional on their labels if they have some, and the record of its training."""
     torch.manual_seed(0)
     model = build(images, preset)
     run = sdegen.fit(
         model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
-        schedule=preset.schedule, loss=preset.loss, p_uncond=P_UNCOND, autocast=torch.bfloat16, seed=0, checkpoint=folder,
-        every=250, **more,
+        schedule=preset.schedule, loss=preset.loss, p_uncond=0.0 if images.labels is None else P_UNCOND,
+        autocast=torch.bfloat16, seed=0, checkpoint=folder, every=250, **more,
     )  # fmt: skip
     return model, run
+
+
+def of_digits(steps: int, path: Path) -> Any:
+    """A model of the digits, of which none is shipped: trained where the file is not there yet."""
+    return sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
 
 
 def main() -> None:

@@ -26,9 +26,8 @@ ORDER = 5  # slopes the prediction sees: with six or more only much shorter step
 FIRST = 1e-3  # a step on one slope is short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
 SHORTEST = 1e-10
-GAUSS = [
-    torch.from_numpy(v) for v in np.polynomial.legendre.leggauss((ORDER + 2) // 2)
-]  # exact for what a step integrates
+# Exact for the polynomials that a step integrates.
+GAUSS = [torch.from_numpy(v) for v in np.polynomial.legendre.leggauss((ORDER + 2) // 2)]
 
 
 def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float, parts: Sequence[int]) -> Tensor:
