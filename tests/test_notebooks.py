@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 mpl.use("Agg")
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "docs" / "notebooks").glob("*.ipynb"))
 LITTLE = {"steps": 15, "n": 60, "images": 30, "full": 5, "points": 5}
 
 
