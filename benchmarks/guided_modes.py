@@ -32,7 +32,8 @@ from benchmarks.kl_table import DETAIL, RING, near_the_data
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import losses, metrics, nets, samplers, weightings
 from sdegen.guidance import ClassifierFree
-from sdegen.models import EDM, ExactConditional
+from sdegen.models import EDMParametrization
+from sdegen.models.exact import ExactConditional
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 Draw = Callable[[int, int], Tensor]  # how many, seed -> samples of the first mode
@@ -83,7 +84,7 @@ def train(seed: int, seconds: float, device: str) -> sdegen.Model:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = nets.MLP(2, width=96, depth=3, classes=len(MODES))
-    model = sdegen.Model(net, TRUTH.sde, EDM(detail=DETAIL, delta=0.03)).to(device)
+    model = sdegen.Model(net, TRUTH.sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(device)
     weighting = weightings.Likelihood()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
     x = torch.stack([mode.sample(50_000, generator) for mode in MODES], 1)

@@ -22,9 +22,9 @@ from torch import Tensor
 import sdegen
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import grids, losses, metrics, nets, plots, samplers, weightings
-from sdegen.models import EDM as EDMParametrization
-from sdegen.models import Velocity
-from sdegen.weightings import TimeLaw, Weighting
+from sdegen.models import EDMParametrization, Velocity
+from sdegen.processes.times import TimeLaw
+from sdegen.training.weightings import Weighting
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.5)
 DETAIL = 0.25  # the density of the data varies on lengths of half a mode's std
@@ -305,7 +305,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "denoising": partial(losses.Denoising, pooled=False),
     "denoising, pooled": losses.Denoising,
     "implicit": losses.Implicit,
-    "sliced": partial(losses.Implicit, divergence=sdegen.divergence.hutchinson_divergence),
+    "sliced": partial(losses.Implicit, divergence=sdegen.derivatives.hutchinson_divergence),
 }
 
 

@@ -14,7 +14,7 @@ from benchmarks import kl_table
 from benchmarks.likelihood_processes import RING, of_the_kl_table
 from benchmarks.rows import Values, combine, row, write
 from sdegen import diffusion_hierarchy, losses, nets
-from sdegen.models import EDM
+from sdegen.models import EDMParametrization
 
 CHAIN = 20  # states of the chain whose bound is trained and judged
 STEPS = 3000
@@ -48,7 +48,7 @@ def learned(name: str, steps: int, n: int, seed: int) -> Values:
         untrained = sdegen.discrete_elbo(
             sdegen.Exact(sde, RING), x, even_times(sde, CHAIN), draws=4, generator=generator
         )
-    model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDM(detail=kl_table.DETAIL, delta=0.03))
+    model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDMParametrization(detail=kl_table.DETAIL, delta=0.03))
     run = sdegen.fit(model, RING, steps=steps, loss=losses.Variational(CHAIN), seed=seed)
     model = model.double()
     chain = sdegen.discrete_elbo(model, x, even_times(sde, CHAIN), draws=4, generator=generator)

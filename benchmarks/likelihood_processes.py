@@ -15,8 +15,8 @@ import sdegen
 from benchmarks import kl_table
 from benchmarks.rows import Values, combine, row, write
 from sdegen import losses, metrics, nets, weightings
-from sdegen.divergence import exact_divergence, hutchinson_divergence, value_and_slope
-from sdegen.models import EDM
+from sdegen.laws.derivatives import exact_divergence, hutchinson_divergence, value_and_slope
+from sdegen.models import EDMParametrization
 
 RING = kl_table.RING
 SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
@@ -51,7 +51,9 @@ def double_well(objective: Any, steps: int) -> Callable[[int], tuple[Any, sdegen
 def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
     """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
     torch.manual_seed(seed)
-    model = sdegen.Model(nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDM(detail=kl_table.DETAIL, delta=0.03))
+    model = sdegen.Model(
+        nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDMParametrization(detail=kl_table.DETAIL, delta=0.03)
+    )
     return model, sdegen.fit(model, RING, steps=steps, seed=seed)
 
 

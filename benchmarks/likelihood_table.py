@@ -26,8 +26,8 @@ from benchmarks.likelihood_images import images_block
 from benchmarks.likelihood_learned import learned_block
 from benchmarks.likelihood_processes import processes_block
 from benchmarks.rows import Values, arguments, combine, row, write
-from sdegen.divergence import exact_divergence
-from sdegen.weightings import AngleTimes, ImportanceTimes, UniformTimes
+from sdegen.laws.derivatives import exact_divergence
+from sdegen.processes.times import AngleTimes, ImportanceTimes, UniformTimes
 
 PROCESSES: dict[str, Callable[[], Any]] = {
     "VP": sdegen.VP, "OU": sdegen.OU, "EDM": sdegen.EDM, "Cosine": sdegen.Cosine, "Rectified": sdegen.Rectified,

@@ -27,8 +27,8 @@ from benchmarks.train_images import PRESETS
 from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
 from sdegen import metrics, samplers, training
 from sdegen.data import Images, Scaling
-from sdegen.distributions import moments_of
-from sdegen.models import ScoreModel
+from sdegen.laws.mixtures import moments_of
+from sdegen.models.score import ScoreModel
 
 DATA, COUNT, BATCH = "fashion_mnist", 2000, 64
 WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {

@@ -26,8 +26,8 @@ from benchmarks.fid_table import NETWORKS, equal_parts
 from benchmarks.rows import Values, arguments, combine, row, write
 from benchmarks.train_images import SPLITS
 from sdegen import guidance, measurements, metrics, plots, samplers
-from sdegen.measurements import Measurement
-from sdegen.pretrained import NAMES
+from sdegen.files import SHIPPED
+from sdegen.guidance.measurements import Measurement
 
 COLUMNS = {"PSNR": 2, "agrees": 3, "misfit": 2, "evaluations": 0, "s per 100": 1, "seeds": 0}
 STD = 0.1
@@ -129,7 +129,7 @@ def picture(args: Any, original: Tensor, sheets: dict[str, Tensor]) -> None:
 
 def options(parser: Any) -> None:
     """The options of this table alone."""
-    parser.add_argument("--data", choices=list(NAMES), default="fashion_mnist", help="which images")
+    parser.add_argument("--data", choices=list(SHIPPED), default="fashion_mnist", help="which images")
 
 
 if __name__ == "__main__":

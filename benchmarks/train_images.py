@@ -24,9 +24,10 @@ import sdegen
 from benchmarks.rows import made
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
-from sdegen.losses import Denoising
-from sdegen.pretrained import NAMES
-from sdegen.weightings import DiscreteTimes, EDMWeighting, InverseVariance, LogNormalTimes
+from sdegen.files import SHIPPED
+from sdegen.processes.times import DiscreteTimes, LogNormalTimes
+from sdegen.training.losses import Denoising
+from sdegen.training.weightings import EDMWeighting, InverseVariance
 
 HERE = Path(__file__).parent
 STEPS = {"digits": 3000, "mnist": 10_000, "fashion_mnist": 10_000, "sprites": 8000}
@@ -65,7 +66,7 @@ class Preset:
 
 PRESETS = {
     "shipped": Preset(
-        models.EDM(),
+        models.EDMParametrization(),
         Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4)),
         1e-3,
         128,
@@ -152,7 +153,7 @@ def main() -> None:
     }  # fmt: skip
     weights = HERE.parent / "sdegen" / "weights" / f"{args.name.replace('_', '-')}-unet-v1.safetensors"
     # Only a whole run takes the place of a model that is shipped.
-    ships = args.preset == "shipped" and steps == asked and args.name in NAMES
+    ships = args.preset == "shipped" and steps == asked and args.name in SHIPPED
     out = args.out or (weights if ships else folder.with_suffix(".safetensors"))
     sdegen.save(model.half(), out)
     (results / run_name / "card.json").write_text(json.dumps(card, indent=1) + "\n")

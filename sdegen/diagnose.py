@@ -13,16 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .distributions import Distribution, Empirical
-from .grids import Angle
-from .kernels import Transition
+from .laws.kernels import Transition
+from .laws.mixtures import Distribution, Empirical
+from .laws.operators import Scale
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
-from .models import Exact, ScoreModel
-from .operators import Scale
+from .models.exact import Exact
+from .models.score import ScoreModel, evaluating
+from .processes.grids import Angle
+from .processes.times import AngleTimes
 from .samplers import ProbabilityFlow, Sampler, sample
-from .samplers.run import default, evaluating
-from .weightings import AngleTimes
+from .samplers.defaults import default
 
 BLOCKS = 8  # of samples, over which distances vary
 ADVICE = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.adams import ORDER, adams, after
+from sdegen.likelihood.adams import ORDER, adams, after
 
 
 class Counted:

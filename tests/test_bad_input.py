@@ -338,7 +338,7 @@ bad(
 )
 bad("std of 0", ValueError, lambda w: models.Velocity(std=0.0), r"^std = 0.0", r"positive")
 bad("delta of 0", ValueError, lambda w: models.Data(delta=0.0), r"^delta = 0.0", r"positive")
-bad("detail below 0", ValueError, lambda w: models.EDM(detail=-1.0), r"^detail = -1.0", r"at least 0")
+bad("detail below 0", ValueError, lambda w: models.EDMParametrization(detail=-1.0), r"^detail = -1.0", r"at least 0")
 
 # --- data of a run --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sdegen
-from sdegen import checkpoints, load, models, nets, save
+from sdegen import files, load, models, nets, save
 
 
 class Drifting(sdegen.ScalarSDE):
@@ -69,7 +69,7 @@ SDES = {
 }
 PARAMETRIZATIONS = {
     "default": lambda: None,
-    "EDM": lambda: models.EDM(std=1.3, delta=1e-2, detail=0.1),
+    "EDM": lambda: models.EDMParametrization(std=1.3, delta=1e-2, detail=0.1),
     "velocity": lambda: models.Velocity(std=0.8),
     "data": lambda: models.Data(delta=2e-3),
     "noise": lambda: models.Noise(),
@@ -244,9 +244,9 @@ def test_a_failed_save_leaves_the_folder_as_it_was(small, tmp_path, monkeypatch,
         raise OSError("no space left")
 
     if stage == "writing":
-        monkeypatch.setattr(checkpoints, "save_file", torn)
+        monkeypatch.setattr(files, "save_file", torn)
     else:
-        monkeypatch.setattr(checkpoints.os, "replace", refused)
+        monkeypatch.setattr(files.os, "replace", refused)
     with torch.no_grad():
         next(small.parameters()).add_(1.0)
     with pytest.raises(OSError, match="no space left"):
@@ -293,7 +293,7 @@ def test_a_file_is_safetensors_with_plain_text_for_the_rest(small, tmp_path):
 def test_a_file_names_classes_by_chapter_wherever_they_are_written(tmp_path):
     """A file outlives the modules that its classes are written in: it names the chapters that offer them."""
     for model, names in (
-        (sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.EDM()), {"models.EDM", "processes.EDM"}),
+        (sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.EDM()), {"models.EDMParametrization", "processes.EDM"}),
         (sdegen.DirectModel(nets.MLP(2, width=8, depth=1), sdegen.DoubleWell()), {"processes.DoubleWell"}),
     ):
         save(model, tmp_path / "model")
@@ -337,7 +337,8 @@ def test_a_safetensors_file_of_another_kind_is_refused(tmp_path):
     for metadata in (None, {"format": "pt"}):
         save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata=metadata)
         with pytest.raises(
-            ValueError, match=r"other has format .*, expected 'sdegen-1'; it is not a saved sdegen model\."
+            ValueError,
+            match=r"other has format .*, expected 'sdegen-2' or 'sdegen-1'; it is not a saved sdegen model\.",
         ):
             load(tmp_path / "other")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import diagnose, samplers
 from sdegen.diagnose import resampled
-from sdegen.grids import Angle
+from sdegen.processes.grids import Angle
 from sdegen.testing.samplers import affine_moments
 
 RING = sdegen.data.gaussian_ring()

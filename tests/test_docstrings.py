@@ -51,7 +51,7 @@ def missing_parameters(value: Any) -> list[str]:
     quoted = " ".join(re.findall(r"``.+?``|`.+?`", value.__doc__ or "", re.DOTALL))
     named |= set(re.findall(r"\w+", quoted))
     given = [] if issubclass_of(value, BaseException) else inspect.signature(value).parameters
-    return [name for name in given if name not in named]
+    return [name for name in given if name not in named and not name.startswith("_")]
 
 
 def issubclass_of(value: Any, base: type) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import discrete_elbo, elbo
-from sdegen.weightings import AngleTimes, ImportanceTimes
+from sdegen.processes.times import AngleTimes, ImportanceTimes
 
 RING = sdegen.data.gaussian_ring()
 PROCESSES = [

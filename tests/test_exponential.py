@@ -13,6 +13,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids
+from sdegen.laws.interpolation import lagrange
 from sdegen.samplers import (
     DDIM,
     Matched,
@@ -27,7 +28,6 @@ from sdegen.samplers import (
     log_ratio,
     share,
 )
-from sdegen.samplers.exponential import lagrange
 from sdegen.testing.samplers import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import FokkerPlanck, GaussianMixture
-from sdegen.simulate import simulate
+from sdegen.processes.simulate import simulate
 
 PAIR = GaussianMixture(
     torch.tensor([0.3, 0.7]), torch.tensor([[-1.0, 0.5], [0.8, 0.0]]), torch.tensor([[0.09, 0.2], [0.16, 0.3]])

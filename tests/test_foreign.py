@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import sdegen
 from benchmarks.peers import k_diffusion
 from sdegen import grids
-from sdegen.foreign import AngleTable, Level, Steps, Times
 from sdegen.models import Data, Noise, Score, Velocity
+from sdegen.models.foreign import AngleTable, Level, Steps, Times
 from sdegen.samplers import DDIM, Multistep, PointMass, log_ratio
 
 RING = sdegen.data.gaussian_ring()

@@ -16,7 +16,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from sdegen.distributions import Moments
+from sdegen.laws.mixtures import Moments
 from sdegen.metrics import Estimate, FeatureMoments, feature_moments, fid, fid_infinity, frechet_distance
 
 

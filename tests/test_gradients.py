@@ -8,10 +8,10 @@ from torch import nn
 
 import sdegen
 from sdegen import fit, losses, nets, weightings
-from sdegen.conditions import Drop
 from sdegen.data import Batch
-from sdegen.gradients import Gradient, answering
-from sdegen.parallel import Processes
+from sdegen.training.dropping import Drop
+from sdegen.training.gradients import Gradient, answering
+from sdegen.training.workers import Processes
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda tensors: torch.cat([t.detach().flatten() for t in tensors])

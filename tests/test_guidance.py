@@ -19,7 +19,9 @@ from sdegen.guidance import (
     LinearScale,
     RescaledGuidance,
 )
-from sdegen.models import Conditioned, Exact, ExactConditional, ScoreModel, Velocity
+from sdegen.models import Velocity
+from sdegen.models.exact import Exact, ExactConditional
+from sdegen.models.score import Conditioned, ScoreModel
 from sdegen.samplers import (
     DDIM,
     Ancestral,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import GaussianMixture, LearnedSchedule, LearnedSDE, losses
-from sdegen.learned import bernstein
+from sdegen.processes.learned import bernstein
 from sdegen.testing import check_sde
 
 RING = sdegen.data.gaussian_ring()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import losses, weightings
-from sdegen.divergence import exact_divergence, hutchinson_divergence
-from sdegen.kernels import Kernel
-from sdegen.models import Exact, ScoreModel
+from sdegen.laws.derivatives import exact_divergence, hutchinson_divergence
+from sdegen.laws.kernels import Kernel
+from sdegen.models.exact import Exact
+from sdegen.models.score import ScoreModel
 from sdegen.testing.samplers import gaussian_data
 
 DATA = gaussian_data()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen.measurements import Blur, Downsample, Grey, Linear, Mask, Measurement, posterior, random_projection
+from sdegen.guidance.measurements import Blur, Downsample, Grey, Linear, Mask, Measurement, posterior, random_projection
 
 RING = sdegen.data.gaussian_ring()
 IMAGES = (3, 8, 8)

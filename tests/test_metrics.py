@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from sdegen.distributions import Empirical, GaussianMixture, Moments
+from sdegen.laws.mixtures import Empirical, GaussianMixture, Moments
 from sdegen.metrics import (
     Estimate,
     classifier_test,
@@ -26,7 +26,7 @@ from sdegen.metrics import (
     sliced_wasserstein,
 )
 from sdegen.metrics import mmd as mmd_function
-from sdegen.processes import CLD, OU, VE, VP, DoubleWell
+from sdegen.processes.zoo import CLD, OU, VE, VP, DoubleWell
 
 SAMPLE_METRICS = [mmd, sliced_wasserstein, knn_kl, classifier_test]
 

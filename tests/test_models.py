@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen.parametrizations import EDM, Data, Noise, Parametrization, Score, Velocity
+from sdegen.models.parametrizations import Data, EDMParametrization, Noise, Parametrization, Score, Velocity
 from sdegen.testing import check_model, model_cases
 
 LAW = sdegen.data.random_mixture(2, modes=3, seed=1)
@@ -35,7 +35,7 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
-@pytest.mark.parametrize("kind", [Noise, Data, Velocity, Score, EDM], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", [Noise, Data, Velocity, Score, EDMParametrization], ids=lambda k: k.__name__)
 def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrization]) -> None:
     parametrization = kind(std=1.7)
     if sde.snr(sde.T) == 0 and kind in (Noise, Score):
@@ -43,7 +43,7 @@ def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrizatio
     t = sde.T * torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
     x = sde.perturb(LAW.sample(4, torch.Generator().manual_seed(0)), t, generator=torch.Generator().manual_seed(1)).x
     oracle = Oracle(sde, parametrization, 1.7, t, x)
-    if kind is not EDM:
+    if kind is not EDMParametrization:
         torch.testing.assert_close(oracle.answer, oracle.target, rtol=1e-6, atol=1e-6)
     model = sdegen.Model(oracle, sde, parametrization)
     exact = sdegen.Exact(sde, LAW)
@@ -61,7 +61,7 @@ def test_edm_coefficients_are_those_of_the_paper() -> None:
     sde, std = sdegen.EDM(), 0.7
     sigma = torch.tensor([0.01, 0.5, 3.0, 60.0], dtype=torch.float64)
     t = sigma - sde.sigma_min
-    c = EDM(std=std).coefficients(sde, t, std)
+    c = EDMParametrization(std=std).coefficients(sde, t, std)
     at = sde.marginal(t)
     x, F = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
     v = c.c_skip(x) + c.c_out(F)
@@ -79,7 +79,7 @@ def test_edm_residual_has_unit_variance_on_gaussian_data(sde: Any) -> None:
     t = torch.tensor(0.4 * sde.T, dtype=torch.float64)
     x_0 = law.sample(100_000, torch.Generator().manual_seed(0))
     drawn = sde.perturb(x_0, t, generator=torch.Generator().manual_seed(1))
-    c = EDM(std=std).coefficients(sde, t, std)
+    c = EDMParametrization(std=std).coefficients(sde, t, std)
     at = sde.marginal(t)
     whitened = c.c_in(drawn.x).reshape(len(x_0), -1)
     left = (at.velocity(sde.lift(x_0), drawn.z) - c.c_skip(drawn.x)).reshape(len(x_0), -1)
@@ -97,7 +97,7 @@ def test_the_flow_of_a_network_on_a_matrix_process_is_regular_at_the_data() -> N
     sde = sdegen.CLD()  # whose position starts without noise: its root there has no inverse
     net = sdegen.nets.MLP(4, width=16, depth=1)
     nn.init.normal_(net.last.weight, std=0.1)
-    model = sdegen.Model(net, sde, EDM(detail=0.5)).double()
+    model = sdegen.Model(net, sde, EDMParametrization(detail=0.5)).double()
     model.moments = LAW.moments()
     u = torch.randn(5, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.0, 1e-7, 1e-6, 1e-5], dtype=torch.float64)

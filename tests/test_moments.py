@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen.matrix import MatrixSDE
-from sdegen.moments import RootTable, matrix_moments, psd_cholesky, van_loan
-from sdegen.scalar import ScalarSDE
+from sdegen.processes.matrix import MatrixSDE
+from sdegen.processes.quadrature import RootTable, matrix_moments, psd_cholesky, van_loan
+from sdegen.processes.scalar import ScalarSDE
 
 CLOSED = [sdegen.VP(), sdegen.SubVP(), sdegen.VE(), sdegen.OU(), sdegen.EDM()]
 

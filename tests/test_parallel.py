@@ -14,7 +14,7 @@ import torch
 
 import sdegen
 from sdegen import fit
-from sdegen.parallel import Processes
+from sdegen.training.workers import Processes
 
 RING = sdegen.data.gaussian_ring()
 # Several processes, without an answer to any question that the launcher would ask.

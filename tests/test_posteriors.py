@@ -26,7 +26,7 @@ from sdegen.guidance import (
     repaint,
     twisted_smc,
 )
-from sdegen.measurements import Downsample, Linear, Mask, posterior
+from sdegen.guidance.measurements import Downsample, Linear, Mask, posterior
 
 RING = sdegen.data.gaussian_ring()
 MODES = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.full((1,), 0.25)) for m in RING.means]

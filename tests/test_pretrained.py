@@ -7,7 +7,7 @@ import torch
 
 import sdegen
 from sdegen import metrics
-from sdegen.pretrained import NAMES
+from sdegen.files import SHIPPED
 
 # The classifier, and the least accuracy: the sprites' five classes are of 30 to 941 images, and hard to tell.
 EXPECTED = {
@@ -17,7 +17,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_samples_are_of_the_class_asked_for(name, device):
     model = sdegen.pretrained(name).to(device)
     assert not model.training and all(p.dtype == torch.float32 for p in model.parameters())

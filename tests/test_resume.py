@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sdegen
-from sdegen import fit, resume
-from sdegen.training import constant
+from sdegen import files, fit
+from sdegen.training import checkpoints
+from sdegen.training.loop import constant
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -124,14 +125,14 @@ def test_a_run_of_constant_rate_can_be_made_longer(tmp_path):
 
 def test_seconds_are_counted_on(tmp_path):
     stopped(tmp_path / "run", 30)
-    kept = resume.Folder(tmp_path / "run").newest()
+    kept = checkpoints.Folder(tmp_path / "run").newest()
     record = run(tmp_path / "run")[1]
     assert record.seconds > kept.seconds > 0
 
 
 def test_an_unseeded_run_keeps_its_seed(tmp_path):
     stopped(tmp_path / "run", 12, seed=None)
-    seed = resume.Folder(tmp_path / "run").newest().about["seed"]
+    seed = checkpoints.Folder(tmp_path / "run").newest().about["seed"]
     model, record = run(tmp_path / "run", seed=None)
     assert record.settings["seed"] == seed
     whole = run(None, seed=None)  # drawn from torch's generator, as the rest of its numbers
@@ -195,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(whole, tmp_path):
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:
             break
-        files = resume.Folder(folder).files()
+        files = checkpoints.Folder(folder).files()
         reached.append(int(files[-1].stem.split("-")[1]) if files else 0)
     assert process.exitcode == 0 and reached == sorted(reached)
     assert len({step for step in reached if 0 < step < 60}) >= 2, reached  # it was interrupted in its midst
@@ -244,7 +245,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoint(tmp_path):
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.999])
 def test_a_truncated_checkpoint_is_named_and_the_older_one_goes_on(whole, tmp_path, part):
     stopped(tmp_path / "run", 23)
-    older, newest = resume.Folder(tmp_path / "run").files()
+    older, newest = checkpoints.Folder(tmp_path / "run").files()
     content = newest.read_bytes()
     newest.write_bytes(content[: int(part * len(content))])
     with pytest.raises(
@@ -259,7 +260,7 @@ def test_a_truncated_checkpoint_is_named_and_the_older_one_goes_on(whole, tmp_pa
 
 def test_a_first_checkpoint_that_is_truncated_is_named(tmp_path):
     stopped(tmp_path / "run", 6)
-    (newest,) = resume.Folder(tmp_path / "run").files()
+    (newest,) = checkpoints.Folder(tmp_path / "run").files()
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"is not whole .*; delete it, and the run starts anew\."):
         run(tmp_path / "run")
@@ -267,9 +268,7 @@ def test_a_first_checkpoint_that_is_truncated_is_named(tmp_path):
 
 def test_a_failure_at_any_moment_of_writing_leaves_a_checkpoint(whole, tmp_path, monkeypatch):
     """Every call by which a file comes to be or goes, failing in turn."""
-    from sdegen import checkpoints
-
-    folder, written = tmp_path / "run", checkpoints.save_file
+    folder, written = tmp_path / "run", files.save_file
     stopped(folder, 11)
 
     def fails(*args, **kwargs):
@@ -280,7 +279,7 @@ def test_a_failure_at_any_moment_of_writing_leaves_a_checkpoint(whole, tmp_path,
         path.write_bytes(path.read_bytes()[:200])
         fails()
 
-    for owner, name, broken in ((checkpoints, "save_file", torn), (os, "fsync", fails), (os, "replace", fails)):
+    for owner, name, broken in ((files, "save_file", torn), (os, "fsync", fails), (os, "replace", fails)):
         before = {p: p.read_bytes() for p in folder.iterdir() if "step" in p.name}
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, broken)
@@ -310,7 +309,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         ({"snapshots": None}, r"snapshots = 7, not None"),
         ({"p_uncond": 0.1}, r"p_uncond = 0\.2, not 0\.1"),
         ({"autocast": torch.bfloat16}, r"autocast = None, not torch\.bfloat16"),
-        ({"loss": sdegen.losses.Denoising(antithetic=True)}, r"loss = None, not {'class': 'losses\.Denoising'"),
+        ({"loss": sdegen.losses.Denoising(antithetic=True)}, r"loss = None, not {'class': 'training\.Denoising'"),
     ],
 )
 def test_a_setting_that_differs_is_named(tmp_path, asked, says):
@@ -369,7 +368,7 @@ def test_another_process_or_other_data_are_named(tmp_path):
 
 def test_another_version_is_refused(tmp_path):
     stopped(tmp_path / "run", 6)
-    (path,) = resume.Folder(tmp_path / "run").files()
+    (path,) = checkpoints.Folder(tmp_path / "run").files()
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata=header | {"format": "sdegen-run-0"})
@@ -386,7 +385,7 @@ def test_a_loss_that_turns_non_finite_leaves_the_last_good_checkpoint(tmp_path):
     spoiled.calls = 0
     with pytest.raises(sdegen.NonFiniteLoss, match=r"stopped in step 12: loss nan"):
         run(tmp_path / "run", loss=spoiled)
-    assert resume.Folder(tmp_path / "run").newest().step == 10
+    assert checkpoints.Folder(tmp_path / "run").newest().step == 10
     spoiled.calls = -1000
     same(run(tmp_path / "run", loss=spoiled), run(None, loss=spoiled))
 
@@ -412,7 +411,7 @@ def test_other_frozen_weights_are_named(tmp_path):
 
 def test_snapshots_of_a_run_that_left_no_checkpoint_are_not_mixed_in(tmp_path):
     stopped(tmp_path / "run", 23, every=100, lr=1e-3, snapshots=4)
-    assert not resume.Folder(tmp_path / "run").files()
+    assert not checkpoints.Folder(tmp_path / "run").files()
     same(run(tmp_path / "run"), run(None))
     assert run(tmp_path / "run")[1].snapshots.steps == [7, 14, 21, 28, 35, 42, 49, 56, 60]
 

@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import sdegen
-from sdegen import fit, training
-from sdegen.record import Readings
-from sdegen.training import constant
+from sdegen import fit
+from sdegen.training import loop
+from sdegen.training.loop import constant
+from sdegen.training.run import Readings
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def plain_loss(model, x, generator=None):
 
 
 def test_nothing_in_a_step_waits_for_an_accelerator(tiny, monkeypatch, device, dtype, generator):
-    monkeypatch.setattr(training, "Readings", Late)
+    monkeypatch.setattr(loop, "Readings", Late)
     asked, counts = [], []
     for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__"):
         whole = getattr(torch.Tensor, name)
@@ -211,7 +212,7 @@ def test_nothing_in_a_step_waits_for_an_accelerator(tiny, monkeypatch, device, d
 
 def test_late_readings_are_the_same_record(tiny, monkeypatch):
     at_once = fit(tiny(), RING, steps=17, batch_size=8, seed=0)
-    monkeypatch.setattr(training, "Readings", Late)
+    monkeypatch.setattr(loop, "Readings", Late)
     model = tiny()
     late = fit(model, RING, steps=17, batch_size=8, seed=0)
     assert (late.loss, late.grad_norm, late.lr) == (at_once.loss, at_once.grad_norm, at_once.lr)
@@ -221,7 +222,7 @@ def test_late_readings_are_the_same_record(tiny, monkeypatch):
 @pytest.mark.parametrize("bad", [4, 7, 8])
 def test_a_failure_that_is_read_late_has_left_the_weights_alone(tiny, monkeypatch, bad):
     """The optimiser steps on with finite losses after the bad one, and moves nothing."""
-    monkeypatch.setattr(training, "Readings", Late)
+    monkeypatch.setattr(loop, "Readings", Late)
     model, kept, calls = tiny(), [], []
 
     def loss(model, x, generator=None):

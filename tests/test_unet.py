@@ -305,7 +305,7 @@ def test_a_model_samples(build, draw):
 def test_a_model_has_an_exact_divergence(build, draw):
     """What likelihoods are made of: a forward derivative for every pixel, all at once."""
     net, x, level = build().double(), draw(2, 1, 4, 4).double(), draw(1).double()
-    divergence = sdegen.divergence.exact_divergence(lambda y: net(y, level), x)[1]
+    divergence = sdegen.derivatives.exact_divergence(lambda y: net(y, level), x)[1]
     jacobian = torch.autograd.functional.jacobian(lambda y: net(y, level), x).reshape(2, 16, 2, 16)
     traces = torch.stack([jacobian[i, :, i].trace() for i in range(2)])
     torch.testing.assert_close(divergence, traces, rtol=1e-8, atol=1e-8)
@@ -339,7 +339,7 @@ def test_a_network_learns_a_handful_of_images(name, device):
         bar = x[i, 0, i % 8] if i < 16 else x[i, 0, :, i % 8]
         bar[:: 1 + i // 8 % 2] = 1.0
     x = x.to(device)
-    model = sdegen.Model(LEARNERS[name]().to(device), sdegen.DDPM(), models.EDM(std=x.std().item()))
+    model = sdegen.Model(LEARNERS[name]().to(device), sdegen.DDPM(), models.EDMParametrization(std=x.std().item()))
     loss = sdegen.losses.Denoising(pooled=False)
     judged = lambda: torch.stack([loss(model, x, generator=generator).mean().detach() for _ in range(20)]).mean()
     before = judged()

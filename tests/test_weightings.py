@@ -11,22 +11,17 @@ import torch
 
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, Rectified, SubVP
-from sdegen.losses import Denoising
-from sdegen.weightings import (
-    SNR,
+from sdegen.processes.times import (
     AngleTimes,
     DiscreteTimes,
-    EDMWeighting,
     ImportanceTimes,
-    InverseVariance,
-    Likelihood,
     LogNormalTimes,
-    MinSNR,
     SharedTimes,
     StratifiedTimes,
-    Uniform,
     UniformTimes,
 )
+from sdegen.training.losses import Denoising
+from sdegen.training.weightings import SNR, EDMWeighting, InverseVariance, Likelihood, MinSNR, Uniform
 
 SCALAR = [VP(), SubVP(), VE(), OU(), DDPM(), Cosine(), EDM(), Rectified()]
 LINEAR = [*SCALAR, CLD()]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from ..divergence import exact_divergence, hutchinson_divergence
-from ..draws import rademacher_like
+from ..laws.derivatives import exact_divergence, hutchinson_divergence
+from ..laws.draws import rademacher_like
 from .flow import Bijection, Flow
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Images
-from ..draws import noise_like
+from ..laws.draws import noise_like
 
 
 class Bijection(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
-from ..draws import noise_like, uniform_like
+from ..laws.draws import noise_like, uniform_like
 
 SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ..draws import noise_like
+from ..laws.draws import noise_like
 from ..nets import Perceptron
 from .likelihoods import Gaussian, Likelihood
 from .vae import log_mean_weight

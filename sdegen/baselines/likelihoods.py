@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
-from ..draws import noise_like, uniform_like
+from ..laws.draws import noise_like, uniform_like
 
 
 class Likelihood(ABC):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..draws import rademacher_like
+from ..laws.draws import rademacher_like
 from .flow import Affine, Bijection, Chain, Flow, Squeeze
 
 KEEP = 0.5  # the chance that the series goes on for one more term

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from ..draws import noise_like, uniform_like
+from ..laws.draws import noise_like, uniform_like
 from .likelihoods import Gaussian, Likelihood
 
 

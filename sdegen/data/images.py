@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..distributions import Moments, moments_of
+from ..laws.mixtures import Moments, moments_of
 from .scaling import Dequantisation, Scaling
 
 

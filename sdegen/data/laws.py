@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..distributions import GaussianMixture
+from ..laws.mixtures import GaussianMixture
 
 
 def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> GaussianMixture:

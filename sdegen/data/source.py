@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..distributions import Moments, moments_of
+from ..laws.mixtures import Moments, moments_of
 from .images import Images, Scaled, Split
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributions import Moments
-from ..models import ScoreModel
-from ..operators import rows
+from ..laws.mixtures import Moments
+from ..laws.operators import rows
+from ..models.score import ScoreModel
 
 
 class Guided(nn.Module, ScoreModel):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..distributions import GaussianMixture, Moments
-from ..linear import LinearSDE
-from ..parametrizations import EDM
-from ..weightings import AngleTimes, TimeLaw
+from ..laws.mixtures import GaussianMixture, Moments
+from ..models.parametrizations import EDMParametrization
+from ..processes.linear import LinearSDE
+from ..processes.times import AngleTimes, TimeLaw
 from .base import Tilted
 
 
@@ -152,7 +152,7 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Logits ``(B, K)`` of states `x` at times `t`."""
-        c = EDM().coefficients(self.sde, t, float(self.std))
+        c = EDMParametrization().coefficients(self.sde, t, float(self.std))
         level = c.c_noise.to(x).expand(len(x))
         return self.net(c.c_in(x), level).flatten(1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..operators import rows
+from ..laws.operators import rows
 from .base import CleanState
 
 

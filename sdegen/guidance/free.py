@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import Conditioned
-from ..operators import Operator, Scale, rows
+from ..laws.operators import Operator, Scale, rows
+from ..models.score import Conditioned
 from .base import CleanState, Guided, checked, within
 
 

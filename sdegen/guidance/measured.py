@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..measurements import Measurement
-from ..operators import rows
+from ..laws.operators import rows
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState, Guided, Tilted
+from .measurements import Measurement
 
 Map = Callable[[Tensor], Tensor]
 

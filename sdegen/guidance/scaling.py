@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators import rows
+from ..laws.operators import rows
 from .base import Guided, inverse
 
 Schedule = Callable[[Tensor], Tensor]

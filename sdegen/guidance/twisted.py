@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..draws import noise_like
-from ..grids import Angle, Grid
-from ..kernels import posterior
+from ..laws.draws import noise_like
+from ..laws.kernels import posterior
+from ..models.score import evaluating
+from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
-from ..samplers.run import evaluating, start
+from ..samplers.run import start
 from .measured import Measured, seen_of
 
 

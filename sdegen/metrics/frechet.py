@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..distributions import Moments
+from ..laws.mixtures import Moments
 from .estimate import as_points
 from .features import Data, Extractor, FeatureEstimate, batches, identity
 

@@ -12,8 +12,8 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
-from ..distributions import Distribution, GaussianMixture
-from ..linear import LinearSDE
+from ..laws.mixtures import Distribution, GaussianMixture
+from ..processes.linear import LinearSDE
 from .estimate import Estimate, as_generator, check_samples
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from ..distributions import GaussianMixture
+from ..laws.mixtures import GaussianMixture
 from .estimate import as_points
 
 

@@ -3,6 +3,8 @@
 from .adaptive import AdaptiveSDE
 from .base import Sampler
 from .ddim import DDIM, Ancestral, learned_variance, posterior_variance, transition_variance
+from .defaults import default
+from .edit import edit
 from .encode import Encoded, decode, encode, interpolate, slerp
 from .euler import EulerMaruyama
 from .exponential import Multistep, Singlestep, angle, log_ratio, share
@@ -11,7 +13,7 @@ from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .noise import BrownianNoise, SampleNoise
 from .ode import Heun, ProbabilityFlow
 from .references import Matched, Normal, PointMass, Reference, Unbounded
-from .run import default, sample
+from .run import sample
 from .stochastic import Churn, ExponentialSDE, Interval, Restart, ReverseDiffusion
 from .subsequence import (
     StepCosts,
@@ -52,6 +54,7 @@ __all__ = [
     "Unbounded",
     "angle",
     "decode",
+    "edit",
     "default",
     "encode",
     "fit",

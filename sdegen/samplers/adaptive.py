@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..grids import Grid, Uniform
-from ..operators import rows
+from ..laws.operators import rows
+from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
 

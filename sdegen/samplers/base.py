@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..grids import Angle, Grid, Uniform
+from ..processes.grids import Angle, Grid, Uniform
 
 Noise = Callable[[Tensor], Tensor]
 

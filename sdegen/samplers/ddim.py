@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..grids import Grid
-from ..kernels import posterior
-from ..operators import Operator
+from ..laws.kernels import posterior
+from ..laws.operators import Operator
+from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 
 

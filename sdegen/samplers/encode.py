@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..grids import Angle, Uniform
-from ..models import Conditioned, ScoreModel, check_dtype
+from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..processes.grids import Angle, Uniform
 from ..progress import shown
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
-from .run import check_choice, chunks, evaluating
+from .run import check_choice, chunks
 
 
 class Encoded(NamedTuple):

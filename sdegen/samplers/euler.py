@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..grids import Grid, Uniform
-from ..operators import Operator, as_operator
+from ..laws.operators import Operator, as_operator
+from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
 
 

@@ -12,15 +12,14 @@ interpolation are common to scalar and matrix processes. Not here: anything stoc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..grids import Grid
-from ..operators import Matrix, Scale, add_product
+from ..laws.interpolation import lagrange, rule
+from ..laws.operators import Matrix, Scale, add_product
+from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .references import Matched, PointMass, Reference
 
@@ -87,25 +86,6 @@ class Asked(NamedTuple):
     t: int
     s: int
     seen: Sequence[int]
-
-
-@cache
-def rule(points: int = 40) -> tuple[Tensor, Tensor]:
-    """Gauss–Legendre nodes on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
-    z, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(points))
-    u = (z + 1) / 2
-    return u**3 * (10 - 15 * u + 6 * u**2), 0.5 * w * 30 * u**2 * (1 - u) ** 2
-
-
-def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
-    """Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch, *)``."""
-    over = nodes.ndim - 1
-    nodes = nodes.movedim(-1, 0).reshape(nodes.shape[-1], *nodes.shape[:-1], *[1] * (z.ndim - over))
-    factors = []
-    for j, node in enumerate(nodes):
-        others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        factors.append(((z - others) / (node - others)).prod(0) + torch.zeros_like(z))
-    return torch.stack(factors)
 
 
 def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..grids import Angle, Given
-from ..models import Conditioned, ScoreModel
+from ..models.score import Conditioned, ScoreModel, evaluating
+from ..processes.grids import Angle, Given
 from ..progress import shown
 from .base import Sampler
+from .defaults import default
 from .exponential import Move, Multistep, moved, scaled, share
-from .run import default, evaluating, sample, start
+from .run import sample, start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
 CUT = 10.0  # medians, beyond which a distance counts no further

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..grids import Grid, LogSNR
-from ..operators import Operator
+from ..laws.operators import Operator
+from ..processes.grids import Grid, LogSNR
 from .base import Noise, Sampler
 
 

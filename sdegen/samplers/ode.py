@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from ..grids import Grid
+from ..processes.grids import Grid
 from .base import Noise, Sampler
 from .exponential import Move, moved
 

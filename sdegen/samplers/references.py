@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..operators import Operator
+from ..laws.operators import Operator
 
 
 class Directions(NamedTuple):

@@ -3,96 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..distributions import Moments
-from ..grids import Angle
-from ..models import Conditioned, ScoreModel, check_dtype
-from ..parallel import part_of
+from ..data.parts import part_of
+from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
 from ..progress import shown
 from .base import Noise, Sampler
-from .euler import EulerMaruyama
-from .exponential import Multistep, angle, log_ratio, share
+from .defaults import default
 from .noise import SampleNoise, as_seed, draw
-from .references import Normal
-from .stochastic import ExponentialSDE
 
 Callback = Callable[[int, Tensor, Tensor], object]
 NoiseSource = Callable[[int, int], Noise]
-
-
-def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
-    """The sampler used where none is named, in 20 steps unless told otherwise.
-
-    For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
-    ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
-    this level of noise what they become. High orders need room, so the order grows with the steps: two up to eight, by
-    extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector. From nine to twelve
-    the polynomials live in the log-SNR, and `scale` is 0.85 of that.
-
-    A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
-    from six steps on, it is `ExponentialSDE` on that grid with 0.8 of the noise of the reversed process.
-
-    For matrix processes the like of the first around a point mass; Euler–Maruyama in 500 steps for nonlinear ones. Grids end at
-    ``model.end``. Why: docs/choose_a_sampler.md.
-
-    Parameters
-    ----------
-    model
-        Any score model.
-    steps
-        Network evaluations.
-    eta
-        Noise put back, on scalar processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
-
-    Raises
-    ------
-    ValueError
-        If `eta` is not 0 on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
-    """
-    scalar = model.sde.is_linear and len(model.sde.e) == 1
-    if eta and not scalar:
-        raise ValueError(
-            f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."
-        )
-    if not model.sde.is_linear:
-        return EulerMaruyama(500 if steps is None else steps)
-    steps = 20 if steps is None else steps
-    plain = Multistep.default_grid(end=model.end)
-    if not scalar:
-        return Multistep(steps, plain, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
-    eta = 0.8 * (steps >= 6 and draws_images(model)) if eta is None else eta
-    if eta:
-        scale = 1.0 if model.moments is None else level(model.moments)
-        return ExponentialSDE(steps, Angle(end=model.end, scale=scale, power=0.5), eta=eta)
-    order, corrector, clock, factor = (
-        (2, False, share, 1.0) if steps < 6 else
-        (1, True, angle, 1.0) if steps < 9 else
-        (2, True, log_ratio, 0.85) if steps < 13 else
-        (3, True, share, 1.0)
-    )  # fmt: skip
-    if model.moments is None:
-        return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
-    grid = Angle(end=model.end, scale=factor * level(model.moments), power=0.5)
-    return Multistep(steps, grid, order, clock=clock, corrector=corrector)
-
-
-def draws_images(model: ScoreModel) -> bool:
-    """Whether a model has weights, so that it errs, and data ``(C, H, W)``."""
-    return model.like is not None and model.moments is not None and model.moments.mean.ndim == 3
-
-
-def level(moments: Moments) -> float:
-    """``0.4 √tr(Sigma) / D^(1/6)``."""
-    covariance = moments.covariance.double()
-    trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
-    dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)
-    return max(float(0.4 * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6)), 1e-3)
 
 
 def sample(
@@ -334,16 +259,3 @@ def _checked(x_T: Tensor, model: Any) -> Tensor:
     if isinstance(model, nn.Module):
         check_dtype(model, x_T)
     return x_T
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and back."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:  # each as it was: of a wrapper's models one may be trained, another not
-            module.training = True

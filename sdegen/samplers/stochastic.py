@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..divergence import value_and_slope
-from ..grids import Grid, Karras
-from ..kernels import Transition, posterior
-from ..operators import Matrix, Operator, Scale
+from ..laws.derivatives import value_and_slope
+from ..laws.interpolation import lagrange, rule
+from ..laws.kernels import Transition, posterior
+from ..laws.operators import Matrix, Operator, Scale
+from ..processes.grids import Grid, Karras
 from .base import Noise, Sampler, require_linear
-from .exponential import Clock, angle, lagrange, rule
+from .exponential import Clock, angle
 from .ode import Heun
 
 

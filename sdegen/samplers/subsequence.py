@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source
-from ..draws import noise_like
-from ..grids import Given, Grid, Quadratic, Uniform
+from ..laws.draws import noise_like
 from ..metrics.estimate import Estimate
-from .run import evaluating
+from ..models.score import evaluating
+from ..processes.grids import Given, Grid, Quadratic, Uniform
 
 
 def trained_times(sde: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import ScoreModel
+from ..models.score import ScoreModel
 from .report import Law, Report, Violation, cases, check, close
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributions import GaussianMixture, Moments
+from ..laws.mixtures import GaussianMixture, Moments
 from ..metrics.frechet import frechet_distance
-from ..models import Exact
+from ..models.exact import Exact
 from ..samplers import Sampler, sample
-from ..samplers.run import default
+from ..samplers.defaults import default
 from .report import Report, Violation, check
 
 

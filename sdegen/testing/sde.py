@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..linear import LinearSDE
-from ..matrix import MatrixSDE
-from ..scalar import ScalarSDE
-from ..sde import SDE
+from ..processes.base import SDE
+from ..processes.linear import LinearSDE
+from ..processes.matrix import MatrixSDE
+from ..processes.scalar import ScalarSDE
 from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR
 from .report import Law, Report, cases, check
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
-from sdegen.models import Exact
+from sdegen.models.exact import Exact
 
 
 def floats(low: float, high: float) -> st.SearchStrategy[float]:

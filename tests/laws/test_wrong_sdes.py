@@ -16,16 +16,16 @@ from torch import Tensor
 
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, Scale, SubVP
-from sdegen.distributions import GaussianMixture, Moments
-from sdegen.draws import noise_like
-from sdegen.kernels import Kernel, Perturbed, Transition
-from sdegen.linear import gaussian
-from sdegen.moments import psd_cholesky, van_loan
-from sdegen.nonlinear import Stationary
-from sdegen.operators import Matrix, as_operator
-from sdegen.processes import constant_betas, cosine_betas, sigmoid_betas
-from sdegen.scalar import AngleFlow
-from sdegen.sde import Flow, Reverse
+from sdegen.laws.draws import noise_like
+from sdegen.laws.kernels import Kernel, Perturbed, Transition
+from sdegen.laws.mixtures import GaussianMixture, Moments
+from sdegen.laws.operators import Matrix, as_operator
+from sdegen.processes.base import Flow, Reverse
+from sdegen.processes.double_well import Stationary
+from sdegen.processes.linear import gaussian
+from sdegen.processes.quadrature import psd_cholesky, van_loan
+from sdegen.processes.scalar import AngleFlow
+from sdegen.processes.zoo import constant_betas, cosine_betas, sigmoid_betas
 from sdegen.testing import Report, check_sde, sde_cases
 from sdegen.testing.sde import laws_of
 

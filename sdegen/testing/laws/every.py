@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ...data import gaussian_ring
+from ...laws.operators import Scale, as_operator
 from ...metrics import prior_gap
-from ...operators import Scale, as_operator
-from ...sde import SDE
-from ...simulate import simulate
+from ...processes.base import SDE
+from ...processes.simulate import simulate
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
 from .probes import SHAPES, generator, states, steps, times
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...data import gaussian_ring
-from ...distributions import GaussianMixture
-from ...linear import LinearSDE
-from ...models import Exact
-from ...operators import as_operator
+from ...laws.mixtures import GaussianMixture
+from ...laws.operators import as_operator
+from ...models.exact import Exact
+from ...processes.linear import LinearSDE
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative
 from .probes import SHAPES, generator, states, steps, times
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ...matrix import MatrixSDE
+from ...processes.matrix import MatrixSDE
 from ..report import QUADRATURE, Law, close, derivative
 from .probes import generator, steps, times
 

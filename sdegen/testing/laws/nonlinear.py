@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...operators import as_operator
-from ...sde import SDE
-from ...simulate import simulate
+from ...laws.operators import as_operator
+from ...processes.base import SDE
+from ...processes.simulate import simulate
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
 from .probes import generator, states, times
 

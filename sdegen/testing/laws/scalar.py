@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...divergence import value_and_slope
-from ...moments import scalar_moments
-from ...scalar import ScalarSDE
+from ...laws.derivatives import value_and_slope
+from ...processes.quadrature import scalar_moments
+from ...processes.scalar import ScalarSDE
 from ..report import QUADRATURE, Law, close, derivative
 from .probes import steps, times
 

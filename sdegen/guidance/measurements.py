@@ -1,0 +1,293 @@
+"""What is seen of data: linear maps with Gaussian noise, ``y = A x + std n``, on vectors and on images.
+
+A measurement says what it does to data, and all else follows: its transpose by differentiation, its matrix from the images of
+the coordinates. Wrappers of `guidance` sample what may have been measured; `posterior` is the truth for mixtures.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..laws.draws import noise_like
+from ..laws.mixtures import GaussianMixture
+
+
+class Measurement(ABC):
+    """``y = A x + std n`` with a linear map `A` and standard normal noise `n`.
+
+    Subclass it with `__call__`, the map without its noise.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the noise, in units of `y`; positive.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
+    """
+
+    def __init__(self, std: float) -> None:
+        if not (std > 0 and math.isfinite(std)):
+            raise ValueError(
+                f"std = {std}; a measurement has some noise: give its standard deviation, a positive number."
+            )
+        self.std = float(std)
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A x``: of data ``(B, *)`` the measured numbers, ``(B, *)`` of any shape."""
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``A x + std n``, measured."""
+        y = self(x)
+        return y + self.std * noise_like(y, generator)
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        """``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
+        seen = self(x)
+        if y.shape != seen.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
+        residual = (y - seen).flatten(1)
+        return -0.5 * (residual / self.std).square().sum(1) - residual.shape[1] * math.log(
+            self.std * math.sqrt(2 * math.pi)
+        )
+
+    def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
+        """``Aᵀ y``, data ``(B, *shape)``."""
+        zero = y.new_zeros(len(y), *shape)
+        return torch.func.vjp(self, zero)[1](y)[0]
+
+    def matrix(self, shape: torch.Size) -> Tensor:
+        """`A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
+        d = math.prod(shape)
+        basis = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
+        return self(basis).flatten(1).T
+
+
+class Linear(Measurement):
+    """Any matrix.
+
+    Parameters
+    ----------
+    A
+        ``(m, d)``, acting on the flattened datum.
+    std
+        Of the noise.
+
+    Raises
+    ------
+    ValueError
+        If `A` is not a finite matrix, or `std` not positive; at a call, if data have not `d` coordinates.
+    """
+
+    def __init__(self, A: Tensor, std: float) -> None:
+        super().__init__(std)
+        if A.ndim != 2 or not A.isfinite().all():
+            raise ValueError(f"A has shape {tuple(A.shape)}; give a finite matrix (measured numbers, coordinates).")
+        self.A = A
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A x``, ``(B, m)``."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.A.shape[1]:
+            raise ValueError(f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}.")
+        return flat @ self.A.to(x).T
+
+
+def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
+    """`m` random directions of `d` dimensions, with normal numbers of variance ``1 / d``.
+
+    Parameters
+    ----------
+    m, d
+        Measured numbers and coordinates of the data.
+    std
+        Of the noise.
+    seed
+        Of the directions.
+    """
+    A = torch.randn(m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d)
+    return Linear(A, std)
+
+
+class Mask(Measurement):
+    """Some coordinates, as inpainting knows them.
+
+    Parameters
+    ----------
+    mask
+        Boolean, of the shape of a datum; True is seen.
+    std
+        Of the noise.
+
+    Raises
+    ------
+    TypeError
+        If the mask is not boolean.
+    ValueError
+        If it shows nothing, or `std` is not positive; at a call, if data have another shape.
+    """
+
+    def __init__(self, mask: Tensor, std: float) -> None:
+        super().__init__(std)
+        mask = torch.as_tensor(mask)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask has dtype {mask.dtype}; give booleans, True where a coordinate is seen.")
+        if not mask.any():
+            raise ValueError("the mask shows nothing; let at least one coordinate be True.")
+        self.mask, self.places = mask, mask.flatten().nonzero()[:, 0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The seen coordinates in order, ``(B, m)``."""
+        if x.shape[1:] != self.mask.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))})."
+            )
+        return x.flatten(1)[:, self.places.to(x.device)]
+
+
+class Downsample(Measurement):
+    """The mean of every square of pixels, ``(B, C, H / factor, W / factor)``.
+
+    Parameters
+    ----------
+    factor
+        Side of a square; it divides height and width.
+    std
+        Of the noise.
+
+    Raises
+    ------
+    ValueError
+        If `factor` is below 2 or `std` not positive; at a call, if it does not divide the sides.
+    """
+
+    def __init__(self, factor: int, std: float) -> None:
+        super().__init__(std)
+        if factor < 2:
+            raise ValueError(f"factor = {factor}; give a whole number of pixels, at least 2.")
+        self.factor = factor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Means of squares."""
+        if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected (B, C, H, W) with sides divisible by {self.factor}."
+            )
+        return functional.avg_pool2d(x, self.factor)
+
+
+class Blur(Measurement):
+    """Images blurred by a Gaussian; beyond the border data are taken for 0.
+
+    Parameters
+    ----------
+    width
+        Standard deviation of the Gaussian in pixels; it is cut at three of them.
+    std
+        Of the noise.
+
+
+    Raises
+    ------
+    ValueError
+        If `width` or `std` is not positive; at a call, if data are no images.
+    """
+
+    def __init__(self, width: float, std: float) -> None:
+        super().__init__(std)
+        if not width > 0:
+            raise ValueError(f"width = {width}; give the blur's standard deviation in pixels, a positive number.")
+        self.width = width
+        reach = math.ceil(3 * width)
+        bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / width).square())
+        self.bell = bell / bell.sum()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Blurred along both sides, ``(B, C, H, W)``; beyond the border the data are taken for 0."""
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W).")
+        C, reach, bell = x.shape[1], len(self.bell) // 2, self.bell.to(x)
+        down = functional.conv2d(x, bell.reshape(1, 1, -1, 1).repeat(C, 1, 1, 1), padding=(reach, 0), groups=C)
+        return functional.conv2d(down, bell.reshape(1, 1, 1, -1).repeat(C, 1, 1, 1), padding=(0, reach), groups=C)
+
+
+class Grey(Measurement):
+    """The mean of an image's channels, ``(B, 1, H, W)``: what a photograph without colours has seen.
+
+    Parameters
+    ----------
+    std
+        Of the noise.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive; at a call, if data are no images.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Mean over channels."""
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W).")
+        return x.mean(1, keepdim=True)
+
+
+def posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
+    """The law of the data once `y` has been measured: exactly, a mixture again.
+
+    Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
+    with its weight times ``N(y; A m, S)``. So ``Exact(sde, posterior(...))`` is the true score model of the posterior along any
+    linear process, which approximate wrappers can be held against.
+
+    Parameters
+    ----------
+    law
+        The law of the data.
+    measurement
+        What was done to them.
+    y
+        What was seen, of one datum: without a batch.
+
+    Raises
+    ------
+    ValueError
+        If `y` has not as many numbers as are measured.
+
+    Examples
+    --------
+    >>> standard = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    >>> seen = posterior(standard, Mask(torch.tensor([True, False]), std=1.0), torch.tensor([2.0]))
+    >>> seen.means.tolist(), seen.covariances.tolist()
+    ([[1.0, 0.0]], [[[0.5, 0.0], [0.0, 1.0]]])
+    """
+    A = measurement.matrix(law.event_shape)
+    y = y.detach().cpu().double().flatten()
+    if len(y) != len(A):
+        raise ValueError(f"y has {len(y)} numbers; of a datum {len(A)} are measured. Give those of one datum.")
+    means, C = law.flat()
+    S = A @ C @ A.T + measurement.std**2 * torch.eye(len(A), dtype=torch.float64)
+    K = torch.linalg.solve(S, A @ C).mT  # C Aᵀ S⁻¹, of a symmetric S
+    residual = y - means @ A.T
+    evidence = torch.distributions.MultivariateNormal(torch.zeros_like(y), S).log_prob(residual)
+    left = torch.eye(C.shape[-1], dtype=torch.float64) - K @ A
+    # Joseph's form: symmetric and positive whatever the rounding.
+    rest = left @ C @ left.mT + measurement.std**2 * K @ K.mT
+    log_weights = (law.weights.log() + evidence).log_softmax(0)
+    kept = log_weights > log_weights.max() - 600 * math.log(
+        2
+    )  # a weight that is zero in float64 belongs to no component
+    moved = means + torch.einsum("kdm,km->kd", K, residual)
+    weights = log_weights[kept].softmax(0)
+    return GaussianMixture(weights, moved[kept].reshape(-1, *law.event_shape), _symmetric(rest[kept]))
+
+
+def _symmetric(C: Tensor) -> Tensor:
+    return 0.5 * (C + C.mT)

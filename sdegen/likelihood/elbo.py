@@ -1,0 +1,226 @@
+"""Evidence lower bounds of score models in nats: of the process itself, and of its discrete chains term by term.
+
+Both hold for every linear process, whose noised states are Gaussian given the data. They bound the density of the model that
+runs the reversed *SDE*; the density of the probability flow is `likelihood.log_prob`, and the two are one for a true score.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..laws.draws import noise_like
+from ..laws.mixtures import GaussianMixture, Moments
+from ..laws.operators import rows
+from ..models.exact import Exact
+from ..models.score import Conditioned, ScoreModel, evaluating
+from ..processes.grids import LogSNR
+from ..processes.linear import gaussian
+from ..processes.times import AngleTimes, TimeLaw
+from .flow import repeated, stderr_of_mean
+
+
+class Bound(NamedTuple):
+    """A lower bound of log-densities in nats, with its standard error over draws.
+
+    Attributes
+    ----------
+    value, stderr
+        ``(B,)``; of one draw the standard error is NaN.
+    """
+
+    value: Tensor
+    stderr: Tensor
+
+
+class Chain(NamedTuple):
+    """The bound of a discrete chain, term by term: ``log p(x) >= −Σ terms``.
+
+    Attributes
+    ----------
+    value, stderr
+        The bound, ``(B,)``, and its standard error over draws.
+    terms
+        ``(N + 1, B)`` in nats: first ``KL(q(x_N | x) ‖ prior)``, then ``KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k))`` from
+        noise to data, last ``−log p(x | x_1)``.
+    times
+        ``t_N > ... > t_1``, to which the terms belong but the first.
+    """
+
+    value: Tensor
+    stderr: Tensor
+    terms: Tensor
+    times: Tensor
+
+
+def elbo(
+    model: ScoreModel,
+    x: Tensor,
+    *,
+    draws: int = 256,
+    times: TimeLaw | None = None,
+    prior: Any = None,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Bound:
+    """The bound of the reversed SDE, unbiased: ``log p(x) >=``
+
+    ``E log prior(x_T) + log |Phi_T| − ½ ∫ E[‖Gᵀ (s − ∇ log q)‖² − ‖Gᵀ ∇ log q‖²] dt``
+
+    with `q` the law of ``x_t`` given the state at 0. Equality for a true score and a true law at T. Y. Song, C. Durkan,
+    I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021, arXiv:2101.09258; D. Kingma et
+    al., *Variational diffusion models*, 2021, arXiv:2107.00630.
+
+    For a Gaussian with the moments of the data everything is known: its score is linear, and its bound its own density. What is
+    estimated is the difference to it, which vanishes where noise prevails, over opposite pairs of noise, in which what grows like
+    ``1/sigma`` cancels where data prevail.
+
+    Where the state is larger than the data, the rest of it is drawn with each time, less its log-density: a bound of the
+    density of the data.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    x
+        Data, ``(B, *)``.
+    draws
+        Times and pairs of noise for each datum; two network evaluations each.
+    times
+        The law they are drawn from; by default `weightings.AngleTimes`, which takes variance out and leaves the integral.
+    prior
+        The law at T, with ``log_prob``; the model's prior by default.
+    generator
+        Randomness of times and noise.
+    cond
+        Conditions for the network: tensors with a row for each datum, or one value for all.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear, or `x` is not floating point.
+    ValueError
+        If there are no draws, or the model does not know its prior.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> x = ring.sample(4, torch.Generator().manual_seed(0))
+    >>> value, stderr = sdegen.elbo(sdegen.Exact(sdegen.VP(), ring), x, generator=torch.Generator().manual_seed(0))
+    >>> bool(((value - ring.log_prob(x)).abs() < 4 * stderr).all())
+    True
+    """
+    bound, prior = _checked(model, x, draws, prior, cond)
+    sde: Any = model.sde
+    law = AngleTimes() if times is None else times
+    x = x.repeat_interleave(draws, 0)
+    with torch.no_grad(), evaluating(model):
+        u, log_rest = sde.complete(x, noise_like(sde.lift(x), generator))
+        t, factor = law.sample(sde, len(x), generator)
+        normal = Exact(sde, _reference(model.moments))
+        x_T = sde.transition(0.0, sde.T)(u).sample(noise_like(u, generator))
+        kernel, G, z = sde.transition(0.0, t)(u), sde.diffusion_operator(t), noise_like(u, generator)
+        lost = torch.zeros_like(log_rest)
+        for draw in (z, -z):
+            x_t = kernel.sample(draw)
+            score, known = G.T(bound.score(x_t, t)), G.T(normal.score(x_t, t))
+            toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
+            lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
+        first, last = (sde.diffused(normal.distribution, v) for v in (0.0, sde.T))
+        values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
+        values = (values - lost * rows(factor * (sde.T - sde.t_min), lost)).reshape(-1, draws)
+    return Bound(values.mean(1), stderr_of_mean(values))
+
+
+def discrete_elbo(
+    model: ScoreModel,
+    x: Tensor,
+    steps: int | Tensor = 100,
+    *,
+    draws: int = 1,
+    prior: Any = None,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Chain:
+    """The bound of DDPM's chain on the times of a grid, term by term.
+
+    ``p(x_{k−1} | x_k)`` is the posterior ``q(x_{k−1} | x_k, x_0)`` with the model's estimate for ``x_0``, or has the model's
+    learned variance; ``p(x | x_1) = N(E[x_0 | x_1], 1 / snr(t_1))``. For scalar processes a term is
+    ``½ (snr(t_{k−1}) − snr(t_k)) ‖x − E[x_0 | x_k]‖²``. J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic
+    models*, 2020, arXiv:2006.11239. As steps grow the bound rises to that of the process (`elbo`), at the rate 1/N.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    x
+        Data, ``(B, *)``.
+    steps
+        N times on ``grids.LogSNR(digits=3)``, or times ``t_N > ... > t_1`` of one's own, each with some signal and some
+        noise; one network evaluation each.
+    draws
+        Chains for each datum.
+    prior, generator, cond
+        As for `elbo`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `elbo`, and if times do not decrease.
+    """
+    bound, prior = _checked(model, x, draws, prior, cond)
+    sde: Any = model.sde
+    t = _times(sde, steps)
+    x = x.repeat_interleave(draws, 0)
+    terms = []
+    with torch.no_grad(), evaluating(model):
+        first = sde.perturb(x, t[0], generator=generator)
+        terms.append(first.kernel.log_prob(first.x) - prior.log_prob(first.x))
+        for k in range(len(t) - 1):
+            perturbed = sde.perturb(x, t[k], generator=generator)
+            terms.append(bound.variational_term(x, t[k + 1], t[k], perturbed) * perturbed.x[0].numel())
+        last = sde.perturb(x, t[-1], generator=generator)
+        terms.append(-bound.decoded(x, t[-1], last))
+        found = torch.stack(terms).reshape(len(terms), -1, draws)
+    values = -found.sum(0)
+    return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)
+
+
+def _reference(moments: Any) -> GaussianMixture:
+    """A Gaussian with nearly the moments of the data: of some width in directions in which they have none."""
+    C = moments.covariance.double()
+    if C.ndim == 1:
+        return gaussian(Moments(moments.mean, C + 1e-3 * C.mean()))
+    return gaussian(Moments(moments.mean, C + 1e-3 * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype)))
+
+
+def _times(sde: Any, steps: int | Tensor) -> Tensor:
+    """The times of the noised states, from noise to data."""
+    if isinstance(steps, int):
+        if steps < 1:
+            raise ValueError(f"steps = {steps}; a chain has at least one.")
+        return LogSNR(start=sde.t_max, digits=3)(sde, steps + 1)[:-1]
+    t = steps.detach().double().cpu()
+    if t.ndim != 1 or len(t) < 1 or not (t[1:] < t[:-1]).all():
+        raise ValueError(f"times = {t.tolist()}; expected a vector that decreases from noise to data.")
+    return t
+
+
+def _checked(model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[str, Any]) -> tuple[Any, Any]:
+    """The model under its conditions, and the law at T."""
+    if not model.sde.is_linear:
+        raise TypeError(
+            f"{type(model.sde).__name__} is not linear: its noised states are not Gaussian given the data. Use "
+            "sdegen.log_prob, which follows the probability flow."
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; bounds need floating-point data.")
+    if draws < 1:
+        raise ValueError(f"draws = {draws}; at least one is needed.")
+    if model.moments is None:
+        raise ValueError("the model does not know its data's moments; fit it, or set model.moments.")
+    prior = model.sde.prior(model.moments) if prior is None else prior
+    return Conditioned(model, **repeated(cond, len(x), draws)) if cond else model, prior

@@ -1,0 +1,63 @@
+"""The hierarchical VAE that a diffusion model is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from ..baselines import Hierarchy, Layer
+from ..models.network import LearnedVariance
+
+
+def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
+    """The hierarchical VAE that a diffusion model of a scalar process is, on the times ``t_N > ... > t_1``.
+
+    Its inference has nothing to learn: ``q(z_k | x)`` is the noised state, ``q(z_{k−1} | z_k, x)`` the posterior of DDPM. A
+    layer generates by the same posterior with the denoised state for `x`, and with the learned variance of a
+    `LearnedVariance`. Term by term its bound is `sdegen.discrete_elbo`. The formulas are those of J. Ho et al., 2020,
+    arXiv:2006.11239, in ``alpha`` and ``sigma``.
+
+    Parameters
+    ----------
+    model
+        A score model of a variance-preserving or any other scalar process.
+    times
+        Decreasing, each with some signal and some noise.
+    """
+    sde, at = model.sde, times.double()
+    alpha, sigma = (torch.as_tensor(c(at), dtype=torch.float64).tolist() for c in (sde.alpha, sde.sigma))
+
+    def layer(k: int) -> Layer:
+        ratio = alpha[k] / alpha[k + 1]  # of the step from the latent below to this one
+        beta = sigma[k] ** 2 - (ratio * sigma[k + 1]) ** 2
+        of_x = alpha[k + 1] * beta / sigma[k] ** 2
+        of_z = ratio * (sigma[k + 1] / sigma[k]) ** 2
+        std = sigma[k + 1] * math.sqrt(beta) / sigma[k]
+
+        def infer(z: Tensor, x: Tensor) -> Normal:
+            return Normal(of_x * x + of_z * z, torch.full_like(z, std))
+
+        def generate(z: Tensor) -> Normal:
+            width = torch.full_like(z, std)
+            if isinstance(model, LearnedVariance):
+                width = model.reverse_noise(z, at[k + 1], at[k], torch.ones_like(z))
+            return Normal(of_x * model.denoise(z, at[k]) + of_z * z, width)
+
+        return Layer(infer, generate)
+
+    def top(x: Tensor) -> Normal:
+        return Normal(alpha[0] * x, torch.full_like(x, sigma[0]))
+
+    def prior(z: Tensor) -> Normal:
+        law = sde.prior(model.moments)
+        mean, covariance = law.moments()
+        return Normal(mean.to(z).expand_as(z), covariance.diagonal().sqrt().to(z).reshape(mean.shape).expand_as(z))
+
+    def data(z: Tensor) -> Normal:
+        return Normal(model.denoise(z, at[-1]), torch.full_like(z, sigma[-1] / alpha[-1]))
+
+    return Hierarchy(top, prior, [layer(k) for k in range(len(at) - 1)], data)

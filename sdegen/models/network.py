@@ -1,0 +1,232 @@
+"""Score models made of a network: `Model` through a parametrisation of four coefficients, `DirectModel` as it is.
+
+Networks know nothing of this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..laws.kernels import Perturbed, Posterior, posterior
+from ..laws.operators import Operator, rows
+from ..processes.base import SDE
+from ..processes.linear import LinearSDE
+from .parametrizations import Coefficients, EDMParametrization, Parametrization
+from .score import ScoreModel, VelocityModel, check_dtype
+
+
+class Trainable(ScoreModel, nn.Module):
+    """A score model with weights, which `fit` trains by denoising score matching where no other loss is named.
+
+    A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Model(VelocityModel, Trainable):
+    """A network as the score model of a linear SDE.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, c_noise, **cond)`` with `x` of shape ``(B, *)`` and `c_noise` ``(B,)``, or ``(1,)`` where all rows
+        share a time, as in sampling; returns the shape of `x`.
+        Conditions pass through untouched.
+    sde
+        A linear SDE.
+    parametrization
+        `Noise`, `Data`, `Velocity`, `Score` or `EDMParametrization` (the default).
+    end
+        Time at which the default sampler takes the posterior mean for the data: for a network that has seen little of the
+        noise below, whose fine strokes would be its own. By default there is none.
+
+    Raises
+    ------
+    TypeError
+        If `sde` is no process, or not linear (use `DirectModel`).
+    ValueError
+        If the parametrisation is singular on the SDE, or `end` is not a time of it.
+    """
+
+    def __init__(
+        self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(sde, SDE):
+            what = f"the class {sde.__name__}" if isinstance(sde, type) else f"a {type(sde).__name__}"
+            raise TypeError(f"sde is {what}; give a process, as in Model(net, VP()).")
+        if not sde.is_linear:
+            raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
+        self.net, self.sde = net, sde
+        self.parametrization = EDMParametrization() if parametrization is None else parametrization
+        self.parametrization.check(sde)
+        if end is not None and not 0 <= end < sde.T:
+            raise ValueError(f"end = {end}; give a time from 0 to before T = {sde.T}.")
+        self.end = end
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the data: the parametrisation's, else the one `fit` measured, else 1."""
+        if self.parametrization.std is not None:
+            return self.parametrization.std
+        if self.moments is None:
+            return 1.0
+        return self.moments.variance().sqrt().item()
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        check_dtype(self, x)
+        c = self._coefficients(t)
+        return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """Questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
+        skip, out = self._rotated(t, **weights)
+        c, like = self._coefficients(t), self.like
+        c_skip, c_out, c_in = (W.prepared(like) for W in (skip + out @ c.c_skip, out @ c.c_out, c.c_in))
+        c_noise = (c.c_noise if like is None else c.c_noise.to(like)).expand(len(t))
+        return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        out = self._network(x, question, **cond)
+        return question.c_out.onto(question.c_skip(x), out)
+
+    def _coefficients(self, t: Tensor | float) -> Coefficients:
+        """Those of the velocity, the noise level ``(B,)`` or ``(1,)``."""
+        c = self.parametrization.coefficients(self.sde, t, self.std)
+        return c._replace(c_noise=c.c_noise.reshape(-1))
+
+    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+        """``F(c_in x, c_noise)``, checked for its shape."""
+        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
+        if out.shape != x.shape:
+            raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
+        return out
+
+    forward = velocity
+
+
+class LearnedVariance(Model):
+    """A model whose network also gives the variance of each reversed step, between the two of DDPM.
+
+    ``log variance = u log beta + (1 − u) log beta_tilde`` with ``u = sigmoid`` of the second half of the network's channels.
+    A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672. Train it with `losses.Hybrid`; sample with
+    ``Ancestral(variance=learned_variance)``.
+
+    Parameters
+    ----------
+    net
+        Returns twice the channels it is given, along dimension 1.
+    sde, parametrization, end
+        As for `Model`; scalar processes only.
+
+    Raises
+    ------
+    TypeError
+        If the SDE is not linear, or moves matrices.
+    ValueError
+        As for `Model`.
+    """
+
+    def __init__(
+        self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
+    ) -> None:
+        super().__init__(net, sde, parametrization, end)
+        if len(sde.e) > 1:
+            raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
+
+    def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The two halves of the network's channels."""
+        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
+        if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(
+                f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "
+                "twice the channels along dimension 1."
+            )
+        first, second = out.chunk(2, 1)
+        return first, second
+
+    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+        """The half that makes the velocity."""
+        return self._both(x, c, **cond)[0]
+
+    def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Posterior]:
+        """Log-variance of the step from `t` to `s`, the log of ``beta_tilde``, and the posterior itself."""
+        s_to_t = self.sde.transition(s, t)
+        law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
+        small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))
+        u = u.sigmoid()
+        return u * large + (1 - u) * small, small, law
+
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """Noise of the learned variance for the step from `t` to `s`."""
+        u = self._both(x, self._coefficients(t), **cond)[1]
+        return (0.5 * self._log_variance(u, s, t)[0]).exp() * z
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """What was asked, which is the mean of the step from `t` to `s`, with learned noise, in one evaluation."""
+        first, u = self._both(x, question, **cond)
+        mean = question.c_out.onto(question.c_skip(x), first)
+        return mean + (0.5 * self._log_variance(u, s, t)[0]).exp() * z
+
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``, the model's mean held fixed."""
+        c = self._coefficients(t)
+        first, u = self._both(perturbed.x, c, **cond)
+        velocity = c.c_skip(perturbed.x) + c.c_out(first)
+        log_variance, log_true, law = self._log_variance(u, s, t)
+        at_s, at_t = self.sde.marginal(s), self.sde.marginal(t)
+        y = at_t.normalise(perturbed.x)
+        # Both means are Phi_s x_0 + K R z of their own data and noise: their difference is that of the estimates.
+        x_hat, z_hat = at_t.denoise(y, velocity).detach(), at_t.noise(y, velocity).detach()
+        gap = at_s.Phi(x_0 - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
+        kl = 0.5 * (log_variance - log_true + (log_true - log_variance).exp() - 1 + gap.square() / log_variance.exp())
+        return kl.reshape(len(kl), -1).mean(1)
+
+
+class DirectModel(Trainable):
+    """A network as the score of any SDE, linear or not: ``score = base(x) + F(x / scale, c_noise) / scale``.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min)``: of earlier times training says nothing.
+    sde
+        Any SDE.
+    scale
+        Length that input and output are scaled by.
+    base
+        A law whose ``score(x)`` the network's answer is added to; none by default. With that of the law at T, of a prior that
+        has a score, the network says only how the state differs from noise.
+
+    Raises
+    ------
+    TypeError
+        If `base` has no ``score``.
+    ValueError
+        If `scale` is not positive.
+    """
+
+    def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0, base: Any = None) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale = {scale}; it must be positive.")
+        if base is not None and not hasattr(base, "score"):
+            raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
+        self.net, self.sde, self.scale, self.base = net, sde, scale, base
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The network's score, beyond that of the base."""
+        check_dtype(self, x)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()
+        score = self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
+        return score if self.base is None else score + self.base.score(x)
+
+    forward = score

@@ -1,0 +1,198 @@
+"""Parametrisations: what the network of a model is asked for, and how its answer becomes a velocity.
+
+`Noise`, `Data`, `Velocity` and `Score` are each one combination of clean data and noise; `EDMParametrization` is the
+Gaussian's own answer plus a residual. Every coefficient follows from the rotation of `kernels.Transition`, for numbers
+and for matrices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..laws.kernels import Transition
+from ..laws.operators import Operator
+from ..processes.linear import LinearSDE
+
+
+class Coefficients(NamedTuple):
+    """How a network `F` becomes a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``."""
+
+    c_skip: Operator
+    c_out: Operator
+    c_in: Operator
+    c_noise: Tensor
+
+
+class Parametrization(ABC):
+    """What the network is asked for: a combination ``F = a x_0 + b z`` of clean data and noise.
+
+    Subclasses give `a` and `b`; the four coefficients follow by inverting the rotation of `kernels.Transition`, so that
+    no reading is ever converted into another pair by pair.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the data, which scales the network's input; None takes the one `fit` measured (1 before).
+    delta
+        Resolution of the noise level the network sees, ``c_noise = ¼ log((s + delta) / (c + delta))`` with `c` and `s` the
+        cosine and sine of the observation: finite at both ends, and ``¼ log(sigma / alpha)`` between.
+
+    Raises
+    ------
+    ValueError
+        If `std` or `delta` is not positive.
+    """
+
+    def __init__(self, std: float | None = None, delta: float = 1e-3) -> None:
+        if std is not None and not std > 0:
+            raise ValueError(f"std = {std}; the standard deviation of the data is positive.")
+        if not delta > 0:
+            raise ValueError(f"delta = {delta}; the resolution of the noise level is positive.")
+        self.std, self.delta = std, delta
+
+    @abstractmethod
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``(a, b)``."""
+
+    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
+        """The four coefficients at `t`, for data of standard deviation `std`."""
+        at = sde.marginal(t)
+        a, b = self.target(at)
+        c_out = (a @ at.A.T + b @ at.B.T).inv()
+        c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
+        _, whiten = gaussian_regression(at, sde.datum * std**2)
+        return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+
+    def c_noise(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
+        """The noise level as the network sees it, ``()`` or ``(B,)``."""
+        snr = sde.snr(t)
+        c, s = (1 + 1 / snr).rsqrt(), (1 + snr).rsqrt()
+        return 0.25 * ((s + self.delta) / (c + self.delta)).log()
+
+    def check(self, sde: LinearSDE) -> None:
+        """Refuse a process on which the parametrisation is singular; most are regular on all."""
+        return None
+
+
+class Noise(Parametrization):
+    """The network gives the noise `z` (J. Ho et al., 2020, arXiv:2006.11239). Refuses ``alpha(T) = 0``.
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+
+    Raises
+    ------
+    ValueError
+        As for every `Parametrization`; in `check`, if the process has no signal at T.
+    """
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = z``."""
+        return at.Phi * 0.0, at.Phi.one()
+
+    def check(self, sde: LinearSDE) -> None:
+        """Noise says nothing about data where there is no signal."""
+        if sde.snr(sde.T) == 0:
+            raise ValueError(
+                f"{type(sde).__name__} has alpha(T) = 0, where a noise estimate determines no data; use the velocity or EDM "
+                "parametrisation."
+            )
+
+
+class Data(Parametrization):
+    """The network gives the clean data ``x_0``.
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    """
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = x_0``."""
+        return at.Phi.one(), at.Phi * 0.0
+
+
+class Velocity(Parametrization):
+    """The network gives ``v = cos(phi) z − sin(phi) x_0`` (T. Salimans and J. Ho, 2022, arXiv:2202.00512).
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    """
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = A x_0 + B z``."""
+        return at.A, at.B
+
+
+class Score(Noise):
+    """The network gives the score, ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600).
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    """
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """``F = −R⁻ᵀ z``."""
+        return at.Phi * 0.0, at.R.inv().T * -1.0
+
+
+class EDMParametrization(Parametrization):
+    """The Gaussian's own answer plus a residual of unit variance (T. Karras et al., 2022, arXiv:2206.00364).
+
+    ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` the root of the
+    covariance of what it leaves, ``c_in`` whitens the input: for scalar processes the coefficients of EDM, for matrix
+    processes their generalisation, where only the datum is unknown: ``c_out`` has rank one, and what the state's other
+    channels bring is never asked of the network.
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    detail
+        The smallest length on which the density of the data varies, in units of the data, or 0 if it has none (data on
+        a manifold). Below that noise level the residual is proportional to the noise, and so is ``c_out`` then.
+
+    Raises
+    ------
+    ValueError
+        If `std` or `delta` is not positive, or `detail` is negative.
+    """
+
+    def __init__(self, std: float | None = None, delta: float = 1e-3, detail: float = 0.0) -> None:
+        super().__init__(std, delta)
+        if not detail >= 0:
+            raise ValueError(f"detail = {detail}; the smallest length of the data is at least 0.")
+        self.detail = detail
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """Not one combination: the coefficients are given directly."""
+        return at.A, at.B
+
+    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
+        """The four coefficients at `t`, for data of standard deviation `std`."""
+        at = sde.marginal(t)
+        P = sde.datum * std**2
+        regression, whiten = gaussian_regression(at, P)
+        velocity = at.A @ P @ at.A.T + at.B @ at.B.T
+        explained = regression @ whiten.inv()
+        c_out = (velocity - explained @ explained.T).sqrt()
+        if self.detail:
+            c_out = c_out * (1 + self.detail**2 * sde.snr(t)).rsqrt()
+        return Coefficients(regression @ at.r_inv, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+
+
+def gaussian_regression(at: Transition, P: Operator) -> tuple[Operator, Operator]:
+    """For data whose lift has the covariance `P`: the regression of the velocity on ``y``, and the whitening of ``y``."""
+    covariance = at.C @ P @ at.C.T + at.S @ at.S.T
+    whiten = covariance.sqrt().inv()
+    return (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten @ whiten, whiten

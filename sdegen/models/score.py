@@ -1,0 +1,270 @@
+"""What every sampler, likelihood and guidance takes: a `ScoreModel` reads off score, noise, clean data and velocity.
+
+For linear processes the four are readings of one estimate, and the velocity is the one they are read from: it alone is
+finite at both ends (see `laws.kernels.Transition`). Nothing here knows of networks or of training.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..laws.kernels import Perturbed, Transition, posterior
+from ..laws.mixtures import Moments
+from ..laws.operators import Operator, rows
+
+
+class Question(NamedTuple):
+    """``X x + Σ W reading(x, t)`` at one time: what `ScoreModel.answer` forms.
+
+    Attributes
+    ----------
+    t
+        The time.
+    x
+        `X`, or None.
+    readings
+        The other operators by the names of the model's methods.
+    """
+
+    t: Tensor
+    x: Operator | None
+    readings: dict[str, Operator]
+
+
+class ScoreModel(ABC):
+    """An estimate of ``∇ log p_t(x)``. Subclass it with `score`; a linear process adds the other three readings.
+
+    Attributes
+    ----------
+    sde
+        The forward process.
+    moments
+        Mean and covariance of the data, which the prior is matched to; None until known.
+    end
+        Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
+    """
+
+    sde: Any
+    moments: Moments | None = None
+    end: float | None = None
+
+    @property
+    def like(self) -> Tensor | None:
+        """A tensor of the dtype and on the device of the states that the model takes; None where any will do."""
+        return next(self.parameters(), None) if isinstance(self, nn.Module) else None
+
+    def taken(self, x: Tensor) -> Tensor:
+        """`x` in the dtype and on the device of the states that the model takes."""
+        return x if self.like is None else x.to(self.like)
+
+    @abstractmethod
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``∇ log p_t(x)``, of the shape of `x`."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Posterior means of the clean state and of the noise: ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
+        at = self._marginal(t)
+        eps = at.noise_from_score(self.score(x, t, **cond))
+        return at.Phi.inv()(x - at.R(eps)), eps
+
+    def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``E[x_0 | x_t]``, the posterior mean of the clean state."""
+        return self.estimate(x, t, **cond)[0]
+
+    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``E[z | x_t]``, the posterior mean of the noise."""
+        return self.estimate(x, t, **cond)[1]
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
+        return self._marginal(t).velocity(*self.estimate(x, t, **cond))
+
+    def ask(
+        self,
+        t: Tensor,
+        *,
+        x: Operator | None = None,
+        denoise: Operator | None = None,
+        noise: Operator | None = None,
+        score: Operator | None = None,
+        velocity: Operator | None = None,
+    ) -> list[Any]:
+        """Questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for `answer`.
+
+        Here ends all that depends on the times alone: a sampler asks in its plan, and a step is tensor work only.
+
+        Parameters
+        ----------
+        t
+            Times, ``(N,)``.
+        x, denoise, noise, score, velocity
+            `X`, `D`, `N`, `S`, `V`: one operator for all times, or one for each; None for none.
+        """
+        given = {"denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
+        readings = {name: W.prepared(self.like) for name, W in given.items() if W is not None}
+        X = None if x is None else x.prepared(self.like)
+        return [
+            Question(t[i], None if X is None else X[i], {name: W[i] for name, W in readings.items()})
+            for i in range(len(t))
+        ]
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """What was asked (`ask`) of the state `x`, ``(B, *)``, at the question's time: a new tensor of its shape."""
+        t, X, readings = question
+        known = {"x": x}
+        if "denoise" in readings and "noise" in readings:
+            known["denoise"], known["noise"] = self.estimate(x, t, **cond)
+        total = None if X is None else X(x)
+        for name, W in readings.items():
+            value = known[name] if name in known else getattr(self, name)(x, t, **cond)
+            total = W(value) if total is None else W.onto(total, value)
+        return torch.zeros_like(x) if total is None else total
+
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``; `p` is `q` with the estimate of ``x_0``."""
+        at_s, at_t = self._marginal(s), self._marginal(t)
+        law = posterior(at_s, at_t, self.sde.transition(s, t))
+        x_hat, z_hat = self.estimate(perturbed.x, t, **cond)
+        gap = at_s.Phi(self.sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
+        return 0.5 * law.covariance.cholesky().inv()(gap).square().flatten(1).mean(1)
+
+    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, the last step of a chain."""
+        snr = self.sde.snr(t)
+        gap = (x_0 - self.sde.project(self.denoise(perturbed.x, t, **cond))).flatten(1)
+        return 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0]) - 0.5 * gap.square().sum(1) * rows(
+            snr, gap[:, 0]
+        )
+
+    def _marginal(self, t: Tensor | float) -> Transition:
+        if not self.sde.is_linear:
+            raise TypeError(
+                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means. "
+                "Use score(x, t)."
+            )
+        return self.sde.marginal(t)
+
+
+class VelocityModel(ScoreModel):
+    """A score model of a linear process that gives the velocity; the other readings follow without cancellation."""
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``A E[x_0 | x_t] + B E[z | x_t]``."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        at = self._marginal(t)
+        y, v = at.normalise(x), self.velocity(x, t, **cond)
+        return at.denoise(y, v), at.noise(y, v)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
+        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """Questions as those of state and velocity, of which the other readings are rotations."""
+        skip, out = self._rotated(t, **weights)
+        return super().ask(t, x=skip, velocity=out)
+
+    def _rotated(self, t: Tensor, **weights: Operator | None) -> tuple[Operator, Operator]:
+        """The operators on state and velocity of the question with these weights."""
+        at = self._marginal(t)
+        given = {name: W for name, W in weights.items() if W is not None}
+        X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
+        if "score" in given:
+            N = N - given["score"] @ at.R.inv().T
+        return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
+
+
+class Conditioned(ScoreModel):
+    """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``."""
+
+    def __init__(self, model: ScoreModel, **cond: Any) -> None:
+        self.model, self.cond, self.sde, self.moments, self.end = model, cond, model.sde, model.moments, model.end
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's score under the conditions."""
+        return self.model.score(x, t, **self.cond, **cond)
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The model's clean state and noise under the conditions."""
+        return self.model.estimate(x, t, **self.cond, **cond)
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's velocity under the conditions."""
+        return self.model.velocity(x, t, **self.cond, **cond)
+
+    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """The model's under the conditions."""
+        return self.model.variational_term(x_0, s, t, perturbed, **self.cond, **cond)
+
+    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+        """The model's under the conditions."""
+        return self.model.decoded(x_0, t, perturbed, **self.cond, **cond)
+
+    @property
+    def like(self) -> Tensor | None:
+        """The model's."""
+        return self.model.like
+
+    @property
+    def reverse_noise(self) -> Any:
+        """That of a model that has learned variances (`LearnedVariance`), under the conditions."""
+        model: Any = self.model
+        return partial(model.reverse_noise, **self.cond)
+
+    @property
+    def reverse_step(self) -> Any:
+        """That of the model inside, under the conditions."""
+        model: Any = self.model
+        return partial(model.reverse_step, **self.cond)
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """The model's questions: conditions are no part of them."""
+        return self.model.ask(t, **weights)
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The model's answer under the conditions."""
+        return self.model.answer(x, question, **self.cond, **cond)
+
+
+def check_dtype(model: nn.Module, x: Tensor) -> None:
+    """Refuse a state whose dtype or device is not the network's.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point.
+    ValueError
+        If dtype or device differ.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
+    weight = next(model.parameters(), None)
+    if weight is not None and (weight.dtype != x.dtype or weight.device != x.device):
+        raise ValueError(
+            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; "
+            "move one to the other: x.to(dtype=..., device=...) or model.to(...)."
+        )
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and back."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # each as it was: of a wrapper's models one may be trained, another not
+            module.training = True

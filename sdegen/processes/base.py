@@ -1,0 +1,352 @@
+"""A forward SDE ``dx = f(x, t) dt + G(x, t) dw`` on ``t in [0, T]``, and its reversal in time.
+
+Data at 0, noise at T, Itô; arguments are ``(x, t)`` with `x` of shape ``(B, *)`` and `t` of shape ``()`` or ``(B,)``.
+This file holds what is true of every SDE, linear or not: time reversal, the probability flow, and the short local
+kernel. Linear processes, whose laws are known, are in `linear`. State-dependent noise is refused, not approximated.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.draws import noise_like
+from ..laws.kernels import Kernel, Perturbed
+from ..laws.mixtures import Moments
+from ..laws.operators import Matrix, Operator, Scale, as_operator, rows
+from .quadrature import psd_cholesky, van_loan
+
+
+def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
+    """`t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, checked to lie in ``[0, T]``.
+
+    Raises
+    ------
+    ValueError
+        If a time is NaN, lies outside the interval, or has more than one dimension.
+    """
+    given = torch.as_tensor(t)
+    t = torch.as_tensor(t, dtype=torch.float64).cpu()
+    if t.ndim > 1:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; times have shape () or (B,).")
+    # What rounding in the dtype of the times, or of a grid's own arithmetic, may add.
+    slack = T * (1e-12 if not given.is_floating_point() else max(1e-12, torch.finfo(given.dtype).eps))
+    inside = (t >= 0) & (t <= T)
+    if inside.all():
+        return t
+    near = (t >= -slack) & (t <= T + slack)
+    if not near.all():
+        bad = t[~near].reshape(-1)[0].item()
+        raise ValueError(f"{name} = {bad:.6g} lies outside [0, T] = [0, {T:g}]; pass times within the process.")
+    return t.clamp(0.0, T)
+
+
+class Dynamics(ABC):
+    """All that a simulator needs: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
+
+    T: float = 1.0
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """``f(x, t)``, of the shape of `x`."""
+
+    @abstractmethod
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        """``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
+
+
+class SDE(Dynamics):
+    """A forward SDE. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; linear ones: `LinearSDE`.
+
+    Attributes
+    ----------
+    T
+        Last time.
+    t_min
+        Training draws times from ``[t_min, T]``, and grids end there by default.
+    lag
+        For nonlinear processes, the length of the short kernel that `perturb` ends with. It is halved until the kernel
+        agrees with two of half its length to `lag_tolerance` nats.
+    """
+
+    t_min: float = 1e-3
+    lag: float | None = None
+    lag_tolerance: float = 1e-4
+    is_linear = False
+
+    # --- laws of the forward process -------------------------------------------------------------------------------
+
+    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
+        """The law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
+
+        ``mean = x_s + ∫_0^h exp(J u) du f`` and ``covariance = ∫_0^h exp(J u) G Gᵀ exp(Jᵀ u) du`` with the Jacobian `J` of
+        the drift at `x_s` and coefficients at mid-time (T. Ozaki, *A bridge between nonlinear time series models and
+        nonlinear stochastic dynamical systems*, 1992). Shapes other than ``(B,)`` and ``(B, d)``, d <= 64, for which
+        Jacobians are not affordable, get the Euler–Maruyama kernel.
+        """
+        s, t = as_time(s, self.T, "s"), as_time(t, self.T)
+        return Kernel(*self._local(x_s, s, t)[:2])
+
+    def _local(self, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Operator, Tensor, Tensor]:
+        """Mean, root, and float64 ``Phi`` and ``Sigma`` ``(B, d, d)`` of the local kernel."""
+        h, middle = (t - s).expand(len(x)), (0.5 * (s + t)).expand(len(x))
+        if (h < 0).any():
+            raise ValueError(f"s must not lie after t; got t - s down to {h.min().item():.6g}.")
+        G = as_operator(self.diffusion(x, middle))
+        if x.ndim > 2 or x[0].numel() > 64:
+            eye = torch.ones(len(x), 1, 1, dtype=torch.float64)
+            euler = G * h.sqrt()
+            return x + self.drift(x, middle) * rows(h, x), euler, eye, (euler @ euler.T).matrix()
+        flat = x.reshape(len(x), -1)
+        d = flat.shape[1]
+
+        def f(row: Tensor, time: Tensor) -> Tensor:
+            return self.drift(row.reshape(1, *x.shape[1:]), time).reshape(-1)
+
+        J = torch.func.vmap(torch.func.jacrev(f))(flat, middle).detach().cpu().double()
+        drift = self.drift(x, middle).reshape(len(x), d, 1).cpu().double()
+        M = G.matrix()
+        Q = (M @ M.mT).expand(len(x), *M.shape[-2:])
+        if len(Q[0]) == 1:
+            Q = Q * torch.eye(d, dtype=torch.float64)
+        Phi, Sigma = van_loan(J, Q, h)
+        augmented = torch.cat([torch.cat([J, drift], -1), torch.zeros(len(x), 1, d + 1, dtype=torch.float64)], 1)
+        moved = torch.linalg.matrix_exp(augmented * h[:, None, None])[:, :d, d]
+        L = psd_cholesky(Sigma)
+        root: Operator = Scale(L[:, 0, 0]) if x.ndim == 1 else Matrix(L)
+        return x + moved.to(x).reshape(x.shape), root, Phi, Sigma
+
+    def perturb(
+        self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Perturbed:
+        """Noised states at `t`, with the kernel and the noise they were made with, for denoising score matching.
+
+        A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
+        target of its score come from one and the same law.
+        """
+        t = as_time(t, self.T)
+        rows(t, x_0)  # refuses another number of times
+        t = t.expand(len(x_0))
+        if self.lag is None:
+            self.lag = self._calibrate_lag(x_0)
+        s = (t - self.lag).clamp_min(0.0)
+        x_s = self._walk(x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
+        kernel = self.kernel(x_s, s, t)
+        z = noise_like(x_0, generator) if z is None else z
+        return Perturbed(kernel.sample(z), kernel, z)
+
+    def _walk(self, x: Tensor, t: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+        """States at `t`, from 0, by Heun's method: of weak order two where the noise does not depend on the state.
+
+        It runs in every step of training; `simulate` does the same for one path of many, at ten times the price of a step.
+        """
+        h = t / steps
+        step = rows(h, x)
+        for k in range(steps):
+            now = k * h
+            dw = (as_operator(self.diffusion(x, now + 0.5 * h)) * h.sqrt())(noise_like(x, generator))
+            slope = self.drift(x, now)
+            ahead = self.drift(x + slope * step + dw, now + h)
+            x = x + 0.5 * (slope + ahead) * step + dw
+        return x
+
+    def _calibrate_lag(self, x_0: Tensor) -> float:
+        x, lag = x_0[:256], self.T / 8
+        while lag > 1e-6 * self.T:
+            start = torch.linspace(0.0, self.T - lag, len(x), dtype=torch.float64)
+            middle, end = start + lag / 2, start + lag
+            mean, _, _, Sigma = self._local(x, start, end)
+            half, _, _, Sigma_1 = self._local(x, start, middle)
+            twice, _, Phi_2, Sigma_2 = self._local(half, middle, end)
+            Sigma_12 = Phi_2 @ Sigma_1 @ Phi_2.mT + Sigma_2
+            # KL of the finer kernel to the coarser one, worst over the batch.
+            precision = torch.linalg.inv(Sigma)
+            gap = (twice - mean).reshape(len(x), -1, 1).cpu().double()
+            ratio = precision @ Sigma_12
+            trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1) - ratio.shape[-1]
+            quadratic = (
+                (gap.mT @ precision @ gap)[:, 0, 0]
+                if len(precision[0]) == gap.shape[1]
+                else (precision[:, 0, 0] * gap.square().sum((1, 2)))
+            )
+            kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic)
+            if kl.max() <= self.lag_tolerance:
+                return lag
+            lag /= 2
+        raise ValueError(
+            f"no lag down to {lag:.3g} makes the local kernel agree with two half-steps to {self.lag_tolerance:g} nats; "
+            "rescale the process or set sde.lag yourself."
+        )
+
+    def prior(self, moments: Moments) -> Any:
+        """The law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the process is nonlinear and declares none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no closed-form law at T; define prior(moments), a distribution with sample and "
+            "log_prob, or pass x_T to sample."
+        )
+
+    def root(self, t: Tensor | float) -> Operator:
+        """A root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
+        t = as_time(t, self.T)
+        return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
+
+    def snr(self, t: Tensor | float) -> Tensor:
+        """The signal-to-noise ratio, which linear processes have.
+
+        Raises
+        ------
+        TypeError
+            Otherwise.
+        """
+        raise TypeError(
+            f"{type(self).__name__} is not linear and has no signal-to-noise ratio; use grids.Uniform() and "
+            "weightings.UniformTimes(), which are written in t."
+        )
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """The time with a signal-to-noise ratio, which linear processes have.
+
+        Raises
+        ------
+        TypeError
+            Otherwise.
+        """
+        raise TypeError(f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by.")
+
+    def lift(self, x: Tensor) -> Tensor:
+        """Data as a state."""
+        return x
+
+    def project(self, u: Tensor) -> Tensor:
+        """The data part of a state."""
+        return u
+
+    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """States at 0 whose data part is `x`, the rest drawn with the noise `z`, and the rest's log-density; here no rest."""
+        return x, x.new_zeros(len(x))
+
+    # --- time reversal -------------------------------------------------------------------------------------------
+
+    def reverse(self, model: Any, eta: float = 1.0) -> Reverse:
+        """The process run from T to 0 with the same marginals, for any noise level `eta`; 0 is the probability flow."""
+        return Reverse(self, model, eta)
+
+    def flow(self, model: Any) -> Flow:
+        """The probability flow in the clock and chart in which it is regular."""
+        return Flow(self, model)
+
+
+class Reverse(Dynamics):
+    """Anderson's reversal: ``dx = [f − ½ (1 + eta²) G Gᵀ score] dt + eta G dw``, run from T to 0.
+
+    Every `eta` has the marginals of the forward process: 1 is the reverse-time SDE, 0 the probability flow. B. Anderson,
+    *Reverse-time diffusion equation models*, 1982; Y. Song et al., *Score-based generative modeling through stochastic
+    differential equations*, 2021, arXiv:2011.13456.
+
+    Parameters
+    ----------
+    sde
+        The forward process.
+    model
+        A score model of it.
+    eta
+        The noise level, at least 0; none is 0.
+
+    Raises
+    ------
+    ValueError
+        If `eta` is negative, or, at the first call, if `G` depends on the state.
+    """
+
+    def __init__(self, sde: SDE, model: Any, eta: float = 1.0) -> None:
+        if not eta >= 0:
+            raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
+        self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
+        self._checked = sde.is_linear
+
+    def _check_noise(self, x: Tensor, t: Tensor) -> None:
+        """Compare the noise at two states: where it differs, its divergence would be needed."""
+        here, there = (as_operator(self.sde.diffusion(u, t)).matrix() for u in (x, 2 * x + 1))
+        if not torch.equal(here, there):
+            raise ValueError(
+                f"{type(self.sde).__name__}.diffusion depends on x; its reversal needs the divergence of G Gᵀ, which is "
+                "not implemented. Transform the state so that the noise no longer depends on it."
+            )
+        self._checked = True
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """``f − ½ (1 + eta²) G Gᵀ score``."""
+        if not self._checked:
+            self._check_noise(torch.zeros(1, *x.shape[1:], dtype=torch.float64), t.reshape(-1)[:1])
+        G = as_operator(self.sde.diffusion(x, t))
+        pull = G(G.T(self.model.score(x, t)))
+        return self.sde.drift(x, t) - 0.5 * (1 + self.eta**2) * pull
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Operator:
+        """``eta G``."""
+        return as_operator(self.sde.diffusion(x, t)) * self.eta
+
+
+class Flow:
+    """The probability flow ``dy/dtau`` in a clock `tau` and a chart `y` of the state; here ``tau = t`` and ``y = x``.
+
+    Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface, so that a process
+    whose dx/dt is infinite at an end can hand them a clock in which it is not.
+
+    Parameters
+    ----------
+    sde
+        The forward process.
+    model
+        A score model of it.
+    """
+
+    def __init__(self, sde: SDE, model: Any) -> None:
+        self.sde, self.model = sde, model
+        self._reverse = sde.reverse(model, eta=0.0)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """``tau(t)``, increasing."""
+        return t
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The inverse of `clock`."""
+        return tau
+
+    def r(self, t: Tensor) -> Operator:
+        """What makes the chart: ``x = r y``."""
+        return Scale(torch.ones_like(t))
+
+    def chart(self, x: Tensor, t: Tensor) -> Tensor:
+        """``y = r⁻¹ x``."""
+        return self.r(t).inv()(x)
+
+    def unchart(self, y: Tensor, t: Tensor) -> Tensor:
+        """``r y``."""
+        return self.r(t)(y)
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        """``log r``, that is ``log |dx/dy|`` of each coordinate."""
+        return self.r(t).log_abs_det()
+
+    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
+        """``dy/dtau``."""
+        return self._reverse.drift(y, tau)
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """What `slope` needs at each of the times ``(N,)`` of the clock, formed once; here those times."""
+        return list(tau)
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dtau`` at the state `x`: the velocity, of what `ask` has formed."""
+        return self.velocity(self.chart(x, self.time(question)), question)

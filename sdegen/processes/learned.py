@@ -1,0 +1,140 @@
+"""Processes whose coefficients are learned together with the network, on the evidence lower bound (`losses.Variational`).
+
+Each is a module as well as an SDE: its parameters are among those of the model it belongs to, are trained, averaged and
+saved with them, and reach every law of the process, since all of them are differentiable in the coefficients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..laws.mixtures import GaussianMixture, Moments
+from .scalar import ScheduleSDE
+
+
+class LearnedSchedule(nn.Module, ScheduleSDE):
+    """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
+
+    `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The prior is
+    the standard normal law, whatever is learned. The bound of the process itself knows only the ends of the schedule, that of
+    a chain of N steps where its times lie.
+    D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*, 2021, arXiv:2107.00630.
+
+    Parameters
+    ----------
+    first, last
+        Where the log-SNR starts, at 0 and at T.
+    degree
+        Of the polynomial.
+
+    Raises
+    ------
+    ValueError
+        If `first` is not greater than `last`, or `degree` is less than 1.
+
+    Examples
+    --------
+    >>> sde = LearnedSchedule()
+    >>> [round(sde.snr(t).log().item(), 6) for t in (0.0, 1.0)]
+    [8.0, -6.0]
+    """
+
+    def __init__(self, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
+        super().__init__()
+        if not (first > last and degree >= 1):
+            raise ValueError(
+                f"first = {first}, last = {last}, degree = {degree}; the log-SNR falls, by a degree of at least 1."
+            )
+        self.first, self.last, self.degree = first, last, degree
+        self.ends = nn.Parameter(torch.tensor([first, last]))
+        self.increments = nn.Parameter(torch.zeros(degree))
+
+    @property
+    def state(self) -> Any:
+        """How often each parameter was written."""
+        return tuple(p._version for p in self.parameters())
+
+    def prior(self, moments: Moments) -> GaussianMixture:
+        """The standard normal law, which does not follow what is learned."""
+        one = torch.ones(1, dtype=torch.float64)
+        return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """``log snr(t)``, float64."""
+        first, last = exact(self.ends)
+        rising = torch.cat([torch.zeros(1, dtype=torch.float64), exact(self.increments).softmax(0).cumsum(0)])
+        return first + (last - first) * bernstein(rising, t)
+
+    @property
+    def sigma_0(self) -> float:  # type: ignore[override]
+        """``snr(0)^-½``: the smoothing of the data at 0."""
+        return math.exp(-0.5 * self.ends[0].item())
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``√((1 + 1 / snr(0)) / (1 + 1 / snr))``, 1 at 0."""
+        start = exact(self.ends)[0]
+        return (0.5 * (nn.functional.logsigmoid(self.log_snr(t)) - nn.functional.logsigmoid(start))).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """``alpha / √snr``."""
+        return self.alpha(t) * (-0.5 * self.log_snr(t)).exp()
+
+
+class LearnedSDE(LearnedSchedule):
+    """Learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw`` with any ``b > 0``, and any `g` that this and the SNR allow.
+
+    `b` is a polynomial in Bernstein's form with positive coefficients, so ``log alpha = −∫_0^t b`` is one too, and
+    ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound knows `b` only
+    by the law at T, which the prior is to match (D. Kingma et al., 2021, arXiv:2107.00630, section 5.1); the sizes of the
+    states between are the network's to see.
+
+    Parameters
+    ----------
+    rate
+        `b` at the start of training, half the negative of `last` by default: the noise at T has then size 1.
+    first, last, degree
+        As for `LearnedSchedule`.
+
+    Raises
+    ------
+    ValueError
+        If `rate` is not positive, or as for `LearnedSchedule`.
+    """
+
+    def __init__(self, rate: float | None = None, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
+        super().__init__(first, last, degree)
+        self.rate = -0.5 * last if rate is None else rate
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate = {self.rate}; the drift pulls to 0 at a positive rate (by default half of -last).")
+        # softplus of these is the rate
+        self.rates = nn.Parameter(torch.full((degree,), self.rate + math.log(-math.expm1(-self.rate))))
+
+    @property
+    def _rates(self) -> Tensor:
+        return nn.functional.softplus(exact(self.rates))
+
+    def f(self, t: Tensor) -> Tensor:
+        """``−b``."""
+        return -bernstein(self._rates, t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``exp −∫_0^t b``."""
+        total = torch.cat([torch.zeros(1, dtype=torch.float64), self._rates.cumsum(0)]) / self.degree
+        return (-bernstein(total, t)).exp()
+
+
+def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
+    """``Σ_k c_k (n choose k) t^k (1 − t)^(n − k)`` on [0, 1], by de Casteljau's convex combinations."""
+    c, u = coefficients, t[..., None]
+    while c.shape[-1] > 1:
+        c = (1 - u) * c[..., :-1] + u * c[..., 1:]
+    return c[..., 0].expand(t.shape)
+
+
+def exact(parameter: Tensor) -> Tensor:
+    """A parameter as coefficients are: float64 on the CPU, with its derivative."""
+    return parameter.double().cpu()

@@ -1,0 +1,248 @@
+"""Linear SDEs ``dx = F(t) x dt + G(t) dw``: processes whose laws are known from their coefficients alone.
+
+This file holds what follows from their marginals and transitions, in float64; `scalar` and `matrix` derive those from
+coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; ``Phi(T) = 0`` is allowed too.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.draws import noise_like
+from ..laws.kernels import Kernel, Observation, Perturbed, Transition
+from ..laws.mixtures import Distribution, GaussianMixture, Moments
+from ..laws.operators import Operator, Scale
+from .base import SDE, as_time
+
+
+class Memo:
+    """The last few results of a function of one time tensor, by the tensor's identity and the state of the process.
+
+    A training step asks for the law at one and the same `t` in its loss, its weighting and its parametrisation; a
+    sampling step too. Results that carry gradients are not kept: their graphs are used once.
+    """
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+        self.kept: list[tuple[Tensor, Any, Any]] = []
+
+    def __call__(self, t: Tensor, compute: Any, state: Any = None) -> Any:
+        state = (t._version, state)
+        for known, then, result in self.kept:
+            if known is t and then == state:
+                return result
+        result, keep = compute(t)
+        if keep:
+            self.kept = [(t, state, result), *self.kept[: self.size - 1]]
+        return result
+
+
+def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The times of a transition, checked.
+
+    Raises
+    ------
+    ValueError
+        If they are of two lengths, or s lies after t.
+    """
+    if s.ndim and t.ndim and len(s) != len(t):
+        raise ValueError(f"s has shape {tuple(s.shape)} and t {tuple(t.shape)}; give one time, or as many of each.")
+    if not (s <= t).all():
+        raise ValueError(
+            f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}: swap the arguments, transition(s, t)."
+        )
+    return s, t
+
+
+def carries_gradient(value: Tensor) -> bool:
+    """Whether a result belongs to a graph, of reverse mode or of `torch.func`."""
+    return value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+class LinearSDE(SDE):
+    """``dx = F(t) x dt + G(t) dw`` with state-independent coefficients.
+
+    Two laws, which differ exactly when ``Sigma(0)`` is not zero: `marginal`, the state given clean data, and
+    `transition`, one state given another.
+
+    Attributes
+    ----------
+    Sigma_0
+        ``Sigma(0)``, the covariance of the state at ``t = 0`` given clean data, float64 ``(k, k)``, as it is declared.
+    """
+
+    is_linear = True
+    Sigma_0: Tensor
+
+    @cached_property
+    def _marginals(self) -> Memo:
+        return Memo()
+
+    def marginal(self, t: Tensor | float) -> Transition:
+        """``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
+
+        def compute(t: Tensor) -> tuple[Transition, bool]:
+            law = self._marginal(t)
+            return law, not (carries_gradient(law.R.matrix()) or carries_gradient(law.Phi.matrix()))
+
+        return self._marginals(as_time(t, self.T), compute, self.state)
+
+    @property
+    def state(self) -> Any:
+        """What coefficients depend on besides the time, to know when it has changed; nothing, unless they are learned."""
+        return None
+
+    @abstractmethod
+    def _marginal(self, t: Tensor) -> Transition:
+        """`marginal` at checked times."""
+
+    @abstractmethod
+    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
+        """``x_t`` given ``x_s``, ``s <= t``; any root of its covariance."""
+
+    @abstractmethod
+    def drift_operator(self, t: Tensor | float) -> Operator:
+        """``F(t)``."""
+
+    @abstractmethod
+    def diffusion_operator(self, t: Tensor | float) -> Operator:
+        """``G(t)``."""
+
+    @cached_property
+    def e(self) -> Tensor:
+        """The lift of a unit datum, float64 ``(k,)``."""
+        return torch.ones(1, dtype=torch.float64)
+
+    @cached_property
+    def datum(self) -> Operator:
+        """``e eᵀ``, the covariance of the lift of a datum of unit variance."""
+        return Scale(torch.ones((), dtype=torch.float64))
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """``F(t) x``."""
+        return self.drift_operator(t)(x)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Operator:
+        """``G(t)``."""
+        return self.diffusion_operator(t)
+
+    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
+        """The exact law of ``x_t`` given `x_s`."""
+        return self.transition(s, t)(x_s)
+
+    def perturb(
+        self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Perturbed:
+        """Noised states at `t`, with the kernel and the noise they were made with.
+
+        Parameters
+        ----------
+        x_0
+            Data, ``(B, *)``.
+        t
+            Times, ``()`` or ``(B,)``.
+        z
+            Standard normal noise of the shape of the lifted states; drawn by default.
+        generator
+            Randomness of that draw.
+
+        Raises
+        ------
+        ValueError
+            If `z` has another shape than the states, or `t` lies outside of ``[0, T]``, or is neither one time nor
+            one for each.
+        """
+        u_0 = self.lift(x_0)
+        z = noise_like(u_0, generator) if z is None else z
+        if z.shape != u_0.shape:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} for states of shape {tuple(u_0.shape)}; give noise for each."
+            )
+        kernel = self.marginal(t)(u_0)
+        return Perturbed(kernel.sample(z), kernel, z)
+
+    def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
+        """The law at one time `t` of data from `law`."""
+        return law.diffuse(self.marginal(t), self.e)
+
+    def observe(self, x: Tensor, t: Tensor | float) -> Observation:
+        """What the state `x` at `t` tells about its datum: ``y = c x_0 + s zeta``."""
+        return self.marginal(t).observe(x, self.e)
+
+    def snr(self, t: Tensor | float) -> Tensor:
+        """Signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
+        t = as_time(t, self.T)
+        observation = self.observe(torch.zeros(t.numel(), len(self.e)), t)
+        return (observation.c / observation.s).square()
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """The time with signal-to-noise ratio `snr`; the inverse of `snr`, by bracketed bisection and Newton steps.
+
+        Raises
+        ------
+        ValueError
+            If the ratio is not reached within ``[0, T]``.
+        """
+        snr = torch.as_tensor(snr, dtype=torch.float64).cpu()
+        target = snr.log()
+        ends = torch.stack([self.snr(0.0), self.snr(self.T)])
+        outside = (snr > ends[0] * (1 + 1e-9)) | (snr < ends[1] * (1 - 1e-9)) | snr.isnan()
+        if outside.any():
+            raise ValueError(
+                f"snr = {snr[outside].reshape(-1)[0].item():.6g} is not reached: {type(self).__name__} runs from "
+                f"{ends[0].item():.6g} at t = 0 down to {ends[1].item():.6g} at T."
+            )
+        low, high = torch.zeros_like(target), torch.full_like(target, self.T)
+        f_low, f_high = ends[0].log() - target, ends[1].log() - target  # >= 0 and <= 0
+        flat = target.reshape(-1)
+        low, high, f_low, f_high = (v.expand(target.shape).reshape(-1) for v in (low, high, f_low, f_high))
+        for i in range(80):
+            # Regula falsi where both ends are finite, bisection otherwise and every third time.
+            secant = low + (high - low) * f_low / (f_low - f_high)
+            middle = 0.5 * (low + high)
+            t = torch.where(secant.isfinite() & (i % 3 != 2), secant, middle)
+            t = t.maximum(low + 1e-3 * (high - low)).minimum(high - 1e-3 * (high - low))
+            f = self.snr(t).log() - flat
+            left = f > 0
+            low, f_low = torch.where(left, t, low), torch.where(left, f, f_low)
+            high, f_high = torch.where(left, high, t), torch.where(left, f_high, f)
+            if ((high - low) <= 1e-15 * self.T + 4e-16 * high).all():
+                break
+        t = torch.where(f_low.abs() < f_high.abs(), low, high)
+        t = torch.where(flat >= ends[0].log(), 0.0, torch.where(flat <= ends[1].log(), self.T, t))
+        return t.reshape(target.shape)
+
+    @cached_property
+    def t_max(self) -> float:
+        """T, or where ``alpha(T) = 0`` the last time at which a trace of the data is left, ``snr = 1e-8``."""
+        return self.T if self.snr(self.T) > 0 else self.time(1e-8).item()
+
+    def prior(self, moments: Moments) -> Any:
+        """The Gaussian at T matched to the data's moments. A subclass may declare another law here.
+
+        Parameters
+        ----------
+        moments
+            Mean and covariance of the data, as `fit` stores them in ``model.moments``.
+        """
+        return self.diffused(gaussian(moments), self.T)
+
+    def root(self, t: Tensor | float) -> Operator:
+        """The root of the marginal's covariance."""
+        return self.marginal(t).R
+
+
+def gaussian(moments: Moments) -> GaussianMixture:
+    """The Gaussian with the given moments, as a mixture of one; zero variances are raised to 1e-12 of the largest."""
+    C = moments.covariance
+    floor = 1e-12 * max(C.abs().max().item(), 1e-12)  # constant coordinates, such as the border of images
+    full = C.ndim == 2
+    C = C + floor * torch.eye(len(C), dtype=C.dtype) if full else (C + floor).reshape(moments.mean.shape)
+    if moments.mean.numel() == 1:
+        C = C.reshape(moments.mean.shape)
+    return GaussianMixture(torch.ones(1, dtype=torch.float64), moments.mean[None], C[None])

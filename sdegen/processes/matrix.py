@@ -1,0 +1,150 @@
+"""Linear SDEs whose coefficients are matrices over the channels of the state: `MatrixSDE` takes ``F, G``.
+
+``Phi``, ``Sigma`` and the root `R` are derived from them. The data are the first channel unless a subclass lifts them
+otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.kernels import Kernel, Transition
+from ..laws.operators import Matrix
+from .base import Flow, as_time
+from .linear import LinearSDE, ordered
+from .quadrature import RootTable, matrix_moments, psd_cholesky
+
+
+class MatrixSDE(LinearSDE):
+    """``du = F(t) u dt + G(t) dw`` with ``(k, k)`` matrices acting on the channels of a state ``(B, k, *)``.
+
+    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `moments.RootTable`). By default
+    the data are the first channel and the others start as given by `Sigma_0`.
+
+    Attributes
+    ----------
+    Sigma_0
+        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``; a subclass gives it.
+    """
+
+    @abstractmethod
+    def F(self, t: Tensor) -> Tensor:
+        """Drift matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+
+    @abstractmethod
+    def G(self, t: Tensor) -> Tensor:
+        """Diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+
+    def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``Phi`` and covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is known."""
+        return matrix_moments(self.F, self.G, s, t)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """Data as the mean of the state at 0: the first channel."""
+        return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
+
+    def project(self, u: Tensor) -> Tensor:
+        """The first channel."""
+        return u[:, 0]
+
+    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """States at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's log-density."""
+        rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
+        law = Kernel(torch.zeros_like(z[:, 1:]), rest)
+        v = law.sample(z[:, 1:])
+        return torch.cat([x[:, None], v], 1), law.log_prob(v)
+
+    @cached_property
+    def e(self) -> Tensor:
+        """The lift of a unit datum, ``(k,)``."""
+        return self.lift(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
+
+    @cached_property
+    def datum(self) -> Matrix:
+        """``e eᵀ``, with a trace of width in the other channels, which may start at one point."""
+        return Matrix(torch.outer(self.e, self.e) + 1e-12 * torch.eye(len(self.e), dtype=torch.float64))
+
+    def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
+        """Of the state at `t`, if at 0 it is `start`: by default `Sigma_0`, that of one datum."""
+        Phi, Sigma = self.moments(torch.zeros_like(t), t)
+        return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
+
+    @cached_property
+    def _root(self) -> RootTable:
+        return RootTable(self.F, self.G, self._covariance, self.T)
+
+    @cached_property
+    def _unit_root(self) -> RootTable:
+        start = self.Sigma_0 + self.datum.matrix()
+        return RootTable(self.F, self.G, partial(self._covariance, start=start), self.T)
+
+    def drift_operator(self, t: Tensor | float) -> Matrix:
+        """``F(t)``."""
+        return Matrix(self.F(as_time(t, self.T)))
+
+    def diffusion_operator(self, t: Tensor | float) -> Matrix:
+        """``G(t)``."""
+        return Matrix(self.G(as_time(t, self.T)))
+
+    def flow(self, model: Any) -> MatrixFlow:
+        """The probability flow, at 0 too."""
+        return MatrixFlow(self, model)
+
+    def _marginal(self, t: Tensor) -> Transition:
+        """``u_t`` given clean data."""
+        Phi, _ = self.moments(torch.zeros_like(t), t)
+        return Transition(Matrix(Phi), Matrix(self._root(t)))
+
+    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
+        """``u_t`` given ``u_s``; the root is the Cholesky factor."""
+        first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
+        Phi, Sigma = self.moments(first, last)
+        return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
+
+
+class MatrixFlow(Flow):
+    """The probability flow in `t` and the chart ``y = R⁻¹ u``, `R` the root along which data of unit variance would flow.
+
+    ``C = Phi (e eᵀ + Sigma_0) Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ
+    C⁻¹) R`` (see `moments.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) +
+    C⁻¹ u)``. At 0 it is taken by its limit: where the state starts with no noise in some direction, the noise of a
+    network's answer means nothing there, but the pull ``G Gᵀ score`` has a limit if the network's own part vanishes
+    with the noise (``EDMParametrization(detail=...)``): it is taken a part in 1e8 of the way from 0.
+    """
+
+    sde: MatrixSDE
+
+    def r(self, t: Tensor) -> Matrix:
+        """`R`."""
+        return Matrix(self.sde._unit_root(t))
+
+    def log_scale(self, t: Tensor) -> Tensor:
+        """``log |det R|``, a channel's share of it."""
+        return super().log_scale(t) / len(self.sde.e)
+
+    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
+        """``dy/dt``."""
+        R, question = self._asked(tau)
+        return self.slope(R(y), question)
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """The maps of the score and of the state in ``dy/dt`` at each of the times."""
+        return [self._asked(t)[1] for t in tau]
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dt``."""
+        t, pull, back = question
+        return pull(self.model.score(x, t)) + back(x)
+
+    def _asked(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
+        """`R`, and the time with the maps of the score and of the state."""
+        t = tau.clamp_min(1e-8 * self.sde.T)
+        R, G = self.r(t), self.sde.diffusion_operator(t)
+        R_inv = R.inv()
+        pull = R_inv @ G @ G.T * -0.5
+        return R, (t, pull, pull @ R_inv.T @ R_inv)

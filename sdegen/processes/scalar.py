@@ -1,0 +1,203 @@
+"""Scalar linear SDEs: `ScalarSDE` takes ``f, g``, `ScheduleSDE` takes ``alpha, sigma``, and each derives the other pair.
+
+Their probability flow has a clock of its own, `AngleFlow`. Nothing here evaluates a coefficient where it is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.derivatives import value_and_slope
+from ..laws.kernels import Transition
+from ..laws.operators import Operator, Scale
+from .base import Flow, as_time
+from .linear import LinearSDE, Memo, carries_gradient, ordered
+from .quadrature import scalar_moments
+
+
+class ScalarSDE(LinearSDE):
+    """``dx = f(t) x dt + g(t) dw``: give `f` and `g`; ``alpha`` and ``sigma`` are derived by quadrature.
+
+    Methods are elementwise torch functions of a float64 `t`. A subclass may also give ``alpha`` and ``sigma`` in closed
+    form; `testing.check_sde` holds the two against each other.
+
+    Attributes
+    ----------
+    sigma_0
+        ``sigma(0)``, the smoothing of the data at ``t = 0``.
+    piece
+        Length of the pieces on which the coefficients are smooth, for a process whose derivatives jump; None otherwise.
+
+    Examples
+    --------
+    >>> class Brownian(ScalarSDE):
+    ...     def f(self, t): return 0 * t
+    ...     def g(self, t): return 1 + 0 * t
+    >>> round(Brownian().sigma(torch.tensor(0.25)).item(), 9)
+    0.5
+    """
+
+    sigma_0: float = 0.0
+    piece: float | None = None
+
+    @property
+    def Sigma_0(self) -> Tensor:  # type: ignore[override]
+        """``sigma_0²``, ``(1, 1)``."""
+        return torch.tensor([[self.sigma_0**2]], dtype=torch.float64)
+
+    @abstractmethod
+    def f(self, t: Tensor) -> Tensor:
+        """Drift coefficient."""
+
+    @abstractmethod
+    def g(self, t: Tensor) -> Tensor:
+        """Diffusion coefficient."""
+
+    @cached_property
+    def _quadratures(self) -> Memo:
+        return Memo()
+
+    def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        def compute(t: Tensor) -> tuple[tuple[Tensor, Tensor], bool]:
+            pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
+            return pair, not (carries_gradient(pair[0]) or carries_gradient(pair[1]))
+
+        return self._quadratures(t, compute, self.state)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``alpha(t) = exp ∫_0^t f``."""
+        return self._quadrature(t)[0].exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
+        log_alpha, log_variance = self._quadrature(t)
+        if not self.sigma_0:
+            return (0.5 * log_variance).exp()
+        return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
+
+    @cached_property
+    def t_min(self) -> float:  # type: ignore[override]
+        """The smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
+        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
+
+    def drift_operator(self, t: Tensor | float) -> Scale:
+        """``f(t)``."""
+        return Scale(self.f(as_time(t, self.T)))
+
+    def diffusion_operator(self, t: Tensor | float) -> Scale:
+        """``g(t)``."""
+        return Scale(self.g(as_time(t, self.T)))
+
+    def _marginal(self, t: Tensor) -> Transition:
+        """``x_t | x_0 ~ N(alpha x_0, sigma²)``."""
+        alpha, sigma = (torch.as_tensor(c(t), dtype=torch.float64).expand(t.shape) for c in (self.alpha, self.sigma))
+        return Transition(Scale(alpha), Scale(sigma))
+
+    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
+        """``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
+
+        The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
+        the times are close.
+        """
+        s, t = ordered(as_time(s, self.T, "s"), as_time(t, self.T))
+        alpha_s, sigma_s = self._alpha_sigma(s)
+        alpha_t, sigma_t = self._alpha_sigma(t)
+        fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))
+        fall = torch.where(fall.isnan(), 0.0, fall)  # inf − inf: both times are at an end of the process
+        return Transition(Scale(alpha_t / alpha_s), Scale(sigma_t * (-torch.expm1(fall)).clamp_min(0).sqrt()))
+
+    def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        law = self.marginal(t)
+        return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
+
+    def snr(self, t: Tensor | float) -> Tensor:
+        """``alpha² / sigma²``."""
+        alpha, sigma = self._alpha_sigma(t)
+        return (alpha / sigma).square()
+
+    def flow(self, model: Any) -> AngleFlow:
+        """The probability flow in the angle ``atan2(sigma, alpha)``."""
+        return AngleFlow(self, model)
+
+
+class AngleFlow(Flow):
+    """The probability flow of a scalar process in the angle ``phi = atan2(sigma, alpha)`` and the chart ``y = x / r``.
+
+    There ``dy/dphi = cos(phi) E[z | x] − sin(phi) E[x_0 | x]``, the velocity, finite at both ends for every schedule.
+    """
+
+    sde: ScalarSDE
+
+    def __init__(self, sde: ScalarSDE, model: Any) -> None:
+        self.sde, self.model = sde, model
+
+    def clock(self, t: Tensor) -> Tensor:
+        """``phi(t)``."""
+        alpha, sigma = self.sde._alpha_sigma(t)
+        return torch.atan2(sigma, alpha)
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The time of an angle."""
+        return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
+
+    def r(self, t: Tensor) -> Operator:
+        """``√(alpha² + sigma²)``."""
+        return self.sde.marginal(t).r
+
+    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
+        """``dy/dphi``."""
+        t = self.time(tau)
+        return self.model.velocity(self.unchart(y, t), t)
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """The model's velocity at each of the angles."""
+        t = self.time(tau)
+        return self.model.ask(t, velocity=self.sde.marginal(t).Phi.one())
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """``dy/dphi``."""
+        return self.model.answer(x, question)
+
+
+class ScheduleSDE(ScalarSDE):
+    """``x_t = alpha(t) x_0 + sigma(t) z``: give `alpha` and `sigma`; ``f`` and ``g`` are their derivatives.
+
+    ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
+    differentiable torch functions of `t`.
+    """
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal coefficient."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise coefficient."""
+
+    def f(self, t: Tensor) -> Tensor:
+        """``alpha' / alpha``."""
+        alpha, slope = _derivative(self.alpha, t)
+        return slope / alpha
+
+    def g(self, t: Tensor) -> Tensor:
+        """``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
+        g = self._g(t)
+        lost = g.isnan()
+        return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
+
+    def _g(self, t: Tensor) -> Tensor:
+        sigma, slope = _derivative(self.sigma, t)
+        return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
+
+
+def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    def lifted(u: Tensor) -> Tensor:
+        return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
+
+    return value_and_slope(lifted, t, torch.ones_like(t))

@@ -1,0 +1,249 @@
+"""Laws of the time at which a loss or a bound is measured.
+
+A law draws ``t`` from ``[t_min, T]`` and returns the factor that undoes the law, where the law is meant to change the
+variance of an average and not its meaning.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import SDE
+
+
+class TimeLaw(ABC):
+    """A law on ``[t_min, T]``."""
+
+    @abstractmethod
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`n` times, float64 ``(n,)``, and the factor on each one's loss, ``(n,)``."""
+
+
+def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else "cpu"
+    return torch.rand(n, dtype=torch.float64, generator=generator, device=device).cpu()
+
+
+def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
+    """One uniform in each of `n` equal intervals, in random order."""
+    device = generator.device if generator is not None else "cpu"
+    order = torch.randperm(n, generator=generator, device=device).cpu()
+    return (order + _uniforms(n, generator)) / n
+
+
+class UniformTimes(TimeLaw):
+    """``t`` uniform on ``[t_min, T]``.
+
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
+    """
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Independent times."""
+        return sde.t_min + _uniforms(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+
+
+class StratifiedTimes(TimeLaw):
+    """``t`` uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance.
+
+    D. Kingma et al., *Variational diffusion models*, 2021, arXiv:2107.00630, draw one place for all intervals; here
+    each has its own.
+    """
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One time an interval, in random order."""
+        return sde.t_min + _stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+
+
+class DiscreteTimes(TimeLaw):
+    """``t`` uniform on ``k T / N``, ``k = 1..N``: the law of a discrete DDPM.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+
+    Parameters
+    ----------
+    N
+        Number of steps of the chain; 1000 is the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `N` is no whole number, or below 1.
+    """
+
+    def __init__(self, N: int = 1000) -> None:
+        if N < 1 or int(N) != N:
+            raise ValueError(f"N = {N}; give a whole number of steps, at least one.")
+        self.N = N
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Independent steps."""
+        k = (_uniforms(n, generator) * self.N).floor() + 1
+        return k * sde.T / self.N, torch.ones(n, dtype=torch.float64)
+
+
+class LogNormalTimes(TimeLaw):
+    """``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022, arXiv:2206.00364).
+
+    The law is part of the objective: the factors are one. Drawn by stratified quantiles.
+
+    Parameters
+    ----------
+    mean, std
+        Of ``log(sigma / alpha)``; the defaults are the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        if not std > 0:
+            raise ValueError(f"std = {std}; it must be positive.")
+        self.mean, self.std = mean, std
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Stratified quantiles of the truncated normal law."""
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        normal = torch.distributions.Normal(self.mean, self.std)
+        low, high = normal.cdf(-0.5 * sde.snr(ends).log())
+        level = normal.icdf(low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12))
+        return sde.time((-2 * level).exp()), torch.ones(n, dtype=torch.float64)
+
+
+class ImportanceTimes(TimeLaw):
+    """A law of `t` that leaves the objective as it is and takes variance out of it.
+
+    By default times are uniform in ``log(sigma / alpha)``, so that every noise level is seen equally often; the factor
+    ``1 / density`` makes the loss the one of uniform times, without bias whatever the density. The quantiles are
+    tabulated once per process. Y. Song et al., 2021, arXiv:2101.09258, sample by the weight instead: pass it as `density`.
+
+    Parameters
+    ----------
+    density
+        Called as ``density(sde, t)``: an unnormalised density in `t`, instead of the default one.
+    nodes
+        Number of intervals of the table, equally spaced in ``log(sigma / alpha)``; in ``log t`` for nonlinear processes.
+
+    Raises
+    ------
+    ValueError
+        If `nodes` is below 2, or `density` does not give a positive number for every time.
+    """
+
+    def __init__(self, density: Any = None, nodes: int = 512) -> None:
+        if nodes < 2:
+            raise ValueError(f"nodes = {nodes}; at least two are needed.")
+        self.density, self.nodes = density, nodes
+        self._table: tuple[Any, Tensor, Tensor] | None = None
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Stratified quantiles, and ``1 / density``."""
+        if not sde.is_linear and self.density is None:  # no noise level to be uniform in
+            return StratifiedTimes().sample(sde, n, generator)
+        if self._table is None or self._table[0] is not sde:
+            self._table = (sde, *self._build(sde))
+        _, edges, mass = self._table
+        cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
+        u = _stratified(n, generator)
+        i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(mass) - 1)
+        width = edges[i + 1] - edges[i]
+        t = edges[i] + (u - cdf[i]) / mass[i] * width
+        return t, width / mass[i] / (sde.T - sde.t_min)
+
+    @torch.no_grad()  # which times are drawn is no way to learn a process
+    def _build(self, sde: SDE) -> tuple[Tensor, Tensor]:
+        """Edges of the table in `t`, and the probability of each interval: uniform within, so known exactly."""
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        if sde.is_linear:
+            edges = self._edges(sde, sde.snr(ends))
+        else:  # of whose data less and less is left, at no rate that is known
+            low, high = ends.log10().tolist()
+            edges = torch.logspace(low, high, self.nodes + 1, dtype=torch.float64)
+        edges[0], edges[-1] = ends
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        if self.density is None:
+            mass = torch.full((self.nodes,), 1.0, dtype=torch.float64)
+        else:
+            density = self.density(sde, middle)
+            if not isinstance(density, Tensor) or density.shape != middle.shape or not (density > 0).all():
+                raise ValueError(
+                    f"density(sde, t) gave {_described(density)} for t of shape {tuple(middle.shape)}; expected as many "
+                    "positive numbers. (A weighting is an operator, not a density.)"
+                )
+            mass = density * (edges[1:] - edges[:-1])
+        return edges, mass / mass.sum()
+
+    def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
+        """Times between those with these two ratios, equally spaced in ``log(sigma / alpha)``."""
+        low, high = (-0.5 * snr.clamp_min(1e-10).log()).tolist()  # alpha(T) = 0 has no log-SNR
+        levels = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64)
+        return sde.time((-2 * levels).exp())
+
+
+def _described(density: Any) -> str:
+    if not isinstance(density, Tensor):
+        return f"a {type(density).__name__}"
+    return f"a tensor of shape {tuple(density.shape)}, smallest value {density.min():.3g}"
+
+
+class AngleTimes(ImportanceTimes):
+    """Times uniform in the angle ``atan(sigma / alpha)``, with the factor that makes the loss the one of uniform times.
+
+    What a score says beyond that of a Gaussian is said where signal and noise are alike, and there this law draws: of the
+    bound `elbo` it leaves a fifth to a third of the variance of times uniform in ``log(sigma / alpha)``.
+
+    Parameters
+    ----------
+    density
+        As for `ImportanceTimes`: takes the place of the law uniform in the angle.
+    nodes
+        Number of intervals of the table, equally spaced in the angle; in ``log t`` for nonlinear processes.
+
+    Raises
+    ------
+    ValueError
+        As for `ImportanceTimes`.
+    """
+
+    def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
+        """Times between those with these two ratios, equally spaced in the angle."""
+        low, high = snr.rsqrt().atan().tolist()
+        ratio = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64).tan().pow(-2)
+        return sde.time(ratio.clamp(snr[1].item(), snr[0].item()))
+
+
+class SharedTimes(TimeLaw):
+    """A few times of another law, each for as many rows, so that rows of one time can pool their targets.
+
+    For nonlinear processes, whose denoising target is otherwise the score of one short kernel (`losses.Denoising`): of 256 rows
+    that share a time in two dimensions, several bear on each point, and the variance of the target falls as many times.
+
+    Parameters
+    ----------
+    times
+        The law; even in `t` by default.
+    number
+        How many different times a batch has.
+
+    Raises
+    ------
+    ValueError
+        If `number` is below 1.
+    """
+
+    def __init__(self, times: TimeLaw | None = None, number: int = 16) -> None:
+        if number < 1:
+            raise ValueError(f"number = {number}; a batch has at least one time.")
+        self.times = StratifiedTimes() if times is None else times
+        self.number = number
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Each time for n / number rows in a row, with its factor."""
+        t, factor = self.times.sample(sde, min(self.number, n), generator)
+        which = torch.arange(n) * len(t) // n
+        return t[which], factor[which]

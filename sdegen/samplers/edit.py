@@ -1,0 +1,84 @@
+"""Data changed by way of noise: up to a time, and back down."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from .base import Sampler
+from .defaults import default
+from .noise import SampleNoise, as_seed
+from .run import check_choice, sample
+
+
+def edit(
+    model: ScoreModel,
+    x: Tensor,
+    t: float,
+    *,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    **more: Any,
+) -> Tensor:
+    """Data noised to a time and brought back: the coarse of `x`, the fine of the model.
+
+    ``x_t = Phi x + R z`` is drawn from the kernel, and sampling starts there. With a true score the result has the law of the
+    data, whatever `t`, if `x` has; what else it keeps of `x` is what the noise at `t` has left. Conditions, and wrappers of
+    `guidance`, act on the way back. C. Meng et al., *SDEdit: guided image synthesis and editing with stochastic differential
+    equations*, 2021, arXiv:2108.01073.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    x
+        Data, ``(B, *)``.
+    t
+        How far up, in ``(0, T]``; ``sde.time(level**-2)`` is the time of a level ``sigma / alpha``.
+    steps
+        Evaluations of the default sampler on the way back; give it, or a `sampler`.
+    sampler
+        Any sampler; its grid is begun at `t`.
+    seed, generator
+        Randomness.
+    more
+        As for `sample`: conditions, `batch`, `progress` and the like.
+
+    Returns
+    -------
+    Tensor
+        ``(B, *)`` data.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear: its noised states are simulated, not drawn.
+    ValueError
+        If `t` is not a time after those where sampling ends, the sampler begins elsewhere (a `Given` grid, a sampler with another
+        inside), or steps and a sampler are both given.
+    """
+    sde = model.sde
+    if not sde.is_linear:
+        raise TypeError(
+            f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
+        )
+    check_choice(steps, sampler)
+    seed = as_seed(seed, generator)
+    sampler = copy(default(model, steps) if sampler is None else sampler)
+    sampler.grid = copy(sampler.default_grid() if sampler.grid is None else sampler.grid)
+    sampler.grid.start = t
+    sampler.grid.ends(sde)  # refuses a time that is none
+    first = sampler.times(sde, True)[0].item()
+    if abs(first - t) > 1e-9 * sde.T:
+        raise ValueError(
+            f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; give a sampler whose own grid is told."
+        )
+    state, at = sde.lift(x), sde.marginal(t)
+    z = SampleNoise(seed)(state)  # a sample's own, however many there are
+    return sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)

@@ -1,0 +1,221 @@
+"""Averages of weights over a run: one of a width that is chosen before, and others whose width is chosen afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..files import write_whole
+
+FORMAT = "sdegen-average-1"
+
+
+def exponent(width: float, name: str = "width") -> float:
+    """The power `gamma` whose profile ``m^gamma`` has the relative standard deviation `width`; infinite for 0.
+
+    ``width² = (gamma + 1) / ((gamma + 2)² (gamma + 3))``, which falls with gamma. An error calls the width by `name`.
+
+    >>> round(exponent(0.1), 2)
+    6.94
+    """
+    if not 0 <= width <= 0.28:
+        raise ValueError(f"{name} = {width}; the relative width of the average lies between 0 and 0.28.")
+    if not width:
+        return math.inf
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        wider = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > width**2
+        low, high = (middle, high) if wider else (low, middle)
+    return low
+
+
+class PowerEMA:
+    """An average of weights over the last part of a run, whatever its length.
+
+    ``average ← average + (1 − (1 − 1/n)^(gamma+1)) (weights − average)`` at step n: the weight of step m grows as
+    ``m^gamma``, a profile of relative width `width`. T. Karras et al., *Analyzing and improving the training dynamics of
+    diffusion models*, 2023, arXiv:2312.02696.
+
+    Parameters
+    ----------
+    parameters
+        What to average.
+    width
+        Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], width: float = 0.05) -> None:
+        self.width, self.gamma, self.n = width, exponent(width, "ema"), 0
+        self.parameters = [p for p in parameters if p.is_floating_point()]
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of one more step."""
+        self.n += 1
+        keep = 0.0 if self.n == 1 or not self.width else (1 - 1 / self.n) ** (self.gamma + 1)
+        torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Put the average in place of the weights."""
+        torch._foreach_copy_(self.parameters, self.average)
+
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """The average in place of the weights for a while."""
+        weights = [p.detach().clone() for p in self.parameters]
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, weights)
+
+
+class Snapshots:
+    """Two averages of weights, kept now and then, from which an average of any other width is formed afterwards.
+
+    The average of exponent gamma at step T is ``∫ p(s) weights(s) ds`` with the profile ``p(s) = (gamma + 1) s^gamma /
+    T^(gamma+1)`` on ``[0, T]``. The profiles that were kept are combined to the one that is asked for, by least squares over
+    ``[0, T]`` with coefficients of sum one, and the averages with the same coefficients. T. Karras et al., 2023,
+    arXiv:2312.02696, section 3.2. With 16 snapshots at equal distances, widths from 0.03 to 0.25 miss their profile by at
+    most 8 %, with 64 from 0.015 to 0.28.
+
+    Parameters
+    ----------
+    parameters
+        What to average, by name.
+    folder
+        Where snapshots are kept, a file each; by default in memory.
+    """
+
+    widths = (0.05, 0.1)
+
+    def __init__(self, parameters: dict[str, Tensor], folder: Path | None = None) -> None:
+        self.names = [name for name, p in parameters.items() if p.is_floating_point()]
+        self.averages = [PowerEMA(parameters.values(), width) for width in self.widths]
+        self.folder = folder
+        self._kept: dict[int, list[list[Tensor]]] = {}
+
+    def update(self) -> None:
+        """Take in the weights of one more step."""
+        for average in self.averages:
+            average.update()
+
+    def forget_later(self) -> None:
+        """Delete files of steps that are still to come, which an interrupted run has left, or another."""
+        for path in [] if self.folder is None else self._files():
+            if _step(path) > self.averages[0].n:
+                path.unlink()
+
+    def keep(self) -> None:
+        """Keep both averages as they are at this step."""
+        step = self.averages[0].n
+        if self.folder is None:
+            self._kept[step] = [[p.cpu().clone() for p in average.average] for average in self.averages]
+            return
+        tensors = {
+            f"{i}:{name}": value
+            for i, average in enumerate(self.averages)
+            for name, value in zip(self.names, average.average, strict=True)
+        }
+        write_whole(tensors, {"format": FORMAT, "step": str(step)}, self._file(step))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that were kept, up to the present one."""
+        kept = self._kept if self.folder is None else map(_step, self._files())
+        return sorted(step for step in kept if step <= self.averages[0].n)
+
+    def average(self, width: float) -> dict[str, Tensor]:
+        """The average of relative width `width` at the last step that was kept: float64 on the CPU, by name.
+
+        Raises
+        ------
+        ValueError
+            If nothing was kept, or what was kept misses the profile of this width by more than a tenth.
+        """
+        steps = self.steps
+        if not steps:
+            raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
+        coefficients, error = combine(steps, self.widths, width)
+        if error > 0.1:
+            raise ValueError(
+                f"width = {width} is out of reach of the {len(steps)} snapshots that were kept: they miss its profile by "
+                f"{100 * error:.0f} %; take snapshots more often, or a width nearer to 0.1."
+            )
+        total = [torch.zeros(p.shape, dtype=torch.float64) for p in self.averages[0].average]
+        for step, row in zip(steps, coefficients.tolist(), strict=True):
+            for c, kept in zip(row, self._read(step), strict=True):
+                for t, value in zip(total, kept, strict=True):
+                    t.add_(value, alpha=c)
+        return dict(zip(self.names, total, strict=True))
+
+    def _read(self, step: int) -> list[list[Tensor]]:
+        if self.folder is None:
+            return self._kept[step]
+        with safe_open(self._file(step), framework="pt") as file:
+            return [[file.get_tensor(f"{i}:{name}") for name in self.names] for i in range(len(self.widths))]
+
+    def _files(self) -> list[Path]:
+        assert self.folder is not None
+        return list(self.folder.glob("average-*.safetensors"))
+
+    def _file(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"average-{step:08d}.safetensors"
+
+
+def _step(path: Path) -> int:
+    """The step of a file."""
+    return int(path.stem.split("-")[1])
+
+
+def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Tensor, float]:
+    """Coefficients that make the profile of one width of profiles of others, and what they miss.
+
+    The inner product of two profiles is ``(a + 1)(b + 1) / (a + b + 1) (s / t)^b / t`` for exponents `a` at step `s` and `b` at
+    a later step `t`.
+
+    Parameters
+    ----------
+    steps, widths
+        Where the given profiles end, and their widths: all pairs of both.
+    width
+        Of the profile that is asked for; it ends at the last of the steps.
+
+    Returns
+    -------
+    coefficients
+        ``(steps, widths)``, float64, of sum one.
+    error
+        The distance to the profile, relative to its norm.
+    """
+    powers = torch.tensor([exponent(w) for w in widths], dtype=torch.float64)
+    # What is asked for is the last row of the Gram matrix; time is measured in units of the whole.
+    end = torch.tensor([*steps, steps[-1]], dtype=torch.float64) / steps[-1]
+    end = end.repeat_interleave(torch.tensor([len(powers)] * len(steps) + [1]))
+    power = torch.cat([powers.repeat(len(steps)), torch.tensor([exponent(width)], dtype=torch.float64)])
+    late = torch.maximum(end, end[:, None])
+    power_of_late = torch.where(end > end[:, None], power, power[:, None])
+    norm = (power + 1) * (power[:, None] + 1) / (power + power[:, None] + 1)
+    gram = norm / late * (torch.minimum(end, end[:, None]) / late) ** power_of_late
+    A, b, square = gram[:-1, :-1], gram[:-1, -1], gram[-1, -1]
+    # The unit of each profile is its norm; the last equation, with its multiplier, makes the sum one.
+    unit = A.diagonal().rsqrt()
+    system = torch.zeros(len(A) + 1, len(A) + 1, dtype=torch.float64)
+    system[:-1, :-1] = unit[:, None] * A * unit
+    system[-1, :-1] = system[:-1, -1] = unit
+    right = torch.cat([unit * b, torch.ones(1, dtype=torch.float64)])
+    # Neighbouring profiles are nearly parallel: what they cannot tell apart is left out.
+    x = torch.linalg.lstsq(system, right, rcond=1e-10, driver="gelsd").solution[:-1] * unit
+    error = ((x @ A @ x - 2 * x @ b + square).clamp_min(0) / square).sqrt().item()
+    return x.reshape(len(steps), -1), error

@@ -1,0 +1,246 @@
+"""Checkpoints of a run: all that it consists of between two steps, so that it goes on as if it had never stopped.
+
+A run has a folder. ``step-N.safetensors`` holds weights, averages, the optimiser, the states of the random generators, what is
+left of this pass over the data, and the record; its header is JSON: settings, model, version. Nothing is pickled. The last two
+are kept; a new one is whole before an old one goes (`checkpoints.write_whole`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..data import Source
+from ..files import class_name, write_whole
+from ..laws.mixtures import Moments
+from .averages import PowerEMA
+from .run import Run
+from .workers import Processes
+
+FORMAT = "sdegen-run-1"
+_WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
+_CURVES = ("loss", "grad_norm", "lr")
+
+
+@dataclass
+class Checkpoint:
+    """What was read from a file.
+
+    Attributes
+    ----------
+    path, step, seconds
+        The file, and how far the run had come.
+    about
+        What the run was of, in JSON: settings and model.
+    tensors
+        Everything else.
+    """
+
+    path: Path
+    step: int
+    seconds: float
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with ``prefix:``, without it."""
+        return {k.removeprefix(f"{prefix}:"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}:")}
+
+    def check(self, about: dict[str, Any], model: nn.Module, moments: Moments) -> None:
+        """Refuse to go on with another run.
+
+        Raises
+        ------
+        ValueError
+            If a setting, the model, its weights or the moments of the data differ, naming which and both values.
+        """
+        for name, was, given in differences(self.about, about):
+            raise ValueError(f"{self.path} is of a run with {name} = {was}, not {given}; {_WHAT_TO_DO}")
+        then, now = self.part("weight"), model.state_dict()
+        for name in sorted(then.keys() ^ now.keys()):
+            here = "the checkpoint" if name in then else "the model"
+            raise ValueError(
+                f"{self.path} holds weights of another architecture: only {here} has {name}; {_WHAT_TO_DO}"
+            )
+        for name, value in now.items():
+            was = then[name]
+            if was.shape != value.shape or was.dtype != value.dtype:
+                raise ValueError(
+                    f"{self.path} holds weights of another architecture: {name} is {tuple(was.shape)} {was.dtype} there and "
+                    f"{tuple(value.shape)} {value.dtype} here; {_WHAT_TO_DO}"
+                )
+        for name, was in self.part("moments").items():
+            value = getattr(moments, name)
+            # Equal but for the order of a sum, which another machine may choose.
+            if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6):
+                raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
+
+
+@dataclass
+class State:
+    """All that a run consists of between two steps, as tensors and back."""
+
+    model: Any
+    optimiser: torch.optim.Optimizer
+    averages: list[PowerEMA]
+    generator: torch.Generator
+    source: Source
+    run: Run
+    processes: Processes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name. The processes gather here the states of torch's own generators."""
+        device = self.processes.device
+        record = {name: torch.tensor(getattr(self.run, name), dtype=torch.float64) for name in _CURVES}
+        tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"moments:{name}": value for name, value in self.model.moments._asdict().items()}
+        tensors |= {f"record:{name}": value for name, value in record.items()}
+        tensors |= {
+            f"average:{i}.{j}": value
+            for i, average in enumerate(self.averages)
+            for j, value in enumerate(average.average)
+        }
+        tensors |= {
+            f"optimiser:{i}.{name}": value
+            for i, values in self.optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        tensors |= {"generator": self.generator.get_state(), "order": self.source.order}
+        tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
+        if device.type == "cuda":
+            tensors["torch:cuda"] = self.processes.gather(torch.cuda.get_rng_state(device))
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, kept: Checkpoint) -> None:
+        """Go back to a checkpoint that fits (`Checkpoint.check`)."""
+        self.run.steps, self.run.seconds = kept.step, kept.seconds
+        for name, value in kept.part("record").items():
+            setattr(self.run, name, value.tolist())
+        self.model.load_state_dict(kept.part("weight"))
+        averages = kept.part("average")
+        for i, average in enumerate(self.averages):
+            average.n = kept.step
+            torch._foreach_copy_(average.average, [averages[f"{i}.{j}"] for j in range(len(average.average))])
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in kept.part("optimiser").items():
+            index, what = name.split(".")
+            states.setdefault(int(index), {})[what] = value
+        self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.generator.set_state(kept.tensors["generator"])
+        self.source.order = kept.tensors["order"]
+        rank, device = self.processes.rank, self.processes.device
+        own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
+        if "cpu" in own:
+            torch.set_rng_state(own["cpu"])
+        if "cuda" in own and device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], device)
+
+
+class Folder:
+    """The checkpoints of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def prepare(self) -> None:
+        """Make the folder, and take away what a killed process has left half written."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"checkpoint = {self.path} is a file; give a folder, which is made if there is none.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for part in self.path.glob(".*.safetensors.*.part"):
+            shutil.rmtree(part)
+
+    def files(self) -> list[Path]:
+        """Those that are there, oldest first."""
+        return sorted(self.path.glob("step-*.safetensors"))
+
+    def newest(self) -> Checkpoint | None:
+        """The last checkpoint, if there is one.
+
+        Raises
+        ------
+        ValueError
+            If it is not whole, or another version wrote it.
+        """
+        files = self.files()
+        if not files:
+            return None
+        path, older = files[-1], files[:-1]
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            then = f"goes on from {older[-1].name}" if older else "starts anew"
+            raise ValueError(f"{path} is not whole ({error}); delete it, and the run {then}.") from None
+        if header.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; go on with the version that wrote it, or "
+                "give another folder to start anew."
+            )
+        return Checkpoint(path, int(header["step"]), float(header["seconds"]), json.loads(header["about"]), tensors)
+
+    def write(self, step: int, seconds: float, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Add a checkpoint; the one before stays, older ones go.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it. Those that were there are whole.
+        """
+        header = {"format": FORMAT, "step": str(step), "seconds": repr(seconds), "about": json.dumps(about)}
+        before = self.files()
+        path = self.path / f"step-{step:08d}.safetensors"
+        write_whole(tensors, header, path)
+        for old in [file for file in before if file != path][:-1]:
+            old.unlink()
+
+
+def described(value: Any) -> Any:
+    """Settings and objects as JSON: what two runs are compared by. Functions go by name, objects by what they were made of."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, nn.Parameter):
+        return f"parameter {tuple(value.shape)}"
+    if isinstance(value, Tensor):
+        content = hashlib.sha256(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
+        return f"{value.dtype} {tuple(value.shape)} {content[:16]}"
+    if isinstance(value, torch.dtype):
+        return str(value)
+    if hasattr(value, "__qualname__"):
+        module = value.__module__.split(".")  # of the library its chapter, as for classes
+        return ".".join([*(module[:2] if module[0] == "sdegen" else module), value.__qualname__])
+    cls = type(value)
+    try:
+        names = list(inspect.signature(cls).parameters)
+    except ValueError:  # a class without a signature
+        names = []
+    made_of = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return {"class": class_name(cls)} | made_of
+
+
+def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two descriptions differ: dotted name and both values."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return [] if json.dumps(then) == json.dumps(now) else [(name, then, now)]
+    if then.get("class") != now.get("class"):
+        return [(name, then.get("class"), now.get("class"))]
+    return [
+        difference
+        for key in then | now
+        for difference in differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    ]

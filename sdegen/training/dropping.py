@@ -1,0 +1,95 @@
+"""Conditions that are lost at random in training, so that one network learns the law with them and without."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Batch
+
+
+class Drop:
+    """Each row of a batch loses its conditions with probability `p`, all at once and independently of the other rows.
+
+    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
+
+    Parameters
+    ----------
+    p
+        The probability.
+    null
+        What a lost condition becomes, by name: a number, or a tensor of the shape of one row. Those it does not name are
+        never lost. By default ``{"label": -1}``.
+    cond
+        The conditions of the data, one row a datum.
+
+    Raises
+    ------
+    ValueError
+        If `p` is no probability, or `null` names what the data has not, or a value that is none of its condition's.
+    """
+
+    def __init__(self, p: float, null: dict[str, Any] | None, cond: dict[str, Tensor]) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p_uncond = {p}; it must be a probability.")
+        self.p, self.null = p, {"label": -1} if null is None else null
+        missing = sorted(self.null.keys() - cond.keys())
+        if p and (missing or not self.null):
+            raise ValueError(
+                f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(cond)}; name those to lose and "
+                "their null values: null={name: value}."
+                if missing
+                else f"p_uncond = {p}, but null is empty; name the conditions to lose: null={{name: value}}."
+            )
+        for name in self.null if p else ():
+            _check_null(name, torch.as_tensor(self.null[name]), cond[name])
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with conditions lost."""
+        if not self.p:
+            return batch
+        lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < self.p
+        cond = {name: self._without(name, value, lost) for name, value in batch.cond.items()}
+        return Batch(batch.x, cond)
+
+    def _without(self, name: str, value: Tensor, lost: Tensor) -> Tensor:
+        if name not in self.null:
+            return value
+        rows = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1))
+        return torch.where(rows, torch.as_tensor(self.null[name]).to(value, non_blocking=True), value)
+
+
+def check_taken(objective: Callable[..., Tensor], model: Any, cond: dict[str, Tensor]) -> None:
+    """Refuse conditions that a loss does not take.
+
+    Raises
+    ------
+    TypeError
+        Naming the first.
+    """
+    parameters = inspect.signature(objective).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    for name in cond.keys() - {p.name for p in parameters}:
+        raise TypeError(
+            f"the data has the condition {name!r}, which the loss of {type(model).__name__} does not take; give the data "
+            "alone: images.without_labels(), or x of (x, conditions)."
+        )
+
+
+def _check_null(name: str, null: Tensor, value: Tensor) -> None:
+    """Refuse a null value that a condition cannot take: it would become another, or spread over the rows."""
+    if null.shape not in ((), value.shape[1:]):
+        raise ValueError(
+            f"null[{name!r}] has shape {tuple(null.shape)}, a row of the condition {tuple(value.shape[1:])}; give a number, or "
+            "a tensor of the shape of one row."
+        )
+    if not value.is_floating_point() and not torch.equal(null.to(value.dtype).to(null.dtype), null):
+        raise ValueError(
+            f"null[{name!r}] = {null.tolist()} is no {value.dtype}, which the condition is; convert the condition to a dtype "
+            "that holds it, such as torch.long."
+        )

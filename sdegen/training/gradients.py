@@ -1,0 +1,152 @@
+"""The gradient of a mean loss: of a whole batch, part by part, or on several processes, always of the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..data.parts import split
+from .losses import NonFiniteLoss
+from .workers import Processes
+
+
+class Gradient:
+    """``∇ (1/B) Σ_i loss_i`` over a batch, with the network asked about a part of the rows at a time.
+
+    Times, noise and pooled targets belong to the batch, not to a part: every part runs the loss of the whole batch with the
+    same random numbers, and the network answers for its own rows alone. So `accumulate` parts on each of several processes
+    give the gradient of one pass to rounding, whatever the loss, and need a part of its memory; the draws are repeated
+    for each. Networks that mix the rows of a batch (batch normalisation), draw numbers of their own (dropout) or go on with
+    an iteration at every call (spectral normalisation) differ.
+
+    Parameters
+    ----------
+    model, objective
+        ``objective(model, x, generator=, **cond)`` returns one value per datum, each a function of the network at its row.
+    parameters
+        What to differentiate by.
+    generator
+        Of times and noise.
+    processes
+        Those that share the rows.
+    accumulate
+        Parts on each process.
+    autocast
+        The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, processes and weights keep theirs.
+
+    Attributes
+    ----------
+    reason
+        Why the loss of this process's rows was not finite, if it was not and there are others.
+
+    Raises
+    ------
+    TypeError
+        If the network is needed by itself and the model has none named `net`.
+    ValueError
+        If the loss of a batch in parts is not one value per datum.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Callable[..., Tensor],
+        parameters: list[Tensor],
+        generator: torch.Generator,
+        processes: Processes,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.objective, self.parameters = model, objective, parameters
+        self.generator, self.processes, self.autocast = generator, processes, autocast
+        self.accumulate, self.parts = accumulate, accumulate * processes.number
+        net = getattr(model, "net", None)
+        if not isinstance(net, nn.Module) and (self.parts > 1 or autocast is not None):
+            raise TypeError(
+                f"{type(model).__name__} has no network named net, which accumulate, autocast and several processes ask apart "
+                "from its loss; keep it as self.net, or train in one process with neither."
+            )
+        self.net: Any = net
+        self.reason: str | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Leave the gradient in the parameters; returns the mean loss."""
+        first, shares = self.processes.rank * self.accumulate, []
+        draws = self.generator.get_state() if self.accumulate > 1 else None
+        for rows in split(len(batch.x), self.parts)[first : first + self.accumulate]:
+            if draws is not None:
+                self.generator.set_state(draws)
+            try:
+                share = self._of(batch, rows)
+            except NonFiniteLoss as error:
+                if self.processes.number == 1:
+                    raise
+                # The others wait for a gradient: they hear of it by the sum.
+                self.reason = str(error)
+                shares.append(batch.x.new_tensor(torch.nan))
+                break
+            share.backward()
+            shares.append(share.detach())
+        return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
+
+    def _of(self, batch: Batch, rows: slice) -> Tensor:
+        """What the rows add to the mean loss."""
+        if self.parts == 1 and self.autocast is None:
+            return self.objective(self.model, batch.x, generator=self.generator, **batch.cond).mean()
+        with answering(self.net, rows, len(batch.x), self.autocast):
+            values = self.objective(self.model, batch.x, generator=self.generator, **batch.cond)
+        if self.parts == 1:
+            return values.mean()
+        if values.shape != batch.x.shape[:1]:
+            raise ValueError(
+                f"the loss returned shape {tuple(values.shape)} for {len(batch.x)} data; accumulate and several processes need "
+                f"({len(batch.x)},), one value per datum."
+            )
+        return values[rows].sum() / len(values)
+
+
+@contextmanager
+def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
+    """A network that for a while answers for some of the `size` rows of a batch, 0 for the others, in another precision. It
+    may answer with several tensors.
+
+    Raises
+    ------
+    ValueError
+        If it is asked about another number of rows, which then are not those of the batch.
+    """
+    whole, own = net.forward, net.__dict__.get("forward")
+
+    def forward(x: Tensor, *args: Any, **cond: Any) -> Any:
+        if len(x) != size:
+            raise ValueError(
+                f"the loss asked the network about {len(x)} rows for a batch of {size}; accumulate and several processes need "
+                "calls with one row per datum."
+            )
+
+        def pick(value: Any) -> Any:
+            return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+
+        with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
+            out = whole(pick(x), *map(pick, args), **{name: pick(value) for name, value in cond.items()})
+        return tuple(placed(part.to(x.dtype)) for part in out) if isinstance(out, tuple) else placed(out.to(x.dtype))
+
+    def placed(out: Tensor) -> Tensor:
+        if len(out) == size:
+            return out
+        before, after = (out.new_zeros(k, *out.shape[1:]) for k in (rows.start, size - rows.stop))
+        return torch.cat([before, out, after])
+
+    net.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del net.forward
+        else:
+            net.forward = own

@@ -1,0 +1,332 @@
+"""Score-matching losses, one value per datum: denoising, implicit (Hyvärinen), sliced, and with learned variance.
+
+Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
+DDPM loss is `Denoising` with `weightings.InverseVariance` (up to its factor ½). No loss here knows the SDE it runs on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.derivatives import exact_divergence
+from ..laws.draws import noise_like
+from ..laws.kernels import Kernel, Perturbed
+from ..laws.mixtures import Empirical
+from ..laws.operators import Operator, rows
+from ..models.exact import Exact
+from ..models.score import ScoreModel, VelocityModel
+from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
+from .weightings import InverseVariance, Weighting
+
+Divergence = Callable[..., tuple[Tensor, Tensor]]
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient that is NaN or infinite."""
+
+
+class Denoising:
+    """Denoising score matching: ``E_t E ‖W (s(x_t, t) − ∇ log p(x_t | x_0))‖²``.
+
+    P. Vincent, *A connection between score matching and denoising autoencoders*, 2011; J. Ho et al., 2020,
+    arXiv:2006.11239.
+
+    Parameters
+    ----------
+    weighting
+        lambda on the squared score error; the noise loss by default.
+    times
+        The law of `t`; by default uniform in the log-noise level with its factor, which estimates the loss of uniform
+        times with less variance.
+    pooled
+        Replace the target by its mean given the noised state and the *whole batch* of data (Rao–Blackwell): the same
+        expectation and so the same minimiser, less variance, at the price of all pairwise distances in the batch. The
+        idea of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
+        models*, 2023, arXiv:2302.00670, with the batch as its own reference, which makes it exact. It is not used with
+        conditions, whose pairing with the data it would undo. Nonlinear processes pool rows that share a time
+        (`weightings.SharedTimes`).
+    antithetic
+        Noise every datum twice, with z and −z, and take the mean: two network evaluations a datum. At small noise the
+        target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A
+        new Monte Carlo technique: antithetic variates*, 1956): worth its price where the weighting dwells there.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting | None = None,
+        times: TimeLaw | None = None,
+        pooled: bool = True,
+        antithetic: bool = False,
+    ) -> None:
+        self.weighting = InverseVariance() if weighting is None else weighting
+        self.times = ImportanceTimes() if times is None else times
+        self.pooled, self.antithetic = pooled, antithetic
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``."""
+        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        perturbed = _noised(model.sde, x_0, t, generator)
+        W = self.weighting(model.sde, t)
+        draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
+        values = [_per_row(self.error(model, x_0, t, draw, W, generator, **cond).square()) for draw in draws]
+        return _finite(sum(values) * rows(factor / len(draws), values[0]), t)
+
+    def error(
+        self,
+        model: ScoreModel,
+        x_0: Tensor,
+        t: Tensor,
+        perturbed: Perturbed,
+        W: Operator,
+        generator: torch.Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """``W (score − target)`` at the noised states, of their shape."""
+        return score_error(model, x_0, t, perturbed, W, self.pooled and not cond, **cond)
+
+
+class InputPerturbation(Denoising):
+    """Denoising of states with more noise than is asked for: ``x_t = Phi x_0 + R (z + gamma xi)``, the target still `z`.
+
+    In training a network sees true states, in sampling its own; the extra noise `xi` stands for its errors. M. Ning,
+    E. Sangineto, A. Porrello, S. Calderara, R. Cucchiara, *Input perturbation reduces exposure bias in diffusion models*,
+    2023, arXiv:2301.11706. The minimiser is no longer the score but ``E[z | x_t]`` under the perturbed law, for Gaussian data of
+    covariance P ``Rᵀ (Phi P Phiᵀ + (1 + gamma²) R Rᵀ)⁻¹ (x_t − Phi m)``. Its target is never pooled.
+
+    Parameters
+    ----------
+    gamma
+        Size of the extra noise, 0.1 in the paper; 0 is `Denoising`.
+    weighting, times, antithetic
+        As for `Denoising`.
+
+    Raises
+    ------
+    ValueError
+        If `gamma` is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        weighting: Weighting | None = None,
+        times: TimeLaw | None = None,
+        antithetic: bool = False,
+    ) -> None:
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma = {gamma}; the size of the extra noise is at least 0.")
+        super().__init__(weighting, times, pooled=False, antithetic=antithetic)
+        self.gamma = gamma
+
+    def error(
+        self,
+        model: ScoreModel,
+        x_0: Tensor,
+        t: Tensor,
+        perturbed: Perturbed,
+        W: Operator,
+        generator: torch.Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
+        R = perturbed.kernel.R
+        x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
+        if not model.sde.is_linear:
+            return W(model.score(x, t, **cond) + R.inv().T(perturbed.z))
+        return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
+
+
+class Implicit:
+    """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs no kernel: only noised states.
+
+    Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
+    models by score matching*, 2005; with a Hutchinson divergence, sliced score matching: Y. Song et al., 2019,
+    arXiv:1905.07088. Scalar weights only: a direction-dependent weight changes the divergence term.
+
+    Parameters
+    ----------
+    weighting
+        lambda on the squared score error; the noise level's variance by default.
+    times
+        The law of `t`.
+    divergence
+        `exact_divergence`, or `hutchinson_divergence` for the sliced loss.
+
+    Raises
+    ------
+    ValueError
+        At a call, if the weight is a matrix, as it is on every matrix process.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting | None = None,
+        times: TimeLaw | None = None,
+        divergence: Divergence = exact_divergence,
+    ) -> None:
+        self.weighting = InverseVariance() if weighting is None else weighting
+        self.times = ImportanceTimes() if times is None else times
+        self.divergence = divergence
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
+        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        x = _noised(model.sde, x_0, t, generator).x
+        W = self.weighting(model.sde, t).matrix()
+        if W.shape[-1] != 1:
+            raise ValueError(
+                f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
+                "scalar weighting such as Uniform() on a scalar process."
+            )
+        score, divergence = self.divergence(lambda y: model.score(y, t, **cond), x, generator=generator)
+        values = 0.5 * _per_row(score.square()) + divergence
+        return _finite(values * rows(W[..., 0, 0].square() * factor, values), t)
+
+
+class Hybrid:
+    """The loss of learned-variance DDPM: denoising for the mean plus the variational bound for the variance.
+
+    ``L = L_denoising + weight · N E_k KL(q(x_{k−1} | x_k, x_0) ‖ p(x_{k−1} | x_k))``, in nats per coordinate, the mean held
+    fixed in the second term. A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672.
+
+    Parameters
+    ----------
+    denoising
+        The loss of the mean.
+    steps
+        N, the number of steps of the discrete chain whose variances are learned.
+    weight
+        Of the variational term.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is no whole number, or below 2.
+    """
+
+    def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
+        if steps < 2:
+            raise ValueError(f"steps = {steps}; a chain with learned variances has at least two.")
+        self.denoising = Denoising() if denoising is None else denoising
+        self.steps, self.weight = steps, weight
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``."""
+        sde = model.sde
+        t, _ = self.denoising.times.sample(sde, len(x_0), generator)
+        h = (sde.T - sde.t_min) / self.steps
+        s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
+        perturbed = _noised(sde, x_0, t, generator)
+        bound = model.variational_term(x_0, s, t, perturbed, **cond)
+        return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
+
+
+class Variational:
+    """The negative evidence lower bound of a chain of N states in nats, for models and processes that learn from it.
+
+    ``KL(q(x_N | x) ‖ prior) + Σ_k KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k)) − log p(x | x_1)``, the terms of
+    `sdegen.discrete_elbo`, at times equally spaced in `t`. Of the sum one term is drawn for each datum. Where the process
+    has parameters (`LearnedSchedule`, `LearnedSDE`), they are in all three parts. D. Kingma et al., 2021, arXiv:2107.00630.
+
+    Parameters
+    ----------
+    steps
+        N; as it grows the bound nears that of the process, at the rate 1/N.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is below 2.
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        if steps < 2 or int(steps) != steps:
+            raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")
+        self.steps = steps
+
+    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+        """The loss of each datum, ``(B,)``, in nats."""
+        sde = model.sde
+        prior = sde.prior(model.moments)
+        h = (sde.T - sde.t_min) / (self.steps - 1)
+        u, _ = StratifiedTimes().sample(sde, len(x_0), generator)
+        k = ((u - sde.t_min) / h).floor().clamp(0, self.steps - 2)
+        s, t = sde.t_min + k * h, sde.t_min + (k + 1) * h
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        first, at, last = (sde.perturb(x_0, v, generator=generator) for v in (ends[0], t, ends[1]))
+        values = last.kernel.log_prob(last.x) - prior.log_prob(last.x)
+        values = values + model.variational_term(x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
+        values = values - model.decoded(x_0, ends[0], first, **cond)
+        return _finite(values, t)
+
+
+def score_error(
+    model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
+) -> Tensor:
+    """Return ``W (score − target)`` of denoising score matching, where the target is the kernel's own score.
+
+    With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
+    expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law. Nonlinear processes pool
+    the kernels of rows of one time, if times are shared (`weightings.SharedTimes`). A model that gives the velocity has its error
+    formed from that of the velocity: nothing is divided by a vanishing noise.
+
+    Parameters
+    ----------
+    model
+        The score model.
+    x_0, t
+        The data ``(B, *)`` and their times ``(B,)``.
+    perturbed
+        The noised states, their kernels and the noise they were made with.
+    W
+        The weighting.
+    pooled
+        Whether targets are pooled.
+    cond
+        Conditions of the model.
+    """
+    x, kernel, sde = perturbed.x, perturbed.kernel, model.sde
+    if isinstance(model, VelocityModel):
+        at = sde.marginal(t)
+        target = Exact(sde, Empirical(x_0)).velocity(x, t) if pooled else at.velocity(sde.lift(x_0), perturbed.z)
+        to_score = W @ at.R.inv().T @ at.B.T
+        return to_score(model.velocity(x, t, **cond) - target)
+    if pooled and sde.is_linear:
+        target = Exact(sde, Empirical(x_0)).score(x, t)
+    else:
+        target = kernel.score(x)
+        shared, group = t.unique(return_inverse=True)
+        if pooled and len(shared) < len(x):
+            for k in range(len(shared)):
+                own = (group == k).nonzero()[:, 0].to(x.device)
+                target[own] = Kernel(kernel.mean[own], kernel.R[own]).pooled_score(x[own])
+    return W(model.score(x, t, **cond) - target)
+
+
+def _noised(sde: Any, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
+    """States of a process that is not itself to be learned: the weighted error of a score says nothing about the process."""
+    perturbed = sde.perturb(x_0, t, generator=generator)
+    if perturbed.kernel.R.matrix().requires_grad:
+        raise ValueError(
+            f"{type(sde).__name__} has parameters, and score matching cannot train a process. Take losses.Variational, whose "
+            "bound they are part of, or hold them: model.sde.requires_grad_(False)."
+        )
+    return perturbed
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).sum(1)
+
+
+def _finite(values: Tensor, t: Tensor) -> Tensor:
+    """The values, unless one is not finite: then an error that names the time."""
+    finite = values.detach().isfinite()
+    if not finite.all():
+        bad = t.expand(len(values))[~finite.cpu()]
+        raise NonFiniteLoss(f"the loss is not finite at t = {bad[0].item():.6g} ({len(bad)} of {len(values)} rows)")
+    return values

@@ -1,0 +1,159 @@
+"""What is known of a training run: `Step` while it runs, `Run` afterwards, and `Readings` of losses in between."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .averages import PowerEMA, Snapshots
+from .losses import NonFiniteLoss
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback is told after every step.
+
+    Attributes
+    ----------
+    step, lr, seconds
+        Steps taken, the learning rate of the last, and the wall-clock time before it.
+    model
+        With its present weights, in training mode.
+    run
+        The record so far, of the steps before an interruption too. Losses that are still on an accelerator are not in it.
+    """
+
+    step: int
+    lr: float
+    seconds: float
+    model: nn.Module
+    run: Run = field(repr=False)
+    _loss: Tensor
+    _grad_norm: Tensor
+    _average: PowerEMA
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the batch. On an accelerator, asking waits for it."""
+        return self._loss.item()
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of the gradient before it was clipped. On an accelerator, asking waits for it."""
+        return self._grad_norm.item()
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model for a while as it would be left now: with averaged weights, in evaluation mode."""
+        with self._average.in_model():
+            self.model.eval()
+            try:
+                yield self.model
+            finally:
+                self.model.train()
+
+
+@dataclass
+class Run:
+    """The record of a training run.
+
+    Attributes
+    ----------
+    steps, seconds
+        Steps taken, and wall-clock time; those before an interruption included.
+    loss, grad_norm, lr
+        One value a step.
+    settings
+        The arguments `fit` was called with.
+    model, snapshots
+        What was trained, and what `averaged` needs, if it was kept.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    loss: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: Any = field(default=None, repr=False)
+    snapshots: Snapshots | None = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def averaged(self, width: float) -> Any:
+        """A copy of the model with its weights averaged over another relative width, chosen afterwards (`ema.Snapshots`).
+
+        Raises
+        ------
+        ValueError
+            If `fit` was not asked for snapshots, or they are too few for this width.
+        """
+        if self.snapshots is None:
+            raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
+        average = self.snapshots.average(width)
+        model = copy.deepcopy(self.model)
+        for name, p in model.named_parameters():
+            p.copy_(average.get(name, p))
+        return model
+
+
+class Readings:
+    """Losses and gradient norms on their way into a run's record.
+
+    A CPU has them at once. An accelerator is asked for those of 50 steps together, so that nothing waits for it; until then
+    `bad` tells the optimiser on the device not to touch the weights any more.
+
+    Parameters
+    ----------
+    run
+        What they are written to.
+    device
+        Where they come from.
+    """
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self.run = run
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.patience = 1 if device.type == "cpu" else 50
+        self.bad = None if self.patience == 1 else torch.zeros((), device=device)
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Take in those of one step.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If they have been read and are not finite.
+        """
+        self.waiting.append((loss, norm))
+        if self.bad is not None:
+            torch.maximum(self.bad, (~(loss + norm).isfinite()).float(), out=self.bad)
+        if len(self.waiting) == self.patience:
+            self.read()
+
+    def read(self) -> None:
+        """Write what was taken in to the record, up to the first that is not finite.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If one is not.
+        """
+        waiting, self.waiting = self.waiting, []
+        losses, norms = ([], []) if not waiting else (_read(column) for column in zip(*waiting, strict=True))
+        for loss, norm in zip(losses, norms, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NonFiniteLoss(f"loss {loss:.3g}, gradient norm {norm:.3g}")
+            self.run.loss.append(loss)
+            self.run.grad_norm.append(norm)
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    """The numbers, in one transfer."""
+    return [values[0].item()] if len(values) == 1 else torch.stack(list(values)).tolist()

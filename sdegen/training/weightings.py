@@ -1,0 +1,148 @@
+"""The weight of an error inside every score-matching loss, offered beside the laws of the time it is measured at.
+
+A *weighting* is written as lambda on the squared score error, ``lambda ‖s − target‖²``; as an operator `W` with
+``‖W (s − target)‖²``, so that matrix processes weight directions too. Laws of time are in `processes.times`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..laws.operators import Operator, as_operator
+from ..processes.base import SDE
+from ..processes.times import (
+    AngleTimes,
+    DiscreteTimes,
+    ImportanceTimes,
+    LogNormalTimes,
+    SharedTimes,
+    StratifiedTimes,
+    TimeLaw,
+    UniformTimes,
+)
+
+__all__ = [
+    "SNR", "EDMWeighting", "InverseVariance", "Likelihood", "MinSNR", "Uniform", "Weighting",
+    # laws of the time
+    "AngleTimes", "DiscreteTimes", "ImportanceTimes", "LogNormalTimes", "SharedTimes", "StratifiedTimes", "TimeLaw",
+    "UniformTimes",
+]  # fmt: skip
+
+
+class Weighting(ABC):
+    """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``."""
+
+    @abstractmethod
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """``W`` at times `t` ``(B,)``."""
+
+
+class Uniform(Weighting):
+    """``lambda = 1`` on ``[t_min, T]``."""
+
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """The identity."""
+        return sde.root(t).one()
+
+
+class InverseVariance(Weighting):
+    """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss.
+
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+    """
+
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """``Rᵀ / √2``."""
+        return sde.root(t).T * math.sqrt(0.5)
+
+
+class Likelihood(Weighting):
+    """``lambda = g²``: with ``t`` uniform, half the loss times T bounds the KL divergence of data to model.
+
+    Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021,
+    arXiv:2101.09258.
+    """
+
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """``Gᵀ``."""
+        return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), t)).T
+
+
+class SNR(Weighting):
+    """``snr + offset`` on the squared error of clean data: ``lambda = sigma² (1 + offset / snr)``.
+
+    An offset of 0 is the noise loss, 1 the velocity loss (T. Salimans and J. Ho, *Progressive distillation for fast
+    sampling of diffusion models*, 2022, arXiv:2202.00512).
+
+    Parameters
+    ----------
+    offset
+        What an error of clean data weighs where no signal is left; the larger, the more high noise counts.
+
+    Raises
+    ------
+    ValueError
+        If `offset` is negative.
+    """
+
+    def __init__(self, offset: float = 1.0) -> None:
+        if not offset >= 0:
+            raise ValueError(f"offset = {offset}; it must be at least 0.")
+        self.offset = offset
+
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """``Rᵀ √(1 + offset / snr)``."""
+        return sde.root(t).T * (1 + self.offset / sde.snr(t)).sqrt()
+
+
+class EDMWeighting(SNR):
+    """``(sigma² + std²) / (sigma std)²`` on the error of clean data: every level starts with a loss of one.
+
+    T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNR` with offset ``1 / std²``.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the data.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
+    """
+
+    def __init__(self, std: float = 1.0) -> None:
+        if not std > 0:
+            raise ValueError(f"std = {std}; give the standard deviation of the data, a positive number.")
+        super().__init__(1 / std**2)
+        self.std = std
+
+
+class MinSNR(Weighting):
+    """``min(snr, gamma)`` on the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
+
+    T. Hang et al., *Efficient diffusion training via min-SNR weighting strategy*, 2023, arXiv:2303.09556.
+
+    Parameters
+    ----------
+    gamma
+        The most that an error of clean data weighs; 5 is the paper's.
+
+    Raises
+    ------
+    ValueError
+        If `gamma` is not positive.
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma = {gamma}; it must be positive.")
+        self.gamma = gamma
+
+    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+        """``Rᵀ √min(1, gamma / snr)``."""
+        return sde.root(t).T * (self.gamma / sde.snr(t)).clamp_max(1.0).sqrt()

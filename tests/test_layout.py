@@ -1,0 +1,90 @@
+"""The order of the chapters: every module imports only from chapters before its own, and no circle is closed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sdegen
+
+ROOT = Path(sdegen.__file__).parent
+
+# Chapters in the order of the theory, those of one row independent of each other.
+ORDER = [
+    ["progress", "laws", "nets"],
+    ["data", "processes"],
+    ["models", "metrics"],
+    ["samplers", "baselines"],
+    ["likelihood", "guidance"],
+    ["diagnose", "plots", "testing"],
+    ["files"],
+    ["training"],
+]
+FLOOR = {chapter: floor for floor, row in enumerate(ORDER) for chapter in row}
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the library by their dotted names below it; a package by its own."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, tree: ast.AST) -> Iterator[tuple[str, ast.ImportFrom]]:
+    """The modules of the library that a module takes something from, with the statement."""
+    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            for alias in node.names:
+                inner = f"{target}.{alias.name}".strip(".")
+                yield (inner if inner in MODULES else target), node
+
+
+def within_functions(tree: ast.AST) -> set[ast.AST]:
+    return {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MODULES if n))
+def test_a_module_imports_only_from_chapters_before_its_own(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text())
+    own = name.split(".")[0]
+    inside = within_functions(tree)
+    for target, node in imports(name, tree):
+        chapter = target.split(".")[0]
+        assert target, f"{name}, line {node.lineno}: imports from the library's front door"
+        assert chapter == own or FLOOR[chapter] < FLOOR[own], f"{name}, line {node.lineno}: {own} before {chapter}"
+        assert target != own or name == own, (
+            f"{name}, line {node.lineno}: a module takes from the package it is part of"
+        )
+        assert node not in inside, f"{name}, line {node.lineno}: an import of the library inside a function"
+
+
+def test_every_module_belongs_to_a_chapter() -> None:
+    assert {name.split(".")[0] for name in MODULES if name} == set(FLOOR)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """A topological order of all modules exists; packages stand for the files they gather."""
+    after = {}
+    for name, path in MODULES.items():
+        if path.name != "__init__.py":
+            after[name] = {t for t, _ in imports(name, ast.parse(path.read_text())) if t != name}
+    while after:
+        free = {name for name, needed in after.items() if not needed & after.keys()}
+        assert free, f"a circle among {sorted(after)}"
+        after = {name: needed - free for name, needed in after.items() if name not in free}
