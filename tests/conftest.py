@@ -1,13 +1,33 @@
-"""Options and fixtures of the whole suite: `--device`, `--dtype`, and the hypothesis profiles."""
+"""Options, fixtures and the last section of the whole suite.
+
+`--device`, `--dtype` and `--threads` say where and how the tests compute, `--slow-share` and `--stop-after` how many of them run.
+Every test starts with the same random state of torch, whatever ran before it. Where SDEGEN_DATA names no folder of data sets, a
+few images of each set stand in. What did not run is listed at the end, with the reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+import hashlib
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
+
+from sdegen.data import sets
+
+FEW = Path(__file__).parent / "data"  # a few images of each set, laid out as under SDEGEN_DATA
+FULL = os.environ.get("SDEGEN_DATA")
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+BEGAN = time.monotonic()
 
 settings.register_profile(
     "ci", derandomize=True, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck)
@@ -18,13 +38,141 @@ settings.register_profile("nightly", deadline=None, max_examples=300, suppress_h
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of states and networks")
     parser.addoption("--dtype", default="float64", choices=("float32", "float64"), help="dtype of states and networks")
+    parser.addoption("--threads", type=int, default=1, help="threads of one process; pytest-xdist uses the cores")
+    parser.addoption("--slow-share", type=share, metavar="K/N", help="of the slow tests the K-th of N equal shares")
+    parser.addoption("--stop-after", type=float, metavar="SECONDS", help="begin no further test after so long")
+
+
+def share(text: str) -> tuple[int, int]:
+    """Read ``K/N`` and return ``(K, N)``."""
+    k, n = (int(part) for part in text.split("/"))
+    if not 1 <= k <= n:
+        raise ValueError(text)
+    return k, n
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # pytest's own --hypothesis-profile wins; ci is the default.
     if not config.getoption("--hypothesis-profile", None):
         settings.load_profile("ci")
-    torch.set_num_threads(1)  # pytest-xdist uses the cores
+    torch.set_num_threads(config.getoption("--threads"))
+    config.stash[LEFT_OUT] = Counter()
+
+
+# --- which tests run, and what is said of the others ------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow tests of other shares; which share a test is of hangs on its name alone."""
+    if config.getoption("--slow-share") is None:
+        return
+    k, n = config.getoption("--slow-share")
+    others = [item for item in items if is_slow(item) and zlib.crc32(item.nodeid.encode()) % n != k - 1]
+    config.hook.pytest_deselected(items=others)
+    left_out = set(others)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = "slow: -m slow runs them" if is_slow(item) else "not asked for by -m or -k"
+        if is_slow(item) and item.config.getoption("--slow-share"):
+            reason = "slow, of another share: see --slow-share"
+        item.config.stash[LEFT_OUT][reason] += 1
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--stop-after")
+    if limit is not None and time.monotonic() - BEGAN > limit:
+        pytest.skip(f"the {limit:g} seconds of --stop-after were over")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist, which tells the one that reports
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = Counter(
+        getattr(node, "workeroutput", {}).get("left_out")
+    )  # every process leaves out the same
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """List what did not run: how many tests, and why."""
+    reasons = config.stash[LEFT_OUT].copy()
+    for report in terminalreporter.stats.get("skipped", []):
+        reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    terminalreporter.section("left out")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:6} {reason}")
+    if not reasons:
+        terminalreporter.line("nothing")
+    if not FULL:
+        terminalreporter.line(
+            f"Tests of data sets used the few images in {FEW}: SDEGEN_DATA names no folder of the full sets."
+        )
+
+
+# --- the same start for every test ------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    torch.manual_seed(0)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Iterator[None]:
+    """Make what several tests share from a random state of its own, so that it is the same whichever test comes first."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_images() -> Iterator[None]:
+    """A few images of each published set stand in for all, unless SDEGEN_DATA names a folder."""
+    if FULL:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDEGEN_DATA", str(FEW))
+        patch.setattr(sets, "_MNIST", checksums(FEW / "mnist"))
+        patch.setattr(sets, "_FASHION", checksums(FEW / "fashion_mnist"))
+        yield
+
+
+def checksums(folder: Path) -> dict[str, tuple[str, str]]:
+    """Compute the md5 of every file in a folder and of its decompressed bytes, by the file's name."""
+    md5 = lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest()
+    contents = {path.stem: path.read_bytes() for path in folder.glob("*.gz")}
+    return {name: (md5(data), md5(gzip.decompress(data))) for name, data in contents.items()}
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder of the data sets that the loaders read."""
+    return Path(os.environ["SDEGEN_DATA"])
+
+
+@pytest.fixture
+def full_sets() -> None:
+    """Skip the test where the data sets are not there in full."""
+    if not FULL:
+        pytest.skip("needs the full data sets; let SDEGEN_DATA name their folder")
+
+
+# --- what tests are made of -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,9 @@ import hashlib
 import http.server
 import itertools
 import math
-import os
 import re
 import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,21 +36,9 @@ from sdegen.data import (
     sprites,
     sprites_held_out,
 )
+from sdegen.data.files import EMBEDDED
 
-DATA = os.environ.get("SDEGEN_DATA")
 BYTES = torch.arange(256, dtype=torch.uint8)
-
-
-def here(path):
-    """Skips where a published file is not at hand."""
-    return pytest.mark.skipif(
-        not DATA or not Path(DATA, path).exists(), reason=f"needs SDEGEN_DATA to name a folder that holds {path}"
-    )
-
-
-needs_mnist = here("mnist/train-images-idx3-ubyte.gz")
-needs_fashion = here("fashion_mnist/train-images-idx3-ubyte.gz")
-needs_sprites = here("sprites16/sprites16.npz")
 
 
 @pytest.fixture
@@ -66,46 +52,60 @@ def images(generator):
 # --- published sets ---------------------------------------------------------------------------------------------------
 
 
-@needs_mnist
-def test_mnist_is_the_official_one():
+@pytest.mark.data
+def test_mnist_is_digits_on_black():
     data = mnist()
-    assert data.train.x.shape == (60_000, 1, 28, 28) and data.test.x.shape == (10_000, 1, 28, 28)
-    assert data.train.counts().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert data.test.counts().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.train.x.shape[1:] == data.test.x.shape[1:] == (1, 28, 28)
     assert data.train.labels[:5].tolist() == [5, 0, 4, 1, 9] and data.test.labels[:3].tolist() == [7, 2, 1]
-    pixels = data.train.x.float() / 255
-    assert round(pixels.mean().item(), 4) == 0.1307 and round(pixels.std().item(), 4) == 0.3081
-    assert (data.train.x.amax(0) == 0).sum() == 67  # pixels, at the corners, that no digit ever touches
+    assert data.train.counts().min() > 0 and data.train.x[..., :2, :2].max() == 0 and data.train.x.max() == 255
     assert data.train.x[data.train.labels == 1].float().mean() < data.train.x[data.train.labels == 0].float().mean() / 2
     assert data.train.label_names == tuple("0123456789")
 
 
-@needs_fashion
-def test_fashion_mnist_is_the_official_one():
+@pytest.mark.data
+def test_mnist_is_the_official_one(full_sets):
+    data = mnist()
+    assert data.train.x.shape == (60_000, 1, 28, 28) and data.test.x.shape == (10_000, 1, 28, 28)
+    assert data.train.counts().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert data.test.counts().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    pixels = data.train.x.float() / 255
+    assert round(pixels.mean().item(), 4) == 0.1307 and round(pixels.std().item(), 4) == 0.3081
+    assert (data.train.x.amax(0) == 0).sum() == 67  # pixels, at the corners, that no digit ever touches
+
+
+@pytest.mark.data
+def test_fashion_mnist_is_clothes_by_name():
+    data = fashion_mnist()
+    assert data.train.x.shape[1:] == data.test.x.shape[1:] == (1, 28, 28)
+    names = [data.train.label_names[k] for k in data.train.labels[:4]]
+    assert names == ["ankle boot", "T-shirt/top", "T-shirt/top", "dress"]
+    ink = [
+        data.train.x[data.train.labels == data.train.label_names.index(k)].float().mean() for k in ("coat", "sandal")
+    ]
+    assert ink[0] > 2 * ink[1]
+
+
+@pytest.mark.data
+def test_fashion_mnist_is_the_official_one(full_sets):
     data = fashion_mnist()
     assert data.train.x.shape == (60_000, 1, 28, 28) and data.test.x.shape == (10_000, 1, 28, 28)
     assert data.train.counts().tolist() == [6000] * 10 and data.test.counts().tolist() == [1000] * 10
     pixels = data.train.x.float() / 255
     assert round(pixels.mean().item(), 4) == 0.2860 and round(pixels.std().item(), 4) == 0.3530
-    assert [data.train.label_names[k] for k in data.train.labels[:4]] == [
-        "ankle boot",
-        "T-shirt/top",
-        "T-shirt/top",
-        "dress",
-    ]
 
 
-@needs_mnist
+@pytest.mark.data
 def test_official_parts_can_be_joined_and_split_anew():
     data = mnist()
     whole = data.joined()
-    assert len(whole) == 70_000 and torch.equal(whole.counts(), data.train.counts() + data.test.counts())
+    n = len(data.train) + len(data.test)
+    assert len(whole) == n and torch.equal(whole.counts(), data.train.counts() + data.test.counts())
     again = whole.split(0.8, seed=0)
-    assert len(again.train) == 56_000 and len(again.test) == 14_000
+    assert len(again.train) == 0.8 * n and len(again.test) == n - len(again.train)
     assert torch.equal(again.train.counts() + again.test.counts(), whole.counts())
 
 
-@needs_sprites
+@pytest.mark.data
 @pytest.mark.parametrize("fold", range(5))
 def test_no_group_of_sprites_is_in_two_parts(fold):
     data, held_out = sprites(fold), sprites_held_out()
@@ -123,7 +123,7 @@ def test_no_group_of_sprites_is_in_two_parts(fold):
     }
 
 
-@needs_sprites
+@pytest.mark.data
 def test_sprites_are_as_they_were_drawn():
     data = sprites()
     assert data.train.x.shape[1:] == (3, 16, 16)
@@ -239,28 +239,38 @@ def test_a_damaged_file_is_named_with_both_checksums(folder, data):
         a_file().read()
 
 
-@needs_mnist
-def test_a_damaged_copy_of_mnist_is_not_loaded(tmp_path, monkeypatch):
-    shutil.copytree(Path(DATA, "mnist"), tmp_path / "mnist")
+@pytest.mark.data
+def test_a_damaged_copy_of_mnist_is_not_loaded(tmp_path, monkeypatch, data_folder):
+    shutil.copytree(data_folder / "mnist", tmp_path / "mnist")
+    official, count = sets._MNIST["t10k-images-idx3-ubyte"][0], len(mnist().test)
     monkeypatch.setenv("SDEGEN_DATA", str(tmp_path))
     victim = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
     whole = victim.read_bytes()
     victim.write_bytes(gzip.compress(gzip.decompress(whole), 1))
-    assert len(mnist().test) == 10_000  # another header and another level: the same content
+    assert len(mnist().test) == count  # another header and another level: the same content
     for data in (whole[:-1], whole[:1000] + b"?" + whole[1001:]):
         victim.write_bytes(data)
-        with pytest.raises(ValueError, match=f"t10k-images.*{md5(data)}, expected 9fb629c4189551a2d022fa330f9573f3"):
+        with pytest.raises(ValueError, match=f"t10k-images.*{md5(data)}, expected {official}"):
             mnist()
 
 
-@needs_sprites
 def test_a_damaged_copy_of_the_sprites_is_not_loaded(tmp_path, monkeypatch):
-    data = Path(DATA, "sprites16/sprites16.npz").read_bytes()[:-1]
+    data = (EMBEDDED / "sprites16" / "sprites16.npz").read_bytes()[:-1]
     (tmp_path / "sprites16").mkdir()
     (tmp_path / "sprites16" / "sprites16.npz").write_bytes(data)
     monkeypatch.setenv("SDEGEN_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=f"{md5(data)}, expected 9e2abc760e547ad5291ddde19fe2c7d8; put the original"):
         sprites()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a folder without them", "no folder"])
+def test_sprites_come_with_the_package(tmp_path, monkeypatch, named):
+    if named:
+        monkeypatch.setenv("SDEGEN_DATA", str(tmp_path))
+    else:
+        monkeypatch.delenv("SDEGEN_DATA")
+    assert len(sprites_held_out()) == 309 and files_in(tmp_path) == []
+    assert "CC BY 4.0" in (EMBEDDED / "README.md").read_text()
 
 
 def test_a_data_folder_that_is_none_is_named(tmp_path, monkeypatch):
@@ -271,11 +281,11 @@ def test_a_data_folder_that_is_none_is_named(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_downloaded_must_be_there(folder, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"sprites16.npz is missing, and is not downloaded"):
-        sprites()
+    with pytest.raises(FileNotFoundError, match=r"images.gz is missing, and is not downloaded"):
+        a_file().read()
     monkeypatch.delenv("SDEGEN_DATA")
-    with pytest.raises(FileNotFoundError, match=r"sprites16.npz is not downloaded; let .* SDEGEN_DATA name the folder"):
-        sprites()
+    with pytest.raises(FileNotFoundError, match=r"images.gz is not downloaded; let .* SDEGEN_DATA name the folder"):
+        a_file().read()
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------
@@ -305,7 +315,7 @@ def server():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}", served, asked
         running.shutdown()
@@ -378,17 +388,18 @@ def test_without_a_data_folder_the_cache_of_the_user_is_used(tmp_path, server, p
     assert files_in(tmp_path) == [tmp_path / "sdegen" / "set" / "images.gz"] and len(asked) == 1
 
 
-@needs_mnist
-def test_mnist_is_downloaded_from_the_second_mirror(tmp_path, server, pooch, monkeypatch):
+@pytest.mark.data
+def test_mnist_is_downloaded_from_the_second_mirror(tmp_path, server, pooch, monkeypatch, data_folder):
     root, served, asked = server
-    for path in Path(DATA, "mnist").iterdir():
+    published = mnist()
+    for path in (data_folder / "mnist").iterdir():
         served[f"/second/{path.name}"] = path.read_bytes()
-    served["/first/train-images-idx3-ubyte.gz"] = served["/second/train-images-idx3-ubyte.gz"][:1_000_000]
+    served["/first/train-images-idx3-ubyte.gz"] = served["/second/train-images-idx3-ubyte.gz"][:10_000]
     monkeypatch.setenv("SDEGEN_DATA", str(tmp_path))
     monkeypatch.setattr(sets, "_MNIST_MIRRORS", (f"{root}/first/", f"{root}/second/"))
     data = mnist()
-    assert len(data.train) == 60_000 and len(data.test) == 10_000 and len(asked) == 8
-    assert sorted(p.name for p in files_in(tmp_path)) == sorted(p.name for p in Path(DATA, "mnist").iterdir())
+    assert len(asked) == 8 and all(torch.equal(a.x, b.x) for a, b in zip(data, published, strict=True))
+    assert sorted(p.name for p in files_in(tmp_path)) == sorted(p.name for p in (data_folder / "mnist").iterdir())
 
 
 def without(monkeypatch, package):

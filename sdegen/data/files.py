@@ -1,7 +1,8 @@
 """Files of published data: found, checked, and fetched where they may be. No file is used that is not whole.
 
-A file lies in the folder that the environment variable SDEGEN_DATA names, or else in the user's cache, and is read where it
-lies. One that is missing is downloaded to that place, under another name until its checksum is right.
+A file lies in the folder that the environment variable SDEGEN_DATA names, or else in the package, or else in the user's cache,
+and is read where it lies. One that is missing is downloaded to that folder, or to the cache where none is named, under another
+name until its checksum is right.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+EMBEDDED = Path(__file__).with_name("embedded")  # what comes with the package, laid out as under SDEGEN_DATA
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class File:
     mirrors: tuple[str, ...] = ()
 
     def read(self) -> bytes:
-        """The file's (decompressed) bytes, downloaded if need be.
+        """Read the file, downloaded first if need be, and return its (decompressed) bytes.
 
         Raises
         ------
         FileNotFoundError
-            If SDEGEN_DATA names no folder, or the file is missing and cannot be downloaded.
+            If SDEGEN_DATA names what is no folder, or the file is missing and cannot be downloaded.
         ImportError
             If it must be downloaded and pooch is missing.
         ConnectionError
@@ -66,13 +69,17 @@ class File:
         raise ValueError(f"{place} is damaged: its md5 is {found}, expected {self.md5}; {remedy}.")
 
     def _place(self) -> Path:
+        embedded = EMBEDDED / self.path
         named = os.environ.get("SDEGEN_DATA")
         if named:
             if not Path(named).is_dir():
                 raise FileNotFoundError(
                     f"SDEGEN_DATA = {named} is not a folder; let it name the one that holds {self.path}."
                 )
-            return Path(named, self.path)
+            place = Path(named, self.path)
+            return embedded if embedded.exists() and not place.exists() else place
+        if embedded.exists():
+            return embedded
         if not self.mirrors:
             raise FileNotFoundError(
                 f"{self.path} is not downloaded; let the environment variable SDEGEN_DATA name the folder that holds it."

@@ -72,9 +72,9 @@ def fashion_mnist() -> Split:
 def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
     """Sprites of a game, 16×16 in three channels, on white: in one of five random splits, 80/20.
 
-    Read from ``$SDEGEN_DATA/sprites16``: 2,891 tiles in five classes of very different size. The frames of one sprite are a
-    group, and whole groups are split. 309 tiles more are set apart: `sprites_held_out`. DawnLike 1.81 by DragonDePlatino,
-    CC BY 4.0; credit DawnBringer for the palette.
+    The sprites come with the package; a copy in ``$SDEGEN_DATA/sprites16`` is read instead. 2,891 tiles in five classes of
+    very different size. The frames of one sprite are a group, and whole groups are split. 309 tiles more are set apart:
+    `sprites_held_out`. DawnLike 1.81 by DragonDePlatino, CC BY 4.0; credit DawnBringer for the palette.
 
     Parameters
     ----------
@@ -87,7 +87,8 @@ def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing or damaged: see `File.read`; or `fold` is none, or the pair is not of that form.
+        If SDEGEN_DATA names what is no folder, or the file is damaged: see `File.read`; or `fold` is none, or the pair is not of
+        that form.
     TypeError
         If a pair has another dtype, or half of it is missing.
     """
