@@ -6,6 +6,8 @@ else is replaced by the truth.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +52,11 @@ class Term(NamedTuple):
     nats: Estimate | None
 
 
+def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
+    """Whether `a` is known to be larger than `b`: both are known, and twice the error of their difference apart."""
+    return a is not None and b is not None and a.value - b.value > 2 * math.hypot(a.stderr, b.stderr)
+
+
 class Budget(NamedTuple):
     """Where the error of samples comes from: what `diagnose` returns.
 
@@ -71,15 +78,31 @@ class Budget(NamedTuple):
 
     @property
     def cause(self) -> str:
-        """The term of the largest distance."""
-        return max(self.terms, key=lambda name: self.terms[name].w2.value)
+        """The term of the largest distance; of those that are as large within the errors, the one that costs most nats."""
+        alike = self._alike()
+        nats = {name: term.nats for name in alike if (term := self.terms[name]).nats is not None}
+        return max(nats, key=lambda name: nats[name].value) if len(nats) == len(alike) else alike[0]
 
     @property
     def advice(self) -> str:
-        """A sentence about the largest term."""
-        small = self.terms[self.cause].w2.value < self.floor.value
-        aside = " It is less than two such sets of data are apart, though." if small else ""
-        return f"Most of the error is of the {self.cause}: {ADVICE[self.cause]}{aside}"
+        """A sentence about the cause; about the others that are as large, and the one that costs more nats, if there are such."""
+        cause, alike = self.cause, self._alike()
+        others = [name for name in alike if name != cause]
+        said = f"Most of the error is of the {cause}: {ADVICE[cause]}"
+        if others:
+            said = f"The {cause}, as far off as the {' and the '.join(others)} within the errors, comes first: {ADVICE[cause]}"
+        if self.terms[cause].w2.value < self.floor.value:
+            said += " It is less than two such sets of data are apart, though."
+        costly = [name for name, term in self.terms.items() if _exceeds(term.nats, self.terms[cause].nats)]
+        for name in costly:
+            said += f" In nats the {name} costs more: {ADVICE[name]}"
+        return said
+
+    def _alike(self) -> list[str]:
+        """The terms whose distance is the largest, or less by no more than twice the error of the difference, in order."""
+        order = sorted(self.terms, key=lambda name: -self.terms[name].w2.value)
+        largest = self.terms[order[0]].w2
+        return [name for name in order if not _exceeds(largest, self.terms[name].w2)]
 
     def __str__(self) -> str:
         lines = [f"{'':16}{'sliced W2':>24}{'nats':>28}"]
@@ -132,7 +155,7 @@ def diagnose(
     sampler
         What is judged; by default the default sampler, without noise for images too, so that distances have no floor.
     n
-        Samples of each comparison, in 8 blocks.
+        Samples of each comparison, in 8 blocks; the distance of the prior is over all of them, its error by leaving out a block.
     seed
         Of everything.
     bins
@@ -169,26 +192,37 @@ def diagnose(
             start = of.taken(x_T)
             return sample(of, x_T=start, sampler=by, seed=seed, progress=False).double().cpu()
 
+    def distance(x: Tensor, y: Tensor) -> float:
+        return sliced_wasserstein(x, y, seed=seed).value
+
     def apart(x: Tensor, y: Tensor) -> Estimate:
-        parts = zip(x.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)
-        return Estimate.of([sliced_wasserstein(a, b, seed=seed).value for a, b in parts])
+        return Estimate.of([distance(a, b) for a, b in zip(x.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)])
 
     x_0 = law.sample(n, generator)
     x_T = sde.perturb(x_0, sde.T, generator=generator).x
     x_end = sde.perturb(x_0, end, generator=generator).x
     log_ratio = prior.log_prob(x_T) - sde.diffused(law, sde.T).log_prob(x_T)
     known = drawn(exact, x_T, fine)
-    blocks = zip(torch.arange(n).chunk(BLOCKS), log_ratio.chunk(BLOCKS), strict=True)
-    chosen = torch.cat([places[resampled(weights)] for places, weights in blocks])
+
+    def reweighted(places: Tensor) -> float:  # of all at once: weights of few samples say little
+        return distance(known[places][resampled(log_ratio[places])], known[places])
+
     times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     terms = {
-        "prior": Term(apart(known[chosen], known), Estimate.of(-log_ratio)),
+        "prior": Term(_jackknifed(reweighted, n), Estimate.of(-log_ratio)),
         "truncation": Term(apart(sde.project(exact.denoise(x_end, end)), x_0), _smoothing(sde, law, x_0, end)),
         "discretisation": Term(apart(drawn(exact, x_T, sampler), known), None),
         "score": Term(apart(drawn(model, x_T, fine), known), nats),
     }
     total = drawn(model, prior.sample(n, generator), sampler)
     return Budget(terms, apart(total, x_0), apart(law.sample(n, generator), x_0), times, curve)
+
+
+def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
+    """What `value` makes of all `n` places, and its standard error by leaving out one block of places after the other."""
+    blocks = torch.arange(n).chunk(BLOCKS)
+    less = [value(torch.cat([*blocks[:k], *blocks[k + 1 :]])) for k in range(BLOCKS)]
+    return Estimate(value(torch.arange(n)), (BLOCKS - 1) * Estimate.of(less).stderr)
 
 
 def resampled(log_weights: Tensor) -> Tensor:

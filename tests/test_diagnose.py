@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import diagnose, samplers
-from sdegen.diagnose import resampled
+from sdegen.diagnose import Term, resampled
+from sdegen.metrics.estimate import Estimate
 from sdegen.processes.grids import Angle
 from sdegen.testing.samplers import affine_moments
 
@@ -144,6 +145,39 @@ def test_the_cause_is_named(case: str) -> None:
     assert budget.advice.startswith(f"Most of the error is of the {cause}: ")
     others = [term.w2.value for name, term in budget.terms.items() if name != cause]
     assert budget.terms[cause].w2.value > 1.5 * max(others)
+
+
+def budget_of(**terms: tuple[tuple[float, float], tuple[float, float] | None]) -> sdegen.Budget:
+    """A budget of given terms, each a distance and nats, with their errors."""
+    estimates = {k: Term(Estimate(*w2), nats and Estimate(*nats)) for k, (w2, nats) in terms.items()}
+    return sdegen.Budget(estimates, Estimate(1.0, 0.1), Estimate(0.01, 0.001), torch.zeros(2), torch.zeros(1))
+
+
+def test_of_distances_alike_within_their_errors_the_nats_decide() -> None:
+    budget = budget_of(prior=((0.20, 0.02), (0.07, 0.01)), score=((0.18, 0.001), (0.66, 0.05)))
+    assert budget.cause == "score"
+    assert budget.advice.startswith("The score, as far off as the prior within the errors, comes first: ")
+    assert "Most" not in budget.advice and "In nats" not in budget.advice
+
+
+def test_advice_names_what_costs_more_nats_than_the_largest_distance() -> None:
+    budget = budget_of(prior=((0.40, 0.02), (0.07, 0.01)), score=((0.18, 0.001), (0.66, 0.05)))
+    assert budget.cause == "prior" and budget.advice.startswith("Most of the error is of the prior: ")
+    assert "In nats the score costs more: " in budget.advice
+    alike = budget_of(prior=((0.40, 0.02), (0.07, 0.01)), score=((0.18, 0.001), (0.08, 0.05)))
+    assert "In nats" not in alike.advice
+
+
+def test_a_term_without_nats_is_ranked_by_its_distance() -> None:
+    budget = budget_of(discretisation=((0.20, 0.02), None), score=((0.18, 0.001), (0.66, 0.05)))
+    assert budget.cause == "discretisation"
+
+
+def test_the_distance_of_the_prior_does_not_hang_on_the_number_of_samples() -> None:
+    """Weights of few samples draw modes in wrong shares, which would look like an error of the prior."""
+    model = sdegen.Exact(sdegen.OU(T=0.7), RING)
+    few, many = (diagnose(model, RING, n=n).terms["prior"].w2 for n in (2048, 8192))
+    assert abs(few.value - many.value) < 3 * math.hypot(few.stderr, many.stderr) and many.value < 0.13
 
 
 def test_a_finite_set_of_data_and_a_network(device: torch.device, dtype: torch.dtype) -> None:
