@@ -126,19 +126,19 @@ def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
             lambda data: b.GAN(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1, batch_norm=True), LATENT
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | CONVOLUTIONAL,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant_rate} | CONVOLUTIONAL,
         ),
         "WGAN, clipped": Family(
             lambda data: b.WGAN(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT, clip=0.02
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PLAYERS,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant_rate} | PLAYERS,
         ),
         "WGAN-GP": Family(
             lambda data: b.WGANGP(
                 _up(shape(data), LATENT, batch_norm=True, bounded=True), nets.Down(shape(data), 1), LATENT
             ),
-            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant} | PLAYERS,
+            fast | {"steps": steps(5), "lr": 2e-4, "schedule": training.constant_rate} | PLAYERS,
         ),
     }  # fmt: skip
 
@@ -146,7 +146,7 @@ def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
 # The source projects: 100 numbers in a latent, Adam at 2e-4 in batches of 64, 100 epochs over 80 % of all images in [0, 1].
 SOURCE_EPOCHS, SOURCE_SPLIT = 100.0, 0.8
 SOURCE: dict[str, Any] = {
-    "lr": 2e-4, "batch_size": 64, "betas": (0.5, 0.999), "schedule": training.constant, "warmup": 0, "ema": 0.0, "clip": 1e3,
+    "lr": 2e-4, "batch_size": 64, "betas": (0.5, 0.999), "schedule": training.constant_rate, "warmup": 0, "ema": 0.0, "clip": 1e3,
     "lr_factors": None,
 }  # fmt: skip
 

@@ -63,7 +63,7 @@ def on_the_mixture(args: Any, name: str, family: Family, seed: int) -> Values:
     except sdegen.NonFiniteLoss as error:
         print(error)
         return {"diverged": [1, None]}
-    law: Any = sdegen.density(model) if isinstance(model, sdegen.ScoreModel) else model
+    law: Any = sdegen.Density(model) if isinstance(model, sdegen.ScoreModel) else model
     n = 500 if args.quick else 4000
     generator = torch.Generator().manual_seed(1000 + seed)
     x = RING.sample(n, generator)

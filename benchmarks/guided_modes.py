@@ -85,7 +85,7 @@ def train(seed: int, seconds: float, device: str) -> sdegen.Model:
     generator = torch.Generator().manual_seed(seed)
     net = nets.MLP(2, width=96, depth=3, classes=len(MODES))
     model = sdegen.Model(net, TRUTH.sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(device)
-    weighting = weightings.Likelihood()
+    weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
     x = torch.stack([mode.sample(50_000, generator) for mode in MODES], 1)
     label = torch.arange(len(MODES)).expand(x.shape[:2])

@@ -22,7 +22,7 @@ from torch import Tensor
 import sdegen
 from benchmarks.rows import Values, arguments, combine, row, write
 from sdegen import grids, losses, metrics, nets, plots, samplers, weightings
-from sdegen.models import EDMParametrization, Velocity
+from sdegen.models import EDMParametrization, VelocityParametrization
 from sdegen.processes.times import TimeLaw
 from sdegen.training.weightings import Weighting
 
@@ -70,21 +70,23 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 }
 
 TRAINED: dict[str, Entry] = {
-    "OU, uniform": Entry(sdegen.OU, weightings.Uniform(), source=33.61),
-    "OU, inverse variance": Entry(sdegen.OU, weightings.InverseVariance(), source=32.24),
+    "OU, uniform": Entry(sdegen.OU, weightings.UniformWeighting(), source=33.61),
+    "OU, inverse variance": Entry(sdegen.OU, weightings.InverseVarianceWeighting(), source=32.24),
     # lambda = 1 dwells at small noise, where the gradient of single draws is all noise: pairs cancel it.
     "DDPM, uniform": Entry(
-        sdegen.DDPM, weightings.Uniform(), source=28.04, antithetic=True, centre=1.2, lr=3e-3, length=1.35
+        sdegen.DDPM, weightings.UniformWeighting(), source=28.04, antithetic=True, centre=1.2, lr=3e-3, length=1.35
     ),
-    "DDPM, inverse variance": Entry(sdegen.DDPM, weightings.InverseVariance(), source=28.62),
-    "VE, inverse variance": Entry(sdegen.VE, weightings.InverseVariance()),
-    "sub-VP, likelihood": Entry(sdegen.SubVP, weightings.Likelihood()),
-    "Cosine, SNR + 1, velocity": Entry(sdegen.Cosine, weightings.SNR(1.0), Velocity(delta=0.03)),
-    "Rectified, SNR + 1 (flow matching)": Entry(sdegen.Rectified, weightings.SNR(1.0)),
+    "DDPM, inverse variance": Entry(sdegen.DDPM, weightings.InverseVarianceWeighting(), source=28.62),
+    "VE, inverse variance": Entry(sdegen.VE, weightings.InverseVarianceWeighting()),
+    "sub-VP, likelihood": Entry(sdegen.SubVP, weightings.LikelihoodWeighting()),
+    "Cosine, SNR + 1, velocity": Entry(
+        sdegen.Cosine, weightings.SNRWeighting(1.0), VelocityParametrization(delta=0.03)
+    ),
+    "Rectified, SNR + 1 (flow matching)": Entry(sdegen.Rectified, weightings.SNRWeighting(1.0)),
     "EDM, EDM weighting": Entry(sdegen.EDM, weightings.EDMWeighting(2.87), times=weightings.LogNormalTimes(-0.3, 1.6)),
-    "VP, min-SNR": Entry(sdegen.VP, weightings.MinSNR(5.0)),
-    "DDPM, learned variance": Entry(sdegen.DDPM, weightings.InverseVariance(), learned=True),
-    "two methods, likelihood": Entry(Warming, weightings.Likelihood()),
+    "VP, min-SNR": Entry(sdegen.VP, weightings.MinSNRWeighting(5.0)),
+    "DDPM, learned variance": Entry(sdegen.DDPM, weightings.InverseVarianceWeighting(), learned=True),
+    "two methods, likelihood": Entry(Warming, weightings.LikelihoodWeighting()),
 }
 
 
@@ -273,7 +275,7 @@ def second_block(args: Any, budget: Budget) -> str:
         torch.manual_seed(seed)
         net = ARCHITECTURES[name]()
         model = sdegen.Model(net, sdegen.VP(), EDMParametrization(detail=DETAIL, delta=0.03)).to(args.device)
-        weighting = weightings.Likelihood()
+        weighting = weightings.LikelihoodWeighting()
         objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
         run = sdegen.fit(model, RING, seconds=budget.seconds, loss=objective, seed=seed)
         cells = flow_divergences(model, budget.architecture_likelihood, seed, args.device, torch.float32)
@@ -323,7 +325,7 @@ def third_block(args: Any, budget: Budget) -> str:
         law = sdegen.Empirical(points) if finite else RING
         net = Constant(nets.MLP(2, width=64, depth=2))
         model = sdegen.DirectModel(net, process, scale=max(sigma, 0.5)).to(args.device)
-        objective = OBJECTIVES[name](weightings.Uniform(), OneLevel(t))
+        objective = OBJECTIVES[name](weightings.UniformWeighting(), OneLevel(t))
         scale = max(sigma, 0.5) ** 2  # a loss of order one
         try:
             run = sdegen.fit(

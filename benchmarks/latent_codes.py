@@ -66,7 +66,7 @@ def picture(args: Any, model: baselines.VAE, classifier: baselines.LatentClassif
     lively = codes.var(0).argsort(descending=True)[:6]
     values = torch.linspace(-3, 3, 10)
     walks = torch.cat([baselines.traversal(model.decode, codes[0], int(i), values) for i in lively])
-    arcs = torch.cat([baselines.interpolation(model.decode, codes[k], codes[k + 1], 10) for k in range(0, 12, 2)])
+    arcs = torch.cat([baselines.walk_latents(model.decode, codes[k], codes[k + 1], 10) for k in range(0, 12, 2)])
     fooled = baselines.fgsm(classifier, x[:30], label[:30], 0.1)
     pairs = torch.stack([x[:30].reshape(3, 10, *x.shape[1:]), fooled.reshape(3, 10, *x.shape[1:])], 1).flatten(0, 2)
     figure = Figure(figsize=(12, 3), layout="constrained")

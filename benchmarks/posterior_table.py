@@ -51,7 +51,7 @@ class Problem:
         self.measurement = measurements.Linear(A, noise * signal)
         datum = self.law.sample(1, torch.Generator().manual_seed(seed))
         self.y = self.measurement.sample(datum, torch.Generator().manual_seed(seed + 100))[0]
-        self.truth = measurements.posterior(self.law, self.measurement, self.y)
+        self.truth = measurements.mixture_posterior(self.law, self.measurement, self.y)
         self.model = sdegen.Exact(sdegen.VP(), self.law)
         self.unit = self.truth.moments().covariance.diagonal().mean().sqrt().item()
 

@@ -74,7 +74,7 @@ def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: flo
     began, seen, lr = time.perf_counter(), 0, loop.optimiser.param_groups[0]["lr"]
     while (part := (time.perf_counter() - began) / seconds) < 1:
         for index in torch.randperm(len(x)).split(BATCH)[:100]:
-            loop.optimiser.param_groups[0]["lr"] = lr * min(1.0, seen / (200 * BATCH)) * training.cosine(part)
+            loop.optimiser.param_groups[0]["lr"] = lr * min(1.0, seen / (200 * BATCH)) * training.cosine_decay(part)
             loop.step(x[index])
             average.update_parameters(loop.net)
             seen += len(index)

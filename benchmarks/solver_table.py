@@ -5,8 +5,8 @@
 
 Exact scores, one set of starting states, distance of the end points from an adaptive solution of the same equation at
 tolerance 1e-9 (1e-11 where orders are observed). The peers run in their own code on three grids each, and every cell is the
-best of them, chosen with hindsight; ours is the default of `sdegen.sample`, untouched, and what `samplers.fit` makes of paths
-from other starts. Root-mean-square on the ring; in 8 and 64 dimensions, where single paths that end in another mode set the
+best of them, chosen with hindsight; ours is the default of `sdegen.sample`, untouched, and what `samplers.fit_solver` makes of
+paths from other starts. Root-mean-square on the ring; in 8 and 64 dimensions, where single paths that end in another mode set the
 root-mean-square, the median too.
 A second block observes orders of convergence, a third the law of stochastic samplers, on their samples, a fourth times and
 judges a trained network.
@@ -140,7 +140,7 @@ def fitted(process: str, target: str, evaluations: tuple[int, ...], seed: int) -
     cells: Values = {}
     for n in evaluations:
         began = time.perf_counter()
-        solver = samplers.fit(problem.model, steps=n, seed=seed, final="sample", end=problem.end, progress=False)
+        solver = samplers.fit_solver(problem.model, steps=n, seed=seed, final="sample", end=problem.end, progress=False)
         seconds = time.perf_counter() - began
         rms, median = problem.errors(run(problem, solver))
         cells |= {f"fitted {n}": [rms if target == "ring" else median, None], f"fitted rms {n}": [rms, None]}

@@ -27,7 +27,7 @@ from sdegen.data import Images, Split
 from sdegen.files import SHIPPED
 from sdegen.processes.times import DiscreteTimes, LogNormalTimes
 from sdegen.training.losses import Denoising
-from sdegen.training.weightings import EDMWeighting, InverseVariance
+from sdegen.training.weightings import EDMWeighting, InverseVarianceWeighting
 
 HERE = Path(__file__).parent
 STEPS = {"digits": 3000, "mnist": 10_000, "fashion_mnist": 10_000, "sprites": 8000}
@@ -71,12 +71,18 @@ PRESETS = {
         1e-3,
         128,
         200,
-        training.cosine,
+        training.cosine_decay,
         end=0.08,  # an eighth of the training is below: log 0.08 is 1.1 x 1.4 below -1
     ),
     # T = 1,000 linear betas, mean squared error of the noise at uniform steps, 500 epochs
     "source": Preset(
-        models.Noise(), Denoising(InverseVariance(), DiscreteTimes(1000)), 2e-4, 64, 0, training.constant, epochs=500
+        models.NoiseParametrization(),
+        Denoising(InverseVarianceWeighting(), DiscreteTimes(1000)),
+        2e-4,
+        64,
+        0,
+        training.constant_rate,
+        epochs=500,
     ),
 }
 

@@ -29,6 +29,7 @@ from .laws import Empirical, GaussianMixture, Matrix, Moments, Operator, Scale, 
 from .likelihood import (
     Bound,
     Chain,
+    Density,
     LogProb,
     bits_per_dim,
     diffusion_hierarchy,
@@ -37,7 +38,6 @@ from .likelihood import (
     log_prob,
     sample_with_log_prob,
 )
-from .likelihood import Density as density
 from .models import (
     Conditioned,
     DirectModel,
@@ -92,8 +92,9 @@ __all__ = [
     "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "LogProb",
-    "bits_per_dim", "density", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Density",
+    "LogProb",
+    "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
     # chapters
     "baselines", "data", "derivatives", "foreign", "grids", "guidance", "kernels", "laws", "likelihood", "losses", "measurements",
     "metrics", "models", "nets", "plots", "processes", "samplers", "testing", "training", "weightings",

@@ -30,7 +30,14 @@ from .samplers import Fitted
 FORMAT = "sdegen-2"
 _LIBRARY = (baselines, foreign, guidance, laws, measurements, models, nets, processes, samplers, times)
 # What the first format called classes and their chapters.
-_CLASSES_OF_1 = {"models.EDM": "EDMParametrization"}
+_CLASSES_OF_1 = {
+    f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")
+} | {
+    "foreign.Steps": "StepIndex", "foreign.Times": "ScaledTime", "foreign.Level": "NoiseLevel",
+    "baselines.Chain": "Composition", "baselines.Flow": "NormalizingFlow", "baselines.Affine": "AffineMap",
+    "baselines.Layer": "LatentLayer",
+    "guidance.Affine": "AffineExtrapolation",
+}  # fmt: skip
 _CHAPTERS_OF_1 = {"distributions": "laws", "foreign": "models", "measurements": "guidance", "weightings": "processes"}
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
 _PLAIN = (int, float, str, bool, type(None))

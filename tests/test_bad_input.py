@@ -306,7 +306,7 @@ for value in (0.0, 1.0, 1.5, NAN):
     )
 bad("one beta", ValueError, lambda w: DDPM(torch.tensor([0.1])), r"^betas of shape \(1,\)", r"at least two")
 for sde in (Cosine, Rectified):
-    for asked in (models.Noise, models.Score):
+    for asked in (models.NoiseParametrization, models.ScoreParametrization):
         bad(
             f"{asked.__name__} on {sde.__name__}",
             ValueError,
@@ -336,8 +336,8 @@ bad(
     r"^DoubleWell is not linear",
     r"Use score\(x, t\)",
 )
-bad("std of 0", ValueError, lambda w: models.Velocity(std=0.0), r"^std = 0.0", r"positive")
-bad("delta of 0", ValueError, lambda w: models.Data(delta=0.0), r"^delta = 0.0", r"positive")
+bad("std of 0", ValueError, lambda w: models.VelocityParametrization(std=0.0), r"^std = 0.0", r"positive")
+bad("delta of 0", ValueError, lambda w: models.DataParametrization(delta=0.0), r"^delta = 0.0", r"positive")
 bad("detail below 0", ValueError, lambda w: models.EDMParametrization(detail=-1.0), r"^detail = -1.0", r"at least 0")
 
 # --- data of a run --------------------------------------------------------------------------------------------------

@@ -70,10 +70,10 @@ SDES = {
 PARAMETRIZATIONS = {
     "default": lambda: None,
     "EDM": lambda: models.EDMParametrization(std=1.3, delta=1e-2, detail=0.1),
-    "velocity": lambda: models.Velocity(std=0.8),
-    "data": lambda: models.Data(delta=2e-3),
-    "noise": lambda: models.Noise(),
-    "score": lambda: models.Score(std=1.1),
+    "velocity": lambda: models.VelocityParametrization(std=0.8),
+    "data": lambda: models.DataParametrization(delta=2e-3),
+    "noise": lambda: models.NoiseParametrization(),
+    "score": lambda: models.ScoreParametrization(std=1.1),
 }
 NETS = {
     "mlp": lambda: nets.MLP(2, width=12, depth=2),
@@ -139,12 +139,12 @@ def test_process_and_parametrisation_come_back(sde, parametrization, tmp_path, d
 @pytest.mark.parametrize("net", NETS)
 def test_networks_come_back(net, tmp_path, device, dtype):
     cond = {"label": torch.tensor([0, 3, -1, 2, 1], device=device)} if net == "classes" else {}
-    model = sdegen.Model(NETS[net](), sdegen.OU(), models.Velocity())
+    model = sdegen.Model(NETS[net](), sdegen.OU(), models.VelocityParametrization())
     check(model, tmp_path / "model", device, dtype, classes=[Own], **cond)
 
 
 def test_learned_variances_come_back(tmp_path, device, dtype):
-    model = sdegen.LearnedVariance(nets.MLP(2, width=8, depth=1, out=4), sdegen.VP(), models.Velocity())
+    model = sdegen.LearnedVariance(nets.MLP(2, width=8, depth=1, out=4), sdegen.VP(), models.VelocityParametrization())
     again = check(model, tmp_path / "model", device, dtype)
     sampler = sdegen.samplers.Ancestral(4, variance=sdegen.samplers.learned_variance)
     one, two = (sdegen.sample(m, 6, sampler=sampler, seed=0) for m in (model, again))
@@ -168,14 +168,17 @@ def test_a_direct_model_of_a_nonlinear_process_comes_back(tmp_path, device, dtyp
 def test_the_discrete_schedule_comes_back_to_the_last_bit(tmp_path, device, dtype):
     betas = sdegen.processes.sigmoid_betas(37)
     again = check(
-        sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.DDPM(betas), models.Noise()), tmp_path / "m", device, dtype
+        sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.DDPM(betas), models.NoiseParametrization()),
+        tmp_path / "m",
+        device,
+        dtype,
     )
     assert torch.equal(again.sde.betas, betas)
 
 
 def test_a_trained_model_samples_the_same_after_loading(tmp_path, device, dtype):
     torch.manual_seed(0)
-    model = sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.Velocity()).to(device, dtype)
+    model = sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.VelocityParametrization()).to(device, dtype)
     sdegen.fit(model, sdegen.data.gaussian_ring(), steps=5, batch_size=16, seed=0)
     save(model, tmp_path / "model")
     one, two = (sdegen.sample(m, 8, steps=4, seed=0) for m in (model, load(tmp_path / "model").to(device)))
@@ -183,12 +186,18 @@ def test_a_trained_model_samples_the_same_after_loading(tmp_path, device, dtype)
 
 
 def test_a_model_without_moments_has_none_after_loading(tmp_path):
-    save(sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.Velocity()), tmp_path / "model")
+    save(sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.VelocityParametrization()), tmp_path / "model")
     assert load(tmp_path / "model").moments is None
 
 
 def test_weights_used_twice_come_back(tmp_path, device, dtype):
-    check(sdegen.Model(Tied(2), sdegen.OU(), models.Velocity()), tmp_path / "model", device, dtype, classes=[Tied])
+    check(
+        sdegen.Model(Tied(2), sdegen.OU(), models.VelocityParametrization()),
+        tmp_path / "model",
+        device,
+        dtype,
+        classes=[Tied],
+    )
 
 
 class Table(Own):
@@ -201,7 +210,7 @@ class Table(Own):
 
 def test_tables_come_back(tmp_path, device, dtype):
     table = {"gains": [0.5, -1.5], 3: {"shift": torch.arange(3.0)}, "none": {}}
-    model = sdegen.Model(Table(2, table), sdegen.VP(), models.Velocity())
+    model = sdegen.Model(Table(2, table), sdegen.VP(), models.VelocityParametrization())
     again = check(model, tmp_path / "model", device, dtype, classes=[Table]).net.table
     assert torch.equal(again[3].pop("shift"), torch.arange(3.0))
     assert again == {"gains": [0.5, -1.5], 3: {}, "none": {}}
@@ -223,7 +232,7 @@ def test_an_exact_model_comes_back(law, tmp_path):
 @pytest.fixture
 def small():
     torch.manual_seed(0)
-    return sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.Velocity())
+    return sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.VP(), models.VelocityParametrization())
 
 
 @pytest.mark.parametrize("stage", ["writing", "replacing"])
@@ -348,7 +357,7 @@ def test_a_class_that_is_not_given_is_asked_for_by_name(tmp_path, which):
     net = Own(2, [1.0, 1.0]) if which == "network" else nets.MLP(2, width=8, depth=1)
     sde = Drifting(1.0, torch.ones(1)) if which == "SDE" else sdegen.VP()
     missing = "Own" if which == "network" else "Drifting"
-    save(sdegen.Model(net, sde, models.Velocity()), tmp_path / "model")
+    save(sdegen.Model(net, sde, models.VelocityParametrization()), tmp_path / "model")
     with pytest.raises(
         ValueError, match=rf"uses the class '{missing}'; pass it: load\(path, classes=\[{missing}\]\)\."
     ):

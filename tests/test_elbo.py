@@ -164,7 +164,7 @@ def test_a_chain_with_learned_variances_is_bounded_with_them(generator: torch.Ge
 
     law = normal(1.0)
     x = law.sample(2000, generator).float()
-    learned = sdegen.LearnedVariance(Wide(), sdegen.VP(), sdegen.models.Velocity())
+    learned = sdegen.LearnedVariance(Wide(), sdegen.VP(), sdegen.models.VelocityParametrization())
     learned.moments = law.moments()
     label = torch.zeros(2000, dtype=torch.long)
     wide = discrete_elbo(learned, x, 50, draws=2, generator=generator, label=label)

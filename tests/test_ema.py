@@ -10,7 +10,7 @@ import torch
 import sdegen
 from sdegen import fit
 from sdegen.training.averages import PowerEMA, Snapshots, combine, exponent
-from sdegen.training.loop import constant
+from sdegen.training.loop import constant_rate
 
 RING = sdegen.data.gaussian_ring()
 weights = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -158,7 +158,7 @@ def test_an_average_chosen_afterwards_is_the_one_kept_directly(device, dtype, pl
         last[:] = [weights(step.model)]
 
     chosen = {} if place == "memory" else {"checkpoint": tmp_path / "run"}
-    settings = {"steps": 128, "batch_size": 32, "warmup": 10, "lr": 1e-2, "schedule": constant, "snapshots": 4}
+    settings = {"steps": 128, "batch_size": 32, "warmup": 10, "lr": 1e-2, "schedule": constant_rate, "snapshots": 4}
     run = fit(model, RING, seed=0, callbacks=[keep], **settings, **chosen)
     for width, average in direct.items():
         kept = torch.cat([p.flatten() for p in average.average]).cpu()

@@ -22,7 +22,7 @@ RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
 
 @pytest.fixture(scope="module")
 def fitted() -> samplers.Sampler:
-    return samplers.fit(sdegen.Exact(sdegen.VP(), RING), steps=6, paths=256, seed=1, final="sample")
+    return samplers.fit_solver(sdegen.Exact(sdegen.VP(), RING), steps=6, paths=256, seed=1, final="sample")
 
 
 def distance(sampler: samplers.Sampler, x_T: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def test_conditions_belong_to_their_paths() -> None:
 
     model = Conditional(sdegen.VP(), left)
     label = torch.arange(256) % 2
-    solver = samplers.fit(model, steps=5, paths=256, final="sample", label=label)
+    solver = samplers.fit_solver(model, steps=5, paths=256, final="sample", label=label)
     assert solver.error < 0.5 * solver.default_error  # type: ignore[attr-defined]
 
 
@@ -89,14 +89,14 @@ def test_gaussian_data_leave_nothing_to_fit() -> None:
     model = sdegen.Exact(sdegen.VP(), gaussian_data())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sampler = samplers.fit(model, steps=3, paths=32, rounds=2, final="sample")
+        sampler = samplers.fit_solver(model, steps=3, paths=32, rounds=2, final="sample")
     told = any("did not help" in str(w.message) for w in caught)
     assert told != isinstance(sampler, Fitted)
 
 
 def test_fits_for_the_denoising_end_too() -> None:
     model = sdegen.Exact(sdegen.EDM(), RING)
-    sampler = samplers.fit(model, steps=4, paths=64, seed=0, rounds=2)
+    sampler = samplers.fit_solver(model, steps=4, paths=64, seed=0, rounds=2)
     calls = 0
 
     class Counting(sdegen.Exact):
@@ -123,13 +123,13 @@ def test_save_and_load(fitted: Fitted, tmp_path: Path) -> None:
 def test_refusals() -> None:
     model = sdegen.Exact(sdegen.VP(), RING)
     with pytest.raises(TypeError, match="CLD"):
-        samplers.fit(sdegen.Exact(sdegen.CLD(), RING))
+        samplers.fit_solver(sdegen.Exact(sdegen.CLD(), RING))
     with pytest.raises(ValueError, match="steps = 1"):
-        samplers.fit(model, steps=1)
+        samplers.fit_solver(model, steps=1)
     with pytest.raises(ValueError, match="final = 'end'"):
-        samplers.fit(model, final="end")
+        samplers.fit_solver(model, final="end")
     with pytest.raises(ValueError, match="rounds = -1"):
-        samplers.fit(model, rounds=-1)
+        samplers.fit_solver(model, rounds=-1)
     model.moments = None
     with pytest.raises(ValueError, match="moments"):
-        samplers.fit(model)
+        samplers.fit_solver(model)

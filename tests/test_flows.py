@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import nets
-from sdegen.baselines import Bijection, Chain, ContinuousFlow, Flow, Logit, Marginals, RealNVP, ResidualFlow
+from sdegen.baselines import (
+    Bijection,
+    Composition,
+    ContinuousFlow,
+    Logit,
+    Marginals,
+    NormalizingFlow,
+    RealNVP,
+    ResidualFlow,
+)
 from sdegen.baselines.continuous import Trajectory
 from sdegen.baselines.realnvp import Coupling, partitions
 from sdegen.baselines.residual import Contraction, ResidualBlock, chance, length
@@ -39,12 +48,12 @@ def masses(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=seeded(3), dtype=torch.float64).softmax(-1)
 
 
-FLOWS: dict[str, Callable[[], Flow]] = {
+FLOWS: dict[str, Callable[[], NormalizingFlow]] = {
     "RealNVP": lambda: RealNVP((2,), couplings=6, width=16, depth=1),
     "continuous": lambda: ContinuousFlow(nets.MLP(2, width=16, depth=1), (2,), tolerance=1e-7),
     "residual": lambda: ResidualFlow((2,), blocks=4, width=16),
 }
-IMAGES: dict[str, Callable[[], Flow]] = {
+IMAGES: dict[str, Callable[[], NormalizingFlow]] = {
     "RealNVP, one channel": lambda: RealNVP((1, 4, 4), couplings=8, width=8, depth=1),
     "RealNVP, three channels": lambda: RealNVP((3, 8, 8), couplings=14, width=8, depth=1, scales=3),
     "RealNVP of bytes": lambda: RealNVP((1, 4, 4), couplings=4, width=8, depth=1, first=Marginals(masses(1, 4, 4, 16))),
@@ -148,7 +157,7 @@ def test_realnvp_fits_a_correlated_gaussian() -> None:
 
 def test_places_alone_become_normal_exactly() -> None:
     m = masses(3, 8)
-    flow = Flow(Marginals(m, -1.0, 1.0), (3,))
+    flow = NormalizingFlow(Marginals(m, -1.0, 1.0), (3,))
     flow.register_parameter("like", nn.Parameter(torch.zeros((), dtype=torch.float64)))
     x = 2 * torch.rand(50, 3, generator=seeded(0), dtype=torch.float64) - 1
     cell = ((x + 1) * 4).long()
@@ -359,7 +368,7 @@ def test_bad_input_is_told(make: Callable[[], Any], says: str) -> None:
 
 def test_what_has_no_inverse_says_so() -> None:
     with pytest.raises(NotImplementedError, match="write inverse"):
-        Chain([Bijection()]).inverse(torch.zeros(1, 2))
+        Composition([Bijection()]).inverse(torch.zeros(1, 2))
     block = diagonal(ResidualBlock((2,), 2, 0.95), bound=3.0)
     with pytest.raises(RuntimeError, match="still moves"):
         block.inverse(torch.ones(1, 2))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import sdegen
 from benchmarks.peers import k_diffusion
 from sdegen import grids
-from sdegen.models import Data, Noise, Score, Velocity
-from sdegen.models.foreign import AngleTable, Level, Steps, Times
+from sdegen.models import DataParametrization, NoiseParametrization, ScoreParametrization, VelocityParametrization
+from sdegen.models.foreign import AngleTable, NoiseLevel, ScaledTime, StepIndex
 from sdegen.samplers import DDIM, Multistep, PointMass, log_ratio
 
 RING = sdegen.data.gaussian_ring()
@@ -118,7 +118,7 @@ def test_a_small_signal_is_not_taken_for_none() -> None:
 def test_a_foreign_network_is_saved_with_its_clock(tmp_path: Any) -> None:
     sde = sdegen.VP()
     for model in (
-        sdegen.from_network(sdegen.nets.MLP(2, width=8), sde, Noise(), Times(999), RING.moments()),
+        sdegen.from_network(sdegen.nets.MLP(2, width=8), sde, NoiseParametrization(), ScaledTime(999), RING.moments()),
         sdegen.from_denoiser(sdegen.nets.MLP(2, width=8), RING.moments(), sde),
     ):
         sdegen.save(model, tmp_path / "m.safetensors")
@@ -181,10 +181,10 @@ class Known(nn.Module):
 @pytest.mark.parametrize(
     ("reading", "asks", "clock", "time"),
     [
-        ("noise", Noise(), Times(999), lambda c: c / 999),
-        ("score", Score(), Times(), lambda c: c),
-        ("denoise", Data(), Steps(1000), lambda c: (c + 1) / 1000),
-        ("velocity", Velocity(), Steps(100), lambda c: (c + 1) / 100),
+        ("noise", NoiseParametrization(), ScaledTime(999), lambda c: c / 999),
+        ("score", ScoreParametrization(), ScaledTime(), lambda c: c),
+        ("denoise", DataParametrization(), StepIndex(1000), lambda c: (c + 1) / 1000),
+        ("velocity", VelocityParametrization(), StepIndex(100), lambda c: (c + 1) / 100),
     ],
     ids=["score_sde", "score", "data", "velocity"],
 )
@@ -207,7 +207,7 @@ def test_a_denoiser_serves_every_scalar_process(sde: Any) -> None:
     exact = sdegen.Exact(sde, RING)
     x = sdegen.sample(model, 500, steps=12, seed=0)
     torch.testing.assert_close(x, sdegen.sample(exact, 500, steps=12, seed=0), rtol=1e-6, atol=1e-5)
-    assert abs(Level()(sde, 0.3 * sde.T) - sde.snr(0.3 * sde.T) ** -0.5) < 1e-12
+    assert abs(NoiseLevel()(sde, 0.3 * sde.T) - sde.snr(0.3 * sde.T) ** -0.5) < 1e-12
 
 
 @torch.no_grad()
@@ -221,7 +221,10 @@ def test_wrappers_of_k_diffusion_are_denoisers() -> None:
     for p in net.parameters():  # fresh networks give nothing
         nn.init.normal_(p, std=0.05)
     table = (1 - sde.betas).cumprod(0).float()
-    for wrapper, asks in ((external.DiscreteEpsDDPMDenoiser, Noise()), (external.DiscreteVDDPMDenoiser, Velocity())):
+    for wrapper, asks in (
+        (external.DiscreteEpsDDPMDenoiser, NoiseParametrization()),
+        (external.DiscreteVDDPMDenoiser, VelocityParametrization()),
+    ):
 
         class Their(wrapper):  # type: ignore[misc, valid-type]
             def get_v(self, *given: Any, **more: Any) -> Tensor:
@@ -229,7 +232,7 @@ def test_wrappers_of_k_diffusion_are_denoisers() -> None:
 
         theirs = Their(net, table, quantize=True)
         model = sdegen.from_denoiser(theirs, sde=sde)
-        plain = sdegen.from_network(net, sde, asks, Steps(1000))
+        plain = sdegen.from_network(net, sde, asks, StepIndex(1000))
         for step in (1, 300, 900):
             x = noise()
             torch.testing.assert_close(

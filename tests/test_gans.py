@@ -19,7 +19,7 @@ from sdegen.baselines import (
     WGAN,
     WGANGP,
     Adversarial,
-    Divergence,
+    FDivergence,
     Game,
     Hellinger,
     JensenShannon,
@@ -35,7 +35,7 @@ AT = torch.linspace(-12, 13, 20_001, dtype=torch.float64)
 P, Q = (torch.exp(torch.distributions.Normal(m, 1.0).log_prob(AT)) * (AT[1] - AT[0]) for m in (M, 0.0))
 LOG_RATIO = M * AT - M**2 / 2
 
-TRUE: dict[type[Divergence], float] = {
+TRUE: dict[type[FDivergence], float] = {
     KL: M**2 / 2,
     ReverseKL: M**2 / 2,
     Pearson: math.expm1(M**2),
@@ -51,13 +51,13 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def bound(divergence: Divergence, v: Tensor) -> float:
+def bound(divergence: FDivergence, v: Tensor) -> float:
     """``E_p a(v) − E_q c(v)`` by quadrature, of a critic's answers on the grid."""
     return ((P * divergence.activation(v)).sum() - (Q * divergence.conjugate(v)).sum()).item()
 
 
 @pytest.mark.parametrize("kind", TRUE)
-def test_the_best_critic_attains_the_divergence_and_no_other_does(kind: type[Divergence]) -> None:
+def test_the_best_critic_attains_the_divergence_and_no_other_does(kind: type[FDivergence]) -> None:
     divergence = kind()
     by_definition = (Q * divergence.f(LOG_RATIO.exp())).sum().item()
     assert by_definition == pytest.approx(TRUE[kind], rel=1e-5)
@@ -86,7 +86,7 @@ def shifted(dim: int, by: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("kind", TRUE)
-def test_a_trained_critic_recovers_the_divergence(kind: type[Divergence]) -> None:
+def test_a_trained_critic_recovers_the_divergence(kind: type[FDivergence]) -> None:
     torch.manual_seed(0)
     model = GAN(Alike(), nets.Perceptron(1, 1, 32, 1), 1, divergence=kind())
     sdegen.fit(model, shifted(1, M), steps=600, batch_size=2048, lr=5e-3, ema=0.1, seed=0)

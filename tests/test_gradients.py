@@ -41,13 +41,13 @@ CASES = {
     "input perturbation": (lambda: sdegen.Model(mlp(), sdegen.VP()), losses.InputPerturbation(0.1), False),
     "implicit": (lambda: sdegen.Model(mlp(), sdegen.OU()), losses.Implicit(), False),
     "hybrid": (
-        lambda: sdegen.LearnedVariance(mlp(out=4), sdegen.VP(), sdegen.models.Velocity()),
+        lambda: sdegen.LearnedVariance(mlp(out=4), sdegen.VP(), sdegen.models.VelocityParametrization()),
         losses.Hybrid(steps=10),
         False,
     ),
     "matrices": (
         lambda: sdegen.Model(nets.MLP(4, width=8, depth=1), sdegen.CLD()),
-        losses.Denoising(weightings.Uniform()),
+        losses.Denoising(weightings.UniformWeighting()),
         False,
     ),
     "nonlinear": (lambda: sdegen.DirectModel(mlp(), sdegen.DoubleWell(T=1.0)), losses.Denoising(), False),

@@ -19,7 +19,7 @@ from sdegen.guidance import (
     LinearScale,
     RescaledGuidance,
 )
-from sdegen.models import Velocity
+from sdegen.models import VelocityParametrization
 from sdegen.models.exact import Exact, ExactConditional
 from sdegen.models.score import Conditioned, ScoreModel
 from sdegen.samplers import (
@@ -320,7 +320,7 @@ def test_the_noise_follows_the_changed_clean_state(sde: Any, wrap: str) -> None:
 def test_what_is_no_data_in_the_clean_state_stays(wrap: str) -> None:
     # A network that is asked for all of the state speaks of the velocities too; the exact clean state has none.
     sde = sdegen.CLD(sigma_0=0.1)
-    inner = sdegen.Model(sdegen.nets.MLP(4, width=16, depth=1, classes=1), sde, Velocity()).double()
+    inner = sdegen.Model(sdegen.nets.MLP(4, width=16, depth=1, classes=1), sde, VelocityParametrization()).double()
     for p in inner.parameters():
         nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
     x, t = states(sde)
@@ -650,7 +650,7 @@ def optimum(sde: Any, t: float, gamma: float) -> tuple[Tensor, Tensor]:
     return R.T @ torch.linalg.inv(total), lift @ moments.mean
 
 
-@pytest.mark.parametrize("weighting", [weightings.InverseVariance(), weightings.Uniform()], ids=name)
+@pytest.mark.parametrize("weighting", [weightings.InverseVarianceWeighting(), weightings.UniformWeighting()], ids=name)
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD(sigma_0=0.1)], ids=name)
 def test_the_minimiser_under_perturbed_inputs_is_the_gaussian_one(sde: Any, weighting: Any) -> None:
     gamma, t = 0.5, sde.time(1.0).item()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import diffusion_hierarchy
-from sdegen.baselines import Hierarchy, Layer
+from sdegen.baselines import Hierarchy, LatentLayer
 
 LAW = sdegen.GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[-1.0, 0.3], [0.8, 0.0]]), torch.tensor([[0.1, 0.3], [0.2, 0.1]])
@@ -67,7 +67,7 @@ def test_a_hierarchy_of_one_latent_is_the_bound_of_a_linear_gaussian_model() -> 
 
 def test_latents_below_are_drawn_by_the_inference() -> None:
     Normal = torch.distributions.Normal
-    wide = Layer(lambda z, x: Normal(x + 2, 0.5 + 0 * z), lambda z: Normal(0 * z, 0.5 + 0 * z))
+    wide = LatentLayer(lambda z, x: Normal(x + 2, 0.5 + 0 * z), lambda z: Normal(0 * z, 0.5 + 0 * z))
     x = torch.zeros(20_000, 1, dtype=torch.float64)
     model = Hierarchy(
         lambda x: Normal(x, 1 + 0 * x), lambda z: Normal(0 * z, 1 + 0 * z), [wide], lambda z: Normal(z, 1 + 0 * z)

@@ -40,7 +40,10 @@ def objective(loss: Any, sde: Any, size: float, n: int = 60_000) -> Tensor:
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("weighting", [weightings.Uniform(), weightings.InverseVariance(), weightings.Likelihood()])
+@pytest.mark.parametrize(
+    "weighting",
+    [weightings.UniformWeighting(), weightings.InverseVarianceWeighting(), weightings.LikelihoodWeighting()],
+)
 def test_denoising_exceeds_its_minimum_by_the_score_error(sde: Any, weighting: weightings.Weighting) -> None:
     # L(s + e) − L(s) = E‖W e‖²: the cross term vanishes at the score and only there.
     loss = losses.Denoising(weighting, pooled=False)
@@ -62,7 +65,7 @@ def test_pooled_target_has_the_same_mean_and_less_variance(sde: Any) -> None:
     # The gradient of the loss in the size of the error, pooled and not, over many small batches.
     means, spreads = [], []
     for pooled in (False, True):
-        loss = losses.Denoising(weightings.InverseVariance(), pooled=pooled)
+        loss = losses.Denoising(weightings.InverseVarianceWeighting(), pooled=pooled)
         slopes = []
         for k in range(300):
             g = torch.Generator().manual_seed(k)
@@ -110,7 +113,7 @@ def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
                 return sde.time(level**-2.0).expand(n), torch.ones(n, dtype=torch.float64)
 
         size = torch.zeros(2000, 1, dtype=torch.float64, requires_grad=True)
-        loss = losses.Denoising(weightings.InverseVariance(), At(), pooled=False, antithetic=antithetic)
+        loss = losses.Denoising(weightings.InverseVarianceWeighting(), At(), pooled=False, antithetic=antithetic)
         size_of = size[:, None] if len(sde.e) > 1 else size
         g = torch.Generator().manual_seed(0)
         total = loss(Off(sde, size_of), DATA.sample(2000, g), generator=g).sum() * level**-2.0
@@ -124,7 +127,7 @@ def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
 @pytest.mark.parametrize("divergence", [exact_divergence, hutchinson_divergence])
 @pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
 def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, divergence: Any) -> None:
-    weighting = weightings.InverseVariance()
+    weighting = weightings.InverseVarianceWeighting()
     implicit = losses.Implicit(weighting, divergence=divergence)
     denoising = losses.Denoising(weighting, pooled=False)
     gap = objective(implicit, sde, 0.1) - objective(implicit, sde, 0.0)
@@ -138,7 +141,7 @@ def test_ddpm_loss_is_twice_the_inverse_variance_loss() -> None:
     sde = sdegen.VP()
     model = Off(sde, torch.tensor(0.2, dtype=torch.float64))
     x_0 = DATA.sample(512, torch.Generator().manual_seed(0))
-    loss = losses.Denoising(weightings.InverseVariance(), weightings.UniformTimes(), pooled=False)
+    loss = losses.Denoising(weightings.InverseVarianceWeighting(), weightings.UniformTimes(), pooled=False)
     got = loss(model, x_0, generator=torch.Generator().manual_seed(7))
     g = torch.Generator().manual_seed(7)
     t, _ = weightings.UniformTimes().sample(sde, 512, g)
@@ -151,7 +154,7 @@ def test_ddpm_loss_is_twice_the_inverse_variance_loss() -> None:
 
 def test_implicit_refuses_directional_weights() -> None:
     with pytest.raises(ValueError, match="scalar weighting"):
-        losses.Implicit(weightings.InverseVariance())(Off(sdegen.CLD(), torch.zeros(())), DATA.sample(4))
+        losses.Implicit(weightings.InverseVarianceWeighting())(Off(sdegen.CLD(), torch.zeros(())), DATA.sample(4))
 
 
 class Mixed(nn.Module):
@@ -252,7 +255,7 @@ def test_pooled_short_kernels_have_the_same_gradient_with_less_variance() -> Non
     values = []
     for pooled in (True, False):
         times = weightings.SharedTimes(number=8)
-        loss = losses.Denoising(weightings.Uniform(), times, pooled=pooled)
+        loss = losses.Denoising(weightings.UniformWeighting(), times, pooled=pooled)
         draws = []
         for seed in range(12):
             x_0 = law.sample(2048, torch.Generator().manual_seed(seed))

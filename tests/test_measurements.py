@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen.guidance.measurements import Blur, Downsample, Grey, Linear, Mask, Measurement, posterior, random_projection
+from sdegen.guidance.measurements import (
+    Blur,
+    Downsample,
+    Grey,
+    Linear,
+    Mask,
+    Measurement,
+    mixture_posterior,
+    random_projection,
+)
 
 RING = sdegen.data.gaussian_ring()
 IMAGES = (3, 8, 8)
@@ -67,7 +76,7 @@ def test_the_posterior_in_the_plane_is_that_of_quadrature(std: float) -> None:
     grid = torch.cartesian_prod(side, side)
     log_joint = unnormalised(RING, A, y, grid)
     evidence = log_joint.logsumexp(0) + 2 * (side[1] - side[0]).log()
-    found = posterior(RING, A, y).log_prob(grid)
+    found = mixture_posterior(RING, A, y).log_prob(grid)
     seen = log_joint - evidence > -30
     assert (found - (log_joint - evidence))[seen].abs().max() < 1e-6
 
@@ -80,7 +89,7 @@ def test_the_posterior_in_many_dimensions_is_that_of_importance_sampling(dim: in
     y = A.sample(truth, torch.Generator().manual_seed(4))[0]
     x = law.sample(200_000, torch.Generator().manual_seed(0))
     weights = A.log_prob(y.expand(len(x), -1), x).softmax(0)
-    exact = posterior(law, A, y)
+    exact = mixture_posterior(law, A, y)
     mean = weights @ x
     error = (weights.square() @ (x - mean).square()).sqrt()
     assert ((mean - exact.moments().mean).abs() < 5 * error).all()
@@ -92,12 +101,12 @@ def test_the_posterior_in_many_dimensions_is_that_of_importance_sampling(dim: in
 def test_a_measurement_that_says_nothing_leaves_the_law() -> None:
     A = Linear(torch.ones(1, 2, dtype=torch.float64), 1e6)
     x = RING.sample(50, torch.Generator().manual_seed(0))
-    assert (posterior(RING, A, torch.tensor([3.0])).log_prob(x) - RING.log_prob(x)).abs().max() < 1e-6
+    assert (mixture_posterior(RING, A, torch.tensor([3.0])).log_prob(x) - RING.log_prob(x)).abs().max() < 1e-6
 
 
 def test_far_measurements_leave_the_modes_that_can_have_made_them() -> None:
     A = Linear(torch.eye(2, dtype=torch.float64), 0.01)
-    left = posterior(RING, A, RING.means[3] + 0.05)
+    left = mixture_posterior(RING, A, RING.means[3] + 0.05)
     assert abs(left.weights.max() - 1) < 1e-7
     torch.testing.assert_close(left.moments().mean, RING.means[3] + 0.05, atol=1e-3, rtol=0)
 
@@ -111,7 +120,7 @@ def test_images_have_posteriors_too() -> None:
     mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     mask[:, :2] = True
     y = law.sample(1, generator)[:, mask][0]
-    left = posterior(law, Mask(mask, 1e-4), y)
+    left = mixture_posterior(law, Mask(mask, 1e-4), y)
     assert left.event_shape == (1, 4, 4)
     moments = left.moments()
     torch.testing.assert_close(moments.mean[mask], y, atol=1e-6, rtol=0)
@@ -132,7 +141,7 @@ def test_images_have_posteriors_too() -> None:
         (lambda: Downsample(3, 0.1)(torch.ones(1, 1, 8, 8)), ValueError, "divisible by 3"),
         (lambda: Blur(0.0, 0.1), ValueError, "width = 0"),
         (lambda: Grey(0.1)(torch.ones(2, 3)), ValueError, "expected images"),
-        (lambda: posterior(RING, Linear(torch.ones(1, 2), 1.0), torch.ones(4)), ValueError, "y has 4 numbers"),
+        (lambda: mixture_posterior(RING, Linear(torch.ones(1, 2), 1.0), torch.ones(4)), ValueError, "y has 4 numbers"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(make, error, says) -> None:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen.models.parametrizations import Data, EDMParametrization, Noise, Parametrization, Score, Velocity
+from sdegen.models.parametrizations import (
+    DataParametrization,
+    EDMParametrization,
+    NoiseParametrization,
+    Parametrization,
+    ScoreParametrization,
+    VelocityParametrization,
+)
 from sdegen.testing import check_model, model_cases
 
 LAW = sdegen.data.random_mixture(2, modes=3, seed=1)
@@ -35,10 +42,14 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
-@pytest.mark.parametrize("kind", [Noise, Data, Velocity, Score, EDMParametrization], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [NoiseParametrization, DataParametrization, VelocityParametrization, ScoreParametrization, EDMParametrization],
+    ids=lambda k: k.__name__,
+)
 def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrization]) -> None:
     parametrization = kind(std=1.7)
-    if sde.snr(sde.T) == 0 and kind in (Noise, Score):
+    if sde.snr(sde.T) == 0 and kind in (NoiseParametrization, ScoreParametrization):
         pytest.skip("refused: alpha(T) = 0")
     t = sde.T * torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
     x = sde.perturb(LAW.sample(4, torch.Generator().manual_seed(0)), t, generator=torch.Generator().manual_seed(1)).x
@@ -165,7 +176,7 @@ def test_conditions_pass_through_to_the_network() -> None:
         def forward(self, x: Tensor, level: Tensor, shift: Tensor) -> Tensor:
             return 0 * x + shift[:, None]
 
-    model = sdegen.Model(Shifted(), sdegen.VP(), Data(std=1.0))
+    model = sdegen.Model(Shifted(), sdegen.VP(), DataParametrization(std=1.0))
     x = torch.randn(3, 2, dtype=torch.float64)
     shift = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     want = shift[:, None].expand(3, 2)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import sdegen
 from benchmarks.peers import k_diffusion as in_k_diffusion_package
 from sdegen import grids, nets
-from sdegen.models import Noise
+from sdegen.models import NoiseParametrization
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -43,7 +43,7 @@ from sdegen.samplers import (
 )
 
 TOLERANCE = 1e-5
-NOISE = Noise(std=1.0)  # with it the network of a variance-preserving process sees the state as it is
+NOISE = NoiseParametrization(std=1.0)  # with it the network of a variance-preserving process sees the state as it is
 RUNS = [("points", 10), ("points", 50), ("images", 10)]
 # What numpy and torch have to say to the peers' code.
 pytestmark = pytest.mark.filterwarnings("ignore:(__array_|.torch.jit.script.):DeprecationWarning")

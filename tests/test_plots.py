@@ -177,7 +177,7 @@ def test_an_album_of_a_run_that_goes_on_draws_the_losses_before_too(tmp_path, mo
         torch.manual_seed(0)
         model = sdegen.Model(sdegen.nets.UNet(1, (32,)), sdegen.VP())
         run = sdegen.fit(
-            model, x, steps=steps, batch_size=8, seed=0, schedule=sdegen.training.constant,
+            model, x, steps=steps, batch_size=8, seed=0, schedule=sdegen.training.constant_rate,
             callbacks=[plots.Album(tmp_path, every=4, n=1, steps=2)], checkpoint=tmp_path,
         )  # fmt: skip
     assert drawn == [run.loss[:4], run.loss]

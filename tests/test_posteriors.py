@@ -26,7 +26,7 @@ from sdegen.guidance import (
     repaint,
     twisted_smc,
 )
-from sdegen.guidance.measurements import Downsample, Linear, Mask, posterior
+from sdegen.guidance.measurements import Downsample, Linear, Mask, mixture_posterior
 
 RING = sdegen.data.gaussian_ring()
 MODES = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.full((1,), 0.25)) for m in RING.means]
@@ -188,7 +188,7 @@ def test_moment_matching_is_exact_on_gaussian_data(sde: Any, share: float) -> No
     A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.0, 1.0, 1.0]], dtype=torch.float64), 0.3)
     y = A.sample(law.sample(1, torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2))[0]
     wrapped = MomentMatching(sdegen.Exact(sde, law), A)
-    truth = sdegen.Exact(sde, posterior(law, A, y))
+    truth = sdegen.Exact(sde, mixture_posterior(law, A, y))
     x = states(sde, law, t)
     for found, expected in zip(wrapped.estimate(x, t, y=y), truth.estimate(x, t)):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
@@ -200,12 +200,12 @@ def test_pseudoinverse_guidance_is_exact_on_white_data(sde: Any) -> None:
     A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.0, 1.0, 1.0]], dtype=torch.float64), 0.3)
     y = torch.tensor([0.7, -1.0], dtype=torch.float64)
     x = states(sde, law, 0.4 * sde.T)
-    wrapped, truth = PiGDM(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior(law, A, y))
+    wrapped, truth = PiGDM(sdegen.Exact(sde, law), A), sdegen.Exact(sde, mixture_posterior(law, A, y))
     torch.testing.assert_close(wrapped.score(x, 0.4 * sde.T, y=y), truth.score(x, 0.4 * sde.T), rtol=1e-6, atol=1e-6)
     # Of data with another covariance it is not, and neither is DPS anywhere but near the data.
     other = correlated()
     x = states(sde, other, 0.4 * sde.T)
-    truth = sdegen.Exact(sde, posterior(other, A, y))
+    truth = sdegen.Exact(sde, mixture_posterior(other, A, y))
     for wrong in (PiGDM(sdegen.Exact(sde, other), A), DPS(sdegen.Exact(sde, other), A)):
         assert (wrong.score(x, 0.4 * sde.T, y=y) - truth.score(x, 0.4 * sde.T)).abs().max() > 0.05
 
@@ -224,7 +224,7 @@ def test_wrappers_go_into_each_other_and_into_likelihoods() -> None:
     torch.testing.assert_close(sdegen.log_prob(guided, data, label=torch.full((5,), 2)), exact, rtol=1e-4, atol=1e-4)
     law = correlated()
     B, z = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.5), torch.tensor([1.0], dtype=torch.float64)
-    left = posterior(law, B, z)
+    left = mixture_posterior(law, B, z)
     some = left.sample(5, torch.Generator().manual_seed(0))
     wrapped = MomentMatching(sdegen.Exact(sde, law), B)
     torch.testing.assert_close(
@@ -238,7 +238,7 @@ def test_nothing_is_added_where_nothing_is_known_and_scores_are_finite_without_n
     A, y = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3), torch.tensor([2.0], dtype=torch.float64)
     x = law.sample(20, torch.Generator().manual_seed(0))
     for sde in (sdegen.VP(), sdegen.Cosine()):  # the second has no signal at T
-        wrapped, truth = MomentMatching(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior(law, A, y))
+        wrapped, truth = MomentMatching(sdegen.Exact(sde, law), A), sdegen.Exact(sde, mixture_posterior(law, A, y))
         torch.testing.assert_close(wrapped.score(x, share, y=y), truth.score(x, share), rtol=1e-5, atol=1e-5)
 
 
@@ -250,7 +250,10 @@ def test_images_are_restored_from_what_was_measured(dtype: torch.dtype) -> None:
     A = Downsample(2, 0.2)
     y = A.sample(law.sample(1, generator), generator)[0]
     x = law.sample(6, generator).to(dtype)
-    wrapped, truth = MomentMatching(sdegen.Exact(sdegen.VP(), law), A), sdegen.Exact(sdegen.VP(), posterior(law, A, y))
+    wrapped, truth = (
+        MomentMatching(sdegen.Exact(sdegen.VP(), law), A),
+        sdegen.Exact(sdegen.VP(), mixture_posterior(law, A, y)),
+    )
     found = wrapped.denoise(x, 0.3, y=y)
     assert found.dtype == dtype
     torch.testing.assert_close(found, truth.denoise(x, 0.3), rtol=1e-3, atol=1e-3)
@@ -285,11 +288,11 @@ def test_every_model_of_a_wrapper_is_in_evaluation_mode_while_it_samples() -> No
 def test_all_approximations_become_exact_as_the_noise_goes() -> None:
     sde = sdegen.VP()
     A, y = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 0.5), torch.tensor([3.0], dtype=torch.float64)
-    exact, truth = sdegen.Exact(sde, RING), sdegen.Exact(sde, posterior(RING, A, y))
+    exact, truth = sdegen.Exact(sde, RING), sdegen.Exact(sde, mixture_posterior(RING, A, y))
     for make in (DPS, PiGDM, MomentMatching):
         errors = []
         for t in (0.02, 0.005):
-            x = states(sde, posterior(RING, A, y), t, 200)
+            x = states(sde, mixture_posterior(RING, A, y), t, 200)
             push = truth.score(x, t) - exact.score(x, t)
             errors.append((make(exact, A).score(x, t, y=y) - truth.score(x, t)).norm() / push.norm())
         assert errors[1] < 0.5 * errors[0] < 0.5
@@ -303,7 +306,7 @@ def test_samples_know_what_was_measured_each_its_own() -> None:
     wrapped = MomentMatching(sdegen.Exact(sdegen.VP(), law), A)
     x = sdegen.sample(wrapped, 6000, steps=20, seed=0, batch=2500, y=y)
     for value, part in zip((-1.0, 2.0), x.split(3000)):
-        truth = posterior(law, A, torch.tensor([value])).moments()
+        truth = mixture_posterior(law, A, torch.tensor([value])).moments()
         torch.testing.assert_close(part.mean(0), truth.mean, atol=0.1, rtol=0)
         torch.testing.assert_close(part.T.cov(), truth.covariance, atol=0.12, rtol=0)
 
@@ -320,7 +323,7 @@ def test_repainting_brings_the_rest_nearer_to_what_was_seen() -> None:
     sde = sdegen.VP()
     A, y = Mask(torch.tensor([True, False]), 0.01), torch.tensor([3.8], dtype=torch.float64)
     wrapped = Replacement(sdegen.Exact(sde, RING), A)
-    truth = posterior(RING, A, y).sample(2000, torch.Generator().manual_seed(3))
+    truth = mixture_posterior(RING, A, y).sample(2000, torch.Generator().manual_seed(3))
     plain = samplers.ExponentialSDE(16)
     distance = [
         metrics.sliced_wasserstein(sdegen.sample(wrapped, 2000, sampler=s, seed=0, y=y), truth, seed=0).value
@@ -468,7 +471,7 @@ def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
     law = correlated()
     A = Linear(torch.tensor([[1.0, -0.5, 0.2]], dtype=torch.float64), 0.3)
     y = torch.tensor([2.0], dtype=torch.float64)
-    mean, covariance = posterior(law, A, y).moments()
+    mean, covariance = mixture_posterior(law, A, y).moments()
     proposal = PiGDM(sdegen.Exact(sdegen.VP(), law), A, scale=0.5)
     error = {}
     for n in (64, 1024):
@@ -488,7 +491,7 @@ def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
 
 def test_particles_find_the_modes_that_the_proposal_gets_wrong() -> None:
     A, y = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 0.5), torch.tensor([3.0], dtype=torch.float64)
-    truth, proposal = posterior(RING, A, y), PiGDM(sdegen.Exact(sdegen.VP(), RING), A, scale=0.5)
+    truth, proposal = mixture_posterior(RING, A, y), PiGDM(sdegen.Exact(sdegen.VP(), RING), A, scale=0.5)
     found = twisted_smc(proposal, 2000, steps=100, seed=0, y=y)
     plain = sdegen.sample(proposal, 2000, sampler=samplers.ExponentialSDE(100), seed=0, y=y)
 

@@ -21,7 +21,7 @@ from torch import nn
 import sdegen
 from sdegen import files, fit
 from sdegen.training import checkpoints
-from sdegen.training.loop import constant
+from sdegen.training.loop import constant_rate
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -111,14 +111,15 @@ def test_a_finished_run_gives_its_result_at_once(whole, tmp_path):
 
 
 def test_a_run_of_constant_rate_can_be_made_longer(tmp_path):
-    long = run(None, schedule=constant)
+    long = run(None, schedule=constant_rate)
     for steps in (20, 33, 60):
-        last = run(tmp_path / "run", steps=steps, schedule=constant)
+        last = run(tmp_path / "run", steps=steps, schedule=constant_rate)
         assert last[1].steps == steps
     same(last, long, records=False)
     assert last[1].loss == long[1].loss
     with pytest.raises(
-        ValueError, match=r"is of a run with schedule = sdegen\.training\.constant, not sdegen\.training\.cosine"
+        ValueError,
+        match=r"is of a run with schedule = sdegen\.training\.constant_rate, not sdegen\.training\.cosine_decay",
     ):
         run(tmp_path / "run")
 
@@ -397,7 +398,7 @@ def test_other_frozen_weights_are_named(tmp_path):
         model = sdegen.Model(sdegen.nets.MLP(2, width=8), sdegen.VP())
         if frozen:
             model.net.first.weight.requires_grad_(False)
-        asked = {"batch_size": 4, "seed": 0, "schedule": constant}
+        asked = {"batch_size": 4, "seed": 0, "schedule": constant_rate}
         return fit(model, RING, steps=steps, checkpoint=tmp_path / str(first), **asked)
 
     for first in (False, True):

@@ -93,7 +93,7 @@ def test_linear_process_by_the_nonlinear_route_learns_the_same_score() -> None:
             return exact.score(x, t) + self.size * (x + 0.5)
 
     untold.lag = 0.1
-    loss = sdegen.losses.Denoising(sdegen.weightings.Uniform(), sdegen.weightings.UniformTimes())
+    loss = sdegen.losses.Denoising(sdegen.weightings.UniformWeighting(), sdegen.weightings.UniformTimes())
     x_0 = law.sample(20_000, torch.Generator().manual_seed(0))
     values = [loss(Off(e), x_0, generator=torch.Generator().manual_seed(1)) for e in (0.2, -0.2)]
     slope = (values[0] - values[1]) / 0.4

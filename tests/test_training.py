@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import sdegen
 from sdegen import fit
 from sdegen.training import loop
-from sdegen.training.loop import constant
+from sdegen.training.loop import constant_rate
 from sdegen.training.run import Readings
 
 
@@ -111,7 +111,7 @@ def test_no_warmup_starts_at_the_full_rate(tiny):
 
 
 def test_a_constant_rate_stays_after_the_warmup(tiny):
-    run = fit(tiny(), RING, steps=8, batch_size=4, lr=0.01, warmup=4, seed=0, schedule=constant)
+    run = fit(tiny(), RING, steps=8, batch_size=4, lr=0.01, warmup=4, seed=0, schedule=constant_rate)
     assert run.lr == pytest.approx([0.0025, 0.005, 0.0075] + 5 * [0.01])
 
 
@@ -364,8 +364,8 @@ def test_training_finds_the_minimiser_of_a_linear_family(device, dtype):
     std = 2.0
     law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.full((1,), std**2))
     sde, net = sdegen.VP(), Line()
-    model = sdegen.Model(net, sde, sdegen.models.Data(std=std)).to(device, dtype)
-    loss = sdegen.losses.Denoising(sdegen.weightings.SNR(0.0), At(), pooled=False)
+    model = sdegen.Model(net, sde, sdegen.models.DataParametrization(std=std)).to(device, dtype)
+    loss = sdegen.losses.Denoising(sdegen.weightings.SNRWeighting(0.0), At(), pooled=False)
     fit(model, law, steps=300, batch_size=1024, lr=0.05, warmup=1, ema=0.2, seed=0, loss=loss)
     alpha, sigma = (c(torch.tensor(0.4, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma))
     best = alpha * std**2 / (alpha**2 * std**2 + sigma**2)

@@ -288,7 +288,7 @@ def test_bfloat16_is_near_and_trains(build, generator, device):
 def test_a_model_comes_back_from_its_file(build, draw, tmp_path, device, mixed):
     kind = models.LearnedVariance if mixed else sdegen.Model
     net = build(2, classes=3, mixed=mixed, out_channels=4 if mixed else None)
-    model = kind(net, sdegen.VP(), models.Velocity()).eval()
+    model = kind(net, sdegen.VP(), models.VelocityParametrization()).eval()
     sdegen.save(model, tmp_path / "model")
     again = sdegen.load(tmp_path / "model").to(device)
     x, label = draw(3, 2, 8, 8), torch.tensor([2, -1, 0], device=device)
@@ -297,7 +297,7 @@ def test_a_model_comes_back_from_its_file(build, draw, tmp_path, device, mixed):
 
 
 def test_a_model_samples(build, draw):
-    model = sdegen.Model(build(), sdegen.VP(), models.Velocity()).eval()
+    model = sdegen.Model(build(), sdegen.VP(), models.VelocityParametrization()).eval()
     x = sdegen.sample(model, x_T=draw(2, 1, 4, 4), steps=3, seed=0)
     assert x.shape == (2, 1, 4, 4) and x.isfinite().all()
 

@@ -24,16 +24,16 @@ from sdegen.baselines import (
     HierarchicalVAE,
     Hierarchy,
     LatentClassifier,
-    Layer,
+    LatentLayer,
     WarmUp,
     active_units,
     fgsm,
-    interpolation,
     robustness,
     traversal,
+    walk_latents,
 )
 from sdegen.baselines.hierarchical import _positive, product
-from sdegen.baselines.likelihoods import Likelihood
+from sdegen.baselines.likelihoods import PixelLaw
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -158,7 +158,7 @@ def test_training_closes_the_gap() -> None:
     [(Gaussian(0.3), 0.4), (Gaussian(), 0.4)]
     + [(Continuous(), v) for v in (-200.0, -20.0, -1.0, -0.05, 0.0, 5e-3, 0.4, 90.0)],
 )
-def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: Likelihood, answer: float) -> None:
+def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: PixelLaw, answer: float) -> None:
     out = torch.tensor([[answer, -0.7][: likelihood.outputs]], dtype=torch.float64)
     low, high = (0.0, 1.0) if isinstance(likelihood, Continuous) else (-6.0, 6.0)
     at = torch.linspace(low, high, 20_001, dtype=torch.float64)[:-1] + (high - low) / 40_000
@@ -178,7 +178,7 @@ def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: Likelihood, ans
 
 
 @pytest.mark.parametrize("likelihood", [Continuous(), Bernoulli()])
-def test_numbers_outside_have_no_density(likelihood: Likelihood) -> None:
+def test_numbers_outside_have_no_density(likelihood: PixelLaw) -> None:
     x = torch.tensor([[-1.0], [0.0], [0.5], [1.0], [1.01]])
     assert likelihood.log_prob(torch.full_like(x, 0.3), x).isnan().tolist() == [True, False, False, False, True]
 
@@ -275,14 +275,14 @@ def test_the_ladder_is_a_hierarchy_term_by_term() -> None:
     x = torch.randn(30_000, 1, generator=seeded(0), dtype=torch.float64)
     features = net.heights(x)[::-1]
 
-    def layer(i: int) -> Layer:
+    def layer(i: int) -> LatentLayer:
         def generate(z: Tensor) -> Normal:
             return Normal(*_positive(net.expected[i - 1](z)))
 
         def infer(z: Tensor, x: Tensor) -> Normal:
             return product(Normal(*_positive(net.said[i](features[i]))), generate(z))
 
-        return Layer(infer, generate)
+        return LatentLayer(infer, generate)
 
     hierarchy = Hierarchy(
         lambda x: Normal(*_positive(net.said[0](features[0]))),
@@ -341,7 +341,7 @@ def test_the_kl_is_let_in_slowly(tmp_path: Any) -> None:
         seen: list[float] = [model.beta.item()]
         callbacks: list[Callable[..., Any]] = [warm, lambda step: seen.append(model.beta.item())]
         sdegen.fit(
-            model, x, steps=steps, batch_size=16, schedule=sdegen.training.constant, seed=0, every=3,
+            model, x, steps=steps, batch_size=16, schedule=sdegen.training.constant_rate, seed=0, every=3,
             checkpoint=tmp_path / folder, callbacks=callbacks,
         )  # fmt: skip
         return seen, nn.utils.parameters_to_vector(model.parameters())
@@ -376,12 +376,12 @@ def test_walks() -> None:
     points = traversal(lambda v: v, z, 1, torch.tensor([-3.0, 0.0, 3.0]))
     assert points.tolist() == [[0.5, -3.0, 2.0], [0.5, 0.0, 2.0], [0.5, 3.0, 2.0]]
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    arc = interpolation(lambda v: v, a, b, 5)
+    arc = walk_latents(lambda v: v, a, b, 5)
     assert torch.allclose(arc.norm(dim=1), torch.ones(5)) and torch.allclose(arc[2], torch.full((2,), 0.5**0.5))
     assert torch.allclose(arc[0], a) and torch.allclose(arc[-1], b, atol=1e-6)
-    assert torch.allclose(interpolation(lambda v: v, a, 3 * a, 3), torch.tensor([[1.0, 0], [2, 0], [3, 0]]))
+    assert torch.allclose(walk_latents(lambda v: v, a, 3 * a, 3), torch.tensor([[1.0, 0], [2, 0], [3, 0]]))
     with pytest.raises(ValueError, match="no arc"):
-        interpolation(lambda v: v, a, -a)
+        walk_latents(lambda v: v, a, -a)
 
 
 def test_the_head_learns_and_the_codes_stay() -> None:

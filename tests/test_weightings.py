@@ -21,7 +21,14 @@ from sdegen.processes.times import (
     UniformTimes,
 )
 from sdegen.training.losses import Denoising
-from sdegen.training.weightings import SNR, EDMWeighting, InverseVariance, Likelihood, MinSNR, Uniform
+from sdegen.training.weightings import (
+    EDMWeighting,
+    InverseVarianceWeighting,
+    LikelihoodWeighting,
+    MinSNRWeighting,
+    SNRWeighting,
+    UniformWeighting,
+)
 
 SCALAR = [VP(), SubVP(), VE(), OU(), DDPM(), Cosine(), EDM(), Rectified()]
 LINEAR = [*SCALAR, CLD()]
@@ -36,13 +43,13 @@ def inside(sde, n=7):
 # --- weightings -----------------------------------------------------------------------------------------------------
 
 LAMBDAS = [  # lambda on the squared score error, of alpha, sigma and g
-    (Uniform(), lambda a, s, g: 1 + 0 * s),
-    (InverseVariance(), lambda a, s, g: s**2 / 2),
-    (Likelihood(), lambda a, s, g: g**2),
-    (SNR(1.0), lambda a, s, g: s**2 * (a**2 + s**2) / a**2),
-    (SNR(0.3), lambda a, s, g: s**2 * (1 + 0.3 * (s / a) ** 2)),
+    (UniformWeighting(), lambda a, s, g: 1 + 0 * s),
+    (InverseVarianceWeighting(), lambda a, s, g: s**2 / 2),
+    (LikelihoodWeighting(), lambda a, s, g: g**2),
+    (SNRWeighting(1.0), lambda a, s, g: s**2 * (a**2 + s**2) / a**2),
+    (SNRWeighting(0.3), lambda a, s, g: s**2 * (1 + 0.3 * (s / a) ** 2)),
     (EDMWeighting(0.5), lambda a, s, g: s**2 * (1 + 4 * (s / a) ** 2)),
-    (MinSNR(5.0), lambda a, s, g: torch.minimum(s**2, 5 * s**4 / a**2)),
+    (MinSNRWeighting(5.0), lambda a, s, g: torch.minimum(s**2, 5 * s**4 / a**2)),
 ]
 
 
@@ -58,7 +65,7 @@ def test_the_weighted_square_is_lambda_times_the_square(sde, weighting, of, gene
 @pytest.mark.parametrize("sde", LINEAR, ids=name)
 def test_snr_without_offset_is_twice_the_inverse_variance(sde):
     t = inside(sde)
-    W, V = SNR(0.0)(sde, t).matrix(), InverseVariance()(sde, t).matrix()
+    W, V = SNRWeighting(0.0)(sde, t).matrix(), InverseVarianceWeighting()(sde, t).matrix()
     torch.testing.assert_close(W.mT @ W, 2 * V.mT @ V, rtol=1e-12, atol=1e-14)
 
 
@@ -67,14 +74,14 @@ def test_inverse_variance_makes_the_target_standard_noise(sde, generator):
     t = inside(sde)
     x_0 = torch.randn(len(t), 2, dtype=torch.float64, generator=generator)
     noised = sde.perturb(x_0, t, generator=generator)
-    target = InverseVariance()(sde, t)(noised.kernel.score(noised.x))
+    target = InverseVarianceWeighting()(sde, t)(noised.kernel.score(noised.x))
     torch.testing.assert_close(target, -noised.z / math.sqrt(2), rtol=1e-8, atol=1e-8)
 
 
 def test_likelihood_weights_the_noisy_direction_alone_on_a_matrix_process(generator):
     sde = CLD(beta=3.0)
     error = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator)
-    weighted = Likelihood()(sde, inside(sde, 4))(error).square().flatten(1).sum(1)
+    weighted = LikelihoodWeighting()(sde, inside(sde, 4))(error).square().flatten(1).sum(1)
     torch.testing.assert_close(weighted, 12.0 * error[:, 1].square().sum(1))  # g² = 2 Gamma beta, on velocities
 
 
@@ -211,8 +218,8 @@ def test_discrete_times_are_the_steps_of_a_chain_equally_often(generator):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SNR(-0.1), r"offset = -0.1; it must be at least 0"),
-        (lambda: MinSNR(0.0), r"gamma = 0.0; it must be positive"),
+        (lambda: SNRWeighting(-0.1), r"offset = -0.1; it must be at least 0"),
+        (lambda: MinSNRWeighting(0.0), r"gamma = 0.0; it must be positive"),
         (lambda: LogNormalTimes(std=-1.0), r"std = -1.0; it must be positive"),
         (lambda: DiscreteTimes(0), r"N = 0; give a whole number of steps, at least one"),
         (lambda: ImportanceTimes(nodes=1), r"nodes = 1; at least two"),
@@ -226,7 +233,9 @@ def test_unusable_settings_are_refused(call, message):
 
 def test_a_weighting_of_directions_is_refused_by_implicit_score_matching(generator):
     model = sdegen.Exact(CLD(), sdegen.data.gaussian_ring())
-    with pytest.raises(ValueError, match=r"InverseVariance weights directions .* Uniform\(\) on a scalar process"):
+    with pytest.raises(
+        ValueError, match=r"InverseVarianceWeighting weights directions .* UniformWeighting\(\) on a scalar process"
+    ):
         sdegen.losses.Implicit()(model, torch.randn(3, 2, dtype=torch.float64, generator=generator))
 
 
@@ -259,7 +268,7 @@ def test_importance_times_of_a_nonlinear_process_change_no_mean(generator):
 @pytest.mark.parametrize(
     ("density", "says"),
     [
-        (InverseVariance(), "gave a Scale for t of shape"),
+        (InverseVarianceWeighting(), "gave a Scale for t of shape"),
         (lambda sde, t: 1.0, "gave a float"),
         (lambda sde, t: t.mean(), r"gave a tensor of shape \(\)"),
         (lambda sde, t: t - t.max(), "smallest value -"),

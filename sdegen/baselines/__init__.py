@@ -6,14 +6,14 @@ and `continuous`; `gans`; `latent` is what is done with codes. They know nothing
 """
 
 from .continuous import ContinuousFlow
-from .flow import Bijection, Chain, Flow, Logit, Marginals, Squeeze
+from .flow import Bijection, Composition, Logit, Marginals, NormalizingFlow, Squeeze
 from .gans import (
     GAN,
     KL,
     WGAN,
     WGANGP,
     Adversarial,
-    Divergence,
+    FDivergence,
     Game,
     Hellinger,
     JensenShannon,
@@ -22,21 +22,21 @@ from .gans import (
     Stability,
     TotalVariation,
 )
-from .hierarchical import HierarchicalVAE, Hierarchy, Layer, WarmUp
-from .latent import LatentClassifier, active_units, fgsm, interpolation, robustness, traversal
-from .likelihoods import Bernoulli, Continuous, Gaussian, Likelihood
+from .hierarchical import HierarchicalVAE, Hierarchy, LatentLayer, WarmUp
+from .latent import LatentClassifier, active_units, fgsm, robustness, traversal, walk_latents
+from .likelihoods import Bernoulli, Continuous, Gaussian, PixelLaw
 from .realnvp import RealNVP
 from .residual import ResidualFlow
-from .vae import VAE, Autoencoder, Bound, CategoricalVAE
+from .vae import VAE, Autoencoder, BoundTerms, CategoricalVAE
 
 __all__ = [
     # autoencoders
-    "Autoencoder", "VAE", "CategoricalVAE", "HierarchicalVAE", "Hierarchy", "Layer", "Bound", "WarmUp",
-    "Bernoulli", "Continuous", "Gaussian", "Likelihood",
-    "LatentClassifier", "active_units", "fgsm", "interpolation", "robustness", "traversal",
+    "Autoencoder", "VAE", "CategoricalVAE", "HierarchicalVAE", "Hierarchy", "LatentLayer", "BoundTerms", "WarmUp",
+    "Bernoulli", "Continuous", "Gaussian", "PixelLaw",
+    "LatentClassifier", "active_units", "fgsm", "walk_latents", "robustness", "traversal",
     # flows
-    "Flow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Chain", "Logit", "Marginals", "Squeeze",
+    "NormalizingFlow", "RealNVP", "ResidualFlow", "ContinuousFlow", "Bijection", "Composition", "Logit", "Marginals", "Squeeze",
     # adversarial
     "Adversarial", "GAN", "WGAN", "WGANGP", "Stability",
-    "Divergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation",
+    "FDivergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torchdiffeq import odeint
 
 from ..laws.derivatives import exact_divergence, hutchinson_divergence
 from ..laws.draws import rademacher_like
-from .flow import Bijection, Flow
+from .flow import Bijection, NormalizingFlow
 
 
 class Trajectory(Bijection):
@@ -70,7 +70,7 @@ class Trajectory(Bijection):
         return tuple(part[-1] for part in path)
 
 
-class ContinuousFlow(Flow):
+class ContinuousFlow(NormalizingFlow):
     """``log p(x_0) = log N(x_1; 0, I) + ∫_0^1 div v(x_t, t) dt`` along ``dx/dt = v(x, t)``, with a network for v.
 
     W. Grathwohl, R. Chen, J. Bettencourt, I. Sutskever, D. Duvenaud, *FFJORD: free-form continuous dynamics for scalable

@@ -29,7 +29,7 @@ class Bijection(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no inverse; write inverse(z).")
 
 
-class Chain(Bijection):
+class Composition(Bijection):
     """Bijections one after another.
 
     Parameters
@@ -81,7 +81,7 @@ class Squeeze(Bijection):
         return F.pixel_shuffle(z, self.n)
 
 
-class Affine(Bijection):
+class AffineMap(Bijection):
     """``z = x exp(s) + t``, numbers of its own for every channel. Starts as the identity."""
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -218,7 +218,7 @@ class Marginals(Bijection):
         return (self.low + (self.high - self.low) / L * (k + inside)).to(z).reshape(z.shape)
 
 
-class Flow(nn.Module):
+class NormalizingFlow(nn.Module):
     """A bijection from data to standard noise, as a model: ``fit``, ``sample`` and ``log_prob``.
 
     L. Dinh, D. Krueger, Y. Bengio, *NICE: non-linear independent components estimation*, 2014, arXiv:1410.8516;

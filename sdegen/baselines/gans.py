@@ -20,7 +20,7 @@ from ..laws.draws import noise_like, uniform_like
 SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
 
 
-class Divergence(ABC):
+class FDivergence(ABC):
     """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)``, ``f(1) = 0``, and its variational form.
 
     ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer
@@ -49,7 +49,7 @@ class Divergence(ABC):
         return self.activation(real).mean() - self.conjugate(fake).mean()
 
 
-class KL(Divergence):
+class KL(FDivergence):
     """``f = u log u``: KL(p ‖ q).
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -72,7 +72,7 @@ class KL(Divergence):
         return 1 + log_ratio
 
 
-class ReverseKL(Divergence):
+class ReverseKL(FDivergence):
     """``f = −log u``: KL(q ‖ p).
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -95,7 +95,7 @@ class ReverseKL(Divergence):
         return log_ratio
 
 
-class Pearson(Divergence):
+class Pearson(FDivergence):
     """``f = (u − 1)²``: Pearson's χ² of p against q.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -118,7 +118,7 @@ class Pearson(Divergence):
         return 2 * torch.expm1(log_ratio)
 
 
-class Hellinger(Divergence):
+class Hellinger(FDivergence):
     """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -141,7 +141,7 @@ class Hellinger(Divergence):
         return 0.5 * log_ratio
 
 
-class TotalVariation(Divergence):
+class TotalVariation(FDivergence):
     """``f = |u − 1| / 2``: total variation, between 0 and 1.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -164,7 +164,7 @@ class TotalVariation(Divergence):
         return torch.where(log_ratio > 0, math.inf, -math.inf).to(log_ratio)
 
 
-class JensenShannon(Divergence):
+class JensenShannon(FDivergence):
     """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
@@ -325,7 +325,7 @@ class GAN(Adversarial):
         generator: nn.Module,
         critic: nn.Module,
         latent: int,
-        divergence: Divergence | None = None,
+        divergence: FDivergence | None = None,
         saturating: bool = False,
         r1: float = 0.0,
     ) -> None:

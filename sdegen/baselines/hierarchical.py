@@ -13,11 +13,11 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from ..laws.draws import noise_like
 from ..nets import Perceptron
-from .likelihoods import Gaussian, Likelihood
+from .likelihoods import Gaussian, PixelLaw
 from .vae import log_mean_weight
 
 
-class Layer(NamedTuple):
+class LatentLayer(NamedTuple):
     """One layer: the inference of the latent below, ``q(z_{k−1} | z_k, x)``, and its generation, ``p(z_{k−1} | z_k)``.
 
     Attributes
@@ -54,7 +54,7 @@ class Hierarchy:
         self,
         top: Callable[[Tensor], Normal],
         prior: Callable[[Tensor], Normal],
-        layers: Sequence[Layer],
+        layers: Sequence[LatentLayer],
         data: Callable[[Tensor], Normal],
     ) -> None:
         self.top, self.prior, self.layers, self.data = top, prior, layers, data
@@ -122,7 +122,7 @@ class HierarchicalVAE(nn.Module):
         latents: Sequence[int] = (2, 2),
         width: int = 64,
         depth: int = 1,
-        likelihood: Likelihood | None = None,
+        likelihood: PixelLaw | None = None,
         free: float = 0.0,
         skip: bool = False,
     ) -> None:

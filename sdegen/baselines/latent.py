@@ -34,7 +34,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
     return decode(points)
 
 
-def interpolation(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
+def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
     """Data along the great arc from one latent to another, ends included: ``(steps, *)``.
 
     ``(sin((1 − u) w) start + sin(u w) end) / sin w`` with w the angle between them. Straight lines lead through the middle,

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from ..laws.draws import noise_like, uniform_like
 
 
-class Likelihood(ABC):
+class PixelLaw(ABC):
     """What a decoder's answer says of data: ``p(x | z)``, numbers independent given z."""
 
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
@@ -46,7 +46,7 @@ class Likelihood(ABC):
         return self.each(out, x).flatten(1).sum(1)
 
 
-class Gaussian(Likelihood):
+class Gaussian(PixelLaw):
     """``N(x; out, std²)``.
 
     D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
@@ -89,7 +89,7 @@ class Gaussian(Likelihood):
         return law.mean + law.stddev * noise_like(law.mean, generator)
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(PixelLaw):
     """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
 
     Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
@@ -109,7 +109,7 @@ class Bernoulli(Likelihood):
         return (uniform_like(out, generator) < out.sigmoid()).to(out)
 
 
-class Continuous(Likelihood):
+class Continuous(PixelLaw):
     """The continuous Bernoulli law, ``λ exp(λ x) / (exp(λ) − 1)`` on [0, 1], with λ, the logit of p, from the decoder.
 
     G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..nets import Convolutional, Perceptron
 from ..nets.images import zero
-from .flow import Bijection, Chain, Flow
+from .flow import Bijection, Composition, NormalizingFlow
 
 BOUND = 2.0  # of the log of a coupling's scale
 
@@ -124,7 +124,7 @@ def partitions(channels: int) -> list[Tensor]:
     return [half for mask in masks for half in (mask, ~mask)]
 
 
-class RealNVP(Flow):
+class RealNVP(NormalizingFlow):
     """Affine couplings, each of which leaves one half of a datum and changes the other by what it reads there.
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803. Inverse and
@@ -179,7 +179,7 @@ class RealNVP(Flow):
             if len(shape) == 1
             else _of_images(shape, couplings, width, depth, scales)
         )
-        super().__init__(Chain([first, net]) if first is not None else net, shape, (math.prod(shape),))
+        super().__init__(Composition([first, net]) if first is not None else net, shape, (math.prod(shape),))
         self.couplings, self.width, self.depth, self.scales, self.first = couplings, width, depth, scales, first
 
 
@@ -193,7 +193,7 @@ def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
         mask = masks[i % len(masks)] if dim > 2 else masks[i % 2]
         m = int(mask.sum())
         parts.append(Coupling(mask, _still(Perceptron(dim - m, 2 * m, width, depth))))
-    return Chain(parts)
+    return Composition(parts)
 
 
 def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, scales: int) -> Bijection:
@@ -206,7 +206,7 @@ def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, s
         masks = partitions(channels)
         half = channels // 2
         parts.append(
-            Chain(
+            Composition(
                 [
                     Coupling(masks[i % len(masks)], _still(Convolutional(half, 2 * half, width, depth)))
                     for i in range(couplings)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..laws.draws import rademacher_like
-from .flow import Affine, Bijection, Chain, Flow, Squeeze
+from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
 KEEP = 0.5  # the chance that the series goes on for one more term
 CERTAIN = 2  # terms that are always there
@@ -163,7 +163,7 @@ def length(generator: torch.Generator | None) -> int:
     return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
 
 
-class ResidualFlow(Flow):
+class ResidualFlow(NormalizingFlow):
     """Residual blocks, ``z = x + g(x)``, every coordinate free, none with a closed determinant.
 
     R. Chen, J. Behrmann, D. Duvenaud, J.-H. Jacobsen, *Residual flows for invertible generative modeling*, 2019,
@@ -216,9 +216,9 @@ class ResidualFlow(Flow):
             raise ValueError(f"squeeze = {squeeze} of shape = {shape}; it must divide both sides of an image.")
         inner = shape if squeeze == 1 else (shape[0] * squeeze**2, shape[1] // squeeze, shape[2] // squeeze)
         parts: list[Any] = [] if first is None else [first]
-        parts += [Affine(inner)] if squeeze == 1 else [Squeeze(squeeze), Affine(inner)]
+        parts += [AffineMap(inner)] if squeeze == 1 else [Squeeze(squeeze), AffineMap(inner)]
         for _ in range(blocks):
-            parts += [ResidualBlock(inner, width, bound), Affine(inner)]
+            parts += [ResidualBlock(inner, width, bound), AffineMap(inner)]
         super().__init__(Blocks(parts), shape, inner)
         self.blocks, self.width, self.bound, self.first, self.squeeze = blocks, width, bound, first, squeeze
 
@@ -257,7 +257,7 @@ class ResidualFlow(Flow):
         return self._under_noise(*self.net(x, probes, [length(generator) for _ in range(self.blocks)]))
 
 
-class Blocks(Chain):
+class Blocks(Composition):
     """A chain of residual blocks and others, whose determinants may be estimated."""
 
     def forward(self, x: Tensor, probes: Tensor | None = None, lengths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ..laws.draws import noise_like, uniform_like
-from .likelihoods import Gaussian, Likelihood
+from .likelihoods import Gaussian, PixelLaw
 
 
 class Networks(nn.Module):
@@ -87,7 +87,7 @@ class Autoencoder(Coder):
         return (self.net(x).reshape(x.shape) - x).square().flatten(1).mean(1)
 
 
-class Bound(NamedTuple):
+class BoundTerms(NamedTuple):
     """The two terms of an evidence lower bound in nats, each ``(B,)``.
 
     Attributes
@@ -155,7 +155,7 @@ class VAE(Coder):
         encoder: nn.Module,
         decoder: nn.Module,
         latent: int,
-        likelihood: Likelihood | None = None,
+        likelihood: PixelLaw | None = None,
         beta: float = 1.0,
     ) -> None:
         super().__init__(_Reparameterised(encoder, decoder))
@@ -175,12 +175,12 @@ class VAE(Coder):
         """The mean of ``p(x | z)``."""
         return self.likelihood.mean(self.decoder(z))
 
-    def bound(self, x: Tensor, generator: torch.Generator | None = None) -> Bound:
+    def bound(self, x: Tensor, generator: torch.Generator | None = None) -> BoundTerms:
         """Both terms of the evidence lower bound with one draw of the latent; the KL in closed form."""
         mean, log_std, out = self.net(x, noise_like(x.new_empty(len(x), self.latent), generator))
         # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
         kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
-        return Bound(self.likelihood.log_prob(out, x), kl)
+        return BoundTerms(self.likelihood.log_prob(out, x), kl)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(beta KL − log p(x | z)) / D``, nats per number, ``(B,)``."""
@@ -248,7 +248,7 @@ class CategoricalVAE(Coder):
         encoder: nn.Module,
         decoder: nn.Module,
         categories: int,
-        likelihood: Likelihood | None = None,
+        likelihood: PixelLaw | None = None,
         temperature: float = 0.5,
     ) -> None:
         super().__init__(_Relaxed(encoder, decoder))
@@ -271,10 +271,10 @@ class CategoricalVAE(Coder):
         log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
         return (self._kl(log_q) - self.likelihood.log_prob(out, x)) / x[0].numel()
 
-    def bound(self, x: Tensor) -> Bound:
+    def bound(self, x: Tensor) -> BoundTerms:
         """Both terms of the evidence lower bound, exact."""
         log_q = self.encode(x)
-        return Bound((log_q.exp() * self._each(x)).sum(1), self._kl(log_q))
+        return BoundTerms((log_q.exp() * self._each(x)).sum(1), self._kl(log_q))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exact."""

@@ -83,7 +83,7 @@ class CleanState(Guided):
 
     def __init__(self, model: Any, *others: Any) -> None:
         super().__init__(model, *others)
-        require_linear(self)
+        require_clean_means(self)
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class Tilted(Guided):
 
     def __init__(self, model: Any, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
-        require_linear(self)
+        require_clean_means(self)
         self.scale, self.interval = checked(scale, interval)
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Tilted(Guided):
         return score + self.tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
 
 
-def require_linear(wrapper: Guided) -> None:
+def require_clean_means(wrapper: Guided) -> None:
     """Refuse a process whose clean states have no closed-form posterior mean."""
     if not wrapper.sde.is_linear:
         raise TypeError(

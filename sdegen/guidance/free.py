@@ -94,7 +94,7 @@ class Without(Conditioned):
         return super().estimate(x, t)
 
 
-class Affine(Extrapolated):
+class AffineExtrapolation(Extrapolated):
     """An extrapolation of every reading alike: they are affine in the velocity with the same state.
 
     Parameters
@@ -129,7 +129,7 @@ class Affine(Extrapolated):
         return x_0, eps
 
 
-class ClassifierFree(Affine):
+class ClassifierFree(AffineExtrapolation):
     """Classifier-free guidance: ``v = v_null + scale (v_cond − v_null)``, and so for every other reading.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 is the conditional
@@ -165,7 +165,7 @@ class ClassifierFree(Affine):
         self.null = null
 
 
-class Autoguidance(Affine):
+class Autoguidance(AffineExtrapolation):
     """Away from a weaker model of the same data: ``strong + (scale − 1) (strong − weak)``.
 
     Where both err in the same direction, the weaker one more, the difference points to the data. No condition is needed, and

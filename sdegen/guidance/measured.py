@@ -2,7 +2,7 @@
 
 The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
 factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).
-All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `measurements.posterior` is the truth.
+All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `measurements.mixture_posterior` is the truth.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is seen of data: linear maps with Gaussian noise, ``y = A x + std n``, on vectors and on images.
 
 A measurement says what it does to data, and all else follows: its transpose by differentiation, its matrix from the images of
-the coordinates. Wrappers of `guidance` sample what may have been measured; `posterior` is the truth for mixtures.
+the coordinates. Wrappers of `guidance` sample what may have been measured; `mixture_posterior` is the truth for mixtures.
 """
 
 from __future__ import annotations
@@ -240,12 +240,12 @@ class Grey(Measurement):
         return x.mean(1, keepdim=True)
 
 
-def posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
+def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
     """The law of the data once `y` has been measured: exactly, a mixture again.
 
     Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
-    with its weight times ``N(y; A m, S)``. So ``Exact(sde, posterior(...))`` is the true score model of the posterior along any
-    linear process, which approximate wrappers can be held against.
+    with its weight times ``N(y; A m, S)``. So ``Exact(sde, mixture_posterior(...))`` is the true score model of the
+    posterior along any linear process, which approximate wrappers can be held against.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> Gaus
     Examples
     --------
     >>> standard = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
-    >>> seen = posterior(standard, Mask(torch.tensor([True, False]), std=1.0), torch.tensor([2.0]))
+    >>> seen = mixture_posterior(standard, Mask(torch.tensor([True, False]), std=1.0), torch.tensor([2.0]))
     >>> seen.means.tolist(), seen.covariances.tolist()
     ([[1.0, 0.0]], [[[0.5, 0.0], [0.0, 1.0]]])
     """

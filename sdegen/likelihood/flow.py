@@ -363,7 +363,7 @@ def stderr_of_mean(values: Tensor) -> Tensor:
 
 
 class Density:
-    """A score model as a law, with ``sample`` and ``log_prob``, for metrics that compare densities: ``sdegen.density``.
+    """A score model as a law, with ``sample`` and ``log_prob``, for metrics that compare densities: ``sdegen.Density``.
 
     Parameters
     ----------

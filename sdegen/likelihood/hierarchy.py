@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from ..baselines import Hierarchy, Layer
+from ..baselines import Hierarchy, LatentLayer
 from ..models.network import LearnedVariance
 
 
@@ -31,7 +31,7 @@ def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
     sde, at = model.sde, times.double()
     alpha, sigma = (torch.as_tensor(c(at), dtype=torch.float64).tolist() for c in (sde.alpha, sde.sigma))
 
-    def layer(k: int) -> Layer:
+    def layer(k: int) -> LatentLayer:
         ratio = alpha[k] / alpha[k + 1]  # of the step from the latent below to this one
         beta = sigma[k] ** 2 - (ratio * sigma[k + 1]) ** 2
         of_x = alpha[k + 1] * beta / sigma[k] ** 2
@@ -47,7 +47,7 @@ def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
                 width = model.reverse_noise(z, at[k + 1], at[k], torch.ones_like(z))
             return Normal(of_x * model.denoise(z, at[k]) + of_z * z, width)
 
-        return Layer(infer, generate)
+        return LatentLayer(infer, generate)
 
     def top(x: Tensor) -> Normal:
         return Normal(alpha[0] * x, torch.full_like(x, sigma[0]))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .estimate import Estimate, check_samples
 
-Data = Tensor | Iterable[Tensor]
+ImageBatches = Tensor | Iterable[Tensor]
 Extractor = Callable[[Tensor], Tensor]
 
 
@@ -158,7 +158,7 @@ class FeatureNet(nn.Module):
         ValueError
             If its shape is another, or values are not in [0, 1].
         """
-        check_images(x, self.architecture.shape)
+        check_unit_images(x, self.architecture.shape)
         x = x.to(self.linear.weight)
         for convolution in self.convolutions:
             x = convolution(x).relu()
@@ -172,7 +172,7 @@ class FeatureNet(nn.Module):
         return f"FeatureNet({self.name} {self.hash[:6]}, {self.architecture.shape} -> {self.dim})"
 
 
-def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
+def check_unit_images(x: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse what is not a batch of images ``(B, *shape)`` in [0, 1].
 
     Raises
@@ -287,7 +287,7 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, 2048)`` of images ``(B, 3, H, W)`` in [0, 1], rounded to bytes as the network was trained."""
-        check_images(x, (3, *x.shape[2:]))
+        check_unit_images(x, (3, *x.shape[2:]))
         return self.net((x * 255).round().to(torch.uint8))[0]
 
 
@@ -313,7 +313,7 @@ def identity(net: Extractor | None) -> tuple[str, str]:
     return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
 
 
-def batches(data: Data, net: Extractor | None, batch_size: int, name: str) -> Iterator[Tensor]:
+def batches(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Iterator[Tensor]:
     """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)`` or of an iterable of such.
 
     Raises
@@ -352,7 +352,7 @@ def batches(data: Data, net: Extractor | None, batch_size: int, name: str) -> It
         raise ValueError(f"{name} yields no batch; an iterator can be read only once.")
 
 
-def all_features(data: Data, net: Extractor | None, batch_size: int, name: str) -> Tensor:
+def all_features(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Tensor:
     """Features of all samples at once, ``(N, d)``; raises as `batches`."""
     return torch.cat(list(batches(data, net, batch_size, name)))
 

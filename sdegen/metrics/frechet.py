@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 from .estimate import as_points
-from .features import Data, Extractor, FeatureEstimate, batches, identity
+from .features import Extractor, FeatureEstimate, ImageBatches, batches, identity
 
 
 class FeatureMoments:
@@ -189,7 +189,7 @@ class _Sums:
         return self.scatter / (self.n - 1)
 
 
-def feature_moments(data: Data, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureMoments:
+def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureMoments:
     """Moments of the features of samples, a batch at a time.
 
     Parameters
@@ -303,7 +303,11 @@ def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tens
 
 
 def fid(
-    x: Data | FeatureMoments, y: Data | FeatureMoments, net: Extractor | None = None, *, batch_size: int = 500
+    x: ImageBatches | FeatureMoments,
+    y: ImageBatches | FeatureMoments,
+    net: Extractor | None = None,
+    *,
+    batch_size: int = 500,
 ) -> FeatureEstimate:
     """Fréchet distance between the features of two sets of samples, with its standard error.
 
@@ -357,7 +361,11 @@ def fid(
 
 
 def fid_infinity(
-    x: Data | FeatureMoments, y: Data | FeatureMoments, net: Extractor | None = None, *, batch_size: int = 500
+    x: ImageBatches | FeatureMoments,
+    y: ImageBatches | FeatureMoments,
+    net: Extractor | None = None,
+    *,
+    batch_size: int = 500,
 ) -> FeatureEstimate:
     """FID extrapolated to infinitely many samples: twice that of all samples less the mean of those of their halves.
 
@@ -400,7 +408,7 @@ def fid_infinity(
 
 
 def _pair(
-    x: Data | FeatureMoments, y: Data | FeatureMoments, net: Extractor | None, batch_size: int
+    x: ImageBatches | FeatureMoments, y: ImageBatches | FeatureMoments, net: Extractor | None, batch_size: int
 ) -> tuple[FeatureMoments, FeatureMoments]:
     p, q = (v if isinstance(v, FeatureMoments) else feature_moments(v, net, batch_size=batch_size) for v in (x, y))
     check_same_network(p, q)

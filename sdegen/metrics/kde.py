@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .estimate import Estimate, as_generator, as_points
-from .kl import Density
+from .kl import KnownDensity
 
 
 class Samples(Protocol):
@@ -22,7 +22,7 @@ class Samples(Protocol):
 
 def kde_kl(
     draw: Samples | Callable[[int, torch.Generator | None], Tensor],
-    distribution: Density,
+    distribution: KnownDensity,
     *,
     n: int = 5_000,
     draws: int = 100,
@@ -63,7 +63,7 @@ def kde_kl(
     return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])
 
 
-def kde_kl_once(x: Tensor, distribution: Density, h: float = 0.1) -> float:
+def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     """``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
 
     ``q_i = 1/(N (2 pi h²)^{d/2}) Σ_j exp(−‖x_i − x_j‖² / 2h²)``, the pair of a point with itself included, and 1e-10

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .estimate import as_pair
-from .features import Data, Extractor, FeatureEstimate, all_features, identity
+from .features import Extractor, FeatureEstimate, ImageBatches, all_features, identity
 from .mmd import squared_mmd
 
 
-def kid(x: Data, y: Data, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureEstimate:
+def kid(x: ImageBatches, y: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureEstimate:
     """Squared MMD of features with the kernel ``k(a, b) = (aᵀb / d + 1)³``, by its unbiased U-statistic.
 
     M. Bińkowski, D. Sutherland, M. Arbel and A. Gretton, *Demystifying MMD GANs*, 2018, arXiv:1801.01401. They average

@@ -17,7 +17,7 @@ from ..processes.linear import LinearSDE
 from .estimate import Estimate, as_generator, check_samples
 
 
-class Density(Protocol):
+class KnownDensity(Protocol):
     """What knows its log-density."""
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class Density(Protocol):
 
 def kl(
     p: Any,
-    q: Density,
+    q: KnownDensity,
     n: int = 10_000,
     *,
     x: Tensor | None = None,
@@ -190,7 +190,7 @@ def prior_gap(
     return kl_from_log_ratio(_log_prob(law, x, K * d), _log_prob(prior, x, K * d))
 
 
-def _quadrature_kl(p: GaussianMixture, q: Density, order: int) -> float:
+def _quadrature_kl(p: GaussianMixture, q: KnownDensity, order: int) -> float:
     """``Σ_k w_k E_{N(m_k, C_k)}[log p − log q]``, each mean by `order` Gauss–Hermite nodes per dimension."""
     K, d = len(p.weights), math.prod(p.event_shape)
     nodes, weights = (torch.from_numpy(v) for v in hermegauss(order))
@@ -204,6 +204,6 @@ def _quadrature_kl(p: GaussianMixture, q: Density, order: int) -> float:
     return (p.weights @ (u.reshape(K, -1) @ w)).item()
 
 
-def _log_prob(law: Density, x: Tensor, width: int) -> Tensor:
+def _log_prob(law: KnownDensity, x: Tensor, width: int) -> Tensor:
     """``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
     return torch.cat([law.log_prob(rows) for rows in x.split(max(1, 2**22 // width))])

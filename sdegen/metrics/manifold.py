@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .estimate import as_pair
-from .features import Data, Extractor, FeatureEstimate, all_features, identity
+from .features import Extractor, FeatureEstimate, ImageBatches, all_features, identity
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
 
@@ -59,7 +59,13 @@ class DensityCoverage(NamedTuple):
 
 
 def precision_recall(
-    x: Data, y: Data, net: Extractor | None = None, *, k: int = 3, splits: int = 8, batch_size: int = 500
+    x: ImageBatches,
+    y: ImageBatches,
+    net: Extractor | None = None,
+    *,
+    k: int = 3,
+    splits: int = 8,
+    batch_size: int = 500,
 ) -> PrecisionRecall:
     """Improved precision and recall of generated features `x` against real ones `y`.
 
@@ -104,7 +110,13 @@ def precision_recall(
 
 
 def density_coverage(
-    x: Data, y: Data, net: Extractor | None = None, *, k: int = 5, splits: int = 8, batch_size: int = 500
+    x: ImageBatches,
+    y: ImageBatches,
+    net: Extractor | None = None,
+    *,
+    k: int = 5,
+    splits: int = 8,
+    batch_size: int = 500,
 ) -> DensityCoverage:
     """Density and coverage of generated features `x` against real ones `y`.
 
@@ -145,8 +157,8 @@ def density_coverage(
 def _estimates(
     measure: Callable[[Tensor, Tensor], tuple[float, float]],
     names: tuple[str, str],
-    x: Data,
-    y: Data,
+    x: ImageBatches,
+    y: ImageBatches,
     net: Extractor | None,
     k: int,
     splits: int,

@@ -4,7 +4,14 @@ from .exact import Exact, ExactConditional
 from .fokker_planck import FokkerPlanck
 from .foreign import from_denoiser, from_diffusers, from_network, to_diffusers
 from .network import DirectModel, LearnedVariance, Model, Trainable
-from .parametrizations import Data, EDMParametrization, Noise, Parametrization, Score, Velocity
+from .parametrizations import (
+    DataParametrization,
+    EDMParametrization,
+    NoiseParametrization,
+    Parametrization,
+    ScoreParametrization,
+    VelocityParametrization,
+)
 from .score import Conditioned, ScoreModel, VelocityModel
 
 __all__ = [
@@ -12,5 +19,6 @@ __all__ = [
     "Trainable", "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for
-    "Data", "EDMParametrization", "Noise", "Parametrization", "Score", "Velocity",
+    "DataParametrization", "EDMParametrization", "NoiseParametrization", "Parametrization", "ScoreParametrization",
+    "VelocityParametrization",
 ]  # fmt: skip

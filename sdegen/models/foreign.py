@@ -22,12 +22,22 @@ from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
 from ..processes.zoo import DDPM, EDM, AngleTable
 from .network import Model
-from .parametrizations import Coefficients, Data, Noise, Parametrization, Velocity
+from .parametrizations import (
+    Coefficients,
+    DataParametrization,
+    NoiseParametrization,
+    Parametrization,
+    VelocityParametrization,
+)
 
-PREDICTIONS: dict[str, Callable[[], Parametrization]] = {"epsilon": Noise, "sample": Data, "v_prediction": Velocity}
+PREDICTIONS: dict[str, Callable[[], Parametrization]] = {
+    "epsilon": NoiseParametrization,
+    "sample": DataParametrization,
+    "v_prediction": VelocityParametrization,
+}
 
 
-class Clock(ABC):
+class NetworkClock(ABC):
     """What a network is told of the time."""
 
     @abstractmethod
@@ -36,7 +46,7 @@ class Clock(ABC):
 
 
 @dataclass(frozen=True)
-class Steps(Clock):
+class StepIndex(NetworkClock):
     """The index of a trained step, ``t N − 1``: from 0 at ``t = 1 / N`` to ``N − 1`` at 1; fractions in between."""
 
     N: int
@@ -47,7 +57,7 @@ class Steps(Clock):
 
 
 @dataclass(frozen=True)
-class Times(Clock):
+class ScaledTime(NetworkClock):
     """The time, multiplied: ``factor t``, as 999 t in score_sde.
 
     Parameters
@@ -63,7 +73,7 @@ class Times(Clock):
         return self.factor * torch.as_tensor(t, dtype=torch.float64)
 
 
-class Level(Clock):
+class NoiseLevel(NetworkClock):
     """The noise level ``sigma / alpha``, as denoisers ``D(x, sigma)`` take it."""
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
@@ -77,14 +87,15 @@ class Foreign(Parametrization):
     Parameters
     ----------
     asks
-        `Noise`, `Data`, `Velocity` or `Score`.
+        `NoiseParametrization`, `DataParametrization`, `VelocityParametrization` or
+        `ScoreParametrization`.
     clock
         What the network is told of the time.
     clean
         Whether it is given ``x / alpha``, clean data with noise of size ``sigma / alpha``, and not the state `x` as it is.
     """
 
-    def __init__(self, asks: Parametrization, clock: Clock, clean: bool = False) -> None:
+    def __init__(self, asks: Parametrization, clock: NetworkClock, clean: bool = False) -> None:
         super().__init__(std=1.0)
         self.asks, self.clock, self.clean = asks, clock, clean
 
@@ -112,14 +123,14 @@ def from_network(
     net: nn.Module,
     sde: LinearSDE,
     parametrization: Parametrization | None = None,
-    clock: Clock | None = None,
+    clock: NetworkClock | None = None,
     moments: Moments | None = None,
     end: float | None = None,
 ) -> Model:
     """Any callable ``net(x, clock, **cond)`` that was trained elsewhere, as a score model.
 
     A network of score_sde on its VP process, told ``999 t`` and giving the noise, is
-    ``from_network(net, VP(), Noise(), Times(999))``.
+    ``from_network(net, VP(), NoiseParametrization(), ScaledTime(999))``.
 
     Parameters
     ----------
@@ -128,9 +139,10 @@ def from_network(
     sde
         The process that it was trained on.
     parametrization
-        What it gives: `Noise` (the default), `Data`, `Velocity` or `Score`.
+        What it gives: `NoiseParametrization` (the default), `DataParametrization`, `VelocityParametrization` or
+        `ScoreParametrization`.
     clock
-        What it is told of the time: ``Steps(1000)`` (the default), `Times` or `Level`.
+        What it is told of the time: ``StepIndex(1000)`` (the default), `ScaledTime` or `NoiseLevel`.
     moments
         Mean and covariance of the data, which the prior and the default sampler are matched to; runs otherwise need `x_T`.
     end
@@ -141,7 +153,10 @@ def from_network(
     ValueError
         If the parametrisation is singular on the process, or `end` is not a time of it.
     """
-    asks = Foreign(Noise() if parametrization is None else parametrization, Steps(1000) if clock is None else clock)
+    asks = Foreign(
+        NoiseParametrization() if parametrization is None else parametrization,
+        StepIndex(1000) if clock is None else clock,
+    )
     return _model(net, sde, asks, moments, end)
 
 
@@ -170,7 +185,9 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
     """
     if sde is not None and len(sde.e) > 1:
         raise TypeError(f"{type(sde).__name__} moves matrices; a denoiser D(x, sigma) needs a scalar process.")
-    return _model(denoiser, EDM() if sde is None else sde, Foreign(Data(), Level(), clean=True), moments)
+    return _model(
+        denoiser, EDM() if sde is None else sde, Foreign(DataParametrization(), NoiseLevel(), clean=True), moments
+    )
 
 
 def _model(net: nn.Module, sde: LinearSDE, asks: Foreign, moments: Moments | None, end: float | None = None) -> Model:
@@ -239,7 +256,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
         height, width = (size, size) if isinstance(size, int) else size
         shape = (unet.config.in_channels, height, width)
         moments = Moments(torch.zeros(shape).double(), torch.ones(math.prod(shape)).double())
-    return from_network(UNetOf(unet), sde, PREDICTIONS[kind](), Steps(sde.N), moments, end=1 / sde.N)
+    return from_network(UNetOf(unet), sde, PREDICTIONS[kind](), StepIndex(sde.N), moments, end=1 / sde.N)
 
 
 def process_of(scheduler: Any) -> DDPM | AngleTable:

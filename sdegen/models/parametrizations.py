@@ -1,8 +1,8 @@
 """Parametrisations: what the network of a model is asked for, and how its answer becomes a velocity.
 
-`Noise`, `Data`, `Velocity` and `Score` are each one combination of clean data and noise; `EDMParametrization` is the
-Gaussian's own answer plus a residual. Every coefficient follows from the rotation of `kernels.Transition`, for numbers
-and for matrices.
+`NoiseParametrization`, `DataParametrization`, `VelocityParametrization` and `ScoreParametrization` are each one
+combination of clean data and noise; `EDMParametrization` is the Gaussian's own answer plus a residual. Every
+coefficient follows from the rotation of `kernels.Transition`, for numbers and for matrices.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Parametrization(ABC):
         return None
 
 
-class Noise(Parametrization):
+class NoiseParametrization(Parametrization):
     """The network gives the noise `z` (J. Ho et al., 2020, arXiv:2006.11239). Refuses ``alpha(T) = 0``.
 
     Parameters
@@ -104,7 +104,7 @@ class Noise(Parametrization):
             )
 
 
-class Data(Parametrization):
+class DataParametrization(Parametrization):
     """The network gives the clean data ``x_0``.
 
     Parameters
@@ -118,7 +118,7 @@ class Data(Parametrization):
         return at.Phi.one(), at.Phi * 0.0
 
 
-class Velocity(Parametrization):
+class VelocityParametrization(Parametrization):
     """The network gives ``v = cos(phi) z − sin(phi) x_0`` (T. Salimans and J. Ho, 2022, arXiv:2202.00512).
 
     Parameters
@@ -132,7 +132,7 @@ class Velocity(Parametrization):
         return at.A, at.B
 
 
-class Score(Noise):
+class ScoreParametrization(NoiseParametrization):
     """The network gives the score, ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600).
 
     Parameters

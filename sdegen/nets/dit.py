@@ -13,7 +13,7 @@ from .embeddings import Sinusoidal
 from .images import Condition, check_images, places, products, tokens, zero
 
 
-class Layer(nn.Module):
+class ConditionedLayer(nn.Module):
     """Attention and a feed-forward layer, each between a modulation of its normalised input and a gate on its output.
 
     ``h + gate(e) f((1 + scale(e)) norm(h) + shift(e))`` for each of the two (adaLN-zero). Starts as the identity.
@@ -89,7 +89,7 @@ class DiT(nn.Module):
         self.condition = Condition(width, classes)
         self.first = nn.Linear(channels * patch**2, width)
         self.place = Sinusoidal(width // 2, slowest=1e-2 * math.pi, fastest=math.pi / 2)
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
+        self.layers = nn.ModuleList(ConditionedLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         out = channels if out_channels is None else out_channels

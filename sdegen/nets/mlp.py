@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .embeddings import Label, Sinusoidal
 
 
-class Block(nn.Module):
+class ResidualLayer(nn.Module):
     """``h + W_2 act((1 + scale(e)) W_1 h + shift(e))``: the level's features `e` modulate the hidden layer (FiLM).
 
     E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. Starts as the
@@ -81,7 +81,7 @@ class MLP(nn.Module):
         self.level = nn.Sequential(nn.Linear(self.embedding.dim, width), nn.SiLU())
         self.label = Label(classes, width) if classes else None
         self.first = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(Block(width, width, residual) for _ in range(depth))
+        self.blocks = nn.ModuleList(ResidualLayer(width, width, residual) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim if out is None else out)
         nn.init.zeros_(self.last.weight)

@@ -9,7 +9,7 @@ from .embeddings import Sinusoidal
 from .mlp import flat, shaped
 
 
-class Layer(nn.Module):
+class AttentionLayer(nn.Module):
     """Pre-norm self-attention and a feed-forward layer, each added to its input.
 
     Attention is written out: with a token a coordinate it is small, and the fused kernels have no forward-mode derivative,
@@ -63,7 +63,7 @@ class CoordinateTransformer(nn.Module):
         self.level = nn.Linear(self.embedding.dim, width)
         self.value = nn.Linear(self.coordinate.dim + 1, width)
         self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
-        self.layers = nn.Sequential(*(Layer(width, heads) for _ in range(depth)))
+        self.layers = nn.Sequential(*(AttentionLayer(width, heads) for _ in range(depth)))
         self.last = nn.Linear(width, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

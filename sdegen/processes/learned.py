@@ -65,8 +65,8 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """``log snr(t)``, float64."""
-        first, last = exact(self.ends)
-        rising = torch.cat([torch.zeros(1, dtype=torch.float64), exact(self.increments).softmax(0).cumsum(0)])
+        first, last = as_coefficients(self.ends)
+        rising = torch.cat([torch.zeros(1, dtype=torch.float64), as_coefficients(self.increments).softmax(0).cumsum(0)])
         return first + (last - first) * bernstein(rising, t)
 
     @property
@@ -76,7 +76,7 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
     def alpha(self, t: Tensor) -> Tensor:
         """``√((1 + 1 / snr(0)) / (1 + 1 / snr))``, 1 at 0."""
-        start = exact(self.ends)[0]
+        start = as_coefficients(self.ends)[0]
         return (0.5 * (nn.functional.logsigmoid(self.log_snr(t)) - nn.functional.logsigmoid(start))).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class LearnedSDE(LearnedSchedule):
 
     @property
     def _rates(self) -> Tensor:
-        return nn.functional.softplus(exact(self.rates))
+        return nn.functional.softplus(as_coefficients(self.rates))
 
     def f(self, t: Tensor) -> Tensor:
         """``−b``."""
@@ -135,6 +135,6 @@ def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
     return c[..., 0].expand(t.shape)
 
 
-def exact(parameter: Tensor) -> Tensor:
+def as_coefficients(parameter: Tensor) -> Tensor:
     """A parameter as coefficients are: float64 on the CPU, with its derivative."""
     return parameter.double().cpu()

@@ -8,7 +8,7 @@ from .edit import edit
 from .encode import Encoded, decode, encode, interpolate, slerp
 from .euler import EulerMaruyama
 from .exponential import Multistep, Singlestep, angle, log_ratio, share
-from .fitted import Fitted, fit
+from .fitted import Fitted, fit_solver
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .noise import BrownianNoise, SampleNoise
 from .ode import Heun, ProbabilityFlow
@@ -57,7 +57,7 @@ __all__ = [
     "edit",
     "default",
     "encode",
-    "fit",
+    "fit_solver",
     "interpolate",
     "learned_variance",
     "log_ratio",

@@ -1,7 +1,7 @@
 """Solvers fitted to a model's own trajectories: fewer evaluations where a few minutes may be spent once.
 
-`fit` lets an accurate solver draw paths, and then moves two things: the times at which a `Multistep` sampler stops, and the
-factors that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
+`fit_solver` lets an accurate solver draw paths, and then moves two things: the times at which a `Multistep` sampler stops, and
+the factors that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
 grids of several shapes; then all at once, by Gauss–Newton steps on where the paths end. No gradient passes through the
 network, so the memory is that of sampling. What is returned is judged on paths that nothing was fitted to; where that is no
 better than the default, the default comes back, with a warning.
@@ -117,7 +117,7 @@ def _robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
     return theta.cpu()
 
 
-def fit(
+def fit_solver(
     model: ScoreModel,
     *,
     steps: int = 6,

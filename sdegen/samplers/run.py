@@ -121,7 +121,7 @@ def sample(
     rows = _rows(part, n)
     x_T = start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else _checked(x_T, model)[rows]
     parts = list(chunks(x_T, batch, cond, rows.start, n))
-    run = Run(sampler, times, final == "denoise", seed, noise, callback, return_path)
+    run = Runner(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = shown(progress)
     results = []
     with torch.no_grad(), evaluating(model):
@@ -153,7 +153,7 @@ def check_choice(steps: int | None, sampler: Any) -> None:
         raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
 
 
-class Run(NamedTuple):
+class Runner(NamedTuple):
     """What all chunks of a run have in common."""
 
     sampler: Sampler

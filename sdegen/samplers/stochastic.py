@@ -94,7 +94,7 @@ class ExponentialSDE(Sampler):
         inner_times = sde.time(inner.reshape(-1).tan().pow(-2)).reshape(inner.shape)  # all at once: it is a search
         for k, (t, s) in enumerate(pairwise(times)):
             seen = slice(max(0, k + 1 - self.order), k + 1)
-            line = interpolation(self.clock, phi[seen].flip(0), phi[k : k + 2])
+            line = line_through(self.clock, phi[seen].flip(0), phi[k : k + 2])
             W = signal_weights(sde, t, s, inner_times[k], line, self.eta)
             C = as_map(carried(sde, s, t, self.eta).matrix())
             root = as_map(bridge_root(sde, s, t, self.eta).matrix())
@@ -135,7 +135,7 @@ class Line(NamedTuple):
     slope: Tensor
 
 
-def interpolation(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
+def line_through(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
     """The polynomials of the angles `seen` over the step between the angles `ends`, in a clock.
 
     Raises

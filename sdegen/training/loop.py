@@ -28,12 +28,12 @@ from .run import Readings, Run, Step
 from .workers import Processes
 
 
-def cosine(done: float) -> float:
+def cosine_decay(done: float) -> float:
     """Return ``½ (1 + cos(pi done))``, which falls from one to zero over the run."""
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def constant(done: float) -> float:
+def constant_rate(done: float) -> float:
     """Return one, whatever part of the run is `done`.
 
     Such a run can be made longer afterwards, and averaged over any width (`Run.averaged`) instead of annealed.
@@ -51,7 +51,7 @@ def fit(
     lr: float = 4e-3,
     lr_factors: dict[str, float] | None = None,
     warmup: int = 100,
-    schedule: Callable[[float], float] = cosine,
+    schedule: Callable[[float], float] = cosine_decay,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.99),
     clip: float = 1.0,
@@ -89,7 +89,7 @@ def fit(
     lr_factors
         Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
     schedule
-        The factor on `lr`, given the part of the run that is done: `cosine`, `constant`, or a function of yours.
+        The factor on `lr`, given the part of the run that is done: `cosine_decay`, `constant_rate`, or a function of yours.
     ema
         Relative width of the average of the weights that the model ends up with (`ema.PowerEMA`).
     loss
@@ -108,7 +108,7 @@ def fit(
     checkpoint, every
         A folder, and the steps between two checkpoints there. The same call again goes on where the last one ended,
         however it ended, towards the same weights to the last bit where `steps` alone end it; of a finished run it gives the
-        result. A run of `constant` rate goes on to a new limit. The states of torch's own generators come back with it.
+        result. A run of `constant_rate` goes on to a new limit. The states of torch's own generators come back with it.
     seed
         Of data order, times and noise; a fresh one by default, recorded in the run's settings.
     callbacks
@@ -190,7 +190,7 @@ def fit(
     about = {}
     if folder is not None:
         # Where a run of constant rate ends has no say in how it goes.
-        ends = {"steps": None, "seconds": None} if schedule is constant else {}
+        ends = {"steps": None, "seconds": None} if schedule is constant_rate else {}
         about = described({"schedule": schedule} | run.settings | ends | {"model": model})
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         about |= {"frozen": frozen} if frozen else {}

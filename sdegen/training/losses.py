@@ -1,7 +1,7 @@
 """Score-matching losses, one value per datum: denoising, implicit (Hyvärinen), sliced, and with learned variance.
 
 Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
-DDPM loss is `Denoising` with `weightings.InverseVariance` (up to its factor ½). No loss here knows the SDE it runs on.
+DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting` (up to its factor ½). No loss here knows the SDE it runs on.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..laws.operators import Operator, rows
 from ..models.exact import Exact
 from ..models.score import ScoreModel, VelocityModel
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
-from .weightings import InverseVariance, Weighting
+from .weightings import InverseVarianceWeighting, Weighting
 
-Divergence = Callable[..., tuple[Tensor, Tensor]]
+DivergenceMethod = Callable[..., tuple[Tensor, Tensor]]
 
 
 class NonFiniteLoss(ValueError):
@@ -63,7 +63,7 @@ class Denoising:
         pooled: bool = True,
         antithetic: bool = False,
     ) -> None:
-        self.weighting = InverseVariance() if weighting is None else weighting
+        self.weighting = InverseVarianceWeighting() if weighting is None else weighting
         self.times = ImportanceTimes() if times is None else times
         self.pooled, self.antithetic = pooled, antithetic
 
@@ -167,9 +167,9 @@ class Implicit:
         self,
         weighting: Weighting | None = None,
         times: TimeLaw | None = None,
-        divergence: Divergence = exact_divergence,
+        divergence: DivergenceMethod = exact_divergence,
     ) -> None:
-        self.weighting = InverseVariance() if weighting is None else weighting
+        self.weighting = InverseVarianceWeighting() if weighting is None else weighting
         self.times = ImportanceTimes() if times is None else times
         self.divergence = divergence
 
@@ -181,7 +181,7 @@ class Implicit:
         if W.shape[-1] != 1:
             raise ValueError(
                 f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
-                "scalar weighting such as Uniform() on a scalar process."
+                "scalar weighting such as UniformWeighting() on a scalar process."
             )
         score, divergence = self.divergence(lambda y: model.score(y, t, **cond), x, generator=generator)
         values = 0.5 * _per_row(score.square()) + divergence

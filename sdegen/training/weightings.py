@@ -26,7 +26,8 @@ from ..processes.times import (
 )
 
 __all__ = [
-    "SNR", "EDMWeighting", "InverseVariance", "Likelihood", "MinSNR", "Uniform", "Weighting",
+    "SNRWeighting", "EDMWeighting", "InverseVarianceWeighting", "LikelihoodWeighting", "MinSNRWeighting", "UniformWeighting",
+    "Weighting",
     # laws of the time
     "AngleTimes", "DiscreteTimes", "ImportanceTimes", "LogNormalTimes", "SharedTimes", "StratifiedTimes", "TimeLaw",
     "UniformTimes",
@@ -41,7 +42,7 @@ class Weighting(ABC):
         """``W`` at times `t` ``(B,)``."""
 
 
-class Uniform(Weighting):
+class UniformWeighting(Weighting):
     """``lambda = 1`` on ``[t_min, T]``."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Operator:
@@ -49,7 +50,7 @@ class Uniform(Weighting):
         return sde.root(t).one()
 
 
-class InverseVariance(Weighting):
+class InverseVarianceWeighting(Weighting):
     """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
@@ -60,7 +61,7 @@ class InverseVariance(Weighting):
         return sde.root(t).T * math.sqrt(0.5)
 
 
-class Likelihood(Weighting):
+class LikelihoodWeighting(Weighting):
     """``lambda = g²``: with ``t`` uniform, half the loss times T bounds the KL divergence of data to model.
 
     Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021,
@@ -72,7 +73,7 @@ class Likelihood(Weighting):
         return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), t)).T
 
 
-class SNR(Weighting):
+class SNRWeighting(Weighting):
     """``snr + offset`` on the squared error of clean data: ``lambda = sigma² (1 + offset / snr)``.
 
     An offset of 0 is the noise loss, 1 the velocity loss (T. Salimans and J. Ho, *Progressive distillation for fast
@@ -99,10 +100,10 @@ class SNR(Weighting):
         return sde.root(t).T * (1 + self.offset / sde.snr(t)).sqrt()
 
 
-class EDMWeighting(SNR):
+class EDMWeighting(SNRWeighting):
     """``(sigma² + std²) / (sigma std)²`` on the error of clean data: every level starts with a loss of one.
 
-    T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNR` with offset ``1 / std²``.
+    T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNRWeighting` with offset ``1 / std²``.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ class EDMWeighting(SNR):
         self.std = std
 
 
-class MinSNR(Weighting):
+class MinSNRWeighting(Weighting):
     """``min(snr, gamma)`` on the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
 
     T. Hang et al., *Efficient diffusion training via min-SNR weighting strategy*, 2023, arXiv:2303.09556.
