@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -113,19 +117,86 @@ def test_double_wells_kernel_agrees_with_fine_simulation() -> None:
     assert abs(fine.std() / spread - 1) < 5 / (2 * n) ** 0.5 + 3e-3
 
 
-def test_state_dependent_noise_is_refused_when_reversed() -> None:
-    class Geometric(sdegen.SDE):
-        def drift(self, x: Tensor, t: Tensor) -> Tensor:
-            return 0 * x
+class Still(sdegen.SDE):
+    """No drift."""
 
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return 0 * x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        return 1.0
+
+
+class Flat(sdegen.ScoreModel):
+    """A score of zero."""
+
+    def __init__(self, sde: sdegen.SDE) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: object) -> Tensor:
+        return 0 * x
+
+
+DEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "geometric": lambda x: x[:, 0],
+    "the same at 0 and 1": lambda x: 1 + (x * (x - 1)).abs()[:, 0],
+    "beyond a threshold": lambda x: 1 + (x[:, 0] > 30).to(x),
+    "near zero": lambda x: 1 + (-(100 * x[:, 0]).square()).exp(),
+    "one number for the batch": lambda x: 1 + x.abs().mean(),
+    "the other coordinate's": lambda x: (1 + x[:, -1].square()).sqrt(),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_state_dependent_noise_is_refused_when_reversed(name: str, dtype: torch.dtype) -> None:
+    class Own(Still):
         def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-            return x.reshape(len(x), -1)[:, 0]
+            return DEPENDENT[name](x)
 
-    class Flat(sdegen.ScoreModel):
-        sde = Geometric()
+    with pytest.raises(ValueError, match=r"Own\.diffusion depends on x"):
+        Own().reverse(Flat(Own())).drift(torch.zeros(2, 2, dtype=dtype), torch.tensor(0.5))
 
-        def score(self, x: Tensor, t: Tensor, **cond: object) -> Tensor:
-            return 0 * x
 
-    with pytest.raises(ValueError, match="depends on x"):
-        Flat.sde.reverse(Flat()).drift(torch.ones(2, 1, dtype=torch.float64), torch.tensor(0.5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_noise_of_every_form_that_ignores_the_state_is_reversed(dtype: torch.dtype) -> None:
+    forms: list[Callable[[Tensor, Tensor], Any]] = [
+        lambda x, t: 2.0,
+        lambda x, t: (1 + t).sqrt().expand(len(x)),  # rounded row by row
+        lambda x, t: sdegen.Matrix(torch.tensor([[1.0, 0.0], [0.5, 2.0]])),
+    ]
+    for form in forms:
+
+        class Own(Still):
+            def diffusion(self, x: Tensor, t: Tensor, form: Callable[[Tensor, Tensor], Any] = form) -> Any:
+                return form(x, t)
+
+        x = torch.ones(3, 2, dtype=dtype)
+        assert torch.equal(Own().reverse(Flat(Own())).drift(x, torch.tensor(0.5)), 0 * x)
+
+
+class Rotating(sdegen.SDE):
+    """A pull towards the origin that turns: each coordinate moves by the other, and the normal law stays as it is."""
+
+    T = 4.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        turn = 1 + x.square().sum(1).tanh()
+        return torch.stack([-x[:, 0] - turn * x[:, 1], -x[:, 1] + turn * x[:, 0]], 1)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return math.sqrt(2)
+
+
+@pytest.mark.parametrize("moments", [None, sdegen.Moments(torch.zeros(2), torch.eye(2))], ids=["unknown", "known"])
+def test_a_drift_that_couples_coordinates_is_sampled_by_default(moments: sdegen.Moments | None) -> None:
+    class AtRest(Flat):
+        def score(self, x: Tensor, t: Tensor | float, **cond: object) -> Tensor:
+            return -x
+
+    model, n = AtRest(Rotating()), 4000
+    model.moments = moments
+    x_T = torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for sampler in (None, sdegen.samplers.AdaptiveSDE(0.05, 0.05)):
+        x = sdegen.sample(model, x_T=x_T[: n if sampler is None else 400], sampler=sampler, seed=1)
+        assert (x.square().mean(0) - 1).abs().max() < 0.1 + 5 * math.sqrt(2 / len(x))

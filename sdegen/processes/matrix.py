@@ -30,7 +30,20 @@ class MatrixSDE(LinearSDE):
     ----------
     Sigma_0
         Covariance of the state at ``t = 0`` given clean data, ``(k, k)``; a subclass gives it.
+
+    Raises
+    ------
+    NotImplementedError
+        When the process is first used, if a subclass gives no `Sigma_0`.
     """
+
+    @cached_property
+    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+        """Refuse to be read: a subclass gives it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no Sigma_0, the covariance of the state at t = 0 given clean data; set it in "
+            "__init__ to a float64 tensor (k, k), torch.zeros(k, k, dtype=torch.float64) if the state starts without noise."
+        )
 
     @abstractmethod
     def F(self, t: Tensor) -> Tensor:

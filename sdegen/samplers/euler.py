@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..laws.operators import Operator, as_operator
+from ..laws.operators import Operator
 from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
 
@@ -27,7 +26,7 @@ class EulerMaruyama(Sampler):
     Raises
     ------
     ValueError
-        In a run, if `eta` is negative, or a coefficient is infinite at the start of a step.
+        In a run, if `eta` is negative, or a coefficient of a linear process is infinite at the start of a step.
     """
 
     default_grid = Uniform
@@ -46,22 +45,20 @@ class EulerMaruyama(Sampler):
         self.eta = eta
 
     def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
-        """Times and step lengths, means and roots; refuses an infinite coefficient."""
+        """Times and step lengths, means and roots; refuses an infinite coefficient of a linear process."""
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):
             return []
-        probe = sde.lift(torch.zeros(len(t), 1, dtype=torch.float64))
-        noise = as_operator(sde.diffusion(probe, t)).matrix().isfinite().flatten(-2).all(-1)
-        infinite = ~(noise & sde.drift(torch.ones_like(probe), t).isfinite().flatten(1).all(1))
+        if not sde.is_linear:  # its coefficients are functions of states whose shape is not known here
+            return [self.Coefficients(t[i], h[i], reverse) for i in range(len(t))]
+        F, G = sde.drift_operator(t), sde.diffusion_operator(t)
+        infinite = ~(F.matrix().isfinite() & G.matrix().isfinite()).flatten(-2).all(-1)
         if infinite.any():
             raise ValueError(
                 f"a coefficient of {type(sde).__name__} is infinite at t = {t[infinite][0].item():.6g}; start the grid at "
                 f"t_max = {sde.t_max:.6g}, or use DDIM(eta=1), which has no such limit."
             )
-        if not sde.is_linear:
-            return [self.Coefficients(t[i], h[i], reverse) for i in range(len(t))]
-        F, G = sde.drift_operator(t), sde.diffusion_operator(t)
         means = model.ask(t, x=F.one() - F * h, score=G @ G.T * (0.5 * (1 + self.eta**2) * h))
         root = (G * (self.eta * h.sqrt())).prepared(model.like)
         return [self.Coefficients(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]

@@ -94,11 +94,16 @@ def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = N
             law(subject)
             passed, detail = reason is None, "" if reason is None else f"held, though declared to fail: {reason}"
         except Exception as error:  # a law broken by an exception is a broken law, reported with the others
-            detail = str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
             passed = reason is not None
-            detail = f"fails as declared: {reason}" if passed else detail
+            detail = f"fails as declared: {reason}" if passed else _sentence(error)
         results.append(Result(law.__name__, passed, detail))
     return Report(type(subject).__name__, results)
+
+
+def _sentence(error: Exception) -> str:
+    """Return on one line what broke a law, with the exception's kind where it was not the law that raised it."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, Violation) else f"it raised {type(error).__name__}: {text or 'without a word'}"
 
 
 def cases(subject: Any, laws: Iterable[Law]) -> list[Any]:

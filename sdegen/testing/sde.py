@@ -38,7 +38,7 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     Raises
     ------
     TypeError
-        If `sde` is a class and no process.
+        If `sde` is no process, or a class of them.
     ValueError
         If `expected` names a law that is not among them.
 
@@ -53,6 +53,8 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     """
     if isinstance(sde, type):
         raise TypeError(f"{sde.__name__} is a class; check a process of it: check_sde({sde.__name__}()).")
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde is a {type(sde).__name__} and no process; give one of a class derived from sdegen.SDE.")
     return check(sde, laws_of(sde), expected)
 
 

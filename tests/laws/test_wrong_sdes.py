@@ -419,6 +419,20 @@ class Geometric(DoubleWell):
         return Scale(self.g * x.reshape(len(x), -1).norm(dim=1))
 
 
+class ConstantAtTwoStates(DoubleWell):
+    """The noise is the same at the states 0 and 1, and at no other."""
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Scale:
+        return Scale(1 + (x * (x - 1)).abs().reshape(len(x), -1).sum(1))
+
+
+class NoiseOfTheBatch(DoubleWell):
+    """The noise is as large as the batch is wide."""
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Scale:
+        return Scale(self.g * x.std())
+
+
 class GeometricByCoordinate(DoubleWell):
     """The noise of each coordinate is as large as that coordinate: shape ``(B, *)``."""
 
@@ -910,6 +924,14 @@ FAULTS = [
     wrong(BatchMean, "rows_are_independent", "prior_is_the_law_at_T"),
     wrong(FirstTimeForAll, "rows_are_independent"),
     wrong(Geometric, "noise_ignores_the_state", "prior_is_the_law_at_T", "reversal_pulls_along_the_score"),
+    wrong(
+        ConstantAtTwoStates,
+        "noise_ignores_the_state",
+        "perturb_follows_the_simulation",
+        "prior_is_the_law_at_T",
+        "reversal_pulls_along_the_score",
+    ),
+    wrong(NoiseOfTheBatch, "noise_ignores_the_state", ASKS),
     wrong(GeometricByCoordinate, "noise_ignores_the_state", ASKS, "diffusion_acts_on_every_state"),
     wrong(RandomDrift, "methods_are_functions", ASKS),
     wrong(
@@ -1076,6 +1098,56 @@ def test_declared_failure_that_holds_is_a_failure() -> None:
 def test_declared_failure_hides_no_other() -> None:
     report = check_sde(ShrunkData(), expected={"prior_is_the_law_at_T": "not at fault"})
     assert set(report.failures) == {"prior_is_the_law_at_T", "marginal_starts_at_the_data"}, report
+
+
+class WithoutStart(sdegen.MatrixSDE):
+    """Two channels, and no word of how the second starts."""
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.zeros(2, 2, dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.eye(2, dtype=torch.float64)
+
+
+def test_a_matrix_process_without_Sigma_0_says_what_it_lacks() -> None:
+    with pytest.raises(NotImplementedError, match=r"^WithoutStart gives no Sigma_0.*set it in __init__"):
+        WithoutStart().marginal(0.5)
+    report = check_sde(WithoutStart())
+    said = [r.detail for r in report.results if not r.passed]
+    assert said and all("WithoutStart gives no Sigma_0" in detail for detail in said), report
+
+
+@pytest.mark.parametrize("sde", [None, 3.0, OU])
+def test_what_is_no_process_is_refused(sde: Any) -> None:
+    with pytest.raises(TypeError, match=r"no process|check_sde\(OU\(\)\)"):
+        check_sde(sde)
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError, MemoryError, AttributeError])
+def test_whatever_a_process_raises_is_a_broken_law_with_a_sentence(error: type[Exception]) -> None:
+    class Raises(DoubleWell):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            raise error
+
+    (found,) = {r.detail for r in check_sde(Raises()).results if r.law == "drift_takes_state_then_time"}
+    assert found == f"it raised {error.__name__}: without a word"
+
+
+def test_a_process_that_is_not_a_number_anywhere_holds_no_law_about_its_coefficients() -> None:
+    class NotANumber(DoubleWell):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return math.nan * x
+
+    held = {r.law for r in check_sde(NotANumber()).results if r.passed}
+    # what asks the noise, the shapes or the prior alone
+    assert held == {
+        "drift_takes_state_then_time",
+        "noise_ignores_the_state",
+        "diffusion_acts_on_every_state",
+        "training_times_lie_inside",
+        "lift_and_project_agree",
+    }
 
 
 def test_unknown_law_is_refused() -> None:
