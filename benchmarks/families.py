@@ -12,6 +12,7 @@ from torch import nn
 import sdegen
 from sdegen import baselines as b
 from sdegen import nets, training
+from sdegen.data import Images
 
 LATENT = 100
 # Both players by Adam without momentum, the critic faster: two time scales (M. Heusel et al., 2017, arXiv:1706.08500).
@@ -154,3 +155,18 @@ SOURCE: dict[str, Any] = {
 def as_the_sources(family: Family, steps: int) -> Family:
     """The same model trained as theirs."""
     return replace(family, fit=family.fit | SOURCE | {"steps": steps}, warm_up=0.0)
+
+
+def trained(family: Family, data: Any, seed: int, steps: int | None = None, **more: Any) -> tuple[Any, sdegen.Run]:
+    """Return a model of a family, and the record of its training."""
+    torch.manual_seed(seed)
+    model = family.build(data) if isinstance(data, Images) else family.build()
+    settings = family.fit | ({} if steps is None else {"steps": steps}) | more
+    if family.warm_up:
+        warm = b.WarmUp(model, max(1, round(family.warm_up * settings["steps"])))
+        settings["callbacks"] = [*settings.get("callbacks", ()), warm]
+    given: Any = data
+    if isinstance(data, Images):
+        alone = data.without_labels()
+        given = alone.dequantised(0, 1) if family.dequantised else alone.scaled(0, 1)
+    return model, sdegen.fit(model, given, seed=seed, **settings)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.feature_networks                 # all of them, some minutes each on one core
     python -m benchmarks.feature_networks digits-cnn-v1
+    python -m benchmarks.feature_networks --out sdegen/weights    # in place of those that are shipped
 
 Each network is trained on the training split and judged once on the test split; nothing is selected on the latter.
 It learns with batch normalisation, which is folded into the convolutions that are saved. The printed hash goes to
@@ -25,8 +26,6 @@ from torch.nn import functional as F
 
 from sdegen.data import Images, digits, fashion_mnist, mnist, sprites, sprites_held_out
 from sdegen.metrics.features import ARCHITECTURES, FeatureNet
-
-WEIGHTS = Path(__file__).parent.parent / "sdegen" / "weights"
 
 
 class Part(NamedTuple):
@@ -163,10 +162,17 @@ def right(net: FeatureNet, data: Part) -> Tensor:
 
 
 def main() -> None:
+    """Train them, write their weights, and print their accuracies."""
     parser = argparse.ArgumentParser(description="Train the shipped feature networks.")
     parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"some of {', '.join(RECIPES)}")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/feature_networks"),
+        help="folder of the weights (results/feature_networks)",
+    )
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names:
         training, test = read(name)
         net = train(name, training)

@@ -1,7 +1,7 @@
 """The FID table: DDPM, efficient DDPM sampling, DDIM and the default sampler on one trained model, guided and unguided.
 
     python -m benchmarks.fid_table --quick                 # scikit-learn's digits: trains a model, minutes
-    python -m benchmarks.fid_table --data fashion_mnist    # the shipped model on real data; goes on where it was stopped
+    python -m benchmarks.fid_table --data fashion_mnist    # the shipped model on real data
     python -m benchmarks.fid_table --data mnist --count 10000 --only default
 
 Every row is `count` samples with the labels of as many images that were held back, against those images. The floor is real
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +26,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, arguments, combine, made, row, write
+from benchmarks import command
+from benchmarks.files import made
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
@@ -36,6 +40,7 @@ LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest 
 LEVEL = 5.0  # those of a larger sigma / alpha
 SCALING = Scaling(-1, 1)
 COUNT = 2000
+SEEDS = {"digits": 4, "sprites": 4}  # where fewer images are held back than a row has samples
 BATCH = 250
 NETWORKS = {
     "digits": "digits-cnn-v1",
@@ -49,22 +54,27 @@ NETWORKS = {
 class Task:
     """What all rows of one data set share."""
 
-    args: Any
+    table: Table  # the folder of the data set's
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return data_of(self.table)
 
     @cached_property
     def net(self) -> metrics.FeatureNet:
         """The feature network and classifier."""
-        return metrics.features(NETWORKS[self.args.data])
+        return metrics.features(NETWORKS[self.data])
 
     @cached_property
     def held(self) -> Images:
         """All images held back."""
-        return sdegen.data.sprites_held_out() if self.args.data == "sprites" else SPLITS[self.args.data]().test
+        return sdegen.data.sprites_held_out() if self.data == "sprites" else SPLITS[self.data]().test
 
     @cached_property
     def parts(self) -> tuple[Images, Images]:
         """As many training images as images held back, drawn at random."""
-        return equal_parts(SPLITS[self.args.data]().train, self.held, self.args.count)
+        return equal_parts(SPLITS[self.data]().train, self.held, self.table.args.count)
 
     @cached_property
     def real(self) -> Tensor:
@@ -80,20 +90,20 @@ class Task:
     @cached_property
     def model(self) -> Any:
         """The shipped model; of the digits, one trained now."""
-        if self.args.data != "digits":
-            return sdegen.pretrained(self.args.data)
-        steps = 600 if self.args.quick else 3000
-        return of_digits(steps, self.args.out / "models" / "digits.safetensors")
+        if self.data != "digits":
+            return sdegen.pretrained(self.data)
+        steps = 600 if self.table.quick else 3000
+        return of_digits(steps, self.table.out / "models" / "digits.safetensors")
 
     @cached_property
     def learned(self) -> Any:
         """The same model with a second head, for the variances, trained by the hybrid loss."""
-        steps = 150 if self.args.quick else 600
-        path = self.args.out / "models" / "learned.safetensors"
+        steps = 150 if self.table.quick else 600
+        path = self.table.out / "models" / "learned.safetensors"
         return sdegen.load(made(path, lambda path: sdegen.save(self._learn(steps), path)))
 
     def _learn(self, steps: int) -> Any:
-        images = SPLITS[self.args.data]().train
+        images = SPLITS[self.data]().train
         model = build(images, learned=True)
         weights = self.model.state_dict()
         for name, value in model.state_dict().items():
@@ -207,12 +217,12 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
     """Samples as images in [0, 1], the labels asked for, seconds per 1,000, and evaluations of the network for each."""
     labels = task.parts[1].labels
     assert labels is not None
-    model = recipe.model(task).to(task.args.device)
+    model = recipe.model(task).to(task.table.device)
     net = next(part for part in model.modules() if hasattr(part, "mixed"))
     net.mixed, rows = True, []
     hook = net.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
     began = time.perf_counter()
-    cond: dict[str, Any] = {"label": labels.to(task.args.device)} if recipe.labelled else {}
+    cond: dict[str, Any] = {"label": labels.to(task.table.device)} if recipe.labelled else {}
     x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)
     seconds = (time.perf_counter() - began) / len(labels) * 1000
     hook.remove()
@@ -222,7 +232,7 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
 def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:
     """A row of samples."""
     x, labels, seconds, evaluations = drawn(task, recipe, seed)
-    if seed == task.args.seeds[0]:
+    if seed == 0:
         picture(task, name, x, labels)
     cells = task.judged(x, labels)
     if not recipe.labelled:
@@ -253,7 +263,8 @@ def picture(task: Task, name: str, x: Tensor, labels: Tensor) -> None:
     figure = Figure(figsize=(5, 0.5 * len(whole)), layout="constrained")
     plots.images(torch.cat(whole), columns=10, ax=figure.subplots())
     slug = "".join(c if c.isalnum() else "-" for c in name)
-    figure.savefig(task.args.out / f"{slug}.png", dpi=100)
+    task.table.out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(task.table.out / f"{slug}.png", dpi=100)
 
 
 COLUMNS = {
@@ -262,25 +273,31 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Compute what is missing, and print the table."""
-    args = arguments(__doc__.splitlines()[0], "fid_table", seeds=1, options=options)
-    args.data = "digits" if args.quick else args.data
-    args.out = args.out / (args.data if args.count == COUNT else f"{args.data}-{args.count}")  # rows know no count
-    args.out.mkdir(parents=True, exist_ok=True)
-    task = Task(args)
-    table = {"training images (floor)": combine([row(args, "fid", "training images", 0, partial(floor, task))])}
-    for name, recipe in recipes(args.quick).items():
-        table[name] = combine(
-            [row(args, "fid", name, seed, partial(sampled, task, name, recipe)) for seed in args.seeds]
-        )
-    print(write(args, "fid", COLUMNS, table))
+def data_of(table: Table) -> str:
+    """Return the name of the data set."""
+    return "digits" if table.quick else table.args.data
 
 
-def options(parser: Any) -> None:
-    """The options of this table alone."""
+def fid_block(table: Table) -> str:
+    """Return the floor and every way of sampling."""
+    data, count = data_of(table), table.args.count
+    own = table.within(data if count == COUNT else f"{data}-{count}")  # rows know no count
+    task = Task(own)
+    rows = {"training images (floor)": own.row("fid", "training images", partial(floor, task), once=True)}
+    for name, recipe in recipes(table.quick).items():
+        rows[name] = own.row("fid", name, partial(sampled, task, name, recipe), seeds=SEEDS.get(data))
+    return own.write("fid", COLUMNS, rows)
+
+
+def options(parser: ArgumentParser) -> None:
+    """Add the options of this table alone."""
     parser.add_argument("--data", choices=list(SPLITS), default="digits", help="which images")
     parser.add_argument("--count", type=int, default=COUNT, help="samples of a row, and images they are compared with")
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("fid_table", __doc__, [fid_block], seeds=1, options=options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Guided modes: what classifier-free guidance samples of one mode of a ring, beside the laws it is taken for.
 
-    python -m benchmarks.guided_modes            # one seed, a minute of training; resumes by row
+    python -m benchmarks.guided_modes            # one seed, a minute of training
     python -m benchmarks.guided_modes --quick
 
 The data are eight Gaussians on a ring, the condition is which of them. A network trained with labels and without is guided
@@ -12,8 +12,6 @@ guidance is often said to sample.
 All eight labels are asked for, and their samples turned onto the first mode. A row's own samples are never those it is
 compared with, so rows of equal laws show the floor. ``radius`` is the mean along the mode's direction, 4 in the data, and ``std``
 that of a coordinate, 0.5 in the data.
-
-Written as CSV, Markdown and a picture to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -28,8 +27,11 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.kl_table import DETAIL, RING, near_the_data
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks import command
+from benchmarks.files import made
+from benchmarks.ring import DETAIL, RING, near_the_data
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, samplers, weightings
 from sdegen.guidance import ClassifierFree
 from sdegen.models import EDMParametrization
@@ -124,22 +126,35 @@ TO = ("mode", "product", "exact flow")
 COLUMNS = {f"{name}": 3 for to in TO for name in (f"W2 to {to}", f"KL({to}‖row)")} | {"radius": 3, "std": 3, "seeds": 0}
 
 
-def main() -> None:
-    """Compute what is missing, print the table and draw the picture."""
-    args = arguments(__doc__.splitlines()[0], "guided_modes", seeds=1)
-    budget = QUICK if args.quick else FULL
+def spent(table: Table) -> Budget:
+    """Return what a run of the table may spend."""
+    return QUICK if table.quick else FULL
+
+
+def network_file(table: Table, seed: int) -> Path:
+    """Return where the trained network is kept."""
+    return table.out / "models" / f"network-{seed}.safetensors"
+
+
+def network(table: Table, seed: int) -> Any:
+    """Return the network, trained where it is not there yet."""
+
+    def learn(path: Path) -> None:
+        sdegen.save(train(seed, spent(table).seconds, table.device), path)
+
+    return sdegen.load(made(network_file(table, seed), learn)).to(table.device)
+
+
+def mode(n: int, seed: int) -> Tensor:
+    """Return samples of the first mode."""
+    return MODES[0].sample(n, torch.Generator().manual_seed(seed))
+
+
+def modes_block(table: Table) -> str:
+    """Return the laws at every scale, and their distances from the mode, the product and the exact flow."""
+    budget = spent(table)
     n = budget.samples
-
-    @cache
-    def trained(seed: int) -> Any:
-        path = args.out / "models" / f"network-{seed}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            sdegen.save(train(seed, budget.seconds, args.device), path)
-        return sdegen.load(path).to(args.device)
-
-    def mode(n: int, seed: int) -> Tensor:
-        return MODES[0].sample(n, torch.Generator().manual_seed(seed))
+    trained = cache(partial(network, table))
 
     @cache
     def references(scale: float, seed: int) -> dict[str, Tensor]:
@@ -159,17 +174,19 @@ def main() -> None:
             values |= compare(x, y, to, seed)
         return values
 
-    table = {}
+    rows = {}
     for scale in SCALES:
         for name in ("mode", *laws(scale, lambda: None, budget)):
             label = f"w = {scale:g}, {name}"
-            table[label] = combine([row(args, "guided", label, s, partial(compute, scale, name)) for s in args.seeds])
-    print(write(args, "guided_modes", COLUMNS, table))
-    picture(args.out / "guided_modes.png", lambda: trained(args.seeds[0]), budget)
+            rows[label] = table.row("guided", label, partial(compute, scale, name))
+    return table.write("guided_modes", COLUMNS, rows)
 
 
-def picture(path: Any, trained: Callable[[], Any], budget: Budget) -> None:
-    """A row of pictures a law, a column a scale: 1,000 samples, and circles of two of the mode's standard deviations."""
+def picture(table: Table) -> None:
+    """Draw, if the network is there, a row a law and a column a scale: 1,000 samples, and circles of two standard deviations."""
+    if not network_file(table, 0).exists():
+        return
+    budget, trained = spent(table), cache(partial(network, table, 0))
     names = list(laws(1.0, trained, budget))
     figure, axes = plt.subplots(
         len(names), len(SCALES), figsize=(2 * len(SCALES), 2 * len(names)), layout="constrained"
@@ -184,7 +201,12 @@ def picture(path: Any, trained: Callable[[], Any], budget: Budget) -> None:
             if scale == SCALES[0]:
                 ax.set_ylabel(name, fontsize=8)
         column[0].set_title(f"w = {scale:g}", fontsize=9)
-    figure.savefig(path, dpi=110)
+    figure.savefig(table.out / "guided_modes.png", dpi=110)
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("guided_modes", __doc__, [modes_block], seeds=1, picture=picture)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ by the fast gradient sign method by so much in every pixel of [0, 1]. Beside it 
 from __future__ import annotations
 
 import math
+from argparse import ArgumentParser
 from functools import partial
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
-from benchmarks.families import LATENT, images
-from benchmarks.families_table import trained
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks import command
+from benchmarks.families import LATENT, images, trained
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
 from sdegen import baselines, plots
 from sdegen.data import Images
@@ -28,31 +29,31 @@ from sdegen.data import Images
 EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def vae(args: Any, train: Images, learned: bool) -> baselines.VAE:
+def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
     """The VAE of the families table; or the same as it is built."""
-    family = images(args.quick, math.ceil(len(train) / 64))["VAE"]
+    family = images(table.quick, math.ceil(len(train) / 64))["VAE"]
     if not learned:
         torch.manual_seed(0)
         return family.build(train)
-    path = args.out.parent / "families_table" / args.data / "models" / "VAE-0.safetensors"
-    if path.exists() and not args.quick:
+    path = table.beside("families_table").within(data_of(table)).out / "models" / "VAE-0.safetensors"
+    if path.exists() and not table.quick:
         return sdegen.load(path)
     return trained(family, train, 0)[0]
 
 
-def head(args: Any, learned: bool, seed: int) -> Values:
+def head(table: Table, learned: bool, seed: int) -> Values:
     """A row: accuracy of a head by the size of the change."""
-    train, test = SPLITS[args.data]()
-    model = vae(args, train, learned).eval()
+    train, test = SPLITS[data_of(table)]()
+    model = vae(table, train, learned).eval()
     torch.manual_seed(seed)
     classifier = baselines.LatentClassifier(model, LATENT, len(train.label_names))
-    sdegen.fit(classifier, train.scaled(0, 1), steps=100 if args.quick else 3000, lr=5e-3, batch_size=256, seed=seed)
+    sdegen.fit(classifier, train.scaled(0, 1), steps=100 if table.quick else 3000, lr=5e-3, batch_size=256, seed=seed)
     part = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]]
     assert part.labels is not None
     x = part.scaled(0, 1).rows()
     curve = baselines.robustness(classifier, x, part.labels, EPSILONS)
-    if learned and seed == args.seeds[0]:
-        picture(args, model, classifier, x, part.labels)
+    if learned and seed == 0:
+        picture(table, model, classifier, x, part.labels)
     with torch.no_grad():
         units = baselines.active_units(model.codes(x)).sum().item()
     cells: Values = {f"ε = {e:g}": list(found) for e, found in zip(EPSILONS, curve)}
@@ -60,7 +61,9 @@ def head(args: Any, learned: bool, seed: int) -> Values:
 
 
 @torch.no_grad()
-def picture(args: Any, model: baselines.VAE, classifier: baselines.LatentClassifier, x: Tensor, label: Tensor) -> None:
+def picture(
+    table: Table, model: baselines.VAE, classifier: baselines.LatentClassifier, x: Tensor, label: Tensor
+) -> None:
     """Walks along the liveliest units, arcs between images, and images that fool the head beside the own ones."""
     codes = model.codes(x)
     lively = codes.var(0).argsort(descending=True)[:6]
@@ -73,24 +76,34 @@ def picture(args: Any, model: baselines.VAE, classifier: baselines.LatentClassif
     titles = ("traversals of six units", "arcs between images", "images, and changed by ε = 0.1")
     for ax, part, title in zip(figure.subplots(1, 3), (walks, arcs, pairs), titles):
         plots.images(part.clamp(0, 1), columns=10, ax=ax, title=title)
-    figure.savefig(args.out / f"{args.data}.png", dpi=100)
+    table.out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(table.out / f"{data_of(table)}.png", dpi=100)
 
 
-def main() -> None:
-    """Compute what is missing, and print the table."""
-    args = arguments(__doc__.splitlines()[0], "latent_codes", options=options)
-    args.data = "digits" if args.quick else args.data
-    table = {
-        name: combine([row(args, args.data, name, s, partial(head, args, learned)) for s in args.seeds])
+def codes_block(table: Table) -> str:
+    """Return the accuracies of heads on the codes of a VAE, learned and as it is built."""
+    data = data_of(table)
+    rows = {
+        name: table.row(data, name, partial(head, table, learned))
         for name, learned in (("codes of the VAE", True), ("codes of an encoder as it is built", False))
     }
     columns = {f"ε = {e:g}": 3 for e in EPSILONS} | {"active units": 0, "of": 0, "seeds": 0}
-    print(write(args, args.data, columns, table))
+    return table.write(data, columns, rows)
 
 
-def options(parser: Any) -> None:
-    """The options of this table alone."""
+def data_of(table: Table) -> str:
+    """Return the name of the images."""
+    return "digits" if table.quick else table.args.data
+
+
+def options(parser: ArgumentParser) -> None:
+    """Add the options of this table alone."""
     parser.add_argument("--data", choices=list(SPLITS), default="fashion_mnist", help="which images")
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("latent_codes", __doc__, [codes_block], options=options)
 
 
 if __name__ == "__main__":

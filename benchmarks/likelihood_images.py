@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, combine, file_of, made, row, write
+from benchmarks.files import made
+from benchmarks.rows import Key, Values
+from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS, of_digits, train_on
 from sdegen.data import Images
 
@@ -113,11 +114,11 @@ def judged_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
     return means({column: values for column, (values, _) in found.items()}) | {"evaluations": [evaluations, None]}
 
 
-def of_flows(name: str) -> Values:
-    """The bits of the flows that the families table has trained, of its own test images; empty where it has not."""
-    folder = Path(__file__).parent / "results" / "families_table" / name
-    files = {kind: file_of(folder, "images", kind, 0) for kind in ("RealNVP", "residual flow")}
-    return {kind: json.loads(path.read_text())["bits"] for kind, path in files.items() if path.exists()}
+def of_flows(table: Table, name: str) -> Values:
+    """Return the bits of the flows that the families table has trained, of its own test images; empty where it has not."""
+    rows = table.beside("families_table").within(name).rows.lines
+    found = {kind: rows.get(Key("images", kind, 0)) for kind in ("RealNVP", "residual flow")}
+    return {kind: line["values"]["bits"] for kind, line in found.items() if line}
 
 
 def means(columns: dict[str, Tensor]) -> Values:
@@ -125,15 +126,15 @@ def means(columns: dict[str, Tensor]) -> Values:
     return {column: [value.mean().item(), value.std().item() / len(value) ** 0.5] for column, value in columns.items()}
 
 
-def images_block(args: Any) -> str:
-    """Bits per dimension, and areas under the curve of five scores for foreign images."""
-    n, steps, of_8x8 = (50, 150, 600) if args.quick else (250, 2000, 3000)
-    folder = args.out / "models"
-    table = {name: combine([row(args, "images", name, 0, partial(judged, name, n, steps, folder))]) for name in DATA}
-    table["digits"] = combine([row(args, "images", "digits", 0, partial(judged_digits, of_8x8, n, folder))])
-    table = {name: cells and cells | of_flows(name) for name, cells in table.items()}
+def images_block(table: Table) -> str:
+    """Return bits per dimension, and areas under the curve of five scores for foreign images."""
+    n, steps, of_8x8 = (50, 150, 600) if table.quick else (250, 2000, 3000)
+    folder = table.out / "models"
+    rows = {name: table.row("images", name, partial(judged, name, n, steps, folder), once=True) for name in DATA}
+    rows["digits"] = table.row("images", "digits", partial(judged_digits, of_8x8, n, folder), once=True)
+    rows = {name: cells and cells | of_flows(table, name) for name, cells in rows.items()}
     columns = {
         "test": 3, "RealNVP": 3, "residual flow": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3,
         "ratio to a Gaussian": 3, "ratio to a background": 3, "typicality": 3, "evaluations": 0,
     }  # fmt: skip
-    return write(args, "images", columns, table)
+    return table.write("images", columns, rows)

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks import kl_table
-from benchmarks.likelihood_processes import RING, of_the_kl_table
-from benchmarks.rows import Values, combine, row, write
+from benchmarks.likelihood_processes import of_the_kl_table
+from benchmarks.ring import DETAIL, RING
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from sdegen import diffusion_hierarchy, losses, nets
 from sdegen.models import EDMParametrization
 
 CHAIN = 20  # states of the chain whose bound is trained and judged
 STEPS = 3000
+SEEDS = {"learned schedule": 2, "learned drift and diffusion": 2}
 PROCESSES: dict[str, Callable[[], Any]] = {
     "VP": sdegen.VP,
     "Cosine": sdegen.Cosine,
@@ -48,7 +50,7 @@ def learned(name: str, steps: int, n: int, seed: int) -> Values:
         untrained = sdegen.discrete_elbo(
             sdegen.Exact(sde, RING), x, even_times(sde, CHAIN), draws=4, generator=generator
         )
-    model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDMParametrization(detail=kl_table.DETAIL, delta=0.03))
+    model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDMParametrization(detail=DETAIL, delta=0.03))
     run = sdegen.fit(model, RING, steps=steps, loss=losses.Variational(CHAIN), seed=seed)
     model = model.double()
     chain = sdegen.discrete_elbo(model, x, even_times(sde, CHAIN), draws=4, generator=generator)
@@ -70,11 +72,11 @@ def by_hand(n: int, seed: int) -> Values:
     return {"true score, as it starts": excess(chain, x)}
 
 
-def identity(n: int, seed: int) -> Values:
+def identity(table: Table, n: int, seed: int) -> Values:
     """Each term of a trained DDPM's chain of ten, and of the hierarchical VAE with its encoder; of both kinds of variance."""
     cells: Values = {}
     for label, name in (("posterior", "DDPM, inverse variance"), ("learned", "DDPM, learned variance")):
-        model = of_the_kl_table(name, False, seed)[0].double()
+        model = of_the_kl_table(name, table, seed)[0].double()
         times = sdegen.grids.LogSNR(digits=3)(model.sde, 10)
         x = RING.sample(n, torch.Generator().manual_seed(seed))
         with torch.no_grad():
@@ -86,22 +88,21 @@ def identity(n: int, seed: int) -> Values:
     return cells
 
 
-def learned_block(args: Any) -> str:
-    """Bounds of chains of `CHAIN` states, and the identity."""
-    steps, n = (200, 200) if args.quick else (STEPS, 2000)
-    table = {
-        name: combine([row(args, "learned", name, s, partial(learned, name, steps, n)) for s in args.seeds])
-        for name in PROCESSES
+def learned_block(table: Table) -> str:
+    """Return bounds of chains of `CHAIN` states, and the identity."""
+    steps, n = (200, 200) if table.quick else (STEPS, 2000)
+    rows = {
+        name: table.row("learned", name, partial(learned, name, steps, n), seeds=SEEDS.get(name)) for name in PROCESSES
     }
     hand = "VP, even in the log-SNR"
-    table[hand] = combine([row(args, "learned", hand, s, partial(by_hand, n)) for s in args.seeds])
+    rows[hand] = table.row("learned", hand, partial(by_hand, n))
     columns = {
         "true score, as it starts": 3, "trained": 3, "of the process": 3, "log-SNR at 0": 1, "log-SNR at T": 1, "train s": 0,
         "seeds": 0,
     }  # fmt: skip
-    first = write(args, "learned", columns, table)
-    cells = combine([row(args, "identity", "hierarchical VAE", 0, partial(identity, 5 * n))])
+    first = table.write("learned", columns, rows)
+    cells = table.row("identity", "hierarchical VAE", partial(identity, table, 5 * n), once=True)
     names = ["q(z_T given x) to the prior", *(f"layer {k}" for k in range(9, 0, -1)), "data"]
     heads = [f"{label}, {who}" for label in ("posterior", "learned") for who in ("DDPM", "VAE")]
     terms = {name: {head: cells[f"{k} {head}"] for head in heads} if cells else {} for k, name in enumerate(names)}
-    return first + "\n" + write(args, "identity", dict.fromkeys(heads, 4), terms)
+    return first + "\n" + table.write("identity", dict.fromkeys(heads, 4), terms)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks import kl_table
-from benchmarks.rows import Values, combine, row, write
+from benchmarks import kl_table, ring
+from benchmarks.ring import RING
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, weightings
 from sdegen.laws.derivatives import exact_divergence, hutchinson_divergence, value_and_slope
 from sdegen.models import EDMParametrization
 
-RING = kl_table.RING
 SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
 
 
@@ -52,7 +53,7 @@ def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
     """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
     torch.manual_seed(seed)
     model = sdegen.Model(
-        nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDMParametrization(detail=kl_table.DETAIL, delta=0.03)
+        nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDMParametrization(detail=ring.DETAIL, delta=0.03)
     )
     return model, sdegen.fit(model, RING, steps=steps, seed=seed)
 
@@ -65,13 +66,13 @@ class Process:
     law: sdegen.GaussianMixture = RING
 
 
-def processes(quick: bool) -> dict[str, Process]:
-    """All rows."""
-    share = 0.1 if quick else 1.0
+def processes(table: Table) -> dict[str, Process]:
+    """Return all rows."""
+    share = 0.1 if table.quick else 1.0
     times = weightings.ImportanceTimes(early)
     pairs = losses.Denoising(Early(), weightings.SharedTimes(times, 8), antithetic=True)
     return {
-        **{name: Process(partial(of_the_kl_table, name, quick)) for name in kl_table.TRAINED},
+        **{name: Process(partial(of_the_kl_table, name, table)) for name in ring.TRAINED},
         "CLD, inverse variance": Process(partial(damped, steps=round(7000 * share))),
         "double well, short kernels": Process(double_well(pairs, round(3000 * share)), SMALL_RING),
         "double well, sliced": Process(
@@ -83,12 +84,12 @@ def processes(quick: bool) -> dict[str, Process]:
     }
 
 
-def of_the_kl_table(name: str, quick: bool, seed: int) -> tuple[Any, sdegen.Run | None]:
-    """A model as that table trains it, or has trained it."""
-    kept = kl_table.file_of(name)
-    if seed == 0 and not quick and kept.exists():
-        return sdegen.load(kept, classes=[kl_table.Warming]), None
-    return kl_table.train(kl_table.TRAINED[name], kl_table.QUICK if quick else kl_table.FULL, seed, "cpu")
+def of_the_kl_table(name: str, table: Table, seed: int) -> tuple[Any, sdegen.Run | None]:
+    """Return a model as that table trains it, or has trained it."""
+    kept = kl_table.model_file(table.beside("kl_table"), name)
+    if seed == 0 and not table.quick and kept.exists():
+        return sdegen.load(kept, classes=[ring.Warming]), None
+    return ring.train(ring.TRAINED[name], ring.QUICK_STEPS if table.quick else ring.STEPS, seed)
 
 
 def judged(process: Process, n: int, seed: int) -> Values:
@@ -183,14 +184,14 @@ def heun_densities(sde: Any, x: Tensor, h: float, g2: float) -> Tensor:
     return (-0.5 * z.square()).exp() / (math.sqrt(2 * math.pi * g2 * h) * (1 + 0.5 * h * slope))
 
 
-def processes_block(args: Any) -> str:
-    """KL and NLL of every process."""
-    n = 300 if args.quick else 2000
-    table: dict[str, Values] = {}
-    for name, process in processes(args.quick).items():
-        table[name] = combine([row(args, "processes", name, s, partial(judged, process, n)) for s in args.seeds])
+def processes_block(table: Table) -> str:
+    """Return KL and NLL of every process."""
+    n = 300 if table.quick else 2000
+    rows = {
+        name: table.row("processes", name, partial(judged, process, n)) for name, process in processes(table).items()
+    }
     columns = {
         "KL(data‖model)": 4, "NLL": 3, "NLL of truth": 3, "bound of the SDE": 4, "bias of the target": 5, "evaluations": 0,
         "train s": 0, "seeds": 0,
     }  # fmt: skip
-    return write(args, "processes", columns, table)
+    return table.write("processes", columns, rows)

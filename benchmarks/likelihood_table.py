@@ -1,6 +1,6 @@
 """The likelihood table: what log-densities cost and how far they are off, on laws whose density is known.
 
-    python -m benchmarks.likelihood_table --threads 1      # about an hour; resumes by row
+    python -m benchmarks.likelihood_table --threads 1      # hours
 
 First the probability flow of the true score of the ring: evaluations and errors of `sdegen.log_prob` at several tolerances,
 beside adaptive RK45 in `t` as score_sde runs it (from 1e-5 on, one error norm for the whole batch, the density at that
@@ -22,10 +22,12 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import sdegen
+from benchmarks import command
 from benchmarks.likelihood_images import images_block
 from benchmarks.likelihood_learned import learned_block
 from benchmarks.likelihood_processes import processes_block
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from sdegen.laws.derivatives import exact_divergence
 from sdegen.processes.times import AngleTimes, ImportanceTimes, UniformTimes
 
@@ -129,45 +131,50 @@ def bounds(name: str, n: int, seed: int) -> Values:
     return cells
 
 
-def main() -> None:
-    """Compute what is missing, and print the tables."""
-    args = arguments(__doc__.splitlines()[0], "likelihood_table", seeds=1)
-    n, seed = 100 if args.quick else 500, args.seeds[0]
-    table: dict[str, Values] = {}
-
-    def add(name: str, block: str, compute: Callable[[int], Values]) -> None:
-        table[name] = combine([row(args, block, name, seed, compute)])
-
+def flow_block(table: Table) -> str:
+    """Return evaluations and errors of ways to integrate the flow."""
+    n = 100 if table.quick else 500
+    ways: dict[str, Callable[[int], Values]] = {}
     for process in PROCESSES:
         for tolerance in TOLERANCES if process == "VP" else (1e-5, 1e-6):
-            add(f"ours, {process}, {tolerance:.0e}", "flow", partial(ours, process, tolerance, None, torch.float64, n))
+            ways[f"ours, {process}, {tolerance:.0e}"] = partial(ours, process, tolerance, None, torch.float64, n)
     for method in ("dopri5", "dopri8"):
         for tolerance in (1e-5, 1e-6):
-            name = f"ours by {method}, VP, {tolerance:.0e}"
-            add(name, "flow", partial(ours, "VP", tolerance, method, torch.float64, n))
-    add("ours, VP, float32", "flow", partial(ours, "VP", 1e-5, None, torch.float32, n))
+            ways[f"ours by {method}, VP, {tolerance:.0e}"] = partial(ours, "VP", tolerance, method, torch.float64, n)
+    ways["ours, VP, float32"] = partial(ours, "VP", 1e-5, None, torch.float32, n)
     for tolerance in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
-        add(f"RK45 in t, VP, {tolerance:.0e}", "flow", partial(score_sde, tolerance, torch.float64, n))
+        ways[f"RK45 in t, VP, {tolerance:.0e}"] = partial(score_sde, tolerance, torch.float64, n)
     for tolerance in (1e-5, 1e-6):
-        name = f"RK45 in t, VP, float32, {tolerance:.0e}"
-        add(name, "flow", partial(score_sde, tolerance, torch.float32, n))
-    print(write(args, "flow", {"evaluations": 0, "mean error": 9, "largest": 9}, table))
-    table = {}
+        ways[f"RK45 in t, VP, float32, {tolerance:.0e}"] = partial(score_sde, tolerance, torch.float32, n)
+    rows = {name: table.row("flow", name, compute, once=True) for name, compute in ways.items()}
+    return table.write("flow", {"evaluations": 0, "mean error": 9, "largest": 9}, rows)
+
+
+def divergence_block(table: Table) -> str:
+    """Return errors of estimated divergences."""
+    rows = {}
     for divergence, share in (("hutchinson", 1), ("hutch++", 2)):
         for derivatives in (4, 8, 12):
             name = f"{divergence}, {derivatives} derivatives"
-            add(name, "divergence", partial(estimated, divergence, derivatives // share, n // 5))
-    print(write(args, "divergence", {"error": 4, "claimed": 4, "evaluations": 0}, table))
-    table = {}
-    for process in PROCESSES:
-        add(process, "bounds", partial(bounds, process, n // 2))
+            compute = partial(estimated, divergence, derivatives // share, 20 if table.quick else 100)
+            rows[name] = table.row("divergence", name, compute, once=True)
+    return table.write("divergence", {"error": 4, "claimed": 4, "evaluations": 0}, rows)
+
+
+def bounds_block(table: Table) -> str:
+    """Return gaps and spreads of the bounds."""
+    n = 50 if table.quick else 250
+    rows = {process: table.row("bounds", process, partial(bounds, process, n), once=True) for process in PROCESSES}
     laws = {
         f"{law}: {what}": digits for law in ("angle", "log-SNR", "uniform") for what, digits in (("gap", 3), ("std", 2))
     }
-    print(write(args, "bounds", laws | {f"chain of {steps}": 3 for steps in (100, 200, 400)}, table))
-    print(processes_block(args))
-    print(learned_block(args))
-    print(images_block(args))
+    return table.write("bounds", laws | {f"chain of {steps}": 3 for steps in (100, 200, 400)}, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    blocks = [flow_block, divergence_block, bounds_block, processes_block, learned_block, images_block]
+    command.run("likelihood_table", __doc__, blocks, seeds=1)
 
 
 if __name__ == "__main__":

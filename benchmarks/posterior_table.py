@@ -1,6 +1,6 @@
 """Posteriors: what approximate methods sample of ``p(x | y)``, beside the truth, over noise, dimension and steps.
 
-    python -m benchmarks.posterior_table            # 3 measurements each, about ten minutes of one core; resumes by row
+    python -m benchmarks.posterior_table            # 3 measurements each, about ten minutes of one core
     python -m benchmarks.posterior_table --quick
 
 The data are a mixture, a quarter of its dimensions is measured by random directions with noise, and the posterior is again a
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from sdegen import guidance, measurements, metrics, samplers
 
 Draw = Callable[["Problem", int, int], Tensor]  # the problem, how many, seed
@@ -135,20 +137,25 @@ def compute(draw: Draw, evaluations: int, dim: int, noise: float, n: int, seed: 
     return problem.judged(x, seed) | {"evaluations": [evaluations, None] if evaluations else None}
 
 
-def main() -> None:
-    """Compute what is missing, and print the tables."""
-    args = arguments(__doc__.splitlines()[0], "posterior_table")
-    n = 500 if args.quick else 2000
-    for dim in (2,) if args.quick else (2, 8, 32):
+def posteriors_block(table: Table) -> str:
+    """Return a table for every dimension and noise."""
+    n = 500 if table.quick else 2000
+    found = []
+    for dim in (2,) if table.quick else (2, 8, 32):
         for noise in NOISES:
             stem = f"d{dim}-noise{noise:g}"
-            table = {
-                name: combine(
-                    [row(args, stem, name, s, partial(compute, draw, count, dim, noise, n)) for s in args.seeds]
-                )
-                for name, (draw, count) in methods(args.quick).items()
+            rows = {
+                name: table.row(stem, name, partial(compute, draw, count, dim, noise, n))
+                for name, (draw, count) in methods(table.quick).items()
             }
-            print(f"\n{dim} dimensions, noise {noise:g} of the signal\n\n" + write(args, stem, COLUMNS, table))
+            title = f"\n{dim} dimensions, noise {noise:g} of the signal\n\n"
+            found.append(title + table.write(stem, COLUMNS, rows))
+    return "\n".join(found)
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("posterior_table", __doc__, [posteriors_block])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ and averaged weights, in the precision that is faster for them. Then each draws 
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sdegen
+from benchmarks import command
 from benchmarks.fid_table import ddim
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from benchmarks.train_images import PRESETS
 from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
 from sdegen import metrics, samplers, training
@@ -117,20 +120,21 @@ def run(name: str, minutes: float, seed: int) -> Values:
 COLUMNS = {"threads": 0, "minutes": 1, "million images": 2, **{f"FID, {way}": 2 for way in WAYS}}
 
 
-def main() -> None:
-    """Compute what is missing, and print the table."""
-    args = arguments(__doc__.splitlines()[0], "race", seeds=1, options=options)
-    minutes = 1.0 if args.quick else args.minutes
-    table = {
-        name: combine([row(args, "race", name, seed, partial(run, name, minutes)) for seed in args.seeds])
-        for name in CONTESTANTS
-    }
-    print(write(args, "race", COLUMNS, table))
+def race_block(table: Table) -> str:
+    """Return all contestants."""
+    minutes = 1.0 if table.quick else table.args.minutes
+    rows = {name: table.row("race", name, partial(run, name, minutes)) for name in CONTESTANTS}
+    return table.write("race", COLUMNS, rows)
 
 
-def options(parser: Any) -> None:
-    """The options of this table alone."""
+def options(parser: ArgumentParser) -> None:
+    """Add the options of this table alone."""
     parser.add_argument("--minutes", type=float, default=30.0, help="of the peers; half of them are ours")
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("race", __doc__, [race_block], seeds=1, options=options)
 
 
 if __name__ == "__main__":

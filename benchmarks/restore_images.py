@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import math
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +25,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
+from benchmarks import command
 from benchmarks.fid_table import NETWORKS, equal_parts
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
 from sdegen import guidance, measurements, metrics, plots, samplers
 from sdegen.files import SHIPPED
@@ -33,18 +38,23 @@ COLUMNS = {"PSNR": 2, "agrees": 3, "misfit": 2, "evaluations": 0, "s per 100": 1
 STD = 0.1
 
 
+TASKS = ("a square missing", "a quarter of the pixels", "blurred", "reduced four times")
+MEASURED = "measured"
+
+
 def tasks(shape: tuple[int, ...]) -> dict[str, Measurement]:
-    """What is done to images of this shape."""
+    """Return what is done to images of this shape."""
     side = shape[1]
     hole = torch.ones(shape, dtype=torch.bool)
     hole[:, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = False
     half = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0)).expand(shape) < 0.25
-    return {
-        "a square missing": measurements.Mask(hole, STD),
-        "a quarter of the pixels": measurements.Mask(half, STD),
-        "blurred": measurements.Blur(side / 16, STD),
-        "reduced four times": measurements.Downsample(4, STD),
-    }
+    found = (
+        measurements.Mask(hole, STD),
+        measurements.Mask(half, STD),
+        measurements.Blur(side / 16, STD),
+        measurements.Downsample(4, STD),
+    )
+    return dict(zip(TASKS, found, strict=True))
 
 
 def methods() -> dict[str, tuple[Callable[..., Any], samplers.Sampler, int]]:
@@ -72,64 +82,115 @@ def judged(x: Tensor, original: Tensor, y: Tensor, A: Measurement, net: Any) -> 
     }
 
 
-def main() -> None:
-    """Compute what is missing, print the tables and draw the pictures."""
-    args = arguments(__doc__.splitlines()[0], "restore_images", seeds=1, options=options)
-    n = 10 if args.quick else 100
-    train, test = SPLITS[args.data]()
-    images = equal_parts(train, test, n)[1]
-    original = images.scaled(-1, 1).rows()
-    net = metrics.features(NETWORKS[args.data])
+@dataclass
+class Images:
+    """Test images, what was measured of them, and what restores them."""
 
-    @cache
-    def model() -> Any:
-        return sdegen.pretrained(args.data).to(args.device)
+    table: Table
 
-    sheets: dict[str, Tensor] = {}
-    for task, A in tasks(tuple(original.shape[1:])).items():
-        y = A.sample(original, torch.Generator().manual_seed(0))
+    @property
+    def data(self) -> str:
+        """Their name."""
+        return self.table.args.data
 
-        def restored(name: str, task: str, A: Measurement, y: Tensor, seed: int) -> Values:
-            make, sampler, evaluations = methods()[name]
-            began = time.perf_counter()
-            x = sdegen.sample(
-                make(model(), A), n, sampler=sampler, seed=seed, y=y.to(args.device), progress=False
-            ).cpu()
-            seconds = (time.perf_counter() - began) * 100 / n
-            sheets[f"{task}: {name}"] = x
-            found = judged(x, original, y, A, net)
-            return found | {"evaluations": [evaluations, None], "s per 100": [seconds, None]}
+    @property
+    def count(self) -> int:
+        """How many."""
+        return 10 if self.table.quick else 100
 
-        def plain(task: str, A: Measurement, y: Tensor, seed: int) -> Values:
-            shape = original.shape[1:]
-            u = guidance.conjugate_gradients(lambda u: A(A.transpose(u, shape)) + A.std**2 * u, y)
-            sheets[f"{task}: measured"] = A.transpose(u, shape)
-            return judged(sheets[f"{task}: measured"], original, y, A, net)
+    @cached_property
+    def original(self) -> Tensor:
+        """As they are, in [−1, 1]."""
+        train, test = SPLITS[self.data]()
+        return equal_parts(train, test, self.count)[1].scaled(-1, 1).rows()
 
-        table = {
-            "least squares": combine([row(args, args.data, f"{task} least squares", 0, partial(plain, task, A, y))])
+    @cached_property
+    def net(self) -> metrics.FeatureNet:
+        """The classifier."""
+        return metrics.features(NETWORKS[self.data])
+
+    @cached_property
+    def model(self) -> Any:
+        """The shipped model."""
+        return sdegen.pretrained(self.data).to(self.table.device)
+
+    @cached_property
+    def tasks(self) -> dict[str, Measurement]:
+        """What is measured."""
+        return tasks(tuple(self.original.shape[1:]))
+
+    def measured(self, task: str) -> Tensor:
+        """Return the measurements of a task."""
+        return self.tasks[task].sample(self.original, torch.Generator().manual_seed(0))
+
+    def by_method(self, task: str, name: str, seed: int) -> Values:
+        """Restore the images by a method, and judge them."""
+        make, sampler, evaluations = methods()[name]
+        A, y = self.tasks[task], self.measured(task)
+        model, seen = make(self.model, A), y.to(self.table.device)
+        began = time.perf_counter()
+        x = sdegen.sample(model, self.count, sampler=sampler, seed=seed, y=seen, progress=False).cpu()
+        seconds = (time.perf_counter() - began) * 100 / self.count
+        self.keep(task, name, x)
+        found = judged(x, self.original, y, A, self.net)
+        return found | {"evaluations": [evaluations, None], "s per 100": [seconds, None]}
+
+    def by_least_squares(self, task: str, seed: int) -> Values:
+        """Restore the images by the measurement alone, and judge them."""
+        A, y, shape = self.tasks[task], self.measured(task), self.original.shape[1:]
+        u = guidance.conjugate_gradients(lambda u: A(A.transpose(u, shape)) + A.std**2 * u, y)
+        x = A.transpose(u, shape)
+        self.keep(task, MEASURED, x)
+        return judged(x, self.original, y, A, self.net)
+
+    def sheet(self, task: str, name: str) -> Path:
+        """Return the file of ten restored images."""
+        return self.table.out / "sheets" / f"{self.data}, {task}, {name}.pt"
+
+    def keep(self, task: str, name: str, x: Tensor) -> None:
+        """Keep ten restored images for the picture."""
+        path = self.sheet(task, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(x[:10].clone(), path)
+
+
+def restored_block(table: Table) -> str:
+    """Return a table for every task."""
+    images, found = Images(table), []
+    for task in TASKS:
+        rows = {
+            "least squares": table.row(
+                images.data, f"{task} least squares", partial(images.by_least_squares, task), once=True
+            )
         }
         for name in methods():
-            compute = partial(restored, name, task, A, y)
-            table[name] = combine([row(args, args.data, f"{task} {name}", s, compute) for s in args.seeds])
-        print(f"\n{args.data}, {task}\n\n" + write(args, f"{args.data}-{task.replace(' ', '-')}", COLUMNS, table))
-    if len(sheets) == len(tasks(tuple(original.shape[1:]))) * (1 + len(methods())):
-        picture(args, original, sheets)
+            rows[name] = table.row(images.data, f"{task} {name}", partial(images.by_method, task, name))
+        title = f"\n{images.data}, {task}\n\n"
+        found.append(title + table.write(f"{images.data}-{task.replace(' ', '-')}", COLUMNS, rows))
+    return "\n".join(found)
 
 
-def picture(args: Any, original: Tensor, sheets: dict[str, Tensor]) -> None:
-    """Ten images, what least squares make of the measurement, and every method's sample, task by task."""
-    names = ["measured", *methods()]
+def picture(table: Table) -> None:
+    """Draw, if this folder has all of them, ten images, what least squares make of the measurement, and every method's sample."""
+    images = Images(table)
+    sheets = {task: [images.sheet(task, name) for name in (MEASURED, *methods())] for task in TASKS}
+    if not all(path.exists() for paths in sheets.values() for path in paths):
+        return
     figure = Figure(figsize=(10, 6.6), layout="constrained")
-    for ax, task in zip(figure.subplots(2, 2).flat, tasks(tuple(original.shape[1:]))):
-        rows = torch.cat([original[:10], *(sheets[f"{task}: {name}"][:10] for name in names)])
+    for ax, (task, paths) in zip(figure.subplots(2, 2).flat, sheets.items(), strict=True):
+        rows = torch.cat([images.original[:10], *(torch.load(path) for path in paths)])
         plots.images((rows + 1) / 2, columns=10, ax=ax, title=task)
-    figure.savefig(args.out / f"{args.data}.png", dpi=100)
+    figure.savefig(table.out / f"{images.data}.png", dpi=100)
 
 
-def options(parser: Any) -> None:
-    """The options of this table alone."""
+def options(parser: ArgumentParser) -> None:
+    """Add the options of this table alone."""
     parser.add_argument("--data", choices=list(SHIPPED), default="fashion_mnist", help="which images")
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("restore_images", __doc__, [restored_block], seeds=1, options=options, picture=picture)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     python -m benchmarks.train_images fashion_mnist      # about 45 minutes on one core with AMX; goes on where it was stopped
     python -m benchmarks.train_images mnist --preset source --steps 5000
     python -m benchmarks.train_images digits --steps 500
+    python -m benchmarks.train_images mnist --out benchmarks/results --weights sdegen/weights/mnist-unet-v1.safetensors
 
 A DDPM of 1,000 linear betas with a small U-Net, conditional on the class, which is dropped one time in ten. Samples and the
-loss curve are drawn while it runs, into ``results/train_images``; a card says what was spent.
+loss curve are drawn while it runs, into ``results/train_images``; a card says what was spent. The last command takes the place of
+a model that is shipped, and of its card.
 """
 
 from __future__ import annotations
@@ -21,15 +23,14 @@ from typing import Any
 import torch
 
 import sdegen
-from benchmarks.rows import made
+from benchmarks import command
+from benchmarks.files import made
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
-from sdegen.files import SHIPPED
 from sdegen.processes.times import DiscreteTimes, LogNormalTimes
 from sdegen.training.losses import Denoising
 from sdegen.training.weightings import EDMWeighting, InverseVarianceWeighting
 
-HERE = Path(__file__).parent
 STEPS = {"digits": 3000, "mnist": 10_000, "fashion_mnist": 10_000, "sprites": 8000}
 SPLITS: dict[str, Callable[[], Split]] = {
     "digits": lambda: sdegen.data.digits().split(0.8, seed=0),
@@ -129,41 +130,40 @@ def main() -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="shipped")
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=None,
-        help="file of the weights (of a whole run of a shipped one: where it is shipped)",
-    )
+    parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
+    command.add_out(parser)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     preset = PRESETS[args.preset]
     images = SPLITS[args.name]().train
-    an_epoch = len(images) / preset.batch_size
-    asked = STEPS[args.name] if preset.epochs is None else round(preset.epochs * an_epoch)
+    asked = STEPS[args.name] if preset.epochs is None else round(preset.epochs * len(images) / preset.batch_size)
     steps = args.steps or asked
-    results = HERE / "results" / "train_images"
-    run_name = args.name if args.preset == "shipped" else f"{args.name}-{args.preset}"
-    album = plots.Album(results / run_name, every=500, n=100, label=torch.arange(100) % len(images.label_names))
-    folder = results / "models" / f"{run_name}-{steps}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    model, run = train(args.name, steps, preset, folder, callbacks=[album])
-    card = {
-        "data": f"{args.name}, {len(images):,} training images", "preset": args.preset,
-        "command": f"python -m benchmarks.train_images {args.name} --preset {args.preset} --steps {steps}",
-        "steps": run.steps, "epochs": round(run.steps / an_epoch, 1), "share of the recipe": round(run.steps / asked, 4),
-        "seconds": round(run.seconds), "threads": torch.get_num_threads(),
+    results = args.out / "train_images"
+    folder = results / (args.name if args.preset == "shipped" else f"{args.name}-{args.preset}")
+    state = results / "models" / f"{folder.name}-{steps}"
+    for path in (folder, state.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    album = plots.Album(folder, every=500, n=100, label=torch.arange(100) % len(images.label_names))
+    model, run = train(args.name, steps, preset, state, callbacks=[album])
+    written = args.weights or state.with_suffix(".safetensors")
+    sdegen.save(model.half(), written)
+    text = json.dumps(card(args.name, args.preset, len(images), steps, asked, run), indent=1)
+    (folder / "card.json").write_text(text + "\n")
+    print(f"{text}\nwritten to {written} and {folder}")
+
+
+def card(name: str, preset: str, images: int, steps: int, asked: int, run: sdegen.Run) -> dict[str, Any]:
+    """Return what was spent on a model of so many images; `asked` are the steps of the whole recipe."""
+    return {
+        "data": f"{name}, {images:,} training images", "preset": preset,
+        "command": f"python -m benchmarks.train_images {name} --preset {preset} --steps {steps}",
+        "steps": run.steps, "epochs": round(run.steps * PRESETS[preset].batch_size / images, 1),
+        "share of the recipe": round(run.steps / asked, 4), "seconds": round(run.seconds),
+        "threads": torch.get_num_threads(),
         "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    weights = HERE.parent / "sdegen" / "weights" / f"{args.name.replace('_', '-')}-unet-v1.safetensors"
-    # Only a whole run takes the place of a model that is shipped.
-    ships = args.preset == "shipped" and steps == asked and args.name in SHIPPED
-    out = args.out or (weights if ships else folder.with_suffix(".safetensors"))
-    sdegen.save(model.half(), out)
-    (results / run_name / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    print(json.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

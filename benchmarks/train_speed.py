@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import sdegen
-from benchmarks.rows import Values, arguments, combine, row, write
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
 
 BATCH, SHAPE, STEPS, WARM = 64, (1, 28, 28), 6, 2
 Lap = Callable[[], list[float]]  # seconds of some steps
@@ -201,16 +202,20 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Compute what is missing, and print the table."""
-    args = arguments(__doc__.splitlines()[0], "train_speed", seeds=1)
-    cells = combine([row(args, "speed", "all", s, partial(race, 2 if args.quick else 4)) for s in args.seeds])
-    table: dict[str, dict[str, Any]] = {name: {} for name in ("matrix product", *NETS)}
+def speed_block(table: Table) -> str:
+    """Return all contestants."""
+    cells = table.row("speed", "all", partial(race, 2 if table.quick else 4))
+    rows: dict[str, Values] = {name: {} for name in ("matrix product", *NETS)}
     for key, cell in cells.items():
         name, _, column = key.partition("|")
-        if name in table:
-            table[name][column] = cell
-    print(write(args, "train_speed", COLUMNS, table))
+        if name in rows:
+            rows[name][column] = cell
+    return table.write("train_speed", COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("train_speed", __doc__, [speed_block], seeds=1)
 
 
 if __name__ == "__main__":

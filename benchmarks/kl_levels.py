@@ -1,0 +1,148 @@
+"""The KL table's networks of one noise level, implicit against denoising, and Langevin dynamics against the probability flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks.ring import RING
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import losses, metrics, nets, samplers, weightings
+
+LEVELS, QUICK_LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.0, 0.1, 1.0)
+STEPS, QUICK_STEPS = 1000, 100  # of a training
+SAMPLES, QUICK_SAMPLES = 10_000, 2_000  # of a sampler
+
+
+class OneLevel(weightings.TimeLaw):
+    """All times equal, to train at one noise level."""
+
+    def __init__(self, t: float) -> None:
+        self.t = t
+
+    def sample(self, sde: Any, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.full((n,), self.t, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+
+
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "denoising": partial(losses.Denoising, pooled=False),
+    "denoising, pooled": losses.Denoising,
+    "implicit": losses.Implicit,
+    "sliced": partial(losses.Implicit, divergence=sdegen.derivatives.hutchinson_divergence),
+}
+
+
+PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0)
+
+
+def score_error(name: str, sigma: float, finite: bool, table: Table, seed: int) -> Values:
+    """Train by an objective at one noise level, on fresh data or 200 points, and return ``E‖s − s*‖² / E‖s*‖²``."""
+    t = max(sigma - 1e-6, 0.0)
+    if sigma == 0 and name.startswith("denoising"):
+        return {}  # its target, z / sigma, does not exist
+    torch.manual_seed(seed)
+    points = RING.sample(200, torch.Generator().manual_seed(seed))
+    data: Any = points.to(table.device, torch.float32) if finite else RING
+    law = sdegen.Empirical(points) if finite else RING
+    net = Constant(nets.MLP(2, width=64, depth=2))
+    model = sdegen.DirectModel(net, PROCESS, scale=max(sigma, 0.5)).to(table.device)
+    objective = OBJECTIVES[name](weightings.UniformWeighting(), OneLevel(t))
+    scale = max(sigma, 0.5) ** 2  # a loss of order one
+    try:
+        run = sdegen.fit(
+            model, data, steps=QUICK_STEPS if table.quick else STEPS, lr=2e-3, seed=seed,
+            loss=lambda m, x, generator: scale * objective(m, x, generator=generator),
+        )  # fmt: skip
+    except sdegen.NonFiniteLoss:
+        return {f"σ = {sigma:g}": "diverged"}
+    level = torch.tensor(t, dtype=torch.float64)
+    x = PROCESS.perturb(law.sample(4000), level).x
+    if finite and sigma == 0:
+        return {f"σ = {sigma:g}": f"loss {sum(run.loss[-50:]) / 50:.3g}"}
+    truth = sdegen.Exact(PROCESS, law).score(x, level)
+    score = model.score(x.to(table.device, torch.float32), level).detach().double().cpu()
+    error = (score - truth).square().sum(1).mean()
+    return {f"σ = {sigma:g}": [(error / truth.square().sum(1).mean()).item(), None]}
+
+
+def levels_block(table: Table) -> str:
+    """Return relative errors of the score at single noise levels, of every objective."""
+    levels = QUICK_LEVELS if table.quick else LEVELS
+    rows: dict[str, Values] = {}
+    for finite in (False, True):
+        for name in OBJECTIVES:
+            label = f"{name}{', 200 points' if finite else ''}"
+            rows[label] = {}
+            for sigma in levels:
+                compute = partial(score_error, name, sigma, finite, table)
+                rows[label] |= table.row("level", f"{label} {sigma:g}", compute)
+    return table.write("levels", {f"σ = {s:g}": 4 for s in levels} | {"seeds": 0}, rows)
+
+
+class Constant(torch.nn.Module):
+    """A network told nothing of the level: it is trained at one."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.net(x, torch.zeros_like(level))
+
+
+def chains(n: int, steps: int) -> dict[str, tuple[Any, Tensor | None]]:
+    """Return the samplers that are compared, and the states they start from where these are not the prior's."""
+    one_mode = RING.means[0] * torch.ones(n, 1) + 0.5 * torch.randn(n, 2, generator=torch.Generator().manual_seed(5))
+    t = sdegen.VP().time(100.0).item()
+    return {
+        "probability flow, Heun": (samplers.Heun(25), None),
+        "Langevin, from the prior": (samplers.Langevin(steps, h=0.3, t=t), None),
+        "Langevin, from one mode": (samplers.Langevin(steps, h=0.3, t=t), one_mode),
+        "annealed Langevin": (samplers.AnnealedLangevin(steps // 10, h=0.3, repeats=10), None),
+        "Euler–Maruyama": (samplers.EulerMaruyama(steps), None),
+        "predictor–corrector": (samplers.PredictorCorrector(samplers.EulerMaruyama(steps // 2)), None),
+    }
+
+
+def langevin_block(table: Table) -> str:
+    """Return what Langevin dynamics and the probability flow sample with the exact score."""
+    model = sdegen.Exact(sdegen.VP(), RING)
+    n = QUICK_SAMPLES if table.quick else SAMPLES
+    choices = chains(n, 100 if table.quick else 1000)
+
+    def compute(name: str, seed: int) -> Values:
+        sampler, x_T = choices[name]
+        generator = torch.Generator().manual_seed(3000 + seed)
+        x = sdegen.sample(model, None if x_T is not None else n, x_T=x_T, sampler=sampler, generator=generator)
+        y = RING.sample(n, generator)
+        counts = torch.cdist(x, RING.means).argmin(1).bincount(minlength=8) / n
+        return {
+            "sliced W2": list(metrics.sliced_wasserstein(x, y, generator=generator)),
+            "k-NN KL": list(metrics.knn_kl(y, x)),
+            "smallest mode": [counts.min().item(), None],
+            "evaluations": [count(sampler), None],
+        }
+
+    rows = {name: table.row("langevin", name, partial(compute, name)) for name in choices}
+    columns = {"sliced W2": 3, "k-NN KL": 3, "smallest mode": 3, "evaluations": 0, "seeds": 0}
+    return table.write("langevin", columns, rows)
+
+
+def count(sampler: Any) -> int:
+    """Score evaluations of a run on the exact model, counted."""
+    calls = 0
+
+    class Counting(sdegen.Exact):
+        def _observed(self, x: Tensor, at: Any) -> tuple[Tensor, Tensor]:
+            nonlocal calls
+            calls += 1
+            return super()._observed(x, at)
+
+    sdegen.sample(Counting(sdegen.VP(), RING), 2, sampler=sampler, seed=0)
+    return calls

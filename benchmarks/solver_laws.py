@@ -1,0 +1,152 @@
+"""The solver table's orders of convergence, laws of stochastic samplers, and a trained network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+import sdegen
+from benchmarks import peers
+from benchmarks.rows import Values
+from benchmarks.solver_problems import GRIDS, TARGETS, Problem, run
+from benchmarks.tables import Table
+from sdegen import grids, metrics, samplers
+
+STOCHASTIC = {"ring": (10, 20, 50, 100, 200), "d = 8": (10, 20, 50)}
+POINTS = 10_000
+
+
+DOUBLED = (256, 512)
+
+
+def ours_by_order() -> dict[str, tuple[float, Callable[[int], samplers.Sampler]]]:
+    """Name, the order it should have, and the solver of some steps."""
+    grid = grids.Angle(end=1e-3)
+    found: dict[str, tuple[float, Callable[[int], samplers.Sampler]]] = {}
+    for p in (1, 2, 3, 4):
+        found[f"Multistep {p}"] = (p, partial(samplers.Multistep, grid=grid, order=p))
+    for p in (1, 2, 3):
+        found[f"Multistep {p}, corrected"] = (p + 1, partial(samplers.Multistep, grid=grid, order=p, corrector=True))
+    for p in (2, 3):
+        found[f"Singlestep {p}"] = (p, partial(samplers.Singlestep, grid=grid, order=p))
+    return found | {"DDIM": (1, partial(samplers.DDIM, grid=grid)), "Heun": (2, partial(samplers.Heun, grid=grid))}
+
+
+def order(name: str, seed: int) -> Values:
+    """The observed order of a solver on the ring under VP, and its error at the larger number of steps."""
+    problem = Problem("VP", "ring", seed, 1e-11)
+    if name in ours_by_order():
+        stated, make = ours_by_order()[name]
+        coarse, fine = (problem.errors(run(problem, make(n)))[1] for n in DOUBLED)
+    else:
+        stated, peer = math.nan, peers.deterministic()[name]
+        grid = grids.LogSNR(end=problem.end)
+        coarse, fine = (problem.errors(problem.by_peer(peer, grid, n * peer.cost))[1] for n in DOUBLED)
+    cells: Values = {"observed order": [math.log2(coarse / fine), None], "error": [fine, None]}
+    return cells if math.isnan(stated) else cells | {"stated": [stated, None]}
+
+
+def orders_block(table: Table) -> str:
+    """Return observed orders: medians of the distance at 256 and 512 steps."""
+    names = dict.fromkeys([*ours_by_order(), *peers.deterministic(), *table.rows.names("order")])
+    rows = {name: table.row("order", name, partial(order, name), once=True) for name in names}
+    return table.write("order", {"stated": 0, "observed order": 2, "error": 9}, rows)
+
+
+def stochastic(n: int, end: float) -> dict[str, samplers.Sampler]:
+    """Stochastic samplers of ours with `n` evaluations, each on a grid of its own kind."""
+    grid = grids.LogSNR(end=end)
+    return {
+        "ExponentialSDE 1": samplers.ExponentialSDE(n, grid, order=1),
+        "ExponentialSDE 2": samplers.ExponentialSDE(n, grid, order=2),
+        "Ancestral": samplers.Ancestral(n, grid),
+        "Euler–Maruyama": samplers.EulerMaruyama(n, grids.Quadratic(end=end)),
+        "ReverseDiffusion": samplers.ReverseDiffusion(n, grids.Quadratic(end=end)),
+        "Churn": samplers.Churn(n // 2, grids.Karras(end=end)),
+    }
+
+
+def law(target: str, name: str, steps: tuple[int, ...], seed: int) -> Values:
+    """Distance of a sampler's samples from the law, with every number of evaluations; a peer's on the best of three grids."""
+    problem = Problem("VP", target, seed)
+    generator = torch.Generator().manual_seed(500 + seed)
+    d = problem.law.means.shape[1]
+    at = problem.sde.marginal(torch.tensor(problem.end, dtype=torch.float64))
+    seen = at.Phi(problem.law.sample(POINTS, generator).double())
+    true = seen + at.R(torch.randn(POINTS, d, dtype=torch.float64, generator=generator))
+    cells: Values = {}
+    for n in steps:
+        torch.manual_seed(seed)
+        x_T = problem.start(POINTS, seed)
+        if name == "exact samples":
+            x = at.Phi(problem.law.sample(POINTS, generator).double())
+            samples = [x + at.R(torch.randn(POINTS, d, dtype=torch.float64, generator=generator))]
+        elif name in peers.stochastic():
+            samples = [problem.by_peer(peers.stochastic()[name], make(problem.end), n, x_T) for make in GRIDS.values()]
+        else:
+            sampler = stochastic(n, problem.end)[name]
+            samples = [
+                sdegen.sample(problem.model, x_T=x_T, sampler=sampler, seed=seed, final="sample", progress=False)
+            ]
+        found = []
+        for x in samples:
+            if x.isfinite().all():
+                kl = metrics.knn_kl(true, x)
+                w = metrics.sliced_wasserstein(x, true, generator=torch.Generator().manual_seed(seed))
+                found.append((kl.value, list(kl), list(w)))
+        if found:
+            _, cells[f"k-NN KL {n}"], cells[f"sliced W2 {n}"] = min(found, key=lambda v: v[0])
+    return cells
+
+
+def law_block(table: Table) -> str:
+    """Return the law of stochastic samplers on the ring and in 8 dimensions."""
+    chosen = {"ring": (10, 50)} if table.quick else STOCHASTIC
+    rows: dict[str, Values] = {}
+    for target, steps in chosen.items():
+        names = [f"{target}: {name}" for name in ("exact samples", *stochastic(2, 1e-3), *peers.stochastic())]
+        kept = [name for name in table.rows.names("law") if name.startswith(f"{target}: ")]
+        for full in dict.fromkeys([*names, *kept]):
+            compute = partial(law, target, full.removeprefix(f"{target}: "), steps)
+            rows[full] = table.row("law", full, compute, seeds=1)
+    columns = {f"{what} {n}": 3 for what in ("k-NN KL", "sliced W2") for n in chosen["ring"]} | {"seeds": 0}
+    return table.write("law", columns, rows)
+
+
+LAPS = 15
+
+
+def trained(steps: int, seed: int) -> Values:
+    """Ten evaluations of the default against fifty of DDIM, of one trained model, timed in turns."""
+    law = TARGETS["ring"](seed)
+    torch.manual_seed(seed)
+    model = sdegen.Model(sdegen.nets.MLP(2), sdegen.VP())
+    sdegen.fit(model, law, steps=steps, seed=seed, progress=False)
+    choices: dict[str, samplers.Sampler] = {"default": samplers.default(model, 10), "DDIM": samplers.DDIM(50)}
+    x_T = sdegen.sample(model, 10_000, sampler=choices["DDIM"], seed=seed, final="sample", return_path=True)[0]
+    seconds: dict[str, list[float]] = {name: [] for name in choices}
+    cells: Values = {}
+    for _ in range(LAPS):
+        for name, sampler in choices.items():
+            began = time.perf_counter()
+            x = sdegen.sample(model, x_T=x_T, sampler=sampler, progress=False)
+            seconds[name].append(time.perf_counter() - began)
+            cells[f"samples {name}"] = x.double()
+    y, z = (law.sample(10_000, torch.Generator().manual_seed(700 + k + 2 * seed)) for k in range(2))
+    for name, x in (("default", cells.pop("samples default")), ("DDIM", cells.pop("samples DDIM")), ("exact", z)):
+        w = metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(seed))
+        cells[f"sliced W2, {name}"] = list(w)
+    ratios = torch.tensor(seconds["default"], dtype=torch.float64) / torch.tensor(seconds["DDIM"], dtype=torch.float64)
+    return cells | {"time ratio": [ratios.median().item(), ratios.std().item() / LAPS**0.5]}
+
+
+def trained_block(table: Table) -> str:
+    """Return time and law of a trained perceptron on the ring under VP."""
+    name = "10,000 samples, default in 10 against DDIM in 50"
+    rows = {name: table.row("trained", name, partial(trained, 500 if table.quick else 4000), seeds=1)}
+    columns = {"time ratio": 3} | {f"sliced W2, {n}": 4 for n in ("default", "DDIM", "exact")} | {"seeds": 0}
+    return table.write("trained", columns, rows)

@@ -1,0 +1,67 @@
+"""The problems that solvers are compared on: targets under processes, with their paths and the exact ends of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import peers
+from sdegen import grids, samplers
+
+PATHS = 256
+
+
+TARGETS: dict[str, Callable[[int], sdegen.GaussianMixture]] = {
+    "ring": lambda seed: sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3),
+    "d = 8": lambda seed: sdegen.data.random_mixture(8, seed=seed),
+    "d = 64": lambda seed: sdegen.data.random_mixture(64, seed=seed),
+}
+PROCESSES: dict[str, tuple[Callable[[], Any], float]] = {"VP": (sdegen.VP, 1e-3), "EDM": (sdegen.EDM, 0.0)}
+
+
+class Problem:
+    """A target under a process: where its paths start, and where they end."""
+
+    def __init__(self, process: str, target: str, seed: int, tolerance: float = 1e-9) -> None:
+        make, self.end = PROCESSES[process]
+        self.sde, self.law = make(), TARGETS[target](seed)
+        self.model = sdegen.Exact(self.sde, self.law)
+        at = self.sde.marginal(torch.tensor([self.sde.T, self.end], dtype=torch.float64))
+        self.R_T = at.R.c[0]
+        self.x_T = self.start(PATHS, 100 + seed)
+        self.r = at.r.c  # alpha x_0 + sigma z, divided by it, is what the peers' solvers move
+        flow = samplers.ProbabilityFlow(
+            1, grids.Given(torch.tensor([self.sde.T, self.end], dtype=torch.float64)), rtol=tolerance, atol=tolerance
+        )
+        self.solution = sdegen.sample(self.model, x_T=self.x_T, sampler=flow, final="sample")
+
+    def start(self, n: int, seed: int) -> Tensor:
+        """States at T."""
+        z = torch.randn(n, self.law.means.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return self.R_T * z
+
+    def errors(self, x: Tensor) -> tuple[float, float]:
+        """Root-mean-square and median distance from the solution."""
+        distance = (x - self.solution).norm(dim=1)
+        return distance.square().mean().sqrt().item(), distance.median().item()
+
+    def by_peer(self, peer: peers.Peer, grid: grids.Grid, n: int, x_T: Tensor | None = None) -> Tensor:
+        """Where a peer takes the paths with `n` evaluations on a grid."""
+        ratios = self.sde.snr(grid(self.sde, n // peer.cost + 1)).rsqrt()
+        return peer.solve(peers.Truth(self.law), (self.x_T if x_T is None else x_T) / self.r[0], ratios) * self.r[1]
+
+
+GRIDS: dict[str, Callable[[float], grids.Grid]] = {
+    "log-SNR": lambda end: grids.LogSNR(end=end),
+    "Karras": lambda end: grids.Karras(end=end),
+    "uniform": lambda end: grids.Uniform(end=end),
+}
+
+
+def run(problem: Problem, sampler: samplers.Sampler) -> Tensor:
+    """Where a sampler of ours takes the paths."""
+    return sdegen.sample(problem.model, x_T=problem.x_T, sampler=sampler, final="sample", progress=False)

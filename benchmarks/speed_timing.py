@@ -1,0 +1,59 @@
+"""Clocks: of one call, and of several contestants in turns."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.speed_contestants import Run
+
+
+def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+    """How long a call takes, and what it returns; in one thread the time it has the processor, whoever else wants it."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    collecting = gc.isenabled()
+    gc.disable()  # whose turn it is to clear away after the others is chance
+    try:
+        began = clock()
+        result = call()
+        return clock() - began, result
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def median(values: list[float]) -> list[float]:
+    """The median, and its standard error from the interquartile range, as for a normal law."""
+    v = torch.tensor(values, dtype=torch.float64)
+    spread = (v.quantile(0.75) - v.quantile(0.25)).item() / 1.349
+    return [v.median().item(), 1.2533 * spread / len(v) ** 0.5]
+
+
+def in_turns(found: dict[str, Callable[[], Run]], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of every set-up and of every run, in each round."""
+    setups: dict[str, list[float]] = {name: [] for name in found}
+    runs: dict[str, list[float]] = {name: [] for name in found}
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            for name, set_up in found.items():
+                set_up()()  # the caches are full of the contestant before
+                taken, run = seconds(set_up)
+                ran, _ = seconds(run)
+                if turn:  # the first round warms up
+                    setups[name].append(taken)
+                    runs[name].append(ran)
+    return setups, runs
+
+
+def each(values: list[float], steps: int) -> list[float]:
+    """The median of runs in microseconds a step."""
+    return median([1e6 * v / steps for v in values])
+
+
+def ratio(values: list[float], others: list[float]) -> list[float]:
+    """The median of ratios of the same round."""
+    return median([v / other for v, other in zip(values, others, strict=True)])

@@ -1,0 +1,208 @@
+"""One run of a table: rows that are read or computed, their means over seeds, and the table as CSV and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from subprocess import CalledProcessError, run
+from typing import Any
+
+import torch
+
+from benchmarks.rows import FILE, Key, Rows, Values
+from benchmarks.tickets import Tickets, Who
+
+COMMITTED = Path(__file__).parent / "results"
+
+
+@dataclass
+class Table:
+    """The rows that a run reads or computes, and the folder that it writes to.
+
+    Attributes
+    ----------
+    folder
+        Of the table, below that of all results.
+    args
+        The options of the command.
+    tickets
+        The rows that processes of this run are to compute; None to compute none.
+    done
+        Rows that this run has computed already: `fresh` does not ask for them again.
+    written
+        Whether tables are written, as they are once all rows are there.
+    read, computed, left
+        Rows met so far: read from a file, computed in this run, and not there.
+    """
+
+    folder: Path
+    args: argparse.Namespace
+    tickets: Tickets | None = None
+    done: frozenset[Who] = frozenset()
+    written: bool = True
+    read: set[Who] = field(default_factory=set)
+    computed: set[Who] = field(default_factory=set)
+    left: set[Who] = field(default_factory=set)
+
+    @property
+    def quick(self) -> bool:
+        """Whether trainings are short and samples few."""
+        return self.args.quick
+
+    @property
+    def device(self) -> str:
+        """Of networks and samples."""
+        return self.args.device
+
+    @property
+    def out(self) -> Path:
+        """The folder that is written to."""
+        return self.args.out / self.folder
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows that exist: those of the folder written to, then the committed ones."""
+        return Rows(self.out / FILE, [COMMITTED / self.folder / FILE])
+
+    def within(self, folder: str) -> Table:
+        """Return the table in a folder of this one, with rows of its own that count as this one's."""
+        return replace(self, folder=self.folder / folder)
+
+    def beside(self, name: str) -> Table:
+        """Return another table of the same results."""
+        return replace(self, folder=Path(name))
+
+    def file(self, name: str) -> Path:
+        """Return where a file of the table is to be read: from the folder written to, or among the committed ones."""
+        own = self.out / name
+        return own if own.exists() else COMMITTED / self.folder / name
+
+    def row(
+        self, block: str, name: str, compute: Callable[[int], Values], seeds: int | None = None, once: bool = False
+    ) -> Values:
+        """Return a row, the mean over its seeds (see `each` and `combine`)."""
+        return combine(list(self.each(block, name, compute, seeds, once).values()))
+
+    def each(
+        self, block: str, name: str, compute: Callable[[int], Values], seeds: int | None = None, once: bool = False
+    ) -> dict[int, Values]:
+        """Return the values of a row by seed: of all seeds that exist, and of those asked for.
+
+        Parameters
+        ----------
+        block, name
+            The part of the table, and the row's name in it.
+        compute
+            From a seed to the values of the row, where they do not exist.
+        seeds
+            How many are computed where the command does not say which; as many as of the table's other rows if None.
+        once
+            Whether one seed, 0, is enough, whatever the command says.
+        """
+        asked = self.args.seeds or list(range(1 if self.quick else seeds or self.args.default_seeds))
+        if once:
+            wanted = [0]
+        elif self.args.fresh and self.chosen(name):
+            wanted = asked
+        else:
+            wanted = sorted({*asked, *self.rows.seeds(block, name)})
+        found = {seed: self.value(Key(block, name, seed), compute) for seed in wanted}
+        return {seed: values for seed, values in found.items() if values}
+
+    def chosen(self, name: str) -> bool:
+        """Whether `only` lets a row be computed."""
+        return self.args.only in name
+
+    def value(self, key: Key, compute: Callable[[int], Values]) -> Values:
+        """Return the values of a row of one seed: those that exist, or computed and kept; empty if neither."""
+        who = (self.folder, key)
+        new = who in self.done or who in self.computed
+        if key in self.rows.lines and (new or not self.args.fresh or not self.chosen(key.name)):
+            (self.computed if new else self.read).add(who)
+            return self.rows.lines[key]["values"]
+        if self.tickets is None or not self.tickets.take(*who):
+            self.left.add(who)
+            return {}
+        began = time.perf_counter()
+        values = compute(key.seed)
+        seconds = time.perf_counter() - began
+        self.rows.add(key, values, commit=commit(), torch=torch.__version__, seconds=round(seconds, 1))
+        self.computed.add(who)
+        left = f"{len(self.tickets)} more to begin" if len(self.tickets) else "the last to begin"
+        print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}", file=sys.stderr, flush=True)
+        return values
+
+    def write(self, stem: str, columns: dict[str, int], rows: dict[str, Values]) -> str:
+        """Write the rows as CSV and Markdown and return the Markdown; `columns` maps each to its digits."""
+        lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for name, cells in rows.items():
+            lines.append(f"| {name} | " + " | ".join(text(cells.get(c), d) for c, d in columns.items()) + " |")
+        markdown = "\n".join(lines) + "\n"
+        if self.written:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / f"{stem}.md").write_text(markdown)
+            write_csv(self.out / f"{stem}.csv", columns, rows)
+        return markdown
+
+
+def write_csv(path: Path, columns: dict[str, int], rows: dict[str, Values]) -> None:
+    """Write the rows with all digits, each value followed by its standard error."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", *(f"{c}{suffix}" for c in columns for suffix in ("", " s.e."))])
+        for name, cells in rows.items():
+            flat: list[Any] = []
+            for column in columns:
+                cell = cells.get(column)
+                flat += [cell, ""] if isinstance(cell, str) or cell is None else [cell[0], cell[1]]
+            writer.writerow([name, *flat])
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit that the code is of, with a mark where it was changed since; None where git does not know."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        return run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, CalledProcessError):
+        return None
+
+
+def combine(rows: list[Values]) -> Values:
+    """Return means over seeds, as (value, standard error): over seeds where there are several, else the estimate's own.
+
+    Rows that are empty are left out; ``seeds`` counts the others. Every value is a text, a number, or a pair of a number and
+    its standard error.
+    """
+    rows = [r for r in rows if r]
+    combined: Values = {"seeds": (float(len(rows)), None)} if rows else {}
+    for key in dict.fromkeys(key for r in rows for key in r):
+        cells = [r[key] for r in rows if r.get(key) is not None]
+        if not cells:
+            continue
+        if isinstance(cells[0], str):
+            combined[key] = cells[0]
+            continue
+        pairs = [c if isinstance(c, list) else [c, None] for c in cells]
+        values = torch.tensor([p[0] for p in pairs], dtype=torch.float64)
+        own = [p[1] for p in pairs if p[1] is not None]
+        stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else (own[0] if own else None)
+        combined[key] = (values.mean().item(), stderr)
+    return combined
+
+
+def text(cell: Any, digits: int) -> str:
+    """Return a cell as it is printed: ``value ± stderr``."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    value, stderr = cell
+    form = f".{digits}f" if value == 0 or max(abs(value), stderr or 0.0) >= 10**-digits else ".0e"
+    return f"{value:{form}}" if stderr is None or stderr == 0 else f"{value:{form}} ± {stderr:{form}}"
