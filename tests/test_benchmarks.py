@@ -1,0 +1,275 @@
+"""Tables of the benchmarks: rows that exist are read, those that are missing are computed, and none is lost."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import command, tables, train_images
+from benchmarks.rows import Key, Rows, Values, read
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+from benchmarks import command
+
+def block(table):
+    names = [f"row {k}" for k in range(12)]
+    rows = {name: table.row("tiny", name, lambda seed, k=k: {"value": [k + seed, None]}) for k, name in enumerate(names)}
+    return table.write("tiny", {"value": 1, "seeds": 0}, rows)
+
+if __name__ == "__main__":
+    command.run("tiny", "A tiny table.", [block], seeds=2)
+"""
+
+
+class Tiny:
+    """A table of two rows, which are computed as ten times the seed and one more; it remembers which were computed."""
+
+    def __init__(self) -> None:
+        self.computed: list[tuple[str, int]] = []
+        self.crash_at: int | None = None
+
+    def block(self, table: tables.Table) -> str:
+        rows = {name: table.row("tiny", name, self.compute(name)) for name in ("first", "second")}
+        return table.write("tiny", {"value": 1, "seeds": 0}, rows)
+
+    def compute(self, name: str) -> Callable[[int], Values]:
+        def compute(seed: int) -> Values:
+            if len(self.computed) == self.crash_at:
+                raise KeyboardInterrupt
+            self.computed.append((name, seed))
+            return {"value": [10.0 * seed + (name == "second"), None]}
+
+        return compute
+
+
+class Place:
+    """A working directory, committed rows, and a tiny table to run there."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.here, self.committed = folder / "here", folder / "committed"
+        self.here.mkdir()
+        monkeypatch.chdir(self.here)
+        monkeypatch.setattr(tables, "COMMITTED", self.committed)
+        self.monkeypatch, self.capsys, self.tiny = monkeypatch, capsys, Tiny()
+
+    def commit(self, **rows: dict[int, float]) -> None:
+        """Put values of rows by seed among the committed ones."""
+        file = Rows(self.committed / "tiny" / "rows.jsonl")
+        for name, values in rows.items():
+            for seed, value in values.items():
+                file.add(Key("tiny", name, seed), {"value": [value, None]})
+
+    def run(self, *options: str, seeds: int = 1) -> str:
+        """Run the table and return what it prints."""
+        self.tiny.computed.clear()
+        self.monkeypatch.setattr(sys, "argv", ["tiny", *options])
+        command.run("tiny", "A tiny table.", [self.tiny.block], seeds=seeds)
+        return self.capsys.readouterr().out
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Place:
+    return Place(tmp_path, monkeypatch, capsys)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_rows_are_computed_once(place: Place) -> None:
+    assert "0 rows read, 4 computed" in place.run(seeds=2)
+    assert place.tiny.computed == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+    printed = place.run(seeds=2)
+    assert "4 rows read, 0 computed" in printed and not place.tiny.computed
+    assert "| first | 5.0 ± 5.0 | 2 |" in printed  # the mean of 0 and 10, and |0 − 10| / 2
+
+
+def test_committed_rows_are_read_and_left_as_they_are(place: Place) -> None:
+    place.commit(first={0: 3.0}, second={0: 4.0})
+    before = contents(place.committed)
+    printed = place.run()
+    assert "| first | 3.0 | 1 |" in printed and "2 rows read, 0 computed" in printed
+    assert "1 rows read, 1 computed" in place.run("--fresh", "--only", "first")
+    assert contents(place.committed) == before
+    assert set(contents(place.here)) == {f"results/tiny/{name}" for name in ("tiny.md", "tiny.csv", "rows.jsonl")}
+
+
+def test_a_table_is_the_mean_over_all_seeds_that_exist(place: Place) -> None:
+    place.commit(first={0: 1.0, 1: 3.0, 2: 5.0, 3: 7.0}, second={0: 4.0})
+    assert "| first | 4.0 ± 1.3 | 4 |" in place.run()  # standard deviation 2.58 over the root of 4
+    assert not place.tiny.computed
+    place.run("--seeds", "4", "--only", "first")
+    assert place.tiny.computed == [("first", 4)]
+    assert "| first | 11.2 ± 7.3 | 5 |" in place.run()  # 1, 3, 5, 7 and 40
+
+
+def test_fresh_rows_take_the_place_of_those_that_exist(place: Place) -> None:
+    place.commit(first={0: -1.0, 1: -1.0}, second={0: -1.0, 1: -1.0})
+    printed = place.run("--fresh", "--only", "second")
+    assert place.tiny.computed == [("second", 0)]
+    assert "| first | -1.0 | 2 |" in printed and "| second | 1.0 | 1 |" in printed
+    assert "2 rows read, 1 computed" in printed
+
+
+def test_results_go_where_they_are_asked_to(place: Place) -> None:
+    place.commit(first={0: 3.0}, second={0: 4.0})
+    place.run("--seeds", "1", "--out", str(place.committed))
+    assert not contents(place.here)
+    assert {key.seed for key in read(place.committed / "tiny" / "rows.jsonl")} == {0, 1}
+    assert "| first | 6.5 ± 3.5 | 2 |" in (place.committed / "tiny" / "tiny.md").read_text()
+
+
+def test_a_run_that_is_cut_off_goes_on_where_it_was(place: Place) -> None:
+    place.tiny.crash_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        place.run(seeds=2)
+    assert len(read(place.here / "results" / "tiny" / "rows.jsonl")) == 3
+    place.tiny.crash_at = None
+    assert "3 rows read, 1 computed" in place.run(seeds=2)
+    assert place.tiny.computed == [("second", 1)]
+
+
+def test_a_crash_while_a_row_is_written_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.add(Key("tiny", "first", 0), {"value": 1.0})
+
+    def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            rows.add(Key("tiny", "second", 0), {"value": 2.0})
+    assert list(read(tmp_path / "rows.jsonl")) == [Key("tiny", "first", 0)]
+
+
+def test_processes_share_the_rows_and_lose_none(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "OMP_NUM_THREADS": "1"}
+
+    def output(*words: str) -> str:
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    output("git", "init", "-q")
+    output("git", "add", ".")
+    before = output("git", "status", "--porcelain")
+    printed = output(sys.executable, "-m", "tiny", "--jobs", "2")
+    assert "0 rows read, 24 computed" in printed and "missing" not in printed
+    assert all(f"| row {k} | {k + 0.5} ± 0.5 | 2 |" in printed for k in range(12))
+    assert len(read(tmp_path / "results" / "tiny" / "rows.jsonl")) == 24
+    assert re.sub(r"\?\? __pycache__/\n", "", output("git", "status", "--porcelain")) == before
+
+
+def test_rows_of_two_processes_at_a_time_are_all_kept(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from benchmarks.rows import Key, Rows
+rows = Rows(Path(sys.argv[1]))
+for seed in range(40):
+    rows.add(Key("tiny", sys.argv[2], seed), {})
+"""
+    file = tmp_path / "rows.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(file), name], env=environment) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert list(read(file)) == [Key("tiny", name, seed) for name in "abc" for seed in range(40)]
+
+
+def test_two_files_are_merged_by_putting_one_behind_the_other(tmp_path: Path) -> None:
+    here, there = Rows(tmp_path / "here.jsonl"), Rows(tmp_path / "there.jsonl")
+    for seed in (0, 2):
+        here.add(Key("tiny", "first", seed), {"value": "old"})
+    for seed in (1, 2):
+        there.add(Key("tiny", "first", seed), {"value": "new"})
+    (tmp_path / "both.jsonl").write_text(here.file.read_text() + there.file.read_text())
+    both = Rows(tmp_path / "both.jsonl")
+    both.add(Key("tiny", "another", 0), {"value": "new"})
+    lines = [json.loads(line) for line in both.file.read_text().splitlines()]
+    assert [(line["row"], line["seed"], line["values"]["value"]) for line in lines] == [
+        ("another", 0, "new"), ("first", 0, "old"), ("first", 1, "new"), ("first", 2, "new"),
+    ]  # fmt: skip
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    Rows(file).add(Key("tiny", "first", 0), {})
+    file.write_text(file.read_text() + "<<<<<<< theirs\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*rows\.jsonl is no row of a table: '<<<<<<< theirs'"):
+        read(file)
+
+
+def test_a_row_says_where_it_is_from(place: Place) -> None:
+    place.run("--only", "first")
+    (line,) = read(place.here / "results" / "tiny" / "rows.jsonl").values()
+    assert list(line) == ["block", "row", "seed", "commit", "torch", "seconds", "values"]
+    assert line["seconds"] >= 0
+
+
+COMPLETE = [
+    "kl_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
+    "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
+    *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
+    *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
+]  # fmt: skip
+PARTIAL = [
+    "race", "fid_table --data mnist", "families_table --data mnist", "fid_table --data mnist --count 10000",
+    "fid_table --data fashion_mnist --count 10000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", COMPLETE + PARTIAL)
+def test_the_committed_table_is_what_its_rows_say(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, *options = line.split()
+    found: list[tables.Table] = []
+
+    def only_read(name: str, description: str, blocks: Any, **settings: Any) -> None:
+        more = settings.get("options", command.no_more)
+        args = command.arguments(name, description, settings.get("seeds", 3), more)
+        found.append(command.asked(tables.Table(Path(name), args), blocks))
+
+    monkeypatch.setattr(command, "run", only_read)
+    monkeypatch.setattr(sys, "argv", [name, *options, "--out", str(tmp_path)])
+    importlib.import_module(f"benchmarks.{name}").main()
+    assert found[0].read and (line in PARTIAL or not found[0].left)
+    for folder in {folder for folder, _ in found[0].read}:
+        seen = {key for where, key in found[0].read if where == folder}
+        kept = read(tables.COMMITTED / folder / "rows.jsonl")
+        assert seen == {
+            key for key in kept if key.block in {key.block for key in seen}
+        }  # the others are of other images
+    written = list(tmp_path.rglob("*.md"))
+    assert written
+    for path in written:
+        ours, theirs = (
+            {row for row in file.read_text().splitlines() if not row.endswith("– | – |")}
+            for file in (path, tables.COMMITTED / path.relative_to(tmp_path))
+        )
+        assert ours == theirs, path.name
+
+
+def test_every_table_with_committed_rows_is_compared_with_them() -> None:
+    tested = {line.split()[0] for line in COMPLETE + PARTIAL}
+    assert tested == {path.relative_to(tables.COMMITTED).parts[0] for path in tables.COMMITTED.rglob("rows.jsonl")}
+
+
+def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_images", "sprites", "--preset", "source", "--steps", "2"])
+    train_images.main()
+    card = json.loads((tmp_path / "results/train_images/sprites-source/card.json").read_text())
+    assert card["steps"] == 2 and card["command"].endswith("sprites --preset source --steps 2")
+    assert (tmp_path / "results/train_images/models/sprites-source-2.safetensors").exists()
