@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .likelihood import Density
+from .models import ScoreModel
 from .samplers import sample
 
 INK = "#1b2a41"
@@ -29,12 +31,12 @@ def _axis(ax: Axes | None) -> Axes:
 def density(
     law: Any, *, ax: Axes | None = None, extent: float | None = None, points: int = 100, title: str | None = None
 ) -> Axes:
-    """The density of anything with ``log_prob`` over two dimensions.
+    """Draw the density of a law or a score model over two dimensions.
 
     Parameters
     ----------
     law
-        Its ``log_prob`` takes ``(B, 2)``.
+        A score model, or anything whose ``log_prob`` takes ``(B, 2)``.
     ax
         Where to draw.
     extent
@@ -51,7 +53,8 @@ def density(
         extent = 6.0 if moments is None else 2.2 * float(moments.covariance.max()) ** 0.5
     side = torch.linspace(-extent, extent, points, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
-    values = torch.cat([law.log_prob(block).detach().double().cpu() for block in grid.split(5000)]).exp()
+    shown = Density(law) if isinstance(law, ScoreModel) else law
+    values = torch.cat([shown.log_prob(block).detach().double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points
     ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap="magma")

@@ -265,7 +265,7 @@ def test_fewer_terms_alone_would_be_biased() -> None:
     block = diagonal(ResidualBlock((2,), 2, 0.95)).double().eval()
     x = 3 + torch.randn(1, 2, generator=seeded(1), dtype=torch.float64).expand(2000, 2)
     truth = block(x[:1])[1].item()
-    probes = sdegen.draws.rademacher_like(x, seeded(2))
+    probes = sdegen.laws.draws.rademacher_like(x, seeded(2))
     short = block.estimated(x, probes, 2)[1]
     assert abs(short.mean().item() - truth) > 6 * short.std().item() / 2000**0.5
 

@@ -215,7 +215,7 @@ def test_churn_is_the_algorithm_of_the_paper() -> None:
     times, generator = sampler.times(sde, True), torch.Generator().manual_seed(5)
     got = x_T
     for c in sampler.plan(model, times):
-        got, _ = sampler.step(model, got, c, lambda like: sdegen.draws.noise_like(like, generator), None)
+        got, _ = sampler.step(model, got, c, lambda like: sdegen.laws.draws.noise_like(like, generator), None)
     got = model.denoise(got, times[-1])
     torch.testing.assert_close(got, x, rtol=0, atol=2e-4)  # their sigmas are float32
 
