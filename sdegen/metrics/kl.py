@@ -70,7 +70,8 @@ def kl(
     for name, law in (("p", p), ("q", q)):
         if not hasattr(law, "log_prob"):
             raise TypeError(
-                f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x): of a score model sdegen.Density(model), of samples alone knn_kl."
+                f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of a score model "
+                "take sdegen.Density(model), of samples alone knn_kl."
             )
     if x is None:
         x = p.sample(n, as_generator(generator, seed))
