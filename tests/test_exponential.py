@@ -77,11 +77,11 @@ def observed(make: Callable[[int, grids.Grid], Any], process: str, steps: tuple[
 
 METHODS: dict[str, tuple[Callable[..., Any], int, tuple[int, int]]] = {
     "multistep 1": (lambda n, g, r: Multistep(n, g, 1, r), 1, (80, 160)),
-    "multistep 2": (lambda n, g, r: Multistep(n, g, 2, r), 2, (80, 160)),
-    "multistep 3": (lambda n, g, r: Multistep(n, g, 3, r), 3, (80, 160)),
+    "multistep 2": (lambda n, g, r: Multistep(n, g, 2, r), 2, (40, 80)),
+    "multistep 3": (lambda n, g, r: Multistep(n, g, 3, r), 3, (40, 80)),
     "multistep 4": (lambda n, g, r: Multistep(n, g, 4, r), 4, (160, 320)),
-    "multistep 2, clock share": (lambda n, g, r: Multistep(n, g, 2, r, share), 2, (80, 160)),
-    "corrected 1": (lambda n, g, r: Multistep(n, g, 1, r, corrector=True), 2, (80, 160)),
+    "multistep 2, clock share": (lambda n, g, r: Multistep(n, g, 2, r, share), 2, (40, 80)),
+    "corrected 1": (lambda n, g, r: Multistep(n, g, 1, r, corrector=True), 2, (40, 80)),
     "corrected 2": (lambda n, g, r: Multistep(n, g, 2, r, corrector=True), 3, (80, 160)),
     "single step 2": (lambda n, g, r: Singlestep(n, g, 2, r), 2, (80, 160)),
     "single step 3": (lambda n, g, r: Singlestep(n, g, 3, r), 3, (40, 80)),

@@ -67,16 +67,16 @@ PROCESSES: dict[str, tuple[Callable[[], sdegen.LinearSDE], grids.Grid]] = {
     "Rectified": (sdegen.Rectified, grids.Angle(end=0.0)),
     "CLD": (lambda: sdegen.CLD(sigma_0=0.1), grids.Uniform(end=0.05)),
 }
-STEPS = {1: (128, 256), 2: (64, 128), 4: (24, 48)}
+STEPS = {1: (64, 128), 2: (32, 64), 4: (24, 48)}
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("sampler", TWEEDIE)
 def test_order_and_law_on_gaussian_data(sampler: str, process: str) -> None:
     (make, order), (sde, grid) = TWEEDIE[sampler], PROCESSES[process]
-    steps = STEPS[int(order)]
-    if process == "CLD" and order == 2:  # it oscillates: between fewer steps the order still shows 1.8
-        steps = (128, 256)
+    first, last = STEPS[int(order)]
+    factor = 2 if process == "CLD" and order < 4 else 1  # it oscillates: the order shows between more steps
+    steps = first * factor, last * factor
     report = check_sampler(lambda n: make(n, grid), sde(), order, steps)
     assert report.passed, report
 
@@ -95,7 +95,8 @@ EULER_GRIDS: dict[str, grids.Grid] = {
 @pytest.mark.parametrize("sampler", EULER)
 def test_order_and_law_of_euler_steps(sampler: str, process: str) -> None:
     (make, order), sde = EULER[sampler], PROCESSES[process][0]
-    report = check_sampler(lambda n: make(n, EULER_GRIDS[process]), sde(), order, (256, 512), largest=0.2)
+    steps = (256, 512) if process in ("VE", "CLD") else (128, 256)  # steep at one end, oscillating
+    report = check_sampler(lambda n: make(n, EULER_GRIDS[process]), sde(), order, steps, largest=0.2)
     assert report.passed, report
 
 

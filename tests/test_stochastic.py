@@ -98,19 +98,26 @@ EXPONENTIAL: dict[str, tuple[Callable[..., Sampler], float]] = {
     "order 2, eta 0.5": (lambda n, grid: ExponentialSDE(n, grid, eta=0.5), 2),
     "order 2, eta 0": (lambda n, grid: ExponentialSDE(n, grid, eta=0.0), 2),
 }
+SLOW_ON_CLD = ("order 1", "order 2, share", "order 2, eta 0")
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("method", EXPONENTIAL)
+@pytest.mark.parametrize(
+    ("method", "process"),
+    [
+        # CLD oscillates: its order shows late, and seconds go by.
+        pytest.param(method, process, marks=[pytest.mark.slow] if process == "CLD" and method in SLOW_ON_CLD else [])
+        for method in EXPONENTIAL
+        for process in PROCESSES
+    ],
+)
 def test_order_and_law_of_the_exponential_integrator(method: str, process: str) -> None:
     (make, order), (sde, grid) = EXPONENTIAL[method], PROCESSES[process]
     if process == "CLD" and method == "order 2, eta 0.5":
         with pytest.raises(ValueError, match="no closed form"):
             law_error(make(4, grid), sde())
         return
-    # CLD oscillates: its order shows later.
-    found, error = observed(lambda n: make(n, grid), sde(), 128 if process == "CLD" else 64)
-    assert found > order - 0.2 and error < (0.1 if order == 1 else 0.005)
+    found, error = observed(lambda n: make(n, grid), sde(), 128 if process == "CLD" else 32)
+    assert found > order - 0.2 and error < (0.16 if order == 1 else 0.02)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -186,8 +193,8 @@ def test_churn_has_order_two(process: str) -> None:
     make, _ = PROCESSES[process]
     grid = grids.Karras(start=0.99) if process == "Cosine" else None
     for other in ({}, {"S_min": 0.1, "S_max": 3.0}, {"S_churn": 0.0}):
-        found, error = observed(lambda n, kw=other: Churn(n, grid, **kw), make(), 64)  # type: ignore[misc]
-        assert found > 1.85 and error < 0.01
+        found, error = observed(lambda n, kw=other: Churn(n, grid, **kw), make(), 32)  # type: ignore[misc]
+        assert found > 1.85 and error < 0.04
 
 
 def test_churn_is_the_algorithm_of_the_paper() -> None:
@@ -255,8 +262,8 @@ def test_restart_visits_its_levels() -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_reverse_diffusion_has_order_one(process: str) -> None:
     make, grid = PROCESSES[process]
-    found, error = observed(lambda n: ReverseDiffusion(n, grid), make(), 256)
-    assert found > 0.9 and error < 0.08
+    found, error = observed(lambda n: ReverseDiffusion(n, grid), make(), 128)
+    assert found > 0.9 and error < 0.16
 
 
 def test_reverse_diffusion_is_the_paper_s_on_ddpm() -> None:
