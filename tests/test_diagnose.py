@@ -140,7 +140,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_cause_is_named(case: str) -> None:
     model, sampler, cause = CASES[case]
-    budget = diagnose(model, RING, sampler)
+    budget = diagnose(model, RING, sampler, n=1024)
     assert budget.cause == cause
     assert budget.advice.startswith(f"Most of the error is of the {cause}: ")
     others = [term.w2.value for name, term in budget.terms.items() if name != cause]

@@ -117,6 +117,7 @@ def descend(parameters: Any, value: Any, steps: int, lr: float) -> None:
         optimiser.step()
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_is_the_best_for_its_number_of_steps() -> None:
     N, variance = 5, 9.0
     law, sde = gaussian(variance), LearnedSchedule()

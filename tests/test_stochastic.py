@@ -231,11 +231,11 @@ def test_churn_is_the_algorithm_of_the_paper() -> None:
 def test_restart_keeps_the_law_at_the_order_of_its_sampler(process: str) -> None:
     make, grid = PROCESSES[process]
     levels = (1.0, 2.0) if process == "CLD" else (0.1, 1.0)
-    for base in (Heun, lambda n, grid: Multistep(n, grid, order=2, reference=PointMass())):
+    for steps, base in ((16, Heun), (32, lambda n, grid: Multistep(n, grid, order=2, reference=PointMass()))):
         found, error = observed(
             lambda n, base=base: Restart(base(n, grid), [Interval(*levels, 2, n)]),  # type: ignore[misc]
             make(),
-            64 if process == "CLD" else 32,
+            2 * steps if process == "CLD" else steps,
         )
         assert found > 1.65 and error < 0.02
 
