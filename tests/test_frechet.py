@@ -223,7 +223,7 @@ def test_fid_knows_its_error_from_the_rows_that_are_kept(keep):
     p.update(x)
     q.update(y)
     assert fid(p, q).value == pytest.approx(fid(x, y).value, rel=1e-9)  # in other sums
-    assert fid(p, q).stderr == pytest.approx(fid(x, y).stderr, rel=1e-12 if keep > 700 else 0.3)
+    assert fid(p, q).stderr == pytest.approx(fid(x, y).stderr, rel=1e-9 if keep > 700 else 0.3)
 
 
 def test_fid_of_singular_sets_knows_its_error():
@@ -290,7 +290,7 @@ def test_fid_takes_tensors_batches_networks_and_moments_alike():
     assert fid(x, y, net, batch_size=37) == pytest.approx(truth, rel=1e-9)
     assert fid(iter(x.split(99)), list(y.split(50)), net) == pytest.approx(truth, rel=1e-9)
     assert fid(feature_moments(x, net), y, net) == pytest.approx(truth, rel=1e-9)
-    assert fid(x.reshape(500, 2, 2, 2), y.reshape(700, 8)) == fid(x, y)
+    assert fid(x.reshape(500, 2, 2, 2), y.reshape(700, 8)) == pytest.approx(fid(x, y), rel=1e-9)
 
 
 def test_fid_says_what_it_is_of():
