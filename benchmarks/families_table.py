@@ -49,7 +49,7 @@ def on_the_mixture(table: Table, name: str, family: Family, seed: int) -> Values
     x = RING.sample(n, generator)
     cells: Values = {}
     if hasattr(law, "log_prob"):
-        cells["KL"] = list(metrics.kl(RING, law, x=x))
+        cells["KL"] = list(metrics.kl(law, RING, x=x))
     elif hasattr(law, "importance_bound"):
         bound = law.importance_bound(x.float(), DRAWS, generator)
         cells["KL, at most"] = list(metrics.kl_from_log_ratio(RING.log_prob(x), bound.double(), control=False))
@@ -84,8 +84,8 @@ def of_samples(y: Tensor, generator: torch.Generator) -> Values:
     shares = metrics.mode_shares(y, RING)
     smoothed = metrics.KernelDensity(y, BANDWIDTH)
     return {
-        "k-NN KL": list(metrics.knn_kl(x, y)),
-        "KDE KL": list(metrics.kl(RING, smoothed, x=x[:4000], control=False)),
+        "k-NN KL": list(metrics.knn_kl(y, x)),
+        "KDE KL": list(metrics.kl(smoothed, RING, x=x[:4000], control=False)),
         "sliced W2": list(metrics.sliced_wasserstein(y, x, generator=generator)),
         "least mode": [shares.min().item(), None],
         "modes": [int((shares >= 0.5).sum()), None],

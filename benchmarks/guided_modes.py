@@ -119,7 +119,7 @@ def laws(scale: float, trained: Callable[[], Any], budget: Budget) -> dict[str, 
 def compare(x: Tensor, y: Tensor, to: str, seed: int) -> Values:
     """Distances of samples `x` to those `y` of the law `to`."""
     w2 = metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(seed))
-    return {f"W2 to {to}": list(w2), f"KL({to}‖row)": list(metrics.knn_kl(y, x))}
+    return {f"W2 to {to}": list(w2), f"KL({to}‖row)": list(metrics.knn_kl(x, y))}
 
 
 TO = ("mode", "product", "exact flow")

@@ -124,7 +124,7 @@ def langevin_block(table: Table) -> str:
         counts = torch.cdist(x, RING.means).argmin(1).bincount(minlength=8) / n
         return {
             "sliced W2": list(metrics.sliced_wasserstein(x, y, generator=generator)),
-            "k-NN KL": list(metrics.knn_kl(y, x)),
+            "k-NN KL": list(metrics.knn_kl(x, y)),
             "smallest mode": [counts.min().item(), None],
             "evaluations": [count(sampler), None],
         }

@@ -91,7 +91,7 @@ def sample_tests(draw: Draw, cheap: Draw, budget: Budget, seed: int) -> Values:
     return {
         "sliced W2": list(metrics.sliced_wasserstein(x, y, generator=generator)),
         "MMD²·1e4": [1e4 * v for v in metrics.mmd(x, y)],
-        "k-NN KL": list(metrics.knn_kl(y, x)),
+        "k-NN KL": list(metrics.knn_kl(x, y)),
         "C2ST": list(test.accuracy),
         "p": [test.p_value, None],
         "kde_kl": kde(cheap, budget, generator),

@@ -66,7 +66,7 @@ class Problem:
         inside = (self.truth.log_prob(x) >= threshold).double()
         return {
             "sliced W2": [w2.value / self.unit, w2.stderr / self.unit],
-            "KL": list(metrics.knn_kl(reference, x)),
+            "KL": list(metrics.knn_kl(x, reference)),
             "modes": [0.5 * (shares.mean(0) - self.truth.weights).abs().sum().item(), None],
             "coverage": [inside.mean().item(), (inside.std() / len(x) ** 0.5).item()],
         }

@@ -95,7 +95,7 @@ def law(target: str, name: str, steps: tuple[int, ...], seed: int) -> Values:
         found = []
         for x in samples:
             if x.isfinite().all():
-                kl = metrics.knn_kl(true, x)
+                kl = metrics.knn_kl(x, true)
                 w = metrics.sliced_wasserstein(x, true, generator=torch.Generator().manual_seed(seed))
                 found.append((kl.value, list(kl), list(w)))
         if found:

@@ -147,9 +147,9 @@ def test_realnvp_fits_a_correlated_gaussian() -> None:
     law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0, -2.0]]), torch.tensor([[[1.0, 0.8], [0.8, 2.0]]]))
     torch.manual_seed(0)
     flow = RealNVP((2,), couplings=4, width=16, depth=1)
-    before = sdegen.metrics.kl(law, flow, 2000, seed=0).value
+    before = sdegen.metrics.kl(flow, law, 2000, seed=0).value
     sdegen.fit(flow, law, steps=400, lr=1e-2, batch_size=256, seed=0)
-    assert sdegen.metrics.kl(law, flow, 2000, seed=0).value < 0.01 < 1 < before
+    assert sdegen.metrics.kl(flow, law, 2000, seed=0).value < 0.01 < 1 < before
 
 
 # --- the first map ---------------------------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ def test_fid_warns_of_few_samples_and_refuses_others():
         fid(x[:1, :1], y[:, :1])
     with pytest.raises(ValueError, match="halves need at least 2"):
         fid_infinity(x[:3], y)
-    with pytest.raises(ValueError, match="x has features of dimension 12, y of 11"):
+    with pytest.raises(ValueError, match="generated has features of dimension 12, real of 11"):
         fid(x, y[:, 1:])
     with pytest.raises(ValueError, match="one set has features of tanh , the other of features"):
         fid(feature_moments(x, torch.tanh), y)

@@ -130,7 +130,7 @@ def test_with_a_prior_the_likelihood_is_off_by_its_gap() -> None:
     standard = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
     law = law_at(sde, 1.0)
     x = RING.sample(3000, torch.Generator().manual_seed(0))
-    gaps = {None: metrics.prior_gap(sde, RING).value, standard: metrics.kl(law, standard, n=200_000, seed=0).value}
+    gaps = {None: metrics.prior_gap(sde, RING).value, standard: metrics.kl(standard, law, n=200_000, seed=0).value}
     assert abs(gaps[standard] - 0.32) < 0.01 and abs(gaps[None] - 0.0208) < 0.001
     for prior, gap in gaps.items():
         u = RING.log_prob(x) - log_prob(model, x, prior=prior, tolerance=1e-5)

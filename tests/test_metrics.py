@@ -107,7 +107,7 @@ def gaussian_kl(p: GaussianMixture, q: GaussianMixture) -> float:
 @pytest.mark.parametrize("q", [Q, FAR], ids=["near", "far"])
 @pytest.mark.parametrize("control", [True, False])
 def test_kl_between_gaussians_is_unbiased_and_knows_its_error(q, control):
-    mean, ratio = over_seeds(lambda seed: kl(P, q, 2_000, control=control, seed=seed), seeds=200)
+    mean, ratio = over_seeds(lambda seed: kl(q, P, 2_000, control=control, seed=seed), seeds=200)
     assert sigmas(mean, gaussian_kl(P, q)) < 3.5
     assert 0.77 < ratio < 1.3
 
@@ -115,7 +115,7 @@ def test_kl_between_gaussians_is_unbiased_and_knows_its_error(q, control):
 def test_control_variate_makes_the_error_a_fraction_of_the_divergence():
     near = gaussian([0.31, -0.2], [[1.0, 0.3], [0.3, 0.51]])
     truth = gaussian_kl(P, near)  # 1.5e-4 nats
-    controlled, plain = (kl(P, near, 5_000, control=control, seed=0) for control in (True, False))
+    controlled, plain = (kl(near, P, 5_000, control=control, seed=0) for control in (True, False))
     assert sigmas(controlled, truth) < 4
     assert controlled.stderr < 0.1 * truth < truth < plain.stderr * 4
 
@@ -128,7 +128,7 @@ def test_control_variate_is_not_used_where_the_draws_do_not_support_it(variance)
     x = p.sample(5_000, torch.Generator().manual_seed(0))
     u = p.log_prob(x) - q.log_prob(x)
     trusting = Estimate.of(u + torch.expm1(-u))
-    assert sigmas(kl(p, q, x=x), truth) < 4
+    assert sigmas(kl(q, p, x=x), truth) < 4
     if variance == 100.0:
         assert sigmas(trusting, truth) > 20
 
@@ -137,7 +137,7 @@ def test_kl_counts_an_invented_mode():
     """q = 0.9 p + 0.1 elsewhere: the divergence is −log 0.9 exactly, and q/p never shows the missing tenth."""
     p = gaussian([0.0], 1.0)
     q = GaussianMixture(torch.tensor([0.9, 0.1]), torch.tensor([[0.0], [60.0]]), torch.ones(2))
-    value, _ = kl(p, q, 1_000, seed=0)
+    value, _ = kl(q, p, 1_000, seed=0)
     assert value == pytest.approx(-math.log(0.9), rel=1e-6)
 
 
@@ -149,10 +149,10 @@ def test_kl_is_infinite_where_q_vanishes():
 
 def test_kl_takes_a_seed_a_generator_or_samples():
     x = P.sample(500, torch.Generator().manual_seed(7))
-    by_generator = kl(P, Q, 500, generator=torch.Generator().manual_seed(7))
-    assert kl(P, Q, 500, seed=7) == by_generator == kl(P, Q, x=x)
+    by_generator = kl(Q, P, 500, generator=torch.Generator().manual_seed(7))
+    assert kl(Q, P, 500, seed=7) == by_generator == kl(Q, P, x=x)
     with pytest.raises(ValueError, match="both generator and seed = 7"):
-        kl(P, Q, 500, generator=torch.Generator(), seed=7)
+        kl(Q, P, 500, generator=torch.Generator(), seed=7)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_prior_gap_by_quadrature_agrees_with_monte_carlo(sde):
     law = sde.diffused(ring(), sde.T)
     gap = prior_gap(sde, ring())
     assert gap.stderr == 0
-    reference = kl(law, sde.prior(ring().moments()), 30_000, seed=0)
+    reference = kl(sde.prior(ring().moments()), law, 30_000, seed=0)
     assert abs(reference.value - gap.value) < 4 * reference.stderr + 1e-12
 
 
@@ -261,7 +261,7 @@ def test_prior_gap_refuses_nonlinear_processes():
 def test_knn_kl_between_shifted_gaussians(d, shift, k, n, m):
     def estimate(seed: int) -> Estimate:
         x, y = normals(seed, n, d, m)
-        return knn_kl(x + shift, y, k)
+        return knn_kl(y, x + shift, k)
 
     mean, ratio = over_seeds(estimate)
     assert abs(mean.value - d * shift**2 / 2) < 3.5 * mean.stderr + 0.004  # bias at n = 1,000
@@ -275,17 +275,17 @@ def test_knn_kl_is_the_double_loop():
         rho = (x[i] - torch.cat([x[:i], x[i + 1 :]])).norm(dim=1).sort().values[k - 1]
         nu = (x[i] - y).norm(dim=1).sort().values[k - 1]
         truth += 2 / len(x) * math.log(nu / rho)
-    assert knn_kl(x, y, k).value == pytest.approx(truth + math.log(len(y) / (len(x) - 1)), rel=1e-12)
+    assert knn_kl(y, x, k).value == pytest.approx(truth + math.log(len(y) / (len(x) - 1)), rel=1e-12)
 
 
 def test_knn_kl_refuses_points_that_coincide():
     x, y = normals(0, 300, 2)
-    with pytest.raises(ValueError, match="x has 2 points that coincide with other points of x"):
-        knn_kl(torch.cat([x, x[:1]]), y)
-    with pytest.raises(ValueError, match="x has 300 points that coincide with points of y"):
-        knn_kl(x, torch.cat([y, x]))
-    with pytest.raises(ValueError, match="x has 60 points; this metric needs at least 120"):
-        knn_kl(x[:60], y)
+    with pytest.raises(ValueError, match="2 of the real points coincide with other real points"):
+        knn_kl(y, torch.cat([x, x[:1]]))
+    with pytest.raises(ValueError, match="300 of the real points coincide with generated points"):
+        knn_kl(torch.cat([y, x]), x)
+    with pytest.raises(ValueError, match="real has 60 points; this metric needs at least 120"):
+        knn_kl(y, x[:60])
 
 
 # --- the source table's measure ---------------------------------------------------------------------------------------
@@ -455,7 +455,9 @@ def test_sliced_wasserstein_in_one_dimension_is_scipys():
 
 def test_sliced_wasserstein_refuses_unequal_counts():
     x, y = normals(0, 300, 2, m=200)
-    with pytest.raises(ValueError, match="x has 300 points and y 200; sorted samples are matched one to one"):
+    with pytest.raises(
+        ValueError, match="generated has 300 points and real 200; sorted samples are matched one to one"
+    ):
         sliced_wasserstein(x, y)
     with pytest.raises(ValueError, match="projections = 1, p = 2"):
         sliced_wasserstein(x, x, projections=1)
@@ -486,7 +488,7 @@ def test_classifier_split_is_reproducible():
     assert classifier_test(x, y, seed=3) != classifier_test(x, y, seed=4)
     with pytest.raises(ValueError, match="k = 4; expected an odd number"):
         classifier_test(x, y, k=4)
-    with pytest.raises(ValueError, match="x has 400 points and y 300; chance is one half"):
+    with pytest.raises(ValueError, match="generated has 400 points and real 300; chance is one half"):
         classifier_test(x, y[:300])
 
 
@@ -506,17 +508,19 @@ def test_metrics_flatten_what_they_are_given_and_compute_in_float64(metric):
 @pytest.mark.parametrize("metric", SAMPLE_METRICS)
 def test_metrics_refuse_what_is_not_a_pair_of_finite_samples(metric):
     x, y = normals(0, 300, 4)
-    with pytest.raises(TypeError, match=r"y has dtype torch.int64; convert it .*: y.double\(\)"):
+    with pytest.raises(TypeError, match=r"real has dtype torch.int64; convert it .*: real.double\(\)"):
         metric(x, y.long())
     broken = x.clone()
     broken[[3, 7], 1] = torch.tensor([math.nan, math.inf]).double()
-    with pytest.raises(ValueError, match="x holds NaN or infinite values in 2 of 300 rows"):
+    with pytest.raises(ValueError, match="generated holds NaN or infinite values in 2 of 300 rows"):
         metric(broken, y)
-    with pytest.raises(ValueError, match=r"x has shape \(300, 4\), 4 values per point, and y \(300, 3\), 3; pass"):
+    with pytest.raises(
+        ValueError, match=r"generated has shape \(300, 4\), 4 values per point, and real \(300, 3\), 3; pass"
+    ):
         metric(x, y[:, :3])
-    with pytest.raises(ValueError, match=r"y has 1 points; this metric needs at least"):
+    with pytest.raises(ValueError, match=r"real has 1 points; this metric needs at least"):
         metric(x, y[:1])
-    with pytest.raises(ValueError, match=r"x has shape \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"generated has shape \(0, 4\)"):
         metric(x[:0], y)
 
 

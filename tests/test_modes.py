@@ -53,7 +53,7 @@ def test_a_kernel_density_has_mass_one_and_the_law_that_is_smoothed() -> None:
     # Of many samples of a normal law it tends to the law smoothed: KL(N(0, 1) ‖ N(0, 1 + h²)).
     many = torch.randn(20_000, 1, generator=seeded(1), dtype=torch.float64)
     unit = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
-    value, stderr = kl(unit, KernelDensity(many, 0.5), 4000, seed=0, control=False)
+    value, stderr = kl(KernelDensity(many, 0.5), unit, 4000, seed=0, control=False)
     v = 1.25
     truth = 0.5 * (torch.tensor(v).log().item() + 1 / v - 1)
     assert abs(value - truth) < 4 * stderr + 2e-3

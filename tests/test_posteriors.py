@@ -401,7 +401,7 @@ def test_what_was_seen_may_be_a_number_or_a_list() -> None:
         (lambda: sdegen.Model(sdegen.nets.MLP(2), sdegen.VP), "sde is the class VP; give a process"),
         (lambda: sdegen.Model(sdegen.VP(), sdegen.nets.MLP(2)), "sde is a MLP; give a process"),
         (lambda: sdegen.testing.check_sde(sdegen.VP), r"VP is a class; check a process of it: check_sde\(VP\(\)\)"),
-        (lambda: metrics.kl(torch.ones(5, 2), RING), "p is a Tensor; kl compares densities"),
+        (lambda: metrics.kl(RING, torch.ones(5, 2)), "real is a Tensor; kl compares densities"),
         (
             lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler="heun"),
             "sampler = 'heun'; give one with its steps",

@@ -101,21 +101,21 @@ def as_points(x: Tensor, name: str) -> Tensor:
     return x.double().reshape(len(x), -1)
 
 
-def as_pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Two sets of samples as points of one space, on the device of `x`, with at least `least` points each.
+def as_pair(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Two sets of samples as points of one space, on the device of the first, with at least `least` points each.
 
     Raises
     ------
     ValueError
         If their dimensions differ, or there are too few points.
     """
-    a, b = as_points(x, "x"), as_points(y, "y")
+    a, b = as_points(generated, "generated"), as_points(real, "real")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, {a.shape[1]} values per point, and y {tuple(y.shape)}, {b.shape[1]}; "
+            f"generated has shape {tuple(generated.shape)}, {a.shape[1]} values per point, and real {tuple(real.shape)}, {b.shape[1]}; "
             "pass samples of one and the same space."
         )
-    for name, points in (("x", a), ("y", b)):
+    for name, points in (("generated", a), ("real", b)):
         if len(points) < least:
             raise ValueError(f"{name} has {len(points)} points; this metric needs at least {least}: draw more.")
     return a, b.to(a.device)
@@ -125,7 +125,7 @@ def check_equal_counts(x: Tensor, y: Tensor, why: str) -> None:
     """Refuse sets of unequal size; `why` completes the sentence."""
     if len(x) != len(y):
         n = min(len(x), len(y))
-        raise ValueError(f"x has {len(x)} points and y {len(y)}; {why}: pass x[:{n}] and y[:{n}].")
+        raise ValueError(f"generated has {len(x)} points and real {len(y)}; {why}: pass the first {n} of both.")
 
 
 def as_generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator | None:

@@ -303,8 +303,8 @@ def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tens
 
 
 def fid(
-    x: ImageBatches | FeatureMoments,
-    y: ImageBatches | FeatureMoments,
+    generated: ImageBatches | FeatureMoments,
+    real: ImageBatches | FeatureMoments,
     net: Extractor | None = None,
     *,
     batch_size: int = 500,
@@ -327,8 +327,8 @@ def fid(
 
     Parameters
     ----------
-    x, y
-        Samples ``(n, *)`` and ``(m, *)``, iterables of batches of them, or `FeatureMoments` of them.
+    generated, real
+        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, iterables of batches of them, or `FeatureMoments` of them.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``: a shipped one, ``features("mnist-cnn-v1")``, or
         any other. By default the samples are features themselves. Not used for what is `FeatureMoments` already.
@@ -354,15 +354,15 @@ def fid(
     >>> abs(value - 8 * 0.5**2) < 3 * stderr < 0.4
     True
     """
-    p, q = _pair(x, y, net, batch_size)
+    p, q = _pair(generated, real, net, batch_size)
     _warn(p, q, 1)
     value, stderr = _with_error(p, q)
     return FeatureEstimate(value, stderr, "FID", p.extractor, p.hash, (p.n, q.n))
 
 
 def fid_infinity(
-    x: ImageBatches | FeatureMoments,
-    y: ImageBatches | FeatureMoments,
+    generated: ImageBatches | FeatureMoments,
+    real: ImageBatches | FeatureMoments,
     net: Extractor | None = None,
     *,
     batch_size: int = 500,
@@ -377,7 +377,7 @@ def fid_infinity(
 
     Parameters
     ----------
-    x, y, net, batch_size
+    generated, real, net, batch_size
         As for `fid`.
 
     Raises
@@ -398,7 +398,7 @@ def fid_infinity(
     >>> fid(x, y).value > 1 and abs(fid_infinity(x, y).value) < 0.15  # one law: the floor is 1.1
     True
     """
-    p, q = _pair(x, y, net, batch_size)
+    p, q = _pair(generated, real, net, batch_size)
     if min(p.n, q.n) < 4:
         raise ValueError(f"{p.n} and {q.n} samples; halves need at least 2 each.")
     _warn(p, q, 2)
@@ -408,13 +408,19 @@ def fid_infinity(
 
 
 def _pair(
-    x: ImageBatches | FeatureMoments, y: ImageBatches | FeatureMoments, net: Extractor | None, batch_size: int
+    generated: ImageBatches | FeatureMoments,
+    real: ImageBatches | FeatureMoments,
+    net: Extractor | None,
+    batch_size: int,
 ) -> tuple[FeatureMoments, FeatureMoments]:
-    p, q = (v if isinstance(v, FeatureMoments) else feature_moments(v, net, batch_size=batch_size) for v in (x, y))
+    p, q = (
+        v if isinstance(v, FeatureMoments) else feature_moments(v, net, batch_size=batch_size)
+        for v in (generated, real)
+    )
     check_same_network(p, q)
     if p.rows.shape[1] != q.rows.shape[1]:
         raise ValueError(
-            f"x has features of dimension {p.rows.shape[1]}, y of {q.rows.shape[1]}; pass samples of one space."
+            f"generated has features of dimension {p.rows.shape[1]}, real of {q.rows.shape[1]}; pass samples of one space."
         )
     return p, q
 

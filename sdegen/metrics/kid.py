@@ -13,7 +13,9 @@ from .features import Extractor, FeatureEstimate, ImageBatches, all_features, id
 from .mmd import squared_mmd
 
 
-def kid(x: ImageBatches, y: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureEstimate:
+def kid(
+    generated: ImageBatches, real: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500
+) -> FeatureEstimate:
     """Squared MMD of features with the kernel ``k(a, b) = (aᵀb / d + 1)³``, by its unbiased U-statistic.
 
     M. Bińkowski, D. Sutherland, M. Arbel and A. Gretton, *Demystifying MMD GANs*, 2018, arXiv:1801.01401. They average
@@ -24,7 +26,7 @@ def kid(x: ImageBatches, y: ImageBatches, net: Extractor | None = None, *, batch
 
     Parameters
     ----------
-    x, y
+    generated, real
         Samples ``(n, *)`` and ``(m, *)``, at least 3 of each, or iterables of batches of them.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``; by default the samples are features themselves.
@@ -45,7 +47,9 @@ def kid(x: ImageBatches, y: ImageBatches, net: Extractor | None = None, *, batch
     >>> value > 5 * stderr
     True
     """
-    a, b = as_pair(all_features(x, net, batch_size, "x"), all_features(y, net, batch_size, "y"), 3)
+    a, b = as_pair(
+        all_features(generated, net, batch_size, "generated"), all_features(real, net, batch_size, "real"), 3
+    )
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         K = torch.addmm(a.new_ones(()), a, b.mT, alpha=1 / a.shape[1])

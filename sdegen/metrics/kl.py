@@ -25,8 +25,8 @@ class KnownDensity(Protocol):
 
 
 def kl(
-    p: Any,
-    q: KnownDensity,
+    generated: KnownDensity,
+    real: Any,
     n: int = 10_000,
     *,
     x: Tensor | None = None,
@@ -34,20 +34,20 @@ def kl(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """``KL(p ‖ q) = E_p[log p(x) − log q(x)]`` in nats, by Monte Carlo, where both densities are known.
+    """Estimate ``KL(p ‖ q) = E_p[log p(x) − log q(x)]`` in nats by Monte Carlo, `p` the real law and `q` the generated one.
 
     S. Kullback and R. Leibler, *On information and sufficiency*, 1951.
 
     Parameters
     ----------
-    p
-        The law drawn from: ``sample(n, generator)``, unless `x` is given, and ``log_prob(x)``.
-    q
-        The law compared with it: ``log_prob(x)``, normalised.
+    generated
+        `q`, the law that is judged: ``log_prob(x)``, normalised.
+    real
+        `p`, the law drawn from: ``sample(n, generator)``, unless `x` is given, and ``log_prob(x)``.
     n
         Number of draws; ignored when `x` is given.
     x
-        Independent draws from `p` that exist already, ``(B, *)``.
+        Independent draws from the real law that exist already, ``(B, *)``.
     control
         Whether to use the control variate ``q/p − 1`` where the draws support it, see `kl_from_log_ratio`.
     generator, seed
@@ -56,28 +56,28 @@ def kl(
     Raises
     ------
     TypeError
-        If the samples are not floating point, or `p` or `q` has no density.
+        If the samples are not floating point, or one of the laws has no density.
     ValueError
         If samples are not finite, or a log-density is NaN or not of shape ``(B,)``; the message names the density.
 
     Examples
     --------
     >>> unit, wide = (GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([v])) for v in (1.0, 1.2))
-    >>> value, stderr = kl(unit, wide, seed=0)
+    >>> value, stderr = kl(wide, unit, seed=0)
     >>> abs(value - (math.log(1.2) + 1 / 1.2 - 1)) < 3 * stderr < 0.002
     True
     """
-    for name, law in (("p", p), ("q", q)):
+    for name, law in (("generated", generated), ("real", real)):
         if not hasattr(law, "log_prob"):
             raise TypeError(
                 f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of a score model "
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
     if x is None:
-        x = p.sample(n, as_generator(generator, seed))
+        x = real.sample(n, as_generator(generator, seed))
     check_samples(x, "x")
     x = x.detach()
-    return kl_from_log_ratio(p.log_prob(x), q.log_prob(x), control)
+    return kl_from_log_ratio(real.log_prob(x), generated.log_prob(x), control)
 
 
 def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Estimate:

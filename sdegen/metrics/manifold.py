@@ -59,15 +59,15 @@ class DensityCoverage(NamedTuple):
 
 
 def precision_recall(
-    x: ImageBatches,
-    y: ImageBatches,
+    generated: ImageBatches,
+    real: ImageBatches,
     net: Extractor | None = None,
     *,
     k: int = 3,
     splits: int = 8,
     batch_size: int = 500,
 ) -> PrecisionRecall:
-    """Improved precision and recall of generated features `x` against real ones `y`.
+    """Improved precision and recall of generated features ``x`` against real ones ``y``.
 
     Precision is the share of the ``x`` that lie in the ball of any ``y``, which reaches to the k-th neighbour of that
     ``y`` among the other ``y``; recall the same with the roles exchanged. T. Kynkäänniemi et al., *Improved precision
@@ -76,8 +76,8 @@ def precision_recall(
 
     Parameters
     ----------
-    x, y
-        Generated and real samples, ``(n, *)`` and ``(m, *)``, or iterables of batches of them.
+    generated, real
+        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, or iterables of batches of them.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``; by default the samples are features themselves.
     k
@@ -106,19 +106,19 @@ def precision_recall(
     def measure(x: Tensor, y: Tensor) -> tuple[float, float]:
         return _in_balls(x, y, k).inside, _in_balls(y, x, k).inside
 
-    return PrecisionRecall(*_estimates(measure, ("precision", "recall"), x, y, net, k, splits, batch_size))
+    return PrecisionRecall(*_estimates(measure, ("precision", "recall"), generated, real, net, k, splits, batch_size))
 
 
 def density_coverage(
-    x: ImageBatches,
-    y: ImageBatches,
+    generated: ImageBatches,
+    real: ImageBatches,
     net: Extractor | None = None,
     *,
     k: int = 5,
     splits: int = 8,
     batch_size: int = 500,
 ) -> DensityCoverage:
-    """Density and coverage of generated features `x` against real ones `y`.
+    """Density and coverage of generated features ``x`` against real ones ``y``.
 
     With the ball of each ``y`` reaching to its k-th neighbour among the other ``y``, density is the mean over the ``x``
     of the number of balls that one lies in, over k, and coverage the share of balls that hold an ``x``. M. F. Naeem
@@ -129,7 +129,7 @@ def density_coverage(
 
     Parameters
     ----------
-    x, y, net, splits, batch_size
+    generated, real, net, splits, batch_size
         As for `precision_recall`.
     k
         Which neighbour sets the radius of a ball; 5 is the paper's.
@@ -151,14 +151,14 @@ def density_coverage(
         hits = _in_balls(x, y, k)
         return hits.balls / k, hits.covered
 
-    return DensityCoverage(*_estimates(measure, ("density", "coverage"), x, y, net, k, splits, batch_size))
+    return DensityCoverage(*_estimates(measure, ("density", "coverage"), generated, real, net, k, splits, batch_size))
 
 
 def _estimates(
     measure: Callable[[Tensor, Tensor], tuple[float, float]],
     names: tuple[str, str],
-    x: ImageBatches,
-    y: ImageBatches,
+    generated: ImageBatches,
+    real: ImageBatches,
     net: Extractor | None,
     k: int,
     splits: int,
@@ -168,7 +168,9 @@ def _estimates(
     if k < 1 or splits < 1:
         raise ValueError(f"k = {k}, splits = {splits}; both must be at least 1.")
     least = 2 * (k + 1)  # a half needs k neighbours
-    a, b = as_pair(all_features(x, net, batch_size, "x"), all_features(y, net, batch_size, "y"), least)
+    a, b = as_pair(
+        all_features(generated, net, batch_size, "generated"), all_features(real, net, batch_size, "real"), least
+    )
     centre = b.mean(0)  # distances are differences of squares: keep the squares small
     a, b = a - centre, b - centre
     generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ from .estimate import Estimate, as_pair
 PAIRS = 2**19  # kernel values held at once: a cache full, and memory that does not grow with the samples
 
 
-def mmd(x: Tensor, y: Tensor, *, bandwidths: Sequence[float] | None = None) -> Estimate:
+def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None = None) -> Estimate:
     """Squared MMD, ``E k(x, x') + E k(y, y') − 2 E k(x, y)``, by its unbiased U-statistic.
 
     ``k(x, y) = Σ_b exp(−‖x − y‖² / 2 b²)``. Being unbiased, it is often negative when the laws agree. A. Gretton et
@@ -29,8 +29,8 @@ def mmd(x: Tensor, y: Tensor, *, bandwidths: Sequence[float] | None = None) -> E
 
     Parameters
     ----------
-    x, y
-        Independent samples, ``(m, *)`` and ``(n, *)``, at least 3 of each.
+    generated, real
+        `x` and `y`: Independent samples, ``(m, *)`` and ``(n, *)``, at least 3 of each.
     bandwidths
         The ``b`` of the kernels, in units of the data. By default ½, 1 and 2 times the median distance between points
         of `y` (at most 1,000 of them), `y` being the reference: values for different `y` can be compared only if
@@ -50,7 +50,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidths: Sequence[float] | None = None) -> E
     >>> value > 5 * stderr
     True
     """
-    x, y = as_pair(x, y, 3)
+    x, y = as_pair(generated, real, 3)
     if bandwidths is None:
         median = torch.pdist(y[:: math.ceil(len(y) / 1_000)]).median().item()
         if median == 0:

@@ -15,8 +15,8 @@ from torch import Tensor
 from .estimate import Estimate, as_pair
 
 
-def knn_kl(x: Tensor, y: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
-    """``KL(P ‖ Q)`` in nats from samples ``x ~ P`` and ``y ~ Q``, by distances to k-th nearest neighbours.
+def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
+    """Estimate ``KL(P ‖ Q)`` in nats from real samples ``x ~ P`` and generated ``y ~ Q``, by k-th nearest neighbours.
 
     ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its k-th
     neighbour among the other ``x`` and ``nu_k(i)`` to that among the ``y``. Q. Wang, S. Kulkarni, S. Verdú, *Divergence
@@ -31,8 +31,8 @@ def knn_kl(x: Tensor, y: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
 
     Parameters
     ----------
-    x, y
-        Independent samples, ``(n, *)`` and ``(m, *)``.
+    generated, real
+        Independent samples: `y`, ``(m, *)``, and `x`, ``(n, *)``.
     k
         Which neighbour: larger ones are less noisy and more biased.
     folds
@@ -47,7 +47,7 @@ def knn_kl(x: Tensor, y: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
     """
     if k < 1 or folds < 2:
         raise ValueError(f"k = {k}, folds = {folds}; expected k >= 1 and folds >= 2.")
-    x, y = (v.cpu() for v in as_pair(x, y, folds * (k + 1)))
+    y, x = (v.cpu() for v in as_pair(generated, real, folds * (k + 1)))
     value = _knn_kl(x, y, k)
     return Estimate(value, Estimate.of([_knn_kl(x[i::folds], y[i::folds], k) for i in range(folds)]).stderr)
 
@@ -56,10 +56,10 @@ def _knn_kl(x: Tensor, y: Tensor, k: int) -> float:
     (n, d), m = x.shape, len(y)
     rho = torch.from_numpy(cKDTree(x.numpy()).query(x.numpy(), k=[2, k + 1])[0])  # the first is the point itself
     nu = torch.from_numpy(cKDTree(y.numpy()).query(x.numpy(), k=[1, k])[0])
-    for others, nearest in (("other points of x", rho[:, 0]), ("points of y", nu[:, 0])):
+    for others, nearest in (("other real points", rho[:, 0]), ("generated points", nu[:, 0])):
         if (nearest == 0).any():
             raise ValueError(
-                f"x has {int((nearest == 0).sum())} points that coincide with {others}; k-NN distances of zero mean no "
+                f"{int((nearest == 0).sum())} of the real points coincide with {others}; k-NN distances of zero mean no "
                 "density: pass independent draws, in float64, of a law without atoms."
             )
     return d * (nu[:, 1] / rho[:, 1]).log().mean().item() + math.log(m / (n - 1))

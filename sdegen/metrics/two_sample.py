@@ -33,8 +33,8 @@ class ClassifierTest(NamedTuple):
 
 
 def classifier_test(
-    x: Tensor,
-    y: Tensor,
+    generated: Tensor,
+    real: Tensor,
     *,
     k: int | None = None,
     generator: torch.Generator | None = None,
@@ -50,8 +50,8 @@ def classifier_test(
 
     Parameters
     ----------
-    x, y
-        Independent samples, ``(n, *)`` both, n >= 4.
+    generated, real
+        `x` and `y`: Independent samples, ``(n, *)`` both, n >= 4.
     k
         Number of neighbours that vote; by default an odd number next to the root of that of training points.
     generator, seed
@@ -70,7 +70,7 @@ def classifier_test(
     >>> classifier_test(x + 1.0, y, seed=0).p_value < 1e-6
     True
     """
-    x, y = (v.cpu() for v in as_pair(x, y, 4))
+    x, y = (v.cpu() for v in as_pair(generated, real, 4))
     check_equal_counts(x, y, "chance is one half only for equal counts")
     half = len(x) // 2
     if k is None:

@@ -15,8 +15,8 @@ from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
 
 def sliced_wasserstein(
-    x: Tensor,
-    y: Tensor,
+    generated: Tensor,
+    real: Tensor,
     *,
     projections: int = 256,
     p: float = 2.0,
@@ -36,8 +36,8 @@ def sliced_wasserstein(
 
     Parameters
     ----------
-    x, y
-        Independent samples, ``(n, *)`` both.
+    generated, real
+        `x` and `y`: Independent samples, ``(n, *)`` both.
     projections
         Number of random directions, at least 2.
     p
@@ -61,7 +61,7 @@ def sliced_wasserstein(
     """
     if projections < 2 or not p >= 1:
         raise ValueError(f"projections = {projections}, p = {p}; expected projections >= 2 and p >= 1.")
-    x, y = as_pair(x, y, 2)
+    x, y = as_pair(generated, real, 2)
     check_equal_counts(x, y, "sorted samples are matched one to one")
     n, d = x.shape
     generator = as_generator(generator, seed)
