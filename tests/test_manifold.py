@@ -120,7 +120,7 @@ def test_they_go_through_a_network_and_say_so():
 @pytest.mark.parametrize("metric", [precision_recall, density_coverage])
 def test_they_refuse_what_has_no_neighbours(metric):
     x, y = normals(0, 7, 50, 2)
-    with pytest.raises(ValueError, match="x has 7 points; this metric needs at least 8"):
+    with pytest.raises(ValueError, match="generated has 7 points; this metric needs at least 8"):
         metric(x, y, k=3)
     with pytest.raises(ValueError, match="k = 0, splits = 8"):
         metric(y, y, k=0)

@@ -112,8 +112,8 @@ def as_pair(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor
     a, b = as_points(generated, "generated"), as_points(real, "real")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"generated has shape {tuple(generated.shape)}, {a.shape[1]} values per point, and real {tuple(real.shape)}, {b.shape[1]}; "
-            "pass samples of one and the same space."
+            f"generated has shape {tuple(generated.shape)}, {a.shape[1]} values per point, and real "
+            f"{tuple(real.shape)}, {b.shape[1]}; pass samples of one and the same space."
         )
     for name, points in (("generated", a), ("real", b)):
         if len(points) < least:
