@@ -81,8 +81,13 @@ def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) 
     Raises
     ------
     OSError
-        If the disk does not take it. A file that was there before is whole.
+        If there is no such folder, the path is one itself, or the disk does not take the file. One that was there before is
+        whole.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder; make it before {path.name} is written there.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it.")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
             part = Path(folder) / path.name
@@ -118,9 +123,14 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file, or the path is a folder.
     ValueError
         If the file is truncated, of another format, or names a class that is neither the library's nor given.
     """
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "is not there"
+        raise FileNotFoundError(f"{path} {what}; give the file that save wrote.")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -444,3 +444,16 @@ def test_weights_kept_in_half_leave_what_is_computed_whole(tmp_path):
     assert {p.dtype for p in again.parameters()} == {torch.float32} and not again.training
     assert torch.equal(again.net.condition.embedding.frequencies, exact)
     assert all(torch.equal(p, q.float()) for p, q in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_a_place_that_no_file_can_have_is_named(tmp_path):
+    model = sdegen.Model(nets.MLP(2, width=8), sdegen.VP())
+    with pytest.raises(FileNotFoundError, match=r"new is no folder; make it before model is written there"):
+        save(model, tmp_path / "new" / "model")
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give the name of a file in it"):
+        save(model, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is a folder; give the file that save wrote"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model is not there; give the file that save wrote"):
+        load(tmp_path / "model")
+    assert not list(tmp_path.iterdir())

@@ -221,12 +221,10 @@ def test_a_data_set_may_yield_several_conditions(rows, device, dtype):
         Source(data, dtype, device)
 
 
-def test_an_iterable_data_set_is_refused(device, dtype):
+def test_an_iterable_data_set_of_rows_is_refused(device, dtype):
     class Stream(IterableDataset):
         def __iter__(self):
             yield torch.zeros(2)
 
-    with pytest.raises(
-        TypeError, match=r"data is a Stream, an iterable without length or order; read it into a tensor, or"
-    ):
+    with pytest.raises(TypeError, match=r"data is a Stream, which gives rows one by one; give the batches of torch"):
         Source(Stream(), dtype, device)

@@ -50,7 +50,8 @@ def missing_parameters(value: Any) -> list[str]:
     named = {n.strip(" *`") for p in sections(value.__doc__, "parameters", "attributes") for n in p.name.split(",")}
     quoted = " ".join(re.findall(r"``.+?``|`.+?`", value.__doc__ or "", re.DOTALL))
     named |= set(re.findall(r"\w+", quoted))
-    given = [] if issubclass_of(value, BaseException) else inspect.signature(value).parameters
+    made = not issubclass_of(value, BaseException) and not getattr(value, "_is_protocol", False)
+    given = inspect.signature(value).parameters if made else []
     return [name for name in given if name not in named and not name.startswith("_")]
 
 

@@ -9,8 +9,8 @@ import torch
 
 import sdegen
 from sdegen import fit
+from sdegen.training import constant_rate
 from sdegen.training.averages import PowerEMA, Snapshots, combine, exponent
-from sdegen.training.loop import constant_rate
 
 RING = sdegen.data.gaussian_ring()
 weights = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()

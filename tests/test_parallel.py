@@ -47,7 +47,7 @@ def train(name, own=0, **asked):
     record = fit(model, source, **{"steps": 12, "batch_size": 15, "seed": 3, "warmup": 1} | asked,
                  callbacks=[lambda step: called.append(step.step)])
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
-    result = {"loss": record.loss, "weights": weights, "called": len(called), "seed": record.settings["seed"]}
+    result = {"loss": record.loss, "weights": weights, "called": len(called), "seed": record.settings.seed}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(result))
 
 
@@ -186,6 +186,18 @@ def test_one_process_does_not_import_accelerate(monkeypatch):
 
 
 @launched
+def test_a_world_that_was_left_over_is_refused_and_not_waited_for(monkeypatch):
+    """All that a launcher sets, in a process that none has started."""
+    left = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    for names in (["WORLD_SIZE"], list(left)):
+        for name in names:
+            monkeypatch.setenv(name, left[name])
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+        with pytest.raises(ValueError, match=r"^WORLD_SIZE = 2 .* connected to no other\. .* take WORLD_SIZE out"):
+            fit(model, RING, steps=1, batch_size=4, seed=0)
+
+
+@launched
 @pytest.mark.parametrize(
     ("number", "given", "says"),
     [
@@ -204,6 +216,7 @@ def test_what_accelerate_was_set_up_for_and_the_model_does_not_fit_is_refused(mo
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(accelerate, "PartialState", State)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
     with pytest.raises(ValueError, match=says):
         fit(model, RING, steps=1, batch_size=4, seed=0)

@@ -20,8 +20,7 @@ from torch import nn
 
 import sdegen
 from sdegen import files, fit
-from sdegen.training import checkpoints
-from sdegen.training.loop import constant_rate
+from sdegen.training import checkpoints, constant_rate
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -135,9 +134,9 @@ def test_an_unseeded_run_keeps_its_seed(tmp_path):
     stopped(tmp_path / "run", 12, seed=None)
     seed = checkpoints.Folder(tmp_path / "run").newest().about["seed"]
     model, record = run(tmp_path / "run", seed=None)
-    assert record.settings["seed"] == seed
+    assert record.settings.seed == seed
     whole = run(None, seed=None)  # drawn from torch's generator, as the rest of its numbers
-    assert whole[1].settings["seed"] == seed
+    assert whole[1].settings.seed == seed
     same((model, record), whole)
 
 

@@ -12,6 +12,7 @@ from .readers import from_arrays, from_dataset, from_folder
 from .scaling import Dequantisation, Scaling
 from .sets import digits, fashion_mnist, mnist, sprites, sprites_held_out
 from .source import Batch, Source
+from .stream import Stream
 
 __all__ = [
     "Batch",
@@ -22,6 +23,7 @@ __all__ = [
     "Scaling",
     "Source",
     "Split",
+    "Stream",
     "digits",
     "fashion_mnist",
     "from_arrays",

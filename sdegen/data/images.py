@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..laws.mixtures import Moments, moments_of
+from .moments import joined
 from .scaling import Dequantisation, Scaling
 
 
@@ -212,15 +213,9 @@ class Scaled:
 
     def moments(self) -> Moments:
         """Mean and covariance of the numbers, noise included: the covariance full up to 64 dimensions, its diagonal beyond."""
-        # Part by part, because a whole set in float64 would take several times the room of all else; a set's covariance is
-        # the mean of those of its parts and the covariance of their means.
-        parts = [(len(part) / len(self), moments_of(part)) for part in self.images.x.split(4096)]
-        mean = torch.stack([weight * part.mean for weight, part in parts]).sum(0)
-        full = parts[0][1].covariance.ndim == 2
-        covariance = torch.zeros_like(parts[0][1].covariance)
-        for weight, part in parts:
-            gap = (part.mean - mean).flatten()
-            covariance += weight * (part.covariance + (gap.outer(gap) if full else gap.square()))
+        # Part by part, because a whole set in float64 would take several times the room of all else.
+        mean, covariance = joined((len(part), moments_of(part)) for part in self.images.x.split(4096))
+        full = covariance.ndim == 2
         shift, variance = self.scaling.noise
         covariance += variance * (torch.eye(len(covariance)).to(covariance) if full else 1)
         return Moments(self.scaling.low + self.scaling.step * (mean + shift), self.scaling.step**2 * covariance)

@@ -12,6 +12,8 @@ from torch.utils.data import Dataset, IterableDataset
 from ..laws.mixtures import Moments, moments_of
 from .images import Images, Scaled, Split
 
+DRAWS = 4096  # of a law, where all of a data set would be taken
+
 
 class Batch(NamedTuple):
     """Data ``(B, *)`` and the keyword conditions that go with it.
@@ -72,43 +74,28 @@ class Source:
             return
         if isinstance(data, IterableDataset):
             raise TypeError(
-                f"data is a {type(data).__name__}, an iterable without length or order; read it into a tensor, or give a "
-                "Dataset with __len__ and __getitem__."
+                f"data is a {type(data).__name__}, which gives rows one by one; give the batches of "
+                "torch.utils.data.DataLoader(data, batch_size=...)."
             )
         if isinstance(data, Dataset):
             data = _collect(data)
-        x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"data is a {type(data).__name__}; give a tensor, (tensor, conditions), a Dataset, or anything with sample(n)."
-            )
-        self.cond = cond if isinstance(cond, dict) else {"label": cond}
-        if not x.is_floating_point():
-            raise TypeError(
-                f"data has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
-            )
-        if x.ndim == 0:
-            raise ValueError("data has shape (); give a tensor (N, *), one row a datum.")
-        if len(x) == 0:
-            raise ValueError("data is empty; give at least one row.")
-        if not x.isfinite().all():
-            bad = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0, 0])
-            raise ValueError(f"data holds NaN or infinite values, first in row {bad}; remove or replace them.")
-        if x.dtype != dtype or x.device != device:
+        x, self.cond = parted(data)
+        check_rows(x, self.cond, dtype, "data")
+        check_finite(x, "data")
+        self.x = x
+        if x.device != device:
             raise ValueError(
                 f"data is {x.dtype} on {x.device}, the model {dtype} on {device}; move one to the other: "
                 "data.to(dtype=..., device=...) or model.to(...)."
             )
-        for name, value in self.cond.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(
-                    f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum."
-                )
-            if value.ndim == 0:
-                raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
-            if len(value) != len(x):
-                raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
-        self.x = x
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `restore` needs to go on in the order in which this pass began."""
+        return {"order": self.order}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        self.order = tensors["order"]
 
     def moments(self, generator: torch.Generator) -> Moments:
         """Mean and covariance: the law's own, or those of the data; 65,536 draws of a law that gives none."""
@@ -131,11 +118,91 @@ class Source:
             while len(self.order) < size:
                 self.order = torch.cat([self.order, torch.randperm(n, generator=generator)])
             rows, self.order = self.order[:size], self.order[size:]
-            if isinstance(self.x, Scaled):
-                x = self.x.rows(rows, self.dtype, generator).to(self.device)
-            else:
-                x = self.x[rows.to(self.x.device)]
-            yield Batch(x, {name: value[rows.to(value.device)] for name, value in self.cond.items()})
+            yield self._rows(rows, generator)
+
+    def _rows(self, which: Tensor, generator: torch.Generator) -> Batch:
+        """The rows of these numbers."""
+        if isinstance(self.x, Scaled):
+            x = self.x.rows(which, self.dtype, generator).to(self.device)
+        else:
+            assert self.x is not None
+            x = self.x[which.to(self.x.device)]
+        return Batch(x, {name: value[which.to(value.device)] for name, value in self.cond.items()})
+
+    def once(self, size: int) -> Iterator[Batch]:
+        """Return every row of a data set once, in order, in batches; of a law 4,096 draws that are always the same."""
+        generator = torch.Generator().manual_seed(0)
+        if self.x is None:
+            x = self.law.sample(DRAWS, generator).to(self.device, self.dtype)
+            yield from (Batch(part, {}) for part in x.split(size))
+            return
+        for rows in torch.arange(len(self.x)).split(size):
+            yield self._rows(rows, generator)
+
+
+def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Return data and their conditions by keyword, of ``x``, ``(x, labels)`` or ``(x, conditions)``."""
+    x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
+    return x, cond if isinstance(cond, dict) else {"label": cond}
+
+
+def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
+    """Refuse what is no data ``(N, *)`` of a dtype with conditions of `N` rows.
+
+    Parameters
+    ----------
+    x, cond
+        Data and conditions as `parted` returns them.
+    dtype
+        That of the model.
+    what
+        What an error calls them.
+
+    Raises
+    ------
+    TypeError
+        If data are no floating-point tensor, or a condition is no tensor.
+    ValueError
+        If data are empty or of another dtype, or conditions do not match them in number.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{what} is a {type(x).__name__}; give a tensor, (tensor, conditions), a Dataset, an iterable of batches such as a "
+            "DataLoader, or anything with sample(n)."
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{what} has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
+        )
+    if x.ndim == 0:
+        raise ValueError(f"{what} has shape (); give a tensor (N, *), one row a datum.")
+    if len(x) == 0:
+        raise ValueError(f"{what} is empty; give at least one row.")
+    if x.dtype != dtype:
+        raise ValueError(
+            f"{what} is {x.dtype} on {x.device}, the model {dtype}; move one to the other: data.to(dtype=...) or "
+            "model.to(...)."
+        )
+    for name, value in cond.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
+        if value.ndim == 0:
+            raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
+        if len(value) != len(x):
+            raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    """Refuse data ``(N, *)`` that are not finite.
+
+    Raises
+    ------
+    ValueError
+        Naming the first row.
+    """
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0, 0])
+        raise ValueError(f"{what} holds NaN or infinite values, first in row {bad}; remove or replace them.")
 
 
 def _collect(dataset: Dataset) -> Any:

@@ -1,8 +1,15 @@
 """Training: weightings, losses, and the loop that lowers them."""
 
 from . import losses, weightings
-from .loop import constant_rate, cosine_decay, fit
+from .learner import Learner
+from .listeners import Listener
+from .loop import fit, train
 from .losses import NonFiniteLoss
 from .run import Run, Step
+from .settings import Settings, constant_rate, cosine_decay
+from .state import Training
 
-__all__ = ["NonFiniteLoss", "Run", "Step", "constant_rate", "cosine_decay", "fit", "losses", "weightings"]
+__all__ = [
+    "Learner", "Listener", "NonFiniteLoss", "Run", "Settings", "Step", "Training",
+    "constant_rate", "cosine_decay", "fit", "losses", "train", "weightings",
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 A run has a folder. ``step-N.safetensors`` holds weights, averages, the optimiser, the states of the random generators, what is
 left of this pass over the data, and the record; its header is JSON: settings, model, version. Nothing is pickled. The last two
-are kept; a new one is whole before an old one goes (`checkpoints.write_whole`).
+are kept; a new one is whole before an old one goes (`files.write_whole`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..data import Source
 from ..files import class_name, write_whole
 from ..laws.mixtures import Moments
-from .averages import PowerEMA
-from .run import Run
-from .workers import Processes
 
 FORMAT = "sdegen-run-1"
 _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
-_CURVES = ("loss", "grad_norm", "lr")
 
 
 @dataclass
@@ -83,67 +78,6 @@ class Checkpoint:
             # Equal but for the order of a sum, which another machine may choose.
             if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
-
-
-@dataclass
-class State:
-    """All that a run consists of between two steps, as tensors and back."""
-
-    model: Any
-    optimiser: torch.optim.Optimizer
-    averages: list[PowerEMA]
-    generator: torch.Generator
-    source: Source
-    run: Run
-    processes: Processes
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name. The processes gather here the states of torch's own generators."""
-        device = self.processes.device
-        record = {name: torch.tensor(getattr(self.run, name), dtype=torch.float64) for name in _CURVES}
-        tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"moments:{name}": value for name, value in self.model.moments._asdict().items()}
-        tensors |= {f"record:{name}": value for name, value in record.items()}
-        tensors |= {
-            f"average:{i}.{j}": value
-            for i, average in enumerate(self.averages)
-            for j, value in enumerate(average.average)
-        }
-        tensors |= {
-            f"optimiser:{i}.{name}": value
-            for i, values in self.optimiser.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        tensors |= {"generator": self.generator.get_state(), "order": self.source.order}
-        tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
-        if device.type == "cuda":
-            tensors["torch:cuda"] = self.processes.gather(torch.cuda.get_rng_state(device))
-        return tensors
-
-    @torch.no_grad()
-    def restore(self, kept: Checkpoint) -> None:
-        """Go back to a checkpoint that fits (`Checkpoint.check`)."""
-        self.run.steps, self.run.seconds = kept.step, kept.seconds
-        for name, value in kept.part("record").items():
-            setattr(self.run, name, value.tolist())
-        self.model.load_state_dict(kept.part("weight"))
-        averages = kept.part("average")
-        for i, average in enumerate(self.averages):
-            average.n = kept.step
-            torch._foreach_copy_(average.average, [averages[f"{i}.{j}"] for j in range(len(average.average))])
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in kept.part("optimiser").items():
-            index, what = name.split(".")
-            states.setdefault(int(index), {})[what] = value
-        self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.generator.set_state(kept.tensors["generator"])
-        self.source.order = kept.tensors["order"]
-        rank, device = self.processes.rank, self.processes.device
-        own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
-        if "cpu" in own:
-            torch.set_rng_state(own["cpu"])
-        if "cuda" in own and device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], device)
 
 
 class Folder:

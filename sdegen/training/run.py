@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
 from .losses import NonFiniteLoss
+from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ class Run:
         Steps taken, and wall-clock time; those before an interruption included.
     loss, grad_norm, lr
         One value a step.
+    validation
+        The loss on other data by the step it was measured after, with its standard error (`validation.Validation`).
+    threads
+        How many of torch's threads were found to be fastest, or given; None where too few steps were taken to say.
     settings
-        The arguments `fit` was called with.
+        What the run was made with, its seed included.
     model, snapshots
         What was trained, and what `averaged` needs, if it was kept.
     """
@@ -81,7 +87,9 @@ class Run:
     loss: list[float] = field(default_factory=list)
     grad_norm: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
+    validation: dict[int, Estimate] = field(default_factory=dict)
+    threads: int | None = None
+    settings: Settings = field(default_factory=Settings)
     model: Any = field(default=None, repr=False)
     snapshots: Snapshots | None = field(default=None, repr=False)
 
@@ -107,7 +115,8 @@ class Readings:
     """Losses and gradient norms on their way into a run's record.
 
     A CPU has them at once. An accelerator is asked for those of 50 steps together, so that nothing waits for it; until then
-    `bad` tells the optimiser on the device not to touch the weights any more.
+    `bad` tells the optimiser on the device not to touch the weights any more. A loss that is not finite ends the run, and its
+    record at the step before.
 
     Parameters
     ----------
@@ -115,11 +124,17 @@ class Readings:
         What they are written to.
     device
         Where they come from.
+
+    Attributes
+    ----------
+    reason
+        Why a loss is not finite, where that is known better than by its value.
     """
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self.run = run
         self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.reason: str | None = None
         self.patience = 1 if device.type == "cpu" else 50
         self.bad = None if self.patience == 1 else torch.zeros((), device=device)
 
@@ -149,9 +164,18 @@ class Readings:
         losses, norms = ([], []) if not waiting else (_read(column) for column in zip(*waiting, strict=True))
         for loss, norm in zip(losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise NonFiniteLoss(f"loss {loss:.3g}, gradient norm {norm:.3g}")
+                raise self.stopped(f"loss {loss:.3g}, gradient norm {norm:.3g}")
             self.run.loss.append(loss)
             self.run.grad_norm.append(norm)
+
+    def stopped(self, why: str) -> NonFiniteLoss:
+        """End the record with the last good step, and return the error that says so."""
+        run, good = self.run, len(self.run.loss)
+        run.steps, run.lr = good, run.lr[:good]
+        return NonFiniteLoss(
+            f"training stopped in step {good + 1}: {self.reason or why}. The model keeps the weights of step {good}; lower lr, "
+            "check the data, or choose another weighting."
+        )
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:

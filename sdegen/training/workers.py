@@ -30,7 +30,8 @@ class Processes:
     ImportError
         If several processes were launched without accelerate.
     ValueError
-        If accelerate was set up for another number of them, or the model is not on the device that this one was given.
+        If the environment speaks of several processes and they are not connected, accelerate was set up for another number of
+        them, or the model is not on the device that this one was given.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,6 +44,12 @@ class Processes:
             raise ImportError(
                 f"{self.number} processes were launched, which accelerate connects: pip install sdegen[train]."
             ) from None
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise ValueError(
+                f"WORLD_SIZE = {self.number} in the environment, but this process is connected to no other. In a script that "
+                "accelerate launch has started, call accelerate.PartialState() first, on CPUs PartialState(cpu=True); if nothing "
+                "has started it, take WORLD_SIZE out of the environment."
+            )
         state = accelerate.PartialState(cpu=device.type == "cpu")
         self._talk = accelerate.utils
         if state.num_processes != self.number:

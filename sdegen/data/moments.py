@@ -1,0 +1,38 @@
+"""Moments of data that come in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..laws.mixtures import Moments
+
+
+def joined(parts: Iterable[tuple[int, Moments]]) -> Moments:
+    """Return the moments of all data from those of their parts, which may come one after the other.
+
+    A set's covariance is the mean of those of its parts and the covariance of their means.
+
+    Parameters
+    ----------
+    parts
+        Pairs of a part's number of data and its moments; at least one.
+
+    Examples
+    --------
+    >>> from sdegen.laws import moments_of
+    >>> x = torch.arange(12.0, dtype=torch.float64).reshape(6, 2)
+    >>> joined((len(part), moments_of(part)) for part in x.split(4)).covariance - moments_of(x).covariance
+    tensor([[0., 0.],
+            [0., 0.]], dtype=torch.float64)
+    """
+    parts = iter(parts)
+    n, (mean, covariance) = next(parts)
+    for more, (other, spread) in parts:
+        gap = (other - mean).flatten()
+        own, new = n / (n + more), more / (n + more)
+        mean = own * mean + new * other
+        covariance = (
+            own * covariance + new * spread + own * new * (gap.outer(gap) if covariance.ndim == 2 else gap.square())
+        )
+        n += more
+    return Moments(mean, covariance)

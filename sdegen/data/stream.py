@@ -1,0 +1,183 @@
+"""Batches that the user makes, so that data larger than memory train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..laws.mixtures import Moments, moments_of
+from .images import Images, Scaled, Split
+from .moments import joined
+from .source import Batch, Source, check_finite, check_rows, parted
+
+_ROWS = 65_536  # data that moments are taken of, where all are too many
+_AHEAD = 16  # batches that are read ahead of an iterator, which gives each but once
+
+
+class Stream:
+    """Give the batches of an iterable, such as a `DataLoader`, as they come: pass after pass, without end.
+
+    A batch is a tensor ``(B, *)``, or a pair of it and its conditions: a dict of tensors ``(B, ...)``, or one tensor, which
+    becomes the keyword ``label``. Size and order are the iterable's own; batches are moved to the model's device and no dtype is
+    changed. Several processes must be given the same batches in the same order.
+
+    The moments are those of the first 65,536 data, or of the first pass if it is shorter; the first training pass then begins
+    anew. An iterator, which cannot begin anew, is read 16 batches ahead for them and trains on those too.
+
+    A run that goes on reads and drops the batches that it had before. If the last of them is another one than it was, the order
+    is not one that comes again, and the run is refused: give the loader a generator with a seed, or no `shuffle`.
+
+    Parameters
+    ----------
+    data
+        The iterable.
+    dtype, device
+        Those of the model.
+
+    Raises
+    ------
+    TypeError
+        If a batch is no floating-point tensor, nor a pair as above.
+    ValueError
+        If a batch is empty, not finite, of another dtype, or of other conditions than the first; if there is no batch, or no
+        further one and the iterable cannot begin anew; if the order is another one after an interruption.
+
+    Examples
+    --------
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> rows = TensorDataset(torch.arange(6.0)[:, None], torch.arange(6) % 2)
+    >>> batches = Stream(DataLoader(rows, batch_size=4), torch.float32, torch.device("cpu")).batches(0, torch.Generator())
+    >>> [next(batches).cond["label"].tolist() for _ in range(3)]
+    [[0, 1, 0, 1], [0, 1], [0, 1, 0, 1]]
+    """
+
+    def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
+        self.data, self.dtype, self.device = data, dtype, device
+        self.read, self.given = 0, 0
+        self.last: Batch | None = None
+        first = self._pass()
+        self._ahead: list[Batch] = []
+        if isinstance(data, Iterator):
+            self._rest, self._ahead = first, list(islice(first, _AHEAD))
+            first = iter(self._ahead)
+        head = next(first, None)
+        if head is None:
+            raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
+        self.cond = head.cond
+        self._moments = joined((len(batch.x), moments_of(batch.x)) for batch in _up_to(_ROWS, chain([head], first)))
+        self._batches = self._endless()
+
+    def moments(self, generator: torch.Generator) -> Moments:
+        """Return mean and covariance of the first data; the generator is not used."""
+        return self._moments
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Give batches without end; their size and order are the iterable's own."""
+        for batch in self._batches:
+            self.given, self.last = self.given + 1, batch
+            yield batch
+
+    def once(self, size: int) -> Iterator[Batch]:
+        """Return the batches of one pass.
+
+        Raises
+        ------
+        ValueError
+            If there is but one pass.
+        """
+        if isinstance(self.data, Iterator):
+            raise ValueError(
+                f"data is a {type(self.data).__name__}, which can be gone through only once; give an iterable that begins anew, "
+                "such as a DataLoader."
+            )
+        return self._pass()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return how many batches were given, and what the last is known by."""
+        return {"batches": torch.tensor(self.given), "batch": _trace(self.last)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Read the batches that were given before, and drop them.
+
+        Raises
+        ------
+        ValueError
+            If the last is not the one that it was.
+        """
+        for batch in islice(self._batches, int(tensors["batches"])):
+            self.given, self.last = self.given + 1, batch
+        was, now = tensors["batch"], _trace(self.last)
+        if was.shape != now.shape or not torch.allclose(was, now, rtol=1e-5, atol=1e-6):
+            raise ValueError(
+                f"batch {self.given} of the data is not the one that the run had there, so that it cannot go on; give batches in "
+                "an order that comes again, as of DataLoader(..., generator=torch.Generator().manual_seed(0)), or another folder "
+                "to start anew."
+            )
+
+    def _pass(self) -> Iterator[Batch]:
+        """The batches of one pass, checked."""
+        for item in self.data:
+            self.read += 1
+            yield self._checked(item, f"batch {self.read} of the data")
+
+    def _endless(self) -> Iterator[Batch]:
+        yield from self._ahead
+        passed: Iterator[Batch] = self._rest if isinstance(self.data, Iterator) else self._pass()
+        while True:
+            some = False
+            for batch in passed:
+                some = True
+                yield batch
+            if not some or isinstance(self.data, Iterator):
+                raise ValueError(
+                    f"data is a {type(self.data).__name__} that is exhausted after {self.given} batches and gives no other pass; "
+                    "give an iterable that begins anew, such as a DataLoader, or an iterator without end."
+                )
+            passed = self._pass()
+
+    def _checked(self, item: Any, what: str) -> Batch:
+        x, cond = parted(item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item)
+        check_rows(x, cond, self.dtype, what)
+        if x.device.type == "cpu":  # an accelerator would have to be waited for
+            check_finite(x, what)
+        if self.read > 1 and cond.keys() != self.cond.keys():
+            raise ValueError(
+                f"{what} has the conditions {sorted(cond)}, the first {sorted(self.cond)}; give all the same."
+            )
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
+        return Batch(x.to(self.device, non_blocking=True), moved)
+
+
+def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | Stream:
+    """Return the batches of anything: of an iterable of batches as they come (`Stream`), of all else drawn (`Source`).
+
+    Parameters
+    ----------
+    data
+        As for `Source` or `Stream`.
+    dtype, device
+        Those of the model.
+    """
+    rows = (Tensor, np.ndarray, Sequence, Mapping, Dataset, Images, Scaled, Split)
+    stream = isinstance(data, Iterable) and not isinstance(data, rows) and not hasattr(data, "sample")
+    return Stream(data, dtype, device) if stream else Source(data, dtype, device)
+
+
+def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches until they have so many rows."""
+    for batch in batches:
+        yield batch
+        n -= len(batch.x)
+        if n <= 0:
+            return
+
+
+def _trace(batch: Batch | None) -> Tensor:
+    """What a batch is known by: the sum of every row."""
+    return torch.zeros(0) if batch is None else batch.x.detach().flatten(1).sum(1).double().cpu()

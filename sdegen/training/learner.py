@@ -1,0 +1,77 @@
+"""What `fit` needs of a model: `Learner`, checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..laws.mixtures import Moments
+from ..models.network import Trainable
+from .losses import Denoising
+
+
+class Learner(Protocol):
+    """Say what a model has to give that `fit` is to train.
+
+    It is an ``nn.Module`` with weights that require a gradient, and besides:
+
+    - ``loss(x, generator=, **cond)``, one value per datum ``(B,)``, whose mean `fit` lowers. Score models that have none learn by
+      `losses.Denoising`; others need ``fit(..., loss=)``.
+    - ``moments``, an attribute or a property with a setter: `fit` writes those of the data there before the first step, and never
+      reads them.
+    - ``net``, a module that is asked apart from the loss in parts, in another precision or on several processes. Without one none
+      of these three can be had.
+
+    Conditions of the data reach the loss as keywords; a loss that does not name one, nor takes ``**cond``, refuses data that has
+    it. Averages, checkpoints and the optimiser go by ``named_parameters()`` and ``state_dict()``.
+    """
+
+    moments: Moments | None
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return the loss of each datum, ``(B,)``, of data ``(B, *)``; all chance comes from the generator."""
+
+
+def learnable(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a model that learn, by name, if `fit` can train it (`Learner`).
+
+    Raises
+    ------
+    TypeError
+        If it is no module, or the data's moments cannot be written to it.
+    ValueError
+        If no weight requires a gradient.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is {type(model).__name__}, which has nothing to train; give an nn.Module such as Model(net, sde)."
+        )
+    kept = getattr(type(model), "moments", None)
+    if callable(kept) or (isinstance(kept, property) and kept.fset is None):
+        raise TypeError(
+            f"{type(model).__name__}.moments cannot be written, and fit sets model.moments to those of the data; give the "
+            "attribute another name, or the property a setter."
+        )
+    named: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise ValueError("the model has no parameters to train.")
+    return named
+
+
+def objective_of(model: nn.Module) -> Callable[..., Tensor]:
+    """Return what `fit` lowers where no loss is named: the model's own ``loss``, or for score models `losses.Denoising`.
+
+    Raises
+    ------
+    TypeError
+        If the model has no loss and is no score model with weights of its own.
+    """
+    own = getattr(type(model), "loss", None)
+    if own is not None:
+        return own
+    if isinstance(model, Trainable):
+        return Denoising()
+    raise TypeError(f"{type(model).__name__} has no loss; give one, loss=, or a model such as Model(net, sde).")

@@ -1,0 +1,176 @@
+"""What hears of a training while it goes on: `Listener`, and those that `fit` itself brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from .averages import Snapshots
+from .checkpoints import Folder
+from .run import Step
+from .state import Training
+
+
+class Listener:
+    """Hear of a training: override what is needed of four methods, each of which does nothing by default.
+
+    A plain function of a `Step` is as good as a listener that overrides ``__call__`` alone (`Function`). Where several processes
+    train, those that the user gives `fit` hear in the main one.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> class Largest(Listener):
+    ...     def begin(self, training):
+    ...         self.norm = 0.0
+    ...     def __call__(self, step):
+    ...         self.norm = max(self.norm, step.grad_norm)
+    ...     def end(self, training):
+    ...         print(self.norm == max(training.run.grad_norm))
+    >>> model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
+    >>> sdegen.fit(model, sdegen.data.gaussian_ring(), steps=5, batch_size=32, seed=0, callbacks=[Largest()]).steps
+    True
+    5
+    """
+
+    def begin(self, training: Training) -> None:
+        """Hear that the training begins, or goes on."""
+
+    def __call__(self, step: Step) -> None:
+        """Hear that a step was taken."""
+
+    def end(self, training: Training) -> None:
+        """Hear that the last step was taken. A training that fails does not say so."""
+
+    def close(self) -> None:
+        """Give back what `begin` took, however the training ended."""
+
+
+class Function(Listener):
+    """Call a function after every step.
+
+    Parameters
+    ----------
+    function
+        Called with the `Step`.
+    """
+
+    def __init__(self, function: Callable[[Step], Any]) -> None:
+        self.function = function
+
+    def __call__(self, step: Step) -> None:
+        """Call the function."""
+        self.function(step)
+
+
+def listening(callback: Listener | Callable[[Step], Any]) -> Listener:
+    """Return a listener as it is, and a function as one."""
+    return callback if isinstance(callback, Listener) else Function(callback)
+
+
+class Bar(Listener):
+    """Show how far the training is, and the mean loss of 50 steps."""
+
+    def begin(self, training: Training) -> None:
+        """Show what was done before an interruption."""
+        self.bar = tqdm(total=training.settings.last, initial=training.run.steps, desc="fit", leave=False)
+
+    def __call__(self, step: Step) -> None:
+        """Move on by one."""
+        self.bar.update()
+        if step.step % 50 == 0:
+            self.bar.set_postfix(loss=f"{sum(step.run.loss[-50:]) / 50:.4g}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+class Keeping(Listener):
+    """Keep something every so many steps, and at the end if it was not kept just before.
+
+    Parameters
+    ----------
+    every
+        Steps between two times.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def keep(self) -> None:
+        """Keep it now. Losses that are still on an accelerator have been read, and are finite."""
+        raise NotImplementedError
+
+    def begin(self, training: Training) -> None:
+        """Note where the training begins."""
+        self.training, self.first = training, training.run.steps
+
+    def __call__(self, step: Step) -> None:
+        """Keep where it is due."""
+        if step.step % self.every == 0:
+            self.training.read()
+            self.keep()
+
+    def end(self, training: Training) -> None:
+        """Keep the last."""
+        if training.run.steps > self.first and training.run.steps % self.every:
+            self.keep()
+
+
+class KeepSnapshots(Keeping):
+    """Keep averages of weights, from which `Run.averaged` forms others.
+
+    Parameters
+    ----------
+    snapshots
+        What keeps them. Without a folder every process keeps its own.
+    every
+        Steps between two of them.
+    """
+
+    def __init__(self, snapshots: Snapshots, every: int) -> None:
+        super().__init__(every)
+        self.snapshots = snapshots
+
+    def begin(self, training: Training) -> None:
+        """Forget snapshots of steps that are still to come, which an interrupted run has left, or another."""
+        super().begin(training)
+        if training.processes.main:
+            self.snapshots.forget_later()
+
+    def keep(self) -> None:
+        """Keep one now."""
+        if self.snapshots.folder is None or self.training.processes.main:
+            self.snapshots.keep()
+
+
+class Checkpoints(Keeping):
+    """Write all that the training consists of to its folder, from which the same call goes on.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    every
+        Steps between two of them.
+    """
+
+    def __init__(self, folder: Folder, every: int) -> None:
+        super().__init__(every)
+        self.folder = folder
+
+    def keep(self) -> None:
+        """Write one now: all processes give their part, and the main one writes."""
+        training = self.training
+        tensors = training.tensors()
+        if training.processes.main:
+            self.folder.write(training.run.steps, training.run.seconds, training.about(), tensors)
+
+    def end(self, training: Training) -> None:
+        """Write the last, which says of a run of so many seconds that they are over."""
+        super().end(training)
+        if training.run.steps > self.first and training.settings.seconds and training.run.steps % self.every == 0:
+            self.keep()

@@ -1,0 +1,171 @@
+"""`Settings`: what a training hangs on, in one object that is checked when it is made."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .averages import exponent
+
+STEPS = 4000  # of a run whose end nobody named
+
+
+def cosine_decay(done: float) -> float:
+    """Return ``½ (1 + cos(pi done))``, which falls from one to zero over the run."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def constant_rate(done: float) -> float:
+    """Return one, whatever part of the run is `done`.
+
+    Such a run can be made longer afterwards, and averaged over any width (`Run.averaged`) instead of annealed.
+    """
+    return 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Hold all that the weights hang on besides the model and the data: a checkpoint is of these settings, or refused.
+
+    Parameters
+    ----------
+    steps, seconds
+        Length of the run: steps (4,000 by default), or wall-clock seconds; the first limit that is reached ends it.
+    batch_size, lr, warmup, weight_decay, betas, clip
+        Settings of AdamW; `warmup` steps raise the rate to `lr`, and `clip` bounds the norm of the gradient. Batches that the
+        user makes keep their own size.
+    lr_factors
+        Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
+    schedule
+        The factor on `lr`, given the part of the run that is done: `cosine_decay`, `constant_rate`, or a function of the user.
+    ema
+        Relative width of the average of the weights that the model ends up with (`averages.PowerEMA`).
+    loss
+        Called as ``loss(model, x, generator=, **cond)`` in place of the model's own.
+    p_uncond, null
+        Each datum loses its conditions with probability `p_uncond`, all at once and independently of the others, so that the
+        model learns the law without them too: for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
+        diffusion guidance*, 2022, arXiv:2207.12598). A lost condition becomes its value in `null`, by default
+        ``{"label": -1}``; a condition that `null` does not name is never lost.
+    accumulate
+        Parts in which a batch goes through the network, for less memory and the same result (`gradients.Gradient`).
+    autocast
+        ``torch.bfloat16`` lets the network compute in it where it can; weights, losses and averages keep their precision.
+    snapshots
+        Steps between two snapshots of averages, from which `Run.averaged` forms any other; none by default.
+    seed
+        Of data order, times and noise; a fresh one by default, which the record keeps.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none that a run could be made with.
+
+    Examples
+    --------
+    >>> Settings(steps=100, lr=1e-3).rate(step=49, done=0.5)
+    0.00025
+    >>> Settings(lr=-1.0)
+    Traceback (most recent call last):
+    ValueError: lr = -1.0; it must be positive.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    batch_size: int = 512
+    lr: float = 4e-3
+    lr_factors: dict[str, float] | None = None
+    warmup: int = 100
+    schedule: Callable[[float], float] = cosine_decay
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema: float = 0.05
+    loss: Callable[..., Tensor] | None = None
+    p_uncond: float = 0.0
+    null: dict[str, Any] | None = None
+    accumulate: int = 1
+    autocast: torch.dtype | None = None
+    snapshots: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "seconds", "batch_size", "lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} = {value}; it must be positive.")
+        for name, least in {"steps": 1, "batch_size": 1, "warmup": 0, "accumulate": 1, "snapshots": 1}.items():
+            check_whole(name, getattr(self, name), least)
+        if self.autocast not in (None, torch.bfloat16):
+            raise ValueError(
+                f"autocast = {self.autocast}; give torch.bfloat16, which needs no scaling of losses, or None."
+            )
+        if not 0 <= self.p_uncond <= 1:
+            raise ValueError(f"p_uncond = {self.p_uncond}; it must be a probability.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay = {self.weight_decay}; it must not be negative.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}; give two numbers from 0 to below 1.")
+        for key, factor in (self.lr_factors or {}).items():
+            if not factor > 0:
+                raise ValueError(
+                    f"lr_factors[{key!r}] = {factor}; it must be positive: freeze with requires_grad_(False)."
+                )
+        exponent(self.ema, "ema")
+
+    @classmethod
+    def of(cls, settings: Settings | None, changes: dict[str, Any]) -> Settings:
+        """Return settings with some changed; without any, the default ones.
+
+        Raises
+        ------
+        TypeError
+            If there is no setting of a name.
+        ValueError
+            If a setting is none that a run could be made with.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in changes.keys() - set(names):
+            near = difflib.get_close_matches(name, names, 1)
+            raise TypeError(
+                f"there is no setting {name!r}; {f'did you mean {near[0]}?' if near else 'see training.Settings.'}"
+            )
+        return cls(**changes) if settings is None else replace(settings, **changes)
+
+    @property
+    def last(self) -> int | None:
+        """The step that ends the run; None where only `seconds` do."""
+        return STEPS if self.steps is None and self.seconds is None else self.steps
+
+    def done(self, steps: int, seconds: float) -> float:
+        """Return which part of the run is done after so many steps and seconds; one and more when it is over."""
+        return max(steps / self.last if self.last else 0.0, seconds / self.seconds if self.seconds else 0.0)
+
+    def rate(self, step: int, done: float) -> float:
+        """Return the learning rate after `step` steps, which were the part `done` of the run."""
+        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * self.schedule(done)
+
+    def compared(self) -> dict[str, Any]:
+        """Return what a run that goes on must share with the one that was begun, by name."""
+        own = {"schedule": self.schedule} | {field.name: getattr(self, field.name) for field in fields(self)}
+        # Where a run of constant rate ends has no say in how it goes.
+        ends = {"steps": None, "seconds": None} if self.schedule is constant_rate else {"steps": self.last}
+        return own | ends
+
+
+def check_whole(name: str, value: int | None, least: int) -> None:
+    """Refuse a number that is not whole, or below the least that makes sense; None passes.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if value is not None and (not isinstance(value, int) or value < least):
+        raise ValueError(f"{name} = {value}; it must be a whole number, at least {least}.")

@@ -1,0 +1,238 @@
+"""`Training`: all that a run consists of between two steps, set up from a model, data and settings, or from a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..data.stream import source_of
+from .averages import PowerEMA, Snapshots
+from .checkpoints import Checkpoint, Folder, described
+from .dropping import Drop, check_taken
+from .gradients import Gradient
+from .learner import Learner, learnable, objective_of
+from .losses import NonFiniteLoss
+from .run import Readings, Run
+from .settings import Settings
+from .threads import Threads
+from .workers import Processes
+
+_CURVES = ("loss", "grad_norm", "lr")
+
+
+class Training:
+    """Set up a training, which `train` then goes through; in a folder with a checkpoint, go back to it.
+
+    Parameters
+    ----------
+    model
+        What is trained, in place: a `learner.Learner`.
+    data
+        As for `fit`.
+    settings
+        What the weights hang on; the default ones if none are given.
+    checkpoint
+        The folder of the run, if it has one. Nothing is written there by the training itself (`listeners.Checkpoints`).
+    threads
+        How many torch is given; by default as many as the first steps are fastest with (`threads.Threads`).
+
+    Attributes
+    ----------
+    run
+        The record so far.
+    parameters, optimiser, average
+        The weights that learn, what moves them, and their average.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model, the data or the settings are unusable or do not fit together, or the checkpoint is of another run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        settings: Settings | None = None,
+        checkpoint: str | Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        settings = Settings() if settings is None else settings
+        named = learnable(model)
+        self.model, self.parameters = model, list(named.values())
+        like = self.parameters[0]
+        self.processes = Processes(like.device)
+        self._check_parts(settings)
+        self.folder = None if checkpoint is None else Folder(checkpoint)
+        kept = self._kept()
+        if settings.seed is None:
+            settings = replace(settings, seed=self._fresh_seed() if kept is None else kept.about["seed"])
+        self.settings, self.run = settings, Run(settings=settings, model=model)
+        self.generator = torch.Generator().manual_seed(settings.seed or 0)
+        self.source = source_of(data, like.dtype, like.device)
+        self.drop = Drop(settings.p_uncond, settings.null, self.source.cond)
+        self.moments = self.source.moments(self.generator)
+        self.processes.share(model)
+        objective = objective_of(model) if settings.loss is None else settings.loss
+        check_taken(objective, model, self.source.cond)
+        self.gradient = Gradient(
+            model, objective, self.parameters, self.generator, self.processes, settings.accumulate, settings.autocast
+        )
+        self.optimiser = torch.optim.AdamW(
+            by_factor(named, settings.lr_factors),
+            lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
+        self.readings = Readings(self.run, like.device)
+        if self.readings.bad is not None:
+            # The fused optimiser then leaves the weights as they are.
+            self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
+        self.average = PowerEMA(self.parameters, settings.ema)
+        self.averages = [self.average]
+        if settings.snapshots is not None:
+            self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
+            self.averages += self.run.snapshots.averages
+        if kept is not None:
+            kept.check(self.about(), model, self.moments)
+            self._restore(kept)
+        cast(Learner, model).moments = self.moments  # only now: a model that is refused stays as it was
+        self.processes.check_same("step", self.run.steps)
+        self.threads = Threads(like.device, self.run.threads if threads is None else threads)
+
+    def _check_parts(self, settings: Settings) -> None:
+        parts = settings.accumulate * self.processes.number
+        if settings.batch_size < parts:
+            raise ValueError(f"batch_size = {settings.batch_size} cannot be split in {parts}; take fewer parts.")
+
+    def _kept(self) -> Checkpoint | None:
+        """The newest checkpoint, after the main process has made the folder."""
+        if self.folder is not None and self.processes.main:
+            self.folder.prepare()
+        self.processes.wait()  # for the main one, which may still be writing what is to be read here
+        return None if self.folder is None else self.folder.newest()
+
+    def _fresh_seed(self) -> int:
+        return int(self.processes.agree(int(torch.randint(2**31 - 1, ()))))
+
+    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimiser and of the averages; return the mean loss and the norm of the gradient.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If either is not finite, and is known already. The weights have not moved.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimiser.zero_grad()
+        try:
+            loss = self.gradient(batch)
+        except NonFiniteLoss as error:
+            raise self.readings.stopped(str(error)) from None
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.readings.reason = self.gradient.reason
+        self.readings.add(loss, norm)
+        self.optimiser.step()
+        for average in self.averages:
+            average.update()
+        return loss, norm
+
+    def read(self) -> None:
+        """Bring losses that are still on an accelerator into the record.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If one is not finite.
+        """
+        self.readings.read()
+
+    def about(self) -> dict[str, Any]:
+        """Return in JSON what a run that goes on must share with the one that was begun."""
+        about = described(self.settings.compared() | {"model": self.model})
+        frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        return about | ({"frozen": frozen} if frozen else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes from step to step, by name. The processes gather the states of torch's generators."""
+        device = self.processes.device
+        tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"moments:{name}": value for name, value in self.moments._asdict().items()}
+        tensors |= {f"record:{name}": _column(getattr(self.run, name)) for name in _CURVES}
+        tensors |= {
+            f"average:{i}.{j}": value
+            for i, average in enumerate(self.averages)
+            for j, value in enumerate(average.average)
+        }
+        tensors |= {
+            f"optimiser:{i}.{name}": value
+            for i, values in self.optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        tensors |= {"generator": self.generator.get_state()} | self.source.state()
+        tensors |= {} if self.threads.number is None else {"threads": torch.tensor(self.threads.number)}
+        tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
+        if device.type == "cuda":
+            tensors["torch:cuda"] = self.processes.gather(torch.cuda.get_rng_state(device))
+        return tensors
+
+    @torch.no_grad()
+    def _restore(self, kept: Checkpoint) -> None:
+        """Go back to a checkpoint that fits (`Checkpoint.check`)."""
+        self.source.restore(kept.tensors)
+        self.run.steps, self.run.seconds = kept.step, kept.seconds
+        for name, value in kept.part("record").items():
+            setattr(self.run, name, value.tolist())
+        if "threads" in kept.tensors:
+            self.run.threads = int(kept.tensors["threads"])
+        self.model.load_state_dict(kept.part("weight"))
+        averages = kept.part("average")
+        for i, average in enumerate(self.averages):
+            average.n = kept.step
+            torch._foreach_copy_(average.average, [averages[f"{i}.{j}"] for j in range(len(average.average))])
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in kept.part("optimiser").items():
+            index, what = name.split(".")
+            states.setdefault(int(index), {})[what] = value
+        self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.generator.set_state(kept.tensors["generator"])
+        rank, device = self.processes.rank, self.processes.device
+        own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
+        if "cpu" in own:
+            torch.set_rng_state(own["cpu"])
+        if "cuda" in own and device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], device)
+
+
+def _column(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def by_factor(named: dict[str, Tensor], factors: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Return parameters in groups of one factor on the learning rate, 1 where no name begins with a key.
+
+    Raises
+    ------
+    ValueError
+        If a name begins with two keys, or no name with one of them.
+    """
+    found: dict[float, list[Tensor]] = {}
+    used = set()
+    for name, p in named.items():
+        keys = [key for key in factors or {} if name.startswith(key)]
+        if len(keys) > 1:
+            raise ValueError(
+                f"lr_factors: {name} begins with {keys[0]!r} and with {keys[1]!r}; give one factor for each."
+            )
+        used |= set(keys)
+        found.setdefault(factors[keys[0]] if factors and keys else 1.0, []).append(p)
+    for key in factors or {}:
+        if key not in used:
+            raise ValueError(
+                f"lr_factors: no parameter begins with {key!r}; there are {', '.join(list(named)[:3])}, ..."
+            )
+    return [{"params": params, "factor": factor} for factor, params in found.items()]

@@ -1,0 +1,72 @@
+"""How many threads a training on a CPU takes: one, or as many as torch has, whichever the first steps are faster with.
+
+On a machine that is busy with something else, threads wait for each other at every operation, and several are slower than one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_FIRST = 2  # steps that are not timed: they set up what later ones find
+_ROUNDS = 3  # timed steps of each number, at least
+_ENOUGH = 0.1  # seconds of timed steps, after which the sums differ by more than their noise
+_MOST = 20  # timed steps of each number, at most: of shorter ones the difference does not matter
+_GAIN = 0.9  # what several threads must bring the time down to, since they take other cores for it
+
+
+class Threads:
+    """Try the first steps of a run with one thread and with all, by turns, and keep the number that was faster.
+
+    A timed step is a step of the run like any other: no random number is drawn for it, and no weight moves otherwise. How torch
+    rounds may hang on the number of threads, so that two runs are equal to the last bit only where their numbers are.
+
+    Parameters
+    ----------
+    device
+        Of the model. That of an accelerator leaves the number as it is.
+    number
+        The number, where it is known: nothing is then tried.
+
+    Attributes
+    ----------
+    number
+        The number that was given or found; None while it is looked for.
+    """
+
+    def __init__(self, device: torch.device, number: int | None = None) -> None:
+        self.several = torch.get_num_threads()
+        alone = device.type != "cpu" or self.several == 1
+        self.number = self.several if number is None and alone else number
+        self.first = _FIRST
+        self.times: dict[int, list[float]] = {1: [], self.several: []}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Give torch the number, if it is known, and afterwards the number that torch had before."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.number or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Take one step of the run with the number that was found, or with the next to be tried."""
+        if self.number is not None or self.first:
+            self.first = max(0, self.first - 1)
+            yield
+            return
+        one, several = self.times[1], self.times[self.several]
+        tried = 1 if len(one) < len(several) else self.several
+        torch.set_num_threads(tried)
+        began = time.perf_counter()
+        yield
+        self.times[tried].append(time.perf_counter() - began)
+        if len(one) == len(several) >= _ROUNDS and (sum(one) + sum(several) > _ENOUGH or len(one) == _MOST):
+            self.number = self.several if sum(several) < _GAIN * sum(one) else 1
+            torch.set_num_threads(self.number)
