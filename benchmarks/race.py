@@ -44,6 +44,8 @@ WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {
 class Peer(nn.Module, ScoreModel):
     """A peer's network, which gives the noise of step `k` from ``k / 1000``, as a score model of the DDPM process."""
 
+    sde: sdegen.DDPM
+
     def __init__(self, net: nn.Module, mixed: bool) -> None:
         super().__init__()
         self.net, self.mixed, self.sde = net, mixed, sdegen.DDPM()

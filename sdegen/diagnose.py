@@ -22,7 +22,9 @@ from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
 from .models.score import ScoreModel, evaluating
+from .processes.base import SDE
 from .processes.grids import Angle
+from .processes.linear import as_linear
 from .processes.times import AngleTimes
 from .samplers import ProbabilityFlow, Sampler, sample
 from .samplers.defaults import default
@@ -179,8 +181,8 @@ def diagnose(
     if n < 64:
         raise ValueError(f"n = {n}; distances of {BLOCKS} blocks need at least 64 samples.")
     law: Any = Empirical(data) if isinstance(data, Tensor) else data
-    sde: Any = model.sde
-    exact = Exact(sde, law)  # refuses a process that is not linear
+    sde = as_linear(model.sde, ", so the law of its noised states has no closed form to compare with.")
+    exact = Exact(sde, law)
     sampler = default(model, eta=0.0) if sampler is None else sampler
     generator = torch.Generator().manual_seed(seed)
     end = sampler.times(sde, True)[-1].item()
@@ -239,7 +241,7 @@ def _score_error(
     model: ScoreModel, exact: Exact, x_0: Tensor, bins: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Estimate]:
     """Times, the part of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between them, and the whole."""
-    sde: Any = model.sde
+    sde = exact.sde
     t, factor = AngleTimes().sample(sde, len(x_0), generator)
     t, order = t.sort()
     x = sde.perturb(x_0, t, generator=generator).x
@@ -254,7 +256,7 @@ def _score_error(
     return torch.stack([places[0][0], *(place[-1] for place in places)]), curve, Estimate.of(nats)
 
 
-def _smoothing(sde: Any, law: Any, x_0: Tensor, end: float) -> Estimate | None:
+def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
     """``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
     if not hasattr(law, "log_prob"):
         return None

@@ -24,6 +24,7 @@ from . import baselines, guidance, laws, models, nets, processes, samplers
 from .guidance import measurements
 from .laws.mixtures import Moments
 from .models import foreign
+from .models.score import ScoreModel
 from .processes import times
 from .samplers import Fitted
 
@@ -140,7 +141,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     described = upgraded(header, path)
     ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
     known = {class_name(c): c for c in (*(c for c in ours if class_name(c) != c.__name__), *classes)}
-    model: Any = _construct(described, tensors, known, str(path))
+    model: ScoreModel = _construct(described, tensors, known, str(path))
     if isinstance(model, nn.Module):
         model.to(getattr(torch, header["dtype"]) if dtype is None else dtype).eval()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         free = {name for name, needed in after.items() if not needed & after.keys()}
         assert free, f"a circle among {sorted(after)}"
         after = {name: needed - free for name, needed in after.items() if name not in free}
+
+
+def test_models_and_processes_have_their_types() -> None:
+    """What is passed between chapters says what it is: no argument called `model` or `sde` may be anything."""
+    found = [
+        f"{name}, line {number}: {line.strip()}"
+        for name, path in MODULES.items()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\b(model|sde): Any\b", line)
+    ]
+    assert not found, "\n".join(found)

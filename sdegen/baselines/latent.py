@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,19 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
     return codes.var(0) > threshold
 
 
+class Coding(Protocol):
+    """A module that has a code for a datum."""
+
+    def codes(self, x: Tensor) -> Tensor:
+        """``(B, latent)`` of the data `x`."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As of every module."""
+
+    def eval(self) -> Self:
+        """As of every module."""
+
+
 class LatentClassifier(nn.Module):
     """A linear classifier on the codes of a model that stays as it is. It is trained by `sdegen.fit`, with labels.
 
@@ -101,7 +114,7 @@ class LatentClassifier(nn.Module):
         Numbers in a code, and classes.
     """
 
-    def __init__(self, model: Any, latent: int, classes: int) -> None:
+    def __init__(self, model: Coding, latent: int, classes: int) -> None:
         super().__init__()
         self.model, self.latent, self.classes = model.requires_grad_(False), latent, classes
         self.net = nn.Linear(latent, classes)

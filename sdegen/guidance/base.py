@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..laws.mixtures import Moments
 from ..laws.operators import rows
-from ..models.score import ScoreModel
+from ..models.score import LearnedReversal, ScoreModel
+from ..processes.linear import LinearSDE, as_linear
 
 
 class Guided(nn.Module, ScoreModel):
@@ -22,7 +23,9 @@ class Guided(nn.Module, ScoreModel):
         Any score model.
     """
 
-    def __init__(self, model: Any) -> None:
+    model: ScoreModel
+
+    def __init__(self, model: ScoreModel) -> None:
         super().__init__()
         self.model, self.sde, self.end = model, model.sde, model.end
 
@@ -46,18 +49,29 @@ class Guided(nn.Module, ScoreModel):
         """Nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
 
     @property
-    def reverse_noise(self) -> Any:
-        """The variance of reversed steps as the model inside has learned it, if it has (`LearnedVariance`)."""
-        inside = self.model.reverse_noise
-        return lambda *given, **cond: inside(*given, **self.passed_on(**cond))
+    def reversal(self) -> LearnedReversal | None:
+        """The changed mean, with the noise that the model inside has learned, if it has."""
+        inside = self.model.reversal
+        return None if inside is None else GuidedReversal(self, inside)
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
         """The conditions that are handed on to the model inside."""
         return cond
 
+
+class GuidedReversal(LearnedReversal):
+    """The steps of a changed model, with the noise that the one inside has learned."""
+
+    def __init__(self, guided: Guided, inside: LearnedReversal) -> None:
+        self.guided, self.inside = guided, inside
+
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The noise of the model inside."""
+        return self.inside.reverse_noise(x, s, t, z, **self.guided.passed_on(**cond))
+
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The changed mean, with the noise that the model inside has learned."""
-        return self.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
+        """The changed mean, with learned noise."""
+        return self.guided.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
 
 class CleanState(Guided):
@@ -81,9 +95,11 @@ class CleanState(Guided):
         If the process is not linear: it has no closed-form clean state.
     """
 
-    def __init__(self, model: Any, *others: Any) -> None:
+    sde: LinearSDE
+
+    def __init__(self, model: ScoreModel, *others: Any) -> None:
         super().__init__(model, *others)
-        require_clean_means(self)
+        self.sde = require_clean_means(self)
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -125,9 +141,11 @@ class Tilted(Guided):
         If the scale is not finite, or the interval out of order.
     """
 
-    def __init__(self, model: Any, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
+    sde: LinearSDE
+
+    def __init__(self, model: ScoreModel, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
-        require_clean_means(self)
+        self.sde = require_clean_means(self)
         self.scale, self.interval = checked(scale, interval)
 
     @abstractmethod
@@ -163,13 +181,10 @@ class Tilted(Guided):
         return score + self.tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
 
 
-def require_clean_means(wrapper: Guided) -> None:
-    """Refuse a process whose clean states have no closed-form posterior mean."""
-    if not wrapper.sde.is_linear:
-        raise TypeError(
-            f"{type(wrapper.sde).__name__} is not linear: its noised states have no closed-form posterior means to change; "
-            f"sample without {type(wrapper).__name__}."
-        )
+def require_clean_means(wrapper: Guided) -> LinearSDE:
+    """Return the process of a wrapper, and refuse one whose clean states have no closed-form posterior mean."""
+    why = f": its noised states have no closed-form posterior means to change; sample without {type(wrapper).__name__}."
+    return as_linear(wrapper.sde, why)
 
 
 def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:

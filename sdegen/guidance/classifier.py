@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..laws.mixtures import GaussianMixture, Moments
 from ..models.parametrizations import EDMParametrization
+from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from .base import Tilted
@@ -44,7 +45,7 @@ class ClassifierGuidance(Tilted):
 
     def __init__(
         self,
-        model: Any,
+        model: ScoreModel,
         classifier: Any,
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,

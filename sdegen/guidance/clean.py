@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..laws.operators import rows
+from ..models.score import ScoreModel
 from .base import CleanState
 
 
@@ -38,7 +39,7 @@ class Clipped(CleanState):
     1.0
     """
 
-    def __init__(self, model: Any, low: float, high: float) -> None:
+    def __init__(self, model: ScoreModel, low: float, high: float) -> None:
         super().__init__(model)
         self.low, self.high = _range(low, high)
 
@@ -71,7 +72,7 @@ class DynamicThreshold(CleanState):
         If the range is not finite or out of order, or the quantile not in (0, 1].
     """
 
-    def __init__(self, model: Any, low: float, high: float, quantile: float = 0.995) -> None:
+    def __init__(self, model: ScoreModel, low: float, high: float, quantile: float = 0.995) -> None:
         super().__init__(model)
         self.low, self.high = _range(low, high)
         if math.isinf(self.high - self.low):

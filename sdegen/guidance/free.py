@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import Operator, Scale, rows
-from ..models.score import Conditioned
+from ..models.score import Conditioned, ScoreModel
+from ..processes.linear import as_linear
 from .base import CleanState, Guided, checked, within
 
 
@@ -36,7 +37,9 @@ class Extrapolated(Guided):
         If the interval is out of order, or the scale not finite.
     """
 
-    def __init__(self, model: Any, weak: Any, scale: float, interval: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
+    ) -> None:
         super().__init__(model)
         self.scale, self.interval = checked(scale, interval)
         self.weak = weak
@@ -62,7 +65,7 @@ class Extrapolated(Guided):
         return self._both(partial(_stacked, self.model), partial(_stacked, self.weak), x, t, cond)
 
 
-def _stacked(model: Any, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+def _stacked(model: ScoreModel, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
     return torch.stack(model.estimate(x, t, **cond), 1)
 
 
@@ -156,7 +159,7 @@ class ClassifierFree(AffineExtrapolation):
 
     def __init__(
         self,
-        model: Any,
+        model: ScoreModel,
         scale: float,
         null: dict[str, Any] | None = None,
         interval: tuple[float, float] | None = None,
@@ -182,11 +185,16 @@ class Autoguidance(AffineExtrapolation):
     ------
     ValueError
         If the interval is out of order, the scale not finite, or the models have processes of different kinds.
+    TypeError
+        If a process is not linear.
     """
 
-    def __init__(self, model: Any, weak: Any, scale: float, interval: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
+    ) -> None:
         super().__init__(model, weak, scale, interval)
-        ours, theirs = (m.sde.marginal(m.sde.T / 2) for m in (model, weak))
+        why = ": it cannot be told whether the models have one process."
+        ours, theirs = (as_linear(m.sde, why).marginal(m.sde.T / 2) for m in (model, weak))
         if not torch.allclose(ours.r.matrix(), theirs.r.matrix()) or not torch.allclose(
             ours.Phi.matrix(), theirs.Phi.matrix()
         ):
@@ -224,7 +232,7 @@ class RescaledGuidance(CleanState, Extrapolated):
 
     def __init__(
         self,
-        model: Any,
+        model: ScoreModel,
         scale: float,
         rescale: float = 0.7,
         null: dict[str, Any] | None = None,
@@ -263,12 +271,14 @@ class Rescaled(CleanState):
         If `rescale` is not in [0, 1]; at a call, for data of one number.
     """
 
-    def __init__(self, model: Any, rescale: float = 0.7) -> None:
-        super().__init__(model)
+    model: Guided
+
+    def __init__(self, model: ScoreModel, rescale: float = 0.7) -> None:
         if not isinstance(model, Guided):
             raise TypeError(
                 f"{type(model).__name__} wraps no other model, whose contrast could be kept; give a guided one."
             )
+        super().__init__(model)
         self.rescale = _share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:

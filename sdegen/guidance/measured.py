@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import rows
+from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState, Guided, Tilted
 from .measurements import Measurement
@@ -72,7 +73,11 @@ class Measured(Informed, Tilted):
     one_width = True
 
     def __init__(
-        self, model: Any, measurement: Measurement, scale: float = 1.0, interval: tuple[float, float] | None = None
+        self,
+        model: ScoreModel,
+        measurement: Measurement,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(model, scale, interval)
         self.measurement = _measurement(measurement)
@@ -136,7 +141,7 @@ class Solved(Measured):
 
     def __init__(
         self,
-        model: Any,
+        model: ScoreModel,
         measurement: Measurement,
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
@@ -179,7 +184,7 @@ class PiGDM(Solved):
 
     def __init__(
         self,
-        model: Any,
+        model: ScoreModel,
         measurement: Measurement,
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
@@ -188,11 +193,8 @@ class PiGDM(Solved):
     ) -> None:
         super().__init__(model, measurement, scale, interval, iterations)
         if variance is None:
-            if model.moments is None:
-                raise ValueError(
-                    "the model does not know its data's moments; give variance=..., that of a coordinate of the data."
-                )
-            variance = float(model.moments.variance())
+            moments = model.require_moments(", or give variance=..., that of a coordinate of the data")
+            variance = float(moments.variance())
         if not variance > 0:
             raise ValueError(f"variance = {variance}; the data have a positive one.")
         self.variance = float(variance)
@@ -254,7 +256,7 @@ class Replacement(Informed, CleanState):
         At a call, if `y` is missing or has another shape.
     """
 
-    def __init__(self, model: Any, measurement: Measurement, iterations: int | None = None) -> None:
+    def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
         super().__init__(model)
         self.measurement, self.iterations = _measurement(measurement), iterations
 
@@ -269,7 +271,7 @@ class Replacement(Informed, CleanState):
         return self._restated(t, x_0, eps, data + A.transpose(u, shape))
 
 
-def repaint(model: Any, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
+def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
     """A sampler that goes back over its own steps, noised up again, for `Replacement` to harmonise what it does not know.
 
     A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`

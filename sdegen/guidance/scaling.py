@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import rows
+from ..models.score import ScoreModel
 from .base import Guided, inverse
 
 Schedule = Callable[[Tensor], Tensor]
@@ -36,7 +37,7 @@ class EpsilonScaling(Guided):
         If a scale is not positive; and where ``alpha = 0`` and the scale is not 1: there the noise is the state itself.
     """
 
-    def __init__(self, model: Any, scale: float | Schedule) -> None:
+    def __init__(self, model: ScoreModel, scale: float | Schedule) -> None:
         super().__init__(model)
         self.scale = scale
         if not callable(scale):

@@ -8,7 +8,7 @@ moment they act on it, and nowhere else. Nothing here knows about time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ class Operator(ABC):
         """Add ``A x`` to `y`, in the memory of `y`, and return it; for one number a single pass."""
 
     @abstractmethod
-    def prepared(self, like: Tensor | None) -> Any:
+    def prepared(self, like: Tensor | None) -> Self:
         """The map with coefficients as they act on states such as `like`: it acts sooner, and is for nothing else."""
 
     @abstractmethod
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> Self:
         """The map of one row; the map itself where there is one for all."""
 
     @abstractmethod
@@ -38,32 +38,32 @@ class Operator(ABC):
         """The map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
 
     @abstractmethod
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other: Self) -> Self:
         """Composition ``A B``."""
 
     @abstractmethod
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Self) -> Self:
         """Sum ``A + B``."""
 
     @abstractmethod
-    def __mul__(self, number: Tensor | float) -> Any:
+    def __mul__(self, number: Tensor | float) -> Self:
         """Product with a number, or with one number per row of the batch."""
 
     @property
     @abstractmethod
-    def T(self) -> Any:
+    def T(self) -> Self:
         """The transpose."""
 
     @abstractmethod
-    def inv(self) -> Any:
+    def inv(self) -> Self:
         """The inverse."""
 
     @abstractmethod
-    def sqrt(self) -> Any:
+    def sqrt(self) -> Self:
         """The symmetric square root of a positive semi-definite map."""
 
     @abstractmethod
-    def cholesky(self) -> Any:
+    def cholesky(self) -> Self:
         """The lower-triangular root ``L`` with ``L Lᵀ = A``."""
 
     @abstractmethod
@@ -71,19 +71,20 @@ class Operator(ABC):
         """``log |det A|`` over the channels: one value per datum coordinate and row of the batch."""
 
     @abstractmethod
-    def complete(self, S: Any) -> tuple[Any, Any]:
+    def complete(self, S: Self) -> tuple[Self, Self]:
         """``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for self = C and ``C Cᵀ + S Sᵀ = 1``."""
 
     @abstractmethod
-    def one(self) -> Any:
+    def one(self) -> Self:
         """The identity of the same kind."""
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Self) -> Self:
         return self + other * -1.0
 
     __rmul__ = __mul__
 
 
+@final
 class Scale(Operator):
     """Multiplication by a number `c` of shape ``()``, or one per row, ``(B,)``.
 
@@ -156,6 +157,7 @@ class Scale(Operator):
         return Scale(torch.ones_like(self.c))
 
 
+@final
 class Matrix(Operator):
     """A matrix ``(k, k)``, or ``(B, k, k)``, acting on dimension 1 of a state of shape ``(B, k, *)``.
 

@@ -17,7 +17,7 @@ from ..laws.operators import rows
 from ..models.exact import Exact
 from ..models.score import Conditioned, ScoreModel, evaluating
 from ..processes.grids import LogSNR
-from ..processes.linear import gaussian
+from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
 from .flow import repeated, stderr_of_mean
 
@@ -113,14 +113,13 @@ def elbo(
     >>> bool(((value - ring.log_prob(x)).abs() < 4 * stderr).all())
     True
     """
-    bound, prior = _checked(model, x, draws, prior, cond)
-    sde: Any = model.sde
+    bound, sde, prior = _checked(model, x, draws, prior, cond)
     law = AngleTimes() if times is None else times
     x = x.repeat_interleave(draws, 0)
     with torch.no_grad(), evaluating(model):
         u, log_rest = sde.complete(x, noise_like(sde.lift(x), generator))
         t, factor = law.sample(sde, len(x), generator)
-        normal = Exact(sde, _reference(model.moments))
+        normal = Exact(sde, _reference(model.require_moments()))
         x_T = sde.transition(0.0, sde.T)(u).sample(noise_like(u, generator))
         kernel, G, z = sde.transition(0.0, t)(u), sde.diffusion_operator(t), noise_like(u, generator)
         lost = torch.zeros_like(log_rest)
@@ -171,8 +170,7 @@ def discrete_elbo(
     TypeError, ValueError
         As for `elbo`, and if times do not decrease.
     """
-    bound, prior = _checked(model, x, draws, prior, cond)
-    sde: Any = model.sde
+    bound, sde, prior = _checked(model, x, draws, prior, cond)
     t = _times(sde, steps)
     x = x.repeat_interleave(draws, 0)
     terms = []
@@ -189,7 +187,7 @@ def discrete_elbo(
     return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)
 
 
-def _reference(moments: Any) -> GaussianMixture:
+def _reference(moments: Moments) -> GaussianMixture:
     """A Gaussian with nearly the moments of the data: of some width in directions in which they have none."""
     C = moments.covariance.double()
     if C.ndim == 1:
@@ -197,7 +195,7 @@ def _reference(moments: Any) -> GaussianMixture:
     return gaussian(Moments(moments.mean, C + 1e-3 * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype)))
 
 
-def _times(sde: Any, steps: int | Tensor) -> Tensor:
+def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
     """The times of the noised states, from noise to data."""
     if isinstance(steps, int):
         if steps < 1:
@@ -209,18 +207,18 @@ def _times(sde: Any, steps: int | Tensor) -> Tensor:
     return t
 
 
-def _checked(model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[str, Any]) -> tuple[Any, Any]:
-    """The model under its conditions, and the law at T."""
-    if not model.sde.is_linear:
-        raise TypeError(
-            f"{type(model.sde).__name__} is not linear: its noised states are not Gaussian given the data. Use "
-            "sdegen.log_prob, which follows the probability flow."
-        )
+def _checked(
+    model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[str, Any]
+) -> tuple[ScoreModel, LinearSDE, Any]:
+    """The model under its conditions, its process, and the law at T."""
+    why = (
+        ": its noised states are not Gaussian given the data. Use sdegen.log_prob, which follows the probability flow."
+    )
+    sde = as_linear(model.sde, why)
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; bounds need floating-point data.")
     if draws < 1:
         raise ValueError(f"draws = {draws}; at least one is needed.")
-    if model.moments is None:
-        raise ValueError("the model does not know its data's moments; fit it, or set model.moments.")
-    prior = model.sde.prior(model.moments) if prior is None else prior
-    return Conditioned(model, **repeated(cond, len(x), draws)) if cond else model, prior
+    moments = model.require_moments()
+    prior = sde.prior(moments) if prior is None else prior
+    return Conditioned(model, **repeated(cond, len(x), draws)) if cond else model, sde, prior

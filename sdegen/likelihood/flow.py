@@ -26,6 +26,7 @@ from ..laws.derivatives import (
 )
 from ..laws.draws import noise_like, rademacher_like
 from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..processes.base import SDE
 from ..samplers.noise import as_seed
 from ..samplers.ode import adaptive
 from ..samplers.run import sample, start
@@ -206,9 +207,7 @@ def _check(divergence: str, probes: int, tolerance: float | None) -> None:
 
 
 def _prior(model: ScoreModel) -> Any:
-    if model.moments is None:
-        raise ValueError("the model does not know its data's moments; fit it, set model.moments, or pass prior.")
-    return model.sde.prior(model.moments)
+    return model.sde.prior(model.require_moments(", or pass prior"))
 
 
 class Traces(NamedTuple):
@@ -276,7 +275,7 @@ class Path(NamedTuple):
 
 
 def _follow(
-    model: Any,
+    model: ScoreModel,
     u: Tensor,
     times: tuple[float, float],
     make: Callable[..., Traces],
@@ -332,7 +331,7 @@ def _follow(
 
 
 def _marginalise(
-    sde: Any, x: Tensor, draws: int, of_states: Any, generator: torch.Generator | None
+    sde: SDE, x: Tensor, draws: int, of_states: Any, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, int]:
     """``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data."""
     rows = x.repeat_interleave(draws, 0)

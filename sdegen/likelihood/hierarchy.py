@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
 from ..baselines import Hierarchy, LatentLayer
-from ..models.network import LearnedVariance
+from ..models.score import ScoreModel
+from ..processes.linear import as_linear
 
 
-def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
+def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     """The hierarchical VAE that a diffusion model of a scalar process is, on the times ``t_N > ... > t_1``.
 
     Its inference has nothing to learn: ``q(z_k | x)`` is the noised state, ``q(z_{k−1} | z_k, x)`` the posterior of DDPM. A
@@ -27,9 +27,14 @@ def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
         A score model of a variance-preserving or any other scalar process.
     times
         Decreasing, each with some signal and some noise.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
     """
-    sde, at = model.sde, times.double()
-    alpha, sigma = (torch.as_tensor(c(at), dtype=torch.float64).tolist() for c in (sde.alpha, sde.sigma))
+    sde, at = as_linear(model.sde, ": its noised states are not Gaussian given the data."), times.double()
+    alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (sde.marginal(at).Phi, sde.marginal(at).R))
 
     def layer(k: int) -> LatentLayer:
         ratio = alpha[k] / alpha[k + 1]  # of the step from the latent below to this one
@@ -43,8 +48,8 @@ def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
 
         def generate(z: Tensor) -> Normal:
             width = torch.full_like(z, std)
-            if isinstance(model, LearnedVariance):
-                width = model.reverse_noise(z, at[k + 1], at[k], torch.ones_like(z))
+            if model.reversal is not None:
+                width = model.reversal.reverse_noise(z, at[k + 1], at[k], torch.ones_like(z))
             return Normal(of_x * model.denoise(z, at[k]) + of_z * z, width)
 
         return LatentLayer(infer, generate)
@@ -53,7 +58,7 @@ def diffusion_hierarchy(model: Any, times: Tensor) -> Hierarchy:
         return Normal(alpha[0] * x, torch.full_like(x, sigma[0]))
 
     def prior(z: Tensor) -> Normal:
-        law = sde.prior(model.moments)
+        law = sde.prior(model.require_moments())
         mean, covariance = law.moments()
         return Normal(mean.to(z).expand_as(z), covariance.diagonal().sqrt().to(z).reshape(mean.shape).expand_as(z))
 

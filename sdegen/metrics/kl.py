@@ -13,7 +13,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from ..laws.mixtures import Distribution, GaussianMixture
-from ..processes.linear import LinearSDE
+from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
 
 
@@ -171,7 +171,7 @@ def prior_gap(
     >>> [f"{prior_gap(OU(T=T), pair).value:.1e}" for T in (1.0, 2.0, 3.0)]
     ['2.4e-03', '1.9e-06', '7.8e-10']
     """
-    if not sde.is_linear:
+    if not is_linear(sde):
         raise ValueError(
             f"{type(sde).__name__} is not linear, and the law of its state at T is unknown; simulate to T and compare "
             "the samples with its prior by knn_kl or mmd."

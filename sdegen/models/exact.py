@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..laws.kernels import Transition
 from ..laws.mixtures import Distribution
-from ..processes.linear import LinearSDE
+from ..processes.linear import LinearSDE, as_linear
 from .score import ScoreModel
 
 
@@ -37,13 +37,11 @@ class Exact(ScoreModel):
     True
     """
 
+    sde: LinearSDE
+
     def __init__(self, sde: LinearSDE, distribution: Distribution) -> None:
-        if not sde.is_linear:
-            raise TypeError(
-                f"{type(sde).__name__} is not linear, so the law of its noised states has no closed form; simulate it, or "
-                "linearise the process."
-            )
-        self.sde, self.distribution = sde, distribution
+        why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
+        self.sde, self.distribution = as_linear(sde, why), distribution
         self.moments = distribution.moments()
 
     def _observed(self, x: Tensor, at: Transition) -> tuple[Tensor, Tensor]:
@@ -94,6 +92,8 @@ class ExactConditional(ScoreModel):
     >>> sdegen.sample(model, 2000, seed=0, label=2).mean(0).round().tolist()  # the mode at the top
     [0.0, 4.0]
     """
+
+    sde: LinearSDE
 
     def __init__(self, sde: LinearSDE, laws: Sequence[Distribution], null: Distribution) -> None:
         shapes = {tuple(law.event_shape) for law in (*laws, null)}

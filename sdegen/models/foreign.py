@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..data.files import optional
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
-from ..processes.linear import LinearSDE
+from ..processes.linear import LinearSDE, as_linear
 from ..processes.zoo import DDPM, EDM, AngleTable
 from .network import Model
 from .parametrizations import (
@@ -29,6 +29,7 @@ from .parametrizations import (
     Parametrization,
     VelocityParametrization,
 )
+from .score import ScoreModel
 
 PREDICTIONS: dict[str, Callable[[], Parametrization]] = {
     "epsilon": NoiseParametrization,
@@ -300,7 +301,7 @@ class AsUNet(nn.Module):
         Number of steps: step `k` is the time ``(k + 1) T / N``.
     """
 
-    def __init__(self, model: Any, N: int) -> None:
+    def __init__(self, model: ScoreModel, N: int) -> None:
         super().__init__()
         self.model, self.N = model, N
 
@@ -320,7 +321,7 @@ class AsUNet(nn.Module):
         return Predicted(noise) if return_dict else (noise,)
 
 
-def to_diffusers(model: Any, steps: int = 1000) -> tuple[AsUNet, Any]:
+def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """A score model as a network and a scheduler of diffusers, for its samplers.
 
     Parameters
@@ -340,11 +341,13 @@ def to_diffusers(model: Any, steps: int = 1000) -> tuple[AsUNet, Any]:
     ------
     ImportError
         If diffusers is missing.
+    TypeError
+        If the process is not linear.
     ValueError
         If the process does not preserve variance, or has no signal left at T, where the noise says nothing of the data.
     """
     schedulers = optional("diffusers", "diffusers", "its schedulers")
-    sde = model.sde
+    sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
     alpha, sigma = (v.matrix()[:, 0, 0] for v in (sde.marginal(t).Phi, sde.marginal(t).R))
     if len(sde.e) > 1 or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9) or alpha[-1] < 1e-3:

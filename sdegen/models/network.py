@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..laws.kernels import Perturbed, Posterior, posterior
 from ..laws.operators import Operator, rows
 from ..processes.base import SDE
-from ..processes.linear import LinearSDE
+from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
-from .score import ScoreModel, VelocityModel, check_dtype
+from .score import LearnedReversal, ScoreModel, VelocityModel, check_dtype
 
 
 class Trainable(ScoreModel, nn.Module):
@@ -60,7 +60,7 @@ class Model(VelocityModel, Trainable):
         if not isinstance(sde, SDE):
             what = f"the class {sde.__name__}" if isinstance(sde, type) else f"a {type(sde).__name__}"
             raise TypeError(f"sde is {what}; give a process, as in Model(net, VP()).")
-        if not sde.is_linear:
+        if not is_linear(sde):
             raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
         self.net, self.sde = net, sde
         self.parametrization = EDMParametrization() if parametrization is None else parametrization
@@ -112,7 +112,7 @@ class Model(VelocityModel, Trainable):
     forward = velocity
 
 
-class LearnedVariance(Model):
+class LearnedVariance(Model, LearnedReversal):
     """A model whose network also gives the variance of each reversed step, between the two of DDPM.
 
     ``log variance = u log beta + (1 − u) log beta_tilde`` with ``u = sigmoid`` of the second half of the network's channels.
@@ -140,6 +140,11 @@ class LearnedVariance(Model):
         super().__init__(net, sde, parametrization, end)
         if len(sde.e) > 1:
             raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
+
+    @property
+    def reversal(self) -> LearnedVariance:
+        """The model itself."""
+        return self
 
     def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
         """The two halves of the network's channels."""

@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from ..laws.kernels import Perturbed, Transition, posterior
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
+from ..processes.base import SDE
+from ..processes.linear import LinearSDE, as_linear
 
 
 class Question(NamedTuple):
@@ -52,7 +53,7 @@ class ScoreModel(ABC):
         Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
     """
 
-    sde: Any
+    sde: SDE
     moments: Moments | None = None
     end: float | None = None
 
@@ -64,6 +65,31 @@ class ScoreModel(ABC):
     def taken(self, x: Tensor) -> Tensor:
         """`x` in the dtype and on the device of the states that the model takes."""
         return x if self.like is None else x.to(self.like)
+
+    @property
+    def reversal(self) -> LearnedReversal | None:
+        """What the model has learned of the noise of reversed steps, if anything."""
+        return None
+
+    def require_moments(self, instead: str = "") -> Moments:
+        """The moments of the data.
+
+        Parameters
+        ----------
+        instead
+            What else the caller may do where they are not known: it ends the sentence.
+
+        Raises
+        ------
+        ValueError
+            If they are not known.
+        """
+        if self.moments is None:
+            raise ValueError(
+                "the model does not know its data's moments; fit it, or set model.moments = sdegen.Moments(mean, covariance)"
+                f"{instead}."
+            )
+        return self.moments
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
@@ -131,7 +157,7 @@ class ScoreModel(ABC):
     def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
         """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``; `p` is `q` with the estimate of ``x_0``."""
         at_s, at_t = self._marginal(s), self._marginal(t)
-        law = posterior(at_s, at_t, self.sde.transition(s, t))
+        law = posterior(at_s, at_t, self._linear.transition(s, t))
         x_hat, z_hat = self.estimate(perturbed.x, t, **cond)
         gap = at_s.Phi(self.sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
         return 0.5 * law.covariance.cholesky().inv()(gap).square().flatten(1).mean(1)
@@ -145,16 +171,29 @@ class ScoreModel(ABC):
         )
 
     def _marginal(self, t: Tensor | float) -> Transition:
-        if not self.sde.is_linear:
-            raise TypeError(
-                f"{type(self.sde).__name__} is not linear: its noised states have no closed-form posterior means. "
-                "Use score(x, t)."
-            )
-        return self.sde.marginal(t)
+        return self._linear.marginal(t)
+
+    @property
+    def _linear(self) -> LinearSDE:
+        return as_linear(self.sde, ": its noised states have no closed-form posterior means. Use score(x, t).")
+
+
+class LearnedReversal(ABC):
+    """What a model says of the noise of a reversed step from `t` to `s`, where it has learned that (`LearnedVariance`)."""
+
+    @abstractmethod
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """Noise of the learned variance, made of standard noise `z`."""
+
+    @abstractmethod
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """What was asked, which is the mean of the step, with learned noise."""
 
 
 class VelocityModel(ScoreModel):
     """A score model of a linear process that gives the velocity; the other readings follow without cancellation."""
+
+    sde: LinearSDE
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
@@ -217,16 +256,10 @@ class Conditioned(ScoreModel):
         return self.model.like
 
     @property
-    def reverse_noise(self) -> Any:
-        """That of a model that has learned variances (`LearnedVariance`), under the conditions."""
-        model: Any = self.model
-        return partial(model.reverse_noise, **self.cond)
-
-    @property
-    def reverse_step(self) -> Any:
+    def reversal(self) -> LearnedReversal | None:
         """That of the model inside, under the conditions."""
-        model: Any = self.model
-        return partial(model.reverse_step, **self.cond)
+        inside = self.model.reversal
+        return None if inside is None else ConditionedReversal(inside, self.cond)
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """The model's questions: conditions are no part of them."""
@@ -235,6 +268,21 @@ class Conditioned(ScoreModel):
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
         """The model's answer under the conditions."""
         return self.model.answer(x, question, **self.cond, **cond)
+
+
+class ConditionedReversal(LearnedReversal):
+    """What a model has learned of reversed steps, under conditions."""
+
+    def __init__(self, inside: LearnedReversal, cond: dict[str, Any]) -> None:
+        self.inside, self.cond = inside, cond
+
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The noise of the model inside."""
+        return self.inside.reverse_noise(x, s, t, z, **self.cond, **cond)
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The step of the model inside."""
+        return self.inside.reverse_step(x, question, s, t, z, **self.cond, **cond)
 
 
 def check_dtype(model: nn.Module, x: Tensor) -> None:
@@ -258,10 +306,11 @@ def check_dtype(model: nn.Module, x: Tensor) -> None:
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: ScoreModel) -> Iterator[None]:
     """The model in evaluation mode, and back."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    if training:
+    training = []
+    if isinstance(model, nn.Module):
+        training = [module for module in model.modules() if module.training]
         model.eval()
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,26 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
         bad = t[~near].reshape(-1)[0].item()
         raise ValueError(f"{name} = {bad:.6g} lies outside [0, T] = [0, {T:g}]; pass times within the process.")
     return t.clamp(0.0, T)
+
+
+class Scored(Protocol):
+    """What a reversal asks of a score model."""
+
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """``∇ log p_t(x)``, of the shape of `x`."""
+
+
+class Read(Scored, Protocol):
+    """What a probability flow asks of a score model: its score, or its velocity at times known beforehand."""
+
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """The velocity of `laws.kernels.Transition`, of the shape of `x`."""
+
+    def ask(self, t: Tensor, *, velocity: Operator | None = None) -> list[Any]:
+        """Questions for an operator on the velocity, one for each of the times."""
+
+    def answer(self, x: Tensor, question: Any) -> Tensor:
+        """The answer to a question at the state `x`."""
 
 
 class Dynamics(ABC):
@@ -224,6 +244,11 @@ class SDE(Dynamics):
         """
         raise TypeError(f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by.")
 
+    @property
+    def t_max(self) -> float:
+        """The last time at which a grid may start; here T."""
+        return self.T
+
     def lift(self, x: Tensor) -> Tensor:
         """Data as a state."""
         return x
@@ -238,11 +263,11 @@ class SDE(Dynamics):
 
     # --- time reversal -------------------------------------------------------------------------------------------
 
-    def reverse(self, model: Any, eta: float = 1.0) -> Reverse:
+    def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
         """The process run from T to 0 with the same marginals, for any noise level `eta`; 0 is the probability flow."""
         return Reverse(self, model, eta)
 
-    def flow(self, model: Any) -> Flow:
+    def flow(self, model: Read) -> Flow:
         """The probability flow in the clock and chart in which it is regular."""
         return Flow(self, model)
 
@@ -293,7 +318,7 @@ class Reverse(Dynamics):
         If `eta` is negative, or, at the first call, if `G` depends on the state.
     """
 
-    def __init__(self, sde: SDE, model: Any, eta: float = 1.0) -> None:
+    def __init__(self, sde: SDE, model: Scored, eta: float = 1.0) -> None:
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
@@ -341,7 +366,7 @@ class Flow:
         A score model of it.
     """
 
-    def __init__(self, sde: SDE, model: Any) -> None:
+    def __init__(self, sde: SDE, model: Read) -> None:
         self.sde, self.model = sde, model
         self._reverse = sde.reverse(model, eta=0.0)
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .base import SDE
 
 
 class Grid(ABC):
@@ -30,7 +31,7 @@ class Grid(ABC):
     def __init__(self, start: float | None = None, end: float | None = None) -> None:
         self.start, self.end = start, end
 
-    def ends(self, sde: Any) -> tuple[float, float]:
+    def ends(self, sde: SDE) -> tuple[float, float]:
         """The last time and the first, checked.
 
         Raises
@@ -44,7 +45,7 @@ class Grid(ABC):
             raise ValueError(f"start = {start}, end = {end}: a grid needs 0 <= end < start <= T = {sde.T}.")
         return end, start
 
-    def __call__(self, sde: Any, n: int) -> Tensor:
+    def __call__(self, sde: SDE, n: int) -> Tensor:
         """`n` times, first to last, float64."""
         if n < 1:
             raise ValueError(f"steps leaves {n} times; a grid needs at least one.")
@@ -56,7 +57,7 @@ class Grid(ABC):
         return times
 
     @abstractmethod
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Times at the fractions `u`, 1 being `start` and 0 `end`."""
 
 
@@ -72,7 +73,7 @@ class Uniform(Grid):
         As for every `Grid`.
     """
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """``end + u (start − end)``."""
         return end + u * (start - end)
 
@@ -86,7 +87,7 @@ class Quadratic(Grid):
         As for every `Grid`.
     """
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """``(√end + u (√start − √end))²``."""
         return (math.sqrt(end) + u * (math.sqrt(start) - math.sqrt(end))) ** 2
 
@@ -109,7 +110,7 @@ class LogSNR(Grid):
         super().__init__(start, end)
         self.digits = digits
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Interpolated in the log-SNR."""
         cut = self.digits * math.log(10)
         levels = 0.5 * sde.snr(torch.tensor([end, start], dtype=torch.float64)).log()
@@ -141,7 +142,7 @@ class Karras(Grid):
             raise ValueError(f"rho = {rho}; it must be positive.")
         self.rho = rho
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
         worst, best = sde.snr(start).item(), sde.snr(end).item()
         if worst == 0:
@@ -180,7 +181,7 @@ class Angle(Grid):
             raise ValueError(f"scale = {scale}, power = {power}; both must be positive.")
         self.scale, self.power = scale, power
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Interpolated in ``(1 / (1 + c √snr))^power``."""
         snr = sde.snr(torch.tensor([end, start], dtype=torch.float64))
         low, high = (1 + self.scale * snr.sqrt()) ** -self.power
@@ -210,7 +211,7 @@ class Given(Grid):
         super().__init__(times[0].item(), times[-1].item())
         self.times = times
 
-    def __call__(self, sde: Any, n: int) -> Tensor:
+    def __call__(self, sde: SDE, n: int) -> Tensor:
         """The times themselves; `n` must be their number."""
         if n != len(self.times):
             raise ValueError(f"the sampler asks for {n} times, the grid has {len(self.times)}; set steps to match.")
@@ -218,6 +219,6 @@ class Given(Grid):
             raise ValueError(f"times run from {self.start} to {self.end}; the process has times from T = {sde.T} to 0.")
         return self.times
 
-    def spread(self, sde: Any, end: float, start: float, u: Tensor) -> Tensor:
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """The times themselves."""
         return self.times

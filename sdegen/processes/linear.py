@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -235,6 +235,31 @@ class LinearSDE(SDE):
     def root(self, t: Tensor | float) -> Operator:
         """The root of the marginal's covariance."""
         return self.marginal(t).R
+
+
+def is_linear(sde: SDE) -> TypeGuard[LinearSDE]:
+    """Tell whether the laws of a process are known in closed form."""
+    return sde.is_linear
+
+
+def as_linear(sde: SDE, why: str) -> LinearSDE:
+    """Return a process whose laws are known in closed form, and refuse any other.
+
+    Parameters
+    ----------
+    sde
+        Any process.
+    why
+        What is missing without, and what to do instead: it ends the sentence "... is not linear".
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    """
+    if not is_linear(sde):
+        raise TypeError(f"{type(sde).__name__} is not linear{why}")
+    return sde
 
 
 def gaussian(moments: Moments) -> GaussianMixture:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix
-from .base import Flow, as_time
+from .base import Flow, Read, as_time
 from .linear import LinearSDE, ordered
 from .quadrature import RootTable, matrix_moments, psd_cholesky
 
@@ -104,7 +104,7 @@ class MatrixSDE(LinearSDE):
         """``G(t)``."""
         return Matrix(self.G(as_time(t, self.T)))
 
-    def flow(self, model: Any) -> MatrixFlow:
+    def flow(self, model: Read) -> MatrixFlow:
         """The probability flow, at 0 too."""
         return MatrixFlow(self, model)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..laws.derivatives import value_and_slope
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
-from .base import Flow, as_time
+from .base import Flow, Read, as_time
 from .linear import LinearSDE, Memo, carries_gradient, ordered
 from .quadrature import scalar_moments
 
@@ -121,7 +121,7 @@ class ScalarSDE(LinearSDE):
         alpha, sigma = self._alpha_sigma(t)
         return (alpha / sigma).square()
 
-    def flow(self, model: Any) -> AngleFlow:
+    def flow(self, model: Read) -> AngleFlow:
         """The probability flow in the angle ``atan2(sigma, alpha)``."""
         return AngleFlow(self, model)
 
@@ -134,7 +134,7 @@ class AngleFlow(Flow):
 
     sde: ScalarSDE
 
-    def __init__(self, sde: ScalarSDE, model: Any) -> None:
+    def __init__(self, sde: ScalarSDE, model: Read) -> None:
         self.sde, self.model = sde, model
 
     def clock(self, t: Tensor) -> Tensor:

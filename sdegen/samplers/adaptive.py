@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import rows
+from ..models.score import ScoreModel
+from ..processes.base import SDE
 from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
 from .euler import EulerMaruyama
@@ -58,16 +60,16 @@ class AdaptiveSDE(Sampler):
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.rtol, self.atol, self.eta = rtol, atol, eta
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """Both ends: the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, 2)
 
-    def plan(self, model: Any, times: Tensor) -> list[EulerMaruyama.Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[EulerMaruyama.Coefficients]:
         """The interval and the reversed dynamics; refuses an infinite coefficient."""
         return EulerMaruyama(1, eta=self.eta).plan(model, times)
 
     def step(
-        self, model: Any, x: Tensor, c: EulerMaruyama.Coefficients, noise: Noise, state: Any
+        self, model: ScoreModel, x: Tensor, c: EulerMaruyama.Coefficients, noise: Noise, state: Any
     ) -> tuple[Tensor, None]:
         """From one end to the other; every trial draws noise once, so a sample's own does not depend on the batch."""
         path, before = DyadicPath(x, c.h), x

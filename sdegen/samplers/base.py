@@ -12,7 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.score import ScoreModel
+from ..processes.base import SDE
 from ..processes.grids import Angle, Grid, Uniform
+from ..processes.linear import LinearSDE, is_linear
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -59,18 +62,18 @@ class Sampler(ABC):
         self.steps = steps
         self.grid = grid
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The times to stop at; one fewer where the last move is the denoiser's."""
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
-    def _grid(self, sde: Any) -> Grid:
+    def _grid(self, sde: SDE) -> Grid:
         """The grid asked for, or the default; that of a nonlinear process, which has no noise level, is uniform in t."""
         if self.grid is not None:
             return self.grid
-        return self.default_grid() if sde.is_linear else Uniform()
+        return self.default_grid() if is_linear(sde) else Uniform()
 
     @abstractmethod
-    def plan(self, model: Any, times: Tensor) -> list[Any]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Any]:
         """The coefficients of every step, formed once in float64.
 
         Raises
@@ -80,7 +83,7 @@ class Sampler(ABC):
         """
 
     @abstractmethod
-    def step(self, model: Any, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, Any]:
+    def step(self, model: ScoreModel, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, Any]:
         """``x_s`` from ``x_t``, and whatever is to be remembered for the next step.
 
         Parameters
@@ -98,10 +101,11 @@ class Sampler(ABC):
         """
 
 
-def require_linear(sampler: Sampler, sde: Any) -> None:
-    """Refuse a process without Tweedie's formula."""
-    if not sde.is_linear:
+def require_linear(sampler: Sampler, sde: SDE) -> LinearSDE:
+    """Return the process, unless it has no Tweedie's formula: then refuse it."""
+    if not is_linear(sde):
         raise TypeError(
             f"{type(sampler).__name__} needs the posterior mean of the data, which only a LinearSDE has; for "
             f"{type(sde).__name__} use EulerMaruyama, Heun or ProbabilityFlow."
         )
+    return sde

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..laws.kernels import posterior
 from ..laws.operators import Operator
+from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 
@@ -26,7 +27,7 @@ class AncestralStep(NamedTuple):
 Variance = Callable[[Any, Tensor, AncestralStep, Tensor], Tensor]
 
 
-def posterior_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
+def posterior_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
     """A step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
@@ -50,7 +51,7 @@ def posterior_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Te
     return c.small.onto(model.answer(x, c.mean), z)
 
 
-def transition_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
+def transition_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
     """A step with the forward transition's variance, DDPM's ``beta``: right for standard normal data.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
@@ -68,7 +69,7 @@ def transition_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> T
     return c.large.onto(model.answer(x, c.mean), z)
 
 
-def learned_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
+def learned_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
     """A step with the variance that the model has learned (`LearnedVariance`), between the other two.
 
     A. Nichol, P. Dhariwal, *Improved denoising diffusion probabilistic models*, 2021, arXiv:2102.09672.
@@ -85,7 +86,8 @@ def learned_variance(model: Any, x: Tensor, c: AncestralStep, z: Tensor) -> Tens
     Tensor
         ``x_s``, ``(B, *)``.
     """
-    return model.reverse_step(x, c.mean, c.s, c.t, z)
+    assert model.reversal is not None  # `Ancestral.plan` refuses others
+    return model.reversal.reverse_step(x, c.mean, c.s, c.t, z)
 
 
 class Ancestral(Sampler):
@@ -110,21 +112,21 @@ class Ancestral(Sampler):
         super().__init__(steps, grid)
         self.variance = variance
 
-    def plan(self, model: Any, times: Tensor) -> list[AncestralStep]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[AncestralStep]:
         """Gaussian conditioning between every pair of times."""
-        require_linear(self, model.sde)
-        if self.variance is learned_variance and not hasattr(model, "reverse_noise"):
+        sde = require_linear(self, model.sde)
+        if self.variance is learned_variance and model.reversal is None:
             raise TypeError(
                 f"{type(model).__name__} has no learned variance; use LearnedVariance(net, sde), or another variance."
             )
         t, s = times[:-1], times[1:]
-        at_s, at_t, s_to_t = model.sde.marginal(s), model.sde.marginal(t), model.sde.transition(s, t)
+        at_s, at_t, s_to_t = sde.marginal(s), sde.marginal(t), sde.transition(s, t)
         law = posterior(at_s, at_t, s_to_t)
         small, large = law.covariance.sqrt().prepared(model.like), s_to_t.R.prepared(model.like)
         means = model.ask(t, denoise=at_s.Phi, noise=law.K @ at_t.R)
         return [AncestralStep(s[i], t[i], mean, small[i], large[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: Any, x: Tensor, c: AncestralStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: AncestralStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One draw from the reversed chain."""
         return self.variance(model, x, c, noise(x)), None
 
@@ -164,14 +166,14 @@ class DDIM(Sampler):
             raise ValueError(f"eta = {eta}; DDIM's noise level lies between 0 (deterministic) and 1 (ancestral).")
         self.eta = eta
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """The means as questions, and roots where there is noise."""
-        require_linear(self, model.sde)
+        sde = require_linear(self, model.sde)
         t, s = times[:-1], times[1:]
-        at_s, at_t = model.sde.marginal(s), model.sde.marginal(t)
+        at_s, at_t = sde.marginal(s), sde.marginal(t)
         M, root = at_s.R, None
         if self.eta:
-            s_to_t = model.sde.transition(s, t)
+            s_to_t = sde.transition(s, t)
             root = (posterior(at_s, at_t, s_to_t).covariance.sqrt() * self.eta).prepared(model.like)
             # In units of R_s the posterior's covariance is 1 − Psi Psiᵀ, regular where R_s is not invertible.
             Psi = at_s.R.T @ s_to_t.Phi.T @ at_t.R.inv().T
@@ -179,7 +181,7 @@ class DDIM(Sampler):
         means = model.ask(t, denoise=at_s.Phi, noise=M)
         return [self.Coefficients(mean, None if root is None else root[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step; noise is drawn only where ``eta > 0``."""
         x_s = model.answer(x, c.mean)
         return (x_s if c.root is None else c.root.onto(x_s, noise(x))), None

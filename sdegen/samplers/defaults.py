@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
+from ..processes.linear import is_linear
 from .base import Sampler
 from .euler import EulerMaruyama
 from .exponential import Multistep, angle, log_ratio, share
@@ -41,12 +42,12 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     ValueError
         If `eta` is not 0 on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
     """
-    scalar = model.sde.is_linear and len(model.sde.e) == 1
+    scalar = is_linear(model.sde) and len(model.sde.e) == 1
     if eta and not scalar:
         raise ValueError(
             f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."
         )
-    if not model.sde.is_linear:
+    if not is_linear(model.sde):
         return EulerMaruyama(500 if steps is None else steps)
     steps = 20 if steps is None else steps
     plain = Multistep.default_grid(end=model.end)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.score import ScoreModel
+from ..processes.linear import is_linear
 from .base import Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
@@ -64,7 +65,7 @@ def edit(
         inside), or steps and a sampler are both given.
     """
     sde = model.sde
-    if not sde.is_linear:
+    if not is_linear(sde):
         raise TypeError(
             f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
         )

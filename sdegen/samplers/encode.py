@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
+from ..processes.linear import is_linear
 from ..progress import shown
 from .base import Sampler
 from .noise import SampleNoise, as_seed
@@ -272,7 +274,7 @@ def _follow(
     return torch.cat(ends)
 
 
-def _backward(sampler: Sampler, model: Any, times: Tensor) -> list[Any]:
+def _backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:
     """The plan of the sampler's times run from the last to the first."""
     try:
         return sampler.plan(model, times.flip(0))
@@ -289,7 +291,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
     check_choice(steps, sampler)
     if sampler is not None:
         return sampler
-    scalar = model.sde.is_linear and len(model.sde.e) == 1  # whose flow runs in the angle, others' in t
+    scalar = is_linear(model.sde) and len(model.sde.e) == 1  # whose flow runs in the angle, others' in t
     grid = Angle(end=0.0) if scalar else Uniform(end=0.0)
     if steps is not None:
         return Heun(steps, grid)
@@ -297,7 +299,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
     return ProbabilityFlow(grid=grid, rtol=tolerance, atol=tolerance)
 
 
-def _state(sde: Any, x: Tensor, seed: int | None) -> Tensor:
+def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
     """Data as states at 0, the rest of a larger state drawn from its law there."""
     lifted = sde.lift(x)
     if lifted.shape == x.shape:
@@ -307,7 +309,7 @@ def _state(sde: Any, x: Tensor, seed: int | None) -> Tensor:
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
     """The mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
-    if not model.sde.is_linear or model.moments is None:
+    if not is_linear(model.sde) or model.moments is None:
         return torch.zeros_like(z[:1])
     return model.sde.marginal(model.sde.T).Phi(model.sde.lift(model.moments.mean[None].to(z)))
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..laws.operators import Operator
+from ..models.score import ScoreModel
 from ..processes.grids import Grid, Uniform
+from ..processes.linear import is_linear
 from .base import Noise, Sampler
 
 
@@ -44,13 +46,13 @@ class EulerMaruyama(Sampler):
         super().__init__(steps, grid)
         self.eta = eta
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """Times and step lengths, means and roots; refuses an infinite coefficient of a linear process."""
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):
             return []
-        if not sde.is_linear:  # its coefficients are functions of states whose shape is not known here
+        if not is_linear(sde):  # its coefficients are functions of states whose shape is not known here
             return [self.Coefficients(t[i], h[i], reverse) for i in range(len(t))]
         F, G = sde.drift_operator(t), sde.diffusion_operator(t)
         infinite = ~(F.matrix().isfinite() & G.matrix().isfinite()).flatten(-2).all(-1)
@@ -63,7 +65,7 @@ class EulerMaruyama(Sampler):
         root = (G * (self.eta * h.sqrt())).prepared(model.like)
         return [self.Coefficients(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step of length h."""
         x_s = x - c.h * c.reverse.drift(x, c.t) if c.mean is None else model.answer(x, c.mean)
         if self.eta:

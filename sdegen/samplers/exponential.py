@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ..laws.interpolation import lagrange, rule
-from ..laws.operators import Matrix, Scale, add_product
+from ..laws.operators import Matrix, Operator, Scale, add_product
+from ..models.score import ScoreModel
 from ..processes.grids import Grid
+from ..processes.linear import LinearSDE
 from .base import Noise, Sampler, require_linear
 from .references import Matched, PointMass, Reference
 
@@ -110,8 +112,8 @@ def ways(asked: Sequence[Asked]) -> Tensor:
 class Scalar:
     """The pieces of the formula on a scalar process, along the directions of a reference."""
 
-    def __init__(self, model: Any, reference: Reference, clock: Clock) -> None:
-        self.sde, self.clock = model.sde, clock
+    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
+        self.sde, self.clock, self.flow = sde, clock, sde.flow(model)
         self.m, c, self.n, self.Q = reference.directions(model)
         self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
         self.like = model.like
@@ -127,11 +129,11 @@ class Scalar:
 
     def phi(self, t: Tensor) -> Tensor:
         """The angle of a time."""
-        return self.sde.flow(None).clock(t)
+        return self.flow.clock(t)
 
     def time(self, phi: Tensor) -> Tensor:
         """The time of an angle."""
-        return self.sde.flow(None).time(phi)
+        return self.flow.time(phi)
 
     def _over(self, values: Tensor) -> Tensor:
         """Values, shaped to broadcast over directions behind their own axes."""
@@ -141,12 +143,12 @@ class Scalar:
         """``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
 
-    def nodes(self, model: Any, t: Tensor) -> list[Node]:
+    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Coefficients of ``q = P (v − v_reference)`` at the times ``(N,)``."""
         at, phi = self.sde.marginal(t), self.phi(t)
         cos, sin, P = self._over(phi.cos()), self._over(phi.sin()), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
-        a = -pull / self._over(at.r.c)
+        a = -pull / self._over(_number(at.r))
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
         b = pull * cos * self.m + P * sin * self.m
@@ -159,7 +161,7 @@ class Scalar:
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
-        phi, r = self.phi(times), self._over(self.sde.marginal(times).r.c)
+        phi, r = self.phi(times), self._over(_number(self.sde.marginal(times).r))
         start, end = phi[t], phi[s]
         P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
         unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
@@ -195,7 +197,7 @@ class Scalar:
         """Back to the shape of the state."""
         return x if self.Q is None else (x @ self.Q.to(x).T).reshape(like.shape)
 
-    def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Node) -> Tensor:
+    def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """`q` at the state `x`, whose directions are `y`."""
         q = self.enter(model.answer(x, node.question))
         if node.affine is None:
@@ -207,9 +209,9 @@ class Scalar:
 class Channels:
     """The pieces of the formula on a matrix process, for a reference that is a limit."""
 
-    def __init__(self, model: Any, reference: Reference, clock: Clock) -> None:
-        self.sde, self.clock, self.reference, self.like = model.sde, clock, reference, model.like
-        reference.pieces(model.sde.marginal(model.sde.T))  # refuses the references that have none
+    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
+        self.sde, self.clock, self.reference, self.like = sde, clock, reference, model.like
+        reference.pieces(sde.marginal(sde.T))  # refuses the references that have none
 
     def phi(self, t: Tensor) -> Tensor:
         """The angle of what a state at `t` tells about its datum."""
@@ -219,9 +221,9 @@ class Channels:
         """The time of an angle."""
         return self.sde.time(phi.tan().pow(-2))
 
-    def nodes(self, model: Any, t: Tensor) -> list[Node]:
+    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """The reference's questions at the times ``(N,)``."""
-        return [Node(question) for question in self.reference.ask(model, t)]
+        return [Node(question) for question in self.reference.ask(model, t, self.sde.marginal(t))]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
         """What was asked for."""
@@ -251,13 +253,21 @@ class Channels:
         """The state."""
         return x
 
-    def evaluate(self, model: Any, x: Tensor, y: Tensor, node: Node) -> Tensor:
+    def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """`q` at the state `x`."""
         return model.answer(x, node.question)
 
 
-def _pieces(model: Any, reference: Reference, clock: Clock) -> Scalar | Channels:
-    return (Scalar if len(model.sde.e) == 1 else Channels)(model, reference, clock)
+def _number(A: Operator) -> Tensor:
+    """The number of an operator of a scalar process."""
+    return A.matrix()[..., 0, 0]
+
+
+def _pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
+    """The formula's pieces; by default around the data's own moments, on matrix processes around a point mass."""
+    if len(sde.e) == 1:
+        return Scalar(sde, model, Matched() if reference is None else reference, clock)
+    return Channels(sde, model, PointMass() if reference is None else reference, clock)
 
 
 def scaled(c: Any, x: Tensor) -> Tensor:
@@ -335,13 +345,12 @@ class Multistep(Sampler):
         correct: Move | None
         repair: tuple[Move, Any] | None
 
-    def pieces(self, model: Any) -> Scalar | Channels:
+    def pieces(self, model: ScoreModel) -> Scalar | Channels:
         """The formula's pieces for a model."""
-        return _pieces(model, _reference(self.reference, model), self.clock)
+        return _pieces(require_linear(self, model.sde), model, self.reference, self.clock)
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """The weights of every step."""
-        require_linear(self, model.sde)
         pieces, p, n = self.pieces(model), self.order, len(times) - 1
         nodes = pieces.nodes(model, times[:-1])
         seen = [range(k, max(k - p, -1), -1) for k in range(n)]
@@ -359,7 +368,7 @@ class Multistep(Sampler):
             self.Coefficients(pieces, *c) for c in zip(nodes, moves[:n], restarts, corrections, repairs, strict=True)
         ]
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
         """One evaluation, and the formula."""
         y = c.pieces.enter(x)
         q = c.pieces.evaluate(model, x, y, c.node)
@@ -416,10 +425,9 @@ class Singlestep(Sampler):
             raise ValueError(f"order = {order}; single-step methods here have order 2 or 3.")
         self.order, self.reference, self.clock = order, reference, clock
 
-    def plan(self, model: Any, times: Tensor) -> list[Any]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Any]:
         """Stages, their nodes and moves."""
-        require_linear(self, model.sde)
-        pieces = _pieces(model, _reference(self.reference, model), self.clock)
+        pieces = _pieces(require_linear(self, model.sde), model, self.reference, self.clock)
         n, p = len(times) - 1, self.order
         up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
         ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
@@ -436,7 +444,7 @@ class Singlestep(Sampler):
         moves = pieces.moves(stops, asked)
         return [(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)]) for k, stage in enumerate(stages)]
 
-    def step(self, model: Any, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """All stages from one state."""
         pieces, nodes, moves = c
         y = pieces.enter(x)
@@ -457,9 +465,3 @@ def _between(pieces: Any, t: Tensor, s: Tensor, fraction: float) -> Tensor:
         later = pieces.clock(middle) > target
         low, high = torch.where(later, low, middle), torch.where(later, middle, high)
     return pieces.time(0.5 * (low + high))
-
-
-def _reference(given: Reference | None, model: Any) -> Reference:
-    if given is not None:
-        return given
-    return Matched() if len(model.sde.e) == 1 else PointMass()

@@ -18,7 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models.score import Conditioned, ScoreModel, evaluating
+from ..processes.base import SDE
 from ..processes.grids import Angle, Given
+from ..processes.linear import is_linear
 from ..progress import shown
 from .base import Sampler
 from .defaults import default
@@ -53,14 +55,14 @@ class Fitted(Multistep):
         super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The fitted times."""
         if denoise != self.denoise:
             mode = "denoise" if self.denoise else "sample"
             raise ValueError(f'this solver was fitted for final="{mode}"; sample with that, or fit another.')
         return self._grid(sde)(sde, len(self.stops))
 
-    def plan(self, model: Any, times: Tensor) -> list[Multistep.Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Multistep.Coefficients]:
         """The weights, multiplied."""
         return _all_multiplied(super().plan(model, times), self.factors)
 
@@ -78,7 +80,9 @@ def _all_multiplied(plan: list[Multistep.Coefficients], factors: Tensor) -> list
     return steps
 
 
-def _travel(sampler: Sampler, plan: list[Any], model: Any, x: Tensor, state: Any = None) -> list[tuple[Tensor, Any]]:
+def _travel(
+    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
+) -> list[tuple[Tensor, Any]]:
     """The states before every step and after the last, each with what the sampler remembers there."""
     trail = [(x, state)]
     for c in plan:
@@ -160,14 +164,13 @@ def fit_solver(
     TypeError, ValueError
         If the process is not scalar, the moments are not known, or a number is out of range.
     """
-    if not model.sde.is_linear or len(model.sde.e) > 1:
+    if not is_linear(model.sde) or len(model.sde.e) > 1:
         raise TypeError(f"{type(model.sde).__name__} is not a scalar process; solvers are fitted for those.")
     if final not in ("denoise", "sample"):
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
-    if model.moments is None:
-        raise ValueError("the model does not know its data's moments; fit it, or set model.moments.")
+    numbers = model.require_moments().mean.numel()
     if paths is None:
-        paths = max(64, min(512, 65_536 // model.moments.mean.numel()))
+        paths = max(64, min(512, 65_536 // numbers))
     if paths < 16 or steps < 2 or rounds < 0:
         raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
     show = shown(progress)
@@ -178,7 +181,7 @@ def fit_solver(
 class _Paths(NamedTuple):
     """Some of the teacher's trajectories."""
 
-    model: Any  # bound to their conditions
+    model: ScoreModel  # bound to their conditions
     states: Tensor  # (times, B, *)
     ends: Tensor  # (B, *), where the student should arrive
 
@@ -189,7 +192,7 @@ class _Fit:
     FINE = 160  # times of the teacher, which the student starts its search from
 
     def __init__(
-        self, model: Any, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
+        self, model: ScoreModel, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
     ) -> None:
         self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
         self.plain = default(model, steps, eta=0.0)
@@ -205,7 +208,7 @@ class _Fit:
             for which in order.tensor_split([paths // 2, 3 * paths // 4])
         )
 
-    def draw(self, model: Any, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]) -> _Paths:
+    def draw(self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]) -> _Paths:
         """The teacher's trajectories from some of the starting states."""
         own = {k: v[which] if isinstance(v, Tensor) and v.ndim and len(v) == len(x_T) else v for k, v in cond.items()}
         bound = Conditioned(model, **own) if own else model
@@ -321,8 +324,8 @@ class _Fit:
 class _Knobs:
     """All that a search may turn: the logarithms of the gaps between the times, on the clock, and the factors."""
 
-    def __init__(self, sde: Any, fitted: Fitted, model: Any) -> None:
-        self.flow, self.model, self.fitted = sde.flow(None), model, fitted
+    def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
+        self.flow, self.model, self.fitted = sde.flow(model), model, fitted
         self.stops = fitted.stops.double()
         self.ticks = share(self.flow.clock(self.stops))
         self.known = (self.stops, Multistep.plan(fitted, model, self.stops))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import Operator
+from ..models.score import ScoreModel
+from ..processes.base import SDE
 from ..processes.grids import Grid, LogSNR
 from .base import Noise, Sampler
 
@@ -48,16 +50,16 @@ class Langevin(Sampler):
             raise ValueError(f"h = {h}; a Langevin step is positive.")
         self.h, self.t = h, t
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The one time, ``steps + 1`` times over."""
         t = sde.t_min if self.t is None else self.t
         return torch.full((self.steps + 1,), t, dtype=torch.float64)
 
-    def plan(self, model: Any, times: Tensor) -> list[LangevinStep]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[LangevinStep]:
         """The root of the noise at every stop."""
         return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
 
-    def step(self, model: Any, x: Tensor, c: LangevinStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One Langevin step towards the law at ``c.t``."""
         drift = c.R(c.R.T(model.score(x, c.t)))
         return x + self.h * drift + c.R(noise(x)) * math.sqrt(2 * self.h), None
@@ -92,7 +94,7 @@ class AnnealedLangevin(Langevin):
         self.repeats = repeats
         self.grid = LogSNR() if grid is None else grid
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """Each level `repeats` times; the first time is where the state starts."""
         levels = self._grid(sde)(sde, self.steps)
         return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
@@ -114,15 +116,17 @@ class PredictorCorrector(Sampler):
         self.predictor = predictor
         self.corrector = Langevin(steps=1, h=0.05) if corrector is None else corrector
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The predictor's."""
         return self.predictor.times(sde, denoise)
 
-    def plan(self, model: Any, times: Tensor) -> list[tuple[Any, LangevinStep]]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[tuple[Any, LangevinStep]]:
         """Both plans, step by step."""
         return list(zip(self.predictor.plan(model, times), self.corrector.plan(model, times), strict=True))
 
-    def step(self, model: Any, x: Tensor, c: tuple[Any, LangevinStep], noise: Noise, state: Any) -> tuple[Tensor, Any]:
+    def step(
+        self, model: ScoreModel, x: Tensor, c: tuple[Any, LangevinStep], noise: Noise, state: Any
+    ) -> tuple[Tensor, Any]:
         """Predict, then correct."""
         x, state = self.predictor.step(model, x, c[0], noise, state)
         for _ in range(self.corrector.steps):

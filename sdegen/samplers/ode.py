@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from ..models.score import ScoreModel
+from ..processes.base import SDE
 from ..processes.grids import Grid
 from .base import Noise, Sampler
 from .exponential import Move, moved
@@ -46,7 +48,7 @@ class RungeKutta(NamedTuple):
     moves: list[Move]
 
     @classmethod
-    def plan(cls, model: Any, times: Tensor, tableau: Tableau) -> list[RungeKutta]:
+    def plan(cls, model: ScoreModel, times: Tensor, tableau: Tableau) -> list[RungeKutta]:
         """A method in the chart ``y = x / r``: its moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the step's start."""
         flow = model.sde.flow(model)
         tau = flow.clock(times)
@@ -95,11 +97,11 @@ class Heun(Sampler):
     def __init__(self, steps: int = 18, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
-    def plan(self, model: Any, times: Tensor) -> list[RungeKutta]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[RungeKutta]:
         """Both evaluations and moves of every step."""
         return RungeKutta.plan(model, times, TABLEAUS["heun2"])
 
-    def step(self, model: Any, x: Tensor, c: RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """Average of the slopes at both ends."""
         return c(x), None
 
@@ -141,11 +143,11 @@ class ProbabilityFlow(Sampler):
         super().__init__(steps, grid)
         self.method, self.rtol, self.atol = method, rtol, atol
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """Both ends at least: the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, self.steps + 1)
 
-    def plan(self, model: Any, times: Tensor) -> list[FlowStep | RungeKutta]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[FlowStep | RungeKutta]:
         """The flow's clock at the times; all coefficients of the methods in `TABLEAUS`."""
         if self.method in TABLEAUS:
             return list(RungeKutta.plan(model, times, TABLEAUS[self.method]))
@@ -153,7 +155,9 @@ class ProbabilityFlow(Sampler):
         tau = flow.clock(times)
         return [FlowStep(times[i], times[i + 1], tau[i], tau[i + 1], flow) for i in range(len(times) - 1)]
 
-    def step(self, model: Any, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(
+        self, model: ScoreModel, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: Any
+    ) -> tuple[Tensor, None]:
         """Integrate from one stop to the next."""
         if isinstance(c, RungeKutta):
             return c(x), None

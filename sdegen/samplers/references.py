@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..laws.kernels import Transition
 from ..laws.operators import Operator
+from ..models.score import ScoreModel
 
 
 class Directions(NamedTuple):
@@ -47,10 +49,10 @@ class Reference(ABC):
     """A Gaussian law of the data, possibly a limit."""
 
     @abstractmethod
-    def directions(self, model: Any) -> Directions:
+    def directions(self, model: ScoreModel) -> Directions:
         """The law, for a model of a scalar process."""
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
         """``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
 
         Raises
@@ -62,8 +64,8 @@ class Reference(ABC):
             f"{type(self).__name__} is a reference for scalar processes; on a matrix process use PointMass or Unbounded."
         )
 
-    def ask(self, model: Any, t: Tensor) -> list[Any]:
-        """`q` at the times ``(N,)``, on a matrix process, as questions to the model."""
+    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
+        """`q` at the times ``(N,)``, whose marginals are `at`, on a matrix process, as questions to the model."""
         raise NotImplementedError
 
 
@@ -77,17 +79,17 @@ class PointMass(Reference):
     arXiv:2211.01095.
     """
 
-    def directions(self, model: Any) -> Directions:
+    def directions(self, model: ScoreModel) -> Directions:
         """No signal variance."""
         return Directions(_ZERO, _ZERO, 1.0, None)
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
         """``R``, ``Phi`` and −1."""
         return at.R, at.Phi, -1.0
 
-    def ask(self, model: Any, t: Tensor) -> list[Any]:
+    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """``E[x_0 | x]``."""
-        return model.ask(t, denoise=model.sde.marginal(t).Phi.one())
+        return model.ask(t, denoise=at.Phi.one())
 
 
 class Unbounded(Reference):
@@ -96,17 +98,17 @@ class Unbounded(Reference):
     Q. Zhang, Y. Chen, *Fast sampling of diffusion models with exponential integrator* (DEIS), 2022, arXiv:2204.13902.
     """
 
-    def directions(self, model: Any) -> Directions:
+    def directions(self, model: ScoreModel) -> Directions:
         """No noise variance."""
         return Directions(_ZERO, _ONE, 0.0, None)
 
-    def pieces(self, at: Any) -> tuple[Operator, Operator, float]:
+    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
         """``Phi``, ``R`` and 1."""
         return at.Phi, at.R, 1.0
 
-    def ask(self, model: Any, t: Tensor) -> list[Any]:
+    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """``E[z | x]``."""
-        return model.ask(t, noise=model.sde.marginal(t).Phi.one())
+        return model.ask(t, noise=at.Phi.one())
 
 
 class Normal(Reference):
@@ -128,7 +130,7 @@ class Normal(Reference):
             raise ValueError(f"variance = {variance}; it must be positive: PointMass is the limit 0.")
         self.variance = variance
 
-    def directions(self, model: Any) -> Directions:
+    def directions(self, model: ScoreModel) -> Directions:
         """The same in all directions."""
         return Directions(_ZERO, torch.tensor(self.variance, dtype=torch.float64), 1.0, None)
 
@@ -151,14 +153,10 @@ class Matched(Normal):
     def __init__(self) -> None:
         super().__init__()
 
-    def directions(self, model: Any) -> Directions:
+    def directions(self, model: ScoreModel) -> Directions:
         """Eigenvectors of the covariance."""
-        if model.moments is None:
-            raise ValueError(
-                "the model does not know its data's moments; fit it, set model.moments = sdegen.Moments(mean, covariance), "
-                "or choose the reference Normal()."
-            )
-        mean, covariance = (v.detach().cpu().double() for v in model.moments)
+        moments = model.require_moments(", or choose the reference Normal()")
+        mean, covariance = (v.detach().cpu().double() for v in moments)
         if covariance.ndim < 2 or mean.numel() == 1 or len(covariance) != mean.numel():
             return Directions(mean, covariance.reshape(mean.shape), 1.0, None)
         values, Q = torch.linalg.eigh(covariance)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..data.parts import part_of
 from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..processes.linear import is_linear
 from ..progress import shown
 from .base import Noise, Sampler
 from .defaults import default
@@ -111,10 +112,10 @@ def sample(
     seed = as_seed(seed, generator)
     sampler = default(model, steps) if sampler is None else sampler
     sde = model.sde
-    final = ("denoise" if sde.is_linear else "sample") if final is None else final
+    final = ("denoise" if is_linear(sde) else "sample") if final is None else final
     if final not in ("denoise", "sample"):
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
-    if final == "denoise" and not sde.is_linear:
+    if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
     n = _number(n) if x_T is None else len(x_T)
@@ -164,7 +165,7 @@ class Runner(NamedTuple):
     callback: Callback | None
     return_path: bool
 
-    def __call__(self, model: Any, plan: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
+    def __call__(self, model: ScoreModel, plan: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
         """Samples from the states `x` at the first time, the first of which has the place `first` in the run.
 
         Returns
@@ -229,14 +230,8 @@ def _number(n: Any) -> int:
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """`n` draws from the prior from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
-    if model.moments is None:
-        raise ValueError(
-            "the model does not know its data's moments, so the prior cannot be matched; fit it, set model.moments = "
-            "sdegen.Moments(mean, covariance), or pass x_T."
-        )
-    x = draw(model.sde.prior(model.moments), _number(n), seed, model.moments.mean.numel(), first)
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return x if weight is None else x.to(weight)
+    moments = model.require_moments(" for the prior to be matched to, or pass x_T")
+    return model.taken(draw(model.sde.prior(moments), _number(n), seed, moments.mean.numel(), first))
 
 
 def _rows(part: tuple[int, int] | None, n: int) -> slice:
@@ -251,7 +246,7 @@ def _rows(part: tuple[int, int] | None, n: int) -> slice:
     return part_of(n, part[1], part[0])
 
 
-def _checked(x_T: Tensor, model: Any) -> Tensor:
+def _checked(x_T: Tensor, model: ScoreModel) -> Tensor:
     if not x_T.is_floating_point():
         raise TypeError(f"x_T has dtype {x_T.dtype}; give floating-point states.")
     if not x_T.isfinite().all():

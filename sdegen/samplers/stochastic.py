@@ -19,7 +19,10 @@ from ..laws.derivatives import value_and_slope
 from ..laws.interpolation import lagrange, rule
 from ..laws.kernels import Transition, posterior
 from ..laws.operators import Matrix, Operator, Scale
+from ..models.score import ScoreModel
+from ..processes.base import SDE
 from ..processes.grids import Grid, Karras
+from ..processes.linear import LinearSDE
 from .base import Noise, Sampler, require_linear
 from .exponential import Clock, angle
 from .ode import Heun
@@ -78,15 +81,15 @@ class ExponentialSDE(Sampler):
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.order, self.eta, self.clock = order, eta, clock
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """Weights and roots of every step."""
-        require_linear(self, model.sde)
-        if len(model.sde.e) > 1 and self.eta not in (0, 1):
+        sde = require_linear(self, model.sde)
+        if len(sde.e) > 1 and self.eta not in (0, 1):
             raise ValueError(
-                f"eta = {self.eta} on {type(model.sde).__name__}: between 0 and 1 a matrix process has no closed form; "
+                f"eta = {self.eta} on {type(sde).__name__}: between 0 and 1 a matrix process has no closed form; "
                 "use eta = 0, eta = 1, or DDIM(eta)."
             )
-        sde, steps = model.sde, []
+        steps = []
         phi = signal_angle(sde, times)
         z, _ = rule()
         inner = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * z
@@ -102,7 +105,9 @@ class ExponentialSDE(Sampler):
             steps.append(self.Coefficients(clean[k], C, W, root))
         return steps
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, list[Tensor]]:
+    def step(
+        self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any
+    ) -> tuple[Tensor, list[Tensor]]:
         """One evaluation, the formula, and noise where ``eta > 0``."""
         x_0 = [model.answer(x, c.clean), *([] if state is None else state)]
         x_s = c.C(x)
@@ -111,7 +116,7 @@ class ExponentialSDE(Sampler):
         return (c.root.onto(x_s, noise(x)) if self.eta else x_s), x_0[: self.order - 1]
 
 
-def carried(sde: Any, s: Tensor, u: Tensor, eta: float) -> Operator:
+def carried(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
     """``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
     at_s, at_u = sde.marginal(s), sde.marginal(u)
     if eta == 1:
@@ -119,7 +124,7 @@ def carried(sde: Any, s: Tensor, u: Tensor, eta: float) -> Operator:
     return at_s.R @ at_u.R.inv() * (sde.snr(u) / sde.snr(s)) ** (0.5 * eta**2)
 
 
-def bridge_root(sde: Any, s: Tensor, t: Tensor, eta: float) -> Operator:
+def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
     """The root of ``Sigma_s − C Sigma_t Cᵀ``, the noise that keeps the law of a state of one datum."""
     at_s = sde.marginal(s)
     if eta == 1:
@@ -154,7 +159,7 @@ def line_through(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
     return Line(lagrange(nodes, clock(first)), lagrange(nodes, clock(last)), slope)
 
 
-def signal_weights(sde: Any, t: Tensor, s: Tensor, inner: Tensor, line: Line, eta: float) -> list[Operator]:
+def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Line, eta: float) -> list[Operator]:
     """``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is not."""
     start = (carried(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
     between = (carried(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
@@ -164,7 +169,7 @@ def signal_weights(sde: Any, t: Tensor, s: Tensor, inner: Tensor, line: Line, et
     return [as_map(line.end[j] * end - line.start[j] * start - by_parts[j]) for j in range(len(line.end))]
 
 
-def signal_angle(sde: Any, t: Tensor) -> Tensor:
+def signal_angle(sde: LinearSDE, t: Tensor) -> Tensor:
     """``atan(1 / √snr)``: ``atan2(sigma, alpha)`` of what a state at `t` tells about its datum."""
     return torch.atan(sde.snr(t).rsqrt())
 
@@ -201,15 +206,15 @@ class ReverseDiffusion(Sampler):
     def __init__(self, steps: int = 500, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """The mean and the root of every step."""
-        require_linear(self, model.sde)
-        law = model.sde.transition(times[1:], times[:-1])
+        sde = require_linear(self, model.sde)
+        law = sde.transition(times[1:], times[:-1])
         means = model.ask(times[:-1], x=law.Phi.one() * 2.0 - law.Phi, score=law.covariance)
         root = law.R.prepared(model.like)
         return [self.Coefficients(mean, root[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """One step."""
         return c.root.onto(model.answer(x, c.mean), noise(x)), None
 
@@ -272,16 +277,16 @@ class Churn(Sampler):
             raise ValueError(f"S_min = {S_min}, S_max = {S_max}; expected 0 <= S_min <= S_max.")
         self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """Levels, lifted levels, and the transitions between them."""
-        require_linear(self, model.sde)
-        if len(model.sde.e) > 1:
+        sde = require_linear(self, model.sde)
+        if len(sde.e) > 1:
             raise TypeError(
-                f"Churn steps in sigma / alpha, which {type(model.sde).__name__} has not; use Restart or ExponentialSDE."
+                f"Churn steps in sigma / alpha, which {type(sde).__name__} has not; use Restart or ExponentialSDE."
             )
-        return [self._coefficients(model.sde, t, s) for t, s in pairwise(times)]
+        return [self._coefficients(sde, t, s) for t, s in pairwise(times)]
 
-    def _coefficients(self, sde: Any, t: Tensor, s: Tensor) -> Coefficients:
+    def _coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> Coefficients:
         rho = sde.snr(t).rsqrt()
         if rho.isinf():
             raise ValueError(
@@ -293,10 +298,10 @@ class Churn(Sampler):
         if lifted > t:
             exact = sde.transition(t, lifted)
             up, t = Transition(exact.Phi, exact.R * self.S_noise), lifted
-        scale_t, scale_s = sde.marginal(t).Phi.c, sde.marginal(s).Phi.c
+        scale_t, scale_s = (sde.marginal(v).Phi.matrix()[..., 0, 0] for v in (t, s))
         return self.Coefficients(up, t, s, scale_t, scale_s, sde.snr(t).rsqrt(), sde.snr(s).rsqrt())
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
         """Lift, then Heun's step; Euler's to a level of zero."""
         if c.up is not None:
             x = c.up(x).sample(noise(x))
@@ -359,20 +364,19 @@ class Restart(Sampler):
                 )
         self.sampler, self.intervals = sampler, tuple(sorted(intervals, reverse=True))
 
-    def times(self, sde: Any, denoise: bool) -> Tensor:
+    def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The sampler's times with every return between them: they decrease but where the process is noised again."""
-        require_linear(self, sde)
-        rest = self.sampler.times(sde, denoise)
+        linear, rest = require_linear(self, sde), self.sampler.times(sde, denoise)
         span, parts = (rest[-1].item(), rest[0].item()), []
         for v in self.intervals:
-            low, high = (self._time(sde, level, span) for level in (v.low, v.high))
+            low, high = (self._time(linear, level, span) for level in (v.low, v.high))
             back = Karras(high, low)(sde, v.steps + 1)
             near = 1e-9 * sde.T
             parts += [rest[rest > low + near], back[-1:], *[back] * v.repeats]
             rest = rest[rest < low - near]
         return torch.cat([*parts, rest])
 
-    def _time(self, sde: Any, level: float, span: tuple[float, float]) -> float:
+    def _time(self, sde: LinearSDE, level: float, span: tuple[float, float]) -> float:
         worst, best = (sde.snr(t).item() ** -0.5 if sde.snr(t) > 0 else math.inf for t in span[::-1])
         if not best <= level <= worst:
             raise ValueError(
@@ -381,18 +385,18 @@ class Restart(Sampler):
             )
         return sde.time(level**-2).item()
 
-    def plan(self, model: Any, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
         """The sampler's plan of every descent, and the transitions between."""
-        require_linear(self, model.sde)
+        sde = require_linear(self, model.sde)
         rises = [i + 1 for i in range(len(times) - 1) if times[i + 1] > times[i]]
         steps: list[Restart.Coefficients] = []
         for first, last in pairwise([0, *rises, len(times)]):
             if first:
-                steps.append(self.Coefficients(model.sde.transition(times[first - 1], times[first]), None))
+                steps.append(self.Coefficients(sde.transition(times[first - 1], times[first]), None))
             steps += [self.Coefficients(None, c) for c in self.sampler.plan(model, times[first:last])]
         return steps
 
-    def step(self, model: Any, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
+    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
         """The sampler's step, or noise, after which it remembers nothing."""
         if c.up is not None:
             return c.up(x).sample(noise(x)), None

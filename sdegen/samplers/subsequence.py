@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from ..data import Source
 from ..laws.draws import noise_like
 from ..metrics.estimate import Estimate
-from ..models.score import evaluating
+from ..models.score import ScoreModel, evaluating
+from ..processes.base import SDE
 from ..processes.grids import Given, Grid, Quadratic, Uniform
+from ..processes.linear import LinearSDE, is_linear
 
 
-def trained_times(sde: Any) -> Tensor:
+def trained_times(sde: SDE) -> Tensor:
     """The times ``k T / N``, ``k = N..1``, of a process with N steps such as `DDPM`; noise first, float64 ``(N,)``.
 
     Parameters
@@ -42,7 +44,7 @@ def trained_times(sde: Any) -> Tensor:
     return torch.arange(N, 0, -1, dtype=torch.float64) / N * sde.T
 
 
-def subsequence(sde: Any, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
+def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
     """A grid's times, each moved to the nearest of the trained ones, none of them used twice.
 
     Parameters
@@ -76,7 +78,7 @@ def subsequence(sde: Any, steps: int, grid: Grid, times: Tensor | None = None) -
     return Given(fine[k])
 
 
-def uniform_subsequence(sde: Any, steps: int, times: Tensor | None = None) -> Given:
+def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
     """`steps` trained times in equal steps of `t`; parameters as for `subsequence`.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
@@ -94,7 +96,7 @@ def uniform_subsequence(sde: Any, steps: int, times: Tensor | None = None) -> Gi
     return subsequence(sde, steps, Uniform(), times)
 
 
-def quadratic_subsequence(sde: Any, steps: int, times: Tensor | None = None) -> Given:
+def quadratic_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
     """`steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
@@ -145,7 +147,7 @@ class StepCosts:
         If a time has no noise at all: the step that ends there costs infinitely many nats.
     """
 
-    def __init__(self, sde: Any, times: Tensor, errors: Tensor) -> None:
+    def __init__(self, sde: LinearSDE, times: Tensor, errors: Tensor) -> None:
         at = sde.marginal(times)
         sharp = ~at.R.log_abs_det().isfinite()
         if sharp.any():
@@ -159,7 +161,7 @@ class StepCosts:
     @classmethod
     def estimate(
         cls,
-        model: Any,
+        model: ScoreModel,
         data: Any,
         times: Tensor | None = None,
         n: int = 1024,
@@ -188,15 +190,16 @@ class StepCosts:
         ValueError
             If `n` is below 2 or `batch_size` below 1, or `times` do not decrease or reach where there is no noise.
         """
-        if not model.sde.is_linear:
+        sde = model.sde
+        if not is_linear(sde):
             raise TypeError(
-                f"{type(model.sde).__name__} is not linear: its reversed chain has no closed form to compare with; use a "
+                f"{type(sde).__name__} is not linear: its reversed chain has no closed form to compare with; use a "
                 "LinearSDE."
             )
         for name, value, least in (("n", n, 2), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ValueError(f"{name} = {value}; it must be at least {least}.")
-        times = _chosen_from(model.sde, times)
+        times = _chosen_from(sde, times)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
         weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         dtype = getattr(data, "dtype", torch.float64) if weight is None else weight.dtype
@@ -210,7 +213,7 @@ class StepCosts:
                 left -= len(x_0)
                 if not left:
                     break
-        return cls(model.sde, times, torch.cat(found))
+        return cls(sde, times, torch.cat(found))
 
     def matrix(self) -> Tensor:
         """``L(times[j], times[i])`` in row i and column j, infinite where j is not the later stop; ``(N, N)``."""
@@ -246,7 +249,7 @@ class StepCosts:
 
 
 def optimal_subsequence(
-    model: Any,
+    model: ScoreModel,
     data: Any,
     steps: int,
     times: Tensor | None = None,
@@ -287,9 +290,10 @@ def optimal_subsequence(
     return StepCosts.estimate(model, data, times, n, batch_size, seed).best(steps)
 
 
-def squared_errors(model: Any, x_0: Tensor, times: Tensor, z: Tensor, **cond: Any) -> Tensor:
+def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, **cond: Any) -> Tensor:
     """``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the channels, summed over coordinates: float64 ``(B, N, k, k)``."""
-    u_0, k = model.sde.lift(x_0), len(model.sde.e)
+    u_0 = model.sde.lift(x_0)
+    k = u_0[0].numel() // x_0[0].numel()
     found = []
     for t in times:
         e = (u_0 - model.denoise(model.sde.perturb(x_0, t, z).x, t, **cond)).reshape(len(x_0), k, -1).double().cpu()
@@ -319,7 +323,7 @@ def cheapest(cost: Tensor, steps: int) -> Tensor:
     return torch.stack(stops[::-1])
 
 
-def _chosen_from(sde: Any, times: Tensor | None) -> Tensor:
+def _chosen_from(sde: SDE, times: Tensor | None) -> Tensor:
     """The times to choose from, checked to decrease."""
     return trained_times(sde) if times is None else Given(times).times
 

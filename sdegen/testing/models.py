@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ..models.score import ScoreModel
+from ..processes.linear import is_linear
 from .report import Law, Report, Violation, cases, check, close
 
 
-def _asked(model: Any, n: int = 6) -> tuple[Tensor, Tensor, float]:
+def _asked(model: ScoreModel, n: int = 6) -> tuple[Tensor, Tensor, float]:
     """States and times to ask a model about, in its dtype, and the tolerance of that dtype."""
-    if model.moments is None:
-        raise ValueError("the model does not know its data's moments; fit it or set model.moments first.")
     generator = torch.Generator().manual_seed(3)
-    shape = model.moments.mean.shape
-    x_0 = model.moments.mean + torch.randn(n, *shape, dtype=torch.float64, generator=generator)
+    mean = model.require_moments().mean
+    shape = mean.shape
+    x_0 = mean + torch.randn(n, *shape, dtype=torch.float64, generator=generator)
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
     x = model.sde.perturb(x_0, t, generator=generator).x
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
@@ -47,7 +47,7 @@ def rows_do_not_mix(model: ScoreModel) -> None:
 
 def readings_agree(model: ScoreModel) -> None:
     """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``."""
-    if not model.sde.is_linear:
+    if not is_linear(model.sde):
         return
     x, t, tolerance = _asked(model)
     at = model.sde.marginal(t)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..laws.mixtures import GaussianMixture, Moments
 from ..metrics.frechet import frechet_distance
 from ..models.exact import Exact
+from ..processes.linear import LinearSDE
 from ..samplers import Sampler, sample
 from ..samplers.defaults import default
 from .report import Report, Violation, check
@@ -148,7 +149,9 @@ def law_error(sampler: Sampler, model: Exact) -> float:
     return (gap.norm() / want.norm()).item()
 
 
-def observed_order(make: Callable[[int], Sampler], sde: Any, steps: tuple[int, int] = (64, 128)) -> tuple[float, float]:
+def observed_order(
+    make: Callable[[int], Sampler], sde: LinearSDE, steps: tuple[int, int] = (64, 128)
+) -> tuple[float, float]:
     """``log2`` of the fall of the error when steps double, and the last error, on Gaussian data.
 
     Parameters
@@ -166,7 +169,11 @@ def observed_order(make: Callable[[int], Sampler], sde: Any, steps: tuple[int, i
 
 
 def check_sampler(
-    make: Callable[[int], Sampler], sde: Any, order: float, steps: tuple[int, int] = (64, 128), largest: float = 0.1
+    make: Callable[[int], Sampler],
+    sde: LinearSDE,
+    order: float,
+    steps: tuple[int, int] = (64, 128),
+    largest: float = 0.1,
 ) -> Report:
     """Hold a sampler against its laws on a linear SDE.
 

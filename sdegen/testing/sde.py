@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..processes.base import SDE
-from ..processes.linear import LinearSDE
+from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
 from ..processes.scalar import ScalarSDE
 from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR
@@ -17,7 +17,7 @@ OF_KIND: dict[type, list[Law]] = {LinearSDE: LINEAR, ScalarSDE: SCALAR, MatrixSD
 def laws_of(sde: SDE) -> list[Law]:
     """The laws that apply to a process: those of every SDE, then those of the classes it derives from, base first."""
     of_kind = [law for kind in reversed(type(sde).__mro__) for law in OF_KIND.get(kind, [])]
-    return [*EVERY, *of_kind, *([] if sde.is_linear else NONLINEAR)]
+    return [*EVERY, *of_kind, *([] if is_linear(sde) else NONLINEAR)]
 
 
 def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:

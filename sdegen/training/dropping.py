@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Batch
 
@@ -63,7 +63,7 @@ class Drop:
         return torch.where(rows, torch.as_tensor(self.null[name]).to(value, non_blocking=True), value)
 
 
-def check_taken(objective: Callable[..., Tensor], model: Any, cond: dict[str, Tensor]) -> None:
+def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:
     """Refuse conditions that a loss does not take.
 
     Raises

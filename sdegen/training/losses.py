@@ -20,6 +20,8 @@ from ..laws.mixtures import Empirical
 from ..laws.operators import Operator, rows
 from ..models.exact import Exact
 from ..models.score import ScoreModel, VelocityModel
+from ..processes.base import SDE
+from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
 from .weightings import InverseVarianceWeighting, Weighting
 
@@ -67,7 +69,7 @@ class Denoising:
         self.times = ImportanceTimes() if times is None else times
         self.pooled, self.antithetic = pooled, antithetic
 
-    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
@@ -136,7 +138,7 @@ class InputPerturbation(Denoising):
         """``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
         R = perturbed.kernel.R
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
-        if not model.sde.is_linear:
+        if not is_linear(model.sde):
             return W(model.score(x, t, **cond) + R.inv().T(perturbed.z))
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
 
@@ -173,7 +175,7 @@ class Implicit:
         self.times = ImportanceTimes() if times is None else times
         self.divergence = divergence
 
-    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         x = _noised(model.sde, x_0, t, generator).x
@@ -215,7 +217,7 @@ class Hybrid:
         self.denoising = Denoising() if denoising is None else denoising
         self.steps, self.weight = steps, weight
 
-    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``."""
         sde = model.sde
         t, _ = self.denoising.times.sample(sde, len(x_0), generator)
@@ -249,10 +251,10 @@ class Variational:
             raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")
         self.steps = steps
 
-    def __call__(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``, in nats."""
         sde = model.sde
-        prior = sde.prior(model.moments)
+        prior = sde.prior(model.require_moments())
         h = (sde.T - sde.t_min) / (self.steps - 1)
         u, _ = StratifiedTimes().sample(sde, len(x_0), generator)
         k = ((u - sde.t_min) / h).floor().clamp(0, self.steps - 2)
@@ -292,11 +294,11 @@ def score_error(
     """
     x, kernel, sde = perturbed.x, perturbed.kernel, model.sde
     if isinstance(model, VelocityModel):
-        at = sde.marginal(t)
-        target = Exact(sde, Empirical(x_0)).velocity(x, t) if pooled else at.velocity(sde.lift(x_0), perturbed.z)
+        at = model.sde.marginal(t)
+        target = Exact(model.sde, Empirical(x_0)).velocity(x, t) if pooled else at.velocity(sde.lift(x_0), perturbed.z)
         to_score = W @ at.R.inv().T @ at.B.T
         return to_score(model.velocity(x, t, **cond) - target)
-    if pooled and sde.is_linear:
+    if pooled and is_linear(sde):
         target = Exact(sde, Empirical(x_0)).score(x, t)
     else:
         target = kernel.score(x)
@@ -308,7 +310,7 @@ def score_error(
     return W(model.score(x, t, **cond) - target)
 
 
-def _noised(sde: Any, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
+def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
     """States of a process that is not itself to be learned: the weighted error of a score says nothing about the process."""
     perturbed = sde.perturb(x_0, t, generator=generator)
     if perturbed.kernel.R.matrix().requires_grad:

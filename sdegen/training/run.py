@@ -90,7 +90,7 @@ class Run:
     validation: dict[int, Estimate] = field(default_factory=dict)
     threads: int | None = None
     settings: Settings = field(default_factory=Settings)
-    model: Any = field(default=None, repr=False)
+    model: nn.Module | None = field(default=None, repr=False)
     snapshots: Snapshots | None = field(default=None, repr=False)
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class Run:
         ValueError
             If `fit` was not asked for snapshots, or they are too few for this width.
         """
-        if self.snapshots is None:
+        if self.snapshots is None or self.model is None:
             raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
         average = self.snapshots.average(width)
         model = copy.deepcopy(self.model)

@@ -9,6 +9,7 @@ from ...data import gaussian_ring
 from ...laws.operators import Scale, as_operator
 from ...metrics import prior_gap
 from ...processes.base import SDE, noise_depends_on_the_state
+from ...processes.linear import is_linear
 from ...processes.simulate import simulate
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
 from .probes import SHAPES, generator, states, steps, times
@@ -155,7 +156,7 @@ def perturbation_is_its_kernel(sde: SDE) -> None:
 def simulation_follows_the_kernel(sde: SDE) -> None:
     """Paths simulated from the coefficients have the kernel's mean and spread, within five standard errors."""
     n = 4000
-    lag = sde.T if sde.is_linear else sde._calibrate_lag(states(sde, 256, 2))
+    lag = sde.T if is_linear(sde) else sde._calibrate_lag(states(sde, 256, 2))
     s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, lag)
     x = states(sde, 1, 2).expand(n, *states(sde, 1, 2).shape[1:]).contiguous()
     end = simulate(sde, x, s, t, steps=64, generator=generator()).reshape(n, -1)
@@ -177,13 +178,13 @@ def simulation_follows_the_kernel(sde: SDE) -> None:
 def prior_is_the_law_at_T(sde: SDE) -> None:
     """``KL(marginal at T ‖ prior) <= 1e-3`` nats on the ring; statistically, for a process without closed forms."""
     ring = gaussian_ring()
-    if sde.is_linear:
-        nats = prior_gap(sde, ring).value  # type: ignore[arg-type]
+    if is_linear(sde):
+        nats = prior_gap(sde, ring).value
         if not nats <= PRIOR_TOLERANCE:
             raise Violation(
                 f"the law at T is {nats:.3g} nats from the prior, {PRIOR_TOLERANCE:g} allowed; enlarge T or the noise"
             )
-        law = sde.diffused(ring, sde.T)  # type: ignore[attr-defined]
+        law = sde.diffused(ring, sde.T)
         prior = sde.prior(ring.moments())
         same_law(
             "a sample of the prior",

@@ -47,7 +47,7 @@ def reversal_pulls_along_the_score(sde: SDE) -> None:
     """``drift = f − ½ (1 + eta²) G Gᵀ score`` and ``diffusion = eta G``, for any score."""
 
     class Known:
-        def score(self, x: Tensor, t: Tensor) -> Tensor:
+        def score(self, x: Tensor, t: Tensor | float) -> Tensor:
             return torch.sin(3 * x) - x
 
     x, t = states(sde, 5, 3), times(sde, 5)

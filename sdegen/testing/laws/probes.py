@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from ...processes.base import SDE
 
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
 
 
-def times(sde: Any, n: int = 7) -> Tensor:
+def times(sde: SDE, n: int = 7) -> Tensor:
     """Times inside ``(0, T)``, none at a round fraction; in the middle of their pieces where a process has pieces."""
     t = sde.T * torch.linspace(0.031, 0.953, n, dtype=torch.float64)
     piece = getattr(sde, "piece", None)
     return t if piece is None else ((t / piece).floor() + 0.5) * piece
 
 
-def steps(sde: Any, t: Tensor) -> Tensor:
+def steps(sde: SDE, t: Tensor) -> Tensor:
     """Steps of the differences at `t`: three of them stay inside ``(0, T)``, and inside a piece."""
     piece = getattr(sde, "piece", None)
     return 0.01 * torch.minimum(t, sde.T - t) if piece is None else torch.full_like(t, 0.1 * piece)
@@ -28,7 +28,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20)
 
 
-def states(sde: Any, n: int, *shape: int) -> Tensor:
+def states(sde: SDE, n: int, *shape: int) -> Tensor:
     """States of the process over data of a shape."""
     x = torch.randn(n, *shape, dtype=torch.float64, generator=generator())
     u = sde.lift(x)
