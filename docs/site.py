@@ -1,4 +1,4 @@
-"""What the site does to the pages: the benchmarks join them, and formulas become MathML, which browsers draw alone."""
+"""What the site does to the pages: those outside `docs` join them, and formulas become MathML, which browsers draw alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
+OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page of the benchmarks, and their pictures that it or another page shows."""
+    """Add the pages of the root and that of the benchmarks, and the pictures of these that it or another page shows."""
+    for name in OF_THE_ROOT:
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     page = ROOT / "benchmarks" / "README.md"
     pages = [page, *(ROOT / "docs").rglob("*.md")]
     shown = [
@@ -27,7 +30,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links between both folders, as they are in the repository, are links of the site."""
+    """Links between folders, as they are in the repository, are links of the site."""
+    if page.file.src_uri in OF_THE_ROOT:
+        return re.sub(r"\]\(docs/", "](", markdown)
     if page.file.src_uri.startswith("benchmarks/"):
         return re.sub(r"\]\(\.\./docs/", "](../", markdown)
     return re.sub(r"\]\(((?:\.\./)*)\.\./benchmarks/", r"](\1benchmarks/", markdown)

@@ -5,7 +5,7 @@ Chapters, each built on those before: `laws` of Gaussians; `nets` and `data`; `p
 and `testing`, what one judges by; `files`; and `training`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from . import (
     baselines,
