@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .laws.kernels import Transition
@@ -28,6 +26,9 @@ from .processes.linear import as_linear
 from .processes.times import AngleTimes
 from .samplers import ProbabilityFlow, Sampler, sample
 from .samplers.defaults import default
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLOCKS = 8  # of samples, over which distances vary
 ADVICE = {
@@ -115,9 +116,10 @@ class Budget(NamedTuple):
 
     def plot(self) -> Figure:
         """The terms as bars, the floor a line; and the error of the score along the time."""
+        from matplotlib.figure import Figure  # loads on use
+
         figure = Figure(figsize=(8, 3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        assert isinstance(left, Axes) and isinstance(right, Axes)
+        left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         names = list(self.terms)
         left.bar(names, [t.w2.value for t in self.terms.values()], yerr=[t.w2.stderr for t in self.terms.values()])
         left.axhline(self.floor.value, color="0.5", linestyle=":", label="data to data")

@@ -6,25 +6,25 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from .likelihood import Density
 from .models import ScoreModel
 from .samplers import sample
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 INK = "#1b2a41"
 
 
 def _axis(ax: Axes | None) -> Axes:
+    import matplotlib.pyplot as plt  # loads on use
+
     return plt.subplots(figsize=(4, 4))[1] if ax is None else ax
 
 
@@ -220,6 +220,8 @@ def animation(
     ValueError
         If `path` has another shape, something in it is not finite, or there are not as many titles as states.
     """
+    from PIL import Image  # loads on use
+
     if path.ndim not in (3, 5) or len(path) == 0 or (path.ndim == 3 and path.shape[2] != 2):
         raise ValueError(
             f"path has shape {tuple(path.shape)}; expected points (times, N, 2) or images (times, N, C, H, W)."
@@ -248,6 +250,9 @@ def animation(
 
 def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
     """Pictures of points, one after the other, on the same axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # loads on use
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(size / 100, size / 100), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     edge = 1.05 * float(np.abs(path).max())
@@ -328,6 +333,8 @@ class Album:
         self._write("loss.png", partial(losses, step.run))
 
     def _write(self, name: str, draw: Any) -> None:
+        from matplotlib.figure import Figure  # loads on use
+
         figure = Figure(figsize=(5, 5), layout="constrained")
         draw(ax=figure.subplots())
         _written(self.folder / name, partial(figure.savefig, dpi=100, format="png"))

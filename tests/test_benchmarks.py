@@ -231,6 +231,7 @@ PARTIAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.skipif(not tables.COMMITTED.exists(), reason="a source distribution leaves the rows of the tables out")
 @pytest.mark.parametrize("line", COMPLETE + PARTIAL)
 def test_the_committed_table_is_what_its_rows_say(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, *options = line.split()

@@ -71,6 +71,13 @@ def test_the_wheel_alone_draws_a_picture(unpacked: Path, tmp_path: Path) -> None
     assert done.stdout.split("\n")[:2] == [str(unpacked / "sdegen" / "__init__.py"), "torch.Size([2, 3, 16, 16])"], done
 
 
+def test_heavy_packages_load_on_use_not_with_the_library() -> None:
+    heavy = ("matplotlib", "torchsde", "torchdiffeq", "scipy", "sklearn", "PIL", "accelerate", "diffusers")
+    code = f"import sys, torch; before = set(sys.modules); import sdegen; print({{*{heavy}}} & (sys.modules.keys() - before))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
 def test_links_of_the_readme_lead_somewhere_from_an_index_page_too(metadata: Message) -> None:
     home = PROJECT["urls"]["Source"]
     assert metadata["Description-Content-Type"] == "text/markdown"

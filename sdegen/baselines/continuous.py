@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
 from ..laws.derivatives import exact_divergence, hutchinson_divergence
 from ..laws.draws import rademacher_like
@@ -64,6 +63,8 @@ class Trajectory(Bijection):
         return self._solved(slope, (z,), (1.0, 0.0), None)[0]
 
     def _solved(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
+        from torchdiffeq import odeint  # loads on use
+
         times = torch.tensor(ends, dtype=start[0].dtype, device=start[0].device)
         how = {"method": "dopri5"} if steps is None else {"method": "rk4", "options": {"step_size": 1 / steps}}
         path = odeint(slope, start, times, rtol=self.tolerance, atol=self.tolerance, **how)

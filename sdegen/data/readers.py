@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .images import Images
@@ -142,6 +141,8 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
     ValueError
         If an image cannot be read, differs in size from the first, or would lose transparency or bits in conversion.
     """
+    from PIL import Image  # loads on use
+
     if mode not in ("L", "RGB", "RGBA"):
         raise ValueError(f'mode = {mode!r}; choose "L", "RGB" or "RGBA".')
     root = Path(path)
@@ -179,6 +180,8 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
 
 
 def _read_image(file: Path, mode: str, transform: Callable[[Any], Any] | None) -> np.ndarray:
+    from PIL import Image, ImageOps  # loads on use
+
     try:
         with Image.open(file) as opened:
             image: Any = ImageOps.exif_transpose(opened)  # as its camera was held; reads it whole

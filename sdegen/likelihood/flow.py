@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ..laws.derivatives import (
     Field,
@@ -311,6 +310,8 @@ def _follow(
         if method is None:
             state = adams(slope, state, tolerance, parts=(d, traces.m))
         else:
+            from torchdiffeq import odeint  # loads on use
+
             clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
             state = odeint(
                 # torchdiffeq's first trial step may overshoot

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from ..laws.mixtures import GaussianMixture
@@ -43,6 +42,8 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     >>> mode_shares(half, ring)[[0, 7]].round(decimals=1).tolist()
     [2.0, 0.0]
     """
+    from scipy.stats import chi2  # loads on use
+
     if not within > 0:
         raise ValueError(f"within = {within}; give a positive number of standard deviations.")
     points = as_points(x, "x").cpu()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from .estimate import Estimate, as_pair
@@ -53,6 +52,8 @@ def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> E
 
 
 def _knn_kl(x: Tensor, y: Tensor, k: int) -> float:
+    from scipy.spatial import cKDTree  # loads on use
+
     (n, d), m = x.shape, len(y)
     rho = torch.from_numpy(cKDTree(x.numpy()).query(x.numpy(), k=[2, k + 1])[0])  # the first is the point itself
     nu = torch.from_numpy(cKDTree(y.numpy()).query(x.numpy(), k=[1, k])[0])

@@ -10,8 +10,6 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.spatial import cKDTree
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
@@ -70,6 +68,9 @@ def classifier_test(
     >>> classifier_test(x + 1.0, y, seed=0).p_value < 1e-6
     True
     """
+    from scipy.spatial import cKDTree  # loads on use
+    from scipy.stats import hypergeom
+
     x, y = (v.cpu() for v in as_pair(generated, real, 4))
     check_equal_counts(x, y, "chance is one half only for equal counts")
     half = len(x) // 2

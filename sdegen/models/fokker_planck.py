@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import torch
-from scipy.linalg import solve_banded
 from torch import Tensor
 
 from ..laws.mixtures import GaussianMixture
@@ -119,6 +118,8 @@ class FokkerPlanck(ScoreModel):
 
     def _step(self, p: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """Densities ``(cells, d, K)`` at ``t + h``, from those at `t`."""
+        from scipy.linalg import solve_banded  # loads on use
+
         moved = []
         for i in range(self.d):
             bands = 0.5 * h * self._generator(i, t + 0.5 * h)

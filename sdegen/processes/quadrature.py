@@ -13,7 +13,6 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ..laws.interpolation import gauss
 
@@ -115,6 +114,8 @@ def matrix_moments(F: Coefficient, G: Coefficient, s: Tensor, t: Tensor) -> tupl
     ``Phi' = F Phi`` and ``Sigma' = F Sigma + Sigma Fᵀ + G Gᵀ``, integrated for all pairs of times at once on a common
     clock ``u`` in [0, 1] (Dormand–Prince 8, relative tolerance 1e-11).
     """
+    from torchdiffeq import odeint  # loads on use
+
     k = torch.as_tensor(F(t.reshape(-1)[0])).shape[-1]
     span = (t - s)[..., None, None]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchsde
 from torch import Tensor
 
 from ..laws.operators import Scale, as_operator, rows
@@ -91,6 +90,8 @@ def simulate(
     ValueError
         If `steps` is not positive.
     """
+    import torchsde  # loads on use
+
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least one step is needed.")
     t_0, t_1 = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (t_0, t_1))

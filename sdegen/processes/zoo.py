@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from .double_well import DoubleWell, Stationary
@@ -283,6 +282,8 @@ class Cubic:
     """
 
     def __init__(self, values: Tensor) -> None:
+        from scipy.interpolate import PchipInterpolator  # loads on use
+
         self.N = len(values) - 1
         cubic = PchipInterpolator(np.arange(self.N + 1), values.numpy())
         self.pieces = torch.from_numpy(cubic.c.copy())  # (4, N), highest power first

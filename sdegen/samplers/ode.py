@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ..models.score import ScoreModel
 from ..processes.base import SDE
@@ -159,6 +158,8 @@ class ProbabilityFlow(Sampler):
         self, model: ScoreModel, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: Any
     ) -> tuple[Tensor, None]:
         """Integrate from one stop to the next."""
+        from torchdiffeq import odeint  # loads on use
+
         if isinstance(c, RungeKutta):
             return c(x), None
 
