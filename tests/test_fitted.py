@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import sdegen
 from sdegen import grids, samplers
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
-from sdegen.samplers.fitted import _Fit, _Knobs
+from sdegen.samplers.search import Knobs, Search
 from sdegen.testing.samplers import gaussian_data
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
@@ -55,9 +55,9 @@ def test_factors_of_one_are_the_analytic_weights() -> None:
 def test_runs_that_begin_midway_are_whole_runs() -> None:
     # Factors act late, times early: each column of the Jacobian must be the difference of two whole runs.
     model = sdegen.Exact(sdegen.VP(), RING)
-    search = _Fit(model, 4, 32, 0, "denoise", None, {})
+    search = Search(model, 4, 32, 0, "denoise", None, {})
     with torch.no_grad():
-        knobs = _Knobs(model.sde, search.by_moves(grids.Angle(), 2), model)
+        knobs = Knobs(model.sde, search.by_moves(grids.Angle(), 2), model)
         p, h = knobs.start, torch.finfo(torch.float64).eps ** 0.4
         rest, trail = search.rest(knobs, p)
         J = search.jacobian(knobs, p, rest, trail)

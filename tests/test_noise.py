@@ -10,11 +10,10 @@ from scipy import stats
 from torch import Tensor
 
 import sdegen
+from sdegen.samplers.brownian import AHEAD, BrownianNoise
 from sdegen.samplers.noise import (
-    AHEAD,
     NUMBERS,
     BlockSeeds,
-    BrownianNoise,
     SampleNoise,
     as_seed,
     draw,

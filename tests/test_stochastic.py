@@ -11,12 +11,24 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids
-from sdegen.samplers import DDIM, Ancestral, Heun, Langevin, Sampler
+from sdegen.samplers import (
+    DDIM,
+    Ancestral,
+    Churn,
+    ExponentialSDE,
+    Heun,
+    Interval,
+    Langevin,
+    Multistep,
+    Restart,
+    ReverseDiffusion,
+    Sampler,
+    log_ratio,
+    share,
+)
 from sdegen.samplers.adaptive import AdaptiveSDE, DyadicPath
-from sdegen.samplers.exponential import Multistep, log_ratio, share
 from sdegen.samplers.noise import SampleNoise
 from sdegen.samplers.references import PointMass
-from sdegen.samplers.stochastic import Churn, ExponentialSDE, Interval, Restart, ReverseDiffusion
 from sdegen.testing.samplers import gaussian_data
 
 

@@ -2,19 +2,26 @@
 
 from .adaptive import AdaptiveSDE
 from .base import Sampler
+from .brownian import BrownianNoise
+from .churn import Churn
+from .clocks import angle, log_ratio, share
 from .ddim import DDIM, Ancestral, learned_variance, posterior_variance, transition_variance
 from .defaults import default
 from .edit import edit
 from .encode import Encoded, decode, encode, interpolate, slerp
 from .euler import EulerMaruyama
-from .exponential import Multistep, Singlestep, angle, log_ratio, share
-from .fitted import Fitted, fit_solver
+from .exponential_sde import ExponentialSDE
+from .fitted import Fitted
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
-from .noise import BrownianNoise, SampleNoise
+from .multistep import Multistep
+from .noise import SampleNoise
 from .ode import Heun, ProbabilityFlow
 from .references import Matched, Normal, PointMass, Reference, Unbounded
+from .restart import Interval, Restart
+from .reverse_diffusion import ReverseDiffusion
 from .run import sample
-from .stochastic import Churn, ExponentialSDE, Interval, Restart, ReverseDiffusion
+from .search import fit_solver
+from .singlestep import Singlestep
 from .subsequence import (
     StepCosts,
     optimal_subsequence,

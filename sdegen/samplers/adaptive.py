@@ -17,12 +17,12 @@ from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
-from .euler import EulerMaruyama
+from .euler import EulerMaruyama, EulerStep
 
 LEVELS = 40  # the shortest step is 2^-40 of the interval
 
 
-class AdaptiveSDE(Sampler):
+class AdaptiveSDE(Sampler[EulerStep, None]):
     """Stochastic improved Euler, controlled by Euler–Maruyama, with steps of its own for every sample.
 
     ``x' = x − h f(x, t) + eta G(t) w`` is held against ``x'' = ½ (x' + x − h f(x', t − h) + eta G(t − h) w)`` with the
@@ -64,13 +64,11 @@ class AdaptiveSDE(Sampler):
         """Both ends: the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, 2)
 
-    def plan(self, model: ScoreModel, times: Tensor) -> list[EulerMaruyama.Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
         """The interval and the reversed dynamics; refuses an infinite coefficient."""
         return EulerMaruyama(1, eta=self.eta).plan(model, times)
 
-    def step(
-        self, model: ScoreModel, x: Tensor, c: EulerMaruyama.Coefficients, noise: Noise, state: Any
-    ) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """From one end to the other; every trial draws noise once, so a sample's own does not depend on the batch."""
         path, before = DyadicPath(x, c.h), x
         while not path.done.all():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -20,8 +20,15 @@ from ..processes.linear import LinearSDE, is_linear
 Noise = Callable[[Tensor], Tensor]
 
 
-class Sampler(ABC):
+C = TypeVar("C")  # what a step needs, formed before the run
+S = TypeVar("S")  # what a step remembers for the next
+
+
+class Sampler(ABC, Generic[C, S]):
     """One step from ``x_t`` to ``x_s``, ``s < t``.
+
+    A subclass says what its `plan` makes for a step, and what a step remembers for the next (None for nothing):
+    ``class DDIM(Sampler[DDIMStep, None])``.
 
     A step of a sampler with coefficients from `plan` can be compiled with the network in it, as one graph for all steps:
 
@@ -73,7 +80,7 @@ class Sampler(ABC):
         return self.default_grid() if is_linear(sde) else Uniform()
 
     @abstractmethod
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Any]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[C]:
         """The coefficients of every step, formed once in float64.
 
         Raises
@@ -83,7 +90,7 @@ class Sampler(ABC):
         """
 
     @abstractmethod
-    def step(self, model: ScoreModel, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, Any]:
+    def step(self, model: ScoreModel, x: Tensor, c: C, noise: Noise, state: S | None) -> tuple[Tensor, S]:
         """``x_s`` from ``x_t``, and whatever is to be remembered for the next step.
 
         Parameters

@@ -90,7 +90,7 @@ def learned_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) 
     return model.reversal.reverse_step(x, c.mean, c.s, c.t, z)
 
 
-class Ancestral(Sampler):
+class Ancestral(Sampler[AncestralStep, None]):
     """DDPM's reversed chain on any linear SDE: ``x_s ~ q(x_s | x_t, x_0 = E[x_0 | x_t])``, weak order 1.
 
     J. Ho et al., 2020, arXiv:2006.11239; learned variance: A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672.
@@ -126,12 +126,19 @@ class Ancestral(Sampler):
         means = model.ask(t, denoise=at_s.Phi, noise=law.K @ at_t.R)
         return [AncestralStep(s[i], t[i], mean, small[i], large[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: ScoreModel, x: Tensor, c: AncestralStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: AncestralStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """One draw from the reversed chain."""
         return self.variance(model, x, c, noise(x)), None
 
 
-class DDIM(Sampler):
+class DDIMStep(NamedTuple):
+    """Of ``x_s = mean + root z``, the mean as a question; no root without noise."""
+
+    mean: Any
+    root: Operator | None
+
+
+class DDIM(Sampler[DDIMStep, None]):
     """``x_s = Phi_s E[x_0 | x_t] + M E[z | x_t] + eta root z`` with ``M Mᵀ = Sigma_s − eta² beta_tilde``, order 1.
 
     ``eta = 0`` is deterministic, the exponential Euler step of the probability flow, exact for one data point; for it `M`
@@ -154,19 +161,13 @@ class DDIM(Sampler):
         In a run, if the process is not linear.
     """
 
-    class Coefficients(NamedTuple):
-        """Of ``x_s = mean + root z``, the mean as a question; no root without noise."""
-
-        mean: Any
-        root: Operator | None
-
     def __init__(self, steps: int = 50, grid: Grid | None = None, eta: float = 0.0) -> None:
         super().__init__(steps, grid)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta}; DDIM's noise level lies between 0 (deterministic) and 1 (ancestral).")
         self.eta = eta
 
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[DDIMStep]:
         """The means as questions, and roots where there is noise."""
         sde = require_linear(self, model.sde)
         t, s = times[:-1], times[1:]
@@ -179,9 +180,9 @@ class DDIM(Sampler):
             Psi = at_s.R.T @ s_to_t.Phi.T @ at_t.R.inv().T
             M = at_s.R @ (M.one() - (M.one() - Psi @ Psi.T) * self.eta**2).sqrt()
         means = model.ask(t, denoise=at_s.Phi, noise=M)
-        return [self.Coefficients(mean, None if root is None else root[i]) for i, mean in enumerate(means)]
+        return [DDIMStep(mean, None if root is None else root[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: DDIMStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """One step; noise is drawn only where ``eta > 0``."""
         x_s = model.answer(x, c.mean)
         return (x_s if c.root is None else c.root.onto(x_s, noise(x))), None

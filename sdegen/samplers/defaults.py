@@ -7,10 +7,11 @@ from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from ..processes.linear import is_linear
 from .base import Sampler
+from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
-from .exponential import Multistep, angle, log_ratio, share
+from .exponential_sde import ExponentialSDE
+from .multistep import Multistep
 from .references import Normal
-from .stochastic import ExponentialSDE
 
 
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:

@@ -13,7 +13,17 @@ from ..processes.linear import is_linear
 from .base import Noise, Sampler
 
 
-class EulerMaruyama(Sampler):
+class EulerStep(NamedTuple):
+    """A step's time and length with the reversed dynamics; for linear processes its mean as a question, and its root."""
+
+    t: Tensor
+    h: Tensor
+    reverse: Any
+    mean: Any = None
+    root: Operator | None = None
+
+
+class EulerMaruyama(Sampler[EulerStep, None]):
     """``x_s = x_t − (t − s) [f − ½ (1 + eta²) G Gᵀ score] + eta √(t − s) G z``, weak order 1.
 
     Works for every SDE whose coefficients are finite at the times of the grid. Y. Song et al., 2021, arXiv:2011.13456.
@@ -33,27 +43,18 @@ class EulerMaruyama(Sampler):
 
     default_grid = Uniform
 
-    class Coefficients(NamedTuple):
-        """A step's time and length with the reversed dynamics; for linear processes its mean as a question, and its root."""
-
-        t: Tensor
-        h: Tensor
-        reverse: Any
-        mean: Any = None
-        root: Operator | None = None
-
     def __init__(self, steps: int = 500, grid: Grid | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, grid)
         self.eta = eta
 
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
         """Times and step lengths, means and roots; refuses an infinite coefficient of a linear process."""
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):
             return []
         if not is_linear(sde):  # its coefficients are functions of states whose shape is not known here
-            return [self.Coefficients(t[i], h[i], reverse) for i in range(len(t))]
+            return [EulerStep(t[i], h[i], reverse) for i in range(len(t))]
         F, G = sde.drift_operator(t), sde.diffusion_operator(t)
         infinite = ~(F.matrix().isfinite() & G.matrix().isfinite()).flatten(-2).all(-1)
         if infinite.any():
@@ -63,9 +64,9 @@ class EulerMaruyama(Sampler):
             )
         means = model.ask(t, x=F.one() - F * h, score=G @ G.T * (0.5 * (1 + self.eta**2) * h))
         root = (G * (self.eta * h.sqrt())).prepared(model.like)
-        return [self.Coefficients(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]
+        return [EulerStep(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]
 
-    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """One step of length h."""
         x_s = x - c.h * c.reverse.drift(x, c.t) if c.mean is None else model.answer(x, c.mean)
         if self.eta:

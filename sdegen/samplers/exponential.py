@@ -1,17 +1,18 @@
-"""Exponential integrators of the probability flow: multistep, predictor–corrector and single-step, of any linear process.
+"""What exponential integrators of the probability flow have in common, on any linear process.
 
 All of them are one formula. Between two times the flow of a *reference* (`references`) is followed in closed form, and
-what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a *clock*:
+what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a *clock* (`clocks`):
 
     x_s = carry(x_t) + Σ_j W_j q_j,    W_j = Psi_s ∫_t^s l_j(clock) dK.
 
-The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. Loop, history and
-interpolation are common to scalar and matrix processes. Not here: anything stochastic.
+The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. They are made here by `Scalar` and
+`Channels`, for scalar and for matrix processes; `multistep` and `singlestep` choose what is interpolated. Not here: anything
+stochastic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,50 +21,9 @@ from torch import Tensor
 from ..laws.interpolation import lagrange, rule
 from ..laws.operators import Matrix, Operator, Scale, add_product
 from ..models.score import ScoreModel
-from ..processes.grids import Grid
 from ..processes.linear import LinearSDE
-from .base import Noise, Sampler, require_linear
+from .clocks import Clock
 from .references import Matched, PointMass, Reference
-
-Clock = Callable[[Tensor], Tensor]
-
-
-def angle(phi: Tensor) -> Tensor:
-    """``phi = atan(sigma / alpha)`` itself: finite at both ends.
-
-    The angle of T. Salimans and J. Ho, *Progressive distillation for fast sampling of diffusion models*, 2022,
-    arXiv:2202.00512.
-
-    Parameters
-    ----------
-    phi
-        The angles, in ``[0, π/2]``, of any shape; ``atan(1 / √snr)`` on matrix processes.
-    """
-    return phi
-
-
-def log_ratio(phi: Tensor) -> Tensor:
-    """``log(sigma / alpha)``, minus half the log-SNR: the clock of the DPM-Solver papers; infinite at both ends.
-
-    C. Lu et al., 2022, arXiv:2206.00927 and arXiv:2211.01095.
-
-    Parameters
-    ----------
-    phi
-        As for `angle`.
-    """
-    return phi.tan().log()
-
-
-def share(phi: Tensor) -> Tensor:
-    """``sigma / (alpha + sigma)``: finite at both ends.
-
-    Parameters
-    ----------
-    phi
-        As for `angle`.
-    """
-    return phi.sin() / (phi.sin() + phi.cos())
 
 
 class Node(NamedTuple):
@@ -100,7 +60,7 @@ def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
     return l
 
 
-def ways(asked: Sequence[Asked]) -> Tensor:
+def group_by_ends(asked: Sequence[Asked]) -> Tensor:
     """Moves with common ends, a row of their places for each way from `t` to `s`; shorter rows repeat their first."""
     found: dict[tuple[int, int], list[int]] = {}
     for i, v in enumerate(asked):
@@ -176,7 +136,7 @@ class Scalar:
         l = polynomials(clock, asked, self.clock(path)) * (end - start)[:, None] * w  # (evaluations, moves, points)
         integrals = l.new_empty(*l.shape[:2], *self.c.shape)
         size = max(1, 2**15 // (len(u) * self.c.numel()))  # ways at a time whose integrands stay in the cache
-        for own in ways(asked).split(size):
+        for own in group_by_ends(asked).split(size):
             integrand = self.P_squared(path[own[:, 0]]).reciprocal_()
             integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
         weights = integrals.mul_(r[s] * P_s)
@@ -263,205 +223,26 @@ def _number(A: Operator) -> Tensor:
     return A.matrix()[..., 0, 0]
 
 
-def _pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
+def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
     """The formula's pieces; by default around the data's own moments, on matrix processes around a point mass."""
     if len(sde.e) == 1:
         return Scalar(sde, model, Matched() if reference is None else reference, clock)
     return Channels(sde, model, PointMass() if reference is None else reference, clock)
 
 
-def scaled(c: Any, x: Tensor) -> Tensor:
+def multiply(c: Any, x: Tensor) -> Tensor:
     """A coefficient, an operator or one number for every direction, on `x`."""
     return x * c.to(x) if isinstance(c, Tensor) else c(x)
 
 
-def added(y: Tensor, c: Any, x: Tensor) -> Tensor:
+def add_multiple(y: Tensor, c: Any, x: Tensor) -> Tensor:
     """``y + c x`` for such a coefficient, in the memory of `y`."""
     return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
 
 
-def moved(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
+def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     """The formula."""
-    y = scaled(move.carry, x)
+    y = multiply(move.carry, x)
     for weight, q in zip(move.weights, history, strict=False):
-        y = added(y, weight, q)
+        y = add_multiple(y, weight, q)
     return y if move.shift is None else y.add_(move.shift.to(y))
-
-
-class Multistep(Sampler):
-    """Exponential Adams methods of order 1 to 4: one evaluation a step, whatever the order.
-
-    With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact
-    integrals of the polynomials, diffusers' solver type "heun"), with `Unbounded()` noise prediction (DEIS: Q. Zhang and
-    Y. Chen, 2022, arXiv:2204.13902), with `corrector` a predictor–corrector (UniPC: W. Zhao et al., 2023,
-    arXiv:2302.04867, the same from order 3 on; below it rounds the coefficients). Order 1 with either limit is DDIM.
-
-    The start is true to the order: early steps go again from the first state with all evaluations made so far, so the
-    error of the first, first-order step is not carried on. Order 4 repairs its second evaluation, at the price of one more.
-
-    Parameters
-    ----------
-    steps, grid
-        As for every `Sampler`.
-    order
-        Of the method, 1 to 4.
-    reference
-        The law whose flow is exact; the data's own moments by default on scalar processes, a point mass on others.
-    clock
-        The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
-    corrector
-        Correct every state with the evaluation made there: one order more for the same evaluations.
-
-    Raises
-    ------
-    ValueError
-        If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or
-        the reference is `Matched` and the model does not know its data's moments.
-    TypeError
-        In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
-    """
-
-    def __init__(
-        self,
-        steps: int = 20,
-        grid: Grid | None = None,
-        order: int = 3,
-        reference: Reference | None = None,
-        clock: Clock = angle,
-        corrector: bool = False,
-    ) -> None:
-        super().__init__(steps, grid)
-        if order not in (1, 2, 3, 4):
-            raise ValueError(f"order = {order}; multistep methods have order 1, 2, 3 or 4.")
-        self.order, self.reference, self.clock, self.corrector = order, reference, clock, corrector
-
-    class Coefficients(NamedTuple):
-        """Of one step: its node, its move, and those that go back."""
-
-        pieces: Any
-        node: Any
-        move: Move
-        restart: bool
-        correct: Move | None
-        repair: tuple[Move, Any] | None
-
-    def pieces(self, model: ScoreModel) -> Scalar | Channels:
-        """The formula's pieces for a model."""
-        return _pieces(require_linear(self, model.sde), model, self.reference, self.clock)
-
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Coefficients]:
-        """The weights of every step."""
-        pieces, p, n = self.pieces(model), self.order, len(times) - 1
-        nodes = pieces.nodes(model, times[:-1])
-        seen = [range(k, max(k - p, -1), -1) for k in range(n)]
-        restarts = [0 < k < p - 1 for k in range(n)]
-        starts = [0 if restart else k for k, restart in enumerate(restarts)]
-        asked = [Asked(starts[k], k + 1, seen[k]) for k in range(n)]
-        if self.corrector:
-            asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
-        if p == 4 and n > 2:
-            asked.append(Asked(0, 1, seen[2]))
-        moves = pieces.moves(times, asked)
-        corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
-        repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
-        return [
-            self.Coefficients(pieces, *c) for c in zip(nodes, moves[:n], restarts, corrections, repairs, strict=True)
-        ]
-
-    def step(self, model: ScoreModel, x: Tensor, c: Coefficients, noise: Noise, state: Any) -> tuple[Tensor, Any]:
-        """One evaluation, and the formula."""
-        y = c.pieces.enter(x)
-        q = c.pieces.evaluate(model, x, y, c.node)
-        first, base, history = (y, y, []) if state is None else state
-        history = [q, *history]
-        if c.correct is not None:
-            y = self.advance(c.correct, base, history)
-        if c.repair is not None:
-            move, node = c.repair
-            again = moved(move, first, history)
-            history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
-        base = first if c.restart else y
-        out = self.advance(c.move, base, history)
-        return c.pieces.leave(out, x), (first, base, history[: self.order])
-
-    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """A move of the run; what `fit` watches."""
-        return moved(move, y, history)
-
-
-class Singlestep(Sampler):
-    """Exponential Runge–Kutta methods of order 2 and 3: as many evaluations a step as the order, no memory.
-
-    Stages at one half, or at one and two thirds, of the clock. With `Unbounded()` and the clock `log_ratio` order 3 is
-    DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927); its order 2 has the midpoint rule where this has the exact integral.
-
-    Parameters
-    ----------
-    steps, grid
-        As for every `Sampler`.
-    order
-        2 or 3.
-    reference, clock
-        As for `Multistep`.
-
-    Raises
-    ------
-    ValueError
-        If `order` is not 2 or 3; in a run as for `Multistep`.
-    TypeError
-        As for `Multistep`.
-    """
-
-    def __init__(
-        self,
-        steps: int = 10,
-        grid: Grid | None = None,
-        order: int = 3,
-        reference: Reference | None = None,
-        clock: Clock = angle,
-    ) -> None:
-        super().__init__(steps, grid)
-        if order not in (2, 3):
-            raise ValueError(f"order = {order}; single-step methods here have order 2 or 3.")
-        self.order, self.reference, self.clock = order, reference, clock
-
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Any]:
-        """Stages, their nodes and moves."""
-        pieces = _pieces(require_linear(self, model.sde), model, self.reference, self.clock)
-        n, p = len(times) - 1, self.order
-        up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
-        ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
-        between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
-        # Stage j of step k is at the place k for j = 0, else at (n + 1) + (j − 1) n + k.
-        stops = torch.cat([times, *between])
-        nodes = pieces.nodes(model, stops)
-        stages = [[k, *((n + 1) + (j - 1) * n + k for j in range(1, p))] for k in range(n)]
-        asked = []
-        for k, stage in enumerate(stages):
-            asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
-            # The last stage and the first: with two thirds of the way the line through them is exact to order three.
-            asked.append(Asked(k, k + 1, [stage[-1], k]))
-        moves = pieces.moves(stops, asked)
-        return [(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)]) for k, stage in enumerate(stages)]
-
-    def step(self, model: ScoreModel, x: Tensor, c: Any, noise: Noise, state: Any) -> tuple[Tensor, None]:
-        """All stages from one state."""
-        pieces, nodes, moves = c
-        y = pieces.enter(x)
-        history = [pieces.evaluate(model, x, y, nodes[0])]
-        for node, move in zip(nodes[1:], moves, strict=False):
-            stage = moved(move, y, history)
-            history = [pieces.evaluate(model, pieces.leave(stage, x), stage, node), *history]
-        return pieces.leave(moved(moves[-1], y, [history[0], history[-1]]), x), None
-
-
-def _between(pieces: Any, t: Tensor, s: Tensor, fraction: float) -> Tensor:
-    """The time at a fraction of the clock between two, by bisection on the angle."""
-    low, high = pieces.phi(s), pieces.phi(t)
-    first, last = pieces.clock(high), pieces.clock(low)
-    target = first + fraction * (last - first)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        later = pieces.clock(middle) > target
-        low, high = torch.where(later, low, middle), torch.where(later, middle, high)
-    return pieces.time(0.5 * (low + high))

@@ -1,34 +1,19 @@
-"""Solvers fitted to a model's own trajectories: fewer evaluations where a few minutes may be spent once.
-
-`fit_solver` lets an accurate solver draw paths, and then moves two things: the times at which a `Multistep` sampler stops, and
-the factors that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
-grids of several shapes; then all at once, by Gauss–Newton steps on where the paths end. No gradient passes through the
-network, so the memory is that of sampling. What is returned is judged on paths that nothing was fitted to; where that is no
-better than the default, the default comes back, with a warning.
-"""
+"""A `Multistep` sampler with times of its own and factors on its weights: what `search.fit_solver` returns."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..models.score import Conditioned, ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..processes.base import SDE
-from ..processes.grids import Angle, Given
-from ..processes.linear import is_linear
-from ..progress import shown
+from ..processes.grids import Given
 from .base import Sampler
-from .defaults import default
-from .exponential import Move, Multistep, moved, scaled, share
-from .run import sample, start
-
-RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
-CUT = 10.0  # medians, beyond which a distance counts no further
+from .clocks import share
+from .exponential import Move
+from .multistep import Multistep, MultistepStep
 
 
 class Fitted(Multistep):
@@ -51,6 +36,9 @@ class Fitted(Multistep):
         In a run with another ``final`` than it was fitted for.
     """
 
+    error: float | None = None
+    default_error: float | None = None
+
     def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:
         super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise
@@ -62,25 +50,25 @@ class Fitted(Multistep):
             raise ValueError(f'this solver was fitted for final="{mode}"; sample with that, or fit another.')
         return self._grid(sde)(sde, len(self.stops))
 
-    def plan(self, model: ScoreModel, times: Tensor) -> list[Multistep.Coefficients]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """The weights, multiplied."""
-        return _all_multiplied(super().plan(model, times), self.factors)
+        return multiplied_plan(super().plan(model, times), self.factors)
 
 
-def _multiplied(move: Move, factors: Tensor) -> Move:
+def multiplied_move(move: Move, factors: Tensor) -> Move:
     return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
-def _all_multiplied(plan: list[Multistep.Coefficients], factors: Tensor) -> list[Multistep.Coefficients]:
+def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
     """A plan whose weights are multiplied, one row of factors for every move."""
     rows, steps = iter(factors), []
     for c in plan:
-        correct = None if c.correct is None else _multiplied(c.correct, next(rows))
-        steps.append(c._replace(correct=correct, move=_multiplied(c.move, next(rows))))
+        correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
+        steps.append(c._replace(correct=correct, move=multiplied_move(c.move, next(rows))))
     return steps
 
 
-def _travel(
+def travel(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
 ) -> list[tuple[Tensor, Any]]:
     """The states before every step and after the last, each with what the sampler remembers there."""
@@ -89,266 +77,3 @@ def _travel(
         x, state = sampler.step(model, x, c, torch.zeros_like, state)
         trail.append((x, state))
     return trail
-
-
-class _Student(Multistep):
-    """A multistep sampler that fits the factors of every move as it makes it."""
-
-    def __init__(self, stops: Tensor, order: int, teacher: dict[float, Tensor]) -> None:
-        super().__init__(max(1, len(stops) - 1), Given(stops), order, clock=share, corrector=True)
-        self.teacher, self.found = teacher, []  # type: ignore[var-annotated]
-
-    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """The move with the factors that bring it nearest to the teacher."""
-        used = history[: len(move.weights)]
-        features = torch.stack([scaled(w, q).flatten(1) for w, q in zip(move.weights, used, strict=True)], -1)
-        rest = (self.teacher[move.s.item()] - moved(move, y, used)).flatten(1)
-        factors = 1 + _robust_least_squares(features, rest)
-        self.found.append(torch.nn.functional.pad(factors, (0, self.order + 1 - len(factors)), value=1.0))
-        return moved(_multiplied(move, factors), y, used)
-
-
-def _robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
-    """``theta`` near 0 with ``features theta = target``, rows beyond the median weighing less: a few paths change modes."""
-    features, target = features.double(), target.double()
-    theta = features.new_zeros(features.shape[-1])
-    for _ in range(4):
-        size = (target - features @ theta).norm(dim=1)
-        w = 1 / size.maximum(size.median()).clamp_min(1e-300)
-        gram = torch.einsum("b,bdi,bdj->ij", w, features, features)
-        right = torch.einsum("b,bdi,bd->i", w, features, target)
-        theta = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), right)
-    return theta.cpu()
-
-
-def fit_solver(
-    model: ScoreModel,
-    *,
-    steps: int = 6,
-    paths: int | None = None,
-    rounds: int = 20,
-    seed: int = 0,
-    final: str = "denoise",
-    end: float | None = None,
-    progress: bool | None = None,
-    **cond: Any,
-) -> Sampler:
-    """A solver of `steps` evaluations, fitted to a model of a scalar process.
-
-    Parameters
-    ----------
-    model
-        Any score model of a scalar process whose data's moments are known.
-    steps
-        Evaluations of the network, the last denoising included.
-    paths
-        Trajectories of the teacher: half to fit, a quarter to choose by, a quarter held back. By default 512, fewer where
-        states have more than 128 numbers, 64 at least.
-    rounds
-        Of Gauss–Newton steps, at most. One costs about ``2 steps²`` evaluations of each path it fits to.
-    seed
-        Of their starting states.
-    final, end
-        As in `sample`, and the last time.
-    progress, cond
-        As in `sample`; conditions with rows have one for every path.
-
-    Returns
-    -------
-    Sampler
-        A `Fitted` solver with the attributes ``error`` and ``default_error``, on the paths held back: root-mean-square
-        distances from the teacher, single ones cut at ten medians. Or the default, with a warning, where fitting did not help.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the process is not scalar, the moments are not known, or a number is out of range.
-    """
-    if not is_linear(model.sde) or len(model.sde.e) > 1:
-        raise TypeError(f"{type(model.sde).__name__} is not a scalar process; solvers are fitted for those.")
-    if final not in ("denoise", "sample"):
-        raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
-    numbers = model.require_moments().mean.numel()
-    if paths is None:
-        paths = max(64, min(512, 65_536 // numbers))
-    if paths < 16 or steps < 2 or rounds < 0:
-        raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
-    show = shown(progress)
-    with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
-        return _Fit(model, steps, paths, seed, final, end, cond).run(rounds, bar)
-
-
-class _Paths(NamedTuple):
-    """Some of the teacher's trajectories."""
-
-    model: ScoreModel  # bound to their conditions
-    states: Tensor  # (times, B, *)
-    ends: Tensor  # (B, *), where the student should arrive
-
-
-class _Fit:
-    """The teacher's paths, and the search."""
-
-    FINE = 160  # times of the teacher, which the student starts its search from
-
-    def __init__(
-        self, model: ScoreModel, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
-    ) -> None:
-        self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
-        self.plain = default(model, steps, eta=0.0)
-        assert isinstance(self.plain.grid, Angle)  # the default's own for scalar processes
-        self.plain.grid.end = end
-        self.scale = self.plain.grid.scale
-        x_T = start(model, paths, seed)
-        teacher = Multistep(self.FINE, Angle(end=end, scale=self.scale, power=0.5), 3, clock=share, corrector=True)
-        self.fine = teacher.times(self.sde, False)
-        order = torch.randperm(paths, generator=torch.Generator().manual_seed(seed))
-        self.train, self.choose, self.held = (
-            self.draw(model, teacher, x_T, which.to(x_T.device), cond)
-            for which in order.tensor_split([paths // 2, 3 * paths // 4])
-        )
-
-    def draw(self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]) -> _Paths:
-        """The teacher's trajectories from some of the starting states."""
-        own = {k: v[which] if isinstance(v, Tensor) and v.ndim and len(v) == len(x_T) else v for k, v in cond.items()}
-        bound = Conditioned(model, **own) if own else model
-        path = sample(bound, x_T=x_T[which], sampler=teacher, final="sample", return_path=True, progress=False)
-        return _Paths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
-
-    def run(self, rounds: int, bar: Any) -> Sampler:
-        """The best of some grids and orders, fitted move by move; then all of it at once."""
-        shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
-        bar.total = len(shapes) + rounds
-        found = []
-        for multiple, power, order in shapes:
-            fitted = self.by_moves(Angle(end=self.fine[-1].item(), scale=self.scale * multiple, power=power), order)
-            found.append((self.error(fitted, self.choose), fitted))
-            bar.update()
-        fitted = min(found, key=lambda pair: pair[0])[1]
-        fitted = self.at_once(fitted, rounds, bar)
-        error, plain = self.error(fitted, self.held), self.error(self.plain, self.held)
-        if not error < plain:
-            warnings.warn(
-                f"fitting {self.steps} steps did not help on the paths held back ({error:.3g} against {plain:.3g}); the "
-                "default is returned. More paths may help.",
-                stacklevel=3,
-            )
-            return self.plain
-        fitted.error, fitted.default_error = error, plain  # type: ignore[attr-defined]
-        return fitted
-
-    def by_moves(self, grid: Angle, order: int) -> Fitted:
-        """The factors of each move by least squares, on times of the teacher's near those of a grid."""
-        places = self.snap(grid)
-        times, model = self.fine[places], self.train.model
-        pieces = Multistep(2).pieces(model)
-        teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
-        student = _Student(times, order, teacher)
-        _travel(student, student.plan(model, times), model, self.train.states[0])
-        return Fitted(times, torch.stack(student.found), order, self.denoise)
-
-    def snap(self, grid: Angle) -> list[int]:
-        """Places of a grid's times among the fine ones, all different."""
-        n = self.steps + (not self.denoise)
-        times = grid(self.sde, n)
-        places = (self.fine[None] - times[:, None]).abs().argmin(1).tolist()
-        for k in range(1, n):
-            places[k] = max(places[k], places[k - 1] + 1)
-        for k in range(n - 1, 0, -1):
-            places[k] = min(places[k], self.FINE - (n - 1 - k))
-        places[-1] = self.FINE
-        return places
-
-    def at_once(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
-        """Levenberg–Marquardt on where the paths end, over all times and factors, by differences of runs.
-
-        A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
-        """
-        knobs = _Knobs(self.sde, fitted, self.train.model)
-        p, damping, idle = knobs.start, 1e-2, 0
-        rest, trail = self.rest(knobs, p)
-        best, least = fitted, self.error(fitted, self.choose)
-        for _ in range(rounds):
-            size = rest.norm(dim=1)
-            w = (CUT * size.median() / size).clamp(max=1).square()
-            J = self.jacobian(knobs, p, rest, trail)
-            H, slope = torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, rest)
-            for _ in range(8):
-                scale = H.diagonal() + 1e-12 * H.trace()
-                q = p - torch.linalg.solve(H + damping * scale.diag(), slope).cpu()
-                there, way = self.rest(knobs, q)
-                if (w * there.square().sum(1)).sum() < (w * rest.square().sum(1)).sum():
-                    break
-                damping *= 4
-            else:
-                break
-            p, rest, trail, damping = q, there, way, max(damping / 8, 1e-7)
-            error = self.error(knobs.sampler(p), self.choose)
-            idle = 0 if error < 0.99 * least else idle + 1
-            if error < least:
-                best, least = knobs.sampler(p), error
-            bar.update()
-            if idle == 3:
-                break
-        return best
-
-    def jacobian(self, knobs: _Knobs, p: Tensor, rest: Tensor, trail: list[Any]) -> Tensor:
-        """``∂ rest / ∂ p``, ``(B, d, len(p))``; a run with another factor begins where that factor first acts."""
-        h = torch.finfo(self.train.ends.dtype).eps ** 0.4
-        columns = []
-        for i, first in enumerate(knobs.acts):
-            q = p.clone()
-            q[i] += h
-            columns.append((self.rest(knobs, q, first, trail)[0] - rest) / h)
-        return torch.stack(columns, -1)
-
-    def rest(
-        self, knobs: _Knobs, p: Tensor, first: int = 0, trail: list[Any] | None = None
-    ) -> tuple[Tensor, list[Any]]:
-        """How far from the teacher's ends a run arrives, ``(B, d)``, and its trail, from the step `first` of another's."""
-        model, sampler = self.train.model, knobs.sampler(p)
-        begin = (self.train.states[0], None) if trail is None else trail[first]
-        way = _travel(sampler, knobs.plan(sampler)[first:], model, *begin)
-        x = way[-1][0]
-        x = model.denoise(x, sampler.stops[-1]) if self.denoise else x
-        return (x - self.train.ends).flatten(1).double(), way
-
-    def error(self, sampler: Sampler, paths: _Paths) -> float:
-        """Root-mean-square distance from the teacher, single distances cut: a path that changes modes says little."""
-        final = "denoise" if self.denoise else "sample"
-        x = sample(paths.model, x_T=paths.states[0], sampler=sampler, final=final, progress=False)
-        distance = (x - paths.ends).flatten(1).norm(dim=1)
-        return distance.minimum(CUT * distance.median()).square().mean().sqrt().item()
-
-
-class _Knobs:
-    """All that a search may turn: the logarithms of the gaps between the times, on the clock, and the factors."""
-
-    def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
-        self.flow, self.model, self.fitted = sde.flow(model), model, fitted
-        self.stops = fitted.stops.double()
-        self.ticks = share(self.flow.clock(self.stops))
-        self.known = (self.stops, Multistep.plan(fitted, model, self.stops))
-        moves = [(k, m) for k, c in enumerate(self.known[1]) for m in (c.correct, c.move) if m is not None]
-        counts = torch.tensor([len(m.weights) for _, m in moves])
-        self.mask = torch.arange(fitted.order + 1) < counts[:, None]
-        gaps = -self.ticks.diff()
-        self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask]])
-        self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
-
-    def sampler(self, p: Tensor) -> Fitted:
-        """The solver with the knobs at `p`."""
-        n = len(self.ticks) - 1
-        factors = self.fitted.factors.double().clone()
-        factors[self.mask] = p[n:]
-        ticks = self.ticks[0] + (self.ticks[-1] - self.ticks[0]) * p[:n].softmax(0).cumsum(0)[:-1]
-        inner = self.flow.time(torch.atan(ticks / (1 - ticks)))
-        return Fitted(
-            torch.cat([self.stops[:1], inner, self.stops[-1:]]), factors, self.fitted.order, self.fitted.denoise
-        )
-
-    def plan(self, sampler: Fitted) -> list[Multistep.Coefficients]:
-        """Its plan; the weights before multiplication are remembered, as most knobs leave the times alone."""
-        if not torch.equal(self.known[0], sampler.stops):
-            self.known = (sampler.stops, Multistep.plan(sampler, self.model, sampler.stops))
-        return _all_multiplied(self.known[1], sampler.factors)

@@ -7,7 +7,7 @@ measured in the noise's own scale and direction, per sample, never by a batch me
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid, LogSNR
-from .base import Noise, Sampler
+from .base import C, Noise, S, Sampler
 
 
 class LangevinStep(NamedTuple):
@@ -26,7 +26,7 @@ class LangevinStep(NamedTuple):
     R: Operator
 
 
-class Langevin(Sampler):
+class Langevin(Sampler[LangevinStep, None]):
     """Unadjusted Langevin dynamics at one time. G. Parisi, *Correlation functions and computer simulations*, 1981.
 
     Parameters
@@ -59,7 +59,7 @@ class Langevin(Sampler):
         """The root of the noise at every stop."""
         return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
 
-    def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """One Langevin step towards the law at ``c.t``."""
         drift = c.R(c.R.T(model.score(x, c.t)))
         return x + self.h * drift + c.R(noise(x)) * math.sqrt(2 * self.h), None
@@ -100,7 +100,7 @@ class AnnealedLangevin(Langevin):
         return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
 
 
-class PredictorCorrector(Sampler):
+class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
     """A predictor's step, then Langevin steps at the time it arrived at (Y. Song et al., 2021, arXiv:2011.13456).
 
     Parameters
@@ -111,7 +111,7 @@ class PredictorCorrector(Sampler):
         Its ``h``, and as many of its ``steps`` after every predictor step.
     """
 
-    def __init__(self, predictor: Sampler, corrector: Langevin | None = None) -> None:
+    def __init__(self, predictor: Sampler[C, S], corrector: Langevin | None = None) -> None:
         super().__init__(predictor.steps, predictor.grid)
         self.predictor = predictor
         self.corrector = Langevin(steps=1, h=0.05) if corrector is None else corrector
@@ -120,15 +120,15 @@ class PredictorCorrector(Sampler):
         """The predictor's."""
         return self.predictor.times(sde, denoise)
 
-    def plan(self, model: ScoreModel, times: Tensor) -> list[tuple[Any, LangevinStep]]:
+    def plan(self, model: ScoreModel, times: Tensor) -> list[tuple[C, LangevinStep]]:
         """Both plans, step by step."""
         return list(zip(self.predictor.plan(model, times), self.corrector.plan(model, times), strict=True))
 
     def step(
-        self, model: ScoreModel, x: Tensor, c: tuple[Any, LangevinStep], noise: Noise, state: Any
-    ) -> tuple[Tensor, Any]:
+        self, model: ScoreModel, x: Tensor, c: tuple[C, LangevinStep], noise: Noise, state: S | None
+    ) -> tuple[Tensor, S]:
         """Predict, then correct."""
-        x, state = self.predictor.step(model, x, c[0], noise, state)
+        x, remembered = self.predictor.step(model, x, c[0], noise, state)
         for _ in range(self.corrector.steps):
             x, _ = self.corrector.step(model, x, c[1], noise, None)
-        return x, state
+        return x, remembered

@@ -19,10 +19,17 @@ import torch
 from torch import Tensor
 
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
-AHEAD = 131072  # numbers of a path that are made at a time, at most, where that is more than one step
-_TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
+
+
+TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
+
+
 _ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
+
+
 _LANES = 16  # torch fills normals 16 at a time: the first 16 k of a draw are the same however long it is
+
+
 _32 = 2**32 - 1
 
 
@@ -75,7 +82,7 @@ class SampleNoise:
 
         For all of them `together` has to be the same.
         """
-        width = together(_size(like), call)
+        width = together(numbers_in(like), call)
         start = call & -width
         draws = -(-(call + m - start) // width)
         at = layout(like.shape, self.first, width)
@@ -90,142 +97,7 @@ class SampleNoise:
         return (z[call - start :] if call > start else z).to(like)
 
 
-class BrownianNoise:
-    """One Brownian path `W` for every sample, the same however often a coarsest grid is halved.
-
-    The call of step `i` returns ``(W(t_i) − W(t_{i+1})) / √(t_i − t_{i+1})``: standard normal, and independent from step to
-    step, like any noise. Steps of a coarsest grid draw their increments; a halved step splits its own by a Brownian bridge,
-    one normal number for each number of noise altogether. So a solution can be compared with a finer one of the same
-    path. To be given to a sampler that asks for noise once a step. The bridge is the construction of P. Lévy,
-    *Processus stochastiques et mouvement brownien*, 1948.
-
-    Parameters
-    ----------
-    seed, first
-        As for `SampleNoise`, on whose draws it is made.
-    times
-        Where the sampler stops, decreasing: ``sampler.times(sde, denoise)``.
-    coarsest
-        Steps of the coarsest grid; ``len(times) − 1`` is this times a power of two, and the coarsest grid is every so-many-th
-        of the times.
-
-    Raises
-    ------
-    ValueError
-        If the times are not so many or do not decrease, or at a call after the last step.
-
-    Examples
-    --------
-    >>> times, like = torch.linspace(1, 0, 9, dtype=torch.float64), torch.empty(3, 2)
-    >>> fine, coarse = BrownianNoise(0, times, coarsest=4), BrownianNoise(0, times[::2], coarsest=4)
-    >>> halves = (fine(like) + fine(like)) * 0.125**0.5
-    >>> torch.allclose(halves, coarse(like) * 0.25**0.5)
-    True
-    """
-
-    def __init__(self, seed: int, times: Tensor, coarsest: int, first: int = 0) -> None:
-        steps = len(times) - 1
-        halvings = max(0, (steps // max(1, coarsest)).bit_length() - 1)
-        if coarsest < 1 or steps != coarsest << halvings:
-            raise ValueError(
-                f"coarsest = {coarsest} and {steps} steps between the times; give {coarsest} steps times a power of two."
-            )
-        self.times = times.double().cpu()
-        if not (self.times[:-1] > self.times[1:]).all():
-            raise ValueError("times must decrease strictly; give those of a sampler's grid.")
-        self.steps, self.coarsest, self.halvings, self.calls = steps, coarsest, halvings, 0
-        # Lengths of the steps of every level, in those of the coarsest steps they are parts of; level 0 is the coarsest.
-        grids = (self.times[:: 1 << k] for k in range(halvings, -1, -1))
-        lengths = [(t[:-1] - t[1:]).view(coarsest, -1) for t in grids]
-        lengths = [(v / lengths[0]).flatten() for v in lengths]
-        pairs = [v.view(-1, 2) for v in lengths[1:]]
-        self._bridge = [(v.flip(1) / v / v.sum(1, keepdim=True)).sqrt() * v.new_tensor([1.0, -1.0]) for v in pairs]
-        self._root = lengths[-1].sqrt()
-        self._shape: torch.Size | None = None
-        self._source = SampleNoise(seed, first)
-        self._rest: dict[int, Tensor] = {}  # noise drawn along with that of other calls, by the first of its calls
-        self._split: list[tuple[int, int, Tensor]] = []  # level, place in it, and slopes of steps yet to be split
-        self._ready: list[Tensor] = []  # noise of the next steps, the last first
-
-    def __call__(self, like: Tensor) -> Tensor:
-        """The increment of the next step over the root of its length, of the shape, dtype and device of `like`."""
-        if self.calls == self.steps:
-            raise ValueError(
-                f"noise was asked for more than {self.steps} times; a Brownian path has one increment a step."
-            )
-        if like.shape != self._shape:
-            if self.calls:
-                raise ValueError(
-                    f"like has shape {tuple(like.shape)}, the path one of {tuple(self._shape or ())}; make one for each batch."
-                )
-            self._shape = like.shape
-            ones = [1] * like.ndim  # coefficients are to multiply (steps, B, *)
-            exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-            self._bridge = [v.to(like.device, exact).view(-1, 2, *ones) for v in self._bridge]
-            self._root = self._root.to(like.device, exact).view(-1, *ones)
-        if not self._ready:
-            self._ready = self._next(like)
-        self.calls += 1
-        return self._ready.pop()
-
-    def _next(self, like: Tensor) -> list[Tensor]:
-        """Noise of the next steps, the last first: of one, or of as many as have `AHEAD` numbers.
-
-        What is split is the mean slope of the path in a step, in units of the root of its coarsest step's length. Halves of
-        lengths ``a`` and ``b`` have the slopes ``slope + √(b / a (a + b)) z`` and ``slope − √(a / b (a + b)) z``.
-        """
-        exact = like if like.dtype == torch.float64 else like.float()
-        most = power_of_two(AHEAD // max(1, like.numel()))
-        if self._split:
-            level, j, slope = self._split.pop()
-        else:
-            level, j = 0, self.calls >> self.halvings
-            slope = self._normal(j, min(max(1, most >> self.halvings), self.coarsest - j), exact)
-        m = slope.shape[0]
-        while level < self.halvings:
-            if m > 1 and 2 * m > most:
-                m //= 2
-                self._split.append((level, j + m, slope[m:]))
-                slope = slope[:m]
-            z = self._normal((self.coarsest << level) + j, m, exact)  # the calls before are those of coarser levels
-            bridge = self._bridge[level][j : j + m]
-            level, j = level + 1, 2 * j
-            if most > 1:
-                m, slope = 2 * m, torch.addcmul(slope.unsqueeze(1), z.unsqueeze(1), bridge).flatten(0, 1)
-            else:  # large: what is there already is written over
-                half = torch.addcmul(slope, z, bridge[:, 0])
-                self._split.append((level, j + 1, slope.addcmul_(z, bridge[:, 1])))
-                slope = half
-        if level:
-            slope *= self._root[j : j + m]
-        return list(slope.to(like).unbind())[::-1]
-
-    def _normal(self, call: int, m: int, like: Tensor) -> Tensor:
-        """The noise of `m` calls, ``(m, B, *)``."""
-        parts, end = [], call + m
-        while call < end:
-            z = self._rest.pop(call, None)
-            if z is None:
-                z = self._draw(call, end, like)
-            if z.shape[0] > end - call:
-                self._rest[end], z = z[end - call :], z[: end - call]
-            parts.append(z)
-            call += z.shape[0]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _draw(self, call: int, end: int, like: Tensor) -> Tensor:
-        """Noise from a call on, up to `end` or to what is there already, or as far as calls are drawn together."""
-        if call < 2 * _TOGETHER:  # further on more go together
-            end = min(end, 1 << call.bit_length())
-        end = min((k for k in self._rest if call < k < end), default=end)
-        first = call & -together(_size(like), call)
-        z = self._source.draw(first, end - first, like)
-        if first < call:  # a coarser level's last calls, whose turn comes when the finer one has been begun
-            self._rest[first], z = z[: call - first], z[call - first :]
-        return z
-
-
-def _size(like: Tensor) -> int:
+def numbers_in(like: Tensor) -> int:
     """Numbers in a sample."""
     shape = like.shape
     if not shape or not like.is_floating_point():
@@ -238,7 +110,7 @@ def together(d: int, call: int) -> int:
 
     At most a quarter of the calls before, so that short runs draw little in vain, whatever the size of the batch.
     """
-    return power_of_two(min(_TOGETHER, _ROW // d, call // 2))
+    return power_of_two(min(TOGETHER, _ROW // d, call // 2))
 
 
 def power_of_two(x: int) -> int:
@@ -280,7 +152,7 @@ def layout(shape: torch.Size, first: int, width: int) -> Layout:
     few = max(1, _LANES // d)
     numbers = few * d
     row = width * numbers
-    block = block_size(row)
+    block = blocknumbers_in(row)
     place, before = divmod(first, few)
     k, skipped = divmod(place, block)
     rows = -(-(before + shape[0]) // few)
@@ -292,7 +164,7 @@ def layout(shape: torch.Size, first: int, width: int) -> Layout:
     return Layout(k, block * row, end, calls_first, (rows * numbers, *strides), before * d)
 
 
-def block_size(d: int) -> int:
+def blocknumbers_in(d: int) -> int:
     """Samples of `d` numbers in a block: about `NUMBERS` numbers, and a multiple of the 16 that are filled at a time."""
     whole = _LANES // math.gcd(d, _LANES)
     return whole * max(1, NUMBERS // (whole * d))

@@ -11,7 +11,7 @@ from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid
 from .base import Noise, Sampler
-from .exponential import Move, moved
+from .exponential import Move, apply_move
 
 
 class Tableau(NamedTuple):
@@ -77,11 +77,11 @@ class RungeKutta(NamedTuple):
         stage = x
         for question, move in zip(self.questions, self.moves, strict=True):
             slopes.insert(0, self.flow.slope(stage, question))
-            stage = moved(move, x, slopes)
+            stage = apply_move(move, x, slopes)
         return stage
 
 
-class Heun(Sampler):
+class Heun(Sampler[RungeKutta, None]):
     """Heun's method on the probability flow: order 2, two evaluations a step.
 
     T. Karras et al., 2022, arXiv:2206.00364, use it in the noise level; here the clock is the angle
@@ -100,7 +100,7 @@ class Heun(Sampler):
         """Both evaluations and moves of every step."""
         return RungeKutta.plan(model, times, TABLEAUS["heun2"])
 
-    def step(self, model: ScoreModel, x: Tensor, c: RungeKutta, noise: Noise, state: Any) -> tuple[Tensor, None]:
+    def step(self, model: ScoreModel, x: Tensor, c: RungeKutta, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Average of the slopes at both ends."""
         return c(x), None
 
@@ -115,7 +115,7 @@ class FlowStep(NamedTuple):
     flow: Any
 
 
-class ProbabilityFlow(Sampler):
+class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
     """The probability flow by torchdiffeq, fixed or adaptive.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
@@ -155,7 +155,7 @@ class ProbabilityFlow(Sampler):
         return [FlowStep(times[i], times[i + 1], tau[i], tau[i + 1], flow) for i in range(len(times) - 1)]
 
     def step(
-        self, model: ScoreModel, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: Any
+        self, model: ScoreModel, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
         """Integrate from one stop to the next."""
         from torchdiffeq import odeint  # loads on use

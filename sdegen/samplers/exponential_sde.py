@@ -1,0 +1,175 @@
+"""The exponential integrator of the reversed SDE.
+
+Its steps draw from bridges of the forward process, which are exact: what it gets wrong is what it assumes of the model between
+its evaluations.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..laws.derivatives import value_and_slope
+from ..laws.interpolation import lagrange, rule
+from ..laws.kernels import posterior
+from ..laws.operators import Matrix, Operator, Scale
+from ..models.score import ScoreModel
+from ..processes.grids import Grid
+from ..processes.linear import LinearSDE
+from .base import Noise, Sampler, require_linear
+from .clocks import Clock, angle
+
+
+class ExponentialSDEStep(NamedTuple):
+    """Of ``x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z``, newest evaluation first, the clean state as a question."""
+
+    clean: Any
+    C: Operator
+    W: list[Operator]
+    root: Operator
+
+
+class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
+    """Exponential Adams method for the reversed SDE with clean data interpolated; one evaluation a step.
+
+    With `E[x_0 | x]` a known function of time, ``dx = [F x − ½ (1 + eta²) G Gᵀ score] dt + eta G dw`` is linear and is solved
+    in law, noise included; here it is the polynomial through the evaluations at hand, in a clock:
+
+        x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z,    C = Psi_s Psi_t⁻¹,    W_j = ∫_t^s l_j d(Psi_s Psi_u⁻¹ Phi_u),
+
+    where ``Psi' = (F + ½ (1 + eta²) G Gᵀ Sigma⁻¹) Psi``. At ``eta = 1``, ``Psi = Sigma Phi⁻ᵀ`` and `C`, `root` are those of
+    the bridge ``q(x_s | x_t, x_0)``, so order 1 is `Ancestral`; at ``eta = 0``, ``Psi = R`` and this is `Multistep` with
+    `PointMass`, order 1 `DDIM`. Order 2 with the clock `log_ratio` is SDE-DPM-Solver++(2M) with its integrals exact
+    (C. Lu et al., *DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models*, 2022,
+    arXiv:2211.01095); SA-Solver (S. Xue et al., 2023, arXiv:2309.05019) and SEEDS (M. Gonzalez et al., 2023,
+    arXiv:2305.14267) are of the same family. The order is the weak one; the first step is of order 1.
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
+    order
+        1 or 2.
+    eta
+        Noise level of the reversed SDE: 1 its own, 0 the probability flow; on matrix processes one of these two.
+    clock
+        The variable of the interpolating line: `angle`, `share`, `log_ratio`, or a function of the angle.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 1 or 2, or `eta` negative; in a run, if `eta` is not 0 or 1 on a matrix process, or the clock
+        of a step of order 2 is infinite.
+    TypeError
+        In a run, if the process is not linear.
+    """
+
+    def __init__(
+        self, steps: int = 20, grid: Grid | None = None, order: int = 2, eta: float = 1.0, clock: Clock = angle
+    ) -> None:
+        super().__init__(steps, grid)
+        if order not in (1, 2):
+            raise ValueError(f"order = {order}; ExponentialSDE has order 1 or 2, for more use Multistep without noise.")
+        if not eta >= 0:
+            raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
+        self.order, self.eta, self.clock = order, eta, clock
+
+    def plan(self, model: ScoreModel, times: Tensor) -> list[ExponentialSDEStep]:
+        """Weights and roots of every step."""
+        sde = require_linear(self, model.sde)
+        if len(sde.e) > 1 and self.eta not in (0, 1):
+            raise ValueError(
+                f"eta = {self.eta} on {type(sde).__name__}: between 0 and 1 a matrix process has no closed form; "
+                "use eta = 0, eta = 1, or DDIM(eta)."
+            )
+        steps = []
+        phi = signal_angle(sde, times)
+        z, _ = rule()
+        inner = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * z
+        clean = model.ask(times[:-1], denoise=sde.marginal(times[:-1]).Phi.one())
+        inner_times = sde.time(inner.reshape(-1).tan().pow(-2)).reshape(inner.shape)  # all at once: it is a search
+        for k, (t, s) in enumerate(pairwise(times)):
+            seen = slice(max(0, k + 1 - self.order), k + 1)
+            line = line_through(self.clock, phi[seen].flip(0), phi[k : k + 2])
+            W = signal_weights(sde, t, s, inner_times[k], line, self.eta)
+            C = as_map(carried(sde, s, t, self.eta).matrix())
+            root = as_map(bridge_root(sde, s, t, self.eta).matrix())
+            C, *W, root = (A.prepared(model.like) for A in (C, *W, root))
+            steps.append(ExponentialSDEStep(clean[k], C, W, root))
+        return steps
+
+    def step(
+        self, model: ScoreModel, x: Tensor, c: ExponentialSDEStep, noise: Noise, state: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One evaluation, the formula, and noise where ``eta > 0``."""
+        x_0 = [model.answer(x, c.clean), *([] if state is None else state)]
+        x_s = c.C(x)
+        for W, seen in zip(c.W, x_0, strict=False):
+            x_s = W.onto(x_s, seen)
+        return (c.root.onto(x_s, noise(x)) if self.eta else x_s), x_0[: self.order - 1]
+
+
+def carried(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
+    """``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
+    at_s, at_u = sde.marginal(s), sde.marginal(u)
+    if eta == 1:
+        return at_s.covariance @ sde.transition(s, u).Phi.T @ at_u.covariance.inv()
+    return at_s.R @ at_u.R.inv() * (sde.snr(u) / sde.snr(s)) ** (0.5 * eta**2)
+
+
+def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
+    """The root of ``Sigma_s − C Sigma_t Cᵀ``, the noise that keeps the law of a state of one datum."""
+    at_s = sde.marginal(s)
+    if eta == 1:
+        return posterior(at_s, sde.marginal(t), sde.transition(s, t)).covariance.sqrt()
+    return at_s.R * (-torch.expm1(eta**2 * (sde.snr(t).log() - sde.snr(s).log()))).sqrt()
+
+
+class Line(NamedTuple):
+    """Lagrange polynomials of the evaluations, newest first: at both ends of a step, and their slopes between."""
+
+    start: Tensor
+    end: Tensor
+    slope: Tensor
+
+
+def line_through(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
+    """The polynomials of the angles `seen` over the step between the angles `ends`, in a clock.
+
+    Raises
+    ------
+    ValueError
+        If the clock is infinite at one of them.
+    """
+    nodes, (first, last) = clock(seen), ends
+    if len(seen) > 1 and not (nodes.isfinite().all() and clock(ends).isfinite().all()):
+        raise ValueError(
+            f"the clock is infinite at one of the angles {[round(v, 6) for v in [*seen.tolist(), last.item()]]}; use the "
+            "clock angle, or a grid that stays off the ends of the process."
+        )
+    z, _ = rule()
+    _, slope = value_and_slope(lambda z: lagrange(nodes, clock(first + z * (last - first))), z, torch.ones_like(z))
+    return Line(lagrange(nodes, clock(first)), lagrange(nodes, clock(last)), slope)
+
+
+def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Line, eta: float) -> list[Operator]:
+    """``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is not."""
+    start = (carried(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
+    between = (carried(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
+    end = sde.marginal(s).Phi.matrix()
+    _, w = rule()
+    by_parts = torch.einsum("jz,z,zab->jab", line.slope, w, between)
+    return [as_map(line.end[j] * end - line.start[j] * start - by_parts[j]) for j in range(len(line.end))]
+
+
+def signal_angle(sde: LinearSDE, t: Tensor) -> Tensor:
+    """``atan(1 / √snr)``: ``atan2(sigma, alpha)`` of what a state at `t` tells about its datum."""
+    return torch.atan(sde.snr(t).rsqrt())
+
+
+def as_map(M: Tensor) -> Operator:
+    """A ``(k, k)`` matrix over the channels as an operator; a number where there is one channel."""
+    return Scale(M[0, 0]) if len(M) == 1 else Matrix(M)

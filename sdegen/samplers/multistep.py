@@ -1,0 +1,125 @@
+"""Exponential multistep methods, with and without a corrector: one evaluation a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from ..processes.grids import Grid
+from .base import Noise, Sampler, require_linear
+from .clocks import Clock, angle
+from .exponential import Asked, Channels, Move, Node, Scalar, apply_move, plan_pieces
+from .references import Reference
+
+
+class MultistepStep(NamedTuple):
+    """Of one step: its node, its move, and those that go back."""
+
+    pieces: Scalar | Channels
+    node: Node
+    move: Move
+    restart: bool
+    correct: Move | None
+    repair: tuple[Move, Node] | None
+
+
+class MultistepMemory(NamedTuple):
+    """The state of the first step, that from which the last move went, and the evaluations, newest first."""
+
+    first: Tensor
+    base: Tensor
+    history: list[Tensor]
+
+
+class Multistep(Sampler[MultistepStep, MultistepMemory]):
+    """Exponential Adams methods of order 1 to 4: one evaluation a step, whatever the order.
+
+    With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact
+    integrals of the polynomials, diffusers' solver type "heun"), with `Unbounded()` noise prediction (DEIS: Q. Zhang and
+    Y. Chen, 2022, arXiv:2204.13902), with `corrector` a predictor–corrector (UniPC: W. Zhao et al., 2023,
+    arXiv:2302.04867, the same from order 3 on; below it rounds the coefficients). Order 1 with either limit is DDIM.
+
+    The start is true to the order: early steps go again from the first state with all evaluations made so far, so the
+    error of the first, first-order step is not carried on. Order 4 repairs its second evaluation, at the price of one more.
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
+    order
+        Of the method, 1 to 4.
+    reference
+        The law whose flow is exact; the data's own moments by default on scalar processes, a point mass on others.
+    clock
+        The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
+    corrector
+        Correct every state with the evaluation made there: one order more for the same evaluations.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or
+        the reference is `Matched` and the model does not know its data's moments.
+    TypeError
+        In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
+    """
+
+    def __init__(
+        self,
+        steps: int = 20,
+        grid: Grid | None = None,
+        order: int = 3,
+        reference: Reference | None = None,
+        clock: Clock = angle,
+        corrector: bool = False,
+    ) -> None:
+        super().__init__(steps, grid)
+        if order not in (1, 2, 3, 4):
+            raise ValueError(f"order = {order}; multistep methods have order 1, 2, 3 or 4.")
+        self.order, self.reference, self.clock, self.corrector = order, reference, clock, corrector
+
+    def pieces(self, model: ScoreModel) -> Scalar | Channels:
+        """The formula's pieces for a model."""
+        return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
+
+    def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
+        """The weights of every step."""
+        pieces, p, n = self.pieces(model), self.order, len(times) - 1
+        nodes = pieces.nodes(model, times[:-1])
+        seen = [range(k, max(k - p, -1), -1) for k in range(n)]
+        restarts = [0 < k < p - 1 for k in range(n)]
+        starts = [0 if restart else k for k, restart in enumerate(restarts)]
+        asked = [Asked(starts[k], k + 1, seen[k]) for k in range(n)]
+        if self.corrector:
+            asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
+        if p == 4 and n > 2:
+            asked.append(Asked(0, 1, seen[2]))
+        moves = pieces.moves(times, asked)
+        corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
+        repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
+        return [MultistepStep(pieces, *c) for c in zip(nodes, moves[:n], restarts, corrections, repairs, strict=True)]
+
+    def step(
+        self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None
+    ) -> tuple[Tensor, MultistepMemory]:
+        """One evaluation, and the formula."""
+        y = c.pieces.enter(x)
+        q = c.pieces.evaluate(model, x, y, c.node)
+        first, base, history = (y, y, []) if state is None else state
+        history = [q, *history]
+        if c.correct is not None:
+            y = self.advance(c.correct, base, history)
+        if c.repair is not None:
+            move, node = c.repair
+            again = apply_move(move, first, history)
+            history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
+        base = first if c.restart else y
+        out = self.advance(c.move, base, history)
+        return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order])
+
+    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
+        """A move of the run; what `fit` watches."""
+        return apply_move(move, y, history)

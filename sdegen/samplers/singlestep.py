@@ -1,0 +1,104 @@
+"""Exponential single-step methods: stages from one state, no memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from ..processes.grids import Grid
+from .base import Noise, Sampler, require_linear
+from .clocks import Clock, angle
+from .exponential import Asked, Channels, Move, Node, Scalar, apply_move, plan_pieces
+from .references import Reference
+
+
+class SinglestepStep(NamedTuple):
+    """Of one step: the nodes of its stages, and the moves to each later one and to the end."""
+
+    pieces: Scalar | Channels
+    nodes: list[Node]
+    moves: list[Move]
+
+
+class Singlestep(Sampler[SinglestepStep, None]):
+    """Exponential Runge–Kutta methods of order 2 and 3: as many evaluations a step as the order, no memory.
+
+    Stages at one half, or at one and two thirds, of the clock. With `Unbounded()` and the clock `log_ratio` order 3 is
+    DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927); its order 2 has the midpoint rule where this has the exact integral.
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
+    order
+        2 or 3.
+    reference, clock
+        As for `Multistep`.
+
+    Raises
+    ------
+    ValueError
+        If `order` is not 2 or 3; in a run as for `Multistep`.
+    TypeError
+        As for `Multistep`.
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        grid: Grid | None = None,
+        order: int = 3,
+        reference: Reference | None = None,
+        clock: Clock = angle,
+    ) -> None:
+        super().__init__(steps, grid)
+        if order not in (2, 3):
+            raise ValueError(f"order = {order}; single-step methods here have order 2 or 3.")
+        self.order, self.reference, self.clock = order, reference, clock
+
+    def plan(self, model: ScoreModel, times: Tensor) -> list[SinglestepStep]:
+        """Stages, their nodes and moves."""
+        pieces = plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
+        n, p = len(times) - 1, self.order
+        up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
+        ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
+        between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
+        # Stage j of step k is at the place k for j = 0, else at (n + 1) + (j − 1) n + k.
+        stops = torch.cat([times, *between])
+        nodes = pieces.nodes(model, stops)
+        stages = [[k, *((n + 1) + (j - 1) * n + k for j in range(1, p))] for k in range(n)]
+        asked = []
+        for k, stage in enumerate(stages):
+            asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
+            # The last stage and the first: with two thirds of the way the line through them is exact to order three.
+            asked.append(Asked(k, k + 1, [stage[-1], k]))
+        moves = pieces.moves(stops, asked)
+        return [
+            SinglestepStep(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)])
+            for k, stage in enumerate(stages)
+        ]
+
+    def step(self, model: ScoreModel, x: Tensor, c: SinglestepStep, noise: Noise, state: None) -> tuple[Tensor, None]:
+        """All stages from one state."""
+        pieces, nodes, moves = c
+        y = pieces.enter(x)
+        history = [pieces.evaluate(model, x, y, nodes[0])]
+        for node, move in zip(nodes[1:], moves, strict=False):
+            stage = apply_move(move, y, history)
+            history = [pieces.evaluate(model, pieces.leave(stage, x), stage, node), *history]
+        return pieces.leave(apply_move(moves[-1], y, [history[0], history[-1]]), x), None
+
+
+def _between(pieces: Scalar | Channels, t: Tensor, s: Tensor, fraction: float) -> Tensor:
+    """The time at a fraction of the clock between two, by bisection on the angle."""
+    low, high = pieces.phi(s), pieces.phi(t)
+    first, last = pieces.clock(high), pieces.clock(low)
+    target = first + fraction * (last - first)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        later = pieces.clock(middle) > target
+        low, high = torch.where(later, low, middle), torch.where(later, middle, high)
+    return pieces.time(0.5 * (low + high))
