@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import os
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from sdegen.data import sets
 FEW = Path(__file__).parent / "data"  # a few images of each set, laid out as under SDEGEN_DATA
 FULL = os.environ.get("SDEGEN_DATA")
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+REASON = pytest.StashKey[str]()
 BEGAN = time.monotonic()
 
 settings.register_profile(
@@ -62,16 +62,18 @@ def pytest_configure(config: pytest.Config) -> None:
 # --- which tests run, and what is said of the others ------------------------------------------------------------------
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the slow tests of other shares; which share a test is of hangs on its name alone."""
+    """Leave out the slow tests of other shares: by their names in order, dealt out like cards."""
     if config.getoption("--slow-share") is None:
         return
     k, n = config.getoption("--slow-share")
-    others = [item for item in items if is_slow(item) and zlib.crc32(item.nodeid.encode()) % n != k - 1]
+    dealt = sorted((item for item in items if is_slow(item)), key=lambda item: item.nodeid)
+    others = set(dealt) - set(dealt[k - 1 :: n])
+    for item in others:
+        item.stash[REASON] = "slow, of another share: see --slow-share"
     config.hook.pytest_deselected(items=others)
-    left_out = set(others)
-    items[:] = [item for item in items if item not in left_out]
+    items[:] = [item for item in items if item not in others]
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -81,9 +83,7 @@ def is_slow(item: pytest.Item) -> bool:
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         reason = "slow: -m slow runs them" if is_slow(item) else "not asked for by -m or -k"
-        if is_slow(item) and item.config.getoption("--slow-share"):
-            reason = "slow, of another share: see --slow-share"
-        item.config.stash[LEFT_OUT][reason] += 1
+        item.config.stash[LEFT_OUT][item.stash.get(REASON, reason)] += 1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

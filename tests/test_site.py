@@ -29,6 +29,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.site
 def test_pages_show_what_their_blocks_print(site: Path) -> None:
     for source in PAGES:
         blocks = len(re.findall(r'^```python.*result="text"', source.read_text(), re.MULTILINE))
@@ -47,6 +49,8 @@ def test_no_block_of_python_is_only_shown() -> None:
         assert not shown, source.name
 
 
+@pytest.mark.slow
+@pytest.mark.site
 def test_formulas_are_drawn(site: Path) -> None:
     for source in PAGES:
         page = (site / source.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
@@ -57,6 +61,8 @@ def test_formulas_are_drawn(site: Path) -> None:
         assert "arithmatex" not in page
 
 
+@pytest.mark.slow
+@pytest.mark.site
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     import sdegen
 
@@ -72,6 +78,8 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     assert not missing
 
 
+@pytest.mark.slow
+@pytest.mark.site
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert not re.findall(
