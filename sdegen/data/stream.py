@@ -60,6 +60,7 @@ class Stream:
     def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
         self.data, self.dtype, self.device = data, dtype, device
         self.read, self.given = 0, 0
+        self.cond: dict[str, Tensor] = {}  # those of the first batch
         self.last: Batch | None = None
         first = self._pass()
         self._ahead: list[Batch] = []
@@ -69,7 +70,6 @@ class Stream:
         head = next(first, None)
         if head is None:
             raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
-        self.cond = head.cond
         self._moments = joined((len(batch.x), moments_of(batch.x)) for batch in _up_to(_ROWS, chain([head], first)))
         self._batches = self._endless()
 
@@ -146,7 +146,9 @@ class Stream:
         check_rows(x, cond, self.dtype, what)
         if x.device.type == "cpu":  # an accelerator would have to be waited for
             check_finite(x, what)
-        if self.read > 1 and cond.keys() != self.cond.keys():
+        if self.read == 1:
+            self.cond = cond
+        if cond.keys() != self.cond.keys():
             raise ValueError(
                 f"{what} has the conditions {sorted(cond)}, the first {sorted(self.cond)}; give all the same."
             )

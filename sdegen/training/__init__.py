@@ -8,8 +8,10 @@ from .losses import NonFiniteLoss
 from .run import Run, Step
 from .settings import Settings, constant_rate, cosine_decay
 from .state import Training
+from .tensorboard import TensorBoard
+from .validation import Validation
 
 __all__ = [
-    "Learner", "Listener", "NonFiniteLoss", "Run", "Settings", "Step", "Training",
+    "Learner", "Listener", "NonFiniteLoss", "Run", "Settings", "Step", "TensorBoard", "Training", "Validation",
     "constant_rate", "cosine_decay", "fit", "losses", "train", "weightings",
 ]  # fmt: skip

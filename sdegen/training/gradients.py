@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Gradient:
     TypeError
         If the network is needed by itself and the model has none named `net`.
     ValueError
-        If the loss of a batch in parts is not one value per datum.
+        If a batch in parts has fewer rows than parts, or its loss is not one value per datum.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradient in the parameters; returns the mean loss."""
+        if len(batch.x) < self.parts:
+            raise ValueError(f"a batch of {len(batch.x)} rows cannot be split in {self.parts}; give larger ones.")
         first, shares = self.processes.rank * self.accumulate, []
         draws = self.generator.get_state() if self.accumulate > 1 else None
         for rows in split(len(batch.x), self.parts)[first : first + self.accumulate]:
@@ -96,18 +98,35 @@ class Gradient:
 
     def _of(self, batch: Batch, rows: slice) -> Tensor:
         """What the rows add to the mean loss."""
-        if self.parts == 1 and self.autocast is None:
-            return self.objective(self.model, batch.x, generator=self.generator, **batch.cond).mean()
-        with answering(self.net, rows, len(batch.x), self.autocast):
-            values = self.objective(self.model, batch.x, generator=self.generator, **batch.cond)
+        values = self.values(batch, self.generator, rows)
         if self.parts == 1:
             return values.mean()
-        if values.shape != batch.x.shape[:1]:
-            raise ValueError(
-                f"the loss returned shape {tuple(values.shape)} for {len(batch.x)} data; accumulate and several processes need "
-                f"({len(batch.x)},), one value per datum."
-            )
+        check_one_each(values, batch, "accumulate and several processes need")
         return values[rows].sum() / len(values)
+
+    def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
+        """Return the loss of each datum, of which those of `rows` are what the network says in its precision."""
+        whole = rows == slice(0, len(batch.x))
+        one = (
+            nullcontext() if whole and self.autocast is None else answering(self.net, rows, len(batch.x), self.autocast)
+        )
+        with one:
+            return self.objective(self.model, batch.x, generator=generator, **batch.cond)
+
+
+def check_one_each(values: Tensor, batch: Batch, who: str) -> None:
+    """Refuse losses that are not one value per datum.
+
+    Raises
+    ------
+    ValueError
+        With the shape that they have.
+    """
+    if values.shape != batch.x.shape[:1]:
+        raise ValueError(
+            f"the loss returned shape {tuple(values.shape)} for {len(batch.x)} data; {who} ({len(batch.x)},), one value per "
+            "datum."
+        )
 
 
 @contextmanager

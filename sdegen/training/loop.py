@@ -18,6 +18,7 @@ from .listeners import Bar, Checkpoints, KeepSnapshots, Listener, listening
 from .run import Run, Step
 from .settings import Settings, check_whole
 from .state import Training
+from .validation import Validation
 
 
 def fit(
@@ -25,6 +26,8 @@ def fit(
     data: Any,
     settings: Settings | None = None,
     *,
+    validation: Any = None,
+    validate_every: int = 1000,
     checkpoint: str | Path | None = None,
     every: int = 1000,
     threads: int | None = None,
@@ -51,6 +54,9 @@ def fit(
         is the label -1.
     settings
         What the weights hang on; the default ones if none are given.
+    validation, validate_every
+        Other data, of any of these kinds, and the steps between two times that the loss of the averaged weights is measured on
+        them; ``run.validation`` has what was found (`validation.Validation`).
     checkpoint, every
         A folder, and the steps between two checkpoints there. The same call again goes on where the last one ended,
         however it ended, towards the same weights to the last bit where `steps` alone end it; of a finished run it gives the
@@ -92,13 +98,14 @@ def fit(
     8 torch.Size([9, 2])
     9
     """
-    check_whole("every", every, 1)
-    check_whole("threads", threads, 1)
+    for name, value in {"every": every, "validate_every": validate_every, "threads": threads}.items():
+        check_whole(name, value, 1)
     settings = Settings.of(settings, changes)
     training = Training(model, data, settings, checkpoint, threads)
     listeners: list[Listener] = []
     if training.processes.main:
         listeners += [Bar()] if shown(progress) else []
+        listeners += [] if validation is None else [Validation(validation, validate_every)]
         listeners += [listening(callback) for callback in callbacks]
     if training.run.snapshots is not None and settings.snapshots is not None:
         listeners.append(KeepSnapshots(training.run.snapshots, settings.snapshots))

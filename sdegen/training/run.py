@@ -54,12 +54,19 @@ class Step:
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The model for a while as it would be left now: with averaged weights, in evaluation mode."""
-        with self._average.in_model():
-            self.model.eval()
-            try:
-                yield self.model
-            finally:
-                self.model.train()
+        with averaged(self.model, self._average):
+            yield self.model
+
+
+@contextmanager
+def averaged(model: nn.Module, average: PowerEMA) -> Iterator[None]:
+    """Give a model its averaged weights for a while, in evaluation mode."""
+    with average.in_model():
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train()
 
 
 @dataclass

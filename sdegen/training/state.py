@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.stream import source_of
+from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
 from .checkpoints import Checkpoint, Folder, described
 from .dropping import Drop, check_taken
@@ -163,6 +165,8 @@ class Training:
         tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"moments:{name}": value for name, value in self.moments._asdict().items()}
         tensors |= {f"record:{name}": _column(getattr(self.run, name)) for name in _CURVES}
+        measured = [[step, *estimate] for step, estimate in self.run.validation.items()]
+        tensors["validation"] = _column(measured).reshape(-1, 3)
         tensors |= {
             f"average:{i}.{j}": value
             for i, average in enumerate(self.averages)
@@ -187,6 +191,9 @@ class Training:
         self.run.steps, self.run.seconds = kept.step, kept.seconds
         for name, value in kept.part("record").items():
             setattr(self.run, name, value.tolist())
+        if "validation" in kept.tensors:
+            measured = kept.tensors["validation"].tolist()
+            self.run.validation = {int(step): Estimate(value, stderr) for step, value, stderr in measured}
         if "threads" in kept.tensors:
             self.run.threads = int(kept.tensors["threads"])
         self.model.load_state_dict(kept.part("weight"))
@@ -208,7 +215,7 @@ class Training:
             torch.cuda.set_rng_state(own["cuda"], device)
 
 
-def _column(values: list[float]) -> Tensor:
+def _column(values: Sequence[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -1,0 +1,102 @@
+"""A run as curves in TensorBoard, through whatever writer the user has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from .listeners import Listener
+from .run import Run, Step
+from .settings import check_whole
+from .state import Training
+
+
+class Writer(Protocol):
+    """Write numbers and images by name and step, as ``torch.utils.tensorboard.SummaryWriter`` does."""
+
+    def add_scalar(self, tag: str, value: float, step: int, /) -> Any:
+        """Write a number."""
+
+    def add_images(self, tag: str, images: Tensor, step: int, /) -> Any:
+        """Write images ``(N, C, H, W)`` in [0, 1]."""
+
+
+class TensorBoard(Listener):
+    """Write loss, gradient norm, learning rate and validation of a run, and images if they are asked for.
+
+    Curves are means over `every` steps, written when the record has them: nothing waits for an accelerator.
+
+    Parameters
+    ----------
+    writer
+        A `Writer`, such as ``torch.utils.tensorboard.SummaryWriter("runs/first")``; it is the user's to close.
+    every
+        Steps in a point of a curve.
+    images
+        Called with the averaged model; returns images ``(N, C, H, W)``, of which what lies outside of [0, 1] is shown as the
+        nearest end.
+    images_every
+        Steps between two times.
+
+    Raises
+    ------
+    ValueError
+        If a number of steps is not whole, or below 1.
+
+    Examples
+    --------
+    >>> class Printing:
+    ...     def add_scalar(self, tag, value, step):
+    ...         print(step, tag)
+    >>> import sdegen
+    >>> model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
+    >>> board = sdegen.training.TensorBoard(Printing(), every=4)
+    >>> run = sdegen.fit(model, sdegen.data.gaussian_ring(), steps=4, batch_size=32, seed=0, callbacks=[board])
+    4 training/loss
+    4 training/gradient norm
+    4 training/learning rate
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        every: int = 50,
+        images: Callable[[nn.Module], Tensor] | None = None,
+        images_every: int = 1000,
+    ) -> None:
+        check_whole("every", every, 1)
+        check_whole("images_every", images_every, 1)
+        self.writer, self.every, self.images, self.images_every = writer, every, images, images_every
+
+    def begin(self, training: Training) -> None:
+        """Go on where the record ends."""
+        self.written, self.measured = training.run.steps, len(training.run.validation)
+
+    def __call__(self, step: Step) -> None:
+        """Write what is new in the record, and images where they are due."""
+        if len(step.run.loss) - self.written >= self.every:
+            self.write(step.run)
+        if self.images is not None and step.step % self.images_every == 0:
+            with step.averaged() as model:
+                x = self.images(model)
+            self.writer.add_images("samples", x.detach().clamp(0, 1).cpu(), step.step)
+
+    def end(self, training: Training) -> None:
+        """Write what is left."""
+        self.write(training.run)
+
+    def write(self, run: Run) -> None:
+        """Write curves up to the end of the record."""
+        curves = {"loss": run.loss, "gradient norm": run.grad_norm, "learning rate": run.lr}
+        while self.written < len(run.loss):
+            last = min(self.written + self.every, len(run.loss))
+            for name, values in curves.items():
+                mean = sum(values[self.written : last]) / (last - self.written)
+                self.writer.add_scalar(f"training/{name}", mean, last)
+            self.written = last
+        for step, (value, stderr) in list(run.validation.items())[self.measured :]:
+            self.writer.add_scalar("validation/loss", value, step)
+            self.writer.add_scalar("validation/standard error", stderr, step)
+        self.measured = len(run.validation)

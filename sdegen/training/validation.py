@@ -1,0 +1,71 @@
+"""The loss on data that the model does not learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.stream import source_of
+from ..metrics.estimate import Estimate
+from .dropping import check_taken
+from .gradients import check_one_each
+from .listeners import Keeping
+from .losses import NonFiniteLoss
+from .run import averaged
+from .state import Training
+
+
+class Validation(Keeping):
+    """Measure the loss of the averaged weights on other data, every so many steps and after the last.
+
+    The random numbers are common: every measurement has the same data in the same batches, with the same times and noise,
+    whatever the seed of the run. So the change from one to the next is far better known than each, whose standard error is that
+    of a mean over independent data. The training does not notice: it goes on to the same weights.
+
+    Parameters
+    ----------
+    data
+        As for `fit`. Of a law 4,096 draws are taken; of an iterable of batches one pass, which should come in the same order each
+        time.
+    every
+        Steps between two measurements.
+
+    Raises
+    ------
+    NonFiniteLoss
+        In a measurement, if the loss is not finite.
+    TypeError, ValueError
+        If the data are unusable or do not fit the model, or the loss is not one value per datum.
+    """
+
+    def __init__(self, data: Any, every: int) -> None:
+        super().__init__(every)
+        self.data = data
+
+    def begin(self, training: Training) -> None:
+        """Look at the data."""
+        super().begin(training)
+        like = training.parameters[0]
+        with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+            self.source = source_of(self.data, like.dtype, like.device)
+        check_taken(training.gradient.objective, training.model, self.source.cond)
+
+    def keep(self) -> None:
+        """Measure now, and write the estimate into the record."""
+        training = self.training
+        device = training.processes.device
+        size = max(1, training.settings.batch_size // training.settings.accumulate)
+        generator = torch.Generator().manual_seed(0)
+        found: list[Tensor] = []
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with forked, averaged(training.model, training.average):
+            for batch in self.source.once(size):
+                try:
+                    values = training.gradient.values(batch, generator, slice(0, len(batch.x)))
+                except NonFiniteLoss as error:
+                    raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
+                check_one_each(values, batch, "a validation needs")
+                found.append(values.detach())
+        training.run.validation[training.run.steps] = Estimate.of(torch.cat(found))

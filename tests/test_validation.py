@@ -1,0 +1,158 @@
+"""The validation loss is the one that the objective has on averaged weights, with the same random numbers every time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import sdegen
+from sdegen import fit
+from sdegen.metrics.estimate import Estimate
+
+RING = sdegen.data.gaussian_ring()
+flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
+
+
+@pytest.fixture
+def x(device, dtype):
+    return RING.sample(50, torch.Generator().manual_seed(1)).to(device, dtype)
+
+
+@pytest.fixture
+def tiny(device, dtype):
+    def built(**net):
+        torch.manual_seed(0)
+        return sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, **net), sdegen.VP()).to(device, dtype)
+
+    return built
+
+
+def test_the_loss_of_averaged_weights_is_measured_when_asked_and_at_the_end(tiny, x):
+    objective, expected = sdegen.losses.Denoising(), {}
+
+    def by_hand(step):
+        with step.averaged() as model, torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            values = [objective(model, part, generator=generator) for part in x.split(20)]
+            expected[step.step] = Estimate.of(torch.cat(values))
+
+    run = fit(
+        tiny(),
+        RING,
+        steps=7,
+        batch_size=20,
+        seed=0,
+        warmup=1,
+        ema=0.2,
+        validation=x,
+        validate_every=3,
+        callbacks=[by_hand],
+    )
+    assert list(run.validation) == [3, 6, 7]
+    for step, estimate in run.validation.items():
+        assert estimate == pytest.approx(expected[step], rel=1e-6)
+        assert estimate.stderr > 0
+
+
+def test_a_validation_changes_nothing(tiny, x):
+    """Dropout included, whose masks are torch's own numbers, and a loader that draws some."""
+
+    class Dropping(torch.nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.drop = net, torch.nn.Dropout(0.3)
+
+        def forward(self, x, level):
+            return self.drop(self.net(x, level))
+
+    found = []
+    for validation in (None, x, RING, DataLoader(x.cpu(), batch_size=8, shuffle=True)):
+        model = tiny()
+        model.net = Dropping(model.net)
+        torch.manual_seed(4)
+        run = fit(model, x, steps=6, batch_size=16, seed=0, warmup=1, validation=validation, validate_every=2)
+        found.append((flat(model), run.loss))
+        assert len(run.validation) == (0 if validation is None else 3)
+    for weights, loss in found[1:]:
+        assert torch.equal(weights, found[0][0]) and loss == found[0][1]
+
+
+def test_random_numbers_are_common(tiny, x):
+    """Weights that do not move have the same loss every time, in runs of any seed."""
+    runs = [
+        fit(tiny(), RING, steps=6, lr=1e-30, batch_size=16, seed=seed, validation=x, validate_every=2)
+        for seed in (0, 1)
+    ]
+    values = [estimate for run in runs for estimate in run.validation.values()]
+    assert len(values) == 6 and all(value == pytest.approx(values[0], rel=1e-9) for value in values)
+
+
+def test_a_record_that_goes_on_has_the_measurements_before(tiny, x, tmp_path):
+    settings = {"batch_size": 16, "seed": 0, "validation": x, "validate_every": 2, "warmup": 1}
+
+    class Stop(Exception):
+        pass
+
+    def stop(step):
+        if step.step == 5:
+            raise Stop
+
+    whole = fit(tiny(), RING, steps=8, **settings)
+    with pytest.raises(Stop):
+        fit(tiny(), RING, steps=8, checkpoint=tmp_path, every=4, callbacks=[stop], **settings)
+    again = fit(tiny(), RING, steps=8, checkpoint=tmp_path, every=4, **settings)
+    assert again.validation == whole.validation and list(whole.validation) == [2, 4, 6, 8]
+
+
+def test_labels_of_the_validation_reach_the_network_and_none_is_lost(tiny, x):
+    model, seen = tiny(classes=3), []
+    label = torch.arange(len(x), device=x.device) % 3
+    model.net.register_forward_pre_hook(
+        lambda net, args, kwargs: None if net.training else seen.append(kwargs["label"]), with_kwargs=True
+    )
+    fit(model, (x, label), steps=2, batch_size=25, seed=0, p_uncond=1.0, validation=(x, label), validate_every=2)
+    assert torch.equal(torch.cat(seen), label)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"validate_every": 0}, ValueError, r"^validate_every = 0; it must be a whole number"),
+        ({"validation": iter([])}, ValueError, r"gave no batch"),
+        ({"validation": torch.zeros(4, 2).byte()}, TypeError, r"dtype torch\.uint8; convert"),
+    ],
+    ids=["every", "empty", "bytes"],
+)
+def test_what_cannot_be_measured_is_refused(tiny, asked, error, says):
+    with pytest.raises(error, match=says):
+        fit(tiny(), RING, steps=1, batch_size=4, seed=0, **asked)
+
+
+def test_an_iterator_cannot_be_gone_through_twice(tiny, x):
+    with pytest.raises(ValueError, match=r"list_iterator, which can be gone through only once; give an iterable"):
+        fit(tiny(), RING, steps=1, batch_size=4, seed=0, validation=iter(list(x.split(10))))
+
+
+def test_a_validation_that_is_not_finite_says_where(tiny, x):
+    def loss(model, x, generator=None):
+        if not model.training:
+            raise sdegen.NonFiniteLoss("the loss is not finite at t = 0.5")
+        return (model.net(x, x[:, 0]) - 1).square().sum(1)
+
+    with pytest.raises(
+        sdegen.NonFiniteLoss, match=r"^in the validation after step 3, the loss is not finite at t = 0\.5"
+    ):
+        fit(tiny(), RING, steps=3, batch_size=4, seed=0, loss=loss, validation=x)
+
+
+def test_a_validation_in_bfloat16_comes_near_the_one_without(device):
+    values = []
+    for autocast in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP()).to(device)
+        run = fit(model, RING, steps=4, batch_size=64, seed=0, autocast=autocast, validation=RING)
+        values.append(run.validation[4].value)
+    assert 0 < abs(values[1] - values[0]) < 1e-2 * abs(values[0]) and math.isfinite(values[0])
