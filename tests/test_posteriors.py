@@ -68,7 +68,7 @@ def test_guidance_by_a_classifier_stops_outside_its_interval_and_drops_the_label
     exact = sdegen.Exact(sde, RING)
     guided = ClassifierGuidance(exact, ExactClassifier(sde, MODES), interval=(0.2, 0.5))
     x = states(sde, RING, 0.6)
-    assert torch.equal(guided.denoise(x, 0.6, label=3), exact.denoise(x, 0.6))
+    torch.testing.assert_close(guided.denoise(x, 0.6, label=3), exact.denoise(x, 0.6), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(guided.denoise(x, 0.4, label=3), exact.denoise(x, 0.4))
 
 
@@ -388,7 +388,8 @@ def test_what_was_seen_may_be_a_number_or_a_list() -> None:
     exact, A = sdegen.Exact(sdegen.VP(), RING), Mask([True, False], 0.5)
     x = states(sdegen.VP(), RING, 0.3)
     scores = [PiGDM(exact, A).score(x, 0.3, y=y) for y in (3.0, [3.0], torch.tensor([3.0]), torch.full((40, 1), 3.0))]
-    assert all(torch.equal(scores[0], s) for s in scores[1:])
+    for score in scores[1:]:
+        torch.testing.assert_close(score, scores[0], rtol=1e-12, atol=1e-12)
     with pytest.raises(
         TypeError, match=r"measurement is a Exact; give what was done to the data, as in PiGDM\(model, Mask"
     ):

@@ -163,8 +163,8 @@ def test_two_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
 children = multiprocessing.get_context("forkserver")
 
 
-def child(folder, begun, done):
-    torch.set_num_threads(1)
+def child(folder, begun, done, threads):
+    torch.set_num_threads(threads)
     begun.set()
     started = time.perf_counter()
     model, record = run(Path(folder), every=1)
@@ -174,7 +174,7 @@ def child(folder, begun, done):
 
 def launched(folder, done):
     begun = children.Event()
-    process = children.Process(target=child, args=(str(folder), begun, str(done)))
+    process = children.Process(target=child, args=(str(folder), begun, str(done), torch.get_num_threads()))
     process.start()
     assert begun.wait(120)
     return process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from itertools import pairwise
@@ -133,14 +134,13 @@ def test_gradients_are_clipped_but_recorded_whole(tiny):
     assert seen == pytest.approx([0.5] * 3, rel=1e-4) and min(run.grad_norm) > 0.5
 
 
-def test_seconds_end_a_run_with_its_schedule(tiny):
-    began = time.perf_counter()
+def test_seconds_end_a_run_with_its_schedule(tiny, monkeypatch):
+    readings = itertools.count()  # the clock goes by them, not by the machine
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.004 * next(readings))
     run = fit(tiny(), RING, seconds=0.4, warmup=1, lr=0.01, batch_size=16, seed=0)
-    taken = time.perf_counter() - began
-    assert 0.4 <= run.seconds <= taken < 5.0
-    assert 1 < run.steps < 4000 and run.lr == sorted(run.lr, reverse=True)
-    if run.steps > 20:
-        assert run.lr[-1] < 0.1 * run.lr[0]
+    assert 0.4 <= run.seconds <= 0.42
+    assert 20 < run.steps <= 100 and run.lr == sorted(run.lr, reverse=True)
+    assert run.lr[-1] < 0.1 * run.lr[0]
 
 
 def test_the_first_limit_ends_a_run(tiny):
