@@ -14,7 +14,8 @@ import sdegen
 from benchmarks.peers import k_diffusion
 from sdegen import grids
 from sdegen.models import DataParametrization, NoiseParametrization, ScoreParametrization, VelocityParametrization
-from sdegen.models.foreign import AngleTable, NoiseLevel, ScaledTime, StepIndex
+from sdegen.models.foreign import NoiseLevel, ScaledTime, StepIndex
+from sdegen.processes import AngleTable
 from sdegen.samplers import DDIM, Multistep, PointMass, log_ratio
 
 RING = sdegen.data.gaussian_ring()

@@ -100,3 +100,33 @@ def test_models_and_processes_have_their_types() -> None:
         if re.search(r"\b(model|sde): Any\b", line)
     ]
     assert not found, "\n".join(found)
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines, docstrings of functions aside
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_file_is_of_one_subject(name: str) -> None:
+    """A file that is longer than can be looked over at once has a second subject, or says above all why it has not."""
+    lines = MODULES[name].read_text().splitlines()
+    assert len(lines) <= LONGEST_FILE or lines[0].startswith("#"), f"{name} has {len(lines)} lines"
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    assert function.end_lineno is not None
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None and first.end_lineno is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_function_is_one_idea(name: str) -> None:
+    """A function that is longer than a screen has a second idea, or a comment on the line above says why it has not."""
+    text = MODULES[name].read_text()
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            reasoned = lines[first - 2].lstrip().startswith("#")
+            assert length(node) <= LONGEST_FUNCTION or reasoned, f"{name}.{node.name} has {length(node)} lines"

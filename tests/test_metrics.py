@@ -26,7 +26,7 @@ from sdegen.metrics import (
     sliced_wasserstein,
 )
 from sdegen.metrics import mmd as mmd_function
-from sdegen.processes.zoo import CLD, OU, VE, VP, DoubleWell
+from sdegen.processes import CLD, OU, VE, VP, DoubleWell
 
 SAMPLE_METRICS = [mmd, sliced_wasserstein, knn_kl, classifier_test]
 

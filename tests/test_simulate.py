@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import simulate
+from sdegen.processes.nonlinear import calibrate_lag
 
 
 @pytest.mark.parametrize("sde", [sdegen.OU(), sdegen.VE(), sdegen.CLD()], ids=lambda s: type(s).__name__)
@@ -108,7 +109,7 @@ def test_double_wells_kernel_agrees_with_fine_simulation() -> None:
     sde = sdegen.DoubleWell()
     n = 20_000
     x = torch.full((n, 1), 0.4, dtype=torch.float64)
-    lag = sde._calibrate_lag(torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None])
+    lag = calibrate_lag(sde, torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None], sde.lag_tolerance)
     assert 1e-4 < lag < 1.0
     fine = simulate(sde, x, 1.0, 1.0 + lag, steps=64, generator=torch.Generator().manual_seed(0))
     kernel = sde.kernel(x[:1], 1.0, 1.0 + lag)

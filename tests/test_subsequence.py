@@ -12,7 +12,7 @@ from torch import Tensor
 import sdegen
 from sdegen import grids
 from sdegen.laws.kernels import posterior
-from sdegen.processes.zoo import cosine_betas, linear_betas
+from sdegen.processes.tables import cosine_betas, linear_betas
 from sdegen.samplers import DDIM, Ancestral, sample
 from sdegen.samplers.subsequence import (
     StepCosts,

@@ -2,32 +2,21 @@
 
 Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
 ``log_prob(x)`` where their density is known. `vae`, `hierarchical` and their `likelihoods`; `flow` with `realnvp`, `residual`
-and `continuous`; `gans`; `latent` is what is done with codes. They know nothing of processes and scores.
+and `continuous`; `gans`, `wgan` and their `divergences`; `latent` is what is done with codes. They know nothing
+of processes and scores.
 """
 
 from .continuous import ContinuousFlow
+from .divergences import KL, FDivergence, Game, Hellinger, JensenShannon, Pearson, ReverseKL, TotalVariation
 from .flow import Bijection, Composition, Logit, Marginals, NormalizingFlow, Squeeze
-from .gans import (
-    GAN,
-    KL,
-    WGAN,
-    WGANGP,
-    Adversarial,
-    FDivergence,
-    Game,
-    Hellinger,
-    JensenShannon,
-    Pearson,
-    ReverseKL,
-    Stability,
-    TotalVariation,
-)
+from .gans import GAN, Adversarial, Stability
 from .hierarchical import HierarchicalVAE, Hierarchy, LatentLayer, WarmUp
 from .latent import LatentClassifier, active_units, fgsm, robustness, traversal, walk_latents
 from .likelihoods import Bernoulli, Continuous, Gaussian, PixelLaw
 from .realnvp import RealNVP
 from .residual import ResidualFlow
 from .vae import VAE, Autoencoder, BoundTerms, CategoricalVAE
+from .wgan import WGAN, WGANGP
 
 __all__ = [
     # autoencoders

@@ -7,8 +7,10 @@ It is a module only so that samplers find the dtype, device and mode of the netw
 from .base import CleanState, Guided, Tilted
 from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
+from .conjugate_gradients import conjugate_gradients
 from .free import Autoguidance, ClassifierFree, Extrapolated, Rescaled, RescaledGuidance, Without, contrast
-from .measured import DPS, Measured, MomentMatching, PiGDM, Replacement, conjugate_gradients, repaint
+from .measured import DPS, Measured, MomentMatching, PiGDM
+from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
 from .twisted import Particles, twisted_smc
 

@@ -8,8 +8,6 @@ All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `m
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,11 +15,9 @@ from torch import Tensor
 
 from ..laws.operators import rows
 from ..models.score import ScoreModel
-from ..samplers import Interval, Restart, Sampler
-from .base import CleanState, Guided, Tilted
+from .base import Guided, Tilted
+from .conjugate_gradients import Map, _dot, conjugate_gradients
 from .measurements import Measurement
-
-Map = Callable[[Tensor], Tensor]
 
 
 class Informed(Guided):
@@ -228,112 +224,6 @@ class MomentMatching(Solved):
         """``u -> A Cov Aᵀ u``."""
         to_clean = self.to_clean(t)
         return lambda u: self.measurement(self.sde.project(to_clean(back(u))))
-
-
-class Replacement(Informed, CleanState):
-    """What was measured, put into the predicted clean data: ``x_0' = x_0 + A⁺ (y − A x_0)``.
-
-    With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
-    the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The rest learns of them through the network alone, so edges
-    do not fit; `repaint` goes back and forth for that. For other measurements it is the null-space method of Y. Wang, J. Yu,
-    J. Zhang, *Zero-shot image restoration using denoising diffusion null-space model*, 2022, arXiv:2212.00490. The noise of the
-    measurement is taken for none.
-
-    Parameters
-    ----------
-    model
-        A score model of a linear process.
-    measurement
-        What was done to the data.
-    iterations
-        Of the conjugate gradients that solve with ``A Aᵀ``; as many as numbers measured, at most 30, by default.
-
-    Raises
-    ------
-    TypeError
-        If the process is not linear, or `measurement` is none.
-    ValueError
-        At a call, if `y` is missing or has another shape.
-    """
-
-    def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
-        super().__init__(model)
-        self.measurement, self.iterations = _measurement(measurement), iterations
-
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The completed clean state and its noise."""
-        A = self.measurement
-        x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
-        data = self.sde.project(x_0)
-        seen = A(data)
-        shape = data.shape[1:]
-        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), seen_of(cond, seen) - seen, self.iterations)
-        return self._restated(t, x_0, eps, data + A.transpose(u, shape))
-
-
-def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
-    """A sampler that goes back over its own steps, noised up again, for `Replacement` to harmonise what it does not know.
-
-    A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
-    steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:
-    going back and forth mixes what is near.
-
-    Parameters
-    ----------
-    model
-        A score model of a linear process, on whose times the steps lie.
-    sampler
-        What makes the steps, on its grid.
-    jump
-        Steps that are gone again together.
-    repeats
-        How often.
-
-    Raises
-    ------
-    ValueError
-        If `repeats` is less than 1, or `jump` not from 1 to below the number of steps.
-    """
-    levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
-    if not 1 <= jump < len(levels):
-        raise ValueError(f"jump = {jump} of {len(levels)} levels; at least one step is gone again, and fewer than all.")
-    ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
-    return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])
-
-
-def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
-    """The solution of ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
-
-    Parameters
-    ----------
-    product
-        ``M u`` for ``(B, *)``.
-    b
-        ``(B, *)``.
-    iterations
-        As many as numbers in a row, at most 30, by default; rows that are solved stay.
-    """
-    m, eps = b[0].numel(), torch.finfo(b.dtype).eps
-    u, r = torch.zeros_like(b), b
-    p, size = r, _dot(r, r)
-    least = eps**2 * size
-    for _ in range(min(m, 30) if iterations is None else iterations):
-        Mp = product(p)
-        curved = _dot(p, Mp)
-        # Rows that are solved stay, and so do those where M sees nothing of what is left (a direction measured twice).
-        active = (size > least) & (curved > 10 * eps * _dot(p, p))
-        if not active.any():
-            break
-        step = torch.where(active, size / curved, 0.0)
-        u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
-        after = _dot(r, r)
-        p = r + rows(torch.where(active, after / size, 0.0), r) * p
-        size = after
-    return u
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
 
 
 def _measurement(given: Any) -> Measurement:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.score import ScoreModel
-from .flow import LogProb, log_mean, log_prob, repeated
+from .draws import log_mean, repeated
+from .flow import LogProb, log_prob
 
 
 def bits_per_dim(

@@ -19,7 +19,7 @@ from ..models.score import Conditioned, ScoreModel, evaluating
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
-from .flow import repeated, stderr_of_mean
+from .draws import repeated, stderr_of_mean
 
 
 class Bound(NamedTuple):

@@ -7,31 +7,20 @@ Bounds from below by the process itself are in `elbo`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import (
-    Field,
-    exact_divergence,
-    hutchinson_divergences,
-    hutchpp_divergences,
-    subspace,
-    value_and_slope,
-)
-from ..laws.draws import noise_like, rademacher_like
+from ..laws.draws import noise_like
 from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
-from ..samplers.ode import adaptive
 from ..samplers.run import sample, start
-from .adams import adams
-
-MOST = 20_000  # evaluations of a flow, after which it is given up
+from .draws import log_mean, repeated
+from .path import follow
+from .traces import TRACES
 
 
 class LogProb(NamedTuple):
@@ -122,7 +111,7 @@ def log_prob(
         check_dtype(model, x)
 
     def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
-        path = _follow(bound, u, (0.0, sde.T), traces, tolerance, method)
+        path = follow(bound, u, (0.0, sde.T), traces, tolerance, method)
         return prior.log_prob(path.end) + path.log_volume, path.stderr, path.evaluations
 
     traces = partial(TRACES[divergence], probes=probes, generator=generator)
@@ -192,7 +181,7 @@ def sample_with_log_prob(
     bound: Any = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
         traces = partial(TRACES[divergence], probes=probes, generator=generator)
-        path = _follow(bound, x_T, (model.sde.T, 0.0), traces, tolerance, method)
+        path = follow(bound, x_T, (model.sde.T, 0.0), traces, tolerance, method)
     return path.end, LogProb(prior.log_prob(x_T) - path.log_volume, path.stderr, path.evaluations)
 
 
@@ -209,128 +198,6 @@ def _prior(model: ScoreModel) -> Any:
     return model.sde.prior(model.require_moments(", or pass prior"))
 
 
-class Traces(NamedTuple):
-    """How the divergence of a field is found along one path.
-
-    Attributes
-    ----------
-    of
-        From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
-    m
-        Their number.
-    exact
-        Whether each is the divergence itself.
-    """
-
-    of: Callable[[Field, Tensor], tuple[Tensor, Tensor]]
-    m: int
-    exact: bool = False
-
-
-Slopes = Callable[[Tensor], Field]  # a time of the clock -> the field then
-
-
-def _exact(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
-    def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
-        value, divergence = exact_divergence(field, y)
-        return value, divergence[None]
-
-    return Traces(of, 1, exact=True)
-
-
-def _hutchinson(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
-    v = torch.stack([rademacher_like(y, generator) for _ in range(probes)])
-    return Traces(lambda field, y: hutchinson_divergences(field, y, v), probes)
-
-
-def _hutchpp(slopes: Slopes, y: Tensor, tau: Tensor, probes: int, generator: torch.Generator | None) -> Traces:
-    """One subspace for a whole path, so that the integrand stays smooth, from Jacobians at times all over the clock."""
-    sketch, v = torch.stack([rademacher_like(y, generator) for _ in range(2 * probes)]).split(probes)
-    places = tau[0] + (torch.arange(probes) + 0.5) / probes * (tau[1] - tau[0])
-    Q = subspace(torch.stack([value_and_slope(slopes(p), y, s)[1] for p, s in zip(places, sketch, strict=True)]))
-    return Traces(lambda field, y: hutchpp_divergences(field, y, Q, v), probes)
-
-
-TRACES = {"exact": _exact, "hutchinson": _hutchinson, "hutch++": _hutchpp}
-
-
-class Path(NamedTuple):
-    """States carried along the flow from one time to another.
-
-    Attributes
-    ----------
-    end
-        States at the other time, ``(B, *)``.
-    log_volume, stderr
-        ``log |∂end/∂start|``, ``(B,)``, and its standard error over probes: 0 if exact, NaN of a single one.
-    evaluations
-        How often the flow was evaluated.
-    """
-
-    end: Tensor
-    log_volume: Tensor
-    stderr: Tensor
-    evaluations: int
-
-
-def _follow(
-    model: ScoreModel,
-    u: Tensor,
-    times: tuple[float, float],
-    make: Callable[..., Traces],
-    tolerance: float | None,
-    method: str | None,
-) -> Path:
-    """The flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
-    flow = model.sde.flow(model)
-    ends = torch.tensor(times, dtype=torch.float64)
-    tau = flow.clock(ends)
-    span = tau[1] - tau[0]
-    d, shape = u[0].numel(), u.shape
-    evaluations, now = 0, tau[0]
-    if tolerance is None:
-        tolerance = 3e-7 if u.dtype == torch.float64 else 1e-5
-
-    def at(place: Tensor) -> Field:
-        return lambda y: flow.velocity(y, place)
-
-    def slope(place: float, state: Tensor) -> Tensor:
-        nonlocal evaluations, now
-        evaluations += 1
-        if evaluations > MOST:
-            raise ArithmeticError(f"took more than {MOST:,} evaluations")
-        now = tau[0] + place * span
-        value, divergences = traces.of(at(now), state[:, :d].reshape(shape))
-        return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
-
-    y = flow.chart(u, ends[0])
-    traces: Traces = make(at, y, tau)
-    state = torch.cat([y.reshape(len(u), d), y.new_zeros(len(u), traces.m)], 1)
-    try:
-        if method is None:
-            state = adams(slope, state, tolerance, parts=(d, traces.m))
-        else:
-            from torchdiffeq import odeint  # loads on use
-
-            clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
-            state = odeint(
-                # torchdiffeq's first trial step may overshoot
-                lambda clock, state: slope(min(clock.item(), 1.0), state), state, clock, rtol=tolerance, atol=tolerance,
-                method=method, options=adaptive(clock),
-            )[-1]  # fmt: skip
-    except (AssertionError, ArithmeticError) as failure:  # torchdiffeq asserts that steps and states stay finite
-        t = flow.time(now)
-        size = model.sde.root(t).matrix().norm().item()
-        raise ValueError(
-            f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
-            "tolerance, or look at the model there."
-        ) from failure
-    scales = flow.log_scale(ends)
-    totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
-    stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)
-    return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), totals.mean(1), stderr, evaluations)
-
-
 def _marginalise(
     sde: SDE, x: Tensor, draws: int, of_states: Any, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, int]:
@@ -340,26 +207,6 @@ def _marginalise(
     joint, _, evaluations = of_states(u)
     value, stderr = log_mean((joint - log_N).reshape(len(x), draws))
     return value, stderr, evaluations
-
-
-def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
-    """Conditions of `n` rows for as many draws of each, in order; what all rows share stays."""
-    return {
-        k: v.repeat_interleave(draws, 0) if isinstance(v, Tensor) and v.shape[:1] == (n,) else v
-        for k, v in cond.items()
-    }
-
-
-def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
-    """``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
-    mean = values.logsumexp(1) - math.log(values.shape[1])
-    return mean, stderr_of_mean((values - mean[:, None]).exp())
-
-
-def stderr_of_mean(values: Tensor) -> Tensor:
-    """Standard error of the mean of each row of ``(B, draws)``, ``(B,)``; NaN of a single draw."""
-    draws = values.shape[1]
-    return values.std(1) / draws**0.5 if draws > 1 else torch.full_like(values[:, 0], torch.nan)
 
 
 class Density:

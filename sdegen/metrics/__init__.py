@@ -8,9 +8,11 @@ Of images, through a feature network that every result names: `fid` and `fid_inf
 model is.
 """
 
+from .accuracy import Accuracy, accuracy
 from .estimate import Estimate
-from .features import Accuracy, FeatureEstimate, FeatureNet, Inception, accuracy, features
-from .frechet import FeatureMoments, feature_moments, fid, fid_infinity, frechet_distance
+from .extraction import FeatureEstimate
+from .features import FeatureNet, Inception, features
+from .frechet import fid, fid_infinity, frechet_distance
 from .kde import KernelDensity, kde_kl, kde_kl_once
 from .kid import kid
 from .kl import kl, kl_from_log_ratio, prior_gap
@@ -18,6 +20,7 @@ from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precis
 from .mmd import mmd
 from .modes import mode_shares
 from .nearest import knn_kl
+from .streaming import FeatureMoments, feature_moments
 from .two_sample import ClassifierTest, classifier_test
 from .wasserstein import sliced_wasserstein
 

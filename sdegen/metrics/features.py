@@ -1,27 +1,18 @@
 """Feature networks that image metrics look through: small, named, pinned by a hash, and shipped with the library.
 
-A distance between features is a number about its network as much as about the images: every result names both
-(`FeatureEstimate`). The shipped networks are classifiers of the data sets that they are named after and mean little
-elsewhere. Any callable can stand in their place.
+They are classifiers of the data sets that they are named after, and mean little elsewhere. Any callable can stand in their place.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
-
-from .estimate import Estimate, check_samples
-
-ImageBatches = Tensor | Iterable[Tensor]
-Extractor = Callable[[Tensor], Tensor]
 
 
 class Architecture(NamedTuple):
@@ -60,6 +51,7 @@ ARCHITECTURES = {
     ),
 }
 
+
 # SHA-256 of the files in sdegen/weights.
 HASHES = {
     "digits-cnn-v1": "49d59ffb9179a3044082242b1e16086763267d133202ca9cb76c455d2f62de59",
@@ -67,49 +59,6 @@ HASHES = {
     "fashion-cnn-v1": "5328ef1bd21c57688beda1b6c0abecd23bcd04bcb11c787cc9f7d0ca0ed639b4",
     "sprites-cnn-v1": "66099aadc40fb71cfa13b4dcf346080ebc829573983b2b9476fee3de27a06d13",
 }
-
-
-class FeatureEstimate(Estimate):
-    """An estimate made through a feature network, which says through which, and from how many samples.
-
-    Attributes
-    ----------
-    value, stderr
-        As for `Estimate`.
-    metric
-        Name of the metric.
-    extractor, hash
-        Name of the feature network, and the hash of its weights; empty where it has none.
-    counts
-        Numbers of samples: of the first set, and of the second where there is one.
-
-    Examples
-    --------
-    >>> print(FeatureEstimate(3.4171, 0.052, "FID", "fashion-cnn-v1", "1a2b3c4d", (10_000, 10_000)))
-    FID[fashion-cnn-v1 1a2b3c] 3.42 ± 0.05 (10,000 vs 10,000)
-    """
-
-    metric: str
-    extractor: str
-    hash: str
-    counts: tuple[int, ...]
-
-    def __new__(
-        cls,
-        value: float,
-        stderr: float,
-        metric: str = "",
-        extractor: str = "",
-        hash: str = "",
-        counts: tuple[int, ...] = (),
-    ) -> FeatureEstimate:
-        self = super().__new__(cls, value, stderr)
-        self.metric, self.extractor, self.hash, self.counts = metric, extractor, hash, counts
-        return self
-
-    def __str__(self) -> str:
-        network = f"{self.extractor} {self.hash[:6]}".rstrip()
-        return f"{self.metric}[{network}] {super().__str__()} ({' vs '.join(f'{n:,}' for n in self.counts)})"
 
 
 class FeatureNet(nn.Module):
@@ -298,142 +247,3 @@ def weights_hash(net: nn.Module) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def identity(net: Extractor | None) -> tuple[str, str]:
-    """Name and hash of a feature network; samples that are features already are called ``features``.
-
-    A network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
-    parameters if it is an `nn.Module`.
-    """
-    if net is None:
-        return "features", ""
-    name = getattr(net, "name", None) or getattr(net, "__name__", type(net).__name__)
-    found = getattr(net, "hash", "")
-    return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
-
-
-def batches(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Iterator[Tensor]:
-    """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)`` or of an iterable of such.
-
-    Raises
-    ------
-    TypeError
-        If something is not a floating-point tensor.
-    ValueError
-        If there is nothing, or samples or features are not finite, or `net` is in training mode.
-    """
-    if isinstance(net, nn.Module) and net.training:
-        raise ValueError(
-            f"{type(net).__name__} is in training mode, where features depend on the batch; call eval() first."
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}; expected at least 1.")
-    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    empty = True
-    for block in [data] if isinstance(data, Tensor) else data:
-        if not isinstance(block, Tensor):
-            raise TypeError(
-                f"{name} yields a {type(block).__name__}; give a tensor, or an iterable of tensors: (x for x, _ in loader)."
-            )
-        check_samples(block, name)
-        for x in block.detach().split(batch_size):
-            if net is None:
-                yield x.reshape(len(x), -1)
-            else:
-                with torch.no_grad():
-                    found = net(x if weight is None else x.to(weight.device))
-                if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
-                    raise ValueError(f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples.")
-                check_samples(found, f"{identity(net)[0]}({name})")
-                yield found.reshape(len(x), -1)
-            empty = False
-    if empty:
-        raise ValueError(f"{name} yields no batch; an iterator can be read only once.")
-
-
-def all_features(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Tensor:
-    """Features of all samples at once, ``(N, d)``; raises as `batches`."""
-    return torch.cat(list(batches(data, net, batch_size, name)))
-
-
-class Accuracy(NamedTuple):
-    """Share of samples that a classifier gives the class they were made for.
-
-    Attributes
-    ----------
-    overall
-        Over all samples.
-    per_class
-        For each class that was asked for.
-    """
-
-    overall: FeatureEstimate
-    per_class: dict[int, Estimate]
-
-    def __str__(self) -> str:
-        return f"{self.overall}: " + ", ".join(f"{c}: {e}" for c, e in self.per_class.items())
-
-
-def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500) -> Accuracy:
-    """Share of conditional samples that a classifier gives the class they were asked to be.
-
-    The classifier errs too: the number to compare with is its accuracy on real images of the same classes. S. Ravuri
-    and O. Vinyals, *Classification accuracy score for conditional generative models*, 2019, arXiv:1905.10887, go the
-    other way and train on samples. Standard errors are binomial, taken at ``(k + 1) / (n + 2)`` so that n out of n is
-    not printed as exact.
-
-    Parameters
-    ----------
-    samples
-        ``(B, *)``, in the range that `net` takes.
-    labels
-        Classes asked for, ``(B,)``, integers.
-    net
-        Classifier: ``net.logits(x)`` or, without that method, ``net(x)``, gives ``(B, classes)``.
-    batch_size
-        Samples that go through the network at a time.
-
-    Raises
-    ------
-    TypeError
-        If `samples` are not floating point, or `labels` not integers.
-    ValueError
-        If their numbers differ, labels are not classes, or samples are not finite.
-
-    Examples
-    --------
-    >>> blank = torch.zeros(4, 1, 28, 28)
-    >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
-    True
-    """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")
-    if labels.shape != samples.shape[:1]:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected one class per sample, ({len(samples)},).")
-    if isinstance(net, nn.Module) and net.training:
-        raise ValueError(
-            f"{type(net).__name__} is in training mode, where logits depend on the batch; call eval() first."
-        )
-    check_samples(samples, "samples")
-    logits_of = getattr(net, "logits", net)
-    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    found = []
-    for x in samples.detach().split(batch_size):
-        with torch.no_grad():
-            logits = logits_of(x if weight is None else x.to(weight.device))
-        found.append(logits.argmax(1).cpu())
-    labels = labels.cpu()
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"labels are from {labels.min()} to {labels.max()}; {identity(net)[0]} knows classes 0 to {logits.shape[1] - 1}."
-        )
-    right = torch.cat(found) == labels
-    overall = FeatureEstimate(*_share(right), "accuracy", *identity(net), (len(right),))
-    return Accuracy(overall, {c: _share(right[labels == c]) for c in labels.unique().tolist()})
-
-
-def _share(right: Tensor) -> Estimate:
-    k, n = int(right.sum()), len(right)
-    p = (k + 1) / (n + 2)
-    return Estimate(k / n, math.sqrt(p * (1 - p) / n))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .estimate import as_pair
-from .features import Extractor, FeatureEstimate, ImageBatches, all_features, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, all_features, identity
 from .mmd import squared_mmd
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .estimate import as_pair
-from .features import Extractor, FeatureEstimate, ImageBatches, all_features, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, all_features, identity
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
 

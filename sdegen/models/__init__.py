@@ -1,8 +1,9 @@
 """Score models: the true ones of known laws, networks, other people's networks, and solutions on a grid."""
 
+from .diffusers import from_diffusers, to_diffusers
 from .exact import Exact, ExactConditional
 from .fokker_planck import FokkerPlanck
-from .foreign import from_denoiser, from_diffusers, from_network, to_diffusers
+from .foreign import from_denoiser, from_network
 from .network import DirectModel, LearnedVariance, Model, Trainable
 from .parametrizations import (
     DataParametrization,

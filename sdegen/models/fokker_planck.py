@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import as_operator
-from ..processes.base import SDE, as_time
+from ..processes.base import SDE
+from ..processes.dynamics import as_time
 from .score import ScoreModel
 
 FAINT = 1e-11  # of the peak; below, rounding has its say, and a density goes on as a Gaussian's would

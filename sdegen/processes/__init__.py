@@ -1,29 +1,17 @@
 """Forward processes and their times: what an SDE gives, what is derived from it, and the zoo."""
 
 from . import grids, times
-from .base import SDE, Dynamics, Flow, Reverse
+from .base import SDE, Flow, Reverse
+from .cld import CLD
 from .double_well import DoubleWell, Stationary
+from .dynamics import Dynamics
 from .learned import LearnedSchedule, LearnedSDE
 from .linear import LinearSDE
 from .matrix import MatrixSDE
 from .scalar import ScalarSDE, ScheduleSDE
 from .simulate import simulate
-from .zoo import (
-    CLD,
-    DDPM,
-    EDM,
-    OU,
-    VE,
-    VP,
-    AngleTable,
-    Cosine,
-    Rectified,
-    SubVP,
-    constant_betas,
-    cosine_betas,
-    linear_betas,
-    sigmoid_betas,
-)
+from .tables import DDPM, AngleTable, constant_betas, cosine_betas, linear_betas, sigmoid_betas
+from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
     "SDE", "Dynamics", "Flow", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "simulate",

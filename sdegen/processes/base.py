@@ -8,7 +8,6 @@ kernel. Linear processes, whose laws are known, are in `linear`. State-dependent
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,32 +17,9 @@ from torch import Tensor
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Perturbed
 from ..laws.mixtures import Moments
-from ..laws.operators import Matrix, Operator, Scale, as_operator, rows
-from .quadrature import psd_cholesky, van_loan
-
-
-def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
-    """`t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, checked to lie in ``[0, T]``.
-
-    Raises
-    ------
-    ValueError
-        If a time is NaN, lies outside the interval, or has more than one dimension.
-    """
-    given = torch.as_tensor(t)
-    t = torch.as_tensor(t, dtype=torch.float64).cpu()
-    if t.ndim > 1:
-        raise ValueError(f"{name} has shape {tuple(t.shape)}; times have shape () or (B,).")
-    # What rounding in the dtype of the times, or of a grid's own arithmetic, may add.
-    slack = T * (1e-12 if not given.is_floating_point() else max(1e-12, torch.finfo(given.dtype).eps))
-    inside = (t >= 0) & (t <= T)
-    if inside.all():
-        return t
-    near = (t >= -slack) & (t <= T + slack)
-    if not near.all():
-        bad = t[~near].reshape(-1)[0].item()
-        raise ValueError(f"{name} = {bad:.6g} lies outside [0, T] = [0, {T:g}]; pass times within the process.")
-    return t.clamp(0.0, T)
+from ..laws.operators import Operator, Scale, as_operator, rows
+from .dynamics import Dynamics, as_time
+from .nonlinear import calibrate_lag, local_law, walk
 
 
 class Scored(Protocol):
@@ -64,20 +40,6 @@ class Read(Scored, Protocol):
 
     def answer(self, x: Tensor, question: Any) -> Tensor:
         """The answer to a question at the state `x`."""
-
-
-class Dynamics(ABC):
-    """All that a simulator needs: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
-
-    T: float = 1.0
-
-    @abstractmethod
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """``f(x, t)``, of the shape of `x`."""
-
-    @abstractmethod
-    def diffusion(self, x: Tensor, t: Tensor) -> Any:
-        """``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
 
 
 class SDE(Dynamics):
@@ -110,36 +72,7 @@ class SDE(Dynamics):
         Jacobians are not affordable, get the Euler–Maruyama kernel.
         """
         s, t = as_time(s, self.T, "s"), as_time(t, self.T)
-        return Kernel(*self._local(x_s, s, t)[:2])
-
-    def _local(self, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Operator, Tensor, Tensor]:
-        """Mean, root, and float64 ``Phi`` and ``Sigma`` ``(B, d, d)`` of the local kernel."""
-        h, middle = (t - s).expand(len(x)), (0.5 * (s + t)).expand(len(x))
-        if (h < 0).any():
-            raise ValueError(f"s must not lie after t; got t - s down to {h.min().item():.6g}.")
-        G = as_operator(self.diffusion(x, middle))
-        if x.ndim > 2 or x[0].numel() > 64:
-            eye = torch.ones(len(x), 1, 1, dtype=torch.float64)
-            euler = G * h.sqrt()
-            return x + self.drift(x, middle) * rows(h, x), euler, eye, (euler @ euler.T).matrix()
-        flat = x.reshape(len(x), -1)
-        d = flat.shape[1]
-
-        def f(row: Tensor, time: Tensor) -> Tensor:
-            return self.drift(row.reshape(1, *x.shape[1:]), time).reshape(-1)
-
-        J = torch.func.vmap(torch.func.jacrev(f))(flat, middle).detach().cpu().double()
-        drift = self.drift(x, middle).reshape(len(x), d, 1).cpu().double()
-        M = G.matrix()
-        Q = (M @ M.mT).expand(len(x), *M.shape[-2:])
-        if len(Q[0]) == 1:
-            Q = Q * torch.eye(d, dtype=torch.float64)
-        Phi, Sigma = van_loan(J, Q, h)
-        augmented = torch.cat([torch.cat([J, drift], -1), torch.zeros(len(x), 1, d + 1, dtype=torch.float64)], 1)
-        moved = torch.linalg.matrix_exp(augmented * h[:, None, None])[:, :d, d]
-        L = psd_cholesky(Sigma)
-        root: Operator = Scale(L[:, 0, 0]) if x.ndim == 1 else Matrix(L)
-        return x + moved.to(x).reshape(x.shape), root, Phi, Sigma
+        return local_law(self, x_s, s, t).kernel
 
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
@@ -153,55 +86,12 @@ class SDE(Dynamics):
         rows(t, x_0)  # refuses another number of times
         t = t.expand(len(x_0))
         if self.lag is None:
-            self.lag = self._calibrate_lag(x_0)
+            self.lag = calibrate_lag(self, x_0, self.lag_tolerance)
         s = (t - self.lag).clamp_min(0.0)
-        x_s = self._walk(x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
+        x_s = walk(self, x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
         return Perturbed(kernel.sample(z), kernel, z)
-
-    def _walk(self, x: Tensor, t: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
-        """States at `t`, from 0, by Heun's method: of weak order two where the noise does not depend on the state.
-
-        It runs in every step of training; `simulate` does the same for one path of many, at ten times the price of a step.
-        """
-        h = t / steps
-        step = rows(h, x)
-        for k in range(steps):
-            now = k * h
-            dw = (as_operator(self.diffusion(x, now + 0.5 * h)) * h.sqrt())(noise_like(x, generator))
-            slope = self.drift(x, now)
-            ahead = self.drift(x + slope * step + dw, now + h)
-            x = x + 0.5 * (slope + ahead) * step + dw
-        return x
-
-    def _calibrate_lag(self, x_0: Tensor) -> float:
-        x, lag = x_0[:256], self.T / 8
-        while lag > 1e-6 * self.T:
-            start = torch.linspace(0.0, self.T - lag, len(x), dtype=torch.float64)
-            middle, end = start + lag / 2, start + lag
-            mean, _, _, Sigma = self._local(x, start, end)
-            half, _, _, Sigma_1 = self._local(x, start, middle)
-            twice, _, Phi_2, Sigma_2 = self._local(half, middle, end)
-            Sigma_12 = Phi_2 @ Sigma_1 @ Phi_2.mT + Sigma_2
-            # KL of the finer kernel to the coarser one, worst over the batch.
-            precision = torch.linalg.inv(Sigma)
-            gap = (twice - mean).reshape(len(x), -1, 1).cpu().double()
-            ratio = precision @ Sigma_12
-            trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1) - ratio.shape[-1]
-            quadratic = (
-                (gap.mT @ precision @ gap)[:, 0, 0]
-                if len(precision[0]) == gap.shape[1]
-                else (precision[:, 0, 0] * gap.square().sum((1, 2)))
-            )
-            kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic)
-            if kl.max() <= self.lag_tolerance:
-                return lag
-            lag /= 2
-        raise ValueError(
-            f"no lag down to {lag:.3g} makes the local kernel agree with two half-steps to {self.lag_tolerance:g} nats; "
-            "rescale the process or set sde.lag yourself."
-        )
 
     def prior(self, moments: Moments) -> Any:
         """The law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.

@@ -17,7 +17,8 @@ from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Observation, Perturbed, Transition
 from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
-from .base import SDE, as_time
+from .base import SDE
+from .dynamics import as_time
 
 
 class Memo:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix
-from .base import Flow, Read, as_time
+from .base import Flow, Read
+from .dynamics import as_time
 from .linear import LinearSDE, ordered
 from .quadrature import RootTable, matrix_moments, psd_cholesky
 

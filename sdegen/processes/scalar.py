@@ -16,7 +16,8 @@ from torch import Tensor
 from ..laws.derivatives import value_and_slope
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
-from .base import Flow, Read, as_time
+from .base import Flow, Read
+from .dynamics import as_time
 from .linear import LinearSDE, Memo, carries_gradient, ordered
 from .quadrature import scalar_moments
 

@@ -18,8 +18,6 @@ from ..processes.grids import Angle, Grid, Uniform
 from ..processes.linear import LinearSDE, is_linear
 
 Noise = Callable[[Tensor], Tensor]
-
-
 C = TypeVar("C")  # what a step needs, formed before the run
 S = TypeVar("S")  # what a step remembers for the next
 

@@ -19,17 +19,9 @@ import torch
 from torch import Tensor
 
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
-
-
 TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
-
-
 _ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
-
-
 _LANES = 16  # torch fills normals 16 at a time: the first 16 k of a draw are the same however long it is
-
-
 _32 = 2**32 - 1
 
 

@@ -31,8 +31,6 @@ from .multistep import Multistep, MultistepStep
 from .run import sample, start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
-
-
 CUT = 10.0  # medians, beyond which a distance counts no further
 
 

@@ -25,7 +25,7 @@ from sdegen.processes.double_well import Stationary
 from sdegen.processes.linear import gaussian
 from sdegen.processes.quadrature import psd_cholesky, van_loan
 from sdegen.processes.scalar import AngleFlow
-from sdegen.processes.zoo import constant_betas, cosine_betas, sigmoid_betas
+from sdegen.processes.tables import constant_betas, cosine_betas, sigmoid_betas
 from sdegen.testing import Report, check_sde, sde_cases
 from sdegen.testing.sde import laws_of
 

@@ -10,6 +10,7 @@ from ...laws.operators import Scale, as_operator
 from ...metrics import prior_gap
 from ...processes.base import SDE, noise_depends_on_the_state
 from ...processes.linear import is_linear
+from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
 from .probes import SHAPES, generator, states, steps, times
@@ -156,7 +157,7 @@ def perturbation_is_its_kernel(sde: SDE) -> None:
 def simulation_follows_the_kernel(sde: SDE) -> None:
     """Paths simulated from the coefficients have the kernel's mean and spread, within five standard errors."""
     n = 4000
-    lag = sde.T if is_linear(sde) else sde._calibrate_lag(states(sde, 256, 2))
+    lag = sde.T if is_linear(sde) else calibrate_lag(sde, states(sde, 256, 2), sde.lag_tolerance)
     s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, lag)
     x = states(sde, 1, 2).expand(n, *states(sde, 1, 2).shape[1:]).contiguous()
     end = simulate(sde, x, s, t, steps=64, generator=generator()).reshape(n, -1)

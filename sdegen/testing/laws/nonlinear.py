@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...laws.operators import as_operator
 from ...processes.base import SDE
+from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
 from .probes import generator, states, times
@@ -16,11 +17,11 @@ def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
     """The lag of denoising targets is short enough: a kernel equals two half-kernels within the declared tolerance."""
     x_0 = 0.5 * torch.randn(256, 2, dtype=torch.float64, generator=generator())
     if sde.lag is not None:
-        found = sde._calibrate_lag(x_0)
+        found = calibrate_lag(sde, x_0, sde.lag_tolerance)
         if not sde.lag <= 2 * found:
             raise Violation(f"lag = {sde.lag:g}, but half-steps agree only from {found:.3g}")
     else:
-        sde._calibrate_lag(x_0)
+        calibrate_lag(sde, x_0, sde.lag_tolerance)
 
 
 def derivatives_reach_the_drift(sde: SDE) -> None:

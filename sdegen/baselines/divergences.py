@@ -1,0 +1,201 @@
+"""The f-divergences that adversarial models lower, by their variational bounds.
+
+Each says what a critic's answers to real and to generated data are worth, and what the divergence would be if both densities
+were known. Nothing here knows of networks.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class FDivergence(ABC):
+    """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)``, ``f(1) = 0``, and its variational form.
+
+    ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer
+    into the domain of the conjugate of f, and ``c(v) = f*(a(v))``, written out so that nothing overflows on the way.
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    @abstractmethod
+    def f(self, u: Tensor) -> Tensor:
+        """``f(u)`` of ratios ``u = p / q``."""
+
+    @abstractmethod
+    def activation(self, v: Tensor) -> Tensor:
+        """``a(v)``."""
+
+    @abstractmethod
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``c(v) = f*(a(v))``."""
+
+    @abstractmethod
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """The best critic's answer where ``log p / q`` is known: ``a(v) = f'(p / q)``."""
+
+    def bound(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``E_p a(v) − E_q c(v)`` from a critic's answers to draws of p and of q."""
+        return self.activation(real).mean() - self.conjugate(fake).mean()
+
+
+class KL(FDivergence):
+    """``f = u log u``: KL(p ‖ q).
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u``."""
+        return torch.xlogy(u, u)
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``v``."""
+        return v
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``exp(v − 1)``."""
+        return (v - 1).exp()
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``1 + log p / q``."""
+        return 1 + log_ratio
+
+
+class ReverseKL(FDivergence):
+    """``f = −log u``: KL(q ‖ p).
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``−log u``."""
+        return -u.log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``−exp(−v)``."""
+        return -(-v).exp()
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``v − 1``."""
+        return v - 1
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``log p / q``."""
+        return log_ratio
+
+
+class Pearson(FDivergence):
+    """``f = (u − 1)²``: Pearson's χ² of p against q.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``(u − 1)²``."""
+        return (u - 1).square()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``v``."""
+        return v
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``v² / 4 + v``."""
+        return 0.25 * v.square() + v
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``2 (p / q − 1)``."""
+        return 2 * torch.expm1(log_ratio)
+
+
+class Hellinger(FDivergence):
+    """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``(√u − 1)²``."""
+        return (u.sqrt() - 1).square()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``1 − exp(−v)``."""
+        return -torch.expm1(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``exp(v) − 1``."""
+        return torch.expm1(v)
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``½ log p / q``."""
+        return 0.5 * log_ratio
+
+
+class TotalVariation(FDivergence):
+    """``f = |u − 1| / 2``: total variation, between 0 and 1.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``|u − 1| / 2``."""
+        return 0.5 * (u - 1).abs()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``tanh(v) / 2``."""
+        return 0.5 * v.tanh()
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``tanh(v) / 2``."""
+        return 0.5 * v.tanh()
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """Without bound, of the sign of ``log p / q``."""
+        return torch.where(log_ratio > 0, math.inf, -math.inf).to(log_ratio)
+
+
+class JensenShannon(FDivergence):
+    """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name.
+
+    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u − (1 + u) log((1 + u) / 2)``."""
+        return torch.xlogy(u, u) - (1 + u) * ((1 + u) / 2).log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``log 2 − log(1 + exp(−v))``."""
+        return math.log(2) - F.softplus(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``log(1 + exp(v)) − log 2``."""
+        return F.softplus(v) - math.log(2)
+
+    def optimum(self, log_ratio: Tensor) -> Tensor:
+        """``log p / q``."""
+        return log_ratio
+
+
+class Game(JensenShannon):
+    """What the game of Goodfellow et al. measures, ``E_p log D + E_q log(1 − D)``: `JensenShannon` less log 4.
+
+    As ``f(1) = −log 4`` here, equal laws are at −log 4. I. Goodfellow et al., *Generative adversarial nets*, 2014,
+    arXiv:1406.2661.
+    """
+
+    def f(self, u: Tensor) -> Tensor:
+        """``u log u − (1 + u) log(1 + u)``."""
+        return torch.xlogy(u, u) - (1 + u) * (1 + u).log()
+
+    def activation(self, v: Tensor) -> Tensor:
+        """``−log(1 + exp(−v)) = log D``."""
+        return -F.softplus(-v)
+
+    def conjugate(self, v: Tensor) -> Tensor:
+        """``log(1 + exp(v)) = −log(1 − D)``."""
+        return F.softplus(v)

@@ -1,0 +1,115 @@
+"""Adversarial models that lower the Wasserstein distance: a critic of bounded slope."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..laws.draws import uniform_like
+from .gans import Adversarial, normalises_over_batch
+
+
+class Wasserstein(Adversarial):
+    """The game of the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, whose critics differ in what bounds them."""
+
+    def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """``v(fake) − v(real)``."""
+        return fake - real
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """``−v(fake)``."""
+        return -fake
+
+
+class WGAN(Wasserstein):
+    """The critic estimates the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, up to a factor.
+
+    M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
+    every step, so that its Lipschitz constant is bounded by some number that nobody knows.
+
+    Parameters
+    ----------
+    generator, critic, latent
+        As for `Adversarial`.
+    clip
+        Largest absolute weight of the critic.
+
+    Raises
+    ------
+    ValueError
+        If `clip` is not positive.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        clip: float = 0.01,
+    ) -> None:
+        super().__init__(generator, critic, latent)
+        if not clip > 0:
+            raise ValueError(f"clip = {clip}; it must be positive.")
+        self.clip = clip
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Both players' losses, ``(B,)``, after the critic's weights were clipped."""
+        with torch.no_grad():
+            for p in self.critic.parameters():
+                p.clamp_(-self.clip, self.clip)
+        return super().loss(x, generator=generator)
+
+
+class WGANGP(Wasserstein):
+    """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
+
+    ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. It reads too much: between
+    laws at the distance W by the factor ``1 + W / (2 weight)`` at least, which it is for one that is the other shifted.
+
+    Parameters
+    ----------
+    generator, critic, latent
+        As for `Adversarial`.
+    weight
+        Of the penalty.
+
+    Raises
+    ------
+    ValueError
+        If `weight` is not positive, or the critic normalises over the batch.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        weight: float = 10.0,
+    ) -> None:
+        super().__init__(generator, critic, latent)
+        if not weight > 0:
+            raise ValueError(f"weight = {weight}; that of a penalty is positive.")
+        check_alone(critic)
+        self.weight = weight
+
+    def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
+        """``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
+        u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
+        return self.weight * (slope(self.critic, u * x + (1 - u) * made) - 1).square()
+
+
+def check_alone(critic: nn.Module) -> None:
+    """Raise a `ValueError` where the slope of a critic is not a matter of one datum."""
+    if normalises_over_batch(critic):
+        raise ValueError(
+            "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
+        )
+
+
+def slope(critic: nn.Module, x: Tensor) -> Tensor:
+    """``‖∇v(x)‖``, ``(B,)``: where it is largest, a lower bound of the critic's Lipschitz constant."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).norm(dim=1)

@@ -1,0 +1,47 @@
+"""Linear equations of a map that is only known by what it does, solved for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..laws.operators import rows
+
+Map = Callable[[Tensor], Tensor]
+
+
+def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
+    """The solution of ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
+
+    Parameters
+    ----------
+    product
+        ``M u`` for ``(B, *)``.
+    b
+        ``(B, *)``.
+    iterations
+        As many as numbers in a row, at most 30, by default; rows that are solved stay.
+    """
+    m, eps = b[0].numel(), torch.finfo(b.dtype).eps
+    u, r = torch.zeros_like(b), b
+    p, size = r, _dot(r, r)
+    least = eps**2 * size
+    for _ in range(min(m, 30) if iterations is None else iterations):
+        Mp = product(p)
+        curved = _dot(p, Mp)
+        # Rows that are solved stay, and so do those where M sees nothing of what is left (a direction measured twice).
+        active = (size > least) & (curved > 10 * eps * _dot(p, p))
+        if not active.any():
+            break
+        step = torch.where(active, size / curved, 0.0)
+        u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
+        after = _dot(r, r)
+        p = r + rows(torch.where(active, after / size, 0.0), r) * p
+        size = after
+    return u
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)

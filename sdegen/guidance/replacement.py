@@ -1,0 +1,86 @@
+"""What was measured without noise put in its place in the clean state, and the sampler that goes back to mend the seams."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from ..samplers import Interval, Restart, Sampler
+from .base import CleanState
+from .conjugate_gradients import conjugate_gradients
+from .measured import Informed, _measurement, seen_of
+from .measurements import Measurement
+
+
+class Replacement(Informed, CleanState):
+    """What was measured, put into the predicted clean data: ``x_0' = x_0 + A⁺ (y − A x_0)``.
+
+    With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
+    the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The rest learns of them through the network alone, so edges
+    do not fit; `repaint` goes back and forth for that. For other measurements it is the null-space method of Y. Wang, J. Yu,
+    J. Zhang, *Zero-shot image restoration using denoising diffusion null-space model*, 2022, arXiv:2212.00490. The noise of the
+    measurement is taken for none.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    measurement
+        What was done to the data.
+    iterations
+        Of the conjugate gradients that solve with ``A Aᵀ``; as many as numbers measured, at most 30, by default.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear, or `measurement` is none.
+    ValueError
+        At a call, if `y` is missing or has another shape.
+    """
+
+    def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
+        super().__init__(model)
+        self.measurement, self.iterations = _measurement(measurement), iterations
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The completed clean state and its noise."""
+        A = self.measurement
+        x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
+        data = self.sde.project(x_0)
+        seen = A(data)
+        shape = data.shape[1:]
+        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), seen_of(cond, seen) - seen, self.iterations)
+        return self._restated(t, x_0, eps, data + A.transpose(u, shape))
+
+
+def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
+    """A sampler that goes back over its own steps, noised up again, for `Replacement` to harmonise what it does not know.
+
+    A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
+    steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:
+    going back and forth mixes what is near.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process, on whose times the steps lie.
+    sampler
+        What makes the steps, on its grid.
+    jump
+        Steps that are gone again together.
+    repeats
+        How often.
+
+    Raises
+    ------
+    ValueError
+        If `repeats` is less than 1, or `jump` not from 1 to below the number of steps.
+    """
+    levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
+    if not 1 <= jump < len(levels):
+        raise ValueError(f"jump = {jump} of {len(levels)} levels; at least one step is gone again, and fewer than all.")
+    ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
+    return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])

@@ -1,0 +1,29 @@
+"""Averages over draws of one datum each, with their standard errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
+    """Conditions of `n` rows for as many draws of each, in order; what all rows share stays."""
+    return {
+        k: v.repeat_interleave(draws, 0) if isinstance(v, Tensor) and v.shape[:1] == (n,) else v
+        for k, v in cond.items()
+    }
+
+
+def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    """``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
+    mean = values.logsumexp(1) - math.log(values.shape[1])
+    return mean, stderr_of_mean((values - mean[:, None]).exp())
+
+
+def stderr_of_mean(values: Tensor) -> Tensor:
+    """Standard error of the mean of each row of ``(B, draws)``, ``(B,)``; NaN of a single draw."""
+    draws = values.shape[1]
+    return values.std(1) / draws**0.5 if draws > 1 else torch.full_like(values[:, 0], torch.nan)

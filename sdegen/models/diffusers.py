@@ -1,0 +1,194 @@
+"""Networks of diffusers as score models, and ours as theirs; diffusers itself is needed by `to_diffusers` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.files import optional
+from ..laws.mixtures import Moments
+from ..processes.linear import as_linear
+from ..processes.tables import DDPM, AngleTable
+from .foreign import StepIndex, from_network
+from .network import Model
+from .parametrizations import (
+    DataParametrization,
+    NoiseParametrization,
+    Parametrization,
+    VelocityParametrization,
+)
+from .score import ScoreModel
+
+PREDICTIONS: dict[str, Callable[[], Parametrization]] = {
+    "epsilon": NoiseParametrization,
+    "sample": DataParametrization,
+    "v_prediction": VelocityParametrization,
+}
+
+
+class UNetOf(nn.Module):
+    """A network of diffusers, called as ours are: ``net(x, clock, label=None, **cond)``.
+
+    Parameters
+    ----------
+    unet
+        Called as ``unet(x, timestep, class_labels=..., return_dict=False, **cond)``; returns a tuple, the prediction first.
+    """
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, clock: Tensor, label: Tensor | int | None = None, **cond: Any) -> Tensor:
+        """What it predicts, of the shape of `x`."""
+        if label is not None:
+            cond["class_labels"] = torch.as_tensor(label, device=x.device).expand(len(x))
+        return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
+
+
+def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) -> Model:
+    """A network of diffusers and the noise schedule it was trained with, as a score model.
+
+    Of the scheduler only what belongs to training is read: ``alphas_cumprod`` and the prediction type. How it samples is left to
+    the samplers here. A schedule with zero terminal signal-to-noise ratio is taken as it is (`AngleTable`).
+
+    Parameters
+    ----------
+    unet
+        A `UNet2DModel` or anything that is called like one. Classes go in as `label`; other conditions by their own names.
+    scheduler
+        Any scheduler with ``alphas_cumprod`` and a prediction type ``epsilon``, ``sample`` or ``v_prediction``.
+    moments
+        Mean and covariance of the data. By default those of white data of unit variance in the shape that ``unet.config`` knows,
+        which starts runs where diffusers starts them.
+
+    Raises
+    ------
+    ValueError
+        If the scheduler has no ``alphas_cumprod`` or another prediction type, or the network is of half precision.
+    """
+    kind = getattr(scheduler.config, "prediction_type", "epsilon")
+    if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
+        raise ValueError(
+            f"{type(scheduler).__name__} predicts {kind} and has {'' if hasattr(scheduler, 'alphas_cumprod') else 'no '}"
+            f"alphas_cumprod; expected a variance-preserving scheduler that predicts {', '.join(PREDICTIONS)}. "
+            "Wrap others by from_network or from_denoiser."
+        )
+    weight = next(unet.parameters())
+    if weight.dtype.itemsize < 4:
+        raise ValueError(
+            f"the network is {weight.dtype}, in which steps above 256 cannot be told apart; give it in float32: unet.float()."
+        )
+    sde = process_of(scheduler)
+    if moments is None and getattr(unet.config, "sample_size", None):
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (unet.config.in_channels, height, width)
+        moments = Moments(torch.zeros(shape).double(), torch.ones(math.prod(shape)).double())
+    return from_network(UNetOf(unet), sde, PREDICTIONS[kind](), StepIndex(sde.N), moments, end=1 / sde.N)
+
+
+def process_of(scheduler: Any) -> DDPM | AngleTable:
+    """The process of a scheduler's table: `DDPM` where it has a finite drift, else an `AngleTable`.
+
+    Parameters
+    ----------
+    scheduler
+        Of diffusers, with ``alphas_cumprod``.
+    """
+    table = scheduler.alphas_cumprod.double().cpu()
+    rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)
+    if table[-1] > 0 and not rescaled:
+        before = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+        return DDPM(1 - table / before)
+    # diffusers writes 2^-24 for zero in some schedulers, so that nothing is divided by it.
+    return AngleTable(torch.cat([table[:-1], torch.zeros(1, dtype=torch.float64)]))
+
+
+@dataclass
+class Predicted:
+    """What a network of diffusers returns.
+
+    Attributes
+    ----------
+    sample
+        The predicted noise, of the shape of the state.
+    """
+
+    sample: Tensor
+
+
+class AsUNet(nn.Module):
+    """A score model of ours, called as the networks of diffusers are; it predicts the noise.
+
+    Parameters
+    ----------
+    model
+        A score model of a scalar process.
+    N
+        Number of steps: step `k` is the time ``(k + 1) T / N``.
+    """
+
+    def __init__(self, model: ScoreModel, N: int) -> None:
+        super().__init__()
+        self.model, self.N = model, N
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+        **cond: Any,
+    ) -> Predicted | tuple[Tensor]:
+        """``E[z | x_t]`` of the states `sample` at the step `timestep`, ``()`` or ``(B,)``."""
+        if class_labels is not None:
+            cond["label"] = class_labels
+        t = (torch.as_tensor(timestep, dtype=torch.float64).cpu() + 1) * self.model.sde.T / self.N
+        noise = self.model.noise(sample, t, **cond)
+        return Predicted(noise) if return_dict else (noise,)
+
+
+def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
+    """A score model as a network and a scheduler of diffusers, for its samplers.
+
+    Parameters
+    ----------
+    model
+        A score model of a process that preserves variance, ``alpha² + sigma² = 1``.
+    steps
+        The number of steps of the scheduler; that of a `DDPM` for an exact copy.
+
+    Returns
+    -------
+    tuple
+        The network, which predicts the noise, and a ``DDPMScheduler`` with the process's betas; others are made
+        ``from_config(scheduler.config)``.
+
+    Raises
+    ------
+    ImportError
+        If diffusers is missing.
+    TypeError
+        If the process is not linear.
+    ValueError
+        If the process does not preserve variance, or has no signal left at T, where the noise says nothing of the data.
+    """
+    schedulers = optional("diffusers", "diffusers", "its schedulers")
+    sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
+    t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
+    alpha, sigma = (v.matrix()[:, 0, 0] for v in (sde.marginal(t).Phi, sde.marginal(t).R))
+    if len(sde.e) > 1 or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9) or alpha[-1] < 1e-3:
+        raise ValueError(
+            f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "
+            "alpha² + sigma² = 1 and alpha(T) > 0. Train on VP or DDPM, or sample here."
+        )
+    table = torch.cat([torch.ones(1, dtype=torch.float64), alpha.square()])
+    betas = (1 - table[1:] / table[:-1]).tolist()
+    scheduler = schedulers.DDPMScheduler(num_train_timesteps=steps, trained_betas=betas, clip_sample=False)
+    return AsUNet(model, steps), scheduler
