@@ -28,7 +28,7 @@ from sdegen.baselines import (
     Stability,
     TotalVariation,
 )
-from sdegen.baselines.wgan import slope
+from sdegen.baselines.gans import slope
 
 M = 1.0  # p = N(M, 1), q = N(0, 1)
 AT = torch.linspace(-12, 13, 20_001, dtype=torch.float64)

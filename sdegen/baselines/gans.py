@@ -16,7 +16,6 @@ from torch.optim.swa_utils import update_bn
 
 from ..laws.draws import noise_like
 from .divergences import FDivergence, Game
-from .wgan import check_alone, slope
 
 SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
 
@@ -221,3 +220,19 @@ class Stability:
         self.records.append(
             {"step": step.step, "gap": gap, "slope": steepest} | {k: factor * v for k, v in norms.items()}
         )
+
+
+def check_alone(critic: nn.Module) -> None:
+    """Raise a `ValueError` where the slope of a critic is not a matter of one datum."""
+    if normalises_over_batch(critic):
+        raise ValueError(
+            "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
+        )
+
+
+def slope(critic: nn.Module, x: Tensor) -> Tensor:
+    """``‖∇v(x)‖``, ``(B,)``: where it is largest, a lower bound of the critic's Lipschitz constant."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).norm(dim=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..laws.draws import uniform_like
-from .gans import Adversarial, normalises_over_batch
+from .gans import Adversarial, check_alone, slope
 
 
 class Wasserstein(Adversarial):
@@ -97,19 +97,3 @@ class WGANGP(Wasserstein):
         """``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
         return self.weight * (slope(self.critic, u * x + (1 - u) * made) - 1).square()
-
-
-def check_alone(critic: nn.Module) -> None:
-    """Raise a `ValueError` where the slope of a critic is not a matter of one datum."""
-    if normalises_over_batch(critic):
-        raise ValueError(
-            "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
-        )
-
-
-def slope(critic: nn.Module, x: Tensor) -> Tensor:
-    """``‖∇v(x)‖``, ``(B,)``: where it is largest, a lower bound of the critic's Lipschitz constant."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-    return gradient.flatten(1).norm(dim=1)
