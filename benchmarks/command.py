@@ -73,10 +73,10 @@ def run(
     for block in blocks:
         if markdown := block(table):
             print(markdown, flush=True)
+    print(summary(table, time.perf_counter() - began), flush=True)
     if picture:
         table.out.mkdir(parents=True, exist_ok=True)
         picture(table)
-    print(summary(table, time.perf_counter() - began))
 
 
 def arguments(
