@@ -26,6 +26,7 @@ from .processes.linear import as_linear
 from .processes.times import AngleTimes
 from .samplers import ProbabilityFlow, Sampler, sample
 from .samplers.defaults import default
+from .show import show_call
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,8 @@ class Term(NamedTuple):
     w2: Estimate
     nats: Estimate | None
 
+    __repr__ = show_call
+
 
 def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
     """Whether `a` is known to be larger than `b`: both are known, and twice the error of their difference apart."""
@@ -78,6 +81,8 @@ class Budget(NamedTuple):
     floor: Estimate
     times: Tensor
     curve: Tensor
+
+    __repr__ = show_call
 
     @property
     def cause(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .likelihood import Density
 from .models import ScoreModel
 from .samplers import sample
+from .show import show_call
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -305,6 +306,8 @@ class Album:
     --------
     ``fit(model, images.scaled(-1, 1), callbacks=[Album("pictures", every=500, label=torch.arange(36) % 10)])``
     """
+
+    __repr__ = show_call
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["progress", "laws", "nets"],
+    ["progress", "show"],
+    ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],
     ["samplers", "baselines"],

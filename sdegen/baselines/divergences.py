@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..show import show_call
+
 
 class FDivergence(ABC):
     """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)``, ``f(1) = 0``, and its variational form.
@@ -21,6 +23,8 @@ class FDivergence(ABC):
     into the domain of the conjugate of f, and ``c(v) = f*(a(v))``, written out so that nothing overflows on the way.
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
+
+    __repr__ = show_call
 
     @abstractmethod
     def f(self, u: Tensor) -> Tensor:

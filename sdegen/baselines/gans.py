@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from ..laws.draws import noise_like
+from ..show import show_call
 from .divergences import FDivergence, Game
 
 SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
@@ -193,6 +194,8 @@ class Stability:
     ValueError
         If `every` is less than 1.
     """
+
+    __repr__ = show_call
 
     def __init__(self, model: Adversarial, x: Tensor, every: int = 100) -> None:
         if every < 1:

@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from ..laws.draws import noise_like
 from ..nets import Perceptron
+from ..show import show_call
 from .likelihoods import Gaussian, PixelLaw
 from .vae import log_mean_weight
 
@@ -30,6 +31,8 @@ class LatentLayer(NamedTuple):
 
     infer: Callable[[Tensor, Tensor], Normal]
     generate: Callable[[Tensor], Normal]
+
+    __repr__ = show_call
 
 
 class Hierarchy:
@@ -49,6 +52,8 @@ class Hierarchy:
     data
         ``p(x | z_1)``, given ``z_1``.
     """
+
+    __repr__ = show_call
 
     def __init__(
         self,
@@ -261,6 +266,8 @@ class WarmUp:
     ValueError
         If it takes no step, or several processes train: callbacks reach only one of them.
     """
+
+    __repr__ = show_call
 
     def __init__(self, model: HierarchicalVAE, steps: int) -> None:
         if steps < 1:

@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ..laws.draws import noise_like, uniform_like
+from ..show import show_call
 
 
 class PixelLaw(ABC):
     """What a decoder's answer says of data: ``p(x | z)``, numbers independent given z."""
 
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
+
+    __repr__ = show_call
 
     @abstractmethod
     def each(self, out: Tensor, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ..laws.draws import noise_like, uniform_like
+from ..show import show_call
 from .likelihoods import Gaussian, PixelLaw
 
 
@@ -100,6 +101,8 @@ class BoundTerms(NamedTuple):
 
     log_likelihood: Tensor
     kl: Tensor
+
+    __repr__ = show_call
 
     @property
     def elbo(self) -> Tensor:

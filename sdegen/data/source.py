@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..laws.mixtures import Moments, moments_of
+from ..show import show_call
 from .images import Images, Scaled, Split
 
 DRAWS = 4096  # of a law, where all of a data set would be taken
@@ -28,6 +29,8 @@ class Batch(NamedTuple):
 
     x: Tensor
     cond: dict[str, Tensor]
+
+    __repr__ = show_call
 
 
 class Source:
@@ -54,6 +57,8 @@ class Source:
     ValueError
         If it is empty, not finite, of another dtype or device, or conditions do not match it in number.
     """
+
+    __repr__ = show_call
 
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..laws.mixtures import Moments, moments_of
+from ..show import show_call
 from .images import Images, Scaled, Split
 from .moments import joined
 from .source import Batch, Source, check_finite, check_rows, parted
@@ -56,6 +57,8 @@ class Stream:
     >>> [next(batches).cond["label"].tolist() for _ in range(3)]
     [[0, 1, 0, 1], [0, 1], [0, 1, 0, 1]]
     """
+
+    __repr__ = show_call
 
     def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
         self.data, self.dtype, self.device = data, dtype, device

@@ -12,6 +12,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import rows
 from ..models.score import LearnedReversal, ScoreModel
 from ..processes.linear import LinearSDE, as_linear
+from ..show import show_call
 
 
 class Guided(nn.Module, ScoreModel):
@@ -24,6 +25,8 @@ class Guided(nn.Module, ScoreModel):
     """
 
     model: ScoreModel
+
+    __repr__ = show_call
 
     def __init__(self, model: ScoreModel) -> None:
         super().__init__()

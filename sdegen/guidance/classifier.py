@@ -14,6 +14,7 @@ from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
+from ..show import show_call
 from .base import Tilted
 
 
@@ -99,6 +100,8 @@ class ExactClassifier:
     >>> ExactClassifier(sdegen.VP(), [left, right])(torch.zeros(1, 1), 0.1).softmax(1).tolist()
     [[0.5, 0.5]]
     """
+
+    __repr__ = show_call
 
     def __init__(self, sde: LinearSDE, laws: Sequence[GaussianMixture], weights: Tensor | None = None) -> None:
         weights = torch.ones(len(laws), dtype=torch.float64) if weights is None else weights.double()

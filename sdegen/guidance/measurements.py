@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
+from ..show import show_call
 
 
 class Measurement(ABC):
@@ -32,6 +33,8 @@ class Measurement(ABC):
     ValueError
         If `std` is not positive.
     """
+
+    __repr__ = show_call
 
     def __init__(self, std: float) -> None:
         if not (std > 0 and math.isfinite(std)):

@@ -13,6 +13,7 @@ from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
 from ..samplers.run import start
+from ..show import show_call
 from .measured import Measured, seen_of
 
 
@@ -32,6 +33,8 @@ class Particles(NamedTuple):
     x: Tensor
     weights: Tensor
     resampled: int
+
+    __repr__ = show_call
 
     @property
     def effective(self) -> float:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .operators import Matrix, Operator, rows
 
 
@@ -29,6 +30,8 @@ class Kernel(NamedTuple):
 
     mean: Tensor
     R: Operator
+
+    __repr__ = show_call
 
     def sample(self, z: Tensor) -> Tensor:
         """``mean + R z`` for standard noise `z` of the shape of `mean`."""
@@ -65,6 +68,8 @@ class Perturbed(NamedTuple):
     kernel: Kernel
     z: Tensor
 
+    __repr__ = show_call
+
     def mirrored(self) -> Perturbed:
         """The draw of the opposite noise."""
         return Perturbed(self.kernel.sample(-self.z), self.kernel, -self.z)
@@ -94,6 +99,8 @@ class Observation(NamedTuple):
     g: Tensor
     rest: Tensor
 
+    __repr__ = show_call
+
     def score(self, x: Tensor, of_y: Tensor) -> Tensor:
         """Score of the state `x`, from that of the observation."""
         if self.g.shape[-1] == 1:
@@ -115,6 +122,8 @@ class Transition:
     Phi, R
         The mean map and the root of the covariance.
     """
+
+    __repr__ = show_call
 
     def __init__(self, Phi: Operator, R: Operator) -> None:
         self.Phi, self.R = Phi, R
@@ -241,6 +250,8 @@ class Posterior(NamedTuple):
 
     K: Operator
     covariance: Operator
+
+    __repr__ = show_call
 
 
 def posterior(at_s: Transition, at_t: Transition, s_to_t: Transition) -> Posterior:

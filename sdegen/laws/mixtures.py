@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .kernels import Transition
 from .operators import rows
 
@@ -32,6 +33,8 @@ class Moments(NamedTuple):
     mean: Tensor
     covariance: Tensor
 
+    __repr__ = show_call
+
     def variance(self) -> Tensor:
         """The mean variance of a coordinate, ``tr(C) / d``, float64."""
         C = self.covariance.double()
@@ -42,6 +45,8 @@ class Distribution(ABC):
     """A law of data: everything the library asks of one."""
 
     event_shape: torch.Size
+
+    __repr__ = show_call
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -13,9 +13,13 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from ..show import show_call
+
 
 class Operator(ABC):
     """A linear map ``x -> A x`` of a state `x` of shape ``(B, *)``; one map, or one per row of the batch."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -94,9 +98,6 @@ class Scale(Operator):
 
     def __init__(self, c: Tensor | float) -> None:
         self.c = torch.as_tensor(c, dtype=torch.float64)
-
-    def __repr__(self) -> str:
-        return f"Scale({self.c.tolist()})"
 
     def __call__(self, x: Tensor) -> Tensor:
         # A 0-dimensional CPU tensor multiplies like a Python number: no copy to the device, no promotion of x.
@@ -180,9 +181,6 @@ class Matrix(Operator):
 
     def __init__(self, M: Tensor) -> None:
         self.M = torch.as_tensor(M, dtype=torch.float64)
-
-    def __repr__(self) -> str:
-        return f"Matrix({self.M.tolist()})"
 
     def __call__(self, x: Tensor) -> Tensor:
         k = self.M.shape[-1]

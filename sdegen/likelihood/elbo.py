@@ -19,6 +19,7 @@ from ..models.score import Conditioned, ScoreModel, evaluating
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
+from ..show import show_call
 from .draws import repeated, stderr_of_mean
 
 
@@ -33,6 +34,9 @@ class Bound(NamedTuple):
 
     value: Tensor
     stderr: Tensor
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class Chain(NamedTuple):
@@ -53,6 +57,9 @@ class Chain(NamedTuple):
     stderr: Tensor
     terms: Tensor
     times: Tensor
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def elbo(

@@ -18,6 +18,7 @@ from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
 from ..samplers.run import sample, start
+from ..show import show_call
 from .draws import log_mean, repeated
 from .path import follow
 from .traces import TRACES
@@ -37,6 +38,9 @@ class LogProb(NamedTuple):
     value: Tensor
     stderr: Tensor
     evaluations: int
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def log_prob(
@@ -221,6 +225,8 @@ class Density:
     cond
         Conditions for the network, in samples and densities: one value for all, or tensors with as many rows as these.
     """
+
+    __repr__ = show_call
 
     def __init__(self, model: ScoreModel, sampler: Any = None, **cond: Any) -> None:
         self.model, self.sampler, self.cond = model, sampler, cond

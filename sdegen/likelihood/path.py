@@ -13,6 +13,7 @@ from ..laws.derivatives import (
 )
 from ..models.score import ScoreModel
 from ..samplers.ode import adaptive
+from ..show import show_call
 from .adams import adams
 from .draws import stderr_of_mean
 from .traces import Traces
@@ -37,6 +38,9 @@ class Path(NamedTuple):
     log_volume: Tensor
     stderr: Tensor
     evaluations: int
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def follow(

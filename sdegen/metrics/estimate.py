@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
+
 
 class Estimate(NamedTuple):
     """A number and its error.
@@ -34,6 +36,8 @@ class Estimate(NamedTuple):
 
     value: float
     stderr: float
+
+    __repr__ = show_call
 
     @classmethod
     def of(cls, values: Tensor | Sequence[float]) -> Estimate:

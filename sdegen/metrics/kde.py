@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .estimate import Estimate, as_generator, as_points
 from .kl import KnownDensity
 
@@ -124,6 +125,8 @@ class KernelDensity:
     >>> round(law.log_prob(torch.zeros(1, 2)).item(), 6)  # −log 2 pi
     -1.837877
     """
+
+    __repr__ = show_call
 
     def __init__(self, samples: Tensor, h: float) -> None:
         if not h > 0:

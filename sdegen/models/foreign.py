@@ -18,6 +18,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
 from ..processes.zoo import EDM
+from ..show import show_call
 from .network import Model
 from .parametrizations import (
     Coefficients,
@@ -29,6 +30,8 @@ from .parametrizations import (
 
 class NetworkClock(ABC):
     """What a network is told of the time."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:

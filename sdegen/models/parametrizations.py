@@ -15,6 +15,7 @@ from torch import Tensor
 from ..laws.kernels import Transition
 from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
+from ..show import show_call
 
 
 class Coefficients(NamedTuple):
@@ -24,6 +25,8 @@ class Coefficients(NamedTuple):
     c_out: Operator
     c_in: Operator
     c_noise: Tensor
+
+    __repr__ = show_call
 
 
 class Parametrization(ABC):
@@ -45,6 +48,8 @@ class Parametrization(ABC):
     ValueError
         If `std` or `delta` is not positive.
     """
+
+    __repr__ = show_call
 
     def __init__(self, std: float | None = None, delta: float = 1e-3) -> None:
         if std is not None and not std > 0:

@@ -20,6 +20,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
+from ..show import show_call
 
 
 class Question(NamedTuple):
@@ -39,6 +40,8 @@ class Question(NamedTuple):
     x: Operator | None
     readings: dict[str, Operator]
 
+    __repr__ = show_call
+
 
 class ScoreModel(ABC):
     """An estimate of ``∇ log p_t(x)``. Subclass it with `score`; a linear process adds the other three readings.
@@ -56,6 +59,8 @@ class ScoreModel(ABC):
     sde: SDE
     moments: Moments | None = None
     end: float | None = None
+
+    __repr__ = show_call
 
     @property
     def like(self) -> Tensor | None:

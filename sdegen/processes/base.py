@@ -18,6 +18,7 @@ from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Perturbed
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, as_operator, rows
+from ..show import show_call
 from .dynamics import Dynamics, as_time
 from .nonlinear import calibrate_lag, local_law, walk
 
@@ -255,6 +256,8 @@ class Flow:
     model
         A score model of it.
     """
+
+    __repr__ = show_call
 
     def __init__(self, sde: SDE, model: Read) -> None:
         self.sde, self.model = sde, model

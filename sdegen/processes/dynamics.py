@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..show import show_call
+
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     """`t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, checked to lie in ``[0, T]``.
@@ -37,6 +39,8 @@ class Dynamics(ABC):
     """All that a simulator needs: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
 
     T: float = 1.0
+
+    __repr__ = show_call
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:

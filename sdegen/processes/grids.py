@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .base import SDE
 
 
@@ -27,6 +28,8 @@ class Grid(ABC):
     ValueError
         At a call, if fewer than one time is asked for, or not ``0 <= end < start <= T``.
     """
+
+    __repr__ = show_call
 
     def __init__(self, start: float | None = None, end: float | None = None) -> None:
         self.start, self.end = start, end

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..laws.mixtures import GaussianMixture, Moments
+from ..show import show_call
 from .scalar import ScheduleSDE
 
 
@@ -42,6 +43,8 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
     >>> [round(sde.snr(t).log().item(), 6) for t in (0.0, 1.0)]
     [8.0, -6.0]
     """
+
+    __repr__ = show_call
 
     def __init__(self, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
         super().__init__()

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .base import SDE
 
 
 class TimeLaw(ABC):
     """A law on ``[t_min, T]``."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Angle, Grid, Uniform
 from ..processes.linear import LinearSDE, is_linear
+from ..show import show_call
 
 Noise = Callable[[Tensor], Tensor]
 C = TypeVar("C")  # what a step needs, formed before the run
@@ -60,6 +61,8 @@ class Sampler(ABC, Generic[C, S]):
     """
 
     default_grid: type[Grid] = Angle
+
+    __repr__ = show_call
 
     def __init__(self, steps: int = 50, grid: Grid | None = None) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .noise import TOGETHER, SampleNoise, numbers_in, power_of_two, together
 
 AHEAD = 131072  # numbers of a path that are made at a time, at most, where that is more than one step
@@ -42,6 +43,8 @@ class BrownianNoise:
     >>> torch.allclose(halves, coarse(like) * 0.25**0.5)
     True
     """
+
+    __repr__ = show_call
 
     def __init__(self, seed: int, times: Tensor, coarsest: int, first: int = 0) -> None:
         steps = len(times) - 1

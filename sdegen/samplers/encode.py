@@ -18,6 +18,7 @@ from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
 from ..processes.linear import is_linear
 from ..progress import shown
+from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
@@ -37,6 +38,8 @@ class Encoded(NamedTuple):
 
     z: Tensor
     error: Tensor
+
+    __repr__ = show_call
 
 
 def encode(

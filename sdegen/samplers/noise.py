@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
+
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
 TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
 _ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
@@ -50,6 +52,8 @@ class SampleNoise:
     >>> torch.equal(many[40:41], one)
     True
     """
+
+    __repr__ = show_call
 
     def __init__(self, seed: int, first: int = 0) -> None:
         for name, value, least in (("seed", seed, None), ("first", first, 0)):

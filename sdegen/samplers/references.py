@@ -24,6 +24,7 @@ from torch import Tensor
 from ..laws.kernels import Transition
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
+from ..show import show_call
 
 
 class Directions(NamedTuple):
@@ -47,6 +48,8 @@ class Directions(NamedTuple):
 
 class Reference(ABC):
     """A Gaussian law of the data, possibly a limit."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def directions(self, model: ScoreModel) -> Directions:

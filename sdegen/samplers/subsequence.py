@@ -21,6 +21,7 @@ from ..models.score import ScoreModel, evaluating
 from ..processes.base import SDE
 from ..processes.grids import Given, Grid, Quadratic, Uniform
 from ..processes.linear import LinearSDE, is_linear
+from ..show import show_call
 
 
 def trained_times(sde: SDE) -> Tensor:
@@ -146,6 +147,8 @@ class StepCosts:
     ValueError
         If a time has no noise at all: the step that ends there costs infinitely many nats.
     """
+
+    __repr__ = show_call
 
     def __init__(self, sde: LinearSDE, times: Tensor, errors: Tensor) -> None:
         at = sde.marginal(times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +54,17 @@ class Report:
         """Names of the broken laws."""
         return [r.law for r in self.results if not r.passed]
 
+    def __repr__(self) -> str:
+        return f"Report({self._heading()}{'; broken: ' + ', '.join(self.failures[:3]) if self.failures else ''})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _heading(self) -> str:
+        return f"{self.subject}: {len(self.results) - len(self.failures)} of {len(self.results)} laws hold"
+
     def __str__(self) -> str:
-        lines = [f"{self.subject}: {len(self.results) - len(self.failures)} of {len(self.results)} laws hold"]
+        lines = [self._heading()]
         for r in self.results:
             lines.append(f"  {'ok    ' if r.passed else 'BROKEN'} {r.law}{': ' + r.detail if r.detail else ''}")
         return "\n".join(lines)

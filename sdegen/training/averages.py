@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..files import write_whole
+from ..show import show_call
 
 FORMAT = "sdegen-average-1"
 
@@ -50,6 +51,8 @@ class PowerEMA:
     width
         Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last.
     """
+
+    __repr__ = show_call
 
     def __init__(self, parameters: Iterable[Tensor], width: float = 0.05) -> None:
         self.width, self.gamma, self.n = width, exponent(width, "ema"), 0
@@ -98,6 +101,8 @@ class Snapshots:
     """
 
     widths = (0.05, 0.1)
+
+    __repr__ = show_call
 
     def __init__(self, parameters: dict[str, Tensor], folder: Path | None = None) -> None:
         self.names = [name for name, p in parameters.items() if p.is_floating_point()]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..files import class_name, write_whole
 from ..laws.mixtures import Moments
+from ..show import show_call
 
 FORMAT = "sdegen-run-1"
 _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
@@ -45,6 +46,8 @@ class Checkpoint:
     seconds: float
     about: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    __repr__ = show_call
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with ``prefix:``, without it."""
@@ -82,6 +85,8 @@ class Checkpoint:
 
 class Folder:
     """The checkpoints of one run."""
+
+    __repr__ = show_call
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..show import show_call
 from .averages import Snapshots
 from .checkpoints import Folder
 from .run import Step
@@ -34,6 +35,8 @@ class Listener:
     True
     5
     """
+
+    __repr__ = show_call
 
     def begin(self, training: Training) -> None:
         """Hear that the training begins, or goes on."""

@@ -23,6 +23,7 @@ from ..models.score import ScoreModel, VelocityModel
 from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
+from ..show import show_call
 from .weightings import InverseVarianceWeighting, Weighting
 
 DivergenceMethod = Callable[..., tuple[Tensor, Tensor]]
@@ -57,6 +58,8 @@ class Denoising:
         target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A
         new Monte Carlo technique: antithetic variates*, 1956): worth its price where the weighting dwells there.
     """
+
+    __repr__ = show_call
 
     def __init__(
         self,
@@ -165,6 +168,8 @@ class Implicit:
         At a call, if the weight is a matrix, as it is on every matrix process.
     """
 
+    __repr__ = show_call
+
     def __init__(
         self,
         weighting: Weighting | None = None,
@@ -211,6 +216,8 @@ class Hybrid:
         If `steps` is no whole number, or below 2.
     """
 
+    __repr__ = show_call
+
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
         if steps < 2:
             raise ValueError(f"steps = {steps}; a chain with learned variances has at least two.")
@@ -245,6 +252,8 @@ class Variational:
     ValueError
         If `steps` is below 2.
     """
+
+    __repr__ = show_call
 
     def __init__(self, steps: int = 1000) -> None:
         if steps < 2 or int(steps) != steps:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..metrics.estimate import Estimate
+from ..show import show_call
 from .averages import PowerEMA, Snapshots
 from .losses import NonFiniteLoss
 from .settings import Settings
@@ -40,6 +41,8 @@ class Step:
     _loss: Tensor
     _grad_norm: Tensor
     _average: PowerEMA
+
+    __repr__ = show_call
 
     @property
     def loss(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .averages import exponent
 
 STEPS = 4000  # of a run whose end nobody named
@@ -94,6 +95,8 @@ class Settings:
     autocast: torch.dtype | None = None
     snapshots: int | None = None
     seed: int | None = None
+
+    __repr__ = show_call
 
     def __post_init__(self) -> None:
         for name in ("steps", "seconds", "batch_size", "lr", "clip"):

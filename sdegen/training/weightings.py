@@ -24,6 +24,7 @@ from ..processes.times import (
     TimeLaw,
     UniformTimes,
 )
+from ..show import show_call
 
 __all__ = [
     "SNRWeighting", "EDMWeighting", "InverseVarianceWeighting", "LikelihoodWeighting", "MinSNRWeighting", "UniformWeighting",
@@ -36,6 +37,8 @@ __all__ = [
 
 class Weighting(ABC):
     """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def __call__(self, sde: SDE, t: Tensor) -> Operator:

@@ -1,0 +1,124 @@
+"""Show an object in a line: by the call that makes it, with tensors as their shapes and networks as their numbers of weights.
+
+``__repr__ = show_call`` in the body of a class is all that it takes where the arguments of the constructor are kept as attributes
+of the same names. Arguments that are not kept are not shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FEW = 4  # numbers of a tensor, or parts of a list, that are shown themselves
+LONG = 160  # letters of one argument
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+
+
+def show_call(thing: Any) -> str:
+    """Return the call that makes an object: its class, the arguments that are not the constructor's defaults, and all numbers.
+
+    Of a named tuple, which is a result, every field is shown.
+
+    Parameters
+    ----------
+    thing
+        An object whose class keeps the arguments as attributes.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> sdegen.VP(), sdegen.grids.Angle()
+    (VP(beta_min=0.1, beta_max=20, T=1), Angle())
+    >>> sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
+    Model(MLP(2,882 weights), VP(), parametrization=NoiseParametrization())
+    """
+    return f"{type(thing).__name__}({', '.join(_arguments(thing))})"
+
+
+def show_value(value: Any) -> str:
+    """Return a value in a few words: numbers as they are, tensors by dtype and shape, networks by their number of weights.
+
+    Parameters
+    ----------
+    value
+        Whatever an object may hold.
+
+    Examples
+    --------
+    >>> show_value(torch.zeros(8, 2)), show_value(torch.tensor(0.25)), show_value([0.5] * 9)
+    ('float32[8, 2]', '0.25', '[0.5, 0.5, 0.5, 0.5, …]')
+    >>> show_value(nn.Linear(3, 2))
+    'Linear(8 weights)'
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        return _shown_array(torch.as_tensor(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(_some([f'{show_value(k)}: {show_value(v)}' for k, v in value.items()]))}}}"
+    if type(value) in (list, tuple, set, frozenset):
+        shown = ", ".join(_some([show_value(v) for v in value]))
+        return f"[{shown}]" if isinstance(value, list) else f"({shown}{',' if len(value) == 1 else ''})"
+    if type(value).__repr__ is nn.Module.__repr__:
+        return f"{type(value).__name__}({sum(p.numel() for p in value.parameters()):,} weights)"
+    if callable(value) and hasattr(value, "__qualname__"):  # functions and classes
+        return str(value.__name__)
+    shown = show_call(value) if type(value).__repr__ is object.__repr__ else repr(value)
+    return shown if len(shown) <= LONG else f"{type(value).__name__}(…)"
+
+
+def show_picture(text: str, png: bytes) -> str:
+    """Return HTML for a notebook: a text as it stands, and a picture below.
+
+    Parameters
+    ----------
+    text
+        What to say.
+    png
+        The picture, encoded.
+    """
+    picture = base64.b64encode(png).decode()
+    return f'<pre>{html.escape(text)}</pre><img alt="" src="data:image/png;base64,{picture}">'
+
+
+def _arguments(thing: Any) -> list[str]:
+    if hasattr(thing, "_fields"):
+        return [f"{name}={show_value(getattr(thing, name))}" for name in thing._fields]
+    hidden = {f.name for f in fields(thing) if not f.repr} if is_dataclass(thing) else set()
+    shown = []
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        value = getattr(thing, name, getattr(thing, f"_{name}", parameter.empty))
+        if value is parameter.empty or name in hidden or name.startswith("_") or _goes_without_saying(value, parameter):
+            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            shown += [f"{key}={show_value(v)}" for key, v in value.items()]
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            shown += _some([show_value(v) for v in value])
+        else:
+            bare = parameter.default is parameter.empty and not isinstance(value, PLAIN)  # its class says what it is
+            shown.append(show_value(value) if bare else f"{name}={show_value(value)}")
+    return shown
+
+
+def _goes_without_saying(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether an argument is the default, and no number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return False
+    return value is parameter.default or (isinstance(value, (bool, str, tuple)) and value == parameter.default)
+
+
+def _shown_array(x: Tensor) -> str:
+    if x.numel() > FEW or x.numel() == 0 or x.is_meta:
+        return f"{str(x.dtype).removeprefix('torch.')}[{', '.join(map(str, x.shape))}]"
+    return show_value(x.item() if x.ndim == 0 else x.tolist())
+
+
+def _some(parts: list[str]) -> list[str]:
+    return parts if len(parts) <= FEW else [*parts[:FEW], "…"]
