@@ -6,6 +6,7 @@ else is replaced by the truth.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,7 +56,8 @@ class Term(NamedTuple):
     w2: Estimate
     nats: Estimate | None
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
@@ -82,7 +84,8 @@ class Budget(NamedTuple):
     times: Tensor
     curve: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     @property
     def cause(self) -> str:
@@ -118,6 +121,9 @@ class Budget(NamedTuple):
             lines.append(f"{name:16}{w2!s:>24}{'–' if nats is None else str(nats):>28}")
         lines += [f"{'all together':16}{self.total!s:>24}", f"{'data to data':16}{self.floor!s:>24}"]
         return "\n".join([*lines, self.advice])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def plot(self) -> Figure:
         """The terms as bars, the floor a line; and the error of the score along the time."""

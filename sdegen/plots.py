@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data.sheet import enlarged, sheet
 from .likelihood import Density
 from .models import ScoreModel
 from .samplers import sample
@@ -144,20 +145,6 @@ def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
     return ax
 
 
-def _sheet(x: Tensor, columns: int | None) -> np.ndarray[Any, Any]:
-    """Images side by side as one, (rows H, columns W, 3)."""
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
-    if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
-    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
-    rows = math.ceil(len(x) / columns)
-    blank = x.new_ones(rows * columns - len(x), *x.shape[1:])
-    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1).unflatten(0, (rows, columns))
-    sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return sheet.expand(-1, -1, 3).numpy()
-
-
 def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Images ``(N, C, H, W)`` in [0, 1], of one channel or three, side by side; what lies outside is shown as the nearest end.
 
@@ -179,9 +166,9 @@ def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, tit
     ValueError
         If the shape is another.
     """
-    sheet = _sheet(x, columns)
+    pixels = sheet(x, columns)
     ax = _axis(ax)
-    ax.imshow(sheet, interpolation="nearest")
+    ax.imshow(pixels, interpolation="nearest")
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=9)
@@ -234,9 +221,7 @@ def animation(
     if titles is not None and len(titles) != len(path):
         raise ValueError(f"{len(titles)} titles for {len(path)} states; give one for each.")
     if path.ndim == 5:
-        sheets = [_sheet(x, columns) for x in path]
-        times = math.ceil(size / min(sheets[0].shape[:2]))
-        pixels = [(255 * s).round().astype(np.uint8).repeat(times, 0).repeat(times, 1) for s in sheets]
+        pixels = [enlarged(sheet(x, columns), size) for x in path]
     else:
         pixels = _clouds(path.detach().cpu().numpy(), titles, size)
     frames = [Image.fromarray(p).quantize(32, dither=Image.Dither.NONE) for p in pixels]
@@ -268,6 +253,25 @@ def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
         canvas.draw()
         drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return drawn
+
+
+def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
+    """Return what a function of this module draws, as a PNG of its own.
+
+    Parameters
+    ----------
+    draw
+        Called as ``draw(ax=...)``, ``partial(losses, run)`` say.
+    size
+        Width and height in units of 100 pixels.
+    """
+    from matplotlib.figure import Figure  # loads on use
+
+    figure = Figure(figsize=size, layout="constrained")
+    draw(ax=figure.subplots())
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100, format="png")
+    return picture.getvalue()
 
 
 def _written(file: Path, save: Callable[[Path], object]) -> None:
@@ -335,9 +339,5 @@ class Album:
         self._write(f"samples-{step.step:08d}.png", partial(images, (x - self.low) / (self.high - self.low)))
         self._write("loss.png", partial(losses, step.run))
 
-    def _write(self, name: str, draw: Any) -> None:
-        from matplotlib.figure import Figure  # loads on use
-
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        draw(ax=figure.subplots())
-        _written(self.folder / name, partial(figure.savefig, dpi=100, format="png"))
+    def _write(self, name: str, draw: Callable[..., object]) -> None:
+        _written(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))

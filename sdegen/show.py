@@ -94,7 +94,7 @@ def _arguments(thing: Any) -> list[str]:
     hidden = {f.name for f in fields(thing) if not f.repr} if is_dataclass(thing) else set()
     shown = []
     for name, parameter in inspect.signature(type(thing)).parameters.items():
-        value = getattr(thing, name, getattr(thing, f"_{name}", parameter.empty))
+        value: Any = getattr(thing, name, getattr(thing, f"_{name}", parameter.empty))
         if value is parameter.empty or name in hidden or name.startswith("_") or _goes_without_saying(value, parameter):
             continue
         if parameter.kind is parameter.VAR_KEYWORD:

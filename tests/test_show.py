@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import re
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import sdegen
@@ -22,15 +27,15 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
     """Objects by a name, and what their lines have to say besides the name of the class."""
     ring, vp = sdegen.data.gaussian_ring(), sdegen.VP(beta_max=15.0)
     exact, net = sdegen.Exact(vp, ring), nets.MLP(2, width=16, depth=1)
-    model, images = sdegen.Model(net, vp), sdegen.data.sprites()
+    model, images = sdegen.Model(net, vp), sdegen.data.sprites().train
     mask = measurements.Mask(torch.tensor([True, False]), std=0.25)
     measured = guidance.DPS(model, mask, scale=0.75)
     x = torch.randn(300, 2, dtype=torch.float64)
     score_models = [
         (exact, ["VP(", "GaussianMixture("]),
-        (model, ["MLP(", " weights)", "beta_max=15", "NoiseParametrization"]),
+        (model, ["MLP(", " weights)", "beta_max=15", "EDMParametrization("]),
         (sdegen.DirectModel(net, sdegen.DoubleWell()), ["MLP(", "DoubleWell("]),
-        (sdegen.LearnedVariance(nets.MLP(2, width=8, depth=1, out_channels=2), sdegen.DDPM()), ["DDPM("]),
+        (sdegen.LearnedVariance(nets.MLP(2, width=8, depth=1, out=4), sdegen.DDPM()), ["DDPM("]),
         (sdegen.Conditioned(model, label=3), ["Model(", "label=3"]),
         (sdegen.ExactConditional(vp, [ring, ring], null=ring), ["GaussianMixture("]),
         (guidance.ClassifierFree(model, 1.5), ["Model(", "scale=1.5"]),
@@ -65,7 +70,7 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
         (samplers.ExponentialSDE(7, eta=0.8), ["steps=7", "eta=0.8"]),
         (samplers.Ancestral(100), ["steps=100"]),
         (samplers.ProbabilityFlow(), ["rtol=1e-05"]),
-        (samplers.Restart(), ["Interval("]),
+        (samplers.Restart(), ["Heun(steps=18)"]),
         (samplers.PredictorCorrector(samplers.ReverseDiffusion(50)), ["ReverseDiffusion(", "steps=50"]),
         (samplers.default(exact, 10), ["steps=10"]),
         (samplers.SampleNoise(3), ["seed=3"]),
@@ -96,11 +101,11 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
     answers = [
         (metrics.Estimate(0.123456789, 0.01), ["value=0.123457", "stderr=0.01"]),
         (metrics.knn_kl(x, x + 0.1), ["stderr="]),
-        (sdegen.log_prob(exact, x), ["float64[300]"]),
-        (sdegen.density(exact), ["Exact("]),
+        (sdegen.likelihood.LogProb(x[:, 0], x[:, 1], 52), ["value=float64[300]", "evaluations=52"]),
+        (sdegen.Density(exact), ["Exact("]),
         (sdegen.elbo(exact, x[:9], seed=0), ["[9]"]),
         (testing.check_sde(vp), ["VP", "laws hold"]),
-        (metrics.KernelDensity(x), ["float64[300, 2]"]),
+        (metrics.KernelDensity(x, 0.3), ["float64[300, 2]", "h=0.3"]),
     ]
     everything = [*score_models, *processes, *runs, *trainings, *laws, *answers]
     return {f"{i}-{type(thing).__name__}": (thing, says) for i, (thing, says) in enumerate(everything)}
@@ -154,3 +159,41 @@ def test_networks_are_shown_by_their_weights_and_functions_by_name() -> None:
 def test_what_is_long_is_cut_to_its_class() -> None:
     inner = samplers.Restart(samplers.Heun(18), [samplers.Interval(0.1 + i / 10, 0.2 + i / 10) for i in range(4)])
     assert "Restart(…)" in show_call(samplers.PredictorCorrector(inner))
+
+
+def test_a_run_is_shown_in_six_lines_and_as_a_curve() -> None:
+    model = sdegen.Model(nets.MLP(2, width=16, depth=1), sdegen.VP())
+    run = sdegen.fit(model, sdegen.data.gaussian_ring(), steps=30, batch_size=32, seed=0, progress=False)
+    lines = repr(run).splitlines()
+    assert len(lines) == 6 and max(map(len, lines)) < 200
+    assert lines[0].startswith("Run: 30 steps of 32 in ") and "Model(MLP(" in lines[1] and "seed=0" in lines[-1]
+    half = [sum(part) / 15 for part in (run.loss[:15], run.loss[15:])]
+    assert f"{half[0]:.4g}, then {half[1]:.4g} (means of the first and the last 15 steps)" in lines[2]
+    size, shades = picture_in(run)
+    assert size == (500, 250) and shades > 10
+    assert len(repr(sdegen.Run()).splitlines()) == 2
+
+
+def test_images_are_shown_as_pictures_of_the_first_of_them() -> None:
+    images = sdegen.data.Images(torch.arange(40 * 3 * 5 * 5).reshape(40, 3, 5, 5).to(torch.uint8))
+    assert picture_in(images)[0] == (12 * 16 * 5, 12 * 2 * 5)
+    grey = sdegen.data.Images(torch.tensor([[[[0, 16]]]], dtype=torch.uint8), levels=17)
+    assert picture_in(grey)[1] == 2
+
+
+def test_reports_and_budgets_are_shown_as_they_are_printed() -> None:
+    report = testing.check_sde(sdegen.OU())
+    assert report._repr_html_() == f"<pre>{html.escape(str(report))}</pre>"
+    broken = testing.report.Report("OU", [testing.report.Result("roots_solve_their_equation", False, "1 < 2")])
+    assert repr(broken) == "Report(OU: 0 of 1 laws hold; broken: roots_solve_their_equation)"
+    assert "1 &lt; 2" in broken._repr_html_()
+
+
+def picture_in(thing: Any) -> tuple[tuple[int, int], int]:
+    """Width and height of the picture that a notebook shows, and how many colours it has."""
+    shown = thing._repr_html_()
+    assert html.escape(repr(thing)) in shown
+    found = re.search(r'src="data:image/png;base64,([^"]+)"', shown)
+    assert found is not None
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
+        return picture.size, len(picture.convert("RGB").getcolors(picture.width * picture.height) or ())

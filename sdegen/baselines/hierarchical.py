@@ -32,7 +32,8 @@ class LatentLayer(NamedTuple):
     infer: Callable[[Tensor, Tensor], Normal]
     generate: Callable[[Tensor], Normal]
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class Hierarchy:

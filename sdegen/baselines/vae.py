@@ -102,7 +102,8 @@ class BoundTerms(NamedTuple):
     log_likelihood: Tensor
     kl: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     @property
     def elbo(self) -> Tensor:

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from ..laws.mixtures import Moments, moments_of
+from ..show import show_picture
 from .moments import joined
 from .scaling import Dequantisation, Scaling
+from .sheet import enlarged, png, sheet
+
+SHOWN = 32  # images in the picture of a notebook, in two rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,6 +87,10 @@ class Images:
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.x.shape[1:]))
         return f"Images({len(self)} of {shape}{f', {len(self.label_names)} classes' if self.label_names else ''})"
+
+    def _repr_html_(self) -> str:
+        few = self.x[:SHOWN, : 1 if self.x.shape[1] < 3 else 3] / (self.levels - 1)
+        return show_picture(repr(self), png(enlarged(sheet(few, SHOWN // 2), 120)))
 
     def __getitem__(self, rows: Any) -> Images:
         """A part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""

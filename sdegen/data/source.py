@@ -30,7 +30,8 @@ class Batch(NamedTuple):
     x: Tensor
     cond: dict[str, Tensor]
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class Source:

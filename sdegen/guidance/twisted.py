@@ -34,7 +34,8 @@ class Particles(NamedTuple):
     weights: Tensor
     resampled: int
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     @property
     def effective(self) -> float:

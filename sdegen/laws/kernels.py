@@ -31,7 +31,8 @@ class Kernel(NamedTuple):
     mean: Tensor
     R: Operator
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def sample(self, z: Tensor) -> Tensor:
         """``mean + R z`` for standard noise `z` of the shape of `mean`."""
@@ -68,7 +69,8 @@ class Perturbed(NamedTuple):
     kernel: Kernel
     z: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def mirrored(self) -> Perturbed:
         """The draw of the opposite noise."""
@@ -99,7 +101,8 @@ class Observation(NamedTuple):
     g: Tensor
     rest: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def score(self, x: Tensor, of_y: Tensor) -> Tensor:
         """Score of the state `x`, from that of the observation."""
@@ -251,7 +254,8 @@ class Posterior(NamedTuple):
     K: Operator
     covariance: Operator
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def posterior(at_s: Transition, at_t: Transition, s_to_t: Transition) -> Posterior:

@@ -33,7 +33,8 @@ class Moments(NamedTuple):
     mean: Tensor
     covariance: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def variance(self) -> Tensor:
         """The mean variance of a coordinate, ``tr(C) / d``, float64."""

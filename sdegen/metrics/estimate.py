@@ -37,7 +37,8 @@ class Estimate(NamedTuple):
     value: float
     stderr: float
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
     @classmethod
     def of(cls, values: Tensor | Sequence[float]) -> Estimate:

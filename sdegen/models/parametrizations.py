@@ -26,7 +26,8 @@ class Coefficients(NamedTuple):
     c_in: Operator
     c_noise: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class Parametrization(ABC):

@@ -40,7 +40,8 @@ class Question(NamedTuple):
     x: Operator | None
     readings: dict[str, Operator]
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class ScoreModel(ABC):

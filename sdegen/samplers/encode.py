@@ -39,7 +39,8 @@ class Encoded(NamedTuple):
     z: Tensor
     error: Tensor
 
-    __repr__ = show_call
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def encode(

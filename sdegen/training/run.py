@@ -7,13 +7,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..metrics.estimate import Estimate
-from ..show import show_call
+from ..plots import drawn, losses
+from ..show import show_call, show_picture, show_value
 from .averages import PowerEMA, Snapshots
 from .losses import NonFiniteLoss
 from .settings import Settings
@@ -103,6 +105,16 @@ class Run:
     model: nn.Module | None = field(default=None, repr=False)
     snapshots: Snapshots | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        lines = [f"Run: {self.steps:,} steps of {self.settings.batch_size} in {self.seconds:.1f} s"]
+        lines += [] if self.model is None else [f"  model       {show_value(self.model)}"]
+        lines += [f"  {name:11} {_span(getattr(self, name))}" for name in ("loss", "grad_norm", "lr") if self.loss]
+        lines += [f"  validation  {value} after step {step:,}" for step, value in list(self.validation.items())[-1:]]
+        return "\n".join([*lines, f"  settings    {show_value(self.settings)}"])
+
+    def _repr_html_(self) -> str:
+        return show_picture(repr(self), drawn(partial(losses, self), (5.0, 2.5)))
+
     @torch.no_grad()
     def averaged(self, width: float) -> Any:
         """A copy of the model with its weights averaged over another relative width, chosen afterwards (`ema.Snapshots`).
@@ -119,6 +131,13 @@ class Run:
         for name, p in model.named_parameters():
             p.copy_(average.get(name, p))
         return model
+
+
+def _span(values: list[float]) -> str:
+    """The means of the first steps and of the last, of which at least one stands for all of a short run."""
+    n = max(1, min(100, len(values) // 2))
+    first, last = sum(values[:n]) / n, sum(values[-n:]) / n
+    return f"{first:.4g}, then {last:.4g} (means of the first and the last {n:,} steps)"
 
 
 class Readings:
