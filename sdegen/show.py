@@ -35,9 +35,9 @@ def show_call(thing: Any) -> str:
     --------
     >>> import sdegen
     >>> sdegen.VP(), sdegen.grids.Angle()
-    (VP(beta_min=0.1, beta_max=20, T=1), Angle())
+    (VP(beta_min=0.1, beta_max=20), Angle(scale=1, power=1))
     >>> sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
-    Model(MLP(2,882 weights), VP(), parametrization=NoiseParametrization())
+    Model(MLP(2,210 weights), VP(beta_min=0.1, beta_max=20), parametrization=EDMParametrization(delta=0.001, detail=0))
     """
     return f"{type(thing).__name__}({', '.join(_arguments(thing))})"
 
