@@ -6,6 +6,8 @@ else is replaced by the truth.
 
 from __future__ import annotations
 
+__all__ = ["Budget", "Term", "diagnose", "resampled"]
+
 import html
 import math
 from collections.abc import Callable

@@ -6,6 +6,8 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
+__all__ = ["SHIPPED", "class_name", "load", "pretrained", "save", "upgraded", "write_whole"]
+
 import inspect
 import json
 import os

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Album", "animation", "density", "drawn", "images", "losses", "scatter", "trajectories"]
+
 import io
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -6,6 +6,8 @@ of the same names. Arguments that are not kept are not shown.
 
 from __future__ import annotations
 
+__all__ = ["show_call", "show_picture", "show_value"]
+
 import base64
 import html
 import inspect

@@ -6,6 +6,8 @@ were known. Nothing here knows of networks.
 
 from __future__ import annotations
 
+__all__ = ["FDivergence", "Game", "Hellinger", "JensenShannon", "KL", "Pearson", "ReverseKL", "TotalVariation"]
+
 import math
 from abc import ABC, abstractmethod
 

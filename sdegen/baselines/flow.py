@@ -5,6 +5,8 @@ A flow maps data to standard noise by a bijection, so its density is known: ``lo
 
 from __future__ import annotations
 
+__all__ = ["AffineMap", "Bijection", "Composition", "Logit", "Marginals", "NormalizingFlow", "Squeeze"]
+
 import math
 from collections.abc import Sequence
 from typing import Any

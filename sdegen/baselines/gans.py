@@ -5,6 +5,8 @@ Both players train at once, by one loss: its first part moves the critic alone, 
 
 from __future__ import annotations
 
+__all__ = ["Adversarial", "GAN", "Players", "Stability", "check_alone", "normalises_over_batch", "slope"]
+
 import math
 from abc import ABC, abstractmethod
 from typing import Any

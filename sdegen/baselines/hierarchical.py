@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["HierarchicalVAE", "Hierarchy", "LatentLayer", "WarmUp", "product"]
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

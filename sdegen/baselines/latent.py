@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Coding", "LatentClassifier", "active_units", "fgsm", "robustness", "traversal", "walk_latents"]
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self

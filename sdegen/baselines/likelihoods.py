@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Bernoulli", "Continuous", "Gaussian", "PixelLaw"]
+
 from abc import ABC, abstractmethod
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Coupling", "RealNVP", "Scales", "partitions", "shapes_of"]
+
 import math
 from collections.abc import Sequence
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Blocks", "Contraction", "ResidualBlock", "ResidualFlow", "chance", "length", "lipswish"]
+
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -6,6 +6,8 @@ evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``
 
 from __future__ import annotations
 
+__all__ = ["Autoencoder", "BoundTerms", "CategoricalVAE", "Coder", "Networks", "VAE", "log_mean_weight"]
+
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

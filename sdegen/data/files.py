@@ -7,6 +7,8 @@ name until its checksum is right.
 
 from __future__ import annotations
 
+__all__ = ["EMBEDDED", "File", "optional"]
+
 import gzip
 import hashlib
 import os

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Images", "Scaled", "Split"]
+
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["gaussian_grid", "gaussian_ring", "random_mixture"]
+
 import math
 
 import torch

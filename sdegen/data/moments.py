@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["joined"]
+
 from collections.abc import Iterable
 
 from ..laws.mixtures import Moments

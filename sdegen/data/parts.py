@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["part_of", "split"]
+
 
 def split(n: int, parts: int) -> list[slice]:
     """Neighbouring slices of `n` rows, as equal as can be.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["from_arrays", "from_dataset", "from_folder"]
+
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Dequantisation", "Scaling"]
+
 import math
 from dataclasses import dataclass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["digits", "fashion_mnist", "mnist", "sprites", "sprites_held_out"]
+
 import io
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Batch", "Source", "check_finite", "check_rows", "parted"]
+
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 

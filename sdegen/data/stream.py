@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Stream", "source_of"]
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CleanState", "Guided", "GuidedReversal", "Tilted", "checked", "inverse", "require_clean_means", "within"]
+
 from abc import abstractmethod
 from typing import Any
 

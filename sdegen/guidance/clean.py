@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Clipped", "DynamicThreshold"]
+
 import math
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Map", "conjugate_gradients", "dot"]
+
 from collections.abc import Callable
 
 import torch
@@ -26,22 +28,23 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
     """
     m, eps = b[0].numel(), torch.finfo(b.dtype).eps
     u, r = torch.zeros_like(b), b
-    p, size = r, _dot(r, r)
+    p, size = r, dot(r, r)
     least = eps**2 * size
     for _ in range(min(m, 30) if iterations is None else iterations):
         Mp = product(p)
-        curved = _dot(p, Mp)
+        curved = dot(p, Mp)
         # Rows that are solved stay, and so do those where M sees nothing of what is left (a direction measured twice).
-        active = (size > least) & (curved > 10 * eps * _dot(p, p))
+        active = (size > least) & (curved > 10 * eps * dot(p, p))
         if not active.any():
             break
         step = torch.where(active, size / curved, 0.0)
         u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
-        after = _dot(r, r)
+        after = dot(r, r)
         p = r + rows(torch.where(active, after / size, 0.0), r) * p
         size = after
     return u
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the scalar product of every row with its like, ``(B,)``."""
     return (a * b).flatten(1).sum(1)

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "AffineExtrapolation",
+    "Autoguidance",
+    "ClassifierFree",
+    "Extrapolated",
+    "Rescaled",
+    "RescaledGuidance",
+    "Without",
+    "contrast",
+]
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

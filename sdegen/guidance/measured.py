@@ -7,6 +7,8 @@ All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `m
 
 from __future__ import annotations
 
+__all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "check_measurement", "seen_of"]
+
 from abc import abstractmethod
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
-from .conjugate_gradients import Map, _dot, conjugate_gradients
+from .conjugate_gradients import Map, conjugate_gradients, dot
 from .measurements import Measurement
 
 
@@ -76,7 +78,7 @@ class Measured(Informed, Tilted):
         interval: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(model, scale, interval)
-        self.measurement = _measurement(measurement)
+        self.measurement = check_measurement(measurement)
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
@@ -99,7 +101,7 @@ class Measured(Informed, Tilted):
 
         residual = seen_of(cond, seen) - seen
         u = self.weighed(residual, back, self.sde.project(x_0).shape[1:], t)
-        return x_0, eps, back(u), -0.5 * _dot(residual, u)
+        return x_0, eps, back(u), -0.5 * dot(residual, u)
 
     @abstractmethod
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
@@ -226,7 +228,14 @@ class MomentMatching(Solved):
         return lambda u: self.measurement(self.sde.project(to_clean(back(u))))
 
 
-def _measurement(given: Any) -> Measurement:
+def check_measurement(given: Any) -> Measurement:
+    """Return what is a measurement, and refuse anything else.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
     if not isinstance(given, Measurement):
         raise TypeError(
             f"measurement is a {type(given).__name__}; give what was done to the data, as in PiGDM(model, Mask(mask, 0.1))."

@@ -6,6 +6,8 @@ the coordinates. Wrappers of `guidance` sample what may have been measured; `mix
 
 from __future__ import annotations
 
+__all__ = ["Blur", "Downsample", "Grey", "Linear", "Mask", "Measurement", "mixture_posterior", "random_projection"]
+
 import math
 from abc import ABC, abstractmethod
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Replacement", "repaint"]
+
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +13,7 @@ from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
-from .measured import Informed, _measurement, seen_of
+from .measured import Informed, check_measurement, seen_of
 from .measurements import Measurement
 
 
@@ -43,7 +45,7 @@ class Replacement(Informed, CleanState):
 
     def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
         super().__init__(model)
-        self.measurement, self.iterations = _measurement(measurement), iterations
+        self.measurement, self.iterations = check_measurement(measurement), iterations
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The completed clean state and its noise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Particles", "twisted_smc"]
+
 from typing import Any, NamedTuple
 
 import torch

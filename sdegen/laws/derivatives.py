@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "Field",
+    "exact_divergence",
+    "hutchinson_divergence",
+    "hutchinson_divergences",
+    "hutchpp_divergences",
+    "subspace",
+    "value_and_slope",
+    "value_and_slopes",
+]
+
 from collections.abc import Callable
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["noise_like", "rademacher_like", "uniform_like"]
+
 import torch
 from torch import Tensor
 

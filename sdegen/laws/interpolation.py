@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["gauss", "lagrange", "rule"]
+
 from functools import cache
 
 import numpy as np

@@ -6,6 +6,8 @@ one deterministic samplers may use) and any root for a transition between two no
 
 from __future__ import annotations
 
+__all__ = ["Kernel", "Observation", "Perturbed", "Posterior", "Transition", "posterior"]
+
 import math
 from functools import cached_property
 from typing import NamedTuple

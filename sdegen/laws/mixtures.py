@@ -7,6 +7,8 @@ are float64 and follow the dtype and device of what they are asked about. Nothin
 
 from __future__ import annotations
 
+__all__ = ["Distribution", "Empirical", "GaussianMixture", "Moments", "moments_of"]
+
 import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple

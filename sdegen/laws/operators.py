@@ -7,6 +7,8 @@ moment they act on it, and nowhere else. Nothing here knows about time.
 
 from __future__ import annotations
 
+__all__ = ["Matrix", "Operator", "Scale", "add_product", "as_operator", "rows"]
+
 from abc import ABC, abstractmethod
 from typing import Self, final
 

@@ -12,6 +12,8 @@ integral is the error of the step. The first step has one slope, the next two, a
 
 from __future__ import annotations
 
+__all__ = ["ORDER", "adams", "after"]
+
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

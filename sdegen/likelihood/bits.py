@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["bits_per_dim"]
+
 import math
 from typing import Any
 

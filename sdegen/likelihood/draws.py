@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["log_mean", "repeated", "stderr_of_mean"]
+
 import math
 from typing import Any
 

@@ -6,6 +6,8 @@ runs the reversed *SDE*; the density of the probability flow is `likelihood.log_
 
 from __future__ import annotations
 
+__all__ = ["Bound", "Chain", "discrete_elbo", "elbo"]
+
 from typing import Any, NamedTuple
 
 import torch

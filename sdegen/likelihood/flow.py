@@ -7,6 +7,8 @@ Bounds from below by the process itself are in `elbo`.
 
 from __future__ import annotations
 
+__all__ = ["Density", "LogProb", "log_prob", "sample_with_log_prob"]
+
 from functools import partial
 from typing import Any, NamedTuple
 

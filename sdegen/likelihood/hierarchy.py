@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["diffusion_hierarchy"]
+
 import math
 
 import torch

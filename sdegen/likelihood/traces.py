@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["TRACES", "Traces"]
+
 from collections.abc import Callable
 from typing import NamedTuple
 

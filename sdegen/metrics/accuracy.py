@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Accuracy", "accuracy"]
+
 import math
 from typing import Any, NamedTuple
 

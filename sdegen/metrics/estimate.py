@@ -6,6 +6,8 @@ by the number of samples, its own docstring says so.
 
 from __future__ import annotations
 
+__all__ = ["Estimate", "as_generator", "as_pair", "as_points", "check_equal_counts", "check_samples"]
+
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -6,6 +6,8 @@ A distance between features is a number about its network as much as about the i
 
 from __future__ import annotations
 
+__all__ = ["Extractor", "FeatureEstimate", "ImageBatches", "all_features", "batches", "identity"]
+
 from collections.abc import Callable, Iterable, Iterator
 
 import torch

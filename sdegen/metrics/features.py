@@ -5,6 +5,18 @@ They are classifiers of the data sets that they are named after, and mean little
 
 from __future__ import annotations
 
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "FeatureNet",
+    "HASHES",
+    "Inception",
+    "check_unit_images",
+    "features",
+    "read_network",
+    "weights_hash",
+]
+
 import hashlib
 from importlib.resources import files
 from pathlib import Path

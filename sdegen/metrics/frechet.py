@@ -6,6 +6,8 @@ FID is biased upwards by ``1/n``: compare numbers with the same counts, beside t
 
 from __future__ import annotations
 
+__all__ = ["fid", "fid_infinity", "frechet_distance"]
+
 import math
 import warnings
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["KernelDensity", "Samples", "kde_kl", "kde_kl_once"]
+
 import math
 from collections.abc import Callable
 from typing import Any, Protocol

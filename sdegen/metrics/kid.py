@@ -5,6 +5,8 @@ Unlike FID it has no bias to extrapolate away, and its mean is 0 where the laws 
 
 from __future__ import annotations
 
+__all__ = ["kid"]
+
 import torch
 from torch import Tensor
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+__all__ = ["KnownDensity", "kl", "kl_from_log_ratio", "prior_gap"]
+
 import math
 from typing import Any, Protocol
 

@@ -11,6 +11,8 @@ out little, is up to 1.9 times too large for such local measures, and a binomial
 
 from __future__ import annotations
 
+__all__ = ["DensityCoverage", "PrecisionRecall", "density_coverage", "precision_recall"]
+
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -5,6 +5,8 @@ Zero only if the laws agree, in the limit of many samples; in high dimension it 
 
 from __future__ import annotations
 
+__all__ = ["mmd", "squared_mmd"]
+
 import math
 from collections.abc import Callable, Sequence
 

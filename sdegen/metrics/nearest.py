@@ -6,6 +6,8 @@ are known, use `kl`.
 
 from __future__ import annotations
 
+__all__ = ["knn_kl"]
+
 import math
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["FeatureMoments", "Sums", "check_same_network", "feature_moments"]
+
 import torch
 from torch import Tensor
 

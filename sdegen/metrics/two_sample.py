@@ -6,6 +6,8 @@ classifier, on this many points, saw nothing.
 
 from __future__ import annotations
 
+__all__ = ["ClassifierTest", "classifier_test"]
+
 import math
 from typing import NamedTuple
 

@@ -6,6 +6,8 @@ the distance between two independent samples of the reference, of the same size.
 
 from __future__ import annotations
 
+__all__ = ["sliced_wasserstein"]
+
 import math
 
 import torch

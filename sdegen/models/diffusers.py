@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["AsUNet", "Predicted", "UNetOf", "from_diffusers", "process_of", "to_diffusers"]
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

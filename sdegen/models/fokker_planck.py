@@ -6,6 +6,8 @@ coordinates: the law at any time is then a mixture of products of one-dimensiona
 
 from __future__ import annotations
 
+__all__ = ["FokkerPlanck"]
+
 import math
 from typing import Any
 

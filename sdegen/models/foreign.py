@@ -7,6 +7,8 @@ network.
 
 from __future__ import annotations
 
+__all__ = ["Foreign", "NetworkClock", "NoiseLevel", "ScaledTime", "StepIndex", "from_denoiser", "from_network"]
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any

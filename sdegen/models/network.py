@@ -5,6 +5,8 @@ Networks know nothing of this file.
 
 from __future__ import annotations
 
+__all__ = ["DirectModel", "LearnedVariance", "Model", "Trainable"]
+
 from typing import Any
 
 import torch

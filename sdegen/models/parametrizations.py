@@ -7,6 +7,17 @@ coefficient follows from the rotation of `kernels.Transition`, for numbers and f
 
 from __future__ import annotations
 
+__all__ = [
+    "Coefficients",
+    "DataParametrization",
+    "EDMParametrization",
+    "NoiseParametrization",
+    "Parametrization",
+    "ScoreParametrization",
+    "VelocityParametrization",
+    "gaussian_regression",
+]
+
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 

@@ -6,6 +6,17 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
+__all__ = [
+    "Conditioned",
+    "ConditionedReversal",
+    "LearnedReversal",
+    "Question",
+    "ScoreModel",
+    "VelocityModel",
+    "check_dtype",
+    "evaluating",
+]
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator

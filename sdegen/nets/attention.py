@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["SelfAttention", "attend", "differentiated"]
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["AttentionBlock", "Block", "Norm", "ResBlock"]
+
 from torch import Tensor, nn
 
 from .attention import SelfAttention, differentiated

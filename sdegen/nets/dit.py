@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["ConditionedLayer", "DiT"]
+
 import math
 
 import torch

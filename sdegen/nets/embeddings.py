@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Fourier", "Label", "Sinusoidal"]
+
 import math
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["HyperMLP"]
+
 from torch import Tensor, nn
 
 from .embeddings import Sinusoidal

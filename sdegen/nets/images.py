@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Condition", "channels_last", "check_images", "padded", "places", "products", "tokens", "zero"]
+
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

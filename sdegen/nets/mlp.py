@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MLP", "ResidualLayer", "add_label", "flat", "shaped"]
+
 import math
 from typing import Any
 

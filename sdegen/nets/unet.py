@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["UNet"]
+
 from collections.abc import Sequence
 
 import torch

@@ -7,6 +7,8 @@ kernel. Linear processes, whose laws are known, are in `linear`. State-dependent
 
 from __future__ import annotations
 
+__all__ = ["Flow", "Read", "Reverse", "SDE", "Scored", "noise_depends_on_the_state"]
+
 import math
 from typing import Any, Protocol
 

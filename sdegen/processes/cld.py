@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CLD"]
+
 import math
 
 import torch

@@ -5,6 +5,8 @@ What is derived for them comes from simulation and short local kernels (see `sde
 
 from __future__ import annotations
 
+__all__ = ["DoubleWell", "Stationary"]
+
 import math
 from typing import Any
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Angle", "Given", "Grid", "Karras", "LogSNR", "Quadratic", "Uniform"]
+
 import math
 from abc import ABC, abstractmethod
 

@@ -6,6 +6,8 @@ saved with them, and reach every law of the process, since all of them are diffe
 
 from __future__ import annotations
 
+__all__ = ["LearnedSDE", "LearnedSchedule", "as_coefficients", "bernstein"]
+
 import math
 from typing import Any
 

@@ -6,6 +6,8 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
+__all__ = ["LinearSDE", "Memo", "as_linear", "carries_gradient", "gaussian", "is_linear", "ordered"]
+
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any, TypeGuard

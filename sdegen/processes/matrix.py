@@ -6,6 +6,8 @@ otherwise.
 
 from __future__ import annotations
 
+__all__ = ["MatrixFlow", "MatrixSDE"]
+
 from abc import abstractmethod
 from functools import cached_property, partial
 from typing import Any

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+__all__ = ["LocalLaw", "calibrate_lag", "local_law", "walk"]
+
 from typing import NamedTuple
 
 import torch

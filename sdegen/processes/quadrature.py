@@ -6,6 +6,8 @@ assumes coefficients that are smooth on each of its panels; `testing.check_sde` 
 
 from __future__ import annotations
 
+__all__ = ["RootTable", "matrix_moments", "psd_cholesky", "scalar_moments", "van_loan"]
+
 import math
 from collections.abc import Callable
 from functools import cache

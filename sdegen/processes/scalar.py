@@ -5,6 +5,8 @@ Their probability flow has a clock of its own, `AngleFlow`. Nothing here evaluat
 
 from __future__ import annotations
 
+__all__ = ["AngleFlow", "ScalarSDE", "ScheduleSDE"]
+
 import math
 from abc import abstractmethod
 from functools import cached_property

@@ -7,6 +7,8 @@ coefficient is infinite.
 
 from __future__ import annotations
 
+__all__ = ["simulate"]
+
 from typing import Any
 
 import torch

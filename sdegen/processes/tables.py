@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["AngleTable", "Cubic", "DDPM", "constant_betas", "cosine_betas", "linear_betas", "sigmoid_betas"]
+
 import math
 
 import numpy as np

@@ -6,6 +6,17 @@ variance of an average and not its meaning.
 
 from __future__ import annotations
 
+__all__ = [
+    "AngleTimes",
+    "DiscreteTimes",
+    "ImportanceTimes",
+    "LogNormalTimes",
+    "SharedTimes",
+    "StratifiedTimes",
+    "TimeLaw",
+    "UniformTimes",
+]
+
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -6,6 +6,8 @@ steps are in `tables`.
 
 from __future__ import annotations
 
+__all__ = ["Cosine", "EDM", "OU", "Rectified", "SubVP", "VE", "VP"]
+
 import math
 
 import torch

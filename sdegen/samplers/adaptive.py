@@ -192,4 +192,4 @@ class DyadicPath:
         return mask.to(self.w.device).reshape(-1, *[1] * (self.w.ndim - 1))
 
 
-__all__ = ["AdaptiveSDE"]
+__all__ = ["AdaptiveSDE", "DyadicPath"]

@@ -6,6 +6,8 @@ refuses in `plan`, before any network is called, a process it means nothing for.
 
 from __future__ import annotations
 
+__all__ = ["C", "Noise", "S", "Sampler", "require_linear"]
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["AHEAD", "BrownianNoise"]
+
 import torch
 from torch import Tensor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Churn", "ChurnStep"]
+
 import math
 from itertools import pairwise
 from typing import NamedTuple

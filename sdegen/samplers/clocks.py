@@ -5,6 +5,8 @@ A clock chooses how steps are shared out between noise and data, and nothing els
 
 from __future__ import annotations
 
+__all__ = ["Clock", "angle", "log_ratio", "share"]
+
 from collections.abc import Callable
 
 from torch import Tensor

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "Ancestral",
+    "AncestralStep",
+    "DDIM",
+    "DDIMStep",
+    "learned_variance",
+    "posterior_variance",
+    "transition_variance",
+]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["default", "draws_images", "level"]
+
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..processes.grids import Angle

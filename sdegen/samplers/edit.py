@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["edit"]
+
 from copy import copy
 from typing import Any
 

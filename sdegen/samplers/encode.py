@@ -7,6 +7,8 @@ model's error and the prior's gap (`metrics.prior_gap`). Nothing is promised for
 
 from __future__ import annotations
 
+__all__ = ["Encoded", "decode", "encode", "interpolate", "slerp"]
+
 from typing import Any, NamedTuple
 
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["EulerMaruyama", "EulerStep"]
+
 from typing import Any, NamedTuple
 
 from torch import Tensor

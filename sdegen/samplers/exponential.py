@@ -12,6 +12,20 @@ stochastic.
 
 from __future__ import annotations
 
+__all__ = [
+    "Asked",
+    "Channels",
+    "Move",
+    "Node",
+    "Scalar",
+    "add_multiple",
+    "apply_move",
+    "group_by_ends",
+    "multiply",
+    "plan_pieces",
+    "polynomials",
+]
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -6,6 +6,18 @@ its evaluations.
 
 from __future__ import annotations
 
+__all__ = [
+    "ExponentialSDE",
+    "ExponentialSDEStep",
+    "Line",
+    "as_map",
+    "bridge_root",
+    "carried",
+    "line_through",
+    "signal_angle",
+    "signal_weights",
+]
+
 from itertools import pairwise
 from typing import Any, NamedTuple
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Fitted", "multiplied_move", "multiplied_plan", "travel"]
+
 from typing import Any
 
 import torch

@@ -6,6 +6,8 @@ measured in the noise's own scale and direction, per sample, never by a batch me
 
 from __future__ import annotations
 
+__all__ = ["AnnealedLangevin", "Langevin", "LangevinStep", "PredictorCorrector"]
+
 import math
 from typing import NamedTuple
 

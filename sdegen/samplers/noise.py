@@ -11,6 +11,22 @@ A draw has a price of its own, which small ones share: samples of few numbers ha
 
 from __future__ import annotations
 
+__all__ = [
+    "BlockSeeds",
+    "Layout",
+    "NUMBERS",
+    "SampleNoise",
+    "TOGETHER",
+    "as_seed",
+    "blocknumbers_in",
+    "draw",
+    "layout",
+    "numbers_in",
+    "power_of_two",
+    "scrambled",
+    "together",
+]
+
 import math
 from functools import lru_cache
 from typing import Any, NamedTuple

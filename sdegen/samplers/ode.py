@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["FlowStep", "Heun", "ProbabilityFlow", "RungeKutta", "TABLEAUS", "Tableau", "adaptive", "worst_row"]
+
 from typing import Any, NamedTuple
 
 import torch

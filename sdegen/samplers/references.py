@@ -15,6 +15,8 @@ where `v` is the model's velocity: the integrand is bounded at both ends whereve
 
 from __future__ import annotations
 
+__all__ = ["Directions", "Matched", "Normal", "PointMass", "Reference", "Unbounded"]
+
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 

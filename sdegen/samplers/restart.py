@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Interval", "Restart", "RestartStep"]
+
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["ReverseDiffusion", "ReverseDiffusionStep"]
+
 from typing import Any, NamedTuple
 
 from torch import Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Runner", "check_choice", "chunks", "sample", "start"]
+
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

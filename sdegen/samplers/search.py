@@ -9,6 +9,8 @@ better than the default, the default comes back, with a warning.
 
 from __future__ import annotations
 
+__all__ = ["Knobs", "Search", "Student", "TeacherPaths", "fit_solver", "robust_least_squares"]
+
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple

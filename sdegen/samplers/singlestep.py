@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Singlestep", "SinglestepStep"]
+
 from typing import NamedTuple
 
 import torch

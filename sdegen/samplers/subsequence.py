@@ -8,6 +8,17 @@ The first and the last trained time are always stops: the last move, to clean da
 
 from __future__ import annotations
 
+__all__ = [
+    "StepCosts",
+    "cheapest",
+    "optimal_subsequence",
+    "quadratic_subsequence",
+    "squared_errors",
+    "subsequence",
+    "trained_times",
+    "uniform_subsequence",
+]
+
 from copy import copy
 from typing import Any
 

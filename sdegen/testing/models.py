@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_model", "model_cases", "readings_agree", "rows_do_not_mix", "score_has_the_shape_of_the_state"]
+
 from typing import Any
 
 import torch

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "EXACT",
+    "Law",
+    "QUADRATURE",
+    "Report",
+    "Result",
+    "STATISTICAL",
+    "Violation",
+    "cases",
+    "check",
+    "close",
+    "derivative",
+    "same_law",
+]
+
 import html
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

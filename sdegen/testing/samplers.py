@@ -6,6 +6,17 @@ by applying the step to basis vectors. What is left after comparing them with th
 
 from __future__ import annotations
 
+__all__ = [
+    "Units",
+    "affine_moments",
+    "check_sampler",
+    "gaussian_data",
+    "gaussian_error",
+    "law_error",
+    "observed_order",
+    "sampled_moments",
+]
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["check_sde", "laws_of", "sde_cases"]
+
 from typing import Any
 
 from ..processes.base import SDE

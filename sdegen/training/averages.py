@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["PowerEMA", "Snapshots", "combine", "exponent"]
+
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -7,6 +7,8 @@ are kept; a new one is whole before an old one goes (`files.write_whole`).
 
 from __future__ import annotations
 
+__all__ = ["Checkpoint", "Folder", "described", "differences"]
+
 import hashlib
 import inspect
 import json

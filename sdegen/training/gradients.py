@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Gradient", "answering", "check_one_each"]
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Learner", "learnable", "objective_of"]
+
 from collections.abc import Callable
 from typing import Protocol
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Bar", "Checkpoints", "Function", "KeepSnapshots", "Keeping", "Listener", "listening"]
+
 from collections.abc import Callable
 from typing import Any
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fit", "train"]
+
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack

@@ -6,6 +6,8 @@ DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting` (up to its f
 
 from __future__ import annotations
 
+__all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "NonFiniteLoss", "Variational", "score_error"]
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Readings", "Run", "Step", "averaged"]
+
 import copy
 import math
 from collections.abc import Iterator, Sequence

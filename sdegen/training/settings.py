@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Settings", "check_whole", "constant_rate", "cosine_decay"]
+
 import difflib
 import math
 from collections.abc import Callable

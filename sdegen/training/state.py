@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Training", "by_factor"]
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -5,6 +5,8 @@ On a machine that is busy with something else, threads wait for each other at ev
 
 from __future__ import annotations
 
+__all__ = ["Threads"]
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

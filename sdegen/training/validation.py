@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Validation"]
+
 from typing import Any
 
 import torch

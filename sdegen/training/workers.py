@@ -5,6 +5,8 @@ The engine is torch.distributed as accelerate sets it up; one process needs neit
 
 from __future__ import annotations
 
+__all__ = ["Processes"]
+
 import os
 from collections.abc import Iterable
 

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "EVERY",
+    "coefficients_are_real",
+    "coefficients_keep_their_digits",
+    "diffusion_acts_on_every_state",
+    "drift_takes_state_then_time",
+    "kernel_is_generated_by_the_coefficients",
+    "kernel_score_is_its_gradient",
+    "lift_and_project_agree",
+    "methods_are_functions",
+    "noise_ignores_the_state",
+    "perturbation_is_its_kernel",
+    "prior_is_the_law_at_T",
+    "rows_are_independent",
+    "simulation_follows_the_kernel",
+    "training_times_lie_inside",
+]
+
 import torch
 from torch import Tensor
 

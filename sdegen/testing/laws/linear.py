@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "LINEAR",
+    "clock_inverts_the_snr",
+    "flow_carries_the_marginals",
+    "marginal_starts_at_the_data",
+    "marginals_compose",
+    "moments_follow_their_odes",
+    "perturb_draws_from_the_marginal",
+    "reversal_keeps_the_marginals",
+    "root_squares_to_the_covariance",
+    "signal_to_noise_decreases",
+]
+
 from typing import Any
 
 import torch

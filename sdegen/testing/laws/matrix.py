@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["MATRIX", "completion_follows_Sigma_0", "root_solves_its_equation"]
+
 import math
 
 import torch

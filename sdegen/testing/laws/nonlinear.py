@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "NONLINEAR",
+    "derivatives_reach_the_drift",
+    "perturb_follows_the_simulation",
+    "reversal_pulls_along_the_score",
+    "short_kernel_agrees_with_half_steps",
+]
+
 import torch
 from torch import Tensor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["SHAPES", "generator", "states", "steps", "times"]
+
 import torch
 from torch import Tensor
 

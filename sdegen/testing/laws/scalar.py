@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["SCALAR", "closed_form_matches_coefficients", "derivatives_reach_the_schedule", "schedule_keeps_its_digits"]
+
 from typing import Any
 
 import torch

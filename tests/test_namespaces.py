@@ -1,0 +1,46 @@
+"""Every module says in `__all__` what it offers: all that it defines under a public name, and nothing it does not have."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import sdegen
+
+ROOT = Path(sdegen.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def module_of(file: Path) -> ModuleType:
+    parts = ("sdegen", *file.relative_to(ROOT).with_suffix("").parts)
+    return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_names_what_it_offers(file: Path) -> None:
+    module = module_of(file)
+    names = module.__all__
+    assert len(set(names)) == len(names) and all(hasattr(module, name) for name in names)
+    own = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+    assert own <= set(names), f"add {sorted(own - set(names))} to __all__, or begin the names with an underscore"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_names_come_one_by_one_and_private_ones_stay_where_they_are(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert "*" not in [alias.name for alias in node.names], f"line {node.lineno}"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert not private, f"line {node.lineno} takes {private} from another module"
