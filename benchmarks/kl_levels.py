@@ -34,7 +34,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "denoising": partial(losses.Denoising, pooled=False),
     "denoising, pooled": losses.Denoising,
     "implicit": losses.Implicit,
-    "sliced": partial(losses.Implicit, divergence=sdegen.derivatives.hutchinson_divergence),
+    "sliced": partial(losses.Implicit, divergence=sdegen.derivatives.Hutchinson()),
 }
 
 

@@ -16,6 +16,7 @@ from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS, of_digits, train_on
 from sdegen.data import Images
+from sdegen.laws.derivatives import Hutchinson
 
 DATA = {"mnist": sdegen.data.mnist, "fashion_mnist": sdegen.data.fashion_mnist}
 FOREIGN = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
@@ -27,7 +28,7 @@ def bits(model: Any, images: Images, seed: int, **cond: Any) -> tuple[Tensor, in
     values, most = [], 0
     for k, part in enumerate(images.x.split(50)):
         found = sdegen.bits_per_dim(
-            model, part, sdegen.data.Scaling(-1, 1, images.levels), divergence="hutchinson", tolerance=1e-3,
+            model, part, sdegen.data.Scaling(-1, 1, images.levels), divergence=Hutchinson(), tolerance=1e-3,
             generator=torch.Generator().manual_seed(1000 * seed + k), **cond,
         )  # fmt: skip
         values.append(found.value.double())

@@ -17,7 +17,7 @@ from benchmarks.ring import RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, weightings
-from sdegen.laws.derivatives import exact_divergence, hutchinson_divergence, value_and_slope
+from sdegen.laws.derivatives import ExactDivergence, Hutchinson, value_and_slope
 from sdegen.models import EDMParametrization
 
 SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
@@ -76,10 +76,10 @@ def processes(table: Table) -> dict[str, Process]:
         "CLD, inverse variance": Process(partial(damped, steps=round(7000 * share))),
         "double well, short kernels": Process(double_well(pairs, round(3000 * share)), SMALL_RING),
         "double well, sliced": Process(
-            double_well(losses.Implicit(Early(), times, hutchinson_divergence), round(3000 * share)), SMALL_RING
+            double_well(losses.Implicit(Early(), times, Hutchinson()), round(3000 * share)), SMALL_RING
         ),
         "double well, implicit": Process(
-            double_well(losses.Implicit(Early(), times, exact_divergence), round(2500 * share)), SMALL_RING
+            double_well(losses.Implicit(Early(), times, ExactDivergence()), round(2500 * share)), SMALL_RING
         ),
     }
 
@@ -99,7 +99,7 @@ def judged(process: Process, n: int, seed: int) -> Values:
     x = law.sample(n, torch.Generator().manual_seed(1000 + seed))
     z = torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2000 + seed))
     u, rest = sde.complete(x, z)  # of a larger state the joint density, whose divergence bounds that of the data
-    found = sdegen.log_prob(model, u.float(), joint=True, tolerance=1e-4, return_error=True)
+    found = sdegen.estimate_log_prob(model, u.float(), joint=True, tolerance=1e-4)
     assert isinstance(found, sdegen.LogProb)
     value, truth = found.value.double() - rest, law.log_prob(x)
     cells: Values = {

@@ -35,6 +35,7 @@ from .likelihood import (
     diffusion_hierarchy,
     discrete_elbo,
     elbo,
+    estimate_log_prob,
     log_prob,
     sample_with_log_prob,
 )
@@ -94,7 +95,8 @@ __all__ = [
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Density",
     "LogProb",
-    "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob", "sample_with_log_prob",
+    "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo",
+    "estimate_log_prob", "log_prob", "sample_with_log_prob",
     # chapters
     "baselines", "data", "derivatives", "foreign", "grids", "guidance", "kernels", "laws", "likelihood", "losses", "measurements",
     "metrics", "models", "nets", "plots", "processes", "samplers", "testing", "training", "weightings",

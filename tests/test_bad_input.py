@@ -616,12 +616,18 @@ bad(
 )
 bad(
     "an unknown divergence",
-    ValueError,
+    TypeError,
     lambda w: log_prob(w.exact, w.x, divergence="exakt"),
     r"^divergence = 'exakt'",
-    r"expected one of 'exact', 'hutchinson'",
+    r"give ExactDivergence",
 )
-bad("no probes", ValueError, lambda w: log_prob(w.exact, w.x, probes=0), r"^probes = 0", r"at least one")
+bad(
+    "no probes",
+    ValueError,
+    lambda w: log_prob(w.exact, w.x, divergence=sdegen.derivatives.Hutchinson(0)),
+    r"^probes = 0",
+    r"at least one",
+)
 bad(
     "a negative tolerance",
     ValueError,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import losses, weightings
-from sdegen.laws.derivatives import exact_divergence, hutchinson_divergence
+from sdegen.laws.derivatives import ExactDivergence, Hutchinson
 from sdegen.laws.kernels import Kernel
 from sdegen.models.exact import Exact
 from sdegen.models.score import ScoreModel
@@ -124,7 +124,7 @@ def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
     assert pair[1] < 1.5 * pair[0] < 0.2 * alone[1]
 
 
-@pytest.mark.parametrize("divergence", [exact_divergence, hutchinson_divergence])
+@pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson()])
 @pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
 def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, divergence: Any) -> None:
     weighting = weightings.InverseVarianceWeighting()

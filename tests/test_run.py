@@ -30,7 +30,7 @@ from sdegen.samplers import (
     Unbounded,
     log_ratio,
 )
-from sdegen.samplers.encode import Encoded, decode, encode, interpolate, slerp
+from sdegen.samplers.encode import Encoded, decode, encode, encode_with_error, interpolate, slerp
 
 RING = sdegen.data.gaussian_ring()
 
@@ -284,7 +284,7 @@ def ring() -> Tensor:
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Tensor) -> None:
     model = sdegen.Exact(sde, RING)
-    encoded = encode(model, ring, seed=0, return_error=True)
+    encoded = encode_with_error(model, ring, seed=0)
     assert isinstance(encoded, Encoded) and encoded.error.shape == (400,)
     assert encoded.error.max() < (1e-5 if len(sde.e) == 1 else 1e-4)
     back = decode(model, encoded.z)
@@ -303,7 +303,7 @@ def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, rin
     model = sdegen.Exact(sde, RING)
     errors = []
     for steps in (100, 200):
-        found = encode(model, ring[:50], steps=steps, seed=0, return_error=True)
+        found = encode_with_error(model, ring[:50], steps=steps, seed=0)
         assert isinstance(found, Encoded)
         errors.append(found.error.square().mean().sqrt().item())
     assert errors[1] < 0.3 * errors[0] < 0.3 * 0.5
@@ -336,7 +336,7 @@ def test_single_steps_go_there_and_back_at_their_order(sde: sdegen.LinearSDE, or
     model = sdegen.Exact(sde, RING)
     errors = []
     for steps in (40, 80):
-        found = encode(model, ring[:50], sampler=Singlestep(steps, order=order), seed=0, return_error=True)
+        found = encode_with_error(model, ring[:50], sampler=Singlestep(steps, order=order), seed=0)
         assert isinstance(found, Encoded)
         errors.append(found.error.square().mean().sqrt().item())
     rate = math.log2(errors[0] / errors[1])
@@ -358,11 +358,11 @@ def batches(steps: int) -> dict[str, samplers.Sampler]:
 def test_encoding_and_decoding_do_not_depend_on_the_batch(name: str, ring: Tensor) -> None:
     model, sampler = sdegen.Exact(sdegen.VP(), RING), batches(8)[name]
     close = {"rtol": 1e-9, "atol": 1e-9} if name != "adaptive" else {"rtol": 1e-4, "atol": 1e-4}
-    whole = encode(model, ring[:11], sampler=sampler, return_error=True)
+    whole = encode_with_error(model, ring[:11], sampler=sampler)
     assert isinstance(whole, Encoded)
     back = decode(model, whole.z, sampler=sampler)
     for batch in (1, 4, 50) if name != "adaptive" else (4,):
-        cut = encode(model, ring[:11], sampler=sampler, batch=batch, return_error=True)
+        cut = encode_with_error(model, ring[:11], sampler=sampler, batch=batch)
         for a, b in zip(cut, whole, strict=True):
             torch.testing.assert_close(a, b, **close)
         torch.testing.assert_close(decode(model, whole.z, sampler=sampler, batch=batch), back, **close)
@@ -416,7 +416,7 @@ def test_one_bar_for_each_way_over_all_chunks(
             super().close()
 
     monkeypatch.setattr(sys.modules["sdegen.samplers.encode"], "tqdm", Watched)
-    encode(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2, return_error=True, progress=True)
+    encode_with_error(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2, progress=True)
     assert totals[0] == (12, 12) and set(totals) == {(12, 12)}
     assert "Heun" in capsys.readouterr().err
     encode(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2)
@@ -434,7 +434,7 @@ def test_encoding_a_network_with_conditions_in_its_dtype(device: torch.device, d
     model = sdegen.Model(Labelled(), sdegen.VP()).to(device, dtype)
     x = RING.sample(4, torch.Generator().manual_seed(0)).to(device, dtype)
     label = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=dtype, device=device)
-    found = encode(model, x, return_error=True, label=label)
+    found = encode_with_error(model, x, label=label)
     assert isinstance(found, Encoded) and found.z.dtype == dtype and found.z.device.type == device.type
     assert found.error.max() < (1e-5 if dtype == torch.float64 else 1e-3)
     assert not torch.allclose(found.z, encode(model, x, label=label.flip(0)), atol=0.1)

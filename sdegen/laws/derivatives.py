@@ -1,9 +1,18 @@
-"""The divergence of a vector field: exact, or estimated by probes. Fields act on each row of a batch alone."""
+"""The divergence of a vector field: exact, or estimated by probes. Fields act on each row of a batch alone.
+
+`ExactDivergence`, `Hutchinson` and `HutchPlusPlus` are what losses and likelihoods take as their `divergence`; the functions
+below are what these are made of.
+"""
 
 from __future__ import annotations
 
 __all__ = [
+    "Divergence",
+    "ExactDivergence",
     "Field",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "Traces",
     "exact_divergence",
     "hutchinson_divergence",
     "hutchinson_divergences",
@@ -13,8 +22,9 @@ __all__ = [
     "value_and_slopes",
 ]
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -156,3 +166,113 @@ def subspace(images: Tensor) -> Tensor:
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows, ``(m, B)``."""
     return (a * b).flatten(2).sum(2)
+
+
+class Traces(NamedTuple):
+    """How the divergence of a field is found along one path.
+
+    Attributes
+    ----------
+    of
+        From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
+    m
+        Their number.
+    exact
+        Whether each is the divergence itself.
+    """
+
+    of: Callable[[Field, Tensor], tuple[Tensor, Tensor]]
+    m: int
+    exact: bool = False
+
+
+class Divergence(ABC):
+    """A way to find ``div field``, at one place by a call, or with the same probes along a whole path by `along`."""
+
+    @abstractmethod
+    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
+        """Return what finds divergences along a path, its probes drawn once.
+
+        Parameters
+        ----------
+        fields
+            The field at a place of the path, from 0 to 1.
+        y
+            States at the start of the path, ``(B, *)``.
+        generator
+            Randomness of the probes.
+        """
+
+    def __call__(self, field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``field(x)`` and its divergence, or the mean of its estimates, ``(B,)``."""
+        value, divergences = self.along(lambda place: field, x, generator).of(field, x)
+        return value, divergences.mean(0)
+
+
+class ExactDivergence(Divergence):
+    """The divergence itself, by one forward-mode derivative per coordinate: see `exact_divergence`."""
+
+    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
+        """Return what finds the divergence itself; nothing is drawn."""
+
+        def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
+            value, divergence = exact_divergence(field, y)
+            return value, divergence[None]
+
+        return Traces(of, 1, exact=True)
+
+
+class Hutchinson(Divergence):
+    """Unbiased estimates ``vᵀ (∂f/∂x) v`` by random signs `v`: see `hutchinson_divergences`.
+
+    M. Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
+
+    Parameters
+    ----------
+    probes
+        Rademacher probes, one derivative each; two or more tell the standard error.
+
+    Raises
+    ------
+    ValueError
+        If there is no probe.
+    """
+
+    def __init__(self, probes: int = 1) -> None:
+        if probes < 1:
+            raise ValueError(f"probes = {probes}; at least one is needed.")
+        self.probes = probes
+
+    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
+        """Return what estimates the divergence by probes that are held along the path."""
+        v = torch.stack([rademacher_like(y, generator) for _ in range(self.probes)])
+        return Traces(lambda field, y: hutchinson_divergences(field, y, v), self.probes)
+
+
+class HutchPlusPlus(Hutchinson):
+    """Exact in a subspace of as many directions as `probes`, which estimate the rest: see `hutchpp_divergences`.
+
+    Less variance than `Hutchinson` where few directions carry the trace. R. Meyer, C. Musco, C. Musco and D. Woodruff,
+    *Hutch++: optimal stochastic trace estimation*, 2021, arXiv:2010.09649.
+
+    Parameters
+    ----------
+    probes
+        Probes, and directions of the subspace; two derivatives for each.
+
+    Raises
+    ------
+    ValueError
+        If there is no probe.
+    """
+
+    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
+        """Return estimates in one subspace for the whole path, so that the integrand stays smooth.
+
+        The subspace is spanned by images of Jacobians at places all over the path.
+        """
+        n = self.probes
+        sketch, v = torch.stack([rademacher_like(y, generator) for _ in range(2 * n)]).split(n)
+        images = [value_and_slope(fields((i + 0.5) / n), y, s)[1] for i, s in enumerate(sketch)]
+        Q = subspace(torch.stack(images))
+        return Traces(lambda field, y: hutchpp_divergences(field, y, Q, v), n)

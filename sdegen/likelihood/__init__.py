@@ -2,10 +2,11 @@
 
 from .bits import bits_per_dim
 from .elbo import Bound, Chain, discrete_elbo, elbo
-from .flow import Density, LogProb, log_prob, sample_with_log_prob
+from .flow import Density, LogProb, estimate_log_prob, log_prob, sample_with_log_prob
 from .hierarchy import diffusion_hierarchy
 
 __all__ = [
-    "Bound", "Chain", "Density", "LogProb", "bits_per_dim", "diffusion_hierarchy", "discrete_elbo", "elbo", "log_prob",
+    "Bound", "Chain", "Density", "LogProb", "bits_per_dim", "diffusion_hierarchy", "discrete_elbo", "elbo",
+    "estimate_log_prob", "log_prob",
     "sample_with_log_prob",
 ]  # fmt: skip

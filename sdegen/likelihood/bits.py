@@ -14,7 +14,7 @@ from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.score import ScoreModel
 from .draws import log_mean, repeated
-from .flow import LogProb, log_prob
+from .flow import LogProb, estimate_log_prob
 
 
 def bits_per_dim(
@@ -47,7 +47,7 @@ def bits_per_dim(
     generator
         Randomness of noise and probes.
     more
-        As for `log_prob`: ``divergence``, ``probes``, ``tolerance``, conditions.
+        As for `estimate_log_prob`: ``divergence``, ``tolerance``, conditions.
 
     Returns
     -------
@@ -77,8 +77,7 @@ def bits_per_dim(
     x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
     noise = uniform_like(x, generator) - 0.5
     more = repeated(more, len(images), draws)
-    found = log_prob(model, x + scaling.step * noise, generator=generator, return_error=True, **more)
-    assert isinstance(found, LogProb)
+    found = estimate_log_prob(model, x + scaling.step * noise, generator=generator, **more)
     d = images[0].numel()
     value, stderr = log_mean(found.value.reshape(-1, draws)) if draws > 1 else (found.value, found.stderr)
     bits = d * math.log(2)

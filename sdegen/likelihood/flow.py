@@ -7,14 +7,14 @@ Bounds from below by the process itself are in `elbo`.
 
 from __future__ import annotations
 
-__all__ = ["Density", "LogProb", "log_prob", "sample_with_log_prob"]
+__all__ = ["Density", "LogProb", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
 from ..processes.base import SDE
@@ -23,7 +23,6 @@ from ..samplers.run import sample, start
 from ..show import show_call
 from .draws import log_mean, repeated
 from .path import follow
-from .traces import TRACES
 
 
 class LogProb(NamedTuple):
@@ -45,22 +44,48 @@ class LogProb(NamedTuple):
         return show_call(self)
 
 
-def log_prob(
+def log_prob(model: ScoreModel, x: Tensor, **how: Any) -> Tensor:
+    """Compute ``log p(x)`` in nats by the probability flow, ``(B,)``; `estimate_log_prob` tells its standard error too.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    x
+        Data, ``(B, *)``.
+    how
+        Divergence, prior, tolerance and conditions, as for `estimate_log_prob`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `estimate_log_prob`.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> x = ring.sample(5)
+    >>> (log_prob(sdegen.Exact(sdegen.VP(), ring), x) - ring.log_prob(x)).abs().max().item() < 1e-3
+    True
+    """
+    return estimate_log_prob(model, x, **how).value
+
+
+def estimate_log_prob(
     model: ScoreModel,
     x: Tensor,
     *,
-    divergence: str = "exact",
-    probes: int = 1,
+    divergence: Divergence | None = None,
     prior: Any = None,
     joint: bool = False,
     draws: int = 32,
     tolerance: float | None = None,
     method: str | None = None,
     generator: torch.Generator | None = None,
-    return_error: bool = False,
     **cond: Any,
-) -> Tensor | LogProb:
-    """``log p(x)`` by the probability flow, with an exact or an estimated divergence.
+) -> LogProb:
+    """Compute ``log p(x)`` by the probability flow, with its standard error and the evaluations it took.
 
     For a process whose state is larger than the data it is the data's marginal,
     ``log mean_v p(x, v) / N(v)`` over draws of the rest of the state. R. Chen et al., *Neural ordinary differential
@@ -74,10 +99,8 @@ def log_prob(
     x
         ``(B, *)``.
     divergence
-        ``"exact"``: one derivative per coordinate; ``"hutchinson"``: `probes` random ones, unbiased; ``"hutch++"``: exact in
-        a subspace of as many directions as `probes`, which estimate the rest: less variance where few carry the trace.
-    probes
-        Rademacher probes, each held along the whole path.
+        How the divergence of the flow is found: ``derivatives.ExactDivergence()`` (the default), ``Hutchinson(probes)`` or
+        ``HutchPlusPlus(probes)``, whose probes are held along the whole path.
     prior
         The law at T, with ``log_prob``; the model's prior by default.
     joint
@@ -90,15 +113,13 @@ def log_prob(
         and an adaptive method of torchdiffeq, instead of Adams' predictor and corrector.
     generator
         Randomness of probes and draws.
-    return_error
-        Return a `LogProb` with standard errors instead of the values alone.
     cond
         Conditions for the network: tensors with a row for each datum, or one value for all.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not finite floating point, `divergence` is unknown, or the flow cannot be integrated: the message names
+        If `x` is not finite floating point, `divergence` is none, or the flow cannot be integrated: the message names
         the time and the noise level.
     """
     if not x.is_floating_point():
@@ -107,7 +128,7 @@ def log_prob(
         raise ValueError("x holds NaN or infinite values; remove them first.")
     if draws < 1:
         raise ValueError(f"draws = {draws}; at least one is needed.")
-    _check(divergence, probes, tolerance)
+    divergence = _checked(divergence, tolerance)
     sde = model.sde
     prior = _prior(model) if prior is None else prior
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
@@ -117,24 +138,22 @@ def log_prob(
         check_dtype(model, x)
 
     def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
-        path = follow(bound, u, (0.0, sde.T), traces, tolerance, method)
+        path = follow(bound, u, (0.0, sde.T), divergence, tolerance, method, generator)
         return prior.log_prob(path.end) + path.log_volume, path.stderr, path.evaluations
 
-    traces = partial(TRACES[divergence], probes=probes, generator=generator)
     with torch.no_grad(), evaluating(model):
         if whole:
             value, stderr, evaluations = of_states(x)
         else:
             value, stderr, evaluations = _marginalise(sde, x, draws, of_states, generator)
-    return LogProb(value, stderr, evaluations) if return_error else value
+    return LogProb(value, stderr, evaluations)
 
 
 def sample_with_log_prob(
     model: ScoreModel,
     n: int,
     *,
-    divergence: str = "exact",
-    probes: int = 1,
+    divergence: Divergence | None = None,
     prior: Any = None,
     tolerance: float | None = None,
     method: str | None = None,
@@ -153,8 +172,8 @@ def sample_with_log_prob(
         Number of samples.
     seed
         Of starting states and probes; a fresh one by default.
-    divergence, probes, prior, tolerance, method
-        As for `log_prob`; a `prior` has ``sample(n, generator)`` too.
+    divergence, prior, tolerance, method
+        As for `estimate_log_prob`; a `prior` has ``sample(n, generator)`` too.
     cond
         Conditions for the network: tensors with `n` rows, or one value for all.
 
@@ -176,7 +195,7 @@ def sample_with_log_prob(
     >>> (found.value - ring.log_prob(x)).abs().max().item() < 1e-3  # what is left is the gap of the prior
     True
     """
-    _check(divergence, probes, tolerance)
+    divergence = _checked(divergence, tolerance)
     seed = as_seed(seed, None)
     generator = torch.Generator().manual_seed(seed)
     if prior is None:
@@ -186,18 +205,19 @@ def sample_with_log_prob(
         x_T = model.taken(prior.sample(n, generator))
     bound: Any = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
-        traces = partial(TRACES[divergence], probes=probes, generator=generator)
-        path = follow(bound, x_T, (model.sde.T, 0.0), traces, tolerance, method)
+        path = follow(bound, x_T, (model.sde.T, 0.0), divergence, tolerance, method, generator)
     return path.end, LogProb(prior.log_prob(x_T) - path.log_volume, path.stderr, path.evaluations)
 
 
-def _check(divergence: str, probes: int, tolerance: float | None) -> None:
-    if divergence not in TRACES:
-        raise ValueError(f"divergence = {divergence!r}; expected one of {', '.join(map(repr, TRACES))}.")
-    if probes < 1:
-        raise ValueError(f"probes = {probes}; at least one is needed.")
+def _checked(divergence: Divergence | None, tolerance: float | None) -> Divergence:
+    """Return the divergence asked for, the exact one by default, once it and the tolerance are of use."""
+    if not (divergence is None or isinstance(divergence, Divergence)):
+        raise TypeError(
+            f"divergence = {divergence!r}; give ExactDivergence(), Hutchinson(probes) or HutchPlusPlus(probes) of derivatives."
+        )
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}; it must be positive.")
+    return ExactDivergence() if divergence is None else divergence
 
 
 def _prior(model: ScoreModel) -> Any:
@@ -239,6 +259,4 @@ class Density:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density by the probability flow, in the model's dtype."""
-        value = log_prob(self.model, self.model.taken(x), **self.cond)
-        assert isinstance(value, Tensor)
-        return value
+        return log_prob(self.model, self.model.taken(x), **self.cond)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 __all__ = ["Path", "follow"]
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import (
-    Field,
-)
+from ..laws.derivatives import Divergence, Field
 from ..models.score import ScoreModel
 from ..samplers.ode import adaptive
 from ..show import show_call
 from .adams import adams
 from .draws import stderr_of_mean
-from .traces import Traces
 
 MOST = 20_000  # evaluations of a flow, after which it is given up
 
@@ -49,9 +45,10 @@ def follow(
     model: ScoreModel,
     u: Tensor,
     times: tuple[float, float],
-    make: Callable[..., Traces],
+    divergence: Divergence,
     tolerance: float | None,
     method: str | None,
+    generator: torch.Generator | None,
 ) -> Path:
     """The flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
     flow = model.sde.flow(model)
@@ -76,7 +73,7 @@ def follow(
         return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
 
     y = flow.chart(u, ends[0])
-    traces: Traces = make(at, y, tau)
+    traces = divergence.along(lambda place: at(tau[0] + place * span), y, generator)
     state = torch.cat([y.reshape(len(u), d), y.new_zeros(len(u), traces.m)], 1)
     try:
         if method is None:

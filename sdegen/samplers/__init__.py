@@ -8,7 +8,7 @@ from .clocks import angle, log_ratio, share
 from .ddim import DDIM, Ancestral, learned_variance, posterior_variance, transition_variance
 from .defaults import default
 from .edit import edit
-from .encode import Encoded, decode, encode, interpolate, slerp
+from .encode import Encoded, decode, encode, encode_with_error, interpolate, slerp
 from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
@@ -64,6 +64,7 @@ __all__ = [
     "edit",
     "default",
     "encode",
+    "encode_with_error",
     "fit_solver",
     "interpolate",
     "learned_variance",

@@ -1,7 +1,7 @@
 """Data as noise and back along the probability flow, the one map between them that draws nothing.
 
 `encode` runs a deterministic sampler over its own times backwards, `decode` forwards; each is the other's inverse up to
-the sampler's error, which ``return_error`` measures. The encoded data have the model's law at T: the prior, but for the
+the sampler's error, which `encode_with_error` measures. The encoded data have the model's law at T: the prior, but for the
 model's error and the prior's gap (`metrics.prior_gap`). Nothing is promised for a sampler of low order and few steps.
 """
 
@@ -53,11 +53,10 @@ def encode(
     sampler: Sampler | None = None,
     seed: int | None = None,
     batch: int | None = None,
-    return_error: bool = False,
     progress: bool | None = None,
     **cond: Any,
-) -> Tensor | Encoded:
-    """The states at T that the probability flow carries data to.
+) -> Tensor:
+    """Return the states at T that the probability flow carries data to.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -81,16 +80,14 @@ def encode(
     batch
         Most rows that go through the model at a time; all by default. The result does not depend on it, but for rounding
         and what an adaptive integrator's tolerance allows.
-    return_error
-        Return an `Encoded` with the error of the round trip.
     progress
-        Show a bar, for each way; by default where standard error is a terminal.
+        Show a bar; by default where standard error is a terminal.
     cond
         Conditions for the network: tensors with ``B`` rows, which `batch` cuts with the data, or one value for all.
 
     Returns
     -------
-    Tensor or Encoded
+    Tensor
         ``(B, *)`` states at T.
 
     Raises
@@ -103,9 +100,38 @@ def encode(
     """
     _checked("x", x, model)
     sampler = _sampler(model, steps, sampler, x)
-    z = _follow(model, _state(model.sde, x, seed), sampler, True, batch, progress, cond)
-    if not return_error:
-        return z
+    return _follow(model, _state(model.sde, x, seed), sampler, True, batch, progress, cond)
+
+
+def encode_with_error(
+    model: ScoreModel,
+    x: Tensor,
+    *,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Encoded:
+    """Return the states at T that the flow carries data to, and by how much the way back misses the data.
+
+    Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
+
+    Parameters
+    ----------
+    model, x, steps, sampler, seed, batch, progress, cond
+        As for `encode`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `encode`.
+    """
+    z = encode(
+        model, x, steps=steps, sampler=sampler, seed=seed, batch=batch, progress=progress, **cond
+    )  # fmt: skip
+    sampler = _sampler(model, steps, sampler, x)
     gap = model.sde.project(_follow(model, z, sampler, False, batch, progress, cond)) - x
     return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
 

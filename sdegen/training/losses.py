@@ -9,13 +9,12 @@ from __future__ import annotations
 __all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "NonFiniteLoss", "Variational", "score_error"]
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import exact_divergence
+from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Perturbed
 from ..laws.mixtures import Empirical
@@ -27,8 +26,6 @@ from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
 from ..show import show_call
 from .weightings import InverseVarianceWeighting, Weighting
-
-DivergenceMethod = Callable[..., tuple[Tensor, Tensor]]
 
 
 class NonFiniteLoss(ValueError):
@@ -162,7 +159,7 @@ class Implicit:
     times
         The law of `t`.
     divergence
-        `exact_divergence`, or `hutchinson_divergence` for the sliced loss.
+        ``derivatives.ExactDivergence()`` (the default), or ``derivatives.Hutchinson()`` for the sliced loss.
 
     Raises
     ------
@@ -176,11 +173,11 @@ class Implicit:
         self,
         weighting: Weighting | None = None,
         times: TimeLaw | None = None,
-        divergence: DivergenceMethod = exact_divergence,
+        divergence: Divergence | None = None,
     ) -> None:
         self.weighting = InverseVarianceWeighting() if weighting is None else weighting
         self.times = ImportanceTimes() if times is None else times
-        self.divergence = divergence
+        self.divergence = ExactDivergence() if divergence is None else divergence
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
