@@ -19,6 +19,7 @@ from sdegen import grids, sample, samplers
 from sdegen.samplers import (
     DDIM,
     Ancestral,
+    Encoded,
     EulerMaruyama,
     Heun,
     Langevin,
@@ -28,9 +29,13 @@ from sdegen.samplers import (
     ProbabilityFlow,
     Singlestep,
     Unbounded,
+    decode,
+    encode,
+    encode_with_error,
+    interpolate,
     log_ratio,
+    slerp,
 )
-from sdegen.samplers.encode import Encoded, decode, encode, encode_with_error, interpolate, slerp
 
 RING = sdegen.data.gaussian_ring()
 

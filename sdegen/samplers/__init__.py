@@ -8,10 +8,11 @@ from .clocks import angle, log_ratio, share
 from .ddim import DDIM, Ancestral, learned_variance, posterior_variance, transition_variance
 from .defaults import default
 from .edit import edit
-from .encode import Encoded, decode, encode, encode_with_error, interpolate, slerp
+from .encode import Encoded, decode, encode, encode_with_error
 from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
+from .interpolation import interpolate, slerp
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
 from .noise import SampleNoise

@@ -171,97 +171,6 @@ def decode(
     return model.sde.project(_follow(model, z, _sampler(model, steps, sampler, z), False, batch, progress, cond))
 
 
-def interpolate(
-    model: ScoreModel,
-    x: Tensor,
-    y: Tensor,
-    weights: Tensor,
-    *,
-    steps: int | None = None,
-    sampler: Sampler | None = None,
-    seed: int | None = None,
-    batch: int | None = None,
-    progress: bool | None = None,
-    **cond: Any,
-) -> Tensor:
-    """Data between `x` and `y`: both encoded, points on the arc between them decoded (J. Song et al., 2020, section 5.3).
-
-    The arc (`slerp`) is about the mean of the prior: points on it are as far from there as its ends are, where the points of
-    a straight line come too close to be noise. All of them are decoded in one run, `batch` at a time.
-
-    Parameters
-    ----------
-    model, steps, sampler, seed, batch, progress, cond
-        As for `encode`; conditions hold for one row or for all.
-    x, y
-        Data, ``(B, *)`` both.
-    weights
-        Where between them, ``(K,)``: 0 is `x`, 1 is `y`.
-
-    Returns
-    -------
-    Tensor
-        ``(K, B, *)`` data.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `encode`; also if the shapes of `x` and `y` differ, weights are not ``(K,)``, or encoded points lie opposite
-        to each other.
-    """
-    if x.shape != y.shape:
-        raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; give as many of the same shape.")
-    weights = torch.as_tensor(weights, dtype=torch.float64).cpu()
-    if weights.ndim != 1 or not len(weights) or not weights.isfinite().all():
-        raise ValueError(f"weights has shape {tuple(weights.shape)}; give finite numbers (K,), 0 for x and 1 for y.")
-    # One seed for both: what a larger state holds beyond the data is the same at both ends.
-    seed = as_seed(seed, None)
-    sampler = _sampler(model, steps, sampler, x)
-    for name, v in (("x", x), ("y", y)):
-        _checked(name, v, model)
-    ends = [_follow(model, _state(model.sde, v, seed), sampler, True, batch, progress, cond) for v in (x, y)]
-    mean = _prior_mean(model, ends[0])
-    arc = torch.stack([mean + slerp(ends[0] - mean, ends[1] - mean, w) for w in weights])  # (K, B, *)
-    K, B = arc.shape[:2]
-    rows = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == B}
-    cond = {k: torch.cat([v] * K) if k in rows else v for k, v in cond.items()}
-    points = decode(model, arc.flatten(0, 1), sampler=sampler, batch=batch, progress=progress, **cond)
-    return points.reshape(K, *x.shape)
-
-
-def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
-    """A point on the way from `x` to `y`: its direction on the great circle, its length on the line, row by row.
-
-    ``[sin((1 − w) θ) x / |x| + sin(w θ) y / |y|] / sin θ`` with the angle `θ` between them, times ``(1 − w) |x| + w |y|``. K.
-    Shoemake's formula (1985) on `x` and `y` themselves is the same where they are equally long, as in high dimension;
-    in low dimension it throws points between nearly opposite ones far out.
-
-    Parameters
-    ----------
-    x, y
-        ``(B, *)``.
-    w
-        Where between them; 0 is `x`, 1 is `y`.
-
-    Raises
-    ------
-    ValueError
-        If two rows lie opposite to each other, so that no arc between them is the shortest.
-    """
-    flat = [v.reshape(len(v), -1).double() for v in (x, y)]
-    first, last = (v.norm(dim=1, keepdim=True) for v in flat)
-    a, b = (v / r.where(r > 0, 1.0) for v, r in zip(flat, (first, last), strict=True))
-    theta = 2 * torch.atan2((a - b).norm(dim=1, keepdim=True), (a + b).norm(dim=1, keepdim=True))  # acos is not stable
-    opposite = torch.pi - theta < 1e-6
-    if opposite.any():
-        i = int(opposite.flatten().nonzero()[0])
-        raise ValueError(f"rows {i} of x and y lie opposite to each other and have no shortest arc; move one a little.")
-    near = theta < 1e-6  # the arc is the chord
-    sin = theta.sin().where(~near, 1.0)
-    c_a, c_b = ((v * theta).sin().where(~near, v) / sin for v in (1 - w, w))
-    return (((1 - w) * first + w * last) * (c_a * a + c_b * b)).reshape(x.shape).to(x)
-
-
 def _follow(
     model: ScoreModel,
     x: Tensor,
@@ -337,13 +246,6 @@ def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
     if lifted.shape == x.shape:
         return x
     return sde.complete(x, SampleNoise(as_seed(seed, None))(lifted))[0]
-
-
-def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
-    """The mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
-    if not is_linear(model.sde) or model.moments is None:
-        return torch.zeros_like(z[:1])
-    return model.sde.marginal(model.sde.T).Phi(model.sde.lift(model.moments.mean[None].to(z)))
 
 
 def _checked(name: str, x: Tensor, model: ScoreModel) -> None:
