@@ -7,7 +7,7 @@ model's error and the prior's gap (`metrics.prior_gap`). Nothing is promised for
 
 from __future__ import annotations
 
-__all__ = ["Encoded", "decode", "encode", "interpolate", "slerp"]
+__all__ = ["Encoded", "decode", "encode", "encode_with_error"]
 
 from typing import Any, NamedTuple
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["interpolate", "slerp"]
+
 from typing import Any
 
 import torch
