@@ -19,9 +19,8 @@ from sdegen.guidance import (
     LinearScale,
     RescaledGuidance,
 )
-from sdegen.models import VelocityParametrization
+from sdegen.models import Conditioned, ScoreModel, VelocityParametrization
 from sdegen.models.exact import Exact, ExactConditional
-from sdegen.models.score import Conditioned, ScoreModel
 from sdegen.samplers import (
     DDIM,
     Ancestral,

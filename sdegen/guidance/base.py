@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-__all__ = ["CleanState", "Guided", "GuidedReversal", "Tilted", "checked", "inverse", "require_clean_means", "within"]
+__all__ = ["CleanState", "Guided", "Tilted", "checked", "inverse", "require_clean_means", "within"]
 
 from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..laws.mixtures import Moments
 from ..laws.operators import rows
-from ..models.score import LearnedReversal, ScoreModel
+from ..models.score import ScoreModel
+from ..models.wrapper import Wrapper
 from ..processes.linear import LinearSDE, as_linear
-from ..show import show_call
 
 
-class Guided(nn.Module, ScoreModel):
-    """A model around another: its process, and the moments of its data.
+class Guided(Wrapper):
+    """A model around another, whose readings it changes.
 
     Parameters
     ----------
     model
         Any score model.
     """
-
-    model: ScoreModel
-
-    __repr__ = show_call
-
-    def __init__(self, model: ScoreModel) -> None:
-        super().__init__()
-        self.model, self.sde, self.end = model, model.sde, model.end
-
-    @property
-    def moments(self) -> Moments | None:
-        """Those of the model inside."""
-        return self.model.moments
-
-    @moments.setter
-    def moments(self, moments: Moments | None) -> None:
-        """Given to the model inside."""
-        self.model.moments = moments
-
-    @property
-    def training(self) -> bool:
-        """The mode of the network inside: a wrapper has none of its own, which could differ from it."""
-        return getattr(self.model, "training", False)
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        """Nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
-
-    @property
-    def reversal(self) -> LearnedReversal | None:
-        """The changed mean, with the noise that the model inside has learned, if it has."""
-        inside = self.model.reversal
-        return None if inside is None else GuidedReversal(self, inside)
-
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions that are handed on to the model inside."""
-        return cond
-
-
-class GuidedReversal(LearnedReversal):
-    """The steps of a changed model, with the noise that the one inside has learned."""
-
-    def __init__(self, guided: Guided, inside: LearnedReversal) -> None:
-        self.guided, self.inside = guided, inside
-
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The noise of the model inside."""
-        return self.inside.reverse_noise(x, s, t, z, **self.guided.passed_on(**cond))
-
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The changed mean, with learned noise."""
-        return self.guided.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
 
 class CleanState(Guided):

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import Operator, Scale, rows
-from ..models.score import Conditioned, ScoreModel
+from ..models.score import ScoreModel
+from ..models.wrapper import Conditioned
 from ..processes.linear import as_linear
 from .base import CleanState, Guided, checked, within
 
@@ -91,21 +92,9 @@ class Without(Conditioned):
         The conditions it gets, by keyword; none for the model without condition.
     """
 
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """The model's answer."""
-        return super().answer(x, question)
-
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's score."""
-        return super().score(x, t)
-
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's velocity."""
-        return super().velocity(x, t)
-
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The model's clean state and noise."""
-        return super().estimate(x, t)
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
+        """The conditions that are fixed."""
+        return self.cond
 
 
 class AffineExtrapolation(Extrapolated):

@@ -177,7 +177,7 @@ class PiGDM(Solved):
     Raises
     ------
     ValueError
-        If the variance is unknown or not positive.
+        If the variance is not positive; at a call, if it is unknown.
     """
 
     def __init__(
@@ -190,16 +190,16 @@ class PiGDM(Solved):
         iterations: int | None = None,
     ) -> None:
         super().__init__(model, measurement, scale, interval, iterations)
-        if variance is None:
-            moments = model.require_moments(", or give variance=..., that of a coordinate of the data")
-            variance = float(moments.variance())
-        if not variance > 0:
+        if variance is not None and not variance > 0:
             raise ValueError(f"variance = {variance}; the data have a positive one.")
-        self.variance = float(variance)
+        self.variance = variance
 
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
         """``u -> r_t² A Aᵀ u``."""
-        A, r_squared = self.measurement, self.variance / (1 + self.variance * self.sde.snr(t))
+        A, v = self.measurement, self.variance
+        if v is None:
+            v = float(self.require_moments(", or give variance=..., that of a coordinate of the data").variance())
+        r_squared = v / (1 + v * self.sde.snr(t))
         return lambda u: rows(r_squared, u) * A(A.transpose(u, shape))
 
 

@@ -17,11 +17,13 @@ from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..models.exact import Exact
-from ..models.score import Conditioned, ScoreModel, evaluating
+from ..models.score import ScoreModel, evaluating
+from ..models.wrapper import Conditioned
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
+from .chain import last_log_prob, step_divergence
 from .draws import repeated, stderr_of_mean
 
 
@@ -188,9 +190,9 @@ def discrete_elbo(
         terms.append(first.kernel.log_prob(first.x) - prior.log_prob(first.x))
         for k in range(len(t) - 1):
             perturbed = sde.perturb(x, t[k], generator=generator)
-            terms.append(bound.variational_term(x, t[k + 1], t[k], perturbed) * perturbed.x[0].numel())
+            terms.append(step_divergence(bound, x, t[k + 1], t[k], perturbed) * perturbed.x[0].numel())
         last = sde.perturb(x, t[-1], generator=generator)
-        terms.append(-bound.decoded(x, t[-1], last))
+        terms.append(-last_log_prob(bound, x, t[-1], last))
         found = torch.stack(terms).reshape(len(terms), -1, draws)
     values = -found.sum(0)
     return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
-from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
 from ..samplers.run import sample, start
@@ -133,9 +134,8 @@ def estimate_log_prob(
     prior = _prior(model) if prior is None else prior
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
     cond = cond if whole else repeated(cond, len(x), draws)
-    bound: Any = Conditioned(model, **cond) if cond else model
-    if isinstance(model, torch.nn.Module):
-        check_dtype(model, x)
+    bound = Conditioned(model, **cond) if cond else model
+    check_dtype(model, x)
 
     def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
         path = follow(bound, u, (0.0, sde.T), divergence, tolerance, method, generator)
@@ -203,7 +203,7 @@ def sample_with_log_prob(
         x_T = start(model, n, seed)
     else:
         x_T = model.taken(prior.sample(n, generator))
-    bound: Any = Conditioned(model, **cond) if cond else model
+    bound = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
         path = follow(bound, x_T, (model.sde.T, 0.0), divergence, tolerance, method, generator)
     return path.end, LogProb(prior.log_prob(x_T) - path.log_volume, path.stderr, path.evaluations)

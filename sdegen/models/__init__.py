@@ -13,11 +13,12 @@ from .parametrizations import (
     ScoreParametrization,
     VelocityParametrization,
 )
-from .score import Conditioned, ScoreModel, VelocityModel
+from .score import LearnedReversal, ScoreModel, VelocityModel
+from .wrapper import Conditioned, Wrapper
 
 __all__ = [
-    "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
-    "Trainable", "VelocityModel",
+    "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedReversal", "LearnedVariance",
+    "Model", "ScoreModel", "Trainable", "VelocityModel", "Wrapper",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for
     "DataParametrization", "EDMParametrization", "NoiseParametrization", "Parametrization", "ScoreParametrization",

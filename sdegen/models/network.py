@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..laws.kernels import Perturbed, Posterior, posterior
+from ..laws.kernels import posterior
 from ..laws.operators import Operator, rows
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
-from .score import LearnedReversal, ScoreModel, VelocityModel, check_dtype
+from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype
 
 
 class Trainable(ScoreModel, nn.Module):
@@ -163,38 +163,30 @@ class LearnedVariance(Model, LearnedReversal):
         """The half that makes the velocity."""
         return self._both(x, c, **cond)[0]
 
-    def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Posterior]:
-        """Log-variance of the step from `t` to `s`, the log of ``beta_tilde``, and the posterior itself."""
+    def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Log-variance of the step from `t` to `s`, from the second half of the network's channels."""
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
         small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))
         u = u.sigmoid()
-        return u * large + (1 - u) * small, small, law
+        return u * large + (1 - u) * small
 
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Noise of the learned variance for the step from `t` to `s`."""
-        u = self._both(x, self._coefficients(t), **cond)[1]
-        return (0.5 * self._log_variance(u, s, t)[0]).exp() * z
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """The learned variance of the step from `t` to `s`, as a logarithm."""
+        return self._log_variance(self._both(x, self._coefficients(t), **cond)[1], s, t)
+
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+        """Clean state, noise and the learned variance, in one evaluation."""
+        c, at = self._coefficients(t), self.sde.marginal(t)
+        first, u = self._both(x, c, **cond)
+        y, v = at.normalise(x), c.c_skip(x) + c.c_out(first)
+        return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
         """What was asked, which is the mean of the step from `t` to `s`, with learned noise, in one evaluation."""
         first, u = self._both(x, question, **cond)
         mean = question.c_out.onto(question.c_skip(x), first)
-        return mean + (0.5 * self._log_variance(u, s, t)[0]).exp() * z
-
-    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``, the model's mean held fixed."""
-        c = self._coefficients(t)
-        first, u = self._both(perturbed.x, c, **cond)
-        velocity = c.c_skip(perturbed.x) + c.c_out(first)
-        log_variance, log_true, law = self._log_variance(u, s, t)
-        at_s, at_t = self.sde.marginal(s), self.sde.marginal(t)
-        y = at_t.normalise(perturbed.x)
-        # Both means are Phi_s x_0 + K R z of their own data and noise: their difference is that of the estimates.
-        x_hat, z_hat = at_t.denoise(y, velocity).detach(), at_t.noise(y, velocity).detach()
-        gap = at_s.Phi(x_0 - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
-        kl = 0.5 * (log_variance - log_true + (log_true - log_variance).exp() - 1 + gap.square() / log_variance.exp())
-        return kl.reshape(len(kl), -1).mean(1)
+        return mean + (0.5 * self._log_variance(u, s, t)).exp() * z
 
 
 class DirectModel(Trainable):

@@ -6,18 +6,8 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
-__all__ = [
-    "Conditioned",
-    "ConditionedReversal",
-    "LearnedReversal",
-    "Question",
-    "ScoreModel",
-    "VelocityModel",
-    "check_dtype",
-    "evaluating",
-]
+__all__ = ["LearnedReversal", "Question", "ReversedStep", "ScoreModel", "VelocityModel", "check_dtype", "evaluating"]
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..laws.kernels import Perturbed, Transition, posterior
+from ..laws.kernels import Transition
 from ..laws.mixtures import Moments
-from ..laws.operators import Operator, rows
+from ..laws.operators import Operator
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
@@ -171,22 +161,6 @@ class ScoreModel(ABC):
             total = W(value) if total is None else W.onto(total, value)
         return torch.zeros_like(x) if total is None else total
 
-    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-        """``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``; `p` is `q` with the estimate of ``x_0``."""
-        at_s, at_t = self._marginal(s), self._marginal(t)
-        law = posterior(at_s, at_t, self._linear.transition(s, t))
-        x_hat, z_hat = self.estimate(perturbed.x, t, **cond)
-        gap = at_s.Phi(self.sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
-        return 0.5 * law.covariance.cholesky().inv()(gap).square().flatten(1).mean(1)
-
-    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-        """``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, the last step of a chain."""
-        snr = self.sde.snr(t)
-        gap = (x_0 - self.sde.project(self.denoise(perturbed.x, t, **cond))).flatten(1)
-        return 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0]) - 0.5 * gap.square().sum(1) * rows(
-            snr, gap[:, 0]
-        )
-
     def _marginal(self, t: Tensor | float) -> Transition:
         return self._linear.marginal(t)
 
@@ -195,16 +169,32 @@ class ScoreModel(ABC):
         return as_linear(self.sde, ": its noised states have no closed-form posterior means. Use score(x, t).")
 
 
+class ReversedStep(NamedTuple):
+    """What a model says of a reversed step: posterior means of clean state and noise, and the logarithm of its variance."""
+
+    x_0: Tensor
+    eps: Tensor
+    log_variance: Tensor
+
+
 class LearnedReversal(ABC):
-    """What a model says of the noise of a reversed step from `t` to `s`, where it has learned that (`LearnedVariance`)."""
+    """What a model says of the variance of a reversed step from `t` to `s`, where it has learned that (`LearnedVariance`)."""
 
     @abstractmethod
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Noise of the learned variance, made of standard noise `z`."""
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """Logarithm of the variance of each number of the state, of the shape of `x`."""
+
+    @abstractmethod
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+        """Clean state, noise and variance, in as few evaluations as can be."""
 
     @abstractmethod
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """What was asked, which is the mean of the step, with learned noise."""
+        """The answer to a question, which is the mean of the step, with noise of the learned variance."""
+
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """Noise of the learned variance, made of standard noise `z`."""
+        return (0.5 * self.reverse_log_variance(x, s, t, **cond)).exp() * z
 
 
 class VelocityModel(ScoreModel):
@@ -241,68 +231,7 @@ class VelocityModel(ScoreModel):
         return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
 
 
-class Conditioned(ScoreModel):
-    """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``."""
-
-    def __init__(self, model: ScoreModel, **cond: Any) -> None:
-        self.model, self.cond, self.sde, self.moments, self.end = model, cond, model.sde, model.moments, model.end
-
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's score under the conditions."""
-        return self.model.score(x, t, **self.cond, **cond)
-
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The model's clean state and noise under the conditions."""
-        return self.model.estimate(x, t, **self.cond, **cond)
-
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's velocity under the conditions."""
-        return self.model.velocity(x, t, **self.cond, **cond)
-
-    def variational_term(self, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-        """The model's under the conditions."""
-        return self.model.variational_term(x_0, s, t, perturbed, **self.cond, **cond)
-
-    def decoded(self, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-        """The model's under the conditions."""
-        return self.model.decoded(x_0, t, perturbed, **self.cond, **cond)
-
-    @property
-    def like(self) -> Tensor | None:
-        """The model's."""
-        return self.model.like
-
-    @property
-    def reversal(self) -> LearnedReversal | None:
-        """That of the model inside, under the conditions."""
-        inside = self.model.reversal
-        return None if inside is None else ConditionedReversal(inside, self.cond)
-
-    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """The model's questions: conditions are no part of them."""
-        return self.model.ask(t, **weights)
-
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """The model's answer under the conditions."""
-        return self.model.answer(x, question, **self.cond, **cond)
-
-
-class ConditionedReversal(LearnedReversal):
-    """What a model has learned of reversed steps, under conditions."""
-
-    def __init__(self, inside: LearnedReversal, cond: dict[str, Any]) -> None:
-        self.inside, self.cond = inside, cond
-
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The noise of the model inside."""
-        return self.inside.reverse_noise(x, s, t, z, **self.cond, **cond)
-
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The step of the model inside."""
-        return self.inside.reverse_step(x, question, s, t, z, **self.cond, **cond)
-
-
-def check_dtype(model: nn.Module, x: Tensor) -> None:
+def check_dtype(model: ScoreModel, x: Tensor) -> None:
     """Refuse a state whose dtype or device is not the network's.
 
     Raises
@@ -314,7 +243,7 @@ def check_dtype(model: nn.Module, x: Tensor) -> None:
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
-    weight = next(model.parameters(), None)
+    weight = model.like
     if weight is not None and (weight.dtype != x.dtype or weight.device != x.device):
         raise ValueError(
             f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; "

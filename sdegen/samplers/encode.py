@@ -12,10 +12,11 @@ __all__ = ["Encoded", "decode", "encode", "encode_with_error"]
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
 from ..processes.linear import is_linear
@@ -198,7 +199,7 @@ def _follow(
         plan = None
         with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
             for _, end, own in parts:
-                bound: Any = Conditioned(model, **own) if own else model
+                bound = Conditioned(model, **own) if own else model
                 if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
                     plan = _backward(sampler, bound, times) if to_noise else sampler.plan(bound, times)
                     bar.total = len(plan) * len(parts)
@@ -253,5 +254,4 @@ def _checked(name: str, x: Tensor, model: ScoreModel) -> None:
         raise TypeError(f"{name} has dtype {x.dtype}; give floating-point values.")
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
-    if isinstance(model, nn.Module):
-        check_dtype(model, x)
+    check_dtype(model, x)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.parts import part_of
-from ..models.score import Conditioned, ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.wrapper import Conditioned
 from ..processes.linear import is_linear
 from ..progress import shown
 from .base import Noise, Sampler
@@ -131,7 +132,7 @@ def sample(
         plan = None
         with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
             for first, x, own in parts:
-                bound: Any = Conditioned(model, **own) if own else model
+                bound = Conditioned(model, **own) if own else model
                 if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
                     plan = sampler.plan(bound, times)
                     bar.total = len(plan) * len(parts)
@@ -253,6 +254,5 @@ def _checked(x_T: Tensor, model: ScoreModel) -> Tensor:
         raise TypeError(f"x_T has dtype {x_T.dtype}; give floating-point states.")
     if not x_T.isfinite().all():
         raise ValueError("x_T holds NaN or infinite values; give finite states.")
-    if isinstance(model, nn.Module):
-        check_dtype(model, x_T)
+    check_dtype(model, x_T)
     return x_T

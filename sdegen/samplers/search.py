@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models.score import Conditioned, ScoreModel, evaluating
+from ..models.score import ScoreModel, evaluating
+from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..processes.grids import Angle, Given
 from ..processes.linear import is_linear

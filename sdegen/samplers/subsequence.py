@@ -23,7 +23,7 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Source
 from ..laws.draws import noise_like
@@ -215,7 +215,7 @@ class StepCosts:
                 raise ValueError(f"{name} = {value}; it must be at least {least}.")
         times = _chosen_from(sde, times)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
-        weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        weight = model.like
         dtype = getattr(data, "dtype", torch.float64) if weight is None else weight.dtype
         source = Source(data, dtype, torch.device("cpu") if weight is None else weight.device)
         found: list[Tensor] = []

@@ -7,7 +7,7 @@ __all__ = ["check_model", "model_cases", "readings_agree", "rows_do_not_mix", "s
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
@@ -22,7 +22,7 @@ def _asked(model: ScoreModel, n: int = 6) -> tuple[Tensor, Tensor, float]:
     x_0 = mean + torch.randn(n, *shape, dtype=torch.float64, generator=generator)
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
     x = model.sde.perturb(x_0, t, generator=generator).x
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    weight = model.like
     tolerance = 1e-8 if weight is None or weight.dtype == torch.float64 else 1e-3
     return (x if weight is None else x.to(weight)), t, tolerance
 

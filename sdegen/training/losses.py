@@ -19,6 +19,7 @@ from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Perturbed
 from ..laws.mixtures import Empirical
 from ..laws.operators import Operator, rows
+from ..likelihood.chain import last_log_prob, step_divergence
 from ..models.exact import Exact
 from ..models.score import ScoreModel, VelocityModel
 from ..processes.base import SDE
@@ -230,7 +231,7 @@ class Hybrid:
         h = (sde.T - sde.t_min) / self.steps
         s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
         perturbed = _noised(sde, x_0, t, generator)
-        bound = model.variational_term(x_0, s, t, perturbed, **cond)
+        bound = step_divergence(model, x_0, s, t, perturbed, **cond)
         return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
 
 
@@ -270,8 +271,8 @@ class Variational:
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         first, at, last = (sde.perturb(x_0, v, generator=generator) for v in (ends[0], t, ends[1]))
         values = last.kernel.log_prob(last.x) - prior.log_prob(last.x)
-        values = values + model.variational_term(x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
-        values = values - model.decoded(x_0, ends[0], first, **cond)
+        values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
+        values = values - last_log_prob(model, x_0, ends[0], first, **cond)
         return _finite(values, t)
 
 

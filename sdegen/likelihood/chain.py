@@ -1,0 +1,76 @@
+"""The terms of the bound of a discrete chain: divergences of reversed steps, and the density of the data at its end."""
+
+from __future__ import annotations
+
+__all__ = ["last_log_prob", "step_divergence"]
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..laws.kernels import Perturbed, posterior
+from ..laws.operators import rows
+from ..models.score import ScoreModel
+from ..processes.linear import as_linear
+
+
+def step_divergence(model: ScoreModel, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+    """Return ``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``.
+
+    `p` is the posterior `q` with the model's estimate of ``x_0``. Where the model has learned the variance of its steps, `p` has
+    that, and its mean is held fixed: the divergence trains the variance alone.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    x_0
+        Data, ``(B, *)``.
+    s, t
+        The times that the step goes to and comes from, ``()`` or ``(B,)``.
+    perturbed
+        The noised data at `t`.
+    cond
+        Conditions of the model.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    """
+    sde = as_linear(model.sde, ": its noised states are not Gaussian given the data.")
+    at_s, at_t = sde.marginal(s), sde.marginal(t)
+    law = posterior(at_s, at_t, sde.transition(s, t))
+
+    def gap(x_hat: Tensor, z_hat: Tensor) -> Tensor:
+        # Both means are Phi_s x_0 + K R z of their own data and noise: their difference is that of the estimates.
+        return at_s.Phi(sde.lift(x_0) - x_hat) + (law.K @ at_t.R)(perturbed.z - z_hat)
+
+    if model.reversal is None:
+        apart = gap(*model.estimate(perturbed.x, t, **cond))
+        return 0.5 * law.covariance.cholesky().inv()(apart).square().flatten(1).mean(1)
+    x_hat, z_hat, log_variance = model.reversal.reverse_estimate(perturbed.x, s, t, **cond)
+    apart = gap(x_hat.detach(), z_hat.detach())
+    log_true = rows(law.covariance.matrix()[..., 0, 0].log(), apart)  # learned variances are of scalar processes
+    kl = 0.5 * (log_variance - log_true + (log_true - log_variance).exp() - 1 + apart.square() / log_variance.exp())
+    return kl.reshape(len(kl), -1).mean(1)
+
+
+def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+    """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, of the last step of a chain.
+
+    Parameters
+    ----------
+    model, x_0, cond
+        As for `step_divergence`.
+    t
+        The last time.
+    perturbed
+        The noised data then.
+    """
+    snr = model.sde.snr(t)
+    gap = (x_0 - model.sde.project(model.denoise(perturbed.x, t, **cond))).flatten(1)
+    return 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0]) - 0.5 * gap.square().sum(1) * rows(
+        snr, gap[:, 0]
+    )

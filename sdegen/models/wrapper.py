@@ -1,0 +1,171 @@
+"""Models around other models: `Wrapper`, which shares with the one inside all that it does not change, and `Conditioned`."""
+
+from __future__ import annotations
+
+__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper"]
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..laws.mixtures import Moments
+from ..laws.operators import Operator
+from ..show import show_call
+from .score import LearnedReversal, ReversedStep, ScoreModel
+
+
+class Wrapper(nn.Module, ScoreModel):
+    """A model around another, of the same process.
+
+    A subclass says what it changes: `score`, on linear processes also `estimate`, and `passed_on` where the model inside
+    is to have other conditions. The other readings, questions and their answers follow from these as for every `ScoreModel`.
+    All else is that of the model inside and read from there at every use, so that it may be set before or after and from either
+    side: the data's `moments`, the `end` of sampling, and what has been learned of reversed steps, whose mean is the changed one.
+
+    It is a module, so that what is inside moves and switches with it, but nothing to train: train the model, then wrap it.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    """
+
+    model: ScoreModel
+
+    __repr__ = show_call
+
+    def __init__(self, model: ScoreModel) -> None:
+        super().__init__()
+        self.model, self.sde = model, model.sde
+
+    @property
+    def moments(self) -> Moments | None:
+        """Those of the model inside."""
+        return self.model.moments
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        """Given to the model inside."""
+        self.model.moments = moments
+
+    @property
+    def end(self) -> float | None:
+        """That of the model inside."""
+        return self.model.end
+
+    @end.setter
+    def end(self, end: float | None) -> None:
+        """Given to the model inside."""
+        self.model.end = end
+
+    @property
+    def training(self) -> bool:
+        """The mode of the network inside: a wrapper has none of its own, which could differ from it."""
+        return isinstance(self.model, nn.Module) and self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
+
+    @property
+    def reversal(self) -> LearnedReversal | None:
+        """The changed mean, with the variance that the model inside has learned, if it has."""
+        inside = self.model.reversal
+        return None if inside is None else WrappedReversal(self, inside)
+
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
+        """The conditions that are handed on to the model inside."""
+        return cond
+
+
+class WrappedReversal(LearnedReversal):
+    """The reversed steps of a changed model, with the variance that the one inside has learned.
+
+    Parameters
+    ----------
+    wrapper
+        The changed model.
+    inside
+        What the model inside has learned.
+    """
+
+    def __init__(self, wrapper: Wrapper, inside: LearnedReversal) -> None:
+        self.wrapper, self.inside = wrapper, inside
+
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """That of the model inside."""
+        return self.inside.reverse_log_variance(x, s, t, **self.wrapper.passed_on(**cond))
+
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+        """The changed clean state and noise, with the variance of the model inside."""
+        return ReversedStep(*self.wrapper.estimate(x, t, **cond), self.reverse_log_variance(x, s, t, **cond))
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The changed mean, with learned noise."""
+        return self.wrapper.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
+
+
+class Conditioned(Wrapper):
+    """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    cond
+        Its conditions, by keyword.
+    """
+
+    def __init__(self, model: ScoreModel, **cond: Any) -> None:
+        super().__init__(model)
+        self.cond = cond
+
+    def passed_on(self, **cond: Any) -> dict[str, Any]:
+        """The conditions, and those of the call, which must have other names."""
+        return dict(**self.cond, **cond)
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's score under the conditions."""
+        return self.model.score(x, t, **self.passed_on(**cond))
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The model's clean state and noise under the conditions."""
+        return self.model.estimate(x, t, **self.passed_on(**cond))
+
+    def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's clean state under the conditions."""
+        return self.model.denoise(x, t, **self.passed_on(**cond))
+
+    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's noise under the conditions."""
+        return self.model.noise(x, t, **self.passed_on(**cond))
+
+    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """The model's velocity under the conditions."""
+        return self.model.velocity(x, t, **self.passed_on(**cond))
+
+    def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
+        """The model's questions: conditions are no part of them."""
+        return self.model.ask(t, **weights)
+
+    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+        """The model's answer under the conditions."""
+        return self.model.answer(x, question, **self.passed_on(**cond))
+
+    @property
+    def reversal(self) -> LearnedReversal | None:
+        """That of the model inside, under the conditions."""
+        inside = self.model.reversal
+        return None if inside is None else ConditionedReversal(self, inside)
+
+
+class ConditionedReversal(WrappedReversal):
+    """The reversed steps of a model under conditions, in one evaluation each as its own."""
+
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+        """That of the model inside."""
+        return self.inside.reverse_estimate(x, s, t, **self.wrapper.passed_on(**cond))
+
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+        """The step of the model inside."""
+        return self.inside.reverse_step(x, question, s, t, z, **self.wrapper.passed_on(**cond))

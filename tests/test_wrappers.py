@@ -1,0 +1,121 @@
+"""What every wrapper shares with the model inside: moments, end, mode and learned variances, whenever they are set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import guidance, samplers
+from sdegen.guidance import measurements
+from sdegen.models import Conditioned, ScoreModel, Trainable, Wrapper
+from sdegen.models.score import evaluating
+
+SEEN = measurements.Mask(torch.tensor([True, False]), std=0.1)
+CLASSIFIER = guidance.ExactClassifier(sdegen.VP(), [sdegen.data.gaussian_ring()] * 2)
+
+WRAPPERS: dict[type[Wrapper], Callable[[ScoreModel], Wrapper]] = {
+    Conditioned: lambda m: Conditioned(m, shift=torch.ones(2)),
+    guidance.Without: lambda m: guidance.Without(m, shift=torch.ones(2)),
+    guidance.Autoguidance: lambda m: guidance.Autoguidance(m, m, 2.0),
+    guidance.ClassifierFree: lambda m: guidance.ClassifierFree(m, 2.0),
+    guidance.ClassifierGuidance: lambda m: guidance.ClassifierGuidance(m, CLASSIFIER),
+    guidance.Clipped: lambda m: guidance.Clipped(m, -1.0, 1.0),
+    guidance.DPS: lambda m: guidance.DPS(m, SEEN),
+    guidance.DynamicThreshold: lambda m: guidance.DynamicThreshold(m, -1.0, 1.0),
+    guidance.EpsilonScaling: lambda m: guidance.EpsilonScaling(m, 1.01),
+    guidance.MomentMatching: lambda m: guidance.MomentMatching(m, SEEN),
+    guidance.PiGDM: lambda m: guidance.PiGDM(m, SEEN),
+    guidance.Replacement: lambda m: guidance.Replacement(m, SEEN),
+    guidance.Rescaled: lambda m: guidance.Rescaled(guidance.ClassifierFree(m, 2.0)),
+    guidance.RescaledGuidance: lambda m: guidance.RescaledGuidance(m, 2.0),
+}
+MOMENTS = sdegen.Moments(torch.zeros(2), torch.eye(2))
+each = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=[c.__name__ for c in WRAPPERS])
+
+
+class Line(nn.Module):
+    """A network that takes a shift, and gives twice the channels if asked to; it tells in which mode it was called."""
+
+    def __init__(self, out: int = 2) -> None:
+        super().__init__()
+        self.line = nn.Linear(2, out)
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor, level: Tensor, shift: Tensor | float = 0.0, **cond: Any) -> Tensor:
+        self.modes.append(self.training)
+        return self.line(x + shift)
+
+
+def kinds(base: type) -> set[type]:
+    """The concrete subclasses that the library offers."""
+    found = {c for own in base.__subclasses__() for c in {own, *kinds(own)}}
+    return {c for c in found if not inspect.isabstract(c) and c.__module__.startswith("sdegen.")}
+
+
+def test_every_wrapper_is_held_to_these_laws() -> None:
+    between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
+    assert kinds(Wrapper) - between == set(WRAPPERS)
+
+
+@each
+def test_moments_and_end_are_shared_whenever_they_are_set(wrap: Callable[[ScoreModel], Wrapper]) -> None:
+    model = sdegen.Model(Line(), sdegen.VP())
+    wrapper = wrap(model)
+    twice = Conditioned(wrapper)
+    assert wrapper.moments is None and wrapper.end is None
+    model.moments, model.end = MOMENTS, 0.01
+    assert wrapper.moments is twice.moments is MOMENTS and wrapper.end == twice.end == 0.01
+    other = sdegen.Moments(torch.ones(2), torch.eye(2))
+    twice.moments, twice.end = other, 0.02
+    assert model.moments is wrapper.moments is other and model.end == wrapper.end == 0.02
+
+
+@each
+def test_a_wrapper_has_no_mode_of_its_own(wrap: Callable[[ScoreModel], Wrapper]) -> None:
+    model = sdegen.Model(Line(), sdegen.VP())
+    for wrapper in (wrap(model), Conditioned(wrap(model))):
+        for mode in (True, False):
+            model.train(mode)
+            assert wrapper.training == mode
+            with evaluating(wrapper):
+                assert not model.net.training
+            assert model.net.training == mode
+
+
+def test_samples_under_fixed_conditions_are_drawn_in_evaluation_mode() -> None:
+    model = sdegen.Model(Line(), sdegen.VP()).train()
+    model.moments = MOMENTS
+    sdegen.sample(Conditioned(model, shift=torch.ones(2)), 3, steps=2, seed=0)
+    assert not any(model.net.modes) and model.net.training
+
+
+@each
+def test_a_wrapper_is_not_trainable(wrap: Callable[[ScoreModel], Wrapper]) -> None:
+    wrapper = wrap(sdegen.Model(Line(), sdegen.VP()))
+    assert not isinstance(wrapper, Trainable)
+    with pytest.raises(TypeError, match="has no loss"):
+        sdegen.fit(wrapper, sdegen.data.gaussian_ring(), steps=1)
+
+
+@each
+def test_a_wrapper_has_learned_variances_where_the_model_inside_has(wrap: Callable[[ScoreModel], Wrapper]) -> None:
+    assert wrap(sdegen.Model(Line(), sdegen.VP())).reversal is None
+    model = sdegen.LearnedVariance(Line(4), sdegen.VP())
+    reversal = wrap(model).reversal
+    assert reversal is not None
+    x, s, t = torch.randn(3, 2), torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    shift = {"shift": torch.ones(2)} if type(wrap(model)) in (Conditioned, guidance.Without) else {}
+    want = model.reverse_log_variance(x, s, t, **shift)
+    torch.testing.assert_close(reversal.reverse_log_variance(x, s, t), want)
+
+
+def test_a_step_without_learned_variances_is_refused_before_it_is_made() -> None:
+    wrapper = Conditioned(sdegen.Model(Line(), sdegen.VP()))
+    with pytest.raises(TypeError, match="learned variance"):
+        sdegen.sample(wrapper, x_T=torch.zeros(1, 2), sampler=samplers.Ancestral(2, variance=samplers.learned_variance))
