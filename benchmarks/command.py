@@ -89,8 +89,12 @@ def arguments(
     parser.add_argument(
         "--seeds", type=int, nargs="+", help=f"seeds to compute ({seeds} of most rows; one with --quick); all are shown"
     )
-    parser.add_argument("--only", default="", help="compute only missing rows whose name holds this text")
-    parser.add_argument("--fresh", action="store_true", help="compute rows that exist again")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="compute only rows whose name holds this text (one that none holds: show what there is)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="compute rows even if they exist")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument("--jobs", type=int, default=None, help="processes that share the rows, of one thread each")
     parser.add_argument("--worker", type=Path, default=None, help=argparse.SUPPRESS)

@@ -274,3 +274,40 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
     card = json.loads((tmp_path / "results/train_images/sprites-source/card.json").read_text())
     assert card["steps"] == 2 and card["command"].endswith("sprites --preset source --steps 2")
     assert (tmp_path / "results/train_images/models/sprites-source-2.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "row", "count"),
+    [
+        ("kl_table", "hypernetwork", 1),
+        ("kl_table", "sliced 1", 1),
+        ("kl_table", "annealed", 1),
+        ("kl_table", "OU", 3),
+        ("solver_table", "Multistep 2, corrected", 1),
+        ("solver_table", "ring: Churn", 1),
+        ("solver_table", "VP, ring", 2),
+        ("posterior_table", "DPS, flow, 10", 2),
+        ("guided_modes", "w = 1, network", 1),
+        ("latent_codes", "as it is built", 1),
+        ("families_table", "8 categories", 1),
+        ("families_table", "residual flow", 2),
+        ("speed", "512", 1),
+        ("restore_images --data sprites", "blurred replacement", 1),
+        ("likelihood_table", "hutch++, 4", 1),
+        ("likelihood_table", "OU, uniform", 1),
+        ("likelihood_table", "ours, CLD, 1e-05", 1),
+        ("likelihood_table", "short kernels", 1),
+        ("likelihood_table", "learned schedule", 1),
+    ],
+)
+def test_a_row_of_every_kind_is_computed(
+    line: str, row: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = line.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *options, "--quick", "--jobs", "1", "--only", row])
+    importlib.import_module(f"benchmarks.{name}").main()
+    assert f"0 rows read, {count} computed" in capsys.readouterr().out
+    lines = [line for file in tmp_path.rglob("rows.jsonl") for line in read(file).values()]
+    assert len(lines) == count and all(line["values"] for line in lines)
