@@ -12,7 +12,8 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,26 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     return model
 
 
+def renamed(value: Any, name: Callable[[str], str]) -> Any:
+    """Return a model's description with each class called by what `name` makes of its name."""
+    if isinstance(value, list):
+        return [renamed(v, name) for v in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: name(v) if k == "class" else renamed(v, name) for k, v in value.items()}
+
+
+def _name_of_2(name: str) -> str:
+    """The second format names classes by folder; the first named them by the module they were written in."""
+    chapter, dot, cls = name.rpartition(".")
+    return f"{_CHAPTERS_OF_1.get(chapter, chapter)}{dot}{_CLASSES_OF_1.get(name, cls)}"
+
+
+UPGRADES: dict[str, tuple[str, Callable[[Any], Any]]] = {  # from each older format to the next
+    "sdegen-1": ("sdegen-2", partial(renamed, name=_name_of_2)),
+}
+
+
 def upgraded(header: dict[str, str], path: str | Path) -> Any:
     """Return the description of the model in a file's header, as the present format would have it.
 
@@ -165,26 +186,15 @@ def upgraded(header: dict[str, str], path: str | Path) -> Any:
     ValueError
         If the format is none that is known.
     """
-    found = header.get("format")
-    if found == FORMAT:
-        return json.loads(header["model"])
-    if found == "sdegen-1":
-        return _from_1(json.loads(header["model"]))
-    raise ValueError(f"{path} has format {found!r}, expected {FORMAT!r} or 'sdegen-1'; it is not a saved sdegen model.")
-
-
-def _from_1(value: Any) -> Any:
-    """The second format names classes by folder; the first named them by the module they were written in."""
-    if isinstance(value, list):
-        return [_from_1(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    value = {key: _from_1(v) for key, v in value.items()}
-    if "class" in value:
-        chapter, _, name = value["class"].rpartition(".")
-        renamed = _CLASSES_OF_1.get(value["class"], name)
-        value["class"] = f"{_CHAPTERS_OF_1.get(chapter, chapter)}.{renamed}" if chapter else name
-    return value
+    found = header.get("format", "")
+    if found not in (FORMAT, *UPGRADES):
+        expected = " or ".join(map(repr, (FORMAT, *UPGRADES)))
+        raise ValueError(f"{path} has format {found!r}, expected {expected}; it is not a saved sdegen model.")
+    described = json.loads(header["model"])
+    while found != FORMAT:
+        found, upgrade = UPGRADES[found]
+        described = upgrade(described)
+    return described
 
 
 def class_name(cls: type) -> str:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import importlib
+import importlib.util
+import inspect
+import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +25,8 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), *THEORY]  # all but the referenc
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "SDEGEN_SITE" in os.environ:  # built by the command of the README
+        return Path(os.environ["SDEGEN_SITE"])
     pytest.importorskip("mkdocs")
     if not (ROOT / "benchmarks" / "results").exists():
         pytest.skip("the pages show pictures of the tables, which a source distribution leaves out")
@@ -49,6 +59,42 @@ def test_no_block_of_python_is_only_shown() -> None:
         assert not shown, source.name
 
 
+def exists(name: str) -> bool:
+    """Whether a dotted name below the library is there, as an attribute or as a module."""
+    import sdegen
+
+    place: Any = sdegen
+    for part in name.split("."):
+        if not hasattr(place, part) and hasattr(place, "__path__"):
+            spec = importlib.util.find_spec(f"{place.__name__}.{part}")
+            place = None if spec is None else importlib.import_module(spec.name)
+        else:
+            place = getattr(place, part, None)
+        if place is None:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("source", PAGES, ids=lambda p: p.stem)
+def test_names_in_the_prose_of_a_page_exist(source: Path) -> None:
+    import sdegen
+
+    chapters = {info.name for info in pkgutil.iter_modules(sdegen.__path__)} | set(sdegen.__all__)
+    classes = {
+        name
+        for info in pkgutil.walk_packages(sdegen.__path__, "sdegen.")
+        for name, thing in vars(importlib.import_module(info.name)).items()
+        if inspect.isclass(thing)
+    }
+    prose = re.sub(r"```.*?```", "", source.read_text(), flags=re.DOTALL)
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        for dotted in re.findall(r"(?<![\w./])(?:sdegen\.)?([a-z_]+\.\w+)(?![\w./])", code):
+            known = exists(dotted) if dotted.split(".")[0] in chapters else True
+            assert known or dotted.endswith(".py"), code
+        word = re.fullmatch(r"([A-Z][a-z]+[A-Z]\w+)(\(.*\))?", code)
+        assert word is None or word[1] in classes, code
+
+
 @pytest.mark.slow
 @pytest.mark.site
 def test_formulas_are_drawn(site: Path) -> None:
@@ -66,16 +112,67 @@ def test_formulas_are_drawn(site: Path) -> None:
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     import sdegen
 
-    pages = "".join(p.read_text() for p in (site / "reference").glob("*.html"))
+    pages = "".join(p.read_text() for p in (site / "reference").rglob("*.html"))
     known = set(re.findall(r'id="(?:sdegen\.)(?:[\w.]+\.)?(\w+)"', pages))
-    names = {name for name in sdegen.__all__ if not name.startswith("_") and hasattr(sdegen, name)}
-    for chapter in ("samplers", "baselines", "metrics", "losses", "weightings", "nets", "data", "guidance", "grids"):
-        module = getattr(sdegen, chapter)
-        names |= set(getattr(module, "__all__", ()))
-    missing = sorted(
-        names - known - {"density"} - {n for n in names if type(getattr(sdegen, n, None)).__name__ == "module"}
-    )
-    assert not missing
+    modules = [getattr(sdegen, name) for name in sdegen.__all__ if inspect.ismodule(getattr(sdegen, name))]
+    names = {name for module in [sdegen, *modules] for name in getattr(module, "__all__", ())}
+    modular = {name for module in [sdegen, *modules] for name in names if inspect.ismodule(getattr(module, name, None))}
+    assert not sorted(names - known - modular - {"density"})
+
+
+def links(site: Path) -> Iterator[tuple[str, str, str]]:
+    """Page, and the page and the heading that it links to, of every link within the site."""
+    for page in site.rglob("*.html"):
+        for href in re.findall(r'<a\b[^>]*href="([^"]+)"', page.read_text()):
+            if page.name != "404.html" and not re.match(r"\w+:", href):
+                path, _, heading = html.unescape(href).partition("#")
+                target = (page.parent / path).resolve() if path else page
+                yield str(page.relative_to(site)), str(target.relative_to(site.resolve() if path else site)), heading
+
+
+@pytest.mark.slow
+@pytest.mark.site
+def test_every_link_leads_somewhere(site: Path) -> None:
+    ids = {str(p.relative_to(site)): set(re.findall(r'\bid="([^"]+)"', p.read_text())) for p in site.rglob("*.html")}
+    broken = [
+        (page, target, heading)
+        for page, target, heading in links(site)
+        if target not in ids or (heading and heading not in ids[target])
+    ]
+    assert not broken
+
+
+@pytest.mark.slow
+@pytest.mark.site
+def test_names_in_guides_lead_to_the_reference(site: Path) -> None:
+    import sdegen
+
+    found = set(links(site))
+    for page, thing in {
+        "images.html": sdegen.guidance.ClassifierFree,
+        "choose_a_sampler.html": sdegen.samplers.Multistep,
+        "likelihood.html": sdegen.discrete_elbo,
+    }.items():
+        path = "/".join(["reference", *thing.__module__.split(".")[1:]]) + ".html"
+        assert (page, path, f"{thing.__module__}.{thing.__qualname__}") in found
+
+
+@pytest.mark.slow
+@pytest.mark.site
+@pytest.mark.parametrize("word", ["tables", "TensorBoard", "energy", "GPU", "glossary"])
+def test_a_search_finds(site: Path, word: str) -> None:
+    sections = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    assert any(re.search(rf"\b{word}\b", section["title"], re.IGNORECASE) for section in sections)
+
+
+@pytest.mark.slow
+@pytest.mark.site
+def test_no_page_is_endless(site: Path) -> None:
+    """By what makes a page high: lines of code, rows of tables, headings and paragraphs."""
+    for page in site.rglob("*.html"):
+        article = page.read_text().split("<article")[-1]
+        lines = sum(code.count("\n") for code in re.findall(r"<pre.*?</pre>", article, re.DOTALL))
+        assert lines + len(re.findall(r"<(?:tr|p|h[1-6])\b", article)) < 900, page.relative_to(site)
 
 
 @pytest.mark.slow
