@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["Album", "animation", "density", "drawn", "images", "losses", "scatter", "trajectories"]
+__all__ = ["Album", "Record", "animation", "density", "drawn", "images", "losses", "scatter", "trajectories"]
 
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .data.pictures import written_whole
 from .data.sheet import enlarged, sheet
 from .likelihood import Density
+from .metrics.estimate import Estimate
 from .models import ScoreModel
 from .samplers import sample
 from .show import show_call
@@ -23,7 +25,7 @@ from .show import show_call
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK = "#1b2a41"
+INK, RED = "#1b2a41", "#d1495b"
 
 
 def _axis(ax: Axes | None) -> Axes:
@@ -75,10 +77,8 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
     ----------
     x
         The points; of more dimensions the first two are drawn.
-    ax
-        Where to draw.
-    title
-        Above the picture.
+    ax, title
+        Where to draw, and what stands above.
     """
     ax = _axis(ax)
     points = x.detach().cpu().numpy()
@@ -102,12 +102,10 @@ def trajectories(
         The states, ``(times, N, d)``; of more than two dimensions the first two are drawn.
     times
         Times of the states of one dimension, ``(times,)``; their places in the path by default.
-    ax
-        Where to draw.
+    ax, title
+        Where to draw, and what stands above.
     most
         Paths that are drawn, the first of them.
-    title
-        Above the picture.
     """
     ax = _axis(ax)
     lines = path.detach().cpu().numpy()[:, :most]
@@ -118,20 +116,27 @@ def trajectories(
         ax.set_xlabel("step" if times is None else "t")
     else:
         ax.plot(lines[:, :, 0], lines[:, :, 1], color=INK, alpha=0.25, linewidth=0.6)
-        ax.scatter(lines[-1, :, 0], lines[-1, :, 1], s=6, color="#d1495b", zorder=3, linewidths=0)
+        ax.scatter(lines[-1, :, 0], lines[-1, :, 1], s=6, color=RED, zorder=3, linewidths=0)
         ax.set_aspect("equal")
     if title:
         ax.set_title(title, fontsize=9)
     return ax
 
 
-def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
-    """The loss of a `Run`, its mean over a moving window, against the step.
+class Record(Protocol):
+    """Hold the loss of every step, and estimates of the validation loss by the step they were made after, as a `Run` does."""
+
+    loss: list[float]
+    validation: dict[int, Estimate]
+
+
+def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
+    """The loss of a `Run`, its mean over a moving window, against the step; where there is a validation, its loss with errors.
 
     Parameters
     ----------
     run
-        What `fit` returned: anything with ``loss``, one number a step.
+        What `fit` returned.
     ax
         Where to draw.
     window
@@ -143,11 +148,17 @@ def losses(run: Any, *, ax: Axes | None = None, window: int = 100) -> Axes:
     if len(values) > window:
         means = np.convolve(values, np.full(window, 1 / window), mode="valid")
         ax.plot(np.arange(window - 1, len(values)), means, color=INK, linewidth=1.2)
+    if run.validation:
+        found, errors = zip(*run.validation.values())
+        ax.errorbar(list(run.validation), found, errors, color=RED, marker=".", linewidth=1.2, label="validation")
+        ax.legend(frameon=False)
     ax.set(xlabel="step", ylabel="loss")
     return ax
 
 
-def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, title: str | None = None) -> Axes:
+def images(
+    x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
+) -> Axes:
     """Images ``(N, C, H, W)`` in [0, 1], of one channel or three, side by side; what lies outside is shown as the nearest end.
 
     Parameters
@@ -156,19 +167,19 @@ def images(x: Tensor, *, columns: int | None = None, ax: Axes | None = None, tit
         The images.
     columns
         How many a row; about as many as rows by default.
-    ax
-        Where to draw.
-    title
-        Above the picture.
+    gap
+        White pixels between neighbours.
+    ax, title
+        Where to draw, and what stands above.
 
     Raises
     ------
     TypeError
         If they are bytes, which would all be white.
     ValueError
-        If the shape is another.
+        If the shape is another, or the gap negative.
     """
-    pixels = sheet(x, columns)
+    pixels = sheet(x, columns, gap)
     ax = _axis(ax)
     ax.imshow(pixels, interpolation="nearest")
     ax.set_axis_off()
@@ -233,7 +244,7 @@ def animation(
     )
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    _written(file, whole)
+    written_whole(file, whole)
 
 
 def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
@@ -274,13 +285,6 @@ def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=100, format="png")
     return picture.getvalue()
-
-
-def _written(file: Path, save: Callable[[Path], object]) -> None:
-    """Write a picture beside its place, and move it there when it is whole."""
-    part = file.parent / f".{file.name}.part"
-    save(part)
-    part.replace(file)
 
 
 class Album:
@@ -342,4 +346,4 @@ class Album:
         self._write("loss.png", partial(losses, step.run))
 
     def _write(self, name: str, draw: Callable[..., object]) -> None:
-        _written(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))
+        written_whole(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sdegen
 from sdegen import plots
+from sdegen.metrics.estimate import Estimate
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -149,6 +150,26 @@ def test_images_stand_in_rows_as_they_come():
     assert np.asarray(plots.images(torch.full((1, 1, 2, 2), 3.0)).images[0].get_array()).max() == 1
     with pytest.raises(ValueError, match=r"x has shape \(2, 2, 4, 4\); expected images \(N, 1, H, W\) or"):
         plots.images(torch.zeros(2, 2, 4, 4))
+
+
+def test_images_stand_apart_by_a_gap_of_white():
+    x = torch.zeros(3, 1, 2, 3)
+    values = np.asarray(plots.images(x, columns=2, gap=4).images[0].get_array())[..., 0]
+    assert values.shape == (2 + 4 + 2, 3 + 4 + 3)
+    dark = np.zeros_like(values, dtype=bool)
+    dark[:2, :3] = dark[:2, 7:] = dark[6:, :3] = True
+    np.testing.assert_array_equal(values, np.where(dark, 0.0, 1.0))
+    with pytest.raises(ValueError, match="gap = -1; give a number of pixels"):
+        plots.images(x, gap=-1)
+
+
+def test_the_validation_is_drawn_with_its_errors():
+    run = sdegen.Run(loss=[3.0, 2.0, 1.0], validation={1: Estimate(2.5, 0.1), 3: Estimate(1.5, 0.2)})
+    ax = plots.losses(run)
+    (drawn,) = ax.containers
+    line, _, (bars,) = drawn
+    np.testing.assert_allclose(line.get_xydata(), [[1, 2.5], [3, 1.5]])
+    np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], [[2.4, 2.6], [1.3, 1.7]])
 
 
 def test_an_album_draws_samples_and_losses_while_a_run_goes_on(tmp_path):

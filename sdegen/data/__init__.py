@@ -1,13 +1,15 @@
 """Data: toy laws whose density is known, images as bytes, and batches of anything a user brings.
 
 `laws` are Gaussian mixtures; `images` sets of bytes with their labels, `scaling` their numbers and the way back, `sets`
-the published ones, found or fetched by `files`, `readers` the user's own; `source` the batches that training takes.
+the published ones, found or fetched by `files`, `readers` the user's own, `pictures` the way to files; `source` the batches that
+training takes, `stream` those that the user makes.
 Images stay bytes until a batch is drawn, and are scaled only as the user says.
 """
 
 from .files import File
 from .images import Images, Scaled, Split
 from .laws import gaussian_grid, gaussian_ring, random_mixture
+from .pictures import save_pngs
 from .readers import from_arrays, from_dataset, from_folder
 from .scaling import Dequantisation, Scaling
 from .sets import digits, fashion_mnist, mnist, sprites, sprites_held_out
@@ -33,6 +35,7 @@ __all__ = [
     "gaussian_ring",
     "mnist",
     "random_mixture",
+    "save_pngs",
     "sprites",
     "sprites_held_out",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Images", "Scaled", "Split"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -195,17 +195,22 @@ class Scaled:
     scaling
         A `Scaling` or `Dequantisation` with the levels of the images; ``scaling.inverse(x, clip=True)`` turns samples into
         bytes.
+    flips
+        The probability that an image is seen in a mirror, left to right, each time it is drawn (`flipped`).
 
     Raises
     ------
     ValueError
-        If levels differ.
+        If levels differ, or `flips` is no probability.
     """
 
     images: Images
     scaling: Scaling
+    flips: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.flips <= 1:
+            raise ValueError(f"flips = {self.flips}; it must be a probability.")
         if self.images.levels != self.scaling.levels:
             raise ValueError(f"the images have {self.images.levels} levels, the scaling {self.scaling.levels}.")
 
@@ -219,12 +224,38 @@ class Scaled:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Images as numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
-        return self.scaling(self.images.x[which], dtype, generator)
+        x = self.scaling(self.images.x[which], dtype, generator)
+        if not self.flips:
+            return x
+        mirrored = torch.rand(len(x), dtype=torch.float64, generator=generator) < self.flips
+        return torch.where(mirrored.to(x.device).reshape(-1, 1, 1, 1), x.flip(-1), x)
+
+    def flipped(self, p: float = 0.5) -> Scaled:
+        """Return the same images, each of which is seen in a mirror, left to right, with probability `p` each time it is drawn.
+
+        In training every pass has other ones. For metrics take the images as they are.
+
+        Parameters
+        ----------
+        p
+            The probability.
+
+        Raises
+        ------
+        ValueError
+            If it is none.
+        """
+        return replace(self, flips=p)
 
     def moments(self) -> Moments:
-        """Mean and covariance of the numbers, noise included: the covariance full up to 64 dimensions, its diagonal beyond."""
+        """Mean and covariance of the numbers, noise and flips included; of more than 64 dimensions the variances."""
         # Part by part, because a whole set in float64 would take several times the room of all else.
         mean, covariance = joined((len(part), moments_of(part)) for part in self.images.x.split(4096))
+        if self.flips:
+            place = torch.arange(mean.numel()).reshape(mean.shape).flip(-1).flatten()
+            other = covariance[place][:, place] if covariance.ndim == 2 else covariance[place]
+            parts = (1 - self.flips, Moments(mean, covariance)), (self.flips, Moments(mean.flip(-1), other))
+            mean, covariance = joined(parts)
         full = covariance.ndim == 2
         shift, variance = self.scaling.noise
         covariance += variance * (torch.eye(len(covariance)).to(covariance) if full else 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ..laws.mixtures import Moments
 
 
-def joined(parts: Iterable[tuple[int, Moments]]) -> Moments:
+def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
     """Return the moments of all data from those of their parts, which may come one after the other.
 
     A set's covariance is the mean of those of its parts and the covariance of their means.
@@ -17,7 +17,7 @@ def joined(parts: Iterable[tuple[int, Moments]]) -> Moments:
     Parameters
     ----------
     parts
-        Pairs of a part's number of data and its moments; at least one.
+        Pairs of a part's number of data, or its share, and its moments; at least one.
 
     Examples
     --------

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def sheet(x: Tensor, columns: int | None = None) -> np.ndarray[Any, Any]:
+def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any, Any]:
     """Return images side by side as one, ``(rows H, columns W, 3)``; what lies outside [0, 1] becomes the nearest end.
 
     Parameters
@@ -22,24 +22,29 @@ def sheet(x: Tensor, columns: int | None = None) -> np.ndarray[Any, Any]:
         The images, ``(N, 1, H, W)`` or ``(N, 3, H, W)``, from 0 to 1.
     columns
         How many a row; about as many as rows by default.
+    gap
+        White pixels between neighbours.
 
     Raises
     ------
     TypeError
         If they are bytes, which would all be white.
     ValueError
-        If the shape is another.
+        If the shape is another, or the gap negative.
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
+    if gap < 0:
+        raise ValueError(f"gap = {gap}; give a number of pixels, at least 0.")
     columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
     rows = math.ceil(len(x) / columns)
     blank = x.new_ones(rows * columns - len(x), *x.shape[1:])
-    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1).unflatten(0, (rows, columns))
+    tiles = torch.cat([x.detach(), blank]).cpu().float().clamp(0, 1)
+    tiles = nn.functional.pad(tiles, (0, gap, 0, gap), value=1.0).unflatten(0, (rows, columns))
     one = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return one.expand(-1, -1, 3).numpy()
+    return one[: len(one) - gap, : one.shape[1] - gap].expand(-1, -1, 3).numpy()
 
 
 def enlarged(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
@@ -49,7 +54,7 @@ def enlarged(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
 
 
 def png(pixels: np.ndarray[Any, Any]) -> bytes:
-    """Return bytes ``(H, W, 3)`` encoded as a PNG."""
+    """Return bytes ``(H, W, 3)`` or ``(H, W)`` encoded as a PNG."""
     from PIL import Image  # loads on use
 
     file = io.BytesIO()

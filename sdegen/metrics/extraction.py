@@ -6,17 +6,22 @@ A distance between features is a number about its network as much as about the i
 
 from __future__ import annotations
 
-__all__ = ["Extractor", "FeatureEstimate", "ImageBatches", "all_features", "batches", "identity"]
+__all__ = [
+    "Extent", "Extractor", "FeatureEstimate", "ImageBatches", "batches", "feature_pair", "identity", "warn_of_ranges",
+]  # fmt: skip
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from .estimate import Estimate, check_samples
+from ..data.images import Scaled
+from .estimate import Estimate, as_pair, check_samples
 from .features import weights_hash
 
-ImageBatches = Tensor | Iterable[Tensor]
+ImageBatches = Tensor | Scaled | Iterable[Tensor]
 Extractor = Callable[[Tensor], Tensor]
 
 
@@ -63,6 +68,55 @@ class FeatureEstimate(Estimate):
         return f"{self.metric}[{network}] {super().__str__()} ({' vs '.join(f'{n:,}' for n in self.counts)})"
 
 
+class Extent:
+    """The least and the greatest number in a set of images ``(N, C, H, W)``; what has another shape has none.
+
+    Examples
+    --------
+    >>> extent = Extent()
+    >>> extent.include(torch.linspace(-1, 1, 8).reshape(2, 1, 2, 2))
+    >>> print(extent)
+    [-1, 1]
+    """
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+
+    def include(self, x: Tensor) -> None:
+        """Take in a batch."""
+        if x.ndim == 4:
+            low, high = x.aminmax()
+            self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
+
+    def join(self, other: Extent) -> None:
+        """Take in what another has seen."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def __str__(self) -> str:
+        return f"[{self.low:.4g}, {self.high:.4g}]"
+
+
+def warn_of_ranges(generated: Extent, real: Extent) -> None:
+    """Warn where images of two sets seem to be scaled differently: an end differs by 0.4 of the narrower range.
+
+    That is far more than a sampler overshoots, and less than [0, 1] differs from [−1, 1].
+
+    Warns
+    -----
+    UserWarning
+        With both ranges.
+    """
+    narrower = min(generated.high - generated.low, real.high - real.low)
+    apart = max(abs(generated.low - real.low), abs(generated.high - real.high))
+    if math.isfinite(narrower) and apart > 0.4 * narrower:
+        warnings.warn(
+            f"generated images lie in {generated}, real ones in {real}: if they are scaled differently, the metric measures "
+            "that; bring both to one range, as by (x + 1) / 2 and clamp(0, 1).",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def identity(net: Extractor | None) -> tuple[str, str]:
     """Name and hash of a feature network; samples that are features already are called ``features``.
 
@@ -76,8 +130,23 @@ def identity(net: Extractor | None) -> tuple[str, str]:
     return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
 
 
-def batches(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Iterator[Tensor]:
-    """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)`` or of an iterable of such.
+def batches(
+    data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent | None = None
+) -> Iterator[Tensor]:
+    """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)``, of images or of an iterable of tensors.
+
+    Parameters
+    ----------
+    data
+        The samples.
+    net
+        The network; by default samples are features.
+    batch_size
+        Samples that go through it at a time.
+    name
+        What an error calls the samples.
+    extent
+        Where their range is kept.
 
     Raises
     ------
@@ -94,12 +163,14 @@ def batches(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
         raise ValueError(f"batch_size = {batch_size}; expected at least 1.")
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     empty = True
-    for block in [data] if isinstance(data, Tensor) else data:
+    for block in _blocks(data, batch_size):
         if not isinstance(block, Tensor):
             raise TypeError(
                 f"{name} yields a {type(block).__name__}; give a tensor, or an iterable of tensors: (x for x, _ in loader)."
             )
         check_samples(block, name)
+        if extent is not None:
+            extent.include(block)
         for x in block.detach().split(batch_size):
             if net is None:
                 yield x.reshape(len(x), -1)
@@ -115,6 +186,35 @@ def batches(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
         raise ValueError(f"{name} yields no batch; an iterator can be read only once.")
 
 
-def all_features(data: ImageBatches, net: Extractor | None, batch_size: int, name: str) -> Tensor:
-    """Features of all samples at once, ``(N, d)``; raises as `batches`."""
-    return torch.cat(list(batches(data, net, batch_size, name)))
+def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:
+    """The tensors that samples come in. Images become numbers a batch at a time, by always the same noise if there is any."""
+    if isinstance(data, Tensor):
+        return [data]
+    if isinstance(data, Scaled):
+        generator = torch.Generator().manual_seed(0)
+        return (data.rows(part, generator=generator) for part in torch.arange(len(data)).split(batch_size))
+    return data
+
+
+def feature_pair(
+    generated: ImageBatches, real: ImageBatches, net: Extractor | None, batch_size: int, least: int
+) -> tuple[Tensor, Tensor]:
+    """Return the features ``(n, d)`` and ``(m, d)`` of two sets of samples, at least so many of each, in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batches`, or if there are too few or the dimensions differ.
+
+    Warns
+    -----
+    UserWarning
+        If images of the two sets seem to be scaled differently.
+    """
+    extents = Extent(), Extent()
+    a, b = (
+        torch.cat(list(batches(data, net, batch_size, name, extent)))
+        for data, name, extent in zip((generated, real), ("generated", "real"), extents)
+    )
+    warn_of_ranges(*extents)
+    return as_pair(a, b, least)

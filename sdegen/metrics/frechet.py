@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..laws.mixtures import Moments
-from .extraction import Extractor, FeatureEstimate, ImageBatches
+from .extraction import Extractor, FeatureEstimate, ImageBatches, warn_of_ranges
 from .streaming import FeatureMoments, check_same_network, feature_moments
 
 
@@ -124,7 +124,8 @@ def fid(
     Parameters
     ----------
     generated, real
-        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, iterables of batches of them, or `FeatureMoments` of them.
+        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, iterables of batches of them, images with their scaling
+        (``images.scaled(0, 1)``), or `FeatureMoments` of any of these.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``: a shipped one, ``features("mnist-cnn-v1")``, or
         any other. By default the samples are features themselves. Not used for what is `FeatureMoments` already.
@@ -141,7 +142,8 @@ def fid(
     Warns
     -----
     UserWarning
-        If a set has no more samples than features: its covariance is singular, and the distance mostly bias.
+        If a set has no more samples than features, so that its covariance is singular and the distance mostly bias; or if
+        generated and real images seem to be scaled differently.
 
     Examples
     --------
@@ -218,6 +220,7 @@ def _pair(
         raise ValueError(
             f"generated has features of dimension {p.rows.shape[1]}, real of {q.rows.shape[1]}; pass samples of one space."
         )
+    warn_of_ranges(p.extent, q.extent)
     return p, q
 
 

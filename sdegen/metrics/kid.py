@@ -10,8 +10,7 @@ __all__ = ["kid"]
 import torch
 from torch import Tensor
 
-from .estimate import as_pair
-from .extraction import Extractor, FeatureEstimate, ImageBatches, all_features, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
 from .mmd import squared_mmd
 
 
@@ -29,7 +28,7 @@ def kid(
     Parameters
     ----------
     generated, real
-        Samples ``(n, *)`` and ``(m, *)``, at least 3 of each, or iterables of batches of them.
+        Samples ``(n, *)`` and ``(m, *)``, at least 3 of each, iterables of batches of them, or images with their scaling.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``; by default the samples are features themselves.
     batch_size
@@ -42,6 +41,11 @@ def kid(
     ValueError
         If there are too few, they or their features are not finite, or the dimensions differ.
 
+    Warns
+    -----
+    UserWarning
+        If generated and real images seem to be scaled differently.
+
     Examples
     --------
     >>> x, y = torch.randn(2, 1_000, 8, generator=torch.Generator().manual_seed(0))
@@ -49,9 +53,7 @@ def kid(
     >>> value > 5 * stderr
     True
     """
-    a, b = as_pair(
-        all_features(generated, net, batch_size, "generated"), all_features(real, net, batch_size, "real"), 3
-    )
+    a, b = feature_pair(generated, real, net, batch_size, 3)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         K = torch.addmm(a.new_ones(()), a, b.mT, alpha=1 / a.shape[1])

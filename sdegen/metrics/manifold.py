@@ -20,8 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .estimate import as_pair
-from .extraction import Extractor, FeatureEstimate, ImageBatches, all_features, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
 
@@ -79,7 +78,7 @@ def precision_recall(
     Parameters
     ----------
     generated, real
-        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, or iterables of batches of them.
+        Samples `x` and `y`, ``(n, *)`` and ``(m, *)``, iterables of batches of them, or images with their scaling.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``; by default the samples are features themselves.
     k
@@ -96,6 +95,11 @@ def precision_recall(
     ValueError
         If there are fewer than ``2 (k + 1)``, they or their features are not finite, the dimensions differ, or `k` or
         `splits` is below 1.
+
+    Warns
+    -----
+    UserWarning
+        If generated and real images seem to be scaled differently.
 
     Examples
     --------
@@ -170,9 +174,7 @@ def _estimates(
     if k < 1 or splits < 1:
         raise ValueError(f"k = {k}, splits = {splits}; both must be at least 1.")
     least = 2 * (k + 1)  # a half needs k neighbours
-    a, b = as_pair(
-        all_features(generated, net, batch_size, "generated"), all_features(real, net, batch_size, "real"), least
-    )
+    a, b = feature_pair(generated, real, net, batch_size, least)
     centre = b.mean(0)  # distances are differences of squares: keep the squares small
     a, b = a - centre, b - centre
     generator = torch.Generator().manual_seed(0)

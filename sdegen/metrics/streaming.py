@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 from .estimate import as_points
-from .extraction import Extractor, ImageBatches, batches, identity
+from .extraction import Extent, Extractor, ImageBatches, batches, identity
 
 
 class FeatureMoments:
@@ -54,6 +54,7 @@ class FeatureMoments:
         if keep < 2:
             raise ValueError(f"keep = {keep}; a standard error needs at least 2 rows.")
         self.extractor, self.hash, self.keep = extractor, hash, keep
+        self.extent = Extent()  # of the images that the features are of
         self.rows = torch.empty(0, 0)
         self._keys = torch.empty(0, dtype=torch.float64)  # each row's random key: the smallest are kept
         self._halves: list[Sums] = []
@@ -127,6 +128,7 @@ class FeatureMoments:
         for half, more in zip(mine, theirs):  # the larger to the smaller: halves stay halves
             half.merge(more.n, more.mean.to(half.mean.device), more.scatter.to(half.mean.device))
         self._retain(other.rows.to(self.rows.device), other._keys)
+        self.extent.join(other.extent)
 
     def _whole(self) -> Sums:
         if self.n < 2:
@@ -190,7 +192,7 @@ def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_s
     Parameters
     ----------
     data
-        Samples ``(N, *)``, or an iterable of batches of them.
+        Samples ``(N, *)``, an iterable of batches of them, or images with their scaling.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``; by default the samples are features themselves.
     batch_size
@@ -204,7 +206,7 @@ def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_s
         If there are none, they or their features are not finite, or the network is in training mode.
     """
     moments = FeatureMoments(*identity(net))
-    for block in batches(data, net, batch_size, "data"):
+    for block in batches(data, net, batch_size, "data", moments.extent):
         moments.update(block)
     return moments
 
