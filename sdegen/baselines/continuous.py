@@ -33,7 +33,7 @@ class Trajectory(Bijection):
         self.velocity, self.tolerance = velocity, tolerance
 
     def forward(self, x: Tensor, probe: Tensor | None = None, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``.
+        """Follow data to noise, and return it with the log-determinant: ``(z, log_det)``.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class Trajectory(Bijection):
         return z, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
 
         def slope(t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
             return (self.velocity(state[0], t.expand(len(z))),)
@@ -118,6 +118,6 @@ class ContinuousFlow(NormalizingFlow):
         return self.net.velocity
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``−log p(x) / D`` by the fixed solver, nats per number, ``(B,)``."""
+        """Return ``−log p(x) / D`` by the solver with fixed steps, in nats per number, ``(B,)``."""
         probe = rademacher_like(x, generator) if self.probes else None
         return -self._under_noise(*self.net(x, probe, self.steps)) / self.dim

@@ -30,22 +30,22 @@ class FDivergence(ABC):
 
     @abstractmethod
     def f(self, u: Tensor) -> Tensor:
-        """``f(u)`` of ratios ``u = p / q``."""
+        """Return ``f(u)`` for density ratios ``u = p / q``."""
 
     @abstractmethod
     def activation(self, v: Tensor) -> Tensor:
-        """``a(v)``."""
+        """Return ``a(v)``, which takes a critic's answer into the domain of the conjugate."""
 
     @abstractmethod
     def conjugate(self, v: Tensor) -> Tensor:
-        """``c(v) = f*(a(v))``."""
+        """Return ``c(v) = f*(a(v))``, the convex conjugate of `f` at the activated answer."""
 
     @abstractmethod
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """The best critic's answer where ``log p / q`` is known: ``a(v) = f'(p / q)``."""
+        """Return the best critic's answer where ``log p / q`` is known: ``a(v) = f'(p / q)``."""
 
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
-        """``E_p a(v) − E_q c(v)`` from a critic's answers to draws of p and of q."""
+        """Return the lower bound ``E_p a(v) − E_q c(v)`` from a critic's answers to draws of p and of q."""
         return self.activation(real).mean() - self.conjugate(fake).mean()
 
 
@@ -56,19 +56,19 @@ class KL(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``u log u``."""
+        """Return ``u log u``."""
         return torch.xlogy(u, u)
 
     def activation(self, v: Tensor) -> Tensor:
-        """``v``."""
+        """Return ``v``."""
         return v
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``exp(v − 1)``."""
+        """Return ``exp(v − 1)``."""
         return (v - 1).exp()
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """``1 + log p / q``."""
+        """Return ``1 + log p / q``."""
         return 1 + log_ratio
 
 
@@ -79,19 +79,19 @@ class ReverseKL(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``−log u``."""
+        """Return ``−log u``."""
         return -u.log()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``−exp(−v)``."""
+        """Return ``−exp(−v)``."""
         return -(-v).exp()
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``v − 1``."""
+        """Return ``v − 1``."""
         return v - 1
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """``log p / q``."""
+        """Return ``log p / q``."""
         return log_ratio
 
 
@@ -102,19 +102,19 @@ class Pearson(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``(u − 1)²``."""
+        """Return ``(u − 1)²``."""
         return (u - 1).square()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``v``."""
+        """Return ``v``."""
         return v
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``v² / 4 + v``."""
+        """Return ``v² / 4 + v``."""
         return 0.25 * v.square() + v
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """``2 (p / q − 1)``."""
+        """Return ``2 (p / q − 1)``."""
         return 2 * torch.expm1(log_ratio)
 
 
@@ -125,19 +125,19 @@ class Hellinger(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``(√u − 1)²``."""
+        """Return ``(√u − 1)²``."""
         return (u.sqrt() - 1).square()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``1 − exp(−v)``."""
+        """Return ``1 − exp(−v)``."""
         return -torch.expm1(-v)
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``exp(v) − 1``."""
+        """Return ``exp(v) − 1``."""
         return torch.expm1(v)
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """``½ log p / q``."""
+        """Return ``½ log p / q``."""
         return 0.5 * log_ratio
 
 
@@ -148,19 +148,19 @@ class TotalVariation(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``|u − 1| / 2``."""
+        """Return ``|u − 1| / 2``."""
         return 0.5 * (u - 1).abs()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``tanh(v) / 2``."""
+        """Return ``tanh(v) / 2``."""
         return 0.5 * v.tanh()
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``tanh(v) / 2``."""
+        """Return ``tanh(v) / 2``."""
         return 0.5 * v.tanh()
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """Without bound, of the sign of ``log p / q``."""
+        """Return an answer without bound, of the sign of ``log p / q``."""
         return torch.where(log_ratio > 0, math.inf, -math.inf).to(log_ratio)
 
 
@@ -171,19 +171,19 @@ class JensenShannon(FDivergence):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``u log u − (1 + u) log((1 + u) / 2)``."""
+        """Return ``u log u − (1 + u) log((1 + u) / 2)``."""
         return torch.xlogy(u, u) - (1 + u) * ((1 + u) / 2).log()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``log 2 − log(1 + exp(−v))``."""
+        """Return ``log 2 − log(1 + exp(−v))``."""
         return math.log(2) - F.softplus(-v)
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``log(1 + exp(v)) − log 2``."""
+        """Return ``log(1 + exp(v)) − log 2``."""
         return F.softplus(v) - math.log(2)
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """``log p / q``."""
+        """Return ``log p / q``."""
         return log_ratio
 
 
@@ -195,13 +195,13 @@ class Game(JensenShannon):
     """
 
     def f(self, u: Tensor) -> Tensor:
-        """``u log u − (1 + u) log(1 + u)``."""
+        """Return ``u log u − (1 + u) log(1 + u)``."""
         return torch.xlogy(u, u) - (1 + u) * (1 + u).log()
 
     def activation(self, v: Tensor) -> Tensor:
-        """``−log(1 + exp(−v)) = log D``."""
+        """Return ``−log(1 + exp(−v)) = log D``."""
         return -F.softplus(-v)
 
     def conjugate(self, v: Tensor) -> Tensor:
-        """``log(1 + exp(v)) = −log(1 − D)``."""
+        """Return ``log(1 + exp(v)) = −log(1 − D)``."""
         return F.softplus(v)

@@ -27,7 +27,7 @@ class Bijection(nn.Module):
     """
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         raise NotImplementedError(f"{type(self).__name__} has no inverse; write inverse(z).")
 
 
@@ -45,7 +45,7 @@ class Composition(Bijection):
         self.parts: Any = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         log_det = x.new_zeros(len(x))
         for part in self.parts:
             x, more = part(x)
@@ -53,7 +53,7 @@ class Composition(Bijection):
         return x, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         for part in reversed(self.parts):
             z = part.inverse(z)
         return z
@@ -75,11 +75,11 @@ class Squeeze(Bijection):
         self.n = n
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         return F.pixel_unshuffle(x, self.n), x.new_zeros(len(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         return F.pixel_shuffle(z, self.n)
 
 
@@ -92,11 +92,11 @@ class AffineMap(Bijection):
         self.s, self.t = nn.Parameter(torch.zeros(own)), nn.Parameter(torch.zeros(own))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         return x * self.s.exp() + self.t, self.s.expand(x.shape[1:]).sum().expand(len(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         return (z - self.t) * (-self.s).exp()
 
 
@@ -124,14 +124,14 @@ class Logit(Bijection):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         below, above = (self.alpha + (1 - 2 * self.alpha) * part for part in (x, 1 - x))
         logs = below.log(), above.log()
         log_det = math.log(1 - 2 * self.alpha) - logs[0] - logs[1]
         return logs[0] - logs[1], log_det.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
 
@@ -178,7 +178,7 @@ class Marginals(Bijection):
 
     @classmethod
     def of(cls, images: Images, smoothing: float = 100.0, low: float = 0.0, high: float = 1.0) -> Marginals:
-        """Those of a set of images, each place with as much of the law of all places as `smoothing` images weigh."""
+        """Measure the distribution functions of a set of images, each place mixed with the law of all places."""
         L, flat = images.levels, images.x.flatten(1).long()
         D = flat.shape[1]
         counts = torch.zeros(D, L, dtype=torch.float64)
@@ -193,7 +193,7 @@ class Marginals(Bijection):
         return self._masses.to(x.device), self._below.to(x.device), self._above.to(x.device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         masses, below, above = self._tables(x)
         L = masses.shape[1]
         u = (x.flatten(1).double() - self.low) * (L / (self.high - self.low))
@@ -207,7 +207,7 @@ class Marginals(Bijection):
         return z.to(x).reshape(x.shape), log_det.sum(1).to(x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         masses, below, above = self._tables(z)
         L = masses.shape[1]
         flat = z.flatten(1).double()
@@ -248,7 +248,7 @@ class NormalizingFlow(nn.Module):
         return math.prod(self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``log p(x)`` in nats, ``(B,)``.
+        """Return ``log p(x)`` in nats, ``(B,)``.
 
         Raises
         ------
@@ -266,11 +266,11 @@ class NormalizingFlow(nn.Module):
         return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``−log p(x) / D``, nats per number, ``(B,)``: its mean is least for the law of the data."""
+        """Return ``−log p(x) / D`` in nats per number, ``(B,)``; its mean is least for the law of the data."""
         return -self.log_prob(x) / self.dim
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` samples, ``(n, *shape)``."""
+        """Draw `n` samples, ``(n, *shape)``."""
         like = next(self.parameters())
         return self.net.inverse(noise_like(like.new_empty(n, *self.noise_shape), generator))

@@ -31,7 +31,8 @@ class Players(nn.Module):
         self.generator, self.critic = generator, critic
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The critic's answers to data and to made ones, by which it learns, and to made ones, by which the generator does.
+        """Return the critic's answers to real data and to generated ones, by which it learns, and those by which the
+        generator does.
 
         With them the made ones, without derivatives.
         """
@@ -79,25 +80,25 @@ class Adversarial(nn.Module, ABC):
 
     @abstractmethod
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The critic's loss from its answers to data and to made ones, ``(B,)``."""
+        """Return the critic's loss from its answers to real data and to generated ones, ``(B,)``."""
 
     @abstractmethod
     def of_generator(self, fake: Tensor) -> Tensor:
-        """The generator's loss from the critic's answers, ``(B,)``."""
+        """Return the generator's loss from the critic's answers, ``(B,)``."""
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Both players' losses, ``(B,)``: the gradient of each part reaches the weights of its own player alone."""
+        """Return the sum of both players' losses, ``(B,)``: the gradient of each reaches the weights of its own player alone."""
         z = noise_like(x.new_empty(len(x), self.latent), generator)
         real, fake, told, made = self.net(x, z)
         return self.of_critic(real, fake) + self.of_generator(told) + self.penalty(x, made, generator)
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What the critic pays besides, ``(B,)``, from data and made ones; nothing by default."""
+        """Return what the critic pays besides, ``(B,)``, from real data and generated ones; nothing by default."""
         return x.new_zeros(len(x))
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` samples. Those of a network with batch normalisation are normalised by the moments of 1,024 latents.
+        """Draw `n` samples; a network with batch normalisation takes its statistics from 1,024 latents.
 
         Moments that were seen while training belong to weights that were never kept: averaged weights have others.
         """
@@ -153,22 +154,22 @@ class GAN(Adversarial):
         self.divergence, self.saturating, self.r1 = Game() if divergence is None else divergence, saturating, r1
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """``c(v(fake)) − a(v(real))``."""
+        """Return ``c(v(fake)) − a(v(real))``."""
         return self.divergence.conjugate(fake) - self.divergence.activation(real)
 
     def of_generator(self, fake: Tensor) -> Tensor:
-        """``−a(v(fake))``, or ``−c(v(fake))``."""
+        """Return ``−a(v(fake))``, or ``−c(v(fake))`` for a saturating loss."""
         return -(self.divergence.conjugate if self.saturating else self.divergence.activation)(fake)
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``r1 ‖∇v(x)‖² / 2``, ``(B,)``."""
+        """Return ``r1 ‖∇v(x)‖² / 2``, ``(B,)``."""
         if not self.r1:
             return super().penalty(x, made, generator)
         return self.r1 / 2 * slope(self.critic, x).square()
 
 
 def normalises_over_batch(net: nn.Module) -> bool:
-    """Whether a network has a batch normalisation, so that its answer at one datum depends on the others."""
+    """Tell whether a network has a batch normalisation, so that its answer at one datum depends on the others."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
 
 
@@ -236,7 +237,7 @@ def check_alone(critic: nn.Module) -> None:
 
 
 def slope(critic: nn.Module, x: Tensor) -> Tensor:
-    """``‖∇v(x)‖``, ``(B,)``: where it is largest, a lower bound of the critic's Lipschitz constant."""
+    """Return ``‖∇v(x)‖``, ``(B,)``: its largest value is a lower bound of the critic's Lipschitz constant."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)

@@ -68,7 +68,9 @@ class Hierarchy:
         self.top, self.prior, self.layers, self.data = top, prior, layers, data
 
     def terms(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The terms of the negative bound in nats, from the top down and the data last, ``(T + 1, B)``; one draw of latents."""
+        """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
+        latents.
+        """
         q = self.top(x)
         z = _draw(q, generator)
         terms = [kl_divergence(_whole(q), _whole(self.prior(z)))]
@@ -154,18 +156,20 @@ class HierarchicalVAE(nn.Module):
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
 
     def terms(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The terms of the negative bound in nats, from the top down and the data last, ``(T + 1, B)``; one draw of latents."""
+        """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
+        latents.
+        """
         kl, _, log_likelihood = self._passed(x, generator)
         return torch.cat([kl, -log_likelihood[:, None]], 1).T
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``(beta Σ_k max(KL_k, free) − log p(x | z)) / D``, nats per number, ``(B,)``."""
+        """Return ``(beta Σ_k max(KL_k, free) − log p(x | z)) / D`` in nats per number, ``(B,)``."""
         kl, _, log_likelihood = self._passed(x, generator)
         return (self.beta * kl.clamp_min(self.free).sum(1) - log_likelihood) / math.prod(self.shape)
 
     @torch.no_grad()
     def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
-        """``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
+        """Return ``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
 
         def log_weight() -> Tensor:
             _, ratio, log_likelihood = self._passed(x, generator)
@@ -174,12 +178,12 @@ class HierarchicalVAE(nn.Module):
         return log_mean_weight(log_weight, draws)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Means of the uppermost latent, ``(B, latents[-1])``."""
+        """Return the means of the uppermost latent, ``(B, latents[-1])``."""
         return self.net.top(self.net.heights(x)[-1])[0]
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
-        """`n` samples; with `mean`, the means of ``p(x | z)``, as `VAE.sample`."""
+        """Draw `n` samples; with `mean`, return the means of ``p(x | z)`` instead, as `VAE.sample` does."""
         like = next(self.parameters())
         out = self._shaped(self.net.generate(noise_like(like.new_empty(n, sum(self.latents)), generator)))
         return self.likelihood.mean(out) if mean else self.likelihood.draw(out, generator)
@@ -199,7 +203,7 @@ class _Ladder(nn.Module):
         self.data = Perceptron(above[-1], outputs * dim, width, depth)
 
     def heights(self, x: Tensor) -> list[Tensor]:
-        """The encoder's features, from the data up."""
+        """Return the encoder's features at every height, from the data up."""
         features = []
         for part in self.up:
             x = part(x)
@@ -207,11 +211,11 @@ class _Ladder(nn.Module):
         return features
 
     def top(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-std of the uppermost latent."""
+        """Return the mean and the log-std of the uppermost latent."""
         return self.said[0](features).to(features).chunk(2, 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """KL and ``log q / p`` at the draw, of every layer from the top down, ``(B, T)``; and the answer for the data."""
+        """Return KL and ``log q / p`` at the draw for every layer from the top down, ``(B, T)``, and the decoder's answer."""
         features, kls, ratios = self.heights(x)[::-1], [], []
         drawn: list[Tensor] = []
         for i, eps in enumerate(noise.split(self.down, 1)):
@@ -225,7 +229,7 @@ class _Ladder(nn.Module):
         return torch.stack(kls, 1), torch.stack(ratios, 1), self.data(self._told(drawn)).to(x)
 
     def generate(self, noise: Tensor) -> Tensor:
-        """The answer for data of noise ``(B, Σ latents)``."""
+        """Return the decoder's answer to noise ``(B, Σ latents)``."""
         drawn: list[Tensor] = []
         for eps in noise.split(self.down, 1):
             p = self._expected(drawn, eps)
@@ -242,7 +246,7 @@ class _Ladder(nn.Module):
 
 
 def product(a: Normal, b: Normal) -> Normal:
-    """The normal law whose density is the product of two, up to a factor: precisions add."""
+    """Multiply two normal densities, and return the normal law that is proportional: precisions add."""
     u, v = a.stddev**-2, b.stddev**-2
     return Normal((u * a.mean + v * b.mean) / (u + v), (u + v) ** -0.5, validate_args=False)
 
@@ -286,10 +290,10 @@ class WarmUp:
 
 
 def _whole(law: Normal) -> Independent:
-    """The law of a whole latent, not of its coordinates."""
+    """Return the law of a whole latent, its coordinates taken together."""
     return Independent(law, law.mean.ndim - 1)
 
 
 def _draw(law: Normal, generator: torch.Generator | None) -> Tensor:
-    """A latent, with derivatives."""
+    """Draw a latent, with derivatives by the law's parameters."""
     return law.mean + law.stddev * noise_like(law.mean, generator)

@@ -16,7 +16,7 @@ from ..metrics import Estimate
 
 
 def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: Tensor) -> Tensor:
-    """Data along one coordinate of a latent, the others held: ``(len(values), *)``.
+    """Decode along one coordinate of a latent, the others held, and return the data: ``(len(values), *)``.
 
     I. Higgins et al., *beta-VAE*, 2017.
 
@@ -37,7 +37,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
 
 
 def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
-    """Data along the great arc from one latent to another, ends included: ``(steps, *)``.
+    """Decode along the great arc from one latent to another, ends included, and return the data: ``(steps, *)``.
 
     ``(sin((1 − u) w) start + sin(u w) end) / sin w`` with w the angle between them. Straight lines lead through the middle,
     where a normal law of many dimensions has no mass: T. White, *Sampling generative networks*, 2016, arXiv:1609.04468.
@@ -69,7 +69,7 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
 
 
 def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
-    """Which coordinates of codes say anything of the data: those whose mean varies by more than a threshold, ``(latent,)``.
+    """Tell which coordinates of codes say anything of the data: those whose mean varies by more than a threshold, ``(latent,)``.
 
     ``Var_x E_q[z | x] > threshold``: Y. Burda et al., *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
 
@@ -94,13 +94,13 @@ class Coding(Protocol):
     """A module that has a code for a datum."""
 
     def codes(self, x: Tensor) -> Tensor:
-        """``(B, latent)`` of the data `x`."""
+        """Return the codes ``(B, latent)`` of the data `x`."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As of every module."""
+        """Set whether weights have gradients, as for every module."""
 
     def eval(self) -> Self:
-        """As of every module."""
+        """Set evaluation mode, as for every module."""
 
 
 class LatentClassifier(nn.Module):
@@ -123,24 +123,24 @@ class LatentClassifier(nn.Module):
         self.moments: Any = None
 
     def train(self, mode: bool = True) -> LatentClassifier:
-        """Training mode for the head alone."""
+        """Set training mode for the head alone."""
         super().train(mode)
         self.model.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, classes)``, with derivatives by `x`."""
+        """Return logits ``(B, classes)``, with derivatives by `x`."""
         return self.net(self.model.codes(x))
 
     def loss(self, x: Tensor, *, label: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """``−log softmax(logits)[label]``, ``(B,)``."""
+        """Return ``−log softmax(logits)[label]``, ``(B,)``."""
         return F.cross_entropy(self(x), label, reduction="none")
 
 
 def fgsm(
     logits: Callable[[Tensor], Tensor], x: Tensor, label: Tensor, epsilon: float, low: float = 0.0, high: float = 1.0
 ) -> Tensor:
-    """``x + epsilon sign(∇_x loss)``, kept within [low, high]: the fast gradient sign method.
+    """Return ``x + epsilon sign(∇_x loss)``, kept within [low, high]: the fast gradient sign method.
 
     I. Goodfellow, J. Shlens, C. Szegedy, *Explaining and harnessing adversarial examples*, 2014, arXiv:1412.6572.
 
@@ -180,7 +180,7 @@ def robustness(
     low: float = 0.0,
     high: float = 1.0,
 ) -> list[Estimate]:
-    """The accuracy on data changed by `fgsm`, for each epsilon.
+    """Measure the accuracy on data changed by `fgsm`, for each epsilon.
 
     I. Goodfellow, J. Shlens, C. Szegedy, 2014, arXiv:1412.6572.
 

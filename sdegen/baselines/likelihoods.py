@@ -24,18 +24,18 @@ class PixelLaw(ABC):
 
     @abstractmethod
     def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p`` of every number, of the shape of `x`; NaN where it has no density."""
+        """Return ``log p`` of every number, of the shape of `x`; NaN where it has no density."""
 
     @abstractmethod
     def mean(self, out: Tensor) -> Tensor:
-        """The mean, of the shape of data."""
+        """Return the mean, of the shape of data."""
 
     @abstractmethod
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
+        """Draw a sample of the shape of data."""
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p(x | z)`` in nats, ``(B,)``.
+        """Return ``log p(x | z)`` in nats, ``(B,)``.
 
         Raises
         ------
@@ -74,22 +74,22 @@ class Gaussian(PixelLaw):
         self.outputs = 2 if std is None else 1
 
     def law(self, out: Tensor) -> Normal:
-        """The normal law of data."""
+        """Return the normal law of the data given the decoder's answer."""
         if self.std is not None:
             return Normal(out, torch.full_like(out, self.std), validate_args=False)
         mean, log_std = out.chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log N(x; mean, std²)``."""
+        """Return ``log N(x; mean, std²)``."""
         return self.law(out).log_prob(x)
 
     def mean(self, out: Tensor) -> Tensor:
-        """The mean."""
+        """Return the mean."""
         return self.law(out).mean
 
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
+        """Draw a sample of the shape of data."""
         law = self.law(out)
         return law.mean + law.stddev * noise_like(law.mean, generator)
 
@@ -102,15 +102,15 @@ class Bernoulli(PixelLaw):
     """
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
+        """Return ``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
         return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
 
     def mean(self, out: Tensor) -> Tensor:
-        """p."""
+        """Return the probability p."""
         return out.sigmoid()
 
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample."""
+        """Draw a sample of the shape of data."""
         return (uniform_like(out, generator) < out.sigmoid()).to(out)
 
 
@@ -123,7 +123,7 @@ class Continuous(PixelLaw):
     """
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """``log p``. From the end that the law leans to, it is exponential of rate ``|λ|``, cut off at one."""
+        """Return ``log p``: from the end that the law leans to it is exponential of rate ``|λ|``, cut off at one."""
         rate, near = out.abs(), out.abs() < 1e-2
         a = torch.where(near, 1.0, rate)
         distance = torch.where(out < 0, x, 1 - x)
@@ -132,14 +132,14 @@ class Continuous(PixelLaw):
         return torch.where((x >= 0) & (x <= 1), value, torch.nan)
 
     def mean(self, out: Tensor) -> Tensor:
-        """``1 / |λ| − 1 / (exp|λ| − 1)`` from that end."""
+        """Return the mean, ``1 / |λ| − 1 / (exp|λ| − 1)`` from the end that the law leans to."""
         rate, near = out.abs(), out.abs() < 0.1
         a = torch.where(near, 1.0, rate)
         distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a - 1 / torch.expm1(a))
         return torch.where(out < 0, distance, 1 - distance)
 
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample, by the inverse of the distribution function."""
+        """Draw a sample by the inverse of the distribution function."""
         a = out.abs().clamp_min(1e-6)
         distance = -torch.log1p(uniform_like(out, generator) * torch.expm1(-a)) / a
         return torch.where(out < 0, distance, 1 - distance)

@@ -47,13 +47,13 @@ class Coupling(Bijection):
         return BOUND * torch.tanh(s / BOUND), t
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         x_a, x_b = x[:, self.a], x[:, self.b]
         s, t = self._terms(x_a)
         return torch.cat([x_a, x_b * s.exp() + t], 1)[:, self.order], s.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The point that is mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         z_a, z_b = z[:, self.a], z[:, self.b]
         s, t = self._terms(z_a)
         return torch.cat([z_a, (z_b - t) * (-s).exp()], 1)[:, self.order]
@@ -77,7 +77,7 @@ class Scales(Bijection):
         self.parts, self.shape = nn.ModuleList(parts), tuple(shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``, z flat."""
+        """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         done, log_det = [], x.new_zeros(len(x))
         for i, part in enumerate(self.parts):
             x, more = part(F.pixel_unshuffle(x, 2))
@@ -88,7 +88,7 @@ class Scales(Bijection):
         return torch.cat([*done, x.flatten(1)], 1), log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The images that are mapped to `z`."""
+        """Return the point that is mapped to `z`."""
         shapes = shapes_of(self.shape, len(self.parts))
         sizes = [c * h * w for c, h, w in shapes]
         pieces = z.split([n // 2 for n in sizes[:-1]] + sizes[-1:], 1)
@@ -102,7 +102,7 @@ class Scales(Bijection):
 
 
 def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
-    """Channels, height and width at each scale, after its squares are gathered."""
+    """Return channels, height and width at each scale, after its squares are gathered."""
     c, h, w = shape
     shapes = []
     for _ in range(scales):
@@ -113,7 +113,7 @@ def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
 
 
 def partitions(channels: int) -> list[Tensor]:
-    """Halves of the channels of gathered squares, each with its complement next: masks of what is changed.
+    """Return masks of the channels that are changed: halves of those of gathered squares, each with its complement next.
 
     The diagonals of the squares are the checkerboard of the image; then come rows and columns, and halves of what were its
     channels, if there were several.
@@ -219,6 +219,6 @@ def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, s
 
 
 def _still(net: Perceptron | Convolutional) -> nn.Module:
-    """The network with zeros for its answer."""
+    """Set a network's last layer to zero, so that it answers zeros, and return it."""
     zero(net.last)
     return net

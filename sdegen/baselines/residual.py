@@ -62,11 +62,11 @@ class Contraction(nn.Module):
             self.u.copy_(u / u.norm().clamp_min(1e-12))
 
     def norm(self) -> Tensor:
-        """``σ(W)``, of which the present vector gives a lower bound, with its derivative."""
+        """Return a lower bound of ``σ(W)`` from the present vector of the power iteration, with its derivative."""
         return self._map(self.u, self.layer.weight).norm()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer, contracted."""
+        """Apply the layer, contracted."""
         weight = self.layer.weight * (self.bound / self.norm()).clamp(max=1.0)
         out, bias = self._map(x, weight), self.layer.bias
         assert bias is not None
@@ -74,7 +74,7 @@ class Contraction(nn.Module):
 
 
 def lipswish(x: Tensor) -> Tensor:
-    """``x sigmoid(x) / 1.1``, whose slope is at most one, and whose second derivative does not vanish."""
+    """Return ``x sigmoid(x) / 1.1``, whose slope is at most one, and whose second derivative does not vanish."""
     return F.silu(x) / 1.1
 
 
@@ -107,7 +107,7 @@ class ResidualBlock(Bijection):
         self.layers = nn.ModuleList([layer(inner, width, 3), layer(width, width, 1), layer(width, inner, 3)])
 
     def g(self, x: Tensor) -> Tensor:
-        """The contraction."""
+        """Apply the contraction, and return ``g(x)``."""
         for i, layer in enumerate(self.layers):
             x = layer(lipswish(x) if i else x)
         return x
@@ -118,7 +118,7 @@ class ResidualBlock(Bijection):
             layer.settle(2)  # type: ignore[operator]
 
     def estimated(self, x: Tensor, probe: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)`` with the series up to a length that was drawn, and a probe."""
+        """Return ``(z, log_det)`` with the series up to a length that was drawn, and a probe."""
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             g = self.g(x)
@@ -129,7 +129,7 @@ class ResidualBlock(Bijection):
         return x + g, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``, exact: by the whole Jacobian, a derivative for every number of a state."""
+        """Return ``(z, log_det)`` exactly, by the whole Jacobian: a derivative for every number of a state."""
         g, pull = torch.func.vjp(self.g, x)[:2]
         D = x[0].numel()
         basis = torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *self.shape).expand(D, *x.shape)
@@ -138,7 +138,7 @@ class ResidualBlock(Bijection):
 
     @torch.no_grad()
     def inverse(self, z: Tensor) -> Tensor:
-        """The fixed point of ``x = z − g(x)``, by iteration.
+        """Find the fixed point of ``x = z − g(x)`` by iteration.
 
         Raises
         ------
@@ -155,12 +155,12 @@ class ResidualBlock(Bijection):
 
 
 def chance(k: int) -> float:
-    """That the series has a term k."""
+    """Return the probability that the series has a term k."""
     return KEEP ** max(k - CERTAIN, 0)
 
 
 def length(generator: torch.Generator | None) -> int:
-    """Of a series: two terms, and as many more as the coin says."""
+    """Draw the length of a series: two terms, and as many more as the coin says."""
     u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device if generator else None)
     return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
 
@@ -225,7 +225,7 @@ class ResidualFlow(NormalizingFlow):
         self.blocks, self.width, self.bound, self.first, self.squeeze = blocks, width, bound, first, squeeze
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """An unbiased estimate of ``−log p(x) / D``, nats per number, ``(B,)``."""
+        """Return an unbiased estimate of ``−log p(x) / D`` in nats per number, ``(B,)``."""
         if self.training:
             for part in self.modules():
                 if isinstance(part, ResidualBlock):
@@ -233,7 +233,7 @@ class ResidualFlow(NormalizingFlow):
         return -self._drawn(x, generator) / self.dim
 
     def estimate(self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """An unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``.
+        """Return an unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``.
 
         Parameters
         ----------
@@ -263,7 +263,7 @@ class Blocks(Composition):
     """A chain of residual blocks and others, whose determinants may be estimated."""
 
     def forward(self, x: Tensor, probes: Tensor | None = None, lengths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """``(z, log_det)``: exact, or by a probe ``(B, *)`` of ``probes`` and a length of the series for every block."""
+        """Return ``(z, log_det)``: exact, or by a probe ``(B, *)`` of ``probes`` and a length of the series for every block."""
         if probes is None:
             return super().forward(x)
         log_det, drawn = x.new_zeros(len(x)), iter(zip(probes.unbind(1), lengths, strict=True))

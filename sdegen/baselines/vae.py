@@ -59,7 +59,7 @@ class _Plain(Networks):
     """The networks of an autoencoder without law."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The data that the code of `x` stands for."""
+        """Encode `x`, and return the data that its code stands for."""
         return self.decoder(self.encoder(x))
 
 
@@ -78,15 +78,15 @@ class Autoencoder(Coder):
         super().__init__(_Plain(encoder, decoder))
 
     def codes(self, x: Tensor) -> Tensor:
-        """Codes, ``(B, *)``."""
+        """Return codes, ``(B, *)``."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Data of codes."""
+        """Return the data of codes."""
         return self.decoder(z)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The mean squared error over the numbers of a datum, ``(B,)``."""
+        """Return the mean squared error over the numbers of a datum, ``(B,)``."""
         return (self.net(x).reshape(x.shape) - x).square().flatten(1).mean(1)
 
 
@@ -117,7 +117,7 @@ class _Reparameterised(Networks):
     """The networks of a VAE."""
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and log-std of the latent, and the answer of the decoder to the latent of noise `z`."""
+        """Return mean and log-std of the latent, and the answer of the decoder to the latent of noise `z`."""
         mean, log_std = self.encoder(x).to(x).chunk(2, 1)
         if mean.shape != z.shape:
             raise ValueError(
@@ -169,33 +169,33 @@ class VAE(Coder):
         self.likelihood = Gaussian() if likelihood is None else likelihood
 
     def encode(self, x: Tensor) -> Normal:
-        """``q(z | x)``."""
+        """Return the law ``q(z | x)``."""
         mean, log_std = self.encoder(x).chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Means of ``q(z | x)``, ``(B, latent)``."""
+        """Return the means of ``q(z | x)``, ``(B, latent)``."""
         return self.encode(x).mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """The mean of ``p(x | z)``."""
+        """Return the mean of ``p(x | z)``."""
         return self.likelihood.mean(self.decoder(z))
 
     def bound(self, x: Tensor, generator: torch.Generator | None = None) -> BoundTerms:
-        """Both terms of the evidence lower bound with one draw of the latent; the KL in closed form."""
+        """Return both terms of the evidence lower bound with one draw of the latent; the KL in closed form."""
         mean, log_std, out = self.net(x, noise_like(x.new_empty(len(x), self.latent), generator))
         # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
         kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
         return BoundTerms(self.likelihood.log_prob(out, x), kl)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``(beta KL − log p(x | z)) / D``, nats per number, ``(B,)``."""
+        """Return ``(beta KL − log p(x | z)) / D`` in nats per number, ``(B,)``."""
         terms = self.bound(x, generator)
         return (self.beta * terms.kl - terms.log_likelihood) / x[0].numel()
 
     @torch.no_grad()
     def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
-        """``log (1/K) Σ_k p(x, z_k) / q(z_k | x)``, ``(B,)`` in nats: in the mean at least the ELBO, at most ``log p(x)``.
+        """Return ``log (1/K) Σ_k p(x, z_k) / q(z_k | x)``, ``(B,)`` in nats: in the mean at least the ELBO, at most ``log p(x)``.
 
         Y. Burda, R. Grosse, R. Salakhutdinov, *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
 
@@ -218,7 +218,7 @@ class VAE(Coder):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
-        """`n` samples; with `mean`, the means of ``p(x | z)``, which are no samples of the model but look smoother."""
+        """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which are no samples of the model but look smoother."""
         z = noise_like(next(self.parameters()).new_empty(n, self.latent), generator)
         return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
 
@@ -264,31 +264,31 @@ class CategoricalVAE(Coder):
         self.likelihood = Gaussian() if likelihood is None else likelihood
 
     def encode(self, x: Tensor) -> Tensor:
-        """``log q(c | x)``, ``(B, K)``."""
+        """Return ``log q(c | x)``, ``(B, K)``."""
         return self.encoder(x).log_softmax(1)
 
     def codes(self, x: Tensor) -> Tensor:
-        """``q(c | x)``, ``(B, K)``."""
+        """Return ``q(c | x)``, ``(B, K)``."""
         return self.encode(x).exp()
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``(KL − log p(x | relaxed draw)) / D``, nats per number, ``(B,)``."""
+        """Return ``(KL − log p(x | relaxed draw)) / D`` in nats per number, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), self.categories), generator).clamp_min(torch.finfo(x.dtype).tiny)
         log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
         return (self._kl(log_q) - self.likelihood.log_prob(out, x)) / x[0].numel()
 
     def bound(self, x: Tensor) -> BoundTerms:
-        """Both terms of the evidence lower bound, exact."""
+        """Return both terms of the evidence lower bound, exactly."""
         log_q = self.encode(x)
         return BoundTerms((log_q.exp() * self._each(x)).sum(1), self._kl(log_q))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exact."""
+        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly."""
         return self._each(x).logsumexp(1) - math.log(self.categories)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` samples."""
+        """Draw `n` samples."""
         device = None if generator is None else generator.device
         c = torch.randint(self.categories, (n,), generator=generator, device=device)
         out = self.decoder(self._one_hot())
@@ -299,7 +299,7 @@ class CategoricalVAE(Coder):
         return torch.eye(self.categories, dtype=like.dtype, device=like.device)
 
     def _each(self, x: Tensor) -> Tensor:
-        """``log p(x | c)`` of every category, ``(B, K)``."""
+        """Return ``log p(x | c)`` for every category, ``(B, K)``."""
         outs = self.decoder(self._one_hot())
         return torch.stack([self.likelihood.log_prob(out.expand(len(x), *out.shape), x) for out in outs], 1)
 
@@ -311,13 +311,13 @@ class _Relaxed(Networks):
     """The networks of a categorical VAE."""
 
     def forward(self, x: Tensor, gumbel: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
+        """Return ``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
         log_q = self.encoder(x).to(x).log_softmax(1)
         return log_q, self.decoder(F.softmax((log_q + gumbel) / temperature, 1))
 
 
 def log_mean_weight(log_weight: Callable[[], Tensor], draws: int) -> Tensor:
-    """``log (1/K) Σ_k w_k``, ``(B,)``, of K draws of the logarithms of importance weights.
+    """Return ``log (1/K) Σ_k w_k``, ``(B,)``, from the logarithms of K importance weights.
 
     Raises
     ------

@@ -15,11 +15,11 @@ class Wasserstein(Adversarial):
     """The game of the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, whose critics differ in what bounds them."""
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """``v(fake) − v(real)``."""
+        """Return ``v(fake) − v(real)``."""
         return fake - real
 
     def of_generator(self, fake: Tensor) -> Tensor:
-        """``−v(fake)``."""
+        """Return ``−v(fake)``."""
         return -fake
 
 
@@ -55,7 +55,7 @@ class WGAN(Wasserstein):
         self.clip = clip
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Both players' losses, ``(B,)``, after the critic's weights were clipped."""
+        """Return the sum of both players' losses, ``(B,)``, after the critic's weights were clipped."""
         with torch.no_grad():
             for p in self.critic.parameters():
                 p.clamp_(-self.clip, self.clip)
@@ -96,6 +96,6 @@ class WGANGP(Wasserstein):
         self.weight = weight
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
+        """Return ``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
         return self.weight * (slope(self.critic, u * x + (1 - u) * made) - 1).square()
