@@ -218,7 +218,7 @@ class VAE(Coder):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
-        """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which are no samples of the model but look smoother."""
+        """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which are no samples but look smoother."""
         z = noise_like(next(self.parameters()).new_empty(n, self.latent), generator)
         return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
 
