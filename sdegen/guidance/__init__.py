@@ -8,7 +8,8 @@ from .base import CleanState, Guided, Tilted
 from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
 from .conjugate_gradients import conjugate_gradients
-from .free import Autoguidance, ClassifierFree, Extrapolated, Rescaled, RescaledGuidance, Without, contrast
+from .contrast import Rescaled, RescaledGuidance, contrast
+from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .measured import DPS, Measured, MomentMatching, PiGDM
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale

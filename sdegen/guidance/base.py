@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..laws.operators import rows
+from ..laws.operators import Operator, rows
 from ..models.score import ScoreModel
 from ..models.wrapper import Wrapper
 from ..processes.linear import LinearSDE, as_linear
@@ -119,7 +119,7 @@ class Tilted(Guided):
         known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
         return self.to_clean(t)(slope), (at.R.T * (-1.0 * known))(slope)
 
-    def to_clean(self, t: Tensor | float) -> Any:
+    def to_clean(self, t: Tensor | float) -> Operator:
         """``Phi⁻¹ R Rᵀ``: from a gradient of the log-density to a move of the clean state; 0 where there is no signal."""
         at = self._marginal(t)
         return inverse(at.Phi) @ at.covariance
@@ -155,7 +155,7 @@ def within(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:
     return ((first <= t) & (t <= last)).double()
 
 
-def inverse(A: Any) -> Any:
+def inverse(A: Operator) -> Operator:
     """The inverse of an operator, and 0 in the rows where it has none.
 
     Parameters

@@ -14,7 +14,7 @@ from ..laws.kernels import posterior
 from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
-from ..samplers.run import start
+from ..samplers.start import start
 from ..show import show_call
 from .measured import Measured, seen_of
 

@@ -20,7 +20,8 @@ from ..models.score import ScoreModel, check_dtype, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
-from ..samplers.run import sample, start
+from ..samplers.run import sample
+from ..samplers.start import start
 from ..show import show_call
 from .draws import log_mean, repeated
 from .path import follow

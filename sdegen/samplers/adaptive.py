@@ -7,14 +7,12 @@ bridge; the half not yet used waits for its turn. Acceptance so looks only at th
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..laws.operators import rows
 from ..models.score import ScoreModel
-from ..processes.base import SDE
+from ..processes.base import SDE, Reverse
 from ..processes.grids import Grid, Uniform
 from .base import Noise, Sampler
 from .euler import EulerMaruyama, EulerStep
@@ -84,7 +82,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         return x, None
 
     @staticmethod
-    def _euler(x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor, reverse: Any) -> Tensor:
+    def _euler(x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor, reverse: Reverse) -> Tensor:
         """Euler's step from `x` with the coefficients of the state `at` and the time `t`."""
         return x - reverse.drift(at, t) * rows(h, x) + reverse.diffusion(at, t)(w)
 

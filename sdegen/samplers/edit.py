@@ -15,7 +15,8 @@ from ..processes.linear import is_linear
 from .base import Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .run import check_choice, sample
+from .run import sample
+from .start import check_choice
 
 
 def edit(

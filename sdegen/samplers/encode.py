@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
@@ -25,7 +25,7 @@ from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
-from .run import check_choice, chunks
+from .start import check_choice, check_states, chunks
 
 
 class Encoded(NamedTuple):
@@ -99,7 +99,7 @@ def encode(
         If `x` or a result is not finite, the sampler draws noise, steps and a sampler are both given, or `batch` is not a
         positive whole number.
     """
-    _checked("x", x, model)
+    check_states("x", x, model)
     sampler = _sampler(model, steps, sampler, x)
     return _follow(model, _state(model.sde, x, seed), sampler, True, batch, progress, cond)
 
@@ -168,7 +168,7 @@ def decode(
     TypeError, ValueError
         As for `encode`.
     """
-    _checked("z", z, model)
+    check_states("z", z, model)
     return model.sde.project(_follow(model, z, _sampler(model, steps, sampler, z), False, batch, progress, cond))
 
 
@@ -247,11 +247,3 @@ def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
     if lifted.shape == x.shape:
         return x
     return sde.complete(x, SampleNoise(as_seed(seed, None))(lifted))[0]
-
-
-def _checked(name: str, x: Tensor, model: ScoreModel) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"{name} has dtype {x.dtype}; give floating-point values.")
-    if not x.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
-    check_dtype(model, x)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
+from ..processes.base import Reverse
 from ..processes.grids import Grid, Uniform
 from ..processes.linear import is_linear
 from .base import Noise, Sampler
@@ -20,7 +21,7 @@ class EulerStep(NamedTuple):
 
     t: Tensor
     h: Tensor
-    reverse: Any
+    reverse: Reverse
     mean: Any = None
     root: Operator | None = None
 

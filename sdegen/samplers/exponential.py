@@ -15,6 +15,7 @@ from __future__ import annotations
 __all__ = [
     "Asked",
     "Channels",
+    "Coefficient",
     "Move",
     "Node",
     "Scalar",
@@ -39,6 +40,8 @@ from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .references import Matched, PointMass, Reference
 
+Coefficient = Operator | Tensor  # a map of the state, or one number for every direction
+
 
 class Node(NamedTuple):
     """What turns a state into `q`: the answer to a question, or along directions ``q = P answer + a x + b``."""
@@ -51,9 +54,9 @@ class Move(NamedTuple):
     """A step to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
 
     s: Tensor
-    carry: Any
+    carry: Coefficient
     shift: Tensor | None
-    weights: Sequence[Any]
+    weights: Sequence[Coefficient]
 
 
 class Asked(NamedTuple):
@@ -94,11 +97,15 @@ class Scalar:
         if self.Q is not None and self.like is not None:
             self.Q = self.Q.to(self.like)
 
-    def split(self, values: Tensor) -> list[Any]:
+    def split(self, values: Tensor) -> list[Coefficient]:
         """Coefficients ``(N, *directions)`` one by one, prepared: numbers as operators."""
-        if not self.c.ndim:
-            scale = Scale(values).prepared(self.like)
-            return [scale[i] for i in range(len(values))]
+        if self.c.ndim:
+            return [*self.unbind(values)]
+        scale = Scale(values).prepared(self.like)
+        return [scale[i] for i in range(len(values))]
+
+    def unbind(self, values: Tensor) -> list[Tensor]:
+        """Numbers ``(N, directions)``, one for every direction, one by one and prepared."""
         return list((values if self.like is None else values.to(self.like)).unbind())
 
     def phi(self, t: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class Scalar:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
         b = pull * cos * self.m + P * sin * self.m
         questions = model.ask(t, velocity=at.Phi.one())
-        affine = zip(self.split(P), self.split(a), self.split(b), strict=True)
+        affine = zip(self.unbind(P), self.unbind(a), self.unbind(b), strict=True)
         return [Node(*v) for v in zip(questions, affine, strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
@@ -149,7 +156,7 @@ class Scalar:
         clock = self.clock(phi)
         l = polynomials(clock, asked, self.clock(path)) * (end - start)[:, None] * w  # (evaluations, moves, points)
         integrals = l.new_empty(*l.shape[:2], *self.c.shape)
-        size = max(1, 2**15 // (len(u) * self.c.numel()))  # ways at a time whose integrands stay in the cache
+        size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
         for own in group_by_ends(asked).split(size):
             integrand = self.P_squared(path[own[:, 0]]).reciprocal_()
             integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
@@ -159,7 +166,7 @@ class Scalar:
             weights = torch.where(P_s > 0, weights, -r[s] * last)
         ratio = P_s / P_t
         shift = r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())) * self.m
-        shifts = self.split(shift) if self.c.ndim else [None] * len(asked)
+        shifts: Sequence[Tensor | None] = self.unbind(shift) if self.c.ndim else [None] * len(asked)
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
@@ -244,12 +251,12 @@ def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, 
     return Channels(sde, model, PointMass() if reference is None else reference, clock)
 
 
-def multiply(c: Any, x: Tensor) -> Tensor:
+def multiply(c: Coefficient, x: Tensor) -> Tensor:
     """A coefficient, an operator or one number for every direction, on `x`."""
     return x * c.to(x) if isinstance(c, Tensor) else c(x)
 
 
-def add_multiple(y: Tensor, c: Any, x: Tensor) -> Tensor:
+def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
     """``y + c x`` for such a coefficient, in the memory of `y`."""
     return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
 

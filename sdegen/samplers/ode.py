@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.score import ScoreModel
-from ..processes.base import SDE
+from ..processes.base import SDE, Flow
 from ..processes.grids import Grid
 from .base import Noise, Sampler
 from .exponential import Move, apply_move
@@ -44,7 +44,7 @@ TABLEAUS = {
 class RungeKutta(NamedTuple):
     """One step: what the flow needs for each slope, and the moves that follow them, the last to the end of the step."""
 
-    flow: Any
+    flow: Flow
     questions: list[Any]
     moves: list[Move]
 
@@ -114,7 +114,7 @@ class FlowStep(NamedTuple):
     s: Tensor
     tau_t: Tensor
     tau_s: Tensor
-    flow: Any
+    flow: Flow
 
 
 class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):

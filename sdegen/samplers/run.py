@@ -1,26 +1,27 @@
-"""The loop around a sampler's step: start, chunks, noise, progress, path, and the last move to clean data."""
+"""The loop around a sampler's step: chunks, noise, progress, path, and the last move to clean data."""
 
 from __future__ import annotations
 
-__all__ = ["Runner", "check_choice", "chunks", "sample", "start"]
-
-from collections.abc import Callable, Iterator
+__all__ = ["Callback", "NoiseSource", "Runner", "sample"]
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.parts import part_of
-from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.linear import is_linear
 from ..progress import shown
 from .base import Noise, Sampler
 from .defaults import default
-from .noise import SampleNoise, as_seed, draw
+from .noise import SampleNoise, as_seed
+from .start import check_choice, check_number, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
+
+
 NoiseSource = Callable[[int, int], Noise]
 
 
@@ -121,9 +122,11 @@ def sample(
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    n = _number(n) if x_T is None else len(x_T)
-    rows = _rows(part, n)
-    x_T = start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else _checked(x_T, model)[rows]
+    n = check_number(n) if x_T is None else len(x_T)
+    rows = rows_of_part(part, n)
+    x_T = (
+        start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else check_states("x_T", x_T, model)[rows]
+    )
     parts = list(chunks(x_T, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", seed, noise, callback, return_path)
     show = shown(progress)
@@ -138,23 +141,6 @@ def sample(
                     bar.total = len(plan) * len(parts)
                 results.append(run(bound, plan, x, first, bar))
     return torch.cat(results, 1 if return_path else 0)
-
-
-def check_choice(steps: int | None, sampler: Any) -> None:
-    """Refuse steps beside a sampler, which has its own, and what is no sampler.
-
-    Raises
-    ------
-    TypeError
-        If `sampler` is none.
-    ValueError
-        If both are given.
-    """
-    if steps is not None and sampler is not None:
-        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
-    if sampler is not None and not isinstance(sampler, Sampler):
-        what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
-        raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
 
 
 class Runner(NamedTuple):
@@ -206,53 +192,3 @@ class Runner(NamedTuple):
                 f"the state turned non-finite in step {i + 1} of {len(sums)}, from t = {t:.6g}; take more steps, another grid or "
                 "sampler, or check the model at that time."
             )
-
-
-def chunks(
-    x: Tensor, batch: int | None, cond: dict[str, Any], begin: int, n: int
-) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """At most `batch` rows at a time of those from the place `begin` of `n`: the place of the first, the rows, their conditions.
-
-    Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
-    """
-    batch = n if batch is None else batch
-    if batch >= n == len(x):
-        yield 0, x, cond
-        return
-    cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
-    for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
-        rows = slice(first, first + len(part))
-        yield first, part, {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
-
-
-def _number(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n = {n}; ask for at least one sample.")
-    return n
-
-
-def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
-    """`n` draws from the prior from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
-    moments = model.require_moments(" for the prior to be matched to, or pass x_T")
-    return model.taken(draw(model.sde.prior(moments), _number(n), seed, moments.mean.numel(), first))
-
-
-def _rows(part: tuple[int, int] | None, n: int) -> slice:
-    """The rows of a part of `n`."""
-    if part is None:
-        return slice(0, n)
-    pair = isinstance(part, (tuple, list)) and [type(v) for v in part] == [int, int]
-    if not pair or not 0 <= part[0] < part[1]:
-        raise ValueError(f"part = {part}; give (rank, number), whole numbers with 0 <= rank < number.")
-    if part[1] > n:
-        raise ValueError(f"part = {part}: {n} samples are too few for {part[1]} processes; launch at most {n}.")
-    return part_of(n, part[1], part[0])
-
-
-def _checked(x_T: Tensor, model: ScoreModel) -> Tensor:
-    if not x_T.is_floating_point():
-        raise TypeError(f"x_T has dtype {x_T.dtype}; give floating-point states.")
-    if not x_T.isfinite().all():
-        raise ValueError("x_T holds NaN or infinite values; give finite states.")
-    check_dtype(model, x_T)
-    return x_T

@@ -31,7 +31,8 @@ from .defaults import default
 from .exponential import Move, apply_move, multiply
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
 from .multistep import Multistep, MultistepStep
-from .run import sample, start
+from .run import sample
+from .start import start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
 CUT = 10.0  # medians, beyond which a distance counts no further

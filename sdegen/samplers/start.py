@@ -1,0 +1,103 @@
+"""What a run starts from: states of the prior or those given, the part of them that falls to a process, and chunks of these."""
+
+from __future__ import annotations
+
+__all__ = ["check_choice", "check_number", "check_states", "chunks", "rows_of_part", "start"]
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..data.parts import part_of
+from ..models.score import ScoreModel, check_dtype
+from .base import Sampler
+from .noise import draw
+
+
+def check_choice(steps: int | None, sampler: Any) -> None:
+    """Refuse steps beside a sampler, which has its own, and what is no sampler.
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is none.
+    ValueError
+        If both are given.
+    """
+    if steps is not None and sampler is not None:
+        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    if sampler is not None and not isinstance(sampler, Sampler):
+        what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
+        raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
+
+
+def chunks(
+    x: Tensor, batch: int | None, cond: dict[str, Any], begin: int, n: int
+) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+    """Yield at most `batch` rows at a time from the place `begin` of `n` on: the place of the first, the rows, their conditions.
+
+    Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
+    """
+    batch = n if batch is None else batch
+    if batch >= n == len(x):
+        yield 0, x, cond
+        return
+    cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
+    for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
+        rows = slice(first, first + len(part))
+        yield first, part, {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
+
+
+def check_number(n: Any) -> int:
+    """Return a number of samples, if it is one.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number, or less than 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n = {n}; ask for at least one sample.")
+    return n
+
+
+def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
+    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
+    moments = model.require_moments(" for the prior to be matched to, or pass x_T")
+    return model.taken(draw(model.sde.prior(moments), check_number(n), seed, moments.mean.numel(), first))
+
+
+def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
+    """Return the rows of a part of `n`, all of them for None.
+
+    Raises
+    ------
+    ValueError
+        If it is no part of so many.
+    """
+    if part is None:
+        return slice(0, n)
+    pair = isinstance(part, (tuple, list)) and [type(v) for v in part] == [int, int]
+    if not pair or not 0 <= part[0] < part[1]:
+        raise ValueError(f"part = {part}; give (rank, number), whole numbers with 0 <= rank < number.")
+    if part[1] > n:
+        raise ValueError(f"part = {part}: {n} samples are too few for {part[1]} processes; launch at most {n}.")
+    return part_of(n, part[1], part[0])
+
+
+def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
+    """Return states that a model can take, and refuse others; `name` is that of the caller's argument.
+
+    Raises
+    ------
+    TypeError
+        If they are not floating point.
+    ValueError
+        If they are not finite, or of another dtype or on another device than the model.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; give floating-point values.")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
+    check_dtype(model, x)
+    return x
