@@ -1,6 +1,6 @@
 """`fit`, and the loop it goes through: one step after the other, which knows a model by its loss alone.
 
-`settings` are what the weights hang on, `state` is all there is between two steps, `listeners` are what hears of each.
+`settings` are what the weights depend on, `state` is all there is between two steps, `listeners` are what hears of each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def fit(
         (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``. The null condition
         is the label -1.
     settings
-        What the weights hang on; the default ones if none are given.
+        What the weights depend on; the default ones if none are given.
     validation, validate_every
         Other data, of any of these kinds, and the steps between two times that the loss of the averaged weights is measured on
         them; ``run.validation`` has what was found (`validation.Validation`).

@@ -1,4 +1,4 @@
-"""`Settings`: what a training hangs on, in one object that is checked when it is made."""
+"""`Settings`: what a training depends on, in one object that is checked when it is made."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def constant_rate(done: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Hold all that the weights hang on besides the model and the data: a checkpoint is of these settings, or refused.
+    """Hold all that the weights depend on besides the model and the data: a checkpoint is of these settings, or refused.
 
     Parameters
     ----------

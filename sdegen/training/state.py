@@ -39,7 +39,7 @@ class Training:
     data
         As for `fit`.
     settings
-        What the weights hang on; the default ones if none are given.
+        What the weights depend on; the default ones if none are given.
     checkpoint
         The folder of the run, if it has one. Nothing is written there by the training itself (`listeners.Checkpoints`).
     threads

@@ -24,7 +24,7 @@ class Threads:
     """Try the first steps of a run with one thread and with all, by turns, and keep the number that was faster.
 
     A timed step is a step of the run like any other: no random number is drawn for it, and no weight moves otherwise. How torch
-    rounds may hang on the number of threads, so that two runs are equal to the last bit only where their numbers are.
+    rounds may depend on the number of threads, so that two runs are equal to the last bit only where their numbers are.
 
     Parameters
     ----------
