@@ -15,7 +15,7 @@ from sdegen import diagnose, samplers
 from sdegen.diagnose import Term, resampled
 from sdegen.metrics.estimate import Estimate
 from sdegen.processes.grids import Angle
-from sdegen.testing.samplers import affine_moments
+from sdegen.testing import affine_moments
 
 RING = sdegen.data.gaussian_ring()
 V = 0.25

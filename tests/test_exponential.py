@@ -28,7 +28,7 @@ from sdegen.samplers import (
     log_ratio,
     share,
 )
-from sdegen.testing.samplers import gaussian_data
+from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
 
@@ -65,8 +65,8 @@ def problem(process: str) -> tuple[Any, Tensor, Tensor]:
     return model, x_T, sdegen.sample(model, x_T=x_T, sampler=flow, final="sample")
 
 
-def observed(make: Callable[[int, grids.Grid], Any], process: str, steps: tuple[int, int]) -> tuple[float, float]:
-    """Order between two step counts, of the median error, and the last error."""
+def order_of_paths(make: Callable[[int, grids.Grid], Any], process: str, steps: tuple[int, int]) -> tuple[float, float]:
+    """Order between two step counts, of the median distance of where paths end, and the last distance."""
     model, x_T, want = problem(process)
     errors = []
     for n in steps:
@@ -88,13 +88,13 @@ METHODS: dict[str, tuple[Callable[..., Any], int, tuple[int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", ["VP", "Rectified", "CLD"])
 @pytest.mark.parametrize("method", METHODS)
-def test_observed_order(method: str, process: str) -> None:
+def test_paths_of_a_law_that_is_not_gaussian_are_followed_at_the_order(method: str, process: str) -> None:
     make, order, steps = METHODS[method]
     references: list[Reference] = [PointMass()] if process == "CLD" else [Normal(), Matched()]
     for reference in references:
-        found, error = observed(lambda n, g, r=reference: make(n, g, r), process, steps)
+        found, error = order_of_paths(lambda n, g, r=reference: make(n, g, r), process, steps)
         assert found > order - 0.15 and error < 0.15, (type(reference).__name__, found, error)
 
 

@@ -15,7 +15,7 @@ import sdegen
 from sdegen import grids, samplers
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
 from sdegen.samplers.search import Knobs, Search
-from sdegen.testing.samplers import gaussian_data
+from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
 

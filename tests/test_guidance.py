@@ -35,8 +35,7 @@ from sdegen.samplers import (
     learned_variance,
     sample,
 )
-from sdegen.testing import affine_moments, check_model
-from sdegen.testing.samplers import gaussian_data
+from sdegen.testing import affine_moments, check_model, gaussian_data
 
 DATA = gaussian_data()
 SDES = [sdegen.VP(), sdegen.VE(), sdegen.Cosine(), sdegen.DDPM(), sdegen.CLD(sigma_0=0.1)]

@@ -15,7 +15,7 @@ from sdegen.laws.kernels import Kernel
 from sdegen.likelihood.chain import step_divergence
 from sdegen.models.exact import Exact
 from sdegen.models.score import ScoreModel
-from sdegen.testing.samplers import gaussian_data
+from sdegen.testing import gaussian_data
 
 DATA = gaussian_data()
 

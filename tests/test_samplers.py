@@ -1,9 +1,8 @@
-"""Samplers: right law in the limit at the order they claim, on every process they mean something for."""
+"""Samplers: what each is equal to, exact on, and draws; the laws that hold for all are in `laws/test_every_sampler`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,83 +20,8 @@ from sdegen.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     Sampler,
-    transition_variance,
 )
-from sdegen.testing import affine_moments, check_sampler, gaussian_error, sampled_moments
-from sdegen.testing.samplers import gaussian_data
-
-
-class Own(sdegen.ScalarSDE):
-    """The README's process."""
-
-    def f(self, t: Tensor) -> Tensor:
-        return -10 * t
-
-    def g(self, t: Tensor) -> Tensor:
-        return (1 + 20 * t).sqrt()
-
-
-# Each with the steps between which its order shows, and a grid on which its coefficients are smooth.
-TWEEDIE: dict[str, tuple[Callable[..., Sampler], float]] = {
-    "ancestral": (Ancestral, 1),
-    "ancestral, transition variance": (lambda n, grid: Ancestral(n, grid, variance=transition_variance), 1),
-    "ddim": (DDIM, 1),
-    "ddim, eta 0.5": (lambda n, grid: DDIM(n, grid, eta=0.5), 1),
-    "ddim, eta 1": (lambda n, grid: DDIM(n, grid, eta=1.0), 1),
-    "heun": (Heun, 2),
-    "midpoint": (lambda n, grid: ProbabilityFlow(n, grid, method="midpoint"), 2),
-    "rk4": (lambda n, grid: ProbabilityFlow(n, grid, method="rk4"), 4),
-}
-EULER: dict[str, tuple[Callable[..., Sampler], float]] = {
-    "euler-maruyama": (EulerMaruyama, 1),
-    "euler-maruyama, eta 0.5": (lambda n, grid: EulerMaruyama(n, grid, eta=0.5), 1),
-    "euler": (lambda n, grid: EulerMaruyama(n, grid, eta=0.0), 1),
-    "predictor-corrector": (
-        lambda n, grid: PredictorCorrector(EulerMaruyama(n, grid), Langevin(1, h=4 / n)),
-        1,
-    ),
-}
-PROCESSES: dict[str, tuple[Callable[[], sdegen.LinearSDE], grids.Grid]] = {
-    "VP": (sdegen.VP, grids.Angle()),
-    "VE": (sdegen.VE, grids.Angle()),
-    "OU": (sdegen.OU, grids.Angle()),
-    "own": (Own, grids.Angle()),
-    "EDM": (sdegen.EDM, grids.Karras()),
-    "Cosine": (sdegen.Cosine, grids.Angle(end=0.0)),  # both ends, one with alpha = 0 and one with sigma = 0
-    "Rectified": (sdegen.Rectified, grids.Angle(end=0.0)),
-    "CLD": (lambda: sdegen.CLD(sigma_0=0.1), grids.Uniform(end=0.05)),
-}
-STEPS = {1: (64, 128), 2: (32, 64), 4: (24, 48)}
-
-
-@pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("sampler", TWEEDIE)
-def test_order_and_law_on_gaussian_data(sampler: str, process: str) -> None:
-    (make, order), (sde, grid) = TWEEDIE[sampler], PROCESSES[process]
-    first, last = STEPS[int(order)]
-    factor = 2 if process == "CLD" and order < 4 else 1  # it oscillates: the order shows between more steps
-    steps = first * factor, last * factor
-    report = check_sampler(lambda n: make(n, grid), sde(), order, steps)
-    assert report.passed, report
-
-
-EULER_GRIDS: dict[str, grids.Grid] = {
-    "VP": grids.Uniform(),
-    "VE": grids.Uniform(),
-    "OU": grids.Quadratic(),
-    "own": grids.Uniform(),
-    "EDM": grids.Karras(),
-    "CLD": grids.Uniform(end=0.05),
-}
-
-
-@pytest.mark.parametrize("process", EULER_GRIDS)
-@pytest.mark.parametrize("sampler", EULER)
-def test_order_and_law_of_euler_steps(sampler: str, process: str) -> None:
-    (make, order), sde = EULER[sampler], PROCESSES[process][0]
-    steps = (256, 512) if process in ("VE", "CLD") else (128, 256)  # steep at one end, oscillating
-    report = check_sampler(lambda n: make(n, EULER_GRIDS[process]), sde(), order, steps, largest=0.2)
-    assert report.passed, report
+from sdegen.testing import affine_moments, gaussian_data, gaussian_error, sampled_moments
 
 
 def test_ddim_at_eta_one_is_ancestral_sampling() -> None:

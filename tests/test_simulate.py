@@ -84,7 +84,7 @@ def test_local_kernel_is_exact_for_linear_drift() -> None:
 def test_linear_process_by_the_nonlinear_route_learns_the_same_score() -> None:
     # Denoising against the short kernel: its loss is stationary at the true score too.
     told, untold = sdegen.OU(T=2.0), NonlinearOU()
-    law = sdegen.testing.samplers.gaussian_data()
+    law = sdegen.testing.gaussian_data()
     exact = sdegen.Exact(told, law)
 
     class Off(sdegen.ScoreModel):

@@ -23,8 +23,7 @@ from sdegen.samplers.subsequence import (
     trained_times,
     uniform_subsequence,
 )
-from sdegen.testing import affine_moments
-from sdegen.testing.samplers import gaussian_data
+from sdegen.testing import affine_moments, gaussian_data
 
 DATA = gaussian_data()
 P = DATA.moments().covariance

@@ -56,6 +56,14 @@ class Sampler(ABC, Generic[C, S]):
     grid
         Where it stops; by default equal steps in ``sigma / (alpha + sigma)``.
 
+    Attributes
+    ----------
+    default_grid
+        The grid where none is given, on a linear process.
+    convergence_order
+        The power of the step size with which the law of the samples approaches the model's (the weak order of a stochastic
+        method); None where none is claimed, as for steps chosen by a tolerance. `testing.check_sampler` holds it to that.
+
     Raises
     ------
     ValueError
@@ -63,6 +71,7 @@ class Sampler(ABC, Generic[C, S]):
     """
 
     default_grid: type[Grid] = Angle
+    convergence_order: int | None = None
 
     __repr__ = show_call
 

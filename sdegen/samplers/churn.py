@@ -59,6 +59,7 @@ class Churn(Sampler[ChurnStep, None]):
     """
 
     default_grid = Karras
+    convergence_order = 2
 
     def __init__(
         self,

@@ -118,6 +118,8 @@ class Ancestral(Sampler[AncestralStep, None]):
         In a run, if the process is not linear, or the variance is to be the learned one and the model has none.
     """
 
+    convergence_order = 1
+
     def __init__(self, steps: int = 500, grid: Grid | None = None, variance: Variance = posterior_variance) -> None:
         super().__init__(steps, grid)
         self.variance = variance
@@ -170,6 +172,8 @@ class DDIM(Sampler[DDIMStep, None]):
     TypeError
         In a run, if the process is not linear.
     """
+
+    convergence_order = 1
 
     def __init__(self, steps: int = 50, grid: Grid | None = None, eta: float = 0.0) -> None:
         super().__init__(steps, grid)

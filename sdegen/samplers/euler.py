@@ -45,6 +45,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
     """
 
     default_grid = Uniform
+    convergence_order = 1
 
     def __init__(self, steps: int = 500, grid: Grid | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, grid)

@@ -88,6 +88,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.order, self.eta, self.clock = order, eta, clock
+        self.convergence_order = order
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ExponentialSDEStep]:
         """Weights and roots of every step."""

@@ -44,6 +44,7 @@ class Fitted(Multistep):
     def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:
         super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise
+        self.convergence_order = None  # factors are fitted to one number of steps
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
         """The fitted times."""

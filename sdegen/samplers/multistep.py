@@ -82,6 +82,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         if order not in (1, 2, 3, 4):
             raise ValueError(f"order = {order}; multistep methods have order 1, 2, 3 or 4.")
         self.order, self.reference, self.clock, self.corrector = order, reference, clock, corrector
+        self.convergence_order = order + 1 if corrector else order
 
     def pieces(self, model: ScoreModel) -> Scalar | Channels:
         """The formula's pieces for a model."""

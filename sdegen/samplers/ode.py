@@ -21,23 +21,26 @@ class Tableau(NamedTuple):
 
     Attributes
     ----------
+    order
+        The power of the step size with which its error vanishes.
     c
         ``c_0 = 0, c_1, ...``.
     A
         Weights of the slopes on the way to each later stage, and last on the way to the end.
     """
 
+    order: int
     c: tuple[float, ...]
     A: tuple[tuple[float, ...], ...]
 
 
 # The fixed-step methods of torchdiffeq by its names; "rk4" is Kutta's three-eighths rule.
 TABLEAUS = {
-    "euler": Tableau((0,), ((1,),)),
-    "midpoint": Tableau((0, 1 / 2), ((1 / 2,), (0, 1))),
-    "heun2": Tableau((0, 1), ((1,), (1 / 2, 1 / 2))),
-    "heun3": Tableau((0, 1 / 3, 2 / 3), ((1 / 3,), (0, 2 / 3), (1 / 4, 0, 3 / 4))),
-    "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((1 / 3,), (-1 / 3, 1), (1, -1, 1), (1 / 8, 3 / 8, 3 / 8, 1 / 8))),
+    "euler": Tableau(1, (0,), ((1,),)),
+    "midpoint": Tableau(2, (0, 1 / 2), ((1 / 2,), (0, 1))),
+    "heun2": Tableau(2, (0, 1), ((1,), (1 / 2, 1 / 2))),
+    "heun3": Tableau(3, (0, 1 / 3, 2 / 3), ((1 / 3,), (0, 2 / 3), (1 / 4, 0, 3 / 4))),
+    "rk4": Tableau(4, (0, 1 / 3, 2 / 3, 1), ((1 / 3,), (-1 / 3, 1), (1, -1, 1), (1 / 8, 3 / 8, 3 / 8, 1 / 8))),
 }
 
 
@@ -95,6 +98,8 @@ class Heun(Sampler[RungeKutta, None]):
         As for every `Sampler`.
     """
 
+    convergence_order = 2
+
     def __init__(self, steps: int = 18, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
@@ -143,6 +148,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
     ) -> None:
         super().__init__(steps, grid)
         self.method, self.rtol, self.atol = method, rtol, atol
+        self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
         """Both ends at least: the denoiser's move is not one of the integrator's."""

@@ -70,6 +70,7 @@ class Restart(Sampler[RestartStep, Any]):
                 raise ValueError(
                     f"{v}; an interval needs 0 < low < high, levels of sigma / alpha, and at least one repeat and step."
                 )
+        self.convergence_order = sampler.convergence_order
         self.sampler, self.intervals = sampler, tuple(sorted(intervals, reverse=True))
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:

@@ -39,6 +39,8 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
         In a run, if the process is not linear.
     """
 
+    convergence_order = 1
+
     def __init__(self, steps: int = 500, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 

@@ -60,6 +60,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         if order not in (2, 3):
             raise ValueError(f"order = {order}; single-step methods here have order 2 or 3.")
         self.order, self.reference, self.clock = order, reference, clock
+        self.convergence_order = order
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[SinglestepStep]:
         """Stages, their nodes and moves."""

@@ -1,23 +1,39 @@
-"""The laws that processes, models and samplers obey, for the library's own classes and for a user's."""
+"""The laws that processes, models, wrappers, parametrisations, weightings and samplers obey: the library's, and a user's."""
 
+from .affine import Response, affine_moments, gaussian_data, gaussian_error, response, sampled_moments
 from .models import check_model, model_cases
+from .parametrizations import check_parametrization, parametrization_cases
 from .report import EXACT, QUADRATURE, STATISTICAL, Report, Violation
-from .samplers import affine_moments, check_sampler, gaussian_error, observed_order, sampled_moments
+from .samplers import check_sampler, observed_order, sampler_cases
 from .sde import check_sde, sde_cases
+from .weightings import check_times, check_weighting, times_cases, weighting_cases
+from .wrappers import check_wrapper, wrapper_cases
 
 __all__ = [
     "EXACT",
     "QUADRATURE",
     "STATISTICAL",
     "Report",
+    "Response",
     "Violation",
     "affine_moments",
     "check_model",
+    "check_parametrization",
     "check_sampler",
     "check_sde",
+    "check_times",
+    "check_weighting",
+    "check_wrapper",
+    "gaussian_data",
     "gaussian_error",
     "model_cases",
     "observed_order",
+    "parametrization_cases",
+    "response",
     "sampled_moments",
+    "sampler_cases",
     "sde_cases",
+    "times_cases",
+    "weighting_cases",
+    "wrapper_cases",
 ]

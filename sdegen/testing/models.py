@@ -1,95 +1,206 @@
-"""The laws of a score model: its readings are one estimate, row by row, in the dtype it is asked in."""
+"""The laws of a score model: its readings are one estimate, row by row, in the dtype it is asked in, at every time."""
 
 from __future__ import annotations
 
-__all__ = ["check_model", "model_cases", "readings_agree", "rows_do_not_mix", "score_has_the_shape_of_the_state"]
+__all__ = [
+    "Asked",
+    "LAWS",
+    "READINGS",
+    "answers_are_sums_of_readings",
+    "asked_of",
+    "asking",
+    "check_model",
+    "model_cases",
+    "readings_agree",
+    "readings_are_finite_at_both_ends",
+    "readings_are_functions",
+    "rows_do_not_mix",
+    "score_has_the_shape_of_the_state",
+]
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..models.score import ScoreModel
+from ..models.score import ScoreModel, evaluating
 from ..processes.linear import is_linear
 from .report import Law, Report, Violation, cases, check, close
 
+READINGS = ("velocity", "denoise", "noise")  # finite at every time of a linear process; the score is not
 
-def _asked(model: ScoreModel, n: int = 6) -> tuple[Tensor, Tensor, float]:
-    """States and times to ask a model about, in its dtype, and the tolerance of that dtype."""
+
+class Asked(NamedTuple):
+    """States and times that a model is asked about, and the tolerance of its dtype."""
+
+    x: Tensor
+    t: Tensor
+    tolerance: float
+
+
+def asked_of(model: ScoreModel, n: int = 6) -> Asked:
+    """Noise data about the mean that the model knows, and return the states with their times."""
     generator = torch.Generator().manual_seed(3)
     mean = model.require_moments().mean
-    shape = mean.shape
-    x_0 = mean + torch.randn(n, *shape, dtype=torch.float64, generator=generator)
+    x_0 = mean + torch.randn(n, *mean.shape, dtype=torch.float64, generator=generator)
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
-    x = model.sde.perturb(x_0, t, generator=generator).x
-    weight = model.like
-    tolerance = 1e-8 if weight is None or weight.dtype == torch.float64 else 1e-3
-    return (x if weight is None else x.to(weight)), t, tolerance
+    x = model.taken(model.sde.perturb(x_0.double(), t, generator=generator).x)
+    return Asked(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
+
+
+@contextmanager
+def asking(model: ScoreModel) -> Iterator[None]:
+    """Ask a model as samplers do: in evaluation mode, without gradients."""
+    with torch.no_grad(), evaluating(model):
+        yield
 
 
 def score_has_the_shape_of_the_state(model: ScoreModel) -> None:
-    """Shape, dtype and finiteness."""
-    x, t, _ = _asked(model)
-    with torch.no_grad():
-        score = model.score(x, t)
-    if score.shape != x.shape or score.dtype != x.dtype:
-        raise Violation(f"score is {score.dtype} {tuple(score.shape)} for a state {x.dtype} {tuple(x.shape)}")
-    if not score.isfinite().all():
-        raise Violation("score is not finite")
+    """The score is finite, of shape and dtype of the state; float32 too, of a model that has no dtype of its own."""
+    x, t, _ = asked_of(model)
+    for state in (x, x.float()) if model.like is None else (x,):
+        with asking(model):
+            score = model.score(state, t)
+        if score.shape != state.shape or score.dtype != state.dtype:
+            raise Violation(
+                f"score is {score.dtype} {tuple(score.shape)} for a state {state.dtype} {tuple(state.shape)}"
+            )
+        if not score.isfinite().all():
+            raise Violation("score is not finite")
+
+
+def readings_are_functions(model: ScoreModel) -> None:
+    """The same question has the same answer, and the state that is asked about stays as it is."""
+    x, t, _ = asked_of(model)
+    kept = x.clone()
+    with asking(model):
+        first, second = model.score(x, t), model.score(x, t)
+    close("score, asked twice,", first, second, 0.0)
+    if not torch.equal(x, kept):
+        raise Violation("score(x, t) changes x in place")
 
 
 def rows_do_not_mix(model: ScoreModel) -> None:
-    """Each row's score depends on that row alone."""
-    x, t, tolerance = _asked(model)
-    with torch.no_grad():
+    """Each row's score depends on that row and its time alone; one time for all rows is that time for each."""
+    x, t, tolerance = asked_of(model)
+    with asking(model):
         together = model.score(x, t)
         alone = torch.cat([model.score(x[i : i + 1], t[i]) for i in range(len(x))])
-    close("score in a batch", together, alone, tolerance, 1 + alone.abs())
+        close("score in a batch", together, alone, tolerance, 1 + alone.abs())
+        one, each = model.score(x, t[2]), model.score(x, t[2].expand(len(x)))
+    close("score at one time for all rows", one, each, tolerance, 1 + each.abs())
 
 
 def readings_agree(model: ScoreModel) -> None:
-    """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``."""
+    """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``, and each is read off by its own method."""
     if not is_linear(model.sde):
         return
-    x, t, tolerance = _asked(model)
+    x, t, tolerance = asked_of(model)
     at = model.sde.marginal(t)
-    with torch.no_grad():
+    with asking(model):
         x_0, eps = model.estimate(x, t)
         close("Phi x_0 + R eps", at.Phi(x_0) + at.R(eps), x, tolerance, 1 + x.abs().amax())
         score = model.score(x, t)
         close("score", score, at.score_from_noise(eps), tolerance, 1 + score.abs())
         velocity = model.velocity(x, t)
         close("velocity", velocity, at.velocity(x_0, eps), tolerance, 1 + velocity.abs())
+        close("denoise", model.denoise(x, t), x_0, tolerance, 1 + x_0.abs())
+        close("noise", model.noise(x, t), eps, tolerance, 1 + eps.abs())
 
 
-LAWS: list[Law] = [score_has_the_shape_of_the_state, rows_do_not_mix, readings_agree]
+def readings_are_finite_at_both_ends(model: ScoreModel) -> None:
+    """Velocity, clean data and noise are finite at 0 and at T, where a process may be without noise or without signal."""
+    if not is_linear(model.sde):
+        return
+    generator = torch.Generator().manual_seed(4)
+    mean = model.require_moments().mean
+    x_0 = mean + torch.randn(4, *mean.shape, dtype=torch.float64, generator=generator)
+    for t in (0.0, model.sde.T):
+        x = model.taken(model.sde.perturb(x_0.double(), t, generator=generator).x)
+        with asking(model):
+            for name in READINGS:
+                if not getattr(model, name)(x, t).isfinite().all():
+                    raise Violation(f"{name} is not finite at t = {t:g}")
+
+
+def answers_are_sums_of_readings(model: ScoreModel) -> None:
+    """`answer` to a question of `ask` is the sum of state and readings with the question's weights, at each of its times."""
+    if not is_linear(model.sde):
+        return
+    x, t, tolerance = asked_of(model)
+    t = t[::2]
+    one = model.sde.marginal(t).Phi.one()
+    numbers = torch.linspace(0.5, 1.5, len(t), dtype=torch.float64)
+    given: dict[str, float] = {"x": 0.7, "denoise": -0.4, "noise": 0.9, "score": 0.2, "velocity": -1.1}
+    for names in (("velocity",), ("denoise", "noise"), tuple(given)):
+        with asking(model):
+            questions = model.ask(t, **{name: one * (given[name] * numbers) for name in names})
+            for i, question in enumerate(questions):
+                known = {name: x if name == "x" else getattr(model, name)(x, t[i]) for name in names}
+                want = sum(given[name] * numbers[i].item() * reading for name, reading in known.items())
+                assert isinstance(want, Tensor)
+                close(
+                    f"the answer about {', '.join(names)}",
+                    model.answer(x, question),
+                    want,
+                    10 * tolerance,
+                    1 + want.abs(),
+                )
+
+
+LAWS: list[Law] = [
+    score_has_the_shape_of_the_state,
+    readings_are_functions,
+    rows_do_not_mix,
+    readings_agree,
+    readings_are_finite_at_both_ends,
+    answers_are_sums_of_readings,
+]
 
 
 def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Report:
-    """Hold a score model against its laws; parameters as for `check_sde`.
+    """Hold a score model, of the library or your own, against its laws.
+
+    Subclass `ScoreModel` with ``score(x, t, **cond)`` and set `sde` and `moments`; on a linear process the other readings and
+    the answers to samplers' questions follow. A model that gives the velocity instead, which alone is finite at every time,
+    derives from `VelocityModel`. Whichever methods are overridden, the laws hold them against each other.
 
     Parameters
     ----------
     model
-        Any score model that knows its data's moments.
+        Any score model that knows its data's moments; one with conditions as ``Conditioned(model, label=...)``, with one value
+        for all rows.
     expected
-        As for `check_sde`.
+        Laws that are expected to fail, by name, each with its reason.
 
     Returns
     -------
     Report
-        As of `check_sde`.
+        Printable; ``.passed``, and ``.failures`` with the names of the broken laws.
 
     Raises
     ------
+    TypeError
+        If `model` is no score model.
     ValueError
         If `expected` names a law that is not among them.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> check_model(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())).passed
+    True
     """
+    if not isinstance(model, ScoreModel):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"model is {what}; give a ScoreModel, as in Model(net, sde).")
     return check(model, LAWS, expected)
 
 
 def model_cases(model: ScoreModel) -> list[Any]:
-    """The laws of a model as pytest parameters.
+    """Return the laws of a model as pytest parameters; see `report.cases`.
 
     Parameters
     ----------

@@ -1,230 +1,327 @@
-"""The laws of a sampler: the law it samples, exactly and without Monte Carlo, and its order of convergence.
+"""The laws of a sampler: the law it samples, its order of convergence, and that samples do not meddle with each other.
 
-On Gaussian data the exact score is affine, so every step is ``x → A x + b + B z``: a chain's mean and covariance follow
-by applying the step to basis vectors. What is left after comparing them with the truth is discretisation error alone.
+The first two are read off without Monte Carlo on Gaussian data (`affine`), for samplers that claim an order. Those that
+claim none, because their steps are chosen by a tolerance or because their error does not vanish with the step, have their
+samples compared with the truth, within standard errors.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "Units",
-    "affine_moments",
+    "Case",
+    "FEW",
+    "LAWS",
+    "Numbered",
+    "ROUNDING",
+    "SHORTFALL",
     "check_sampler",
-    "gaussian_data",
-    "gaussian_error",
-    "law_error",
+    "error_falls_at_the_order_claimed",
+    "every_move_has_its_coefficients",
+    "memory_is_handed_from_step_to_step",
     "observed_order",
-    "sampled_moments",
+    "order_between",
+    "rows_do_not_mix",
+    "sampler_cases",
+    "samples_have_the_law_of_the_model",
+    "seed_reproduces_the_run",
+    "step_returns_a_state_like_the_one_given",
 ]
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..laws.mixtures import GaussianMixture, Moments
-from ..metrics.frechet import frechet_distance
+from ..laws.mixtures import Moments
 from ..models.exact import Exact
-from ..processes.linear import LinearSDE
-from ..samplers import Sampler, sample
-from ..samplers.defaults import default
-from .report import Report, Violation, check
+from ..processes.linear import LinearSDE, is_linear
+from ..samplers import SampleNoise, Sampler, sample
+from .affine import affine_moments, gaussian_data, travelled
+from .report import STATISTICAL, Law, Report, Violation, cases, check
+
+ROUNDING = 1e-9  # of the covariance: an error below it is none, and shows no order
+SHORTFALL = 0.15  # of an order, which two step counts may show less than there is
+FEW = 8  # steps of the runs that ask no question of accuracy
 
 
-def gaussian_data() -> GaussianMixture:
-    """A Gaussian in two dimensions with unequal, rotated axes, and a mean off zero."""
-    covariance = torch.tensor([[[0.9, 0.3], [0.3, 0.4]]], dtype=torch.float64)
-    return GaussianMixture(torch.ones(1), torch.tensor([[0.6, -0.4]], dtype=torch.float64), covariance)
+@dataclass(frozen=True)
+class Case:
+    """What the laws of a sampler are asked about; see `check_sampler`."""
+
+    make: Callable[[int], Sampler]
+    sde: LinearSDE
+    order: float | None
+    steps: tuple[int, int]
+    largest: float
+    denoise: bool
+
+    @cached_property
+    def model(self) -> Exact:
+        """The exact model of Gaussian data, told other moments: a solver built around the true ones would make no error."""
+        model = Exact(self.sde, gaussian_data())
+        model.moments = Moments(torch.zeros(2, dtype=torch.float64), torch.tensor([0.5, 1.0]).double().diag())
+        return model
+
+    @cached_property
+    def few(self) -> Sampler:
+        """A sampler of few steps."""
+        return self.make(FEW)
+
+    @cached_property
+    def plan(self) -> list[Any]:
+        """The coefficients of its steps."""
+        return self.few.plan(self.model, self.few.times(self.sde, self.denoise))
+
+    def states(self, sampler: Sampler, n: int, seed: int = 1) -> Tensor:
+        """`n` draws from the true law at the sampler's first time."""
+        law = self.sde.diffused(self.model.distribution, sampler.times(self.sde, self.denoise)[0])
+        return law.sample(n, torch.Generator().manual_seed(seed))
+
+    def truth(self, sampler: Sampler) -> tuple[Tensor, Tensor]:
+        """Mean ``(D,)`` and covariance of the true law at the sampler's last time."""
+        law = self.sde.diffused(self.model.distribution, sampler.times(self.sde, self.denoise)[-1])
+        mean, covariance = law.moments()
+        return mean.flatten(), covariance
+
+    def error(self, steps: int) -> float:
+        """Distance of the exact mean and covariance of the samples from the true ones, relative to the covariance."""
+        sampler = self.make(steps)
+        found = affine_moments(sampler, self.model, self.denoise)
+        want = self.truth(sampler)
+        gap = torch.cat([(a - b).flatten() for a, b in zip(found, want, strict=True)])
+        return (gap.norm() / want[1].norm()).item()
+
+    @cached_property
+    def errors(self) -> tuple[float, float]:
+        """The errors at both step counts."""
+        return self.error(self.steps[0]), self.error(self.steps[1])
 
 
-class Units:
-    """In place of noise, unit vectors: row by row one coordinate of one call, after the rows that have none."""
+class Numbered:
+    """Noise by the number of the call and the row alone, however many rows there are."""
 
-    def __init__(self, first: int = 0) -> None:
-        self.first, self.calls = first, 0
+    def __init__(self, seed: int) -> None:
+        self.seed, self.calls = seed, 0
 
     def __call__(self, like: Tensor) -> Tensor:
-        """The unit vectors of this call, for as many of its rows as there are."""
-        z = torch.zeros(len(like), like[0].numel(), dtype=like.dtype)
-        D = z.shape[1]
-        own = z[self.first + self.calls * D :][:D]
-        own.copy_(torch.eye(D, dtype=like.dtype)[: len(own)])
+        """Return the noise of this call."""
         self.calls += 1
-        return z.reshape(like.shape)
+        generator = torch.Generator().manual_seed(1000 * self.seed + self.calls)
+        return torch.randn(6, *like.shape[1:], dtype=torch.float64, generator=generator)[: len(like)].to(like)
 
 
-def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what a sampler returns on an affine model, started from the exact law at its first time.
+def every_move_has_its_coefficients(case: Case) -> None:
+    """Times lie in ``[0, T]``, and `plan` returns one entry for each move between them."""
+    times = case.few.times(case.sde, case.denoise)
+    if not ((times >= 0) & (times <= case.sde.T * (1 + 1e-12))).all():
+        raise Violation(f"times run from {times.min():.4g} to {times.max():.4g}, outside [0, T] = [0, {case.sde.T:g}]")
+    if len(case.plan) != len(times) - 1:
+        raise Violation(f"plan has {len(case.plan)} entries for {len(times)} times, expected {len(times) - 1}")
 
-    Only samplers without memory between steps (``state`` stays None).
 
-    Parameters
-    ----------
-    sampler
-        A sampler of this kind.
-    model
-        The exact model of a Gaussian: of another law it is not affine.
-    denoise
-        Whether the times are those of a run that ends with the denoiser; its move is left out all the same.
+def step_returns_a_state_like_the_one_given(case: Case) -> None:
+    """A step keeps shape and dtype, in float32 too, and leaves the state that it is given as it is."""
+    for dtype in (torch.float64, torch.float32):
+        x, state = case.states(case.few, 4).to(dtype), None
+        for c in case.plan:
+            kept = x.clone()
+            after, state = case.few.step(case.model, x, c, torch.zeros_like, state)
+            if not torch.equal(x, kept):
+                raise Violation("step writes into the state that it is given")
+            if not after.isfinite().all():
+                raise Violation("step returns a state that is not finite")
+            if after.shape != x.shape or after.dtype != dtype:
+                raise Violation(f"step turns {dtype} {tuple(x.shape)} into {after.dtype} {tuple(after.shape)}")
+            x = after
 
-    Returns
-    -------
-    Tensor, Tensor
-        Of the flattened state at the last time, ``(D,)`` and ``(D, D)``.
 
-    Raises
-    ------
-    ValueError
-        If the sampler remembers between steps.
-    """
-    sde = model.sde
-    times = sampler.times(sde, denoise)
-    law = sde.diffused(model.distribution, times[0])
-    mean, covariance = law.moments()
-    shape = mean.shape
-    mean, D = mean.reshape(-1), mean.numel()
-    for c in sampler.plan(model, times):
-        counting = Units()
-        sampler.step(model, torch.zeros(1, *shape, dtype=torch.float64), c, counting, None)
-        # Rows: zero, the D unit states, then one for every unit of every call's noise.
-        rows = torch.zeros(1 + D + counting.calls * D, D, dtype=torch.float64)
-        rows[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-        out, state = sampler.step(model, rows.reshape(-1, *shape), c, Units(1 + D), None)
-        if state is not None:
-            raise ValueError(
-                f"{type(sampler).__name__} remembers between steps; affine_moments covers one-step samplers."
+def rows_do_not_mix(case: Case) -> None:
+    """A sample does not depend on the others of its batch, in any step; by no more than a tolerance, where one is held."""
+    x = case.states(case.few, 6)
+    together = travelled(case.few, case.plan, case.model, x, Numbered(2))
+    alone = travelled(case.few, case.plan, case.model, x[:1], Numbered(2))
+    tolerance = 1e-7 if case.order is not None else 1e-3
+    gap = ((together[:1] - alone).abs() / (1 + alone.abs())).max().item()
+    if not gap <= tolerance:
+        raise Violation(f"a sample moves by {gap:.2g} with the other rows of its batch")
+
+
+def memory_is_handed_from_step_to_step(case: Case) -> None:
+    """Whatever a step remembers is in what it returns: two runs by turns are the same as one after the other."""
+    starts, noises = [case.states(case.few, 3, seed) for seed in (1, 2)], [Numbered(seed) for seed in (3, 4)]
+    apart = [travelled(case.few, case.plan, case.model, x, Numbered(s)) for x, s in zip(starts, (3, 4), strict=True)]
+    runs: list[tuple[Tensor, Any]] = [(x, None) for x in starts]
+    for c in case.plan:
+        runs = [case.few.step(case.model, x, c, z, state) for (x, state), z in zip(runs, noises, strict=True)]
+    for (x, _), want in zip(runs, apart, strict=True):
+        if not torch.allclose(x, want, rtol=1e-9, atol=1e-12):
+            raise Violation("a run changes with another one between its steps: the sampler keeps something of its own")
+
+
+def seed_reproduces_the_run(case: Case) -> None:
+    """Two runs of `sample` with one seed are equal."""
+    final = "denoise" if case.denoise else "sample"
+    first, second = (sample(case.model, 16, sampler=case.make(FEW), seed=4, final=final) for _ in range(2))
+    if not torch.equal(first, second):
+        raise Violation("two runs with one seed differ")
+
+
+def samples_have_the_law_of_the_model(case: Case) -> None:
+    """Mean and covariance at the last time are those of the noised data: exactly computed, or of samples."""
+    if case.order is not None:
+        if not case.errors[1] <= case.largest:
+            raise Violation(
+                f"mean and covariance are off by {case.errors[1]:.2g} of the covariance at {case.steps[1]} steps, "
+                f"{case.largest:g} allowed"
             )
-        out = out.reshape(len(rows), D)
-        b, linear = out[0], out[1:] - out[0]
-        A, B = linear[:D].T, linear[D:].T
-        mean, covariance = A @ mean + b, A @ covariance @ A.T + B @ B.T
-    return mean, covariance
+        return
+    n, sampler = 4000, case.make(case.steps[1])
+    plan = sampler.plan(case.model, sampler.times(case.sde, case.denoise))
+    x = travelled(sampler, plan, case.model, case.states(sampler, n), SampleNoise(5)).flatten(1)
+    mean, covariance = case.truth(sampler)
+    size = covariance.norm()
+    for name, gap, error in (
+        ("mean", (x.mean(0) - mean).norm() / size.sqrt(), n**-0.5),
+        ("covariance", (x.T.cov() - covariance).norm() / size, (2 / n) ** 0.5),
+    ):
+        if not gap <= case.largest + STATISTICAL * error:
+            raise Violation(f"the {name} of {n} samples is off by {gap.item():.2g}, {case.largest:g} allowed")
 
 
-def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
-    """Mean and covariance of what `sdegen.sample` returns on Gaussian data, the last move to clean data included, exactly.
-
-    For every sampler, with or without memory: the whole run is affine in its start and in all of its noise, so it is run
-    once from unit vectors of each. The start has the true law at the first time.
-
-    Parameters
-    ----------
-    model
-        The exact model of a Gaussian.
-    sampler
-        Any; the default sampler otherwise.
-    """
-    sampler = default(model, None) if sampler is None else sampler
-    law = model.sde.diffused(model.distribution, sampler.times(model.sde, True)[0])
-    mean, covariance = law.moments()
-    D, units = mean.numel(), Units()
-    nothing = torch.zeros(1, *mean.shape, dtype=torch.float64)
-    sample(model, x_T=nothing, sampler=sampler, seed=0, noise=lambda seed, first: units)
-    rows = torch.zeros(1 + D + units.calls * D, D, dtype=torch.float64)
-    rows[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-    units = Units(1 + D)
-    out = sample(model, x_T=rows.reshape(-1, *mean.shape), sampler=sampler, seed=0, noise=lambda seed, first: units)
-    b, linear = out[0].flatten(), (out[1:] - out[0]).flatten(1)
-    A, B = linear[:D].T, linear[D:].T
-    return Moments((A @ mean.flatten() + b).reshape(out.shape[1:]), A @ covariance @ A.T + B @ B.T)
+def error_falls_at_the_order_claimed(case: Case) -> None:
+    """The error of mean and covariance falls as the order says, unless none is left, or no order is claimed."""
+    if case.order is None or case.errors[1] <= ROUNDING:
+        return
+    found = order_between(case.errors, case.steps)
+    if not found >= case.order - SHORTFALL:
+        raise Violation(
+            f"observed order {found:.2f} with error {case.errors[1]:.2g} at {case.steps[1]} steps, claimed {case.order:g}"
+        )
 
 
-def gaussian_error(model: Exact, sampler: Sampler | None = None) -> float:
-    """2-Wasserstein distance in units of the data, of what a solver samples to Gaussian data: closed form, no Monte Carlo.
-
-    ``W_2² = ‖m − m*‖² + tr(C + C* − 2 (C^½ C* C^½)^½)`` with the moments of `sampled_moments`.
-
-    Parameters
-    ----------
-    model, sampler
-        As for `sampled_moments`.
-
-    Examples
-    --------
-    >>> import sdegen
-    >>> model = Exact(sdegen.VP(), gaussian_data())
-    >>> [f"{gaussian_error(model, sdegen.samplers.DDIM(n)):.3f}" for n in (10, 20, 40)]
-    ['0.155', '0.076', '0.038']
-    """
-    return math.sqrt(max(frechet_distance(sampled_moments(model, sampler), model.distribution.moments()), 0.0))
+LAWS: list[Law] = [
+    every_move_has_its_coefficients,
+    step_returns_a_state_like_the_one_given,
+    rows_do_not_mix,
+    memory_is_handed_from_step_to_step,
+    seed_reproduces_the_run,
+    samples_have_the_law_of_the_model,
+    error_falls_at_the_order_claimed,
+]
 
 
-def law_error(sampler: Sampler, model: Exact) -> float:
-    """Relative distance of the sampled mean and covariance from the exact ones at the sampler's last time."""
-    mean, covariance = affine_moments(sampler, model)
-    law = model.sde.diffused(model.distribution, sampler.times(model.sde, False)[-1])
-    want_mean, want = law.moments()
-    gap = torch.cat([(mean - want_mean.reshape(-1)), (covariance - want).reshape(-1)])
-    return (gap.norm() / want.norm()).item()
+def order_between(errors: tuple[float, float], steps: tuple[int, int]) -> float:
+    """Return the order with which an error falls between two step counts."""
+    return math.log(errors[0] / errors[1]) / math.log(steps[1] / steps[0])
 
 
 def observed_order(
     make: Callable[[int], Sampler], sde: LinearSDE, steps: tuple[int, int] = (64, 128)
 ) -> tuple[float, float]:
-    """``log2`` of the fall of the error when steps double, and the last error, on Gaussian data.
+    """Compute the order with which the error falls between two step counts on Gaussian data, and the last error.
 
     Parameters
     ----------
-    make
-        A sampler of so many steps.
-    sde
-        A linear SDE.
-    steps
-        Two step counts.
+    make, sde, steps
+        As for `check_sampler`.
+
+    Raises
+    ------
+    ValueError
+        If the sampler chooses its steps by the state.
     """
-    model = Exact(sde, gaussian_data())
-    first, last = (law_error(make(n), model) for n in steps)
-    return math.log(first / last) / math.log(steps[1] / steps[0]), last
+    case = Case(make, sde, None, steps, math.inf, False)
+    return order_between(case.errors, steps), case.errors[1]
 
 
 def check_sampler(
     make: Callable[[int], Sampler],
     sde: LinearSDE,
-    order: float,
+    order: float | None = None,
     steps: tuple[int, int] = (64, 128),
     largest: float = 0.1,
+    final: str = "sample",
+    expected: dict[str, str] | None = None,
 ) -> Report:
-    """Hold a sampler against its laws on a linear SDE.
+    """Hold a sampler, of the library or your own, against its laws on a linear SDE.
+
+    Subclass `Sampler` with `plan`, which forms the coefficients of every step, and `step`; hand whatever a step is to remember
+    to the next by the second thing that it returns; declare the order of convergence as `convergence_order`.
 
     Parameters
     ----------
     make
-        A sampler of so many steps.
+        Called with a number of steps; returns the sampler.
     sde
         A linear SDE.
     order
-        The order it claims; 0.15 less is allowed.
+        The order it claims; by default what the sampler of the fewer steps declares. 0.15 less is allowed, and an error at
+        rounding is no fault whatever the order. A sampler that declares none has its samples compared with the truth instead.
     steps
-        Step counts that the order is observed between.
+        Step counts between which the order is observed.
     largest
         Relative error of mean and covariance allowed at the larger of them.
+    final
+        ``"denoise"`` for a sampler whose last move is the denoiser's, as `sample` has it; the laws ask about the state before.
+    expected
+        Laws that are expected to fail, by name, each with its reason.
+
+    Returns
+    -------
+    Report
+        Printable; ``.passed``, and ``.failures`` with the names of the broken laws.
+
+    Raises
+    ------
+    TypeError
+        If `make` returns no sampler, or the process is not linear.
+    ValueError
+        If `expected` names a law that is not among them.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> check_sampler(sdegen.samplers.Heun, sdegen.VP()).passed
+    True
     """
-
-    def converges_at_its_order(_: Any) -> None:
-        found, error = observed_order(make, sde, steps)
-        if not found >= order - 0.15 or not error <= largest:
-            raise Violation(f"observed order {found:.2f} with error {error:.2g} at {steps[1]} steps, claimed {order:g}")
-
-    def seed_reproduces_the_run(_: Any) -> None:
-        model = Exact(sde, gaussian_data())
-        first, second = (sample(model, 16, sampler=make(8), seed=4) for _ in range(2))
-        if not torch.equal(first, second):
-            raise Violation("two runs with one seed differ")
-
-    def rows_do_not_mix(_: Any) -> None:
-        model = Exact(sde, gaussian_data())
-        sampler = make(4)
-        times = sampler.times(sde, False)
-        x = sde.diffused(model.distribution, times[0]).sample(6, torch.Generator().manual_seed(1))
-        c = sampler.plan(model, times)[0]
-        z = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-        together, _ = sampler.step(model, x, c, lambda like: z[: len(like)], None)
-        alone, _ = sampler.step(model, x[:1], c, lambda like: z[: len(like)], None)
-        if not torch.allclose(together[:1], alone, rtol=1e-6, atol=1e-8):
-            raise Violation("a row's step depends on the other rows")
-
-    report = check(make(4), [converges_at_its_order, seed_reproduces_the_run, rows_do_not_mix])
-    report.subject += f" on {type(sde).__name__}"
+    case = _case(make, sde, order, steps, largest, final)
+    report = check(case, LAWS, expected)
+    report.subject = f"{type(case.few).__name__} on {type(sde).__name__}"
     return report
+
+
+def sampler_cases(make: Callable[[int], Sampler], sde: LinearSDE, **settings: Any) -> list[Any]:
+    """Return the laws of a sampler as pytest parameters; see `report.cases`.
+
+    Parameters
+    ----------
+    make, sde
+        As for `check_sampler`.
+    settings
+        Its other arguments.
+    """
+    return cases(_case(make, sde, **settings), LAWS)
+
+
+def _case(
+    make: Callable[[int], Sampler],
+    sde: LinearSDE,
+    order: float | None = None,
+    steps: tuple[int, int] = (64, 128),
+    largest: float = 0.1,
+    final: str = "sample",
+) -> Case:
+    made = make(steps[0])
+    if not isinstance(made, Sampler):
+        raise TypeError(
+            f"make({steps[0]}) returned a {type(made).__name__}; give a function of the steps that makes a sampler."
+        )
+    if not is_linear(sde):
+        raise TypeError(
+            f"{type(sde).__name__} is not linear: the law of its noised data, to compare with, is not known."
+        )
+    return Case(make, sde, made.convergence_order if order is None else order, steps, largest, final == "denoise")

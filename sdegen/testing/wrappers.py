@@ -1,0 +1,241 @@
+"""The laws of a wrapper: a score model made of another, which changes what it says and shares the rest with it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "LAWS",
+    "OWN",
+    "Wrap",
+    "Wrapping",
+    "change_is_heard_in_every_reading",
+    "check_wrapper",
+    "learned_variance_is_handed_on",
+    "mode_is_that_of_the_network_inside",
+    "model_inside_is_left_as_it_is",
+    "moments_and_end_are_shared",
+    "neutral_value_is_the_identity",
+    "nothing_of_its_own_is_trained",
+    "process_is_that_of_the_model_inside",
+    "restored",
+    "wrapper_cases",
+]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ..laws.mixtures import Moments
+from ..models.network import Trainable
+from ..models.score import ScoreModel
+from ..processes.linear import is_linear
+from .models import LAWS as MODEL_LAWS
+from .models import READINGS, asked_of, asking
+from .report import Law, Report, Violation, cases, check, close
+
+Wrap = Callable[[ScoreModel], ScoreModel]
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What the laws of a wrapper are asked about; see `check_wrapper`."""
+
+    wrap: Wrap
+    model: ScoreModel
+    neutral: Wrap | None
+
+    @cached_property
+    def wrapped(self) -> ScoreModel:
+        """The wrapper around the model."""
+        return self.wrap(self.model)
+
+
+@contextmanager
+def restored(model: ScoreModel) -> Iterator[None]:
+    """Put moments and end of a model back as they were."""
+    moments, end = model.moments, model.end
+    try:
+        yield
+    finally:
+        model.moments, model.end = moments, end
+
+
+def process_is_that_of_the_model_inside(case: Wrapping) -> None:
+    """Wrapper and model have one process, and take states of one dtype on one device."""
+    if case.wrapped.sde is not case.model.sde:
+        raise Violation("sde is not that of the model inside")
+    if case.wrapped.like is not case.model.like:
+        raise Violation("like, the tensor that tells dtype and device, is not that of the model inside")
+
+
+def moments_and_end_are_shared(case: Wrapping) -> None:
+    """What is set on the model inside after it was wrapped is the wrapper's too, and the other way round."""
+    wrapped, model = case.wrapped, case.model
+    known = model.require_moments()
+    for giver, taker, way in ((model, wrapped, "set on the model inside"), (wrapped, model, "set on the wrapper")):
+        with restored(model):
+            giver.moments, giver.end = Moments(known.mean + 1, known.covariance), 0.125 * model.sde.T
+            if taker.moments is not giver.moments:
+                raise Violation(f"moments {way} later are not known to the other")
+            if taker.end != giver.end:
+                raise Violation(f"an end {way} later is not known to the other")
+
+
+def learned_variance_is_handed_on(case: Wrapping) -> None:
+    """A wrapper has a learned reversal if and only if the model inside has one."""
+    if (case.wrapped.reversal is None) != (case.model.reversal is None):
+        raise Violation("reversal, the learned variance, is lost or made up")
+
+
+def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
+    """`train` and `eval` of the wrapper reach the network inside, and asking leaves its mode alone."""
+    if not isinstance(case.model, nn.Module) or not isinstance(case.wrapped, nn.Module):
+        return
+    kept = case.model.training
+    try:
+        for mode in (True, False):
+            case.wrapped.train(mode)
+            x, t, _ = asked_of(case.model)
+            with asking(case.wrapped):
+                case.wrapped.score(x, t)
+            if case.model.training != mode or any(m.training != mode for m in case.model.modules()):
+                raise Violation(f"train({mode}) does not reach the network inside, or is lost when it is asked")
+    finally:
+        case.model.train(kept)
+
+
+def nothing_of_its_own_is_trained(case: Wrapping) -> None:
+    """A wrapper is no model that `fit` would train by the default objective, with what it changes in the way."""
+    if isinstance(case.wrapped, Trainable):
+        raise Violation("the wrapper is trainable itself; train the model, then wrap it")
+
+
+def model_inside_is_left_as_it_is(case: Wrapping) -> None:
+    """Wrapping and asking change nothing of what the model inside says."""
+    x, t, _ = asked_of(case.model)
+    with asking(case.model):
+        before = case.model.score(x, t)
+        case.wrap(case.model).score(x, t)
+        close("score of the model inside", case.model.score(x, t), before, 0.0)
+
+
+def neutral_value_is_the_identity(case: Wrapping) -> None:
+    """Where the wrapper is told to change nothing, every reading is that of the model inside."""
+    if case.neutral is None:
+        return
+    idle, (x, t, tolerance) = case.neutral(case.model), asked_of(case.model)
+    with asking(case.model):
+        for name in ("score", *READINGS) if is_linear(case.model.sde) else ("score",):
+            want = getattr(case.model, name)(x, t)
+            close(f"{name} of the neutral wrapper", getattr(idle, name)(x, t), want, tolerance, 1 + want.abs())
+
+
+def change_is_heard_in_every_reading(case: Wrapping) -> None:
+    """A wrapper that changes one reading changes all: none is forwarded from the model inside."""
+    if not is_linear(case.model.sde):
+        return
+    x, t, tolerance = asked_of(case.model)
+    changed = {}
+    with asking(case.model):
+        for name in ("score", *READINGS):
+            gap = getattr(case.wrapped, name)(x, t) - getattr(case.model, name)(x, t)
+            changed[name] = bool((gap.abs() > 100 * tolerance).any())
+    if len(set(changed.values())) > 1:
+        raise Violation(
+            f"changed are {[k for k, v in changed.items() if v]}, not {[k for k, v in changed.items() if not v]}"
+        )
+
+
+OWN: list[Law] = [
+    process_is_that_of_the_model_inside,
+    moments_and_end_are_shared,
+    learned_variance_is_handed_on,
+    mode_is_that_of_the_network_inside,
+    nothing_of_its_own_is_trained,
+    model_inside_is_left_as_it_is,
+    neutral_value_is_the_identity,
+    change_is_heard_in_every_reading,
+]
+
+
+def _of_the_wrapper(law: Law) -> Law:
+    """A law of models, asked about the wrapper."""
+
+    def asked(case: Wrapping) -> None:
+        law(case.wrapped)
+
+    asked.__name__, asked.__doc__ = law.__name__, law.__doc__
+    return asked
+
+
+LAWS: list[Law] = [*OWN, *map(_of_the_wrapper, MODEL_LAWS)]
+
+
+def check_wrapper(
+    wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None, expected: dict[str, str] | None = None
+) -> Report:
+    """Hold a wrapper, of the library or your own, against its laws and those of every score model.
+
+    Subclass `Wrapper` with ``score`` and ``estimate`` (``velocity``, ``ask`` and ``answer`` where they are cheaper than what
+    follows), `guidance.CleanState` with ``estimate`` where the clean data are changed, or `guidance.Tilted` with ``tilted`` where
+    a gradient is added to the score. Process, moments, end and mode are those of the model inside.
+
+    Parameters
+    ----------
+    wrap
+        Called with a model; returns the wrapper around it, its conditions fixed, as in
+        ``lambda model: Conditioned(ClassifierFree(model, 2.0), label=0)``.
+    model
+        A model to be wrapped, that knows its data's moments.
+    neutral
+        As `wrap`, with the value that changes nothing, such as a scale of one; None where there is none.
+    expected
+        Laws that are expected to fail, by name, each with its reason.
+
+    Returns
+    -------
+    Report
+        Printable; ``.passed``, and ``.failures`` with the names of the broken laws.
+
+    Raises
+    ------
+    TypeError
+        If `wrap` returns no score model.
+    ValueError
+        If `expected` names a law that is not among them.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    >>> scaled = sdegen.guidance.EpsilonScaling
+    >>> check_wrapper(lambda m: scaled(m, 1.05), model, neutral=lambda m: scaled(m, 1.0)).passed
+    True
+    """
+    case = _case(wrap, model, neutral)
+    report = check(case, LAWS, expected)
+    report.subject = f"{type(case.wrapped).__name__} around {type(model).__name__} on {type(model.sde).__name__}"
+    return report
+
+
+def wrapper_cases(wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None) -> list[Any]:
+    """Return the laws of a wrapper as pytest parameters; see `report.cases`.
+
+    Parameters
+    ----------
+    wrap, model, neutral
+        As for `check_wrapper`.
+    """
+    return cases(_case(wrap, model, neutral), LAWS)
+
+
+def _case(wrap: Wrap, model: ScoreModel, neutral: Wrap | None) -> Wrapping:
+    wrapped = wrap(model)
+    if not isinstance(wrapped, ScoreModel):
+        raise TypeError(
+            f"wrap(model) returned a {type(wrapped).__name__}; give a function that makes a ScoreModel of one."
+        )
+    return Wrapping(wrap, model, neutral)
