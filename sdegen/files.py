@@ -6,7 +6,7 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "class_name", "load", "pretrained", "save", "upgraded", "write_whole"]
+__all__ = ["SHIPPED", "class_name", "load", "pretrained", "renamed", "save", "upgraded", "write_whole"]
 
 import inspect
 import json

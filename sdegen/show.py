@@ -91,20 +91,23 @@ def show_picture(text: str, png: bytes) -> str:
 
 
 def _arguments(thing: Any) -> list[str]:
-    if hasattr(thing, "_fields"):
-        return [f"{name}={show_value(getattr(thing, name))}" for name in thing._fields]
+    result = hasattr(thing, "_fields")  # a named tuple
     hidden = {f.name for f in fields(thing) if not f.repr} if is_dataclass(thing) else set()
     shown = []
     for name, parameter in inspect.signature(type(thing)).parameters.items():
         value: Any = getattr(thing, name, getattr(thing, f"_{name}", parameter.empty))
-        if value is parameter.empty or name in hidden or name.startswith("_") or _goes_without_saying(value, parameter):
+        if value is parameter.empty or name in hidden or name.startswith("_"):
+            continue
+        if not result and _goes_without_saying(value, parameter):
             continue
         if parameter.kind is parameter.VAR_KEYWORD:
             shown += [f"{key}={show_value(v)}" for key, v in value.items()]
         elif parameter.kind is parameter.VAR_POSITIONAL:
             shown += _some([show_value(v) for v in value])
         else:
-            bare = parameter.default is parameter.empty and not isinstance(value, PLAIN)  # its class says what it is
+            bare = (
+                not (result or isinstance(value, PLAIN)) and parameter.default is parameter.empty
+            )  # its class says what it is
             shown.append(show_value(value) if bare else f"{name}={show_value(value)}")
     return shown
 

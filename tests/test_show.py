@@ -100,6 +100,11 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
     ]
     answers = [
         (metrics.Estimate(0.123456789, 0.01), ["value=0.123457", "stderr=0.01"]),
+        (metrics.FeatureEstimate(3.25, 0.5, "FID", "mnist-cnn-v1"), ["value=3.25", "metric='FID'", "mnist-cnn-v1"]),
+        (
+            metrics.Accuracy(metrics.FeatureEstimate(0.9, 0.01), {k: metrics.Estimate(0.9, 0.1) for k in range(10)}),
+            ["overall=", "…"],
+        ),
         (metrics.knn_kl(x, x + 0.1), ["stderr="]),
         (sdegen.likelihood.LogProb(x[:, 0], x[:, 1], 52), ["value=float64[300]", "evaluations=52"]),
         (sdegen.Density(exact), ["Exact("]),

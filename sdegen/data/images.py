@@ -92,7 +92,7 @@ class Images:
 
     def _repr_html_(self) -> str:
         few = self.x[:SHOWN, : 1 if self.x.shape[1] < 3 else 3] / (self.levels - 1)
-        return show_picture(repr(self), png(enlarged(sheet(few, SHOWN // 2), 120)))
+        return show_picture(repr(self), png(enlarged(sheet(few, min(len(few), SHOWN // 2)), 120)))
 
     def __getitem__(self, rows: Any) -> Images:
         """A part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""

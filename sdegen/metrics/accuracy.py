@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..show import show_call
 from .estimate import Estimate, check_samples
 from .extraction import FeatureEstimate, identity
 
@@ -27,6 +28,9 @@ class Accuracy(NamedTuple):
 
     overall: FeatureEstimate
     per_class: dict[int, Estimate]
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def __str__(self) -> str:
         return f"{self.overall}: " + ", ".join(f"{c}: {e}" for c, e in self.per_class.items())

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
@@ -36,6 +37,9 @@ class PrecisionRecall(NamedTuple):
 
     precision: FeatureEstimate
     recall: FeatureEstimate
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def __str__(self) -> str:
         return f"{self.precision}, {self.recall}"
@@ -54,6 +58,9 @@ class DensityCoverage(NamedTuple):
 
     density: FeatureEstimate
     coverage: FeatureEstimate
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
     def __str__(self) -> str:
         return f"{self.density}, {self.coverage}"

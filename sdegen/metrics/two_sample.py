@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
 
@@ -30,6 +31,9 @@ class ClassifierTest(NamedTuple):
 
     accuracy: Estimate
     p_value: float
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 def classifier_test(
