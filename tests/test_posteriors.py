@@ -136,7 +136,7 @@ def test_autoguidance_narrows_a_model_that_errs_like_its_weaker_self() -> None:
     )
     truth = RING.sample(4000, torch.Generator().manual_seed(1))
     kl = {
-        scale: metrics.knn_kl(truth, sdegen.sample(Autoguidance(strong, weak, scale), 4000, steps=30, seed=0)).value
+        scale: metrics.knn_kl(sdegen.sample(Autoguidance(strong, weak, scale), 4000, steps=30, seed=0), truth).value
         for scale in (0.0, 1.0, 1.5)
     }
     assert kl[1.5] < kl[1.0] < kl[0.0]

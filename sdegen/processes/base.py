@@ -54,12 +54,15 @@ class SDE(Dynamics):
         Last time.
     t_min
         Training draws times from ``[t_min, T]``, and grids end there by default.
+    N
+        Number of steps of the table that the process is defined by; None for all others, whose times are continuous.
     lag
         For nonlinear processes, the length of the short kernel that `perturb` ends with. It is halved until the kernel
         agrees with two of half its length to `lag_tolerance` nats.
     """
 
     t_min: float = 1e-3
+    N: int | None = None
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear = False

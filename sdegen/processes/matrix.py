@@ -26,7 +26,7 @@ from .quadrature import RootTable, matrix_moments, psd_cholesky
 class MatrixSDE(LinearSDE):
     """``du = F(t) u dt + G(t) dw`` with ``(k, k)`` matrices acting on the channels of a state ``(B, k, *)``.
 
-    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `moments.RootTable`). By default
+    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `quadrature.RootTable`). By default
     the data are the first channel and the others start as given by `Sigma_0`.
 
     Attributes
@@ -127,7 +127,7 @@ class MatrixFlow(Flow):
     """The probability flow in `t` and the chart ``y = R⁻¹ u``, `R` the root along which data of unit variance would flow.
 
     ``C = Phi (e eᵀ + Sigma_0) Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ
-    C⁻¹) R`` (see `moments.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) +
+    C⁻¹) R`` (see `quadrature.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) +
     C⁻¹ u)``. At 0 it is taken by its limit: where the state starts with no noise in some direction, the noise of a
     network's answer means nothing there, but the pull ``G Gᵀ score`` has a limit if the network's own part vanishes
     with the noise (``EDMParametrization(detail=...)``): it is taken a part in 1e8 of the way from 0.

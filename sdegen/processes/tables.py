@@ -55,6 +55,8 @@ class DDPM(ScheduleSDE):
         If a beta lies outside (0, 1). A beta of 1, zero terminal SNR, has no continuous process with finite drift.
     """
 
+    N: int
+
     def __init__(self, betas: Tensor | None = None) -> None:
         betas = linear_betas() if betas is None else torch.as_tensor(betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
@@ -97,6 +99,8 @@ class AngleTable(ScheduleSDE):
     ValueError
         If they do not.
     """
+
+    N: int
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()

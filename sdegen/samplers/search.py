@@ -43,7 +43,8 @@ class Student(Multistep):
 
     def __init__(self, stops: Tensor, order: int, teacher: dict[float, Tensor]) -> None:
         super().__init__(max(1, len(stops) - 1), Given(stops), order, clock=share, corrector=True)
-        self.teacher, self.found = teacher, []  # type: ignore[var-annotated]
+        self.teacher = teacher
+        self.found: list[Tensor] = []
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
         """The move with the factors that bring it nearest to the teacher."""

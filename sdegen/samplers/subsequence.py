@@ -41,19 +41,18 @@ def trained_times(sde: SDE) -> Tensor:
     Parameters
     ----------
     sde
-        A process with the attribute ``N``.
+        A process with a number of steps, ``sde.N``, such as `DDPM`.
 
     Raises
     ------
     TypeError
         If the process has no steps of its own.
     """
-    N = getattr(sde, "N", None)
-    if N is None:
+    if sde.N is None:
         raise TypeError(
             f"{type(sde).__name__} has no trained steps of its own; say which times to choose from: times=grid(sde, N)."
         )
-    return torch.arange(N, 0, -1, dtype=torch.float64) / N * sde.T
+    return torch.arange(sde.N, 0, -1, dtype=torch.float64) / sde.N * sde.T
 
 
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
