@@ -151,9 +151,7 @@ NOISES: dict[str, Callable[[int], Source]] = {  # of a run with so many steps
     "torch.randn": lambda steps: lambda x: torch.randn(x.shape),
     "torch.randn_like": lambda steps: torch.randn_like,
     "SampleNoise": lambda steps: SampleNoise(0),
-    "BrownianNoise": lambda steps: BrownianNoise(
-        0, torch.linspace(1, 0, steps + 1, dtype=torch.float64), coarsest=steps // (steps & -steps)
-    ),
+    "BrownianNoise": lambda steps: BrownianNoise(0, 0, torch.linspace(1, 0, steps + 1, dtype=torch.float64)),
 }
 HAND = "hand-written DDIM"
 CONTESTANTS: dict[str, Contestant] = {

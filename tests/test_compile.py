@@ -120,7 +120,7 @@ def test_noise_of_torch_may_be_in_the_graph() -> None:
     runs = []
     for sampler in (Ancestral(STEPS), compiled(Ancestral(STEPS), backend)):
         torch.manual_seed(3)
-        runs.append(sdegen.sample(model, 5, sampler=sampler, seed=0, noise=lambda seed, first: torch.randn_like))
+        runs.append(sdegen.sample(model, 5, sampler=sampler, seed=0, noise=lambda seed, first, times: torch.randn_like))
     torch.testing.assert_close(runs[1], runs[0], rtol=1e-5, atol=1e-5)
     assert backend.graphs == 1
 

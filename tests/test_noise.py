@@ -152,19 +152,19 @@ def test_no_samples_have_no_noise() -> None:
 
 def increments(times: Tensor, n: int = 2000, coarsest: int = 3, first: int = 0, seed: int = 1) -> Tensor:
     """Of every step, not divided by the root of its length."""
-    noise = BrownianNoise(seed, times, coarsest, first)
+    noise = BrownianNoise(seed, first, times, coarsest)
     z = torch.stack([noise(torch.empty(n, 2, dtype=torch.float64)) for _ in range(len(times) - 1)])
     return z * (times[:-1] - times[1:]).sqrt()[:, None, None]
 
 
 def increments_beyond() -> None:
-    noise = BrownianNoise(0, TIMES[:2], 1)
+    noise = BrownianNoise(0, 0, TIMES[:2], 1)
     for _ in range(2):
         noise(torch.empty(1, 2))
 
 
 def another_shape() -> None:
-    noise = BrownianNoise(0, TIMES, 3)
+    noise = BrownianNoise(0, 0, TIMES, 3)
     for n in (3, 1):
         noise(torch.empty(n, 2))
 
@@ -196,7 +196,7 @@ def test_a_brownian_path_belongs_to_the_sample(shape: tuple[int, ...], dtype: to
     n, times = AHEAD // 2 // torch.Size(shape).numel() + 9, TIMES[: 16 * coarsest + 1] if coarsest == 1 else TIMES
 
     def path(first: int, last: int) -> Tensor:
-        noise = BrownianNoise(1, times, coarsest, first)
+        noise = BrownianNoise(1, first, times, coarsest)
         return torch.stack([noise(torch.empty(last - first, *shape, dtype=dtype)) for _ in range(len(times) - 1)])
 
     whole = path(0, n)
@@ -215,26 +215,51 @@ def test_a_brownian_path_draws_every_number_once(shape: tuple[int, ...], monkeyp
         return z
 
     monkeypatch.setattr(SampleNoise, "draw", watched)
-    noise = BrownianNoise(0, torch.linspace(1, 0, 21, dtype=torch.float64), 5)
+    noise = BrownianNoise(0, 0, torch.linspace(1, 0, 21, dtype=torch.float64), 5)
     for _ in range(20):
         noise(like)
     assert len(set(drawn)) == len(drawn) < 20 + together(like[0].numel(), 20)
 
 
+def test_runs_of_twice_the_moves_have_one_path_by_default() -> None:
+    for times in (
+        TIMES,
+        torch.linspace(1, 0, 8, dtype=torch.float64),
+    ):  # 24 moves, and 7, which are the coarsest themselves
+        steps = len(times) - 1
+        plain, told = BrownianNoise(3, 0, times), BrownianNoise(3, 0, times, 3 if steps == 24 else 7)
+        for _ in range(steps):
+            assert torch.equal(plain(torch.empty(5, 2)), told(torch.empty(5, 2)))
+
+
+def test_what_the_documentation_says_of_noise_kept_while_the_grid_is_refined() -> None:
+    # As it stands in the table of choose_a_sampler, with the denoiser's move: 20 moves and 40 between the same ends.
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    runs = {
+        source: [
+            sdegen.sample(model, 300, sampler=sdegen.samplers.EulerMaruyama(n), noise=source, seed=0)
+            for n in (201, 401)
+        ]
+        for source in (BrownianNoise, SampleNoise)
+    }
+    kept, redrawn = ((a - b).norm(dim=1).median() for a, b in runs.values())
+    assert kept < 0.2 < redrawn
+
+
 def test_a_coarsest_grid_alone_has_plain_noise() -> None:
-    noise, path, like = SampleNoise(4), BrownianNoise(4, TIMES, 24), torch.empty(5, 2)
+    noise, path, like = SampleNoise(4), BrownianNoise(4, 0, TIMES, 24), torch.empty(5, 2)
     for _ in range(24):
         assert torch.equal(path(like), noise(like))
 
 
 def test_a_brownian_path_in_coarse_precision_is_that_of_float32() -> None:
-    paths = [BrownianNoise(2, TIMES, 3) for _ in range(2)]
+    paths = [BrownianNoise(2, 0, TIMES, 3) for _ in range(2)]
     for _ in range(24):
         full, half = (
             p(torch.empty(4, 2, dtype=v)) for p, v in zip(paths, (torch.float32, torch.bfloat16), strict=True)
         )
         assert half.dtype == torch.bfloat16 and torch.equal(half, full.bfloat16())
-    assert BrownianNoise(2, TIMES, 3)(torch.empty(0, 2)).shape == (0, 2)
+    assert BrownianNoise(2, 0, TIMES, 3)(torch.empty(0, 2)).shape == (0, 2)
 
 
 def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
@@ -243,11 +268,8 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
 
     def solve(steps: int, path: bool) -> Tensor:
         sampler = sdegen.samplers.EulerMaruyama(steps, sdegen.grids.Uniform(end=0.05))
-        times = sampler.times(model.sde, False)
-        source = lambda seed, first: BrownianNoise(seed, times, 50, first)
-        return sdegen.sample(
-            model, 500, sampler=sampler, seed=0, final="sample", batch=300, noise=source if path else SampleNoise
-        )
+        source = BrownianNoise if path else SampleNoise
+        return sdegen.sample(model, 500, sampler=sampler, seed=0, final="sample", batch=300, noise=source)
 
     ends = [solve(steps, True) for steps in (200, 400, 800)]
     gaps = [(a - b).norm(dim=1).median().item() for a, b in pairwise(ends)]
@@ -262,9 +284,9 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
         (lambda: SampleNoise(0, first=-1), r"^first = -1; give a whole number, at least 0"),
         (lambda: SampleNoise(0)(torch.empty(2, 2, dtype=torch.long)), r"dtype torch.int64; give floating-point"),
         (lambda: SampleNoise(0)(torch.tensor(1.0)), r"^like has shape \(\)"),
-        (lambda: BrownianNoise(0, TIMES[:20], 3), r"^coarsest = 3 and 19 steps .* a power of two"),
-        (lambda: BrownianNoise(0, TIMES, 0), r"^coarsest = 0"),
-        (lambda: BrownianNoise(0, TIMES.flip(0), 3), r"^times must decrease strictly"),
+        (lambda: BrownianNoise(0, 0, TIMES[:20], 3), r"^coarsest = 3 and 19 steps .* a power of two"),
+        (lambda: BrownianNoise(0, 0, TIMES, 0), r"^coarsest = 0"),
+        (lambda: BrownianNoise(0, 0, TIMES.flip(0), 3), r"^times must decrease strictly"),
         (increments_beyond, r"^noise was asked for more than 1 times"),
         (another_shape, r"^like has shape \(1, 2\), the path one of \(3, 2\)"),
         (lambda: as_seed(0, torch.Generator()), r"^seed and generator"),

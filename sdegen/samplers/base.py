@@ -42,8 +42,8 @@ class Sampler(ABC, Generic[C, S]):
         graph = torch.compile(lambda model, x, c, z, state: step(model, x, c, lambda _: z, state), fullgraph=True)
         sampler.step = lambda model, x, c, noise, state: graph(model, x, c, noise(x), state)
 
-    or from torch's own generator, ``sample(..., noise=lambda seed, first: torch.randn_like)``. This holds for networks in a
-    `Model` on scalar processes and for the samplers that ask all their questions in `plan`: `DDIM`, `Ancestral`,
+    or from torch's own generator, ``sample(..., noise=lambda seed, first, times: torch.randn_like)``. This holds for networks
+    in a `Model` on scalar processes and for the samplers that ask all their questions in `plan`: `DDIM`, `Ancestral`,
     `EulerMaruyama`, `Heun`, `ProbabilityFlow` with the fixed steps of ``ode.TABLEAUS``, `Multistep`, `Singlestep`,
     `ExponentialSDE` and `ReverseDiffusion`. Not compiled as a whole: adaptive integrators, whose steps depend on the state;
     learned variances; `Exact` models and nonlinear processes, which form coefficients in the step. Coefficients stay on the CPU,

@@ -56,6 +56,8 @@ class SampleNoise:
         Any whole number.
     first
         Place in the run of the chunk's first sample.
+    times
+        Where the run stops. The noise is the same wherever that is; `sample` tells every source of noise.
 
     Raises
     ------
@@ -71,7 +73,7 @@ class SampleNoise:
 
     __repr__ = show_call
 
-    def __init__(self, seed: int, first: int = 0) -> None:
+    def __init__(self, seed: int, first: int = 0, times: Tensor | None = None) -> None:
         for name, value, least in (("seed", seed, None), ("first", first, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
                 raise ValueError(f"{name} = {value!r}; give a whole number{'' if least is None else ', at least 0'}.")

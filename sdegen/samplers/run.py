@@ -22,7 +22,7 @@ from .start import check_choice, check_number, check_states, chunks, rows_of_par
 Callback = Callable[[int, Tensor, Tensor], object]
 
 
-NoiseSource = Callable[[int, int], Noise]
+NoiseSource = Callable[[int, int, Tensor], Noise]
 
 
 def sample(
@@ -64,8 +64,9 @@ def sample(
         ``"denoise"``: the posterior mean of the clean data at the grid's last time, the default for linear processes;
         ``"sample"``: the state at that time.
     noise
-        Makes the noise of the steps: called as ``noise(seed, first)`` for the samples from place `first` on, it returns what
-        gives `Sampler.step` its noise. `SampleNoise` by default; `BrownianNoise` has paths that finer grids refine.
+        Makes the noise of the steps: called as ``noise(seed, first, times)`` for the samples from place `first` on of a run that
+        stops at these times, it returns what gives `Sampler.step` its noise. `SampleNoise` by default; `BrownianNoise` has
+        paths that finer grids refine.
     batch
         Most samples that go through the model at a time; all by default. The samples do not depend on it, but for
         rounding and what an adaptive integrator's tolerance allows.
@@ -162,7 +163,7 @@ class Runner(NamedTuple):
         Tensor
             ``(B, *)``, or ``(times, B, *)`` with the path.
         """
-        noise = self.source(self.seed, first)
+        noise = self.source(self.seed, first, self.times)
         path, sums, state = [x], [], None
         for i, c in enumerate(plan):
             x, state = self.sampler.step(model, x, c, noise, state)

@@ -169,7 +169,7 @@ def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
     start = model.sde.diffused(model.distribution, chosen.times(model.sde, True)[0]).moments()
 
     def run(x: Tensor, noise: Noise) -> Tensor:
-        return sample(model, x_T=x, sampler=chosen, seed=0, noise=lambda seed, first: noise)
+        return sample(model, x_T=x, sampler=chosen, seed=0, noise=lambda seed, first, times: noise)
 
     shape = model.distribution.moments().mean.shape
     mean, covariance = _response(run, start.mean, type(chosen).__name__).moments(start)
