@@ -63,7 +63,7 @@ class Term(NamedTuple):
 
 
 def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
-    """Whether `a` is known to be larger than `b`: both are known, and twice the error of their difference apart."""
+    """Tell whether `a` is known to be larger than `b`: both are known, and twice the error of their difference apart."""
     return a is not None and b is not None and a.value - b.value > 2 * math.hypot(a.stderr, b.stderr)
 
 
@@ -112,7 +112,9 @@ class Budget(NamedTuple):
         return said
 
     def _alike(self) -> list[str]:
-        """The terms whose distance is the largest, or less by no more than twice the error of the difference, in order."""
+        """Return the terms whose distance is the largest, or less by no more than twice the error of the difference, in
+        order.
+        """
         order = sorted(self.terms, key=lambda name: -self.terms[name].w2.value)
         largest = self.terms[order[0]].w2
         return [name for name in order if not _exceeds(largest, self.terms[name].w2)]
@@ -128,7 +130,7 @@ class Budget(NamedTuple):
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def plot(self) -> Figure:
-        """The terms as bars, the floor a line; and the error of the score along the time."""
+        """Draw the terms as bars, the floor as a line, and the error of the score along the time."""
         from matplotlib.figure import Figure  # loads on use
 
         figure = Figure(figsize=(8, 3), layout="constrained")
@@ -236,14 +238,14 @@ def diagnose(
 
 
 def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
-    """What `value` makes of all `n` places, and its standard error by leaving out one block of places after the other."""
+    """Return what `value` makes of all `n` places, and its standard error by leaving out one block after the other."""
     blocks = torch.arange(n).chunk(BLOCKS)
     less = [value(torch.cat([*blocks[:k], *blocks[k + 1 :]])) for k in range(BLOCKS)]
     return Estimate(value(torch.arange(n)), (BLOCKS - 1) * Estimate.of(less).stderr)
 
 
 def resampled(log_weights: Tensor) -> Tensor:
-    """Places of as many draws by weight, each as often as its share but for rounding (systematic resampling).
+    """Draw as many places by weight, each as often as its share but for rounding (systematic resampling).
 
     They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
     """
@@ -255,7 +257,7 @@ def resampled(log_weights: Tensor) -> Tensor:
 def _score_error(
     model: ScoreModel, exact: Exact, x_0: Tensor, bins: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Estimate]:
-    """Times, the part of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between them, and the whole."""
+    """Return times, the part of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between them, and the whole."""
     sde = exact.sde
     t, factor = AngleTimes().sample(sde, len(x_0), generator)
     t, order = t.sort()
@@ -272,7 +274,7 @@ def _score_error(
 
 
 def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
-    """``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
+    """Return ``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
     if not hasattr(law, "log_prob"):
         return None
     one = torch.ones(1, dtype=torch.float64)

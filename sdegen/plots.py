@@ -71,7 +71,7 @@ def density(
 
 
 def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Points ``(N, 2)``.
+    """Draw points ``(N, 2)``.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
 def trajectories(
     path: Tensor, *, times: Tensor | None = None, ax: Axes | None = None, most: int = 100, title: str | None = None
 ) -> Axes:
-    """Paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
+    """Draw paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
 
     Two dimensions are drawn in the plane, the ends marked; one dimension against time.
 
@@ -131,7 +131,8 @@ class Record(Protocol):
 
 
 def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
-    """The loss of a `Run`, its mean over a moving window, against the step; where there is a validation, its loss with errors.
+    """Draw the loss of a `Run`, its mean over a moving window, against the step; the validation loss with errors beside
+    it.
 
     Parameters
     ----------
@@ -159,7 +160,8 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
 def images(
     x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Images ``(N, C, H, W)`` in [0, 1], of one channel or three, side by side; what lies outside is shown as the nearest end.
+    """Draw images ``(N, C, H, W)`` in [0, 1] side by side, of one channel or three; what lies outside is shown as the
+    nearest end.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def animation(
     hold: int = 1500,
     size: int = 320,
 ) -> None:
-    """A path of many samples as a GIF that runs for ever; written whole or not at all.
+    """Write a path of many samples as a GIF that runs for ever, whole or not at all.
 
     Parameters
     ----------
@@ -248,7 +250,7 @@ def animation(
 
 
 def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
-    """Pictures of points, one after the other, on the same axes."""
+    """Draw pictures of points, one after the other, on the same axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # loads on use
     from matplotlib.figure import Figure
 

@@ -8,5 +8,5 @@ import sys
 
 
 def shown(progress: bool | None) -> bool:
-    """Whether to show a bar: as asked, or else where standard error is a terminal, or in a notebook."""
+    """Tell whether to show a bar: as asked, or else where standard error is a terminal, or in a notebook."""
     return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress

@@ -107,7 +107,7 @@ class File:
 
 
 def optional(module: str, package: str, purpose: str) -> Any:
-    """A module of a package that only some purposes need, or a sentence that says how to get it."""
+    """Import a package that only some purposes need, or say in a sentence how to get it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -95,7 +95,7 @@ class Images:
         return show_picture(repr(self), png(enlarged(sheet(few, min(len(few), SHOWN // 2)), 120)))
 
     def __getitem__(self, rows: Any) -> Images:
-        """A part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""
+        """Return a part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""
         part = [None if v is None else v[rows] for v in (self.labels, self.group)]
         return Images(self.x[rows], part[0], self.label_names, part[1], self.levels)
 
@@ -105,13 +105,14 @@ class Images:
         return {} if self.labels is None else {"label": self.labels}
 
     def counts(self) -> Tensor:
-        """Images of each class, ``(K,)``; a ValueError where there are no labels."""
+        """Count the images of each class, ``(K,)``; a ValueError where there are no labels."""
         if self.labels is None:
             raise ValueError("these images have no labels to count.")
         return self.labels.bincount(minlength=len(self.label_names))
 
     def split(self, fraction: float = 0.8, seed: int = 0) -> Split:
-        """Two random parts, of which the first has `fraction` of the images; of the groups, where there are groups.
+        """Split the set at random in two, the first part with `fraction` of the images, or of the groups where there are
+        groups.
 
         Parameters
         ----------
@@ -138,15 +139,17 @@ class Images:
         return Split(self[in_first[group]], self[~in_first[group]])
 
     def without_labels(self) -> Images:
-        """The images alone, for models that take no condition."""
+        """Return the images alone, for models that take no condition."""
         return Images(self.x, group=self.group, levels=self.levels)
 
     def scaled(self, low: float = -1.0, high: float = 1.0) -> Scaled:
-        """The images as numbers from `low` to `high` (`Scaling`), ready for `sdegen.fit`."""
+        """Return the images as numbers from `low` to `high` (`Scaling`), ready for `sdegen.fit`."""
         return Scaled(self, Scaling(low, high, self.levels))
 
     def dequantised(self, low: float = -1.0, high: float = 1.0) -> Scaled:
-        """The images as numbers in ``[low, high)``, with uniform noise that is drawn anew for every batch (`Dequantisation`)."""
+        """Return the images as numbers in ``[low, high)``, with uniform noise that is drawn anew for every batch
+        (`Dequantisation`).
+        """
         return Scaled(self, Dequantisation(low, high, self.levels))
 
 
@@ -165,7 +168,7 @@ class Split(NamedTuple):
     test: Images
 
     def joined(self) -> Images:
-        """All of them, `train` first: to be split anew.
+        """Return all images of both parts, `train` first, to be split anew.
 
         Raises
         ------
@@ -223,7 +226,7 @@ class Scaled:
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Images as numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
+        """Return images as numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
         x = self.scaling(self.images.x[which], dtype, generator)
         if not self.flips:
             return x
@@ -248,7 +251,9 @@ class Scaled:
         return replace(self, flips=p)
 
     def moments(self) -> Moments:
-        """Mean and covariance of the numbers, noise and flips included; of more than 64 dimensions the variances."""
+        """Return the mean and covariance of the numbers, noise and flips included; of more than 64 dimensions the
+        variances.
+        """
         # Part by part, because a whole set in float64 would take several times the room of all else.
         mean, covariance = joined((len(part), moments_of(part)) for part in self.images.x.split(4096))
         if self.flips:

@@ -12,7 +12,7 @@ from ..laws.mixtures import GaussianMixture
 
 
 def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> GaussianMixture:
-    """Equal isotropic Gaussians at equal angles on a circle, in two dimensions.
+    """Return a mixture of equal isotropic Gaussians at equal angles on a circle, in two dimensions.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
 
 
 def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> GaussianMixture:
-    """``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions.
+    """Return a mixture of ``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> Gaus
 
 
 def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
-    """A mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5.
+    """Draw a mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ __all__ = ["part_of", "split"]
 
 
 def split(n: int, parts: int) -> list[slice]:
-    """Neighbouring slices of `n` rows, as equal as can be.
+    """Split `n` rows into neighbouring slices, as equal as can be.
 
     >>> split(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
@@ -15,5 +15,5 @@ def split(n: int, parts: int) -> list[slice]:
 
 
 def part_of(n: int, parts: int, i: int) -> slice:
-    """The `i`-th of such slices, without the others."""
+    """Return the `i`-th of the slices of `split`, without the others."""
     return slice(n * i // parts, n * (i + 1) // parts)

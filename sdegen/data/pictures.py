@@ -59,7 +59,7 @@ def save_pngs(images: Tensor | Images, folder: str | Path, low: float = 0.0, hig
 
 
 def _as_bytes(images: Tensor | Images, low: float, high: float) -> Tensor:
-    """Bytes 0 … 255 on the CPU."""
+    """Return bytes 0 … 255 on the CPU."""
     if isinstance(images, Images):
         return (images.x.double() * (255 / (images.levels - 1))).round().to(torch.uint8).cpu()
     if images.dtype == torch.uint8:

@@ -25,7 +25,7 @@ def from_arrays(
     channels_last: bool = False,
     levels: int = 256,
 ) -> Images:
-    """Images from arrays: numpy's, tensors, or the paths of ``.npy`` files, which are read without pickle.
+    """Make images of arrays: numpy's, tensors, or the paths of ``.npy`` files, which are read without pickle.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def from_arrays(
 
 
 def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scaling: Scaling | None = None) -> Images:
-    """Images from a map-style torch `Dataset`, which is read once, row by row.
+    """Make images of a map-style torch `Dataset`, which is read once, row by row.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
 
 
 def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any], Any] | None = None) -> Images:
-    """Images from a folder: one subfolder per class, named by it, in alphabetical order; or none, and no labels.
+    """Read images from a folder: one subfolder per class, in alphabetical order; or none, and no labels.
 
     Files that are no images by their name, and hidden ones, are passed over; photographs are turned as their camera was held.
 
@@ -199,7 +199,7 @@ def _read_image(file: Path, mode: str, transform: Callable[[Any], Any] | None) -
 
 
 def _pixels(image: Any) -> Tensor:
-    """One image ``(C, H, W)``, of a tensor, an array or a PIL image."""
+    """Return one image ``(C, H, W)`` from a tensor, an array or a PIL image."""
     if isinstance(image, Tensor):
         return image[None] if image.ndim == 2 else image
     if getattr(image, "mode", "L") not in ("L", "RGB", "RGBA"):
@@ -209,7 +209,7 @@ def _pixels(image: Any) -> Tensor:
 
 
 def _tensor(x: Any) -> Tensor:
-    """Without a copy where numpy allows writing."""
+    """Return an array as a tensor, without a copy where numpy allows writing."""
     if isinstance(x, Tensor):
         return x
     array = np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else np.asarray(x)
@@ -217,7 +217,7 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _numbers(labels: Tensor) -> Tensor:
-    """Integer labels, of integers or one-hot rows."""
+    """Return integer labels from integers or one-hot rows."""
     if labels.ndim == 2:
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
             raise ValueError(f"labels of shape {tuple(labels.shape)} are not one-hot: each row must hold a single 1.")

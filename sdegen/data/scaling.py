@@ -68,7 +68,7 @@ class Scaling:
     def __call__(
         self, u: Tensor, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Numbers for bytes.
+        """Map bytes to numbers.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class Scaling:
         return (self.low + (self.high - self.low) * y).to(dtype)
 
     def inverse(self, x: Tensor, clip: bool = False) -> Tensor:
-        """The bytes that became `x`, exactly; of other numbers, samples say, the byte whose cell they lie in.
+        """Return the bytes that became `x`, exactly; for other numbers, samples say, the byte whose cell they lie in.
 
         Parameters
         ----------
@@ -179,11 +179,12 @@ class Dequantisation(Scaling):
         return 0.5, (1 - _PARTS**-2) / 12
 
     def log_volume(self, dim: int) -> float:
-        """``D log((high − low) / L)``: what turns a log-density into (a bound on) a log-probability, in nats."""
+        """Return ``D log((high − low) / L)``, which turns a log-density into (a bound on) a log-probability, in nats."""
         return dim * math.log(self.step)
 
     def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
-        """``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over x, at least the bits that bytes cost.
+        """Return ``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over x, at least the bits that bytes
+        cost.
 
         Parameters
         ----------

@@ -106,7 +106,7 @@ class Source:
         self.order = tensors["order"]
 
     def moments(self, generator: torch.Generator) -> Moments:
-        """Mean and covariance: the law's own, or those of the data; 65,536 draws of a law that gives none."""
+        """Return the mean and covariance: the law's own, or those of the data; 65,536 draws of a law that gives none."""
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if self.x is not None:
@@ -116,7 +116,7 @@ class Source:
         return moments_of(self.law.sample(65_536, generator))
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Batches without end: fresh draws of a law; every row of a data set once per pass, in random order."""
+        """Yield batches without end: fresh draws of a law; every row of a data set once per pass, in random order."""
         if self.x is None:
             while True:
                 x = self.law.sample(size, generator)
@@ -129,7 +129,7 @@ class Source:
             yield self._rows(rows, generator)
 
     def _rows(self, which: Tensor, generator: torch.Generator) -> Batch:
-        """The rows of these numbers."""
+        """Return the rows of the given numbers."""
         if isinstance(self.x, Scaled):
             x = self.x.rows(which, self.dtype, generator).to(self.device)
         else:
@@ -214,7 +214,7 @@ def check_finite(x: Tensor, what: str) -> None:
 
 
 def _collect(dataset: Dataset) -> Any:
-    """A data set of rows, or of (row, conditions) pairs, as tensors."""
+    """Collect a data set of rows, or of (row, conditions) pairs, into tensors."""
     rows = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
     if not rows:
         raise ValueError("data is an empty Dataset; give at least one row.")
@@ -229,7 +229,7 @@ def _collect(dataset: Dataset) -> Any:
 
 
 def _stacked(column: Sequence[Any]) -> Any:
-    """Values of one kind as a tensor, dicts of them as a dict of tensors."""
+    """Stack values of one kind to a tensor, dicts of them to a dict of tensors."""
     if not isinstance(column[0], dict):
         return torch.stack([torch.as_tensor(value) for value in column])
     for i, row in enumerate(column):

@@ -126,7 +126,7 @@ class Stream:
             )
 
     def _pass(self) -> Iterator[Batch]:
-        """The batches of one pass, checked."""
+        """Yield the batches of one pass, checked."""
         for item in self.data:
             self.read += 1
             yield self._checked(item, f"batch {self.read} of the data")
@@ -177,7 +177,7 @@ def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | S
 
 
 def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches until they have so many rows."""
+    """Yield batches until they have the given number of rows."""
     for batch in batches:
         yield batch
         n -= len(batch.x)
@@ -186,5 +186,5 @@ def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _trace(batch: Batch | None) -> Tensor:
-    """What a batch is known by: the sum of every row."""
+    """Return the sum of every row, by which a batch is recognised."""
     return torch.zeros(0) if batch is None else batch.x.detach().flatten(1).sum(1).double().cpu()

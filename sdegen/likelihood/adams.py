@@ -32,7 +32,7 @@ GAUSS = gauss((ORDER + 2) // 2)
 
 
 def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float, parts: Sequence[int]) -> Tensor:
-    """The state at 1 of ``dy/du = slope(u, y)`` from that at 0.
+    """Integrate ``dy/du = slope(u, y)`` from 0 to 1, and return the state there.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
 
 
 def after(y: Tensor, s: float, t: float, places: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """``y + ∫_s^t`` of the polynomial through `slopes` at `places`."""
+    """Return ``y + ∫_s^t`` of the polynomial through `slopes` at `places`."""
     z, w = GAUSS
     nodes = (torch.tensor(places, dtype=torch.float64) - s) / (0.5 * (t - s)) - 1
     weights = 0.5 * (t - s) * (lagrange(nodes, z) @ w)

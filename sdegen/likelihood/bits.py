@@ -26,7 +26,7 @@ def bits_per_dim(
     generator: torch.Generator | None = None,
     **more: Any,
 ) -> LogProb:
-    """``−log2 P(image)`` per number of an image of bytes, an upper bound in the mean over dequantising noise.
+    """Return ``−log2 P(image)`` per number of an image of bytes, an upper bound in the mean over dequantising noise.
 
     ``P(u)`` is the mass that the density of the model has in the cell of the bytes `u`: ``P(u) = E p(x(u + noise)) step^d``,
     noise uniform over the cell. With one draw, ``−E log p`` bounds ``−log P`` from above (L. Theis, A. van den Oord,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
-    """Conditions of `n` rows for as many draws of each, in order; what all rows share stays."""
+    """Repeat conditions of `n` rows for the draws of each, in order; what all rows share stays."""
     return {
         k: v.repeat_interleave(draws, 0) if isinstance(v, Tensor) and v.shape[:1] == (n,) else v
         for k, v in cond.items()
@@ -20,12 +20,12 @@ def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
 
 
 def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
-    """``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
+    """Return ``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
     mean = values.logsumexp(1) - math.log(values.shape[1])
     return mean, stderr_of_mean((values - mean[:, None]).exp())
 
 
 def stderr_of_mean(values: Tensor) -> Tensor:
-    """Standard error of the mean of each row of ``(B, draws)``, ``(B,)``; NaN of a single draw."""
+    """Return the standard error of the mean of each row of ``(B, draws)``, ``(B,)``; NaN of a single draw."""
     draws = values.shape[1]
     return values.std(1) / draws**0.5 if draws > 1 else torch.full_like(values[:, 0], torch.nan)

@@ -76,7 +76,7 @@ def elbo(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Bound:
-    """The bound of the reversed SDE, unbiased: ``log p(x) >=``
+    """Estimate the bound of the reversed SDE without bias: ``log p(x) >=``
 
     ``E log prior(x_T) + log |Phi_T| − ½ ∫ E[‖Gᵀ (s − ∇ log q)‖² − ‖Gᵀ ∇ log q‖²] dt``
 
@@ -155,7 +155,7 @@ def discrete_elbo(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Chain:
-    """The bound of DDPM's chain on the times of a grid, term by term.
+    """Estimate the bound of DDPM's chain on the times of a grid, term by term.
 
     ``p(x_{k−1} | x_k)`` is the posterior ``q(x_{k−1} | x_k, x_0)`` with the model's estimate for ``x_0``, or has the model's
     learned variance; ``p(x | x_1) = N(E[x_0 | x_1], 1 / snr(t_1))``. For scalar processes a term is
@@ -199,7 +199,7 @@ def discrete_elbo(
 
 
 def _reference(moments: Moments) -> GaussianMixture:
-    """A Gaussian with nearly the moments of the data: of some width in directions in which they have none."""
+    """Return a Gaussian with nearly the moments of the data, of some width in directions in which they have none."""
     C = moments.covariance.double()
     if C.ndim == 1:
         return gaussian(Moments(moments.mean, C + 1e-3 * C.mean()))
@@ -207,7 +207,7 @@ def _reference(moments: Moments) -> GaussianMixture:
 
 
 def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
-    """The times of the noised states, from noise to data."""
+    """Return the times of the noised states, from noise to data."""
     if isinstance(steps, int):
         if steps < 1:
             raise ValueError(f"steps = {steps}; a chain has at least one.")
@@ -221,7 +221,7 @@ def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
 def _checked(
     model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[str, Any]
 ) -> tuple[ScoreModel, LinearSDE, Any]:
-    """The model under its conditions, its process, and the law at T."""
+    """Check the arguments, and return the model under its conditions, its process, and the law at T."""
     why = (
         ": its noised states are not Gaussian given the data. Use sdegen.log_prob, which follows the probability flow."
     )

@@ -161,7 +161,7 @@ def sample_with_log_prob(
     seed: int | None = None,
     **cond: Any,
 ) -> tuple[Tensor, LogProb]:
-    """Samples by the probability flow and their log-densities, from one integration.
+    """Draw samples by the probability flow, and return them with their log-densities, from one integration.
 
     Of a process whose state is larger than the data, states and their joint densities.
 
@@ -228,7 +228,7 @@ def _prior(model: ScoreModel) -> Any:
 def _marginalise(
     sde: SDE, x: Tensor, draws: int, of_states: Any, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, int]:
-    """``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data."""
+    """Estimate ``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data."""
     rows = x.repeat_interleave(draws, 0)
     u, log_N = sde.complete(rows, noise_like(sde.lift(rows), generator))
     joint, _, evaluations = of_states(u)
@@ -255,9 +255,9 @@ class Density:
         self.model, self.sampler, self.cond = model, sampler, cond
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` samples of the data."""
+        """Draw `n` samples of the data."""
         return sample(self.model, n, sampler=self.sampler, generator=generator, **self.cond)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density by the probability flow, in the model's dtype."""
+        """Return the log-density by the probability flow, in the model's dtype."""
         return log_prob(self.model, self.model.taken(x), **self.cond)

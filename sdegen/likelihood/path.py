@@ -50,7 +50,7 @@ def follow(
     method: str | None,
     generator: torch.Generator | None,
 ) -> Path:
-    """The flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
+    """Follow the flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)

@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor | Sequence[float]) -> Estimate:
-        """Mean of independent values ``(N,)`` and its standard error, ``sd / √N``.
+        """Return the mean of independent values ``(N,)`` and its standard error, ``sd / √N``.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ def check_samples(x: Tensor, name: str) -> None:
 
 
 def as_points(x: Tensor, name: str) -> Tensor:
-    """Samples ``(B, *)``, checked, as float64 points ``(B, d)`` on their own device."""
+    """Check samples ``(B, *)``, and return them as float64 points ``(B, d)`` on their own device."""
     check_samples(x, name)
     x = x.detach()
     if x.device.type == "mps":  # it has no float64
@@ -109,7 +109,7 @@ def as_points(x: Tensor, name: str) -> Tensor:
 
 
 def as_pair(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Two sets of samples as points of one space, on the device of the first, with at least `least` points each.
+    """Check two sets of samples, and return them as points of one space, with at least `least` points each.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def check_equal_counts(x: Tensor, y: Tensor, why: str) -> None:
 
 
 def as_generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator | None:
-    """The source of randomness: `generator`, or a fresh one from `seed`, or torch's global one for None and None.
+    """Return the source of randomness: `generator`, or a fresh one from `seed`, or torch's global one for None and None.
 
     Raises
     ------

@@ -133,7 +133,8 @@ def identity(net: Extractor | None) -> tuple[str, str]:
 def batches(
     data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent | None = None
 ) -> Iterator[Tensor]:
-    """Features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)``, of images or of an iterable of tensors.
+    """Yield features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)``, of images or of an iterable of
+    tensors.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def batches(
 
 
 def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:
-    """The tensors that samples come in. Images become numbers a batch at a time, by always the same noise if there is any."""
+    """Yield the tensors that samples come in; images become numbers a batch at a time, by always the same noise if any."""
     if isinstance(data, Tensor):
         return [data]
     if isinstance(data, Scaled):

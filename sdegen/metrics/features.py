@@ -105,7 +105,7 @@ class FeatureNet(nn.Module):
         return self.linear.in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, ``(B, dim)``, float32.
+        """Return features, ``(B, dim)``, float32.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class FeatureNet(nn.Module):
         return x.mean((2, 3))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the classes, ``(B, classes)``."""
+        """Return the unnormalised log-probabilities of the classes, ``(B, classes)``."""
         return self.linear(self(x))
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ def check_unit_images(x: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def features(name: str) -> FeatureNet:
-    """A shipped network, with its weights, in evaluation mode.
+    """Load a shipped feature network, with its weights, in evaluation mode.
 
     All are classifiers of the training split of the data they are named after (``python -m
     benchmarks.feature_networks`` trains them); features have 128 dimensions. Share of the test images told right:
@@ -190,7 +190,7 @@ def features(name: str) -> FeatureNet:
 
 
 def read_network(name: str, path: Path) -> FeatureNet:
-    """The network `name` from a file, whose SHA-256 must be the one recorded for it.
+    """Read the network `name` from a file, whose SHA-256 must be the one recorded for it.
 
     Raises
     ------
@@ -247,13 +247,13 @@ class Inception(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``(B, 2048)`` of images ``(B, 3, H, W)`` in [0, 1], rounded to bytes as the network was trained."""
+        """Return features ``(B, 2048)`` of images ``(B, 3, H, W)`` in [0, 1], rounded to bytes as the network was trained."""
         check_unit_images(x, (3, *x.shape[2:]))
         return self.net((x * 255).round().to(torch.uint8))[0]
 
 
 def weights_hash(net: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of parameters and buffers."""
+    """Hash the names, dtypes, shapes and bytes of parameters and buffers by SHA-256."""
     digest = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -20,7 +20,8 @@ from .streaming import FeatureMoments, check_same_network, feature_moments
 
 
 def frechet_distance(p: Moments, q: Moments) -> float:
-    """``‖m_p − m_q‖² + tr(C_p + C_q − 2 (C_p^½ C_q C_p^½)^½)``: the squared 2-Wasserstein distance of two Gaussians.
+    """Return ``‖m_p − m_q‖² + tr(C_p + C_q − 2 (C_p^½ C_q C_p^½)^½)``: the squared 2-Wasserstein distance of two
+    Gaussians.
 
     The trace of the root is ``Σ √lambda_i(Aᵀ C_q A)`` for any A with ``A Aᵀ = C_p``: a Cholesky factor and the
     eigenvalues of one symmetric matrix. For a singular ``C_p``, A comes from its eigenvectors. Rounding leaves an error
@@ -72,7 +73,7 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _root(C: Tensor) -> tuple[Tensor, bool]:
-    """A with ``A Aᵀ = C``, and whether it is a Cholesky factor; else its columns are scaled eigenvectors."""
+    """Return A with ``A Aᵀ = C``, and whether it is a Cholesky factor; else its columns are scaled eigenvectors."""
     A, failed = torch.linalg.cholesky_ex(C)
     pivots = A.diagonal().square()
     floor = len(C) * torch.finfo(C.dtype).eps
@@ -84,7 +85,8 @@ def _root(C: Tensor) -> tuple[Tensor, bool]:
 
 
 def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tensor:
-    """The lower triangle of ``Aᵀ C A``, which is all that symmetric eigenvalues are formed of; blocks above it are zero.
+    """Return the lower triangle of ``Aᵀ C A``, which is all that symmetric eigenvalues are formed of; blocks above it are
+    zero.
 
     A lower triangular A is multiplied panel by panel, without its zeros: well under half of the operations.
     """
@@ -105,7 +107,7 @@ def fid(
     *,
     batch_size: int = 500,
 ) -> FeatureEstimate:
-    """Fréchet distance between the features of two sets of samples, with its standard error.
+    """Compute the Fréchet distance between the features of two sets of samples, with its standard error.
 
     `frechet_distance` of the sample means and covariances (divisor ``n − 1``). M. Heusel et al., *GANs trained by a
     two time-scale update rule converge to a local Nash equilibrium*, 2017, arXiv:1706.08500, who use Inception.
@@ -165,7 +167,7 @@ def fid_infinity(
     *,
     batch_size: int = 500,
 ) -> FeatureEstimate:
-    """FID extrapolated to infinitely many samples: twice that of all samples less the mean of those of their halves.
+    """Extrapolate an FID to infinitely many samples: twice that of all samples less the mean of those of their halves.
 
     The bias of FID is ``B_x/n + B_y/m`` up to higher orders, twice as much for halves, so that it cancels. The halves
     share no sample and make up the whole, hence errors of first order are those of `fid` itself: extrapolation costs
@@ -236,7 +238,7 @@ def _warn(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
 
 
 def _with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, float]:
-    """The distance and its standard error by the delta method.
+    """Return the distance and its standard error by the delta method.
 
     With ``A Aᵀ = C_p``, ``B A = 1`` and ``Aᵀ C_q A = U diag(s) Uᵀ``, the optimal maps are ``Bᵀ U s^½ Uᵀ B`` from p to q,
     and ``A U s^-½ Uᵀ Aᵀ`` back.

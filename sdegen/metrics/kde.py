@@ -33,7 +33,7 @@ def kde_kl(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Mean of `kde_kl_once` over sets of generated points: the measure of a source table, for its rows only.
+    """Average `kde_kl_once` over sets of generated points: the measure of a source table, for its rows only.
 
     It is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
 
@@ -67,7 +67,7 @@ def kde_kl(
 
 
 def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
-    """``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
+    """Return ``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
 
     ``q_i = 1/(N (2 pi h²)^{d/2}) Σ_j exp(−‖x_i − x_j‖² / 2h²)``, the pair of a point with itself included, and 1e-10
     added to both densities. The source of the measure prints the normaliser ``1/(hN)`` and the direction
@@ -136,7 +136,7 @@ class KernelDensity:
         self.samples, self.h = as_points(samples, "samples"), h
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, ``(B,)``."""
+        """Return the log-density in nats, ``(B,)``."""
         points, (N, d) = as_points(x, "x"), self.samples.shape
         if points.shape[1] != d:
             raise ValueError(

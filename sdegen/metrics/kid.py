@@ -17,7 +17,7 @@ from .mmd import squared_mmd
 def kid(
     generated: ImageBatches, real: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500
 ) -> FeatureEstimate:
-    """Squared MMD of features with the kernel ``k(a, b) = (aᵀb / d + 1)³``, by its unbiased U-statistic.
+    """Estimate the squared MMD of features with the kernel ``k(a, b) = (aᵀb / d + 1)³``, by its unbiased U-statistic.
 
     M. Bińkowski, D. Sutherland, M. Arbel and A. Gretton, *Demystifying MMD GANs*, 2018, arXiv:1801.01401. They average
     over random subsets of 1,000, which has the same mean; here all pairs count, which has the least variance there is,

@@ -23,7 +23,7 @@ class KnownDensity(Protocol):
     """What knows its log-density."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Normalised log-density in nats, ``(B,)``."""
+        """Return the normalised log-density in nats, ``(B,)``."""
 
 
 def kl(
@@ -83,7 +83,7 @@ def kl(
 
 
 def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Estimate:
-    """``KL(p ‖ q)`` in nats from the log-densities of both laws at independent draws from `p`.
+    """Estimate ``KL(p ‖ q)`` in nats from the log-densities of both laws at independent draws from `p`.
 
     With ``u = log p − log q`` the plain estimate is the mean of ``u``. ``q/p − 1 = expm1(−u)`` has mean zero under `p`,
     so the mean of ``u + expm1(−u)``, whose terms are all at least zero, is unbiased too. Where `q` is near `p` its
@@ -144,7 +144,8 @@ def prior_gap(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """``KL(law of x_T ‖ prior)`` in nats: what a process leaves undone at its last time, before any sampler starts.
+    """Compute ``KL(law of x_T ‖ prior)`` in nats: what a process leaves undone at its last time, before any sampler
+    starts.
 
     The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior(distribution.moments())``.
     The term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes.
@@ -194,7 +195,7 @@ def prior_gap(
 
 
 def _quadrature_kl(p: GaussianMixture, q: KnownDensity, order: int) -> float:
-    """``Σ_k w_k E_{N(m_k, C_k)}[log p − log q]``, each mean by `order` Gauss–Hermite nodes per dimension."""
+    """Return ``Σ_k w_k E_{N(m_k, C_k)}[log p − log q]``, each mean by `order` Gauss–Hermite nodes per dimension."""
     K, d = len(p.weights), math.prod(p.event_shape)
     nodes, weights = (torch.from_numpy(v) for v in hermegauss(order))
     weights = weights / weights.sum()
@@ -208,5 +209,5 @@ def _quadrature_kl(p: GaussianMixture, q: KnownDensity, order: int) -> float:
 
 
 def _log_prob(law: KnownDensity, x: Tensor, width: int) -> Tensor:
-    """``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
+    """Return ``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
     return torch.cat([law.log_prob(rows) for rows in x.split(max(1, 2**22 // width))])

@@ -75,7 +75,7 @@ def precision_recall(
     splits: int = 8,
     batch_size: int = 500,
 ) -> PrecisionRecall:
-    """Improved precision and recall of generated features ``x`` against real ones ``y``.
+    """Estimate the improved precision and recall of generated features ``x`` against real ones ``y``.
 
     Precision is the share of the ``x`` that lie in the ball of any ``y``, which reaches to the k-th neighbour of that
     ``y`` among the other ``y``; recall the same with the roles exchanged. T. Kynkäänniemi et al., *Improved precision
@@ -131,7 +131,7 @@ def density_coverage(
     splits: int = 8,
     batch_size: int = 500,
 ) -> DensityCoverage:
-    """Density and coverage of generated features ``x`` against real ones ``y``.
+    """Estimate density and coverage of generated features ``x`` against real ones ``y``.
 
     With the ball of each ``y`` reaching to its k-th neighbour among the other ``y``, density is the mean over the ``x``
     of the number of balls that one lies in, over k, and coverage the share of balls that hold an ``x``. M. F. Naeem
@@ -177,7 +177,7 @@ def _estimates(
     splits: int,
     batch_size: int,
 ) -> tuple[FeatureEstimate, FeatureEstimate]:
-    """Two measures of the features of two samples, with standard errors from random halvings."""
+    """Estimate two measures of the features of two samples, with standard errors from random halvings."""
     if k < 1 or splits < 1:
         raise ValueError(f"k = {k}, splits = {splits}; both must be at least 1.")
     least = 2 * (k + 1)  # a half needs k neighbours
@@ -206,7 +206,7 @@ class _Hits(NamedTuple):
 
 
 def _in_balls(points: Tensor, centres: Tensor, k: int) -> _Hits:
-    """How `points` lie in the balls of `centres`, which reach to the k-th of their like."""
+    """Count how `points` lie in the balls of `centres`, which reach to the k-th of their like."""
     radii = torch.empty_like(centres[:, 0])
     for i, squares in _squared_distances(centres, centres):
         squares[torch.arange(len(i), device=i.device), i] = math.inf  # none is its own neighbour
@@ -222,7 +222,7 @@ def _in_balls(points: Tensor, centres: Tensor, k: int) -> _Hits:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of ``‖x_i − y_j‖²``, a block at a time, with their indices."""
+    """Yield rows of ``‖x_i − y_j‖²``, a block at a time, with their indices."""
     squares_x, squares_y = x.square().sum(1), y.square().sum(1)
     for i in torch.arange(len(x), device=x.device).split(max(1, PAIRS // len(y))):
         yield i, torch.addmm(squares_y, x[i], y.mT, alpha=-2).add_(squares_x[i, None]).clamp_(min=0)

@@ -19,7 +19,7 @@ PAIRS = 2**19  # kernel values held at once: a cache full, and memory that does 
 
 
 def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None = None) -> Estimate:
-    """Squared MMD, ``E k(x, x') + E k(y, y') − 2 E k(x, y)``, by its unbiased U-statistic.
+    """Estimate the squared MMD, ``E k(x, x') + E k(y, y') − 2 E k(x, y)``, by its unbiased U-statistic.
 
     ``k(x, y) = Σ_b exp(−‖x − y‖² / 2 b²)``. Being unbiased, it is often negative when the laws agree. A. Gretton et
     al., *A kernel two-sample test*, 2012.
@@ -74,7 +74,7 @@ def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None =
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
-    """The U-statistic and its error, as `mmd` states them, for any kernel ``(B, d), (n, d) -> (B, n)``."""
+    """Return the U-statistic and its error, as `mmd` states them, for any kernel ``(B, d), (n, d) -> (B, n)``."""
     m, n = len(x), len(y)
     rows_xx, _, squares_xx = _gram_sums(x, x, kernel)
     rows_yy, _, squares_yy = _gram_sums(y, y, kernel)
@@ -91,7 +91,7 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
 
 
 def _gram_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, float]:
-    """Sums over rows, over columns, and of squares, of the Gram matrix; of `x` with itself, without its diagonal."""
+    """Return sums over rows, over columns, and of squares, of the Gram matrix; of `x` with itself, without its diagonal."""
     rows, columns, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(y[:, 0]), 0.0
     for i in torch.arange(len(x), device=x.device).split(max(1, PAIRS // len(y))):
         K = kernel(x[i], y)
@@ -104,14 +104,16 @@ def _gram_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor])
 
 
 def _jackknife(own: Tensor, cross: Tensor, n_other: int) -> float:
-    """Jackknife variance from one sample: `own` and `cross` are its row sums with itself and with the other one."""
+    """Return the jackknife variance from one sample: `own` and `cross` are its row sums with itself and with the other
+    one.
+    """
     m = len(own)
     without = (own.sum() - 2 * own) / ((m - 1) * (m - 2)) - 2 * (cross.sum() - cross) / ((m - 1) * n_other)
     return ((m - 1) / m * (without - without.mean()).square().sum()).item()
 
 
 def _interaction(rows: Tensor, squares: float) -> float:
-    """Mean square of the doubly centred off-diagonal Gram matrix, ``K_ij − c_i − c_j``."""
+    """Return the mean square of the doubly centred off-diagonal Gram matrix, ``K_ij − c_i − c_j``."""
     m = len(rows)
     c = rows / (m - 1) - 0.5 * rows.sum() / (m * (m - 1))
     total = squares - 4 * (c * rows).sum() + 2 * (m - 2) * c.square().sum() + 2 * c.sum().square()
@@ -119,7 +121,7 @@ def _interaction(rows: Tensor, squares: float) -> float:
 
 
 def _cross_interaction(rows: Tensor, columns: Tensor, squares: float) -> float:
-    """Mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``."""
+    """Return the mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``."""
     m, n = len(rows), len(columns)
     total = squares - rows.square().sum() / n - columns.square().sum() / m + rows.sum().square() / (m * n)
     return max(0.0, total.item()) / (m * n)

@@ -75,12 +75,12 @@ class FeatureMoments:
         return self._whole().covariance()
 
     def moments(self) -> Moments:
-        """Mean and full covariance."""
+        """Return the mean and the full covariance."""
         whole = self._whole()
         return Moments(whole.mean, whole.covariance())
 
     def halves(self) -> tuple[Moments, Moments]:
-        """Moments of the two halves, which share no row."""
+        """Return moments of the two halves, which share no row."""
         first, second = (Moments(half.mean, half.covariance()) for half in self._halves)
         return first, second
 
@@ -146,7 +146,7 @@ class FeatureMoments:
             )
 
     def _retain(self, rows: Tensor, keys: Tensor) -> None:
-        """Of the rows kept and the new ones, keep those with the smallest keys: every row is as likely as any other."""
+        """Keep those with the smallest keys of the rows kept and the new ones: every row is as likely as any other."""
         if len(self._keys) == self.keep:
             fresh = keys < self._keys.max()
             rows, keys = rows[fresh.to(rows.device)], keys[fresh]
@@ -187,7 +187,7 @@ class Sums:
 
 
 def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureMoments:
-    """Moments of the features of samples, a batch at a time.
+    """Collect the moments of the features of samples, a batch at a time.
 
     Parameters
     ----------

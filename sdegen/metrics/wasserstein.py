@@ -25,7 +25,8 @@ def sliced_wasserstein(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """``SW_p = (mean over directions theta of W_p(thetaᵀx, thetaᵀy)^p)^{1/p}``, each ``W_p`` between sorted samples.
+    """Estimate ``SW_p = (mean over directions theta of W_p(thetaᵀx, thetaᵀy)^p)^{1/p}``, each ``W_p`` between sorted
+    samples.
 
     N. Bonneel et al., *Sliced and Radon Wasserstein barycenters of measures*, 2015. With as many points on both sides
     ``W_p^p = (1/n) Σ_i |x_(i) − y_(i)|^p``; identical laws give a small positive value, of order ``n^-1/2``.

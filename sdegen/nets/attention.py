@@ -36,14 +36,14 @@ class SelfAttention(nn.Module):
         self.qkv, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Tokens ``(B, n, width)`` from the same."""
+        """Attend over tokens ``(B, n, width)``, and return tokens of the same shape."""
         B, n, width = h.shape
         q, k, v = self.qkv(h).reshape(B, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, n, d)
         return self.join(attend(q, k, v).transpose(1, 2).reshape(B, n, width))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``softmax(q kᵀ / √d) v``, of the shape ``(..., n, d)`` of all three.
+    """Return ``softmax(q kᵀ / √d) v``, of the shape ``(..., n, d)`` of all three.
 
     By torch's fused kernels, except under a forward-mode derivative (exact divergences), which they lack, and for bfloat16
     gradients on CPUs, where they take five times as long as the formula.
@@ -55,5 +55,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def differentiated(x: Tensor) -> bool:
-    """Whether a forward-mode derivative is being taken along `x`."""
+    """Tell whether a forward-mode derivative is being taken along `x`."""
     return forward_ad.unpack_dual(x).tangent is not None

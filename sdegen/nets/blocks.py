@@ -27,7 +27,7 @@ class Norm(nn.GroupNorm):
         super().__init__(next(n for n in range(max(channels // GROUP, 1), 0, -1) if channels % n == 0), channels)
 
     def forward(self, h: Tensor) -> Tensor:
-        """``(B, channels, H, W)`` from the same."""
+        """Map ``(B, channels, H, W)`` to the same shape."""
         return super().forward(h.contiguous() if differentiated(h) else h)  # torch's forward-mode rule takes no other
 
 
@@ -59,7 +59,7 @@ class ResBlock(nn.Module):
         zero(self.conv_2)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """``(B, outer, H, W)`` from ``(B, inner, H, W)`` and features ``(B, features)`` or ``(1, features)``."""
+        """Map ``(B, inner, H, W)`` and features ``(B, features)`` or ``(1, features)`` to ``(B, outer, H, W)``."""
         hidden = self.conv_1(self.norm(h)) + self.shift(e)[:, :, None, None]
         return self.skip(h) + self.conv_2(self.dropout(self.act(hidden)))
 
@@ -86,7 +86,7 @@ class AttentionBlock(nn.Module):
         zero(self.feed[-1])
 
     def forward(self, h: Tensor) -> Tensor:
-        """``(B, channels, H, W)`` from the same."""
+        """Map ``(B, channels, H, W)`` to the same shape."""
         h = h + places(self.attention(tokens(self.norm_1(h))), h)
         return h + places(self.feed(tokens(self.norm_2(h))), h)
 
@@ -100,5 +100,5 @@ class Block(nn.Module):
         self.attention = AttentionBlock(outer, heads) if heads else nn.Identity()
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """``(B, outer, H, W)`` from ``(B, inner, H, W)`` and features."""
+        """Map ``(B, inner, H, W)`` and features to ``(B, outer, H, W)``."""
         return self.attention(self.residual(h, e))

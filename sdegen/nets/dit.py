@@ -30,7 +30,7 @@ class ConditionedLayer(nn.Module):
         zero(self.modulate)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """Tokens ``(B, n, width)`` from the same and features ``(B, 1, width)`` or ``(1, 1, width)``."""
+        """Map tokens ``(B, n, width)`` and features ``(B, 1, width)`` or ``(1, 1, width)`` to tokens of the same shape."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulate(e).chunk(6, -1)
         h = torch.addcmul(h, gate_1, self.attention(torch.addcmul(shift_1, self.norm(h), 1 + scale_1)))
         return torch.addcmul(h, gate_2, self.feed(torch.addcmul(shift_2, self.norm(h), 1 + scale_2)))
@@ -103,12 +103,15 @@ class DiT(nn.Module):
     def small(
         cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
     ) -> DiT:
-        """About 1.9 million parameters, for images of side `size`; at most 64 tokens where patches of 4 tile them."""
+        """Build a network of about 1.9 million parameters for images of side `size`; at most 64 tokens where patches of 4
+        tile them.
+        """
         patch = next(p for p in (4, 2, 1) if size % p == 0 and size >= 4 * p)
         return cls(channels, patch, classes=classes, out_channels=out_channels, mixed=mixed)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images ``(B, out_channels, H, W)`` from images `x` and the level ``(B,)``, or ``(1,)`` where all share it.
+        """Map images `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to images ``(B, out_channels, H,
+        W)``.
 
         Raises
         ------
@@ -132,7 +135,7 @@ class DiT(nn.Module):
         return F.pixel_shuffle(places(out.to(x.dtype), patches), self.patch).contiguous()
 
     def _places(self, patches: Tensor) -> Tensor:
-        """Features ``(H W, width)`` of the places of an image ``(B, C, H, W)``."""
+        """Return features ``(H W, width)`` of the places of an image ``(B, C, H, W)``."""
         rows, columns = (self.place(torch.arange(n).to(patches)) for n in patches.shape[2:])
         grid = torch.broadcast_tensors(rows[:, None], columns[None])
         return torch.cat(grid, 2).flatten(0, 1)

@@ -40,7 +40,7 @@ class Sinusoidal(nn.Module):
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Features ``(B, dim)`` of numbers ``(B,)``."""
+        """Return features ``(B, dim)`` of numbers ``(B,)``."""
         phase = u[:, None] * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], 1)
 
@@ -74,7 +74,7 @@ class Fourier(nn.Module):
         self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Features ``(B, dim)`` of numbers ``(B,)``."""
+        """Return features ``(B, dim)`` of numbers ``(B,)``."""
         phase = u[:, None] * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], 1)
 
@@ -98,7 +98,7 @@ class Label(nn.Module):
         self.table = nn.Embedding(classes + 1, dim)
 
     def forward(self, label: Tensor | None, n: int) -> Tensor:
-        """Features ``(n, dim)`` of labels ``(n,)``, ``()``, or None.
+        """Return features ``(n, dim)`` of labels ``(n,)``, ``()``, or None.
 
         Raises
         ------

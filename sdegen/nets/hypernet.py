@@ -48,7 +48,7 @@ class HyperMLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)`` or ``(1,)``."""
+        """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         written = self.hyper(self.embedding(level)).reshape(len(level), self.depth, -1)
         mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
         h = self.first(flat(x, self.dim))

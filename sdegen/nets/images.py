@@ -33,7 +33,9 @@ class Condition(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, level: Tensor, label: Tensor | None, n: int) -> Tensor:
-        """Features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``; ``(1, features)`` where all rows share both."""
+        """Return features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``; ``(1, features)`` where all rows share
+        both.
+        """
         return self.act(add_label(self.label, self.level(self.embedding(level)), label, n))
 
 
@@ -50,28 +52,28 @@ def check_images(x: Tensor, channels: int) -> None:
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """Images with their last rows and columns repeated until both sizes are multiples of a number."""
+    """Pad images, by repeating their last rows and columns, until both sizes are multiples of a number."""
     bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
 def channels_last(h: Tensor) -> Tensor:
-    """An image ``(B, C, H, W)`` with its channels next to each other in memory, in which convolutions are fastest."""
+    """Lay an image ``(B, C, H, W)`` out with its channels next to each other in memory, where convolutions are fastest."""
     return h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # `contiguous(memory_format=...)` is not for vmap
 
 
 def tokens(h: Tensor) -> Tensor:
-    """An image ``(B, C, H, W)`` as tokens ``(B, H W, C)``: no copy in channels-last."""
+    """Return an image ``(B, C, H, W)`` as tokens ``(B, H W, C)``, without a copy in the channels-last layout."""
     return h.flatten(2).mT
 
 
 def places(tokens: Tensor, like: Tensor) -> Tensor:
-    """Tokens ``(B, H W, C)`` at the places of the image `like`, ``(B, C, H, W)``."""
+    """Return tokens ``(B, H W, C)`` as an image of the shape of `like`, ``(B, C, H, W)``."""
     return tokens.mT.unflatten(2, like.shape[2:])
 
 
 def products(x: Tensor, mixed: bool) -> AbstractContextManager:
-    """The context in which products are formed: bfloat16 if asked for, else as they come."""
+    """Return the context in which products are formed: bfloat16 if asked for, else the inputs' own precision."""
     return torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()
 
 

@@ -29,7 +29,7 @@ class ResidualLayer(nn.Module):
             nn.init.zeros_(self.outer.bias)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """``(B, width)`` from ``(B, width)`` and features ``(B, features)``."""
+        """Map ``(B, width)`` and features ``(B, features)`` to ``(B, width)``."""
         scale, shift = self.modulate(e).chunk(2, 1)
         out = self.outer(self.act(self.inner(h) * (1 + scale) + shift))
         return h + out if self.residual else self.act(out)
@@ -90,7 +90,9 @@ class MLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)``, or ``(1,)`` where all rows share it."""
+        """Map states `x` and the noise level ``(B,)``, or ``(1,)`` where all rows share it, to the shape of `x`, ``(B,
+        *)``.
+        """
         e = self.level(self.embedding(level))
         e = add_label(self.label, e, label, len(x))
         h = self.first(flat(x, self.dim))
@@ -100,7 +102,7 @@ class MLP(nn.Module):
 
 
 def flat(x: Tensor, dim: int) -> Tensor:
-    """States as rows ``(B, dim)``.
+    """Flatten states to rows ``(B, dim)``.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def flat(x: Tensor, dim: int) -> Tensor:
 
 
 def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> Tensor:
-    """Features with those of the `n` labels added.
+    """Add the features of `n` labels to features, and return the sum.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> T
 
 
 def shaped(out: Tensor, x: Tensor) -> Tensor:
-    """Flat outputs in the shape of `x`; with m times its coordinates, m times its channels along dimension 1."""
+    """Reshape flat outputs to the shape of `x`; with m times its coordinates, to m times its channels along dimension 1."""
     if x.ndim == 1 or out[0].numel() == math.prod(x.shape[1:]):
         return out.reshape(x.shape)
     return out.reshape(len(x), -1, *x.shape[2:])

@@ -20,7 +20,7 @@ class Residual(nn.Module):
         zero(second)
 
     def forward(self, h: Tensor) -> Tensor:
-        """The shape of `h`."""
+        """Return an answer of the shape of `h`."""
         return h + self.second(F.silu(self.first(F.silu(h))))
 
 
@@ -53,7 +53,7 @@ class Perceptron(nn.Module):
         self.last = nn.Linear(width, outer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, outer)``."""
+        """Map states to ``(B, outer)``."""
         return self.last(F.silu(self.blocks(self.first(flat(x, self.inner)))))
 
 
@@ -91,6 +91,6 @@ class Convolutional(nn.Module):
         self.last = nn.Conv2d(width, outer, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, outer, H, W)``."""
+        """Map images to ``(B, outer, H, W)``."""
         check_images(x, self.inner)
         return self.last(F.silu(self.blocks(self.first(channels_last(x)))))

@@ -45,7 +45,7 @@ class Down(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, outer)``."""
+        """Map states to ``(B, outer)``."""
         check_images(x, self.shape[0])
         return self.layers(channels_last(x))
 
@@ -89,12 +89,12 @@ class Up(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """``(B, C, H, W)``."""
+        """Map flat latents to images ``(B, C, H, W)``."""
         return self.layers(flat(z, self.inner))
 
 
 def _quarter(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, and a quarter of both sides."""
+    """Return the channels, and a quarter of both sides."""
     if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
         raise ValueError(f"shape = {tuple(shape)}; give (C, H, W) with sides divisible by four, or pad the images.")
     return shape[0], shape[1] // 4, shape[2] // 4

@@ -26,7 +26,7 @@ class AttentionLayer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
-        """``(B, tokens, width)`` from the same."""
+        """Map tokens ``(B, tokens, width)`` to the same shape."""
         B, n, width = h.shape
         q, k, v = self.qkv(self.norm_1(h)).reshape(B, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attention = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v  # (B, heads, tokens, width / heads)
@@ -71,7 +71,7 @@ class CoordinateTransformer(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """The shape of `x`, ``(B, *)``, from `x` and the level ``(B,)`` or ``(1,)``."""
+        """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         states = flat(x, self.dim)
         features = self.coordinate(states.reshape(-1)).reshape(len(x), self.dim, -1)
         tokens = self.value(torch.cat([features, states[..., None]], 2))

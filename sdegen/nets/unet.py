@@ -90,7 +90,7 @@ class UNet(nn.Module):
         self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
 
         def path(inner: int, skip: int, level: int) -> nn.ModuleList:
-            """Blocks of one level; each but the first has its width as input, and all see `skip` channels more."""
+            """Build the blocks of one level; each but the first has its width as input, and all see `skip` channels more."""
             width, n = widths[level], heads if level in attention else 0
             return nn.ModuleList(
                 Block((width if i else inner) + skip, width, features, dropout, n) for i in range(blocks)
@@ -109,7 +109,9 @@ class UNet(nn.Module):
     def small(
         cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
     ) -> UNet:
-        """About 1.8 million parameters, for images of side `size` such as digits; in patches of 2 from a side of 16 on."""
+        """Build a network of about 1.8 million parameters for images of side `size` such as digits; in patches of 2 from
+        16 on.
+        """
         patch = 2 if size >= 16 else 1
         return cls(channels, (96, 128), patch=patch, classes=classes, out_channels=out_channels, mixed=mixed)
 
@@ -117,13 +119,14 @@ class UNet(nn.Module):
     def large(
         cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
     ) -> UNet:
-        """About 35 million parameters, for images of side `size`; in patches of 2 from a side of 64 on."""
+        """Build a network of about 35 million parameters for images of side `size`; in patches of 2 from a side of 64 on."""
         patch = 2 if size >= 64 else 1
         widths = (128, 256, 256, 384)
         return cls(channels, widths, 2, (1,), 4, patch, classes, out_channels, dropout=0.1, mixed=mixed)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images ``(B, out_channels, H, W)`` from images `x` and the level ``(B,)``, or ``(1,)`` where all share it.
+        """Map images `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to images ``(B, out_channels, H,
+        W)``.
 
         Raises
         ------
@@ -138,7 +141,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(out, self.patch)[:, :, : x.shape[2], : x.shape[3]].contiguous()
 
     def _paths(self, h: Tensor, e: Tensor) -> Tensor:
-        """Down and up again, at sizes that every level halves without rest."""
+        """Run the levels down and up again, at sizes that every level halves without rest."""
         h = channels_last(self.first(channels_last(h)))
         seen = []
         for i, path in enumerate(self.down):

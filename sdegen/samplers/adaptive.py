@@ -59,15 +59,17 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         self.rtol, self.atol, self.eta = rtol, atol, eta
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Both ends: the denoiser's move is not one of the integrator's."""
+        """Return both ends of the grid; the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, 2)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
-        """The interval and the reversed dynamics; refuses an infinite coefficient."""
+        """Plan the interval and the reversed dynamics; an infinite coefficient is refused."""
         return EulerMaruyama(1, eta=self.eta).plan(model, times)
 
     def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """From one end to the other; every trial draws noise once, so a sample's own does not depend on the batch."""
+        """Integrate from one end to the other; every trial draws noise once, so a sample's noise does not depend on the
+        batch.
+        """
         path, before = DyadicPath(x, c.h), x
         while not path.done.all():
             w = path.next(noise(x))
@@ -83,7 +85,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
 
     @staticmethod
     def _euler(x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor, reverse: Reverse) -> Tensor:
-        """Euler's step from `x` with the coefficients of the state `at` and the time `t`."""
+        """Take Euler's step from `x` with the coefficients of the state `at` and the time `t`."""
         return x - reverse.drift(at, t) * rows(h, x) + reverse.diffusion(at, t)(w)
 
 
@@ -128,7 +130,7 @@ class DyadicPath:
         return torch.where(self.done, 0.0, self.whole * torch.pow(0.5, self.level.double()))
 
     def next(self, z: Tensor) -> Tensor:
-        """The increment over each row's next part, made with the noise `z`."""
+        """Return the increment over each row's next part, made with the noise `z`."""
         has = self.waits.any(1) & ~self.refused
         new = ~has & ~self.refused
         self.level = torch.where(has, self._deepest(), self.level)
@@ -142,7 +144,7 @@ class DyadicPath:
         return self.w
 
     def judge(self, error: Tensor) -> Tensor:
-        """Where the error is at most 1 go on; elsewhere keep the part, to be split. Returns where rows moved.
+        """Advance rows whose error is at most 1, keep the parts of the others to be split, and return which rows moved.
 
         Raises
         ------
@@ -177,16 +179,16 @@ class DyadicPath:
         self.level = self.level + rows_.long()
 
     def _deepest(self) -> Tensor:
-        """The level of the part that waits next: the shortest."""
+        """Return the level of the part that waits next: the shortest."""
         return (self.waits * torch.arange(LEVELS + 1)).amax(1)
 
     def _shallowest(self) -> Tensor:
-        """The longest part that may begin at each row's place."""
+        """Return the longest part that may begin at each row's place."""
         low = torch.where(self.place == 0, 2**LEVELS, self.place & -self.place)
         return LEVELS - low.double().log2().long()
 
     def _over(self, mask: Tensor) -> Tensor:
-        """A mask of rows, shaped to choose between states."""
+        """Return a mask of rows, shaped to choose between states."""
         return mask.to(self.w.device).reshape(-1, *[1] * (self.w.ndim - 1))
 
 

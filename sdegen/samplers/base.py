@@ -82,18 +82,20 @@ class Sampler(ABC, Generic[C, S]):
         self.grid = grid
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """The times to stop at; one fewer where the last move is the denoiser's."""
+        """Return the times to stop at; one fewer where the last move is the denoiser's."""
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
     def _grid(self, sde: SDE) -> Grid:
-        """The grid asked for, or the default; that of a nonlinear process, which has no noise level, is uniform in t."""
+        """Return the grid asked for, or the default; that of a nonlinear process, which has no noise level, is uniform in
+        t.
+        """
         if self.grid is not None:
             return self.grid
         return self.default_grid() if is_linear(sde) else Uniform()
 
     @abstractmethod
     def plan(self, model: ScoreModel, times: Tensor) -> list[C]:
-        """The coefficients of every step, formed once in float64.
+        """Plan the coefficients of every step, once and in float64.
 
         Raises
         ------
@@ -103,7 +105,7 @@ class Sampler(ABC, Generic[C, S]):
 
     @abstractmethod
     def step(self, model: ScoreModel, x: Tensor, c: C, noise: Noise, state: S | None) -> tuple[Tensor, S]:
-        """``x_s`` from ``x_t``, and whatever is to be remembered for the next step.
+        """Take the step from ``x_t`` to ``x_s``, and return it with what the next step is to remember.
 
         Parameters
         ----------

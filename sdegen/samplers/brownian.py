@@ -84,7 +84,7 @@ class BrownianNoise:
         self._ready: list[Tensor] = []  # noise of the next steps, the last first
 
     def __call__(self, like: Tensor) -> Tensor:
-        """The increment of the next step over the root of its length, of the shape, dtype and device of `like`."""
+        """Return the increment of the next step over the root of its length, of the shape, dtype and device of `like`."""
         if self.calls == self.steps:
             raise ValueError(
                 f"noise was asked for more than {self.steps} times; a Brownian path has one increment a step."
@@ -137,7 +137,7 @@ class BrownianNoise:
         return list(slope.to(like).unbind())[::-1]
 
     def _normal(self, call: int, m: int, like: Tensor) -> Tensor:
-        """The noise of `m` calls, ``(m, B, *)``."""
+        """Return the noise of `m` calls, ``(m, B, *)``."""
         parts, end = [], call + m
         while call < end:
             z = self._rest.pop(call, None)

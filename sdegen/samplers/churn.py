@@ -78,7 +78,7 @@ class Churn(Sampler[ChurnStep, None]):
         self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ChurnStep]:
-        """Levels, lifted levels, and the transitions between them."""
+        """Plan noise levels, raised levels, and the transitions between them."""
         sde = require_linear(self, model.sde)
         if len(sde.e) > 1:
             raise TypeError(

@@ -15,7 +15,7 @@ Clock = Callable[[Tensor], Tensor]
 
 
 def angle(phi: Tensor) -> Tensor:
-    """``phi = atan(sigma / alpha)`` itself: finite at both ends.
+    """Return ``phi = atan(sigma / alpha)`` itself: finite at both ends.
 
     The angle of T. Salimans and J. Ho, *Progressive distillation for fast sampling of diffusion models*, 2022,
     arXiv:2202.00512.
@@ -29,7 +29,7 @@ def angle(phi: Tensor) -> Tensor:
 
 
 def log_ratio(phi: Tensor) -> Tensor:
-    """``log(sigma / alpha)``, minus half the log-SNR: the clock of the DPM-Solver papers; infinite at both ends.
+    """Return ``log(sigma / alpha)``, minus half the log-SNR: the clock of the DPM-Solver papers; infinite at both ends.
 
     C. Lu et al., 2022, arXiv:2206.00927 and arXiv:2211.01095.
 
@@ -42,7 +42,7 @@ def log_ratio(phi: Tensor) -> Tensor:
 
 
 def share(phi: Tensor) -> Tensor:
-    """``sigma / (alpha + sigma)``: finite at both ends.
+    """Return ``sigma / (alpha + sigma)``: finite at both ends.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ Variance = Callable[[Any, Tensor, AncestralStep, Tensor], Tensor]
 
 
 def posterior_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point.
+    """Take a step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
@@ -62,7 +62,7 @@ def posterior_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor
 
 
 def transition_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the forward transition's variance, DDPM's ``beta``: right for standard normal data.
+    """Take a step with the forward transition's variance, DDPM's ``beta``: right for standard normal data.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
@@ -80,7 +80,7 @@ def transition_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tenso
 
 
 def learned_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """A step with the variance that the model has learned (`LearnedVariance`), between the other two.
+    """Take a step with the variance that the model has learned (`LearnedVariance`), between the other two.
 
     A. Nichol, P. Dhariwal, *Improved denoising diffusion probabilistic models*, 2021, arXiv:2102.09672.
 
@@ -125,7 +125,7 @@ class Ancestral(Sampler[AncestralStep, None]):
         self.variance = variance
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[AncestralStep]:
-        """Gaussian conditioning between every pair of times."""
+        """Plan the Gaussian conditioning between every pair of times."""
         sde = require_linear(self, model.sde)
         if self.variance is learned_variance and model.reversal is None:
             raise TypeError(
@@ -139,7 +139,7 @@ class Ancestral(Sampler[AncestralStep, None]):
         return [AncestralStep(s[i], t[i], mean, small[i], large[i]) for i, mean in enumerate(means)]
 
     def step(self, model: ScoreModel, x: Tensor, c: AncestralStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """One draw from the reversed chain."""
+        """Draw the next state of the reversed chain."""
         return self.variance(model, x, c, noise(x)), None
 
 
@@ -182,7 +182,7 @@ class DDIM(Sampler[DDIMStep, None]):
         self.eta = eta
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[DDIMStep]:
-        """The means as questions, and roots where there is noise."""
+        """Plan the means as questions, and the roots where there is noise."""
         sde = require_linear(self, model.sde)
         t, s = times[:-1], times[1:]
         at_s, at_t = sde.marginal(s), sde.marginal(t)
@@ -197,6 +197,6 @@ class DDIM(Sampler[DDIMStep, None]):
         return [DDIMStep(mean, None if root is None else root[i]) for i, mean in enumerate(means)]
 
     def step(self, model: ScoreModel, x: Tensor, c: DDIMStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """One step; noise is drawn only where ``eta > 0``."""
+        """Take one step; noise is drawn only where ``eta > 0``."""
         x_s = model.answer(x, c.mean)
         return (x_s if c.root is None else c.root.onto(x_s, noise(x))), None

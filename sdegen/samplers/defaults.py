@@ -17,7 +17,7 @@ from .references import Normal
 
 
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
-    """The sampler used where none is named, in 20 steps unless told otherwise.
+    """Return the sampler that is used where none is named, in 20 steps unless told otherwise.
 
     For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
     ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
@@ -73,12 +73,12 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
 
 def draws_images(model: ScoreModel) -> bool:
-    """Whether a model has weights, so that it errs, and data ``(C, H, W)``."""
+    """Tell whether a model has weights, so that it errs, and data ``(C, H, W)``."""
     return model.like is not None and model.moments is not None and model.moments.mean.ndim == 3
 
 
 def level(moments: Moments) -> float:
-    """``0.4 √tr(Sigma) / D^(1/6)``."""
+    """Return ``0.4 √tr(Sigma) / D^(1/6)``."""
     covariance = moments.covariance.double()
     trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
     dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)

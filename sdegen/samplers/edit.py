@@ -30,7 +30,7 @@ def edit(
     generator: torch.Generator | None = None,
     **more: Any,
 ) -> Tensor:
-    """Data noised to a time and brought back: the coarse of `x`, the fine of the model.
+    """Noise data up to a time and bring them back: the coarse features stay those of `x`, the fine ones are the model's.
 
     ``x_t = Phi x + R z`` is drawn from the kernel, and sampling starts there. With a true score the result has the law of the
     data, whatever `t`, if `x` has; what else it keeps of `x` is what the noise at `t` has left. Conditions, and wrappers of

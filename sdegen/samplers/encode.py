@@ -147,7 +147,7 @@ def decode(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """The data that the probability flow carries states at T to; the inverse of `encode`.
+    """Return the data that the probability flow carries states at T to; the inverse of `encode`.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -181,7 +181,7 @@ def _follow(
     progress: bool | None,
     cond: dict[str, Any],
 ) -> Tensor:
-    """The states at one end of the sampler's times from those at the other, `batch` at a time."""
+    """Carry states from one end of the sampler's times to the other, `batch` at a time."""
 
     def refused(like: Tensor) -> Tensor:
         raise ValueError(
@@ -217,7 +217,7 @@ def _follow(
 
 
 def _backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:
-    """The plan of the sampler's times run from the last to the first."""
+    """Plan the sampler's times from the last to the first."""
     try:
         return sampler.plan(model, times.flip(0))
     except (ValueError, torch.linalg.LinAlgError) as error:
@@ -229,7 +229,7 @@ def _backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:
 
 
 def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: Tensor) -> Sampler:
-    """The sampler given, or the default on a grid that ends at 0."""
+    """Return the sampler given, or the default on a grid that ends at 0."""
     check_choice(steps, sampler)
     if sampler is not None:
         return sampler
@@ -242,7 +242,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
 
 
 def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
-    """Data as states at 0, the rest of a larger state drawn from its law there."""
+    """Return data as states at 0, the rest of a larger state drawn from its law there."""
     lifted = sde.lift(x)
     if lifted.shape == x.shape:
         return x

@@ -52,7 +52,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
         self.eta = eta
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
-        """Times and step lengths, means and roots; refuses an infinite coefficient of a linear process."""
+        """Plan times, step lengths, means and roots; an infinite coefficient of a linear process is refused."""
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):
@@ -71,7 +71,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
         return [EulerStep(t[i], h[i], reverse, mean, root[i]) for i, mean in enumerate(means)]
 
     def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """One step of length h."""
+        """Take one step of length h."""
         x_s = x - c.h * c.reverse.drift(x, c.t) if c.mean is None else model.answer(x, c.mean)
         if self.eta:
             root = c.reverse.diffusion(x, c.t) * c.h.sqrt() if c.root is None else c.root

@@ -68,7 +68,9 @@ class Asked(NamedTuple):
 
 
 def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
-    """Those of every move's evaluations, on the clock of the times, at its points `z` ``(moves, *)``: ``(most, moves, *)``."""
+    """Evaluate the Lagrange polynomials of every move's evaluations at the points `z` ``(moves, *)``: ``(most, moves,
+    *)``.
+    """
     counts = [len(v.seen) for v in asked]
     l = z.new_zeros(max(counts), *z.shape)
     for p in set(counts):
@@ -78,7 +80,7 @@ def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
 
 
 def group_by_ends(asked: Sequence[Asked]) -> Tensor:
-    """Moves with common ends, a row of their places for each way from `t` to `s`; shorter rows repeat their first."""
+    """Group moves with common ends: a row of their places for each pair `t`, `s`; shorter rows repeat their first."""
     found: dict[tuple[int, int], list[int]] = {}
     for i, v in enumerate(asked):
         found.setdefault((v.t, v.s), []).append(i)
@@ -98,34 +100,34 @@ class Scalar:
             self.Q = self.Q.to(self.like)
 
     def split(self, values: Tensor) -> list[Coefficient]:
-        """Coefficients ``(N, *directions)`` one by one, prepared: numbers as operators."""
+        """Split coefficients ``(N, *directions)`` one by one, prepared; numbers become operators."""
         if self.c.ndim:
             return [*self.unbind(values)]
         scale = Scale(values).prepared(self.like)
         return [scale[i] for i in range(len(values))]
 
     def unbind(self, values: Tensor) -> list[Tensor]:
-        """Numbers ``(N, directions)``, one for every direction, one by one and prepared."""
+        """Return numbers ``(N, directions)``, one for every direction, one by one and prepared."""
         return list((values if self.like is None else values.to(self.like)).unbind())
 
     def phi(self, t: Tensor) -> Tensor:
-        """The angle of a time."""
+        """Return the angle of a time."""
         return self.flow.clock(t)
 
     def time(self, phi: Tensor) -> Tensor:
-        """The time of an angle."""
+        """Return the time of an angle."""
         return self.flow.time(phi)
 
     def _over(self, values: Tensor) -> Tensor:
-        """Values, shaped to broadcast over directions behind their own axes."""
+        """Reshape values to broadcast over directions behind their own axes."""
         return values[(..., *[None] * self.c.ndim)]
 
     def P_squared(self, phi: Tensor) -> Tensor:
-        """``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
+        """Return ``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """Coefficients of ``q = P (v − v_reference)`` at the times ``(N,)``."""
+        """Plan the evaluations ``q = P (v − v_reference)`` at the times ``(N,)``."""
         at, phi = self.sde.marginal(t), self.phi(t)
         cos, sin, P = self._over(phi.cos()), self._over(phi.sin()), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
@@ -138,7 +140,7 @@ class Scalar:
         return [Node(*v) for v in zip(questions, affine, strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """What was asked for."""
+        """Plan the moves that are asked for."""
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
@@ -171,15 +173,15 @@ class Scalar:
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
     def enter(self, x: Tensor) -> Tensor:
-        """The state along the directions."""
+        """Turn the state into its coordinates along the directions."""
         return x if self.Q is None else x.reshape(len(x), -1) @ self.Q.to(x)
 
     def leave(self, x: Tensor, like: Tensor) -> Tensor:
-        """Back to the shape of the state."""
+        """Turn coordinates along the directions back into a state."""
         return x if self.Q is None else (x @ self.Q.to(x).T).reshape(like.shape)
 
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
-        """`q` at the state `x`, whose directions are `y`."""
+        """Evaluate `q` at the state `x`, whose coordinates are `y`."""
         q = self.enter(model.answer(x, node.question))
         if node.affine is None:
             return q
@@ -195,19 +197,19 @@ class Channels:
         reference.pieces(sde.marginal(sde.T))  # refuses the references that have none
 
     def phi(self, t: Tensor) -> Tensor:
-        """The angle of what a state at `t` tells about its datum."""
+        """Return the angle of what a state at `t` tells about its datum."""
         return torch.atan(self.sde.snr(t).rsqrt())
 
     def time(self, phi: Tensor) -> Tensor:
-        """The time of an angle."""
+        """Return the time of an angle."""
         return self.sde.time(phi.tan().pow(-2))
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """The reference's questions at the times ``(N,)``."""
+        """Plan the reference's questions at the times ``(N,)``."""
         return [Node(question) for question in self.reference.ask(model, t, self.sde.marginal(t))]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """What was asked for."""
+        """Plan the moves that are asked for."""
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
@@ -227,42 +229,42 @@ class Channels:
         return [Move(times[v.s], carry[i], None, [W[i] for W in weights[: len(v.seen)]]) for i, v in enumerate(asked)]
 
     def enter(self, x: Tensor) -> Tensor:
-        """The state."""
+        """Return the state as it is."""
         return x
 
     def leave(self, x: Tensor, like: Tensor) -> Tensor:
-        """The state."""
+        """Return the state as it is."""
         return x
 
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
-        """`q` at the state `x`."""
+        """Evaluate `q` at the state `x`."""
         return model.answer(x, node.question)
 
 
 def _number(A: Operator) -> Tensor:
-    """The number of an operator of a scalar process."""
+    """Return the number of an operator of a scalar process."""
     return A.matrix()[..., 0, 0]
 
 
 def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
-    """The formula's pieces; by default around the data's own moments, on matrix processes around a point mass."""
+    """Choose the formula's pieces: by default around the data's own moments, on matrix processes around a point mass."""
     if len(sde.e) == 1:
         return Scalar(sde, model, Matched() if reference is None else reference, clock)
     return Channels(sde, model, PointMass() if reference is None else reference, clock)
 
 
 def multiply(c: Coefficient, x: Tensor) -> Tensor:
-    """A coefficient, an operator or one number for every direction, on `x`."""
+    """Apply a coefficient, an operator or one number for every direction, to `x`."""
     return x * c.to(x) if isinstance(c, Tensor) else c(x)
 
 
 def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
-    """``y + c x`` for such a coefficient, in the memory of `y`."""
+    """Add ``c x`` to `y`, in the memory of `y`, for a coefficient as of `multiply`, and return the sum."""
     return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
 
 
 def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
-    """The formula."""
+    """Apply a move to a state and its history, and return the state it leads to."""
     y = multiply(move.carry, x)
     for weight, q in zip(move.weights, history, strict=False):
         y = add_multiple(y, weight, q)

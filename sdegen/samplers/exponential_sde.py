@@ -91,7 +91,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
         self.convergence_order = order
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ExponentialSDEStep]:
-        """Weights and roots of every step."""
+        """Plan the weights and roots of every step."""
         sde = require_linear(self, model.sde)
         if len(sde.e) > 1 and self.eta not in (0, 1):
             raise ValueError(
@@ -117,7 +117,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
     def step(
         self, model: ScoreModel, x: Tensor, c: ExponentialSDEStep, noise: Noise, state: list[Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """One evaluation, the formula, and noise where ``eta > 0``."""
+        """Evaluate the model once, apply the formula, and add noise where ``eta > 0``."""
         x_0 = [model.answer(x, c.clean), *([] if state is None else state)]
         x_s = c.C(x)
         for W, seen in zip(c.W, x_0, strict=False):
@@ -126,7 +126,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
 
 
 def carried(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
-    """``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
+    """Return ``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
     at_s, at_u = sde.marginal(s), sde.marginal(u)
     if eta == 1:
         return at_s.covariance @ sde.transition(s, u).Phi.T @ at_u.covariance.inv()
@@ -134,7 +134,7 @@ def carried(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
 
 
 def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
-    """The root of ``Sigma_s − C Sigma_t Cᵀ``, the noise that keeps the law of a state of one datum."""
+    """Return the root of ``Sigma_s − C Sigma_t Cᵀ``, the noise that keeps the law of a state of one datum."""
     at_s = sde.marginal(s)
     if eta == 1:
         return posterior(at_s, sde.marginal(t), sde.transition(s, t)).covariance.sqrt()
@@ -150,7 +150,7 @@ class Line(NamedTuple):
 
 
 def line_through(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
-    """The polynomials of the angles `seen` over the step between the angles `ends`, in a clock.
+    """Return the Lagrange polynomials of the angles `seen` over the step between the angles `ends`, in a clock.
 
     Raises
     ------
@@ -169,7 +169,9 @@ def line_through(clock: Clock, seen: Tensor, ends: Tensor) -> Line:
 
 
 def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Line, eta: float) -> list[Operator]:
-    """``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is not."""
+    """Return ``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is
+    not.
+    """
     start = (carried(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
     between = (carried(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
     end = sde.marginal(s).Phi.matrix()
@@ -179,10 +181,10 @@ def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Li
 
 
 def signal_angle(sde: LinearSDE, t: Tensor) -> Tensor:
-    """``atan(1 / √snr)``: ``atan2(sigma, alpha)`` of what a state at `t` tells about its datum."""
+    """Return ``atan(1 / √snr)``: ``atan2(sigma, alpha)`` of what a state at `t` tells about its datum."""
     return torch.atan(sde.snr(t).rsqrt())
 
 
 def as_map(M: Tensor) -> Operator:
-    """A ``(k, k)`` matrix over the channels as an operator; a number where there is one channel."""
+    """Return a ``(k, k)`` matrix over the channels as an operator; a number where there is one channel."""
     return Scale(M[0, 0]) if len(M) == 1 else Matrix(M)

@@ -47,14 +47,14 @@ class Fitted(Multistep):
         self.convergence_order = None  # factors are fitted to one number of steps
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """The fitted times."""
+        """Return the fitted times."""
         if denoise != self.denoise:
             mode = "denoise" if self.denoise else "sample"
             raise ValueError(f'this solver was fitted for final="{mode}"; sample with that, or fit another.')
         return self._grid(sde)(sde, len(self.stops))
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
-        """The weights, multiplied."""
+        """Plan the weights, multiplied by the fitted factors."""
         return multiplied_plan(super().plan(model, times), self.factors)
 
 
@@ -63,7 +63,7 @@ def multiplied_move(move: Move, factors: Tensor) -> Move:
 
 
 def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
-    """A plan whose weights are multiplied, one row of factors for every move."""
+    """Multiply the weights of a plan, one row of factors for every move, and return the new plan."""
     rows, steps = iter(factors), []
     for c in plan:
         correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
@@ -74,7 +74,7 @@ def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[Multiste
 def travel(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
 ) -> list[tuple[Tensor, Any]]:
-    """The states before every step and after the last, each with what the sampler remembers there."""
+    """Run a plan, and return the states before every step and after the last, each with what the sampler remembers there."""
     trail = [(x, state)]
     for c in plan:
         x, state = sampler.step(model, x, c, torch.zeros_like, state)

@@ -29,7 +29,7 @@ def interpolate(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Data between `x` and `y`: both encoded, points on the arc between them decoded (J. Song et al., 2020, section 5.3).
+    """Return data between `x` and `y`: both are encoded, and points on the arc between them decoded.
 
     The arc (`slerp`) is about the mean of the prior: points on it are as far from there as its ends are, where the points of
     a straight line come too close to be noise. All of them are decoded in one run, `batch` at a time.
@@ -73,7 +73,7 @@ def interpolate(
 
 
 def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
-    """A point on the way from `x` to `y`: its direction on the great circle, its length on the line, row by row.
+    """Return a point between `x` and `y`, row by row: its direction on the great circle, its length on the line.
 
     ``[sin((1 − w) θ) x / |x| + sin(w θ) y / |y|] / sin θ`` with the angle `θ` between them, times ``(1 − w) |x| + w |y|``. K.
     Shoemake's formula (1985) on `x` and `y` themselves is the same where they are equally long, as in high dimension;
@@ -106,7 +106,7 @@ def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
 
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
-    """The mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
+    """Return the mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
     if not is_linear(model.sde) or model.moments is None:
         return torch.zeros_like(z[:1])
     return model.sde.marginal(model.sde.T).Phi(model.sde.lift(model.moments.mean[None].to(z)))

@@ -53,16 +53,16 @@ class Langevin(Sampler[LangevinStep, None]):
         self.h, self.t = h, t
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """The one time, ``steps + 1`` times over."""
+        """Return the one time, ``steps + 1`` times over."""
         t = sde.t_min if self.t is None else self.t
         return torch.full((self.steps + 1,), t, dtype=torch.float64)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[LangevinStep]:
-        """The root of the noise at every stop."""
+        """Plan the root of the noise at every stop."""
         return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
 
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """One Langevin step towards the law at ``c.t``."""
+        """Take one Langevin step towards the law at ``c.t``."""
         drift = c.R(c.R.T(model.score(x, c.t)))
         return x + self.h * drift + c.R(noise(x)) * math.sqrt(2 * self.h), None
 
@@ -97,7 +97,7 @@ class AnnealedLangevin(Langevin):
         self.grid = LogSNR() if grid is None else grid
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Each level `repeats` times; the first time is where the state starts."""
+        """Return each noise level's time `repeats` times; the first is where the state starts."""
         levels = self._grid(sde)(sde, self.steps)
         return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
 
@@ -119,11 +119,11 @@ class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
         self.corrector = Langevin(steps=1, h=0.05) if corrector is None else corrector
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """The predictor's."""
+        """Return the predictor's times."""
         return self.predictor.times(sde, denoise)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[tuple[C, LangevinStep]]:
-        """Both plans, step by step."""
+        """Plan predictor and corrector, step by step."""
         return list(zip(self.predictor.plan(model, times), self.corrector.plan(model, times), strict=True))
 
     def step(

@@ -85,11 +85,11 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         self.convergence_order = order + 1 if corrector else order
 
     def pieces(self, model: ScoreModel) -> Scalar | Channels:
-        """The formula's pieces for a model."""
+        """Return the formula's pieces for a model."""
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
-        """The weights of every step."""
+        """Plan the weights of every step."""
         pieces, p, n = self.pieces(model), self.order, len(times) - 1
         nodes = pieces.nodes(model, times[:-1])
         seen = [range(k, max(k - p, -1), -1) for k in range(n)]
@@ -108,7 +108,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
     def step(
         self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None
     ) -> tuple[Tensor, MultistepMemory]:
-        """One evaluation, and the formula."""
+        """Evaluate the model once, and apply the formula."""
         y = c.pieces.enter(x)
         q = c.pieces.evaluate(model, x, y, c.node)
         first, base, history = (y, y, []) if state is None else state
@@ -124,5 +124,5 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order])
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """A move of the run; what `fit` watches."""
+        """Apply a move of the run; `fit_solver` overrides this."""
         return apply_move(move, y, history)

@@ -92,7 +92,7 @@ class SampleNoise:
         return z
 
     def draw(self, call: int, m: int, like: Tensor) -> Tensor:
-        """The noise of `m` calls from a given one on, and of those drawn along with the last, ``(m or more, B, *)``.
+        """Draw the noise of `m` calls from a given one on, and of those drawn along with the last, ``(m or more, B, *)``.
 
         For all of them `together` has to be the same.
         """
@@ -112,7 +112,7 @@ class SampleNoise:
 
 
 def numbers_in(like: Tensor) -> int:
-    """Numbers in a sample."""
+    """Count the numbers in a sample."""
     shape = like.shape
     if not shape or not like.is_floating_point():
         raise ValueError(f"like has shape {tuple(shape)} and dtype {like.dtype}; give floating-point states (B, *).")
@@ -120,7 +120,7 @@ def numbers_in(like: Tensor) -> int:
 
 
 def together(d: int, call: int) -> int:
-    """How many calls are drawn at once with this one, a power of two that the first of them is a multiple of.
+    """Tell how many calls are drawn at once with this one, a power of two that the first of them is a multiple of.
 
     At most a quarter of the calls before, so that short runs draw little in vain, whatever the size of the batch.
     """
@@ -128,7 +128,7 @@ def together(d: int, call: int) -> int:
 
 
 def power_of_two(x: int) -> int:
-    """The largest up to `x`, and at least 1."""
+    """Return the largest power of two up to `x`, and at least 1."""
     return 1 << max(0, x.bit_length() - 1)
 
 
@@ -157,7 +157,7 @@ class Layout(NamedTuple):
 
 @lru_cache(256)
 def layout(shape: torch.Size, first: int, width: int) -> Layout:
-    """Of a chunk ``(B, *)`` from the place `first` on, in draws of `width` calls.
+    """Lay out a chunk ``(B, *)`` from the place `first` on, in draws of `width` calls.
 
     A block is a list of rows; a row is the first call of a few samples, their second call, and so on. Few, because the
     numbers of a row are drawn for one sample too; not one, because it is slow to gather two numbers here and two there.
@@ -179,7 +179,9 @@ def layout(shape: torch.Size, first: int, width: int) -> Layout:
 
 
 def blocknumbers_in(d: int) -> int:
-    """Samples of `d` numbers in a block: about `NUMBERS` numbers, and a multiple of the 16 that are filled at a time."""
+    """Tell how many samples of `d` numbers make a block: about `NUMBERS` numbers, and a multiple of the 16 filled at a
+    time.
+    """
     whole = _LANES // math.gcd(d, _LANES)
     return whole * max(1, NUMBERS // (whole * d))
 
@@ -196,7 +198,7 @@ class BlockSeeds:
         self.first, self.second = key & _32, key >> 32
 
     def __call__(self, block: int, call: int) -> int:
-        """The seed of a block's draw at a call."""
+        """Return the seed of a block's draw at a call."""
         x = (block + 2654435769 * call ^ self.first) & _32
         x = ((x ^ x >> 16) * 2146121005 & _32) ^ self.second
         x = (x ^ x >> 15) * 2221713035 & _32
@@ -204,7 +206,7 @@ class BlockSeeds:
 
 
 def scrambled(x: int) -> int:
-    """A whole number as 64 random-looking bits (the finaliser of splitmix64; G. Steele et al., 2014)."""
+    """Scramble a whole number into 64 random-looking bits (the finaliser of splitmix64; G. Steele et al., 2014)."""
     x = (x + 0x9E3779B97F4A7C15) % 2**64
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
@@ -212,7 +214,7 @@ def scrambled(x: int) -> int:
 
 
 def as_seed(seed: int | None, generator: torch.Generator | None) -> int:
-    """The seed of a run: one draw from the generator, from a fresh one of the given seed, or from torch's own.
+    """Return the seed of a run: one draw from the generator, from a fresh one of the given seed, or from torch's own.
 
     Raises
     ------
@@ -228,7 +230,7 @@ def as_seed(seed: int | None, generator: torch.Generator | None) -> int:
 
 
 def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
-    """`n` draws from a law that belong to the sample: in blocks with a generator each, always drawn whole.
+    """Draw `n` times from a law so that draws belong to the sample: in blocks with a generator each, always drawn whole.
 
     Parameters
     ----------

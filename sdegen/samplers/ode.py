@@ -53,7 +53,9 @@ class RungeKutta(NamedTuple):
 
     @classmethod
     def plan(cls, model: ScoreModel, times: Tensor, tableau: Tableau) -> list[RungeKutta]:
-        """A method in the chart ``y = x / r``: its moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the step's start."""
+        """Plan a method in the chart ``y = x / r``: its moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the step's
+        start.
+        """
         flow = model.sde.flow(model)
         tau = flow.clock(times)
         h = tau[1:] - tau[:-1]
@@ -77,7 +79,7 @@ class RungeKutta(NamedTuple):
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The state at the end of the step from the one at its start."""
+        """Return the state at the end of the step from the one at its start."""
         slopes: list[Tensor] = []  # newest first
         stage = x
         for question, move in zip(self.questions, self.moves, strict=True):
@@ -104,7 +106,7 @@ class Heun(Sampler[RungeKutta, None]):
         super().__init__(steps, grid)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[RungeKutta]:
-        """Both evaluations and moves of every step."""
+        """Plan both evaluations and both moves of every step."""
         return RungeKutta.plan(model, times, TABLEAUS["heun2"])
 
     def step(self, model: ScoreModel, x: Tensor, c: RungeKutta, noise: Noise, state: None) -> tuple[Tensor, None]:
@@ -151,11 +153,11 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Both ends at least: the denoiser's move is not one of the integrator's."""
+        """Return the grid's times, at least both ends; the denoiser's move is not one of the integrator's."""
         return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[FlowStep | RungeKutta]:
-        """The flow's clock at the times; all coefficients of the methods in `TABLEAUS`."""
+        """Plan the flow's clock at the times, and all coefficients of the methods in `TABLEAUS`."""
         if self.method in TABLEAUS:
             return list(RungeKutta.plan(model, times, TABLEAUS[self.method]))
         flow = model.sde.flow(model)
@@ -184,7 +186,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
 
 
 def adaptive(clock: Tensor) -> dict[str, Any]:
-    """torchdiffeq options: errors held for the worst row, and no evaluation beyond the last time."""
+    """Return options of torchdiffeq: errors are held for the worst row, and nothing is evaluated beyond the last time."""
     return {"norm": worst_row, "step_t": clock[-1:]}
 
 
@@ -192,5 +194,5 @@ ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 
 
 def worst_row(x: Tensor) -> Tensor:
-    """The largest root-mean-square of a row: errors are held for each sample, whatever the batch."""
+    """Return the largest root-mean-square of a row, so that errors are held for each sample, whatever the batch."""
     return x.reshape(len(x), -1).square().mean(1).max().sqrt() if x.ndim else x.abs()

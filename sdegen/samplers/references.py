@@ -55,10 +55,10 @@ class Reference(ABC):
 
     @abstractmethod
     def directions(self, model: ScoreModel) -> Directions:
-        """The law, for a model of a scalar process."""
+        """Return the reference law for a model of a scalar process."""
 
     def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
+        """Return ``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Reference(ABC):
         )
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """`q` at the times ``(N,)``, whose marginals are `at`, on a matrix process, as questions to the model."""
+        """Return `q` at the times ``(N,)``, whose marginals are `at`, on a matrix process, as questions to the model."""
         raise NotImplementedError
 
 
@@ -85,15 +85,15 @@ class PointMass(Reference):
     """
 
     def directions(self, model: ScoreModel) -> Directions:
-        """No signal variance."""
+        """Return directions without signal variance."""
         return Directions(_ZERO, _ZERO, 1.0, None)
 
     def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """``R``, ``Phi`` and −1."""
+        """Return ``R``, ``Phi`` and −1."""
         return at.R, at.Phi, -1.0
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """``E[x_0 | x]``."""
+        """Ask for ``E[x_0 | x]``."""
         return model.ask(t, denoise=at.Phi.one())
 
 
@@ -104,15 +104,15 @@ class Unbounded(Reference):
     """
 
     def directions(self, model: ScoreModel) -> Directions:
-        """No noise variance."""
+        """Return directions without noise variance."""
         return Directions(_ZERO, _ONE, 0.0, None)
 
     def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """``Phi``, ``R`` and 1."""
+        """Return ``Phi``, ``R`` and 1."""
         return at.Phi, at.R, 1.0
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """``E[z | x]``."""
+        """Ask for ``E[z | x]``."""
         return model.ask(t, noise=at.Phi.one())
 
 
@@ -136,7 +136,7 @@ class Normal(Reference):
         self.variance = variance
 
     def directions(self, model: ScoreModel) -> Directions:
-        """The same in all directions."""
+        """Return one direction that stands for all."""
         return Directions(_ZERO, torch.tensor(self.variance, dtype=torch.float64), 1.0, None)
 
 
@@ -159,7 +159,7 @@ class Matched(Normal):
         super().__init__()
 
     def directions(self, model: ScoreModel) -> Directions:
-        """Eigenvectors of the covariance."""
+        """Return the eigenvectors of the covariance as directions."""
         moments = model.require_moments(", or choose the reference Normal()")
         mean, covariance = (v.detach().cpu().double() for v in moments)
         if covariance.ndim < 2 or mean.numel() == 1 or len(covariance) != mean.numel():

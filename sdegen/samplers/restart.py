@@ -74,7 +74,7 @@ class Restart(Sampler[RestartStep, Any]):
         self.sampler, self.intervals = sampler, tuple(sorted(intervals, reverse=True))
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """The sampler's times with every return between them: they decrease but where the process is noised again."""
+        """Return the sampler's times with every return between them: they decrease but where the process is noised again."""
         linear, rest = require_linear(self, sde), self.sampler.times(sde, denoise)
         span, parts = (rest[-1].item(), rest[0].item()), []
         for v in self.intervals:
@@ -95,7 +95,7 @@ class Restart(Sampler[RestartStep, Any]):
         return sde.time(level**-2).item()
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[RestartStep]:
-        """The sampler's plan of every descent, and the transitions between."""
+        """Plan every descent by the sampler, and the transitions between."""
         sde = require_linear(self, model.sde)
         rises = [i + 1 for i in range(len(times) - 1) if times[i + 1] > times[i]]
         steps: list[RestartStep] = []
@@ -106,7 +106,7 @@ class Restart(Sampler[RestartStep, Any]):
         return steps
 
     def step(self, model: ScoreModel, x: Tensor, c: RestartStep, noise: Noise, state: Any) -> tuple[Tensor, Any]:
-        """The sampler's step, or noise, after which it remembers nothing."""
+        """Take the sampler's step, or add noise, after which it remembers nothing."""
         if c.up is not None:
             return c.up(x).sample(noise(x)), None
         return self.sampler.step(model, x, c.inner, noise, state)

@@ -45,7 +45,7 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
         super().__init__(steps, grid)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ReverseDiffusionStep]:
-        """The mean and the root of every step."""
+        """Plan the mean and the root of every step."""
         sde = require_linear(self, model.sde)
         law = sde.transition(times[1:], times[:-1])
         means = model.ask(times[:-1], x=law.Phi.one() * 2.0 - law.Phi, score=law.covariance)
@@ -55,5 +55,5 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
     def step(
         self, model: ScoreModel, x: Tensor, c: ReverseDiffusionStep, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
-        """One step."""
+        """Take one step."""
         return c.root.onto(model.answer(x, c.mean), noise(x)), None

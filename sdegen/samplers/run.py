@@ -156,7 +156,8 @@ class Runner(NamedTuple):
     return_path: bool
 
     def __call__(self, model: ScoreModel, plan: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
-        """Samples from the states `x` at the first time, the first of which has the place `first` in the run.
+        """Run the states `x` from the first time on, the first of which has the place `first` in the run, and return
+        samples.
 
         Returns
         -------

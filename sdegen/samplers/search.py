@@ -47,7 +47,7 @@ class Student(Multistep):
         self.found: list[Tensor] = []
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """The move with the factors that bring it nearest to the teacher."""
+        """Apply the move with the factors that bring it nearest to the teacher."""
         used = history[: len(move.weights)]
         features = torch.stack([multiply(w, q).flatten(1) for w, q in zip(move.weights, used, strict=True)], -1)
         rest = (self.teacher[move.s.item()] - apply_move(move, y, used)).flatten(1)
@@ -57,7 +57,9 @@ class Student(Multistep):
 
 
 def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
-    """``theta`` near 0 with ``features theta = target``, rows beyond the median weighing less: a few paths change modes."""
+    """Find ``theta`` near 0 with ``features theta = target``, rows beyond the median weighing less: a few paths change
+    modes.
+    """
     features, target = features.double(), target.double()
     theta = features.new_zeros(features.shape[-1])
     for _ in range(4):
@@ -81,7 +83,7 @@ def fit_solver(
     progress: bool | None = None,
     **cond: Any,
 ) -> Sampler:
-    """A solver of `steps` evaluations, fitted to a model of a scalar process.
+    """Fit a solver of `steps` evaluations to a model of a scalar process.
 
     Parameters
     ----------
@@ -159,14 +161,14 @@ class Search:
     def draw(
         self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]
     ) -> TeacherPaths:
-        """The teacher's trajectories from some of the starting states."""
+        """Run the teacher, and return its trajectories from some of the starting states."""
         own = {k: v[which] if isinstance(v, Tensor) and v.ndim and len(v) == len(x_T) else v for k, v in cond.items()}
         bound = Conditioned(model, **own) if own else model
         path = sample(bound, x_T=x_T[which], sampler=teacher, final="sample", return_path=True, progress=False)
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
 
     def run(self, rounds: int, bar: Any) -> Sampler:
-        """The best of some grids and orders, fitted move by move; then all of it at once."""
+        """Fit some grids and orders move by move, then the best of them all at once, and return it."""
         shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
         bar.total = len(shapes) + rounds
         found = []
@@ -188,7 +190,7 @@ class Search:
         return fitted
 
     def by_moves(self, grid: Angle, order: int) -> Fitted:
-        """The factors of each move by least squares, on times of the teacher's near those of a grid."""
+        """Fit the factors of each move by least squares, on times of the teacher's near those of a grid."""
         places = self.snap(grid)
         times, model = self.fine[places], self.train.model
         pieces = Multistep(2).pieces(model)
@@ -198,7 +200,7 @@ class Search:
         return Fitted(times, torch.stack(student.found), order, self.denoise)
 
     def snap(self, grid: Angle) -> list[int]:
-        """Places of a grid's times among the fine ones, all different."""
+        """Return places of a grid's times among the fine ones, all different."""
         n = self.steps + (not self.denoise)
         times = grid(self.sde, n)
         places = (self.fine[None] - times[:, None]).abs().argmin(1).tolist()
@@ -210,7 +212,7 @@ class Search:
         return places
 
     def at_once(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
-        """Levenberg–Marquardt on where the paths end, over all times and factors, by differences of runs.
+        """Fit all times and factors by Levenberg–Marquardt on where the paths end, by differences of runs.
 
         A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
         """
@@ -243,7 +245,7 @@ class Search:
         return best
 
     def jacobian(self, knobs: Knobs, p: Tensor, rest: Tensor, trail: list[Any]) -> Tensor:
-        """``∂ rest / ∂ p``, ``(B, d, len(p))``; a run with another factor begins where that factor first acts."""
+        """Return ``∂ rest / ∂ p``, ``(B, d, len(p))``; a run with another factor begins where that factor first acts."""
         h = torch.finfo(self.train.ends.dtype).eps ** 0.4
         columns = []
         for i, first in enumerate(knobs.acts):
@@ -253,7 +255,9 @@ class Search:
         return torch.stack(columns, -1)
 
     def rest(self, knobs: Knobs, p: Tensor, first: int = 0, trail: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """How far from the teacher's ends a run arrives, ``(B, d)``, and its trail, from the step `first` of another's."""
+        """Measure how far from the teacher's ends a run arrives, ``(B, d)``, and return its trail, from the step `first`
+        of another's.
+        """
         model, sampler = self.train.model, knobs.sampler(p)
         begin = (self.train.states[0], None) if trail is None else trail[first]
         way = travel(sampler, knobs.plan(sampler)[first:], model, *begin)
@@ -262,7 +266,9 @@ class Search:
         return (x - self.train.ends).flatten(1).double(), way
 
     def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
-        """Root-mean-square distance from the teacher, single distances cut: a path that changes modes says little."""
+        """Measure the root-mean-square distance from the teacher, single distances cut: a path that changes modes says
+        little.
+        """
         final = "denoise" if self.denoise else "sample"
         x = sample(paths.model, x_T=paths.states[0], sampler=sampler, final=final, progress=False)
         distance = (x - paths.ends).flatten(1).norm(dim=1)
@@ -285,7 +291,7 @@ class Knobs:
         self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
 
     def sampler(self, p: Tensor) -> Fitted:
-        """The solver with the knobs at `p`."""
+        """Make the solver with the parameters `p`."""
         n = len(self.ticks) - 1
         factors = self.fitted.factors.double().clone()
         factors[self.mask] = p[n:]
@@ -296,7 +302,9 @@ class Knobs:
         )
 
     def plan(self, sampler: Fitted) -> list[MultistepStep]:
-        """Its plan; the weights before multiplication are remembered, as most knobs leave the times alone."""
+        """Plan the solver with the parameters `p`; the weights before multiplication are remembered, as most leave the
+        times alone.
+        """
         if not torch.equal(self.known[0], sampler.stops):
             self.known = (sampler.stops, Multistep.plan(sampler, self.model, sampler.stops))
         return multiplied_plan(self.known[1], sampler.factors)

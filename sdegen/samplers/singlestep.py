@@ -63,7 +63,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         self.convergence_order = order
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[SinglestepStep]:
-        """Stages, their nodes and moves."""
+        """Plan the stages, their evaluations and moves."""
         pieces = plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
         n, p = len(times) - 1, self.order
         up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
@@ -85,7 +85,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         ]
 
     def step(self, model: ScoreModel, x: Tensor, c: SinglestepStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """All stages from one state."""
+        """Run all stages from one state."""
         pieces, nodes, moves = c
         y = pieces.enter(x)
         history = [pieces.evaluate(model, x, y, nodes[0])]
@@ -96,7 +96,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
 
 
 def _between(pieces: Scalar | Channels, t: Tensor, s: Tensor, fraction: float) -> Tensor:
-    """The time at a fraction of the clock between two, by bisection on the angle."""
+    """Return the time at a fraction of the clock between two, by bisection on the angle."""
     low, high = pieces.phi(s), pieces.phi(t)
     first, last = pieces.clock(high), pieces.clock(low)
     target = first + fraction * (last - first)

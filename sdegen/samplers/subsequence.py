@@ -36,7 +36,7 @@ from ..show import show_call
 
 
 def trained_times(sde: SDE) -> Tensor:
-    """The times ``k T / N``, ``k = N..1``, of a process with N steps such as `DDPM`; noise first, float64 ``(N,)``.
+    """Return the times ``k T / N``, ``k = N..1``, of a process with N steps such as `DDPM`; noise first, float64 ``(N,)``.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def trained_times(sde: SDE) -> Tensor:
 
 
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
-    """A grid's times, each moved to the nearest of the trained ones, none of them used twice.
+    """Return a grid's times, each moved to the nearest of the trained ones, none of them used twice.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -
 
 
 def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
-    """`steps` trained times in equal steps of `t`; parameters as for `subsequence`.
+    """Return `steps` trained times in equal steps of `t`; parameters as for `subsequence`.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
 
@@ -108,7 +108,7 @@ def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Gi
 
 
 def quadratic_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
-    """`steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
+    """Return `steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
 
@@ -181,7 +181,7 @@ class StepCosts:
         batch_size: int = 512,
         seed: int | None = None,
     ) -> StepCosts:
-        """One pass over the times, with the same data and the same noise at each.
+        """Estimate costs in one pass over the times, with the same data and the same noise at each.
 
         Parameters
         ----------
@@ -229,14 +229,14 @@ class StepCosts:
         return cls(sde, times, torch.cat(found))
 
     def matrix(self) -> Tensor:
-        """``L(times[j], times[i])`` in row i and column j, infinite where j is not the later stop; ``(N, N)``."""
+        """Return ``L(times[j], times[i])`` in row i and column j, infinite where j is not the later stop; ``(N, N)``."""
         M = self.errors.mean(0)
         cost = 0.5 * (torch.einsum("jab,iba->ij", self.J, M) - torch.einsum("iab,iba->i", self.J, M)[:, None])
         onward = torch.ones_like(cost).triu(1) > 0
         return cost.clamp_min(0.0).where(onward, torch.inf)  # rounding alone is below 0
 
     def of(self, grid: Given) -> Estimate:
-        """The cost of a whole chain, in nats per datum, with its standard error over the data.
+        """Return the cost of a whole chain, in nats per datum, with its standard error over the data.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class StepCosts:
         return Estimate.of(0.5 * torch.einsum("iab,niba->n", self.J[k[1:]] - self.J[k[:-1]], self.errors[:, k[:-1]]))
 
     def best(self, steps: int) -> Given:
-        """The `steps` stops that cost least, both ends among them.
+        """Return the `steps` stops that cost least, both ends among them.
 
         Raises
         ------
@@ -270,7 +270,7 @@ def optimal_subsequence(
     batch_size: int = 512,
     seed: int | None = None,
 ) -> Given:
-    """The `steps` trained times whose chain has the best variational bound on the data.
+    """Find the `steps` trained times whose chain has the best variational bound on the data.
 
     D. Watson et al., *Learning to efficiently sample from diffusion probabilistic models*, 2021, arXiv:2106.03802. For
     several numbers of steps measure once: ``costs = StepCosts.estimate(model, data)``, then ``costs.best(steps)``.
@@ -304,7 +304,7 @@ def optimal_subsequence(
 
 
 def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, **cond: Any) -> Tensor:
-    """``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the channels, summed over coordinates: float64 ``(B, N, k, k)``."""
+    """Return ``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the channels, summed over coordinates: float64 ``(B, N, k, k)``."""
     u_0 = model.sde.lift(x_0)
     k = u_0[0].numel() // x_0[0].numel()
     found = []
@@ -315,7 +315,7 @@ def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, **c
 
 
 def cheapest(cost: Tensor, steps: int) -> Tensor:
-    """The `steps` stops of the cheapest path from the first to the last, by dynamic programming in O(steps N²).
+    """Find the `steps` stops of the cheapest path from the first to the last, by dynamic programming in O(steps N²).
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ def cheapest(cost: Tensor, steps: int) -> Tensor:
 
 
 def _chosen_from(sde: SDE, times: Tensor | None) -> Tensor:
-    """The times to choose from, checked to decrease."""
+    """Return the times to choose from, checked to decrease."""
     return trained_times(sde) if times is None else Given(times).times
 
 
