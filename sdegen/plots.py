@@ -160,8 +160,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
 def images(
     x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Draw images ``(N, C, H, W)`` in [0, 1] side by side, of one channel or three; what lies outside is shown as the
-    nearest end.
+    """Draw images ``(N, C, H, W)`` in [0, 1] side by side; what lies outside is shown as the nearest end.
 
     Parameters
     ----------
