@@ -18,6 +18,7 @@ from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, weightings
 from sdegen.laws.derivatives import ExactDivergence, Hutchinson, value_and_slope
+from sdegen.laws.marginals import Level
 from sdegen.models import EDMParametrization
 
 SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
@@ -26,8 +27,8 @@ SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the 
 class Early(weightings.Weighting):
     """``lambda = 1 / (t + 0.01)``, for processes without a noise level: early times count, where the score is large."""
 
-    def __call__(self, sde: Any, t: Tensor) -> Any:
-        return sde.root(t).one() * early(sde, t).sqrt()
+    def operator(self, sde: sdegen.SDE, at: Level) -> Any:
+        return at.R.one() * early(sde, at.t).sqrt()
 
 
 def early(sde: Any, t: Tensor) -> Tensor:

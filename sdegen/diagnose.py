@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .laws.empirical import Empirical
 from .laws.kernels import Transition
-from .laws.mixtures import Distribution, Empirical
+from .laws.mixtures import Distribution
 from .laws.operators import Scale
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate

@@ -217,12 +217,13 @@ def test_nonlinear_processes_pool_the_kernels_of_one_time_as_linear_ones_the_dat
         def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
             return torch.zeros_like(x)
 
-    found = -losses.score_error(Zero(), x_0, t, perturbed, sdegen.Scale(1.0), True)
+    found = -losses.score_error(Zero(), x_0, perturbed, sdegen.Scale(1.0), True)
     for own in (slice(0, 8), slice(8, 16), slice(16, 24)):
         want = sdegen.Exact(zero.sde, sdegen.Empirical(x_0[own])).score(perturbed.x[own], t[own])
         torch.testing.assert_close(found[own], want, rtol=1e-6, atol=1e-6)
     # Rows that share no time keep the targets of their own kernels.
-    alone = -losses.score_error(Zero(), x_0, t + torch.arange(24) * 1e-3, perturbed, sdegen.Scale(1.0), True)
+    apart = perturbed._replace(at=Untold().at(t + torch.arange(24) * 1e-3))
+    alone = -losses.score_error(Zero(), x_0, apart, sdegen.Scale(1.0), True)
     torch.testing.assert_close(alone, perturbed.kernel.score(perturbed.x))
 
 

@@ -12,7 +12,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from sdegen.laws.mixtures import Empirical, GaussianMixture, Moments
+from sdegen.laws.empirical import Empirical
+from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.metrics import (
     Estimate,
     classifier_test,

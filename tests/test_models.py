@@ -30,7 +30,7 @@ class Oracle(nn.Module):
     def __init__(self, sde: Any, parametrization: Parametrization, std: float, t: Tensor, x: Tensor) -> None:
         super().__init__()
         at = sde.marginal(t)
-        c = parametrization.coefficients(sde, t, std)
+        c = parametrization.coefficients(sde, at, std)
         velocity = sdegen.Exact(sde, LAW).velocity(x, t)
         self.answer = c.c_out.inv()(velocity - c.c_skip(x))
         a, b = parametrization.target(at)
@@ -74,7 +74,7 @@ def test_edm_coefficients_are_those_of_the_paper() -> None:
     sde, std = sdegen.EDM(), 0.7
     sigma = torch.tensor([0.01, 0.5, 3.0, 60.0], dtype=torch.float64)
     t = sigma - sde.sigma_min
-    c = EDMParametrization(std=std).coefficients(sde, t, std)
+    c = EDMParametrization(std=std).coefficients(sde, sde.marginal(t), std)
     at = sde.marginal(t)
     x, F = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
     v = c.c_skip(x) + c.c_out(F)
@@ -92,7 +92,7 @@ def test_edm_residual_has_unit_variance_on_gaussian_data(sde: Any) -> None:
     t = torch.tensor(0.4 * sde.T, dtype=torch.float64)
     x_0 = law.sample(100_000, torch.Generator().manual_seed(0))
     drawn = sde.perturb(x_0, t, generator=torch.Generator().manual_seed(1))
-    c = EDMParametrization(std=std).coefficients(sde, t, std)
+    c = EDMParametrization(std=std).coefficients(sde, sde.marginal(t), std)
     at = sde.marginal(t)
     whitened = c.c_in(drawn.x).reshape(len(x_0), -1)
     left = (at.velocity(sde.lift(x_0), drawn.z) - c.c_skip(drawn.x)).reshape(len(x_0), -1)

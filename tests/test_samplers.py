@@ -55,10 +55,9 @@ def test_ddim_is_exact_on_one_data_point(sde: sdegen.LinearSDE, steps: int) -> N
 
 def test_cholesky_root_would_fail_on_a_matrix_process() -> None:
     class Wrong(sdegen.CLD):
-        def _marginal(self, t: Tensor) -> sdegen.kernels.Transition:
-            right = super()._marginal(t)
-            L = torch.linalg.cholesky(right.covariance.matrix())
-            return sdegen.kernels.Transition(right.Phi, sdegen.Matrix(L))
+        def _marginal(self, t: Tensor) -> tuple[sdegen.Operator, sdegen.Operator]:
+            Phi, R = super()._marginal(t)
+            return Phi, R.gram().cholesky()
 
     x_0 = torch.tensor([[0.4, -1.1]], dtype=torch.float64)
     law = sdegen.GaussianMixture(torch.ones(1), x_0, torch.tensor([0.25]))

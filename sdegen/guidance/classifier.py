@@ -115,7 +115,7 @@ class ExactClassifier:
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
-        seen = self.sde.marginal(t).observe(x, self.sde.e)
+        seen = self.sde.observe(x, t)
         logs = torch.stack([law.observed_log_prob(seen.y, seen.c, seen.s) for law in self.laws], 1)
         return logs + self.weights.log().to(x)
 
@@ -158,7 +158,7 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Logits ``(B, K)`` of states `x` at times `t`."""
-        c = EDMParametrization().coefficients(self.sde, t, float(self.std))
+        c = EDMParametrization().coefficients(self.sde, self.sde.marginal(t), float(self.std))
         level = c.c_noise.to(x).expand(len(x))
         return self.net(c.c_in(x), level).flatten(1)
 

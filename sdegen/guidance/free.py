@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..laws.marginals import Marginal
 from ..laws.operators import Operator, Scale
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
@@ -112,9 +113,13 @@ class AffineExtrapolation(Extrapolated):
         """The combined score."""
         return self._both(self.model.score, self.weak.score, x, t, cond)[1]
 
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
         """The combined velocity."""
-        return self._both(self.model.velocity, self.weak.velocity, x, t, cond)[1]
+
+        def of(model: ScoreModel) -> Callable[..., Tensor]:
+            return lambda x, t, **cond: model.velocity_at(x, at, **cond)
+
+        return self._both(of(self.model), of(self.weak), x, at.t, cond)[1]
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """The combined clean state and noise."""

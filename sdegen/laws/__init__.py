@@ -1,7 +1,8 @@
-"""Gaussian laws, with no time in them: linear maps of a state, kernels, mixtures, derivatives, interpolation, draws."""
+"""Gaussian laws, which know of no process: linear maps of a state, kernels, mixtures, derivatives, interpolation, draws."""
 
 from . import derivatives, kernels
-from .mixtures import Distribution, Empirical, GaussianMixture, Moments, moments_of
+from .empirical import Empirical
+from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Matrix, Operator, Scale
 
 __all__ = [

@@ -6,7 +6,7 @@ one deterministic samplers may use) and any root for a transition between two no
 
 from __future__ import annotations
 
-__all__ = ["Kernel", "Observation", "Perturbed", "Posterior", "Transition", "posterior"]
+__all__ = ["Kernel", "Posterior", "Transition", "posterior"]
 
 import math
 from functools import cached_property
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..show import show_call
-from .operators import Matrix, Operator, rows
+from .operators import Operator
 
 
 class Kernel(NamedTuple):
@@ -64,56 +64,6 @@ class Kernel(NamedTuple):
         return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
 
-class Perturbed(NamedTuple):
-    """A noised state `x`, the `kernel` it was drawn from, and the noise `z` it was drawn with."""
-
-    x: Tensor
-    kernel: Kernel
-    z: Tensor
-
-    def __repr__(self) -> str:
-        return show_call(self)
-
-    def mirrored(self) -> Perturbed:
-        """The draw of the opposite noise."""
-        return Perturbed(self.kernel.sample(-self.z), self.kernel, -self.z)
-
-
-class Observation(NamedTuple):
-    """What a state tells about its datum: ``y = c x_0 + s zeta``, ``c² + s² = 1``, and nothing else.
-
-    The state's law is that of `y` times a Gaussian that does not depend on the data, so that
-    ``∇ log p(x) = g ∇ log p(y) − rest x``.
-
-    Attributes
-    ----------
-    y
-        The sufficient statistic, of the shape of the data.
-    c, s
-        Its cosine and sine, float64, ``()`` or ``(B,)``.
-    g
-        How the state makes it: ``y = gᵀ x`` over the channels, ``(..., k)``.
-    rest
-        Precision of what is left, ``(..., k, k)``; zero for numbers.
-    """
-
-    y: Tensor
-    c: Tensor
-    s: Tensor
-    g: Tensor
-    rest: Tensor
-
-    def __repr__(self) -> str:
-        return show_call(self)
-
-    def score(self, x: Tensor, of_y: Tensor) -> Tensor:
-        """Score of the state `x`, from that of the observation."""
-        if self.g.shape[-1] == 1:
-            return of_y * rows(self.g[..., 0], x)
-        g = self.g.to(x).reshape(*self.g.shape, *[1] * (x.ndim - 2))
-        return g * of_y.unsqueeze(1) - Matrix(self.rest)(x)
-
-
 class Transition:
     """The linear Gaussian law ``x_t | x_s ~ N(Phi x_s, R Rᵀ)``, coefficients in float64.
 
@@ -140,12 +90,12 @@ class Transition:
     @cached_property
     def covariance(self) -> Operator:
         """``R Rᵀ``."""
-        return self.R @ self.R.T
+        return self.R.gram()
 
     @cached_property
     def r(self) -> Operator:
         """A root of ``Phi Phiᵀ + R Rᵀ``, the covariance of the state for unit data."""
-        return (self.Phi @ self.Phi.T + self.covariance).cholesky()
+        return self.Phi.hypot(self.R)
 
     @cached_property
     def r_inv(self) -> Operator:
@@ -166,12 +116,12 @@ class Transition:
     def _AB(self) -> tuple[Operator, Operator]:
         return self.C.complete(self.S)
 
-    @property
+    @cached_property
     def A(self) -> Operator:
         """Coefficient of the clean state in the velocity; minus the sine of the angle."""
         return self._AB[0]
 
-    @property
+    @cached_property
     def B(self) -> Operator:
         """Coefficient of the noise in the velocity; the cosine of the angle."""
         return self._AB[1]
@@ -199,47 +149,6 @@ class Transition:
     def noise_from_score(self, score: Tensor) -> Tensor:
         """``eps = −Rᵀ score``."""
         return self.R.T(score) * -1.0
-
-    def observe(self, x: Tensor, e: Tensor) -> Observation:
-        """Reduce a state to what it tells about the data.
-
-        A state ``x = Phi e x_0 + R z``, with `e` the ``(k,)`` lift of a datum, depends on ``x_0`` through one number
-        per coordinate, ``y = eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = c x_0 + s zeta`` with ``c² + s² = 1``: whatever
-        the process, denoising is the same problem in `y`. For numbers ``y = x / r``, and `c`, `s` are the cosine and
-        sine of the angle. Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
-
-        Parameters
-        ----------
-        x
-            States, ``(B, *)``; ``(B, k, *)`` for more than one channel.
-        e
-            The lift of a unit datum, ``(k,)``, float64.
-
-        Raises
-        ------
-        ValueError
-            If the states have not `k` channels, or laws are neither one nor as many as the states.
-        """
-        if len(e) > 1 and (x.ndim < 2 or x.shape[1] != len(e)):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {len(e)}, *); "
-                "lift the data first with sde.lift(x)."
-            )
-        p = self.Phi.matrix() @ e  # (..., k)
-        L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + self.covariance.matrix())
-        L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
-        a = (L_inv @ p[..., None])[..., 0]
-        norm = a.norm(dim=-1, keepdim=True)
-        unit = torch.where(norm > 0, a / norm, torch.eye(len(e), dtype=a.dtype)[0])  # alpha = 0: any direction
-        g = (L_inv.mT @ unit[..., None])[..., 0]
-        s = (self.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
-        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
-        c = (g * p).sum(-1)
-        if len(e) == 1:
-            return Observation(x * rows(g[..., 0], x), c, s, g, rest)
-        rows(g[..., 0], x)  # refuses another number of rows
-        weights = g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2))
-        return Observation((weights * x).sum(1), c, s, g, rest)
 
 
 class Posterior(NamedTuple):

@@ -1,13 +1,13 @@
-"""Laws that know their own density, score and denoiser: `GaussianMixture` and `Empirical`.
+"""Laws that know their own density, score and denoiser: `GaussianMixture`; that of a finite data set is in `empirical`.
 
-They are the exact oracles of the library. Both can be *diffused*: seen through any linear Gaussian kernel they are
+They are the exact oracles of the library. All can be *diffused*: seen through any linear Gaussian kernel they are
 again a mixture, and `observed` gives the mean of the data, and the score, once ``y = c x + s z`` has been seen. Parameters
 are float64 and follow the dtype and device of what they are asked about. Nothing here knows about processes or time.
 """
 
 from __future__ import annotations
 
-__all__ = ["Distribution", "Empirical", "GaussianMixture", "Moments", "moments_of"]
+__all__ = ["Distribution", "GaussianMixture", "Moments", "check_event", "moments_of", "seen_through"]
 
 import math
 from abc import ABC, abstractmethod
@@ -175,7 +175,7 @@ class GaussianMixture(Distribution):
 
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
-        _check_event(y, self.event_shape)
+        check_event(y, self.event_shape)
         c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
         flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
         residual = flat - c * self._flat.to(y)  # (B, K, d)
@@ -215,7 +215,7 @@ class GaussianMixture(Distribution):
 
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
         """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
-        p, Sigma = _seen(transition, e)
+        p, Sigma = seen_through(transition, e)
         K, d = self._flat.shape
         if len(e) == 1:  # numbers keep the form of the covariances
             widen = Sigma[0, 0] if self._U is None else Sigma * torch.eye(d, dtype=torch.float64)
@@ -226,103 +226,30 @@ class GaussianMixture(Distribution):
         return GaussianMixture(self.weights, means, outer.reshape(K, len(p) * d, len(p) * d))
 
 
-class Empirical(Distribution):
-    """A finite data set as a law: equal point masses, ``p = (1/N) Σ_i δ(x − x_i)``.
-
-    Its denoiser is what a perfectly trained network would return: a softmax over the data, computed in blocks so that
-    memory stays bounded. It has no density; diffused, it has.
-
-    Parameters
-    ----------
-    data
-        ``(N, *event_shape)``, floating point.
-    block
-        Largest number of (query, datum) pairs held at once.
+def seen_through(transition: Transition, e: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, of one transition.
 
     Raises
     ------
-    TypeError
-        If `data` is not floating point.
     ValueError
-        If `data` is empty or not finite.
+        If the transition is that of a row of times.
     """
-
-    def __init__(self, data: Tensor, block: int = 2**24) -> None:
-        if not data.is_floating_point():
-            raise TypeError(f"data has dtype {data.dtype}; convert it to a floating-point dtype first.")
-        if len(data) == 0 or not data.isfinite().all():
-            raise ValueError(f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values.")
-        self.data, self.block = data, block
-        self.event_shape = data.shape[1:]
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` of the points, with replacement."""
-        return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
-
-    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``.
-
-        Parameters
-        ----------
-        y
-            ``(B, *event_shape)``.
-        c, s
-            ``()`` or ``(B,)``.
-
-        Raises
-        ------
-        TypeError
-            If `y` is not floating point.
-        ValueError
-            If an `s` is not positive, where there is no density, or shapes are others.
-        """
-        _check_event(y, self.event_shape)
-        if (s <= 0).any():
-            raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
-        data = self.data.to(y).reshape(len(self.data), -1)
-        flat = y.reshape(len(y), -1)
-        c_, s_ = (rows(v, y).reshape(-1, 1).expand(len(y), 1) for v in (c, s))
-        # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
-        # close points apart at small noise. In many, close points are rare and a matrix product is faster.
-        direct = flat.shape[1] <= 16
-        at = flat / torch.where(c_ == 0, 1.0, c_)  # with no signal left the weights are equal: snr is 0
-        norms = 0.5 * data.square().sum(1)
-        means = []
-        for i in torch.arange(len(y)).split(max(1, self.block // len(data))):
-            if direct:
-                distance = torch.cdist(at[i], data, compute_mode="donot_use_mm_for_euclid_dist")
-                half = 0.5 * distance.square()
-            else:
-                half = torch.addmm(norms, at[i], data.T, alpha=-1)
-            means.append((-(c_[i] / s_[i]).square() * half).softmax(1) @ data)
-        mean = torch.cat(means)
-        return mean.reshape(y.shape), ((c_ * mean - flat) / s_.square()).reshape(y.shape)
-
-    def moments(self) -> Moments:
-        """Mean, and full covariance up to 64 dimensions, its diagonal beyond."""
-        return moments_of(self.data)
-
-    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
-        p, Sigma = _seen(transition, e)
-        data, d = self.data.cpu().double(), math.prod(self.event_shape)
-        weights = torch.full((len(data),), 1 / len(data), dtype=torch.float64)
-        if len(e) == 1:
-            return GaussianMixture(weights, p * data, Sigma[0, 0].expand(len(data)))
-        means = torch.einsum("i,kd->kid", p, data.reshape(len(data), d)).reshape(-1, len(p), *self.event_shape)
-        full = torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64)).reshape(len(p) * d, len(p) * d)
-        return GaussianMixture(weights, means, full.expand(len(data), -1, -1))
-
-
-def _seen(transition: Transition, e: Tensor) -> tuple[Tensor, Tensor]:
-    """``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, of one transition."""
     Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
     if Phi.ndim != 2:
         raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
     return Phi @ e, Sigma
 
 
-def _check_event(x: Tensor, event_shape: torch.Size) -> None:
+def check_event(x: Tensor, event_shape: torch.Size) -> None:
+    """Refuse points that are not ``(B, *event_shape)`` numbers.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point.
+    ValueError
+        If its shape is another.
+    """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to floating point.")
     if x.shape[1:] != event_shape or x.ndim == 0:

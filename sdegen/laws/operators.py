@@ -61,6 +61,18 @@ class Operator(ABC):
         """The transpose."""
 
     @abstractmethod
+    def congruent(self, P: Self) -> Self:
+        """``A P Aᵀ``: the covariance that a state of covariance `P` has after the map."""
+
+    @abstractmethod
+    def gram(self) -> Self:
+        """``A Aᵀ``: the covariance that noise has after the map."""
+
+    @abstractmethod
+    def hypot(self, other: Self) -> Self:
+        """A root of ``A Aᵀ + B Bᵀ``, positive for numbers and lower-triangular for matrices."""
+
+    @abstractmethod
     def inv(self) -> Self:
         """The inverse."""
 
@@ -138,6 +150,15 @@ class Scale(Operator):
     @property
     def T(self) -> Scale:
         return self
+
+    def congruent(self, P: Scale) -> Scale:
+        return Scale(self.c.square() * P.c)
+
+    def gram(self) -> Scale:
+        return Scale(self.c.square())
+
+    def hypot(self, other: Scale) -> Scale:
+        return Scale(torch.hypot(self.c, other.c))
 
     def inv(self) -> Scale:
         return Scale(1.0 / self.c)
@@ -229,6 +250,15 @@ class Matrix(Operator):
     @property
     def T(self) -> Matrix:
         return Matrix(self.M.mT)
+
+    def congruent(self, P: Matrix) -> Matrix:
+        return Matrix(self.M @ P.M @ self.M.mT)
+
+    def gram(self) -> Matrix:
+        return Matrix(self.M @ self.M.mT)
+
+    def hypot(self, other: Matrix) -> Matrix:
+        return (self.gram() + other.gram()).cholesky()
 
     def inv(self) -> Matrix:
         inverse, info = torch.linalg.inv_ex(self.M)

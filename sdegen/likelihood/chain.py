@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..laws.kernels import Perturbed, posterior
+from ..laws.kernels import posterior
+from ..laws.marginals import Perturbed
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear

@@ -184,7 +184,8 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     schedulers = optional("diffusers", "diffusers", "its schedulers")
     sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
-    alpha, sigma = (v.matrix()[:, 0, 0] for v in (sde.marginal(t).Phi, sde.marginal(t).R))
+    at = sde.marginal(t)
+    alpha, sigma = (v.matrix()[:, 0, 0] for v in (at.Phi, at.R))
     if len(sde.e) > 1 or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9) or alpha[-1] < 1e-3:
         raise ValueError(
             f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Exact", "ExactConditional"]
+__all__ = ["Exact", "ExactConditional", "mean_and_score"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..laws.kernels import Transition
+from ..laws.marginals import Marginal
 from ..laws.mixtures import Distribution
 from ..processes.linear import LinearSDE, as_linear
 from .score import ScoreModel
@@ -46,11 +46,6 @@ class Exact(ScoreModel):
         self.sde, self.distribution = as_linear(sde, why), distribution
         self.moments = distribution.moments()
 
-    def _observed(self, x: Tensor, at: Transition) -> tuple[Tensor, Tensor]:
-        seen = at.observe(x, self.sde.e)
-        mean, score = self.distribution.observed(seen.y, seen.c, seen.s)
-        return mean, seen.score(x, score)
-
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``∇ log p_t(x)``."""
         return self._observed(x, self.sde.marginal(t))[1]
@@ -60,6 +55,28 @@ class Exact(ScoreModel):
         at = self.sde.marginal(t)
         mean, score = self._observed(x, at)
         return self.sde.lift(mean), at.noise_from_score(score)
+
+    def _observed(self, x: Tensor, at: Marginal) -> tuple[Tensor, Tensor]:
+        return mean_and_score(self.distribution.observed, x, at)
+
+
+def mean_and_score(
+    observed: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, at: Marginal
+) -> tuple[Tensor, Tensor]:
+    """Return the posterior mean of the data given the states `x`, and the score of the states.
+
+    Parameters
+    ----------
+    observed
+        What the law of the data says of ``y = c x_0 + s z``: the mean of ``x_0`` and the score of `y` (`Distribution.observed`).
+    x
+        States, ``(B, *)``.
+    at
+        The law of states given the data.
+    """
+    seen = at.observe(x)
+    mean, score = observed(seen.y, seen.c, seen.s)
+    return mean, seen.score(x, score)
 
 
 class ExactConditional(ScoreModel):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
@@ -107,11 +108,10 @@ class Foreign(Parametrization):
                 "such as VP or EDM."
             )
 
-    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
+    def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Those of the other, with the network's own input and clock."""
-        at = sde.marginal(t)
-        c = super().coefficients(sde, t, 1.0)
-        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, t))
+        c = super().coefficients(sde, at, 1.0)
+        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, at.t))
 
 
 def from_network(

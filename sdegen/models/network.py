@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..laws.kernels import posterior
+from ..laws.marginals import Marginal
 from ..laws.operators import Operator, rows
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
-from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype
+from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype, rotated
 
 
 class Trainable(ScoreModel, nn.Module):
@@ -80,16 +81,17 @@ class Model(VelocityModel, Trainable):
             return 1.0
         return self.moments.variance().sqrt().item()
 
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
         """``c_skip x + c_out F(c_in x, c_noise)``."""
         check_dtype(self, x)
-        c = self._coefficients(t)
+        c = self._coefficients(at)
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
-        skip, out = self._rotated(t, **weights)
-        c, like = self._coefficients(t), self.like
+        at = self._marginal(t)
+        skip, out = rotated(at, **weights)
+        c, like = self._coefficients(at), self.like
         c_skip, c_out, c_in = (W.prepared(like) for W in (skip + out @ c.c_skip, out @ c.c_out, c.c_in))
         c_noise = (c.c_noise if like is None else c.c_noise.to(like)).expand(len(t))
         return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
@@ -99,9 +101,9 @@ class Model(VelocityModel, Trainable):
         out = self._network(x, question, **cond)
         return question.c_out.onto(question.c_skip(x), out)
 
-    def _coefficients(self, t: Tensor | float) -> Coefficients:
+    def _coefficients(self, at: Marginal) -> Coefficients:
         """Those of the velocity, the noise level ``(B,)`` or ``(1,)``."""
-        c = self.parametrization.coefficients(self.sde, t, self.std)
+        c = self.parametrization.coefficients(self.sde, at, self.std)
         return c._replace(c_noise=c.c_noise.reshape(-1))
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
@@ -111,7 +113,7 @@ class Model(VelocityModel, Trainable):
             raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
         return out
 
-    forward = velocity
+    forward = ScoreModel.velocity
 
 
 class LearnedVariance(Model, LearnedReversal):
@@ -173,11 +175,12 @@ class LearnedVariance(Model, LearnedReversal):
 
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The learned variance of the step from `t` to `s`, as a logarithm."""
-        return self._log_variance(self._both(x, self._coefficients(t), **cond)[1], s, t)
+        return self._log_variance(self._both(x, self._coefficients(self._marginal(t)), **cond)[1], s, t)
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
         """Clean state, noise and the learned variance, in one evaluation."""
-        c, at = self._coefficients(t), self.sde.marginal(t)
+        at = self.sde.marginal(t)
+        c = self._coefficients(at)
         first, u = self._both(x, c, **cond)
         y, v = at.normalise(x), c.c_skip(x) + c.c_out(first)
         return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))

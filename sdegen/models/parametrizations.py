@@ -15,7 +15,7 @@ __all__ = [
     "Parametrization",
     "ScoreParametrization",
     "VelocityParametrization",
-    "gaussian_regression",
+    "whitening",
 ]
 
 from abc import ABC, abstractmethod
@@ -24,6 +24,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..laws.kernels import Transition
+from ..laws.marginals import Marginal
 from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
 from ..show import show_call
@@ -74,19 +75,17 @@ class Parametrization(ABC):
     def target(self, at: Transition) -> tuple[Operator, Operator]:
         """``(a, b)``."""
 
-    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
-        """The four coefficients at `t`, for data of standard deviation `std`."""
-        at = sde.marginal(t)
+    def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
+        """The four coefficients at the times of `at`, for data of standard deviation `std`."""
         a, b = self.target(at)
         c_out = (a @ at.A.T + b @ at.B.T).inv()
         c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
-        _, whiten = gaussian_regression(at, sde.datum * std**2)
-        return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+        whiten = whitening(at, sde.datum * std**2)
+        return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(at))
 
-    def c_noise(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
+    def c_noise(self, at: Marginal) -> Tensor:
         """The noise level as the network sees it, ``()`` or ``(B,)``."""
-        snr = sde.snr(t)
-        c, s = (1 + 1 / snr).rsqrt(), (1 + snr).rsqrt()
+        c, s = (1 + 1 / at.snr).rsqrt(), (1 + at.snr).rsqrt()
         return 0.25 * ((s + self.delta) / (c + self.delta)).log()
 
     def check(self, sde: LinearSDE) -> None:
@@ -195,21 +194,19 @@ class EDMParametrization(Parametrization):
         """Not one combination: the coefficients are given directly."""
         return at.A, at.B
 
-    def coefficients(self, sde: LinearSDE, t: Tensor | float, std: float) -> Coefficients:
-        """The four coefficients at `t`, for data of standard deviation `std`."""
-        at = sde.marginal(t)
+    def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
+        """The four coefficients at the times of `at`, for data of standard deviation `std`."""
         P = sde.datum * std**2
-        regression, whiten = gaussian_regression(at, P)
-        velocity = at.A @ P @ at.A.T + at.B @ at.B.T
-        explained = regression @ whiten.inv()
-        c_out = (velocity - explained @ explained.T).sqrt()
+        whiten = whitening(at, P)
+        explained = (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten  # of the velocity, by the whitened y
+        velocity = at.A.congruent(P) + at.B.gram()
+        c_out = (velocity - explained.gram()).sqrt()
         if self.detail:
-            c_out = c_out * (1 + self.detail**2 * sde.snr(t)).rsqrt()
-        return Coefficients(regression @ at.r_inv, c_out, whiten @ at.r_inv, self.c_noise(sde, t))
+            c_out = c_out * (1 + self.detail**2 * at.snr).rsqrt()
+        c_in = whiten @ at.r_inv
+        return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
 
 
-def gaussian_regression(at: Transition, P: Operator) -> tuple[Operator, Operator]:
-    """For data whose lift has the covariance `P`: the regression of the velocity on ``y``, and the whitening of ``y``."""
-    covariance = at.C @ P @ at.C.T + at.S @ at.S.T
-    whiten = covariance.sqrt().inv()
-    return (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten @ whiten, whiten
+def whitening(at: Transition, P: Operator) -> Operator:
+    """The map of ``y`` to a state of unit covariance, for data whose lift has the covariance `P`."""
+    return (at.C.congruent(P) + at.S.gram()).sqrt().inv()

@@ -6,7 +6,16 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
-__all__ = ["LearnedReversal", "Question", "ReversedStep", "ScoreModel", "VelocityModel", "check_dtype", "evaluating"]
+__all__ = [
+    "LearnedReversal",
+    "Question",
+    "ReversedStep",
+    "ScoreModel",
+    "VelocityModel",
+    "check_dtype",
+    "evaluating",
+    "rotated",
+]
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..laws.kernels import Transition
+from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..processes.base import SDE
@@ -118,7 +128,11 @@ class ScoreModel(ABC):
 
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
-        return self._marginal(t).velocity(*self.estimate(x, t, **cond))
+        return self.velocity_at(x, self._marginal(t), **cond)
+
+    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+        """The velocity at the times of a law that the caller has, as a loss and a flow do."""
+        return at.velocity(*self.estimate(x, at.t, **cond))
 
     def ask(
         self,
@@ -161,7 +175,7 @@ class ScoreModel(ABC):
             total = W(value) if total is None else W.onto(total, value)
         return torch.zeros_like(x) if total is None else total
 
-    def _marginal(self, t: Tensor | float) -> Transition:
+    def _marginal(self, t: Tensor | float) -> Marginal:
         return self._linear.marginal(t)
 
     @property
@@ -203,32 +217,33 @@ class VelocityModel(ScoreModel):
     sde: LinearSDE
 
     @abstractmethod
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``A E[x_0 | x_t] + B E[z | x_t]``."""
+    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+        """``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the law `at`."""
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self._marginal(t)
-        y, v = at.normalise(x), self.velocity(x, t, **cond)
+        y, v = at.normalise(x), self.velocity_at(x, at, **cond)
         return at.denoise(y, v), at.noise(y, v)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
-        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
+        at = self._marginal(t)
+        return at.score_from_noise(at.noise(at.normalise(x), self.velocity_at(x, at, **cond)))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Questions as those of state and velocity, of which the other readings are rotations."""
-        skip, out = self._rotated(t, **weights)
+        skip, out = rotated(self._marginal(t), **weights)
         return super().ask(t, x=skip, velocity=out)
 
-    def _rotated(self, t: Tensor, **weights: Operator | None) -> tuple[Operator, Operator]:
-        """The operators on state and velocity of the question with these weights."""
-        at = self._marginal(t)
-        given = {name: W for name, W in weights.items() if W is not None}
-        X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
-        if "score" in given:
-            N = N - given["score"] @ at.R.inv().T
-        return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
+
+def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Operator]:
+    """The operators on state and velocity that ask the same as these `weights` on state and readings (`ScoreModel.ask`)."""
+    given = {name: W for name, W in weights.items() if W is not None}
+    X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
+    if "score" in given:
+        N = N - given["score"] @ at.R.inv().T
+    return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
 
 
 def check_dtype(model: ScoreModel, x: Tensor) -> None:

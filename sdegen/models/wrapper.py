@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..show import show_call
@@ -140,9 +141,9 @@ class Conditioned(Wrapper):
         """The model's noise under the conditions."""
         return self.model.noise(x, t, **self.passed_on(**cond))
 
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
         """The model's velocity under the conditions."""
-        return self.model.velocity(x, t, **self.passed_on(**cond))
+        return self.model.velocity_at(x, at, **self.passed_on(**cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """The model's questions: conditions are no part of them."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..laws.draws import noise_like
-from ..laws.kernels import Kernel, Perturbed
+from ..laws.kernels import Kernel
+from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, as_operator, rows
 from ..show import show_call
@@ -35,8 +36,8 @@ class Scored(Protocol):
 class Read(Scored, Protocol):
     """What a probability flow asks of a score model: its score, or its velocity at times known beforehand."""
 
-    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """The velocity of `laws.kernels.Transition`, of the shape of `x`."""
+    def velocity_at(self, x: Tensor, at: Marginal) -> Tensor:
+        """The velocity of `laws.kernels.Transition` at the times of a law, of the shape of `x`."""
 
     def ask(self, t: Tensor, *, velocity: Operator | None = None) -> list[Any]:
         """Questions for an operator on the velocity, one for each of the times."""
@@ -97,7 +98,7 @@ class SDE(Dynamics):
         x_s = walk(self, x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z)
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
 
     def prior(self, moments: Moments) -> Any:
         """The law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
@@ -111,6 +112,10 @@ class SDE(Dynamics):
             f"{type(self).__name__} has no closed-form law at T; define prior(moments), a distribution with sample and "
             "log_prob, or pass x_T to sample."
         )
+
+    def at(self, t: Tensor | float) -> Level:
+        """What is known of the states at `t`: the root of their noise; of linear processes the whole `Marginal`."""
+        return Level(as_time(t, self.T), self.root(t))
 
     def root(self, t: Tensor | float) -> Operator:
         """A root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""

@@ -6,7 +6,7 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
-__all__ = ["LinearSDE", "Memo", "as_linear", "carries_gradient", "gaussian", "is_linear", "ordered"]
+__all__ = ["LinearSDE", "as_linear", "gaussian", "is_linear", "ordered"]
 
 from abc import abstractmethod
 from functools import cached_property
@@ -16,33 +16,12 @@ import torch
 from torch import Tensor
 
 from ..laws.draws import noise_like
-from ..laws.kernels import Kernel, Observation, Perturbed, Transition
+from ..laws.kernels import Kernel, Transition
+from ..laws.marginals import Marginal, Observation, Perturbed
 from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
 from .base import SDE
 from .dynamics import as_time
-
-
-class Memo:
-    """The last few results of a function of one time tensor, by the tensor's identity and the state of the process.
-
-    A training step asks for the law at one and the same `t` in its loss, its weighting and its parametrisation; a
-    sampling step too. Results that carry gradients are not kept: their graphs are used once.
-    """
-
-    def __init__(self, size: int = 4) -> None:
-        self.size = size
-        self.kept: list[tuple[Tensor, Any, Any]] = []
-
-    def __call__(self, t: Tensor, compute: Any, state: Any = None) -> Any:
-        state = (t._version, state)
-        for known, then, result in self.kept:
-            if known is t and then == state:
-                return result
-        result, keep = compute(t)
-        if keep:
-            self.kept = [(t, state, result), *self.kept[: self.size - 1]]
-        return result
 
 
 def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,11 +41,6 @@ def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return s, t
 
 
-def carries_gradient(value: Tensor) -> bool:
-    """Whether a result belongs to a graph, of reverse mode or of `torch.func`."""
-    return value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
 class LinearSDE(SDE):
     """``dx = F(t) x dt + G(t) dw`` with state-independent coefficients.
 
@@ -82,27 +56,18 @@ class LinearSDE(SDE):
     is_linear = True
     Sigma_0: Tensor
 
-    @cached_property
-    def _marginals(self) -> Memo:
-        return Memo()
-
-    def marginal(self, t: Tensor | float) -> Transition:
+    def marginal(self, t: Tensor | float) -> Marginal:
         """``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
-
-        def compute(t: Tensor) -> tuple[Transition, bool]:
-            law = self._marginal(t)
-            return law, not (carries_gradient(law.R.matrix()) or carries_gradient(law.Phi.matrix()))
-
-        return self._marginals(as_time(t, self.T), compute, self.state)
-
-    @property
-    def state(self) -> Any:
-        """What coefficients depend on besides the time, to know when it has changed; nothing, unless they are learned."""
-        return None
+        t = as_time(t, self.T)
+        return Marginal(*self._marginal(t), t, self.e)
 
     @abstractmethod
-    def _marginal(self, t: Tensor) -> Transition:
-        """`marginal` at checked times."""
+    def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
+        """``Phi`` and `R` of `marginal`, at checked times."""
+
+    def at(self, t: Tensor | float) -> Marginal:
+        """What is known of the states at `t`: their law given the data."""
+        return self.marginal(t)
 
     @abstractmethod
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
@@ -166,8 +131,9 @@ class LinearSDE(SDE):
             raise ValueError(
                 f"z has shape {tuple(z.shape)} for states of shape {tuple(u_0.shape)}; give noise for each."
             )
-        kernel = self.marginal(t)(u_0)
-        return Perturbed(kernel.sample(z), kernel, z)
+        at = self.marginal(t)
+        kernel = at(u_0)
+        return Perturbed(kernel.sample(z), kernel, z, at)
 
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
         """The law at one time `t` of data from `law`."""
@@ -175,13 +141,11 @@ class LinearSDE(SDE):
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
         """What the state `x` at `t` tells about its datum: ``y = c x_0 + s zeta``."""
-        return self.marginal(t).observe(x, self.e)
+        return self.marginal(t).observe(x)
 
     def snr(self, t: Tensor | float) -> Tensor:
         """Signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
-        t = as_time(t, self.T)
-        observation = self.observe(torch.zeros(t.numel(), len(self.e)), t)
-        return (observation.c / observation.s).square()
+        return self.marginal(t).snr
 
     def time(self, snr: Tensor | float) -> Tensor:
         """The time with signal-to-noise ratio `snr`; the inverse of `snr`, by bracketed bisection and Newton steps.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..laws.kernels import Kernel, Transition
-from ..laws.operators import Matrix
+from ..laws.operators import Matrix, Operator
 from .base import Flow, Read
 from .dynamics import as_time
 from .linear import LinearSDE, ordered
@@ -111,10 +111,10 @@ class MatrixSDE(LinearSDE):
         """The probability flow, at 0 too."""
         return MatrixFlow(self, model)
 
-    def _marginal(self, t: Tensor) -> Transition:
-        """``u_t`` given clean data."""
+    def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
+        """Of ``u_t`` given clean data."""
         Phi, _ = self.moments(torch.zeros_like(t), t)
-        return Transition(Matrix(Phi), Matrix(self._root(t)))
+        return Matrix(Phi), Matrix(self._root(t))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """``u_t`` given ``u_s``; the root is the Cholesky factor."""

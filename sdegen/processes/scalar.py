@@ -20,7 +20,7 @@ from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from .base import Flow, Read
 from .dynamics import as_time
-from .linear import LinearSDE, Memo, carries_gradient, ordered
+from .linear import LinearSDE, ordered
 from .quadrature import scalar_moments
 
 
@@ -62,16 +62,29 @@ class ScalarSDE(LinearSDE):
     def g(self, t: Tensor) -> Tensor:
         """Diffusion coefficient."""
 
+    @property
+    def state(self) -> Any:
+        """What coefficients depend on besides the time, to know when it has changed; nothing, unless they are learned."""
+        return None
+
     @cached_property
-    def _quadratures(self) -> Memo:
-        return Memo()
+    def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
+        return []
 
     def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        def compute(t: Tensor) -> tuple[tuple[Tensor, Tensor], bool]:
-            pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
-            return pair, not (carries_gradient(pair[0]) or carries_gradient(pair[1]))
+        """``log alpha`` and the logarithm of the variance that has come since 0.
 
-        return self._quadratures(t, compute, self.state)
+        `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
+        times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
+        """
+        state = (t._version, self.state)
+        for known, then, pair in self._quadratures:
+            if known is t and then == state:
+                return pair
+        pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
+        if not any(v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in pair):
+            self._quadratures[:] = [(t, state, pair), *self._quadratures[:3]]
+        return pair
 
     def alpha(self, t: Tensor) -> Tensor:
         """``alpha(t) = exp ∫_0^t f``."""
@@ -97,10 +110,10 @@ class ScalarSDE(LinearSDE):
         """``g(t)``."""
         return Scale(self.g(as_time(t, self.T)))
 
-    def _marginal(self, t: Tensor) -> Transition:
-        """``x_t | x_0 ~ N(alpha x_0, sigma²)``."""
-        alpha, sigma = (torch.as_tensor(c(t), dtype=torch.float64).expand(t.shape) for c in (self.alpha, self.sigma))
-        return Transition(Scale(alpha), Scale(sigma))
+    def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
+        """`alpha` and `sigma`."""
+        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).expand(t.shape) for c in (self.alpha(t), self.sigma(t)))
+        return Scale(alpha), Scale(sigma)
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
@@ -118,11 +131,6 @@ class ScalarSDE(LinearSDE):
     def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         law = self.marginal(t)
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
-
-    def snr(self, t: Tensor | float) -> Tensor:
-        """``alpha² / sigma²``."""
-        alpha, sigma = self._alpha_sigma(t)
-        return (alpha / sigma).square()
 
     def flow(self, model: Read) -> AngleFlow:
         """The probability flow in the angle ``atan2(sigma, alpha)``."""
@@ -155,8 +163,8 @@ class AngleFlow(Flow):
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """``dy/dphi``."""
-        t = self.time(tau)
-        return self.model.velocity(self.unchart(y, t), t)
+        at = self.sde.marginal(self.time(tau))
+        return self.model.velocity_at(at.r(y), at)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """The model's velocity at each of the angles."""

@@ -6,9 +6,19 @@ DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting` (up to its f
 
 from __future__ import annotations
 
-__all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "NonFiniteLoss", "Variational", "score_error"]
+__all__ = [
+    "Denoising",
+    "Hybrid",
+    "Implicit",
+    "InputPerturbation",
+    "NonFiniteLoss",
+    "Variational",
+    "pooled_by_time",
+    "score_error",
+]
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +26,12 @@ from torch import Tensor
 
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
-from ..laws.kernels import Kernel, Perturbed
-from ..laws.mixtures import Empirical
+from ..laws.empirical import pooled
+from ..laws.kernels import Kernel
+from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
-from ..models.exact import Exact
+from ..models.exact import mean_and_score
 from ..models.score import ScoreModel, VelocityModel
 from ..processes.base import SDE
 from ..processes.linear import is_linear
@@ -76,23 +87,22 @@ class Denoising:
         """The loss of each datum, ``(B,)``."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
-        W = self.weighting(model.sde, t)
+        W = self.weighting.operator(model.sde, perturbed.at)
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
-        values = [_per_row(self.error(model, x_0, t, draw, W, generator, **cond).square()) for draw in draws]
+        values = [_per_row(self.error(model, x_0, draw, W, generator, **cond).square()) for draw in draws]
         return _finite(sum(values) * rows(factor / len(draws), values[0]), t)
 
     def error(
         self,
         model: ScoreModel,
         x_0: Tensor,
-        t: Tensor,
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
         """``W (score − target)`` at the noised states, of their shape."""
-        return score_error(model, x_0, t, perturbed, W, self.pooled and not cond, **cond)
+        return score_error(model, x_0, perturbed, W, self.pooled and not cond, **cond)
 
 
 class InputPerturbation(Denoising):
@@ -132,14 +142,13 @@ class InputPerturbation(Denoising):
         self,
         model: ScoreModel,
         x_0: Tensor,
-        t: Tensor,
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
         """``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
-        R = perturbed.kernel.R
+        R, t = perturbed.kernel.R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
             return W(model.score(x, t, **cond) + R.inv().T(perturbed.z))
@@ -183,14 +192,14 @@ class Implicit:
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
-        x = _noised(model.sde, x_0, t, generator).x
-        W = self.weighting(model.sde, t).matrix()
+        perturbed = _noised(model.sde, x_0, t, generator)
+        W = self.weighting.operator(model.sde, perturbed.at).matrix()
         if W.shape[-1] != 1:
             raise ValueError(
                 f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
                 "scalar weighting such as UniformWeighting() on a scalar process."
             )
-        score, divergence = self.divergence(lambda y: model.score(y, t, **cond), x, generator=generator)
+        score, divergence = self.divergence(lambda y: model.score(y, t, **cond), perturbed.x, generator=generator)
         values = 0.5 * _per_row(score.square()) + divergence
         return _finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
@@ -276,47 +285,51 @@ class Variational:
         return _finite(values, t)
 
 
-def score_error(
-    model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, W: Operator, pooled: bool, **cond: Any
-) -> Tensor:
+def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, **cond: Any) -> Tensor:
     """Return ``W (score − target)`` of denoising score matching, where the target is the kernel's own score.
 
-    With `pooled` the target is its mean given the noised state *and the whole batch of data*, which has the same
-    expectation and less variance (Rao–Blackwell): the exact model of the batch's empirical law. Nonlinear processes pool
-    the kernels of rows of one time, if times are shared (`weightings.SharedTimes`). A model that gives the velocity has its error
-    formed from that of the velocity: nothing is divided by a vanishing noise.
+    With `pool` the target is its mean given the noised state *and the whole batch of data*, which has the same
+    expectation and less variance (Rao–Blackwell): what the exact model of the batch's empirical law says. Nonlinear
+    processes pool the kernels of rows of one time, if times are shared (`weightings.SharedTimes`). A model that gives the
+    velocity has its error formed from that of the velocity: nothing is divided by a vanishing noise.
 
     Parameters
     ----------
     model
         The score model.
-    x_0, t
-        The data ``(B, *)`` and their times ``(B,)``.
+    x_0
+        The data ``(B, *)``.
     perturbed
-        The noised states, their kernels and the noise they were made with.
+        The noised states, their kernels, the noise they were made with and their times.
     W
         The weighting.
-    pooled
+    pool
         Whether targets are pooled.
     cond
         Conditions of the model.
     """
-    x, kernel, sde = perturbed.x, perturbed.kernel, model.sde
+    x, kernel, z, at = perturbed
+    if not isinstance(at, Marginal):
+        target = pooled_by_time(kernel, x, at.t) if pool else kernel.score(x)
+        return W(model.score(x, at.t, **cond) - target)
+    if pool:
+        x_0, score = mean_and_score(partial(pooled, x_0), x, at)
+        z = at.noise_from_score(score)
     if isinstance(model, VelocityModel):
-        at = model.sde.marginal(t)
-        target = Exact(model.sde, Empirical(x_0)).velocity(x, t) if pooled else at.velocity(sde.lift(x_0), perturbed.z)
         to_score = W @ at.R.inv().T @ at.B.T
-        return to_score(model.velocity(x, t, **cond) - target)
-    if pooled and is_linear(sde):
-        target = Exact(sde, Empirical(x_0)).score(x, t)
-    else:
-        target = kernel.score(x)
-        shared, group = t.unique(return_inverse=True)
-        if pooled and len(shared) < len(x):
-            for k in range(len(shared)):
-                own = (group == k).nonzero()[:, 0].to(x.device)
-                target[own] = Kernel(kernel.mean[own], kernel.R[own]).pooled_score(x[own])
-    return W(model.score(x, t, **cond) - target)
+        return to_score(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
+    return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
+
+
+def pooled_by_time(kernel: Kernel, x: Tensor, t: Tensor) -> Tensor:
+    """Return the score of the states `x` under all kernels of rows of the same time, one time after the other."""
+    score = kernel.score(x)
+    shared, group = t.unique(return_inverse=True)
+    if len(shared) < len(x):
+        for k in range(len(shared)):
+            own = (group == k).nonzero()[:, 0].to(x.device)
+            score[own] = Kernel(kernel.mean[own], kernel.R[own]).pooled_score(x[own])
+    return score
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..laws.marginals import Level
 from ..laws.operators import Operator, as_operator
 from ..processes.base import SDE
 from ..processes.times import (
@@ -36,21 +37,25 @@ __all__ = [
 
 
 class Weighting(ABC):
-    """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``."""
+    """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``. Subclass it with `operator`."""
 
     __repr__ = show_call
 
     @abstractmethod
+    def operator(self, sde: SDE, at: Level) -> Operator:
+        """Return `W`, given what the process knows of the times: ``at.t``, their noise ``at.R`` and, if linear, ``at.snr``."""
+
     def __call__(self, sde: SDE, t: Tensor) -> Operator:
-        """``W`` at times `t` ``(B,)``."""
+        """Return `W` at times `t` ``(B,)``."""
+        return self.operator(sde, sde.at(t))
 
 
 class UniformWeighting(Weighting):
     """``lambda = 1`` on ``[t_min, T]``."""
 
-    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+    def operator(self, sde: SDE, at: Level) -> Operator:
         """The identity."""
-        return sde.root(t).one()
+        return at.R.one()
 
 
 class InverseVarianceWeighting(Weighting):
@@ -59,9 +64,9 @@ class InverseVarianceWeighting(Weighting):
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
     """
 
-    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+    def operator(self, sde: SDE, at: Level) -> Operator:
         """``Rᵀ / √2``."""
-        return sde.root(t).T * math.sqrt(0.5)
+        return at.R.T * math.sqrt(0.5)
 
 
 class LikelihoodWeighting(Weighting):
@@ -71,9 +76,9 @@ class LikelihoodWeighting(Weighting):
     arXiv:2101.09258.
     """
 
-    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+    def operator(self, sde: SDE, at: Level) -> Operator:
         """``Gᵀ``."""
-        return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), t)).T
+        return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), at.t)).T
 
 
 class SNRWeighting(Weighting):
@@ -98,9 +103,9 @@ class SNRWeighting(Weighting):
             raise ValueError(f"offset = {offset}; it must be at least 0.")
         self.offset = offset
 
-    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+    def operator(self, sde: SDE, at: Level) -> Operator:
         """``Rᵀ √(1 + offset / snr)``."""
-        return sde.root(t).T * (1 + self.offset / sde.snr(t)).sqrt()
+        return at.R.T * (1 + self.offset / at.snr).sqrt()
 
 
 class EDMWeighting(SNRWeighting):
@@ -147,6 +152,6 @@ class MinSNRWeighting(Weighting):
             raise ValueError(f"gamma = {gamma}; it must be positive.")
         self.gamma = gamma
 
-    def __call__(self, sde: SDE, t: Tensor) -> Operator:
+    def operator(self, sde: SDE, at: Level) -> Operator:
         """``Rᵀ √min(1, gamma / snr)``."""
-        return sde.root(t).T * (self.gamma / sde.snr(t)).clamp_max(1.0).sqrt()
+        return at.R.T * (self.gamma / at.snr).clamp_max(1.0).sqrt()

@@ -17,9 +17,10 @@ from torch import Tensor
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, Scale, SubVP
 from sdegen.laws.draws import noise_like
-from sdegen.laws.kernels import Kernel, Perturbed, Transition
+from sdegen.laws.kernels import Kernel, Transition
+from sdegen.laws.marginals import Perturbed
 from sdegen.laws.mixtures import GaussianMixture, Moments
-from sdegen.laws.operators import Matrix, as_operator
+from sdegen.laws.operators import Matrix, Operator, as_operator
 from sdegen.processes.base import Flow, Reverse
 from sdegen.processes.double_well import Stationary
 from sdegen.processes.linear import gaussian
@@ -524,25 +525,25 @@ class VarianceForRoot(VP):
     """`perturb` declares a kernel with ``sigma²`` for ``sigma``; its states are right."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, Kernel(kernel.mean, kernel.R @ kernel.R), z)
+        x, kernel, z, at = super().perturb(x_0, t, z, generator)
+        return Perturbed(x, Kernel(kernel.mean, kernel.R @ kernel.R), z, at)
 
 
 class VarianceForRootThroughout(VP):
     """`perturb` draws, too, with ``sigma²`` for ``sigma``."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        _, kernel, z = super().perturb(x_0, t, z, generator)
+        _, kernel, z, at = super().perturb(x_0, t, z, generator)
         kernel = Kernel(kernel.mean, kernel.R @ kernel.R)
-        return Perturbed(kernel.sample(z), kernel, z)
+        return Perturbed(kernel.sample(z), kernel, z, at)
 
 
 class OtherNoise(VP):
     """The `z` that `perturb` returns is not the one it used."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, kernel, z.roll(1, 0))
+        x, kernel, z, at = super().perturb(x_0, t, z, generator)
+        return Perturbed(x, kernel, z.roll(1, 0), at)
 
 
 class FirstTimePerturbs(OU):
@@ -669,9 +670,9 @@ class TrainsBeyondTheEnd(OU):
 class CholeskyRoot(CLD):
     """A Cholesky factor where the root of the flow is due."""
 
-    def _marginal(self, t: Tensor) -> Transition:
-        law = super()._marginal(t)
-        return Transition(law.Phi, Matrix(psd_cholesky(law.covariance.matrix())))
+    def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
+        Phi, R = super()._marginal(t)
+        return Phi, Matrix(psd_cholesky(R.gram().matrix()))
 
 
 class TransposedDrift(CLD):
@@ -778,7 +779,7 @@ class PerturbsInOneStep(DoubleWell):
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
         kernel = self.kernel(x_0, torch.zeros(len(x_0)), torch.as_tensor(t).expand(len(x_0)))
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z)
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
 
 
 class PerturbsTheData(DoubleWell):
@@ -788,7 +789,7 @@ class PerturbsTheData(DoubleWell):
         t = torch.as_tensor(t).expand(len(x_0))
         kernel = self.kernel(x_0, (t - 0.02).clamp_min(0), t)
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z)
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
 
 
 class NumpyDrift(DoubleWell):
@@ -802,8 +803,8 @@ class WellWithOtherNoise(DoubleWell):
     """The `z` that `perturb` returns is not the one it used."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, kernel, -z)
+        x, kernel, z, at = super().perturb(x_0, t, z, generator)
+        return Perturbed(x, kernel, -z, at)
 
 
 # --- which law names which fault ------------------------------------------------------------------------------------
