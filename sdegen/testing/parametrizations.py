@@ -59,7 +59,7 @@ def coefficients_invert_the_target(case: Parametrized) -> None:
     t = times(case.sde)
     model, x = Exact(case.sde, gaussian_ring()), case.states(gaussian_ring(), t)
     a, b = case.parametrization.target(case.sde.marginal(t))
-    c = case.parametrization.coefficients(case.sde, t, STD)
+    c = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
     x_0, z = model.estimate(x, t)
     got, want = c.c_skip(x) + c.c_out(a(x_0) + b(z)), model.velocity(x, t)
     close("c_skip x + c_out F", got, want, 1e-7, 1 + want.abs().max())
@@ -72,7 +72,7 @@ def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
     data = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.tensor([STD**2], dtype=torch.float64))
     t = times(case.sde)
     x = case.states(data, t)
-    c = case.parametrization.coefficients(case.sde, t, STD)
+    c = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
     want = Exact(case.sde, data).velocity(x, t)
     close("c_skip x", c.c_skip(x), want, 1e-7, 1 + want.abs().max())
 
@@ -80,7 +80,7 @@ def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
 def network_can_change_the_data(case: Parametrized) -> None:
     """The network's answer moves the estimate of the data at every time inside: ``c_out`` is not without effect on it."""
     t = times(case.sde)
-    c, at = case.parametrization.coefficients(case.sde, t, STD), case.sde.marginal(t)
+    c, at = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD), case.sde.marginal(t)
     e = case.sde.lift(torch.ones(len(t), 1, dtype=torch.float64))
     moved = case.sde.project(at.denoise(torch.zeros_like(e), c.c_out(e)))
     if not (moved.abs() > 1e-12).all():
@@ -92,7 +92,7 @@ def input_has_unit_variance(case: Parametrized) -> None:
     t = times(case.sde)
     at = case.sde.marginal(t)
     covariance = at.Phi @ (case.sde.datum * STD**2) @ at.Phi.T + at.covariance
-    c_in = case.parametrization.coefficients(case.sde, t, STD).c_in
+    c_in = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD).c_in
     white = (c_in @ covariance @ c_in.T).matrix()
     close("covariance of c_in x", white, torch.eye(white.shape[-1]).double().expand(white.shape), 1e-6, 1.0)
 
@@ -100,7 +100,7 @@ def input_has_unit_variance(case: Parametrized) -> None:
 def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
     """All four are finite at 0 and at T, where a process may be without noise or without signal."""
     for t in (0.0, case.sde.T):
-        c = case.parametrization.coefficients(case.sde, torch.tensor([t], dtype=torch.float64), STD)
+        c = case.parametrization.coefficients(case.sde, case.sde.marginal(torch.tensor([t])), STD)
         for name, value in c._asdict().items():
             numbers = value.matrix() if isinstance(value, Operator) else value
             if not numbers.isfinite().all():
@@ -110,7 +110,7 @@ def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
 def noise_level_rises_with_time(case: Parametrized) -> None:
     """``c_noise`` rises, so that the network can tell the levels apart, and is as long as the times."""
     t = case.sde.T * torch.linspace(0.0, 1.0, 33, dtype=torch.float64)
-    level = case.parametrization.c_noise(case.sde, t)
+    level = case.parametrization.c_noise(case.sde.marginal(t))
     if level.shape != t.shape:
         raise Violation(f"c_noise has shape {tuple(level.shape)} for times {tuple(t.shape)}")
     if not (level.diff() > 0).all():
@@ -120,9 +120,9 @@ def noise_level_rises_with_time(case: Parametrized) -> None:
 def rows_do_not_mix(case: Parametrized) -> None:
     """The coefficients at a time do not depend on the other times asked about."""
     t = times(case.sde)
-    together = case.parametrization.coefficients(case.sde, t, STD)
+    together = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
     for i in range(len(t)):
-        alone = case.parametrization.coefficients(case.sde, t[i : i + 1], STD)
+        alone = case.parametrization.coefficients(case.sde, case.sde.marginal(t[i : i + 1]), STD)
         for name, value in alone._asdict().items():
             other = getattr(together, name)
             one, of_many = (v.matrix() if isinstance(v, Operator) else v for v in (value, other))
@@ -147,7 +147,7 @@ def check_parametrization(
     """Hold a parametrisation, of the library or your own, against its laws on a linear SDE.
 
     Subclass `Parametrization` with ``target(at)``, which returns the operators of ``F = a x_0 + b z``; or, for a network that
-    gives what a closed form leaves to be said, with ``coefficients(sde, t, std)``, which returns all four. A process on which
+    gives what a closed form leaves to be said, with ``coefficients(sde, at, std)``, which returns all four. A process on which
     the question determines no data is to be refused in ``check(sde)``.
 
     Parameters

@@ -179,7 +179,7 @@ def check_wrapper(
 ) -> Report:
     """Hold a wrapper, of the library or your own, against its laws and those of every score model.
 
-    Subclass `Wrapper` with ``score`` and ``estimate`` (``velocity``, ``ask`` and ``answer`` where they are cheaper than what
+    Subclass `Wrapper` with ``score`` and ``estimate`` (``velocity_at``, ``ask`` and ``answer`` where they are cheaper than what
     follows), `guidance.CleanState` with ``estimate`` where the clean data are changed, or `guidance.Tilted` with ``tilted`` where
     a gradient is added to the score. Process, moments, end and mode are those of the model inside.
 
