@@ -165,7 +165,8 @@ def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Re
 
     Subclass `ScoreModel` with ``score(x, t, **cond)`` and set `sde` and `moments`; on a linear process the other readings and
     the answers to samplers' questions follow. A model that gives the velocity instead, which alone is finite at every time,
-    derives from `VelocityModel` with ``velocity_at(x, at, **cond)``. Whichever methods are overridden, the laws hold them against each other.
+    derives from `VelocityModel` with ``velocity_at(x, at, **cond)``. Whichever methods are overridden, the laws hold them against
+    each other.
 
     Parameters
     ----------

@@ -106,7 +106,8 @@ def check_weighting(
     """Hold a weighting, of the library or your own, against its laws on an SDE.
 
     Subclass `weightings.Weighting` with ``operator(sde, at)``, which returns the operator `W` of the loss
-    ``‖W (s − target)‖²`` at the times of ``at = sde.at(t)``: a `Scale` of as many numbers, or a `Matrix` across the channels of a matrix process.
+    ``‖W (s − target)‖²`` at the times of ``at = sde.at(t)``: a `Scale` of as many numbers, or a `Matrix` across the channels of a
+    matrix process.
 
     Parameters
     ----------
