@@ -56,6 +56,16 @@ class Kernel(NamedTuple):
         weights = (torch.linalg.slogdet(M).logabsdet * z.shape[-1] - 0.5 * z.square().sum((2, 3))).softmax(1)
         return -torch.einsum("ijar,jab->ibr", weights[:, :, None, None] * z, M).reshape(x.shape)
 
+    def pooled_score_by(self, group: Tensor, x: Tensor) -> Tensor:
+        """The same among the rows alone that share a number in `group` ``(B,)``, such as their time."""
+        score = self.score(x)
+        shared, place = group.unique(return_inverse=True)
+        if len(shared) < len(x):
+            for k in range(len(shared)):
+                own = (place == k).nonzero()[:, 0].to(x.device)
+                score[own] = Kernel(self.mean[own], self.R[own]).pooled_score(x[own])
+        return score
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of `x` in nats, ``(B,)``."""
         z = self.whiten(x).flatten(1) if x.ndim > 1 else self.whiten(x)[:, None]

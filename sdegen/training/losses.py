@@ -13,7 +13,6 @@ __all__ = [
     "InputPerturbation",
     "NonFiniteLoss",
     "Variational",
-    "pooled_by_time",
     "score_error",
 ]
 
@@ -27,7 +26,6 @@ from torch import Tensor
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
-from ..laws.kernels import Kernel
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
@@ -310,7 +308,7 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
     """
     x, kernel, z, at = perturbed
     if not isinstance(at, Marginal):
-        target = pooled_by_time(kernel, x, at.t) if pool else kernel.score(x)
+        target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
         return W(model.score(x, at.t, **cond) - target)
     if pool:
         x_0, score = mean_and_score(partial(pooled, x_0), x, at)
@@ -319,17 +317,6 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
         to_score = W @ at.R.inv().T @ at.B.T
         return to_score(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
     return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
-
-
-def pooled_by_time(kernel: Kernel, x: Tensor, t: Tensor) -> Tensor:
-    """Return the score of the states `x` under all kernels of rows of the same time, one time after the other."""
-    score = kernel.score(x)
-    shared, group = t.unique(return_inverse=True)
-    if len(shared) < len(x):
-        for k in range(len(shared)):
-            own = (group == k).nonzero()[:, 0].to(x.device)
-            score[own] = Kernel(kernel.mean[own], kernel.R[own]).pooled_score(x[own])
-    return score
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
