@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.parts import has_rows
 from ..laws.draws import noise_like
 from ..laws.kernels import posterior
 from ..models.score import evaluating
@@ -109,7 +110,7 @@ def twisted_smc(
             f"the covariance of {type(model).__name__} depends on the state, and its determinant is not known: use PiGDM."
         )
     for name, value in cond.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) == particles > 1:
+        if particles > 1 and has_rows(value, particles):
             raise ValueError(f"{name} has a row for each particle; all of them have one datum, and so one {name}.")
     sde, seed = model.sde, as_seed(seed, generator)
     times = (Angle(end=model.end) if grid is None else grid)(sde, steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.score import ScoreModel
-from .draws import log_mean, repeated
+from .draws import log_mean, repeat_rows
 from .flow import LogProb, estimate_log_prob
 
 
@@ -76,7 +76,7 @@ def bits_per_dim(
     x = scaling(images, torch.float64 if like is None else like.dtype)
     x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
     noise = uniform_like(x, generator) - 0.5
-    more = repeated(more, len(images), draws)
+    more = repeat_rows(more, len(images), draws)
     found = estimate_log_prob(model, x + scaling.step * noise, generator=generator, **more)
     d = images[0].numel()
     value, stderr = log_mean(found.value.reshape(-1, draws)) if draws > 1 else (found.value, found.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["log_mean", "repeated", "stderr_of_mean"]
+__all__ = ["log_mean", "repeat_rows", "stderr_of_mean"]
 
 import math
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.parts import change_rows
 
-def repeated(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
+
+def repeat_rows(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
     """Repeat conditions of `n` rows for the draws of each, in order; what all rows share stays."""
-    return {
-        k: v.repeat_interleave(draws, 0) if isinstance(v, Tensor) and v.shape[:1] == (n,) else v
-        for k, v in cond.items()
-    }
+    return change_rows(cond, n, lambda rows: rows.repeat_interleave(draws, 0))
 
 
 def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:

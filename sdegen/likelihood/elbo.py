@@ -24,7 +24,7 @@ from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
 from .chain import last_log_prob, step_divergence
-from .draws import repeated, stderr_of_mean
+from .draws import repeat_rows, stderr_of_mean
 
 
 class Bound(NamedTuple):
@@ -232,4 +232,4 @@ def _checked(
         raise ValueError(f"draws = {draws}; at least one is needed.")
     moments = model.require_moments()
     prior = sde.prior(moments) if prior is None else prior
-    return Conditioned(model, **repeated(cond, len(x), draws)) if cond else model, sde, prior
+    return Conditioned(model, **repeat_rows(cond, len(x), draws)) if cond else model, sde, prior

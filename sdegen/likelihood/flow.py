@@ -23,7 +23,7 @@ from ..samplers.noise import as_seed
 from ..samplers.run import sample
 from ..samplers.start import start
 from ..show import show_call
-from .draws import log_mean, repeated
+from .draws import log_mean, repeat_rows
 from .path import follow
 
 
@@ -134,7 +134,7 @@ def estimate_log_prob(
     sde = model.sde
     prior = _prior(model) if prior is None else prior
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
-    cond = cond if whole else repeated(cond, len(x), draws)
+    cond = cond if whole else repeat_rows(cond, len(x), draws)
     bound = Conditioned(model, **cond) if cond else model
     check_dtype(model, x)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.parts import change_rows
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
 from .base import Sampler
@@ -66,8 +67,7 @@ def interpolate(
     mean = _prior_mean(model, ends[0])
     arc = torch.stack([mean + slerp(ends[0] - mean, ends[1] - mean, w) for w in weights])  # (K, B, *)
     K, B = arc.shape[:2]
-    rows = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == B}
-    cond = {k: torch.cat([v] * K) if k in rows else v for k, v in cond.items()}
+    cond = change_rows(cond, B, lambda rows: torch.cat([rows] * K))
     points = decode(model, arc.flatten(0, 1), **how, **cond)
     return points.reshape(K, *x.shape)
 

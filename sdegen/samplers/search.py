@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.parts import change_rows
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.base import SDE
@@ -162,7 +163,7 @@ class Search:
         self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]
     ) -> TeacherPaths:
         """Run the teacher, and return its trajectories from some of the starting states."""
-        own = {k: v[which] if isinstance(v, Tensor) and v.ndim and len(v) == len(x_T) else v for k, v in cond.items()}
+        own = change_rows(cond, len(x_T), lambda rows: rows[which])
         bound = Conditioned(model, **own) if own else model
         path = sample(bound, x_T=x_T[which], sampler=teacher, final="sample", return_path=True, progress=False)
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])

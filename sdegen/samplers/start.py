@@ -4,11 +4,12 @@ from __future__ import annotations
 
 __all__ = ["check_choice", "check_number", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
 
-from ..data.parts import part_of
+from ..data.parts import change_rows, has_rows, part_of
 from ..models.score import ScoreModel, check_dtype
 from .base import Sampler
 from .noise import draw
@@ -42,10 +43,10 @@ def chunks(
     if batch >= n == len(x):
         yield 0, x, cond
         return
-    cut = {k for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n}
+    cut = any(has_rows(value, n) for value in cond.values())
     for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
         rows = slice(first, first + len(part))
-        yield first, part, {k: v[rows] if k in cut else v for k, v in cond.items()} if cut else cond
+        yield first, part, change_rows(cond, n, itemgetter(rows)) if cut else cond
 
 
 def check_number(n: Any) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..data.parts import split
+from ..data.parts import has_rows, split
 from .losses import NonFiniteLoss
 from .workers import Processes
 
@@ -151,7 +151,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
             )
 
         def pick(value: Any) -> Any:
-            return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+            return value[rows] if has_rows(value, size) else value
 
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
             out = whole(pick(x), *map(pick, args), **{name: pick(value) for name, value in cond.items()})
