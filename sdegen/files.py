@@ -168,7 +168,7 @@ def renamed(value: Any, name: Callable[[str], str]) -> Any:
 
 
 def _name_of_2(name: str) -> str:
-    """The second format names classes by folder; the first named them by the module they were written in."""
+    """Return the name that the second format has for a class: by its folder, where the first had the module."""
     chapter, dot, cls = name.rpartition(".")
     return f"{_CHAPTERS_OF_1.get(chapter, chapter)}{dot}{_CLASSES_OF_1.get(name, cls)}"
 
@@ -204,12 +204,12 @@ def class_name(cls: type) -> str:
 
 
 def _own(value: Tensor) -> Tensor:
-    """A contiguous copy on the CPU: safetensors refuses tensors that share their memory."""
+    """Return a contiguous copy on the CPU: safetensors refuses tensors that share their memory."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
-    """A value as plain data; tensors go to the file's own table."""
+    """Describe a value as plain data; tensors go to the file's own table."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
@@ -254,7 +254,7 @@ def _construct(value: Any, tensors: dict[str, Tensor], known: dict[str, type], p
 
 
 def pretrained(name: str) -> Any:
-    """A shipped model, in float32 and evaluation mode.
+    """Load a shipped model, in float32 and evaluation mode.
 
     A DDPM of 1,000 linear betas with a U-Net of 1.8 million parameters, conditional on ``label``, which may be left out; its
     samples are numbers in [−1, 1], bytes by ``sdegen.data.Scaling(-1, 1).inverse(x, clip=True)``. Weights are kept in half

@@ -8,6 +8,7 @@ import logging
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +122,37 @@ def test_the_checks_see_what_is_missing() -> None:
         raise ValueError("said")
 
     assert not missing_parameters(plain) and not missing_errors(plain)
+
+
+# What the first word of a function's docstring may be. A verb that is missing is added; a noun is not.
+VERBS = {
+    word
+    for line in (
+        "Add Advance Answer Apply Ask Attend Average Blur Bring Build Call Carry Check Choose Close Collect Combine",
+        "Compare Compose Compute Concatenate Condition Convert Copy Count Cut Decode Delete Describe Draw Drop Encode End",
+        "Estimate Evaluate Extrapolate Find Fit Flatten Follow Forget Form Give Go Group Halve Hash Hear Import Integrate",
+        "Interpolate Invert Join Keep Lay Leave Lend Let Lift List Load Look Make Map Mask Measure Move Multiply Name",
+        "Noise Note Open Pad Plan Predict Prepare Put Raise Read Record Reduce Refuse Repeat Reshape Return Rotate Run",
+        "Sample Save Scale Scramble Select Set Share Show Simulate Solve Sort Split Stack Sum Tabulate Take Tell Train",
+        "Turn Update Wait Warn Weigh Whiten Wrap Write Yield",
+    )
+    for word in line.split()
+}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions and methods of the library that have a docstring, but for properties and the laws of `testing`."""
+    root = Path(sdegen.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        module = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or not ast.get_docstring(node) or module.startswith("testing/"):
+                continue
+            if not any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                yield f"{module}:{node.name}", node
+
+
+def test_the_first_sentence_of_a_function_begins_with_what_is_done() -> None:
+    first = [(where, (ast.get_docstring(node) or "").split()[0].strip(".,;")) for where, node in functions()]
+    others = [f"{where} begins with {word!r}" for where, word in first if word not in VERBS]
+    assert len(first) > 900 and not others, others

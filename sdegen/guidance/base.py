@@ -55,14 +55,14 @@ class CleanState(Guided):
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The changed clean state, and the noise that belongs to it."""
+        """Return the changed clean state, and the noise that belongs to it."""
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``−R⁻ᵀ eps'``."""
+        """Return ``−R⁻ᵀ eps'``."""
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
     def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean state with other `data` in it, and its noise."""
+        """Return the clean state with other `data` in it, and its noise."""
         at, lift = self._marginal(t), self.sde.lift
         old = self.sde.project(x_0)
         to_noise = inverse(at.R) @ at.Phi
@@ -102,10 +102,10 @@ class Tilted(Guided):
 
     @abstractmethod
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
+        """Return the model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The tilted clean state and its noise."""
+        """Return the tilted clean state and its noise."""
         weight = within(self.interval, t) * self.scale
         if not weight.any():
             return self.model.estimate(x, t, **self.passed_on(**cond))
@@ -114,18 +114,22 @@ class Tilted(Guided):
         return x_0 + more_x_0, eps + more_eps
 
     def moved(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """What a gradient of the log-density at `t` adds to clean state and noise: ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ slope``."""
+        """Return what a gradient of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ
+        slope``.
+        """
         at = self._marginal(t)
         known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
         return self.to_clean(t)(slope), (at.R.T * (-1.0 * known))(slope)
 
     def to_clean(self, t: Tensor | float) -> Operator:
-        """``Phi⁻¹ R Rᵀ``: from a gradient of the log-density to a move of the clean state; 0 where there is no signal."""
+        """Return ``Phi⁻¹ R Rᵀ``, from a gradient of the log-density to a move of the clean state; 0 where there is no
+        signal.
+        """
         at = self._marginal(t)
         return inverse(at.Phi) @ at.covariance
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
+        """Return ``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
         at, weight = self._marginal(t), within(self.interval, t) * self.scale
         if not at.R.log_abs_det().isneginf().any():
             return at.score_from_noise(self.noise(x, t, **cond))
@@ -140,7 +144,7 @@ def require_clean_means(wrapper: Guided) -> LinearSDE:
 
 
 def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:
-    """A scale and an interval of times, if they mean something."""
+    """Check a scale and an interval of times, and return them."""
     if not torch.tensor(float(scale)).isfinite():
         raise ValueError(f"scale = {scale}; give a finite number, 1 for the conditional model.")
     if interval is not None and not interval[0] <= interval[1]:
@@ -149,14 +153,14 @@ def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, 
 
 
 def within(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:
-    """1 at times in the interval, 0 outside; float64 on the CPU."""
+    """Return 1 at times in the interval, 0 outside; float64 on the CPU."""
     t = torch.as_tensor(t, dtype=torch.float64).cpu()
     first, last = (-torch.inf, torch.inf) if interval is None else interval
     return ((first <= t) & (t <= last)).double()
 
 
 def inverse(A: Operator) -> Operator:
-    """The inverse of an operator, and 0 in the rows where it has none.
+    """Return the inverse of an operator, and 0 in the rows where it has none.
 
     Parameters
     ----------

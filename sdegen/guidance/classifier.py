@@ -58,11 +58,11 @@ class ClassifierGuidance(Tilted):
         self.classifier, self.conditional = classifier, conditional
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions without the label, unless the model takes it."""
+        """Return the conditions without the label, unless the model takes it."""
         return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's clean state and noise, and ``∇ log p(label | x)``."""
+        """Return the model's clean state and noise, and ``∇ log p(label | x)``."""
         if "label" not in cond:
             raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
         label = torch.as_tensor(cond["label"], device=x.device).expand(len(x))
@@ -114,7 +114,7 @@ class ExactClassifier:
         self.sde, self.laws, self.weights = sde, tuple(laws), weights
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
+        """Return ``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
         seen = self.sde.observe(x, t)
         logs = torch.stack([law.observed_log_prob(seen.y, seen.c, seen.s) for law in self.laws], 1)
         return logs + self.weights.log().to(x)
@@ -153,17 +153,17 @@ class NoisyClassifier(nn.Module):
 
     @moments.setter
     def moments(self, moments: Moments) -> None:
-        """The standard deviation of a coordinate, as `fit` measures it."""
+        """Set the standard deviation of a coordinate, as `fit` measures it."""
         self.std.copy_(moments.variance().sqrt())
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Logits ``(B, K)`` of states `x` at times `t`."""
+        """Return logits ``(B, K)`` of states `x` at times `t`."""
         c = EDMParametrization().coefficients(self.sde, self.sde.marginal(t), float(self.std))
         level = c.c_noise.to(x).expand(len(x))
         return self.net(c.c_in(x), level).flatten(1)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """``−log p(label | x_t)`` in nats at a time drawn for each datum, ``(B,)``."""
+        """Return ``−log p(label | x_t)`` in nats at a time drawn for each datum, ``(B,)``."""
         if "label" not in cond:
             raise ValueError("a classifier learns from labels: fit it on (data, label).")
         t, _ = self.times.sample(self.sde, len(x), generator)

@@ -46,7 +46,7 @@ class Clipped(CleanState):
         self.low, self.high = _range(low, high)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """``clip(x_0, low, high)`` and its noise."""
+        """Return ``clip(x_0, low, high)`` and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
         return self._restated(t, x_0, eps, self.sde.project(x_0).clamp(self.low, self.high))
 
@@ -84,7 +84,7 @@ class DynamicThreshold(CleanState):
         self.quantile = quantile
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The thresholded clean state and its noise."""
+        """Return the thresholded clean state and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         centred = self.sde.project(x_0) - middle
@@ -95,7 +95,7 @@ class DynamicThreshold(CleanState):
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
-    """The ends of a range, as numbers."""
+    """Return the ends of a range, as numbers."""
     if not low < high:
         raise ValueError(f"low = {low}, high = {high}; give the range of the data in increasing order, such as -1, 1.")
     return float(low), float(high)

@@ -15,7 +15,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
-    """The solution of ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
+    """Solve ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
 
     Parameters
     ----------

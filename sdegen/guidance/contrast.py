@@ -53,7 +53,7 @@ class RescaledGuidance(CleanState, Extrapolated):
         self.rescale = check_share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The rescaled clean state and its noise."""
+        """Return the rescaled clean state and its noise."""
         given, guided = self._estimates(x, t, cond)
         x_0, eps = guided.unbind(1)
         data = self.sde.project(x_0)
@@ -92,7 +92,7 @@ class Rescaled(CleanState):
         self.rescale = check_share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The rescaled clean state and its noise."""
+        """Return the rescaled clean state and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
         given, _ = self.model.model.estimate(x, t, **self.model.passed_on(**cond))
         data = self.sde.project(x_0)
@@ -100,7 +100,7 @@ class Rescaled(CleanState):
 
 
 def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
-    """``1 + rescale (std(given) / std(data) − 1)`` of each sample; 1 where the data have no spread to change.
+    """Return ``1 + rescale (std(given) / std(data) − 1)`` of each sample; 1 where the data have no spread to change.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class Extrapolated(Guided):
         self.weak = weak
 
     def _weight(self, t: Tensor | float) -> Tensor:
-        """``scale − 1``, 0 outside the interval."""
+        """Return ``scale − 1``, 0 outside the interval."""
         return within(self.interval, t) * (self.scale - 1)
 
     def _both(
@@ -59,12 +59,12 @@ class Extrapolated(Guided):
         t: Tensor | float,
         cond: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        """The model's reading and the extrapolated one; the weaker model is asked only where it has a say."""
+        """Return the model's reading and the extrapolated one; the weaker model is asked only where it has a say."""
         weight, given = self._weight(t), strong(x, t, **cond)
         return given, given + Scale(weight)(given - weak(x, t, **cond)) if weight.any() else given
 
     def _estimates(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Clean state and noise of both, ``(B, 2, *)`` each."""
+        """Return clean state and noise of both, ``(B, 2, *)`` each."""
         return self._both(partial(stack_estimate, self.model), partial(stack_estimate, self.weak), x, t, cond)
 
 
@@ -84,7 +84,7 @@ class Without(Conditioned):
     """
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions that are fixed."""
+        """Return the conditions that are fixed."""
         return self.cond
 
 
@@ -98,23 +98,23 @@ class AffineExtrapolation(Extrapolated):
     """
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Both models' questions, and ``scale − 1`` at each of the times."""
+        """Prepare both models' questions, and ``scale − 1`` at each of the times."""
         strong, weak, weight = self.model.ask(t, **weights), self.weak.ask(t, **weights), self._weight(t)
         scale = Scale(weight).prepared(self.like)
         return [(strong[i], weak[i], scale[i] if weight[i] else None) for i in range(len(t))]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """The combined answer: what holds for readings holds for their sums with the same state."""
+        """Combine both answers: what holds for readings holds for their sums with the same state."""
         strong, weak, weight = question
         given = self.model.answer(x, strong, **cond)
         return given if weight is None else given + weight(given - self.weak.answer(x, weak, **cond))
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The combined score."""
+        """Return the combined score."""
         return self._both(self.model.score, self.weak.score, x, t, cond)[1]
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """The combined velocity."""
+        """Return the combined velocity."""
 
         def of(model: ScoreModel) -> Callable[..., Tensor]:
             return lambda x, t, **cond: model.velocity_at(x, at, **cond)
@@ -122,7 +122,7 @@ class AffineExtrapolation(Extrapolated):
         return self._both(of(self.model), of(self.weak), x, at.t, cond)[1]
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The combined clean state and noise."""
+        """Return the combined clean state and noise."""
         x_0, eps = self._estimates(x, t, cond)[1].unbind(1)
         return x_0, eps
 

@@ -34,7 +34,7 @@ class Informed(Guided):
     measurement: Measurement
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions without `y`."""
+        """Return the conditions without `y`."""
         return {k: v for k, v in cond.items() if k != "y"}
 
 
@@ -81,11 +81,13 @@ class Measured(Informed, Tilted):
         self.measurement = check_measurement(measurement)
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
+        """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
         return self.looked(x, t, **cond)[:3]
 
     def looked(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log |Q|``."""
+        """Return what `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log
+        |Q|``.
+        """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
@@ -96,7 +98,7 @@ class Measured(Informed, Tilted):
         seen, pulled, (x_0, eps) = looked
 
         def back(u: Tensor) -> Tensor:
-            """``(∂ seen / ∂x)ᵀ u``."""
+            """Return ``(∂ seen / ∂x)ᵀ u``."""
             return pulled(u)[0]
 
         residual = seen_of(cond, seen) - seen
@@ -105,7 +107,9 @@ class Measured(Informed, Tilted):
 
     @abstractmethod
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """``Q_t⁻¹ residual``, for data of this shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t] / ∂x``."""
+        """Return ``Q_t⁻¹ residual``, for data of this shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t] /
+        ∂x``.
+        """
 
 
 class DPS(Measured):
@@ -122,7 +126,7 @@ class DPS(Measured):
     """
 
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """``residual / std²``."""
+        """Return ``residual / std²``."""
         return residual / self.measurement.std**2
 
 
@@ -149,13 +153,13 @@ class Solved(Measured):
         self.iterations = iterations
 
     def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """``Q⁻¹ residual``."""
+        """Return ``Q⁻¹ residual``."""
         spread = self.spread(back, shape, t)
         return conjugate_gradients(lambda u: self.measurement.std**2 * u + spread(u), residual, self.iterations)
 
     @abstractmethod
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
-        """The product ``u -> A V Aᵀ u``; arguments as for `weighed`."""
+        """Return the product ``u -> A V Aᵀ u``; arguments as for `weighed`."""
 
 
 class PiGDM(Solved):
@@ -195,7 +199,7 @@ class PiGDM(Solved):
         self.variance = variance
 
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
-        """``u -> r_t² A Aᵀ u``."""
+        """Return ``u -> r_t² A Aᵀ u``."""
         A, v = self.measurement, self.variance
         if v is None:
             v = float(self.require_moments(", or give variance=..., that of a coordinate of the data").variance())
@@ -223,7 +227,7 @@ class MomentMatching(Solved):
     one_width = False
 
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
-        """``u -> A Cov Aᵀ u``."""
+        """Return ``u -> A Cov Aᵀ u``."""
         to_clean = self.to_clean(t)
         return lambda u: self.measurement(self.sde.project(to_clean(back(u))))
 
@@ -244,7 +248,7 @@ def check_measurement(given: Any) -> Measurement:
 
 
 def seen_of(cond: dict[str, Any], seen: Tensor) -> Tensor:
-    """The condition `y`, one for each row."""
+    """Check the condition `y`, and return one for each row."""
     one = tuple(seen.shape[1:])
     if "y" not in cond:
         raise ValueError(

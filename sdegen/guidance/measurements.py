@@ -47,15 +47,15 @@ class Measurement(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """``A x``: of data ``(B, *)`` the measured numbers, ``(B, *)`` of any shape."""
+        """Measure data ``(B, *)`` without noise, and return ``A x``, ``(B, *)`` of any shape."""
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """``A x + std n``, measured."""
+        """Measure data, and return ``A x + std n``."""
         y = self(x)
         return y + self.std * noise_like(y, generator)
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        """``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
+        """Return ``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
         seen = self(x)
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
@@ -65,12 +65,12 @@ class Measurement(ABC):
         )
 
     def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
-        """``Aᵀ y``, data ``(B, *shape)``."""
+        """Return ``Aᵀ y``, data ``(B, *shape)``."""
         zero = y.new_zeros(len(y), *shape)
         return torch.func.vjp(self, zero)[1](y)[0]
 
     def matrix(self, shape: torch.Size) -> Tensor:
-        """`A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
+        """Return `A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
         d = math.prod(shape)
         basis = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
         return self(basis).flatten(1).T
@@ -99,7 +99,7 @@ class Linear(Measurement):
         self.A = A
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``A x``, ``(B, m)``."""
+        """Return ``A x``, ``(B, m)``."""
         flat = x.flatten(1)
         if flat.shape[1] != self.A.shape[1]:
             raise ValueError(f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}.")
@@ -107,7 +107,7 @@ class Linear(Measurement):
 
 
 def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
-    """`m` random directions of `d` dimensions, with normal numbers of variance ``1 / d``.
+    """Draw `m` random directions of `d` dimensions, with normal numbers of variance ``1 / d``.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class Mask(Measurement):
         self.mask, self.places = mask, mask.flatten().nonzero()[:, 0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The seen coordinates in order, ``(B, m)``."""
+        """Return the seen coordinates in order, ``(B, m)``."""
         if x.shape[1:] != self.mask.shape:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))})."
@@ -181,7 +181,7 @@ class Downsample(Measurement):
         self.factor = factor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Means of squares."""
+        """Return the means over squares."""
         if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; expected (B, C, H, W) with sides divisible by {self.factor}."
@@ -216,7 +216,7 @@ class Blur(Measurement):
         self.bell = bell / bell.sum()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Blurred along both sides, ``(B, C, H, W)``; beyond the border the data are taken for 0."""
+        """Blur images along both sides, ``(B, C, H, W)``; beyond the border the data are taken for 0."""
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W).")
         C, reach, bell = x.shape[1], len(self.bell) // 2, self.bell.to(x)
@@ -239,14 +239,14 @@ class Grey(Measurement):
     """
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Mean over channels."""
+        """Average over channels."""
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W).")
         return x.mean(1, keepdim=True)
 
 
 def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
-    """The law of the data once `y` has been measured: exactly, a mixture again.
+    """Return the law of the data once `y` has been measured: exactly, a mixture again.
 
     Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
     with its weight times ``N(y; A m, S)``. So ``Exact(sde, mixture_posterior(...))`` is the true score model of the

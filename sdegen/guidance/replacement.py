@@ -48,7 +48,7 @@ class Replacement(Informed, CleanState):
         self.measurement, self.iterations = check_measurement(measurement), iterations
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The completed clean state and its noise."""
+        """Return the completed clean state and its noise."""
         A = self.measurement
         x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
         data = self.sde.project(x_0)
@@ -59,7 +59,8 @@ class Replacement(Informed, CleanState):
 
 
 def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
-    """A sampler that goes back over its own steps, noised up again, for `Replacement` to harmonise what it does not know.
+    """Return a sampler that goes back over its own steps, noised up again, so that `Replacement` harmonises what is
+    unknown.
 
     A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
     steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:

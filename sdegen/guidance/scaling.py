@@ -46,7 +46,7 @@ class EpsilonScaling(Guided):
             self._scale(0.0)
 
     def _scale(self, t: Tensor | float) -> Tensor:
-        """The factor at `t`, float64 on the CPU like every coefficient."""
+        """Return the factor at `t`, float64 on the CPU like every coefficient."""
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         scale = torch.as_tensor(self.scale(t) if callable(self.scale) else self.scale, dtype=torch.float64).cpu()
         if not (scale > 0).all() or not scale.isfinite().all():
@@ -56,15 +56,15 @@ class EpsilonScaling(Guided):
         return scale
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``score / scale``."""
+        """Return ``score / scale``."""
         return self.model.score(x, t, **cond) / rows(self._scale(t), x)
 
     def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``eps / scale``."""
+        """Return ``eps / scale``."""
         return self.model.noise(x, t, **cond) / rows(self._scale(t), x)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """``x_0 + (1 − 1 / scale) Phi⁻¹ R eps`` and ``eps / scale``."""
+        """Return ``x_0 + (1 − 1 / scale) Phi⁻¹ R eps`` and ``eps / scale``."""
         at, scale = self._marginal(t), self._scale(t)
         x_0, eps = self.model.estimate(x, t, **cond)
         taken, lost = 1 - 1 / scale, at.Phi.log_abs_det().isneginf()
@@ -91,5 +91,5 @@ class LinearScale:
     k: float = 0.0
 
     def __call__(self, t: Tensor) -> Tensor:
-        """``b + k t``, float64."""
+        """Return ``b + k t``, float64."""
         return self.b + self.k * t.double()

@@ -46,12 +46,12 @@ class Particles(NamedTuple):
         return 1 / self.weights.square().sum().item()
 
     def mean(self, of: Tensor | None = None) -> Tensor:
-        """The weighted mean of the data, or of values ``(n, *)`` of them, float64."""
+        """Return the weighted mean of the data, or of values ``(n, *)`` of them, float64."""
         values = self.x if of is None else of
         return torch.tensordot(self.weights.to(values.device), values.double(), dims=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` draws from the particles by their weights, some several times."""
+        """Draw `n` of the particles by their weights, some several times."""
         return self.x[_drawn(self.weights, n, generator)]
 
 
@@ -66,7 +66,7 @@ def twisted_smc(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Particles:
-    """Samples of ``p(x_0 | y)`` that are right in the limit of many particles: the twisted diffusion sampler.
+    """Draw samples of ``p(x_0 | y)`` that are right in the limit of many particles: the twisted diffusion sampler.
 
     Particles go down the reversed chain by the steps that `model` proposes, and are weighted by what those differ from the
     unconditional steps and by how much the predicted likelihood has changed,
@@ -152,7 +152,7 @@ def twisted_smc(
 
 
 def _drawn(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """Indices by systematic resampling: each as often as its weight says, to within one."""
+    """Draw indices by systematic resampling: each as often as its weight says, to within one."""
     u = torch.rand((), dtype=torch.float64, generator=generator)
     places = (torch.arange(n, dtype=torch.float64) + u) / n
     return torch.searchsorted(weights.double().cumsum(0), places).clamp_max(len(weights) - 1)

@@ -35,7 +35,7 @@ Field = Callable[[Tensor], Tensor]
 
 
 def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative.
+    """Return ``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
 
 
 def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time.
+    """Return ``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tenso
 
 
 def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """``field(x)`` and ``div field = Σ_i ∂f_i/∂x_i``, ``(B,)``, by one forward-mode derivative per coordinate.
+    """Return ``field(x)`` and ``div field = Σ_i ∂f_i/∂x_i``, ``(B,)``, by one forward-mode derivative per coordinate.
 
     Parameters
     ----------
@@ -91,7 +91,8 @@ def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None 
 def hutchinson_divergence(
     field: Field, x: Tensor, generator: torch.Generator | None = None, probe: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``field(x)`` and the unbiased estimate ``vᵀ (∂f/∂x) v`` of its divergence, ``(B,)``, for one Rademacher probe `v`.
+    """Return ``field(x)`` and the unbiased estimate ``vᵀ (∂f/∂x) v`` of its divergence, ``(B,)``, for one Rademacher probe
+    `v`.
 
     M. Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
 
@@ -110,7 +111,7 @@ def hutchinson_divergence(
 
 
 def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``.
+    """Return ``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``.
 
     M. Hutchinson, 1989: see `hutchinson_divergence`.
 
@@ -126,7 +127,7 @@ def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Ten
 
 
 def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """``field(x)`` and an unbiased estimate of its divergence for each of some probes: ``(m, B)``.
+    """Return ``field(x)`` and an unbiased estimate of its divergence for each of some probes: ``(m, B)``.
 
     The trace of the Jacobian `J` over a subspace, ``tr Qᵀ J Q``, is exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is
     estimated by the probes. R. Meyer, C. Musco, C. Musco and D. Woodruff, *Hutch++: optimal stochastic trace estimation*,
@@ -151,7 +152,8 @@ def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> t
 
 
 def subspace(images: Tensor) -> Tensor:
-    """Orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a sketch.
+    """Return orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a
+    sketch.
 
     R. Meyer, C. Musco, C. Musco and D. Woodruff, 2021, arXiv:2010.09649.
 
@@ -164,7 +166,7 @@ def subspace(images: Tensor) -> Tensor:
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of rows, ``(m, B)``."""
+    """Return inner products of rows, ``(m, B)``."""
     return (a * b).flatten(2).sum(2)
 
 

@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`."""
+    """Draw standard normal noise of the shape, dtype and device of `x`."""
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers in [0, 1) of the shape, dtype and device of `x`."""
+    """Draw uniform numbers in [0, 1) of the shape, dtype and device of `x`."""
     device = x.device if generator is None else generator.device
     return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
 def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Independent signs of the shape, dtype and device of `x`."""
+    """Draw independent signs of the shape, dtype and device of `x`."""
     device = x.device if generator is None else generator.device
     bits = torch.randint(0, 2, x.shape, generator=generator, device=device)
     return (2 * bits - 1).to(x)

@@ -50,7 +50,7 @@ class Empirical(Distribution):
         return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
 
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``.
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``.
 
         Parameters
         ----------
@@ -70,11 +70,13 @@ class Empirical(Distribution):
         return pooled(self.data, y, c, s, self.block)
 
     def moments(self) -> Moments:
-        """Mean, and full covariance up to 64 dimensions, its diagonal beyond."""
+        """Return the mean, and full covariance up to 64 dimensions, its diagonal beyond."""
         return moments_of(self.data)
 
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
+        """Return the law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k,
+        *event_shape)``.
+        """
         p, Sigma = seen_through(transition, e)
         data, d = self.data.cpu().double(), math.prod(self.event_shape)
         weights = torch.full((len(data),), 1 / len(data), dtype=torch.float64)

@@ -20,14 +20,16 @@ def gauss(points: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def rule(points: int = 40) -> tuple[Tensor, Tensor]:
-    """Gauss–Legendre nodes on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
+    """Return Gauss–Legendre nodes and weights on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
     z, w = gauss(points)
     u = (z + 1) / 2
     return u**3 * (10 - 15 * u + 6 * u**2), 0.5 * w * 30 * u**2 * (1 - u) ** 2
 
 
 def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
-    """Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch, *)``."""
+    """Evaluate the Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch,
+    *)``.
+    """
     over = nodes.ndim - 1
     nodes = nodes.movedim(-1, 0).reshape(nodes.shape[-1], *nodes.shape[:-1], *[1] * (z.ndim - over))
     factors = []

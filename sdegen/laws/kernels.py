@@ -37,19 +37,19 @@ class Kernel(NamedTuple):
         return show_call(self)
 
     def sample(self, z: Tensor) -> Tensor:
-        """``mean + R z`` for standard noise `z` of the shape of `mean`."""
+        """Return ``mean + R z`` for standard noise `z` of the shape of `mean`."""
         return self.mean + self.R(z)
 
     def whiten(self, x: Tensor) -> Tensor:
-        """``R⁻¹ (x − mean)``: the noise that makes `x`."""
+        """Return ``R⁻¹ (x − mean)``: the noise that makes `x`."""
         return self.R.inv()(x - self.mean)
 
     def score(self, x: Tensor) -> Tensor:
-        """``∇ log N(x; mean, R Rᵀ) = −R⁻ᵀ R⁻¹ (x − mean)``."""
+        """Return ``∇ log N(x; mean, R Rᵀ) = −R⁻ᵀ R⁻¹ (x − mean)``."""
         return -self.R.inv().T(self.whiten(x))
 
     def pooled_score(self, x: Tensor) -> Tensor:
-        """The score at each row of `x` of a law that is one of *all* rows' kernels, equally likely, ``(B, *)``."""
+        """Return the score at each row of `x` of a law that is one of *all* rows' kernels, equally likely, ``(B, *)``."""
         M = self.R.inv().matrix().to(x).expand(len(x), -1, -1)
         u, m = (v.reshape(len(x), M.shape[-1], -1) for v in (x, self.mean))
         z = torch.einsum("jab,ibr->ijar", M, u) - torch.einsum("jab,jbr->jar", M, m)  # of row i under kernel j
@@ -57,7 +57,7 @@ class Kernel(NamedTuple):
         return -torch.einsum("ijar,jab->ibr", weights[:, :, None, None] * z, M).reshape(x.shape)
 
     def pooled_score_by(self, group: Tensor, x: Tensor) -> Tensor:
-        """The same among the rows alone that share a number in `group` ``(B,)``, such as their time."""
+        """Return the same among the rows alone that share a number in `group` ``(B,)``, such as their time."""
         score = self.score(x)
         shared, place = group.unique(return_inverse=True)
         if len(shared) < len(x):
@@ -67,7 +67,7 @@ class Kernel(NamedTuple):
         return score
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of `x` in nats, ``(B,)``."""
+        """Return the log-density of `x` in nats, ``(B,)``."""
         z = self.whiten(x).flatten(1) if x.ndim > 1 else self.whiten(x)[:, None]
         coordinates = z.shape[1] // self.R.matrix().shape[-1]
         log_det = self.R.log_abs_det().to(z) * coordinates
@@ -94,7 +94,7 @@ class Transition:
         self.Phi, self.R = Phi, R
 
     def __call__(self, x_s: Tensor) -> Kernel:
-        """The law of ``x_t`` given `x_s`."""
+        """Return the law of ``x_t`` given `x_s`."""
         return Kernel(self.Phi(x_s), self.R)
 
     @cached_property
@@ -137,27 +137,27 @@ class Transition:
         return self._AB[1]
 
     def normalise(self, x: Tensor) -> Tensor:
-        """``y = r⁻¹ x``."""
+        """Return ``y = r⁻¹ x``."""
         return self.r_inv(x)
 
     def velocity(self, x_0: Tensor, z: Tensor) -> Tensor:
-        """``v = A x_0 + B z``; ``cos(phi) z − sin(phi) x_0`` for numbers."""
+        """Return ``v = A x_0 + B z``; ``cos(phi) z − sin(phi) x_0`` for numbers."""
         return self.A(x_0) + self.B(z)
 
     def denoise(self, y: Tensor, v: Tensor) -> Tensor:
-        """The clean state of ``(y, v)``: ``Cᵀ y + Aᵀ v``."""
+        """Return the clean state of ``(y, v)``: ``Cᵀ y + Aᵀ v``."""
         return self.C.T(y) + self.A.T(v)
 
     def noise(self, y: Tensor, v: Tensor) -> Tensor:
-        """The noise of ``(y, v)``: ``Sᵀ y + Bᵀ v``."""
+        """Return the noise of ``(y, v)``: ``Sᵀ y + Bᵀ v``."""
         return self.S.T(y) + self.B.T(v)
 
     def score_from_noise(self, eps: Tensor) -> Tensor:
-        """``∇ log p = −R⁻ᵀ eps``, for `eps` the posterior mean of the noise (Tweedie's formula)."""
+        """Return ``∇ log p = −R⁻ᵀ eps``, for `eps` the posterior mean of the noise (Tweedie's formula)."""
         return self.R.inv().T(eps) * -1.0
 
     def noise_from_score(self, score: Tensor) -> Tensor:
-        """``eps = −Rᵀ score``."""
+        """Return ``eps = −Rᵀ score``."""
         return self.R.T(score) * -1.0
 
 

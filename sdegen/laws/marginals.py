@@ -80,7 +80,7 @@ class Observation(NamedTuple):
         return show_call(self)
 
     def score(self, x: Tensor, of_y: Tensor) -> Tensor:
-        """Score of the state `x`, from that of the observation."""
+        """Return the score of the state `x` from the score of the observation."""
         if self.rest is None:
             return of_y * rows(self.g[..., 0], x)
         g = self.g.to(x).reshape(*self.g.shape, *[1] * (x.ndim - 2))
@@ -187,5 +187,5 @@ class Perturbed(NamedTuple):
         return show_call(self)
 
     def mirrored(self) -> Perturbed:
-        """The draw of the opposite noise."""
+        """Return the state of the opposite noise."""
         return self._replace(x=self.kernel.sample(-self.z), z=-self.z)

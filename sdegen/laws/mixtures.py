@@ -39,7 +39,7 @@ class Moments(NamedTuple):
         return show_call(self)
 
     def variance(self) -> Tensor:
-        """The mean variance of a coordinate, ``tr(C) / d``, float64."""
+        """Return the mean variance of a coordinate, ``tr(C) / d``, float64."""
         C = self.covariance.double()
         return (C.diagonal() if C.ndim == 2 else C).mean()
 
@@ -57,15 +57,15 @@ class Distribution(ABC):
 
     @abstractmethod
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
 
     @abstractmethod
     def moments(self) -> Moments:
-        """Mean and covariance."""
+        """Return the mean and covariance."""
 
     @abstractmethod
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """The law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` is the lift of a unit datum."""
+        """Return the law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` is the lift of a unit datum."""
 
 
 class GaussianMixture(Distribution):
@@ -151,30 +151,30 @@ class GaussianMixture(Distribution):
         return (self._flat[k] + z).reshape(n, *self.event_shape)
 
     def component_log_prob(self, x: Tensor) -> Tensor:
-        """``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
+        """Return ``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
         return self._whitened(x, torch.ones(()), torch.zeros(()))[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, ``(B,)``."""
+        """Return the log-density in nats, ``(B,)``."""
         return self.component_log_prob(x).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
-        """``∇ log p(x)``, of the shape of `x`."""
+        """Return ``∇ log p(x)``, of the shape of `x`."""
         return self.observed(x, torch.ones(()), torch.zeros(()))[1]
 
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
         log_joint, q, lam = self._whitened(y, c, s)
         per_component = rows(c, y).reshape(-1, 1, 1) * lam * q
         mean = self._mix(log_joint, self._flat.to(y) + self._rotate(per_component))
         return mean.reshape(y.shape), -self._mix(log_joint, self._rotate(q)).reshape(y.shape)
 
     def observed_log_prob(self, y: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        """``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+        """Return ``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
         return self._whitened(y, c, s)[0].logsumexp(1)
 
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
+        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
         check_event(y, self.event_shape)
         c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
         flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
@@ -196,17 +196,17 @@ class GaussianMixture(Distribution):
         return (log_joint.softmax(1)[..., None] * values).sum(1)
 
     def flat(self) -> tuple[Tensor, Tensor]:
-        """Means ``(K, d)`` and full covariances ``(K, d, d)`` over the flattened event."""
+        """Return means ``(K, d)`` and full covariances ``(K, d, d)`` over the flattened event."""
         return self._flat, self._full()
 
     def _full(self) -> Tensor:
-        """Covariances as full matrices, ``(K, d, d)``."""
+        """Return covariances as full matrices, ``(K, d, d)``."""
         if self._U is not None:
             return self.covariances
         return torch.diag_embed(self._lam.expand(self._flat.shape))
 
     def moments(self) -> Moments:
-        """Mean and full covariance."""
+        """Return the mean and the full covariance."""
         w = self.weights
         mean = w @ self._flat
         centred = self._flat - mean
@@ -214,7 +214,9 @@ class GaussianMixture(Distribution):
         return Moments(mean.reshape(self.event_shape), covariance)
 
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """The law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k, *event_shape)``."""
+        """Return the law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k,
+        *event_shape)``.
+        """
         p, Sigma = seen_through(transition, e)
         K, d = self._flat.shape
         if len(e) == 1:  # numbers keep the form of the covariances
@@ -257,7 +259,7 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
 
 
 def moments_of(data: Tensor) -> Moments:
-    """Mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond.
+    """Return the mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond.
 
     Parameters
     ----------

@@ -33,19 +33,19 @@ class Operator(ABC):
 
     @abstractmethod
     def prepared(self, like: Tensor | None) -> Self:
-        """The map with coefficients as they act on states such as `like`: it acts sooner, and is for nothing else."""
+        """Return the map with coefficients in the dtype and on the device of `like`, ready to act on such states alone."""
 
     @abstractmethod
     def __getitem__(self, i: int) -> Self:
-        """The map of one row; the map itself where there is one for all."""
+        """Return the map of one row; the map itself where there is one for all."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """The map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
+        """Return the map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
 
     @abstractmethod
     def __matmul__(self, other: Self) -> Self:
-        """Composition ``A B``."""
+        """Compose two maps to ``A B``."""
 
     @abstractmethod
     def __add__(self, other: Self) -> Self:
@@ -53,7 +53,7 @@ class Operator(ABC):
 
     @abstractmethod
     def __mul__(self, number: Tensor | float) -> Self:
-        """Product with a number, or with one number per row of the batch."""
+        """Multiply the map by a number, or by one number per row of the batch."""
 
     @property
     @abstractmethod
@@ -62,39 +62,39 @@ class Operator(ABC):
 
     @abstractmethod
     def congruent(self, P: Self) -> Self:
-        """``A P Aᵀ``: the covariance that a state of covariance `P` has after the map."""
+        """Return ``A P Aᵀ``: the covariance that a state of covariance `P` has after the map."""
 
     @abstractmethod
     def gram(self) -> Self:
-        """``A Aᵀ``: the covariance that noise has after the map."""
+        """Return ``A Aᵀ``: the covariance that noise has after the map."""
 
     @abstractmethod
     def hypot(self, other: Self) -> Self:
-        """A root of ``A Aᵀ + B Bᵀ``, positive for numbers and lower-triangular for matrices."""
+        """Return a root of ``A Aᵀ + B Bᵀ``, positive for numbers and lower-triangular for matrices."""
 
     @abstractmethod
     def inv(self) -> Self:
-        """The inverse."""
+        """Return the inverse."""
 
     @abstractmethod
     def sqrt(self) -> Self:
-        """The symmetric square root of a positive semi-definite map."""
+        """Return the symmetric square root of a positive semi-definite map."""
 
     @abstractmethod
     def cholesky(self) -> Self:
-        """The lower-triangular root ``L`` with ``L Lᵀ = A``."""
+        """Return the lower-triangular root ``L`` with ``L Lᵀ = A``."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """``log |det A|`` over the channels: one value per datum coordinate and row of the batch."""
+        """Return ``log |det A|`` over the channels: one value per datum coordinate and row of the batch."""
 
     @abstractmethod
     def complete(self, S: Self) -> tuple[Self, Self]:
-        """``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for self = C and ``C Cᵀ + S Sᵀ = 1``."""
+        """Return ``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for self = C and ``C Cᵀ + S Sᵀ = 1``."""
 
     @abstractmethod
     def one(self) -> Self:
-        """The identity of the same kind."""
+        """Return the identity of the same kind."""
 
     def __sub__(self, other: Self) -> Self:
         return self + other * -1.0
@@ -125,7 +125,7 @@ class Scale(Operator):
 
     @classmethod
     def _of(cls, c: Tensor) -> Scale:
-        """Of a number in any dtype."""
+        """Make the map of a number in any dtype."""
         scale = cls.__new__(cls)
         scale.c = c
         return scale
@@ -225,7 +225,7 @@ class Matrix(Operator):
 
     @classmethod
     def _of(cls, M: Tensor) -> Matrix:
-        """Of a matrix in any dtype."""
+        """Make the map of a matrix in any dtype."""
         matrix = cls.__new__(cls)
         matrix.M = M
         return matrix
@@ -289,18 +289,18 @@ class Matrix(Operator):
 
 
 def as_operator(G: Operator | Tensor | float) -> Operator:
-    """What a `diffusion` method returned, as an operator: numbers and ``(B,)`` tensors scale the noise."""
+    """Return what a `diffusion` method gave as an operator: numbers and ``(B,)`` tensors scale the noise."""
     return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
 
 
 def add_product(y: Tensor, c: Tensor, x: Tensor) -> Tensor:
-    """``y + c x`` in the memory of `y`, for a `c` that is a number on the CPU or broadcasts over `x` on its device."""
+    """Return ``y + c x`` in the memory of `y`, for a `c` that is a number on the CPU or broadcasts over `x` on its device."""
     # addcmul rounds a number to the dtype of x before it multiplies, which half precision cannot afford.
     return y.addcmul_(x, c) if c.ndim or x.dtype.itemsize > 2 else y.add_(x * c)
 
 
 def rows(c: Tensor, x: Tensor) -> Tensor:
-    """`c` of shape ``(B,)`` or ``()``, in the dtype and on the device of `x`, shaped to multiply `x` row by row.
+    """Return `c` of shape ``(B,)`` or ``()`` in the dtype and on the device of `x`, shaped to multiply `x` row by row.
 
     Raises
     ------

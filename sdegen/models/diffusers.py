@@ -47,14 +47,14 @@ class UNetOf(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, clock: Tensor, label: Tensor | int | None = None, **cond: Any) -> Tensor:
-        """What it predicts, of the shape of `x`."""
+        """Return what the network predicts, of the shape of `x`."""
         if label is not None:
             cond["class_labels"] = torch.as_tensor(label, device=x.device).expand(len(x))
         return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
 
 
 def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) -> Model:
-    """A network of diffusers and the noise schedule it was trained with, as a score model.
+    """Wrap a network of diffusers, with the noise schedule it was trained on, as a score model.
 
     Of the scheduler only what belongs to training is read: ``alphas_cumprod`` and the prediction type. How it samples is left to
     the samplers here. A schedule with zero terminal signal-to-noise ratio is taken as it is (`AngleTable`).
@@ -96,7 +96,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
 
 
 def process_of(scheduler: Any) -> DDPM | AngleTable:
-    """The process of a scheduler's table: `DDPM` where it has a finite drift, else an `AngleTable`.
+    """Return the process of a scheduler's table: `DDPM` where it has a finite drift, else an `AngleTable`.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class AsUNet(nn.Module):
         return_dict: bool = True,
         **cond: Any,
     ) -> Predicted | tuple[Tensor]:
-        """``E[z | x_t]`` of the states `sample` at the step `timestep`, ``()`` or ``(B,)``."""
+        """Return ``E[z | x_t]`` of the states `sample` at the step `timestep`, ``()`` or ``(B,)``."""
         if class_labels is not None:
             cond["label"] = class_labels
         t = (torch.as_tensor(timestep, dtype=torch.float64).cpu() + 1) * self.model.sde.T / self.N
@@ -157,7 +157,7 @@ class AsUNet(nn.Module):
 
 
 def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
-    """A score model as a network and a scheduler of diffusers, for its samplers.
+    """Wrap a score model as a network and a scheduler of diffusers, for the samplers there.
 
     Parameters
     ----------

@@ -47,11 +47,11 @@ class Exact(ScoreModel):
         self.moments = distribution.moments()
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``∇ log p_t(x)``."""
+        """Return ``∇ log p_t(x)``."""
         return self._observed(x, self.sde.marginal(t))[1]
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self.sde.marginal(t)
         mean, score = self._observed(x, at)
         return self.sde.lift(mean), at.noise_from_score(score)
@@ -125,11 +125,11 @@ class ExactConditional(ScoreModel):
         self.sde, self.moments = sde, null.moments()
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""
+        """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""
         return self._by_label(Exact.score, x, t, **cond)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """``E[x_0 | x_t, label]`` and ``E[z | x_t, label]``."""
+        """Return ``E[x_0 | x_t, label]`` and ``E[z | x_t, label]``."""
 
         def both(model: Exact, x: Tensor, t: Tensor) -> Tensor:
             return torch.stack(model.estimate(x, t), 1)
@@ -140,7 +140,7 @@ class ExactConditional(ScoreModel):
     def _by_label(
         self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, label: Tensor | int | None = None
     ) -> Tensor:
-        """The reading of every row by the model of its label."""
+        """Read every row by the model of its label."""
         t, label = torch.as_tensor(t, dtype=torch.float64), self._checked(label, len(x))
         places = [(label == k).nonzero()[:, 0] for k in range(-1, len(self.laws))]
         parts = [
@@ -151,7 +151,7 @@ class ExactConditional(ScoreModel):
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _checked(self, label: Tensor | int | None, n: int) -> Tensor:
-        """A label for each of `n` rows."""
+        """Check the labels, and return one for each of `n` rows."""
         label, last = torch.as_tensor(-1 if label is None else label).cpu(), len(self.laws) - 1
         if label.dtype == torch.bool or label.is_floating_point() or label.is_complex():
             raise TypeError(f"label has dtype {label.dtype}; give whole numbers, −1 for the law of all data.")

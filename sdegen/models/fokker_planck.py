@@ -99,12 +99,12 @@ class FokkerPlanck(ScoreModel):
             raise ValueError(f"the noise of {type(self.sde).__name__} is not one number at a time; simulate it.")
 
     def _place(self, reach: float, cells: int) -> None:
-        """Centres of the cells."""
+        """Return the centres of the cells."""
         self.width = 2 * reach / cells
         self.x = (torch.arange(cells, dtype=torch.float64) + 0.5) * self.width - reach
 
     def _generator(self, i: int, t: Tensor) -> Tensor:
-        """The generator of coordinate `i` at `t`, its three diagonals ``(3, cells)`` as `solve_banded` has them."""
+        """Return the generator of coordinate `i` at `t`, its three diagonals ``(3, cells)`` as `solve_banded` has them."""
         edges = 0.5 * (self.x[1:] + self.x[:-1])
         states = torch.zeros(len(edges), self.d, dtype=torch.float64)
         states[:, i] = edges
@@ -120,7 +120,7 @@ class FokkerPlanck(ScoreModel):
         return bands
 
     def _step(self, p: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Densities ``(cells, d, K)`` at ``t + h``, from those at `t`."""
+        """Advance densities ``(cells, d, K)`` from `t` to ``t + h``."""
         from scipy.linalg import solve_banded  # loads on use
 
         moved = []
@@ -136,7 +136,7 @@ class FokkerPlanck(ScoreModel):
         return torch.stack(moved, 1)
 
     def _solve(self, p: Tensor) -> bool:
-        """Log-densities at all times, and whether the grid holds them."""
+        """Solve for the log-densities at all times, and tell whether the grid holds them."""
         logs = [_log_with_tails(p)]
         for t, h in zip(self.times[:-1], self.times.diff(), strict=True):
             p = self._step(p, t, h)
@@ -147,7 +147,7 @@ class FokkerPlanck(ScoreModel):
         return True
 
     def _read(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Log-density ``(B,)`` and score of states at one time, by cubics through four times and four cells."""
+        """Interpolate log-density ``(B,)`` and score of states at one time, by cubics through four times and four cells."""
         t = as_time(t, self.sde.T)
         if t.ndim and not (t == t[0]).all():
             raise ValueError("the equation is read at one time for all states; pass a t of shape ().")
@@ -170,23 +170,23 @@ class FokkerPlanck(ScoreModel):
         return joint.logsumexp(1).to(x), score.reshape(x.shape).to(x)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``∇ log p_t(x)``, at one time for all states."""
+        """Return ``∇ log p_t(x)``, at one time for all states."""
         return self._read(x, t)[1]
 
     def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """``log p_t(x)`` in nats, ``(B,)``."""
+        """Return ``log p_t(x)`` in nats, ``(B,)``."""
         return self._read(x, t)[0]
 
 
 def _bernoulli(z: Tensor) -> Tensor:
-    """``z / (e^z − 1)``."""
+    """Return ``z / (e^z − 1)``."""
     small = z.abs() < 1e-4
     safe = torch.where(small, 1.0, z)
     return torch.where(small, 1 - 0.5 * z + z.square() / 12, safe / torch.expm1(safe))
 
 
 def _log_with_tails(p: Tensor) -> Tensor:
-    """Logarithms of densities along dimension 0, continued by parabolas where they are too faint to be right."""
+    """Return logarithms of densities along dimension 0, continued by parabolas where they are too faint to be right."""
     clear = p > FAINT * p.amax(0)
     n = torch.arange(len(p))[:, None, None]
     first = torch.where(clear, n, len(p)).amin(0)

@@ -38,7 +38,7 @@ class NetworkClock(ABC):
 
     @abstractmethod
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
-        """The number for the time `t`, ``()`` or ``(B,)``, float64."""
+        """Return the number for the time `t`, ``()`` or ``(B,)``, float64."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StepIndex(NetworkClock):
     N: int
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
-        """``t N − 1``, not below 0."""
+        """Return ``t N − 1``, not below 0."""
         return (torch.as_tensor(t, dtype=torch.float64) / sde.T * self.N - 1).clamp_min(0.0)
 
 
@@ -65,7 +65,7 @@ class ScaledTime(NetworkClock):
     factor: float = 1.0
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
-        """``factor t``."""
+        """Return ``factor t``."""
         return self.factor * torch.as_tensor(t, dtype=torch.float64)
 
 
@@ -73,7 +73,7 @@ class NoiseLevel(NetworkClock):
     """The noise level ``sigma / alpha``, as denoisers ``D(x, sigma)`` take it."""
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
-        """``1 / √snr``."""
+        """Return ``1 / √snr``."""
         return sde.snr(t).rsqrt()
 
 
@@ -96,11 +96,11 @@ class Foreign(Parametrization):
         self.asks, self.clock, self.clean = asks, clock, clean
 
     def target(self, at: Any) -> tuple[Operator, Operator]:
-        """That of the other."""
+        """Return what the wrapped parametrisation asks for."""
         return self.asks.target(at)
 
     def check(self, sde: LinearSDE) -> None:
-        """As the other; a ValueError where there is no signal, and so no ``x / alpha``."""
+        """Refuse, by a ValueError, what the wrapped parametrisation does, and processes without signal at T."""
         self.asks.check(sde)
         if self.clean and sde.snr(sde.T) == 0:
             raise ValueError(
@@ -109,7 +109,7 @@ class Foreign(Parametrization):
             )
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """Those of the other, with the network's own input and clock."""
+        """Return the wrapped parametrisation's coefficients, with the network's own input and clock."""
         c = super().coefficients(sde, at, 1.0)
         return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, at.t))
 
@@ -122,7 +122,7 @@ def from_network(
     moments: Moments | None = None,
     end: float | None = None,
 ) -> Model:
-    """Any callable ``net(x, clock, **cond)`` that was trained elsewhere, as a score model.
+    """Wrap any callable ``net(x, clock, **cond)`` that was trained elsewhere as a score model.
 
     A network of score_sde on its VP process, told ``999 t`` and giving the noise, is
     ``from_network(net, VP(), NoiseParametrization(), ScaledTime(999))``.
@@ -156,7 +156,7 @@ def from_network(
 
 
 def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: LinearSDE | None = None) -> Model:
-    """A denoiser ``D(x, sigma)`` in the sense of EDM, which gives ``E[x_0 | x_0 + sigma z = x]``, as a score model.
+    """Wrap a denoiser ``D(x, sigma)`` of EDM, which gives ``E[x_0 | x_0 + sigma z = x]``, as a score model.
 
     Wrappers of k-diffusion are such denoisers. T. Karras et al., *Elucidating the design space of diffusion-based generative
     models*, 2022, arXiv:2206.00364. On a process with ``alpha < 1`` it is given ``x / alpha`` and ``sigma / alpha``: any scalar
@@ -186,7 +186,7 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
 
 
 def _model(net: nn.Module, sde: LinearSDE, asks: Foreign, moments: Moments | None, end: float | None = None) -> Model:
-    """A model that knows the moments of its data beforehand."""
+    """Make a model that knows the moments of its data beforehand."""
     model = Model(net, sde, asks, end)
     model.moments = moments
     return model

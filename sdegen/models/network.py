@@ -82,13 +82,13 @@ class Model(VelocityModel, Trainable):
         return self.moments.variance().sqrt().item()
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        """Return ``c_skip x + c_out F(c_in x, c_noise)``."""
         check_dtype(self, x)
         c = self._coefficients(at)
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
+        """Prepare questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
         at = self._marginal(t)
         skip, out = rotated(at, **weights)
         c, like = self._coefficients(at), self.like
@@ -97,17 +97,17 @@ class Model(VelocityModel, Trainable):
         return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """``c_skip x + c_out F(c_in x, c_noise)``."""
+        """Return ``c_skip x + c_out F(c_in x, c_noise)``."""
         out = self._network(x, question, **cond)
         return question.c_out.onto(question.c_skip(x), out)
 
     def _coefficients(self, at: Marginal) -> Coefficients:
-        """Those of the velocity, the noise level ``(B,)`` or ``(1,)``."""
+        """Return the coefficients of the velocity, the noise level ``(B,)`` or ``(1,)``."""
         c = self.parametrization.coefficients(self.sde, at, self.std)
         return c._replace(c_noise=c.c_noise.reshape(-1))
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
-        """``F(c_in x, c_noise)``, checked for its shape."""
+        """Return ``F(c_in x, c_noise)``, checked for its shape."""
         out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
         if out.shape != x.shape:
             raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
@@ -151,7 +151,7 @@ class LearnedVariance(Model, LearnedReversal):
         return self
 
     def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The two halves of the network's channels."""
+        """Return the two halves of the network's channels."""
         out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
         if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise ValueError(
@@ -162,11 +162,11 @@ class LearnedVariance(Model, LearnedReversal):
         return first, second
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
-        """The half that makes the velocity."""
+        """Return the half of the network's answer that makes the velocity."""
         return self._both(x, c, **cond)[0]
 
     def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """Log-variance of the step from `t` to `s`, from the second half of the network's channels."""
+        """Return the log-variance of the step from `t` to `s`, from the second half of the network's channels."""
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
         small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))
@@ -174,11 +174,11 @@ class LearnedVariance(Model, LearnedReversal):
         return u * large + (1 - u) * small
 
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """The learned variance of the step from `t` to `s`, as a logarithm."""
+        """Return the learned variance of the step from `t` to `s`, as a logarithm."""
         return self._log_variance(self._both(x, self._coefficients(self._marginal(t)), **cond)[1], s, t)
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Clean state, noise and the learned variance, in one evaluation."""
+        """Return clean state, noise and the learned variance, in one evaluation."""
         at = self.sde.marginal(t)
         c = self._coefficients(at)
         first, u = self._both(x, c, **cond)
@@ -186,7 +186,7 @@ class LearnedVariance(Model, LearnedReversal):
         return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """What was asked, which is the mean of the step from `t` to `s`, with learned noise, in one evaluation."""
+        """Return the mean of the step from `t` to `s`, which the question asks for, with learned noise, in one evaluation."""
         first, u = self._both(x, question, **cond)
         mean = question.c_out.onto(question.c_skip(x), first)
         return mean + (0.5 * self._log_variance(u, s, t)).exp() * z
@@ -224,7 +224,7 @@ class DirectModel(Trainable):
         self.net, self.sde, self.scale, self.base = net, sde, scale, base
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The network's score, beyond that of the base."""
+        """Return the network's score, beyond that of the base."""
         check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
         c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()

@@ -73,10 +73,10 @@ class Parametrization(ABC):
 
     @abstractmethod
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """``(a, b)``."""
+        """Return ``(a, b)``."""
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """The four coefficients at the times of `at`, for data of standard deviation `std`."""
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
         a, b = self.target(at)
         c_out = (a @ at.A.T + b @ at.B.T).inv()
         c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
@@ -84,7 +84,7 @@ class Parametrization(ABC):
         return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(at))
 
     def c_noise(self, at: Marginal) -> Tensor:
-        """The noise level as the network sees it, ``()`` or ``(B,)``."""
+        """Return the noise level as the network sees it, ``()`` or ``(B,)``."""
         c, s = (1 + 1 / at.snr).rsqrt(), (1 + at.snr).rsqrt()
         return 0.25 * ((s + self.delta) / (c + self.delta)).log()
 
@@ -108,7 +108,7 @@ class NoiseParametrization(Parametrization):
     """
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """``F = z``."""
+        """Return ``F = z``."""
         return at.Phi * 0.0, at.Phi.one()
 
     def check(self, sde: LinearSDE) -> None:
@@ -130,7 +130,7 @@ class DataParametrization(Parametrization):
     """
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """``F = x_0``."""
+        """Return ``F = x_0``."""
         return at.Phi.one(), at.Phi * 0.0
 
 
@@ -144,7 +144,7 @@ class VelocityParametrization(Parametrization):
     """
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """``F = A x_0 + B z``."""
+        """Return ``F = A x_0 + B z``."""
         return at.A, at.B
 
 
@@ -158,7 +158,7 @@ class ScoreParametrization(NoiseParametrization):
     """
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """``F = −R⁻ᵀ z``."""
+        """Return ``F = −R⁻ᵀ z``."""
         return at.Phi * 0.0, at.R.inv().T * -1.0
 
 
@@ -191,11 +191,11 @@ class EDMParametrization(Parametrization):
         self.detail = detail
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """Not one combination: the coefficients are given directly."""
+        """Return the velocity's combination; `coefficients` gives the four directly."""
         return at.A, at.B
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """The four coefficients at the times of `at`, for data of standard deviation `std`."""
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
         P = sde.datum * std**2
         whiten = whitening(at, P)
         explained = (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten  # of the velocity, by the whitened y
@@ -208,5 +208,5 @@ class EDMParametrization(Parametrization):
 
 
 def whitening(at: Transition, P: Operator) -> Operator:
-    """The map of ``y`` to a state of unit covariance, for data whose lift has the covariance `P`."""
+    """Return the map of ``y`` to a state of unit covariance, for data whose lift has the covariance `P`."""
     return (at.C.congruent(P) + at.S.gram()).sqrt().inv()

@@ -80,7 +80,7 @@ class ScoreModel(ABC):
         return next(self.parameters(), None) if isinstance(self, nn.Module) else None
 
     def taken(self, x: Tensor) -> Tensor:
-        """`x` in the dtype and on the device of the states that the model takes."""
+        """Return `x` in the dtype and on the device of the states that the model takes."""
         return x if self.like is None else x.to(self.like)
 
     @property
@@ -89,7 +89,7 @@ class ScoreModel(ABC):
         return None
 
     def require_moments(self, instead: str = "") -> Moments:
-        """The moments of the data.
+        """Return the moments of the data.
 
         Parameters
         ----------
@@ -110,28 +110,28 @@ class ScoreModel(ABC):
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``∇ log p_t(x)``, of the shape of `x`."""
+        """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Posterior means of the clean state and of the noise: ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
+        """Return the posterior means of clean state and noise, ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
         at = self._marginal(t)
         eps = at.noise_from_score(self.score(x, t, **cond))
         return at.Phi.inv()(x - at.R(eps)), eps
 
     def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``E[x_0 | x_t]``, the posterior mean of the clean state."""
+        """Return ``E[x_0 | x_t]``, the posterior mean of the clean state."""
         return self.estimate(x, t, **cond)[0]
 
     def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``E[z | x_t]``, the posterior mean of the noise."""
+        """Return ``E[z | x_t]``, the posterior mean of the noise."""
         return self.estimate(x, t, **cond)[1]
 
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
+        """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
         return self.velocity_at(x, self._marginal(t), **cond)
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """The velocity at the times of a law that the caller has, as a loss and a flow do."""
+        """Return the velocity at the times of a law that the caller has, as a loss and a flow do."""
         return at.velocity(*self.estimate(x, at.t, **cond))
 
     def ask(
@@ -144,7 +144,8 @@ class ScoreModel(ABC):
         score: Operator | None = None,
         velocity: Operator | None = None,
     ) -> list[Any]:
-        """Questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for `answer`.
+        """Prepare questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for
+        `answer`.
 
         Here ends all that depends on the times alone: a sampler asks in its plan, and a step is tensor work only.
 
@@ -164,7 +165,7 @@ class ScoreModel(ABC):
         ]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """What was asked (`ask`) of the state `x`, ``(B, *)``, at the question's time: a new tensor of its shape."""
+        """Answer a question of `ask` for the state `x`, ``(B, *)``, at the question's time: a new tensor of its shape."""
         t, X, readings = question
         known = {"x": x}
         if "denoise" in readings and "noise" in readings:
@@ -196,15 +197,15 @@ class LearnedReversal(ABC):
 
     @abstractmethod
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """Logarithm of the variance of each number of the state, of the shape of `x`."""
+        """Return the logarithm of the variance of each number of the state, of the shape of `x`."""
 
     @abstractmethod
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Clean state, noise and variance, in as few evaluations as can be."""
+        """Return clean state, noise and variance, in as few evaluations as can be."""
 
     @abstractmethod
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The answer to a question, which is the mean of the step, with noise of the learned variance."""
+        """Return the answer to a question, which is the mean of the step, with noise of the learned variance."""
 
     def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
         """Noise of the learned variance, made of standard noise `z`."""
@@ -218,27 +219,29 @@ class VelocityModel(ScoreModel):
 
     @abstractmethod
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the law `at`."""
+        """Return ``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the law `at`."""
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self._marginal(t)
         y, v = at.normalise(x), self.velocity_at(x, at, **cond)
         return at.denoise(y, v), at.noise(y, v)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
+        """Return ``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
         at = self._marginal(t)
         return at.score_from_noise(at.noise(at.normalise(x), self.velocity_at(x, at, **cond)))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Questions as those of state and velocity, of which the other readings are rotations."""
+        """Prepare questions as combinations of state and velocity, of which the other readings are rotations."""
         skip, out = rotated(self._marginal(t), **weights)
         return super().ask(t, x=skip, velocity=out)
 
 
 def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Operator]:
-    """The operators on state and velocity that ask the same as these `weights` on state and readings (`ScoreModel.ask`)."""
+    """Return the operators on state and velocity that ask the same as these `weights` on state and readings
+    (`ScoreModel.ask`).
+    """
     given = {name: W for name, W in weights.items() if W is not None}
     X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
     if "score" in given:
@@ -268,7 +271,7 @@ def check_dtype(model: ScoreModel, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(model: ScoreModel) -> Iterator[None]:
-    """The model in evaluation mode, and back."""
+    """Put the model in evaluation mode for a while, and every module back in its own mode afterwards."""
     training = []
     if isinstance(model, nn.Module):
         training = [module for module in model.modules() if module.training]

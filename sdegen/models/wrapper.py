@@ -46,17 +46,17 @@ class Wrapper(nn.Module, ScoreModel):
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
-        """Given to the model inside."""
+        """Set the value of the model inside."""
         self.model.moments = moments
 
     @property
     def end(self) -> float | None:
-        """That of the model inside."""
+        """The time at which the default sampler ends, as the model inside has it."""
         return self.model.end
 
     @end.setter
     def end(self, end: float | None) -> None:
-        """Given to the model inside."""
+        """Set the value of the model inside."""
         self.model.end = end
 
     @property
@@ -66,7 +66,7 @@ class Wrapper(nn.Module, ScoreModel):
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
+        """Return nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
 
     @property
     def reversal(self) -> LearnedReversal | None:
@@ -75,7 +75,7 @@ class Wrapper(nn.Module, ScoreModel):
         return None if inside is None else WrappedReversal(self, inside)
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions that are handed on to the model inside."""
+        """Return the conditions that are handed on to the model inside."""
         return cond
 
 
@@ -94,15 +94,15 @@ class WrappedReversal(LearnedReversal):
         self.wrapper, self.inside = wrapper, inside
 
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """That of the model inside."""
+        """Return the log-variance of the model inside."""
         return self.inside.reverse_log_variance(x, s, t, **self.wrapper.passed_on(**cond))
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """The changed clean state and noise, with the variance of the model inside."""
+        """Return the changed clean state and noise, with the variance of the model inside."""
         return ReversedStep(*self.wrapper.estimate(x, t, **cond), self.reverse_log_variance(x, s, t, **cond))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The changed mean, with learned noise."""
+        """Return the changed mean, with learned noise."""
         return self.wrapper.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
 
@@ -122,35 +122,35 @@ class Conditioned(Wrapper):
         self.cond = cond
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """The conditions, and those of the call, which must have other names."""
+        """Return the conditions, and those of the call, which must have other names."""
         return dict(**self.cond, **cond)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's score under the conditions."""
+        """Return the model's score under the conditions."""
         return self.model.score(x, t, **self.passed_on(**cond))
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The model's clean state and noise under the conditions."""
+        """Return the model's clean state and noise under the conditions."""
         return self.model.estimate(x, t, **self.passed_on(**cond))
 
     def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's clean state under the conditions."""
+        """Return the model's clean state under the conditions."""
         return self.model.denoise(x, t, **self.passed_on(**cond))
 
     def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """The model's noise under the conditions."""
+        """Return the model's noise under the conditions."""
         return self.model.noise(x, t, **self.passed_on(**cond))
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """The model's velocity under the conditions."""
+        """Return the model's velocity under the conditions."""
         return self.model.velocity_at(x, at, **self.passed_on(**cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """The model's questions: conditions are no part of them."""
+        """Return the model's questions: conditions are no part of them."""
         return self.model.ask(t, **weights)
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """The model's answer under the conditions."""
+        """Return the model's answer under the conditions."""
         return self.model.answer(x, question, **self.passed_on(**cond))
 
     @property
@@ -164,9 +164,9 @@ class ConditionedReversal(WrappedReversal):
     """The reversed steps of a model under conditions, in one evaluation each as its own."""
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """That of the model inside."""
+        """Return clean state, noise and variance of the model inside."""
         return self.inside.reverse_estimate(x, s, t, **self.wrapper.passed_on(**cond))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """The step of the model inside."""
+        """Take the step of the model inside."""
         return self.inside.reverse_step(x, question, s, t, z, **self.wrapper.passed_on(**cond))

@@ -30,20 +30,20 @@ class Scored(Protocol):
     """What a reversal asks of a score model."""
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """``∇ log p_t(x)``, of the shape of `x`."""
+        """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
 
 class Read(Scored, Protocol):
     """What a probability flow asks of a score model: its score, or its velocity at times known beforehand."""
 
     def velocity_at(self, x: Tensor, at: Marginal) -> Tensor:
-        """The velocity of `laws.kernels.Transition` at the times of a law, of the shape of `x`."""
+        """Return the velocity of `laws.kernels.Transition` at the times of a law, of the shape of `x`."""
 
     def ask(self, t: Tensor, *, velocity: Operator | None = None) -> list[Any]:
-        """Questions for an operator on the velocity, one for each of the times."""
+        """Prepare questions for an operator on the velocity, one for each of the times."""
 
     def answer(self, x: Tensor, question: Any) -> Tensor:
-        """The answer to a question at the state `x`."""
+        """Return the answer to a question at the state `x`."""
 
 
 class SDE(Dynamics):
@@ -71,7 +71,7 @@ class SDE(Dynamics):
     # --- laws of the forward process -------------------------------------------------------------------------------
 
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
-        """The law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
+        """Return the law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
 
         ``mean = x_s + ∫_0^h exp(J u) du f`` and ``covariance = ∫_0^h exp(J u) G Gᵀ exp(Jᵀ u) du`` with the Jacobian `J` of
         the drift at `x_s` and coefficients at mid-time (T. Ozaki, *A bridge between nonlinear time series models and
@@ -84,7 +84,7 @@ class SDE(Dynamics):
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Perturbed:
-        """Noised states at `t`, with the kernel and the noise they were made with, for denoising score matching.
+        """Draw noised states at `t`, and return them with the kernel and the noise they were made with.
 
         A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
         target of its score come from one and the same law.
@@ -101,7 +101,7 @@ class SDE(Dynamics):
         return Perturbed(kernel.sample(z), kernel, z, self.at(t))
 
     def prior(self, moments: Moments) -> Any:
-        """The law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
+        """Return the law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
 
         Raises
         ------
@@ -114,16 +114,16 @@ class SDE(Dynamics):
         )
 
     def at(self, t: Tensor | float) -> Level:
-        """What is known of the states at `t`: the root of their noise; of linear processes the whole `Marginal`."""
+        """Return what is known of the states at `t`: the root of their noise; of linear processes the whole `Marginal`."""
         return Level(as_time(t, self.T), self.root(t))
 
     def root(self, t: Tensor | float) -> Operator:
-        """A root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
+        """Return a root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
         t = as_time(t, self.T)
         return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
 
     def snr(self, t: Tensor | float) -> Tensor:
-        """The signal-to-noise ratio, which linear processes have.
+        """Return the signal-to-noise ratio, which linear processes have.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class SDE(Dynamics):
         )
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """The time with a signal-to-noise ratio, which linear processes have.
+        """Return the time with a signal-to-noise ratio, which linear processes have.
 
         Raises
         ------
@@ -151,25 +151,29 @@ class SDE(Dynamics):
         return self.T
 
     def lift(self, x: Tensor) -> Tensor:
-        """Data as a state."""
+        """Lift data to a state."""
         return x
 
     def project(self, u: Tensor) -> Tensor:
-        """The data part of a state."""
+        """Return the data part of a state."""
         return u
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """States at 0 whose data part is `x`, the rest drawn with the noise `z`, and the rest's log-density; here no rest."""
+        """Return states at 0 whose data part is `x`, the rest drawn with the noise `z`, and the rest's log-density; here
+        no rest.
+        """
         return x, x.new_zeros(len(x))
 
     # --- time reversal -------------------------------------------------------------------------------------------
 
     def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
-        """The process run from T to 0 with the same marginals, for any noise level `eta`; 0 is the probability flow."""
+        """Return the process that runs from T to 0 with the same marginals, for any noise level `eta`; 0 is the
+        probability flow.
+        """
         return Reverse(self, model, eta)
 
     def flow(self, model: Read) -> Flow:
-        """The probability flow in the clock and chart in which it is regular."""
+        """Return the probability flow in the clock and chart in which it is regular."""
         return Flow(self, model)
 
 
@@ -241,7 +245,7 @@ class Reverse(Dynamics):
         self._checked = True
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """``f − ½ (1 + eta²) G Gᵀ score``."""
+        """Return ``f − ½ (1 + eta²) G Gᵀ score``."""
         if not self._checked:
             self._check_noise(x, t.reshape(-1)[0])
         G = as_operator(self.sde.diffusion(x, t))
@@ -249,7 +253,7 @@ class Reverse(Dynamics):
         return self.sde.drift(x, t) - 0.5 * (1 + self.eta**2) * pull
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:
-        """``eta G``."""
+        """Return ``eta G``."""
         return as_operator(self.sde.diffusion(x, t)) * self.eta
 
 
@@ -274,37 +278,37 @@ class Flow:
         self._reverse = sde.reverse(model, eta=0.0)
 
     def clock(self, t: Tensor) -> Tensor:
-        """``tau(t)``, increasing."""
+        """Return ``tau(t)``, increasing."""
         return t
 
     def time(self, tau: Tensor) -> Tensor:
-        """The inverse of `clock`."""
+        """Return the inverse of `clock`."""
         return tau
 
     def r(self, t: Tensor) -> Operator:
-        """What makes the chart: ``x = r y``."""
+        """Return the operator that makes the chart, ``x = r y``."""
         return Scale(torch.ones_like(t))
 
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
-        """``y = r⁻¹ x``."""
+        """Return ``y = r⁻¹ x``."""
         return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:
-        """``r y``."""
+        """Return ``r y``."""
         return self.r(t)(y)
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """``log r``, that is ``log |dx/dy|`` of each coordinate."""
+        """Return ``log r``, that is ``log |dx/dy|`` of each coordinate."""
         return self.r(t).log_abs_det()
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """``dy/dtau``."""
+        """Return ``dy/dtau``."""
         return self._reverse.drift(y, tau)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """What `slope` needs at each of the times ``(N,)`` of the clock, formed once; here those times."""
+        """Return what `slope` needs at each of the times ``(N,)`` of the clock, formed once; here those times."""
         return list(tau)
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
-        """``dy/dtau`` at the state `x`: the velocity, of what `ask` has formed."""
+        """Return ``dy/dtau`` at the state `x`: the velocity, of what `ask` has formed."""
         return self.velocity(self.chart(x, self.time(question)), question)

@@ -46,13 +46,13 @@ class CLD(MatrixSDE):
         self.Sigma_0 = torch.diag(torch.tensor([sigma_0**2, gamma], dtype=torch.float64))
 
     def F(self, t: Tensor) -> Tensor:
-        """``beta [[0, 1], [−1, −Gamma]]``."""
+        """Return ``beta [[0, 1], [−1, −Gamma]]``."""
         return self._F
 
     def G(self, t: Tensor) -> Tensor:
-        """``diag(0, √(2 Gamma beta))``."""
+        """Return ``diag(0, √(2 Gamma beta))``."""
         return self._G
 
     def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Van Loan's matrix exponential over ``t − s``."""
+        """Return ``Phi`` and the covariance by Van Loan's matrix exponential over ``t − s``."""
         return van_loan(self._F, self._G @ self._G.T, t - s)

@@ -45,15 +45,15 @@ class DoubleWell(SDE):
         self.stiffness, self.g, self.T = stiffness, g, T
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """``−stiffness x (x² − 1)``."""
+        """Return ``−stiffness x (x² − 1)``."""
         return -self.stiffness * x * (x.square() - 1)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Scale:
-        """``g``."""
+        """Return ``g``."""
         return Scale(self.g)
 
     def prior(self, moments: Moments) -> Stationary:
-        """The stationary law, over the shape of the data."""
+        """Return the stationary law, over the shape of the data."""
         return Stationary(self.stiffness, self.g, moments.mean.shape)
 
 
@@ -90,9 +90,9 @@ class Stationary:
         return self.x[i - 1] + (u - low) / (high - low) * (self.x[i] - self.x[i - 1])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, ``(B,)``."""
+        """Return the log-density in nats, ``(B,)``."""
         return (self._log_weight(x) - self.log_norm).reshape(len(x), -1).sum(1)
 
     def score(self, x: Tensor) -> Tensor:
-        """``−2 U' / g²``."""
+        """Return ``−2 U' / g²``."""
         return -4 * self.kappa * x * (x.square() - 1)

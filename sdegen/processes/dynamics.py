@@ -14,7 +14,7 @@ from ..show import show_call
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
-    """`t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, checked to lie in ``[0, T]``.
+    """Return `t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, once it is seen to lie in ``[0, T]``.
 
     Raises
     ------
@@ -46,8 +46,8 @@ class Dynamics(ABC):
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """``f(x, t)``, of the shape of `x`."""
+        """Return ``f(x, t)``, of the shape of `x`."""
 
     @abstractmethod
     def diffusion(self, x: Tensor, t: Tensor) -> Any:
-        """``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
+        """Return ``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""

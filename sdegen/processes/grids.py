@@ -37,7 +37,7 @@ class Grid(ABC):
         self.start, self.end = start, end
 
     def ends(self, sde: SDE) -> tuple[float, float]:
-        """The last time and the first, checked.
+        """Return the last time and the first, checked.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class Grid(ABC):
         return end, start
 
     def __call__(self, sde: SDE, n: int) -> Tensor:
-        """`n` times, first to last, float64."""
+        """Return `n` times, first to last, float64."""
         if n < 1:
             raise ValueError(f"steps leaves {n} times; a grid needs at least one.")
         end, start = self.ends(sde)
@@ -63,7 +63,7 @@ class Grid(ABC):
 
     @abstractmethod
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Times at the fractions `u`, 1 being `start` and 0 `end`."""
+        """Return times at the fractions `u`, 1 being `start` and 0 `end`."""
 
 
 _ONE = torch.ones(1, dtype=torch.float64)
@@ -79,7 +79,7 @@ class Uniform(Grid):
     """
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """``end + u (start − end)``."""
+        """Return ``end + u (start − end)``."""
         return end + u * (start - end)
 
 
@@ -93,7 +93,7 @@ class Quadratic(Grid):
     """
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """``(√end + u (√start − √end))²``."""
+        """Return ``(√end + u (√start − √end))²``."""
         return (math.sqrt(end) + u * (math.sqrt(start) - math.sqrt(end))) ** 2
 
 
@@ -116,7 +116,7 @@ class LogSNR(Grid):
         self.digits = digits
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Interpolated in the log-SNR."""
+        """Return times interpolated in the log-SNR."""
         cut = self.digits * math.log(10)
         levels = 0.5 * sde.snr(torch.tensor([end, start], dtype=torch.float64)).log()
         low, high = levels.clamp(-cut, cut)  # the first and last time are set by the grid, not from here
@@ -148,7 +148,7 @@ class Karras(Grid):
         self.rho = rho
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
+        """Return ``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
         worst, best = sde.snr(start).item(), sde.snr(end).item()
         if worst == 0:
             raise ValueError(
@@ -187,7 +187,7 @@ class Angle(Grid):
         self.scale, self.power = scale, power
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Interpolated in ``(1 / (1 + c √snr))^power``."""
+        """Return times interpolated in ``(1 / (1 + c √snr))^power``."""
         snr = sde.snr(torch.tensor([end, start], dtype=torch.float64))
         low, high = (1 + self.scale * snr.sqrt()) ** -self.power
         tau = (low + u * (high - low)) ** (1 / self.power)
@@ -217,7 +217,7 @@ class Given(Grid):
         self.times = times
 
     def __call__(self, sde: SDE, n: int) -> Tensor:
-        """The times themselves; `n` must be their number."""
+        """Return the times themselves; `n` must be their number."""
         if n != len(self.times):
             raise ValueError(f"the sampler asks for {n} times, the grid has {len(self.times)}; set steps to match.")
         if not 0 <= self.times[-1] <= self.times[0] <= sde.T * (1 + 1e-12):
@@ -225,5 +225,5 @@ class Given(Grid):
         return self.times
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """The times themselves."""
+        """Return the times themselves."""
         return self.times

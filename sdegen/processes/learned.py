@@ -64,12 +64,12 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         return tuple(p._version for p in self.parameters())
 
     def prior(self, moments: Moments) -> GaussianMixture:
-        """The standard normal law, which does not follow what is learned."""
+        """Return the standard normal law, which does not follow what is learned."""
         one = torch.ones(1, dtype=torch.float64)
         return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """``log snr(t)``, float64."""
+        """Return ``log snr(t)``, float64."""
         first, last = as_coefficients(self.ends)
         rising = torch.cat([torch.zeros(1, dtype=torch.float64), as_coefficients(self.increments).softmax(0).cumsum(0)])
         return first + (last - first) * bernstein(rising, t)
@@ -80,12 +80,12 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         return math.exp(-0.5 * self.ends[0].item())
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``√((1 + 1 / snr(0)) / (1 + 1 / snr))``, 1 at 0."""
+        """Return ``√((1 + 1 / snr(0)) / (1 + 1 / snr))``, 1 at 0."""
         start = as_coefficients(self.ends)[0]
         return (0.5 * (nn.functional.logsigmoid(self.log_snr(t)) - nn.functional.logsigmoid(start))).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``alpha / √snr``."""
+        """Return ``alpha / √snr``."""
         return self.alpha(t) * (-0.5 * self.log_snr(t)).exp()
 
 
@@ -123,17 +123,17 @@ class LearnedSDE(LearnedSchedule):
         return nn.functional.softplus(as_coefficients(self.rates))
 
     def f(self, t: Tensor) -> Tensor:
-        """``−b``."""
+        """Return ``−b``."""
         return -bernstein(self._rates, t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``exp −∫_0^t b``."""
+        """Return ``exp −∫_0^t b``."""
         total = torch.cat([torch.zeros(1, dtype=torch.float64), self._rates.cumsum(0)]) / self.degree
         return (-bernstein(total, t)).exp()
 
 
 def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
-    """``Σ_k c_k (n choose k) t^k (1 − t)^(n − k)`` on [0, 1], by de Casteljau's convex combinations."""
+    """Return ``Σ_k c_k (n choose k) t^k (1 − t)^(n − k)`` on [0, 1], by de Casteljau's convex combinations."""
     c, u = coefficients, t[..., None]
     while c.shape[-1] > 1:
         c = (1 - u) * c[..., :-1] + u * c[..., 1:]
@@ -141,5 +141,5 @@ def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
 
 
 def as_coefficients(parameter: Tensor) -> Tensor:
-    """A parameter as coefficients are: float64 on the CPU, with its derivative."""
+    """Return a parameter as coefficients are, float64 on the CPU, with its derivative."""
     return parameter.double().cpu()

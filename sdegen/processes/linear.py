@@ -25,7 +25,7 @@ from .dynamics import as_time
 
 
 def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The times of a transition, checked.
+    """Check the times of a transition, and return them.
 
     Raises
     ------
@@ -57,29 +57,29 @@ class LinearSDE(SDE):
     Sigma_0: Tensor
 
     def marginal(self, t: Tensor | float) -> Marginal:
-        """``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
+        """Return ``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
         t = as_time(t, self.T)
         return Marginal(*self._marginal(t), t, self.e)
 
     @abstractmethod
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
-        """``Phi`` and `R` of `marginal`, at checked times."""
+        """Return ``Phi`` and `R` of `marginal`, at checked times."""
 
     def at(self, t: Tensor | float) -> Marginal:
-        """What is known of the states at `t`: their law given the data."""
+        """Return what is known of the states at `t`: their law given the data."""
         return self.marginal(t)
 
     @abstractmethod
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """``x_t`` given ``x_s``, ``s <= t``; any root of its covariance."""
+        """Return ``x_t`` given ``x_s``, ``s <= t``; any root of its covariance."""
 
     @abstractmethod
     def drift_operator(self, t: Tensor | float) -> Operator:
-        """``F(t)``."""
+        """Return ``F(t)``."""
 
     @abstractmethod
     def diffusion_operator(self, t: Tensor | float) -> Operator:
-        """``G(t)``."""
+        """Return ``G(t)``."""
 
     @cached_property
     def e(self) -> Tensor:
@@ -92,21 +92,21 @@ class LinearSDE(SDE):
         return Scale(torch.ones((), dtype=torch.float64))
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """``F(t) x``."""
+        """Return ``F(t) x``."""
         return self.drift_operator(t)(x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:
-        """``G(t)``."""
+        """Return ``G(t)``."""
         return self.diffusion_operator(t)
 
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
-        """The exact law of ``x_t`` given `x_s`."""
+        """Return the exact law of ``x_t`` given `x_s`."""
         return self.transition(s, t)(x_s)
 
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Perturbed:
-        """Noised states at `t`, with the kernel and the noise they were made with.
+        """Draw noised states at `t`, and return them with the kernel and the noise they were made with.
 
         Parameters
         ----------
@@ -136,19 +136,19 @@ class LinearSDE(SDE):
         return Perturbed(kernel.sample(z), kernel, z, at)
 
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
-        """The law at one time `t` of data from `law`."""
+        """Return the law at one time `t` of data from `law`."""
         return law.diffuse(self.marginal(t), self.e)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
-        """What the state `x` at `t` tells about its datum: ``y = c x_0 + s zeta``."""
+        """Reduce the state `x` at `t` to what it tells about its datum, ``y = c x_0 + s zeta``."""
         return self.marginal(t).observe(x)
 
     def snr(self, t: Tensor | float) -> Tensor:
-        """Signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
+        """Return the signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
         return self.marginal(t).snr
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """The time with signal-to-noise ratio `snr`; the inverse of `snr`, by bracketed bisection and Newton steps.
+        """Return the time with signal-to-noise ratio `snr`; the inverse of `snr`, by bracketed bisection and Newton steps.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class LinearSDE(SDE):
         return self.T if self.snr(self.T) > 0 else self.time(1e-8).item()
 
     def prior(self, moments: Moments) -> Any:
-        """The Gaussian at T matched to the data's moments. A subclass may declare another law here.
+        """Return the Gaussian at T matched to the data's moments. A subclass may declare another law here.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class LinearSDE(SDE):
         return self.diffused(gaussian(moments), self.T)
 
     def root(self, t: Tensor | float) -> Operator:
-        """The root of the marginal's covariance."""
+        """Return the root of the marginal's covariance."""
         return self.marginal(t).R
 
 
@@ -230,7 +230,7 @@ def as_linear(sde: SDE, why: str) -> LinearSDE:
 
 
 def gaussian(moments: Moments) -> GaussianMixture:
-    """The Gaussian with the given moments, as a mixture of one; zero variances are raised to 1e-12 of the largest."""
+    """Return the Gaussian with the given moments, as a mixture of one; zero variances are raised to 1e-12 of the largest."""
     C = moments.covariance
     floor = 1e-12 * max(C.abs().max().item(), 1e-12)  # constant coordinates, such as the border of images
     full = C.ndim == 2

@@ -50,26 +50,30 @@ class MatrixSDE(LinearSDE):
 
     @abstractmethod
     def F(self, t: Tensor) -> Tensor:
-        """Drift matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+        """Return the drift matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
 
     @abstractmethod
     def G(self, t: Tensor) -> Tensor:
-        """Diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
+        """Return the diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
 
     def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``Phi`` and covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is known."""
+        """Return ``Phi`` and the covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is
+        known.
+        """
         return matrix_moments(self.F, self.G, s, t)
 
     def lift(self, x: Tensor) -> Tensor:
-        """Data as the mean of the state at 0: the first channel."""
+        """Lift data to the mean of the state at 0, where they are the first channel."""
         return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
 
     def project(self, u: Tensor) -> Tensor:
-        """The first channel."""
+        """Return the first channel."""
         return u[:, 0]
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """States at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's log-density."""
+        """Return states at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's
+        log-density.
+        """
         rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
         law = Kernel(torch.zeros_like(z[:, 1:]), rest)
         v = law.sample(z[:, 1:])
@@ -86,7 +90,7 @@ class MatrixSDE(LinearSDE):
         return Matrix(torch.outer(self.e, self.e) + 1e-12 * torch.eye(len(self.e), dtype=torch.float64))
 
     def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
-        """Of the state at `t`, if at 0 it is `start`: by default `Sigma_0`, that of one datum."""
+        """Return the covariance of the state at `t` if at 0 it is `start`; by default `Sigma_0`, that of one datum."""
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
 
@@ -100,24 +104,24 @@ class MatrixSDE(LinearSDE):
         return RootTable(self.F, self.G, partial(self._covariance, start=start), self.T)
 
     def drift_operator(self, t: Tensor | float) -> Matrix:
-        """``F(t)``."""
+        """Return ``F(t)``."""
         return Matrix(self.F(as_time(t, self.T)))
 
     def diffusion_operator(self, t: Tensor | float) -> Matrix:
-        """``G(t)``."""
+        """Return ``G(t)``."""
         return Matrix(self.G(as_time(t, self.T)))
 
     def flow(self, model: Read) -> MatrixFlow:
-        """The probability flow, at 0 too."""
+        """Return the probability flow, which is regular at 0 too."""
         return MatrixFlow(self, model)
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
-        """Of ``u_t`` given clean data."""
+        """Return of ``u_t`` given clean data."""
         Phi, _ = self.moments(torch.zeros_like(t), t)
         return Matrix(Phi), Matrix(self._root(t))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """``u_t`` given ``u_s``; the root is the Cholesky factor."""
+        """Return ``u_t`` given ``u_s``; the root is the Cholesky factor."""
         first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
@@ -136,29 +140,29 @@ class MatrixFlow(Flow):
     sde: MatrixSDE
 
     def r(self, t: Tensor) -> Matrix:
-        """`R`."""
+        """Return `R`."""
         return Matrix(self.sde._unit_root(t))
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """``log |det R|``, a channel's share of it."""
+        """Return ``log |det R|``, a channel's share of it."""
         return super().log_scale(t) / len(self.sde.e)
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """``dy/dt``."""
+        """Return ``dy/dt``."""
         R, question = self._asked(tau)
         return self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """The maps of the score and of the state in ``dy/dt`` at each of the times."""
+        """Return the maps of the score and of the state in ``dy/dt`` at each of the times."""
         return [self._asked(t)[1] for t in tau]
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
-        """``dy/dt``."""
+        """Return ``dy/dt``."""
         t, pull, back = question
         return pull(self.model.score(x, t)) + back(x)
 
     def _asked(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
-        """`R`, and the time with the maps of the score and of the state."""
+        """Return `R`, and the time with the maps of the score and of the state."""
         t = tau.clamp_min(1e-8 * self.sde.T)
         R, G = self.r(t), self.sde.diffusion_operator(t)
         R_inv = R.inv()

@@ -26,7 +26,7 @@ PANELS = 8  # each half as long as the next, so that a singular derivative at th
 
 @cache
 def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes and weights on ``[0, 1]``, and the matrix of integrals from 0 to each node of the interpolant."""
+    """Return nodes and weights on ``[0, 1]``, and the matrix of integrals from 0 to each node of the interpolant."""
     nodes, weights = (v.numpy() for v in gauss(POINTS))
     vandermonde = np.polynomial.legendre.legvander(nodes, POINTS - 1)
     integrals = np.empty((POINTS, POINTS))
@@ -39,14 +39,14 @@ def _rule() -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _panels() -> tuple[Tensor, Tensor]:
-    """Left ends and lengths of the panels of ``[0, 1]``."""
+    """Return left ends and lengths of the panels of ``[0, 1]``."""
     ends = 2.0 ** torch.arange(-PANELS + 1, 1, dtype=torch.float64)
     left = torch.cat([torch.zeros(1, dtype=torch.float64), ends[:-1]])
     return left, ends - left
 
 
 def scalar_moments(f: Coefficient, g: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """``log alpha`` and ``log variance`` of ``x_t | x_s`` for ``dx = f x dt + g dw``, by quadrature.
+    """Return ``log alpha`` and ``log variance`` of ``x_t | x_s`` for ``dx = f x dt + g dw``, by quadrature.
 
     ``log alpha = ∫_s^t f`` and ``variance = ∫_s^t g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that
     neither a huge contraction nor a huge growth overflows. 24-point Gauss–Legendre on 8 panels.
@@ -90,7 +90,7 @@ def _evaluate(coefficient: Coefficient, u: Tensor, name: str) -> Tensor:
 
 
 def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """``exp(A tau)`` and ``∫_0^tau exp(A u) Q exp(Aᵀ u) du``, by one matrix exponential.
+    """Return ``exp(A tau)`` and ``∫_0^tau exp(A u) Q exp(Aᵀ u) du``, by one matrix exponential.
 
     C. Van Loan, *Computing integrals involving the matrix exponential*, 1978.
 
@@ -111,7 +111,7 @@ def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matrix_moments(F: Coefficient, G: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """``Phi`` and ``Sigma`` of ``x_t | x_s`` for ``dx = F x dt + G dw``, by the moment ODEs.
+    """Return ``Phi`` and ``Sigma`` of ``x_t | x_s`` for ``dx = F x dt + G dw``, by the moment ODEs.
 
     ``Phi' = F Phi`` and ``Sigma' = F Sigma + Sigma Fᵀ + G Gᵀ``, integrated for all pairs of times at once on a common
     clock ``u`` in [0, 1] (Dormand–Prince 8, relative tolerance 1e-11).
@@ -187,7 +187,7 @@ class RootTable:
         self.dQ = Omega(self.log_t) @ self.Q * h  # per interval
 
     def __call__(self, t: Tensor) -> Tensor:
-        """``R(t)``, of shape ``(*t.shape, k, k)``."""
+        """Return ``R(t)``, of shape ``(*t.shape, k, k)``."""
         low, high = self.log_t[0], self.log_t[-1]
         place = (t.clamp_min(low.exp()).log().clamp(low, high) - low) / (high - low) * (len(self.log_t) - 1)
         i = place.detach().long().clamp_max(len(self.log_t) - 2)
@@ -203,7 +203,9 @@ class RootTable:
 
 
 def psd_cholesky(Sigma: Tensor) -> Tensor:
-    """The lower Cholesky factor of positive *semi*-definite matrices ``(..., k, k)``: a zero pivot gives a zero column."""
+    """Return the lower Cholesky factor of positive *semi*-definite matrices ``(..., k, k)``: a zero pivot gives a zero
+    column.
+    """
     k = Sigma.shape[-1]
     columns: list[Tensor] = []
     rest = Sigma

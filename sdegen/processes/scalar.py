@@ -56,11 +56,11 @@ class ScalarSDE(LinearSDE):
 
     @abstractmethod
     def f(self, t: Tensor) -> Tensor:
-        """Drift coefficient."""
+        """Return the drift coefficient."""
 
     @abstractmethod
     def g(self, t: Tensor) -> Tensor:
-        """Diffusion coefficient."""
+        """Return the diffusion coefficient."""
 
     @property
     def state(self) -> Any:
@@ -72,7 +72,7 @@ class ScalarSDE(LinearSDE):
         return []
 
     def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``log alpha`` and the logarithm of the variance that has come since 0.
+        """Return ``log alpha`` and the logarithm of the variance that has come since 0.
 
         `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
         times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
@@ -87,11 +87,11 @@ class ScalarSDE(LinearSDE):
         return pair
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``alpha(t) = exp ∫_0^t f``."""
+        """Return ``alpha(t) = exp ∫_0^t f``."""
         return self._quadrature(t)[0].exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
+        """Return ``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
         log_alpha, log_variance = self._quadrature(t)
         if not self.sigma_0:
             return (0.5 * log_variance).exp()
@@ -103,20 +103,20 @@ class ScalarSDE(LinearSDE):
         return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
 
     def drift_operator(self, t: Tensor | float) -> Scale:
-        """``f(t)``."""
+        """Return ``f(t)``."""
         return Scale(self.f(as_time(t, self.T)))
 
     def diffusion_operator(self, t: Tensor | float) -> Scale:
-        """``g(t)``."""
+        """Return ``g(t)``."""
         return Scale(self.g(as_time(t, self.T)))
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
-        """`alpha` and `sigma`."""
+        """Return `alpha` and `sigma`."""
         alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).expand(t.shape) for c in (self.alpha(t), self.sigma(t)))
         return Scale(alpha), Scale(sigma)
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
+        """Return ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
 
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
         the times are close.
@@ -133,7 +133,7 @@ class ScalarSDE(LinearSDE):
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
 
     def flow(self, model: Read) -> AngleFlow:
-        """The probability flow in the angle ``atan2(sigma, alpha)``."""
+        """Return the probability flow in the angle ``atan2(sigma, alpha)``."""
         return AngleFlow(self, model)
 
 
@@ -149,30 +149,30 @@ class AngleFlow(Flow):
         self.sde, self.model = sde, model
 
     def clock(self, t: Tensor) -> Tensor:
-        """``phi(t)``."""
+        """Return ``phi(t)``."""
         alpha, sigma = self.sde._alpha_sigma(t)
         return torch.atan2(sigma, alpha)
 
     def time(self, tau: Tensor) -> Tensor:
-        """The time of an angle."""
+        """Return the time of an angle."""
         return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
 
     def r(self, t: Tensor) -> Operator:
-        """``√(alpha² + sigma²)``."""
+        """Return ``√(alpha² + sigma²)``."""
         return self.sde.marginal(t).r
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """``dy/dphi``."""
+        """Return ``dy/dphi``."""
         at = self.sde.marginal(self.time(tau))
         return self.model.velocity_at(at.r(y), at)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """The model's velocity at each of the angles."""
+        """Return the model's velocity at each of the angles."""
         t = self.time(tau)
         return self.model.ask(t, velocity=self.sde.marginal(t).Phi.one())
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
-        """``dy/dphi``."""
+        """Return ``dy/dphi``."""
         return self.model.answer(x, question)
 
 
@@ -185,19 +185,19 @@ class ScheduleSDE(ScalarSDE):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal coefficient."""
+        """Return the signal coefficient."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Noise coefficient."""
 
     def f(self, t: Tensor) -> Tensor:
-        """``alpha' / alpha``."""
+        """Return ``alpha' / alpha``."""
         alpha, slope = _derivative(self.alpha, t)
         return slope / alpha
 
     def g(self, t: Tensor) -> Tensor:
-        """``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
+        """Return ``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
         g = self._g(t)
         lost = g.isnan()
         return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g

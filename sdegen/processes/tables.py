@@ -30,7 +30,7 @@ class Cubic:
         self.pieces = torch.from_numpy(cubic.c.copy())  # (4, N), highest power first
 
     def __call__(self, place: Tensor) -> Tensor:
-        """The value at places from 0 to N."""
+        """Return the value at places from 0 to N."""
         # A place k that rounding put just below its knot belongs to the piece it ends; both give the same value.
         i = place.detach().floor().long().clamp(0, self.N - 1)
         u = place - i
@@ -75,11 +75,11 @@ class DDPM(ScheduleSDE):
         return self.log_alpha(t * self.N)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``exp`` of the interpolated ``log alpha``."""
+        """Return ``exp`` of the interpolated ``log alpha``."""
         return self._log_alpha(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``√(1 − alpha²)``."""
+        """Return ``√(1 − alpha²)``."""
         return (-torch.expm1(2 * self._log_alpha(t))).sqrt()
 
 
@@ -117,12 +117,12 @@ class AngleTable(ScheduleSDE):
         return self.angle(t * self.N)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``cos`` of the angle, exactly 0 where the table is."""
+        """Return ``cos`` of the angle, exactly 0 where the table is."""
         angle = self._angle(t)
         return torch.where(angle >= 0.5 * torch.pi, 0.0, torch.cos(angle))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``sin`` of the angle."""
+        """Return ``sin`` of the angle."""
         return torch.sin(self._angle(t))
 
 

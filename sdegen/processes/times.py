@@ -34,7 +34,7 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`n` times, float64 ``(n,)``, and the factor on each one's loss, ``(n,)``."""
+        """Draw `n` times, float64 ``(n,)``, and return them with the factor on each one's loss, ``(n,)``."""
 
 
 def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
@@ -43,7 +43,7 @@ def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
-    """One uniform in each of `n` equal intervals, in random order."""
+    """Draw one uniform number in each of `n` equal intervals, in random order."""
     device = generator.device if generator is not None else "cpu"
     order = torch.randperm(n, generator=generator, device=device).cpu()
     return (order + _uniforms(n, generator)) / n
@@ -56,7 +56,7 @@ class UniformTimes(TimeLaw):
     """
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Independent times."""
+        """Draw independent times."""
         return sde.t_min + _uniforms(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
 
 
@@ -68,7 +68,7 @@ class StratifiedTimes(TimeLaw):
     """
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """One time an interval, in random order."""
+        """Draw one time in each interval, in random order."""
         return sde.t_min + _stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
 
 
@@ -94,7 +94,7 @@ class DiscreteTimes(TimeLaw):
         self.N = N
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Independent steps."""
+        """Draw independent steps."""
         k = (_uniforms(n, generator) * self.N).floor() + 1
         return k * sde.T / self.N, torch.ones(n, dtype=torch.float64)
 
@@ -121,7 +121,7 @@ class LogNormalTimes(TimeLaw):
         self.mean, self.std = mean, std
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Stratified quantiles of the truncated normal law."""
+        """Draw stratified quantiles of the truncated normal law."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         normal = torch.distributions.Normal(self.mean, self.std)
         low, high = normal.cdf(-0.5 * sde.snr(ends).log())
@@ -156,7 +156,7 @@ class ImportanceTimes(TimeLaw):
         self._table: tuple[Any, Tensor, Tensor] | None = None
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Stratified quantiles, and ``1 / density``."""
+        """Draw stratified quantiles, and return them with ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
         if self._table is None or self._table[0] is not sde:
@@ -171,7 +171,7 @@ class ImportanceTimes(TimeLaw):
 
     @torch.no_grad()  # which times are drawn is no way to learn a process
     def _build(self, sde: SDE) -> tuple[Tensor, Tensor]:
-        """Edges of the table in `t`, and the probability of each interval: uniform within, so known exactly."""
+        """Tabulate the edges in `t` and the probability of each interval, within which the law is uniform."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         if sde.is_linear:
             edges = self._edges(sde, sde.snr(ends))
@@ -193,7 +193,7 @@ class ImportanceTimes(TimeLaw):
         return edges, mass / mass.sum()
 
     def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
-        """Times between those with these two ratios, equally spaced in ``log(sigma / alpha)``."""
+        """Return times between those with the two given ratios, equally spaced in ``log(sigma / alpha)``."""
         low, high = (-0.5 * snr.clamp_min(1e-10).log()).tolist()  # alpha(T) = 0 has no log-SNR
         levels = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64)
         return sde.time((-2 * levels).exp())
@@ -225,7 +225,7 @@ class AngleTimes(ImportanceTimes):
     """
 
     def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
-        """Times between those with these two ratios, equally spaced in the angle."""
+        """Return times between those with the two given ratios, equally spaced in the angle."""
         low, high = snr.rsqrt().atan().tolist()
         ratio = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64).tan().pow(-2)
         return sde.time(ratio.clamp(snr[1].item(), snr[0].item()))
@@ -257,7 +257,7 @@ class SharedTimes(TimeLaw):
         self.number = number
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Each time for n / number rows in a row, with its factor."""
+        """Draw a few times, and return each for n / number rows, with its factor."""
         t, factor = self.times.sample(sde, min(self.number, n), generator)
         which = torch.arange(n) * len(t) // n
         return t[which], factor[which]

@@ -40,31 +40,31 @@ class VP(ScalarSDE):
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: Tensor) -> Tensor:
-        """``beta_min + t (beta_max − beta_min)``."""
+        """Return ``beta_min + t (beta_max − beta_min)``."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
-        """``∫_0^t beta``."""
+        """Return ``∫_0^t beta``."""
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def f(self, t: Tensor) -> Tensor:
-        """``−½ beta``."""
+        """Return ``−½ beta``."""
         return -0.5 * self.beta(t)
 
     def g(self, t: Tensor) -> Tensor:
-        """``√beta``."""
+        """Return ``√beta``."""
         return self.beta(t).sqrt()
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``exp(−½ ∫ beta)``."""
+        """Return ``exp(−½ ∫ beta)``."""
         return (-0.5 * self.integral(t)).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``√(1 − exp(−∫ beta))``."""
+        """Return ``√(1 − exp(−∫ beta))``."""
         return (-torch.expm1(-self.integral(t))).sqrt()
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """The root of a quadratic: ``∫ beta = log(1 + 1 / snr)``."""
+        """Return the root of the quadratic ``∫ beta = log(1 + 1 / snr)``."""
         B = torch.log1p(1 / torch.as_tensor(snr, dtype=torch.float64).cpu())
         slope = self.beta_max - self.beta_min
         t = 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt())
@@ -88,15 +88,15 @@ class SubVP(VP):
     """
 
     def g(self, t: Tensor) -> Tensor:
-        """``√(beta (1 − exp(−2 ∫ beta)))``."""
+        """Return ``√(beta (1 − exp(−2 ∫ beta)))``."""
         return (self.beta(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``1 − exp(−∫ beta)``."""
+        """Return ``1 − exp(−∫ beta)``."""
         return -torch.expm1(-self.integral(t))
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``alpha / (1 − alpha²) = √snr`` solved for ``∫ beta = 2 asinh(1 / (2 √snr))``, then the quadratic of `VP`."""
+        """Solve ``alpha / (1 − alpha²) = √snr`` for ``∫ beta = 2 asinh(1 / (2 √snr))``, then the quadratic of `VP`."""
         B = 2 * torch.asinh(0.5 * torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt())
         slope = self.beta_max - self.beta_min
         return _within(self, 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt()), snr)
@@ -124,23 +124,23 @@ class OU(ScalarSDE):
         self.rate, self.T = rate, T
 
     def f(self, t: Tensor) -> Tensor:
-        """``−rate``."""
+        """Return ``−rate``."""
         return -self.rate + 0 * t
 
     def g(self, t: Tensor) -> Tensor:
-        """``√(2 rate)``."""
+        """Return ``√(2 rate)``."""
         return math.sqrt(2 * self.rate) + 0 * t
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``exp(−rate t)``."""
+        """Return ``exp(−rate t)``."""
         return (-self.rate * t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``√(1 − exp(−2 rate t))``."""
+        """Return ``√(1 − exp(−2 rate t))``."""
         return (-torch.expm1(-2 * self.rate * t)).sqrt()
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``log(1 + 1 / snr) / (2 rate)``."""
+        """Return ``log(1 + 1 / snr) / (2 rate)``."""
         return _within(self, torch.log1p(1 / torch.as_tensor(snr, dtype=torch.float64).cpu()) / (2 * self.rate), snr)
 
 
@@ -168,23 +168,23 @@ class VE(ScalarSDE):
         self.log_ratio = math.log(sigma_max / sigma_min)
 
     def f(self, t: Tensor) -> Tensor:
-        """0."""
+        """Return 0."""
         return 0 * t
 
     def g(self, t: Tensor) -> Tensor:
-        """``sigma √(2 log(sigma_max / sigma_min))``."""
+        """Return ``sigma √(2 log(sigma_max / sigma_min))``."""
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
+        """Return 1."""
         return 1 + 0 * t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``sigma_min (sigma_max / sigma_min)^t``."""
+        """Return ``sigma_min (sigma_max / sigma_min)^t``."""
         return self.sigma_min * (t * self.log_ratio).exp()
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``log(sigma / sigma_min) / log(sigma_max / sigma_min)``."""
+        """Return ``log(sigma / sigma_min) / log(sigma_max / sigma_min)``."""
         sigma = torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt()
         return _within(self, (sigma / self.sigma_min).log() / self.log_ratio, snr)
 
@@ -213,15 +213,15 @@ class EDM(ScheduleSDE):
         self.T = sigma_max - sigma_min
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
+        """Return 1."""
         return 1 + 0 * t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``sigma_min + t``."""
+        """Return ``sigma_min + t``."""
         return self.sigma_min + t
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``sigma − sigma_min``."""
+        """Return ``sigma − sigma_min``."""
         return _within(self, torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt() - self.sigma_min, snr)
 
 
@@ -233,15 +233,15 @@ class Cosine(ScheduleSDE):
     """
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``cos(½ pi t)``, exactly 0 at 1."""
+        """Return ``cos(½ pi t)``, exactly 0 at 1."""
         return torch.sin(0.5 * math.pi * (1 - t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``sin(½ pi t)``."""
+        """Return ``sin(½ pi t)``."""
         return torch.sin(0.5 * math.pi * t)
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``(2 / pi) acot(√snr)``."""
+        """Return ``(2 / pi) acot(√snr)``."""
         root = torch.as_tensor(snr, dtype=torch.float64).cpu().sqrt()
         return _within(self, torch.atan2(torch.ones_like(root), root) * 2 / math.pi, snr)
 
@@ -254,20 +254,20 @@ class Rectified(ScheduleSDE):
     """
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``1 − t``."""
+        """Return ``1 − t``."""
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """``t``."""
+        """Return ``t``."""
         return 1 * t
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """``1 / (1 + √snr)``."""
+        """Return ``1 / (1 + √snr)``."""
         return _within(self, 1 / (1 + torch.as_tensor(snr, dtype=torch.float64).cpu().sqrt()), snr)
 
 
 def _within(sde: LinearSDE, t: Tensor, snr: Tensor | float) -> Tensor:
-    """`t`, checked to lie in ``[0, T]`` up to rounding."""
+    """Check that `t` lies in ``[0, T]`` up to rounding, and return it."""
     slack = 1e-9 * sde.T
     outside = ~((t >= -slack) & (t <= sde.T + slack))
     if outside.any():

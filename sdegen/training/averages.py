@@ -20,7 +20,7 @@ FORMAT = "sdegen-average-1"
 
 
 def exponent(width: float, name: str = "width") -> float:
-    """The power `gamma` whose profile ``m^gamma`` has the relative standard deviation `width`; infinite for 0.
+    """Return the power `gamma` whose profile ``m^gamma`` has the relative standard deviation `width`; infinite for 0.
 
     ``width² = (gamma + 1) / ((gamma + 2)² (gamma + 3))``, which falls with gamma. An error calls the width by `name`.
 
@@ -75,7 +75,7 @@ class PowerEMA:
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """The average in place of the weights for a while."""
+        """Put the average in place of the weights for a while."""
         weights = [p.detach().clone() for p in self.parameters]
         self.copy_to_model()
         try:
@@ -143,7 +143,7 @@ class Snapshots:
         return sorted(step for step in kept if step <= self.averages[0].n)
 
     def average(self, width: float) -> dict[str, Tensor]:
-        """The average of relative width `width` at the last step that was kept: float64 on the CPU, by name.
+        """Return the average of relative width `width` at the last step that was kept: float64 on the CPU, by name.
 
         Raises
         ------
@@ -182,12 +182,12 @@ class Snapshots:
 
 
 def _step(path: Path) -> int:
-    """The step of a file."""
+    """Return the step of a file."""
     return int(path.stem.split("-")[1])
 
 
 def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Tensor, float]:
-    """Coefficients that make the profile of one width of profiles of others, and what they miss.
+    """Find the coefficients that make the profile of one width of profiles of others, and tell what they miss.
 
     The inner product of two profiles is ``(a + 1)(b + 1) / (a + b + 1) (s / t)^b / t`` for exponents `a` at step `s` and `b` at
     a later step `t`.

@@ -52,7 +52,7 @@ class Checkpoint:
     __repr__ = show_call
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with ``prefix:``, without it."""
+        """Return the tensors whose names begin with ``prefix:``, without it."""
         return {k.removeprefix(f"{prefix}:"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}:")}
 
     def check(self, about: dict[str, Any], model: nn.Module, moments: Moments) -> None:
@@ -102,11 +102,11 @@ class Folder:
             shutil.rmtree(part)
 
     def files(self) -> list[Path]:
-        """Those that are there, oldest first."""
+        """List the checkpoints that are there, oldest first."""
         return sorted(self.path.glob("step-*.safetensors"))
 
     def newest(self) -> Checkpoint | None:
-        """The last checkpoint, if there is one.
+        """Return the last checkpoint, if there is one.
 
         Raises
         ------
@@ -148,7 +148,9 @@ class Folder:
 
 
 def described(value: Any) -> Any:
-    """Settings and objects as JSON: what two runs are compared by. Functions go by name, objects by what they were made of."""
+    """Describe settings and objects as JSON, by which two runs are compared: functions by name, objects by their
+    arguments.
+    """
     return json.loads(json.dumps(value, default=_plain))
 
 
@@ -175,7 +177,7 @@ def _plain(value: Any) -> Any:
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two descriptions differ: dotted name and both values."""
+    """List where two descriptions differ: dotted name and both values."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return [] if json.dumps(then) == json.dumps(now) else [(name, then, now)]
     if then.get("class") != now.get("class"):

@@ -51,7 +51,7 @@ class Drop:
             _check_null(name, torch.as_tensor(self.null[name]), cond[name])
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The batch with conditions lost."""
+        """Drop conditions of a batch at random, and return it."""
         if not self.p:
             return batch
         lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < self.p

@@ -99,7 +99,7 @@ class Gradient:
         return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
 
     def _of(self, batch: Batch, rows: slice) -> Tensor:
-        """What the rows add to the mean loss."""
+        """Return what the rows add to the mean loss."""
         values = self.values(batch, self.generator, rows)
         if self.parts == 1:
             return values.mean()
@@ -133,8 +133,7 @@ def check_one_each(values: Tensor, batch: Batch, who: str) -> None:
 
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
-    """A network that for a while answers for some of the `size` rows of a batch, 0 for the others, in another precision. It
-    may answer with several tensors.
+    """Let a network answer for a while for some of the `size` rows of a batch, 0 for the others, in another precision.
 
     Raises
     ------

@@ -82,7 +82,7 @@ class Denoising:
         self.pooled, self.antithetic = pooled, antithetic
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """The loss of each datum, ``(B,)``."""
+        """Return the loss of each datum, ``(B,)``."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at)
@@ -99,7 +99,7 @@ class Denoising:
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
-        """``W (score − target)`` at the noised states, of their shape."""
+        """Return ``W (score − target)`` at the noised states, of their shape."""
         return score_error(model, x_0, perturbed, W, self.pooled and not cond, **cond)
 
 
@@ -145,7 +145,7 @@ class InputPerturbation(Denoising):
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
-        """``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
+        """Return ``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
         R, t = perturbed.kernel.R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
@@ -188,7 +188,7 @@ class Implicit:
         self.divergence = ExactDivergence() if divergence is None else divergence
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """The loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
+        """Return the loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at).matrix()
@@ -232,7 +232,7 @@ class Hybrid:
         self.steps, self.weight = steps, weight
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """The loss of each datum, ``(B,)``."""
+        """Return the loss of each datum, ``(B,)``."""
         sde = model.sde
         t, _ = self.denoising.times.sample(sde, len(x_0), generator)
         h = (sde.T - sde.t_min) / self.steps
@@ -268,7 +268,7 @@ class Variational:
         self.steps = steps
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """The loss of each datum, ``(B,)``, in nats."""
+        """Return the loss of each datum, ``(B,)``, in nats."""
         sde = model.sde
         prior = sde.prior(model.require_moments())
         h = (sde.T - sde.t_min) / (self.steps - 1)
@@ -320,7 +320,9 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
-    """States of a process that is not itself to be learned: the weighted error of a score says nothing about the process."""
+    """Noise data by a process that is not itself to be learned: the weighted error of a score says nothing about the
+    process.
+    """
     perturbed = sde.perturb(x_0, t, generator=generator)
     if perturbed.kernel.R.matrix().requires_grad:
         raise ValueError(
@@ -335,7 +337,7 @@ def _per_row(values: Tensor) -> Tensor:
 
 
 def _finite(values: Tensor, t: Tensor) -> Tensor:
-    """The values, unless one is not finite: then an error that names the time."""
+    """Return the values, unless one is not finite: then raise an error that names the time."""
     finite = values.detach().isfinite()
     if not finite.all():
         bad = t.expand(len(values))[~finite.cpu()]

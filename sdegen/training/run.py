@@ -60,7 +60,7 @@ class Step:
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The model for a while as it would be left now: with averaged weights, in evaluation mode."""
+        """Lend the model for a while as it would be left now: with averaged weights, in evaluation mode."""
         with averaged(self.model, self._average):
             yield self.model
 
@@ -120,7 +120,8 @@ class Run:
 
     @torch.no_grad()
     def averaged(self, width: float) -> Any:
-        """A copy of the model with its weights averaged over another relative width, chosen afterwards (`ema.Snapshots`).
+        """Return a copy of the model with its weights averaged over another relative width, chosen afterwards
+        (`Snapshots`).
 
         Raises
         ------
@@ -137,7 +138,7 @@ class Run:
 
 
 def _span(values: list[float]) -> str:
-    """The means of the first steps and of the last, of which at least one stands for all of a short run."""
+    """Return the means of the first steps and of the last, of which at least one stands for all of a short run."""
     n = max(1, min(100, len(values) // 2))
     first, last = sum(values[:n]) / n, sum(values[-n:]) / n
     return f"{first:.4g}, then {last:.4g} (means of the first and the last {n:,} steps)"
@@ -211,5 +212,5 @@ class Readings:
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
-    """The numbers, in one transfer."""
+    """Return the numbers, in one transfer."""
     return [values[0].item()] if len(values) == 1 else torch.stack(list(values)).tolist()

@@ -113,7 +113,7 @@ class Training:
             raise ValueError(f"batch_size = {settings.batch_size} cannot be split in {parts}; take fewer parts.")
 
     def _kept(self) -> Checkpoint | None:
-        """The newest checkpoint, after the main process has made the folder."""
+        """Return the newest checkpoint, after the main process has made the folder."""
         if self.folder is not None and self.processes.main:
             self.folder.prepare()
         self.processes.wait()  # for the main one, which may still be writing what is to be read here

@@ -54,7 +54,7 @@ class UniformWeighting(Weighting):
     """``lambda = 1`` on ``[t_min, T]``."""
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """The identity."""
+        """Return the identity."""
         return at.R.one()
 
 
@@ -65,7 +65,7 @@ class InverseVarianceWeighting(Weighting):
     """
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """``Rᵀ / √2``."""
+        """Return ``Rᵀ / √2``."""
         return at.R.T * math.sqrt(0.5)
 
 
@@ -77,7 +77,7 @@ class LikelihoodWeighting(Weighting):
     """
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """``Gᵀ``."""
+        """Return ``Gᵀ``."""
         return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), at.t)).T
 
 
@@ -104,7 +104,7 @@ class SNRWeighting(Weighting):
         self.offset = offset
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """``Rᵀ √(1 + offset / snr)``."""
+        """Return ``Rᵀ √(1 + offset / snr)``."""
         return at.R.T * (1 + self.offset / at.snr).sqrt()
 
 
@@ -153,5 +153,5 @@ class MinSNRWeighting(Weighting):
         self.gamma = gamma
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """``Rᵀ √min(1, gamma / snr)``."""
+        """Return ``Rᵀ √min(1, gamma / snr)``."""
         return at.R.T * (self.gamma / at.snr).clamp_max(1.0).sqrt()

@@ -78,7 +78,7 @@ class Processes:
             self._talk.wait_for_everyone()
 
     def agree(self, value: float) -> float:
-        """The main process's number."""
+        """Return the main process's number."""
         if self.number == 1:
             return value
         return self._talk.broadcast(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
@@ -121,7 +121,7 @@ class Processes:
         return total[0]
 
     def gather(self, value: Tensor) -> Tensor:
-        """The tensors of all processes, stacked, on the CPU."""
+        """Return the tensors of all processes, stacked, on the CPU."""
         if self.number == 1:
             return value[None].cpu()
         return self._talk.gather(value[None].to(self.device)).cpu()
