@@ -132,17 +132,17 @@ def test_order_one_around_a_limit_is_ddim(process: str, reference: Reference) ->
     assert sde.is_linear
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("process", ["VP", "EDM", "Rectified", "own"])
-def test_matched_reference_is_exact_on_gaussian_data(process: str, order: int) -> None:
+def test_matched_reference_is_exact_on_gaussian_data(process: str) -> None:
     make, grid = PROCESSES[process]
     sde, law = make(), gaussian_data()  # rotated, unequal axes, a mean off zero
     model = sdegen.Exact(sde, law)
     x_T = sde.prior(law.moments()).sample(20, torch.Generator().manual_seed(0))
     flow = ProbabilityFlow(1, grids.Given(grid(sde, 2)), rtol=1e-11, atol=1e-11)
     want = sdegen.sample(model, x_T=x_T, sampler=flow, final="sample")
-    got = sdegen.sample(model, x_T=x_T, sampler=Multistep(order, grid, order, Matched()), final="sample")
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-7)
+    for order in (1, 2, 3, 4):
+        got = sdegen.sample(model, x_T=x_T, sampler=Multistep(order, grid, order, Matched()), final="sample")
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-7)
 
 
 def test_matched_reference_takes_diagonal_moments_and_any_shape() -> None:
