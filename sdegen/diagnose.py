@@ -6,7 +6,7 @@ else is replaced by the truth.
 
 from __future__ import annotations
 
-__all__ = ["Budget", "Term", "diagnose", "resampled"]
+__all__ = ["Budget", "Term", "diagnose", "resample_places"]
 
 import html
 import math
@@ -209,7 +209,7 @@ def diagnose(
 
     def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
         with torch.no_grad():
-            start = of.taken(x_T)
+            start = of.cast_states(x_T)
             return sample(of, x_T=start, sampler=by, seed=seed, progress=False).double().cpu()
 
     def distance(x: Tensor, y: Tensor) -> float:
@@ -225,7 +225,7 @@ def diagnose(
     known = drawn(exact, x_T, fine)
 
     def reweighted(places: Tensor) -> float:  # of all at once: weights of few samples say little
-        return distance(known[places][resampled(log_ratio[places])], known[places])
+        return distance(known[places][resample_places(log_ratio[places])], known[places])
 
     times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     terms = {
@@ -245,7 +245,7 @@ def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
     return Estimate(value(torch.arange(n)), (BLOCKS - 1) * Estimate.of(less).stderr)
 
 
-def resampled(log_weights: Tensor) -> Tensor:
+def resample_places(log_weights: Tensor) -> Tensor:
     """Draw as many places by weight, each as often as its share but for rounding (systematic resampling).
 
     They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
@@ -265,7 +265,10 @@ def _score_error(
     x = sde.perturb(x_0, t, generator=generator).x
     with torch.no_grad(), evaluating(model):
         score = torch.cat(
-            [model.score(model.taken(a), b).double().cpu() for a, b in zip(x.split(4096), t.split(4096), strict=True)]
+            [
+                model.score(model.cast_states(a), b).double().cpu()
+                for a, b in zip(x.split(4096), t.split(4096), strict=True)
+            ]
         )
     wrong = sde.diffusion_operator(t).T(score - exact.score(x, t))
     nats = 0.5 * wrong.flatten(1).square().sum(1) * factor[order] * (sde.T - sde.t_min)

@@ -6,7 +6,7 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "class_name", "load", "pretrained", "renamed", "save", "upgraded", "write_whole"]
+__all__ = ["SHIPPED", "class_name", "load", "pretrained", "renamed", "save", "upgrade", "write_whole"]
 
 import inspect
 import json
@@ -141,7 +141,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); save the model again.") from None
-    described = upgraded(header, path)
+    described = upgrade(header, path)
     ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
     known = {class_name(c): c for c in (*(c for c in ours if class_name(c) != c.__name__), *classes)}
     model: ScoreModel = _construct(described, tensors, known, str(path))
@@ -178,7 +178,7 @@ UPGRADES: dict[str, tuple[str, Callable[[Any], Any]]] = {  # from each older for
 }
 
 
-def upgraded(header: dict[str, str], path: str | Path) -> Any:
+def upgrade(header: dict[str, str], path: str | Path) -> Any:
     """Return the description of the model in a file's header, as the present format would have it.
 
     Raises

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import diagnose, samplers
-from sdegen.diagnose import Term, resampled
+from sdegen.diagnose import Term, resample_places
 from sdegen.metrics.estimate import Estimate
 from sdegen.processes.grids import Angle
 from sdegen.testing import affine_moments
@@ -117,9 +117,9 @@ def test_a_score_off_by_a_factor_costs_its_error_along_the_path() -> None:
 
 def test_weights_draw_places_as_often_as_their_share() -> None:
     weights = torch.tensor([0.5, 0.0, 0.25, 0.25], dtype=torch.float64)
-    assert sorted(resampled(weights.log()).tolist()) == [0, 0, 2, 3]
+    assert sorted(resample_places(weights.log()).tolist()) == [0, 0, 2, 3]
     many = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
-    counts = torch.bincount(resampled(many.log()), minlength=1000)
+    counts = torch.bincount(resample_places(many.log()), minlength=1000)
     assert ((counts - 1000 * many / many.sum()).abs() < 1).all()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CleanState", "Guided", "Tilted", "checked", "inverse", "require_clean_means", "within"]
+__all__ = ["CleanState", "Guided", "Tilted", "check_scale", "inverse", "require_clean_means", "indicate_interval"]
 
 from abc import abstractmethod
 from typing import Any
@@ -98,7 +98,7 @@ class Tilted(Guided):
     def __init__(self, model: ScoreModel, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
         self.sde = require_clean_means(self)
-        self.scale, self.interval = checked(scale, interval)
+        self.scale, self.interval = check_scale(scale, interval)
 
     @abstractmethod
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,14 +106,14 @@ class Tilted(Guided):
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the tilted clean state and its noise."""
-        weight = within(self.interval, t) * self.scale
+        weight = indicate_interval(self.interval, t) * self.scale
         if not weight.any():
             return self.model.estimate(x, t, **self.passed_on(**cond))
         x_0, eps, slope = self.tilted(x, t, **cond)
-        more_x_0, more_eps = self.moved(slope * rows(weight, x), t)
+        more_x_0, more_eps = self.resolve_gradient(slope * rows(weight, x), t)
         return x_0 + more_x_0, eps + more_eps
 
-    def moved(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def resolve_gradient(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return what a gradient of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ
         slope``.
         """
@@ -130,7 +130,7 @@ class Tilted(Guided):
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
-        at, weight = self._marginal(t), within(self.interval, t) * self.scale
+        at, weight = self._marginal(t), indicate_interval(self.interval, t) * self.scale
         if not at.R.log_abs_det().isneginf().any():
             return at.score_from_noise(self.noise(x, t, **cond))
         score = self.model.score(x, t, **self.passed_on(**cond))
@@ -143,7 +143,7 @@ def require_clean_means(wrapper: Guided) -> LinearSDE:
     return as_linear(wrapper.sde, why)
 
 
-def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:
+def check_scale(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:
     """Check a scale and an interval of times, and return them."""
     if not torch.tensor(float(scale)).isfinite():
         raise ValueError(f"scale = {scale}; give a finite number, 1 for the conditional model.")
@@ -152,7 +152,7 @@ def checked(scale: float, interval: tuple[float, float] | None) -> tuple[float, 
     return float(scale), interval
 
 
-def within(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:
+def indicate_interval(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:
     """Return 1 at times in the interval, 0 outside; float64 on the CPU."""
     t = torch.as_tensor(t, dtype=torch.float64).cpu()
     first, last = (-torch.inf, torch.inf) if interval is None else interval

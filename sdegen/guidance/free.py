@@ -15,7 +15,7 @@ from ..laws.operators import Operator, Scale
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
 from ..processes.linear import as_linear
-from .base import Guided, checked, within
+from .base import Guided, check_scale, indicate_interval
 
 
 class Extrapolated(Guided):
@@ -44,12 +44,12 @@ class Extrapolated(Guided):
         self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__(model)
-        self.scale, self.interval = checked(scale, interval)
+        self.scale, self.interval = check_scale(scale, interval)
         self.weak = weak
 
     def _weight(self, t: Tensor | float) -> Tensor:
         """Return ``scale − 1``, 0 outside the interval."""
-        return within(self.interval, t) * (self.scale - 1)
+        return indicate_interval(self.interval, t) * (self.scale - 1)
 
     def _both(
         self,

@@ -7,7 +7,7 @@ All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `m
 
 from __future__ import annotations
 
-__all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "check_measurement", "seen_of"]
+__all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "check_measurement", "check_measured"]
 
 from abc import abstractmethod
 from typing import Any
@@ -82,9 +82,9 @@ class Measured(Informed, Tilted):
 
     def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
-        return self.looked(x, t, **cond)[:3]
+        return self.tilt_with_log_density(x, t, **cond)[:3]
 
-    def looked(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def tilt_with_log_density(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log
         |Q|``.
         """
@@ -101,12 +101,12 @@ class Measured(Informed, Tilted):
             """Return ``(∂ seen / ∂x)ᵀ u``."""
             return pulled(u)[0]
 
-        residual = seen_of(cond, seen) - seen
-        u = self.weighed(residual, back, self.sde.project(x_0).shape[1:], t)
+        residual = check_measured(cond, seen) - seen
+        u = self.apply_precision(residual, back, self.sde.project(x_0).shape[1:], t)
         return x_0, eps, back(u), -0.5 * dot(residual, u)
 
     @abstractmethod
-    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
         """Return ``Q_t⁻¹ residual``, for data of this shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t] /
         ∂x``.
         """
@@ -125,7 +125,7 @@ class DPS(Measured):
         As for `Measured`.
     """
 
-    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
         """Return ``residual / std²``."""
         return residual / self.measurement.std**2
 
@@ -152,14 +152,14 @@ class Solved(Measured):
         super().__init__(model, measurement, scale, interval)
         self.iterations = iterations
 
-    def weighed(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
+    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
         """Return ``Q⁻¹ residual``."""
         spread = self.spread(back, shape, t)
         return conjugate_gradients(lambda u: self.measurement.std**2 * u + spread(u), residual, self.iterations)
 
     @abstractmethod
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
-        """Return the product ``u -> A V Aᵀ u``; arguments as for `weighed`."""
+        """Return the product ``u -> A V Aᵀ u``; arguments as for `apply_precision`."""
 
 
 class PiGDM(Solved):
@@ -247,7 +247,7 @@ def check_measurement(given: Any) -> Measurement:
     return given
 
 
-def seen_of(cond: dict[str, Any], seen: Tensor) -> Tensor:
+def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
     """Check the condition `y`, and return one for each row."""
     one = tuple(seen.shape[1:])
     if "y" not in cond:

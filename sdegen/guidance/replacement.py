@@ -13,7 +13,7 @@ from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
-from .measured import Informed, check_measurement, seen_of
+from .measured import Informed, check_measured, check_measurement
 from .measurements import Measurement
 
 
@@ -54,7 +54,7 @@ class Replacement(Informed, CleanState):
         data = self.sde.project(x_0)
         seen = A(data)
         shape = data.shape[1:]
-        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), seen_of(cond, seen) - seen, self.iterations)
+        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations)
         return self._restated(t, x_0, eps, data + A.transpose(u, shape))
 
 

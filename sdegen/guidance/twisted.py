@@ -17,7 +17,7 @@ from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
 from ..samplers.start import start
 from ..show import show_call
-from .measured import Measured, seen_of
+from .measured import Measured, check_measured
 
 
 class Particles(NamedTuple):
@@ -124,7 +124,7 @@ def twisted_smc(
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0
         for i, t in enumerate(times):
-            x_0, eps, slope, log_twist = model.looked(x, t, **cond)
+            x_0, eps, slope, log_twist = model.tilt_with_log_density(x, t, **cond)
             log_weights = _checked(log_weights + pending + log_twist.double().cpu(), t)
             weights = log_weights.softmax(0)
             if weights.square().sum() * particles * threshold > 1:
@@ -140,13 +140,13 @@ def twisted_smc(
             def mean(x_0: Tensor, eps: Tensor, at_s: Any = at_s, gain: Any = law.K @ at_t.R) -> Tensor:
                 return at_s.Phi(x_0) + gain(eps)
 
-            push, z = mean(*model.moved(model.scale * slope, t)), noise_like(x, draws)
+            push, z = mean(*model.resolve_gradient(model.scale * slope, t)), noise_like(x, draws)
             x = mean(x_0, eps) + push + L(z)
             # log N(x; mean) − log N(x; mean + push): the proposal against the chain's own step.
             ratio = 0.5 * (z.square() - (L.inv()(push) + z).square()).flatten(1).sum(1)
             pending = (ratio - log_twist).double().cpu()
         data = sde.project(x_0)
-        last = model.measurement.log_prob(seen_of(cond, model.measurement(data)), data) - log_twist
+        last = model.measurement.log_prob(check_measured(cond, model.measurement(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
     return Particles(data, log_weights.softmax(0), resampled)
 

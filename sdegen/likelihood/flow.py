@@ -203,7 +203,7 @@ def sample_with_log_prob(
         prior = _prior(model)
         x_T = start(model, n, seed)
     else:
-        x_T = model.taken(prior.sample(n, generator))
+        x_T = model.cast_states(prior.sample(n, generator))
     bound = Conditioned(model, **cond) if cond else model
     with torch.no_grad(), evaluating(model):
         path = follow(bound, x_T, (model.sde.T, 0.0), divergence, tolerance, method, generator)
@@ -260,4 +260,4 @@ class Density:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density by the probability flow, in the model's dtype."""
-        return log_prob(self.model, self.model.taken(x), **self.cond)
+        return log_prob(self.model, self.model.cast_states(x), **self.cond)

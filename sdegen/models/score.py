@@ -79,7 +79,7 @@ class ScoreModel(ABC):
         """A tensor of the dtype and on the device of the states that the model takes; None where any will do."""
         return next(self.parameters(), None) if isinstance(self, nn.Module) else None
 
-    def taken(self, x: Tensor) -> Tensor:
+    def cast_states(self, x: Tensor) -> Tensor:
         """Return `x` in the dtype and on the device of the states that the model takes."""
         return x if self.like is None else x.to(self.like)
 

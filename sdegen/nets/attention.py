@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SelfAttention", "attend", "differentiated"]
+__all__ = ["SelfAttention", "attend", "is_differentiated"]
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +49,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     gradients on CPUs, where they take five times as long as the formula.
     """
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
-    if slow or differentiated(q):
+    if slow or is_differentiated(q):
         return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def differentiated(x: Tensor) -> bool:
+def is_differentiated(x: Tensor) -> bool:
     """Tell whether a forward-mode derivative is being taken along `x`."""
     return forward_ad.unpack_dual(x).tangent is not None

@@ -6,7 +6,7 @@ __all__ = ["AttentionBlock", "Block", "Norm", "ResBlock"]
 
 from torch import Tensor, nn
 
-from .attention import SelfAttention, differentiated
+from .attention import SelfAttention, is_differentiated
 from .images import places, tokens, zero
 
 GROUP = 32  # channels normalised together: below 16, torch's channels-last kernels are up to 20 times slower
@@ -28,7 +28,9 @@ class Norm(nn.GroupNorm):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(B, channels, H, W)`` to the same shape."""
-        return super().forward(h.contiguous() if differentiated(h) else h)  # torch's forward-mode rule takes no other
+        return super().forward(
+            h.contiguous() if is_differentiated(h) else h
+        )  # torch's forward-mode rule takes no other
 
 
 class ResBlock(nn.Module):

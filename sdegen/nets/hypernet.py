@@ -7,7 +7,7 @@ __all__ = ["HyperMLP"]
 from torch import Tensor, nn
 
 from .embeddings import Sinusoidal
-from .mlp import flat, shaped
+from .mlp import flatten_states, reshape_output
 
 
 class HyperMLP(nn.Module):
@@ -51,9 +51,9 @@ class HyperMLP(nn.Module):
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         written = self.hyper(self.embedding(level)).reshape(len(level), self.depth, -1)
         mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
-        h = self.first(flat(x, self.dim))
+        h = self.first(flatten_states(x, self.dim))
         for i, layer in enumerate(self.layers):
             each = layer(self.act(h)).reshape(len(x), self.rank, self.width)
             moved = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)
             h = h + (1 + scale[:, i]) * moved + bias[:, i]
-        return shaped(self.last(self.act(h)), x)
+        return reshape_output(self.last(self.act(h)), x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Condition", "channels_last", "check_images", "padded", "places", "products", "tokens", "zero"]
+__all__ = ["Condition", "channels_last", "check_images", "pad_to_multiple", "places", "products", "tokens", "zero"]
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -51,7 +51,7 @@ def check_images(x: Tensor, channels: int) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}; the network takes images (B, {channels}, H, W).")
 
 
-def padded(x: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad images, by repeating their last rows and columns, until both sizes are multiples of a number."""
     bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MLP", "ResidualLayer", "add_label", "flat", "shaped"]
+__all__ = ["MLP", "ResidualLayer", "add_label", "flatten_states", "reshape_output"]
 
 import math
 from typing import Any
@@ -95,13 +95,13 @@ class MLP(nn.Module):
         """
         e = self.level(self.embedding(level))
         e = add_label(self.label, e, label, len(x))
-        h = self.first(flat(x, self.dim))
+        h = self.first(flatten_states(x, self.dim))
         for block in self.blocks:
             h = block(h, e)
-        return shaped(self.last(self.act(h)), x)
+        return reshape_output(self.last(self.act(h)), x)
 
 
-def flat(x: Tensor, dim: int) -> Tensor:
+def flatten_states(x: Tensor, dim: int) -> Tensor:
     """Flatten states to rows ``(B, dim)``.
 
     Raises
@@ -132,7 +132,7 @@ def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> T
     return e + table(label, n)
 
 
-def shaped(out: Tensor, x: Tensor) -> Tensor:
+def reshape_output(out: Tensor, x: Tensor) -> Tensor:
     """Reshape flat outputs to the shape of `x`; with m times its coordinates, to m times its channels along dimension 1."""
     if x.ndim == 1 or out[0].numel() == math.prod(x.shape[1:]):
         return out.reshape(x.shape)

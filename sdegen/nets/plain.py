@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import channels_last, check_images, zero
-from .mlp import flat
+from .mlp import flatten_states
 
 
 class Residual(nn.Module):
@@ -54,7 +54,7 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map states to ``(B, outer)``."""
-        return self.last(F.silu(self.blocks(self.first(flat(x, self.inner)))))
+        return self.last(F.silu(self.blocks(self.first(flatten_states(x, self.inner)))))
 
 
 class Convolutional(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .images import channels_last, check_images
-from .mlp import flat
+from .mlp import flatten_states
 
 
 class Down(nn.Module):
@@ -90,7 +90,7 @@ class Up(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map flat latents to images ``(B, C, H, W)``."""
-        return self.layers(flat(z, self.inner))
+        return self.layers(flatten_states(z, self.inner))
 
 
 def _quarter(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Block, Norm
-from .images import Condition, channels_last, check_images, padded, products, zero
+from .images import Condition, channels_last, check_images, pad_to_multiple, products, zero
 
 
 class UNet(nn.Module):
@@ -135,7 +135,7 @@ class UNet(nn.Module):
         """
         check_images(x, self.channels)
         e = self.condition(level, label, len(x))
-        whole = padded(x, self.patch * 2 ** (len(self.widths) - 1))
+        whole = pad_to_multiple(x, self.patch * 2 ** (len(self.widths) - 1))
         with products(x, self.mixed):
             out = self._paths(F.pixel_unshuffle(whole, self.patch), e).to(x.dtype)
         return F.pixel_shuffle(out, self.patch)[:, :, : x.shape[2], : x.shape[3]].contiguous()

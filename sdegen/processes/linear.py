@@ -6,7 +6,7 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
-__all__ = ["LinearSDE", "as_linear", "gaussian", "is_linear", "ordered"]
+__all__ = ["LinearSDE", "as_linear", "gaussian", "is_linear", "check_order"]
 
 from abc import abstractmethod
 from functools import cached_property
@@ -24,7 +24,7 @@ from .base import SDE
 from .dynamics import as_time
 
 
-def ordered(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Check the times of a transition, and return them.
 
     Raises

@@ -19,7 +19,7 @@ from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
 from .base import Flow, Read
 from .dynamics import as_time
-from .linear import LinearSDE, ordered
+from .linear import LinearSDE, check_order
 from .quadrature import RootTable, matrix_moments, psd_cholesky
 
 
@@ -122,7 +122,7 @@ class MatrixSDE(LinearSDE):
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """Return ``u_t`` given ``u_s``; the root is the Cholesky factor."""
-        first, last = torch.broadcast_tensors(*ordered(as_time(s, self.T, "s"), as_time(t, self.T)))
+        first, last = torch.broadcast_tensors(*check_order(as_time(s, self.T, "s"), as_time(t, self.T)))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
 

@@ -20,7 +20,7 @@ from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from .base import Flow, Read
 from .dynamics import as_time
-from .linear import LinearSDE, ordered
+from .linear import LinearSDE, check_order
 from .quadrature import scalar_moments
 
 
@@ -121,7 +121,7 @@ class ScalarSDE(LinearSDE):
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
         the times are close.
         """
-        s, t = ordered(as_time(s, self.T, "s"), as_time(t, self.T))
+        s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
         alpha_s, sigma_s = self._alpha_sigma(s)
         alpha_t, sigma_t = self._alpha_sigma(t)
         fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))

@@ -20,7 +20,7 @@ from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
 from ..processes.linear import is_linear
-from ..progress import shown
+from ..progress import should_show
 from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
@@ -193,7 +193,7 @@ def _follow(
         raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
     times = sampler.times(model.sde, False)
     parts = list(chunks(x, batch, cond, 0, len(x)))
-    show = shown(progress)
+    show = should_show(progress)
     ends = []
     with torch.no_grad(), evaluating(model):
         plan = None

@@ -12,7 +12,7 @@ __all__ = [
     "Line",
     "as_map",
     "bridge_root",
-    "carried",
+    "carry_deviation",
     "line_through",
     "signal_angle",
     "signal_weights",
@@ -108,7 +108,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
             seen = slice(max(0, k + 1 - self.order), k + 1)
             line = line_through(self.clock, phi[seen].flip(0), phi[k : k + 2])
             W = signal_weights(sde, t, s, inner_times[k], line, self.eta)
-            C = as_map(carried(sde, s, t, self.eta).matrix())
+            C = as_map(carry_deviation(sde, s, t, self.eta).matrix())
             root = as_map(bridge_root(sde, s, t, self.eta).matrix())
             C, *W, root = (A.prepared(model.like) for A in (C, *W, root))
             steps.append(ExponentialSDEStep(clean[k], C, W, root))
@@ -125,7 +125,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
         return (c.root.onto(x_s, noise(x)) if self.eta else x_s), x_0[: self.order - 1]
 
 
-def carried(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
+def carry_deviation(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
     """Return ``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
     at_s, at_u = sde.marginal(s), sde.marginal(u)
     if eta == 1:
@@ -172,8 +172,8 @@ def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Li
     """Return ``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is
     not.
     """
-    start = (carried(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
-    between = (carried(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
+    start = (carry_deviation(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
+    between = (carry_deviation(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
     end = sde.marginal(s).Phi.matrix()
     _, w = rule()
     by_parts = torch.einsum("jz,z,zab->jab", line.slope, w, between)

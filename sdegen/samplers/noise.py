@@ -23,7 +23,7 @@ __all__ = [
     "layout",
     "numbers_in",
     "power_of_two",
-    "scrambled",
+    "scramble",
     "together",
 ]
 
@@ -194,7 +194,7 @@ class BlockSeeds:
     """
 
     def __init__(self, seed: int) -> None:
-        key = scrambled(seed)
+        key = scramble(seed)
         self.first, self.second = key & _32, key >> 32
 
     def __call__(self, block: int, call: int) -> int:
@@ -205,7 +205,7 @@ class BlockSeeds:
         return x ^ x >> 16
 
 
-def scrambled(x: int) -> int:
+def scramble(x: int) -> int:
     """Scramble a whole number into 64 random-looking bits (the finaliser of splitmix64; G. Steele et al., 2014)."""
     x = (x + 0x9E3779B97F4A7C15) % 2**64
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -245,7 +245,7 @@ def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     first
         Place in the run of the first.
     """
-    seeds, size = BlockSeeds(scrambled(seed)), max(16, NUMBERS // d)
+    seeds, size = BlockSeeds(scramble(seed)), max(16, NUMBERS // d)
     begin = first // size
     blocks = [
         law.sample(size, torch.Generator().manual_seed(seeds(k, 0)))  # drawn whole, or it would depend on n

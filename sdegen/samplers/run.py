@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.linear import is_linear
-from ..progress import shown
+from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
@@ -130,7 +130,7 @@ def sample(
     )
     parts = list(chunks(x_T, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", seed, noise, callback, return_path)
-    show = shown(progress)
+    show = should_show(progress)
     results = []
     with torch.no_grad(), evaluating(model):
         plan = None

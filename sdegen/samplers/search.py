@@ -25,7 +25,7 @@ from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..processes.grids import Angle, Given
 from ..processes.linear import is_linear
-from ..progress import shown
+from ..progress import should_show
 from .base import Sampler
 from .clocks import share
 from .defaults import default
@@ -124,7 +124,7 @@ def fit_solver(
         paths = max(64, min(512, 65_536 // numbers))
     if paths < 16 or steps < 2 or rounds < 0:
         raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
-    show = shown(progress)
+    show = should_show(progress)
     with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
         return Search(model, steps, paths, seed, final, end, cond).run(rounds, bar)
 

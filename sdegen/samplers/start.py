@@ -65,7 +65,7 @@ def check_number(n: Any) -> int:
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
     moments = model.require_moments(" for the prior to be matched to, or pass x_T")
-    return model.taken(draw(model.sde.prior(moments), check_number(n), seed, moments.mean.numel(), first))
+    return model.cast_states(draw(model.sde.prior(moments), check_number(n), seed, moments.mean.numel(), first))
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:

@@ -46,7 +46,7 @@ def asked_of(model: ScoreModel, n: int = 6) -> Asked:
     mean = model.require_moments().mean
     x_0 = mean + torch.randn(n, *mean.shape, dtype=torch.float64, generator=generator)
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
-    x = model.taken(model.sde.perturb(x_0.double(), t, generator=generator).x)
+    x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
     return Asked(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
 
 
@@ -118,7 +118,7 @@ def readings_are_finite_at_both_ends(model: ScoreModel) -> None:
     mean = model.require_moments().mean
     x_0 = mean + torch.randn(4, *mean.shape, dtype=torch.float64, generator=generator)
     for t in (0.0, model.sde.T):
-        x = model.taken(model.sde.perturb(x_0.double(), t, generator=generator).x)
+        x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
         with asking(model):
             for name in READINGS:
                 if not getattr(model, name)(x, t).isfinite().all():

@@ -7,7 +7,7 @@ are kept; a new one is whole before an old one goes (`files.write_whole`).
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "Folder", "described", "differences"]
+__all__ = ["Checkpoint", "Folder", "describe", "differences"]
 
 import hashlib
 import inspect
@@ -147,7 +147,7 @@ class Folder:
             old.unlink()
 
 
-def described(value: Any) -> Any:
+def describe(value: Any) -> Any:
     """Describe settings and objects as JSON, by which two runs are compared: functions by name, objects by their
     arguments.
     """

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..progress import shown
+from ..progress import should_show
 from .listeners import Bar, Checkpoints, KeepSnapshots, Listener, listening
 from .run import Run, Step
 from .settings import Settings, check_whole
@@ -106,7 +106,7 @@ def fit(
     training = Training(model, data, settings, checkpoint, threads)
     listeners: list[Listener] = []
     if training.processes.main:
-        listeners += [Bar()] if shown(progress) else []
+        listeners += [Bar()] if should_show(progress) else []
         listeners += [] if validation is None else [Validation(validation, validate_every)]
         listeners += [listening(callback) for callback in callbacks]
     if training.run.snapshots is not None and settings.snapshots is not None:

@@ -16,7 +16,7 @@ from ..data import Batch
 from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
-from .checkpoints import Checkpoint, Folder, described
+from .checkpoints import Checkpoint, Folder, describe
 from .dropping import Drop, check_taken
 from .gradients import Gradient
 from .learner import Learner, learnable, objective_of
@@ -157,7 +157,7 @@ class Training:
 
     def about(self) -> dict[str, Any]:
         """Return in JSON what a run that goes on must share with the one that was begun."""
-        about = described(self.settings.compared() | {"model": self.model})
+        about = describe(self.settings.compared() | {"model": self.model})
         frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
         return about | ({"frozen": frozen} if frozen else {})
 
