@@ -138,7 +138,7 @@ def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, dive
     assert abs(gap.mean() / other.mean() - 1) < 0.2
 
 
-def test_ddpm_loss_is_twice_the_inverse_variance_loss() -> None:
+def test_ddpm_loss_is_the_inverse_variance_loss() -> None:
     sde = sdegen.VP()
     model = Off(sde, torch.tensor(0.2, dtype=torch.float64))
     x_0 = DATA.sample(512, torch.Generator().manual_seed(0))
@@ -150,7 +150,20 @@ def test_ddpm_loss_is_twice_the_inverse_variance_loss() -> None:
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     x = alpha * x_0 + sigma * z
     want = (model.noise(x, t) - z).square().sum(1)
-    torch.testing.assert_close(got, 0.5 * want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_a_step_forms_the_law_of_its_times_once(sde: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    whole = sdegen.LinearSDE.marginal
+    monkeypatch.setattr(sdegen.LinearSDE, "marginal", lambda self, t: (asked.append(t), whole(self, t))[1])
+    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e), width=8, depth=1), sde).double()
+    loss = losses.Denoising()
+    loss(model, DATA.sample(8)).mean().backward()  # times are tabulated at the first call
+    asked.clear()
+    loss(model, DATA.sample(8)).mean().backward()
+    assert len(asked) == 1
 
 
 def test_implicit_refuses_directional_weights() -> None:

@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import sdegen
 from sdegen import fit
-from sdegen.training import constant_rate, state
+from sdegen.training import constant_rate, losses, state
 from sdegen.training.run import Readings
 
 
@@ -194,7 +195,42 @@ def plain_loss(model, x, generator=None):
     return (model.net(x, x[:, 0]) - 1).square().sum(1)
 
 
-def test_nothing_in_a_step_waits_for_an_accelerator(tiny, monkeypatch, device, dtype, generator):
+WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
+
+
+class OnAccelerator(torch.Tensor):
+    """Numbers as they would lie on an accelerator, and all that is made of them: it is written down who asks for a value."""
+
+    asked: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name, own = getattr(func, "__name__", ""), bool(args) and isinstance(args[0], cls)
+        # A copy to an accelerator is waited for too, unless it is told not to be.
+        if name in WAITS if own else name == "to" and not (kwargs or {}).get("non_blocking"):
+            cls.asked.append(name)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=["numbers", "matrices"])
+def test_the_default_loss_waits_for_no_accelerator(monkeypatch, sde, generator):
+    monkeypatch.setattr(losses, "at_hand", lambda device: False)
+    monkeypatch.setattr(OnAccelerator, "asked", [])
+    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e), width=8, depth=1), sde)
+    for p in model.parameters():
+        p.data = p.data.as_subclass(OnAccelerator)
+    model.moments = RING.moments()
+    x = RING.sample(40, generator).float().as_subclass(OnAccelerator)
+    loss = losses.Denoising()
+    values = loss(model, x, generator=generator)
+    assert isinstance(values, OnAccelerator) and values.shape == (40,)
+    values.mean().backward()
+    assert OnAccelerator.asked == []
+    values.sum().item(), torch.ones(3, dtype=torch.float64).to(x)
+    assert OnAccelerator.asked == ["item", "to"]
+
+
+def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(tiny, monkeypatch, device, dtype, generator):
     monkeypatch.setattr(state, "Readings", Late)
     asked, counts = [], []
     for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__"):

@@ -44,7 +44,7 @@ def inside(sde, n=7):
 
 LAMBDAS = [  # lambda on the squared score error, of alpha, sigma and g
     (UniformWeighting(), lambda a, s, g: 1 + 0 * s),
-    (InverseVarianceWeighting(), lambda a, s, g: s**2 / 2),
+    (InverseVarianceWeighting(), lambda a, s, g: s**2),
     (LikelihoodWeighting(), lambda a, s, g: g**2),
     (SNRWeighting(1.0), lambda a, s, g: s**2 * (a**2 + s**2) / a**2),
     (SNRWeighting(0.3), lambda a, s, g: s**2 * (1 + 0.3 * (s / a) ** 2)),
@@ -63,10 +63,10 @@ def test_the_weighted_square_is_lambda_times_the_square(sde, weighting, of, gene
 
 
 @pytest.mark.parametrize("sde", LINEAR, ids=name)
-def test_snr_without_offset_is_twice_the_inverse_variance(sde):
+def test_snr_without_offset_is_the_inverse_variance(sde):
     t = inside(sde)
     W, V = SNRWeighting(0.0)(sde, t).matrix(), InverseVarianceWeighting()(sde, t).matrix()
-    torch.testing.assert_close(W.mT @ W, 2 * V.mT @ V, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(W.mT @ W, V.mT @ V, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("sde", LINEAR, ids=name)
@@ -75,7 +75,7 @@ def test_inverse_variance_makes_the_target_standard_noise(sde, generator):
     x_0 = torch.randn(len(t), 2, dtype=torch.float64, generator=generator)
     noised = sde.perturb(x_0, t, generator=generator)
     target = InverseVarianceWeighting()(sde, t)(noised.kernel.score(noised.x))
-    torch.testing.assert_close(target, -noised.z / math.sqrt(2), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(target, -noised.z, rtol=1e-8, atol=1e-8)
 
 
 def test_likelihood_weights_the_noisy_direction_alone_on_a_matrix_process(generator):

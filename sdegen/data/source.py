@@ -120,7 +120,7 @@ class Source:
         if self.x is None:
             while True:
                 x = self.law.sample(size, generator)
-                yield Batch(x.to(self.device, self.dtype), {})
+                yield Batch(x.to(self.device, self.dtype, non_blocking=True), {})
         n = len(self.x)
         while True:
             while len(self.order) < size:
@@ -131,11 +131,11 @@ class Source:
     def _rows(self, which: Tensor, generator: torch.Generator) -> Batch:
         """Return the rows of the given numbers."""
         if isinstance(self.x, Scaled):
-            x = self.x.rows(which, self.dtype, generator).to(self.device)
+            x = self.x.rows(which, self.dtype, generator).to(self.device, non_blocking=True)
         else:
             assert self.x is not None
-            x = self.x[which.to(self.x.device)]
-        return Batch(x, {name: value[which.to(value.device)] for name, value in self.cond.items()})
+            x = self.x[which.to(self.x.device, non_blocking=True)]
+        return Batch(x, {name: value[which.to(value.device, non_blocking=True)] for name, value in self.cond.items()})
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return every row of a data set once, in order, in batches; of a law 4,096 draws that are always the same."""

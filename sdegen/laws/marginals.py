@@ -83,7 +83,7 @@ class Observation(NamedTuple):
         """Return the score of the state `x` from the score of the observation."""
         if self.rest is None:
             return of_y * rows(self.g[..., 0], x)
-        g = self.g.to(x).reshape(*self.g.shape, *[1] * (x.ndim - 2))
+        g = self.g.to(x.device, x.dtype, non_blocking=True).reshape(*self.g.shape, *[1] * (x.ndim - 2))
         return g * of_y.unsqueeze(1) - self.rest(x)
 
 
@@ -159,7 +159,7 @@ class Marginal(Transition, Level):
             )
         c, s, g, rest = self._observed
         rows(g[..., 0], x)  # refuses another number of rows
-        weights = g.to(x).reshape(*g.shape, *[1] * (x.ndim - 2))
+        weights = g.to(x.device, x.dtype, non_blocking=True).reshape(*g.shape, *[1] * (x.ndim - 2))
         return Observation((weights * x).sum(1), c, s, g, Matrix(rest))
 
 

@@ -214,7 +214,7 @@ class Matrix(Operator):
             )
         if self.M.ndim > 2:
             rows(self.M[:, 0, 0], x)  # refuses another number of rows
-        M = self.M.to(x)
+        M = self.M.to(x.device, x.dtype, non_blocking=True)
         return (M @ x.reshape(len(x), k, -1)).reshape(x.shape)
 
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
@@ -312,4 +312,5 @@ def rows(c: Tensor, x: Tensor) -> Tensor:
             f"one coefficient per row was expected, shape () or ({len(x) if x.ndim else 1},), got {tuple(c.shape)} "
             f"for a state of shape {tuple(x.shape)}; pass t of shape () or (B,)."
         )
-    return c.to(x).reshape(-1, *[1] * (x.ndim - 1)) if c.ndim else c.to(x)
+    c = c.to(x.device, x.dtype, non_blocking=True)  # the step goes on: no accelerator is waited for
+    return c.reshape(-1, *[1] * (x.ndim - 1)) if c.ndim else c

@@ -108,7 +108,7 @@ class Model(VelocityModel, Trainable):
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape."""
-        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
+        out = self.net(c.c_in(x), c.c_noise.to(x.device, x.dtype, non_blocking=True), **cond)
         if out.shape != x.shape:
             raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
         return out
@@ -152,7 +152,7 @@ class LearnedVariance(Model, LearnedReversal):
 
     def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the two halves of the network's channels."""
-        out = self.net(c.c_in(x), c.c_noise.to(x), **cond)
+        out = self.net(c.c_in(x), c.c_noise.to(x.device, x.dtype, non_blocking=True), **cond)
         if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise ValueError(
                 f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "

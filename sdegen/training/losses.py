@@ -1,7 +1,7 @@
 """Score-matching losses, one value per datum: denoising, implicit (Hyvärinen), sliced, and with learned variance.
 
 Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
-DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting` (up to its factor ½). No loss here knows the SDE it runs on.
+DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting`. No loss here knows the SDE it runs on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ __all__ = [
     "InputPerturbation",
     "NonFiniteLoss",
     "Variational",
+    "at_hand",
     "score_error",
 ]
 
@@ -332,14 +333,24 @@ def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None)
     return perturbed
 
 
+def at_hand(device: torch.device) -> bool:
+    """Return whether numbers on a device can be looked at without waiting for it: those of the CPU."""
+    return device.type == "cpu"
+
+
 def _per_row(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).sum(1)
 
 
 def _finite(values: Tensor, t: Tensor) -> Tensor:
-    """Return the values, unless one is not finite: then raise an error that names the time."""
+    """Return the values, unless one is not finite: then raise an error that names the time.
+
+    They are looked at where that costs no wait. Those on an accelerator `fit` reads later, many steps together.
+    """
+    if not at_hand(values.device):
+        return values
     finite = values.detach().isfinite()
     if not finite.all():
-        bad = t.expand(len(values))[~finite.cpu()]
+        bad = t.expand(len(values))[~finite]
         raise NonFiniteLoss(f"the loss is not finite at t = {bad[0].item():.6g} ({len(bad)} of {len(values)} rows)")
     return values

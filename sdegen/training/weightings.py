@@ -6,7 +6,6 @@ A *weighting* is written as lambda on the squared score error, ``lambda ‖s −
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -59,14 +58,14 @@ class UniformWeighting(Weighting):
 
 
 class InverseVarianceWeighting(Weighting):
-    """``lambda = sigma² / 2``, the inverse of ``E‖∇ log p(x_t | x_0)‖²`` in two dimensions: half the noise (DDPM) loss.
+    """``lambda = sigma²``, the inverse of the variance of a coordinate of ``∇ log p(x_t | x_0)``: the noise (DDPM) loss.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
     """
 
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """Return ``Rᵀ / √2``."""
-        return at.R.T * math.sqrt(0.5)
+        """Return ``Rᵀ``."""
+        return at.R.T
 
 
 class LikelihoodWeighting(Weighting):

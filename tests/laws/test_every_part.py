@@ -205,7 +205,7 @@ def test_every_parametrization_holds_to_its_laws(kind: str, sde: sdegen.LinearSD
 # Each weighting, with lambda by the coefficients of the process; Sigma and G Gᵀ across the channels where it has several.
 WEIGHTINGS: dict[str, tuple[Weighting, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "uniform": (UniformWeighting(), lambda S, GG, snr: torch.eye(S.shape[-1]).double().expand(S.shape)),
-    "inverse variance": (InverseVarianceWeighting(), lambda S, GG, snr: S / 2),
+    "inverse variance": (InverseVarianceWeighting(), lambda S, GG, snr: S),
     "likelihood": (LikelihoodWeighting(), lambda S, GG, snr: GG),
     "snr": (SNRWeighting(0.3), lambda S, GG, snr: S * (1 + 0.3 / snr)),
     "EDM": (EDMWeighting(0.5), lambda S, GG, snr: S * (1 + 4 / snr)),
