@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import sdegen
 from sdegen import fit
-from sdegen.training import constant_rate, losses, state
+from sdegen.training import constant_rate, finite, losses, state
 from sdegen.training.run import Readings
 
 
@@ -214,7 +214,7 @@ class OnAccelerator(torch.Tensor):
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=["numbers", "matrices"])
 def test_the_default_loss_waits_for_no_accelerator(monkeypatch, sde, generator):
-    monkeypatch.setattr(losses, "at_hand", lambda device: False)
+    monkeypatch.setattr(finite, "at_hand", lambda device: False)
     monkeypatch.setattr(OnAccelerator, "asked", [])
     model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e), width=8, depth=1), sde)
     for p in model.parameters():

@@ -1,10 +1,10 @@
 """Training: weightings, losses, and the loop that lowers them."""
 
 from . import losses, weightings
+from .finite import NonFiniteLoss
 from .learner import Learner
 from .listeners import Listener
 from .loop import fit, train
-from .losses import NonFiniteLoss
 from .run import Run, Step
 from .settings import Settings, constant_rate, cosine_decay
 from .state import Training

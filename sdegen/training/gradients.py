@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.parts import has_rows, split
-from .losses import NonFiniteLoss
+from .finite import NonFiniteLoss
 from .workers import Processes
 
 

@@ -11,9 +11,7 @@ __all__ = [
     "Hybrid",
     "Implicit",
     "InputPerturbation",
-    "NonFiniteLoss",
     "Variational",
-    "at_hand",
     "score_error",
 ]
 
@@ -36,11 +34,8 @@ from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
 from ..show import show_call
+from .finite import finite
 from .weightings import InverseVarianceWeighting, Weighting
-
-
-class NonFiniteLoss(ValueError):
-    """A loss or gradient that is NaN or infinite."""
 
 
 class Denoising:
@@ -89,7 +84,7 @@ class Denoising:
         W = self.weighting.operator(model.sde, perturbed.at)
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
         values = [_per_row(self.error(model, x_0, draw, W, generator, **cond).square()) for draw in draws]
-        return _finite(sum(values) * rows(factor / len(draws), values[0]), t)
+        return finite(sum(values) * rows(factor / len(draws), values[0]), t)
 
     def error(
         self,
@@ -200,7 +195,7 @@ class Implicit:
             )
         score, divergence = self.divergence(lambda y: model.score(y, t, **cond), perturbed.x, generator=generator)
         values = 0.5 * _per_row(score.square()) + divergence
-        return _finite(values * rows(W[..., 0, 0].square() * factor, values), t)
+        return finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
 
 class Hybrid:
@@ -240,7 +235,7 @@ class Hybrid:
         s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
         perturbed = _noised(sde, x_0, t, generator)
         bound = step_divergence(model, x_0, s, t, perturbed, **cond)
-        return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * _finite(bound, t)
+        return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * finite(bound, t)
 
 
 class Variational:
@@ -281,7 +276,7 @@ class Variational:
         values = last.kernel.log_prob(last.x) - prior.log_prob(last.x)
         values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
         values = values - last_log_prob(model, x_0, ends[0], first, **cond)
-        return _finite(values, t)
+        return finite(values, t)
 
 
 def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, **cond: Any) -> Tensor:
@@ -333,24 +328,5 @@ def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None)
     return perturbed
 
 
-def at_hand(device: torch.device) -> bool:
-    """Return whether numbers on a device can be looked at without waiting for it: those of the CPU."""
-    return device.type == "cpu"
-
-
 def _per_row(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).sum(1)
-
-
-def _finite(values: Tensor, t: Tensor) -> Tensor:
-    """Return the values, unless one is not finite: then raise an error that names the time.
-
-    They are looked at where that costs no wait. Those on an accelerator `fit` reads later, many steps together.
-    """
-    if not at_hand(values.device):
-        return values
-    finite = values.detach().isfinite()
-    if not finite.all():
-        bad = t.expand(len(values))[~finite]
-        raise NonFiniteLoss(f"the loss is not finite at t = {bad[0].item():.6g} ({len(bad)} of {len(values)} rows)")
-    return values

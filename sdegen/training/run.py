@@ -19,7 +19,7 @@ from ..metrics.estimate import Estimate
 from ..plots import drawn, losses
 from ..show import show_call, show_picture, show_value
 from .averages import PowerEMA, Snapshots
-from .losses import NonFiniteLoss
+from .finite import NonFiniteLoss
 from .settings import Settings
 
 

@@ -18,9 +18,9 @@ from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
 from .checkpoints import Checkpoint, Folder, describe
 from .dropping import Drop, check_taken
+from .finite import NonFiniteLoss
 from .gradients import Gradient
 from .learner import Learner, learnable, objective_of
-from .losses import NonFiniteLoss
 from .run import Readings, Run
 from .settings import Settings
 from .threads import Threads

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .dropping import check_taken
+from .finite import NonFiniteLoss
 from .gradients import check_one_each
 from .listeners import Keeping
-from .losses import NonFiniteLoss
 from .run import averaged
 from .state import Training
 

@@ -1,0 +1,41 @@
+"""Losses that are not finite: the error they end in, and a look at them that costs no wait."""
+
+from __future__ import annotations
+
+__all__ = ["NonFiniteLoss", "at_hand", "finite"]
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient that is NaN or infinite."""
+
+
+def at_hand(device: torch.device) -> bool:
+    """Return whether numbers on a device can be looked at without waiting for it: those of the CPU."""
+    return device.type == "cpu"
+
+
+def finite(values: Tensor, t: Tensor) -> Tensor:
+    """Return the values, unless one is not finite: then raise an error that names the time.
+
+    They are looked at where that costs no wait. Those on an accelerator `fit` reads later, many steps together.
+
+    Parameters
+    ----------
+    values, t
+        The losses and the times they were measured at, ``(B,)``.
+
+    Raises
+    ------
+    NonFiniteLoss
+        If one is not finite.
+    """
+    if not at_hand(values.device):
+        return values
+    good = values.detach().isfinite()
+    if not good.all():
+        bad = t.expand(len(values))[~good]
+        raise NonFiniteLoss(f"the loss is not finite at t = {bad[0].item():.6g} ({len(bad)} of {len(values)} rows)")
+    return values
