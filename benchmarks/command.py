@@ -51,7 +51,7 @@ def run(
     shared
         Whether a quick run uses all cores.
     """
-    args = arguments(name, description, seeds, options)
+    args = arguments(name, description, seeds, options, shared)
     folder = Path(f"{name}_quick" if args.quick else name)
     if args.worker:
         asked(Table(folder, args, Tickets(args.worker), written=False), blocks)
@@ -60,13 +60,12 @@ def run(
     missing = frozenset(who for who in plan.left if plan.chosen(who[1].name))
     if missing:
         print(f"{name}: {len(plan.read)} rows read, {len(missing)} to compute", file=sys.stderr, flush=True)
-    jobs = args.jobs or (os.cpu_count() or 1 if shared and args.quick and args.device == "cpu" else 1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         tickets = Tickets(Path(place))
         tickets.put(missing)
-        if missing and jobs > 1:
-            share_out(tickets, min(jobs, len(missing)))
+        if missing and args.jobs > 1:
+            share_out(tickets, min(args.jobs, len(missing)))
         elif missing:
             asked(Table(folder, args, tickets, written=False), blocks)
     table = Table(folder, args, done=missing)
@@ -80,7 +79,11 @@ def run(
 
 
 def arguments(
-    name: str, description: str | None, seeds: int, options: Callable[[argparse.ArgumentParser], None]
+    name: str,
+    description: str | None,
+    seeds: int = 3,
+    options: Callable[[argparse.ArgumentParser], None] = no_more,
+    shared: bool = False,
 ) -> argparse.Namespace:
     """Return the options of the command: those that every table takes, and its own."""
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
@@ -102,8 +105,9 @@ def arguments(
     options(parser)
     args = parser.parse_args()
     args.default_seeds = seeds
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args.jobs = args.jobs or (os.cpu_count() or 1 if shared and args.quick and args.device == "cpu" else 1)
+    if args.threads or args.jobs > 1:
+        torch.set_num_threads(args.threads or 1)
     return args
 
 
