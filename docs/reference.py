@@ -20,7 +20,8 @@ CHAPTERS = (  # in the order of the theory
     "diagnose", "plots", "testing", "files", "training",
 )  # fmt: skip
 APART = re.compile(r"(<pre\b.*?</pre>|<a\b.*?</a>|<h[1-6]\b.*?</h[1-6]>)", re.DOTALL)
-CODE = re.compile(r"<code>((?:sdegen\.)?([A-Za-z_][\w.]*)(?:\([^<]*\))?)</code>")
+# A name of the library, maybe with arguments; `sample(n)` alone may be anybody's, and KL(p ‖ q) is mathematics.
+CODE = re.compile(r"<code>((?:sdegen\.)?([A-Z]\w*|[a-z_]+(?:\.\w+)+|[a-z_]+(?!\())(?:\([^<‖]*\))?)</code>")
 
 
 @cache
@@ -113,7 +114,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
     def linked(found: re.Match[str]) -> str:
         place = places().get(found[2])
-        if place is None:
+        if place is None or ("#" not in place and not found[1].startswith("sdegen.")):  # `data` alone is a word
             return found[0]
         return f'<a href="{get_relative_url(place, page.url)}"><code>{found[1]}</code></a>'
 
