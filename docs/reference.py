@@ -21,7 +21,10 @@ CHAPTERS = (  # in the order of the theory
 )  # fmt: skip
 APART = re.compile(r"(<pre\b.*?</pre>|<a\b.*?</a>|<h[1-6]\b.*?</h[1-6]>)", re.DOTALL)
 # A name of the library, maybe with arguments; `sample(n)` alone may be anybody's, and KL(p ‖ q) is mathematics.
-CODE = re.compile(r"<code>((?:sdegen\.)?([A-Z]\w*|[a-z_]+(?:\.\w+)+|[a-z_]+(?!\())(?:\([^<‖]*\))?)</code>")
+CODE = re.compile(
+    r"<code>((?:sdegen\.)?(?P<name>[A-Z]\w*|(?!sdegen\.)[a-z_]+(?:\.\w+)+)(?:\([^<‖]*\))?"
+    r"|sdegen\.(?P<ours>[a-z_]+)(?:\([^<‖]*\))?|(?P<word>[a-z_]+))</code>"
+)
 
 
 @cache
@@ -113,8 +116,8 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
     """Names that the reference explains become links to it, but for those in code, links and headings."""
 
     def linked(found: re.Match[str]) -> str:
-        place = places().get(found[2])
-        if place is None or ("#" not in place and not found[1].startswith("sdegen.")):  # `data` alone is a word
+        place = places().get(found["name"] or found["ours"] or found["word"])
+        if place is None or ("#" not in place and found["word"]):  # `data` alone is a word
             return found[0]
         return f'<a href="{get_relative_url(place, page.url)}"><code>{found[1]}</code></a>'
 
