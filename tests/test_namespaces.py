@@ -44,3 +44,17 @@ def test_names_come_one_by_one_and_private_ones_stay_where_they_are(file: Path) 
         if isinstance(node, ast.ImportFrom) and node.level:
             private = [alias.name for alias in node.names if alias.name.startswith("_")]
             assert not private, f"line {node.lineno} takes {private} from another module"
+
+
+def test_a_name_means_one_thing() -> None:
+    """No two modules of the library, but for the suite's own laws, offer different things under one name."""
+    meanings: dict[str, dict[int, str]] = {}
+    for file in FILES:
+        module = module_of(file)
+        if not module.__name__.startswith("sdegen.testing."):
+            for name in module.__all__:
+                value = getattr(module, name)
+                if not inspect.ismodule(value):
+                    meanings.setdefault(name, {})[id(value)] = module.__name__
+    assert len(meanings) > 400
+    assert not {name: list(homes.values()) for name, homes in meanings.items() if len(homes) > 1}
