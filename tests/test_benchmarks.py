@@ -262,6 +262,7 @@ def test_the_committed_table_is_what_its_rows_say(line: str, tmp_path: Path, mon
         assert ours == theirs, path.name
 
 
+@pytest.mark.skipif(not tables.COMMITTED.exists(), reason="a source distribution leaves the rows of the tables out")
 def test_every_table_with_committed_rows_is_compared_with_them() -> None:
     tested = {line.split()[0] for line in COMPLETE + PARTIAL}
     assert tested == {path.relative_to(tables.COMMITTED).parts[0] for path in tables.COMMITTED.rglob("rows.jsonl")}
