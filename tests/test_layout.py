@@ -15,7 +15,7 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["progress", "show"],
+    ["progress", "show", "waiting"],
     ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],

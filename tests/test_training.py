@@ -12,10 +12,13 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
 import sdegen
 from sdegen import fit
+from sdegen.nets import embeddings
 from sdegen.training import constant_rate, finite, losses, state
 from sdegen.training.run import Readings
 
@@ -191,8 +194,8 @@ class Late(Readings):
         self.patience, self.bad = 7, torch.zeros((), device=device)
 
 
-def plain_loss(model, x, generator=None):
-    return (model.net(x, x[:, 0]) - 1).square().sum(1)
+def plain_loss(model, x, generator=None, **cond):
+    return (model.net(x, x[:, 0], **cond) - 1).square().sum(1)
 
 
 WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
@@ -230,16 +233,79 @@ def test_the_default_loss_waits_for_no_accelerator(monkeypatch, sde, generator):
     assert OnAccelerator.asked == ["item", "to"]
 
 
-def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(tiny, monkeypatch, device, dtype, generator):
+class Distance(TorchDispatchMode):
+    """Follow what would be on an accelerator if data and weights were, and note where something waits for one of its numbers.
+
+    What is computed from a distant tensor is distant, and so is what is brought to one by ``to``. Storages are kept, so that an
+    address means one tensor.
+    """
+
+    READS = ("cpu", "numpy", "tolist", "nonzero", "__bool__", "__float__", "__int__", "__index__", "item")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.kept, self.waits = {}, []
+        bring = torch.Tensor.to
+
+        def brought(x, *args, **kwargs):
+            out = bring(x, *args, **kwargs)
+            if any(map(self.has, args)) and not self.has(x):
+                out = out.clone() if out is x else out
+                self.add(out)
+            return out
+
+        monkeypatch.setattr(torch.Tensor, "to", brought)
+        for name in self.READS:
+            read = getattr(torch.Tensor, name)
+            monkeypatch.setattr(torch.Tensor, name, self.spy(read, name))
+
+    def has(self, x):
+        return isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() in self.kept
+
+    def add(self, x):
+        if isinstance(x, torch.Tensor) and x.numel():
+            self.kept[x.untyped_storage().data_ptr()] = x.untyped_storage()
+
+    def spy(self, read, name):
+        def noting(x, *args, **kwargs):
+            if not self.has(x):
+                return read(x, *args, **kwargs)
+            self.waits.append(name)
+            out = read(x.detach().clone() if name == "cpu" else x, *args, **kwargs)
+            if name == "cpu":  # which is near from here on
+                del self.kept[out.untyped_storage().data_ptr()]
+            return out
+
+        return noting
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(map(self.has, tree_leaves((args, kwargs)))):
+            for x in tree_leaves(out):
+                self.add(x)
+        return out
+
+
+@pytest.mark.parametrize("loss", [None, plain_loss], ids=["default", "plain"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(monkeypatch, generator, loss, labelled):
+    """On data in memory, of the default loss too; losses and norms are read every seven steps, in one transfer each."""
     monkeypatch.setattr(state, "Readings", Late)
-    asked, counts = [], []
-    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__"):
-        whole = getattr(torch.Tensor, name)
-        spy = lambda *args, whole=whole, name=name, **kwargs: (asked.append(name), whole(*args, **kwargs))[1]
-        monkeypatch.setattr(torch.Tensor, name, spy)
-    x = RING.sample(40, generator).to(device, dtype)
-    look = [lambda step: counts.append(len(asked))]
-    run = fit(tiny(), x, steps=22, batch_size=8, seed=0, loss=plain_loss, snapshots=None, callbacks=look)
+    for module in (finite, embeddings):
+        monkeypatch.setattr(module, "at_hand", lambda device: False)
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3 if labelled else 0), sdegen.VP())
+    x = RING.sample(40, generator).float()
+    distance, counts = Distance(monkeypatch), []
+    label = torch.arange(40) % 3
+    for tensor in (x, label, *model.parameters()):
+        distance.add(tensor)
+    look = [lambda step: counts.append(len(distance.waits))]
+    data = (x, label) if labelled else x
+    with distance:
+        run = fit(
+            model, data, steps=22, batch_size=8, seed=0, loss=loss, p_uncond=0.2 if labelled else 0.0, callbacks=look
+        )
     assert [b - a for a, b in pairwise(counts)] == [2 if step % 7 == 0 else 0 for step in range(2, 23)]
     assert len(run.loss) == len(run.grad_norm) == 22
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_call
+from ..waiting import at_hand
 from .images import Images, Scaled, Split
 from .moments import joined
 from .source import Batch, Source, check_finite, check_rows, parted
@@ -149,7 +150,7 @@ class Stream:
     def _checked(self, item: Any, what: str) -> Batch:
         x, cond = parted(item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item)
         check_rows(x, cond, self.dtype, what)
-        if x.device.type == "cpu":  # an accelerator would have to be waited for
+        if at_hand(x.device):
             check_finite(x, what)
         if self.read == 1:
             self.cond = cond

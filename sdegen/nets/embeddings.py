@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..waiting import at_hand
+
 
 class Sinusoidal(nn.Module):
     """``(sin(w_i u), cos(w_i u))`` at frequencies `w` in geometric progression.
@@ -103,18 +105,20 @@ class Label(nn.Module):
         Raises
         ------
         ValueError
-            If labels are not whole numbers in ``[-1, classes)``, or not one per row.
+            If labels are not whole numbers or not one per row; or, on a CPU, not in ``[-1, classes)``, which an accelerator
+            refuses by itself.
         """
         if label is None:
             label = torch.full((n,), -1, device=self.table.weight.device)
-        label = torch.as_tensor(label, device=self.table.weight.device)
+        label = torch.as_tensor(label)
         if label.is_floating_point() or label.shape not in ((), (n,)):
             raise ValueError(
                 f"label has dtype {label.dtype} and shape {tuple(label.shape)}; give whole numbers, () or ({n},)."
             )
-        if not torch.compiler.is_compiling() and ((label < -1) | (label >= self.classes)).any():  # no graph can look
+        looked_at = at_hand(label.device) and not torch.compiler.is_compiling()  # no graph can look
+        if looked_at and ((label < -1) | (label >= self.classes)).any():
             raise ValueError(
                 f"label reaches {(label.min() if (label < -1).any() else label.max()).item()}; "
                 f"labels run from 0 to {self.classes - 1}, and -1 means none."
             )
-        return self.table(label.expand(n) + 1)
+        return self.table(label.to(self.table.weight.device, non_blocking=True).expand(n) + 1)

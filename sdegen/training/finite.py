@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["NonFiniteLoss", "at_hand", "finite"]
+__all__ = ["NonFiniteLoss", "finite"]
 
-import torch
 from torch import Tensor
+
+from ..waiting import at_hand
 
 
 class NonFiniteLoss(ValueError):
     """A loss or gradient that is NaN or infinite."""
-
-
-def at_hand(device: torch.device) -> bool:
-    """Return whether numbers on a device can be looked at without waiting for it: those of the CPU."""
-    return device.type == "cpu"
 
 
 def finite(values: Tensor, t: Tensor) -> Tensor:

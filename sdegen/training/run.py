@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..metrics.estimate import Estimate
 from ..plots import drawn, losses
 from ..show import show_call, show_picture, show_value
+from ..waiting import at_hand
 from .averages import PowerEMA, Snapshots
 from .finite import NonFiniteLoss
 from .settings import Settings
@@ -168,7 +169,7 @@ class Readings:
         self.run = run
         self.waiting: list[tuple[Tensor, Tensor]] = []
         self.reason: str | None = None
-        self.patience = 1 if device.type == "cpu" else 50
+        self.patience = 1 if at_hand(device) else 50
         self.bad = None if self.patience == 1 else torch.zeros((), device=device)
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
