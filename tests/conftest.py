@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
+import sdegen
 from sdegen.data import sets
 
 FEW = Path(__file__).parent / "data"  # a few images of each set, laid out as under SDEGEN_DATA
@@ -213,3 +215,47 @@ def awake() -> Callable[[nn.Module], nn.Module]:
         return net
 
     return moved
+
+
+@pytest.fixture
+def net(device: torch.device, dtype: torch.dtype) -> sdegen.Model:
+    """A small network off its start, as a model of VP."""
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)
+    for p in model.parameters():  # a last layer that starts at zero would hide everything
+        nn.init.normal_(p, std=0.3)
+    model.moments = sdegen.data.gaussian_ring().moments()
+    return model
+
+
+@pytest.fixture
+def images(generator: torch.Generator) -> sdegen.data.Images:
+    """Twelve images in three classes and four groups, which know their number: the first byte is it."""
+    x = torch.randint(0, 256, (12, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    x[:, 0, 0, 0] = torch.arange(12)
+    return sdegen.data.Images(x, torch.arange(12) % 3, ("a", "b", "c"), torch.arange(12) // 3)
+
+
+@pytest.fixture
+def w(device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
+    """Small models and data on the suite's device, in its dtype."""
+    torch.manual_seed(0)
+    ring = sdegen.data.gaussian_ring()
+
+    def model(sde: Any = None, moments: bool = True, **net: Any) -> sdegen.Model:
+        built = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, **net), sdegen.VP() if sde is None else sde).to(
+            device, dtype
+        )
+        built.moments = ring.moments() if moments else None
+        return built
+
+    def well() -> sdegen.DirectModel:
+        built = sdegen.DirectModel(sdegen.nets.MLP(2, width=8, depth=1), sdegen.DoubleWell(T=1.0)).to(device, dtype)
+        built.moments = ring.moments()
+        return built
+
+    x = ring.sample(5, torch.Generator().manual_seed(0)).to(device, dtype)
+    other = torch.float32 if dtype == torch.float64 else torch.float64
+    return SimpleNamespace(
+        model=model, well=well, x=x, other=x.to(other), exact=sdegen.Exact(sdegen.VP(), ring), device=device
+    )

@@ -1,0 +1,357 @@
+"""What cannot be right is refused in one sentence that names argument, value and remedy: data, samplers and calls."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from refusals import Refusals, check_refusal
+from torch.utils.data import TensorDataset
+
+import sdegen
+from sdegen import (
+    VP,
+    Cosine,
+    Exact,
+    Rectified,
+    fit,
+    grids,
+    log_prob,
+    sample,
+    samplers,
+)
+
+RING = sdegen.data.gaussian_ring()
+NAN = math.nan
+THREE = torch.tensor([0.1, 0.2, 0.3])
+
+bad = Refusals()
+
+
+# --- data of a run --------------------------------------------------------------------------------------------------
+
+
+def fitted(data, **settings):
+    return lambda w: fit(w.model(), data(w), **({"steps": 1, "batch_size": 4, "seed": 0} | settings))
+
+
+law = lambda w: RING
+MOVE = r"move one to the other"
+bad("integer data, fit", TypeError, fitted(lambda w: w.x.long()), r"^data has dtype torch.int64", r"/ 127.5 - 1")
+bad(
+    "NaN data, fit",
+    ValueError,
+    fitted(lambda w: torch.cat([w.x, w.x * NAN])),
+    r"^data holds NaN",
+    r"row 5",
+    r"remove or replace",
+)
+bad(
+    "data of another dtype, fit",
+    ValueError,
+    fitted(lambda w: w.other),
+    r"^data is torch.float",
+    r"the model torch.float",
+    MOVE,
+)
+bad("empty data, fit", ValueError, fitted(lambda w: w.x[:0]), r"^data is empty", r"at least one row")
+bad(
+    "empty Dataset, fit",
+    ValueError,
+    fitted(lambda w: TensorDataset(w.x[:0])),
+    r"^data is an empty Dataset",
+    r"at least one row",
+)
+bad(
+    "three columns, fit",
+    TypeError,
+    fitted(lambda w: TensorDataset(w.x, w.x, w.x)),
+    r"yields 3 values",
+    r"a datum and a label",
+)
+bad("an array, fit", TypeError, fitted(lambda w: w.x.cpu().numpy()), r"^data is a ndarray", r"give a tensor")
+bad(
+    "conditions of another number",
+    ValueError,
+    fitted(lambda w: (w.x, THREE)),
+    r"^condition 'label' has 3 rows for 5",
+    r"one each",
+)
+bad(
+    "named conditions of another number",
+    ValueError,
+    fitted(lambda w: (w.x, {"mask": THREE})),
+    r"^condition 'mask' has 3 rows for 5",
+)
+bad(
+    "conditions that are a list",
+    TypeError,
+    fitted(lambda w: (w.x, {"label": [0] * 5})),
+    r"condition 'label' is a list",
+)
+bad(
+    "one condition for all",
+    ValueError,
+    fitted(lambda w: (w.x, torch.tensor(1))),
+    r"condition 'label'",
+)
+bad("a number for data", ValueError, fitted(lambda w: w.x[0, 0]), r"^data .*\(\)")
+bad(
+    "a label without classes",
+    ValueError,
+    fitted(lambda w: (w.x, torch.zeros(5, dtype=torch.long, device=w.device))),
+    r"^a label was given to a network without classes",
+    r"classes=N",
+)
+bad(
+    "label too large",
+    ValueError,
+    lambda w: sample(w.model(classes=3), 4, steps=2, label=3),
+    r"^label reaches 3",
+    r"0 to 2",
+)
+bad(
+    "labels of another number",
+    ValueError,
+    lambda w: sample(w.model(classes=3), 4, steps=2, label=torch.tensor([0, 1])),
+    r"^label .*\(2,\)",
+    r"\(\) or \(4,\)",
+)
+for name, value in {"steps": 0, "seconds": -1.0, "batch_size": 0, "lr": -1e-3, "clip": 0.0, "ema": 0.5}.items():
+    bad(
+        f"{name} of {value}",
+        ValueError,
+        fitted(law, **{name: value}),
+        rf"^{name} = {value};",
+        r"must be positive|between 0 and 0.28",
+    )
+bad("lr of NaN", ValueError, fitted(law, lr=NAN), r"^lr = nan; it must be positive")
+bad("steps of 1.5", ValueError, fitted(law, steps=1.5), r"^steps = 1.5")
+bad("batch_size of 2.5", ValueError, fitted(law, batch_size=2.5), r"^batch_size = 2.5")
+bad("warmup below 0", ValueError, fitted(law, warmup=-1), r"^warmup = -1")
+bad(
+    "nothing to train",
+    ValueError,
+    lambda w: fit(w.model().requires_grad_(False), RING, steps=1),
+    r"has no parameters to train",
+)
+bad("the truth, fit", TypeError, lambda w: fit(w.exact, RING, steps=1), r"Exact", r"nn\.Module")
+
+
+# --- samplers -------------------------------------------------------------------------------------------------------
+
+SAMPLERS = [
+    samplers.DDIM,
+    samplers.Ancestral,
+    samplers.EulerMaruyama,
+    samplers.Heun,
+    samplers.ProbabilityFlow,
+    samplers.Langevin,
+]
+for kind in SAMPLERS:
+    for value in (0, -3, 2.5):
+        bad(
+            f"{kind.__name__} of {value} steps",
+            ValueError,
+            lambda w, k=kind, v=value: k(v),
+            rf"^steps = {value};",
+            r"positive whole number",
+        )
+bad("steps of True", ValueError, lambda w: samplers.DDIM(True), r"^steps = True")
+bad("sample in 0 steps", ValueError, lambda w: sample(w.exact, 3, steps=0), r"^steps = 0;", r"positive whole number")
+for value in (-0.1, 1.1, NAN):
+    bad(
+        f"DDIM eta of {value}",
+        ValueError,
+        lambda w, v=value: samplers.DDIM(eta=v),
+        rf"^eta = {value};",
+        r"between 0 .*and 1",
+    )
+bad(
+    "Euler eta below 0",
+    ValueError,
+    lambda w: sample(w.exact, 3, sampler=samplers.EulerMaruyama(2, eta=-1.0)),
+    r"^eta = -1",
+    r"at least 0",
+)
+bad("Langevin h of 0", ValueError, lambda w: samplers.Langevin(h=0.0), r"^h = 0.0", r"positive")
+bad("repeats of 0", ValueError, lambda w: samplers.AnnealedLangevin(repeats=0), r"^repeats = 0", r"at least one")
+for kind in (samplers.DDIM, samplers.Ancestral):
+    bad(
+        f"{kind.__name__} on DoubleWell",
+        TypeError,
+        lambda w, k=kind: sample(w.well(), 3, sampler=k(4)),
+        rf"^{kind.__name__} needs the posterior mean",
+        r"DoubleWell use EulerMaruyama, Heun or ProbabilityFlow",
+    )
+    bad(
+        f"{kind.__name__} on DoubleWell, uniform grid",
+        TypeError,
+        lambda w, k=kind: sample(w.well(), 3, sampler=k(4, grid=grids.Uniform())),
+        rf"^{kind.__name__} needs the posterior mean",
+        r"DoubleWell use EulerMaruyama, Heun or ProbabilityFlow",
+    )
+for grid in (grids.LogSNR, grids.Karras, grids.Angle):
+    bad(
+        f"{grid.__name__} grid on DoubleWell",
+        TypeError,
+        lambda w, g=grid: sample(w.well(), 3, sampler=samplers.EulerMaruyama(4, grid=g())),
+        r"DoubleWell",
+        r"Uniform",
+    )
+for sde in (Rectified, Cosine):
+    bad(
+        f"EulerMaruyama on {sde.__name__}",
+        ValueError,
+        lambda w, sde=sde: sample(Exact(sde(), RING), 3, sampler=samplers.EulerMaruyama(5)),
+        rf"coefficient of {sde.__name__} is infinite at t = 1;",
+        r"start the grid at t_max = 0\.999|use DDIM",
+    )
+bad(
+    "a variance that was not learned",
+    TypeError,
+    lambda w: sample(w.model(), 3, sampler=samplers.Ancestral(4, variance=samplers.learned_variance)),
+    r"^Model has no learned variance",
+    r"use LearnedVariance\(net, sde\)",
+)
+bad(
+    "a grid of another length",
+    ValueError,
+    lambda w: sample(w.exact, 3, sampler=samplers.DDIM(5, grid=grids.Given(1 - THREE))),
+    r"5 times, the grid has 3",
+    r"set steps",
+)
+bad("a grid the wrong way round", ValueError, lambda w: grids.Given(THREE), r"^times = \[0\.1", r"strictly decreasing")
+bad("a grid outside", ValueError, lambda w: grids.Uniform(start=3.0)(VP(), 5), r"^start = 3.0", r"<= T = 1")
+bad(
+    "a grid upside down",
+    ValueError,
+    lambda w: grids.Angle(start=0.2, end=0.4)(VP(), 5),
+    r"^start = 0.2, end = 0.4",
+    r"end < start",
+)
+bad(
+    "a Karras grid from no signal",
+    ValueError,
+    lambda w: grids.Karras()(Rectified(), 5),
+    r"infinite at t = 1.0 of Rectified",
+    r"earlier start",
+)
+bad("rho of 0", ValueError, lambda w: grids.Karras(rho=0.0), r"^rho = 0.0", r"positive")
+
+
+# --- sample and log_prob --------------------------------------------------------------------------------------------
+
+bad("n and x_T", ValueError, lambda w: sample(w.exact, 5, x_T=w.x), r"^give either n", r"or x_T")
+bad("neither n nor x_T", ValueError, lambda w: sample(w.exact), r"^give either n", r"or x_T")
+bad("n of 0", ValueError, lambda w: sample(w.exact, 0), r"^n = 0", r"at least one")
+bad("n of 2.5", ValueError, lambda w: sample(w.exact, 2.5), r"^n = 2.5")
+bad(
+    "seed and generator",
+    ValueError,
+    lambda w: sample(w.exact, 3, seed=0, generator=torch.Generator()),
+    r"seed and generator",
+    r"one .*is enough",
+)
+bad(
+    "steps and sampler",
+    ValueError,
+    lambda w: sample(w.exact, 3, steps=4, sampler=samplers.Heun(4)),
+    r"^steps = 4 and a sampler",
+    r"set the steps in the sampler",
+)
+bad(
+    "an unknown final",
+    ValueError,
+    lambda w: sample(w.exact, 3, final="mean"),
+    r"^final = 'mean'",
+    r'"denoise" or "sample"',
+)
+bad(
+    "a denoiser that is not",
+    TypeError,
+    lambda w: sample(w.well(), 3, final="denoise"),
+    r"^DoubleWell is not linear",
+    r'final="sample"',
+)
+bad(
+    "no moments, sample",
+    ValueError,
+    lambda w: sample(w.model(moments=False), 3),
+    r"does not know its data's moments",
+    r"set model.moments|pass x_T",
+)
+bad(
+    "no moments, log_prob",
+    ValueError,
+    lambda w: log_prob(w.model(moments=False), w.x),
+    r"does not know its data's moments",
+    r"pass prior",
+)
+bad(
+    "integer x_T",
+    TypeError,
+    lambda w: sample(w.exact, x_T=w.x.long()),
+    r"^x_T has dtype torch.int64",
+    r"floating-point",
+)
+bad("NaN x_T", ValueError, lambda w: sample(w.exact, x_T=w.x * NAN), r"^x_T holds NaN", r"finite")
+bad(
+    "x_T of another dtype",
+    ValueError,
+    lambda w: sample(w.model(), x_T=w.other),
+    r"^x is torch.float",
+    r"the model torch.float",
+    MOVE,
+)
+bad(
+    "an unknown divergence",
+    TypeError,
+    lambda w: log_prob(w.exact, w.x, divergence="exakt"),
+    r"^divergence = 'exakt'",
+    r"give ExactDivergence",
+)
+bad(
+    "no probes",
+    ValueError,
+    lambda w: log_prob(w.exact, w.x, divergence=sdegen.derivatives.Hutchinson(0)),
+    r"^probes = 0",
+    r"at least one",
+)
+bad(
+    "a negative tolerance",
+    ValueError,
+    lambda w: log_prob(w.exact, w.x, tolerance=-1.0),
+    r"^tolerance = -1",
+)
+bad(
+    "integer x, log_prob",
+    TypeError,
+    lambda w: log_prob(w.exact, w.x.long()),
+    r"^x has dtype torch.int64",
+    r"floating-point",
+)
+bad("NaN x, log_prob", ValueError, lambda w: log_prob(w.exact, w.x * NAN), r"^x holds NaN", r"remove")
+bad(
+    "x of another dtype, log_prob",
+    ValueError,
+    lambda w: log_prob(w.model(), w.other),
+    r"^x is torch.float",
+    r"the model torch.float",
+    MOVE,
+)
+bad("x of another dtype, score", ValueError, lambda w: w.model().score(w.other, 0.5), r"^x is torch.float", MOVE)
+bad("integer x, score", TypeError, lambda w: w.model().score(w.x.long(), 0.5), r"^x has dtype torch.int64", r"convert")
+bad(
+    "x of another width, log_prob",
+    ValueError,
+    lambda w: log_prob(w.exact, w.x[:, :1]),
+    r"^x has shape \(5, 1\)",
+    r"\(B, 2\)",
+)
+
+
+@pytest.mark.parametrize(("call", "error", "says"), bad.rows)
+def test_bad_calls_are_refused_in_a_sentence(w, call, error, says):
+    check_refusal(w, call, error, says)

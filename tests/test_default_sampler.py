@@ -1,0 +1,110 @@
+"""The sampler where none is named: where it ends, and where it puts noise back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import sample, samplers
+
+RING = sdegen.data.gaussian_ring()
+
+
+# --- where the default sampler ends -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("known", [True, False])
+def test_the_default_ends_where_the_model_says_with_the_posterior_mean(sde: Any, known: bool) -> None:
+    """Of N(0, v) under VP: the variance of ``E[x_0 | x_end]`` is ``alpha² v² / (alpha² v + sigma²)``; with no end it is v."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), 0.25))
+    n, end = 4000, 0.3
+    model = sdegen.Exact(sde, law)
+    prior = sde.prior(model.moments)
+    if not known:
+        model.moments = None
+    x_T = prior.sample(n, torch.Generator().manual_seed(0))
+    at = sde.observe(torch.zeros(1, len(sde.e)), torch.tensor(end))
+    c, s = at.c.square().item(), at.s.square().item()
+    for stop, variance in ((None, 0.25), (end, c * 0.25**2 / (c * 0.25 + s))):
+        model.end = stop
+        x = sde.project(sample(model, x_T=x_T, steps=40))
+        assert abs(x.var().item() / variance - 1) < 4 * (1 / n) ** 0.5 + 0.01
+
+
+def test_what_is_around_a_model_ends_with_it(tmp_path: Any) -> None:
+    net = sdegen.nets.UNet.small(1, 8, 3)
+    model = sdegen.Model(net, sdegen.VP(), end=0.05)
+    model.moments = sdegen.Moments(torch.zeros(1, 8, 8), torch.ones(64))
+    for around in (model, sdegen.guidance.ClassifierFree(model, 2.0), sdegen.Conditioned(model, label=torch.tensor(1))):
+        grid = samplers.default(around, 10).grid
+        assert grid is not None and grid.end == 0.05
+    sdegen.save(model, tmp_path / "model.safetensors")
+    assert sdegen.load(tmp_path / "model.safetensors").end == 0.05
+    with pytest.raises(ValueError, match=r"end = 1\.0; give a time from 0 to before T = 1"):
+        sdegen.Model(net, sdegen.VP(), end=1.0)
+
+
+# --- where it puts noise back ----------------------------------------------------------------------------------------
+
+
+def test_noise_is_put_back_where_a_network_draws_images() -> None:
+    model = sdegen.Model(sdegen.nets.UNet.small(1, 8, 3), sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(1, 8, 8), torch.ones(64))
+    label = torch.tensor(1)
+    for around in (model, sdegen.guidance.ClassifierFree(model, 2.0), sdegen.Conditioned(model, label=label)):
+        noisy = samplers.default(around, 6)
+        assert isinstance(noisy, samplers.ExponentialSDE) and noisy.eta == 0.8
+        assert all(
+            isinstance(samplers.default(around, n, eta), samplers.Multistep) for n, eta in ((5, None), (10, 0.0))
+        )
+    vectors = sdegen.Model(sdegen.nets.MLP(2), sdegen.VP())
+    vectors.moments = RING.moments()
+    known = sdegen.Exact(
+        sdegen.VP(), sdegen.Empirical(torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    )
+    for plain in (vectors, known):
+        assert isinstance(samplers.default(plain, 10), samplers.Multistep)
+        noisy = samplers.default(plain, 10, eta=0.5)
+        assert isinstance(noisy, samplers.ExponentialSDE) and noisy.eta == 0.5
+        assert noisy.grid.scale == samplers.default(plain, 20).grid.scale  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.DoubleWell()])
+def test_noise_is_refused_where_the_default_has_none(sde: Any) -> None:
+    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e)), sde) if sde.is_linear else _Nowhere(sde)
+    assert samplers.default(model, 10, eta=0.0).steps == 10
+    with pytest.raises(ValueError, match="adds no noise there"):
+        samplers.default(model, 10, eta=0.5)
+
+
+class _Nowhere(sdegen.ScoreModel):
+    def __init__(self, sde: Any) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8, 1.0])
+def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:
+    """With ``c`` times the score of a standard normal, ``V' = −beta (((1 + eta²) c − 1) V − eta²)`` on the way back.
+
+    Without noise the variance at the end is ``exp(−(c − 1) B)``, the worse the longer the way, ``B = ∫ beta``; with noise it
+    is near ``eta² / ((1 + eta²) c − 1)``, whatever the way.
+    """
+    c, n, sde = 1.1, 40_000, sdegen.VP()
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
+    model = sdegen.guidance.EpsilonScaling(sdegen.Exact(sde, law), 1 / c)
+    sampler = samplers.ExponentialSDE(300, eta=eta)
+    x = sample(model, n, sampler=sampler, final="sample", seed=0)
+    last = sampler.times(sde, False)
+    B = -2 * sde.transition(last[-1], last[0]).Phi.matrix().log().item()
+    rate = (1 + eta**2) * c - 1
+    V = eta**2 / rate + (1 - eta**2 / rate) * math.exp(-rate * B)
+    assert x.var().item() == pytest.approx(V, rel=4 * (2 / n) ** 0.5 + 0.01)
