@@ -1,0 +1,186 @@
+"""Right processes pass every law; the report of a check, declared failures, and cases of pytest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from faults import ShrunkData, TooShort
+from torch import Tensor
+
+import sdegen
+from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
+from sdegen.laws.mixtures import Moments
+from sdegen.processes.double_well import Stationary
+from sdegen.processes.tables import constant_betas, cosine_betas, sigmoid_betas
+from sdegen.testing import Report, check_sde, sde_cases
+from sdegen.testing.sde import laws_of
+
+# --- what is right passes -----------------------------------------------------------------------------------------
+
+
+class TwoMethods(sdegen.ScalarSDE):
+    """A user's process: two methods, nothing else."""
+
+    def f(self, t: Tensor) -> Tensor:
+        return -10 * t
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + 20 * t).sqrt()
+
+
+class CubicWithNumbers(sdegen.SDE):
+    """A user's nonlinear process, whose diffusion is a plain number."""
+
+    T = 8.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return x - x**3
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 1.0
+
+    def prior(self, moments: Moments) -> Stationary:
+        return Stationary(1.0, 1.0, moments.mean.shape)
+
+
+RIGHT = {
+    "VP": VP,
+    "SubVP": SubVP,
+    "VE": VE,
+    "OU": OU,
+    "EDM": EDM,
+    "Cosine": Cosine,
+    "Rectified": Rectified,
+    "DDPM": DDPM,
+    "DDPM-cosine": lambda: DDPM(cosine_betas()),
+    "DDPM-sigmoid": lambda: DDPM(sigmoid_betas()),
+    "DDPM-constant": lambda: DDPM(constant_betas()),
+    "CLD": CLD,
+    "DoubleWell": DoubleWell,
+    "TwoMethods": TwoMethods,
+}
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT.keys())
+def test_right_process_passes(make: Callable[[], sdegen.SDE]) -> None:
+    report = check_sde(make())
+    assert report.passed, report
+    assert report.failures == []
+
+
+def test_nonlinear_process_with_a_number_for_its_noise_passes() -> None:
+    report = check_sde(CubicWithNumbers())
+    assert report.passed, report
+
+
+# --- the report, declared failures, and pytest cases --------------------------------------------------------------
+
+
+def test_declared_failure_passes_with_its_reason() -> None:
+    report = check_sde(TooShort(), expected={"prior_is_the_law_at_T": "a short process, on purpose"})
+    assert report.passed, report
+    assert "a short process, on purpose" in str(report)
+
+
+def test_declared_failure_that_holds_is_a_failure() -> None:
+    report = check_sde(OU(), expected={"prior_is_the_law_at_T": "thought to be too short"})
+    assert report.failures == ["prior_is_the_law_at_T"], report
+    assert "thought to be too short" in str(report)
+
+
+def test_declared_failure_hides_no_other() -> None:
+    report = check_sde(ShrunkData(), expected={"prior_is_the_law_at_T": "not at fault"})
+    assert set(report.failures) == {"prior_is_the_law_at_T", "marginal_starts_at_the_data"}, report
+
+
+class WithoutStart(sdegen.MatrixSDE):
+    """Two channels, and no word of how the second starts."""
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.zeros(2, 2, dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.eye(2, dtype=torch.float64)
+
+
+def test_a_matrix_process_without_Sigma_0_says_what_it_lacks() -> None:
+    with pytest.raises(NotImplementedError, match=r"^WithoutStart gives no Sigma_0.*set it in __init__"):
+        WithoutStart().marginal(0.5)
+    report = check_sde(WithoutStart())
+    said = [r.detail for r in report.results if not r.passed]
+    assert said and all("WithoutStart gives no Sigma_0" in detail for detail in said), report
+
+
+@pytest.mark.parametrize("sde", [None, 3.0, OU])
+def test_what_is_no_process_is_refused(sde: Any) -> None:
+    with pytest.raises(TypeError, match=r"no process|check_sde\(OU\(\)\)"):
+        check_sde(sde)
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError, MemoryError, AttributeError])
+def test_whatever_a_process_raises_is_a_broken_law_with_a_sentence(error: type[Exception]) -> None:
+    class Raises(DoubleWell):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            raise error
+
+    (found,) = {r.detail for r in check_sde(Raises()).results if r.law == "drift_takes_state_then_time"}
+    assert found == f"it raised {error.__name__}: without a word"
+
+
+def test_a_process_that_is_not_a_number_anywhere_holds_no_law_about_its_coefficients() -> None:
+    class NotANumber(DoubleWell):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return math.nan * x
+
+    held = {r.law for r in check_sde(NotANumber()).results if r.passed}
+    # what asks the noise, the shapes or the prior alone
+    assert held == {
+        "drift_takes_state_then_time",
+        "noise_ignores_the_state",
+        "diffusion_acts_on_every_state",
+        "training_times_lie_inside",
+        "lift_and_project_agree",
+    }
+
+
+def test_unknown_law_is_refused() -> None:
+    with pytest.raises(ValueError, match="no_such_law"):
+        check_sde(OU(), expected={"no_such_law": "misspelt"})
+
+
+def test_report_prints_every_law_and_the_numbers_of_broken_ones() -> None:
+    report = check_sde(TooShort())
+    assert isinstance(report, Report)
+    lines = str(report).splitlines()
+    names = [law.__name__ for law in laws_of(TooShort())]
+    assert lines[0] == f"TooShort: {len(names) - 1} of {len(names)} laws hold"
+    assert [line.split()[1].rstrip(":") for line in lines[1:]] == names
+    (broken,) = [line for line in lines if "BROKEN" in line]
+    assert "nats" in broken
+
+
+@pytest.mark.parametrize("law", sde_cases(TwoMethods()))
+def test_cases_of_a_right_process(law: Callable[[], None]) -> None:
+    law()
+
+
+def test_cases_name_the_laws_and_raise_what_breaks() -> None:
+    cases = sde_cases(TooShort())
+    assert [case.id for case in cases] == [law.__name__ for law in laws_of(TooShort())]
+    broken = []
+    for case in cases:
+        try:
+            case.values[0]()
+        except AssertionError:
+            broken.append(case.id)
+    assert broken == ["prior_is_the_law_at_T"]
+
+
+@pytest.mark.parametrize("name", [law.__name__ for law in laws_of(DoubleWell())])
+def test_laws_need_no_other_law_before_them(name: str) -> None:
+    (case,) = [case for case in sde_cases(DoubleWell()) if case.id == name]
+    case.values[0]()
