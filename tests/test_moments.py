@@ -131,3 +131,42 @@ def test_table_and_semidefinite_cholesky() -> None:
     assert isinstance(cld._root, RootTable)
     R = cld.marginal(0.0).R.matrix()
     torch.testing.assert_close(R @ R.T, cld.Sigma_0, rtol=0, atol=1e-14)
+
+
+class TwoMethods(ScalarSDE):
+    """VP by its coefficients alone."""
+
+    def f(self, t: Tensor) -> Tensor:
+        return -0.5 * (0.1 + 19.9 * t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return (0.1 + 19.9 * t).sqrt()
+
+
+class Pausing(TwoMethods):
+    """No noise at one time: there is no slope to divide by."""
+
+    def g(self, t: Tensor) -> Tensor:
+        return 20 * (t - 0.4) ** 2
+
+
+def test_times_of_a_process_of_two_methods_are_those_of_the_closed_form() -> None:
+    t = torch.cat([torch.logspace(-9, -1, 200, dtype=torch.float64), torch.linspace(0.1, 1.0, 200).double()])
+    snr = sdegen.VP().snr(t)
+    torch.testing.assert_close(TwoMethods().time(snr), t, rtol=1e-12, atol=0)
+    torch.testing.assert_close(TwoMethods().time(snr[7]), t[7], rtol=1e-12, atol=0)
+
+
+def test_times_are_found_where_the_noise_pauses() -> None:
+    sde = Pausing()
+    t = torch.tensor([0.1, 0.3, 0.39, 0.41, 0.6, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(sde.snr(sde.time(sde.snr(t))), sde.snr(t), rtol=1e-11, atol=0)
+
+
+def test_times_follow_a_learned_process() -> None:
+    sde = sdegen.LearnedSchedule()
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(sde.time(sde.snr(t)), t, rtol=1e-12, atol=0)
+            sde.increments[3] += 0.5

@@ -20,6 +20,7 @@ from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from .base import Flow, Read
 from .dynamics import as_time
+from .inverse import FallTable
 from .linear import LinearSDE, check_order
 from .quadrature import scalar_moments
 
@@ -131,6 +132,28 @@ class ScalarSDE(LinearSDE):
     def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         law = self.marginal(t)
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """Return the time with signal-to-noise ratio `snr`; the inverse of `snr`, from a table where it settles it.
+
+        Raises
+        ------
+        ValueError
+            If the ratio is not reached within ``[0, T]``.
+        """
+        ratio = torch.as_tensor(snr, dtype=torch.float64).cpu()
+        if self._falls is None or self._falls[0] != self.state:
+            with torch.no_grad():
+                self._falls = (self.state, FallTable(self._fall, self.T))
+        t = self._falls[1](ratio.reshape(-1).log())
+        return super().time(snr) if t is None else t.reshape(ratio.shape)
+
+    _falls: tuple[Any, FallTable] | None = None
+
+    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log snr`` and its derivative ``−g² / sigma²``."""
+        alpha, sigma = self._alpha_sigma(t)
+        return 2 * (alpha / sigma).log(), -(torch.as_tensor(self.g(t), dtype=torch.float64) / sigma).square()
 
     def flow(self, model: Read) -> AngleFlow:
         """Return the probability flow in the angle ``atan2(sigma, alpha)``."""
