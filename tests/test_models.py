@@ -17,7 +17,6 @@ from sdegen.models.parametrizations import (
     ScoreParametrization,
     VelocityParametrization,
 )
-from sdegen.testing import check_model, model_cases
 
 LAW = sdegen.data.random_mixture(2, modes=3, seed=1)
 SDES = [sdegen.VP(), sdegen.EDM(), sdegen.Cosine(), sdegen.Rectified(), sdegen.SubVP(), sdegen.CLD()]
@@ -120,39 +119,6 @@ def test_the_flow_of_a_network_on_a_matrix_process_is_regular_at_the_data() -> N
     assert gaps[0] < 0.2 * gaps[1] < 0.04 * gaps[2]
     with pytest.raises(ValueError, match="no noise in some direction"):
         model.score(u, 0.0)
-
-
-@pytest.mark.parametrize("sde", [*SDES, sdegen.DDPM(), sdegen.VE()], ids=name)
-@pytest.mark.parametrize("kind", ["exact", "network"])
-def test_models_obey_their_laws(sde: Any, kind: str) -> None:
-    model: Any = sdegen.Exact(sde, LAW)
-    if kind == "network":
-        torch.manual_seed(0)
-        net = sdegen.nets.MLP(2 * len(sde.e), width=16, depth=1)
-        nn.init.normal_(net.last.weight)
-        model = sdegen.Model(net, sde).double()
-        model.moments = LAW.moments()
-    report = check_model(model)
-    assert report.passed, report
-
-
-@pytest.mark.parametrize("law", model_cases(sdegen.Exact(sdegen.VP(), LAW)))
-def test_model_laws_as_pytest_cases(law: Any) -> None:
-    law()
-
-
-def test_check_model_finds_a_model_whose_readings_disagree() -> None:
-    class Wrong(sdegen.Exact):
-        def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
-            x_0, eps = super().estimate(x, t)
-            return x_0, -eps
-
-    class Mixing(sdegen.Exact):
-        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
-            return super().score(x, t) + x.mean()
-
-    assert check_model(Wrong(sdegen.VP(), LAW)).failures == ["readings_agree"]
-    assert "rows_do_not_mix" in check_model(Mixing(sdegen.VP(), LAW)).failures
 
 
 def test_a_model_with_a_score_alone_has_all_readings() -> None:

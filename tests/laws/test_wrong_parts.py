@@ -319,22 +319,22 @@ class LoudInput(EDMParametrization):
 class LogTime(VelocityParametrization):
     """The noise level is the logarithm of the time, infinite at 0."""
 
-    def c_noise(self, sde: Any, t: Any) -> Tensor:
-        return torch.as_tensor(t, dtype=torch.float64).log()
+    def c_noise(self, at: Any) -> Tensor:
+        return at.t.log()
 
 
 class Backwards(VelocityParametrization):
     """The noise level falls."""
 
-    def c_noise(self, sde: Any, t: Any) -> Tensor:
-        return -super().c_noise(sde, t)
+    def c_noise(self, at: Any) -> Tensor:
+        return -super().c_noise(at)
 
 
 class LevelOfTheBatch(VelocityParametrization):
     """The noise level is centred over the batch."""
 
-    def c_noise(self, sde: Any, t: Any) -> Tensor:
-        level = super().c_noise(sde, t)
+    def c_noise(self, at: Any) -> Tensor:
+        level = super().c_noise(at)
         return level - level.mean()
 
 
