@@ -68,8 +68,8 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     if eta:
         scale = 1.0 if model.moments is None else level(model.moments)
         return ExponentialSDE(steps, Angle(end=model.end, scale=scale, power=0.5), eta=eta)
-    # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long steps
-    # that is worse than not to.
+    # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
+    # steps that is worse than not to.
     order, corrector, clock, factor = (
         (2, False, share, 1.0) if steps < 6 else
         (1, True, angle, 1.0) if steps < 9 else
