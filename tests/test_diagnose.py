@@ -58,7 +58,7 @@ def test_the_prior_costs_its_divergence_and_widens_what_the_flow_makes_of_it() -
     at = sde.marginal(1.0)
     a2, s2 = at.Phi.matrix().item() ** 2, at.covariance.matrix().item()
     true, given = a2 * V + s2, a2 * wrong + s2
-    term = diagnose(model, NORMAL, n=16384).terms["prior"]
+    term = diagnose(model, NORMAL, n=4096).terms["prior"]
     assert term.nats is not None and near(term.nats, true / given - 1 - math.log(true / given))
     assert near(term.w2, math.sqrt(V * given / true) - math.sqrt(V))
 
@@ -173,6 +173,7 @@ def test_a_term_without_nats_is_ranked_by_its_distance() -> None:
     assert budget.cause == "discretisation"
 
 
+@pytest.mark.slow
 def test_the_distance_of_the_prior_does_not_hang_on_the_number_of_samples() -> None:
     """Weights of few samples draw modes in wrong shares, which would look like an error of the prior."""
     model = sdegen.Exact(sdegen.OU(T=0.7), RING)

@@ -467,6 +467,7 @@ def test_an_edit_begins_at_its_time_and_takes_conditions() -> None:
 # --- particles --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_error_of_particles_falls_like_the_root_of_their_number() -> None:
     """On Gaussian data that are not white, and half the push that is needed: the proposal is wrong, weights repair it."""
     law = correlated()
