@@ -310,6 +310,13 @@ def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(monkeypatch, generato
     assert len(run.loss) == len(run.grad_norm) == 22
 
 
+def test_a_default_step_asks_a_process_for_its_law_at_most_twice(tiny, monkeypatch):
+    asked, counts, marginal = [], [], sdegen.LinearSDE.marginal
+    monkeypatch.setattr(sdegen.LinearSDE, "marginal", lambda self, t: (asked.append(None), marginal(self, t))[1])
+    fit(tiny(), RING, steps=6, batch_size=8, seed=0, callbacks=[lambda step: counts.append(len(asked))])
+    assert all(1 <= b - a <= 2 for a, b in pairwise(counts))
+
+
 def test_late_readings_are_the_same_record(tiny, monkeypatch):
     at_once = fit(tiny(), RING, steps=17, batch_size=8, seed=0)
     monkeypatch.setattr(state, "Readings", Late)
