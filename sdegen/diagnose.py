@@ -1,4 +1,4 @@
-"""The error budget: is it the network, the process or the sampler?
+"""The error budget of samples: how much of the error is due to the network, the process and the sampler.
 
 Samples of a model differ from the data for four reasons, and where the law of the data is known each can be isolated: everything
 else is replaced by the truth.
@@ -45,7 +45,7 @@ ADVICE = {
 
 
 class Term(NamedTuple):
-    """One cause of error.
+    """One cause of error in an error budget, measured as a distance and in nats.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
 
 
 class Budget(NamedTuple):
-    """Where the error of samples comes from: what `diagnose` returns.
+    """The error budget of a model's samples, split by cause: the result of `diagnose`.
 
     Attributes
     ----------
@@ -92,14 +92,16 @@ class Budget(NamedTuple):
 
     @property
     def cause(self) -> str:
-        """The term of the largest distance; of those that are as large within the errors, the one that costs most nats."""
+        """The cause with the largest distance; among causes that are as large within their errors, the one that costs most
+        nats.
+        """
         alike = self._alike()
         nats = {name: term.nats for name in alike if (term := self.terms[name]).nats is not None}
         return max(nats, key=lambda name: nats[name].value) if len(nats) == len(alike) else alike[0]
 
     @property
     def advice(self) -> str:
-        """A sentence about the cause; about the others that are as large, and the one that costs more nats, if there are such."""
+        """A sentence of advice about the largest cause of error, and about others that are as large or cost more nats."""
         cause, alike = self.cause, self._alike()
         others = [name for name in alike if name != cause]
         said = f"Most of the error is of the {cause}: {ADVICE[cause]}"
@@ -157,7 +159,8 @@ def diagnose(
     seed: int = 0,
     bins: int = 20,
 ) -> Budget:
-    """Split the error of a model's samples by its causes, each with all others replaced by the truth.
+    """Split the error of a model's samples by its causes, each measured with all others replaced by the truth, and return
+    a `Budget`.
 
     With the true score and a flow solved to high accuracy: the *prior* is what starting from it, not from the law at T, does;
     *truncation* what it does to take the posterior mean for the data at the last time of the grid; *discretisation* what the
@@ -246,7 +249,7 @@ def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
 
 
 def resample_places(log_weights: Tensor) -> Tensor:
-    """Draw as many places by weight, each as often as its share but for rounding (systematic resampling).
+    """Draw indices in proportion to weights by systematic resampling, as many as there are weights, and return them.
 
     They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
     """

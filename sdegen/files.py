@@ -1,4 +1,5 @@
-"""`save` and `load`: weights as safetensors, the objects as their constructors' arguments. Nothing is pickled.
+"""Saving and loading: `save` and `load` store weights as safetensors and objects as their constructors' arguments. Nothing
+is pickled.
 
 Every class that is saved keeps its constructor's arguments as attributes of the same names. Loading constructs only
 classes of this library, and those the caller names. A file is written whole or not at all.
@@ -77,7 +78,7 @@ def save(model: nn.Module | Fitted, path: str | Path) -> None:
 
 
 def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) -> None:
-    """Write a safetensors file that is there whole or not at all, whenever the process or the machine ends.
+    """Write a safetensors file that is complete or absent, even if the process or the machine stops on the way.
 
     It is written beside its place in a folder ``.NAME.*.part``, which only a killed process leaves behind, brought to the
     disk, and moved.
@@ -113,7 +114,7 @@ def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) 
 
 
 def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | None = None) -> Any:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote, and return the model or fitted solver.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
 
 
 def renamed(value: Any, name: Callable[[str], str]) -> Any:
-    """Return a model's description with each class called by what `name` makes of its name."""
+    """Return a model's description with the name of each class replaced by ``name(old name)``."""
     if isinstance(value, list):
         return [renamed(v, name) for v in value]
     if not isinstance(value, dict):
@@ -179,7 +180,7 @@ UPGRADES: dict[str, tuple[str, Callable[[Any], Any]]] = {  # from each older for
 
 
 def upgrade(header: dict[str, str], path: str | Path) -> Any:
-    """Return the description of the model in a file's header, as the present format would have it.
+    """Return the description of the model in a file's header, converted to the present file format.
 
     Raises
     ------
@@ -198,7 +199,7 @@ def upgrade(header: dict[str, str], path: str | Path) -> Any:
 
 
 def class_name(cls: type) -> str:
-    """Return the name that files have for a class: ``processes.VP`` with its chapter, a user's class by its name alone."""
+    """Return the name by which files refer to a class: ``processes.VP`` with its chapter, a user's class by its name alone."""
     module = cls.__module__.split(".")
     return f"{module[1]}.{cls.__name__}" if module[0] == __package__ else cls.__name__
 

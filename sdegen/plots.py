@@ -124,7 +124,7 @@ def trajectories(
 
 
 class Record(Protocol):
-    """Hold the loss of every step, and estimates of the validation loss by the step they were made after, as a `Run` does."""
+    """The losses of a training run that `losses` draws: of every step, and estimates on validation data, as a `Run` has them."""
 
     loss: list[float]
     validation: dict[int, Estimate]
@@ -160,7 +160,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
 def images(
     x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Draw images ``(N, C, H, W)`` in [0, 1] side by side; what lies outside is shown as the nearest end.
+    """Draw images ``(N, C, H, W)`` in [0, 1] side by side; values outside are clipped.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def animation(
     hold: int = 1500,
     size: int = 320,
 ) -> None:
-    """Write a path of many samples as a GIF that runs for ever, whole or not at all.
+    """Write a path of many samples as an endlessly looping GIF.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
 
 
 def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
-    """Return what a function of this module draws, as a PNG of its own.
+    """Return the picture that `draw`, a function of this module, makes on a new axis, as PNG bytes.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
 
 
 class Album:
-    """A callback of `fit` that draws, now and then, samples of the averaged model and the loss so far.
+    """A callback of `fit` that draws samples of the averaged model and the loss so far, every few steps.
 
     Writes ``samples-N.png`` and ``loss.png`` into a folder, each whole or not at all.
 

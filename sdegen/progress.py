@@ -1,4 +1,4 @@
-"""Where a bar is seen."""
+"""Whether to show a progress bar."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import sys
 
 
 def should_show(progress: bool | None) -> bool:
-    """Tell whether to show a bar: as asked, or else where standard error is a terminal, or in a notebook."""
+    """Tell whether to show a progress bar: as asked, or by default if standard error is a terminal or a notebook runs."""
     return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress

@@ -1,4 +1,5 @@
-"""Show an object in a line: by the call that makes it, with tensors as their shapes and networks as their numbers of weights.
+"""One-line representations of objects: the call that makes the object, with tensors as shapes and networks as numbers of
+weights.
 
 ``__repr__ = show_call`` in the body of a class is all that it takes where the arguments of the constructor are kept as attributes
 of the same names. Arguments that are not kept are not shown.
@@ -24,7 +25,7 @@ PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 def show_call(thing: Any) -> str:
-    """Return the call that makes an object: its class, the arguments that are not the constructor's defaults, and all numbers.
+    """Return the call that makes an object, as text for its `repr`: the class, and the arguments that differ from the defaults.
 
     Of a named tuple, which is a result, every field is shown.
 

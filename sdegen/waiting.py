@@ -1,4 +1,4 @@
-"""What a program waits for: the numbers of an accelerator, which works on while nobody asks for them."""
+"""Synchronisation with an accelerator: which devices can be read without waiting for queued work."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import torch
 
 
 def at_hand(device: torch.device) -> bool:
-    """Tell whether numbers on a device can be looked at without waiting for it: those of the CPU."""
+    """Tell whether numbers on a device can be read without waiting for queued work, as on the CPU."""
     return device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Other families of generative models, which meet the score models in shared metrics and, here, in shared bounds.
+"""Baselines: VAEs, GANs, normalizing flows and others, which are compared with score models by the same metrics and bounds.
 
 Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
 ``log_prob(x)`` where their density is known. `vae`, `hierarchical` and their `likelihoods`; `flow` with `realnvp`, `residual`

@@ -1,4 +1,4 @@
-"""Continuous flows: data become noise along an ordinary differential equation, trained by likelihood."""
+"""Continuous normalizing flows (FFJORD): an ordinary differential equation maps data to noise, trained by maximum likelihood."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .flow import Bijection, NormalizingFlow
 
 
 class Trajectory(Bijection):
-    """The map from the state at time 0, data, to that at time 1, noise, of ``dx/dt = v(x, t)``.
+    """A bijection that follows ``dx/dt = v(x, t)`` from data at time 0 to noise at time 1.
 
     ``d log|det ∂x_t/∂x_0| / dt = div v``.
 
@@ -57,7 +57,7 @@ class Trajectory(Bijection):
         return z, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return the point that is mapped to `z`."""
+        """Follow noise `z` back to data, and return the data."""
 
         def slope(t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
             return (self.velocity(state[0], t.expand(len(z))),)
@@ -74,7 +74,8 @@ class Trajectory(Bijection):
 
 
 class ContinuousFlow(NormalizingFlow):
-    """``log p(x_0) = log N(x_1; 0, I) + ∫_0^1 div v(x_t, t) dt`` along ``dx/dt = v(x, t)``, with a network for v.
+    """A continuous normalizing flow with a network for the velocity `v` of ``dx/dt = v(x, t)``: ``log p(x_0) = log N(x_1;
+    0, I) + ∫_0^1 div v(x_t, t) dt``.
 
     W. Grathwohl, R. Chen, J. Bettencourt, I. Sutskever, D. Duvenaud, *FFJORD: free-form continuous dynamics for scalable
     reversible generative models*, 2018, arXiv:1810.01367. The divergence is exact; in training it may be Hutchinson's
@@ -114,10 +115,10 @@ class ContinuousFlow(NormalizingFlow):
 
     @property
     def velocity(self) -> Any:
-        """The network."""
+        """The network `v` of ``dx/dt = v(x, t)``."""
         return self.net.velocity
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``−log p(x) / D`` by the solver with fixed steps, in nats per number, ``(B,)``."""
+        """Return ``−log p(x) / D`` by a solver with fixed steps, in nats per coordinate, ``(B,)``."""
         probe = rademacher_like(x, generator) if self.probes else None
         return -self._under_noise(*self.net(x, probe, self.steps)) / self.dim

@@ -1,4 +1,4 @@
-"""The f-divergences that adversarial models lower, by their variational bounds.
+"""The f-divergences that GANs minimise, each with its variational lower bound.
 
 Each says what a critic's answers to real and to generated data are worth, and what the divergence would be if both densities
 were known. Nothing here knows of networks.
@@ -19,7 +19,7 @@ from ..show import show_call
 
 
 class FDivergence(ABC):
-    """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)``, ``f(1) = 0``, and its variational form.
+    """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)`` with ``f(1) = 0``, and its variational lower bound, which a critic maximises.
 
     ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer
     into the domain of the conjugate of f, and ``c(v) = f*(a(v))``, written out so that nothing overflows on the way.
@@ -34,23 +34,23 @@ class FDivergence(ABC):
 
     @abstractmethod
     def activation(self, v: Tensor) -> Tensor:
-        """Return ``a(v)``, which takes a critic's answer into the domain of the conjugate."""
+        """Return ``a(v)``, which maps a critic's output `v` into the domain of the convex conjugate of `f`."""
 
     @abstractmethod
     def conjugate(self, v: Tensor) -> Tensor:
-        """Return ``c(v) = f*(a(v))``, the convex conjugate of `f` at the activated answer."""
+        """Return ``c(v) = f*(a(v))``, the convex conjugate of `f` at the activated output."""
 
     @abstractmethod
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """Return the best critic's answer where ``log p / q`` is known: ``a(v) = f'(p / q)``."""
+        """Return the output `v` of the optimal critic, ``a(v) = f'(p / q)``, from ``log p / q``."""
 
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the lower bound ``E_p a(v) − E_q c(v)`` from a critic's answers to draws of p and of q."""
+        """Return the lower bound ``E_p a(v) − E_q c(v)`` from a critic's outputs at draws of p and of q."""
         return self.activation(real).mean() - self.conjugate(fake).mean()
 
 
 class KL(FDivergence):
-    """``f = u log u``: KL(p ‖ q).
+    """The Kullback–Leibler divergence KL(p ‖ q): ``f = u log u``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -73,7 +73,7 @@ class KL(FDivergence):
 
 
 class ReverseKL(FDivergence):
-    """``f = −log u``: KL(q ‖ p).
+    """The reverse Kullback–Leibler divergence KL(q ‖ p): ``f = −log u``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -96,7 +96,7 @@ class ReverseKL(FDivergence):
 
 
 class Pearson(FDivergence):
-    """``f = (u − 1)²``: Pearson's χ² of p against q.
+    """Pearson's χ² divergence of p from q: ``f = (u − 1)²``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -119,7 +119,7 @@ class Pearson(FDivergence):
 
 
 class Hellinger(FDivergence):
-    """``f = (√u − 1)²``: the squared distance of Hellinger, ``∫ (√p − √q)²``.
+    """The squared Hellinger distance ``∫ (√p − √q)²``: ``f = (√u − 1)²``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -142,7 +142,7 @@ class Hellinger(FDivergence):
 
 
 class TotalVariation(FDivergence):
-    """``f = |u − 1| / 2``: total variation, between 0 and 1.
+    """The total variation distance, between 0 and 1: ``f = |u − 1| / 2``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -160,12 +160,13 @@ class TotalVariation(FDivergence):
         return 0.5 * v.tanh()
 
     def optimum(self, log_ratio: Tensor) -> Tensor:
-        """Return an answer without bound, of the sign of ``log p / q``."""
+        """Return infinity with the sign of ``log p / q``: the optimal critic is unbounded."""
         return torch.where(log_ratio > 0, math.inf, -math.inf).to(log_ratio)
 
 
 class JensenShannon(FDivergence):
-    """``f = u log u − (1 + u) log((1 + u) / 2)``: KL(p ‖ m) + KL(q ‖ m), m halfway. Half of it has the same name.
+    """Twice the Jensen–Shannon divergence, KL(p ‖ m) + KL(q ‖ m) with m = (p + q) / 2: ``f = u log u − (1 + u) log((1 + u)
+    / 2)``.
 
     S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
@@ -188,7 +189,7 @@ class JensenShannon(FDivergence):
 
 
 class Game(JensenShannon):
-    """What the game of Goodfellow et al. measures, ``E_p log D + E_q log(1 − D)``: `JensenShannon` less log 4.
+    """The value of the original GAN game, ``E_p log D + E_q log(1 − D)`` for a discriminator D: `JensenShannon` minus log 4.
 
     As ``f(1) = −log 4`` here, equal laws are at −log 4. I. Goodfellow et al., *Generative adversarial nets*, 2014,
     arXiv:1406.2661.

@@ -1,4 +1,5 @@
-"""Normalizing flows: what all of them share, and the elementwise maps that bring bytes into their reach.
+"""Normalizing flows: the base classes `Bijection` and `NormalizingFlow`, and elementwise maps that bring images of bytes
+to real numbers.
 
 A flow maps data to standard noise by a bijection, so its density is known: ``log p(x) = log N(z; 0, I) + log|det ∂z/∂x|``.
 """
@@ -20,7 +21,8 @@ from ..laws.draws import noise_like
 
 
 class Bijection(nn.Module):
-    """An invertible map with ``forward(x) -> (z, log_det)``, the latter ``(B,)``, and ``inverse(z) -> x``.
+    """An invertible map with its log-determinant: ``forward(x)`` returns ``(z, log_det)``, with ``log_det`` of shape
+    ``(B,)``, and ``inverse(z)`` returns `x`.
 
     Subclass it with both, and a constructor of your own where there is something to construct: ``nn.Module``, whose ``*args`` and
     ``**kwargs`` it has, takes none.
@@ -32,7 +34,7 @@ class Bijection(nn.Module):
 
 
 class Composition(Bijection):
-    """Bijections one after another.
+    """The composition of bijections, applied one after another.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ class Composition(Bijection):
 
 
 class Squeeze(Bijection):
-    """Images ``(B, C, H, W)`` with their pixels gathered in squares, ``(B, C n², H / n, W / n)``: nothing but an order.
+    """A reshape of images ``(B, C, H, W)`` in which each n×n square of pixels becomes channels, ``(B, C n², H / n, W / n)``.
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803.
 
@@ -84,7 +86,7 @@ class Squeeze(Bijection):
 
 
 class AffineMap(Bijection):
-    """``z = x exp(s) + t``, numbers of its own for every channel. Starts as the identity."""
+    """A learned scale and shift per channel, ``z = x exp(s) + t``, which starts as the identity."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class AffineMap(Bijection):
 
 
 class Logit(Bijection):
-    """``z = logit(alpha + (1 − 2 alpha) x)`` for numbers x in [0, 1].
+    """The elementwise logit ``z = logit(alpha + (1 − 2 alpha) x)`` of numbers x in [0, 1].
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803, section 4.1. Outside,
     where there is no density, the result is NaN.
@@ -136,7 +138,7 @@ class Logit(Bijection):
 
 
 class Marginals(Bijection):
-    """Every number through the distribution function of its own place, then through that of the normal law, inverted.
+    """An elementwise map that makes every coordinate standard normal by its own distribution function `F`: ``z = Φ⁻¹(F(x))``.
 
     Dequantised bytes have a density that is constant on each of L cells. With masses ``m_0 ... m_{L−1}`` at a place,
     ``F`` is piecewise linear and ``z = Φ⁻¹(F(x))`` standard normal, exactly, if the place was alone: what a flow has left to
@@ -178,7 +180,7 @@ class Marginals(Bijection):
 
     @classmethod
     def of(cls, images: Images, smoothing: float = 100.0, low: float = 0.0, high: float = 1.0) -> Marginals:
-        """Measure the distribution functions of a set of images, each place mixed with the law of all places."""
+        """Estimate the distribution function of every pixel from images, each smoothed towards that of all pixels together."""
         L, flat = images.levels, images.x.flatten(1).long()
         D = flat.shape[1]
         counts = torch.zeros(D, L, dtype=torch.float64)
@@ -221,7 +223,7 @@ class Marginals(Bijection):
 
 
 class NormalizingFlow(nn.Module):
-    """A bijection from data to standard noise, as a model: ``fit``, ``sample`` and ``log_prob``.
+    """A generative model made of a bijection from data to standard normal noise, with ``fit``, ``sample`` and ``log_prob``.
 
     L. Dinh, D. Krueger, Y. Bengio, *NICE: non-linear independent components estimation*, 2014, arXiv:1410.8516;
     D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770.
@@ -244,7 +246,7 @@ class NormalizingFlow(nn.Module):
 
     @property
     def dim(self) -> int:
-        """D, the numbers in a datum."""
+        """D, the number of coordinates of a datum."""
         return math.prod(self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -266,7 +268,7 @@ class NormalizingFlow(nn.Module):
         return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``−log p(x) / D`` in nats per number, ``(B,)``; its mean is least for the law of the data."""
+        """Return ``−log p(x) / D`` in nats per coordinate, ``(B,)``."""
         return -self.log_prob(x) / self.dim
 
     @torch.no_grad()

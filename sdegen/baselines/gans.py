@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a generator against a critic, as a divergence or a distance that the critic measures.
+"""Generative adversarial networks: a generator trained against a critic that estimates a divergence of data and samples.
 
 Both players train at once, by one loss: its first part moves the critic alone, its second the generator alone.
 """
@@ -24,17 +24,17 @@ SETTLING = 1024  # latents by which the statistics of a batch normalisation are 
 
 
 class Players(nn.Module):
-    """Generator and critic, asked at once."""
+    """The two networks of a GAN, generator and critic, evaluated in one call."""
 
     def __init__(self, generator: nn.Module, critic: nn.Module) -> None:
         super().__init__()
         self.generator, self.critic = generator, critic
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the critic's answers to real data and to generated ones, by which it learns, and those by which the
-        generator does.
+        """Return three outputs of the critic: on real data and on generated data, for its own loss, and on generated data,
+        for the generator's loss.
 
-        With them the made ones, without derivatives.
+        The generated data are returned too, as a fourth tensor without derivatives.
         """
         fake = self.generator(z).to(x)
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
@@ -50,7 +50,7 @@ class Players(nn.Module):
 
 
 class Adversarial(nn.Module, ABC):
-    """What all adversarial models share: sampling, and a loss of two parts.
+    """The base class of adversarial models: a generator, a critic, sampling, and the sum of both players' losses.
 
     Parameters
     ----------
@@ -70,21 +70,21 @@ class Adversarial(nn.Module, ABC):
 
     @property
     def generator(self) -> nn.Module:
-        """Latents to data."""
+        """The network from latents to data."""
         return self.net.generator
 
     @property
     def critic(self) -> nn.Module:
-        """Data to a number."""
+        """The network from a datum to a number."""
         return self.net.critic
 
     @abstractmethod
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the critic's loss from its answers to real data and to generated ones, ``(B,)``."""
+        """Return the critic's loss from its outputs on real data and on generated data, ``(B,)``."""
 
     @abstractmethod
     def of_generator(self, fake: Tensor) -> Tensor:
-        """Return the generator's loss from the critic's answers, ``(B,)``."""
+        """Return the generator's loss from the critic's outputs on generated data, ``(B,)``."""
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the sum of both players' losses, ``(B,)``: the gradient of each reaches the weights of its own player alone."""
@@ -93,7 +93,9 @@ class Adversarial(nn.Module, ABC):
         return self.of_critic(real, fake) + self.of_generator(told) + self.penalty(x, made, generator)
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return what the critic pays besides, ``(B,)``, from real data and generated ones; nothing by default."""
+        """Return the penalty that is added to the critic's loss, ``(B,)``, from real data `x` and generated data `made`; 0
+        by default.
+        """
         return x.new_zeros(len(x))
 
     @torch.no_grad()
@@ -112,7 +114,8 @@ class Adversarial(nn.Module, ABC):
 
 
 class GAN(Adversarial):
-    """The critic bounds an f-divergence of data and samples from below; the generator lowers it.
+    """A GAN on any f-divergence: the critic maximises a lower bound of the divergence of data and samples, the generator
+    minimises it.
 
     I. Goodfellow et al., *Generative adversarial nets*, 2014, arXiv:1406.2661, for the default; S. Nowozin et al., *f-GAN*,
     2016, arXiv:1606.00709, for the others. The generator's loss is ``−E a(v(fake))`` (non-saturating) or, with
@@ -169,12 +172,13 @@ class GAN(Adversarial):
 
 
 def normalises_over_batch(net: nn.Module) -> bool:
-    """Tell whether a network has a batch normalisation, so that its answer at one datum depends on the others."""
+    """Tell whether a network contains batch normalisation, so that its output at one datum depends on the others."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
 
 
 class Stability:
-    """A callback of `sdegen.fit` that keeps, now and then, what tells whether an adversarial training is healthy.
+    """A callback of `sdegen.fit` that records, every few steps, gradient norms and slopes that show whether adversarial
+    training is stable.
 
     Parameters
     ----------
@@ -229,7 +233,7 @@ class Stability:
 
 
 def check_alone(critic: nn.Module) -> None:
-    """Raise a `ValueError` where the slope of a critic is not a matter of one datum."""
+    """Raise a `ValueError` if a critic contains batch normalisation, so that its slope at one datum depends on the others."""
     if normalises_over_batch(critic):
         raise ValueError(
             "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."
@@ -237,7 +241,9 @@ def check_alone(critic: nn.Module) -> None:
 
 
 def slope(critic: nn.Module, x: Tensor) -> Tensor:
-    """Return ``‖∇v(x)‖``, ``(B,)``: its largest value is a lower bound of the critic's Lipschitz constant."""
+    """Return the norm of a critic's gradient, ``‖∇v(x)‖``, ``(B,)``: the largest is a lower bound of the critic's
+    Lipschitz constant.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)

@@ -1,4 +1,4 @@
-"""Hierarchical variational autoencoders: the bound of any of them, and a ladder of networks."""
+"""Hierarchical variational autoencoders: the evidence lower bound of any of them, and a ladder VAE of networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .vae import log_mean_weight
 
 
 class LatentLayer(NamedTuple):
-    """One layer: the inference of the latent below, ``q(z_{k−1} | z_k, x)``, and its generation, ``p(z_{k−1} | z_k)``.
+    """One layer of a hierarchical VAE: the inference of the next lower latent, ``q(z_{k−1} | z_k, x)``, and its prior,
+    ``p(z_{k−1} | z_k)``.
 
     Attributes
     ----------
@@ -39,7 +40,8 @@ class LatentLayer(NamedTuple):
 
 
 class Hierarchy:
-    """A hierarchical VAE of latents ``z_T, ..., z_1`` whose inference runs top down, as its generation does.
+    """A hierarchical VAE of latents ``z_T, ..., z_1``, given by its conditional laws, whose inference runs top down as
+    generation does.
 
     ``log p(x) >= −KL(q(z_T | x) ‖ p(z_T)) − Σ_k E KL(q(z_{k−1} | z_k, x) ‖ p(z_{k−1} | z_k)) + E log p(x | z_1)``.
     C. Sønderby, T. Raiko, L. Maaløe, S. Sønderby, O. Winther, *Ladder variational autoencoders*, 2016, arXiv:1602.02282.
@@ -82,7 +84,7 @@ class Hierarchy:
 
 
 class HierarchicalVAE(nn.Module):
-    """A ladder of latents ``z_T, ..., z_1`` of networks on vectors: T = 1 is a VAE.
+    """A ladder VAE: latents ``z_T, ..., z_1`` with networks on vectors; with T = 1 a plain VAE.
 
     The encoder goes up from the data first; then, from the top down, each latent's inference is the product of the Gaussian
     that the encoder says and the one that the model itself expects there: C. Sønderby et al., *Ladder variational
@@ -178,7 +180,7 @@ class HierarchicalVAE(nn.Module):
         return log_mean_weight(log_weight, draws)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return the means of the uppermost latent, ``(B, latents[-1])``."""
+        """Return the posterior means of the uppermost latent, ``(B, latents[-1])``."""
         return self.net.top(self.net.heights(x)[-1])[0]
 
     @torch.no_grad()
@@ -246,7 +248,9 @@ class _Ladder(nn.Module):
 
 
 def product(a: Normal, b: Normal) -> Normal:
-    """Multiply two normal densities, and return the normal law that is proportional: precisions add."""
+    """Multiply two normal densities `a` and `b`, and return the normal law that is proportional to the product: precisions
+    add.
+    """
     u, v = a.stddev**-2, b.stddev**-2
     return Normal((u * a.mean + v * b.mean) / (u + v), (u + v) ** -0.5, validate_args=False)
 
@@ -257,7 +261,8 @@ def _positive(out: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class WarmUp:
-    """A callback of `sdegen.fit` that lets the KL of a `HierarchicalVAE` in over the first steps: beta from 0 to 1.
+    """A callback of `sdegen.fit` that raises the weight `beta` of the KL terms of a `HierarchicalVAE` from 0 to 1 over the
+    first steps.
 
     S. Bowman et al., *Generating sentences from a continuous space*, 2015, arXiv:1511.06349.
 

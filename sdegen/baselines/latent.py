@@ -1,4 +1,4 @@
-"""What is done with codes: walks through them, a classifier on top of them, and what fools it."""
+"""Tools for latent codes: traversals and interpolations, active units, a classifier on codes, and adversarial examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..metrics import Estimate
 
 
 def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: Tensor) -> Tensor:
-    """Decode along one coordinate of a latent, the others held, and return the data: ``(len(values), *)``.
+    """Decode latents along one coordinate `dim`, the others held fixed, and return the data: ``(len(values), *)``.
 
     I. Higgins et al., *beta-VAE*, 2017.
 
@@ -37,7 +37,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
 
 
 def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
-    """Decode along the great arc from one latent to another, ends included, and return the data: ``(steps, *)``.
+    """Decode latents along the great arc from `start` to `end`, both included, and return the data: ``(steps, *)``.
 
     ``(sin((1 − u) w) start + sin(u w) end) / sin w`` with w the angle between them. Straight lines lead through the middle,
     where a normal law of many dimensions has no mass: T. White, *Sampling generative networks*, 2016, arXiv:1609.04468.
@@ -69,7 +69,8 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
 
 
 def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
-    """Tell which coordinates of codes say anything of the data: those whose mean varies by more than a threshold, ``(latent,)``.
+    """Tell which coordinates of the codes are active: those whose mean varies over the data by more than a threshold,
+    ``(latent,)``.
 
     ``Var_x E_q[z | x] > threshold``: Y. Burda et al., *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
 
@@ -91,7 +92,7 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
 
 
 class Coding(Protocol):
-    """A module that has a code for a datum."""
+    """A module that encodes data: ``codes(x)`` returns a latent code for each datum."""
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes ``(B, latent)`` of the data `x`."""
@@ -104,7 +105,7 @@ class Coding(Protocol):
 
 
 class LatentClassifier(nn.Module):
-    """A linear classifier on the codes of a model that stays as it is. It is trained by `sdegen.fit`, with labels.
+    """A linear classifier on the codes of a frozen model, trained by `sdegen.fit` with labels (a linear probe).
 
     G. Alain and Y. Bengio, *Understanding intermediate layers using linear classifier probes*, 2016, arXiv:1610.01644.
 

@@ -1,4 +1,6 @@
-"""What the answer of a decoder says of data: laws of numbers that are independent given the latent."""
+"""Likelihoods ``p(x | z)`` of a decoder, with coordinates independent given the latent: Gaussian, Bernoulli, continuous
+Bernoulli.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from ..show import show_call
 
 
 class PixelLaw(ABC):
-    """What a decoder's answer says of data: ``p(x | z)``, numbers independent given z."""
+    """A likelihood ``p(x | z)`` whose parameters are a decoder's output, with coordinates independent given `z`."""
 
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
 
@@ -24,11 +26,11 @@ class PixelLaw(ABC):
 
     @abstractmethod
     def each(self, out: Tensor, x: Tensor) -> Tensor:
-        """Return ``log p`` of every number, of the shape of `x`; NaN where it has no density."""
+        """Return the log-likelihood of every coordinate, of the shape of `x`; NaN outside the support."""
 
     @abstractmethod
     def mean(self, out: Tensor) -> Tensor:
-        """Return the mean, of the shape of data."""
+        """Return the mean of ``p(x | z)``, of the shape of the data."""
 
     @abstractmethod
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -52,7 +54,7 @@ class PixelLaw(ABC):
 
 
 class Gaussian(PixelLaw):
-    """``N(x; out, std²)``.
+    """The Gaussian likelihood ``N(x; out, std²)`` around a decoder's output.
 
     D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
 
@@ -74,7 +76,7 @@ class Gaussian(PixelLaw):
         self.outputs = 2 if std is None else 1
 
     def law(self, out: Tensor) -> Normal:
-        """Return the normal law of the data given the decoder's answer."""
+        """Return the normal law of the data given the decoder's output."""
         if self.std is not None:
             return Normal(out, torch.full_like(out, self.std), validate_args=False)
         mean, log_std = out.chunk(2, 1)
@@ -95,7 +97,7 @@ class Gaussian(PixelLaw):
 
 
 class Bernoulli(PixelLaw):
-    """``p^x (1 − p)^(1 − x)`` with ``logit p`` from the decoder: for numbers that are 0 or 1.
+    """The Bernoulli likelihood of binary data, ``p^x (1 − p)^(1 − x)``, with ``logit p`` from the decoder.
 
     Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
     cannot be compared with densities. `Continuous` is one. D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
@@ -115,7 +117,8 @@ class Bernoulli(PixelLaw):
 
 
 class Continuous(PixelLaw):
-    """The continuous Bernoulli law, ``λ exp(λ x) / (exp(λ) − 1)`` on [0, 1], with λ, the logit of p, from the decoder.
+    """The continuous Bernoulli likelihood of data in [0, 1], ``λ exp(λ x) / (exp(λ) − 1)``, with λ, the logit of p, from
+    the decoder.
 
     G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
     2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut

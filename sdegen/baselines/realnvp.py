@@ -1,4 +1,4 @@
-"""RealNVP: affine couplings, on vectors and, with checkerboards and several scales, on images."""
+"""RealNVP: a normalizing flow of affine couplings, on vectors and, with checkerboard masks and several scales, on images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUND = 2.0  # of the log of a coupling's scale
 
 
 class Coupling(Bijection):
-    """Some channels are scaled and shifted by what a network makes of the others, which stay.
+    """An affine coupling: a network of the unchanged channels gives the scale and shift of the others.
 
     ``z_b = x_b exp(s(x_a)) + t(x_a)``, ``z_a = x_a``; ``log|det| = Σ s``. The log-scale is kept within ±2 by a tanh.
 
@@ -60,7 +60,7 @@ class Coupling(Bijection):
 
 
 class Scales(Bijection):
-    """Images at one scale after another: of every scale but the last, half of the channels are done with.
+    """A multi-scale flow on images: after every scale but the last, half of the channels go straight to the latent.
 
     At each, pixels are first gathered in squares of 2x2, one channel a place, which halves both sides.
 
@@ -102,7 +102,7 @@ class Scales(Bijection):
 
 
 def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
-    """Return channels, height and width at each scale, after its squares are gathered."""
+    """Return channels, height and width at each scale, after 2×2 squares of pixels have become channels."""
     c, h, w = shape
     shapes = []
     for _ in range(scales):
@@ -113,7 +113,7 @@ def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
 
 
 def partitions(channels: int) -> list[Tensor]:
-    """Return masks of the channels that are changed: halves of those of gathered squares, each with its complement next.
+    """Return the masks of couplings on squeezed images, each followed by its complement.
 
     The diagonals of the squares are the checkerboard of the image; then come rows and columns, and halves of what were its
     channels, if there were several.
@@ -127,7 +127,8 @@ def partitions(channels: int) -> list[Tensor]:
 
 
 class RealNVP(NormalizingFlow):
-    """Affine couplings, each of which leaves one half of a datum and changes the other by what it reads there.
+    """A normalizing flow of affine couplings (RealNVP): each leaves half of a datum unchanged, and scales and shifts the
+    other half by it.
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803. Inverse and
     determinant are exact and cheap. Vectors are halved; of images, checkerboards, rows, columns and channels are, on squares

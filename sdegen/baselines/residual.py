@@ -1,4 +1,6 @@
-"""Residual flows: ``z = x + g(x)`` with a contraction g, and an unbiased estimate of the log-determinant."""
+"""Residual flows: invertible residual blocks ``z = x + g(x)`` with a contraction g, and an unbiased estimate of the
+log-determinant.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ CERTAIN = 2  # terms that are always there
 
 
 class Contraction(nn.Module):
-    """A linear layer or a convolution whose weights are scaled down until its spectral norm is at most `bound`.
+    """A linear or convolutional layer whose weights are scaled down until its spectral norm is at most `bound` (spectral
+    normalisation).
 
     ``W min(1, bound / σ(W))``. σ is the largest singular value of the layer as an operator on its inputs, by power iteration
     from where the last one ended: T. Miyato et al., *Spectral normalization for generative adversarial networks*, 2018,
@@ -55,18 +58,20 @@ class Contraction(nn.Module):
 
     @torch.no_grad()
     def settle(self, iterations: int) -> None:
-        """Go on with the power iteration."""
+        """Take more steps of the power iteration that estimates the spectral norm."""
         weight = self.layer.weight
         for _ in range(iterations):
             u = self._adjoint(self._map(self.u, weight), weight)
             self.u.copy_(u / u.norm().clamp_min(1e-12))
 
     def norm(self) -> Tensor:
-        """Return a lower bound of ``σ(W)`` from the present vector of the power iteration, with its derivative."""
+        """Return the spectral norm ``σ(W)``, a lower bound from the present vector of the power iteration, with its
+        derivative.
+        """
         return self._map(self.u, self.layer.weight).norm()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer, contracted."""
+        """Apply the layer with its scaled-down weights."""
         weight = self.layer.weight * (self.bound / self.norm()).clamp(max=1.0)
         out, bias = self._map(x, weight), self.layer.bias
         assert bias is not None
@@ -79,7 +84,7 @@ def lipswish(x: Tensor) -> Tensor:
 
 
 class ResidualBlock(Bijection):
-    """``z = x + g(x)``, g a network of three contractions.
+    """An invertible residual block ``z = x + g(x)``, where g is a network of three contractions.
 
     ``log|det(I + J)| = Σ_k (−1)^(k+1) tr(J^k) / k``, J the Jacobian of g. With a probe v of random signs and a random
     length N of the series, ``Σ_{k ≤ N} (−1)^(k+1) vᵀ J^k v / (k P(N ≥ k))`` is unbiased (Russian roulette).
@@ -113,12 +118,12 @@ class ResidualBlock(Bijection):
         return x
 
     def settle(self) -> None:
-        """Let the norms follow the weights."""
+        """Take more steps of the power iterations, so that the estimated spectral norms follow the weights."""
         for layer in self.layers:
             layer.settle(2)  # type: ignore[operator]
 
     def estimated(self, x: Tensor, probe: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log_det)`` with the series up to a length that was drawn, and a probe."""
+        """Return `z` and an unbiased estimate of ``log_det``, by the probe and as many terms of the series as were drawn."""
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             g = self.g(x)
@@ -129,7 +134,7 @@ class ResidualBlock(Bijection):
         return x + g, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log_det)`` exactly, by the whole Jacobian: a derivative for every number of a state."""
+        """Return ``(z, log_det)`` exactly, from the whole Jacobian: one derivative for every coordinate of `x`."""
         g, pull = torch.func.vjp(self.g, x)[:2]
         D = x[0].numel()
         basis = torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *self.shape).expand(D, *x.shape)
@@ -155,18 +160,18 @@ class ResidualBlock(Bijection):
 
 
 def chance(k: int) -> float:
-    """Return the probability that the series has a term k."""
+    """Return the probability that the randomly truncated series contains its `k`-th term."""
     return KEEP ** max(k - CERTAIN, 0)
 
 
 def length(generator: torch.Generator | None) -> int:
-    """Draw the length of a series: two terms, and as many more as the coin says."""
+    """Draw the random number of terms of the series: two, and a geometric number more."""
     u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device if generator else None)
     return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
 
 
 class ResidualFlow(NormalizingFlow):
-    """Residual blocks, ``z = x + g(x)``, every coordinate free, none with a closed determinant.
+    """A normalizing flow of residual blocks ``z = x + g(x)``, trained with an unbiased estimate of the log-determinant.
 
     R. Chen, J. Behrmann, D. Duvenaud, J.-H. Jacobsen, *Residual flows for invertible generative modeling*, 2019,
     arXiv:1906.02735. Training uses the unbiased estimate of the log-determinant, one probe and one length of the series a
@@ -225,7 +230,7 @@ class ResidualFlow(NormalizingFlow):
         self.blocks, self.width, self.bound, self.first, self.squeeze = blocks, width, bound, first, squeeze
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return an unbiased estimate of ``−log p(x) / D`` in nats per number, ``(B,)``."""
+        """Return an unbiased estimate of ``−log p(x) / D`` in nats per coordinate, ``(B,)``."""
         if self.training:
             for part in self.modules():
                 if isinstance(part, ResidualBlock):
@@ -260,7 +265,7 @@ class ResidualFlow(NormalizingFlow):
 
 
 class Blocks(Composition):
-    """A chain of residual blocks and others, whose determinants may be estimated."""
+    """The composition of residual blocks and other bijections, with an exact or an estimated log-determinant."""
 
     def forward(self, x: Tensor, probes: Tensor | None = None, lengths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Return ``(z, log_det)``: exact, or by a probe ``(B, *)`` of ``probes`` and a length of the series for every block."""

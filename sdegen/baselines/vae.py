@@ -1,4 +1,4 @@
-"""Autoencoders: plain, variational with Gaussian latents, and with categories.
+"""Autoencoders: plain, variational with Gaussian latents (VAE), and variational with a categorical latent.
 
 A variational autoencoder is a latent variable model ``p(z) p(x | z)`` with an encoder ``q(z | x)``, both trained by the
 evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``.
@@ -23,7 +23,7 @@ from .likelihoods import Gaussian, PixelLaw
 
 
 class Networks(nn.Module):
-    """An encoder and a decoder."""
+    """The encoder and the decoder of an autoencoder, as one module."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Networks(nn.Module):
 
 
 class Coder(nn.Module):
-    """What autoencoders share: two networks, which `net` holds and asks at once.
+    """The base class of autoencoders: an encoder and a decoder, held by the module `net`.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ class Coder(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """Data to what is known of their codes."""
+        """The network from data to codes, or to the parameters of their law."""
         return self.net.encoder
 
     @property
     def decoder(self) -> nn.Module:
-        """Codes to what is known of their data."""
+        """The network from codes to data, or to the parameters of their likelihood."""
         return self.net.decoder
 
 
@@ -64,7 +64,8 @@ class _Plain(Networks):
 
 
 class Autoencoder(Coder):
-    """``x ≈ decoder(encoder(x))``, trained by the squared error. It has codes but no law of them, so no samples.
+    """A plain autoencoder, ``x ≈ decoder(encoder(x))``, trained by the squared error; it defines no law of codes, so it
+    cannot sample.
 
     G. Hinton and R. Salakhutdinov, *Reducing the dimensionality of data with neural networks*, 2006.
 
@@ -78,15 +79,15 @@ class Autoencoder(Coder):
         super().__init__(_Plain(encoder, decoder))
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return codes, ``(B, *)``."""
+        """Return the codes of data, ``(B, *)``."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the data of codes."""
+        """Return the data that codes `z` decode to."""
         return self.decoder(z)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean squared error over the numbers of a datum, ``(B,)``."""
+        """Return the mean squared reconstruction error over the coordinates of a datum, ``(B,)``."""
         return (self.net(x).reshape(x.shape) - x).square().flatten(1).mean(1)
 
 
@@ -109,7 +110,7 @@ class BoundTerms(NamedTuple):
 
     @property
     def elbo(self) -> Tensor:
-        """Their difference, at most ``log p(x)`` in the mean."""
+        """The evidence lower bound ``log_likelihood − kl``, at most ``log p(x)`` in the mean."""
         return self.log_likelihood - self.kl
 
 
@@ -128,7 +129,7 @@ class _Reparameterised(Networks):
 
 
 class VAE(Coder):
-    """``z ~ N(0, I)``, ``x ~ p(x | decoder(z))``, and an encoder ``q(z | x) = N(m(x), diag s(x)²)``.
+    """A variational autoencoder: ``z ~ N(0, I)``, ``x ~ p(x | decoder(z))``, with an encoder ``q(z | x) = N(m(x), diag s(x)²)``.
 
     D. Kingma and M. Welling, *Auto-encoding variational Bayes*, 2013, arXiv:1312.6114. Latents are ``z = m + s ε``, so the
     gradient passes through them (reparameterisation). With `beta` other than one the KL term has that weight: I. Higgins
@@ -169,7 +170,7 @@ class VAE(Coder):
         self.likelihood = Gaussian() if likelihood is None else likelihood
 
     def encode(self, x: Tensor) -> Normal:
-        """Return the law ``q(z | x)``."""
+        """Return the approximate posterior ``q(z | x)``."""
         mean, log_std = self.encoder(x).chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
@@ -182,14 +183,16 @@ class VAE(Coder):
         return self.likelihood.mean(self.decoder(z))
 
     def bound(self, x: Tensor, generator: torch.Generator | None = None) -> BoundTerms:
-        """Return both terms of the evidence lower bound with one draw of the latent; the KL in closed form."""
+        """Return both terms of the evidence lower bound, the log-likelihood by one draw of the latent and the KL in closed
+        form.
+        """
         mean, log_std, out = self.net(x, noise_like(x.new_empty(len(x), self.latent), generator))
         # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
         kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
         return BoundTerms(self.likelihood.log_prob(out, x), kl)
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``(beta KL − log p(x | z)) / D`` in nats per number, ``(B,)``."""
+        """Return ``(beta KL − log p(x | z)) / D`` in nats per coordinate, ``(B,)``."""
         terms = self.bound(x, generator)
         return (self.beta * terms.kl - terms.log_likelihood) / x[0].numel()
 
@@ -218,13 +221,14 @@ class VAE(Coder):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
-        """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which are no samples but look smoother."""
+        """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which look smoother but are no samples."""
         z = noise_like(next(self.parameters()).new_empty(n, self.latent), generator)
         return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
 
 
 class CategoricalVAE(Coder):
-    """A latent of one of K categories, ``x ~ p(x | decoder(one-hot))``, trained through Gumbel-softmax.
+    """A variational autoencoder with a latent of K categories, ``x ~ p(x | decoder(one-hot))``, trained with the
+    Gumbel-softmax relaxation.
 
     E. Jang, S. Gu, B. Poole, *Categorical reparameterization with Gumbel-softmax*, 2016, arXiv:1611.01144. The KL to the
     uniform prior is exact, ``log K − H(q)``; the relaxed draw ``softmax((log q + Gumbel) / tau)`` goes to the decoder in
@@ -264,21 +268,21 @@ class CategoricalVAE(Coder):
         self.likelihood = Gaussian() if likelihood is None else likelihood
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return ``log q(c | x)``, ``(B, K)``."""
+        """Return the log-probabilities ``log q(c | x)`` of the categories, ``(B, K)``."""
         return self.encoder(x).log_softmax(1)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return ``q(c | x)``, ``(B, K)``."""
+        """Return the probabilities ``q(c | x)`` of the categories, ``(B, K)``."""
         return self.encode(x).exp()
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``(KL − log p(x | relaxed draw)) / D`` in nats per number, ``(B,)``."""
+        """Return ``(KL − log p(x | relaxed draw)) / D`` in nats per coordinate, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), self.categories), generator).clamp_min(torch.finfo(x.dtype).tiny)
         log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
         return (self._kl(log_q) - self.likelihood.log_prob(out, x)) / x[0].numel()
 
     def bound(self, x: Tensor) -> BoundTerms:
-        """Return both terms of the evidence lower bound, exactly."""
+        """Return both terms of the evidence lower bound, as exact sums over the categories."""
         log_q = self.encode(x)
         return BoundTerms((log_q.exp() * self._each(x)).sum(1), self._kl(log_q))
 

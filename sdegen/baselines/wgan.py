@@ -1,4 +1,4 @@
-"""Adversarial models that lower the Wasserstein distance: a critic of bounded slope."""
+"""Wasserstein GANs: the critic's Lipschitz constant is bounded, by clipped weights or by a gradient penalty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .gans import Adversarial, check_alone, slope
 
 
 class Wasserstein(Adversarial):
-    """The game of the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, whose critics differ in what bounds them."""
+    """The base class of Wasserstein GANs, ``sup_{Lip v <= 1} E_p v − E_q v``; subclasses differ in what bounds the
+    critic's slope.
+    """
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return ``v(fake) − v(real)``."""
@@ -24,7 +26,7 @@ class Wasserstein(Adversarial):
 
 
 class WGAN(Wasserstein):
-    """The critic estimates the distance of Wasserstein, ``sup_{Lip v <= 1} E_p v − E_q v``, up to a factor.
+    """A Wasserstein GAN with clipped weights: the critic estimates ``sup_{Lip v <= 1} E_p v − E_q v`` up to a factor.
 
     M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
     every step, so that its Lipschitz constant is bounded by some number that nobody knows.
@@ -63,7 +65,7 @@ class WGAN(Wasserstein):
 
 
 class WGANGP(Wasserstein):
-    """As `WGAN`, with a penalty on slopes of the critic in place of the clipping.
+    """A Wasserstein GAN with a gradient penalty on the critic in place of clipped weights.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
     GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. It reads too much: between

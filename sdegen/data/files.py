@@ -1,4 +1,5 @@
-"""Files of published data: found, checked, and fetched where they may be. No file is used that is not whole.
+"""Files of published data: found, checked by their hash, and downloaded where that is allowed; an incomplete file is never
+used.
 
 A file lies in the folder that the environment variable SDEGEN_DATA names, or else in the package, or else in the user's cache,
 and is read where it lies. One that is missing is downloaded to that folder, or to the cache where none is named, under another
@@ -23,7 +24,7 @@ EMBEDDED = Path(__file__).with_name("embedded")  # what comes with the package, 
 
 @dataclass(frozen=True)
 class File:
-    """A published file, by its place and its checksums.
+    """A published data file: its place in the data folder, its checksums and where to download it.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ class File:
 
 
 def optional(module: str, package: str, purpose: str) -> Any:
-    """Import a package that only some purposes need, or say in a sentence how to get it."""
+    """Import an optional package, and return it; raise an error that says how to install it if it is missing."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Sets of images as bytes, how they are split, and how they become numbers. Nothing here reads a file."""
+"""Sets of images as bytes: `Images`, train and test parts (`Split`), and images scaled to floating point (`Scaled`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 32  # images in the picture of a notebook, in two rows
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """A set of images, with what is known of each.
+    """A set of images as bytes, with labels and groups where they are known.
 
     Parameters
     ----------
@@ -101,11 +101,11 @@ class Images:
 
     @property
     def cond(self) -> dict[str, Tensor]:
-        """The keyword conditions of training: ``label``, where there are labels."""
+        """The keyword conditions of training: ``label``, if the images have labels."""
         return {} if self.labels is None else {"label": self.labels}
 
     def counts(self) -> Tensor:
-        """Count the images of each class, ``(K,)``; a ValueError where there are no labels."""
+        """Count the images of each class, ``(K,)``; a ValueError if there are no labels."""
         if self.labels is None:
             raise ValueError("these images have no labels to count.")
         return self.labels.bincount(minlength=len(self.label_names))
@@ -154,7 +154,7 @@ class Images:
 
 
 class Split(NamedTuple):
-    """Images to learn from, and images to judge by.
+    """A data set split in two: images to train on and images to test on.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class Split(NamedTuple):
     test: Images
 
     def joined(self) -> Images:
-        """Return all images of both parts, `train` first, to be split anew.
+        """Return all images of both parts, `train` first, so that they can be split anew.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Images and how they become numbers: what `sdegen.fit` takes. They stay bytes until a batch is drawn.
+    """Images that are scaled to floating point batch by batch, ready for `sdegen.fit`; in memory they stay bytes.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ class Scaled:
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return images as numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
+        """Return images as floating-point numbers ``(n, C, H, W)``: all of them, or those of a slice, a mask or indices."""
         x = self.scaling(self.images.x[which], dtype, generator)
         if not self.flips:
             return x
@@ -234,7 +234,7 @@ class Scaled:
         return torch.where(mirrored.to(x.device).reshape(-1, 1, 1, 1), x.flip(-1), x)
 
     def flipped(self, p: float = 0.5) -> Scaled:
-        """Return the same images, each of which is seen in a mirror, left to right, with probability `p` each time it is drawn.
+        """Return the same images, each mirrored left to right with probability `p` each time it is drawn.
 
         In training every pass has other ones. For metrics take the images as they are.
 
@@ -251,8 +251,8 @@ class Scaled:
         return replace(self, flips=p)
 
     def moments(self) -> Moments:
-        """Return the mean and covariance of the numbers, noise and flips included; of more than 64 dimensions the
-        variances.
+        """Return the mean and covariance of the scaled images, dequantisation noise and flips included; above 64
+        dimensions the variances alone.
         """
         # Part by part, because a whole set in float64 would take several times the room of all else.
         mean, covariance = joined((len(part), moments_of(part)) for part in self.images.x.split(4096))

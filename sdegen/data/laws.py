@@ -1,4 +1,4 @@
-"""Toy densities: Gaussian mixtures, which sample and know their density and score."""
+"""Toy distributions: Gaussian mixtures, with samples, density and score in closed form."""
 
 from __future__ import annotations
 

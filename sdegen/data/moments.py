@@ -1,4 +1,4 @@
-"""Moments of data that come in parts."""
+"""Mean and covariance of data that come in parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..laws.mixtures import Moments
 
 
 def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
-    """Return the moments of all data from those of their parts, which may come one after the other.
+    """Combine the mean and covariance of each part of a data set, and return those of the whole.
 
     A set's covariance is the mean of those of its parts and the covariance of their means.
 

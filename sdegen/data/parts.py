@@ -1,4 +1,4 @@
-"""Rows of a batch: which values have one for each datum, and neighbouring parts of them."""
+"""Rows of a batch: which conditions have one value for each datum, and how a batch is split into contiguous parts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 
 def has_rows(value: Any, n: int) -> bool:
-    """Tell whether a value is a tensor with a row for each of `n` data; any other is one for all of them."""
+    """Tell whether a value is a tensor with one row for each of `n` data; any other value is shared by all of them."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
 
 
 def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Return conditions in which those with a row for each of `n` data are changed, and the rest are as they were.
+    """Apply `change` to the conditions that have a row for each of `n` data, and return all conditions; shared ones stay
+    as they are.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]
 
 
 def split(n: int, parts: int) -> list[slice]:
-    """Split `n` rows into neighbouring slices, as equal as can be.
+    """Split `n` rows into `parts` contiguous slices of nearly equal size.
 
     >>> split(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
@@ -46,5 +47,5 @@ def split(n: int, parts: int) -> list[slice]:
 
 
 def part_of(n: int, parts: int, i: int) -> slice:
-    """Return the `i`-th of the slices of `split`, without the others."""
+    """Return the `i`-th slice of `split`, without forming the others."""
     return slice(n * i // parts, n * (i + 1) // parts)

@@ -1,4 +1,4 @@
-"""Images as files that every program shows, and how a file is written whole or not at all."""
+"""Writing images as PNG files, and writing any file whole or not at all."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _as_bytes(images: Tensor | Images, low: float, high: float) -> Tensor:
 
 
 def written_whole(file: Path, save: Callable[[Path], object]) -> None:
-    """Write a file beside its place, and move it there when it is whole.
+    """Write a file under a temporary name, and rename it once it is complete.
 
     Parameters
     ----------

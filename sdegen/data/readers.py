@@ -1,4 +1,4 @@
-"""A user's own images: arrays, data sets and folders, as `Images`. Nothing is rescaled, resized or converted unasked."""
+"""A user's own images: `Images` from arrays, torch data sets and folders. Nothing is rescaled, resized or converted unasked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def from_arrays(
     channels_last: bool = False,
     levels: int = 256,
 ) -> Images:
-    """Make images of arrays: numpy's, tensors, or the paths of ``.npy`` files, which are read without pickle.
+    """Make `Images` from numpy arrays, tensors, or paths of ``.npy`` files, which are read without pickle.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def from_arrays(
 
 
 def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scaling: Scaling | None = None) -> Images:
-    """Make images of a map-style torch `Dataset`, which is read once, row by row.
+    """Make `Images` from a map-style torch `Dataset`, which is read once, row by row.
 
     Parameters
     ----------

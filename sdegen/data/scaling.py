@@ -1,4 +1,4 @@
-"""Bytes as numbers, and numbers as bytes: explicit, exactly invertible, and never clipped unless asked."""
+"""Scaling of bytes to floating-point numbers and back: explicit, exactly invertible, and never clipped unless asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _PARTS = 1024
 
 @dataclass(frozen=True)
 class Scaling:
-    """Bytes ``u`` in 0 … L − 1 as evenly spaced numbers from `low` to `high`: ``x = low + (high − low) u / (L − 1)``.
+    """An affine map of bytes ``u`` in 0 … L − 1 to evenly spaced numbers from `low` to `high`: ``x = low + (high − low) u
+    / (L − 1)``.
 
     Parameters
     ----------
@@ -52,17 +53,17 @@ class Scaling:
 
     @property
     def steps(self) -> int:
-        """How many there are from `low` to `high`."""
+        """The number of steps between `low` and `high`, ``L − 1``."""
         return self.levels - 1
 
     @property
     def step(self) -> float:
-        """The distance of neighbouring bytes."""
+        """The distance between the numbers of neighbouring bytes."""
         return (self.high - self.low) / self.steps
 
     @property
     def noise(self) -> tuple[float, float]:
-        """Mean and variance of what is added to a byte, in bytes."""
+        """Mean and variance of the noise that is added to a byte, in units of bytes."""
         return 0.0, 0.0
 
     def __call__(
@@ -97,7 +98,7 @@ class Scaling:
         return (self.low + (self.high - self.low) * y).to(dtype)
 
     def inverse(self, x: Tensor, clip: bool = False) -> Tensor:
-        """Return the bytes that became `x`, exactly; for other numbers, samples say, the byte whose cell they lie in.
+        """Return the bytes that were scaled to `x`, exactly; for other numbers, such as samples, the byte whose cell they lie in.
 
         Parameters
         ----------
@@ -139,7 +140,8 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Dequantisation(Scaling):
-    """Bytes spread evenly over the cell of numbers each stands for: ``x = low + (high − low) (u + U) / L``, U uniform in [0, 1).
+    """A map of bytes with uniform noise to numbers that have a density: ``x = low + (high − low) (u + U) / L``, U uniform
+    in [0, 1).
 
     The numbers have a density where bytes have probabilities, and one bounds the other. A cell has the volume
     ``v = ((high − low) / L)^D`` in D dimensions, so by Jensen's inequality
@@ -170,12 +172,12 @@ class Dequantisation(Scaling):
 
     @property
     def steps(self) -> int:
-        """How many there are from `low` to `high`: one for each cell."""
+        """The number of cells between `low` and `high`, one for each of the L bytes."""
         return self.levels
 
     @property
     def noise(self) -> tuple[float, float]:
-        """Mean and variance of what is added to a byte, in bytes."""
+        """Mean and variance of the noise that is added to a byte, in units of bytes."""
         return 0.5, (1 - _PARTS**-2) / 12
 
     def log_volume(self, dim: int) -> float:
@@ -183,8 +185,8 @@ class Dequantisation(Scaling):
         return dim * math.log(self.step)
 
     def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
-        """Return ``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over x, at least the bits that bytes
-        cost.
+        """Return ``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over the noise an upper bound on the
+        bits per dimension of the bytes.
 
         Parameters
         ----------

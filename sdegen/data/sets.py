@@ -44,7 +44,8 @@ _FOLDS = 5
 
 
 def mnist() -> Split:
-    """Load MNIST, handwritten digits, 28×28 in one channel: the official 60,000 to learn from and 10,000 to judge by.
+    """Load MNIST, handwritten digits, 28×28 in one channel, with the official split of 60,000 for training and 10,000 for
+    testing.
 
     Read from ``$SDEGEN_DATA/mnist``, else downloaded once (needs pooch). Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0.
     ``mnist().train.split(0.8, seed=0)`` splits the 60,000 anew, ``mnist().joined().split(0.8, seed=0)`` all of them.
@@ -63,8 +64,8 @@ def mnist() -> Split:
 
 
 def fashion_mnist() -> Split:
-    """Load Fashion-MNIST, articles of clothing, 28×28 in one channel: the official 60,000 to learn from and 10,000 to
-    judge by.
+    """Load Fashion-MNIST, articles of clothing, 28×28 in one channel, with the official split of 60,000 for training and
+    10,000 for testing.
 
     Read from ``$SDEGEN_DATA/fashion_mnist``, else downloaded once (needs pooch). H. Xiao, K. Rasul, R. Vollgraf, 2017,
     arXiv:1708.07747; Zalando SE, MIT licence. Returns and raises as `mnist`.
@@ -73,7 +74,7 @@ def fashion_mnist() -> Split:
 
 
 def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
-    """Load sprites of a game, 16×16 in three channels, on white: one of five random splits, 80/20.
+    """Load sprites of a video game, 16×16 in three channels on white, in one of five random 80/20 splits.
 
     The sprites come with the package; a copy in ``$SDEGEN_DATA/sprites16`` is read instead. 2,891 tiles in five classes of
     very different size. The frames of one sprite are a group, and whole groups are split. 309 tiles more are set apart:
@@ -111,7 +112,7 @@ def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
 
 
 def sprites_held_out() -> Images:
-    """Load the 309 sprites that no fold holds, to be touched once, for the number that is reported.
+    """Load the 309 sprites that belong to no fold: a final test set, to be used once.
 
     They share no group with the others. Whatever is chosen by looking (settings, a time to stop, a model) is chosen on the
     folds of `sprites`. Raises as `sprites`.

@@ -1,4 +1,4 @@
-"""Images side by side as one."""
+"""Many images side by side as one image, and its encoding as a PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Batches of anything a user brings. Nothing here is scaled behind the user's back."""
+"""Batches of training data from anything a user brings: a distribution, tensors, images or a `Dataset`. Nothing is scaled
+silently.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ DRAWS = 4096  # of a law, where all of a data set would be taken
 
 
 class Batch(NamedTuple):
-    """Data ``(B, *)`` and the keyword conditions that go with it.
+    """A batch of data ``(B, *)`` with the keyword conditions of its rows.
 
     Attributes
     ----------
@@ -37,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class Source:
-    """Endless batches of anything: a law, an array, ``(x, cond)``, images, or a `Dataset`.
+    """An endless stream of random batches from a distribution, a tensor, ``(x, cond)``, images, or a `Dataset`.
 
     Parameters
     ----------
@@ -98,15 +100,15 @@ class Source:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `restore` needs to go on in the order in which this pass began."""
+        """Return the position in the data, from which `restore` continues with the same order of batches."""
         return {"order": self.order}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
+        """Go on from a position that `state` returned."""
         self.order = tensors["order"]
 
     def moments(self, generator: torch.Generator) -> Moments:
-        """Return the mean and covariance: the law's own, or those of the data; 65,536 draws of a law that gives none."""
+        """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it."""
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if self.x is not None:
@@ -116,7 +118,7 @@ class Source:
         return moments_of(self.law.sample(65_536, generator))
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield batches without end: fresh draws of a law; every row of a data set once per pass, in random order."""
+        """Yield batches without end: fresh draws of a distribution, or every row of a data set once per epoch in random order."""
         if self.x is None:
             while True:
                 x = self.law.sample(size, generator)
@@ -138,7 +140,7 @@ class Source:
         return Batch(x, {name: value[which.to(value.device, non_blocking=True)] for name, value in self.cond.items()})
 
     def once(self, size: int) -> Iterator[Batch]:
-        """Return every row of a data set once, in order, in batches; of a law 4,096 draws that are always the same."""
+        """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""
         generator = torch.Generator().manual_seed(0)
         if self.x is None:
             x = self.law.sample(DRAWS, generator).to(self.device, self.dtype)
@@ -149,13 +151,13 @@ class Source:
 
 
 def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return data and their conditions by keyword, of ``x``, ``(x, labels)`` or ``(x, conditions)``."""
+    """Split ``x``, ``(x, labels)`` or ``(x, conditions)`` into the data and their conditions by keyword."""
     x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
     return x, cond if isinstance(cond, dict) else {"label": cond}
 
 
 def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
-    """Refuse what is no data ``(N, *)`` of a dtype with conditions of `N` rows.
+    """Refuse data that are not ``(N, *)`` of the given dtype, or whose conditions do not have `N` rows.
 
     Parameters
     ----------

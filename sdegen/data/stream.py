@@ -1,4 +1,4 @@
-"""Batches that the user makes, so that data larger than memory train."""
+"""Batches from a user's own iterable, such as a `DataLoader`, for data larger than memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AHEAD = 16  # batches that are read ahead of an iterator, which gives each but 
 
 
 class Stream:
-    """Give the batches of an iterable, such as a `DataLoader`, as they come: pass after pass, without end.
+    """An endless stream of the batches of an iterable, such as a `DataLoader`, in the iterable's own order, epoch after epoch.
 
     A batch is a tensor ``(B, *)``, or a pair of it and its conditions: a dict of tensors ``(B, ...)``, or one tensor, which
     becomes the keyword ``label``. Size and order are the iterable's own; batches are moved to the model's device and no dtype is
@@ -105,11 +105,11 @@ class Stream:
         return self._pass()
 
     def state(self) -> dict[str, Tensor]:
-        """Return how many batches were given, and what the last is known by."""
+        """Return the number of batches read so far, and a fingerprint of the last one."""
         return {"batches": torch.tensor(self.given), "batch": _trace(self.last)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Read the batches that were given before, and drop them.
+        """Read and discard the batches that were used before, so that the stream continues after them.
 
         Raises
         ------
@@ -163,7 +163,8 @@ class Stream:
 
 
 def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | Stream:
-    """Return the batches of anything: of an iterable of batches as they come (`Stream`), of all else drawn (`Source`).
+    """Return the batches of any data: of an iterable of batches in its own order (`Stream`), of anything else by random
+    draws (`Source`).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What wrappers have in common: the model inside, and how a changed clean state changes the noise."""
+"""Base classes of guidance: a wrapper that changes the predicted clean state (`CleanState`) or adds a gradient (`Tilted`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..processes.linear import LinearSDE, as_linear
 
 
 class Guided(Wrapper):
-    """A model around another, whose readings it changes.
+    """A score model that wraps another and changes its predictions.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ class Guided(Wrapper):
 
 
 class CleanState(Guided):
-    """A model whose predicted clean state is changed, and the noise with it: ``eps' = eps + R⁻¹ Phi (x_0 − x_0')``.
+    """A score model that changes the predicted clean state of another, and the predicted noise consistently: ``eps' = eps
+    + R⁻¹ Phi (x_0 − x_0')``.
 
     So ``x = Phi x_0' + R eps'`` still holds, and every sampler follows the changed estimate. Where `R` is singular, which it
     is at ``t = 0`` of most processes, the state alone does not tell the noise, and it is left as the model gives it.
@@ -55,10 +56,10 @@ class CleanState(Guided):
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return the changed clean state, and the noise that belongs to it."""
+        """Return the changed clean state, and the noise consistent with it."""
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return ``−R⁻ᵀ eps'``."""
+        """Return the score ``−R⁻ᵀ eps'`` of the changed prediction."""
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
     def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ class CleanState(Guided):
 
 
 class Tilted(Guided):
-    """A model whose law at every time is multiplied by a positive function of the state: ``score' = score + scale ∇ log h_t(x)``.
+    """A score model that adds the gradient of a log-weight to the score of another: ``score' = score + scale ∇ log h_t(x)``.
 
     ``eps' = eps − scale Rᵀ ∇ log h`` and ``x_0' = x_0 + scale Phi⁻¹ R Rᵀ ∇ log h``, so every reading has the same tilt. Where
     ``alpha = 0`` the state knows nothing of the data, and nothing is added. If `h_t` is the probability of an event given the
@@ -114,22 +115,22 @@ class Tilted(Guided):
         return x_0 + more_x_0, eps + more_eps
 
     def resolve_gradient(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return what a gradient of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ
-        slope``.
+        """Return what a gradient `slope` of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and
+        ``−Rᵀ slope``.
         """
         at = self._marginal(t)
         known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
         return self.to_clean(t)(slope), (at.R.T * (-1.0 * known))(slope)
 
     def to_clean(self, t: Tensor | float) -> Operator:
-        """Return ``Phi⁻¹ R Rᵀ``, from a gradient of the log-density to a move of the clean state; 0 where there is no
-        signal.
+        """Return ``Phi⁻¹ R Rᵀ``, which turns a gradient of the log-density into a change of the clean state; 0 where there
+        is no signal.
         """
         at = self._marginal(t)
         return inverse(at.Phi) @ at.covariance
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return ``−R⁻ᵀ eps'``; the sum itself where there is no noise to read it from."""
+        """Return the tilted score, as ``−R⁻ᵀ eps'``, or as ``score + scale ∇ log h`` at times without noise."""
         at, weight = self._marginal(t), indicate_interval(self.interval, t) * self.scale
         if not at.R.log_abs_det().isneginf().any():
             return at.score_from_noise(self.noise(x, t, **cond))
@@ -138,7 +139,9 @@ class Tilted(Guided):
 
 
 def require_clean_means(wrapper: Guided) -> LinearSDE:
-    """Return the process of a wrapper, and refuse one whose clean states have no closed-form posterior mean."""
+    """Return the process of a wrapper; raise an error if the process does not give posterior means of clean states in
+    closed form.
+    """
     why = f": its noised states have no closed-form posterior means to change; sample without {type(wrapper).__name__}."
     return as_linear(wrapper.sde, why)
 
@@ -160,7 +163,7 @@ def indicate_interval(interval: tuple[float, float] | None, t: Tensor | float) -
 
 
 def inverse(A: Operator) -> Operator:
-    """Return the inverse of an operator, and 0 in the rows where it has none.
+    """Return the inverse of an operator; rows without an inverse give 0.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Guidance by a classifier of noised data, learned or true."""
+"""Classifier guidance: by a trained classifier of noised data, or by the exact one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .base import Tilted
 
 
 class ClassifierGuidance(Tilted):
-    """A model and a classifier of its noised states: ``∇ log p(x) + scale ∇ log p(label | x)``.
+    """A score model guided by a classifier of its noised states: ``∇ log p(x) + scale ∇ log p(label | x)``.
 
     With scale 1, a true score and a true classifier it is the conditional score, by Bayes' rule; more pushes to where the
     classifier is sure. P. Dhariwal and A. Nichol, *Diffusion models beat GANs on image synthesis*, 2021, arXiv:2105.05233.
@@ -79,7 +79,7 @@ class ClassifierGuidance(Tilted):
 
 
 class ExactClassifier:
-    """The true classifier of noised data of known laws: ``p(k | x_t) ∝ weights_k p_t(x_t | k)``.
+    """The exact classifier of noised data for known class distributions: ``p(k | x_t) ∝ weights_k p_t(x_t | k)``.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class ExactClassifier:
 
 
 class NoisyClassifier(nn.Module):
-    """A classifier of noised states that `sdegen.fit` trains: the cross-entropy at every noise level.
+    """A classifier of noised states, which `sdegen.fit` trains by the cross-entropy at every noise level.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Predicted clean data brought back into the range of all data."""
+"""Thresholding: predicted clean data brought back into the range of the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import CleanState
 
 
 class Clipped(CleanState):
-    """Static thresholding: the predicted clean data clipped to ``[low, high]``, the range that all data lie in.
+    """Static thresholding: a score model whose predicted clean data are clipped to ``[low, high]``, the range of the data.
 
     Used since J. Ho, A. Jain and P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239; named in
     C. Saharia et al., *Photorealistic text-to-image diffusion models with deep language understanding* (Imagen), 2022,
@@ -46,13 +46,14 @@ class Clipped(CleanState):
         self.low, self.high = _range(low, high)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return ``clip(x_0, low, high)`` and its noise."""
+        """Return ``clip(x_0, low, high)`` and the noise consistent with it."""
         x_0, eps = self.model.estimate(x, t, **cond)
         return self._restated(t, x_0, eps, self.sde.project(x_0).clamp(self.low, self.high))
 
 
 class DynamicThreshold(CleanState):
-    """Dynamic thresholding: clean data clipped at a quantile of their own, then shrunk into ``[low, high]``.
+    """Dynamic thresholding: a score model whose predicted clean data are clipped at a quantile of their own, then scaled
+    into ``[low, high]``.
 
     With the middle ``c = (low + high) / 2`` and half the width ``h``, sample by sample,
     ``x_0' = c + h clip((x_0 − c) / s, −1, 1)`` where `s` is the quantile of ``|x_0 − c|``, and at least `h`. Numbers pushed far
@@ -84,7 +85,7 @@ class DynamicThreshold(CleanState):
         self.quantile = quantile
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return the thresholded clean state and its noise."""
+        """Return the thresholded clean state and the noise consistent with it."""
         x_0, eps = self.model.estimate(x, t, **cond)
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         centred = self.sde.project(x_0) - middle

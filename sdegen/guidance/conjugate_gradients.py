@@ -1,4 +1,4 @@
-"""Linear equations of a map that is only known by what it does, solved for every row."""
+"""The method of conjugate gradients for symmetric positive linear maps, for every row of a batch."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the scalar product of every row with its like, ``(B,)``."""
+    """Return the scalar product of each row of `a` with the same row of `b`, ``(B,)``."""
     return (a * b).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Guided models whose clean data keep the contrast that they have without guidance."""
+"""Guidance rescale: guided models whose predicted clean data keep the standard deviation they have without guidance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .free import Extrapolated, Without
 
 
 class RescaledGuidance(CleanState, Extrapolated):
-    """Classifier-free guidance whose clean data keep the contrast of the conditional ones.
+    """Classifier-free guidance with guidance rescale: clean data keep the standard deviation of the conditional prediction.
 
     ``x_0' = x_cfg (1 + rescale (std(x_cond) / std(x_cfg) − 1))``, with standard deviations over the numbers of each sample:
     guidance spreads them, which over-exposes pictures. S. Lin, B. Liu, J. Li and X. Yang, *Common diffusion noise schedules and
@@ -61,7 +61,7 @@ class RescaledGuidance(CleanState, Extrapolated):
 
 
 class Rescaled(CleanState):
-    """Any guidance, its clean data rescaled to the contrast of those of the model inside it, as `RescaledGuidance` does.
+    """Guidance rescale for any guidance: clean data keep the standard deviation predicted by the model inside.
 
     For guidance by a classifier, a measurement or a weaker model. The model inside is asked once more, where `RescaledGuidance`
     has its answer already. S. Lin, B. Liu, J. Li, X. Yang, 2023, arXiv:2305.08891.
@@ -100,7 +100,7 @@ class Rescaled(CleanState):
 
 
 def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
-    """Return ``1 + rescale (std(given) / std(data) − 1)`` of each sample; 1 where the data have no spread to change.
+    """Return the factor ``1 + rescale (std(given) / std(data) − 1)`` for each sample; 1 if the data are constant.
 
     Parameters
     ----------

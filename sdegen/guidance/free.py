@@ -1,4 +1,4 @@
-"""Guidance without a classifier: one model with and without its condition."""
+"""Classifier-free guidance, and autoguidance by a weaker model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Guided, check_scale, indicate_interval
 
 
 class Extrapolated(Guided):
-    """A model pushed away from a weaker one: ``strong + (scale − 1) (strong − weak)``.
+    """The base class of guidance away from a weaker model: ``strong + (scale − 1) (strong − weak)``.
 
     A scale of 1 is the model, 0 the weaker one. Beyond 1 it is the score of no diffused law.
 
@@ -73,7 +73,7 @@ def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, **cond: Any)
 
 
 class Without(Conditioned):
-    """A model with its conditions fixed, which passes over those that it is called with.
+    """A score model called with fixed conditions, whatever conditions the caller gives.
 
     Parameters
     ----------
@@ -84,12 +84,13 @@ class Without(Conditioned):
     """
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """Return the conditions that are fixed."""
+        """Return the fixed conditions."""
         return self.cond
 
 
 class AffineExtrapolation(Extrapolated):
-    """An extrapolation of every reading alike: they are affine in the velocity with the same state.
+    """An extrapolation that acts on the score, the noise, the clean data and the velocity alike, ``strong + (scale − 1)
+    (strong − weak)``.
 
     Parameters
     ----------
@@ -98,13 +99,13 @@ class AffineExtrapolation(Extrapolated):
     """
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Prepare both models' questions, and ``scale − 1`` at each of the times."""
+        """Prepare the questions of both models, and ``scale − 1`` at each of the times."""
         strong, weak, weight = self.model.ask(t, **weights), self.weak.ask(t, **weights), self._weight(t)
         scale = Scale(weight).prepared(self.like)
         return [(strong[i], weak[i], scale[i] if weight[i] else None) for i in range(len(t))]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """Combine both answers: what holds for readings holds for their sums with the same state."""
+        """Return the extrapolation of both models' answers."""
         strong, weak, weight = question
         given = self.model.answer(x, strong, **cond)
         return given if weight is None else given + weight(given - self.weak.answer(x, weak, **cond))
@@ -128,7 +129,8 @@ class AffineExtrapolation(Extrapolated):
 
 
 class ClassifierFree(AffineExtrapolation):
-    """Classifier-free guidance: ``v = v_null + scale (v_cond − v_null)``, and so for every other reading.
+    """Classifier-free guidance: ``v_null + scale (v_cond − v_null)`` for the velocity, and likewise for score, noise and
+    clean data.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 is the conditional
     model, 0 the unconditional one, more than 1 pushes away from it. With a *negative* condition for `null`, it pushes away
@@ -164,7 +166,7 @@ class ClassifierFree(AffineExtrapolation):
 
 
 class Autoguidance(AffineExtrapolation):
-    """Away from a weaker model of the same data: ``strong + (scale − 1) (strong − weak)``.
+    """Autoguidance: a score model guided away from a weaker model of the same data, ``strong + (scale − 1) (strong − weak)``.
 
     Where both err in the same direction, the weaker one more, the difference points to the data. No condition is needed, and
     variety is kept. T. Karras et al., *Guiding a diffusion model with a bad version of itself*, 2024, arXiv:2406.02507.

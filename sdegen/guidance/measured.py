@@ -1,4 +1,4 @@
-"""What was measured decides: samples of ``p(x_0 | y)`` by approximations of ``∇ log p(y | x_t)``.
+"""Inverse problems: samples of ``p(x_0 | y)`` given a measurement `y`, by approximations of ``∇ log p(y | x_t)``.
 
 The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
 factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).
@@ -23,7 +23,7 @@ from .measurements import Measurement
 
 
 class Informed(Guided):
-    """A wrapper that is told what was measured, as the condition `y`, which the model inside does not know.
+    """A wrapper that takes a measurement as the condition `y`, and does not hand it on to the model inside.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ class Informed(Guided):
 
 
 class Measured(Informed, Tilted):
-    """A model that knows a measurement of its data: ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)``, `Q` taken as constant.
+    """A score model conditioned on a measurement of its data, by ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)`` with `Q` taken
+    as constant.
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
     What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
@@ -85,8 +86,8 @@ class Measured(Informed, Tilted):
         return self.tilt_with_log_density(x, t, **cond)[:3]
 
     def tilt_with_log_density(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what `tilted` gives, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y | x_t)`` but for ``½ log
-        |Q|``.
+        """Return clean state, noise and gradient as `tilted` does, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y
+        | x_t)`` without its ``−½ log |Q|``.
         """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -107,13 +108,14 @@ class Measured(Informed, Tilted):
 
     @abstractmethod
     def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """Return ``Q_t⁻¹ residual``, for data of this shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t] /
-        ∂x``.
+        """Return ``Q_t⁻¹ residual`` for data of the given shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t]
+        / ∂x``.
         """
 
 
 class DPS(Measured):
-    """Diffusion posterior sampling: ``Q = std²``, as if the data were known where they are only expected.
+    """Diffusion posterior sampling (DPS): a measurement model with ``Q = std²``, which ignores the uncertainty of the
+    predicted data.
 
     H. Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687. At large noise
     the pull is too strong by orders of magnitude; the paper replaces it by one of fixed length in every step, which is a step
@@ -131,7 +133,8 @@ class DPS(Measured):
 
 
 class Solved(Measured):
-    """``Q = std² + A V Aᵀ`` with a covariance `V` of the data given the state, solved with by conjugate gradients.
+    """A measurement model with ``Q = std² + A V Aᵀ``, `V` the covariance of the data given the state; ``Q⁻¹`` by conjugate
+    gradients.
 
     Parameters
     ----------
@@ -163,7 +166,8 @@ class Solved(Measured):
 
 
 class PiGDM(Solved):
-    """Pseudoinverse guidance: ``Q = std² + r_t² A Aᵀ``, with the posterior variance of Gaussian data.
+    """Pseudoinverse guidance (ΠGDM): a measurement model with ``Q = std² + r_t² A Aᵀ``, `r_t²` the posterior variance of
+    Gaussian data.
 
     ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat,
     M. Mardani, J. Kautz, *Pseudoinverse-guided diffusion models for inverse problems*, 2023; its data have ``v = 1``, and it
@@ -208,7 +212,7 @@ class PiGDM(Solved):
 
 
 class MomentMatching(Solved):
-    """``Q = std² + A Cov[x_0 | x_t] Aᵀ`` with the model's own covariance: exact for Gaussian data, whatever their covariance.
+    """A measurement model with ``Q = std² + A Cov[x_0 | x_t] Aᵀ`` and the score model's own covariance: exact for Gaussian data.
 
     By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
     derivative of the model for each iteration. F. Rozet et al., *Learning diffusion priors from observations by
@@ -233,7 +237,7 @@ class MomentMatching(Solved):
 
 
 def check_measurement(given: Any) -> Measurement:
-    """Return what is a measurement, and refuse anything else.
+    """Return a `Measurement`; raise an error for anything else.
 
     Raises
     ------

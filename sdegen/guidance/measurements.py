@@ -1,4 +1,4 @@
-"""What is seen of data: linear maps with Gaussian noise, ``y = A x + std n``, on vectors and on images.
+"""Linear measurements with Gaussian noise, ``y = A x + std n``, of vectors and of images.
 
 A measurement says what it does to data, and all else follows: its transpose by differentiation, its matrix from the images of
 the coordinates. Wrappers of `guidance` sample what may have been measured; `mixture_posterior` is the truth for mixtures.
@@ -21,7 +21,7 @@ from ..show import show_call
 
 
 class Measurement(ABC):
-    """``y = A x + std n`` with a linear map `A` and standard normal noise `n`.
+    """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
 
     Subclass it with `__call__`, the map without its noise.
 
@@ -77,7 +77,7 @@ class Measurement(ABC):
 
 
 class Linear(Measurement):
-    """Any matrix.
+    """A measurement by any matrix, ``y = A x + std n``.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Linear(Measurement):
 
 
 def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
-    """Draw `m` random directions of `d` dimensions, with normal numbers of variance ``1 / d``.
+    """Draw a measurement by `m` random directions in `d` dimensions, with normal entries of variance ``1 / d``.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
 
 
 class Mask(Measurement):
-    """Some coordinates, as inpainting knows them.
+    """A measurement of some coordinates of a datum, as for inpainting.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Mask(Measurement):
 
 
 class Downsample(Measurement):
-    """The mean of every square of pixels, ``(B, C, H / factor, W / factor)``.
+    """A measurement of an image at lower resolution: the mean of every square of pixels, ``(B, C, H / factor, W / factor)``.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class Downsample(Measurement):
 
 
 class Blur(Measurement):
-    """Images blurred by a Gaussian; beyond the border data are taken for 0.
+    """A measurement of an image blurred by a Gaussian, with zeros beyond the border.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class Blur(Measurement):
 
 
 class Grey(Measurement):
-    """The mean of an image's channels, ``(B, 1, H, W)``: what a photograph without colours has seen.
+    """A measurement of the grey levels of a colour image: the mean over its channels, ``(B, 1, H, W)``.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class Grey(Measurement):
 
 
 def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
-    """Return the law of the data once `y` has been measured: exactly, a mixture again.
+    """Return the exact posterior of Gaussian-mixture data given a measurement `y`: a mixture again.
 
     Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
     with its weight times ``N(y; A m, S)``. So ``Exact(sde, mixture_posterior(...))`` is the true score model of the

@@ -1,4 +1,4 @@
-"""What was measured without noise put in its place in the clean state, and the sampler that goes back to mend the seams."""
+"""Inpainting by replacement: noiseless measurements put into the predicted clean data, and the RePaint sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .measurements import Measurement
 
 
 class Replacement(Informed, CleanState):
-    """What was measured, put into the predicted clean data: ``x_0' = x_0 + A⁺ (y − A x_0)``.
+    """A score model whose predicted clean data are made to agree with a noiseless measurement: ``x_0' = x_0 + A⁺ (y − A x_0)``.
 
     With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
     the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The rest learns of them through the network alone, so edges
@@ -59,8 +59,8 @@ class Replacement(Informed, CleanState):
 
 
 def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
-    """Return a sampler that goes back over its own steps, noised up again, so that `Replacement` harmonises what is
-    unknown.
+    """Return a RePaint sampler: it repeats stretches of its steps after adding noise again, so that unknown parts fit what
+    `Replacement` sets.
 
     A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
     steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:

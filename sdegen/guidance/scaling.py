@@ -1,4 +1,4 @@
-"""The predicted noise taken back by a factor."""
+"""Epsilon scaling: the predicted noise divided by a factor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Schedule = Callable[[Tensor], Tensor]
 
 
 class EpsilonScaling(Guided):
-    """The predicted noise divided by a factor: ``eps' = eps / scale``, a training-free remedy for exposure bias.
+    """A score model whose predicted noise is divided by a factor, ``eps' = eps / scale``, a training-free remedy for
+    exposure bias.
 
     A sampler feeds a model its own output, on which it predicts more noise than there is; the factor, a little above
     one, takes it back. M. Ning, M. Li, J. Su, A. A. Salah, I. O. Ertugrul, *Elucidating the exposure bias in diffusion
@@ -81,7 +82,7 @@ class EpsilonScaling(Guided):
 
 @dataclass(frozen=True)
 class LinearScale:
-    """The schedule ``b + k t`` (M. Ning et al., 2023, arXiv:2308.15321).
+    """A scale that is linear in time, ``b + k t``, for `EpsilonScaling` (M. Ning et al., 2023, arXiv:2308.15321).
 
     >>> LinearScale(1.0, 0.02)(torch.tensor(0.5)).item()
     1.01

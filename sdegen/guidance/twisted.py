@@ -1,4 +1,4 @@
-"""Exactness by particles: what an approximate posterior proposes, sequential Monte Carlo weighs."""
+"""Twisted sequential Monte Carlo: asymptotically exact conditional samples from approximate guidance and particle weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .measured import Measured, check_measured
 
 
 class Particles(NamedTuple):
-    """Weighted samples of data.
+    """Weighted samples of data: the result of `twisted_smc`.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class Particles(NamedTuple):
 
     @property
     def effective(self) -> float:
-        """``1 / Σ weights²``: as many independent samples would err as much."""
+        """The effective sample size, ``1 / Σ weights²``."""
         return 1 / self.weights.square().sum().item()
 
     def mean(self, of: Tensor | None = None) -> Tensor:
-        """Return the weighted mean of the data, or of values ``(n, *)`` of them, float64."""
+        """Return the weighted mean of the data, or of values ``(n, *)`` computed from the data, float64."""
         values = self.x if of is None else of
         return torch.tensordot(self.weights.to(values.device), values.double(), dims=1)
 
@@ -66,7 +66,8 @@ def twisted_smc(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Particles:
-    """Draw samples of ``p(x_0 | y)`` that are right in the limit of many particles: the twisted diffusion sampler.
+    """Draw samples of ``p(x_0 | y)`` by the twisted diffusion sampler, exact in the limit of many particles, and return
+    `Particles`.
 
     Particles go down the reversed chain by the steps that `model` proposes, and are weighted by what those differ from the
     unconditional steps and by how much the predicted likelihood has changed,

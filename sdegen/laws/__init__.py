@@ -1,4 +1,6 @@
-"""Gaussian laws, which know of no process: linear maps of a state, kernels, mixtures, derivatives, interpolation, draws."""
+"""Probability tools without time: linear maps of a state, Gaussian kernels, mixtures, divergences, interpolation, random
+draws.
+"""
 
 from . import derivatives, kernels
 from .empirical import Empirical

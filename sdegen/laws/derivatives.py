@@ -1,4 +1,4 @@
-"""The divergence of a vector field: exact, or estimated by probes. Fields act on each row of a batch alone.
+"""The divergence of a vector field, exact or estimated by random probes. Fields act on each row of a batch independently.
 
 `ExactDivergence`, `Hutchinson` and `HutchPlusPlus` are what losses and likelihoods take as their `divergence`; the functions
 below are what these are made of.
@@ -35,7 +35,7 @@ Field = Callable[[Tensor], Tensor]
 
 
 def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``f(x)`` and ``(∂f/∂x) direction``, by one forward-mode derivative.
+    """Return ``f(x)`` and the directional derivative ``(∂f/∂x) direction``, by one forward-mode derivative.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
 
 
 def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``f(x)`` and ``(∂f/∂x) v`` for each of some directions ``(m, B, *)``: ``(m, B, *)``, 64 of them at a time.
+    """Return ``f(x)`` and the derivatives ``(∂f/∂x) v``, ``(m, B, *)``, along directions `v` ``(m, B, *)``, computed 64 at
+    a time.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def hutchinson_divergence(
 
 
 def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``field(x)`` and the estimate of each of some probes ``(m, B, *)``: ``(m, B)``.
+    """Return ``field(x)`` and Hutchinson's estimate of its divergence for each of `m` probes ``(m, B, *)``: ``(m, B)``.
 
     M. Hutchinson, 1989: see `hutchinson_divergence`.
 
@@ -127,7 +128,7 @@ def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Ten
 
 
 def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``field(x)`` and an unbiased estimate of its divergence for each of some probes: ``(m, B)``.
+    """Return ``field(x)`` and the Hutch++ estimate of its divergence for each of `m` probes: ``(m, B)``.
 
     The trace of the Jacobian `J` over a subspace, ``tr Qᵀ J Q``, is exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is
     estimated by the probes. R. Meyer, C. Musco, C. Musco and D. Woodruff, *Hutch++: optimal stochastic trace estimation*,
@@ -152,8 +153,8 @@ def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> t
 
 
 def subspace(images: Tensor) -> Tensor:
-    """Return orthonormal columns ``(B, d, min(d, k))`` that span vectors ``(k, B, *)``: Jacobians times random ones, a
-    sketch.
+    """Return orthonormal columns ``(B, d, min(d, k))`` that span `k` vectors ``(k, B, *)``, such as products of a Jacobian
+    with random vectors.
 
     R. Meyer, C. Musco, C. Musco and D. Woodruff, 2021, arXiv:2010.09649.
 
@@ -171,7 +172,7 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Traces(NamedTuple):
-    """How the divergence of a field is found along one path.
+    """A function that evaluates a field and its divergence along one path, with probes held fixed.
 
     Attributes
     ----------
@@ -189,11 +190,11 @@ class Traces(NamedTuple):
 
 
 class Divergence(ABC):
-    """A way to find ``div field``, at one place by a call, or with the same probes along a whole path by `along`."""
+    """A method to compute ``div field``: at one place by a call, or along a whole path with the same probes by `along`."""
 
     @abstractmethod
     def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return what finds divergences along a path, its probes drawn once.
+        """Return a function that computes divergences along a path, with probes drawn once.
 
         Parameters
         ----------
@@ -212,10 +213,10 @@ class Divergence(ABC):
 
 
 class ExactDivergence(Divergence):
-    """The divergence itself, by one forward-mode derivative per coordinate: see `exact_divergence`."""
+    """The exact divergence, by one forward-mode derivative per coordinate: see `exact_divergence`."""
 
     def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return what finds the divergence itself; nothing is drawn."""
+        """Return a function that computes the exact divergence along a path; nothing is drawn."""
 
         def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
             value, divergence = exact_divergence(field, y)
@@ -225,7 +226,7 @@ class ExactDivergence(Divergence):
 
 
 class Hutchinson(Divergence):
-    """Unbiased estimates ``vᵀ (∂f/∂x) v`` by random signs `v`: see `hutchinson_divergences`.
+    """Hutchinson's unbiased estimate ``vᵀ (∂f/∂x) v`` of the divergence, by random signs `v`: see `hutchinson_divergences`.
 
     M. Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
 
@@ -246,13 +247,14 @@ class Hutchinson(Divergence):
         self.probes = probes
 
     def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return what estimates the divergence by probes that are held along the path."""
+        """Return a function that estimates the divergence along a path, with probes drawn once."""
         v = torch.stack([rademacher_like(y, generator) for _ in range(self.probes)])
         return Traces(lambda field, y: hutchinson_divergences(field, y, v), self.probes)
 
 
 class HutchPlusPlus(Hutchinson):
-    """Exact in a subspace of as many directions as `probes`, which estimate the rest: see `hutchpp_divergences`.
+    """The Hutch++ estimate of the divergence: exact in a subspace of `probes` directions, Hutchinson's in the rest: see
+    `hutchpp_divergences`.
 
     Less variance than `Hutchinson` where few directions carry the trace. R. Meyer, C. Musco, C. Musco and D. Woodruff,
     *Hutch++: optimal stochastic trace estimation*, 2021, arXiv:2010.09649.
@@ -269,7 +271,7 @@ class HutchPlusPlus(Hutchinson):
     """
 
     def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return estimates in one subspace for the whole path, so that the integrand stays smooth.
+        """Return a function that estimates the divergence in one subspace for the whole path, so that the integrand stays smooth.
 
         The subspace is spanned by images of Jacobians at places all over the path.
         """

@@ -1,4 +1,6 @@
-"""Random numbers of the shape of a tensor, drawn on the generator's device: one seed, the same numbers on every device."""
+"""Random tensors of the shape of another, drawn on the generator's device, so that a seed gives the same numbers on every
+device.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finite data set as a law: `Empirical`, and `pooled`, what a noised observation says of points that are equally likely."""
+"""The empirical distribution of a finite data set (`Empirical`), and posterior means given a noised data point (`pooled`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = 2**24  # pairs of a state and a datum: 64 MB of distances in float32
 
 
 class Empirical(Distribution):
-    """A finite data set as a law: equal point masses, ``p = (1/N) Σ_i δ(x − x_i)``.
+    """The empirical distribution of a finite data set: equal point masses, ``p = (1/N) Σ_i δ(x − x_i)``.
 
     Its denoiser is what a perfectly trained network would return: a softmax over the data, computed in blocks so that
     memory stays bounded. It has no density; diffused, it has.
@@ -70,12 +70,12 @@ class Empirical(Distribution):
         return pooled(self.data, y, c, s, self.block)
 
     def moments(self) -> Moments:
-        """Return the mean, and full covariance up to 64 dimensions, its diagonal beyond."""
+        """Return the mean and covariance of the data: full up to 64 dimensions, its diagonal beyond."""
         return moments_of(self.data)
 
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k,
-        *event_shape)``.
+        """Return the law of ``Phi e x + R z``, `x` from the data, as a mixture over `event_shape`, or over ``(k,
+        *event_shape)`` if `e` has `k` > 1 channels.
         """
         p, Sigma = seen_through(transition, e)
         data, d = self.data.cpu().double(), math.prod(self.event_shape)
@@ -88,7 +88,8 @@ class Empirical(Distribution):
 
 
 def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z`` and an `x` that is any of the data, equally likely.
+    """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``, where `x` is any row of the data with equal
+    probability.
 
     Parameters
     ----------

@@ -13,14 +13,18 @@ from torch import Tensor
 
 @cache
 def gauss(points: int) -> tuple[Tensor, Tensor]:
-    """Return the Gauss–Legendre nodes and weights on ``[−1, 1]``, exact for polynomials of degree ``2 points − 1``."""
+    """Return the Gauss–Legendre nodes and weights on ``[−1, 1]`` with the given number of points, exact up to degree ``2
+    points − 1``.
+    """
     z, w = np.polynomial.legendre.leggauss(points)
     return torch.from_numpy(z), torch.from_numpy(w)
 
 
 @cache
 def rule(points: int = 40) -> tuple[Tensor, Tensor]:
-    """Return Gauss–Legendre nodes and weights on ``[0, 1]``, gathered at both ends, where integrands may be steep."""
+    """Return quadrature nodes and weights on ``[0, 1]``: Gauss–Legendre, transformed to cluster at both ends, where
+    integrands may be steep.
+    """
     z, w = gauss(points)
     u = (z + 1) / 2
     return u**3 * (10 - 15 * u + 6 * u**2), 0.5 * w * 30 * u**2 * (1 - u) ** 2

@@ -1,4 +1,5 @@
-"""The Gaussian law of one state given another: `Transition`, the map from a state to a law, and `Kernel`, that law.
+"""Gaussian transition laws: `Transition`, the linear Gaussian law of a state given an earlier one, and `Kernel`, the law
+at one given state.
 
 Any ``1/sigma`` of the library is in this file. A kernel is ``N(mean, R Rᵀ)``; `R` is *the* root for a marginal (the
 one deterministic samplers may use) and any root for a transition between two noisy states. It does not know its time.
@@ -20,7 +21,7 @@ from .operators import Operator
 
 
 class Kernel(NamedTuple):
-    """The Gaussian law ``N(mean, R Rᵀ)`` of a state, row by row.
+    """The Gaussian law ``N(mean, R Rᵀ)`` of a state, one for each row of a batch.
 
     Attributes
     ----------
@@ -41,7 +42,7 @@ class Kernel(NamedTuple):
         return self.mean + self.R(z)
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return ``R⁻¹ (x − mean)``: the noise that makes `x`."""
+        """Return ``R⁻¹ (x − mean)``, the noise from which `sample` would make `x`."""
         return self.R.inv()(x - self.mean)
 
     def score(self, x: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Kernel(NamedTuple):
         return -self.R.inv().T(self.whiten(x))
 
     def pooled_score(self, x: Tensor) -> Tensor:
-        """Return the score at each row of `x` of a law that is one of *all* rows' kernels, equally likely, ``(B, *)``."""
+        """Return the score, at each row of `x`, of the equal mixture of all rows' kernels, ``(B, *)``."""
         M = self.R.inv().matrix().to(x).expand(len(x), -1, -1)
         u, m = (v.reshape(len(x), M.shape[-1], -1) for v in (x, self.mean))
         z = torch.einsum("jab,ibr->ijar", M, u) - torch.einsum("jab,jbr->jar", M, m)  # of row i under kernel j
@@ -57,7 +58,9 @@ class Kernel(NamedTuple):
         return -torch.einsum("ijar,jab->ibr", weights[:, :, None, None] * z, M).reshape(x.shape)
 
     def pooled_score_by(self, group: Tensor, x: Tensor) -> Tensor:
-        """Return the same among the rows alone that share a number in `group` ``(B,)``, such as their time."""
+        """Return the score of `pooled_score`, with mixtures formed only among rows that share a number in `group`
+        ``(B,)``, such as their time.
+        """
         score = self.score(x)
         shared, place = group.unique(return_inverse=True)
         if len(shared) < len(x):
@@ -75,7 +78,7 @@ class Kernel(NamedTuple):
 
 
 class Transition:
-    """The linear Gaussian law ``x_t | x_s ~ N(Phi x_s, R Rᵀ)``, coefficients in float64.
+    """The linear Gaussian law ``x_t | x_s ~ N(Phi x_s, R Rᵀ)`` of a state given an earlier one, with coefficients in float64.
 
     With ``r rᵀ = Phi Phiᵀ + R Rᵀ`` the pair (clean state, noise) and the pair (``y = r⁻¹ x``, ``v``) are two orthonormal
     bases of one space: ``y = C x_0 + S z`` and ``v = A x_0 + B z``. For numbers this is the rotation by the angle
@@ -99,27 +102,27 @@ class Transition:
 
     @cached_property
     def covariance(self) -> Operator:
-        """``R Rᵀ``."""
+        """The covariance ``R Rᵀ``."""
         return self.R.gram()
 
     @cached_property
     def r(self) -> Operator:
-        """A root of ``Phi Phiᵀ + R Rᵀ``, the covariance of the state for unit data."""
+        """A matrix square root of ``Phi Phiᵀ + R Rᵀ``, the covariance of the state for data of unit variance."""
         return self.Phi.hypot(self.R)
 
     @cached_property
     def r_inv(self) -> Operator:
-        """``r⁻¹``: from the state to ``y``."""
+        """The inverse ``r⁻¹``, from the state `x` to the normalised state ``y``."""
         return self.r.inv()
 
     @cached_property
     def C(self) -> Operator:
-        """``r⁻¹ Phi``, the cosine of the angle."""
+        """``r⁻¹ Phi``, the coefficient of the clean state in the normalised state; cosine of the angle ``phi``."""
         return self.r_inv @ self.Phi
 
     @cached_property
     def S(self) -> Operator:
-        """``r⁻¹ R``, the sine of the angle."""
+        """``r⁻¹ R``, the coefficient of the noise in the normalised state; sine of the angle ``phi``."""
         return self.r_inv @ self.R
 
     @cached_property
@@ -128,16 +131,16 @@ class Transition:
 
     @cached_property
     def A(self) -> Operator:
-        """Coefficient of the clean state in the velocity; minus the sine of the angle."""
+        """The coefficient of the clean state in the velocity; minus the sine of the angle ``phi``."""
         return self._AB[0]
 
     @cached_property
     def B(self) -> Operator:
-        """Coefficient of the noise in the velocity; the cosine of the angle."""
+        """The coefficient of the noise in the velocity; cosine of the angle ``phi``."""
         return self._AB[1]
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Return ``y = r⁻¹ x``."""
+        """Return the normalised state ``y = r⁻¹ x``."""
         return self.r_inv(x)
 
     def velocity(self, x_0: Tensor, z: Tensor) -> Tensor:
@@ -145,24 +148,25 @@ class Transition:
         return self.A(x_0) + self.B(z)
 
     def denoise(self, y: Tensor, v: Tensor) -> Tensor:
-        """Return the clean state of ``(y, v)``: ``Cᵀ y + Aᵀ v``."""
+        """Return the clean state ``Cᵀ y + Aᵀ v`` from the normalised state `y` and the velocity `v`."""
         return self.C.T(y) + self.A.T(v)
 
     def noise(self, y: Tensor, v: Tensor) -> Tensor:
-        """Return the noise of ``(y, v)``: ``Sᵀ y + Bᵀ v``."""
+        """Return the noise ``Sᵀ y + Bᵀ v`` from the normalised state `y` and the velocity `v`."""
         return self.S.T(y) + self.B.T(v)
 
     def score_from_noise(self, eps: Tensor) -> Tensor:
-        """Return ``∇ log p = −R⁻ᵀ eps``, for `eps` the posterior mean of the noise (Tweedie's formula)."""
+        """Return the score ``∇ log p = −R⁻ᵀ eps`` from the posterior mean `eps` of the noise (Tweedie's formula)."""
         return self.R.inv().T(eps) * -1.0
 
     def noise_from_score(self, score: Tensor) -> Tensor:
-        """Return ``eps = −Rᵀ score``."""
+        """Return the posterior mean of the noise, ``eps = −Rᵀ score``."""
         return self.R.T(score) * -1.0
 
 
 class Posterior(NamedTuple):
-    """``x_s | x_t, x_0 ~ N(Phi_s x_0 + K (x_t − Phi_t x_0), covariance)``, for ``s < t``.
+    """The Gaussian law of an earlier state given a later one and the clean state: ``x_s | x_t, x_0 ~ N(Phi_s x_0 + K (x_t
+    − Phi_t x_0), covariance)``.
 
     Attributes
     ----------
@@ -180,7 +184,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(at_s: Transition, at_t: Transition, s_to_t: Transition) -> Posterior:
-    """Condition the state at `s` on the state at `t` and the clean state (Gaussian conditioning).
+    """Condition the state at `s` on the state at `t` and the clean state, and return the `Posterior` (Gaussian conditioning).
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The law of states at known times given clean data: `Marginal`, what is handed on where one time is meant throughout.
+"""The law of noised states at given times: `Marginal`, computed once per training step and shared by loss, weighting and
+model.
 
 A state drawn from it is a `Perturbed` one; what a state tells about its datum is an `Observation`. Of a process that is not
 linear only a `Level` is known.
@@ -20,7 +21,7 @@ from .operators import Matrix, Operator, rows
 
 
 class Level:
-    """The times at which states are looked at, and the root of the noise in states then.
+    """The noise level of states at given times: a root of the covariance of their noise.
 
     A linear process knows more, the whole law of its states given the data: `Marginal`.
 
@@ -53,7 +54,7 @@ class Level:
 
 
 class Observation(NamedTuple):
-    """What a state tells about its datum: ``y = c x_0 + s zeta``, ``c² + s² = 1``, and nothing else.
+    """The sufficient statistic of a state for its datum: ``y = c x_0 + s zeta`` with ``c² + s² = 1``.
 
     The state's law is that of `y` times a Gaussian that does not depend on the data, so that
     ``∇ log p(x) = g ∇ log p(y) − rest x``.
@@ -80,7 +81,7 @@ class Observation(NamedTuple):
         return show_call(self)
 
     def score(self, x: Tensor, of_y: Tensor) -> Tensor:
-        """Return the score of the state `x` from the score of the observation."""
+        """Return the score of the state `x` from `of_y`, the score of the statistic `y`."""
         if self.rest is None:
             return of_y * rows(self.g[..., 0], x)
         g = self.g.to(x.device, x.dtype, non_blocking=True).reshape(*self.g.shape, *[1] * (x.ndim - 2))
@@ -88,7 +89,7 @@ class Observation(NamedTuple):
 
 
 class Marginal(Transition, Level):
-    """The law of states at known times given clean data: what is handed on where one time is meant throughout.
+    """The law of noised states at given times, ``x_t | x_0 ~ N(Phi x_0, R Rᵀ)``, with the times it belongs to.
 
     A loss perturbs by it, weighs by it and asks the model by it, so that a training step forms it once.
 
@@ -131,7 +132,7 @@ class Marginal(Transition, Level):
         return (c / s).square()
 
     def observe(self, x: Tensor) -> Observation:
-        """Reduce a state to what it tells about the data.
+        """Reduce a state to its sufficient statistic for the datum.
 
         A state ``x = Phi e x_0 + R z``, with `e` the lift of a datum, depends on ``x_0`` through one number
         per coordinate, ``y = eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = c x_0 + s zeta`` with ``c² + s² = 1``: whatever
@@ -164,7 +165,7 @@ class Marginal(Transition, Level):
 
 
 class Perturbed(NamedTuple):
-    """A noised state, and what it was drawn from.
+    """A noised state, with the kernel and the noise it was drawn from.
 
     Attributes
     ----------
@@ -187,5 +188,5 @@ class Perturbed(NamedTuple):
         return show_call(self)
 
     def mirrored(self) -> Perturbed:
-        """Return the state of the opposite noise."""
+        """Return the state drawn with the opposite noise, ``−z``."""
         return self._replace(x=self.kernel.sample(-self.z), z=-self.z)

@@ -1,4 +1,5 @@
-"""Laws that know their own density, score and denoiser: `GaussianMixture`; that of a finite data set is in `empirical`.
+"""Distributions with known density, score and denoiser: the interface `Distribution` and `GaussianMixture`; finite data
+sets are in `empirical`.
 
 They are the exact oracles of the library. All can be *diffused*: seen through any linear Gaussian kernel they are
 again a mixture, and `observed` gives the mean of the data, and the score, once ``y = c x + s z`` has been seen. Parameters
@@ -22,7 +23,8 @@ from .operators import rows
 
 
 class Moments(NamedTuple):
-    """Mean, of the shape of a datum, and covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the flattened datum.
+    """The mean of the data, of the shape of a datum, and its covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the
+    flattened datum.
 
     Attributes
     ----------
@@ -45,7 +47,9 @@ class Moments(NamedTuple):
 
 
 class Distribution(ABC):
-    """A law of data: everything the library asks of one."""
+    """The interface of a distribution of data with closed forms: samples, moments, denoiser and score, and its law after
+    diffusion.
+    """
 
     event_shape: torch.Size
 
@@ -61,11 +65,13 @@ class Distribution(ABC):
 
     @abstractmethod
     def moments(self) -> Moments:
-        """Return the mean and covariance."""
+        """Return the mean and covariance of the distribution."""
 
     @abstractmethod
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, as a mixture over the state; `e` ``(k,)`` is the lift of a unit datum."""
+        """Return the law of ``Phi e x + R z``, `x` from this distribution, as a mixture over states; `e` ``(k,)`` lifts a
+        datum to a state.
+        """
 
 
 class GaussianMixture(Distribution):
@@ -206,7 +212,7 @@ class GaussianMixture(Distribution):
         return torch.diag_embed(self._lam.expand(self._flat.shape))
 
     def moments(self) -> Moments:
-        """Return the mean and the full covariance."""
+        """Return the mean and the full covariance of the mixture."""
         w = self.weights
         mean = w @ self._flat
         centred = self._flat - mean
@@ -214,8 +220,8 @@ class GaussianMixture(Distribution):
         return Moments(mean.reshape(self.event_shape), covariance)
 
     def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, over `event_shape` for an `e` of length one, else over ``(k,
-        *event_shape)``.
+        """Return the law of ``Phi e x + R z``, `x` from this mixture, over `event_shape`, or over ``(k, *event_shape)`` if
+        `e` has `k` > 1 channels.
         """
         p, Sigma = seen_through(transition, e)
         K, d = self._flat.shape
@@ -229,7 +235,7 @@ class GaussianMixture(Distribution):
 
 
 def seen_through(transition: Transition, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, of one transition.
+    """Return the mean ``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, that a transition gives the lift `e` of a unit datum.
 
     Raises
     ------

@@ -33,7 +33,7 @@ class Operator(ABC):
 
     @abstractmethod
     def prepared(self, like: Tensor | None) -> Self:
-        """Return the map with coefficients in the dtype and on the device of `like`, ready to act on such states alone."""
+        """Return the map with its coefficients in the dtype and on the device of `like`, to be applied to such states alone."""
 
     @abstractmethod
     def __getitem__(self, i: int) -> Self:
@@ -58,7 +58,7 @@ class Operator(ABC):
     @property
     @abstractmethod
     def T(self) -> Self:
-        """The transpose."""
+        """The transposed map."""
 
     @abstractmethod
     def congruent(self, P: Self) -> Self:
@@ -70,11 +70,13 @@ class Operator(ABC):
 
     @abstractmethod
     def hypot(self, other: Self) -> Self:
-        """Return a root of ``A Aᵀ + B Bᵀ``, positive for numbers and lower-triangular for matrices."""
+        """Return a matrix square root of ``A Aᵀ + B Bᵀ`` for this map `A` and the `other` map `B`: positive numbers or
+        lower-triangular matrices.
+        """
 
     @abstractmethod
     def inv(self) -> Self:
-        """Return the inverse."""
+        """Return the inverse map."""
 
     @abstractmethod
     def sqrt(self) -> Self:
@@ -90,11 +92,13 @@ class Operator(ABC):
 
     @abstractmethod
     def complete(self, S: Self) -> tuple[Self, Self]:
-        """Return ``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for self = C and ``C Cᵀ + S Sᵀ = 1``."""
+        """Return ``(A, B)`` such that ``[[C, S], [A, B]]`` is orthogonal, for this map `C` and a map `S` with ``C Cᵀ + S
+        Sᵀ = 1``.
+        """
 
     @abstractmethod
     def one(self) -> Self:
-        """Return the identity of the same kind."""
+        """Return the identity map of the same kind."""
 
     def __sub__(self, other: Self) -> Self:
         return self + other * -1.0
@@ -289,7 +293,7 @@ class Matrix(Operator):
 
 
 def as_operator(G: Operator | Tensor | float) -> Operator:
-    """Return what a `diffusion` method gave as an operator: numbers and ``(B,)`` tensors scale the noise."""
+    """Return the value of a process's `diffusion` method as an operator: numbers and ``(B,)`` tensors scale the noise."""
     return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
 
 
