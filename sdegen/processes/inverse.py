@@ -31,20 +31,20 @@ class FallTable:
         t = torch.logspace(math.log10(FIRST * T), math.log10(T), NODES, dtype=torch.float64).clamp_max(T)
         level, slope = fall(t)
         self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)  # of log t in the level, which rises
+        self.usable = bool(self.slope.isfinite().all())
 
     def __call__(self, level: Tensor) -> Tensor | None:
         """Return the times of values of ``log snr`` ``(n,)``; None where table and steps do not settle them."""
         x = -level
-        if not (self.slope.isfinite().all() and (x > self.level[0]).all() and (x < self.level[-1]).all()):
+        i = torch.searchsorted(self.level, x)
+        if not self.usable or not ((i > 0) & (i < NODES)).all():
             return None
-        i = torch.searchsorted(self.level, x).clamp(1, NODES - 1)
-        width = self.level[i] - self.level[i - 1]
-        u = (x - self.level[i - 1]) / width
-        t = (
-            (1 + 2 * u) * (1 - u) ** 2 * self.log_t[i - 1]
-            + u**2 * (3 - 2 * u) * self.log_t[i]
-            + width * u * (1 - u) * ((1 - u) * self.slope[i - 1] - u * self.slope[i])
-        ).exp()
+        before, start, end = self.level[i - 1], self.log_t[i - 1], self.log_t[i]
+        width = self.level[i] - before
+        u = (x - before) / width
+        rest = 1 - u
+        bend = width * (rest * self.slope[i - 1] - u * self.slope[i]) + (end - start) * (u - rest)
+        t = (start + u * (end - start) + u * rest * bend).exp()
         for _ in range(3):
             found, slope = self.fall(t)
             step = (level - found) / slope

@@ -152,7 +152,7 @@ class ScalarSDE(LinearSDE):
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
-        alpha, sigma = self._alpha_sigma(t)
+        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64) for c in (self.alpha(t), self.sigma(t)))
         return 2 * (alpha / sigma).log(), -(torch.as_tensor(self.g(t), dtype=torch.float64) / sigma).square()
 
     def flow(self, model: Read) -> AngleFlow:
