@@ -64,6 +64,8 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
 
     Examples
     --------
+    >>> import torch
+    >>> from sdegen.metrics import features
     >>> blank = torch.zeros(4, 1, 28, 28)
     >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
     True
