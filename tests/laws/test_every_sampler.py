@@ -254,8 +254,17 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
 }
 
 
-@pytest.mark.parametrize("process", ["VP", "CLD"])
-@pytest.mark.parametrize("method", WITHOUT_ORDER)
+SLOW_ON_CLD = ("annealed langevin", "flow, bosh3", "flow, adaptive_heun")
+
+
+@pytest.mark.parametrize(
+    ("method", "process"),
+    [
+        pytest.param(method, process, marks=[pytest.mark.slow] if process == "CLD" and method in SLOW_ON_CLD else [])
+        for method in WITHOUT_ORDER
+        for process in ("VP", "CLD")
+    ],
+)
 def test_samplers_that_claim_no_order_have_the_law(method: str, process: str) -> None:
     make = WITHOUT_ORDER[method]
     assert make(8).convergence_order is None
