@@ -18,6 +18,7 @@ plt = pytest.importorskip("matplotlib.pyplot")
 
 @pytest.fixture(autouse=True)
 def closed():
+    plt.close("all")  # what other tests have left open
     yield
     plt.close("all")
 
