@@ -1,4 +1,4 @@
-"""Densities of score models: by the probability flow, and bounds from below by the process itself."""
+"""Likelihoods of score models: log-densities by the probability flow, and evidence lower bounds by the reversed SDE."""
 
 from .bits import bits_per_dim
 from .elbo import Bound, Chain, discrete_elbo, elbo

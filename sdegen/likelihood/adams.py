@@ -1,4 +1,4 @@
-"""Adams' predictor and corrector with steps of their own length, for flows that are smooth and dear to evaluate.
+"""An adaptive Adams predictor–corrector, an ODE solver for smooth right-hand sides that are expensive to evaluate.
 
 A step from ``s`` to ``t`` takes the integral of the polynomial through the last slopes ``k_i`` of `y`, evaluates the slope at
 the state this predicts, and takes the integral again of the polynomial that passes through the new one too:
@@ -81,7 +81,7 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
 
 
 def after(y: Tensor, s: float, t: float, places: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Return ``y + ∫_s^t`` of the polynomial through `slopes` at `places`."""
+    """Return ``y + ∫_s^t`` of the polynomial that interpolates `slopes` at the times `places`."""
     z, w = GAUSS
     nodes = (torch.tensor(places, dtype=torch.float64) - s) / (0.5 * (t - s)) - 1
     weights = 0.5 * (t - s) * (lagrange(nodes, z) @ w)

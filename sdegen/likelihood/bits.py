@@ -1,4 +1,4 @@
-"""Bits per dimension: the likelihood of images of bytes, under stated dequantisation."""
+"""Bits per dimension: the likelihood of images of bytes, with the dequantisation stated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The terms of the bound of a discrete chain: divergences of reversed steps, and the density of the data at its end."""
+"""The terms of the variational bound of a discrete diffusion chain: KL divergences of its steps, and the log-density of
+the data at its last.
+"""
 
 from __future__ import annotations
 

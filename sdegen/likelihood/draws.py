@@ -1,4 +1,4 @@
-"""Averages over draws of one datum each, with their standard errors."""
+"""Averages over several random draws for each datum, with their standard errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data.parts import change_rows
 
 
 def repeat_rows(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
-    """Repeat conditions of `n` rows for the draws of each, in order; what all rows share stays."""
+    """Repeat the conditions of `n` rows once for each draw, rows in order; conditions shared by all rows stay as they are."""
     return change_rows(cond, n, lambda rows: rows.repeat_interleave(draws, 0))
 
 

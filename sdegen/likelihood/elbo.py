@@ -1,4 +1,4 @@
-"""Evidence lower bounds of score models in nats: of the process itself, and of its discrete chains term by term.
+"""Evidence lower bounds of score models in nats: of the reversed SDE in continuous time, and of discrete chains term by term.
 
 Both hold for every linear process, whose noised states are Gaussian given the data. They bound the density of the model that
 runs the reversed *SDE*; the density of the probability flow is `likelihood.log_prob`, and the two are one for a true score.
@@ -44,7 +44,7 @@ class Bound(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """The bound of a discrete chain, term by term: ``log p(x) >= −Σ terms``.
+    """The variational bound of a discrete diffusion chain, term by term: ``log p(x) >= −Σ terms``.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ def elbo(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Bound:
-    """Estimate the bound of the reversed SDE without bias: ``log p(x) >=``
+    """Estimate, without bias, the evidence lower bound of a score model's reversed SDE: ``log p(x) >=``
 
     ``E log prior(x_T) + log |Phi_T| − ½ ∫ E[‖Gᵀ (s − ∇ log q)‖² − ‖Gᵀ ∇ log q‖²] dt``
 
@@ -155,7 +155,7 @@ def discrete_elbo(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> Chain:
-    """Estimate the bound of DDPM's chain on the times of a grid, term by term.
+    """Estimate the variational bound of DDPM's discrete chain on the times of a grid, and return it term by term.
 
     ``p(x_{k−1} | x_k)`` is the posterior ``q(x_{k−1} | x_k, x_0)`` with the model's estimate for ``x_0``, or has the model's
     learned variance; ``p(x | x_1) = N(E[x_0 | x_1], 1 / snr(t_1))``. For scalar processes a term is

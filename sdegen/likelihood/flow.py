@@ -1,4 +1,4 @@
-"""Log-densities of a score model by its probability flow, in nats.
+"""Log-densities of a score model in nats, by integrating its probability flow.
 
 ``log p_0(x) = log p_T(x_T) + ∫ div`` along the flow from 0 to T. The density is that of the state at ``t = 0``: of data
 smoothed by ``sigma(0)``. It is a density of the *model*, prior included; the prior's own gap is `metrics.prior_gap`.
@@ -47,7 +47,8 @@ class LogProb(NamedTuple):
 
 
 def log_prob(model: ScoreModel, x: Tensor, **how: Any) -> Tensor:
-    """Compute ``log p(x)`` in nats by the probability flow, ``(B,)``; `estimate_log_prob` tells its standard error too.
+    """Compute ``log p(x)`` in nats by the probability flow, and return it, ``(B,)``; `estimate_log_prob` also returns its
+    standard error.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def estimate_log_prob(
     generator: torch.Generator | None = None,
     **cond: Any,
 ) -> LogProb:
-    """Compute ``log p(x)`` by the probability flow, with its standard error and the evaluations it took.
+    """Compute ``log p(x)`` by the probability flow, and return it with its standard error and the number of network evaluations.
 
     For a process whose state is larger than the data it is the data's marginal,
     ``log mean_v p(x, v) / N(v)`` over draws of the rest of the state. R. Chen et al., *Neural ordinary differential
@@ -237,7 +238,8 @@ def _marginalise(
 
 
 class Density:
-    """A score model as a law, with ``sample`` and ``log_prob``, for metrics that compare densities: ``sdegen.Density``.
+    """A score model as a distribution with ``sample`` and ``log_prob`` by its probability flow, for metrics that compare
+    densities.
 
     Parameters
     ----------
@@ -259,5 +261,7 @@ class Density:
         return sample(self.model, n, sampler=self.sampler, generator=generator, **self.cond)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density by the probability flow, in the model's dtype."""
+        """Compute ``log p(x)`` in nats by the probability flow, and return it, ``(B,)``; `estimate_log_prob` also returns
+        its standard error.
+        """
         return log_prob(self.model, self.model.cast_states(x), **self.cond)

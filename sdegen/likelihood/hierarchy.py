@@ -1,4 +1,4 @@
-"""The hierarchical VAE that a diffusion model is."""
+"""A diffusion model as a hierarchical VAE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..processes.linear import as_linear
 
 
 def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
-    """Return the hierarchical VAE that a diffusion model of a scalar process is, on the times ``t_N > ... > t_1``.
+    """Return a diffusion model of a scalar process as a hierarchical VAE, whose latents are the states at the times ``t_N
+    > ... > t_1``.
 
     Its inference has nothing to learn: ``q(z_k | x)`` is the noised state, ``q(z_{k−1} | z_k, x)`` the posterior of DDPM. A
     layer generates by the same posterior with the denoised state for `x`, and with the learned variance of a

@@ -1,4 +1,4 @@
-"""States carried along the probability flow together with the logarithm of their volume."""
+"""Integration of the probability flow together with the log-determinant of its map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST = 20_000  # evaluations of a flow, after which it is given up
 
 
 class Path(NamedTuple):
-    """States carried along the flow from one time to another.
+    """States carried along the probability flow from one time to another, and the log-determinant of that map.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ def follow(
     method: str | None,
     generator: torch.Generator | None,
 ) -> Path:
-    """Follow the flow between two times, in the clock and the chart of the process, with the logarithm of its volume."""
+    """Integrate the probability flow from one time to another, and return the states with the log-determinant of the map."""
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)

@@ -1,4 +1,4 @@
-"""How far samples or densities are from the truth: every metric is an `Estimate`, a value with its standard error.
+"""Metrics of samples and densities: every metric returns an `Estimate`, a value with its standard error.
 
 Where both densities are known, `kl`; where only samples are, `knn_kl`, `mmd`, `sliced_wasserstein` and
 `classifier_test`, and `mode_shares` of a mixture; `KernelDensity` makes a density of samples; for what a process leaves

@@ -1,4 +1,4 @@
-"""How often conditional samples are of the class that was asked for, by a classifier."""
+"""Accuracy of class-conditional samples: how often a classifier finds the class that was asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .extraction import FeatureEstimate, identity
 
 
 class Accuracy(NamedTuple):
-    """Share of samples that a classifier gives the class they were made for.
+    """The share of class-conditional samples that a classifier assigns to the class they were drawn for.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500) -> Accuracy:
-    """Share of conditional samples that a classifier gives the class they were asked to be.
+    """Return the share of class-conditional samples that a classifier assigns to the class they were drawn for.
 
     The classifier errs too: the number to compare with is its accuracy on real images of the same classes. S. Ravuri
     and O. Vinyals, *Classification accuracy score for conditional generative models*, 2019, arXiv:1905.10887, go the

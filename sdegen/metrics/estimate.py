@@ -1,4 +1,4 @@
-"""`Estimate`, a value with its standard error, and what every metric asks of the samples and seeds it is given.
+"""`Estimate`, a value with its standard error, and checks of samples and seeds that all metrics share.
 
 A standard error measures the spread of the value over fresh samples. It does not measure bias: where a metric is biased
 by the number of samples, its own docstring says so.
@@ -19,7 +19,7 @@ from ..show import show_call
 
 
 class Estimate(NamedTuple):
-    """A number and its error.
+    """A value and its standard error.
 
     Attributes
     ----------

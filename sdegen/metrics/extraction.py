@@ -1,4 +1,4 @@
-"""Samples through a feature network, a batch at a time, and the name of the network with every result.
+"""Features of samples, extracted by a network batch by batch, and results that name the network they depend on.
 
 A distance between features is a number about its network as much as about the images: every result names both
 (`FeatureEstimate`). Any callable is a feature network; those that the library ships are in `features`.
@@ -26,7 +26,7 @@ Extractor = Callable[[Tensor], Tensor]
 
 
 class FeatureEstimate(Estimate):
-    """An estimate made through a feature network, which says through which, and from how many samples.
+    """An estimate computed from features, with the name of the feature network and the numbers of samples.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class FeatureEstimate(Estimate):
 
 
 class Extent:
-    """The least and the greatest number in a set of images ``(N, C, H, W)``; what has another shape has none.
+    """The smallest and the largest value in a set of images ``(N, C, H, W)``; data of other shapes are not counted.
 
     Examples
     --------
@@ -83,13 +83,13 @@ class Extent:
         self.low, self.high = math.inf, -math.inf
 
     def include(self, x: Tensor) -> None:
-        """Take in a batch."""
+        """Update the extent with a batch."""
         if x.ndim == 4:
             low, high = x.aminmax()
             self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
 
     def join(self, other: Extent) -> None:
-        """Take in what another has seen."""
+        """Update the extent with another extent."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def __str__(self) -> str:
@@ -97,7 +97,8 @@ class Extent:
 
 
 def warn_of_ranges(generated: Extent, real: Extent) -> None:
-    """Warn where images of two sets seem to be scaled differently: an end differs by 0.4 of the narrower range.
+    """Warn if generated and real images seem to be scaled differently: their minima or maxima differ by 0.4 of the
+    narrower range.
 
     That is far more than a sampler overshoots, and less than [0, 1] differs from [−1, 1].
 
@@ -118,7 +119,7 @@ def warn_of_ranges(generated: Extent, real: Extent) -> None:
 
 
 def identity(net: Extractor | None) -> tuple[str, str]:
-    """Name and hash of a feature network; samples that are features already are called ``features``.
+    """Return the name and the hash of a feature network; samples that are features already are called ``features``.
 
     A network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
     parameters if it is an `nn.Module`.
@@ -133,7 +134,7 @@ def identity(net: Extractor | None) -> tuple[str, str]:
 def batches(
     data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent | None = None
 ) -> Iterator[Tensor]:
-    """Yield features ``(b, d)`` of samples, a batch at a time: of a tensor ``(N, *)``, of images or of an iterable of
+    """Yield features ``(b, d)`` of samples batch by batch; the samples are a tensor ``(N, *)``, images, or an iterable of
     tensors.
 
     Parameters
@@ -200,7 +201,7 @@ def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:
 def feature_pair(
     generated: ImageBatches, real: ImageBatches, net: Extractor | None, batch_size: int, least: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the features ``(n, d)`` and ``(m, d)`` of two sets of samples, at least so many of each, in float64.
+    """Return the features ``(n, d)`` and ``(m, d)`` of two sets of samples in float64; refuse sets smaller than `least`.
 
     Raises
     ------

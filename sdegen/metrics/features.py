@@ -1,4 +1,4 @@
-"""Feature networks that image metrics look through: small, named, pinned by a hash, and shipped with the library.
+"""Feature networks for image metrics: small, named, verified by a hash, and shipped with the library.
 
 They are classifiers of the data sets that they are named after, and mean little elsewhere. Any callable can stand in their place.
 """
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 
 class Architecture(NamedTuple):
-    """A stack of 3×3 convolutions with ReLU, their mean over the image, and a linear layer of logits.
+    """A stack of 3×3 convolutions with ReLU, global average pooling, and a linear layer of logits.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ HASHES = {
 
 
 class FeatureNet(nn.Module):
-    """A small classifier of images in [0, 1]; its features are the layer below the logits.
+    """A small classifier of images in [0, 1], whose penultimate layer gives the features of image metrics.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class FeatureNet(nn.Module):
         return self.linear.in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features, ``(B, dim)``, float32.
+        """Return the features of images, ``(B, dim)``, float32.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class FeatureNet(nn.Module):
 
 
 def check_unit_images(x: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse what is not a batch of images ``(B, *shape)`` in [0, 1].
+    """Refuse anything but a batch of images ``(B, *shape)`` with values in [0, 1].
 
     Raises
     ------

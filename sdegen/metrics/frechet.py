@@ -1,4 +1,4 @@
-"""The Fréchet distance between Gaussians, and between the features of two sets of images, FID, from streaming moments.
+"""The Fréchet distance between Gaussians, and the Fréchet inception distance (FID) between features of two sets of images.
 
 FID is biased upwards by ``1/n``: compare numbers with the same counts, beside their floor (real against real), or use
 `fid_infinity`.
@@ -167,7 +167,7 @@ def fid_infinity(
     *,
     batch_size: int = 500,
 ) -> FeatureEstimate:
-    """Extrapolate an FID to infinitely many samples: twice that of all samples less the mean of those of their halves.
+    """Extrapolate the FID to infinitely many samples, from the FID of all samples and of their halves.
 
     The bias of FID is ``B_x/n + B_y/m`` up to higher orders, twice as much for halves, so that it cancels. The halves
     share no sample and make up the whole, hence errors of first order are those of `fid` itself: extrapolation costs

@@ -1,4 +1,4 @@
-"""Kernel densities of samples, and `kde_kl`, the measure of a source table, kept so that its rows can be compared."""
+"""Kernel density estimates of samples, and `kde_kl`, a divergence that published tables use, kept for comparison with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .kl import KnownDensity
 
 
 class Samples(Protocol):
-    """What can be drawn from."""
+    """Anything with a method ``sample(n, generator)``."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` points, ``(n, *)``."""
@@ -33,7 +33,7 @@ def kde_kl(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Average `kde_kl_once` over sets of generated points: the measure of a source table, for its rows only.
+    """Average `kde_kl_once` over several sets of generated points; for comparison with a published table only.
 
     It is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
 
@@ -67,7 +67,8 @@ def kde_kl(
 
 
 def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
-    """Return ``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density of the points.
+    """Return ``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density estimate from
+    the points.
 
     ``q_i = 1/(N (2 pi h²)^{d/2}) Σ_j exp(−‖x_i − x_j‖² / 2h²)``, the pair of a point with itself included, and 1e-10
     added to both densities. The source of the measure prints the normaliser ``1/(hN)`` and the direction
@@ -102,7 +103,7 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
 
 
 class KernelDensity:
-    """The mean of Gaussians around samples, ``(1/N) Σ_i N(x; x_i, h² I)``: a density for models that have none.
+    """A kernel density estimate from samples, ``(1/N) Σ_i N(x; x_i, h² I)``: a density for models that have none.
 
     It is a density of the samples smoothed by h, no likelihood of the model: beside any number that is made from it belongs
     the same number of true samples. M. Rosenblatt, *Remarks on some nonparametric estimates of a density function*, 1956.

@@ -1,4 +1,5 @@
-"""Kullback–Leibler divergences in nats where densities are known: of two laws, and of a process to its prior.
+"""Kullback–Leibler divergences in nats from known densities: of two distributions, and of a process's last marginal from
+its prior.
 
 `kl` needs both densities and `prior_gap` a process: they measure the divergence itself. For samples alone see `nearest`.
 """
@@ -20,7 +21,7 @@ from .estimate import Estimate, as_generator, check_samples
 
 
 class KnownDensity(Protocol):
-    """What knows its log-density."""
+    """Anything with a method ``log_prob(x)``, the normalised log-density."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the normalised log-density in nats, ``(B,)``."""
@@ -36,7 +37,8 @@ def kl(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Estimate ``KL(p ‖ q) = E_p[log p(x) − log q(x)]`` in nats by Monte Carlo, `p` the real law and `q` the generated one.
+    """Estimate ``KL(p ‖ q) = E_p[log p(x) − log q(x)]`` in nats by Monte Carlo, `p` the real distribution and `q` the
+    generated one.
 
     S. Kullback and R. Leibler, *On information and sufficiency*, 1951.
 
@@ -144,8 +146,8 @@ def prior_gap(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Compute ``KL(law of x_T ‖ prior)`` in nats: what a process leaves undone at its last time, before any sampler
-    starts.
+    """Compute ``KL(law of x_T ‖ prior)`` in nats: how far the process is from its prior at the last time, before any
+    sampler starts.
 
     The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior(distribution.moments())``.
     The term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes.

@@ -1,4 +1,5 @@
-"""Fidelity and diversity apart: precision and recall, density and coverage, by balls to nearest neighbours of features.
+"""Fidelity and diversity measured separately: precision and recall, density and coverage, by nearest-neighbour balls of
+features.
 
 Every real (or generated) point has a ball that reaches to its k-th neighbour among its like. All four depend on the
 numbers of samples and on k: compare equal counts, beside the value of real against real. Distances are held a block of
@@ -27,7 +28,8 @@ PAIRS = 2**19  # distances held at once: a cache full, and memory that does not 
 
 
 class PrecisionRecall(NamedTuple):
-    """Share of generated points in the reach of real ones, and of real points in the reach of generated ones.
+    """Precision, the share of generated points within the real manifold, and recall, the share of real points within the
+    generated one.
 
     Attributes
     ----------
@@ -46,7 +48,8 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """How many real balls a generated point lies in, over the number expected; share of real balls with such a point.
+    """Density, the mean number of real balls around a generated point relative to the expected, and coverage, the share of
+    real balls with such a point.
 
     Attributes
     ----------

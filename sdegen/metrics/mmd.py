@@ -1,4 +1,5 @@
-"""Maximum mean discrepancy: the unbiased squared distance between two laws in the space of a kernel.
+"""Maximum mean discrepancy (MMD): an unbiased estimate of the squared distance between two distributions in a kernel's
+Hilbert space.
 
 Zero only if the laws agree, in the limit of many samples; in high dimension it takes very many.
 """
@@ -74,7 +75,7 @@ def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None =
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
-    """Return the U-statistic and its error, as `mmd` states them, for any kernel ``(B, d), (n, d) -> (B, n)``."""
+    """Return the U-statistic of the squared MMD and its standard error, for any kernel ``(B, d), (n, d) -> (B, n)``."""
     m, n = len(x), len(y)
     rows_xx, _, squares_xx = _gram_sums(x, x, kernel)
     rows_yy, _, squares_yy = _gram_sums(y, y, kernel)

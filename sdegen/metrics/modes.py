@@ -1,4 +1,4 @@
-"""Which modes of a mixture samples have found."""
+"""Mode coverage: the share of samples at each mode of a mixture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .estimate import as_points
 
 
 def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
-    """Measure the mass that samples put on each mode, relative to what the law puts there: ``(K,)``, one where they agree.
+    """Measure the mass of samples at each mode relative to the mass of the mixture there, and return the ratios, ``(K,)``.
 
     A sample belongs to the mode at the smallest distance of Mahalanobis, and counts if that is at most `within` standard
     deviations; of the mode's own mass ``w_k P(χ²_d <= within²)`` is there. Where modes overlap they share what lies between.

@@ -1,4 +1,4 @@
-"""Kullback–Leibler divergence in nats from samples alone, by distances to nearest neighbours.
+"""The Kullback–Leibler divergence in nats from samples alone, by nearest-neighbour distances.
 
 `knn_kl` is biased by the finite distance to a neighbour, and its standard error does not show that; where both densities
 are known, use `kl`.
@@ -17,7 +17,8 @@ from .estimate import Estimate, as_pair
 
 
 def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
-    """Estimate ``KL(P ‖ Q)`` in nats from real samples ``x ~ P`` and generated ``y ~ Q``, by k-th nearest neighbours.
+    """Estimate ``KL(P ‖ Q)`` in nats from real samples ``x ~ P`` and generated samples ``y ~ Q``, by distances to k-th
+    nearest neighbours.
 
     ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its k-th
     neighbour among the other ``x`` and ``nu_k(i)`` to that among the ``y``. Q. Wang, S. Kulkarni, S. Verdú, *Divergence

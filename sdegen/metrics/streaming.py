@@ -1,4 +1,4 @@
-"""Moments of features that come a batch at a time, in memory that does not grow with their number."""
+"""Mean and covariance of features that arrive batch by batch, in memory independent of their number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .extraction import Extent, Extractor, ImageBatches, batches, identity
 
 
 class FeatureMoments:
-    """Mean and covariance of features that come a batch at a time, in memory that does not grow with their number.
+    """Mean and covariance of features that arrive batch by batch, in memory independent of their number.
 
     Batches are merged by the pairwise formulas of T. Chan, G. Golub and R. LeVeque, *Algorithms for computing the
     sample variance: analysis and recommendations*, 1983, in float64: nothing is a difference of large squares. Rows go
@@ -66,26 +66,26 @@ class FeatureMoments:
 
     @property
     def mean(self) -> Tensor:
-        """``(d,)``, float64."""
+        """The mean of the features, ``(d,)``, float64."""
         return self._whole().mean
 
     @property
     def covariance(self) -> Tensor:
-        """``(d, d)``, float64, with the divisor ``n − 1``."""
+        """The covariance of the features, ``(d, d)``, float64, with the divisor ``n − 1``."""
         return self._whole().covariance()
 
     def moments(self) -> Moments:
-        """Return the mean and the full covariance."""
+        """Return the mean and the full covariance of the features."""
         whole = self._whole()
         return Moments(whole.mean, whole.covariance())
 
     def halves(self) -> tuple[Moments, Moments]:
-        """Return moments of the two halves, which share no row."""
+        """Return the moments of two disjoint halves of the rows."""
         first, second = (Moments(half.mean, half.covariance()) for half in self._halves)
         return first, second
 
     def update(self, features: Tensor) -> None:
-        """Take in features ``(B, *)``, floating point; an empty batch changes nothing.
+        """Update the moments with features ``(B, *)``, floating point; an empty batch changes nothing.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class FeatureMoments:
         self._retain(features.detach().reshape(len(x), -1).to(x.device), keys)
 
     def merge(self, other: FeatureMoments) -> None:
-        """Take in what another object has seen.
+        """Update the moments with all features that another `FeatureMoments` has seen.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class FeatureMoments:
 
 
 class Sums:
-    """Number, mean and scatter ``Σ (x − mean)(x − mean)ᵀ`` of rows."""
+    """The number of rows, their mean and their scatter matrix ``Σ (x − mean)(x − mean)ᵀ``."""
 
     def __init__(self, d: int, device: torch.device) -> None:
         self.n = 0
@@ -187,7 +187,7 @@ class Sums:
 
 
 def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureMoments:
-    """Collect the moments of the features of samples, a batch at a time.
+    """Collect the mean and covariance of the features of samples, batch by batch, and return them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The classifier two-sample test: can a classifier tell generated from real points it has not seen?
+"""The classifier two-sample test: whether a classifier can tell generated from real points that it was not trained on.
 
 The classifier is k nearest neighbours through a k-d tree; no network is trained. A large p-value says only that this
 classifier, on this many points, saw nothing.
@@ -19,7 +19,7 @@ from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
 
 class ClassifierTest(NamedTuple):
-    """Held-out accuracy and what it would mean by chance.
+    """The result of a classifier two-sample test: held-out accuracy and its significance.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ def classifier_test(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> ClassifierTest:
-    """Train a k-nearest-neighbour classifier on half of both samples, count what it tells right of the other half.
+    """Train a k-nearest-neighbour classifier on half of both samples, and return its accuracy on the other half.
 
     D. Lopez-Paz and M. Oquab, *Revisiting classifier two-sample tests*, 2016, arXiv:1610.06545. The standard error is
     the binomial one. The p-value is exact for any classifier: equal laws make the labels of the held-out points a

@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance: optimal transport in one dimension, over many directions.
+"""The sliced Wasserstein distance: one-dimensional optimal transport, averaged over random directions.
 
 A plug-in value: two finite samples of one law are not at distance zero, and no correction is made for it. The floor is
 the distance between two independent samples of the reference, of the same size.

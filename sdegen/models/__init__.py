@@ -1,4 +1,4 @@
-"""Score models: the true ones of known laws, networks, other people's networks, and solutions on a grid."""
+"""Score models: exact ones of known distributions, networks, networks from elsewhere, and numerical Fokker–Planck solutions."""
 
 from .diffusers import from_diffusers, to_diffusers
 from .exact import Exact, ExactConditional

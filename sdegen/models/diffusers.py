@@ -1,4 +1,4 @@
-"""Networks of diffusers as score models, and ours as theirs; diffusers itself is needed by `to_diffusers` alone."""
+"""Conversion between score models and the networks of the diffusers library, in both directions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PREDICTIONS: dict[str, Callable[[], Parametrization]] = {
 
 
 class UNetOf(nn.Module):
-    """A network of diffusers, called as ours are: ``net(x, clock, label=None, **cond)``.
+    """A network of diffusers, wrapped so that it is called as ``net(x, clock, label=None, **cond)``.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
 
 
 def process_of(scheduler: Any) -> DDPM | AngleTable:
-    """Return the process of a scheduler's table: `DDPM` where it has a finite drift, else an `AngleTable`.
+    """Return the forward process of a scheduler's noise schedule: `DDPM` if its drift is finite, else an `AngleTable`.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def process_of(scheduler: Any) -> DDPM | AngleTable:
 
 @dataclass
 class Predicted:
-    """What a network of diffusers returns.
+    """The output of a network in the format of diffusers.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class Predicted:
 
 
 class AsUNet(nn.Module):
-    """A score model of ours, called as the networks of diffusers are; it predicts the noise.
+    """A score model wrapped so that it is called like a network of diffusers that predicts the noise.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class AsUNet(nn.Module):
         return_dict: bool = True,
         **cond: Any,
     ) -> Predicted | tuple[Tensor]:
-        """Return ``E[z | x_t]`` of the states `sample` at the step `timestep`, ``()`` or ``(B,)``."""
+        """Return the predicted noise ``E[z | x_t]`` of the states `sample` at the step `timestep`, ``()`` or ``(B,)``."""
         if class_labels is not None:
             cond["label"] = class_labels
         t = (torch.as_tensor(timestep, dtype=torch.float64).cpu() + 1) * self.model.sde.T / self.N
@@ -157,7 +157,7 @@ class AsUNet(nn.Module):
 
 
 def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
-    """Wrap a score model as a network and a scheduler of diffusers, for the samplers there.
+    """Wrap a score model as a network and a scheduler of diffusers, to use the samplers there.
 
     Parameters
     ----------

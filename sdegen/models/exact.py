@@ -1,4 +1,4 @@
-"""True score models of known laws: `Exact`, and `ExactConditional` with a law for every label."""
+"""Exact score models of known distributions: `Exact`, and `ExactConditional` with one distribution for every label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .score import ScoreModel
 
 
 class Exact(ScoreModel):
-    """The true score model of a linear SDE started from a known law.
+    """The exact score model of a linear SDE started from a known distribution.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ class Exact(ScoreModel):
 def mean_and_score(
     observed: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, at: Marginal
 ) -> tuple[Tensor, Tensor]:
-    """Return the posterior mean of the data given the states `x`, and the score of the states.
+    """Return the posterior mean of the data given the states `x`, and the score of the states, from `observed`, a
+    distribution's denoiser.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def mean_and_score(
 
 
 class ExactConditional(ScoreModel):
-    """The true score model of a linear SDE started from one of several known laws, which a `label` chooses row by row.
+    """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
     With ``null`` the law of all data it is the truth that a network trained with lost conditions approaches, and what
     guidance makes of the truth can be seen: it goes into ``guidance.ClassifierFree`` as a network does.

@@ -1,4 +1,4 @@
-"""The truth of a nonlinear process, from its Fokker–Planck equation on a grid: `FokkerPlanck`, a score model.
+"""The numerically exact score of a nonlinear process, from its Fokker–Planck equation on a grid: `FokkerPlanck`.
 
 It covers processes that move every coordinate alone, started from a mixture whose components have independent
 coordinates: the law at any time is then a mixture of products of one-dimensional densities, in any dimension.
@@ -24,7 +24,8 @@ FAINT = 1e-11  # of the peak; below, rounding has its say, and a density goes on
 
 
 class FokkerPlanck(ScoreModel):
-    """The true score model of a process that moves every coordinate alone, started from a mixture.
+    """The score model of a nonlinear process started from a mixture, by its Fokker–Planck equation on a grid; coordinates
+    must move independently.
 
     ``∂p/∂t = −∂(f p)/∂x + ½ g² ∂²p/∂x²`` for each coordinate of each component, by finite volumes of exponentially fitted
     fluxes (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969), which conserve
@@ -170,7 +171,7 @@ class FokkerPlanck(ScoreModel):
         return joint.logsumexp(1).to(x), score.reshape(x.shape).to(x)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return ``∇ log p_t(x)``, at one time for all states."""
+        """Return ``∇ log p_t(x)``, at one time `t` for all states."""
         return self._read(x, t)[1]
 
     def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Other people's networks as score models.
+"""Networks trained elsewhere, wrapped as score models.
 
 A network is foreign if it takes the state as it is and has a clock of its own. Both are said by a parametrisation, so that it
 becomes a `Model` like any other: every sampler, likelihood and wrapper takes it, and steps stay one multiplication away from the
@@ -32,7 +32,7 @@ from .parametrizations import (
 
 
 class NetworkClock(ABC):
-    """What a network is told of the time."""
+    """The time input of a network that was trained elsewhere, as a function of the time `t`."""
 
     __repr__ = show_call
 
@@ -43,7 +43,9 @@ class NetworkClock(ABC):
 
 @dataclass(frozen=True)
 class StepIndex(NetworkClock):
-    """The index of a trained step, ``t N − 1``: from 0 at ``t = 1 / N`` to ``N − 1`` at 1; fractions in between."""
+    """The index of a training step as time input, ``t N − 1``: from 0 at ``t = 1 / N`` to ``N − 1`` at 1, with fractions
+    in between.
+    """
 
     N: int
 
@@ -54,7 +56,7 @@ class StepIndex(NetworkClock):
 
 @dataclass(frozen=True)
 class ScaledTime(NetworkClock):
-    """The time, multiplied: ``factor t``, as 999 t in score_sde.
+    """A multiple of the time as time input, ``factor t``, such as 999 t in score_sde.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ class ScaledTime(NetworkClock):
 
 
 class NoiseLevel(NetworkClock):
-    """The noise level ``sigma / alpha``, as denoisers ``D(x, sigma)`` take it."""
+    """The noise level ``sigma / alpha`` as time input, as denoisers ``D(x, sigma)`` take it."""
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
         """Return ``1 / √snr``."""
@@ -78,7 +80,7 @@ class NoiseLevel(NetworkClock):
 
 
 class Foreign(Parametrization):
-    """What another parametrisation asks, of a network with its own clock and input.
+    """The parametrisation of a network trained elsewhere: what it predicts, its time input, and the scale of its states.
 
     Parameters
     ----------
@@ -96,11 +98,13 @@ class Foreign(Parametrization):
         self.asks, self.clock, self.clean = asks, clock, clean
 
     def target(self, at: Any) -> tuple[Operator, Operator]:
-        """Return what the wrapped parametrisation asks for."""
+        """Return the coefficients of the wrapped parametrisation's target."""
         return self.asks.target(at)
 
     def check(self, sde: LinearSDE) -> None:
-        """Refuse, by a ValueError, what the wrapped parametrisation does, and processes without signal at T."""
+        """Refuse, by a ValueError, processes that the wrapped parametrisation refuses, and processes without signal at T
+        if inputs are ``x / alpha``.
+        """
         self.asks.check(sde)
         if self.clean and sde.snr(sde.T) == 0:
             raise ValueError(
@@ -109,7 +113,7 @@ class Foreign(Parametrization):
             )
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """Return the wrapped parametrisation's coefficients, with the network's own input and clock."""
+        """Return the coefficients of the wrapped parametrisation, with the network's own input scale and time input."""
         c = super().coefficients(sde, at, 1.0)
         return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, at.t))
 

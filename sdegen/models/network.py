@@ -1,4 +1,5 @@
-"""Score models made of a network: `Model` through a parametrisation of four coefficients, `DirectModel` as it is.
+"""Score models made of a network: `Model`, through a parametrisation with four coefficients, and `DirectModel`, the score
+as it is.
 
 Networks know nothing of this file.
 """
@@ -22,7 +23,7 @@ from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, che
 
 
 class Trainable(ScoreModel, nn.Module):
-    """A score model with weights, which `fit` trains by denoising score matching where no other loss is named.
+    """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
 
     A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
     """
@@ -32,7 +33,7 @@ class Trainable(ScoreModel, nn.Module):
 
 
 class Model(VelocityModel, Trainable):
-    """A network as the score model of a linear SDE.
+    """A score model of a linear SDE made of a network and a parametrisation.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class Model(VelocityModel, Trainable):
 
     @property
     def std(self) -> float:
-        """Standard deviation of the data: the parametrisation's, else the one `fit` measured, else 1."""
+        """The standard deviation of the data: the parametrisation's, else the one `fit` measured, else 1."""
         if self.parametrization.std is not None:
             return self.parametrization.std
         if self.moments is None:
@@ -82,13 +83,15 @@ class Model(VelocityModel, Trainable):
         return self.moments.variance().sqrt().item()
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """Return ``c_skip x + c_out F(c_in x, c_noise)``."""
+        """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""
         check_dtype(self, x)
         c = self._coefficients(at)
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Prepare questions as coefficients: any reading is ``c_skip x + c_out F(c_in x, c_noise)``, as the velocity is."""
+        """Prepare questions as network coefficients: any question is ``c_skip x + c_out F(c_in x, c_noise)``, as the
+        velocity is.
+        """
         at = self._marginal(t)
         skip, out = rotated(at, **weights)
         c, like = self._coefficients(at), self.like
@@ -97,7 +100,9 @@ class Model(VelocityModel, Trainable):
         return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """Return ``c_skip x + c_out F(c_in x, c_noise)``."""
+        """Return ``c_skip x + c_out F(c_in x, c_noise)`` with the coefficients of the question, by one evaluation of the
+        network.
+        """
         out = self._network(x, question, **cond)
         return question.c_out.onto(question.c_skip(x), out)
 
@@ -117,7 +122,7 @@ class Model(VelocityModel, Trainable):
 
 
 class LearnedVariance(Model, LearnedReversal):
-    """A model whose network also gives the variance of each reversed step, between the two of DDPM.
+    """A score model whose network also predicts the variance of each reversed step, between DDPM's lower and upper bound.
 
     ``log variance = u log beta + (1 − u) log beta_tilde`` with ``u = sigmoid`` of the second half of the network's channels.
     A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672. Train it with `losses.Hybrid`; sample with
@@ -147,7 +152,7 @@ class LearnedVariance(Model, LearnedReversal):
 
     @property
     def reversal(self) -> LearnedVariance:
-        """The model itself."""
+        """The model itself, as a `LearnedReversal`."""
         return self
 
     def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -174,11 +179,11 @@ class LearnedVariance(Model, LearnedReversal):
         return u * large + (1 - u) * small
 
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """Return the learned variance of the step from `t` to `s`, as a logarithm."""
+        """Return the logarithm of the learned variance of the step from `t` to `s`."""
         return self._log_variance(self._both(x, self._coefficients(self._marginal(t)), **cond)[1], s, t)
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Return clean state, noise and the learned variance, in one evaluation."""
+        """Return clean state, noise and learned variance of the step from `t` to `s`, by one evaluation of the network."""
         at = self.sde.marginal(t)
         c = self._coefficients(at)
         first, u = self._both(x, c, **cond)
@@ -186,14 +191,17 @@ class LearnedVariance(Model, LearnedReversal):
         return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Return the mean of the step from `t` to `s`, which the question asks for, with learned noise, in one evaluation."""
+        """Take the step from `t` to `s`, with the mean that the question asks for and noise `z` of the learned variance,
+        by one evaluation.
+        """
         first, u = self._both(x, question, **cond)
         mean = question.c_out.onto(question.c_skip(x), first)
         return mean + (0.5 * self._log_variance(u, s, t)).exp() * z
 
 
 class DirectModel(Trainable):
-    """A network as the score of any SDE, linear or not: ``score = base(x) + F(x / scale, c_noise) / scale``.
+    """A score model of any SDE, linear or not, whose network gives the score: ``score = base(x) + F(x / scale, c_noise) /
+    scale``.
 
     Parameters
     ----------
@@ -224,7 +232,7 @@ class DirectModel(Trainable):
         self.net, self.sde, self.scale, self.base = net, sde, scale, base
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return the network's score, beyond that of the base."""
+        """Return the score, the network's output added to the base score."""
         check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
         c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()

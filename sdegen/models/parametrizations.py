@@ -1,4 +1,4 @@
-"""Parametrisations: what the network of a model is asked for, and how its answer becomes a velocity.
+"""Parametrisations: what a network predicts (noise, clean data, velocity, …), and how its output becomes a velocity.
 
 `NoiseParametrization`, `DataParametrization`, `VelocityParametrization` and `ScoreParametrization` are each one
 combination of clean data and noise; `EDMParametrization` is the Gaussian's own answer plus a residual. Every
@@ -31,7 +31,7 @@ from ..show import show_call
 
 
 class Coefficients(NamedTuple):
-    """How a network `F` becomes a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``."""
+    """The four coefficients that turn a network `F` into a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``."""
 
     c_skip: Operator
     c_out: Operator
@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
 
 
 class Parametrization(ABC):
-    """What the network is asked for: a combination ``F = a x_0 + b z`` of clean data and noise.
+    """The base class of parametrisations: the network predicts a combination ``F = a x_0 + b z`` of clean data and noise.
 
     Subclasses give `a` and `b`; the four coefficients follow by inverting the rotation of `kernels.Transition`, so that
     no reading is ever converted into another pair by pair.
@@ -73,7 +73,7 @@ class Parametrization(ABC):
 
     @abstractmethod
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """Return ``(a, b)``."""
+        """Return the coefficients ``(a, b)`` of clean data and noise in the target."""
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
@@ -84,17 +84,17 @@ class Parametrization(ABC):
         return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(at))
 
     def c_noise(self, at: Marginal) -> Tensor:
-        """Return the noise level as the network sees it, ``()`` or ``(B,)``."""
+        """Return the noise-level input of the network, ``()`` or ``(B,)``."""
         c, s = (1 + 1 / at.snr).rsqrt(), (1 + at.snr).rsqrt()
         return 0.25 * ((s + self.delta) / (c + self.delta)).log()
 
     def check(self, sde: LinearSDE) -> None:
-        """Refuse a process on which the parametrisation is singular; most are regular on all."""
+        """Refuse a process on which the parametrisation is singular; most parametrisations take all processes."""
         return None
 
 
 class NoiseParametrization(Parametrization):
-    """The network gives the noise `z` (J. Ho et al., 2020, arXiv:2006.11239). Refuses ``alpha(T) = 0``.
+    """Noise prediction: the network predicts `z` (J. Ho et al., 2020, arXiv:2006.11239). Refuses ``alpha(T) = 0``.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class NoiseParametrization(Parametrization):
         return at.Phi * 0.0, at.Phi.one()
 
     def check(self, sde: LinearSDE) -> None:
-        """Noise says nothing about data where there is no signal."""
+        """Refuse a process with ``alpha(T) = 0``, where the noise says nothing about the data."""
         if sde.snr(sde.T) == 0:
             raise ValueError(
                 f"{type(sde).__name__} has alpha(T) = 0, where a noise estimate determines no data; use the velocity or EDM "
@@ -121,7 +121,7 @@ class NoiseParametrization(Parametrization):
 
 
 class DataParametrization(Parametrization):
-    """The network gives the clean data ``x_0``.
+    """Data prediction: the network predicts the clean data ``x_0``.
 
     Parameters
     ----------
@@ -135,7 +135,8 @@ class DataParametrization(Parametrization):
 
 
 class VelocityParametrization(Parametrization):
-    """The network gives ``v = cos(phi) z − sin(phi) x_0`` (T. Salimans and J. Ho, 2022, arXiv:2202.00512).
+    """Velocity prediction: the network predicts ``v = cos(phi) z − sin(phi) x_0`` (T. Salimans and J. Ho, 2022,
+    arXiv:2202.00512).
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ class VelocityParametrization(Parametrization):
 
 
 class ScoreParametrization(NoiseParametrization):
-    """The network gives the score, ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600).
+    """Score prediction: the network predicts ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600).
 
     Parameters
     ----------
@@ -163,7 +164,8 @@ class ScoreParametrization(NoiseParametrization):
 
 
 class EDMParametrization(Parametrization):
-    """The Gaussian's own answer plus a residual of unit variance (T. Karras et al., 2022, arXiv:2206.00364).
+    """EDM's preconditioning: the best linear estimate plus a residual of unit variance (T. Karras et al., 2022,
+    arXiv:2206.00364).
 
     ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` the root of the
     covariance of what it leaves, ``c_in`` whitens the input: for scalar processes the coefficients of EDM, for matrix
@@ -208,5 +210,5 @@ class EDMParametrization(Parametrization):
 
 
 def whitening(at: Transition, P: Operator) -> Operator:
-    """Return the map of ``y`` to a state of unit covariance, for data whose lift has the covariance `P`."""
+    """Return the map of the normalised state ``y`` to unit covariance, for data whose lift has the covariance `P`."""
     return (at.C.congruent(P) + at.S.gram()).sqrt().inv()

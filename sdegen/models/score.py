@@ -1,4 +1,4 @@
-"""What every sampler, likelihood and guidance takes: a `ScoreModel` reads off score, noise, clean data and velocity.
+"""The interface `ScoreModel` that samplers, likelihoods and guidance take: score, noise, clean data and velocity of a state.
 
 For linear processes the four are readings of one estimate, and the velocity is the one they are read from: it alone is
 finite at both ends (see `laws.kernels.Transition`). Nothing here knows of networks or of training.
@@ -35,7 +35,8 @@ from ..show import show_call
 
 
 class Question(NamedTuple):
-    """``X x + Σ W reading(x, t)`` at one time: what `ScoreModel.answer` forms.
+    """A linear combination of a state and a model's predictions at one time, ``X x + Σ W reading(x, t)``, which
+    `ScoreModel.answer` evaluates.
 
     Attributes
     ----------
@@ -56,7 +57,8 @@ class Question(NamedTuple):
 
 
 class ScoreModel(ABC):
-    """An estimate of ``∇ log p_t(x)``. Subclass it with `score`; a linear process adds the other three readings.
+    """The base class of score models, estimates of ``∇ log p_t(x)``. Subclass it with `score`; on a linear process the
+    other predictions follow.
 
     Attributes
     ----------
@@ -76,20 +78,20 @@ class ScoreModel(ABC):
 
     @property
     def like(self) -> Tensor | None:
-        """A tensor of the dtype and on the device of the states that the model takes; None where any will do."""
+        """A tensor of the dtype and on the device that states must have; None if any will do."""
         return next(self.parameters(), None) if isinstance(self, nn.Module) else None
 
     def cast_states(self, x: Tensor) -> Tensor:
-        """Return `x` in the dtype and on the device of the states that the model takes."""
+        """Return `x` in the dtype and on the device that the model's states must have."""
         return x if self.like is None else x.to(self.like)
 
     @property
     def reversal(self) -> LearnedReversal | None:
-        """What the model has learned of the noise of reversed steps, if anything."""
+        """The learned variance of reversed steps, as a `LearnedReversal`; None if the model has learned none."""
         return None
 
     def require_moments(self, instead: str = "") -> Moments:
-        """Return the moments of the data.
+        """Return the mean and covariance of the data; raise an error if they are not known.
 
         Parameters
         ----------
@@ -131,7 +133,7 @@ class ScoreModel(ABC):
         return self.velocity_at(x, self._marginal(t), **cond)
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """Return the velocity at the times of a law that the caller has, as a loss and a flow do."""
+        """Return the velocity at the times of `at`, a marginal that the caller has already computed."""
         return at.velocity(*self.estimate(x, at.t, **cond))
 
     def ask(
@@ -165,7 +167,7 @@ class ScoreModel(ABC):
         ]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
-        """Answer a question of `ask` for the state `x`, ``(B, *)``, at the question's time: a new tensor of its shape."""
+        """Return the value of a question from `ask` at the state `x`, ``(B, *)``: a new tensor of its shape."""
         t, X, readings = question
         known = {"x": x}
         if "denoise" in readings and "noise" in readings:
@@ -185,7 +187,7 @@ class ScoreModel(ABC):
 
 
 class ReversedStep(NamedTuple):
-    """What a model says of a reversed step: posterior means of clean state and noise, and the logarithm of its variance."""
+    """The prediction of a reversed step: posterior means of clean state and noise, and the logarithm of the step's variance."""
 
     x_0: Tensor
     eps: Tensor
@@ -193,33 +195,35 @@ class ReversedStep(NamedTuple):
 
 
 class LearnedReversal(ABC):
-    """What a model says of the variance of a reversed step from `t` to `s`, where it has learned that (`LearnedVariance`)."""
+    """The interface of models that have learned the variance of a reversed step from `t` to `s` (`LearnedVariance`)."""
 
     @abstractmethod
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """Return the logarithm of the variance of each number of the state, of the shape of `x`."""
+        """Return the logarithm of the variance of each coordinate in the step from `t` to `s`, of the shape of `x`."""
 
     @abstractmethod
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Return clean state, noise and variance, in as few evaluations as can be."""
+        """Return clean state, noise and log-variance of the step from `t` to `s`, with as few evaluations as possible."""
 
     @abstractmethod
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Return the answer to a question, which is the mean of the step, with noise of the learned variance."""
+        """Take the step from `t` to `s`: the answer to the question, which is its mean, plus noise `z` of the learned
+        variance.
+        """
 
     def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Noise of the learned variance, made of standard noise `z`."""
+        """Scale standard noise `z` to the learned variance of the step from `t` to `s`, and return it."""
         return (0.5 * self.reverse_log_variance(x, s, t, **cond)).exp() * z
 
 
 class VelocityModel(ScoreModel):
-    """A score model of a linear process that gives the velocity; the other readings follow without cancellation."""
+    """The base class of score models that predict the velocity; score, noise and clean data follow without cancellation."""
 
     sde: LinearSDE
 
     @abstractmethod
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """Return ``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the law `at`."""
+        """Return the velocity ``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the marginal `at`."""
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
@@ -233,13 +237,13 @@ class VelocityModel(ScoreModel):
         return at.score_from_noise(at.noise(at.normalise(x), self.velocity_at(x, at, **cond)))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Prepare questions as combinations of state and velocity, of which the other readings are rotations."""
+        """Prepare questions as combinations of state and velocity, from which all other predictions follow."""
         skip, out = rotated(self._marginal(t), **weights)
         return super().ask(t, x=skip, velocity=out)
 
 
 def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Operator]:
-    """Return the operators on state and velocity that ask the same as these `weights` on state and readings
+    """Return the operators on state and velocity that equal a combination, with these `weights`, of state and readings
     (`ScoreModel.ask`).
     """
     given = {name: W for name, W in weights.items() if W is not None}
@@ -250,7 +254,7 @@ def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Opera
 
 
 def check_dtype(model: ScoreModel, x: Tensor) -> None:
-    """Refuse a state whose dtype or device is not the network's.
+    """Refuse a state whose dtype or device is not that of the model's weights.
 
     Raises
     ------
@@ -271,7 +275,7 @@ def check_dtype(model: ScoreModel, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(model: ScoreModel) -> Iterator[None]:
-    """Put the model in evaluation mode for a while, and every module back in its own mode afterwards."""
+    """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards."""
     training = []
     if isinstance(model, nn.Module):
         training = [module for module in model.modules() if module.training]

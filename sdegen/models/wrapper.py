@@ -1,4 +1,4 @@
-"""Models around other models: `Wrapper`, which shares with the one inside all that it does not change, and `Conditioned`."""
+"""Score models around other score models: `Wrapper`, which forwards all that it does not change, and `Conditioned`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .score import LearnedReversal, ReversedStep, ScoreModel
 
 
 class Wrapper(nn.Module, ScoreModel):
-    """A model around another, of the same process.
+    """The base class of score models that wrap another one of the same process, and change some of its predictions.
 
     A subclass says what it changes: `score`, on linear processes also `estimate`, and `passed_on` where the model inside
     is to have other conditions. The other readings, questions and their answers follow from these as for every `ScoreModel`.
@@ -61,26 +61,26 @@ class Wrapper(nn.Module, ScoreModel):
 
     @property
     def training(self) -> bool:
-        """The mode of the network inside: a wrapper has none of its own, which could differ from it."""
+        """Whether the network inside is in training mode; a wrapper has no mode of its own."""
         return isinstance(self.model, nn.Module) and self.model.training
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Return nothing: ``train`` and ``eval`` reach the network inside, where they are remembered."""
+        """Return nothing: ``train`` and ``eval`` reach the network inside, which remembers the mode."""
 
     @property
     def reversal(self) -> LearnedReversal | None:
-        """The changed mean, with the variance that the model inside has learned, if it has."""
+        """The learned variance of the model inside, with the wrapper's mean; None if the model inside has learned none."""
         inside = self.model.reversal
         return None if inside is None else WrappedReversal(self, inside)
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """Return the conditions that are handed on to the model inside."""
+        """Return the conditions that the model inside is called with."""
         return cond
 
 
 class WrappedReversal(LearnedReversal):
-    """The reversed steps of a changed model, with the variance that the one inside has learned.
+    """Reversed steps with a wrapper's mean and the variance that the model inside has learned.
 
     Parameters
     ----------
@@ -98,16 +98,16 @@ class WrappedReversal(LearnedReversal):
         return self.inside.reverse_log_variance(x, s, t, **self.wrapper.passed_on(**cond))
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Return the changed clean state and noise, with the variance of the model inside."""
+        """Return the wrapper's clean state and noise, with the log-variance of the model inside."""
         return ReversedStep(*self.wrapper.estimate(x, t, **cond), self.reverse_log_variance(x, s, t, **cond))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Return the changed mean, with learned noise."""
+        """Return the wrapper's mean, with noise of the learned variance."""
         return self.wrapper.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
 
 class Conditioned(Wrapper):
-    """A model with its conditions fixed: every reading of ``model(x, t, **cond)`` as one of ``(x, t)``.
+    """A score model with fixed conditions: ``model(x, t, **cond)`` as a function of ``(x, t)`` alone.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class Conditioned(Wrapper):
         self.cond = cond
 
     def passed_on(self, **cond: Any) -> dict[str, Any]:
-        """Return the conditions, and those of the call, which must have other names."""
+        """Return the fixed conditions together with those of the call, which must have other names."""
         return dict(**self.cond, **cond)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
@@ -146,7 +146,7 @@ class Conditioned(Wrapper):
         return self.model.velocity_at(x, at, **self.passed_on(**cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Return the model's questions: conditions are no part of them."""
+        """Return the questions of the model inside; conditions are no part of a question."""
         return self.model.ask(t, **weights)
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
@@ -155,18 +155,18 @@ class Conditioned(Wrapper):
 
     @property
     def reversal(self) -> LearnedReversal | None:
-        """That of the model inside, under the conditions."""
+        """The learned variance of the model inside under the fixed conditions; None if it has learned none."""
         inside = self.model.reversal
         return None if inside is None else ConditionedReversal(self, inside)
 
 
 class ConditionedReversal(WrappedReversal):
-    """The reversed steps of a model under conditions, in one evaluation each as its own."""
+    """The reversed steps of a model with learned variance, under fixed conditions."""
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
         """Return clean state, noise and variance of the model inside."""
         return self.inside.reverse_estimate(x, s, t, **self.wrapper.passed_on(**cond))
 
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Take the step of the model inside."""
+        """Take the reversed step of the model inside, under the fixed conditions."""
         return self.inside.reverse_step(x, question, s, t, z, **self.wrapper.passed_on(**cond))
