@@ -1,4 +1,6 @@
-"""Forward processes and their times: what an SDE gives, what is derived from it, and the zoo."""
+"""Forward processes: SDEs that turn data into noise, their closed forms, time grids and laws of training times, and a zoo
+of known ones.
+"""
 
 from . import grids, times
 from .base import SDE, Flow, Reverse

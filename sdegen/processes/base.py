@@ -27,17 +27,17 @@ from .nonlinear import calibrate_lag, local_law, walk
 
 
 class Scored(Protocol):
-    """What a reversal asks of a score model."""
+    """What `Reverse` needs of a score model: the method ``score``."""
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
 
 class Read(Scored, Protocol):
-    """What a probability flow asks of a score model: its score, or its velocity at times known beforehand."""
+    """What a probability flow needs of a score model: its score, or its velocity at times known beforehand."""
 
     def velocity_at(self, x: Tensor, at: Marginal) -> Tensor:
-        """Return the velocity of `laws.kernels.Transition` at the times of a law, of the shape of `x`."""
+        """Return the velocity (see `laws.kernels.Transition`) at the times of the marginal `at`, of the shape of `x`."""
 
     def ask(self, t: Tensor, *, velocity: Operator | None = None) -> list[Any]:
         """Prepare questions for an operator on the velocity, one for each of the times."""
@@ -47,7 +47,8 @@ class Read(Scored, Protocol):
 
 
 class SDE(Dynamics):
-    """A forward SDE. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; linear ones: `LinearSDE`.
+    """The base class of forward SDEs. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; for a linear
+    one use `LinearSDE`.
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class SDE(Dynamics):
         return Perturbed(kernel.sample(z), kernel, z, self.at(t))
 
     def prior(self, moments: Moments) -> Any:
-        """Return the law that samplers start from at T: anything with ``sample(n, generator)`` and ``log_prob(x)``.
+        """Return the distribution that samplers start from at T, anything with ``sample(n, generator)`` and ``log_prob(x)``.
 
         Raises
         ------
@@ -114,16 +115,18 @@ class SDE(Dynamics):
         )
 
     def at(self, t: Tensor | float) -> Level:
-        """Return what is known of the states at `t`: the root of their noise; of linear processes the whole `Marginal`."""
+        """Return the noise level of states at `t`; for linear processes the whole `Marginal`."""
         return Level(as_time(t, self.T), self.root(t))
 
     def root(self, t: Tensor | float) -> Operator:
-        """Return a root of the covariance that noise alone has at `t`, the scale of Langevin steps; here ``G √t``."""
+        """Return a matrix square root of the covariance of the noise in states at `t`, the scale of Langevin steps; here
+        ``G √t``.
+        """
         t = as_time(t, self.T)
         return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
 
     def snr(self, t: Tensor | float) -> Tensor:
-        """Return the signal-to-noise ratio, which linear processes have.
+        """Return the signal-to-noise ratio at `t`; only linear processes have one.
 
         Raises
         ------
@@ -136,7 +139,7 @@ class SDE(Dynamics):
         )
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """Return the time with a signal-to-noise ratio, which linear processes have.
+        """Return the time at which the signal-to-noise ratio is `snr`; only linear processes have one.
 
         Raises
         ------
@@ -147,15 +150,15 @@ class SDE(Dynamics):
 
     @property
     def t_max(self) -> float:
-        """The last time at which a grid may start; here T."""
+        """The last time at which a sampler's grid may start; here T."""
         return self.T
 
     def lift(self, x: Tensor) -> Tensor:
-        """Lift data to a state."""
+        """Lift data to a state, which may have more channels than the data; here the data themselves."""
         return x
 
     def project(self, u: Tensor) -> Tensor:
-        """Return the data part of a state."""
+        """Return the data part of a state; the inverse of `lift`."""
         return u
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,18 +170,18 @@ class SDE(Dynamics):
     # --- time reversal -------------------------------------------------------------------------------------------
 
     def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
-        """Return the process that runs from T to 0 with the same marginals, for any noise level `eta`; 0 is the
-        probability flow.
+        """Return the process from T to 0 with the same marginals, for any noise level `eta`: 1 is the reverse-time SDE, 0
+        the probability flow.
         """
         return Reverse(self, model, eta)
 
     def flow(self, model: Read) -> Flow:
-        """Return the probability flow in the clock and chart in which it is regular."""
+        """Return the probability flow, in a time change and rescaled coordinates in which it is regular."""
         return Flow(self, model)
 
 
 def noise_depends_on_the_state(sde: Dynamics, x: Tensor, t: Tensor) -> bool:
-    """Compare `G` at one time over states at random, and return whether it differs among them.
+    """Tell whether the diffusion `G` at one time differs among random states.
 
     The states lie at scales from a hundredth to a hundred, in several batches, so that a dependence shows also where it is
     local, or is one on the other rows of a batch.
@@ -202,7 +205,7 @@ def noise_depends_on_the_state(sde: Dynamics, x: Tensor, t: Tensor) -> bool:
 
 
 class Reverse(Dynamics):
-    """Anderson's reversal: ``dx = [f − ½ (1 + eta²) G Gᵀ score] dt + eta G dw``, run from T to 0.
+    """The time reversal of a forward SDE (Anderson), run from T to 0: ``dx = [f − ½ (1 + eta²) G Gᵀ score] dt + eta G dw``.
 
     Every `eta` has the marginals of the forward process: 1 is the reverse-time SDE, 0 the probability flow. B. Anderson,
     *Reverse-time diffusion equation models*, 1982; Y. Song et al., *Score-based generative modeling through stochastic
@@ -258,7 +261,8 @@ class Reverse(Dynamics):
 
 
 class Flow:
-    """The probability flow ``dy/dtau`` in a clock `tau` and a chart `y` of the state; here ``tau = t`` and ``y = x``.
+    """The probability flow ``dy/dtau``, in a clock `tau` (a time change) and a chart `y` (rescaled states); here ``tau =
+    t`` and ``y = x``.
 
     Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface, so that a process
     whose dx/dt is infinite at an end can hand them a clock in which it is not.
@@ -278,27 +282,27 @@ class Flow:
         self._reverse = sde.reverse(model, eta=0.0)
 
     def clock(self, t: Tensor) -> Tensor:
-        """Return ``tau(t)``, increasing."""
+        """Return the clock ``tau(t)``, which increases with the time."""
         return t
 
     def time(self, tau: Tensor) -> Tensor:
-        """Return the inverse of `clock`."""
+        """Return the time at which the clock reads `tau`; the inverse of `clock`."""
         return tau
 
     def r(self, t: Tensor) -> Operator:
-        """Return the operator that makes the chart, ``x = r y``."""
+        """Return the operator `r` of the chart, ``x = r y``."""
         return Scale(torch.ones_like(t))
 
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``y = r⁻¹ x``."""
+        """Return the chart coordinates ``y = r⁻¹ x`` of a state."""
         return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:
-        """Return ``r y``."""
+        """Return the state ``x = r y`` of chart coordinates."""
         return self.r(t)(y)
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """Return ``log r``, that is ``log |dx/dy|`` of each coordinate."""
+        """Return ``log r``, the log-determinant ``log |dx/dy|`` of each coordinate."""
         return self.r(t).log_abs_det()
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
@@ -306,9 +310,9 @@ class Flow:
         return self._reverse.drift(y, tau)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """Return what `slope` needs at each of the times ``(N,)`` of the clock, formed once; here those times."""
+        """Return, for each of the times ``(N,)`` of the clock, what `slope` needs, computed once; here the times themselves."""
         return list(tau)
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
-        """Return ``dy/dtau`` at the state `x`: the velocity, of what `ask` has formed."""
+        """Return ``dy/dtau`` at the state `x`, by one evaluation of the model, from what `ask` has prepared."""
         return self.velocity(self.chart(x, self.time(question)), question)

@@ -1,4 +1,4 @@
-"""Nonlinear processes, and the laws they settle on: `DoubleWell` and its `Stationary` law.
+"""A nonlinear process, the double well, and its stationary law.
 
 What is derived for them comes from simulation and short local kernels (see `sde`), with no closed form in between.
 """
@@ -19,7 +19,8 @@ from .base import SDE
 
 
 class DoubleWell(SDE):
-    """Overdamped motion in a double well: ``dx = −stiffness x (x² − 1) dt + g dw``, each coordinate on its own.
+    """Overdamped Langevin dynamics in a double-well potential, each coordinate independently: ``dx = −stiffness x (x² − 1)
+    dt + g dw``.
 
     Its stationary law ``∝ exp(−2 U / g²)``, ``U = ¼ stiffness (x² − 1)²``, is the declared prior. Nonlinear: trained through
     short local kernels.

@@ -1,4 +1,4 @@
-"""What a simulator needs of a process: its coefficients, and times that lie within it."""
+"""The interface of a process to a simulator: drift and diffusion, and checked times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..show import show_call
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
-    """Return `t` as a float64 CPU tensor of shape ``()`` or ``(B,)``, once it is seen to lie in ``[0, T]``.
+    """Return `t` as a float64 CPU tensor of shape ``()`` or ``(B,)``; refuse times outside ``[0, T]``.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
 
 
 class Dynamics(ABC):
-    """All that a simulator needs: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
+    """The interface of an SDE to a simulator: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
 
     T: float = 1.0
 

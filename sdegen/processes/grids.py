@@ -1,4 +1,4 @@
-"""Grids: the times ``t_N > ... > t_0`` at which a sampler stops. A grid knows nothing of the sampler.
+"""Time grids: the times ``t_N > ... > t_0`` at which a sampler evaluates, for any sampler.
 
 ``grid(sde, n)`` returns `n` decreasing float64 times from `start` (T by default) down to `end` (``t_min`` by default).
 """
@@ -18,7 +18,7 @@ from .base import SDE
 
 
 class Grid(ABC):
-    """Decreasing times.
+    """The base class of time grids: decreasing times for the steps of a sampler.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Grid(ABC):
         self.start, self.end = start, end
 
     def ends(self, sde: SDE) -> tuple[float, float]:
-        """Return the last time and the first, checked.
+        """Return the last and the first time of the grid on a process, checked.
 
         Raises
         ------
@@ -63,14 +63,14 @@ class Grid(ABC):
 
     @abstractmethod
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return times at the fractions `u`, 1 being `start` and 0 `end`."""
+        """Return times from `start` to `end` at the fractions `u`: 1 is `start` and 0 is `end`."""
 
 
 _ONE = torch.ones(1, dtype=torch.float64)
 
 
 class Uniform(Grid):
-    """Equal steps in `t`.
+    """A time grid with equal steps in `t`.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Uniform(Grid):
 
 
 class Quadratic(Grid):
-    """Equal steps in ``√t``: finer towards the data (J. Song et al., 2020, arXiv:2010.02502).
+    """A time grid with equal steps in ``√t``, finer towards the data (J. Song et al., 2020, arXiv:2010.02502).
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Quadratic(Grid):
 
 
 class LogSNR(Grid):
-    """Equal steps in ``log(alpha / sigma)``; an infinite end is cut at a ratio of 1e±`digits`.
+    """A time grid with equal steps in ``log(alpha / sigma)``; infinite ends are cut at a ratio of 1e±`digits`.
 
     The spacing of C. Lu et al., *DPM-Solver: a fast ODE solver for diffusion probabilistic model sampling in around 10
     steps*, 2022, arXiv:2206.00927.
@@ -126,7 +126,8 @@ class LogSNR(Grid):
 
 
 class Karras(Grid):
-    """Equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs ``alpha(start) > 0``.
+    """A time grid with equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs
+    ``alpha(start) > 0``.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ class Karras(Grid):
 
 
 class Angle(Grid):
-    """Equal steps in ``(sigma / (c alpha + sigma))^power``, finite at both ends of every linear process.
+    """A time grid with equal steps in ``(sigma / (c alpha + sigma))^power``, finite at both ends of every linear process.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ class Angle(Grid):
 
 
 class Given(Grid):
-    """Times that the user wrote down, largest first.
+    """A time grid of times that the user gives, in decreasing order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Processes whose coefficients are learned together with the network, on the evidence lower bound (`losses.Variational`).
+"""Processes whose coefficients are learned together with the network, by the evidence lower bound (`losses.Variational`).
 
 Each is a module as well as an SDE: its parameters are among those of the model it belongs to, are trained, averaged and
 saved with them, and reach every law of the process, since all of them are differentiable in the coefficients.
@@ -20,7 +20,8 @@ from .scalar import ScheduleSDE
 
 
 class LearnedSchedule(nn.Module, ScheduleSDE):
-    """A learned log-SNR, ``log snr(t) = first + (last − first) B(t)``, with B increasing from 0 to 1; ends are learned too.
+    """A process with a learned noise schedule: ``log snr(t) = first + (last − first) B(t)``, B increasing from 0 to 1,
+    with learned ends.
 
     `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The prior is
     the standard normal law, whatever is learned. The bound of the process itself knows only the ends of the schedule, that of
@@ -60,11 +61,11 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
     @property
     def state(self) -> Any:
-        """How often each parameter was written."""
+        """A version counter of each parameter, to know when it has changed."""
         return tuple(p._version for p in self.parameters())
 
     def prior(self, moments: Moments) -> GaussianMixture:
-        """Return the standard normal law, which does not follow what is learned."""
+        """Return the standard normal law, which does not depend on what is learned."""
         one = torch.ones(1, dtype=torch.float64)
         return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
 
@@ -76,7 +77,7 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
     @property
     def sigma_0(self) -> float:  # type: ignore[override]
-        """``snr(0)^-½``: the smoothing of the data at 0."""
+        """The standard deviation of the noise that data have at time 0, ``snr(0)^-½``."""
         return math.exp(-0.5 * self.ends[0].item())
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
 
 class LearnedSDE(LearnedSchedule):
-    """Learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw`` with any ``b > 0``, and any `g` that this and the SNR allow.
+    """A process with learned drift and diffusion: ``dx = −b(t) x dt + g(t) dw``, with ``b > 0`` and a learned
+    signal-to-noise ratio.
 
     `b` is a polynomial in Bernstein's form with positive coefficients, so ``log alpha = −∫_0^t b`` is one too, and
     ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound knows `b` only
@@ -141,5 +143,5 @@ def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
 
 
 def as_coefficients(parameter: Tensor) -> Tensor:
-    """Return a parameter as coefficients are, float64 on the CPU, with its derivative."""
+    """Return a parameter as float64 on the CPU, as coefficients are, differentiably."""
     return parameter.double().cpu()

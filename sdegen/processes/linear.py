@@ -1,4 +1,4 @@
-"""Linear SDEs ``dx = F(t) x dt + G(t) dw``: processes whose laws are known from their coefficients alone.
+"""Linear SDEs ``dx = F(t) x dt + G(t) dw``, whose transition laws and marginals follow in closed form from the coefficients.
 
 This file holds what follows from their marginals and transitions, in float64; `scalar` and `matrix` derive those from
 coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; ``Phi(T) = 0`` is allowed too.
@@ -25,7 +25,7 @@ from .dynamics import as_time
 
 
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Check the times of a transition, and return them.
+    """Check that the times of a transition are in order, and return them.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LinearSDE(SDE):
-    """``dx = F(t) x dt + G(t) dw`` with state-independent coefficients.
+    """The base class of linear SDEs, ``dx = F(t) x dt + G(t) dw`` with coefficients that do not depend on the state.
 
     Two laws, which differ exactly when ``Sigma(0)`` is not zero: `marginal`, the state given clean data, and
     `transition`, one state given another.
@@ -57,7 +57,9 @@ class LinearSDE(SDE):
     Sigma_0: Tensor
 
     def marginal(self, t: Tensor | float) -> Marginal:
-        """Return ``x_t`` given clean data, smoothing at 0 included; its root is the one of deterministic samplers."""
+        """Return the law of ``x_t`` given clean data, with the noise of the data at 0 included and the matrix root that
+        deterministic samplers need.
+        """
         t = as_time(t, self.T)
         return Marginal(*self._marginal(t), t, self.e)
 
@@ -66,24 +68,24 @@ class LinearSDE(SDE):
         """Return ``Phi`` and `R` of `marginal`, at checked times."""
 
     def at(self, t: Tensor | float) -> Marginal:
-        """Return what is known of the states at `t`: their law given the data."""
+        """Return the law of states at `t` given the data."""
         return self.marginal(t)
 
     @abstractmethod
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """Return ``x_t`` given ``x_s``, ``s <= t``; any root of its covariance."""
+        """Return the law of ``x_t`` given ``x_s`` for ``s <= t``, with any matrix root of its covariance."""
 
     @abstractmethod
     def drift_operator(self, t: Tensor | float) -> Operator:
-        """Return ``F(t)``."""
+        """Return the drift coefficient ``F(t)``."""
 
     @abstractmethod
     def diffusion_operator(self, t: Tensor | float) -> Operator:
-        """Return ``G(t)``."""
+        """Return the diffusion coefficient ``G(t)``."""
 
     @cached_property
     def e(self) -> Tensor:
-        """The lift of a unit datum, float64 ``(k,)``."""
+        """The state that a datum of 1 is lifted to, float64 ``(k,)``."""
         return torch.ones(1, dtype=torch.float64)
 
     @cached_property
@@ -136,15 +138,15 @@ class LinearSDE(SDE):
         return Perturbed(kernel.sample(z), kernel, z, at)
 
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
-        """Return the law at one time `t` of data from `law`."""
+        """Return the marginal distribution at one time `t` of states whose data come from `law`."""
         return law.diffuse(self.marginal(t), self.e)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
-        """Reduce the state `x` at `t` to what it tells about its datum, ``y = c x_0 + s zeta``."""
+        """Reduce the state `x` at `t` to its sufficient statistic for the datum, ``y = c x_0 + s zeta``."""
         return self.marginal(t).observe(x)
 
     def snr(self, t: Tensor | float) -> Tensor:
-        """Return the signal-to-noise ratio ``c² / s²`` of the observation, decreasing; ``alpha² / sigma²`` for scalars."""
+        """Return the signal-to-noise ratio at `t`, which decreases: ``alpha² / sigma²`` for scalar processes."""
         return self.marginal(t).snr
 
     def time(self, snr: Tensor | float) -> Tensor:
@@ -186,11 +188,12 @@ class LinearSDE(SDE):
 
     @cached_property
     def t_max(self) -> float:
-        """T, or where ``alpha(T) = 0`` the last time at which a trace of the data is left, ``snr = 1e-8``."""
+        """The last time at which a sampler's grid may start: T, or if ``alpha(T) = 0`` the time where ``snr = 1e-8``."""
         return self.T if self.snr(self.T) > 0 else self.time(1e-8).item()
 
     def prior(self, moments: Moments) -> Any:
-        """Return the Gaussian at T matched to the data's moments. A subclass may declare another law here.
+        """Return the Gaussian that matches the data's moments at T, the distribution that samplers start from; subclasses
+        may return another.
 
         Parameters
         ----------
@@ -200,17 +203,17 @@ class LinearSDE(SDE):
         return self.diffused(gaussian(moments), self.T)
 
     def root(self, t: Tensor | float) -> Operator:
-        """Return the root of the marginal's covariance."""
+        """Return the matrix root of the covariance of the marginal at `t`."""
         return self.marginal(t).R
 
 
 def is_linear(sde: SDE) -> TypeGuard[LinearSDE]:
-    """Tell whether the laws of a process are known in closed form."""
+    """Tell whether a process is linear, so that its laws are known in closed form."""
     return sde.is_linear
 
 
 def as_linear(sde: SDE, why: str) -> LinearSDE:
-    """Return a process whose laws are known in closed form, and refuse any other.
+    """Return a linear process as it is; refuse any other, for the reason `why`.
 
     Parameters
     ----------
@@ -230,7 +233,7 @@ def as_linear(sde: SDE, why: str) -> LinearSDE:
 
 
 def gaussian(moments: Moments) -> GaussianMixture:
-    """Return the Gaussian with the given moments, as a mixture of one; zero variances are raised to 1e-12 of the largest."""
+    """Return the Gaussian with the given moments, as a one-component mixture; zero variances become 1e-12 of the largest."""
     C = moments.covariance
     floor = 1e-12 * max(C.abs().max().item(), 1e-12)  # constant coordinates, such as the border of images
     full = C.ndim == 2

@@ -24,7 +24,8 @@ from .quadrature import RootTable, matrix_moments, psd_cholesky
 
 
 class MatrixSDE(LinearSDE):
-    """``du = F(t) u dt + G(t) dw`` with ``(k, k)`` matrices acting on the channels of a state ``(B, k, *)``.
+    """The base class of linear SDEs with matrix coefficients: ``du = F(t) u dt + G(t) dw``, ``(k, k)`` matrices on the
+    channels of states ``(B, k, *)``.
 
     Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `quadrature.RootTable`). By default
     the data are the first channel and the others start as given by `Sigma_0`.
@@ -57,17 +58,17 @@ class MatrixSDE(LinearSDE):
         """Return the diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
 
     def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``Phi`` and the covariance of ``u_t | u_s``, ``(*t.shape, k, k)``; override it where a closed form is
-        known.
+        """Return ``Phi`` and the covariance of ``u_t`` given ``u_s``, ``(*t.shape, k, k)``; override it if a closed form
+        is known.
         """
         return matrix_moments(self.F, self.G, s, t)
 
     def lift(self, x: Tensor) -> Tensor:
-        """Lift data to the mean of the state at 0, where they are the first channel."""
+        """Lift data to the mean state at time 0: the data are the first channel, the others are 0."""
         return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
 
     def project(self, u: Tensor) -> Tensor:
-        """Return the first channel."""
+        """Return the data part of a state, its first channel."""
         return u[:, 0]
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ class MatrixSDE(LinearSDE):
 
     @cached_property
     def e(self) -> Tensor:
-        """The lift of a unit datum, ``(k,)``."""
+        """The state that a datum of 1 is lifted to, ``(k,)``."""
         return self.lift(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
 
     @cached_property
@@ -121,14 +122,15 @@ class MatrixSDE(LinearSDE):
         return Matrix(Phi), Matrix(self._root(t))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """Return ``u_t`` given ``u_s``; the root is the Cholesky factor."""
+        """Return the law of ``u_t`` given ``u_s``, with the Cholesky factor of its covariance."""
         first, last = torch.broadcast_tensors(*check_order(as_time(s, self.T, "s"), as_time(t, self.T)))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
 
 
 class MatrixFlow(Flow):
-    """The probability flow in `t` and the chart ``y = R⁻¹ u``, `R` the root along which data of unit variance would flow.
+    """The probability flow of a matrix process, in `t` and the rescaled state ``y = R⁻¹ u``, `R` the matrix root of the
+    marginal's covariance.
 
     ``C = Phi (e eᵀ + Sigma_0) Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ
     C⁻¹) R`` (see `quadrature.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) +
@@ -140,11 +142,11 @@ class MatrixFlow(Flow):
     sde: MatrixSDE
 
     def r(self, t: Tensor) -> Matrix:
-        """Return `R`."""
+        """Return the matrix root `R`, which maps `y` to the state."""
         return Matrix(self.sde._unit_root(t))
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """Return ``log |det R|``, a channel's share of it."""
+        """Return ``log |det R|`` divided by the number of channels."""
         return super().log_scale(t) / len(self.sde.e)
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
@@ -153,11 +155,11 @@ class MatrixFlow(Flow):
         return self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """Return the maps of the score and of the state in ``dy/dt`` at each of the times."""
+        """Return the two maps, of the score and of the state, that make up ``dy/dt`` at each of the times."""
         return [self._asked(t)[1] for t in tau]
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
-        """Return ``dy/dt``."""
+        """Return ``dy/dt`` at the state `x`, from the maps that `ask` has prepared."""
         t, pull, back = question
         return pull(self.model.score(x, t)) + back(x)
 

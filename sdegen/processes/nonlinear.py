@@ -1,4 +1,5 @@
-"""Simulation of nonlinear processes over short steps: the local law, the walk to a time, and how short the step must be.
+"""Simulation of nonlinear processes: the Gaussian law of a short step, simulation to a time, and the choice of the step
+length.
 
 `SDE` builds its default kernels of these. Linear processes, whose laws are known at any distance, need none of them.
 """
@@ -20,7 +21,7 @@ from .quadrature import psd_cholesky, van_loan
 
 
 class LocalLaw(NamedTuple):
-    """The law of a state after a short step.
+    """The Gaussian law of a nonlinear process after a short step.
 
     Attributes
     ----------
@@ -36,7 +37,8 @@ class LocalLaw(NamedTuple):
 
 
 def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
-    """Return the law of the state at `t` given `x` at `s`, of the process linearised there with coefficients at mid-time.
+    """Return the Gaussian law of the state at `t` given `x` at `s`, from the process linearised at `x` with coefficients
+    at mid-time.
 
     Exact for linear drift and constant noise (T. Ozaki, *A bridge between nonlinear time series models and nonlinear stochastic
     dynamical systems*, 1992). States of more than 64 numbers, for which Jacobians are not affordable, get the kernel of
@@ -76,7 +78,8 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
 
 
 def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
-    """Return states at `t` from those at 0, by Heun's method: of weak order two where the noise does not depend on the state.
+    """Simulate a process from states at 0 to states at `t` by Heun's method, and return them: weak order two if the noise
+    does not depend on the state.
 
     It runs in every step of training; `simulate` does the same for one path of many, at ten times the price of a step.
     """
@@ -92,7 +95,7 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
 
 
 def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
-    """Return the length of a step over which the local law agrees with two of half the length.
+    """Return a length of step short enough that the Gaussian law of one step agrees with that of two half steps.
 
     Parameters
     ----------

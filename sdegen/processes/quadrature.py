@@ -1,4 +1,5 @@
-"""From the coefficients of a linear SDE to its moments: ``(f, g) -> (alpha, sigma)`` and ``(F, G) -> (Phi, Sigma, R)``.
+"""Moments of linear SDEs from their coefficients, by quadrature and moment ODEs: ``(f, g) -> (alpha, sigma)`` and ``(F, G)
+-> (Phi, Sigma, R)``.
 
 The only place of the library with quadrature. All of it is float64, vectorised over times, and differentiable. It
 assumes coefficients that are smooth on each of its panels; `testing.check_sde` holds the result against the moment ODEs.
@@ -46,7 +47,7 @@ def _panels() -> tuple[Tensor, Tensor]:
 
 
 def scalar_moments(f: Coefficient, g: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``log alpha`` and ``log variance`` of ``x_t | x_s`` for ``dx = f x dt + g dw``, by quadrature.
+    """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature.
 
     ``log alpha = ∫_s^t f`` and ``variance = ∫_s^t g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that
     neither a huge contraction nor a huge growth overflows. 24-point Gauss–Legendre on 8 panels.
@@ -137,7 +138,7 @@ def matrix_moments(F: Coefficient, G: Coefficient, s: Tensor, t: Tensor) -> tupl
 
 
 class RootTable:
-    """The root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``.
+    """A table over time of the matrix root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``.
 
     A deterministic sampler moves noise as ``R(s) R(t)⁻¹``; only this root makes that the probability flow (Q. Zhang,
     M. Tao, Y. Chen, *gDDIM: Generalized denoising diffusion implicit models*, 2022, arXiv:2206.05564). Write ``R = L Q``

@@ -1,4 +1,4 @@
-"""Scalar linear SDEs: `ScalarSDE` takes ``f, g``, `ScheduleSDE` takes ``alpha, sigma``, and each derives the other pair.
+"""Scalar linear SDEs: `ScalarSDE` from ``f, g``, `ScheduleSDE` from ``alpha, sigma``; each derives the other pair.
 
 Their probability flow has a clock of its own, `AngleFlow`. Nothing here evaluates a coefficient where it is infinite.
 """
@@ -26,7 +26,8 @@ from .quadrature import scalar_moments
 
 
 class ScalarSDE(LinearSDE):
-    """``dx = f(t) x dt + g(t) dw``: give `f` and `g`; ``alpha`` and ``sigma`` are derived by quadrature.
+    """The base class of scalar linear SDEs given by drift and diffusion, ``dx = f(t) x dt + g(t) dw``; ``alpha`` and
+    ``sigma`` follow by quadrature.
 
     Methods are elementwise torch functions of a float64 `t`. A subclass may also give ``alpha`` and ``sigma`` in closed
     form; `testing.check_sde` holds the two against each other.
@@ -57,15 +58,15 @@ class ScalarSDE(LinearSDE):
 
     @abstractmethod
     def f(self, t: Tensor) -> Tensor:
-        """Return the drift coefficient."""
+        """Return the drift coefficient ``f(t)``."""
 
     @abstractmethod
     def g(self, t: Tensor) -> Tensor:
-        """Return the diffusion coefficient."""
+        """Return the diffusion coefficient ``g(t)``."""
 
     @property
     def state(self) -> Any:
-        """What coefficients depend on besides the time, to know when it has changed; nothing, unless they are learned."""
+        """Whatever the coefficients depend on besides the time, to know when it has changed; empty unless they are learned."""
         return None
 
     @cached_property
@@ -88,11 +89,11 @@ class ScalarSDE(LinearSDE):
         return pair
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Return ``alpha(t) = exp ∫_0^t f``."""
+        """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""
         return self._quadrature(t)[0].exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return ``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
+        """Return the noise coefficient ``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
         log_alpha, log_variance = self._quadrature(t)
         if not self.sigma_0:
             return (0.5 * log_variance).exp()
@@ -117,7 +118,7 @@ class ScalarSDE(LinearSDE):
         return Scale(alpha), Scale(sigma)
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """Return ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
+        """Return the law ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
 
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
         the times are close.
@@ -156,12 +157,13 @@ class ScalarSDE(LinearSDE):
         return 2 * (alpha / sigma).log(), -(torch.as_tensor(self.g(t), dtype=torch.float64) / sigma).square()
 
     def flow(self, model: Read) -> AngleFlow:
-        """Return the probability flow in the angle ``atan2(sigma, alpha)``."""
+        """Return the probability flow with the angle ``atan2(sigma, alpha)`` as time."""
         return AngleFlow(self, model)
 
 
 class AngleFlow(Flow):
-    """The probability flow of a scalar process in the angle ``phi = atan2(sigma, alpha)`` and the chart ``y = x / r``.
+    """The probability flow of a scalar process, with the angle ``phi = atan2(sigma, alpha)`` as time and the state
+    rescaled to ``y = x / r``.
 
     There ``dy/dphi = cos(phi) E[z | x] − sin(phi) E[x_0 | x]``, the velocity, finite at both ends for every schedule.
     """
@@ -172,7 +174,7 @@ class AngleFlow(Flow):
         self.sde, self.model = sde, model
 
     def clock(self, t: Tensor) -> Tensor:
-        """Return ``phi(t)``."""
+        """Return the angle ``phi(t)``."""
         alpha, sigma = self.sde._alpha_sigma(t)
         return torch.atan2(sigma, alpha)
 
@@ -181,7 +183,7 @@ class AngleFlow(Flow):
         return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
 
     def r(self, t: Tensor) -> Operator:
-        """Return ``√(alpha² + sigma²)``."""
+        """Return the scale ``r = √(alpha² + sigma²)``."""
         return self.sde.marginal(t).r
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
@@ -190,7 +192,7 @@ class AngleFlow(Flow):
         return self.model.velocity_at(at.r(y), at)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """Return the model's velocity at each of the angles."""
+        """Return questions for the model's velocity at each of the angles."""
         t = self.time(tau)
         return self.model.ask(t, velocity=self.sde.marginal(t).Phi.one())
 
@@ -200,7 +202,8 @@ class AngleFlow(Flow):
 
 
 class ScheduleSDE(ScalarSDE):
-    """``x_t = alpha(t) x_0 + sigma(t) z``: give `alpha` and `sigma`; ``f`` and ``g`` are their derivatives.
+    """The base class of scalar linear SDEs given by a noise schedule, ``x_t = alpha(t) x_0 + sigma(t) z``; ``f`` and ``g``
+    follow by differentiation.
 
     ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
     differentiable torch functions of `t`.
@@ -208,11 +211,11 @@ class ScheduleSDE(ScalarSDE):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Return the signal coefficient."""
+        """Return the signal coefficient ``alpha(t)``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise coefficient."""
+        """Return the noise coefficient ``sigma(t)``."""
 
     def f(self, t: Tensor) -> Tensor:
         """Return ``alpha' / alpha``."""

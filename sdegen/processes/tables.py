@@ -1,4 +1,4 @@
-"""Scalar processes given by a table of steps, as DDPM was: the table is interpolated, so that times are continuous."""
+"""Scalar processes from a discrete noise schedule, such as DDPM's, interpolated to continuous time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scalar import ScheduleSDE
 
 
 class Cubic:
-    """The monotone cubic through values at 0, 1, ..., N (F. Fritsch and R. Carlson, 1980), as a function of the place.
+    """The monotone cubic interpolant through values at 0, 1, ..., N (F. Fritsch and R. Carlson, 1980).
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Cubic:
 
 
 class DDPM(ScheduleSDE):
-    """Any discrete schedule of N betas as a process: exact at every step ``t = k / N``, smooth between.
+    """A process from a discrete schedule of N betas: exact at every step ``t = k / N``, smooth in between.
 
     ``alpha(k / N)² = Π_{i<=k} (1 − beta_i)``; ``log alpha`` is interpolated by a monotone cubic (F. Fritsch and
     R. Carlson, 1980), ``sigma² = 1 − alpha²``. J. Ho, A. Jain, P. Abbeel, 2020, arXiv:2006.11239.
@@ -84,7 +84,8 @@ class DDPM(ScheduleSDE):
 
 
 class AngleTable(ScheduleSDE):
-    """A discrete schedule with ``alpha(1) = 0``, zero terminal signal: exact at every step ``t = k / N``, smooth between.
+    """A process from a discrete schedule with zero terminal SNR, ``alpha(1) = 0``: exact at every step ``t = k / N``,
+    smooth in between.
 
     The angle ``atan2(sigma, alpha)`` is interpolated by a monotone cubic, which is finite where ``log alpha`` is not. S. Lin,
     B. Liu, J. Li, X. Yang, *Common diffusion noise schedules and sample steps are flawed*, 2023, arXiv:2305.08891.

@@ -1,4 +1,4 @@
-"""Laws of the time at which a loss or a bound is measured.
+"""Distributions of the random time at which a training loss or a likelihood bound is evaluated.
 
 A law draws ``t`` from ``[t_min, T]`` and returns the factor that undoes the law, where the law is meant to change the
 variance of an average and not its meaning.
@@ -28,13 +28,13 @@ from .base import SDE
 
 
 class TimeLaw(ABC):
-    """A law on ``[t_min, T]``."""
+    """The base class of distributions of the training time on ``[t_min, T]``."""
 
     __repr__ = show_call
 
     @abstractmethod
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw `n` times, float64 ``(n,)``, and return them with the factor on each one's loss, ``(n,)``."""
+        """Draw `n` times, float64 ``(n,)``, and return them with the importance weights of their losses, ``(n,)``."""
 
 
 def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
@@ -50,7 +50,7 @@ def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
 
 
 class UniformTimes(TimeLaw):
-    """``t`` uniform on ``[t_min, T]``.
+    """Training times uniform on ``[t_min, T]``.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
     """
@@ -61,7 +61,7 @@ class UniformTimes(TimeLaw):
 
 
 class StratifiedTimes(TimeLaw):
-    """``t`` uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance.
+    """Training times uniform on ``[t_min, T]``, one in each of n equal intervals: the same mean with less variance.
 
     D. Kingma et al., *Variational diffusion models*, 2021, arXiv:2107.00630, draw one place for all intervals; here
     each has its own.
@@ -73,7 +73,7 @@ class StratifiedTimes(TimeLaw):
 
 
 class DiscreteTimes(TimeLaw):
-    """``t`` uniform on ``k T / N``, ``k = 1..N``: the law of a discrete DDPM.
+    """Training times uniform on the steps ``k T / N``, ``k = 1..N``, of a discrete DDPM.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
@@ -100,7 +100,8 @@ class DiscreteTimes(TimeLaw):
 
 
 class LogNormalTimes(TimeLaw):
-    """``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022, arXiv:2206.00364).
+    """Training times with ``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022,
+    arXiv:2206.00364).
 
     The law is part of the objective: the factors are one. Drawn by stratified quantiles.
 
@@ -130,7 +131,7 @@ class LogNormalTimes(TimeLaw):
 
 
 class ImportanceTimes(TimeLaw):
-    """A law of `t` that leaves the objective as it is and takes variance out of it.
+    """Training times by importance sampling, which lowers the variance of a loss and leaves its mean as it is.
 
     By default times are uniform in ``log(sigma / alpha)``, so that every noise level is seen equally often; the factor
     ``1 / density`` makes the loss the one of uniform times, without bias whatever the density. The quantiles are
@@ -156,7 +157,7 @@ class ImportanceTimes(TimeLaw):
         self._table: tuple[Any, Tensor, Tensor] | None = None
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw stratified quantiles, and return them with ``1 / density``."""
+        """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
         if self._table is None or self._table[0] is not sde:
@@ -206,7 +207,8 @@ def _described(density: Any) -> str:
 
 
 class AngleTimes(ImportanceTimes):
-    """Times uniform in the angle ``atan(sigma / alpha)``, with the factor that makes the loss the one of uniform times.
+    """Training times uniform in the angle ``atan(sigma / alpha)``, with importance weights that leave the mean of the loss
+    as for uniform times.
 
     What a score says beyond that of a Gaussian is said where signal and noise are alike, and there this law draws: of the
     bound `elbo` it leaves a fifth to a third of the variance of times uniform in ``log(sigma / alpha)``.
@@ -232,7 +234,7 @@ class AngleTimes(ImportanceTimes):
 
 
 class SharedTimes(TimeLaw):
-    """A few times of another law, each for as many rows, so that rows of one time can pool their targets.
+    """A few training times of another distribution, each shared by many rows, so that rows of one time can pool their targets.
 
     For nonlinear processes, whose denoising target is otherwise the score of one short kernel (`losses.Denoising`): of 256 rows
     that share a time in two dimensions, several bear on each point, and the variance of the target falls as many times.
@@ -257,7 +259,7 @@ class SharedTimes(TimeLaw):
         self.number = number
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw a few times, and return each for n / number rows, with its factor."""
+        """Draw `number` times, and return each for n / number rows, with its importance weight."""
         t, factor = self.times.sample(sde, min(self.number, n), generator)
         which = torch.arange(n) * len(t) // n
         return t[which], factor[which]

@@ -1,4 +1,4 @@
-"""The zoo of scalar forward processes: the coefficients of each paper, and closed forms where they exist.
+"""The zoo of scalar forward processes, with the coefficients of each paper and closed forms if they exist.
 
 Times run from 0 (data) to ``T`` (noise). No class here knows about grids, samplers or networks. Processes given by a table of
 steps are in `tables`.
@@ -18,7 +18,7 @@ from .scalar import ScalarSDE, ScheduleSDE
 
 
 class VP(ScalarSDE):
-    """Variance preserving: ``dx = −½ beta(t) x dt + √beta(t) dw``, ``beta`` linear from `beta_min` to `beta_max`.
+    """The variance-preserving SDE (VP): ``dx = −½ beta(t) x dt + √beta(t) dw``, ``beta`` linear from `beta_min` to `beta_max`.
 
     ``alpha = exp(−½ ∫ beta)``, ``sigma² = 1 − alpha²``. J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic
     models*, 2020, arXiv:2006.11239; Y. Song et al., 2021, arXiv:2011.13456.
@@ -72,7 +72,7 @@ class VP(ScalarSDE):
 
 
 class SubVP(VP):
-    """Sub-VP: the drift of `VP` with ``g² = beta (1 − exp(−2 ∫ beta))``, so that ``sigma = 1 − alpha²``.
+    """The sub-VP SDE: the drift of `VP` with ``g² = beta (1 − exp(−2 ∫ beta))``, so that ``sigma = 1 − alpha²``.
 
     Y. Song et al., 2021, arXiv:2011.13456.
 
@@ -103,7 +103,7 @@ class SubVP(VP):
 
 
 class OU(ScalarSDE):
-    """Ornstein–Uhlenbeck: ``dx = −rate x dt + √(2 rate) dw``, ``alpha = exp(−rate t)``, ``sigma² = 1 − alpha²``.
+    """The Ornstein–Uhlenbeck process: ``dx = −rate x dt + √(2 rate) dw``, ``alpha = exp(−rate t)``, ``sigma² = 1 − alpha²``.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class OU(ScalarSDE):
 
 
 class VE(ScalarSDE):
-    """Variance exploding: ``alpha = 1``, ``sigma = sigma_min (sigma_max / sigma_min)^t``; no drift.
+    """The variance-exploding SDE (VE): ``alpha = 1``, ``sigma = sigma_min (sigma_max / sigma_min)^t``, no drift.
 
     ``sigma(0) = sigma_min``: the data of the process are the data smoothed by it. Y. Song and S. Ermon, 2019,
     arXiv:1907.05600; Y. Song et al., 2021, arXiv:2011.13456.
@@ -190,7 +190,8 @@ class VE(ScalarSDE):
 
 
 class EDM(ScheduleSDE):
-    """``alpha = 1`` and ``sigma = sigma_min + t``: noise itself is the clock, ``T = sigma_max − sigma_min``.
+    """The process of EDM: ``alpha = 1`` and ``sigma = sigma_min + t``, so that the noise level is the time, with ``T =
+    sigma_max − sigma_min``.
 
     ``sigma(0) = sigma_min``; the step from there to clean data is ``final="denoise"``. T. Karras et al., *Elucidating the
     design space of diffusion-based generative models*, 2022, arXiv:2206.00364.
@@ -226,7 +227,7 @@ class EDM(ScheduleSDE):
 
 
 class Cosine(ScheduleSDE):
-    """``alpha = cos(½ pi t)``, ``sigma = sin(½ pi t)``: the angle is the clock, and ``alpha(1) = 0``.
+    """The cosine schedule: ``alpha = cos(½ pi t)``, ``sigma = sin(½ pi t)``, so that ``alpha(1) = 0``.
 
     The continuous, unclipped form of A. Nichol and P. Dhariwal, *Improved denoising diffusion probabilistic models*, 2021,
     arXiv:2102.09672; the TrigFlow of C. Lu and Y. Song, 2024, arXiv:2410.11081.
@@ -247,7 +248,7 @@ class Cosine(ScheduleSDE):
 
 
 class Rectified(ScheduleSDE):
-    """``alpha = 1 − t``, ``sigma = t``: straight interpolation between data and noise.
+    """The straight interpolation of rectified flow: ``alpha = 1 − t``, ``sigma = t``.
 
     X. Liu, C. Gong, Q. Liu, *Flow straight and fast*, 2022, arXiv:2209.03003; Y. Lipman et al., *Flow matching for
     generative modeling*, 2022, arXiv:2210.02747.
