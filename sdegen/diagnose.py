@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
 from .laws.kernels import Transition
 from .laws.mixtures import Distribution
@@ -254,8 +255,7 @@ def resample_places(log_weights: Tensor) -> Tensor:
     They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
     """
     n, order = len(log_weights), log_weights.argsort()
-    shares = (log_weights[order].softmax(0) * n).cumsum(0)
-    return order[torch.searchsorted(shares, torch.arange(n, dtype=shares.dtype) + 0.5).clamp_max(n - 1)]
+    return order[resample_systematically(log_weights[order].softmax(0), n, 0.5)]
 
 
 def _score_error(

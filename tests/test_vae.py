@@ -380,8 +380,10 @@ def test_walks() -> None:
     assert torch.allclose(arc.norm(dim=1), torch.ones(5)) and torch.allclose(arc[2], torch.full((2,), 0.5**0.5))
     assert torch.allclose(arc[0], a) and torch.allclose(arc[-1], b, atol=1e-6)
     assert torch.allclose(walk_latents(lambda v: v, a, 3 * a, 3), torch.tensor([[1.0, 0], [2, 0], [3, 0]]))
-    with pytest.raises(ValueError, match="no arc"):
+    with pytest.raises(ValueError, match="have no shortest arc"):
         walk_latents(lambda v: v, a, -a)
+    with pytest.raises(ValueError, match="no arc joins it"):
+        walk_latents(lambda v: v, a, 0 * a)
 
 
 def test_the_head_learns_and_the_codes_stay() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Coding", "LatentClassifier", "active_units", "fgsm", "robustness", "traversal", "walk_latents"]
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..laws.interpolation import slerp
 from ..metrics import Estimate
 
 
@@ -39,8 +39,9 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
 def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
     """Decode latents along the great arc from `start` to `end`, both included, and return the data: ``(steps, *)``.
 
-    ``(sin((1 − u) w) start + sin(u w) end) / sin w`` with w the angle between them. Straight lines lead through the middle,
-    where a normal law of many dimensions has no mass: T. White, *Sampling generative networks*, 2016, arXiv:1609.04468.
+    The direction goes along the great circle, the length along the line (`laws.interpolation.slerp`). Straight lines
+    lead through the middle, where a normal law of many dimensions has no mass: T. White, *Sampling generative
+    networks*, 2016, arXiv:1609.04468.
 
     Parameters
     ----------
@@ -56,16 +57,10 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
     ValueError
         If latents are opposite to each other, where there is no shortest arc, or zero.
     """
-    cosine = F.cosine_similarity(start.double(), end.double(), dim=0).clamp(-1, 1).item()
-    angle = math.acos(cosine)
-    if math.pi - angle < 1e-6 or not (start.any() and end.any()):
-        raise ValueError("start and end are opposite to each other, or one is zero: no arc joins them; choose others.")
-    u = torch.linspace(0, 1, steps, dtype=torch.float64)
-    parts = (
-        (1 - u, u) if angle < 1e-6 else (((1 - u) * angle).sin() / math.sin(angle), (u * angle).sin() / math.sin(angle))
-    )
-    weights = torch.stack(parts, 1).to(start)
-    return decode(weights @ torch.stack([start, end]))
+    if not (start.any() and end.any()):
+        raise ValueError("start or end is zero, and no arc joins it to the other; choose another.")
+    arc = [slerp(start[None], end[None], u) for u in torch.linspace(0, 1, steps, dtype=torch.float64)]
+    return decode(torch.cat(arc))
 
 
 def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:

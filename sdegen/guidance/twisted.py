@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.parts import has_rows
-from ..laws.draws import noise_like
+from ..laws.draws import noise_like, resample_systematically
 from ..laws.kernels import posterior
 from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
@@ -52,7 +52,7 @@ class Particles(NamedTuple):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` of the particles by their weights, some several times."""
-        return self.x[_drawn(self.weights, n, generator)]
+        return self.x[_draw_indices(self.weights, n, generator)]
 
 
 def twisted_smc(
@@ -129,7 +129,7 @@ def twisted_smc(
             log_weights = _checked(log_weights + pending + log_twist.double().cpu(), t)
             weights = log_weights.softmax(0)
             if weights.square().sum() * particles * threshold > 1:
-                kept = _drawn(weights, particles, draws)
+                kept = _draw_indices(weights, particles, draws)
                 x_0, eps, slope, log_twist = (v[kept.to(v.device)] for v in (x_0, eps, slope, log_twist))
                 log_weights, resampled = torch.zeros_like(log_weights), resampled + 1
             if i + 1 == len(times):
@@ -152,11 +152,9 @@ def twisted_smc(
     return Particles(data, log_weights.softmax(0), resampled)
 
 
-def _drawn(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+def _draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Draw indices by systematic resampling: each as often as its weight says, to within one."""
-    u = torch.rand((), dtype=torch.float64, generator=generator)
-    places = (torch.arange(n, dtype=torch.float64) + u) / n
-    return torch.searchsorted(weights.double().cumsum(0), places).clamp_max(len(weights) - 1)
+    return resample_systematically(weights, n, torch.rand((), dtype=torch.float64, generator=generator))
 
 
 def _checked(log_weights: Tensor, t: Tensor) -> Tensor:

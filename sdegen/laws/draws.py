@@ -1,10 +1,11 @@
-"""Random tensors of the shape of another, drawn on the generator's device, so that a seed gives the same numbers on every
-device.
+"""Random tensors of the shape of another, and systematic resampling.
+
+Numbers are drawn on the generator's device, so that a seed gives the same ones on every device.
 """
 
 from __future__ import annotations
 
-__all__ = ["noise_like", "rademacher_like", "uniform_like"]
+__all__ = ["noise_like", "rademacher_like", "resample_systematically", "uniform_like"]
 
 import torch
 from torch import Tensor
@@ -27,3 +28,22 @@ def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tens
     device = x.device if generator is None else generator.device
     bits = torch.randint(0, 2, x.shape, generator=generator, device=device)
     return (2 * bits - 1).to(x.device, x.dtype, non_blocking=True)
+
+
+def resample_systematically(weights: Tensor, n: int, u: Tensor | float) -> Tensor:
+    """Return `n` indices of weights, each as often as its weight says, to within one.
+
+    Index `i` is taken for every place ``(k + u) / n`` that falls into its part of the sum: one number `u` serves all.
+    J. Carpenter, P. Clifford, P. Fearnhead, *Improved particle filter for nonlinear problems*, 1999.
+
+    Parameters
+    ----------
+    weights
+        ``(N,)``, of sum one.
+    n
+        How many indices.
+    u
+        A number in [0, 1), drawn or fixed.
+    """
+    places = (torch.arange(n, dtype=torch.float64) + u) / n
+    return torch.searchsorted(weights.double().cumsum(0), places).clamp_max(len(weights) - 1)

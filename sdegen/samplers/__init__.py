@@ -1,5 +1,6 @@
 """Samplers: one step each. `sample` runs them; `grids` tells them where to stop."""
 
+from ..laws.interpolation import slerp
 from .adaptive import AdaptiveSDE
 from .base import Sampler
 from .brownian import BrownianNoise
@@ -12,7 +13,7 @@ from .encode import Encoded, decode, encode, encode_with_error
 from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
-from .interpolation import interpolate, slerp
+from .interpolation import interpolate
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
 from .noise import SampleNoise

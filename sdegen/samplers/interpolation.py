@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["interpolate", "slerp"]
+__all__ = ["interpolate"]
 
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.parts import change_rows
+from ..laws.interpolation import slerp
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
 from .base import Sampler
@@ -70,39 +71,6 @@ def interpolate(
     cond = change_rows(cond, B, lambda rows: torch.cat([rows] * K))
     points = decode(model, arc.flatten(0, 1), **how, **cond)
     return points.reshape(K, *x.shape)
-
-
-def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
-    """Return a point between `x` and `y`, row by row: its direction on the great circle, its length on the line.
-
-    ``[sin((1 − w) θ) x / |x| + sin(w θ) y / |y|] / sin θ`` with the angle `θ` between them, times ``(1 − w) |x| + w |y|``. K.
-    Shoemake's formula (1985) on `x` and `y` themselves is the same where they are equally long, as in high dimension;
-    in low dimension it throws points between nearly opposite ones far out.
-
-    Parameters
-    ----------
-    x, y
-        ``(B, *)``.
-    w
-        Where between them; 0 is `x`, 1 is `y`.
-
-    Raises
-    ------
-    ValueError
-        If two rows lie opposite to each other, so that no arc between them is the shortest.
-    """
-    flat = [v.reshape(len(v), -1).double() for v in (x, y)]
-    first, last = (v.norm(dim=1, keepdim=True) for v in flat)
-    a, b = (v / r.where(r > 0, 1.0) for v, r in zip(flat, (first, last), strict=True))
-    theta = 2 * torch.atan2((a - b).norm(dim=1, keepdim=True), (a + b).norm(dim=1, keepdim=True))  # acos is not stable
-    opposite = torch.pi - theta < 1e-6
-    if opposite.any():
-        i = int(opposite.flatten().nonzero()[0])
-        raise ValueError(f"rows {i} of x and y lie opposite to each other and have no shortest arc; move one a little.")
-    near = theta < 1e-6  # the arc is the chord
-    sin = theta.sin().where(~near, 1.0)
-    c_a, c_b = ((v * theta).sin().where(~near, v) / sin for v in (1 - w, w))
-    return (((1 - w) * first + w * last) * (c_a * a + c_b * b)).reshape(x.shape).to(x)
 
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
