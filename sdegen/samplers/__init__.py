@@ -1,4 +1,4 @@
-"""Samplers: one step each. `sample` runs them; `grids` tells them where to stop."""
+"""Samplers: each is a rule for one step, which `sample` repeats along the times of a grid (`grids`)."""
 
 from ..laws.interpolation import slerp
 from .adaptive import AdaptiveSDE

@@ -1,4 +1,4 @@
-"""Euler steps on the reversed SDE whose lengths each sample chooses by its own error, on one Brownian path per sample.
+"""Adaptive Euler steps on the reversed SDE, with a step size and a Brownian path for each sample.
 
 A step that is rejected must not lose its noise: redrawn, or shortened with the noise kept, paths with large increments
 would be rarer than they are. Steps here are halves of halves of the interval, and a rejected one is split by the Brownian
@@ -21,7 +21,7 @@ LEVELS = 40  # the shortest step is 2^-40 of the interval
 
 
 class AdaptiveSDE(Sampler[EulerStep, None]):
-    """Stochastic improved Euler, controlled by Euler–Maruyama, with steps of its own for every sample.
+    """An adaptive stochastic improved Euler method, with a step size for each sample from the difference to Euler–Maruyama.
 
     ``x' = x − h f(x, t) + eta G(t) w`` is held against ``x'' = ½ (x' + x − h f(x', t − h) + eta G(t − h) w)`` with the
     reversed drift `f` and one increment ``w`` of variance `h`. A step is kept where the root mean square of
@@ -59,11 +59,11 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         self.rtol, self.atol, self.eta = rtol, atol, eta
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return both ends of the grid; the denoiser's move is not one of the integrator's."""
+        """Return both ends of the grid; a last step to the posterior mean is not the integrator's."""
         return self._grid(sde)(sde, 2)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
-        """Plan the interval and the reversed dynamics; an infinite coefficient is refused."""
+        """Plan the interval and the reversed SDE; refuse a process whose coefficients are infinite there."""
         return EulerMaruyama(1, eta=self.eta).plan(model, times)
 
     def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
@@ -90,7 +90,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
 
 
 class DyadicPath:
-    """Brownian increments over dyadic parts of ``[0, length]``, one path and one place on it for every row.
+    """Increments of Brownian paths over dyadic parts of ``[0, length]``, with one path and one position for every row.
 
     A row walks its own binary tree: it takes the part that waits, or a new one; splits it where it is too long, by the
     bridge ``w_left | w ~ N(w / 2, h / 4)``; and the right half waits.
@@ -121,16 +121,16 @@ class DyadicPath:
 
     @property
     def start(self) -> Tensor:
-        """How far each row has come, float64 ``(B,)``."""
+        """The position of each row on ``[0, length]``, float64 ``(B,)``."""
         return self.whole * (self.place.double() / 2**LEVELS)
 
     @property
     def length(self) -> Tensor:
-        """Of each row's part; 0 where it is done."""
+        """The length of each row's next part; 0 for rows at the end."""
         return torch.where(self.done, 0.0, self.whole * torch.pow(0.5, self.level.double()))
 
     def next(self, z: Tensor) -> Tensor:
-        """Return the increment over each row's next part, made with the noise `z`."""
+        """Return the Brownian increment over each row's next part, made from the standard noise `z`."""
         has = self.waits.any(1) & ~self.refused
         new = ~has & ~self.refused
         self.level = torch.where(has, self._deepest(), self.level)
@@ -144,7 +144,7 @@ class DyadicPath:
         return self.w
 
     def judge(self, error: Tensor) -> Tensor:
-        """Advance rows whose error is at most 1, keep the parts of the others to be split, and return which rows moved.
+        """Advance rows whose error is at most 1, halve the parts of the others, and return which rows moved.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What a sampler is: one `step`, and the coefficients it needs, planned once per run.
+"""The interface of samplers: `step`, and `plan`, which computes the coefficients of all steps once per run.
 
 The loop, the grid, the noise source and the progress bar live elsewhere. A sampler is told a model and the times; it
 refuses in `plan`, before any network is called, a process it means nothing for.
@@ -26,7 +26,7 @@ S = TypeVar("S")  # what a step remembers for the next
 
 
 class Sampler(ABC, Generic[C, S]):
-    """One step from ``x_t`` to ``x_s``, ``s < t``.
+    """The base class of samplers: a rule for one step from ``x_t`` to ``x_s``, ``s < t``.
 
     A subclass says what its `plan` makes for a step, and what a step remembers for the next (None for nothing):
     ``class DDIM(Sampler[DDIMStep, None])``.
@@ -82,7 +82,9 @@ class Sampler(ABC, Generic[C, S]):
         self.grid = grid
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the times to stop at; one fewer where the last move is the denoiser's."""
+        """Return the times of a run, one more than the sampler's steps; one fewer if the last step goes to the posterior
+        mean (`denoise`).
+        """
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
     def _grid(self, sde: SDE) -> Grid:
@@ -105,7 +107,7 @@ class Sampler(ABC, Generic[C, S]):
 
     @abstractmethod
     def step(self, model: ScoreModel, x: Tensor, c: C, noise: Noise, state: S | None) -> tuple[Tensor, S]:
-        """Take the step from ``x_t`` to ``x_s``, and return it with what the next step is to remember.
+        """Take the step from ``x_t`` to ``x_s``, and return ``x_s`` with what the next step needs to remember.
 
         Parameters
         ----------
@@ -123,7 +125,7 @@ class Sampler(ABC, Generic[C, S]):
 
 
 def require_linear(sampler: Sampler, sde: SDE) -> LinearSDE:
-    """Return the process, unless it has no Tweedie's formula: then refuse it."""
+    """Return a process if it is linear; refuse any other, which has no Tweedie's formula."""
     if not is_linear(sde):
         raise TypeError(
             f"{type(sampler).__name__} needs the posterior mean of the data, which only a LinearSDE has; for "

@@ -1,4 +1,4 @@
-"""Noise of one Brownian path a sample, which finer grids refine."""
+"""Noise from one Brownian path for each sample, the same path at every number of steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AHEAD = 131072  # numbers of a path that are made at a time, at most, where that
 
 
 class BrownianNoise:
-    """One Brownian path `W` for every sample, the same however often a coarsest grid is halved.
+    """A noise source with one Brownian path `W` for each sample, which stays the same as the coarsest grid is halved.
 
     The call of step `i` returns ``(W(t_i) − W(t_{i+1})) / √(t_i − t_{i+1})``: standard normal, and independent from step to
     step, like any noise. Steps of a coarsest grid draw their increments; a halved step splits its own by a Brownian bridge,

@@ -1,4 +1,4 @@
-"""Heun's method with a little noise before every step."""
+"""The stochastic sampler of EDM: Heun's method with noise added before every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from .base import Noise, Sampler, require_linear
 
 
 class ChurnStep(NamedTuple):
-    """The lift to ``t``, None without; scales and levels at both ends of Heun's step from there to ``s``."""
+    """Coefficients of a step: the transition that adds noise (None without), and signal scales and noise levels at both
+    ends of Heun's step.
+    """
 
     up: Transition | None
     t: Tensor
@@ -30,7 +32,7 @@ class ChurnStep(NamedTuple):
 
 
 class Churn(Sampler[ChurnStep, None]):
-    """Heun's method with a little noise before every step: algorithm 2 of EDM on any scalar process.
+    """The stochastic sampler of EDM (its algorithm 2): Heun's method with noise added before every step, on any scalar process.
 
     In ``rho = sigma / alpha`` and the chart ``x / alpha``, whose flow is ``d(x / alpha) / d rho = E[z | x]``: noise lifts
     ``rho`` to ``(1 + gamma) rho``, ``gamma = min(S_churn / steps, √2 − 1)`` within ``[S_min, S_max]`` and 0 elsewhere, never
@@ -78,7 +80,7 @@ class Churn(Sampler[ChurnStep, None]):
         self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ChurnStep]:
-        """Plan noise levels, raised levels, and the transitions between them."""
+        """Plan the noise levels, the raised noise levels, and the transitions between them."""
         sde = require_linear(self, model.sde)
         if len(sde.e) > 1:
             raise TypeError(
@@ -102,7 +104,7 @@ class Churn(Sampler[ChurnStep, None]):
         return ChurnStep(up, t, s, scale_t, scale_s, sde.snr(t).rsqrt(), sde.snr(s).rsqrt())
 
     def step(self, model: ScoreModel, x: Tensor, c: ChurnStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """Lift, then Heun's step; Euler's to a level of zero."""
+        """Add noise, then take Heun's step; Euler's step to a noise level of zero."""
         if c.up is not None:
             x = c.up(x).sample(noise(x))
         u, h = x / c.alpha_t, c.rho_s - c.rho_t

@@ -1,4 +1,4 @@
-"""Clocks: the variables in which integrators interpolate, as functions of the angle ``phi = atan2(sigma, alpha)``.
+"""Clocks: the time variables in which integrators interpolate, as functions of the angle ``phi = atan2(sigma, alpha)``.
 
 A clock chooses how steps are shared out between noise and data, and nothing else.
 """
@@ -15,7 +15,7 @@ Clock = Callable[[Tensor], Tensor]
 
 
 def angle(phi: Tensor) -> Tensor:
-    """Return ``phi = atan(sigma / alpha)`` itself: finite at both ends.
+    """Return the angle ``phi = atan(sigma / alpha)`` itself: finite at both ends.
 
     The angle of T. Salimans and J. Ho, *Progressive distillation for fast sampling of diffusion models*, 2022,
     arXiv:2202.00512.
@@ -42,7 +42,7 @@ def log_ratio(phi: Tensor) -> Tensor:
 
 
 def share(phi: Tensor) -> Tensor:
-    """Return ``sigma / (alpha + sigma)``: finite at both ends.
+    """Return ``sigma / (alpha + sigma)``, the share of noise: finite at both ends.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ancestral sampling and DDIM: the steps that know the forward process in closed form."""
+"""Ancestral sampling (DDPM) and DDIM, whose steps use the closed forms of the forward process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from .base import Noise, Sampler, require_linear
 
 
 class AncestralStep(NamedTuple):
-    """Coefficients of ``x_s | x_t``: its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a question, and roots."""
+    """Coefficients of an ancestral step ``x_s | x_t``: its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a question,
+    and matrix roots.
+    """
 
     s: Tensor
     t: Tensor
@@ -38,7 +40,7 @@ Variance = Callable[[Any, Tensor, AncestralStep, Tensor], Tensor]
 
 
 def posterior_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Take a step with the posterior's variance given clean data, DDPM's ``beta tilde``: right for one data point.
+    """Take a step with DDPM's lower variance ``beta tilde``, the posterior's given clean data, exact for a single data point.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
@@ -62,7 +64,7 @@ def posterior_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor
 
 
 def transition_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Take a step with the forward transition's variance, DDPM's ``beta``: right for standard normal data.
+    """Take a step with DDPM's upper variance ``beta``, the forward transition's, exact for standard normal data.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
@@ -80,7 +82,7 @@ def transition_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tenso
 
 
 def learned_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) -> Tensor:
-    """Take a step with the variance that the model has learned (`LearnedVariance`), between the other two.
+    """Take a step with the variance that the model has learned (`LearnedVariance`), between DDPM's lower and upper one.
 
     A. Nichol, P. Dhariwal, *Improved denoising diffusion probabilistic models*, 2021, arXiv:2102.09672.
 
@@ -101,7 +103,7 @@ def learned_variance(model: ScoreModel, x: Tensor, c: AncestralStep, z: Tensor) 
 
 
 class Ancestral(Sampler[AncestralStep, None]):
-    """DDPM's reversed chain on any linear SDE: ``x_s ~ q(x_s | x_t, x_0 = E[x_0 | x_t])``, weak order 1.
+    """Ancestral sampling (DDPM) on any linear SDE: ``x_s ~ q(x_s | x_t, x_0 = E[x_0 | x_t])``, weak order 1.
 
     J. Ho et al., 2020, arXiv:2006.11239; learned variance: A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672.
 
@@ -125,7 +127,7 @@ class Ancestral(Sampler[AncestralStep, None]):
         self.variance = variance
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[AncestralStep]:
-        """Plan the Gaussian conditioning between every pair of times."""
+        """Plan the posterior ``q(x_s | x_t, x_0)`` between every two successive times."""
         sde = require_linear(self, model.sde)
         if self.variance is learned_variance and model.reversal is None:
             raise TypeError(
@@ -144,14 +146,15 @@ class Ancestral(Sampler[AncestralStep, None]):
 
 
 class DDIMStep(NamedTuple):
-    """Of ``x_s = mean + root z``, the mean as a question; no root without noise."""
+    """Coefficients of a DDIM step ``x_s = mean + root z``: the mean as a question, and the root, None if there is no noise."""
 
     mean: Any
     root: Operator | None
 
 
 class DDIM(Sampler[DDIMStep, None]):
-    """``x_s = Phi_s E[x_0 | x_t] + M E[z | x_t] + eta root z`` with ``M Mᵀ = Sigma_s − eta² beta_tilde``, order 1.
+    """DDIM on any linear SDE: ``x_s = Phi_s E[x_0 | x_t] + M E[z | x_t] + eta root z`` with ``M Mᵀ = Sigma_s − eta²
+    beta_tilde``, order 1.
 
     ``eta = 0`` is deterministic, the exponential Euler step of the probability flow, exact for one data point; for it `M`
     is the marginal's root at s, the one that solves the root equation (a Cholesky factor would be wrong for matrices).

@@ -1,4 +1,4 @@
-"""The sampler used where none is named, chosen by what a model says of itself."""
+"""The default sampler, chosen from the model's process and the moments of its data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST = 1e-3  # the level for data that are all but one point
 
 
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
-    """Return the sampler that is used where none is named, in 20 steps unless told otherwise.
+    """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
     For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
     ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
@@ -83,12 +83,12 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
 
 def draws_images(model: ScoreModel) -> bool:
-    """Tell whether a model has weights, so that it errs, and data ``(C, H, W)``."""
+    """Tell whether a model is a network, whose score has errors, and its data are images ``(C, H, W)``."""
     return model.like is not None and model.moments is not None and model.moments.mean.ndim == 3
 
 
 def level(moments: Moments) -> float:
-    """Return ``0.4 √tr(Sigma) / D^(1/6)``."""
+    """Return the noise level ``0.4 √tr(Sigma) / D^(1/6)`` around which the default grid takes most steps."""
     covariance = moments.covariance.double()
     trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
     dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)

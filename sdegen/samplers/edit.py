@@ -1,4 +1,4 @@
-"""Data changed by way of noise: up to a time, and back down."""
+"""Image editing by partial noising: data are noised up to a time and denoised again (SDEdit)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def edit(
     generator: torch.Generator | None = None,
     **more: Any,
 ) -> Tensor:
-    """Noise data up to a time and bring them back: the coarse features stay those of `x`, the fine ones are the model's.
+    """Noise data up to a time and denoise them again, and return them: coarse features stay those of `x`, fine ones are
+    the model's.
 
     ``x_t = Phi x + R z`` is drawn from the kernel, and sampling starts there. With a true score the result has the law of the
     data, whatever `t`, if `x` has; what else it keeps of `x` is what the noise at `t` has left. Conditions, and wrappers of

@@ -1,4 +1,4 @@
-"""Data as noise and back along the probability flow, the one map between them that draws nothing.
+"""Deterministic encoding of data as noise, and decoding, along the probability flow.
 
 `encode` runs a deterministic sampler over its own times backwards, `decode` forwards; each is the other's inverse up to
 the sampler's error, which `encode_with_error` measures. The encoded data have the model's law at T: the prior, but for the
@@ -29,7 +29,7 @@ from .start import check_choice, check_states, chunks
 
 
 class Encoded(NamedTuple):
-    """Encoded data and the error of the round trip.
+    """Data encoded as noise, with the error of the round trip.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def encode(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Return the states at T that the probability flow carries data to.
+    """Return the latents of data: the states at T at which the probability flow from the data arrives.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -115,7 +115,7 @@ def encode_with_error(
     progress: bool | None = None,
     **cond: Any,
 ) -> Encoded:
-    """Return the states at T that the flow carries data to, and by how much the way back misses the data.
+    """Return the latents of data by the probability flow, and how much their decoding differs from the data.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -147,7 +147,7 @@ def decode(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Return the data that the probability flow carries states at T to; the inverse of `encode`.
+    """Return the data of latents `z`, at which the probability flow from states at T arrives; the inverse of `encode`.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 

@@ -1,4 +1,4 @@
-"""Euler–Maruyama on the reversed SDE, at any noise level."""
+"""The Euler–Maruyama method on the reversed SDE, at any noise level `eta`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .base import Noise, Sampler
 
 
 class EulerStep(NamedTuple):
-    """A step's time and length with the reversed dynamics; for linear processes its mean as a question, and its root."""
+    """Coefficients of an Euler–Maruyama step: its time, length and reversed SDE; on linear processes its mean as a
+    question, and its root.
+    """
 
     t: Tensor
     h: Tensor
@@ -27,7 +29,8 @@ class EulerStep(NamedTuple):
 
 
 class EulerMaruyama(Sampler[EulerStep, None]):
-    """``x_s = x_t − (t − s) [f − ½ (1 + eta²) G Gᵀ score] + eta √(t − s) G z``, weak order 1.
+    """The Euler–Maruyama method on the reversed SDE: ``x_s = x_t − (t − s) [f − ½ (1 + eta²) G Gᵀ score] + eta √(t − s) G
+    z``, weak order 1.
 
     Works for every SDE whose coefficients are finite at the times of the grid. Y. Song et al., 2021, arXiv:2011.13456.
 
@@ -52,7 +55,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
         self.eta = eta
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
-        """Plan times, step lengths, means and roots; an infinite coefficient of a linear process is refused."""
+        """Plan times, step lengths, means and roots; refuse a linear process whose coefficients are infinite there."""
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):

@@ -1,7 +1,8 @@
-"""What exponential integrators of the probability flow have in common, on any linear process.
+"""Exponential integrators of the probability flow on linear processes: the formula that `multistep` and `singlestep` share.
 
-All of them are one formula. Between two times the flow of a *reference* (`references`) is followed in closed form, and
-what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a *clock* (`clocks`):
+All of these integrators are one formula. Between two times the flow of a *reference* (`references`) is followed in closed
+form, and what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a *clock*
+(`clocks`):
 
     x_s = carry(x_t) + Σ_j W_j q_j,    W_j = Psi_s ∫_t^s l_j(clock) dK.
 
@@ -44,14 +45,16 @@ Coefficient = Operator | Tensor  # a map of the state, or one number for every d
 
 
 class Node(NamedTuple):
-    """What turns a state into `q`: the answer to a question, or along directions ``q = P answer + a x + b``."""
+    """Coefficients of one model evaluation, which turns a state into `q`: a question, and on scalar processes ``q = P
+    answer + a x + b``.
+    """
 
     question: Any
     affine: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class Move(NamedTuple):
-    """A step to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
+    """Coefficients of one update to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
 
     s: Tensor
     carry: Coefficient
@@ -60,7 +63,9 @@ class Move(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A move to be planned: from the time `t` to `s` with evaluations at `seen`, newest first; places among the times."""
+    """A request for the coefficients of an update from time `t` to `s`, from evaluations at `seen`, newest first; all are
+    indices of times.
+    """
 
     t: int
     s: int
@@ -68,8 +73,8 @@ class Asked(NamedTuple):
 
 
 def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
-    """Evaluate the Lagrange polynomials of every move's evaluations at the points `z` ``(moves, *)``: ``(most, moves,
-    *)``.
+    """Evaluate the Lagrange polynomials of the evaluations of every update at the points `z` ``(moves, *)``: ``(most,
+    moves, *)``.
     """
     counts = [len(v.seen) for v in asked]
     l = z.new_zeros(max(counts), *z.shape)
@@ -80,7 +85,9 @@ def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
 
 
 def group_by_ends(asked: Sequence[Asked]) -> Tensor:
-    """Group moves with common ends: a row of their places for each pair `t`, `s`; shorter rows repeat their first."""
+    """Group requested updates by their ends `t`, `s`, and return a row of indices for each group; shorter rows repeat
+    their first.
+    """
     found: dict[tuple[int, int], list[int]] = {}
     for i, v in enumerate(asked):
         found.setdefault((v.t, v.s), []).append(i)
@@ -89,7 +96,7 @@ def group_by_ends(asked: Sequence[Asked]) -> Tensor:
 
 
 class Scalar:
-    """The pieces of the formula on a scalar process, along the directions of a reference."""
+    """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
 
     def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
         self.sde, self.clock, self.flow = sde, clock, sde.flow(model)
@@ -100,22 +107,22 @@ class Scalar:
             self.Q = self.Q.to(self.like)
 
     def split(self, values: Tensor) -> list[Coefficient]:
-        """Split coefficients ``(N, *directions)`` one by one, prepared; numbers become operators."""
+        """Split coefficients ``(N, *directions)`` into `N` prepared ones, numbers as operators."""
         if self.c.ndim:
             return [*self.unbind(values)]
         scale = Scale(values).prepared(self.like)
         return [scale[i] for i in range(len(values))]
 
     def unbind(self, values: Tensor) -> list[Tensor]:
-        """Return numbers ``(N, directions)``, one for every direction, one by one and prepared."""
+        """Split coefficients ``(N, directions)`` into `N` prepared vectors, one number for every direction."""
         return list((values if self.like is None else values.to(self.like)).unbind())
 
     def phi(self, t: Tensor) -> Tensor:
-        """Return the angle of a time."""
+        """Return the angle ``atan2(sigma, alpha)`` at a time."""
         return self.flow.clock(t)
 
     def time(self, phi: Tensor) -> Tensor:
-        """Return the time of an angle."""
+        """Return the time at which the angle is `phi`."""
         return self.flow.time(phi)
 
     def _over(self, values: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class Scalar:
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """Plan the evaluations ``q = P (v − v_reference)`` at the times ``(N,)``."""
+        """Plan the model evaluations ``q = P (v − v_reference)`` at the times ``(N,)``."""
         at, phi = self.sde.marginal(t), self.phi(t)
         cos, sin, P = self._over(phi.cos()), self._over(phi.sin()), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
@@ -140,7 +147,7 @@ class Scalar:
         return [Node(*v) for v in zip(questions, affine, strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """Plan the moves that are asked for."""
+        """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
@@ -173,11 +180,11 @@ class Scalar:
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
     def enter(self, x: Tensor) -> Tensor:
-        """Turn the state into its coordinates along the directions."""
+        """Return the coordinates of the state in the eigenbasis of the reference."""
         return x if self.Q is None else x.reshape(len(x), -1) @ self.Q.to(x)
 
     def leave(self, x: Tensor, like: Tensor) -> Tensor:
-        """Turn coordinates along the directions back into a state."""
+        """Return the state from its coordinates in the eigenbasis of the reference."""
         return x if self.Q is None else (x @ self.Q.to(x).T).reshape(like.shape)
 
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
@@ -190,26 +197,26 @@ class Scalar:
 
 
 class Channels:
-    """The pieces of the formula on a matrix process, for a reference that is a limit."""
+    """The coefficients of exponential integrators on a matrix process, for the references `PointMass` and `Unbounded`."""
 
     def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
         self.sde, self.clock, self.reference, self.like = sde, clock, reference, model.like
         reference.pieces(sde.marginal(sde.T))  # refuses the references that have none
 
     def phi(self, t: Tensor) -> Tensor:
-        """Return the angle of what a state at `t` tells about its datum."""
+        """Return the angle ``atan(1 / √snr)`` at a time."""
         return torch.atan(self.sde.snr(t).rsqrt())
 
     def time(self, phi: Tensor) -> Tensor:
-        """Return the time of an angle."""
+        """Return the time at which the angle is `phi`."""
         return self.sde.time(phi.tan().pow(-2))
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """Plan the reference's questions at the times ``(N,)``."""
+        """Plan the model evaluations at the times ``(N,)``, as the reference's questions."""
         return [Node(question) for question in self.reference.ask(model, t, self.sde.marginal(t))]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
-        """Plan the moves that are asked for."""
+        """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
@@ -247,7 +254,9 @@ def _number(A: Operator) -> Tensor:
 
 
 def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
-    """Choose the formula's pieces: by default around the data's own moments, on matrix processes around a point mass."""
+    """Choose the coefficients' formula for a process and a reference: by default the data's moments, on matrix processes a
+    point mass.
+    """
     if len(sde.e) == 1:
         return Scalar(sde, model, Matched() if reference is None else reference, clock)
     return Channels(sde, model, PointMass() if reference is None else reference, clock)
@@ -264,7 +273,7 @@ def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
 
 
 def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
-    """Apply a move to a state and its history, and return the state it leads to."""
+    """Apply an update to a state and its past evaluations, and return the new state."""
     y = multiply(move.carry, x)
     for weight, q in zip(move.weights, history, strict=False):
         y = add_multiple(y, weight, q)

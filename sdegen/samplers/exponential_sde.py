@@ -36,7 +36,9 @@ from .clocks import Clock, angle
 
 
 class ExponentialSDEStep(NamedTuple):
-    """Of ``x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z``, newest evaluation first, the clean state as a question."""
+    """Coefficients of a step ``x_s = C x_t + Σ_j W_j E[x_0 | x_j] + root z``, newest evaluation first, with the clean
+    state as a question.
+    """
 
     clean: Any
     C: Operator
@@ -45,7 +47,8 @@ class ExponentialSDEStep(NamedTuple):
 
 
 class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
-    """Exponential Adams method for the reversed SDE with clean data interpolated; one evaluation a step.
+    """An exponential Adams method for the reversed SDE, of the family of SDE-DPM-Solver++: clean data are interpolated;
+    one evaluation a step.
 
     With `E[x_0 | x]` a known function of time, ``dx = [F x − ½ (1 + eta²) G Gᵀ score] dt + eta G dw`` is linear and is solved
     in law, noise included; here it is the polynomial through the evaluations at hand, in a clock:
@@ -126,7 +129,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
 
 
 def carry_deviation(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operator:
-    """Return ``Psi_s Psi_u⁻¹``: what is left at `s` of a deviation at `u` from the path of one datum."""
+    """Return ``Psi_s Psi_u⁻¹``, the factor by which a deviation from the path of one datum shrinks from time `u` to `s`."""
     at_s, at_u = sde.marginal(s), sde.marginal(u)
     if eta == 1:
         return at_s.covariance @ sde.transition(s, u).Phi.T @ at_u.covariance.inv()
@@ -134,7 +137,7 @@ def carry_deviation(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operato
 
 
 def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
-    """Return the root of ``Sigma_s − C Sigma_t Cᵀ``, the noise that keeps the law of a state of one datum."""
+    """Return a matrix root of ``Sigma_s − C Sigma_t Cᵀ``, the covariance of the noise that a step from `t` to `s` adds."""
     at_s = sde.marginal(s)
     if eta == 1:
         return posterior(at_s, sde.marginal(t), sde.transition(s, t)).covariance.sqrt()
@@ -142,7 +145,7 @@ def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
 
 
 class Line(NamedTuple):
-    """Lagrange polynomials of the evaluations, newest first: at both ends of a step, and their slopes between."""
+    """Values at both ends of a step, and slopes in between, of the Lagrange polynomials of past evaluations, newest first."""
 
     start: Tensor
     end: Tensor
@@ -181,7 +184,7 @@ def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Li
 
 
 def signal_angle(sde: LinearSDE, t: Tensor) -> Tensor:
-    """Return ``atan(1 / √snr)``: ``atan2(sigma, alpha)`` of what a state at `t` tells about its datum."""
+    """Return the angle ``atan(1 / √snr)`` at a time: ``atan2(sigma, alpha)`` for scalar processes."""
     return torch.atan(sde.snr(t).rsqrt())
 
 

@@ -1,4 +1,4 @@
-"""A `Multistep` sampler with times of its own and factors on its weights: what `search.fit_solver` returns."""
+"""A multistep sampler with fitted times and weights: the result of `search.fit_solver`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .multistep import Multistep, MultistepStep
 
 
 class Fitted(Multistep):
-    """A `Multistep` sampler with a corrector, its times given and its weights multiplied by factors.
+    """A `Multistep` sampler with a corrector, whose times are fitted and whose weights are multiplied by fitted factors.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[Multiste
 def travel(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
 ) -> list[tuple[Tensor, Any]]:
-    """Run a plan, and return the states before every step and after the last, each with what the sampler remembers there."""
+    """Run a plan, and return the states before every step and after the last, each with the sampler's memory there."""
     trail = [(x, state)]
     for c in plan:
         x, state = sampler.step(model, x, c, torch.zeros_like, state)

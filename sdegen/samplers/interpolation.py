@@ -1,4 +1,4 @@
-"""Data between two data, by way of the noise that the probability flow carries them to."""
+"""Interpolation between data through their latents under the probability flow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def interpolate(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Return data between `x` and `y`: both are encoded, and points on the arc between them decoded.
+    """Return data between `x` and `y`: their latents are interpolated along the great arc, and decoded.
 
     The arc (`slerp`) is about the mean of the prior: points on it are as far from there as its ends are, where the points of
     a straight line come too close to be noise. All of them are decoded in one run, `batch` at a time.

@@ -1,4 +1,4 @@
-"""Langevin dynamics: at one time, annealed over many, or as the corrector of another sampler.
+"""Langevin dynamics: at one time, annealed over decreasing noise levels, or as a corrector after another sampler's steps.
 
 ``x ← x + h R Rᵀ score + √(2h) R z`` with the root `R` of the noise at that time, ``= x − h R eps + √(2h) R z``: steps are
 measured in the noise's own scale and direction, per sample, never by a batch mean. Unadjusted: its law is off by O(h).
@@ -22,14 +22,14 @@ from .base import C, Noise, S, Sampler
 
 
 class LangevinStep(NamedTuple):
-    """The time whose law is targeted, and the root of its noise."""
+    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance."""
 
     t: Tensor
     R: Operator
 
 
 class Langevin(Sampler[LangevinStep, None]):
-    """Unadjusted Langevin dynamics at one time. G. Parisi, *Correlation functions and computer simulations*, 1981.
+    """Unadjusted Langevin dynamics at one time (G. Parisi, *Correlation functions and computer simulations*, 1981).
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Langevin(Sampler[LangevinStep, None]):
         return torch.full((self.steps + 1,), t, dtype=torch.float64)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[LangevinStep]:
-        """Plan the root of the noise at every stop."""
+        """Plan the matrix root of the noise at each of the times."""
         return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
 
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
@@ -68,7 +68,7 @@ class Langevin(Sampler[LangevinStep, None]):
 
 
 class AnnealedLangevin(Langevin):
-    """Langevin dynamics over decreasing noise levels, `repeats` steps at each.
+    """Annealed Langevin dynamics: `repeats` Langevin steps at each of a sequence of decreasing noise levels.
 
     Y. Song and S. Ermon, *Generative modeling by estimating gradients of the data distribution*, 2019, arXiv:1907.05600.
 
@@ -97,13 +97,14 @@ class AnnealedLangevin(Langevin):
         self.grid = LogSNR() if grid is None else grid
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return each noise level's time `repeats` times; the first is where the state starts."""
+        """Return the time of each noise level `repeats` times, after the first time, at which the state starts."""
         levels = self._grid(sde)(sde, self.steps)
         return torch.cat([levels[:1], levels.repeat_interleave(self.repeats)])
 
 
 class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
-    """A predictor's step, then Langevin steps at the time it arrived at (Y. Song et al., 2021, arXiv:2011.13456).
+    """A predictor–corrector sampler: a predictor's step, then Langevin steps at its new time (Y. Song et al., 2021,
+    arXiv:2011.13456).
 
     Parameters
     ----------

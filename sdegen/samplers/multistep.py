@@ -1,4 +1,4 @@
-"""Exponential multistep methods, with and without a corrector: one evaluation a step."""
+"""Exponential multistep methods for the probability flow, with and without a corrector: one evaluation a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .references import Reference
 
 
 class MultistepStep(NamedTuple):
-    """Of one step: its node, its move, and those that go back."""
+    """Coefficients of a multistep step: its evaluation, its update, and the updates that correct earlier states."""
 
     pieces: Scalar | Channels
     node: Node
@@ -29,7 +29,9 @@ class MultistepStep(NamedTuple):
 
 
 class MultistepMemory(NamedTuple):
-    """The state of the first step, that from which the last move went, and the evaluations, newest first."""
+    """What a multistep method remembers: the first state, the state before the last update, and past evaluations, newest
+    first.
+    """
 
     first: Tensor
     base: Tensor
@@ -37,7 +39,7 @@ class MultistepMemory(NamedTuple):
 
 
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
-    """Exponential Adams methods of order 1 to 4: one evaluation a step, whatever the order.
+    """Exponential Adams (multistep) methods of order 1 to 4, such as DPM-Solver++ and UniPC: one evaluation a step.
 
     With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact
     integrals of the polynomials, diffusers' solver type "heun"), with `Unbounded()` noise prediction (DEIS: Q. Zhang and
@@ -85,7 +87,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         self.convergence_order = order + 1 if corrector else order
 
     def pieces(self, model: ScoreModel) -> Scalar | Channels:
-        """Return the formula's pieces for a model."""
+        """Return the coefficients' formula for a model: `Scalar` or `Channels`."""
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
@@ -124,5 +126,5 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order])
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """Apply a move of the run; `fit_solver` overrides this."""
+        """Apply an update of the run to the state, and return the new state; `fit_solver` overrides this."""
         return apply_move(move, y, history)

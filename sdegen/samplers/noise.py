@@ -1,4 +1,4 @@
-"""Noise that belongs to the sample: a seed gives sample `i` its noise, whatever else is in the batch.
+"""Reproducible noise for each sample: the seed and the sample's index decide its noise, whatever else is in the batch.
 
 A generator drawn from in turn ties a sample's noise to the size of the batch before it. Here the samples are cut into
 blocks by their place in the run, and every block of every call has a seed of its own, so noise can be drawn for any
@@ -44,7 +44,7 @@ _32 = 2**32 - 1
 
 
 class SampleNoise:
-    """Standard normal noise of a chunk of samples, another at each call.
+    """A source of standard normal noise for a chunk of samples, with fresh noise at each call.
 
     The noise of a sample depends on the seed, its place in the run, the number of calls before and the size of a sample;
     not on how many samples are asked for, at this call or another. Seeds of blocks do not collide within a run of fewer
@@ -92,7 +92,7 @@ class SampleNoise:
         return z
 
     def draw(self, call: int, m: int, like: Tensor) -> Tensor:
-        """Draw the noise of `m` calls from a given one on, and of those drawn along with the last, ``(m or more, B, *)``.
+        """Draw the noise of `m` calls, starting with the call of the given number, ``(m or more, B, *)``.
 
         For all of them `together` has to be the same.
         """
@@ -112,7 +112,7 @@ class SampleNoise:
 
 
 def numbers_in(like: Tensor) -> int:
-    """Count the numbers in a sample."""
+    """Count the numbers in one sample, and return the count."""
     shape = like.shape
     if not shape or not like.is_floating_point():
         raise ValueError(f"like has shape {tuple(shape)} and dtype {like.dtype}; give floating-point states (B, *).")
@@ -120,7 +120,7 @@ def numbers_in(like: Tensor) -> int:
 
 
 def together(d: int, call: int) -> int:
-    """Tell how many calls are drawn at once with this one, a power of two that the first of them is a multiple of.
+    """Return the number of calls whose noise is drawn at once with this one, a power of two.
 
     At most a quarter of the calls before, so that short runs draw little in vain, whatever the size of the batch.
     """
@@ -133,7 +133,7 @@ def power_of_two(x: int) -> int:
 
 
 class Layout(NamedTuple):
-    """Where the numbers of a chunk are in a draw.
+    """The positions of a chunk's noise in the random numbers of one draw.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ def blocknumbers_in(d: int) -> int:
 
 
 class BlockSeeds:
-    """A 32-bit seed for every block of every call: all that torch's CPU generator takes in.
+    """The 32-bit seeds of torch's generator, one for every block of samples and every call.
 
     The index ``block + B call mod 2³²`` with `B` the golden part of 2³² is one-to-one over a run: two calls share one
     only where ``|Δ block| |Δ call| > 2³² / √5``. It is scattered by a permutation of the 32-bit numbers, keyed by the seed.
@@ -230,7 +230,8 @@ def as_seed(seed: int | None, generator: torch.Generator | None) -> int:
 
 
 def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
-    """Draw `n` times from a law so that draws belong to the sample: in blocks with a generator each, always drawn whole.
+    """Draw `n` samples of a distribution so that each depends on the seed and its index alone: in whole blocks with a
+    generator each.
 
     Parameters
     ----------

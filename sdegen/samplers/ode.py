@@ -1,4 +1,4 @@
-"""Integrators of the probability flow, in the clock and chart in which the process is regular (`sde.Flow`)."""
+"""ODE solvers for the probability flow, in a time change and rescaled coordinates in which it is regular (`sde.Flow`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .exponential import Move, apply_move
 
 
 class Tableau(NamedTuple):
-    """An explicit Runge–Kutta method: slopes ``k_i`` at the fractions `c` of a step, the first at its start.
+    """The Butcher tableau of an explicit Runge–Kutta method.
 
     Attributes
     ----------
@@ -45,7 +45,9 @@ TABLEAUS = {
 
 
 class RungeKutta(NamedTuple):
-    """One step: what the flow needs for each slope, and the moves that follow them, the last to the end of the step."""
+    """Coefficients of one Runge–Kutta step: what the flow needs for each slope, and the updates after it, the last to the
+    end of the step.
+    """
 
     flow: Flow
     questions: list[Any]
@@ -110,12 +112,12 @@ class Heun(Sampler[RungeKutta, None]):
         return RungeKutta.plan(model, times, TABLEAUS["heun2"])
 
     def step(self, model: ScoreModel, x: Tensor, c: RungeKutta, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """Average of the slopes at both ends."""
+        """Take one step with the average of the slopes at both ends."""
         return c(x), None
 
 
 class FlowStep(NamedTuple):
-    """A step of the flow: its two times, in `t` and on the flow's clock."""
+    """Coefficients of a step of an ODE solver: its two times, in `t` and on the flow's clock."""
 
     t: Tensor
     s: Tensor
@@ -125,7 +127,7 @@ class FlowStep(NamedTuple):
 
 
 class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
-    """The probability flow by torchdiffeq, fixed or adaptive.
+    """A sampler that integrates the probability flow by a solver of torchdiffeq, fixed or adaptive.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -153,7 +155,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the grid's times, at least both ends; the denoiser's move is not one of the integrator's."""
+        """Return the grid's times, at least both ends; a last step to the posterior mean is not the integrator's."""
         return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[FlowStep | RungeKutta]:
@@ -186,7 +188,9 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
 
 
 def adaptive(clock: Tensor) -> dict[str, Any]:
-    """Return options of torchdiffeq: errors are held for the worst row, and nothing is evaluated beyond the last time."""
+    """Return options for torchdiffeq: the error tolerance holds for the worst row, and nothing is evaluated beyond the
+    last time.
+    """
     return {"norm": worst_row, "step_t": clock[-1:]}
 
 
@@ -194,5 +198,5 @@ ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 
 
 def worst_row(x: Tensor) -> Tensor:
-    """Return the largest root-mean-square of a row, so that errors are held for each sample, whatever the batch."""
+    """Return the largest root mean square of a row, as an error norm that does not depend on the batch."""
     return x.reshape(len(x), -1).square().mean(1).max().sqrt() if x.ndim else x.abs()

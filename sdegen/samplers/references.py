@@ -1,4 +1,5 @@
-"""What an exponential integrator solves exactly: the probability flow of a *reference*, a Gaussian law of the data.
+"""Reference distributions of exponential integrators: Gaussian laws of the data whose probability flow is followed in
+closed form.
 
 An integrator follows the flow of its reference in closed form and interpolates only what the model says beyond it. The
 reference is the whole difference between named families: a point mass gives data prediction (DPM-Solver++), a law
@@ -30,7 +31,7 @@ from ..show import show_call
 
 
 class Directions(NamedTuple):
-    """A Gaussian law of the data along its own directions.
+    """A Gaussian reference distribution in the eigenbasis of its covariance.
 
     Attributes
     ----------
@@ -49,13 +50,15 @@ class Directions(NamedTuple):
 
 
 class Reference(ABC):
-    """A Gaussian law of the data, possibly a limit."""
+    """The base class of reference distributions: Gaussian laws of the data, or limits of them, whose flow is followed in
+    closed form.
+    """
 
     __repr__ = show_call
 
     @abstractmethod
     def directions(self, model: ScoreModel) -> Directions:
-        """Return the reference law for a model of a scalar process."""
+        """Return the reference distribution in the eigenbasis of its covariance, for a model of a scalar process."""
 
     def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
         """Return ``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
@@ -70,7 +73,7 @@ class Reference(ABC):
         )
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Return `q` at the times ``(N,)``, whose marginals are `at`, on a matrix process, as questions to the model."""
+        """Return questions for the model's `q` at the times ``(N,)`` of a matrix process, whose marginals are `at`."""
         raise NotImplementedError
 
 
@@ -78,7 +81,7 @@ _ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.f
 
 
 class PointMass(Reference):
-    """All data in one point: the integrator interpolates ``E[x_0 | x]`` (data prediction).
+    """The reference with all data in one point: the integrator interpolates ``E[x_0 | x]`` (data prediction).
 
     C. Lu et al., *DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models*, 2022,
     arXiv:2211.01095.
@@ -93,12 +96,12 @@ class PointMass(Reference):
         return at.R, at.Phi, -1.0
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Ask for ``E[x_0 | x]``."""
+        """Return questions for ``E[x_0 | x]``."""
         return model.ask(t, denoise=at.Phi.one())
 
 
 class Unbounded(Reference):
-    """Data spread without bound: the integrator interpolates ``E[z | x]`` (noise prediction); needs ``alpha(T) > 0``.
+    """The reference with infinite variance: the integrator interpolates ``E[z | x]`` (noise prediction); needs ``alpha(T) > 0``.
 
     Q. Zhang, Y. Chen, *Fast sampling of diffusion models with exponential integrator* (DEIS), 2022, arXiv:2204.13902.
     """
@@ -112,12 +115,12 @@ class Unbounded(Reference):
         return at.Phi, at.R, 1.0
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Ask for ``E[z | x]``."""
+        """Return questions for ``E[z | x]``."""
         return model.ask(t, noise=at.Phi.one())
 
 
 class Normal(Reference):
-    """A Gaussian of zero mean and one variance; 1 makes the integrator interpolate the velocity.
+    """The Gaussian reference ``N(0, variance I)``: with variance 1 the integrator interpolates the velocity.
 
     Parameters
     ----------
@@ -141,7 +144,7 @@ class Normal(Reference):
 
 
 class Matched(Normal):
-    """The Gaussian with the mean and covariance of the data, ``model.moments``: full where those are, else per coordinate.
+    """The Gaussian reference with the mean and covariance of the data, ``model.moments``, full or diagonal as they are.
 
     Gaussian data then cost one evaluation; on others the high-noise half of the run, where every law looks Gaussian, is
     almost free. That scores are close to those of the matched Gaussian at high noise: B. Wang and J. Vastola, *The hidden

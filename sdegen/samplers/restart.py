@@ -1,4 +1,4 @@
-"""A sampler that goes back to noise in between."""
+"""Restart sampling: a sampler that adds noise and repeats an interval of its steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from .ode import Heun
 
 
 class Interval(NamedTuple):
-    """Up from the level `low` of ``sigma / alpha`` (``1 / √snr``) to `high`, and back in `steps`, `repeats` times.
+    """An interval of restart sampling: noise is added from the level `low` of ``sigma / alpha`` to `high` and removed in
+    `steps`, `repeats` times.
 
     Y. Xu et al., *Restart sampling for improving generative processes*, 2023, arXiv:2306.14878.
     """
@@ -34,14 +35,14 @@ class Interval(NamedTuple):
 
 
 class RestartStep(NamedTuple):
-    """The sampler's own step, or the transition up."""
+    """Coefficients of one step of restart sampling: the inner sampler's own, or the transition that adds noise."""
 
     up: Transition | None
     inner: Any
 
 
 class Restart(Sampler[RestartStep, Any]):
-    """A deterministic sampler that goes back: at a low noise level it is noised up to a higher one and run down again.
+    """Restart sampling: a deterministic sampler that, at a low noise level, adds noise up to a higher one and runs down again.
 
     Every return contracts the errors gathered above, by fresh noise that the forward process adds exactly. Y. Xu et al.,
     *Restart sampling for improving generative processes*, 2023, arXiv:2306.14878. The order is the sampler's.
@@ -74,7 +75,7 @@ class Restart(Sampler[RestartStep, Any]):
         self.sampler, self.intervals = sampler, tuple(sorted(intervals, reverse=True))
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the sampler's times with every return between them: they decrease but where the process is noised again."""
+        """Return the sampler's times with those of every restart between them; they increase only where noise is added."""
         linear, rest = require_linear(self, sde), self.sampler.times(sde, denoise)
         span, parts = (rest[-1].item(), rest[0].item()), []
         for v in self.intervals:
@@ -95,7 +96,7 @@ class Restart(Sampler[RestartStep, Any]):
         return sde.time(level**-2).item()
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[RestartStep]:
-        """Plan every descent by the sampler, and the transitions between."""
+        """Plan every descent by the inner sampler, and the transitions that add noise."""
         sde = require_linear(self, model.sde)
         rises = [i + 1 for i in range(len(times) - 1) if times[i + 1] > times[i]]
         steps: list[RestartStep] = []
@@ -106,7 +107,7 @@ class Restart(Sampler[RestartStep, Any]):
         return steps
 
     def step(self, model: ScoreModel, x: Tensor, c: RestartStep, noise: Noise, state: Any) -> tuple[Tensor, Any]:
-        """Take the sampler's step, or add noise, after which it remembers nothing."""
+        """Take the inner sampler's step, or add noise, after which the sampler remembers nothing."""
         if c.up is not None:
             return c.up(x).sample(noise(x)), None
         return self.sampler.step(model, x, c.inner, noise, state)

@@ -1,4 +1,4 @@
-"""The predictor of score_sde: the transition of the forward process turned round."""
+"""The reverse-diffusion predictor of score_sde, a discretisation that mirrors the forward transition."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from .base import Noise, Sampler, require_linear
 
 
 class ReverseDiffusionStep(NamedTuple):
-    """The mean as a question, and the root."""
+    """Coefficients of a reverse-diffusion step: the mean as a question, and the matrix root of the noise."""
 
     mean: Any
     root: Operator
 
 
 class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
-    """``x_s = x_t − (Phi − 1) x_t + Q score(x_t) + √Q z``: the forward step ``x_t | x_s ~ N(Phi x_s, Q)`` turned round.
+    """The reverse-diffusion predictor of score_sde: ``x_s = x_t − (Phi − 1) x_t + Q score(x_t) + √Q z`` for ``x_t | x_s ~
+    N(Phi x_s, Q)``.
 
     The predictor of Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021,
     arXiv:2011.13456 (appendix E), with the forward process's own transition as its discretisation: no coefficient is

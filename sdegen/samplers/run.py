@@ -1,4 +1,4 @@
-"""The loop around a sampler's step: chunks, noise, progress, path, and the last move to clean data."""
+"""`sample`, the loop over a sampler's steps, with chunks, noise, progress, the path, and the last step to the posterior mean."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sample(
     callback: Callback | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Draw samples from a score model.
+    """Draw samples from a score model, and return them, ``(n, *)``.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def sample(
 
 
 class Runner(NamedTuple):
-    """What all chunks of a run have in common."""
+    """The settings of a sampling run that all chunks of samples share."""
 
     sampler: Sampler
     times: Tensor

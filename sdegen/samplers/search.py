@@ -1,4 +1,4 @@
-"""Solvers fitted to a model's own trajectories: fewer evaluations where a few minutes may be spent once.
+"""Solvers fitted to a model's own trajectories, for sampling with few evaluations.
 
 `fit_solver` lets an accurate solver draw paths, and then moves two things: the times at which a `Multistep` sampler stops, and
 the factors that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
@@ -40,7 +40,7 @@ CUT = 10.0  # medians, beyond which a distance counts no further
 
 
 class Student(Multistep):
-    """A multistep sampler that fits the factors of every move as it makes it."""
+    """A multistep sampler that, at each update, fits the factors on its weights to a teacher's trajectory."""
 
     def __init__(self, stops: Tensor, order: int, teacher: dict[float, Tensor]) -> None:
         super().__init__(max(1, len(stops) - 1), Given(stops), order, clock=share, corrector=True)
@@ -48,7 +48,7 @@ class Student(Multistep):
         self.found: list[Tensor] = []
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """Apply the move with the factors that bring it nearest to the teacher."""
+        """Apply the update with the factors that bring it nearest to the teacher, and return the new state."""
         used = history[: len(move.weights)]
         features = torch.stack([multiply(w, q).flatten(1) for w, q in zip(move.weights, used, strict=True)], -1)
         rest = (self.teacher[move.s.item()] - apply_move(move, y, used)).flatten(1)
@@ -58,9 +58,7 @@ class Student(Multistep):
 
 
 def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
-    """Find ``theta`` near 0 with ``features theta = target``, rows beyond the median weighing less: a few paths change
-    modes.
-    """
+    """Find ``theta`` near 0 with ``features theta = target`` by least squares in which rows with large errors weigh less."""
     features, target = features.double(), target.double()
     theta = features.new_zeros(features.shape[-1])
     for _ in range(4):
@@ -84,7 +82,7 @@ def fit_solver(
     progress: bool | None = None,
     **cond: Any,
 ) -> Sampler:
-    """Fit a solver of `steps` evaluations to a model of a scalar process.
+    """Fit a solver of `steps` evaluations to a model of a scalar process, and return it.
 
     Parameters
     ----------
@@ -130,7 +128,7 @@ def fit_solver(
 
 
 class TeacherPaths(NamedTuple):
-    """Some of the teacher's trajectories."""
+    """Trajectories of the teacher, from some of the starting states."""
 
     model: ScoreModel  # bound to their conditions
     states: Tensor  # (times, B, *)
@@ -138,7 +136,7 @@ class TeacherPaths(NamedTuple):
 
 
 class Search:
-    """The teacher's paths, and the search."""
+    """The search for a fitted solver: trajectories of an accurate teacher, and the steps that fit a student to them."""
 
     FINE = 160  # times of the teacher, which the student starts its search from
 
@@ -169,7 +167,7 @@ class Search:
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
 
     def run(self, rounds: int, bar: Any) -> Sampler:
-        """Fit some grids and orders move by move, then the best of them all at once, and return it."""
+        """Fit several grids and orders update by update, refine the best of them as a whole, and return it."""
         shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
         bar.total = len(shapes) + rounds
         found = []
@@ -191,7 +189,9 @@ class Search:
         return fitted
 
     def by_moves(self, grid: Angle, order: int) -> Fitted:
-        """Fit the factors of each move by least squares, on times of the teacher's near those of a grid."""
+        """Fit the factors of each update by least squares, at times of the teacher near those of a grid, and return the
+        solver.
+        """
         places = self.snap(grid)
         times, model = self.fine[places], self.train.model
         pieces = Multistep(2).pieces(model)
@@ -201,7 +201,7 @@ class Search:
         return Fitted(times, torch.stack(student.found), order, self.denoise)
 
     def snap(self, grid: Angle) -> list[int]:
-        """Return places of a grid's times among the fine ones, all different."""
+        """Return distinct indices of the teacher's times nearest to those of a grid."""
         n = self.steps + (not self.denoise)
         times = grid(self.sde, n)
         places = (self.fine[None] - times[:, None]).abs().argmin(1).tolist()
@@ -213,7 +213,8 @@ class Search:
         return places
 
     def at_once(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
-        """Fit all times and factors by Levenberg–Marquardt on where the paths end, by differences of runs.
+        """Fit all times and factors together by Levenberg–Marquardt on the end points, with finite-difference derivatives,
+        and return the solver.
 
         A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
         """
@@ -256,8 +257,8 @@ class Search:
         return torch.stack(columns, -1)
 
     def rest(self, knobs: Knobs, p: Tensor, first: int = 0, trail: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """Measure how far from the teacher's ends a run arrives, ``(B, d)``, and return its trail, from the step `first`
-        of another's.
+        """Return the differences between a run's end points and the teacher's, ``(B, d)``, with the run's states; it may
+        start from step `first` of another.
         """
         model, sampler = self.train.model, knobs.sampler(p)
         begin = (self.train.states[0], None) if trail is None else trail[first]
@@ -267,9 +268,7 @@ class Search:
         return (x - self.train.ends).flatten(1).double(), way
 
     def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
-        """Measure the root-mean-square distance from the teacher, single distances cut: a path that changes modes says
-        little.
-        """
+        """Return the root-mean-square distance of end points from the teacher's, with large distances capped."""
         final = "denoise" if self.denoise else "sample"
         x = sample(paths.model, x_T=paths.states[0], sampler=sampler, final=final, progress=False)
         distance = (x - paths.ends).flatten(1).norm(dim=1)
@@ -277,7 +276,7 @@ class Search:
 
 
 class Knobs:
-    """All that a search may turn: the logarithms of the gaps between the times, on the clock, and the factors."""
+    """The parameters of the search: logarithms of the gaps between the times, on the clock, and the factors on the weights."""
 
     def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
         self.flow, self.model, self.fitted = sde.flow(model), model, fitted
@@ -292,7 +291,7 @@ class Knobs:
         self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
 
     def sampler(self, p: Tensor) -> Fitted:
-        """Make the solver with the parameters `p`."""
+        """Make the solver with the parameters `p`, and return it."""
         n = len(self.ticks) - 1
         factors = self.fitted.factors.double().clone()
         factors[self.mask] = p[n:]
@@ -303,9 +302,7 @@ class Knobs:
         )
 
     def plan(self, sampler: Fitted) -> list[MultistepStep]:
-        """Plan the solver with the parameters `p`; the weights before multiplication are remembered, as most leave the
-        times alone.
-        """
+        """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
         if not torch.equal(self.known[0], sampler.stops):
             self.known = (sampler.stops, Multistep.plan(sampler, self.model, sampler.stops))
         return multiplied_plan(self.known[1], sampler.factors)

@@ -1,4 +1,4 @@
-"""Exponential single-step methods: stages from one state, no memory."""
+"""Exponential single-step (Runge–Kutta) methods for the probability flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .references import Reference
 
 
 class SinglestepStep(NamedTuple):
-    """Of one step: the nodes of its stages, and the moves to each later one and to the end."""
+    """Coefficients of a single-step method: the evaluation at each stage, and the updates to each later stage and to the end."""
 
     pieces: Scalar | Channels
     nodes: list[Node]
@@ -26,7 +26,7 @@ class SinglestepStep(NamedTuple):
 
 
 class Singlestep(Sampler[SinglestepStep, None]):
-    """Exponential Runge–Kutta methods of order 2 and 3: as many evaluations a step as the order, no memory.
+    """Exponential Runge–Kutta methods of order 2 and 3, such as DPM-Solver: as many evaluations a step as the order.
 
     Stages at one half, or at one and two thirds, of the clock. With `Unbounded()` and the clock `log_ratio` order 3 is
     DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927); its order 2 has the midpoint rule where this has the exact integral.

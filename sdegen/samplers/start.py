@@ -1,4 +1,4 @@
-"""What a run starts from: states of the prior or those given, the part of them that falls to a process, and chunks of these."""
+"""The start of a sampling run: states from the prior or the user, the rows of each process, and chunks of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .noise import draw
 
 
 def check_choice(steps: int | None, sampler: Any) -> None:
-    """Refuse steps beside a sampler, which has its own, and what is no sampler.
+    """Refuse `steps` given together with a sampler, and anything that is no sampler.
 
     Raises
     ------
@@ -35,7 +35,8 @@ def check_choice(steps: int | None, sampler: Any) -> None:
 def chunks(
     x: Tensor, batch: int | None, cond: dict[str, Any], begin: int, n: int
 ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """Yield at most `batch` rows at a time from the place `begin` of `n` on: the place of the first, the rows, their conditions.
+    """Yield the rows from `begin` to `n` in chunks of at most `batch`: the index of the first row, the rows, and their
+    conditions.
 
     Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
     """
@@ -50,7 +51,7 @@ def chunks(
 
 
 def check_number(n: Any) -> int:
-    """Return a number of samples, if it is one.
+    """Return the number of samples `n`; refuse what is no such number.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
-    """Return the rows of a part of `n`, all of them for None.
+    """Return the rows of part `part` of `n`, for sampling on several processes; all rows if it is None.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
 
 
 def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
-    """Return states that a model can take, and refuse others; `name` is that of the caller's argument.
+    """Return states that the model can take; refuse others, calling them `name`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which of its trained times a chain should stop at: fewer steps of one and the same model (DDPM-ES).
+"""Choice of the time steps of a discrete chain: fewer sampling steps for a trained model (DDPM-ES).
 
 A model trained at N times, the steps ``k / N`` of a `DDPM` or any others, is sampled at K < N of them. The K are spread
 evenly, quadratically, or chosen so that the variational bound of the K-step chain is the best there is. Every function
@@ -56,7 +56,7 @@ def trained_times(sde: SDE) -> Tensor:
 
 
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
-    """Return a grid's times, each moved to the nearest of the trained ones, none of them used twice.
+    """Return a grid's times moved to the nearest training steps, none used twice.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def quadratic_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> 
 
 
 class StepCosts:
-    """What each step of an ancestral chain costs, in nats of the variational bound.
+    """The cost of each possible step of an ancestral chain, in nats of the variational bound.
 
     ``L(s, t) = E KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x_0 = x̂_0(x_t))) = ½ tr[(J_s − J_t) E e eᵀ]`` with the error
     ``e = x_0 − x̂_0(x_t)`` of the denoiser at `t` and the information ``J = Phiᵀ Sigma⁻¹ Phi`` that a state holds on its
@@ -229,14 +229,14 @@ class StepCosts:
         return cls(sde, times, torch.cat(found))
 
     def matrix(self) -> Tensor:
-        """Return ``L(times[j], times[i])`` in row i and column j, infinite where j is not the later stop; ``(N, N)``."""
+        """Return the costs ``L(times[j], times[i])`` in row i, column j, ``(N, N)``; infinite unless time j is after time i."""
         M = self.errors.mean(0)
         cost = 0.5 * (torch.einsum("jab,iba->ij", self.J, M) - torch.einsum("iab,iba->i", self.J, M)[:, None])
         onward = torch.ones_like(cost).triu(1) > 0
         return cost.clamp_min(0.0).where(onward, torch.inf)  # rounding alone is below 0
 
     def of(self, grid: Given) -> Estimate:
-        """Return the cost of a whole chain, in nats per datum, with its standard error over the data.
+        """Return the cost of the chain on the times `grid` in nats per datum, with its standard error over the data.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class StepCosts:
         return Estimate.of(0.5 * torch.einsum("iab,niba->n", self.J[k[1:]] - self.J[k[:-1]], self.errors[:, k[:-1]]))
 
     def best(self, steps: int) -> Given:
-        """Return the `steps` stops that cost least, both ends among them.
+        """Return the `steps` times whose chain costs least, both ends among them.
 
         Raises
         ------
