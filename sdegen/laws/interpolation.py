@@ -44,7 +44,7 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
 
 
 def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
-    """Return a point between `x` and `y`, row by row: its direction on the great circle, its length on the line.
+    """Return the spherical interpolation of `x` and `y`, row by row: direction along the great circle, length linearly.
 
     ``[sin((1 − w) θ) x / |x| + sin(w θ) y / |y|] / sin θ`` with the angle `θ` between them, times ``(1 − w) |x| + w |y|``. K.
     Shoemake's formula (1985) on `x` and `y` themselves is the same where they are equally long, as in high dimension;

@@ -1,4 +1,5 @@
-"""Networks. They know nothing of SDEs: ``net(x, level, **cond)`` maps a state and a number per row to the state's shape.
+"""Networks, independent of any SDE: ``net(x, level, **cond)`` maps a state, and a noise level for each row, to the state's
+shape.
 
 Those of `plain` are told no level.
 """

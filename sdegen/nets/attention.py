@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 
 class SelfAttention(nn.Module):
-    """``join(softmax(Q Kᵀ / √d) V)``, in each of `heads` heads of ``d = width / heads`` features.
+    """Multi-head self-attention: ``join(softmax(Q Kᵀ / √d) V)`` in each of `heads` heads of ``d = width / heads`` features.
 
     A. Vaswani et al., *Attention is all you need*, 2017, arXiv:1706.03762.
 

@@ -13,7 +13,7 @@ GROUP = 32  # channels normalised together: below 16, torch's channels-last kern
 
 
 class Norm(nn.GroupNorm):
-    """Normalisation in equal groups of at least 32 channels, or of all where there are fewer.
+    """Group normalisation, in equal groups of at least 32 channels, or of all channels if there are fewer.
 
     Y. Wu and K. He, *Group normalization*, 2018, arXiv:1803.08494.
 
@@ -34,7 +34,7 @@ class Norm(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """``skip(h) + conv(silu(conv(norm(h)) + shift(e)))``: a residual block that is told the features `e`.
+    """A residual block modulated by features `e`: ``skip(h) + conv(silu(conv(norm(h)) + shift(e)))``.
 
     K. He et al., *Deep residual learning*, 2015, arXiv:1512.03385; told as by J. Ho, A. Jain, P. Abbeel, 2020,
     arXiv:2006.11239, with one normalisation and one nonlinearity, not two, for two convolutions. Starts as its skip: the
@@ -67,7 +67,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention between all places of an image, then a feed-forward layer at each, each added to its input.
+    """Self-attention between all pixels of an image, then a feed-forward layer at each, each with a residual connection.
 
     ``h + attention(norm(h))``, then ``h + feed(norm(h))``. Starts as the identity.
 
@@ -94,7 +94,7 @@ class AttentionBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, and with `heads` an attention block after it."""
+    """A residual block, followed by an attention block if `heads` is given."""
 
     def __init__(self, inner: int, outer: int, features: int, dropout: float, heads: int) -> None:
         super().__init__()

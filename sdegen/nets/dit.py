@@ -1,4 +1,4 @@
-"""A diffusion transformer on images."""
+"""A diffusion transformer (DiT) on images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .images import Condition, check_images, places, products, tokens, zero
 
 
 class ConditionedLayer(nn.Module):
-    """Attention and a feed-forward layer, each between a modulation of its normalised input and a gate on its output.
+    """A transformer layer with adaptive layer normalisation: the features `e` scale, shift and gate attention and
+    feed-forward layer.
 
     ``h + gate(e) f((1 + scale(e)) norm(h) + shift(e))`` for each of the two (adaLN-zero). Starts as the identity.
     """
@@ -37,7 +38,7 @@ class ConditionedLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """A transformer over the patches of an image, told noise level and label in every normalisation.
+    """A diffusion transformer over the patches of an image, conditioned on noise level and label by adaptive layer normalisation.
 
     W. Peebles and S. Xie, *Scalable diffusion models with transformers*, 2022, arXiv:2212.09748. Positions are fixed sines
     and cosines of row and column, so images may be of any size that patches tile.

@@ -13,7 +13,7 @@ from ..waiting import at_hand
 
 
 class Sinusoidal(nn.Module):
-    """``(sin(w_i u), cos(w_i u))`` at frequencies `w` in geometric progression.
+    """The sinusoidal embedding of a number, ``(sin(w_i u), cos(w_i u))`` at frequencies `w` in geometric progression.
 
     A. Vaswani et al., *Attention is all you need*, 2017, arXiv:1706.03762. The default range resolves noise levels
     ``¼ log sigma`` between -2 and 2.
@@ -48,7 +48,7 @@ class Sinusoidal(nn.Module):
 
 
 class Fourier(nn.Module):
-    """``(sin(2 pi w_i u), cos(2 pi w_i u))`` at random frequencies ``w ~ N(0, scale²)``, fixed at construction.
+    """Random Fourier features of a number, ``(sin(2 pi w_i u), cos(2 pi w_i u))`` with fixed frequencies ``w ~ N(0, scale²)``.
 
     M. Tancik et al., *Fourier features let networks learn high frequency functions in low dimensional domains*, 2020,
     arXiv:2006.10739.
@@ -82,7 +82,7 @@ class Fourier(nn.Module):
 
 
 class Label(nn.Module):
-    """A learned vector per class, and one for the null condition.
+    """A learned embedding of class labels, with one more vector for no label.
 
     The null condition is written as the label ``-1``, or by leaving the condition out.
 
@@ -100,7 +100,7 @@ class Label(nn.Module):
         self.table = nn.Embedding(classes + 1, dim)
 
     def forward(self, label: Tensor | None, n: int) -> Tensor:
-        """Return features ``(n, dim)`` of labels ``(n,)``, ``()``, or None.
+        """Return features ``(n, dim)`` of labels ``(n,)`` or ``()``, or of no label, None.
 
         Raises
         ------

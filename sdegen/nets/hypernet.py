@@ -1,4 +1,4 @@
-"""A perceptron whose weights are written by another network from the noise level."""
+"""A multilayer perceptron whose weights depend on the noise level through another network (a hypernetwork)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .mlp import flatten_states, reshape_output
 
 
 class HyperMLP(nn.Module):
-    """A residual perceptron with every hidden matrix a level-dependent mixture of learned ones.
+    """A residual perceptron whose hidden matrices are mixtures of learned matrices, with coefficients that depend on the
+    noise level.
 
     ``W(u) = Σ_j a_j(u) W_j`` with mixing weights `a` from a network on the sinusoidal embedding of the level: a
     hypernetwork of rank `rank` (D. Ha, A. Dai, Q. Le, *HyperNetworks*, 2016, arXiv:1609.09106).

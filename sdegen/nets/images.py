@@ -1,4 +1,4 @@
-"""What networks on images ``(B, C, H, W)`` share: how sizes are met, and what every block is told."""
+"""Parts that networks on images ``(B, C, H, W)`` share: padding, memory layout, and the embedding of noise level and label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mlp import add_label
 
 
 class Condition(nn.Module):
-    """Features of noise level and label, the sum of an embedding of each.
+    """The sum of an embedding of the noise level and one of the label.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Condition(nn.Module):
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Refuse what is no batch of images.
+    """Refuse anything but a batch of images with the given number of channels.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def channels_last(h: Tensor) -> Tensor:
-    """Lay an image ``(B, C, H, W)`` out with its channels next to each other in memory, where convolutions are fastest."""
+    """Lay an image ``(B, C, H, W)`` out in the channels-last memory format, in which convolutions are fastest."""
     return h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # `contiguous(memory_format=...)` is not for vmap
 
 
@@ -68,12 +68,12 @@ def tokens(h: Tensor) -> Tensor:
 
 
 def places(tokens: Tensor, like: Tensor) -> Tensor:
-    """Return tokens ``(B, H W, C)`` as an image of the shape of `like`, ``(B, C, H, W)``."""
+    """Return tokens as an image of the shape of `like`, ``(B, C, H, W)``; the inverse of `tokens`."""
     return tokens.mT.unflatten(2, like.shape[2:])
 
 
 def products(x: Tensor, mixed: bool) -> AbstractContextManager:
-    """Return the context in which products are formed: bfloat16 if asked for, else the inputs' own precision."""
+    """Return a context in which matrix products run in bfloat16 if `mixed`, else in the inputs' own precision."""
     return torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()
 
 

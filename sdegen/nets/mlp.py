@@ -13,7 +13,7 @@ from .embeddings import Label, Sinusoidal
 
 
 class ResidualLayer(nn.Module):
-    """``h + W_2 act((1 + scale(e)) W_1 h + shift(e))``: the level's features `e` modulate the hidden layer (FiLM).
+    """A residual layer modulated by features `e` of the noise level (FiLM): ``h + W_2 act((1 + scale(e)) W_1 h + shift(e))``.
 
     E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. Starts as the
     identity.
@@ -36,7 +36,7 @@ class ResidualLayer(nn.Module):
 
 
 class MLP(nn.Module):
-    """A perceptron on flattened states ``(B, *)`` with `dim` coordinates.
+    """A residual multilayer perceptron on flattened states ``(B, *)`` with `dim` coordinates, modulated by the noise level.
 
     The noise level modulates every block (E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*,
     2017, arXiv:1709.07871).
@@ -102,7 +102,7 @@ class MLP(nn.Module):
 
 
 def flatten_states(x: Tensor, dim: int) -> Tensor:
-    """Flatten states to rows ``(B, dim)``.
+    """Flatten states to rows ``(B, dim)``, and return them.
 
     Raises
     ------
@@ -133,7 +133,9 @@ def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> T
 
 
 def reshape_output(out: Tensor, x: Tensor) -> Tensor:
-    """Reshape flat outputs to the shape of `x`; with m times its coordinates, to m times its channels along dimension 1."""
+    """Reshape flat outputs to the shape of `x`; outputs with m times as many coordinates get m times as many channels
+    along dimension 1.
+    """
     if x.ndim == 1 or out[0].numel() == math.prod(x.shape[1:]):
         return out.reshape(x.shape)
     return out.reshape(len(x), -1, *x.shape[2:])

@@ -1,4 +1,4 @@
-"""Networks that are told no noise level, for the other families: of vectors, and of images that keep their size."""
+"""Networks without a noise level, for the baselines: on vectors, and on images whose size they keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .mlp import flatten_states
 
 
 class Residual(nn.Module):
-    """``h + W_2 silu(W_1 silu(h))`` for layers `first` and `second`. Starts as the identity."""
+    """A residual block ``h + W_2 silu(W_1 silu(h))`` with layers `first` and `second`, which starts as the identity."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -20,12 +20,12 @@ class Residual(nn.Module):
         zero(second)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return an answer of the shape of `h`."""
+        """Map `h` to the same shape."""
         return h + self.second(F.silu(self.first(F.silu(h))))
 
 
 class Perceptron(nn.Module):
-    """A residual perceptron, ``(B, outer)`` from states of `inner` coordinates.
+    """A residual perceptron, from states of `inner` coordinates to ``(B, outer)``.
 
     Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
     2016, arXiv:1603.05027.

@@ -1,4 +1,4 @@
-"""Images to vectors by strided convolutions, and vectors to images by transposed ones: encoders, decoders, critics."""
+"""Convolutional encoders and decoders: images to vectors by strided convolutions, and vectors to images by transposed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .mlp import flatten_states
 
 
 class Down(nn.Module):
-    """Images ``(B, C, H, W)`` to vectors ``(B, outer)``: two 4x4 convolutions of stride two, then a linear layer.
+    """A convolutional encoder, from images ``(B, C, H, W)`` to vectors ``(B, outer)``: two 4x4 convolutions of stride two,
+    then a linear layer.
 
     A. Radford, L. Metz, S. Chintala, *Unsupervised representation learning with deep convolutional generative adversarial
     networks*, 2015, arXiv:1511.06434.
@@ -45,13 +46,14 @@ class Down(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map states to ``(B, outer)``."""
+        """Map images to ``(B, outer)``."""
         check_images(x, self.shape[0])
         return self.layers(channels_last(x))
 
 
 class Up(nn.Module):
-    """Vectors ``(B, inner)`` to images ``(B, C, H, W)``: a linear layer, then two 4x4 transposed convolutions of stride two.
+    """A convolutional decoder, from vectors ``(B, inner)`` to images ``(B, C, H, W)``: a linear layer, then two 4x4
+    transposed convolutions of stride two.
 
     The generator of A. Radford et al., 2015, arXiv:1511.06434, for small images.
 
@@ -89,7 +91,7 @@ class Up(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map flat latents to images ``(B, C, H, W)``."""
+        """Map vectors to images ``(B, C, H, W)``."""
         return self.layers(flatten_states(z, self.inner))
 
 

@@ -12,7 +12,7 @@ from .mlp import flatten_states, reshape_output
 
 
 class AttentionLayer(nn.Module):
-    """Pre-norm self-attention and a feed-forward layer, each added to its input.
+    """A pre-norm transformer layer: self-attention and a feed-forward layer, each with a residual connection.
 
     Attention is written out: with a token a coordinate it is small, and the fused kernels have no forward-mode derivative,
     which exact divergences need.
@@ -35,7 +35,7 @@ class AttentionLayer(nn.Module):
 
 
 class CoordinateTransformer(nn.Module):
-    """Pre-norm self-attention over coordinates; the noise level is one more token.
+    """A pre-norm transformer over the coordinates of a state, one token each, with the noise level as one more token.
 
     A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features, which a single number
     needs to be told apart from its neighbours.

@@ -15,7 +15,8 @@ from .images import Condition, channels_last, check_images, pad_to_multiple, pro
 
 
 class UNet(nn.Module):
-    """A contracting and an expanding path of residual blocks; each block of the second sees the state of one of the first.
+    """A U-Net: residual blocks from fine to coarse and back, with a skip connection from each block to its counterpart on
+    the way back.
 
     O. Ronneberger, P. Fischer, T. Brox, *U-Net: convolutional networks for biomedical image segmentation*, 2015,
     arXiv:1505.04597; with noise level and attention as by J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic

@@ -1,4 +1,6 @@
-"""The laws that processes, models, wrappers, parametrisations, weightings and samplers obey: the library's, and a user's."""
+"""Conformance checks: the laws that processes, models, wrappers, parametrisations, weightings and samplers must satisfy,
+the user's own too.
+"""
 
 from .affine import Response, affine_moments, gaussian_data, gaussian_error, response, sampled_moments
 from .models import check_model, model_cases

@@ -1,4 +1,4 @@
-"""The law that a sampler draws from on Gaussian data, exactly and without Monte Carlo.
+"""The exact law of a sampler's output on Gaussian data, without Monte Carlo.
 
 The exact score of a Gaussian is affine in the state, so every step with coefficients of its own is affine in state, memory
 and noise, and so is the whole run: ``x_0 = A x_T + b + B z``. One run from unit vectors of start and noise shows `A`, `b` and
@@ -39,13 +39,13 @@ AFFINE = 1e-8  # of the largest number: what rounding may take from the sum of t
 
 
 def gaussian_data() -> GaussianMixture:
-    """Make a Gaussian in two dimensions with unequal, rotated axes, and a mean off zero."""
+    """Make Gaussian data in two dimensions with unequal, rotated axes and a nonzero mean."""
     covariance = torch.tensor([[[0.9, 0.3], [0.3, 0.4]]], dtype=torch.float64)
     return GaussianMixture(torch.ones(1), torch.tensor([[0.6, -0.4]], dtype=torch.float64), covariance)
 
 
 class Units:
-    """In place of noise, unit vectors: row by row one coordinate of one call, after the rows that have none."""
+    """A noise source that gives unit vectors instead of random numbers, so that a run shows its response to each."""
 
     def __init__(self, first: int = 0) -> None:
         self.first, self.calls = first, 0
@@ -61,7 +61,8 @@ class Units:
 
 
 class Response(NamedTuple):
-    """What an affine run makes of its start and its noise: ``x = A x_T + b + B z``, all flattened.
+    """The affine map of a sampling run on Gaussian data, from start and noise to the last state: ``x = A x_T + b + B z``,
+    flattened.
 
     Attributes
     ----------
@@ -74,13 +75,15 @@ class Response(NamedTuple):
     B: Tensor
 
     def moments(self, start: Moments) -> tuple[Tensor, Tensor]:
-        """Mean ``(D,)`` and covariance ``(D, D)`` of what comes out, for a start of these moments and normal noise."""
+        """Return mean ``(D,)`` and covariance ``(D, D)`` of the last state, for a start with the given moments and
+        standard normal noise.
+        """
         mean = self.A @ start.mean.flatten() + self.b
         return mean, self.A @ start.covariance @ self.A.T + self.B @ self.B.T
 
 
 def travelled(sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise) -> Tensor:
-    """Make all steps of a plan, what the sampler remembers handed from each to the next, and return the last state."""
+    """Take all steps of a plan, passing the sampler's memory from each to the next, and return the last state."""
     state = None
     for c in plan:
         x, state = sampler.step(model, x, c, noise, state)
@@ -88,7 +91,7 @@ def travelled(sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, n
 
 
 def response(sampler: Sampler, model: Exact, denoise: bool = False) -> Response:
-    """Run a sampler from unit vectors of start and noise, and return how its last state hangs on them.
+    """Run a sampler on unit vectors of start and noise, and return the affine map from these to its last state.
 
     Parameters
     ----------

@@ -161,7 +161,7 @@ LAWS: list[Law] = [
 
 
 def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Report:
-    """Hold a score model, of the library or your own, against its laws.
+    """Check a score model, of the library or your own, against its laws, and return a `Report`.
 
     Subclass `ScoreModel` with ``score(x, t, **cond)`` and set `sde` and `moments`; on a linear process the other readings and
     the answers to samplers' questions follow. A model that gives the velocity instead, which alone is finite at every time,

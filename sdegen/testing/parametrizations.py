@@ -37,7 +37,7 @@ STD = 1.3  # of the data that coefficients are asked for
 
 @dataclass(frozen=True)
 class Parametrized:
-    """A parametrisation on a process."""
+    """A parametrisation with the process on which its laws are checked."""
 
     parametrization: Parametrization
     sde: LinearSDE
@@ -144,7 +144,7 @@ LAWS: list[Law] = [
 def check_parametrization(
     parametrization: Parametrization, sde: LinearSDE, expected: dict[str, str] | None = None
 ) -> Report:
-    """Hold a parametrisation, of the library or your own, against its laws on a linear SDE.
+    """Check a parametrisation, of the library or your own, against its laws on a linear SDE, and return a `Report`.
 
     Subclass `Parametrization` with ``target(at)``, which returns the operators of ``F = a x_0 + b z``; or, for a network that
     gives what a closed form leaves to be said, with ``coefficients(sde, at, std)``, which returns all four. A process on which

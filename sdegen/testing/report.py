@@ -1,4 +1,4 @@
-"""What a check returns: a printable list of laws, each held or broken, and why."""
+"""Results of a conformance check: a printable list of laws, each satisfied or violated, and why."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ STATISTICAL = 5.0  # standard errors, which the law computes itself
 
 
 class Violation(AssertionError):
-    """A law that does not hold, with the numbers that show it."""
+    """The error raised if a law is violated, with the numbers that show it."""
 
 
 @dataclass
 class Result:
-    """One law's outcome."""
+    """The result of one law: satisfied or violated."""
 
     law: str
     passed: bool
@@ -46,7 +46,7 @@ class Result:
 
 @dataclass
 class Report:
-    """The outcome of a check, law by law.
+    """The results of a conformance check, law by law.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ Law = Callable[..., None]
 
 
 def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = None) -> Report:
-    """Hold a subject against laws.
+    """Check a subject against laws, and return a `Report`.
 
     Parameters
     ----------

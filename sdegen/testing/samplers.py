@@ -50,7 +50,7 @@ FEW = 8  # steps of the runs that ask no question of accuracy
 
 @dataclass(frozen=True)
 class Case:
-    """What the laws of a sampler are asked about; see `check_sampler`."""
+    """A sampler with the process and the data on which its laws are checked; see `check_sampler`."""
 
     make: Callable[[int], Sampler]
     sde: LinearSDE
@@ -102,7 +102,7 @@ class Case:
 
 
 class Numbered:
-    """Noise by the number of the call and the row alone, however many rows there are."""
+    """A noise source whose numbers depend on the number of the call and the row alone, however many rows there are."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.calls = seed, 0
@@ -247,7 +247,7 @@ def check_sampler(
     final: str = "sample",
     expected: dict[str, str] | None = None,
 ) -> Report:
-    """Hold a sampler, of the library or your own, against its laws on a linear SDE.
+    """Check a sampler, of the library or your own, against its laws on a linear SDE, and return a `Report`.
 
     Subclass `Sampler` with `plan`, which forms the coefficients of every step, and `step`; hand whatever a step is to remember
     to the next by the second thing that it returns; declare the order of convergence as `convergence_order`.

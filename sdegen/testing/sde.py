@@ -23,7 +23,7 @@ def laws_of(sde: SDE) -> list[Law]:
 
 
 def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
-    """Hold a process against its laws.
+    """Check a process against its laws, and return a `Report`.
 
     Parameters
     ----------

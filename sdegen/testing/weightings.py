@@ -41,7 +41,7 @@ Weighting = Callable[[SDE, Tensor], Operator]  # `training.weightings.Weighting`
 
 @dataclass(frozen=True)
 class Weighted:
-    """A weighting on a process, and the lambda that it is said to be."""
+    """A weighting with the process on which its laws are checked, and its documented lambda."""
 
     weighting: Weighting
     sde: SDE
@@ -103,7 +103,7 @@ WEIGHTING_LAWS: list[Law] = [
 def check_weighting(
     weighting: Weighting, sde: SDE, weight: Lambda | None = None, expected: dict[str, str] | None = None
 ) -> Report:
-    """Hold a weighting, of the library or your own, against its laws on an SDE.
+    """Check a weighting, of the library or your own, against its laws on an SDE, and return a `Report`.
 
     Subclass `weightings.Weighting` with ``operator(sde, at)``, which returns the operator `W` of the loss
     ``‖W (s − target)‖²`` at the times of ``at = sde.at(t)``: a `Scale` of as many numbers, or a `Matrix` across the channels of a
@@ -156,7 +156,7 @@ def weighting_cases(weighting: Weighting, sde: SDE, weight: Lambda | None = None
 
 @dataclass(frozen=True)
 class Timed:
-    """A law of times on a process."""
+    """A law of training times with the process on which it is checked."""
 
     law: TimeLaw
     sde: SDE
@@ -216,7 +216,7 @@ TIME_LAWS: list[Law] = [times_lie_inside, generator_decides_the_draw, factor_und
 
 
 def check_times(law: TimeLaw, sde: SDE, expected: dict[str, str] | None = None) -> Report:
-    """Hold a law of training times, of the library or your own, against its laws on an SDE.
+    """Check a law of training times, of the library or your own, against its laws on an SDE, and return a `Report`.
 
     Subclass `TimeLaw` with ``sample(sde, n, generator)``, which returns `n` times and the factor on the loss of each: one over
     the density relative to that of uniform times, so that the objective stays what it is.

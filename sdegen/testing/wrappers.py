@@ -41,7 +41,7 @@ Wrap = Callable[[ScoreModel], ScoreModel]
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What the laws of a wrapper are asked about; see `check_wrapper`."""
+    """A wrapper and a model on which its laws are checked; see `check_wrapper`."""
 
     wrap: Wrap
     model: ScoreModel
@@ -177,7 +177,7 @@ LAWS: list[Law] = [*OWN, *map(_of_the_wrapper, MODEL_LAWS)]
 def check_wrapper(
     wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None, expected: dict[str, str] | None = None
 ) -> Report:
-    """Hold a wrapper, of the library or your own, against its laws and those of every score model.
+    """Check a wrapper, of the library or your own, against its laws and those of every score model, and return a `Report`.
 
     Subclass `Wrapper` with ``score`` and ``estimate`` (``velocity_at``, ``ask`` and ``answer`` where they are cheaper than what
     follows), `guidance.CleanState` with ``estimate`` where the clean data are changed, or `guidance.Tilted` with ``tilted`` where

@@ -1,4 +1,4 @@
-"""Training: weightings, losses, and the loop that lowers them."""
+"""Training of models: loss weightings, losses, and `fit`, the loop that minimises them."""
 
 from . import losses, weightings
 from .finite import NonFiniteLoss

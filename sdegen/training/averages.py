@@ -1,4 +1,6 @@
-"""Averages of weights over a run: one of a width that is chosen before, and others whose width is chosen afterwards."""
+"""Averages of weights over a run: an exponential moving average of a width chosen before, and others chosen afterwards
+(post-hoc EMA).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ FORMAT = "sdegen-average-1"
 
 
 def exponent(width: float, name: str = "width") -> float:
-    """Return the power `gamma` whose profile ``m^gamma`` has the relative standard deviation `width`; infinite for 0.
+    """Return the power `gamma` for which the weight profile ``m^gamma`` of an average has the relative standard deviation
+    `width`; infinite for 0.
 
     ``width² = (gamma + 1) / ((gamma + 2)² (gamma + 3))``, which falls with gamma. An error calls the width by `name`.
 
@@ -40,7 +43,7 @@ def exponent(width: float, name: str = "width") -> float:
 
 
 class PowerEMA:
-    """An average of weights over the last part of a run, whatever its length.
+    """A power-function average of a model's weights (EDM2's EMA), over the last part of a run of any length.
 
     ``average ← average + (1 − (1 − 1/n)^(gamma+1)) (weights − average)`` at step n: the weight of step m grows as
     ``m^gamma``, a profile of relative width `width`. T. Karras et al., *Analyzing and improving the training dynamics of
@@ -63,19 +66,19 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of one more step."""
+        """Update the average with the model's present weights."""
         self.n += 1
         keep = 0.0 if self.n == 1 or not self.width else (1 - 1 / self.n) ** (self.gamma + 1)
         torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Put the average in place of the weights."""
+        """Copy the average into the model's weights."""
         torch._foreach_copy_(self.parameters, self.average)
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """Put the average in place of the weights for a while."""
+        """Put the average into the model within a ``with`` block, and restore the weights afterwards."""
         weights = [p.detach().clone() for p in self.parameters]
         self.copy_to_model()
         try:
@@ -86,7 +89,7 @@ class PowerEMA:
 
 
 class Snapshots:
-    """Two averages of weights, kept now and then, from which an average of any other width is formed afterwards.
+    """Stored averages of weights, from which an average of any other width is computed after the run (post-hoc EMA).
 
     The average of exponent gamma at step T is ``∫ p(s) weights(s) ds`` with the profile ``p(s) = (gamma + 1) s^gamma /
     T^(gamma+1)`` on ``[0, T]``. The profiles that were kept are combined to the one that is asked for, by least squares over
@@ -113,18 +116,18 @@ class Snapshots:
         self._kept: dict[int, list[list[Tensor]]] = {}
 
     def update(self) -> None:
-        """Take in the weights of one more step."""
+        """Update both averages with the model's present weights."""
         for average in self.averages:
             average.update()
 
     def forget_later(self) -> None:
-        """Delete files of steps that are still to come, which an interrupted run has left, or another."""
+        """Delete files of later steps, left by an interrupted or another run."""
         for path in [] if self.folder is None else self._files():
             if _step(path) > self.averages[0].n:
                 path.unlink()
 
     def keep(self) -> None:
-        """Keep both averages as they are at this step."""
+        """Keep a copy of both averages at the present step."""
         step = self.averages[0].n
         if self.folder is None:
             self._kept[step] = [[p.cpu().clone() for p in average.average] for average in self.averages]
@@ -138,12 +141,12 @@ class Snapshots:
 
     @property
     def steps(self) -> list[int]:
-        """The steps that were kept, up to the present one."""
+        """The steps at which averages were stored, up to the present one."""
         kept = self._kept if self.folder is None else map(_step, self._files())
         return sorted(step for step in kept if step <= self.averages[0].n)
 
     def average(self, width: float) -> dict[str, Tensor]:
-        """Return the average of relative width `width` at the last step that was kept: float64 on the CPU, by name.
+        """Return the average of relative width `width` at the last stored step: float64 on the CPU, by name.
 
         Raises
         ------
@@ -187,7 +190,8 @@ def _step(path: Path) -> int:
 
 
 def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Tensor, float]:
-    """Find the coefficients that make the profile of one width of profiles of others, and tell what they miss.
+    """Find the coefficients with which stored averages of some `widths` approximate the average of one `width`, and return
+    them with the error.
 
     The inner product of two profiles is ``(a + 1)(b + 1) / (a + b + 1) (s / t)^b / t`` for exponents `a` at step `s` and `b` at
     a later step `t`.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: all that it consists of between two steps, so that it goes on as if it had never stopped.
+"""Checkpoints of a training run: its whole state between two steps, from which it continues to the bit.
 
 A run has a folder. ``step-N.safetensors`` holds weights, averages, the optimiser, the states of the random generators, what is
 left of this pass over the data, and the record; its header is JSON: settings, model, version. Nothing is pickled. The last two
@@ -31,7 +31,7 @@ _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start an
 
 @dataclass
 class Checkpoint:
-    """What was read from a file.
+    """A checkpoint of a training run, as read from its file.
 
     Attributes
     ----------
@@ -52,11 +52,11 @@ class Checkpoint:
     __repr__ = show_call
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names begin with ``prefix:``, without it."""
+        """Return the tensors whose names begin with ``prefix:``, with the prefix removed."""
         return {k.removeprefix(f"{prefix}:"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}:")}
 
     def check(self, about: dict[str, Any], model: nn.Module, moments: Moments) -> None:
-        """Refuse to go on with another run.
+        """Refuse to continue a run whose settings or model differ from the checkpoint's.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Checkpoint:
 
 
 class Folder:
-    """The checkpoints of one run."""
+    """The folder with the checkpoints of one training run."""
 
     __repr__ = show_call
 
@@ -94,7 +94,7 @@ class Folder:
         self.path = Path(path)
 
     def prepare(self) -> None:
-        """Make the folder, and take away what a killed process has left half written."""
+        """Make the folder, and delete files that an interrupted process has left incomplete."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"checkpoint = {self.path} is a file; give a folder, which is made if there is none.")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -102,11 +102,11 @@ class Folder:
             shutil.rmtree(part)
 
     def files(self) -> list[Path]:
-        """List the checkpoints that are there, oldest first."""
+        """List the checkpoints in the folder, oldest first."""
         return sorted(self.path.glob("step-*.safetensors"))
 
     def newest(self) -> Checkpoint | None:
-        """Return the last checkpoint, if there is one.
+        """Return the newest checkpoint; None if there is none.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Folder:
         return Checkpoint(path, int(header["step"]), float(header["seconds"]), json.loads(header["about"]), tensors)
 
     def write(self, step: int, seconds: float, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Add a checkpoint; the one before stays, older ones go.
+        """Write a checkpoint, and delete all older ones but the last.
 
         Raises
         ------
@@ -177,7 +177,7 @@ def _plain(value: Any) -> Any:
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """List where two descriptions differ: dotted name and both values."""
+    """List the entries in which two descriptions differ: dotted name and both values."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return [] if json.dumps(then) == json.dumps(now) else [(name, then, now)]
     if then.get("class") != now.get("class"):

@@ -1,4 +1,4 @@
-"""Conditions that are lost at random in training, so that one network learns the law with them and without."""
+"""Random removal of conditions in training, so that one network learns the distribution with and without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..data import Batch
 
 
 class Drop:
-    """Each row of a batch loses its conditions with probability `p`, all at once and independently of the other rows.
+    """Condition dropout for classifier-free guidance: each row of a batch loses all its conditions with probability `p`.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
 
@@ -66,7 +66,7 @@ class Drop:
 
 
 def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:
-    """Refuse conditions that a loss does not take.
+    """Refuse conditions that the loss does not take as arguments.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Losses that are not finite: the error they end in, and a look at them that costs no wait."""
+"""Detection of losses that are NaN or infinite, without waiting for an accelerator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..waiting import at_hand
 
 
 class NonFiniteLoss(ValueError):
-    """A loss or gradient that is NaN or infinite."""
+    """The error raised if a loss or gradient is NaN or infinite."""
 
 
 def finite(values: Tensor, t: Tensor) -> Tensor:
-    """Return the values, unless one is not finite: then raise an error that names the time.
+    """Return the values; raise an error that names the time if one is NaN or infinite.
 
     They are looked at where that costs no wait. Those on an accelerator `fit` reads later, many steps together.
 

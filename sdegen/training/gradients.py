@@ -1,4 +1,4 @@
-"""The gradient of a mean loss: of a whole batch, part by part, or on several processes, always of the same numbers."""
+"""Gradients of the mean loss of a batch: at once, accumulated over parts, or over several processes, with equal results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from .workers import Processes
 
 
 class Gradient:
-    """``∇ (1/B) Σ_i loss_i`` over a batch, with the network asked about a part of the rows at a time.
+    """The gradient of the mean loss of a batch, ``∇ (1/B) Σ_i loss_i``, with the network evaluated on a part of the rows
+    at a time.
 
     Times, noise and pooled targets belong to the batch, not to a part: every part runs the loss of the whole batch with the
     same random numbers, and the network answers for its own rows alone. So `accumulate` parts on each of several processes
@@ -107,7 +108,7 @@ class Gradient:
         return values[rows].sum() / len(values)
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
-        """Return the loss of each datum, of which those of `rows` are what the network says in its precision."""
+        """Return the loss of each datum; only those of `rows` are computed with the network."""
         whole = rows == slice(0, len(batch.x))
         one = (
             nullcontext() if whole and self.autocast is None else answering(self.net, rows, len(batch.x), self.autocast)
@@ -117,7 +118,7 @@ class Gradient:
 
 
 def check_one_each(values: Tensor, batch: Batch, who: str) -> None:
-    """Refuse losses that are not one value per datum.
+    """Refuse losses that are not one value per datum; `who` is named in the error.
 
     Raises
     ------
@@ -133,7 +134,8 @@ def check_one_each(values: Tensor, batch: Batch, who: str) -> None:
 
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
-    """Let a network answer for a while for some of the `size` rows of a batch, 0 for the others, in another precision.
+    """Make a network compute `rows` of a batch of `size` alone within a ``with`` block, in another precision, and give 0
+    for the others.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What `fit` needs of a model: `Learner`, checked in one place."""
+"""The interface of models that `fit` can train: `Learner`, checked in one place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .losses import Denoising
 
 
 class Learner(Protocol):
-    """Say what a model has to give that `fit` is to train.
+    """The interface of models that `fit` can train: weights, and a loss for each datum.
 
     It is an ``nn.Module`` with weights that require a gradient, and besides:
 
@@ -34,11 +34,11 @@ class Learner(Protocol):
     moments: Moments | None
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the loss of each datum, ``(B,)``, of data ``(B, *)``; all chance comes from the generator."""
+        """Return the loss of each datum, ``(B,)``, for data ``(B, *)``; all random numbers come from the generator."""
 
 
 def learnable(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a model that learn, by name, if `fit` can train it (`Learner`).
+    """Return the trainable weights of a model by name; refuse a model that `fit` cannot train (`Learner`).
 
     Raises
     ------
@@ -64,7 +64,7 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def objective_of(model: nn.Module) -> Callable[..., Tensor]:
-    """Return what `fit` lowers where no loss is named: the model's own ``loss``, or for score models `losses.Denoising`.
+    """Return the loss that `fit` minimises if none is given: the model's own ``loss``, or `losses.Denoising` for score models.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What hears of a training while it goes on: `Listener`, and those that `fit` itself brings along."""
+"""Callbacks of a training run: the base class `Listener`, and those that `fit` uses itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .state import Training
 
 
 class Listener:
-    """Hear of a training: override what is needed of four methods, each of which does nothing by default.
+    """The base class of training callbacks: override any of four methods, each of which does nothing by default.
 
     A plain function of a `Step` is as good as a listener that overrides ``__call__`` alone (`Function`). Where several processes
     train, those that the user gives `fit` hear in the main one.
@@ -41,20 +41,20 @@ class Listener:
     __repr__ = show_call
 
     def begin(self, training: Training) -> None:
-        """Hear that the training begins, or goes on."""
+        """Hear that the training begins, or continues from a checkpoint."""
 
     def __call__(self, step: Step) -> None:
         """Hear that a step was taken."""
 
     def end(self, training: Training) -> None:
-        """Hear that the last step was taken. A training that fails does not say so."""
+        """Hear that the last step was taken; not called if the training fails."""
 
     def close(self) -> None:
-        """Give back what `begin` took, however the training ended."""
+        """Close what `begin` opened, however the training ended."""
 
 
 class Function(Listener):
-    """Call a function after every step.
+    """A callback that calls a function after every step.
 
     Parameters
     ----------
@@ -71,15 +71,15 @@ class Function(Listener):
 
 
 def listening(callback: Listener | Callable[[Step], Any]) -> Listener:
-    """Return a listener as it is, and a function as one."""
+    """Return a callback as a `Listener`; a function becomes a `Function`."""
     return callback if isinstance(callback, Listener) else Function(callback)
 
 
 class Bar(Listener):
-    """Show how far the training is, and the mean loss of 50 steps."""
+    """A callback that shows a progress bar with the mean loss of the last 50 steps."""
 
     def begin(self, training: Training) -> None:
-        """Show what was done before an interruption."""
+        """Show the steps taken before an interruption."""
         self.bar = tqdm(total=training.settings.last, initial=training.run.steps, desc="fit", leave=False)
 
     def __call__(self, step: Step) -> None:
@@ -89,12 +89,12 @@ class Bar(Listener):
             self.bar.set_postfix(loss=f"{sum(step.run.loss[-50:]) / 50:.4g}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Close the bar."""
         self.bar.close()
 
 
 class Keeping(Listener):
-    """Keep something every so many steps, and at the end if it was not kept just before.
+    """The base class of callbacks that do something every few steps, and once more at the end.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Keeping(Listener):
         self.every = every
 
     def keep(self) -> None:
-        """Keep it now. Losses that are still on an accelerator have been read, and are finite."""
+        """Keep whatever the subclass keeps, now; losses have been read from the accelerator and are finite."""
         raise NotImplementedError
 
     def begin(self, training: Training) -> None:
@@ -126,7 +126,7 @@ class Keeping(Listener):
 
 
 class KeepSnapshots(Keeping):
-    """Keep averages of weights, from which `Run.averaged` forms others.
+    """A callback that stores averages of weights every few steps, from which `Run.averaged` computes others.
 
     Parameters
     ----------
@@ -141,19 +141,19 @@ class KeepSnapshots(Keeping):
         self.snapshots = snapshots
 
     def begin(self, training: Training) -> None:
-        """Forget snapshots of steps that are still to come, which an interrupted run has left, or another."""
+        """Forget snapshots of later steps, left by an interrupted or another run."""
         super().begin(training)
         if training.processes.main:
             self.snapshots.forget_later()
 
     def keep(self) -> None:
-        """Keep one now."""
+        """Keep a snapshot of the averages now."""
         if self.snapshots.folder is None or self.training.processes.main:
             self.snapshots.keep()
 
 
 class Checkpoints(Keeping):
-    """Write all that the training consists of to its folder, from which the same call goes on.
+    """A callback that writes a checkpoint every few steps, from which the same call of `fit` continues.
 
     Parameters
     ----------
@@ -168,14 +168,14 @@ class Checkpoints(Keeping):
         self.folder = folder
 
     def keep(self) -> None:
-        """Write one now: all processes give their part, and the main one writes."""
+        """Write a checkpoint now: all processes give their part, and the main one writes."""
         training = self.training
         tensors = training.tensors()
         if training.processes.main:
             self.folder.write(training.run.steps, training.run.seconds, training.about(), tensors)
 
     def end(self, training: Training) -> None:
-        """Write the last, which says of a run of so many seconds that they are over."""
+        """Write the last checkpoint, which marks a run limited in seconds as finished."""
         super().end(training)
         if training.run.steps > self.first and training.settings.seconds and training.run.steps % self.every == 0:
             self.keep()

@@ -1,4 +1,4 @@
-"""`fit`, and the loop it goes through: one step after the other, which knows a model by its loss alone.
+"""`fit`, which trains a model, and `train`, the loop over steps that it runs.
 
 `settings` are what the weights depend on, `state` is all there is between two steps, `listeners` are what hears of each.
 """
@@ -120,7 +120,7 @@ def fit(
 
 
 def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[Step]:
-    """Take the steps of a training, and yield what each did; the listeners have heard of it by then.
+    """Take the steps of a training, and yield each as a `Step`, after the listeners have been called with it.
 
     After the last one, ``training.average.copy_to_model()`` leaves the averaged weights in the model.
 

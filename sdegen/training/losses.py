@@ -1,4 +1,5 @@
-"""Score-matching losses, one value per datum: denoising, implicit (Hyvärinen), sliced, and with learned variance.
+"""Score-matching losses with one value per datum: denoising, implicit (Hyvärinen), sliced, and variational with learned
+variance.
 
 Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
 DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting`. No loss here knows the SDE it runs on.
@@ -95,12 +96,12 @@ class Denoising:
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
-        """Return ``W (score − target)`` at the noised states, of their shape."""
+        """Return the weighted error of the score, ``W (score − target)``, at the noised states, of their shape."""
         return score_error(model, x_0, perturbed, W, self.pooled and not cond, **cond)
 
 
 class InputPerturbation(Denoising):
-    """Denoising of states with more noise than is asked for: ``x_t = Phi x_0 + R (z + gamma xi)``, the target still `z`.
+    """Denoising score matching with additional input noise: ``x_t = Phi x_0 + R (z + gamma xi)``, while the target stays `z`.
 
     In training a network sees true states, in sampling its own; the extra noise `xi` stands for its errors. M. Ning,
     E. Sangineto, A. Porrello, S. Calderara, R. Cucchiara, *Input perturbation reduces exposure bias in diffusion models*,
@@ -141,7 +142,7 @@ class InputPerturbation(Denoising):
         generator: torch.Generator | None = None,
         **cond: Any,
     ) -> Tensor:
-        """Return ``W R⁻ᵀ (z − eps)``, the score's error in terms of the noise's: no score is divided by a vanishing noise."""
+        """Return the weighted error of the score in terms of the noise, ``W R⁻ᵀ (z − eps)``, of the shape of the states."""
         R, t = perturbed.kernel.R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
@@ -150,7 +151,7 @@ class InputPerturbation(Denoising):
 
 
 class Implicit:
-    """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs no kernel: only noised states.
+    """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs noised states but not their transition density.
 
     Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
     models by score matching*, 2005; with a Hutchinson divergence, sliced score matching: Y. Song et al., 2019,
@@ -239,7 +240,8 @@ class Hybrid:
 
 
 class Variational:
-    """The negative evidence lower bound of a chain of N states in nats, for models and processes that learn from it.
+    """The variational loss, the negative evidence lower bound of a chain of N steps in nats, for learned variances and
+    learned processes.
 
     ``KL(q(x_N | x) ‖ prior) + Σ_k KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k)) − log p(x | x_1)``, the terms of
     `sdegen.discrete_elbo`, at times equally spaced in `t`. Of the sum one term is drawn for each datum. Where the process
@@ -280,7 +282,8 @@ class Variational:
 
 
 def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, **cond: Any) -> Tensor:
-    """Return ``W (score − target)`` of denoising score matching, where the target is the kernel's own score.
+    """Return the weighted error ``W (score − target)`` of denoising score matching, with the score of the transition
+    kernel as target.
 
     With `pool` the target is its mean given the noised state *and the whole batch of data*, which has the same
     expectation and less variance (Rao–Blackwell): what the exact model of the batch's empirical law says. Nonlinear

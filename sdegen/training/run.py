@@ -1,4 +1,4 @@
-"""What is known of a training run: `Step` while it runs, `Run` afterwards, and `Readings` of losses in between."""
+"""The record of a training run: `Step`, one step while it runs, and `Run`, the whole run afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback is told after every step.
+    """One step of a training run, as callbacks are called with it.
 
     Attributes
     ----------
@@ -61,14 +61,14 @@ class Step:
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Lend the model for a while as it would be left now: with averaged weights, in evaluation mode."""
+        """Lend the model with averaged weights, in evaluation mode, within a ``with`` block."""
         with averaged(self.model, self._average):
             yield self.model
 
 
 @contextmanager
 def averaged(model: nn.Module, average: PowerEMA) -> Iterator[None]:
-    """Give a model its averaged weights for a while, in evaluation mode."""
+    """Give a model its averaged weights, in evaluation mode, within a ``with`` block."""
     with average.in_model():
         model.eval()
         try:
@@ -79,7 +79,7 @@ def averaged(model: nn.Module, average: PowerEMA) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """The record of a training run.
+    """The record of a training run: losses, gradient norms and learning rates of all steps.
 
     Attributes
     ----------
@@ -121,8 +121,7 @@ class Run:
 
     @torch.no_grad()
     def averaged(self, width: float) -> Any:
-        """Return a copy of the model with its weights averaged over another relative width, chosen afterwards
-        (`Snapshots`).
+        """Give a model its averaged weights, in evaluation mode, within a ``with`` block.
 
         Raises
         ------
@@ -146,7 +145,7 @@ def _span(values: list[float]) -> str:
 
 
 class Readings:
-    """Losses and gradient norms on their way into a run's record.
+    """A buffer of losses and gradient norms that are still on the accelerator, before they enter a run's record.
 
     A CPU has them at once. An accelerator is asked for those of 50 steps together, so that nothing waits for it; until then
     `bad` tells the optimiser on the device not to touch the weights any more. A loss that is not finite ends the run, and its
@@ -173,7 +172,7 @@ class Readings:
         self.bad = None if self.patience == 1 else torch.zeros((), device=device)
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Take in those of one step.
+        """Add the loss and the gradient norm of one step to the buffer.
 
         Raises
         ------
@@ -187,7 +186,7 @@ class Readings:
             self.read()
 
     def read(self) -> None:
-        """Write what was taken in to the record, up to the first that is not finite.
+        """Write the buffered values to the run's record, up to the first that is NaN or infinite.
 
         Raises
         ------
@@ -203,7 +202,7 @@ class Readings:
             self.run.grad_norm.append(norm)
 
     def stopped(self, why: str) -> NonFiniteLoss:
-        """End the record with the last good step, and return the error that says so."""
+        """End the record with the last good step, and return the error to raise."""
         run, good = self.run, len(self.run.loss)
         run.steps, run.lr = good, run.lr[:good]
         return NonFiniteLoss(

@@ -1,4 +1,4 @@
-"""`Settings`: what a training depends on, in one object that is checked when it is made."""
+"""`Settings`, all options of a training run that affect the weights, checked when the object is made."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STEPS = 4000  # of a run whose end nobody named
 
 
 def cosine_decay(done: float) -> float:
-    """Return ``½ (1 + cos(pi done))``, which falls from one to zero over the run."""
+    """Return ``½ (1 + cos(pi done))``, the factor of a learning rate that falls from one to zero over the run."""
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def constant_rate(done: float) -> float:
-    """Return one, whatever part of the run is `done`.
+    """Return one, the factor of a constant learning rate, for any finished fraction `done` of the run.
 
     Such a run can be made longer afterwards, and averaged over any width (`Run.averaged`) instead of annealed.
     """
@@ -34,7 +34,7 @@ def constant_rate(done: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Hold all that the weights depend on besides the model and the data: a checkpoint is of these settings, or refused.
+    """The options of a training run that affect the weights, besides the model and the data.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Settings:
 
     @classmethod
     def of(cls, settings: Settings | None, changes: dict[str, Any]) -> Settings:
-        """Return settings with some changed; without any, the default ones.
+        """Return settings, the default ones if None, with some fields changed.
 
         Raises
         ------
@@ -145,19 +145,19 @@ class Settings:
 
     @property
     def last(self) -> int | None:
-        """The step that ends the run; None where only `seconds` do."""
+        """The number of the last step; None if only `seconds` limit the run."""
         return STEPS if self.steps is None and self.seconds is None else self.steps
 
     def done(self, steps: int, seconds: float) -> float:
-        """Return which part of the run is done after so many steps and seconds; one and more when it is over."""
+        """Return the finished fraction of the run after so many steps and seconds; one or more when it is over."""
         return max(steps / self.last if self.last else 0.0, seconds / self.seconds if self.seconds else 0.0)
 
     def rate(self, step: int, done: float) -> float:
-        """Return the learning rate after `step` steps, which were the part `done` of the run."""
+        """Return the learning rate at a step, from the finished fraction `done` of the run."""
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * self.schedule(done)
 
     def compared(self) -> dict[str, Any]:
-        """Return what a run that goes on must share with the one that was begun, by name."""
+        """Return the settings that a continued run must share with the original one, by name."""
         own = {"schedule": self.schedule} | {field.name: getattr(self, field.name) for field in fields(self)}
         # Where a run of constant rate ends has no say in how it goes.
         ends = {"steps": None, "seconds": None} if self.schedule is constant_rate else {"steps": self.last}
@@ -165,7 +165,7 @@ class Settings:
 
 
 def check_whole(name: str, value: int | None, least: int) -> None:
-    """Refuse a number that is not whole, or below the least that makes sense; None passes.
+    """Refuse a value that is not a whole number of at least `least`; None passes.
 
     Raises
     ------

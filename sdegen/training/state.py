@@ -1,4 +1,4 @@
-"""`Training`: all that a run consists of between two steps, set up from a model, data and settings, or from a checkpoint."""
+"""`Training`, the whole state of a training run between two steps, new or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CURVES = ("loss", "grad_norm", "lr")
 
 
 class Training:
-    """Set up a training, which `train` then goes through; in a folder with a checkpoint, go back to it.
+    """The whole state of a training run, set up anew or from the checkpoint in a folder, for `train` to run.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Training:
         return int(self.processes.agree(int(torch.randint(2**31 - 1, ()))))
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """Take one step of the optimiser and of the averages; return the mean loss and the norm of the gradient.
+        """Take one optimiser step and update the averages; return the mean loss and the norm of the gradient.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Training:
         return loss, norm
 
     def read(self) -> None:
-        """Bring losses that are still on an accelerator into the record.
+        """Bring losses that are still on the accelerator into the run's record.
 
         Raises
         ------
@@ -156,13 +156,13 @@ class Training:
         self.readings.read()
 
     def about(self) -> dict[str, Any]:
-        """Return in JSON what a run that goes on must share with the one that was begun."""
+        """Return the settings and the model as JSON, which a continued run must share with the original one."""
         about = describe(self.settings.compared() | {"model": self.model})
         frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
         return about | ({"frozen": frozen} if frozen else {})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes from step to step, by name. The processes gather the states of torch's generators."""
+        """Return everything that changes from step to step as tensors by name, gathered over the processes."""
         device = self.processes.device
         tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"moments:{name}": value for name, value in self.moments._asdict().items()}
@@ -222,7 +222,7 @@ def _column(values: Sequence[Any]) -> Tensor:
 
 
 def by_factor(named: dict[str, Tensor], factors: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Return parameters in groups of one factor on the learning rate, 1 where no name begins with a key.
+    """Return parameters in groups with a common factor on the learning rate, given by the beginning of their names; else 1.
 
     Raises
     ------

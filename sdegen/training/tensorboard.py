@@ -1,4 +1,4 @@
-"""A run as curves in TensorBoard, through whatever writer the user has."""
+"""A callback that writes a training run to TensorBoard, through any writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from .state import Training
 
 
 class Writer(Protocol):
-    """Write numbers and images by name and step, as ``torch.utils.tensorboard.SummaryWriter`` does."""
+    """The interface of TensorBoard writers, as of ``torch.utils.tensorboard.SummaryWriter``: numbers and images by name
+    and step.
+    """
 
     def add_scalar(self, tag: str, value: float, step: int, /) -> Any:
         """Write a number."""
@@ -26,7 +28,7 @@ class Writer(Protocol):
 
 
 class TensorBoard(Listener):
-    """Write loss, gradient norm, learning rate and validation of a run, and images if they are asked for.
+    """A callback that writes loss, gradient norm, learning rate, validation loss and, if asked for, images to TensorBoard.
 
     Curves are means over `every` steps, written when the record has them: nothing waits for an accelerator.
 
@@ -73,7 +75,7 @@ class TensorBoard(Listener):
         self.writer, self.every, self.images, self.images_every = writer, every, images, images_every
 
     def begin(self, training: Training) -> None:
-        """Go on where the record ends."""
+        """Go on after the last step of the record."""
         self.written, self.measured = training.run.steps, len(training.run.validation)
 
     def __call__(self, step: Step) -> None:
@@ -86,7 +88,7 @@ class TensorBoard(Listener):
             self.writer.add_images("samples", x.detach().clamp(0, 1).cpu(), step.step)
 
     def end(self, training: Training) -> None:
-        """Write what is left."""
+        """Write the steps that have not been written yet."""
         self.write(training.run)
 
     def write(self, run: Run) -> None:

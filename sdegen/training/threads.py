@@ -1,4 +1,4 @@
-"""How many threads a training on a CPU takes: one, or as many as torch has, whichever the first steps are faster with.
+"""Choice of the number of CPU threads in training: one or torch's default, by timing the first steps with each.
 
 On a machine that is busy with something else, threads wait for each other at every operation, and several are slower than one.
 """
@@ -21,7 +21,7 @@ _GAIN = 0.9  # what several threads must bring the time down to, since they take
 
 
 class Threads:
-    """Try the first steps of a run with one thread and with all, by turns, and keep the number that was faster.
+    """A chooser of the number of CPU threads: the first steps of a run are timed with one thread and with all.
 
     A timed step is a step of the run like any other: no random number is drawn for it, and no weight moves otherwise. How torch
     rounds may depend on the number of threads, so that two runs are equal to the last bit only where their numbers are.
@@ -48,7 +48,7 @@ class Threads:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Give torch the number, if it is known, and afterwards the number that torch had before."""
+        """Give torch the chosen number of threads within a ``with`` block, and restore the former number afterwards."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.number or before)
         try:
@@ -58,7 +58,7 @@ class Threads:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Take one step of the run with the number that was found, or with the next to be tried."""
+        """Take one step of the run with the chosen number of threads, or with the next candidate, timed."""
         if self.number is not None or self.first:
             self.first = max(0, self.first - 1)
             yield

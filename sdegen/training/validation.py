@@ -1,4 +1,4 @@
-"""The loss on data that the model does not learn from."""
+"""Validation: the loss on data that are not trained on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .state import Training
 
 
 class Validation(Keeping):
-    """Measure the loss of the averaged weights on other data, every so many steps and after the last.
+    """A callback that measures the loss of the averaged weights on validation data, every few steps and after the last.
 
     The random numbers are common: every measurement has the same data in the same batches, with the same times and noise,
     whatever the seed of the run. So the change from one to the next is far better known than each, whose standard error is that
@@ -47,7 +47,7 @@ class Validation(Keeping):
         self.data = data
 
     def begin(self, training: Training) -> None:
-        """Look at the data."""
+        """Prepare the validation data, and check them."""
         super().begin(training)
         like = training.parameters[0]
         with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):

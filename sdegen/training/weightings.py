@@ -1,4 +1,4 @@
-"""The weight of an error inside every score-matching loss, offered beside the laws of the time it is measured at.
+"""Weightings of the squared error at each time inside score-matching losses.
 
 A *weighting* is written as lambda on the squared score error, ``lambda ‖s − target‖²``; as an operator `W` with
 ``‖W (s − target)‖²``, so that matrix processes weight directions too. Laws of time are in `processes.times`.
@@ -36,13 +36,15 @@ __all__ = [
 
 
 class Weighting(ABC):
-    """lambda on the squared score error, as an operator: the loss is ``‖W (s − target)‖²``. Subclass it with `operator`."""
+    """The base class of loss weightings lambda(t), given by an operator `W` with ``Wᵀ W = lambda``: the loss is ``‖W (s −
+    target)‖²``.
+    """
 
     __repr__ = show_call
 
     @abstractmethod
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """Return `W`, given what the process knows of the times: ``at.t``, their noise ``at.R`` and, if linear, ``at.snr``."""
+        """Return `W` at the times of `at`, a process's noise level: ``at.t``, ``at.R`` and, if it is linear, ``at.snr``."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Operator:
         """Return `W` at times `t` ``(B,)``."""
@@ -50,7 +52,7 @@ class Weighting(ABC):
 
 
 class UniformWeighting(Weighting):
-    """``lambda = 1`` on ``[t_min, T]``."""
+    """The uniform weighting of the score error, ``lambda = 1``."""
 
     def operator(self, sde: SDE, at: Level) -> Operator:
         """Return the identity."""
@@ -58,7 +60,7 @@ class UniformWeighting(Weighting):
 
 
 class InverseVarianceWeighting(Weighting):
-    """``lambda = sigma²``, the inverse of the variance of a coordinate of ``∇ log p(x_t | x_0)``: the noise (DDPM) loss.
+    """The weighting ``lambda = sigma²`` of the score error, which gives the noise-prediction loss of DDPM.
 
     J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
     """
@@ -69,7 +71,8 @@ class InverseVarianceWeighting(Weighting):
 
 
 class LikelihoodWeighting(Weighting):
-    """``lambda = g²``: with ``t`` uniform, half the loss times T bounds the KL divergence of data to model.
+    """The likelihood weighting ``lambda = g²``: with uniform `t`, half the loss times T bounds the KL divergence of data
+    and model.
 
     Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021,
     arXiv:2101.09258.
@@ -81,7 +84,7 @@ class LikelihoodWeighting(Weighting):
 
 
 class SNRWeighting(Weighting):
-    """``snr + offset`` on the squared error of clean data: ``lambda = sigma² (1 + offset / snr)``.
+    """The weighting ``snr + offset`` of the squared error of clean data: ``lambda = sigma² (1 + offset / snr)``.
 
     An offset of 0 is the noise loss, 1 the velocity loss (T. Salimans and J. Ho, *Progressive distillation for fast
     sampling of diffusion models*, 2022, arXiv:2202.00512).
@@ -108,7 +111,7 @@ class SNRWeighting(Weighting):
 
 
 class EDMWeighting(SNRWeighting):
-    """``(sigma² + std²) / (sigma std)²`` on the error of clean data: every level starts with a loss of one.
+    """EDM's weighting ``(sigma² + std²) / (sigma std)²`` of the error of clean data: initially every noise level has loss one.
 
     T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNRWeighting` with offset ``1 / std²``.
 
@@ -131,7 +134,7 @@ class EDMWeighting(SNRWeighting):
 
 
 class MinSNRWeighting(Weighting):
-    """``min(snr, gamma)`` on the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
+    """The min-SNR weighting ``min(snr, gamma)`` of the squared error of clean data: ``lambda = sigma² min(1, gamma / snr)``.
 
     T. Hang et al., *Efficient diffusion training via min-SNR weighting strategy*, 2023, arXiv:2303.09556.
 

@@ -1,4 +1,4 @@
-"""The processes of a run: this one, or those that ``accelerate launch`` has started; and how they share rows.
+"""Distributed training: communication between the processes that ``accelerate launch`` has started, or a single one.
 
 The engine is torch.distributed as accelerate sets it up; one process needs neither.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Processes:
-    """What the processes of a run tell each other. Alone, a process hears itself, and accelerate is not imported.
+    """The processes of a distributed training run, and communication between them; a single process needs no accelerate.
 
     Parameters
     ----------
@@ -69,22 +69,22 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes, shows a bar and calls back."""
+        """Whether this process is the main one, which writes, shows a bar and calls callbacks."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Go on once all processes have arrived here."""
         if self.number > 1:
             self._talk.wait_for_everyone()
 
     def agree(self, value: float) -> float:
-        """Return the main process's number."""
+        """Return the number `value` of the main process, on every process."""
         if self.number == 1:
             return value
         return self._talk.broadcast(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
 
     def check_same(self, name: str, value: float) -> None:
-        """Refuse a number that is not the main process's.
+        """Refuse a number that differs from the main process's.
 
         Raises
         ------
@@ -100,14 +100,14 @@ class Processes:
 
     @torch.no_grad()
     def share(self, model: nn.Module) -> None:
-        """Give every process the main one's weights."""
+        """Copy the main process's weights to the model of every process."""
         if self.number > 1:
             for value in model.state_dict().values():
                 value.copy_(self._talk.broadcast(value.contiguous()))
 
     @torch.no_grad()
     def add(self, value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Sum a number and the gradients over the processes, at once; returns the number's sum."""
+        """Sum a number and the gradients over all processes at once, and return the number's sum."""
         if self.number == 1:
             return value
         parameters = list(parameters)
