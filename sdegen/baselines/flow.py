@@ -259,7 +259,7 @@ class NormalizingFlow(nn.Module):
         """
         if x.shape[1:] != torch.Size(self.shape):
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; this flow is one of (B, {', '.join(map(str, self.shape))})."
+                f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."
             )
         like = next(self.parameters())
         return self._under_noise(*self.net(x.to(like)))

@@ -151,7 +151,7 @@ class GAN(Adversarial):
     ) -> None:
         super().__init__(generator, critic, latent)
         if not r1 >= 0:
-            raise ValueError(f"r1 = {r1}; the weight of a penalty is not negative.")
+            raise ValueError(f"r1 = {r1}; give a weight of the penalty that is not negative.")
         if r1:
             check_alone(critic)
         self.divergence, self.saturating, self.r1 = Game() if divergence is None else divergence, saturating, r1

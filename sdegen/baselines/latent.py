@@ -82,7 +82,7 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
         If there are fewer than two rows.
     """
     if len(codes) < 2:
-        raise ValueError(f"codes has {len(codes)} rows; how much they vary takes two at least.")
+        raise ValueError(f"codes has {len(codes)} rows; give two at least, so that their variance can be measured.")
     return codes.var(0) > threshold
 
 
@@ -160,7 +160,8 @@ def fgsm(
         raise ValueError(f"epsilon = {epsilon}; it must not be negative.")
     if x.min() < low or x.max() > high:
         raise ValueError(
-            f"x has the range [{x.min():.4g}, {x.max():.4g}], beyond [{low:g}, {high:g}]; say that of the data: low=, high=."
+            f"x has the range [{x.min():.4g}, {x.max():.4g}], beyond [{low:g}, {high:g}]; "
+            "give the range of the data as low= and high=."
         )
     with torch.enable_grad():
         at = x.detach().requires_grad_()

@@ -176,7 +176,7 @@ class RealNVP(NormalizingFlow):
                 f"shape = {shape}; give (D,) for vectors, (C, H, W) for images, and flatten what is neither."
             )
         if couplings < 2:
-            raise ValueError(f"couplings = {couplings}; two at least, for every number to be changed.")
+            raise ValueError(f"couplings = {couplings}; give two at least, so that every coordinate is changed.")
         net = (
             _of_vectors(shape[0], couplings, width, depth)
             if len(shape) == 1
@@ -188,7 +188,9 @@ class RealNVP(NormalizingFlow):
 
 def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
     if dim < 2:
-        raise ValueError(f"shape = ({dim},); a coupling needs two numbers, one to change and one to read.")
+        raise ValueError(
+            f"shape = ({dim},); give data of at least two coordinates: a coupling changes some and reads the others."
+        )
     places = torch.arange(dim)
     masks = [half for mask in (places < dim // 2, places % 2 == 0) for half in (mask, ~mask)]
     parts = []

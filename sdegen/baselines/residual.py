@@ -156,7 +156,9 @@ class ResidualBlock(Bijection):
             change, x = (new - x).abs().max(), new
             if change <= small:
                 return x
-        raise RuntimeError(f"the inverse of a residual block still moves by {change:.2g}; lower its bound.")
+        raise RuntimeError(
+            f"the inverse of a residual block still moves by {change:.2g}; make the block with a lower bound."
+        )
 
 
 def chance(k: int) -> float:

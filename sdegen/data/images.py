@@ -107,7 +107,7 @@ class Images:
     def counts(self) -> Tensor:
         """Count the images of each class, ``(K,)``; a ValueError if there are no labels."""
         if self.labels is None:
-            raise ValueError("these images have no labels to count.")
+            raise ValueError("these images have no labels to count; make them with Images(x, labels).")
         return self.labels.bincount(minlength=len(self.label_names))
 
     def split(self, fraction: float = 0.8, seed: int = 0) -> Split:
@@ -213,9 +213,11 @@ class Scaled:
 
     def __post_init__(self) -> None:
         if not 0 <= self.flips <= 1:
-            raise ValueError(f"flips = {self.flips}; it must be a probability.")
+            raise ValueError(f"flips = {self.flips}; it must be a probability, from 0 to 1.")
         if self.images.levels != self.scaling.levels:
-            raise ValueError(f"the images have {self.images.levels} levels, the scaling {self.scaling.levels}.")
+            raise ValueError(
+                f"the images have {self.images.levels} levels, the scaling {self.scaling.levels}; give both the same levels."
+            )
 
     def __len__(self) -> int:
         return len(self.images)

@@ -149,7 +149,7 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
         raise ValueError(f'mode = {mode!r}; choose "L", "RGB" or "RGBA".')
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder.")
+        raise FileNotFoundError(f"{root} is not a folder; give the path of a folder with images.")
     known = Image.registered_extensions()
 
     def inside(folder: Path, pattern: str) -> list[Path]:
@@ -165,7 +165,7 @@ def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any
     for label, folder in enumerate(classes or [root]):
         files = inside(folder, "**/*")
         if not files:
-            raise FileNotFoundError(f"{folder} holds no images.")
+            raise FileNotFoundError(f"{folder} holds no images; put image files there, or give another folder.")
         for file in files:
             row = _read_image(file, mode, transform)
             if rows and row.shape != rows[0].shape:
@@ -188,7 +188,7 @@ def _read_image(file: Path, mode: str, transform: Callable[[Any], Any] | None) -
         with Image.open(file) as opened:
             image: Any = ImageOps.exif_transpose(opened)  # as its camera was held; reads it whole
     except (OSError, SyntaxError) as error:  # PIL raises both for broken files
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise ValueError(f"{file} cannot be read: {error}; replace or remove the file.") from error
     if transform is not None:
         image = transform(image)
     if image.mode[0] in "IF":
@@ -220,6 +220,8 @@ def _numbers(labels: Tensor) -> Tensor:
     """Return integer labels from integers or one-hot rows."""
     if labels.ndim == 2:
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
-            raise ValueError(f"labels of shape {tuple(labels.shape)} are not one-hot: each row must hold a single 1.")
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} are not one-hot; give rows with a single 1, or class numbers."
+            )
         return labels.to(torch.uint8).argmax(1)
     return labels if labels.is_floating_point() or labels.dtype == torch.bool else labels.long()

@@ -118,7 +118,10 @@ class Scaling:
             If numbers lie outside all cells and `clip` is not set, or are not finite.
         """
         if not x.isfinite().all():
-            raise ValueError(f"{int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite; no byte is.")
+            raise ValueError(
+                f"{int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite, which no byte stands for; "
+                "remove them first."
+            )
         u = self._lowered((x.to(torch.promote_types(x.dtype, torch.float32)) - self.low) / self.step)
         outside = int(((u < 0) | (u > self.levels - 1)).sum())
         if outside and not clip:

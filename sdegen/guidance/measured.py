@@ -199,7 +199,7 @@ class PiGDM(Solved):
     ) -> None:
         super().__init__(model, measurement, scale, interval, iterations)
         if variance is not None and not variance > 0:
-            raise ValueError(f"variance = {variance}; the data have a positive one.")
+            raise ValueError(f"variance = {variance}; give the variance of the data, a positive number.")
         self.variance = variance
 
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:

@@ -102,7 +102,9 @@ class Linear(Measurement):
         """Return ``A x``, ``(B, m)``."""
         flat = x.flatten(1)
         if flat.shape[1] != self.A.shape[1]:
-            raise ValueError(f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}.")
+            raise ValueError(
+                f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}; give data and a matrix of the same dimension."
+            )
         return flat @ self.A.to(x).T
 
 

@@ -84,6 +84,8 @@ def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8
     """
     levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
     if not 1 <= jump < len(levels):
-        raise ValueError(f"jump = {jump} of {len(levels)} levels; at least one step is gone again, and fewer than all.")
+        raise ValueError(
+            f"jump = {jump} of {len(levels)} levels; give the number of steps to repeat, at least one and fewer than all."
+        )
     ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
     return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])

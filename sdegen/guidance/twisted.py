@@ -112,7 +112,9 @@ def twisted_smc(
         )
     for name, value in cond.items():
         if particles > 1 and has_rows(value, particles):
-            raise ValueError(f"{name} has a row for each particle; all of them have one datum, and so one {name}.")
+            raise ValueError(
+                f"{name} has a row for each particle; give one {name} without rows, which all particles share."
+            )
     sde, seed = model.sde, as_seed(seed, generator)
     times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
     if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():

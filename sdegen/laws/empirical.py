@@ -41,7 +41,9 @@ class Empirical(Distribution):
         if not data.is_floating_point():
             raise TypeError(f"data has dtype {data.dtype}; convert it to a floating-point dtype first.")
         if len(data) == 0 or not data.isfinite().all():
-            raise ValueError(f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values.")
+            raise ValueError(
+                f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values; give at least one row, all finite."
+            )
         self.data, self.block = data, block
         self.event_shape = data.shape[1:]
 

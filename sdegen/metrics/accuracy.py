@@ -89,7 +89,8 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     labels = labels.cpu()
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
-            f"labels are from {labels.min()} to {labels.max()}; {identity(net)[0]} knows classes 0 to {logits.shape[1] - 1}."
+            f"labels are from {labels.min()} to {labels.max()}; {identity(net)[0]} knows classes 0 to {logits.shape[1] - 1}; "
+            "give labels of its classes."
         )
     right = torch.cat(found) == labels
     overall = FeatureEstimate(*_share(right), "accuracy", *identity(net), (len(right),))

@@ -180,12 +180,15 @@ def batches(
                 with torch.no_grad():
                     found = net(x if weight is None else x.to(weight.device))
                 if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
-                    raise ValueError(f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples.")
+                    raise ValueError(
+                        f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples; "
+                        "let it return features (n, d)."
+                    )
                 check_samples(found, f"{identity(net)[0]}({name})")
                 yield found.reshape(len(x), -1)
             empty = False
     if empty:
-        raise ValueError(f"{name} yields no batch; an iterator can be read only once.")
+        raise ValueError(f"{name} yields no batch; give a list or a DataLoader, as an iterator can be read only once.")
 
 
 def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:

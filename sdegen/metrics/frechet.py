@@ -68,7 +68,7 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
             "(d, d) or (d,)."
         )
     if not (mean.isfinite().all() and C.isfinite().all()):
-        raise ValueError(f"{name} holds NaN or infinite values.")
+        raise ValueError(f"{name} holds NaN or infinite values; compute its moments from finite features.")
     return mean, C
 
 

@@ -79,7 +79,8 @@ class FokkerPlanck(ScoreModel):
                 return
             reach *= 1.4
         raise ValueError(
-            f"the law of {type(sde).__name__} does not fit between −{reach:.3g} and {reach:.3g}; the process runs away."
+            f"the law of {type(sde).__name__} does not fit between −{reach:.3g} and {reach:.3g}; "
+            "the process diverges: give a smaller T, or a drift that confines it."
         )
 
     def _check_alone(self) -> None:

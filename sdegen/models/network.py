@@ -115,7 +115,10 @@ class Model(VelocityModel, Trainable):
         """Return ``F(c_in x, c_noise)``, checked for its shape."""
         out = self.net(c.c_in(x), c.c_noise.to(x.device, x.dtype, non_blocking=True), **cond)
         if out.shape != x.shape:
-            raise ValueError(f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}.")
+            raise ValueError(
+                f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; "
+                "it must return the shape of the state."
+            )
         return out
 
     forward = ScoreModel.velocity

@@ -146,7 +146,9 @@ class SDE(Dynamics):
         TypeError
             Otherwise.
         """
-        raise TypeError(f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by.")
+        raise TypeError(
+            f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by; give the time itself."
+        )
 
     @property
     def t_max(self) -> float:

@@ -164,7 +164,7 @@ class LinearSDE(SDE):
         if outside.any():
             raise ValueError(
                 f"snr = {snr[outside].reshape(-1)[0].item():.6g} is not reached: {type(self).__name__} runs from "
-                f"{ends[0].item():.6g} at t = 0 down to {ends[1].item():.6g} at T."
+                f"{ends[0].item():.6g} at t = 0 down to {ends[1].item():.6g} at T; give a ratio between these."
             )
         low, high = torch.zeros_like(target), torch.full_like(target, self.T)
         f_low, f_high = ends[0].log() - target, ends[1].log() - target  # >= 0 and <= 0

@@ -275,6 +275,6 @@ def _within(sde: LinearSDE, t: Tensor, snr: Tensor | float) -> Tensor:
         bad = torch.as_tensor(snr, dtype=torch.float64).expand(t.shape)[outside].reshape(-1)[0].item()
         raise ValueError(
             f"snr = {bad:.6g} is not reached: {type(sde).__name__} runs from {sde.snr(0.0).item():.6g} at t = 0 down to "
-            f"{sde.snr(sde.T).item():.6g} at T."
+            f"{sde.snr(sde.T).item():.6g} at T; give a ratio between these."
         )
     return t.clamp(0.0, sde.T)

@@ -82,7 +82,8 @@ def edit(
     first = sampler.times(sde, True)[0].item()
     if abs(first - t) > 1e-9 * sde.T:
         raise ValueError(
-            f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; give a sampler whose own grid is told."
+            f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; "
+            "give a sampler that takes its times from its grid."
         )
     state, at = sde.lift(x), sde.marginal(t)
     z = SampleNoise(seed)(state)  # a sample's own, however many there are

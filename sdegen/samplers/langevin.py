@@ -49,7 +49,7 @@ class Langevin(Sampler[LangevinStep, None]):
     def __init__(self, steps: int = 1000, h: float = 0.1, t: float | None = None) -> None:
         super().__init__(steps)
         if not h > 0:
-            raise ValueError(f"h = {h}; a Langevin step is positive.")
+            raise ValueError(f"h = {h}; give a positive step size.")
         self.h, self.t = h, t
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:

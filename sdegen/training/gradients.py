@@ -80,7 +80,9 @@ class Gradient:
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradient in the parameters; returns the mean loss."""
         if len(batch.x) < self.parts:
-            raise ValueError(f"a batch of {len(batch.x)} rows cannot be split in {self.parts}; give larger ones.")
+            raise ValueError(
+                f"a batch of {len(batch.x)} rows cannot be split in {self.parts} parts; give larger batches."
+            )
         first, shares = self.processes.rank * self.accumulate, []
         draws = self.generator.get_state() if self.accumulate > 1 else None
         for rows in split(len(batch.x), self.parts)[first : first + self.accumulate]:
