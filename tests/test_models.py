@@ -213,6 +213,30 @@ def test_a_step_of_learned_variance_takes_one_evaluation_and_knows_conditions() 
     torch.testing.assert_close(step, mean + model.reverse_noise(x, c.s, c.t, z, label=label))
 
 
+@pytest.mark.parametrize("bases", [(sdegen.models.ScoreModel,), (sdegen.Model,)], ids=["score", "network"])
+def test_a_velocity_that_losses_and_flows_would_pass_over_is_refused(bases: tuple[type, ...]) -> None:
+    class Mixin:
+        def velocity(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return 2 * x
+
+    for kind in (bases, (Mixin, *bases)):
+        with pytest.raises(TypeError, match=r"^Own overrides velocity\(x, t\).* override velocity_at\(x, at\)"):
+            type("Own", kind, {"velocity": lambda self, x, t, **cond: x} if kind == bases else {})
+
+
+def test_a_velocity_that_is_overridden_is_that_of_flows_and_losses() -> None:
+    class Doubled(sdegen.Model):
+        def velocity_at(self, x: Tensor, at: Any, **cond: Any) -> Tensor:
+            return 2 * super().velocity_at(x, at, **cond)
+
+    net = sdegen.nets.MLP(2)
+    plain, doubled = sdegen.Model(net, sdegen.VP()), Doubled(net, sdegen.VP())
+    x, t = torch.randn(4, 2), torch.tensor(0.4, dtype=torch.float64)
+    torch.testing.assert_close(doubled.velocity(x, t), 2 * plain.velocity(x, t))
+    flow = lambda m: m.sde.flow(m).velocity(x, m.sde.flow(m).clock(t))
+    torch.testing.assert_close(flow(doubled), 2 * flow(plain))
+
+
 def test_a_direct_model_adds_its_base_and_knows_no_time_before_training() -> None:
     torch.manual_seed(0)
     sde = sdegen.DoubleWell(T=2.0)

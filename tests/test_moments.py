@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdegen
 from sdegen.processes.matrix import MatrixSDE
@@ -170,3 +170,22 @@ def test_times_follow_a_learned_process() -> None:
         with torch.no_grad():
             torch.testing.assert_close(sde.time(sde.snr(t)), t, rtol=1e-12, atol=0)
             sde.increments[3] += 0.5
+
+
+def test_quadratures_follow_learned_coefficients() -> None:
+    class Pull(nn.Module, ScalarSDE):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rate = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def f(self, t: Tensor) -> Tensor:
+            return -self.rate + 0 * t
+
+        def g(self, t: Tensor) -> Tensor:
+            return 1 + 0 * t
+
+    sde, t = Pull(), torch.tensor([0.5], dtype=torch.float64)
+    with torch.no_grad():
+        for rate in (1.0, 3.0):
+            sde.rate.fill_(rate)
+            torch.testing.assert_close(sde.alpha(t), (-rate * t).exp())

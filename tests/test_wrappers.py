@@ -88,6 +88,24 @@ def test_a_wrapper_has_no_mode_of_its_own(wrap: Callable[[ScoreModel], Wrapper])
             assert model.net.training == mode
 
 
+def test_a_wrapper_takes_the_states_that_what_is_inside_takes() -> None:
+    exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+
+    class Single(ScoreModel):
+        """No module, and yet its states have a dtype."""
+
+        sde, moments, like = exact.sde, exact.moments, torch.zeros(())  # type: ignore[assignment]
+
+        def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+            assert x.dtype == torch.float32
+            return exact.score(x, t)
+
+    assert sdegen.sample(Conditioned(Single()), 3, steps=2, seed=0).dtype == torch.float32
+    classifier = guidance.NoisyClassifier(Line(8), sdegen.VP())
+    guided = guidance.ClassifierGuidance(exact, classifier)
+    assert sdegen.sample(guided, 3, steps=2, seed=0, label=1).dtype == torch.float32
+
+
 def test_samples_under_fixed_conditions_are_drawn_in_evaluation_mode() -> None:
     model = sdegen.Model(Line(), sdegen.VP()).train()
     model.moments = MOMENTS

@@ -44,7 +44,7 @@ class Model(VelocityModel, Trainable):
     sde
         A linear SDE.
     parametrization
-        `Noise`, `Data`, `Velocity`, `Score` or `EDMParametrization` (the default).
+        What the network predicts, such as `NoiseParametrization()`; `EDMParametrization()` by default.
     end
         Time at which the default sampler takes the posterior mean for the data: for a network that has seen little of the
         noise below, whose fine strokes would be its own. By default there is none.

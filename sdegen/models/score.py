@@ -76,6 +76,21 @@ class ScoreModel(ABC):
 
     __repr__ = show_call
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a class whose `velocity` losses and flows, which call `velocity_at`, would pass over.
+
+        Raises
+        ------
+        TypeError
+            If it overrides `velocity`.
+        """
+        super().__init_subclass__(**more)
+        if cls.velocity is not ScoreModel.velocity:
+            raise TypeError(
+                f"{cls.__name__} overrides velocity(x, t), which losses and flows do not call; override "
+                "velocity_at(x, at), with the time at.t: velocity follows from it."
+            )
+
     @property
     def like(self) -> Tensor | None:
         """A tensor of the dtype and on the device that states must have; None if any will do."""
@@ -129,7 +144,10 @@ class ScoreModel(ABC):
         return self.estimate(x, t, **cond)[1]
 
     def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes."""
+        """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes.
+
+        It is `velocity_at` at one time or a row of times. Subclasses override that method, not this one.
+        """
         return self.velocity_at(x, self._marginal(t), **cond)
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:

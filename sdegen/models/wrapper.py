@@ -60,6 +60,14 @@ class Wrapper(nn.Module, ScoreModel):
         self.model.end = end
 
     @property
+    def like(self) -> Tensor | None:
+        """A tensor of the dtype and on the device that states must have: that of the model inside, or where any will do there,
+        a weight of the wrapper's other networks.
+        """
+        inside = self.model.like
+        return super().like if inside is None else inside
+
+    @property
     def training(self) -> bool:
         """Whether the network inside is in training mode; a wrapper has no mode of its own."""
         return isinstance(self.model, nn.Module) and self.model.training

@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = ["LearnedSDE", "LearnedSchedule", "as_coefficients", "bernstein"]
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +57,6 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         self.first, self.last, self.degree = first, last, degree
         self.ends = nn.Parameter(torch.tensor([first, last]))
         self.increments = nn.Parameter(torch.zeros(degree))
-
-    @property
-    def state(self) -> Any:
-        """A version counter of each parameter, to know when it has changed."""
-        return tuple(p._version for p in self.parameters())
 
     def prior(self, moments: Moments) -> GaussianMixture:
         """Return the standard normal law, which does not depend on what is learned."""

@@ -117,7 +117,7 @@ class MatrixSDE(LinearSDE):
         return MatrixFlow(self, model)
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
-        """Return of ``u_t`` given clean data."""
+        """Return ``Phi``, and of the covariance the root that deterministic samplers need."""
         Phi, _ = self.moments(torch.zeros_like(t), t)
         return Matrix(Phi), Matrix(self._root(t))
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..laws.derivatives import value_and_slope
 from ..laws.kernels import Transition
@@ -66,8 +66,10 @@ class ScalarSDE(LinearSDE):
 
     @property
     def state(self) -> Any:
-        """Whatever the coefficients depend on besides the time, to know when it has changed; empty unless they are learned."""
-        return None
+        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module the version counter of
+        each parameter, else nothing.
+        """
+        return tuple(p._version for p in self.parameters()) if isinstance(self, nn.Module) else None
 
     @cached_property
     def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:

@@ -1,4 +1,4 @@
-"""ODE solvers for the probability flow, in a time change and rescaled coordinates in which it is regular (`sde.Flow`)."""
+"""ODE solvers for the probability flow, in a time change and rescaled coordinates in which it is regular (`processes.Flow`)."""
 
 from __future__ import annotations
 
