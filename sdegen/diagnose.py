@@ -36,7 +36,7 @@ from .show import show_call
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLOCKS = 8  # of samples, over which distances vary
+BLOCKS = 8  # blocks of samples, whose distances give the standard error
 ADVICE = {
     "prior": "the law at T is not the prior: let the process run longer (a larger T), or give it a prior of its own.",
     "truncation": "sampling ends before the data: let the grid end at a smaller time.",
@@ -181,9 +181,9 @@ def diagnose(
     n
         Samples of each comparison, in 8 blocks; the distance of the prior is over all of them, its error by leaving out a block.
     seed
-        Of everything.
+        Seed of all random draws.
     bins
-        Of the curve.
+        Number of bins of the curve.
 
     Raises
     ------

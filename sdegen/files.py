@@ -123,7 +123,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     classes
         Classes of your own (networks, SDEs) that the model is made of.
     dtype
-        Of the model; by default that of the weights. What a network computes for itself, such as frequencies, then has never
+        The model's dtype; by default that of the weights. What a network computes for itself, such as frequencies, then has never
         been coarser.
 
     Raises

@@ -44,7 +44,7 @@ def density(
     law
         A score model, or anything whose ``log_prob`` takes ``(B, 2)``.
     ax
-        Where to draw.
+        The axis to draw on.
     extent
         Half the side of the square shown around 0; 2.2 of the law's largest standard deviations, where it has moments, else 6.
     points
@@ -78,7 +78,7 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
     x
         The points; of more dimensions the first two are drawn.
     ax, title
-        Where to draw, and what stands above.
+        The axis to draw on, and its title.
     """
     ax = _axis(ax)
     points = x.detach().cpu().numpy()
@@ -103,7 +103,7 @@ def trajectories(
     times
         Times of the states of one dimension, ``(times,)``; their places in the path by default.
     ax, title
-        Where to draw, and what stands above.
+        The axis to draw on, and its title.
     most
         Paths that are drawn, the first of them.
     """
@@ -139,7 +139,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
     run
         What `fit` returned.
     ax
-        Where to draw.
+        The axis to draw on.
     window
         Steps in a mean; none is drawn of a run that is not longer.
     """
@@ -171,7 +171,7 @@ def images(
     gap
         White pixels between neighbours.
     ax, title
-        Where to draw, and what stands above.
+        The axis to draw on, and its title.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def animation(
         States one after the other, as `sample(..., return_path=True)` returns them: points ``(times, N, 2)``, or images
         ``(times, N, C, H, W)`` in [0, 1], of one channel or three.
     file
-        Where to; folders are made.
+        The path of the GIF; its folders are made.
     titles
         One for every state, drawn above points.
     columns
@@ -296,7 +296,7 @@ class Album:
     Parameters
     ----------
     folder
-        Where to; it is made.
+        The folder of the pictures; it is made.
     every
         Steps between two pictures.
     n

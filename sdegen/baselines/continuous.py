@@ -25,7 +25,7 @@ class Trajectory(Bijection):
     velocity
         ``v(x, t)``, a network with a level, of states ``(B, *)``.
     tolerance
-        Of the adaptive solver, Dormand–Prince of order five, relative and absolute.
+        Tolerance of the adaptive solver, Dormand–Prince of order five, relative and absolute.
     """
 
     def __init__(self, velocity: nn.Module, tolerance: float) -> None:
@@ -86,13 +86,13 @@ class ContinuousFlow(NormalizingFlow):
     velocity
         The network, ``velocity(x, t)`` with t in [0, 1], such as ``nets.MLP(2)``.
     shape
-        Of a datum.
+        The shape of a datum.
     steps
-        Of the fixed solver in training. Densities and samples come from an adaptive one.
+        Steps of the fixed solver in training. Densities and samples come from an adaptive one.
     probes
         Whether training estimates the divergence.
     tolerance
-        Of the adaptive solver.
+        Tolerance of the adaptive solver.
 
     Raises
     ------

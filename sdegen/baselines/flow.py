@@ -217,7 +217,7 @@ class Marginals(Bijection):
         k = (torch.searchsorted(below, lower.T.contiguous(), right=True).T - 1).clamp(0, L - 1)
         place = torch.arange(len(masses), device=z.device)
         m = masses[place, k]
-        # As in the other direction, from the nearer end.
+        # As in `forward`, from the nearer tail of the distribution function.
         inside = torch.where(flat < 0, (lower - below[place, k]) / m, 1 - (upper - above[place, k]) / m).clamp(0, 1)
         return (self.low + (self.high - self.low) / L * (k + inside)).to(z).reshape(z.shape)
 
@@ -233,9 +233,9 @@ class NormalizingFlow(nn.Module):
     net
         A `Bijection`.
     shape
-        Of a datum.
+        The shape of a datum.
     noise_shape
-        Of what it is mapped to; the same, by default.
+        The shape of the noise a datum is mapped to; the same by default.
     """
 
     def __init__(self, net: Bijection, shape: Sequence[int], noise_shape: Sequence[int] | None = None) -> None:

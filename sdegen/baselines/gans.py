@@ -38,7 +38,7 @@ class Players(nn.Module):
         """
         fake = self.generator(z).to(x)
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
-        # Of the third the critic's weights are constants, of the second the made data.
+        # No gradient reaches the critic through the third output, nor the generator through the second.
         told = functional_call(self.critic, still, (fake,))
         alone = fake.detach()
         if fake.shape != x.shape or told.numel() != len(x):
@@ -219,7 +219,7 @@ class Stability:
             name: math.hypot(*(p.grad.norm().item() for p in player.parameters() if p.grad is not None))
             for name, player in (("critic", net.critic), ("generator", net.generator))
         }
-        # The gradients that are there were clipped together, by one factor.
+        # The gradients have been clipped together already, by one factor, which is undone here.
         together = math.hypot(*norms.values())
         factor = step.grad_norm / together if together else 1.0
         with step.averaged():

@@ -97,7 +97,7 @@ class HierarchicalVAE(nn.Module):
     Parameters
     ----------
     shape
-        Of a datum; its numbers are taken as a vector.
+        The shape of a datum; its numbers are taken as a vector.
     latents
         Numbers of each latent, from the lowest, ``z_1``, up.
     width, depth

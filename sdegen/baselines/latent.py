@@ -74,7 +74,7 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
     codes
         Means of ``q(z | x)`` over a set of data, ``(N, latent)``, such as ``VAE.codes(x)``.
     threshold
-        Of the variance, where the prior has one.
+        The least variance of an active unit; the prior's variance is one.
 
     Raises
     ------

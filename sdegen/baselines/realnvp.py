@@ -69,7 +69,7 @@ class Scales(Bijection):
     parts
         The bijection of each scale, ``(B, 4 C, H / 2, W / 2)`` to the same.
     shape
-        Of a datum, (C, H, W).
+        The shape of a datum, (C, H, W).
     """
 
     def __init__(self, parts: Sequence[Bijection], shape: Sequence[int]) -> None:
@@ -137,13 +137,13 @@ class RealNVP(NormalizingFlow):
     Parameters
     ----------
     shape
-        Of a datum: ``(D,)``, D >= 2, or ``(C, H, W)`` with sides that can be halved once a scale.
+        The shape of a datum: ``(D,)``, D >= 2, or ``(C, H, W)`` with sides that can be halved once a scale.
     couplings
-        Their number, at each scale.
+        The number of couplings at each scale.
     width, depth
-        Of their networks, `nets.Perceptron` or `nets.Convolutional`.
+        Sizes of the couplings' networks, `nets.Perceptron` or `nets.Convolutional`.
     scales
-        Of images.
+        The number of scales, for images.
     first
         What data pass before all else: a `Logit` or `Marginals` for dequantised bytes.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..laws.draws import rademacher_like
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
-KEEP = 0.5  # the chance that the series goes on for one more term
+KEEP = 0.5  # the probability that the series has one more term
 CERTAIN = 2  # terms that are always there
 
 
@@ -35,9 +35,9 @@ class Contraction(nn.Module):
     layer
         ``nn.Linear``, or ``nn.Conv2d`` that keeps the size of its images.
     shape
-        Of an input.
+        The shape of an input.
     bound
-        Of the norm.
+        The largest spectral norm.
     """
 
     u: Tensor
@@ -92,11 +92,11 @@ class ResidualBlock(Bijection):
     Parameters
     ----------
     shape
-        Of a state, (D,) or (C, H, W).
+        The shape of a state, (D,) or (C, H, W).
     width
         Hidden units or channels.
     bound
-        Of the Lipschitz constant of g, below one.
+        Bound of the Lipschitz constant of g, below one.
     """
 
     def __init__(self, shape: Sequence[int], width: int, bound: float) -> None:
@@ -182,13 +182,13 @@ class ResidualFlow(NormalizingFlow):
     Parameters
     ----------
     shape
-        Of a datum: ``(D,)``, or ``(C, H, W)``.
+        The shape of a datum: ``(D,)``, or ``(C, H, W)``.
     blocks, width
-        Their number, and hidden units or channels.
+        The number of blocks, and their hidden units or channels.
     bound
-        Of every block's Lipschitz constant.
+        Bound of every block's Lipschitz constant.
     first
-        What data pass before all else.
+        A bijection that is applied to the data before all blocks.
     squeeze
         Side of the squares in which the pixels of images are gathered before the blocks, for speed.
 
@@ -249,7 +249,7 @@ class ResidualFlow(NormalizingFlow):
         probes
             Number of draws, each of a probe a datum and block and a length of the series a block.
         generator
-            Their randomness.
+            Randomness of the probes and lengths.
 
         Raises
         ------

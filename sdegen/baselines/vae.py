@@ -118,7 +118,7 @@ class _Reparameterised(Networks):
     """The networks of a VAE."""
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean and log-std of the latent, and the answer of the decoder to the latent of noise `z`."""
+        """Return mean and log-std of the latent, and the output of the decoder at the latent that noise `z` gives."""
         mean, log_std = self.encoder(x).to(x).chunk(2, 1)
         if mean.shape != z.shape:
             raise ValueError(
@@ -209,7 +209,7 @@ class VAE(Coder):
         draws
             K.
         generator
-            Of the latents.
+            Randomness of the latents.
         """
         q, prior = self.encode(x), Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
 

@@ -76,7 +76,7 @@ class WGANGP(Wasserstein):
     generator, critic, latent
         As for `Adversarial`.
     weight
-        Of the penalty.
+        Weight of the penalty.
 
     Raises
     ------

@@ -31,9 +31,9 @@ class File:
     path
         ``folder/name`` under the data folder; a name that ends in ``.gz`` is decompressed.
     md5
-        Of the file as published.
+        MD5 checksum of the file as published.
     content_md5
-        Of its decompressed bytes, by which a file that was compressed anew is known too.
+        MD5 checksum of its decompressed bytes, by which a file that was compressed anew is known too.
     mirrors
         Addresses of the folders it can be had from, tried in turn; none: it is not downloaded.
     """

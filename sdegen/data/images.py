@@ -119,7 +119,7 @@ class Images:
         fraction
             Share of the first part, between 0 and 1.
         seed
-            Of the draw: one seed, one split.
+            Seed of the random split: one seed, one split.
 
         Raises
         ------

@@ -25,7 +25,7 @@ def save_pngs(images: Tensor | Images, folder: str | Path, low: float = 0.0, hig
         Numbers from `low` to `high` or bytes, ``(N, C, H, W)`` of one channel or three; or `Images`, whose levels are spread over
         those of a byte.
     folder
-        Where to; it is made. Files of the same names are replaced.
+        The folder of the files; it is made. Files of the same names are replaced.
     low, high
         The numbers that stand for black and white; what lies outside is refused. Of samples take ``x.clamp(low, high)``.
 

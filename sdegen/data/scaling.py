@@ -76,7 +76,7 @@ class Scaling:
         u
             ``(*)``, uint8.
         dtype
-            Of the result.
+            The dtype of the result.
         generator
             Randomness of the noise of a `Dequantisation`; a `Scaling` has none.
 

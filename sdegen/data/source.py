@@ -17,7 +17,7 @@ from ..laws.mixtures import Moments, moments_of
 from ..show import show_call
 from .images import Images, Scaled, Split
 
-DRAWS = 4096  # of a law, where all of a data set would be taken
+DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
 
 
 class Batch(NamedTuple):
@@ -164,7 +164,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     x, cond
         Data and conditions as `parted` returns them.
     dtype
-        That of the model.
+        The model's dtype.
     what
         What an error calls them.
 

@@ -88,7 +88,7 @@ class ExactClassifier:
     laws
         The law of the data of each class.
     weights
-        Their probabilities, ``(K,)``; equal by default.
+        Probabilities of the classes, ``(K,)``; equal by default.
 
     Raises
     ------
@@ -148,7 +148,7 @@ class NoisyClassifier(nn.Module):
 
     @property
     def moments(self) -> None:
-        """Of the data: what is kept of them is their standard deviation, `std`."""
+        """The moments of the data; only their standard deviation, `std`, is kept."""
         return None
 
     @moments.setter

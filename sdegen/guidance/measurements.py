@@ -84,7 +84,7 @@ class Linear(Measurement):
     A
         ``(m, d)``, acting on the flattened datum.
     std
-        Of the noise.
+        Standard deviation of the noise.
 
     Raises
     ------
@@ -116,9 +116,9 @@ def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
     m, d
         Measured numbers and coordinates of the data.
     std
-        Of the noise.
+        Standard deviation of the noise.
     seed
-        Of the directions.
+        Seed of the random directions.
     """
     A = torch.randn(m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d)
     return Linear(A, std)
@@ -132,7 +132,7 @@ class Mask(Measurement):
     mask
         Boolean, of the shape of a datum; True is seen.
     std
-        Of the noise.
+        Standard deviation of the noise.
 
     Raises
     ------
@@ -168,7 +168,7 @@ class Downsample(Measurement):
     factor
         Side of a square; it divides height and width.
     std
-        Of the noise.
+        Standard deviation of the noise.
 
     Raises
     ------
@@ -199,7 +199,7 @@ class Blur(Measurement):
     width
         Standard deviation of the Gaussian in pixels; it is cut at three of them.
     std
-        Of the noise.
+        Standard deviation of the noise.
 
 
     Raises
@@ -232,7 +232,7 @@ class Grey(Measurement):
     Parameters
     ----------
     std
-        Of the noise.
+        Standard deviation of the noise.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def twisted_smc(
     particles
         How many.
     steps, grid
-        Of the chain; `Angle` by default.
+        Steps and time grid of the chain; `Angle` by default.
     threshold
         Particles are drawn anew where the effective ones are fewer than this share.
     seed, generator

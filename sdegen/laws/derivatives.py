@@ -44,7 +44,7 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
     x
         Where, ``(B, *)``.
     direction
-        Of the shape of `x`.
+        The direction of the derivative, of the shape of `x`.
     """
     value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
     return value, slope
@@ -179,7 +179,7 @@ class Traces(NamedTuple):
     of
         From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
     m
-        Their number.
+        The number of probes.
     exact
         Whether each is the divergence itself.
     """

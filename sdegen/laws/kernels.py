@@ -26,7 +26,7 @@ class Kernel(NamedTuple):
     Attributes
     ----------
     mean
-        Its mean, ``(B, *)``.
+        The mean, ``(B, *)``.
     R
         A root of its covariance.
     """

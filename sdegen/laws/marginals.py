@@ -64,7 +64,7 @@ class Observation(NamedTuple):
     y
         The sufficient statistic, of the shape of the data.
     c, s
-        Its cosine and sine, float64, ``()`` or ``(B,)``.
+        The cosine and the sine, float64, ``()`` or ``(B,)``.
     g
         How the state makes it: ``y = gᵀ x`` over the channels, ``(..., k)``.
     rest

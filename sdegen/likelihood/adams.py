@@ -27,7 +27,7 @@ ORDER = 5  # slopes the prediction sees: with six or more only much shorter step
 FIRST = 1e-3  # a step on one slope is short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
 SHORTEST = 1e-10
-# Exact for the polynomials that a step integrates.
+# Quadrature that is exact for the polynomials that a step integrates.
 GAUSS = gauss((ORDER + 2) // 2)
 
 

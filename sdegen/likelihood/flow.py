@@ -173,7 +173,7 @@ def sample_with_log_prob(
     n
         Number of samples.
     seed
-        Of starting states and probes; a fresh one by default.
+        Seed of starting states and probes; a fresh one by default.
     divergence, prior, tolerance, method
         As for `estimate_log_prob`; a `prior` has ``sample(n, generator)`` too.
     cond

@@ -33,7 +33,7 @@ class Architecture(NamedTuple):
     Attributes
     ----------
     shape
-        Of one image: channels, height, width.
+        The shape of one image: channels, height, width.
     widths
         Channels of each convolution; the last is the dimension of the features.
     strides

@@ -101,7 +101,7 @@ def process_of(scheduler: Any) -> DDPM | AngleTable:
     Parameters
     ----------
     scheduler
-        Of diffusers, with ``alphas_cumprod``.
+        A scheduler of diffusers, with ``alphas_cumprod``.
     """
     table = scheduler.alphas_cumprod.double().cpu()
     rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)

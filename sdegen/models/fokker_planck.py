@@ -20,7 +20,7 @@ from ..processes.base import SDE
 from ..processes.dynamics import as_time
 from .score import ScoreModel
 
-FAINT = 1e-11  # of the peak; below, rounding has its say, and a density goes on as a Gaussian's would
+FAINT = 1e-11  # of the peak: smaller densities are rounding errors, and are continued like a Gaussian's
 
 
 class FokkerPlanck(ScoreModel):

@@ -41,7 +41,7 @@ class Wrapper(nn.Module, ScoreModel):
 
     @property
     def moments(self) -> Moments | None:
-        """Those of the model inside."""
+        """The moments of the data, as the model inside has them."""
         return self.model.moments
 
     @moments.setter
@@ -122,7 +122,7 @@ class Conditioned(Wrapper):
     model
         Any score model.
     cond
-        Its conditions, by keyword.
+        The model's conditions, by keyword.
     """
 
     def __init__(self, model: ScoreModel, **cond: Any) -> None:

@@ -20,7 +20,7 @@ class SelfAttention(nn.Module):
     width
         Features of a token.
     heads
-        Their number, a divisor of `width`.
+        The number of heads, a divisor of `width`.
 
     Raises
     ------

@@ -20,7 +20,7 @@ class Norm(nn.GroupNorm):
     Parameters
     ----------
     channels
-        Of the images.
+        Channels of the images.
     """
 
     def __init__(self, channels: int) -> None:

@@ -46,7 +46,7 @@ class DiT(nn.Module):
     Parameters
     ----------
     channels
-        Of the images.
+        Channels of the images.
     patch
         Side of a patch, one token each.
     width, depth, heads

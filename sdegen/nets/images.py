@@ -20,7 +20,7 @@ class Condition(nn.Module):
     Parameters
     ----------
     features
-        Their number.
+        The number of features.
     classes
         Number of classes (see `embeddings.Label`), 0 for none.
     """

@@ -52,7 +52,7 @@ class MLP(nn.Module):
     classes
         Number of classes of the keyword condition ``label`` (see `embeddings.Label`), 0 for none.
     embedding
-        Of the noise level; `Sinusoidal` by default.
+        The embedding of the noise level; `Sinusoidal` by default.
     residual
         Add each block to its input.
 

@@ -22,7 +22,7 @@ class Down(nn.Module):
     Parameters
     ----------
     shape
-        Of an image, (C, H, W), with sides divisible by four.
+        The shape of an image, (C, H, W), with sides divisible by four.
     outer
         Length of the vectors.
     width
@@ -62,7 +62,7 @@ class Up(nn.Module):
     inner
         Length of the vectors.
     shape
-        Of an image, (C, H, W), with sides divisible by four.
+        The shape of an image, (C, H, W), with sides divisible by four.
     width
         Channels before the last convolution; twice as many before that.
     batch_norm

@@ -28,7 +28,7 @@ class UNet(nn.Module):
     Parameters
     ----------
     channels
-        Of the images.
+        Channels of the images.
     widths
         Channels inside, one number a level; multiples of 32 are fastest.
     blocks

@@ -28,7 +28,7 @@ class DoubleWell(SDE):
     Parameters
     ----------
     stiffness
-        Of the potential, whose wells are at −1 and 1.
+        Strength of the potential, whose wells are at −1 and 1.
     g
         Strength of the noise, the same at all states and times.
     T
@@ -64,7 +64,7 @@ class Stationary:
     Parameters
     ----------
     stiffness, g
-        Of the potential, and strength of the noise.
+        Strengths of the potential and of the noise.
     event_shape
         The shape of a datum.
     """

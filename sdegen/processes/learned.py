@@ -32,7 +32,7 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
     first, last
         Where the log-SNR starts, at 0 and at T.
     degree
-        Of the polynomial.
+        Degree of the polynomial.
 
     Raises
     ------

@@ -108,7 +108,7 @@ class LogNormalTimes(TimeLaw):
     Parameters
     ----------
     mean, std
-        Of ``log(sigma / alpha)``; the defaults are the paper's.
+        Mean and standard deviation of ``log(sigma / alpha)``; the defaults are the paper's.
 
     Raises
     ------

@@ -108,7 +108,7 @@ class OU(ScalarSDE):
     Parameters
     ----------
     rate
-        Of the decay of the mean, per unit of time.
+        Rate at which the mean decays, per unit of time.
     T
         The last time, at which ``alpha = exp(−rate T)`` of the data is left; ``exp(−5)`` by default.
 

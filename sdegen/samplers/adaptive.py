@@ -39,7 +39,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
     eta
         Noise level: 1 the reverse-time SDE, 0 the probability flow.
     grid
-        Its first and last time are used.
+        A grid, of which only the first and the last time are used.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class Fitted(Multistep):
     factors
         ``(moves, order + 1)``, in the order the moves are made, corrections included; 1 leaves a weight as it is.
     order
-        Of the method.
+        Order of the method.
     denoise
         Whether it was fitted for ``final="denoise"``.
 

@@ -29,9 +29,7 @@ class MultistepStep(NamedTuple):
 
 
 class MultistepMemory(NamedTuple):
-    """What a multistep method remembers: the first state, the state before the last update, and past evaluations, newest
-    first.
-    """
+    """The memory of a multistep method: the first state, the state before the last update, and past evaluations, newest first."""
 
     first: Tensor
     base: Tensor
@@ -54,7 +52,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
     steps, grid
         As for every `Sampler`.
     order
-        Of the method, 1 to 4.
+        Order of the method, 1 to 4.
     reference
         The law whose flow is exact; the data's own moments by default on scalar processes, a point mass on others.
     clock

@@ -125,7 +125,7 @@ class Normal(Reference):
     Parameters
     ----------
     variance
-        Of every coordinate.
+        Variance of every coordinate.
 
     Raises
     ------

@@ -94,9 +94,9 @@ def fit_solver(
         Trajectories of the teacher: half to fit, a quarter to choose by, a quarter held back. By default 512, fewer where
         states have more than 128 numbers, 64 at least.
     rounds
-        Of Gauss–Newton steps, at most. One costs about ``2 steps²`` evaluations of each path it fits to.
+        The number of Gauss–Newton steps, at most. One costs about ``2 steps²`` evaluations of each path it fits to.
     seed
-        Of their starting states.
+        Seed of the paths' starting states.
     final, end
         As in `sample`, and the last time.
     progress, cond

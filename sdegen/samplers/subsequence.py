@@ -194,7 +194,7 @@ class StepCosts:
         n, batch_size
             How many data, and how many of them at once.
         seed
-            Of data and noise; a fresh one by default.
+            Seed of data and noise; a fresh one by default.
 
         Raises
         ------

@@ -153,7 +153,7 @@ def check_parametrization(
     Parameters
     ----------
     parametrization
-        Of the library or your own.
+        The parametrisation, of the library or your own.
     sde
         A linear SDE.
     expected

@@ -302,7 +302,7 @@ def sampler_cases(make: Callable[[int], Sampler], sde: LinearSDE, **settings: An
     make, sde
         As for `check_sampler`.
     settings
-        Its other arguments.
+        The other arguments of the sampler.
     """
     return cases(_case(make, sde, **settings), LAWS)
 

@@ -112,7 +112,7 @@ def check_weighting(
     Parameters
     ----------
     weighting
-        Of the library or your own.
+        The weighting, of the library or your own.
     sde
         Any SDE that it means something for.
     weight
@@ -224,7 +224,7 @@ def check_times(law: TimeLaw, sde: SDE, expected: dict[str, str] | None = None) 
     Parameters
     ----------
     law
-        Of the library or your own.
+        The law of times, of the library or your own.
     sde
         Any SDE that it means something for.
     expected

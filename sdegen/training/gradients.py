@@ -34,7 +34,7 @@ class Gradient:
     parameters
         What to differentiate by.
     generator
-        Of times and noise.
+        Randomness of times and noise.
     processes
         Those that share the rows.
     accumulate

@@ -158,7 +158,7 @@ class Checkpoints(Keeping):
     Parameters
     ----------
     folder
-        Where to.
+        The folder of the checkpoints.
     every
         Steps between two of them.
     """

@@ -212,7 +212,7 @@ class Hybrid:
     steps
         N, the number of steps of the discrete chain whose variances are learned.
     weight
-        Of the variational term.
+        Weight of the variational term.
 
     Raises
     ------

@@ -29,7 +29,7 @@ class Threads:
     Parameters
     ----------
     device
-        Of the model. That of an accelerator leaves the number as it is.
+        The model's device. An accelerator leaves the number as it is.
     number
         The number, where it is known: nothing is then tried.
 

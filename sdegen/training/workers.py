@@ -20,7 +20,7 @@ class Processes:
     Parameters
     ----------
     device
-        That of the model.
+        The model's device.
 
     Attributes
     ----------
