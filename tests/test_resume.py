@@ -151,7 +151,7 @@ def test_two_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
     for name in names:
         with safe_open(tmp_path / "run" / name, framework="pt") as file:
             header = file.metadata()
-            assert header["format"] in ("sdegen-run-1", "sdegen-average-1") and int(header["step"]) > 0
+            assert header["format"] in ("sdegen-run-2", "sdegen-average-1") and int(header["step"]) > 0
     about = json.loads(header["about"])
     assert about["batch_size"] == 16 and about["model"]["sde"]["beta_max"] == 20.0
 
@@ -372,7 +372,7 @@ def test_another_version_is_refused(tmp_path):
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata=header | {"format": "sdegen-run-0"})
-    with pytest.raises(ValueError, match=r"has format 'sdegen-run-0', expected 'sdegen-run-1'; go on with the version"):
+    with pytest.raises(ValueError, match=r"has format 'sdegen-run-0', expected 'sdegen-run-2'; go on with the version"):
         run(tmp_path / "run")
 
 

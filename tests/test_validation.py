@@ -107,6 +107,13 @@ def test_a_record_that_goes_on_has_the_measurements_before(tiny, x, tmp_path):
     assert again.validation == whole.validation and list(whole.validation) == [2, 4, 6, 8]
 
 
+def test_a_finished_run_has_the_measurement_after_its_last_step(tiny, x, tmp_path):
+    """Although a checkpoint was due at that step, before it was measured."""
+    asked = {"steps": 6, "batch_size": 16, "seed": 0, "validation": x, "validate_every": 4}
+    first, again = (fit(tiny(), RING, checkpoint=tmp_path, every=3, **asked) for _ in range(2))
+    assert again.validation == first.validation and list(first.validation) == [4, 6]
+
+
 def test_labels_of_the_validation_reach_the_network_and_none_is_lost(tiny, x):
     model, seen = tiny(classes=3), []
     label = torch.arange(len(x), device=x.device) % 3
@@ -144,6 +151,17 @@ def test_a_validation_that_is_not_finite_says_where(tiny, x):
 
     with pytest.raises(
         sdegen.NonFiniteLoss, match=r"^in the validation after step 3, the loss is not finite at t = 0\.5"
+    ):
+        fit(tiny(), RING, steps=3, batch_size=4, seed=0, loss=loss, validation=x)
+
+
+def test_a_loss_that_does_not_look_for_itself_is_looked_at(tiny, x):
+    def loss(model, x, generator=None):
+        values = (model.net(x, x[:, 0]) - 1).square().sum(1)
+        return values if model.training else values.index_fill(0, torch.tensor([1], device=x.device), math.nan)
+
+    with pytest.raises(
+        sdegen.NonFiniteLoss, match=r"^in the validation after step 3, the loss is not finite \(13 of 50 rows\)"
     ):
         fit(tiny(), RING, steps=3, batch_size=4, seed=0, loss=loss, validation=x)
 

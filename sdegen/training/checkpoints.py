@@ -25,7 +25,7 @@ from ..files import class_name, write_whole
 from ..laws.mixtures import Moments
 from ..show import show_call
 
-FORMAT = "sdegen-run-1"
+FORMAT = "sdegen-run-2"
 _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
 
 

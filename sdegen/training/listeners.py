@@ -175,7 +175,6 @@ class Checkpoints(Keeping):
             self.folder.write(training.run.steps, training.run.seconds, training.about(), tensors)
 
     def end(self, training: Training) -> None:
-        """Write the last checkpoint, which marks a run limited in seconds as finished."""
-        super().end(training)
-        if training.run.steps > self.first and training.settings.seconds and training.run.steps % self.every == 0:
+        """Write the last checkpoint, with the last validation; it marks a run limited in seconds as finished."""
+        if training.run.steps > self.first:
             self.keep()

@@ -70,4 +70,10 @@ class Validation(Keeping):
                     raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
                 check_one_each(values, batch, "a validation needs")
                 found.append(values.detach())
-        training.run.validation[training.run.steps] = Estimate.of(torch.cat(found))
+        losses = torch.cat(found)
+        bad = int((~losses.isfinite()).sum())  # of an accelerator, and of losses of the user, only now
+        if bad:
+            raise NonFiniteLoss(
+                f"in the validation after step {training.run.steps}, the loss is not finite ({bad} of {len(losses)} rows)"
+            )
+        training.run.validation[training.run.steps] = Estimate.of(losses)
