@@ -17,9 +17,7 @@ from .references import Normal
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
-MENDS = (
-    0.8  # times the noise of the reversed process: ten evaluations then come near the FID of a thousand steps of DDPM
-)
+MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near the FID of a thousand steps of DDPM
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 LEAST = 1e-3  # the level for data that are all but one point

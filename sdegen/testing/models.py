@@ -33,7 +33,7 @@ READINGS = ("velocity", "denoise", "noise")  # finite at every time of a linear 
 
 
 class Asked(NamedTuple):
-    """States and times that a model is asked about, and the tolerance of its dtype."""
+    """The states and times at which a model's laws are checked, and the tolerance of its dtype."""
 
     x: Tensor
     t: Tensor
@@ -52,7 +52,7 @@ def asked_of(model: ScoreModel, n: int = 6) -> Asked:
 
 @contextmanager
 def asking(model: ScoreModel) -> Iterator[None]:
-    """Ask a model as samplers do: in evaluation mode, without gradients."""
+    """Evaluate a model as samplers do: in evaluation mode, without gradients."""
     with torch.no_grad(), evaluating(model):
         yield
 

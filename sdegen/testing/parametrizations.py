@@ -66,7 +66,7 @@ def coefficients_invert_the_target(case: Parametrized) -> None:
 
 
 def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
-    """Of a parametrisation that asks for what a Gaussian leaves to be said: on Gaussian data ``c_skip x`` is the velocity."""
+    """If the network predicts a residual, the output 0 is right on Gaussian data: there ``c_skip x`` is the velocity."""
     if not case.is_a_residual:
         return
     data = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.tensor([STD**2], dtype=torch.float64))
@@ -78,7 +78,7 @@ def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
 
 
 def network_can_change_the_data(case: Parametrized) -> None:
-    """The network's answer moves the estimate of the data at every time inside: ``c_out`` is not without effect on it."""
+    """At every time inside, the network's output changes the estimate of the data: ``c_out`` has an effect on it."""
     t = times(case.sde)
     c, at = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD), case.sde.marginal(t)
     e = case.sde.lift(torch.ones(len(t), 1, dtype=torch.float64))

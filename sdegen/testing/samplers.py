@@ -61,7 +61,7 @@ class Case:
 
     @cached_property
     def model(self) -> Exact:
-        """The exact model of Gaussian data, told other moments: a solver built around the true ones would make no error."""
+        """The exact model of Gaussian data, given other moments: a solver built around the true ones would make no error."""
         model = Exact(self.sde, gaussian_data())
         model.moments = Moments(torch.zeros(2, dtype=torch.float64), torch.tensor([0.5, 1.0]).double().diag())
         return model
@@ -151,7 +151,7 @@ def rows_do_not_mix(case: Case) -> None:
 
 
 def memory_is_handed_from_step_to_step(case: Case) -> None:
-    """Whatever a step remembers is in what it returns: two runs by turns are the same as one after the other."""
+    """All that a step remembers is in what it returns: two interleaved runs equal two separate runs."""
     starts, noises = [case.states(case.few, 3, seed) for seed in (1, 2)], [Numbered(seed) for seed in (3, 4)]
     apart = [travelled(case.few, case.plan, case.model, x, Numbered(s)) for x, s in zip(starts, (3, 4), strict=True)]
     runs: list[tuple[Tensor, Any]] = [(x, None) for x in starts]
@@ -193,7 +193,7 @@ def samples_have_the_law_of_the_model(case: Case) -> None:
 
 
 def error_falls_at_the_order_claimed(case: Case) -> None:
-    """The error of mean and covariance falls as the order says, unless none is left, or no order is claimed."""
+    """The error of mean and covariance falls at the claimed order, unless it is zero already or no order is claimed."""
     if case.order is None or case.errors[1] <= ROUNDING:
         return
     found = order_between(case.errors, case.steps)

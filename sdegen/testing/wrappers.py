@@ -72,7 +72,9 @@ def process_is_that_of_the_model_inside(case: Wrapping) -> None:
 
 
 def moments_and_end_are_shared(case: Wrapping) -> None:
-    """What is set on the model inside after it was wrapped is the wrapper's too, and the other way round."""
+    """Moments and end that are set on the model inside, even after it was wrapped, are the wrapper's too, and the other
+    way round.
+    """
     wrapped, model = case.wrapped, case.model
     known = model.require_moments()
     for giver, taker, way in ((model, wrapped, "set on the model inside"), (wrapped, model, "set on the wrapper")):
@@ -108,13 +110,13 @@ def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
 
 
 def nothing_of_its_own_is_trained(case: Wrapping) -> None:
-    """A wrapper is no model that `fit` would train by the default objective, with what it changes in the way."""
+    """A wrapper is no model that `fit` would train by the default objective."""
     if isinstance(case.wrapped, Trainable):
         raise Violation("the wrapper is trainable itself; train the model, then wrap it")
 
 
 def model_inside_is_left_as_it_is(case: Wrapping) -> None:
-    """Wrapping and asking change nothing of what the model inside says."""
+    """Wrapping a model, and evaluating the wrapper, change no reading of the model inside."""
     x, t, _ = asked_of(case.model)
     with asking(case.model):
         before = case.model.score(x, t)
@@ -123,7 +125,7 @@ def model_inside_is_left_as_it_is(case: Wrapping) -> None:
 
 
 def neutral_value_is_the_identity(case: Wrapping) -> None:
-    """Where the wrapper is told to change nothing, every reading is that of the model inside."""
+    """With a setting that changes nothing, every reading of the wrapper is that of the model inside."""
     if case.neutral is None:
         return
     idle, (x, t, tolerance) = case.neutral(case.model), asked_of(case.model)
@@ -134,7 +136,7 @@ def neutral_value_is_the_identity(case: Wrapping) -> None:
 
 
 def change_is_heard_in_every_reading(case: Wrapping) -> None:
-    """A wrapper that changes one reading changes all: none is forwarded from the model inside."""
+    """A wrapper that changes one reading changes all four: none is forwarded unchanged from the model inside."""
     if not is_linear(case.model.sde):
         return
     x, t, tolerance = asked_of(case.model)

@@ -1,4 +1,4 @@
-"""What a process is asked at, the same in every law: times and steps of differences, states, shapes of data, noise."""
+"""The times, states, data shapes and noise at which every law of a process is checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = ((), (3,), (2, 3, 3))  # of a datum
 
 
 def times(sde: SDE, n: int = 7) -> Tensor:
-    """Times inside ``(0, T)``, none at a round fraction; in the middle of their pieces where a process has pieces."""
+    """Times inside ``(0, T)`` at no round fraction; for processes defined piecewise, at the middle of their pieces."""
     t = sde.T * torch.linspace(0.031, 0.953, n, dtype=torch.float64)
     piece = getattr(sde, "piece", None)
     return t if piece is None else ((t / piece).floor() + 0.5) * piece
@@ -26,7 +26,7 @@ def steps(sde: SDE, t: Tensor) -> Tensor:
 
 
 def generator() -> torch.Generator:
-    """The one source of a law's noise, from its start."""
+    """The random generator of a law's noise, always seeded alike."""
     return torch.Generator().manual_seed(20)
 
 
