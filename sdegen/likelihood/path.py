@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import Divergence, Field
+from ..laws.derivatives import Divergence
 from ..models.score import ScoreModel
 from ..samplers.ode import adaptive
 from ..show import show_call
@@ -60,20 +60,17 @@ def follow(
     if tolerance is None:
         tolerance = 3e-7 if u.dtype == torch.float64 else 1e-5
 
-    def at(place: Tensor) -> Field:
-        return lambda y: flow.velocity(y, place)
-
     def slope(place: float, state: Tensor) -> Tensor:
         nonlocal evaluations, now
         evaluations += 1
         if evaluations > MOST:
             raise ArithmeticError(f"took more than {MOST:,} evaluations")
         now = tau[0] + place * span
-        value, divergences = traces.of(at(now), state[:, :d].reshape(shape))
+        value, divergences = traces.of(flow.field(now), state[:, :d].reshape(shape))
         return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
 
     y = flow.chart(u, ends[0])
-    traces = divergence.along(lambda place: at(tau[0] + place * span), y, generator)
+    traces = divergence.along(lambda place: flow.field(tau[0] + place * span), y, generator)
     state = torch.cat([y.reshape(len(u), d), y.new_zeros(len(u), traces.m)], 1)
     try:
         if method is None:

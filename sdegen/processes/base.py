@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..laws.derivatives import Field
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.marginals import Level, Marginal, Perturbed
@@ -307,9 +308,16 @@ class Flow:
         """Return ``log r``, the log-determinant ``log |dx/dy|`` of each coordinate."""
         return self.r(t).log_abs_det()
 
+    def field(self, tau: Tensor) -> Field:
+        """Return ``dy/dtau`` at one time of the clock, a function of the state, after all that depends on the time alone.
+
+        What is formed here is not formed again for each derivative by the state.
+        """
+        return lambda y: self._reverse.drift(y, tau)
+
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """Return ``dy/dtau``."""
-        return self._reverse.drift(y, tau)
+        return self.field(tau)(y)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """Return, for each of the times ``(N,)`` of the clock, what `slope` needs, computed once; here the times themselves."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..laws.derivatives import Field
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
 from .base import Flow, Read
@@ -149,10 +150,10 @@ class MatrixFlow(Flow):
         """Return ``log |det R|`` divided by the number of channels."""
         return super().log_scale(t) / len(self.sde.e)
 
-    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """Return ``dy/dt``."""
+    def field(self, tau: Tensor) -> Field:
+        """Return ``dy/dt`` at one time, a function of the state."""
         R, question = self._asked(tau)
-        return self.slope(R(y), question)
+        return lambda y: self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """Return the two maps, of the score and of the state, that make up ``dy/dt`` at each of the times."""

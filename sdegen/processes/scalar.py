@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..laws.derivatives import value_and_slope
+from ..laws.derivatives import Field, value_and_slope
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from .base import Flow, Read
@@ -188,10 +188,11 @@ class AngleFlow(Flow):
         """Return the scale ``r = √(alpha² + sigma²)``."""
         return self.sde.marginal(t).r
 
-    def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-        """Return ``dy/dphi``."""
+    def field(self, tau: Tensor) -> Field:
+        """Return ``dy/dphi`` at one angle, a function of the state."""
         at = self.sde.marginal(self.time(tau))
-        return self.model.velocity_at(at.r(y), at)
+        r = at.r
+        return lambda y: self.model.velocity_at(r(y), at)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """Return questions for the model's velocity at each of the angles."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import OU, VE, VP, DoubleWell, Scale
+from sdegen.laws.derivatives import Field
 from sdegen.laws.kernels import Kernel, Transition
 from sdegen.laws.marginals import Perturbed
 from sdegen.laws.operators import as_operator
@@ -161,8 +162,9 @@ class BackwardFlow(OU):
 
     def flow(self, model: Any) -> AngleFlow:
         class Backward(AngleFlow):
-            def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-                return -super().velocity(y, tau)
+            def field(self, tau: Tensor) -> Field:
+                right = super().field(tau)
+                return lambda y: -right(y)
 
         return Backward(self, model)
 
@@ -172,8 +174,8 @@ class FlowInAnotherClock(OU):
 
     def flow(self, model: Any) -> AngleFlow:
         class Mixed(AngleFlow):
-            def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
-                return Flow(self.sde, self.model).velocity(y, self.time(tau))
+            def field(self, tau: Tensor) -> Field:
+                return Flow(self.sde, self.model).field(self.time(tau))
 
         return Mixed(self, model)
 
