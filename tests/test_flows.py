@@ -347,7 +347,7 @@ def test_saved_and_loaded(name: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: RealNVP((1,)), "two numbers"),
+        (lambda: RealNVP((1,)), "at least two coordinates"),
         (lambda: RealNVP((1, 6, 6)), "divisible by 2"),
         (lambda: RealNVP((3, 4)), "flatten"),
         (lambda: RealNVP((2,), couplings=1), "two at least"),
