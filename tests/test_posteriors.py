@@ -332,6 +332,20 @@ def test_repainting_brings_the_rest_nearer_to_what_was_seen() -> None:
     assert distance[1] < 0.85 * distance[0]
 
 
+def test_repainting_goes_back_so_many_steps_so_often() -> None:
+    wrapped = Replacement(sdegen.Exact(sdegen.VP(), RING), Mask(torch.tensor([True, False]), 0.01))
+    times = repaint(wrapped, samplers.DDIM(9), jump=4, repeats=3).times(wrapped.sde, True)
+    rises = (times.diff() > 0).nonzero()[:, 0]
+    assert len(rises) == 2 * 3  # nine levels are two stretches of four steps
+    assert rises.diff().tolist() == [
+        5,
+        5,
+        9,
+        5,
+        5,
+    ]  # four steps and the next rise; in between those of the next stretch
+
+
 def test_conjugate_gradients_solve_row_by_row() -> None:
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(5, 6, 6, dtype=torch.float64, generator=generator)

@@ -88,4 +88,4 @@ def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8
             f"jump = {jump} of {len(levels)} levels; give the number of steps to repeat, at least one and fewer than all."
         )
     ends = levels[::-1][::jump][::-1]  # counted from the data, where fitting matters
-    return Restart(sampler, [Interval(low, high, jump, repeats) for high, low in pairwise(ends)])
+    return Restart(sampler, [Interval(low, high, repeats, jump) for high, low in pairwise(ends)])
