@@ -181,7 +181,7 @@ def test_one_bar_for_each_way_over_all_chunks(
                 totals.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(sys.modules["sdegen.samplers.encode"], "tqdm", Watched)
+    monkeypatch.setattr(sys.modules["sdegen.samplers.run"], "tqdm", Watched)
     encode_with_error(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2, progress=True)
     assert totals[0] == (12, 12) and set(totals) == {(12, 12)}
     assert "Heun" in capsys.readouterr().err
@@ -297,6 +297,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"^Singlestep does not run from data at t = 0",
     ),
 }
+
+
+def test_a_state_that_turns_non_finite_on_the_way_is_named_by_its_time() -> None:
+    class Broken(sdegen.ScoreModel):
+        sde, moments = sdegen.VP(), RING.moments()
+
+        def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+            return torch.where(torch.as_tensor(t) > 0.45, math.nan, -1.0).to(x) * x
+
+    there, back = r"non-finite in step 5 of 10, from t = 0\.4", r"non-finite in step 1 of 10, from t = 1;"
+    for way, says in ((encode, there), (decode, back)):
+        with pytest.raises(ValueError, match=says):
+            way(Broken(), HERE, sampler=Heun(10, grids.Uniform(end=0.0)))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 __all__ = ["Encoded", "decode", "encode", "encode_with_error"]
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..models.score import ScoreModel, evaluating
-from ..models.wrapper import Conditioned
+from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
 from ..processes.linear import is_linear
-from ..progress import should_show
 from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
+from .run import Runner
 from .start import check_choice, check_states, chunks
 
 
@@ -191,39 +190,21 @@ def _follow(
 
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
-    times = sampler.times(model.sde, False)
-    parts = list(chunks(x, batch, cond, 0, len(x)))
-    show = should_show(progress)
-    ends = []
-    with torch.no_grad(), evaluating(model):
-        plan = None
-        with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
-            for _, end, own in parts:
-                bound = Conditioned(model, **own) if own else model
-                if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
-                    plan = _backward(sampler, bound, times) if to_noise else sampler.plan(bound, times)
-                    bar.total = len(plan) * len(parts)
-                state = None
-                for c in plan:
-                    end, state = sampler.step(bound, end, c, refused, state)
-                    bar.update()
-                if not end.isfinite().all():
-                    raise ValueError(
-                        f"the state turned non-finite on the way to t = {times[0 if to_noise else -1].item():.6g}; take more "
-                        "steps, or end the sampler's grid at a later time: ProbabilityFlow(grid=grids.Angle(end=t))."
-                    )
-                ends.append(end)
-    return torch.cat(ends)
+    times, plan = sampler.times(model.sde, False), sampler.plan
+    if to_noise:
+        times, plan = times.flip(0), partial(_plan_backward, sampler)
+    run = Runner(sampler, times, False, lambda first, times: refused)
+    return run(model, plan, list(chunks(x, batch, cond, 0, len(x))), cond, progress)
 
 
-def _backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:
-    """Plan the sampler's times from the last to the first."""
+def _plan_backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:
+    """Plan the steps from data to noise."""
     try:
-        return sampler.plan(model, times.flip(0))
+        return sampler.plan(model, times)
     except (ValueError, torch.linalg.LinAlgError) as error:
-        sampler.plan(model, times)  # what it refuses anyway, it says itself
+        sampler.plan(model, times.flip(0))  # what it refuses anyway, it says itself
         raise ValueError(
-            f"{type(sampler).__name__} does not run from data at t = {times[-1].item():.6g} to noise; give ProbabilityFlow, "
+            f"{type(sampler).__name__} does not run from data at t = {times[0].item():.6g} to noise; give ProbabilityFlow, "
             "Heun or DDIM(eta=0), or end its grid at a later time."
         ) from error
 

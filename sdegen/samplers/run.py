@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Callback", "NoiseSource", "Runner", "sample"]
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -129,44 +130,82 @@ def sample(
         start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else check_states("x_T", x_T, model)[rows]
     )
     parts = list(chunks(x_T, batch, cond, rows.start, n))
-    run = Runner(sampler, times, final == "denoise", seed, noise, callback, return_path)
-    show = should_show(progress)
-    results = []
-    with torch.no_grad(), evaluating(model):
-        plan = None
-        with tqdm(disable=not show, desc=type(sampler).__name__, leave=False) as bar:
-            for first, x, own in parts:
-                bound = Conditioned(model, **own) if own else model
-                if plan is None or own is not cond:  # a plan may hold the model, and with it the conditions
-                    plan = sampler.plan(bound, times)
-                    bar.total = len(plan) * len(parts)
-                results.append(run(bound, plan, x, first, bar))
-    return torch.cat(results, 1 if return_path else 0)
+    run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path)
+    found = run(model, sampler.plan, parts, cond, progress)
+    return torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
 
 
 class Runner(NamedTuple):
-    """The settings of a sampling run that all chunks of samples share."""
+    """The loop over the chunks of a run and the steps of each, from noise to data or back.
+
+    Attributes
+    ----------
+    sampler
+        It makes the steps.
+    times
+        Where they stop, in the order of the run.
+    denoise
+        Whether a move to clean data follows the last step.
+    noise
+        Called as ``noise(first, times)`` for the samples from place `first` on, it returns the noise of their steps.
+    callback, return_path
+        As for `sample`.
+    """
 
     sampler: Sampler
     times: Tensor
     denoise: bool
-    seed: int
-    source: NoiseSource
-    callback: Callback | None
-    return_path: bool
+    noise: Callable[[int, Tensor], Noise]
+    callback: Callback | None = None
+    return_path: bool = False
 
-    def __call__(self, model: ScoreModel, plan: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
-        """Run the states `x` from the first time on, the first of which has the place `first` in the run, and return
-        samples.
+    def __call__(
+        self,
+        model: ScoreModel,
+        plan: Callable[[ScoreModel, Tensor], list[Any]],
+        parts: list[tuple[int, Tensor, dict[str, Any]]],
+        cond: dict[str, Any],
+        progress: bool | None,
+    ) -> Tensor:
+        """Run all chunks under one bar, and return the states that they end in.
+
+        Parameters
+        ----------
+        model
+            A score model.
+        plan
+            Plans the steps of a model whose conditions are fixed, again for each chunk where these have rows.
+        parts
+            The chunks (`start.chunks`).
+        cond
+            The conditions of the whole run.
+        progress
+            As for `sample`.
 
         Returns
         -------
         Tensor
-            ``(B, *)``, or ``(times, B, *)`` with the path.
+            ``(n, *)``, or ``(times, n, *)`` with the path.
         """
-        noise = self.source(self.seed, first, self.times)
+        show, ends, steps = should_show(progress), [], None
+        with (
+            torch.no_grad(),
+            evaluating(model),
+            tqdm(disable=not show, desc=type(self.sampler).__name__, leave=False) as bar,
+        ):
+            for first, x, own in parts:
+                bound = Conditioned(model, **own) if own else model
+                if steps is None or own is not cond:  # a plan may hold the model, and with it the conditions
+                    steps = plan(bound, self.times)
+                    bar.total = len(steps) * len(parts)
+                ends.append(self._run_chunk(bound, steps, x, first, bar))
+        return torch.cat(ends, 1 if self.return_path else 0)
+
+    def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
+        """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
+        noise = self.noise(first, self.times)
         path, sums, state = [x], [], None
-        for i, c in enumerate(plan):
+        for i, c in enumerate(steps):
             x, state = self.sampler.step(model, x, c, noise, state)
             sums.append(x.sum())  # looked at once, at the end: no synchronisation inside the loop
             if self.return_path:
@@ -179,10 +218,9 @@ class Runner(NamedTuple):
             path.append(x)
             sums.append(x.sum())
             if self.callback is not None:
-                self.callback(len(plan), torch.zeros_like(self.times[-1]), x)
+                self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
         self._check(sums)
-        project = model.sde.project
-        return torch.stack([project(u) for u in path]) if self.return_path else project(x)
+        return torch.stack(path) if self.return_path else x
 
     def _check(self, sums: list[Tensor]) -> None:
         """Refuse a run with a state that was not finite, of which `sums` has the sum after every move."""
