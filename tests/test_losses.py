@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +19,12 @@ from sdegen.likelihood.chain import step_divergence
 from sdegen.models.exact import Exact
 from sdegen.models.score import ScoreModel
 from sdegen.testing import gaussian_data
+from sdegen.training.loop import train
+from sdegen.training.settings import Settings
+from sdegen.training.state import Training
 
 DATA = gaussian_data()
+MOST_CALLS = 140  # of functions of the library in one step of the default loss
 
 
 class Off(ScoreModel):
@@ -164,6 +171,25 @@ def test_a_step_forms_the_law_of_its_times_once(sde: Any, monkeypatch: pytest.Mo
     asked.clear()
     loss(model, DATA.sample(8)).mean().backward()
     assert len(asked) == 1
+
+
+def test_a_step_of_training_makes_few_calls() -> None:
+    """A step of a small network is as fast as what is called around it is short."""
+    inside, calls = str(Path(sdegen.__file__).parent), Counter[int]()
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        calls[step] += event == "call" and frame.f_code.co_filename.startswith(inside)
+
+    training = Training(sdegen.Model(sdegen.nets.MLP(2), sdegen.VP()), DATA, Settings(steps=4, seed=0), threads=1)
+    step = 0  # in the first ones tables are made
+    before = sys.getprofile()
+    try:
+        sys.setprofile(count)
+        for done in train(training):
+            step = done.step
+    finally:
+        sys.setprofile(before)
+    assert 0 < calls[2] <= MOST_CALLS
 
 
 def test_implicit_refuses_directional_weights() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["change_rows", "has_rows", "part_of", "split"]
+__all__ = ["change_rows", "has_rows", "part_of"]
 
 from collections.abc import Callable
 from typing import Any
@@ -37,15 +37,10 @@ def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]
     return {name: change(value) if has_rows(value, n) else value for name, value in cond.items()}
 
 
-def split(n: int, parts: int) -> list[slice]:
-    """Split `n` rows into `parts` contiguous slices of nearly equal size.
+def part_of(n: int, parts: int, i: int) -> slice:
+    """Return the `i`-th of the `parts` contiguous slices, of nearly equal size, that `n` rows are split into.
 
-    >>> split(5, 2)
+    >>> [part_of(5, 2, i) for i in range(2)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    return [part_of(n, parts, i) for i in range(parts)]
-
-
-def part_of(n: int, parts: int, i: int) -> slice:
-    """Return the `i`-th slice of `split`, without forming the others."""
     return slice(n * i // parts, n * (i + 1) // parts)

@@ -110,7 +110,7 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
     if (s <= 0).any():
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
     points, flat = data.to(y).reshape(len(data), -1), y.reshape(len(y), -1)
-    c, s = (rows(v, y).reshape(-1, 1).expand(len(y), 1) for v in (c, s))
+    c, s = rows(c, flat).expand(len(y), 1), rows(s, flat).expand(len(y), 1)
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
     direct = flat.shape[1] <= 16

@@ -139,6 +139,12 @@ class Transition:
         """The coefficient of the noise in the velocity; cosine of the angle ``phi``."""
         return self._AB[1]
 
+    def regress(self, P: Operator) -> tuple[Operator, Operator, Operator]:
+        """Return the regression of the velocity on the normalised state, for data whose lift has the covariance `P`
+        (`Operator.regress`).
+        """
+        return self.C.regress(self.S, self.A, self.B, P)
+
     def normalise(self, x: Tensor) -> Tensor:
         """Return the normalised state ``y = r⁻¹ x``."""
         return self.r_inv(x)

@@ -124,11 +124,19 @@ class Marginal(Transition, Level):
         return (g * p).sum(-1), s, g, rest
 
     @cached_property
+    def angle(self) -> tuple[Tensor, Tensor]:
+        """The cosine and the sine of the observation, float64, ``()`` or ``(B,)``."""
+        if len(self.e) == 1:
+            return self.C.matrix()[..., 0, 0], self.S.matrix()[..., 0, 0]
+        c, s, *_ = self._observed
+        return c, s
+
+    @cached_property
     def snr(self) -> Tensor:
         """The signal-to-noise ratio ``c² / s²`` of the observation; ``alpha² / sigma²`` for numbers."""
         if len(self.e) == 1:
             return (self.Phi.matrix() / self.R.matrix())[..., 0, 0].square()
-        c, s, *_ = self._observed
+        c, s = self.angle
         return (c / s).square()
 
     def observe(self, x: Tensor) -> Observation:
@@ -151,8 +159,7 @@ class Marginal(Transition, Level):
         """
         k = len(self.e)
         if k == 1:
-            c, s = self.C.matrix()[..., 0, 0], self.S.matrix()[..., 0, 0]
-            return Observation(self.r_inv(x), c, s, self.r_inv.matrix()[..., 0], None)
+            return Observation(self.r_inv(x), *self.angle, self.r_inv.matrix()[..., 0], None)
         if x.ndim < 2 or x.shape[1] != k:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "

@@ -52,6 +52,10 @@ class Operator(ABC):
         """Sum ``A + B``."""
 
     @abstractmethod
+    def __sub__(self, other: Self) -> Self:
+        """Return ``A − B``."""
+
+    @abstractmethod
     def __mul__(self, number: Tensor | float) -> Self:
         """Multiply the map by a number, or by one number per row of the batch."""
 
@@ -59,10 +63,6 @@ class Operator(ABC):
     @abstractmethod
     def T(self) -> Self:
         """The transposed map."""
-
-    @abstractmethod
-    def congruent(self, P: Self) -> Self:
-        """Return ``A P Aᵀ``: the covariance that a state of covariance `P` has after the map."""
 
     @abstractmethod
     def gram(self) -> Self:
@@ -97,11 +97,17 @@ class Operator(ABC):
         """
 
     @abstractmethod
+    def regress(self, S: Self, A: Self, B: Self, P: Self) -> tuple[Self, Self, Self]:
+        """Return the regression of ``v = A x + B z`` on ``y = C x + S z``, for this map `C`, a state `x` of covariance `P`
+        and standard noise `z`.
+
+        It consists of the symmetric map `W` that makes ``W y`` white, the covariance of `v` with ``W y``, by which this is the
+        best linear estimate of `v`, and the symmetric root of the covariance of what is left.
+        """
+
+    @abstractmethod
     def one(self) -> Self:
         """Return the identity map of the same kind."""
-
-    def __sub__(self, other: Self) -> Self:
-        return self + other * -1.0
 
     __rmul__ = __mul__
 
@@ -146,6 +152,9 @@ class Scale(Operator):
     def __add__(self, other: Scale) -> Scale:
         return Scale(self.c + other.c)
 
+    def __sub__(self, other: Scale) -> Scale:
+        return Scale(self.c - other.c)
+
     def __mul__(self, number: Tensor | float) -> Scale:
         return Scale(self.c * number)
 
@@ -154,9 +163,6 @@ class Scale(Operator):
     @property
     def T(self) -> Scale:
         return self
-
-    def congruent(self, P: Scale) -> Scale:
-        return Scale(self.c.square() * P.c)
 
     def gram(self) -> Scale:
         return Scale(self.c.square())
@@ -179,7 +185,13 @@ class Scale(Operator):
         return self.c.abs().log()
 
     def complete(self, S: Scale) -> tuple[Scale, Scale]:
-        return S * -1.0, self
+        return Scale(-S.c), self
+
+    def regress(self, S: Scale, A: Scale, B: Scale, P: Scale) -> tuple[Scale, Scale, Scale]:
+        std = P.c.sqrt()
+        size = torch.hypot(self.c * std, S.c)
+        left = (self.c * B.c - S.c * A.c).abs() * std / size  # Lagrange's identity: no difference of close numbers
+        return Scale(1.0 / size), Scale((A.c * P.c * self.c + B.c * S.c) / size), Scale(left)
 
     def one(self) -> Scale:
         return Scale(torch.ones_like(self.c))
@@ -246,6 +258,9 @@ class Matrix(Operator):
     def __add__(self, other: Matrix) -> Matrix:
         return Matrix(self.M + other.M)
 
+    def __sub__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M - other.M)
+
     def __mul__(self, number: Tensor | float) -> Matrix:
         return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])
 
@@ -254,9 +269,6 @@ class Matrix(Operator):
     @property
     def T(self) -> Matrix:
         return Matrix(self.M.mT)
-
-    def congruent(self, P: Matrix) -> Matrix:
-        return Matrix(self.M @ P.M @ self.M.mT)
 
     def gram(self) -> Matrix:
         return Matrix(self.M @ self.M.mT)
@@ -287,6 +299,11 @@ class Matrix(Operator):
         M = self.inv() @ S
         W = (M.one() + M.T @ M).sqrt().inv()
         return W @ M.T * -1.0, W
+
+    def regress(self, S: Matrix, A: Matrix, B: Matrix, P: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        whiten = (self @ P @ self.T + S.gram()).sqrt().inv()
+        explained = (A @ P @ self.T + B @ S.T) @ whiten
+        return whiten, explained, (A @ P @ A.T + B.gram() - explained.gram()).sqrt()
 
     def one(self) -> Matrix:
         return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))

@@ -15,7 +15,6 @@ __all__ = [
     "Parametrization",
     "ScoreParametrization",
     "VelocityParametrization",
-    "whitening",
 ]
 
 from abc import ABC, abstractmethod
@@ -80,12 +79,12 @@ class Parametrization(ABC):
         a, b = self.target(at)
         c_out = (a @ at.A.T + b @ at.B.T).inv()
         c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
-        whiten = whitening(at, sde.datum * std**2)
+        whiten, *_ = at.regress(sde.datum * std**2)
         return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(at))
 
     def c_noise(self, at: Marginal) -> Tensor:
         """Return the noise-level input of the network, ``()`` or ``(B,)``."""
-        c, s = (1 + 1 / at.snr).rsqrt(), (1 + at.snr).rsqrt()
+        c, s = at.angle
         return 0.25 * ((s + self.delta) / (c + self.delta)).log()
 
     def check(self, sde: LinearSDE) -> None:
@@ -198,17 +197,8 @@ class EDMParametrization(Parametrization):
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
-        P = sde.datum * std**2
-        whiten = whitening(at, P)
-        explained = (at.A @ P @ at.C.T + at.B @ at.S.T) @ whiten  # of the velocity, by the whitened y
-        velocity = at.A.congruent(P) + at.B.gram()
-        c_out = (velocity - explained.gram()).sqrt()
+        whiten, explained, c_out = at.regress(sde.datum * std**2)
         if self.detail:
             c_out = c_out * (1 + self.detail**2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
         return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
-
-
-def whitening(at: Transition, P: Operator) -> Operator:
-    """Return the map of the normalised state ``y`` to unit covariance, for data whose lift has the covariance `P`."""
-    return (at.C.congruent(P) + at.S.gram()).sqrt().inv()

@@ -116,8 +116,9 @@ class ScalarSDE(LinearSDE):
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
-        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).expand(t.shape) for c in (self.alpha(t), self.sigma(t)))
-        return Scale(alpha), Scale(sigma)
+        alpha = torch.as_tensor(self.alpha(t), dtype=torch.float64)
+        sigma = torch.as_tensor(self.sigma(t), dtype=torch.float64)
+        return Scale(alpha.expand(t.shape)), Scale(sigma.expand(t.shape))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """Return the law ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..data.parts import has_rows, split
+from ..data.parts import has_rows, part_of
 from .finite import NonFiniteLoss
 from .workers import Processes
 
@@ -85,11 +85,11 @@ class Gradient:
             )
         first, shares = self.processes.rank * self.accumulate, []
         draws = self.generator.get_state() if self.accumulate > 1 else None
-        for rows in split(len(batch.x), self.parts)[first : first + self.accumulate]:
+        for i in range(first, first + self.accumulate):
             if draws is not None:
                 self.generator.set_state(draws)
             try:
-                share = self._of(batch, rows)
+                share = self._of(batch, part_of(len(batch.x), self.parts, i))
             except NonFiniteLoss as error:
                 if self.processes.number == 1:
                     raise

@@ -313,7 +313,7 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
         x_0, score = mean_and_score(partial(pooled, x_0), x, at)
         z = at.noise_from_score(score)
     if isinstance(model, VelocityModel):
-        to_score = W @ at.R.inv().T @ at.B.T
+        to_score = W @ (at.B @ at.R.inv()).T
         return to_score(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
     return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
 

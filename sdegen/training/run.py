@@ -194,8 +194,7 @@ class Readings:
             If one is not.
         """
         waiting, self.waiting = self.waiting, []
-        losses, norms = ([], []) if not waiting else (_read(column) for column in zip(*waiting, strict=True))
-        for loss, norm in zip(losses, norms, strict=True):
+        for loss, norm in _read(waiting):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise self.stopped(f"loss {loss:.3g}, gradient norm {norm:.3g}")
             self.run.loss.append(loss)
@@ -211,6 +210,8 @@ class Readings:
         )
 
 
-def _read(values: Sequence[Tensor]) -> list[float]:
-    """Return the numbers, in one transfer."""
-    return [values[0].item()] if len(values) == 1 else torch.stack(list(values)).tolist()
+def _read(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
+    """Return the numbers, in one transfer where there are several."""
+    if len(pairs) < 2:
+        return [(first.item(), second.item()) for first, second in pairs]
+    return torch.stack([v for pair in pairs for v in pair]).reshape(-1, 2).tolist()

@@ -150,7 +150,8 @@ class Settings:
 
     def done(self, steps: int, seconds: float) -> float:
         """Return the finished fraction of the run after so many steps and seconds; one or more when it is over."""
-        return max(steps / self.last if self.last else 0.0, seconds / self.seconds if self.seconds else 0.0)
+        last = self.last
+        return max(steps / last if last else 0.0, seconds / self.seconds if self.seconds else 0.0)
 
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""
