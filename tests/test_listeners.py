@@ -58,6 +58,7 @@ def test_a_run_ends_after_4000_steps_where_nobody_named_an_end():
         ({"warmup": -1}, r"^warmup = -1; it must be a whole number, at least 0"),
         ({"weight_decay": -0.1}, r"^weight_decay = -0\.1; it must not be negative"),
         ({"betas": (0.9, 1.0)}, r"^betas = \(0\.9, 1\.0\); give two numbers from 0 to below 1"),
+        ({"betas": 0.9}, r"^betas = 0\.9; give two numbers"),
         ({"ema": 0.3}, r"^ema = 0\.3; the relative width"),
         ({"p_uncond": -0.1}, r"^p_uncond = -0\.1; it must be a probability"),
         ({"lr_factors": {"net.": 0.0}}, r"^lr_factors\['net\.'\] = 0\.0; it must be positive"),
@@ -75,6 +76,12 @@ def test_a_setting_that_is_none_is_named_with_the_nearest(tiny):
         fit(tiny(), RING, step=3)
     with pytest.raises(TypeError, match=r"^there is no setting 'colour'; see training\.Settings"):
         fit(tiny(), RING, colour=3)
+
+
+def test_settings_that_are_none_are_refused(tiny):
+    for settings in (500, {"steps": 500}):
+        with pytest.raises(TypeError, match=r"; give an object Settings\(steps=\.\.\.\), or settings by their names"):
+            fit(tiny(), RING, settings)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_a_run_is_shown_in_six_lines_and_as_a_curve() -> None:
     run = sdegen.fit(model, sdegen.data.gaussian_ring(), steps=30, batch_size=32, seed=0, progress=False)
     lines = repr(run).splitlines()
     assert len(lines) == 6 and max(map(len, lines)) < 200
-    assert lines[0].startswith("Run: 30 steps of 32 in ") and "Model(MLP(" in lines[1] and "seed=0" in lines[-1]
+    assert lines[0].startswith("Run: 30 steps in ") and "Model(MLP(" in lines[1] and "seed=0" in lines[-1]
     half = [sum(part) / 15 for part in (run.loss[:15], run.loss[15:])]
     assert f"{half[0]:.4g}, then {half[1]:.4g} (means of the first and the last 15 steps)" in lines[2]
     size, shades = picture_in(run)

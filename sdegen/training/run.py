@@ -110,7 +110,7 @@ class Run:
 
     def __repr__(self) -> str:
         threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        lines = [f"Run: {self.steps:,} steps of {self.settings.batch_size} in {self.seconds:.1f} s{threads}"]
+        lines = [f"Run: {self.steps:,} steps in {self.seconds:.1f} s{threads}"]
         lines += [] if self.model is None else [f"  model       {show_value(self.model)}"]
         lines += [f"  {name:11} {_span(getattr(self, name))}" for name in ("loss", "grad_norm", "lr") if self.loss]
         lines += [f"  validation  {value} after step {step:,}" for step, value in list(self.validation.items())[-1:]]

@@ -115,7 +115,11 @@ class Settings:
             raise ValueError(f"p_uncond = {self.p_uncond}; it must be a probability.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay = {self.weight_decay}; it must not be negative.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if (
+            not isinstance(self.betas, (tuple, list))
+            or len(self.betas) != 2
+            or not all(0 <= beta < 1 for beta in self.betas)
+        ):
             raise ValueError(f"betas = {self.betas}; give two numbers from 0 to below 1.")
         for key, factor in (self.lr_factors or {}).items():
             if not factor > 0:
@@ -131,10 +135,14 @@ class Settings:
         Raises
         ------
         TypeError
-            If there is no setting of a name.
+            If there is no setting of a name, or `settings` are no `Settings`.
         ValueError
             If a setting is none that a run could be made with.
         """
+        if not (settings is None or isinstance(settings, Settings)):
+            raise TypeError(
+                f"settings = {settings!r}; give an object Settings(steps=...), or settings by their names: fit(model, data, steps=...)."
+            )
         names = [field.name for field in fields(cls)]
         for name in changes.keys() - set(names):
             near = difflib.get_close_matches(name, names, 1)
