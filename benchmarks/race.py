@@ -1,6 +1,6 @@
 """Wall clock to quality: the FID of peers' U-Nets and loops after some minutes on Fashion-MNIST, and of ours after half of them.
 
-    python -m benchmarks.race --threads 2                  # 75 minutes; pip install "sdegen[peers]" first
+    python -m benchmarks.race --threads 2                  # 75 minutes; pip install ".[peers]" first
     python -m benchmarks.race --threads 1 --minutes 60     # as many minutes of a core; contestants side by side by --only
 
 All learn the images without their classes, by networks of 1.8 million parameters. Ours is the recipe of

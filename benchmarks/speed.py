@@ -1,6 +1,6 @@
 """The speed table: time of sampling beyond the network's own, ours beside the peers', interleaved in one run.
 
-    python -m benchmarks.speed --threads 1       # 7 minutes; pip install "sdegen[peers]" first, or the peers' rows stay empty
+    python -m benchmarks.speed --threads 1       # 7 minutes; pip install ".[peers]" first, or the peers' rows stay empty
     python -m benchmarks.speed --threads 1 --quick
 
 First a network that returns its input: what a step takes is the sampler's alone. Contestants take turns, a whole run each,

@@ -160,7 +160,7 @@ def card(name: str, preset: str, images: int, steps: int, asked: int, run: sdege
         "command": f"python -m benchmarks.train_images {name} --preset {preset} --steps {steps}",
         "steps": run.steps, "epochs": round(run.steps * PRESETS[preset].batch_size / images, 1),
         "share of the recipe": round(run.steps / asked, 4), "seconds": round(run.seconds),
-        "threads": torch.get_num_threads(),
+        "threads": run.threads,
         "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """Images per second of a training step, ours beside the peers' U-Nets and loops, interleaved, and the machine's own peak.
 
-    python -m benchmarks.train_speed --threads 2       # pip install "sdegen[peers]" first, or the peers' rows stay empty
+    python -m benchmarks.train_speed --threads 2       # pip install ".[peers]" first, or the peers' rows stay empty
 
 One step of a DDPM on 64 images 1×28×28: noise, network, loss, backward, AdamW. Ours is `sdegen.fit` as users call it, averages
 of the weights and all; the peers' is the loop of their examples around their own network, in float32 and in bfloat16 with

@@ -141,7 +141,8 @@ class Settings:
         """
         if not (settings is None or isinstance(settings, Settings)):
             raise TypeError(
-                f"settings = {settings!r}; give an object Settings(steps=...), or settings by their names: fit(model, data, steps=...)."
+                f"settings = {settings!r}; give an object Settings(steps=...), or settings by their names: "
+                "fit(model, data, steps=...)."
             )
         names = [field.name for field in fields(cls)]
         for name in changes.keys() - set(names):
