@@ -2,7 +2,7 @@
 
 States are ``y = cos(phi) x_0 + sin(phi) z``, levels the ratios ``sigma / alpha = tan(phi)`` from large to small, predictions the
 exact ones of a `Truth`.
-Install them with ``pip install "sdegen[peers]"`` and, as no extra can hold a package that wants numpy below 2,
+Install them with ``pip install ".[peers]"`` and, as no extra can hold a package that wants numpy below 2,
 ``pip install --no-deps k-diffusion``.
 """
 

@@ -65,7 +65,8 @@ def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
     model = sdegen.Model(net, sdegen.DDPM(), preset.parametrization)
     run = sdegen.fit(
         model, images.scaled(-1, 1).rows(), seconds=seconds, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
-        schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0, progress=False,
+        schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0,
+        threads=torch.get_num_threads(), progress=False,
     )  # fmt: skip
     net.mixed = True
     return model, run.steps * preset.batch_size

@@ -1,6 +1,6 @@
 """The solver table: error of the probability flow per network evaluation, ours beside the peers', in one run.
 
-    python -m benchmarks.solver_table            # pip install "sdegen[peers]" first, or the peers' rows stay empty
+    python -m benchmarks.solver_table            # pip install ".[peers]" first, or the peers' rows stay empty
     python -m benchmarks.solver_table --quick
 
 Exact scores, one set of starting states, distance of the end points from an adaptive solution of the same equation at

@@ -117,7 +117,7 @@ def by_fit(net: nn.Module, half: bool) -> Lap:
         ends: list[float] = []
         sdegen.fit(
             model, data, steps=STEPS, batch_size=BATCH, seed=0, autocast=torch.bfloat16 if half else None,
-            callbacks=[lambda step: ends.append(time.perf_counter())], progress=False,
+            threads=torch.get_num_threads(), callbacks=[lambda step: ends.append(time.perf_counter())], progress=False,
         )  # fmt: skip
         return [b - a for a, b in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
 
