@@ -84,8 +84,10 @@ class Denoising:
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at)
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
-        values = [_per_row(self.error(model, x_0, draw, W, generator, **cond).square()) for draw in draws]
-        return finite(sum(values) * rows(factor / len(draws), values[0]), t)
+        total = x_0.new_zeros(len(x_0))
+        for draw in draws:
+            total = total + _per_row(self.error(model, x_0, draw, W, generator, **cond).square())
+        return finite(total * rows(factor / len(draws), total), t)
 
     def error(
         self,

@@ -6,7 +6,7 @@ __all__ = ["Readings", "Run", "Step", "averaged"]
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,7 +166,7 @@ class Readings:
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self.run = run
-        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.waiting: list[Tensor] = []  # a loss and a norm each
         self.reason: str | None = None
         self.patience = 1 if at_hand(device) else 50
         self.bad = None if self.patience == 1 else torch.zeros((), device=device)
@@ -179,7 +179,7 @@ class Readings:
         NonFiniteLoss
             If they have been read and are not finite.
         """
-        self.waiting.append((loss, norm))
+        self.waiting.append(torch.stack([loss, norm]))
         if self.bad is not None:
             torch.maximum(self.bad, (~(loss + norm).isfinite()).float(), out=self.bad)
         if len(self.waiting) == self.patience:
@@ -193,8 +193,9 @@ class Readings:
         NonFiniteLoss
             If one is not.
         """
-        waiting, self.waiting = self.waiting, []
-        for loss, norm in _read(waiting):
+        pairs = torch.stack(self.waiting).tolist() if self.waiting else []  # in one transfer
+        self.waiting = []
+        for loss, norm in pairs:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise self.stopped(f"loss {loss:.3g}, gradient norm {norm:.3g}")
             self.run.loss.append(loss)
@@ -208,10 +209,3 @@ class Readings:
             f"training stopped in step {good + 1}: {self.reason or why}. The model keeps the weights of step {good}; lower lr, "
             "check the data, or choose another weighting."
         )
-
-
-def _read(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
-    """Return the numbers, in one transfer where there are several."""
-    if len(pairs) < 2:
-        return [(first.item(), second.item()) for first, second in pairs]
-    return torch.stack([v for pair in pairs for v in pair]).reshape(-1, 2).tolist()
