@@ -101,9 +101,12 @@ def test_a_wrapper_takes_the_states_that_what_is_inside_takes() -> None:
             return exact.score(x, t)
 
     assert sdegen.sample(Conditioned(Single()), 3, steps=2, seed=0).dtype == torch.float32
+    torch.manual_seed(0)
     classifier = guidance.NoisyClassifier(Line(8), sdegen.VP())
     guided = guidance.ClassifierGuidance(exact, classifier)
     assert sdegen.sample(guided, 3, steps=2, seed=0, label=1).dtype == torch.float32
+    wrap = lambda model: Conditioned(guidance.ClassifierGuidance(model, classifier), label=1)
+    assert sdegen.testing.check_wrapper(wrap, exact).passed
 
 
 def test_samples_under_fixed_conditions_are_drawn_in_evaluation_mode() -> None:

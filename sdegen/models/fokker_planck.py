@@ -101,7 +101,7 @@ class FokkerPlanck(ScoreModel):
             raise ValueError(f"the noise of {type(self.sde).__name__} is not one number at a time; simulate it.")
 
     def _place(self, reach: float, cells: int) -> None:
-        """Return the centres of the cells."""
+        """Lay the cells from ``−reach`` to `reach`."""
         self.width = 2 * reach / cells
         self.x = (torch.arange(cells, dtype=torch.float64) + 0.5) * self.width - reach
 

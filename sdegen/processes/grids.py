@@ -51,7 +51,7 @@ class Grid(ABC):
         return end, start
 
     def __call__(self, sde: SDE, n: int) -> Tensor:
-        """Return `n` times, first to last, float64."""
+        """Return the `n` times of the grid, from noise to data, float64."""
         if n < 1:
             raise ValueError(f"steps leaves {n} times; a grid needs at least one.")
         end, start = self.ends(sde)

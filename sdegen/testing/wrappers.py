@@ -67,7 +67,7 @@ def process_is_that_of_the_model_inside(case: Wrapping) -> None:
     """Wrapper and model have one process, and take states of one dtype on one device."""
     if case.wrapped.sde is not case.model.sde:
         raise Violation("sde is not that of the model inside")
-    if case.wrapped.like is not case.model.like:
+    if case.model.like is not None and case.wrapped.like is not case.model.like:
         raise Violation("like, the tensor that tells dtype and device, is not that of the model inside")
 
 
@@ -100,7 +100,7 @@ def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
     try:
         for mode in (True, False):
             case.wrapped.train(mode)
-            x, t, _ = asked_of(case.model)
+            x, t, _ = asked_of(case.wrapped)
             with asking(case.wrapped):
                 case.wrapped.score(x, t)
             if case.model.training != mode or any(m.training != mode for m in case.model.modules()):
@@ -117,7 +117,7 @@ def nothing_of_its_own_is_trained(case: Wrapping) -> None:
 
 def model_inside_is_left_as_it_is(case: Wrapping) -> None:
     """Wrapping a model, and evaluating the wrapper, change no reading of the model inside."""
-    x, t, _ = asked_of(case.model)
+    x, t, _ = asked_of(case.wrapped)
     with asking(case.model):
         before = case.model.score(x, t)
         case.wrap(case.model).score(x, t)
@@ -128,7 +128,7 @@ def neutral_value_is_the_identity(case: Wrapping) -> None:
     """With a setting that changes nothing, every reading of the wrapper is that of the model inside."""
     if case.neutral is None:
         return
-    idle, (x, t, tolerance) = case.neutral(case.model), asked_of(case.model)
+    idle, (x, t, tolerance) = case.neutral(case.model), asked_of(case.wrapped)
     with asking(case.model):
         for name in ("score", *READINGS) if is_linear(case.model.sde) else ("score",):
             want = getattr(case.model, name)(x, t)
@@ -139,7 +139,7 @@ def change_is_heard_in_every_reading(case: Wrapping) -> None:
     """A wrapper that changes one reading changes all four: none is forwarded unchanged from the model inside."""
     if not is_linear(case.model.sde):
         return
-    x, t, tolerance = asked_of(case.model)
+    x, t, tolerance = asked_of(case.wrapped)
     changed = {}
     with asking(case.model):
         for name in ("score", *READINGS):

@@ -175,6 +175,12 @@ class AnotherProcess(Outside):
         self.sde = VP()
 
 
+class TakesAnyStates(Outside):
+    """It does not say that the network inside has a dtype."""
+
+    like = None
+
+
 class CopiesMoments(ScoreModel):
     """Moments and end are copied when it is made."""
 
@@ -252,6 +258,7 @@ def network(variance: bool = False) -> sdegen.Model:
 
 WRAPPERS: list[Fault] = [
     (AnotherProcess, "process_is_that_of_the_model_inside", set()),
+    (TakesAnyStates, "process_is_that_of_the_model_inside", {"score_has_the_shape_of_the_state"}),
     (CopiesMoments, "moments_and_end_are_shared", {"mode_is_that_of_the_network_inside"}),
     (KeepsItAwake, "mode_is_that_of_the_network_inside", set()),
     (Trains, "nothing_of_its_own_is_trained", set()),
