@@ -65,7 +65,7 @@ class Kernel(NamedTuple):
         shared, place = group.unique(return_inverse=True)
         if len(shared) < len(x):
             for k in range(len(shared)):
-                own = (place == k).nonzero()[:, 0].to(x.device)
+                own = (place == k).nonzero()[:, 0]  # on the CPU, as R is: such an index serves states on any device
                 score[own] = Kernel(self.mean[own], self.R[own]).pooled_score(x[own])
         return score
 

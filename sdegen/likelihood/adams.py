@@ -26,7 +26,7 @@ from ..laws.interpolation import gauss, lagrange
 ORDER = 5  # slopes the prediction sees: with six or more only much shorter steps are stable
 FIRST = 1e-3  # a step on one slope is short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
-SHORTEST = 1e-10
+SHORTEST = 1e-10  # of the way: what asks for less is not smooth, and no step would do
 # Quadrature that is exact for the polynomials that a step integrates.
 GAUSS = gauss((ORDER + 2) // 2)
 

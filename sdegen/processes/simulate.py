@@ -68,7 +68,8 @@ def simulate(
     generator: torch.Generator | None = None,
     return_path: bool = False,
 ) -> Tensor:
-    """Follow ``dx = f dt + G dw`` from `t_0` to `t_1`, which may lie before it (a reversed process).
+    """Simulate ``dx = f dt + G dw`` from `t_0` to `t_1`, which may lie before it (a reversed process), and return the states
+    there.
 
     Parameters
     ----------
