@@ -148,12 +148,9 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     model: ScoreModel = _construct(described, tensors, known, str(path))
     if isinstance(model, nn.Module):
         model.to(getattr(torch, header["dtype"]) if dtype is None else dtype).eval()
-        try:
-            model.load_state_dict({k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")})
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
-            ) from None
+        _load_weights(
+            model, {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}, path
+        )
     if "moments:mean" in tensors:
         model.moments = Moments(tensors["moments:mean"], tensors["moments:covariance"])
     return model
@@ -202,6 +199,22 @@ def class_name(cls: type) -> str:
     """Return the name by which files refer to a class: ``processes.VP`` with its chapter, a user's class by its name alone."""
     module = cls.__module__.split(".")
     return f"{module[1]}.{cls.__name__}" if module[0] == __package__ else cls.__name__
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights into a model; raise a ValueError unless they are the model's. One that parts of the model share, as in
+    guidance without a class, may be there under one of its names alone.
+    """
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    for where, names in (("the model", [name for name in missing if name in once]), ("the file", unexpected)):
+        if names:
+            raise ValueError(f"{path} holds weights of another architecture: only {where} has {', '.join(names[:3])}.")
 
 
 def _own(value: Tensor) -> Tensor:

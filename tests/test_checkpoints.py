@@ -381,6 +381,28 @@ def test_weights_of_another_architecture_are_refused(small, tmp_path):
         load(path)
 
 
+def test_weights_that_parts_share_are_needed_once(tmp_path):
+    """As files of the first format have those of guidance without a class, whose weaker model was no module."""
+    path = tmp_path / "model"
+    guided = sdegen.guidance.ClassifierFree(sdegen.Model(nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP()), 1.5)
+    save(guided, path)
+    rewritten(path, lambda _, tensors: [tensors.pop(k) for k in list(tensors) if k.startswith("weight:weak.")])
+    x = torch.ones(1, 2)
+    assert torch.equal(load(path).score(x, 0.5, label=1), guided.score(x, 0.5, label=1))
+
+
+def test_weights_that_are_too_few_or_too_many_are_named(small, tmp_path):
+    path = tmp_path / "model"
+    save(small, path)
+    rewritten(path, lambda _, tensors: tensors.update({"weight:net.more": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"another architecture: only the file has net\.more\."):
+        load(path)
+    save(small, path)
+    rewritten(path, lambda _, tensors: tensors.pop("weight:net.first.weight"))
+    with pytest.raises(ValueError, match=r"another architecture: only the model has net\.first\.weight\."):
+        load(path)
+
+
 @pytest.mark.parametrize("name", ["PchipInterpolator", "Tensor", "Any", "ABC"])
 def test_only_the_library_s_own_classes_are_constructed(small, tmp_path, name):
     path = tmp_path / "model"
