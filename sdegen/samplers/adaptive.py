@@ -7,6 +7,8 @@ bridge; the half not yet used waits for its turn. Acceptance so looks only at th
 
 from __future__ import annotations
 
+__all__ = ["AdaptiveSDE", "DyadicPath"]
+
 import torch
 from torch import Tensor
 
@@ -190,6 +192,3 @@ class DyadicPath:
     def _over(self, mask: Tensor) -> Tensor:
         """Return a mask of rows, shaped to choose between states."""
         return mask.to(self.w.device).reshape(-1, *[1] * (self.w.ndim - 1))
-
-
-__all__ = ["AdaptiveSDE", "DyadicPath"]

@@ -105,7 +105,7 @@ class BrownianNoise:
         return self._ready.pop()
 
     def _next(self, like: Tensor) -> list[Tensor]:
-        """Noise of the next steps, the last first: of one, or of as many as have `AHEAD` numbers.
+        """Return the noise of the next steps, the last first: of one, or of as many as have `AHEAD` numbers.
 
         What is split is the mean slope of the path in a step, in units of the root of its coarsest step's length. Halves of
         lengths ``a`` and ``b`` have the slopes ``slope + √(b / a (a + b)) z`` and ``slope − √(a / b (a + b)) z``.
@@ -150,7 +150,7 @@ class BrownianNoise:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _draw(self, call: int, end: int, like: Tensor) -> Tensor:
-        """Noise from a call on, up to `end` or to what is there already, or as far as calls are drawn together."""
+        """Draw the noise from a call on, up to `end` or to what is there already, or as far as calls are drawn together."""
         if call < 2 * TOGETHER:  # further on more go together
             end = min(end, 1 << call.bit_length())
         end = min((k for k in self._rest if call < k < end), default=end)

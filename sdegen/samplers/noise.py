@@ -18,7 +18,7 @@ __all__ = [
     "SampleNoise",
     "TOGETHER",
     "as_seed",
-    "blocknumbers_in",
+    "block_size",
     "draw",
     "layout",
     "numbers_in",
@@ -84,7 +84,7 @@ class SampleNoise:
         self._ahead: list[Tensor] = []  # noise of the next calls, the last first
 
     def __call__(self, like: Tensor) -> Tensor:
-        """Noise of the shape ``(B, *)``, dtype and device of `like`."""
+        """Return noise of the shape ``(B, *)``, dtype and device of `like`."""
         z = self._ahead.pop() if self._ahead else None
         if z is None or z.shape != like.shape or z.dtype != like.dtype or z.device != like.device:
             *self._ahead, z = self.draw(self.calls, 1, like).unbind()[::-1]
@@ -166,7 +166,7 @@ def layout(shape: torch.Size, first: int, width: int) -> Layout:
     few = max(1, _LANES // d)
     numbers = few * d
     row = width * numbers
-    block = blocknumbers_in(row)
+    block = block_size(row)
     place, before = divmod(first, few)
     k, skipped = divmod(place, block)
     rows = -(-(before + shape[0]) // few)
@@ -178,7 +178,7 @@ def layout(shape: torch.Size, first: int, width: int) -> Layout:
     return Layout(k, block * row, end, calls_first, (rows * numbers, *strides), before * d)
 
 
-def blocknumbers_in(d: int) -> int:
+def block_size(d: int) -> int:
     """Tell how many samples of `d` numbers make a block: about `NUMBERS` numbers, and a multiple of the 16 filled at a
     time.
     """
