@@ -95,6 +95,8 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
         (images.split(), ["train=", "test="]),
         (images.scaled(), ["Images(", "low=-1"]),
         (mask, ["std=0.25"]),
+        (sdegen.DoubleWell().prior(ring.moments()), ["stiffness=1"]),
+        (sdegen.derivatives.Hutchinson(8), ["probes=8"]),
         (baselines.Hellinger(), []),
         (baselines.Gaussian(0.5), ["std=0.5"]),
     ]
@@ -108,7 +110,7 @@ def catalogue() -> dict[str, tuple[Any, list[str]]]:
         (metrics.knn_kl(x, x + 0.1), ["stderr="]),
         (sdegen.likelihood.LogProb(x[:, 0], x[:, 1], 52), ["value=float64[300]", "evaluations=52"]),
         (sdegen.Density(exact), ["Exact("]),
-        (sdegen.elbo(exact, x[:9], seed=0), ["[9]"]),
+        (sdegen.elbo(exact, x[:9], generator=torch.Generator().manual_seed(0)), ["[9]"]),
         (testing.check_sde(vp), ["VP", "laws hold"]),
         (metrics.KernelDensity(x, 0.3), ["float64[300, 2]", "h=0.3"]),
     ]

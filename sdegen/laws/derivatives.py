@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..show import show_call
 from .draws import rademacher_like
 
 Field = Callable[[Tensor], Tensor]
@@ -191,6 +192,8 @@ class Traces(NamedTuple):
 
 class Divergence(ABC):
     """A method to compute ``div field``: at one place by a call, or along a whole path with the same probes by `along`."""
+
+    __repr__ = show_call
 
     @abstractmethod
     def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:

@@ -1,6 +1,6 @@
 """A nonlinear process, the double well, and its stationary law.
 
-What is derived for them comes from simulation and short local kernels (see `sde`), with no closed form in between.
+What is derived for it comes from simulation and short local kernels (`nonlinear`), with no closed form in between.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 from ..laws.operators import Scale
+from ..show import show_call
 from .base import SDE
 
 
@@ -68,6 +69,8 @@ class Stationary:
     event_shape
         The shape of a datum.
     """
+
+    __repr__ = show_call
 
     def __init__(self, stiffness: float, g: float, event_shape: Any) -> None:
         self.stiffness, self.g = stiffness, g
