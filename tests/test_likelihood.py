@@ -46,12 +46,11 @@ def test_exact_model_from_the_true_terminal_law_gives_the_closed_form(sde: sdege
     assert (got - law_at(sde, 0.0).log_prob(x)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["exact", "network"])
 @pytest.mark.parametrize("sde", SCALAR, ids=name)
 def test_the_field_of_one_time_asks_the_process_nothing_more(
-    sde: sdegen.LinearSDE, kind: str, monkeypatch: pytest.MonkeyPatch
+    sde: sdegen.LinearSDE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = sdegen.Exact(sde, RING) if kind == "exact" else sdegen.Model(sdegen.nets.MLP(2, 8, 1), sde).double()
+    model = sdegen.Model(sdegen.nets.MLP(2, 8, 1), sde).double()
     flow, y = sde.flow(model), torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tau = flow.clock(torch.tensor(0.4 * sde.T, dtype=torch.float64))
     want, field = flow.velocity(y, tau), flow.field(tau)

@@ -52,13 +52,7 @@ class Exact(ScoreModel):
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
-        return self._estimate(x, self.sde.marginal(t))
-
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
-        """Return the velocity ``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the marginal `at`."""
-        return at.velocity(*self._estimate(x, at))
-
-    def _estimate(self, x: Tensor, at: Marginal) -> tuple[Tensor, Tensor]:
+        at = self.sde.marginal(t)
         mean, score = self._observed(x, at)
         return self.sde.lift(mean), at.noise_from_score(score)
 
