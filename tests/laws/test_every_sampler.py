@@ -106,6 +106,7 @@ OTHERS = (
     "exponential SDE 2",
     "reverse diffusion",
 )  # on the rest of the zoo
+QUICK_ON_CLD = ("ddim", "multistep 3")  # whose thousands of matrices take seconds with other methods
 # Methods whose order shows between other steps.
 LATE = {"reverse diffusion": (256, 512), "multistep 4": (64, 128), "exponential SDE 2": (64, 128)}
 
@@ -122,7 +123,9 @@ def held(make: Make, process: str, order: int, steps: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("method", "process"),
     [
-        pytest.param(method, process, marks=[pytest.mark.slow] if process == "CLD" and method not in OTHERS else [])
+        pytest.param(
+            method, process, marks=[pytest.mark.slow] if process == "CLD" and method not in QUICK_ON_CLD else []
+        )
         for method in METHODS
         for process in KINDS
         if (method, process) != ("exponential SDE 2, eta 0.5", "CLD")  # which has no closed form between 0 and 1
@@ -254,13 +257,10 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
 }
 
 
-SLOW_ON_CLD = ("annealed langevin", "flow, bosh3", "flow, adaptive_heun")
-
-
 @pytest.mark.parametrize(
     ("method", "process"),
     [
-        pytest.param(method, process, marks=[pytest.mark.slow] if process == "CLD" and method in SLOW_ON_CLD else [])
+        pytest.param(method, process, marks=[pytest.mark.slow] if process == "CLD" and method != "langevin" else [])
         for method in WITHOUT_ORDER
         for process in ("VP", "CLD")
     ],
