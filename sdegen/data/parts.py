@@ -40,6 +40,15 @@ def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]
 def part_of(n: int, parts: int, i: int) -> slice:
     """Return the `i`-th of the `parts` contiguous slices, of nearly equal size, that `n` rows are split into.
 
+    Parameters
+    ----------
+    n, parts
+        The number of rows, and of slices.
+    i
+        Which slice, from 0.
+
+    Examples
+    --------
     >>> [part_of(5, 2, i) for i in range(2)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
