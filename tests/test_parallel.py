@@ -77,6 +77,9 @@ if __name__ == "__main__":
     except sdegen.NonFiniteLoss as error:
         (folder / f"error-{rank}.json").write_text(json.dumps(str(error)))
     (folder / f"accelerate-{rank}.json").write_text(json.dumps("accelerate" in sys.modules))
+    if last:  # threads of a group that is left open may end the interpreter by an abort
+        state.wait_for_everyone()
+        state.destroy_process_group()
 '''
 
 
@@ -156,6 +159,8 @@ for name, eta in (("flow", 0.0), ("stochastic", 1.0)):
     sampler = sdegen.samplers.DDIM(6, eta=eta)
     x = sdegen.sample(model, 9, sampler=sampler, seed=4, part=part, batch=3, label=torch.arange(9) % 3)
     torch.save(x, f"{sys.argv[1]}/{name}-{part[0]}")
+state.wait_for_everyone()
+state.destroy_process_group()
 """
 
 
