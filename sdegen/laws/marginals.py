@@ -87,6 +87,12 @@ class Observation(NamedTuple):
         g = self.g.to(x.device, x.dtype, non_blocking=True).reshape(*self.g.shape, *[1] * (x.ndim - 2))
         return g * of_y.unsqueeze(1) - self.rest(x)
 
+    def noise(self, x: Tensor, of_y: Tensor, R: Operator) -> Tensor:
+        """Return the posterior mean of the noise that the root `R` scales, ``−Rᵀ`` times the score of the state `x`, from
+        `of_y`, the score of the statistic `y`; ``−s of_y`` for numbers.
+        """
+        return of_y * rows(-self.s, x) if self.rest is None else -R.T(self.score(x, of_y))
+
 
 class Marginal(Transition, Level):
     """The law of noised states at given times, ``x_t | x_0 ~ N(Phi x_0, R Rᵀ)``, with the times it belongs to.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Exact", "ExactConditional", "mean_and_score"]
+__all__ = ["Exact", "ExactConditional"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..laws.marginals import Marginal
+from ..laws.marginals import Marginal, Observation
 from ..laws.mixtures import Distribution
 from ..processes.linear import LinearSDE, as_linear
 from .score import ScoreModel
@@ -48,36 +48,19 @@ class Exact(ScoreModel):
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
-        return self._observed(x, self.sde.marginal(t))[1]
+        seen, _, of_y = self._observed(x, self.sde.marginal(t))
+        return seen.score(x, of_y)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self.sde.marginal(t)
-        mean, score = self._observed(x, at)
-        return self.sde.lift(mean), at.noise_from_score(score)
+        seen, mean, of_y = self._observed(x, at)
+        return self.sde.lift(mean), seen.noise(x, of_y, at.R)
 
-    def _observed(self, x: Tensor, at: Marginal) -> tuple[Tensor, Tensor]:
-        return mean_and_score(self.distribution.observed, x, at)
-
-
-def mean_and_score(
-    observed: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, at: Marginal
-) -> tuple[Tensor, Tensor]:
-    """Return the posterior mean of the data given the states `x`, and the score of the states, from `observed`, a
-    distribution's denoiser.
-
-    Parameters
-    ----------
-    observed
-        What the law of the data says of ``y = c x_0 + s z``: the mean of ``x_0`` and the score of `y` (`Distribution.observed`).
-    x
-        States, ``(B, *)``.
-    at
-        The law of states given the data.
-    """
-    seen = at.observe(x)
-    mean, score = observed(seen.y, seen.c, seen.s)
-    return mean, seen.score(x, score)
+    def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
+        """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
+        seen = at.observe(x)
+        return seen, *self.distribution.observed(seen.y, seen.c, seen.s)
 
 
 class ExactConditional(ScoreModel):

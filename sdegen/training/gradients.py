@@ -89,7 +89,8 @@ class Gradient:
             if draws is not None:
                 self.generator.set_state(draws)
             try:
-                share = self._of(batch, part_of(len(batch.x), self.parts, i))
+                rows = part_of(len(batch.x), self.parts, i)
+                values = self.values(batch, self.generator, rows)
             except NonFiniteLoss as error:
                 if self.processes.number == 1:
                     raise
@@ -97,17 +98,12 @@ class Gradient:
                 self.reason = str(error)
                 shares.append(batch.x.new_tensor(torch.nan))
                 break
+            if self.parts > 1:
+                check_one_each(values, batch, "accumulate and several processes need")
+            share = values[rows].sum() / len(values) if self.parts > 1 else values.mean()
             share.backward()
             shares.append(share.detach())
         return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
-
-    def _of(self, batch: Batch, rows: slice) -> Tensor:
-        """Return what the rows add to the mean loss."""
-        values = self.values(batch, self.generator, rows)
-        if self.parts == 1:
-            return values.mean()
-        check_one_each(values, batch, "accumulate and several processes need")
-        return values[rows].sum() / len(values)
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
         """Return the loss of each datum; only those of `rows` are computed with the network."""

@@ -17,7 +17,6 @@ __all__ = [
 ]
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ from ..laws.empirical import pooled
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
-from ..models.exact import mean_and_score
 from ..models.score import ScoreModel, VelocityModel
 from ..processes.base import SDE
 from ..processes.linear import is_linear
@@ -312,8 +310,9 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
         target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
         return W(model.score(x, at.t, **cond) - target)
     if pool:
-        x_0, score = mean_and_score(partial(pooled, x_0), x, at)
-        z = at.noise_from_score(score)
+        seen = at.observe(x)
+        x_0, of_y = pooled(x_0, seen.y, seen.c, seen.s)
+        z = seen.noise(x, of_y, at.R)
     if isinstance(model, VelocityModel):
         to_score = W @ (at.B @ at.R.inv()).T
         return to_score(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))

@@ -9,7 +9,7 @@ __all__ = ["Threads"]
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -56,13 +56,18 @@ class Threads:
         finally:
             torch.set_num_threads(before)
 
+    def timed(self) -> AbstractContextManager[None]:
+        """Take one step of the run with the chosen number of threads, or with the next candidate, timed, in a ``with`` block."""
+        if self.number is not None:
+            return nullcontext()
+        if self.first:
+            self.first -= 1
+            return nullcontext()
+        return self._trial()
+
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Take one step of the run with the chosen number of threads, or with the next candidate, timed."""
-        if self.number is not None or self.first:
-            self.first = max(0, self.first - 1)
-            yield
-            return
+    def _trial(self) -> Iterator[None]:
+        """Take one step with the next candidate, timed, and choose the number once enough is known."""
         one, several = self.times[1], self.times[self.several]
         tried = 1 if len(one) < len(several) else self.several
         torch.set_num_threads(tried)
