@@ -139,7 +139,7 @@ def count(sampler: Any) -> int:
     calls = 0
 
     class Counting(sdegen.Exact):
-        def _observed(self, x: Tensor, at: Any) -> tuple[Tensor, Tensor]:
+        def _observed(self, x: Tensor, at: Any) -> Any:
             nonlocal calls
             calls += 1
             return super()._observed(x, at)
