@@ -16,6 +16,7 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     ["progress", "show", "waiting"],
+    ["checks"],
     ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],
