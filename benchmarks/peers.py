@@ -3,7 +3,7 @@
 States are ``y = cos(phi) x_0 + sin(phi) z``, levels the ratios ``sigma / alpha = tan(phi)`` from large to small, predictions the
 exact ones of a `Truth`.
 Install them with ``pip install ".[peers]"`` and, as no extra can hold a package that wants numpy below 2,
-``pip install --no-deps k-diffusion``.
+``pip install -c constraints.txt --no-deps k-diffusion``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -37,12 +36,21 @@ def k_diffusion(name: str) -> ModuleType:
     """
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None or spec.submodule_search_locations is None:
-        raise ImportError("k-diffusion is not installed: pip install --no-deps k-diffusion")
+        raise ImportError("k-diffusion is not installed: pip install -c constraints.txt --no-deps k-diffusion")
     package, vision, transforms = (ModuleType(v) for v in ("k_diffusion", "torchvision", "torchvision.transforms"))
     package.__path__ = list(spec.submodule_search_locations)
     transforms.functional = None  # type: ignore[attr-defined]
-    with patch.dict(sys.modules, {module.__name__: module for module in (package, vision, transforms)}):
+    stand_ins = {module.__name__: module for module in (package, vision, transforms)}
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
         return importlib.import_module(f"k_diffusion.{name}")
+    finally:  # what else was imported stays: some of it cannot be imported twice
+        for stood, module in before.items():
+            if module is None:
+                del sys.modules[stood]
+            else:
+                sys.modules[stood] = module
 
 
 class Truth:

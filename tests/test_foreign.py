@@ -215,8 +215,8 @@ def test_a_denoiser_serves_every_scalar_process(sde: Any) -> None:
 def test_wrappers_of_k_diffusion_are_denoisers() -> None:
     try:
         external = k_diffusion("external")
-    except ImportError:
-        pytest.skip("could not import 'k_diffusion'")
+    except ImportError as error:
+        pytest.skip(str(error))
     torch.manual_seed(0)
     net, sde = sdegen.nets.UNet(2, (16, 16)).eval(), sdegen.DDPM()
     for p in net.parameters():  # fresh networks give nothing

@@ -2,7 +2,7 @@
 
 The peers run in their own code, the schedulers of diffusers and the samplers of k-diffusion, and are skipped where they are
 not installed. diffusers comes with the extra ``test``. k-diffusion asks for numpy below 2 on behalf of a package that its
-samplers never touch, so no extra can hold it:
+samplers never touch, so no extra can hold it; the README's command of the tests installs it by itself:
 
     pip install -c constraints.txt --no-deps k-diffusion
 
@@ -329,8 +329,8 @@ def k_diffusion() -> tuple[ModuleType, ModuleType]:
     """Its samplers, and its wrappers of other networks."""
     try:
         return in_k_diffusion_package("sampling"), in_k_diffusion_package("external")
-    except ImportError:
-        pytest.skip("could not import 'k_diffusion'")
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -35,6 +35,14 @@ def test_both_commands_install_from_the_constraints() -> None:
         assert block is not None and "-c constraints.txt" in block[1] and "\n" not in block[1]
 
 
+def test_the_tests_find_the_peers_that_they_compare_with() -> None:
+    # k-diffusion is in no extra, and without it the tests that compare with it are skipped.
+    root = Path(__file__).parent.parent
+    for command in (README, *((root / path).read_text() for path in ("CONTRIBUTING.md", ".ci/nightly", ".ci/wheel"))):
+        line = command[command.index("[test") :]
+        assert "pip install -q -c constraints.txt --no-deps k-diffusion" in line.replace("install -c", "install -q -c")
+
+
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With shorter trainings and fewer samples."""
     monkeypatch.chdir(tmp_path)
