@@ -31,6 +31,7 @@ def run(
     options: Callable[[argparse.ArgumentParser], None] = no_more,
     picture: Callable[[Table], object] | None = None,
     shared: bool = False,
+    timed: bool = False,
 ) -> None:
     """Print a table: the rows that exist, and those that are missing once they are computed.
 
@@ -50,11 +51,13 @@ def run(
         What is drawn when all rows are there.
     shared
         Whether a quick run uses all cores.
+    timed
+        Whether rows hold times of their own, which watching their code would lengthen.
     """
     args = arguments(name, description, seeds, options, shared)
     folder = Path(f"{name}_quick" if args.quick else name)
     if args.worker:
-        asked(Table(folder, args, Tickets(args.worker), written=False), blocks)
+        asked(Table(folder, args, Tickets(args.worker), written=False, watched=not timed), blocks)
         return
     plan = asked(Table(folder, args, written=False), blocks)
     missing = frozenset(who for who in plan.left if plan.chosen(who[1].name))
@@ -67,7 +70,7 @@ def run(
         if missing and args.jobs > 1:
             share_out(tickets, min(args.jobs, len(missing)))
         elif missing:
-            asked(Table(folder, args, tickets, written=False), blocks)
+            asked(Table(folder, args, tickets, written=False, watched=not timed), blocks)
     table = Table(folder, args, done=missing)
     for block in blocks:
         if markdown := block(table):
@@ -98,6 +101,7 @@ def arguments(
         help="compute only rows whose name holds this text (one that none holds: show what there is)",
     )
     parser.add_argument("--fresh", action="store_true", help="compute rows even if they exist")
+    parser.add_argument("--stale", action="store_true", help="compute rows that exist but are of earlier code")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument("--jobs", type=int, default=None, help="processes that share the rows, of one thread each")
     parser.add_argument("--worker", type=Path, default=None, help=argparse.SUPPRESS)
@@ -137,8 +141,16 @@ def summary(table: Table, seconds: float) -> str:
     """Return a line that says how many rows were read and computed, and where the table is."""
     spent = f" in {seconds:.0f} s" if table.computed else ""
     without = f", {len(table.left)} missing" if table.left else ""
+    aged = f"\n{older(table)}" if table.aged else ""
+    return f"{len(table.read)} rows read, {len(table.computed)} computed{spent}{without}; written to {relative(table.out)}{aged}"
+
+
+def older(table: Table) -> str:
+    """Return a sentence that names the rows of earlier code."""
+    names = sorted({f"{folder}, {key.block}: {key.name}" for folder, key in table.aged})
+    which = "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
     return (
-        f"{len(table.read)} rows read, {len(table.computed)} computed{spent}{without}; written to {relative(table.out)}"
+        f"{len(table.aged)} of the rows read are of earlier code, or do not say ({which}): --stale computes them again"
     )
 
 

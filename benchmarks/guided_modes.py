@@ -54,14 +54,14 @@ TRUTH = ExactConditional(sdegen.VP(), MODES, RING)
 class Budget:
     """What a run may spend."""
 
-    seconds: float  # of training
+    steps: int  # of training
     samples: int
     flow: int  # steps of the exact flow
     reversed: int  # and of the exact reversed SDE
 
 
-FULL = Budget(60.0, 8000, 200, 1000)
-QUICK = Budget(5.0, 2000, 50, 100)
+FULL = Budget(6000, 8000, 200, 1000)
+QUICK = Budget(500, 2000, 50, 100)
 
 
 class Product:
@@ -81,7 +81,7 @@ class Product:
         return self.points[cells] + self.cell * (torch.rand(n, 2, generator=generator, dtype=torch.float64) - 0.5)
 
 
-def train(seed: int, seconds: float, device: str) -> sdegen.Model:
+def train(seed: int, steps: int, device: str) -> sdegen.Model:
     """A perceptron that knows the ring with labels and without."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +92,7 @@ def train(seed: int, seconds: float, device: str) -> sdegen.Model:
     x = torch.stack([mode.sample(50_000, generator) for mode in MODES], 1)
     label = torch.arange(len(MODES)).expand(x.shape[:2])
     data = (x.flatten(0, 1).float().to(device), label.flatten().to(device))
-    sdegen.fit(model, data, seconds=seconds, loss=objective, p_uncond=0.2, seed=seed)
+    sdegen.fit(model, data, steps=steps, loss=objective, p_uncond=0.2, seed=seed)
     return model
 
 
@@ -140,7 +140,7 @@ def network(table: Table, seed: int) -> Any:
     """Return the network, trained where it is not there yet."""
 
     def learn(path: Path) -> None:
-        sdegen.save(train(seed, spent(table).seconds, table.device), path)
+        sdegen.save(train(seed, spent(table).steps, table.device), path)
 
     return sdegen.load(made(network_file(table, seed), learn)).to(table.device)
 

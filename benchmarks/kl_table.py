@@ -3,7 +3,7 @@
     python -m benchmarks.kl_table            # three seeds, of the rows that are not there yet
     python -m benchmarks.kl_table --quick    # one seed, under four minutes on two cores
 
-Processes and weightings; architectures at equal seconds; implicit against denoising score matching; Langevin dynamics against the
+Processes and weightings; architectures at equal steps; implicit against denoising score matching; Langevin dynamics against the
 probability flow. Written as CSV, Markdown and a picture.
 """
 
@@ -37,13 +37,13 @@ class Budget:
     likelihood: int  # points of a KL divergence
     samples: int  # points of the tests on samples
     kde_draws: int  # draws of 5,000 points a seed
-    seconds: float  # of an architecture
+    architecture: int  # steps of training of one
     architecture_likelihood: int
     floors: tuple[str, ...]
 
 
-FULL = Budget(STEPS, 2500, 10_000, 34, 20.0, 1200, tuple(PROCESSES))
-QUICK = Budget(QUICK_STEPS, 300, 2_000, 1, 2.0, 200, ("OU", "two methods"))
+FULL = Budget(STEPS, 2500, 10_000, 34, 2000, 1200, tuple(PROCESSES))
+QUICK = Budget(QUICK_STEPS, 300, 2_000, 1, 200, 200, ("OU", "two methods"))
 
 
 def spent(table: Table) -> Budget:
@@ -176,13 +176,13 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 def architecture(name: str, table: Table, seed: int) -> Values:
-    """Train a network by the same process and objective for the same seconds, and judge it."""
+    """Train a network by the same process and objective for as many steps, and judge it."""
     torch.manual_seed(seed)
     net = ARCHITECTURES[name]()
     model = sdegen.Model(net, sdegen.VP(), EDMParametrization(detail=DETAIL, delta=0.03)).to(table.device)
     weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
-    run = sdegen.fit(model, RING, seconds=spent(table).seconds, loss=objective, seed=seed)
+    run = sdegen.fit(model, RING, steps=spent(table).architecture, loss=objective, seed=seed)
     cells = flow_divergences(model, spent(table).architecture_likelihood, seed, table.device, torch.float32)
     size = sum(p.numel() for p in net.parameters())
     return cells | {"parameters": [size, None], "steps": [run.steps, None], "train s": [run.seconds, None]}

@@ -14,7 +14,7 @@ from benchmarks.posterior_table import NOISES
 HERE = Path(__file__).parent
 TITLES = {
     "kl": "Processes and weightings",
-    "architectures": "Architectures at equal seconds (VP, likelihood weighting)",
+    "architectures": "Architectures (VP, likelihood weighting)",
     "levels": "Relative score error `E‖s − s*‖² / E‖s*‖²` of networks trained at one noise level",
     "langevin": "Langevin dynamics against the probability flow, exact score",
 }

@@ -137,7 +137,7 @@ def options(parser: ArgumentParser) -> None:
 
 def main() -> None:
     """Print the table."""
-    command.run("race", __doc__, [race_block], seeds=1, options=options)
+    command.run("race", __doc__, [race_block], seeds=1, options=options, timed=True)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,6 @@ def train(entry: Entry, steps: int, seed: int, device: str = "cpu") -> tuple[Any
         model,
         RING,
         steps=int(entry.length * steps),
-        seconds=98,
         batch_size=batch,
         lr=entry.lr,
         loss=objective,

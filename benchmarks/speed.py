@@ -162,7 +162,7 @@ def noise_block(table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    command.run("speed", __doc__, [step_block, unet_block, noise_block, distance_block])
+    command.run("speed", __doc__, [step_block, unet_block, noise_block, distance_block], timed=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import origins
+from benchmarks.origins import Origins, Watch
 from benchmarks.rows import FILE, Key, Rows, Values
 from benchmarks.tickets import Tickets, Who
 
@@ -37,8 +39,12 @@ class Table:
         Rows that this run has computed already: `fresh` does not ask for them again.
     written
         Whether tables are written, as they are once all rows are there.
+    watched
+        Whether the modules that a row calls are found by watching; those of what is timed are all.
     read, computed, left
         Rows met so far: read from a file, computed in this run, and not there.
+    aged
+        Those of the rows read that are of earlier code, or do not say.
     """
 
     folder: Path
@@ -46,9 +52,11 @@ class Table:
     tickets: Tickets | None = None
     done: frozenset[Who] = frozenset()
     written: bool = True
+    watched: bool = True
     read: set[Who] = field(default_factory=set)
     computed: set[Who] = field(default_factory=set)
     left: set[Who] = field(default_factory=set)
+    aged: set[Who] = field(default_factory=set)
 
     @property
     def quick(self) -> bool:
@@ -69,6 +77,11 @@ class Table:
     def rows(self) -> Rows:
         """The rows that exist: those of the folder written to, then the committed ones."""
         return Rows(self.out / FILE, [COMMITTED / self.folder / FILE])
+
+    @cached_property
+    def origins(self) -> Origins:
+        """The code that rows are of."""
+        return Origins(self.out / origins.FILE, [COMMITTED / self.folder / origins.FILE])
 
     def within(self, folder: str) -> Table:
         """Return the table in a folder of this one, with rows of its own that count as this one's."""
@@ -115,6 +128,11 @@ class Table:
         found = {seed: self.value(Key(block, name, seed), compute) for seed in wanted}
         return {seed: values for seed, values in found.items() if values}
 
+    def again(self, key: Key) -> bool:
+        """Tell whether a row that exists is to be computed again."""
+        old = self.args.stale and not self.origins.current(self.rows.lines[key].get("code"))
+        return (self.args.fresh or old) and self.chosen(key.name)
+
     def chosen(self, name: str) -> bool:
         """Whether `only` lets a row be computed."""
         return self.args.only in name
@@ -123,20 +141,31 @@ class Table:
         """Return the values of a row of one seed: those that exist, or computed and kept; empty if neither."""
         who = (self.folder, key)
         new = who in self.done or who in self.computed
-        if key in self.rows.lines and (new or not self.args.fresh or not self.chosen(key.name)):
+        if key in self.rows.lines and (new or not self.again(key)):
             (self.computed if new else self.read).add(who)
-            return self.rows.lines[key]["values"]
+            line = self.rows.lines[key]
+            if not new and not self.origins.current(line.get("code")):
+                self.aged.add(who)
+            return line["values"]
         if self.tickets is None or not self.tickets.take(*who):
             self.left.add(who)
             return {}
         began = time.perf_counter()
-        values = compute(key.seed)
+        values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
-        self.rows.add(key, values, commit=commit(), torch=torch.__version__, seconds=round(seconds, 1))
+        self.rows.add(key, values, commit=commit(), torch=torch.__version__, **source, seconds=round(seconds, 1))
         self.computed.add(who)
         left = f"{len(self.tickets)} more to begin" if len(self.tickets) else "the last to begin"
         print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}", file=sys.stderr, flush=True)
         return values
+
+    def watch(self, compute: Callable[[int], Values], seed: int) -> tuple[Values, dict[str, Any]]:
+        """Compute a row, and return it with the code that it is of and, where they could be counted, its steps of training."""
+        if not self.watched:
+            return compute(seed), {"code": self.origins.add(origins.everything())}
+        with Watch() as watch:
+            values = compute(seed)
+        return values, {"code": self.origins.add(watch.code())} | ({"steps": watch.steps} if watch.steps else {})
 
     def write(self, stem: str, columns: dict[str, int], rows: dict[str, Values]) -> str:
         """Write the rows as CSV and Markdown and return the Markdown; `columns` maps each to its digits."""

@@ -215,7 +215,7 @@ def speed_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("train_speed", __doc__, [speed_block], seeds=1)
+    command.run("train_speed", __doc__, [speed_block], seeds=1, timed=True)
 
 
 if __name__ == "__main__":

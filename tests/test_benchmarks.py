@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import command, tables, train_images
+import sdegen
+from benchmarks import command, origins, tables, train_images
 from benchmarks.rows import Key, Rows, Values, read
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,7 @@ class Tiny:
             if len(self.computed) == self.crash_at:
                 raise KeyboardInterrupt
             self.computed.append((name, seed))
+            sdegen.data.gaussian_ring()  # so that it is of some code of the library
             return {"value": [10.0 * seed + (name == "second"), None]}
 
         return compute
@@ -101,7 +103,9 @@ def test_committed_rows_are_read_and_left_as_they_are(place: Place) -> None:
     assert "| first | 3.0 | 1 |" in printed and "2 rows read, 0 computed" in printed
     assert "1 rows read, 1 computed" in place.run("--fresh", "--only", "first")
     assert contents(place.committed) == before
-    assert set(contents(place.here)) == {f"results/tiny/{name}" for name in ("tiny.md", "tiny.csv", "rows.jsonl")}
+    assert set(contents(place.here)) == {
+        f"results/tiny/{name}" for name in ("tiny.md", "tiny.csv", "rows.jsonl", "code.jsonl")
+    }
 
 
 def test_a_table_is_the_mean_over_all_seeds_that_exist(place: Place) -> None:
@@ -215,8 +219,54 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path) -> None:
 def test_a_row_says_where_it_is_from(place: Place) -> None:
     place.run("--only", "first")
     (line,) = read(place.here / "results" / "tiny" / "rows.jsonl").values()
-    assert list(line) == ["block", "row", "seed", "commit", "torch", "seconds", "values"]
+    assert list(line) == ["block", "row", "seed", "commit", "torch", "code", "seconds", "values"]
     assert line["seconds"] >= 0
+
+
+def test_a_row_says_of_how_many_steps_of_training_it_is(place: Place) -> None:
+    def train(table: Any) -> str:
+        def compute(seed: int) -> Any:
+            model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+            sdegen.fit(model, sdegen.data.gaussian_ring(), steps=7, batch_size=8, seed=seed, progress=False)
+            return {"value": [0.0, None]}
+
+        return table.write("tiny", {"value": 1}, {"first": table.row("tiny", "first", compute)})
+
+    place.tiny.block = train  # type: ignore[method-assign]
+    place.run()
+    (line,) = read(place.here / "results" / "tiny" / "rows.jsonl").values()
+    assert line["steps"] == 7
+    (modules,) = origins.read(place.here / "results" / "tiny" / "code.jsonl").values()
+    assert {"sdegen/training/loop.py", "sdegen/nets/mlp.py", "sdegen/processes/zoo.py"} <= modules.keys()
+    assert "sdegen/baselines/vae.py" not in modules and "benchmarks/tables.py" not in modules
+
+
+def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.commit(second={0: 4.0})  # which does not say what code it is of
+    assert "1 rows read, 1 computed" in (printed := place.run())
+    assert "1 of the rows read are of earlier code, or do not say (tiny, tiny: second)" in printed
+    assert "0 rows read, 2 computed" in place.run("--fresh")
+    assert "earlier" not in place.run()
+    monkeypatch.setattr(origins, "digest", lambda name: "changed")
+    printed = place.run()
+    assert "2 rows read" in printed and "(tiny, tiny: first; tiny, tiny: second): --stale" in printed
+    assert "1 rows read, 1 computed" in place.run("--stale", "--only", "second")
+    assert place.tiny.computed == [("second", 0)]
+
+
+def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digest(text: str) -> str | None:
+        (tmp_path / "sdegen").mkdir(exist_ok=True)
+        (tmp_path / "sdegen" / "module.py").write_text(text)
+        monkeypatch.setattr(origins, "ROOTS", (tmp_path / "sdegen",))
+        origins.digest.cache_clear()
+        found = origins.digest("sdegen/module.py")
+        origins.digest.cache_clear()
+        return found
+
+    was = digest('"""A module."""\ndef f(x):\n    """Double."""\n    return 2 * x\n')
+    assert was == digest("def f(x):\n    # twice\n    return 2*x\n")
+    assert was != digest("def f(x):\n    return 3 * x\n")
 
 
 COMPLETE = [
