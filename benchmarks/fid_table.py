@@ -105,8 +105,8 @@ class Task:
     def _learn(self, steps: int) -> Any:
         images = SPLITS[self.data]().train
         model = build(images, learned=True)
-        weights = self.model.state_dict()
-        for name, value in model.state_dict().items():
+        weights = self.model.net.state_dict()
+        for name, value in model.net.state_dict().items():
             # What is new is the half of the last layer that gives the variances; it starts at zero.
             own = torch.zeros_like(value)
             own[tuple(slice(n) for n in weights[name].shape)] = weights[name]

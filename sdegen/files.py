@@ -72,7 +72,8 @@ def save(model: nn.Module | Fitted, path: str | Path) -> None:
     moments = getattr(model, "moments", None)
     if moments is not None:
         tensors |= {"moments:mean": moments.mean, "moments:covariance": moments.covariance}
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in weights.values() if p.is_floating_point()), "float32")
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in parameters if p.is_floating_point()), "float32")
     header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
     write_whole(tensors, header, Path(path))
 

@@ -48,11 +48,9 @@ class CleanState(Guided):
         If the process is not linear: it has no closed-form clean state.
     """
 
-    sde: LinearSDE
-
     def __init__(self, model: ScoreModel, *others: Any) -> None:
         super().__init__(model, *others)
-        self.sde = require_clean_means(self)
+        require_clean_means(self)
 
     @abstractmethod
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -94,11 +92,9 @@ class Tilted(Guided):
         If the scale is not finite, or the interval out of order.
     """
 
-    sde: LinearSDE
-
     def __init__(self, model: ScoreModel, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
-        self.sde = require_clean_means(self)
+        require_clean_means(self)
         self.scale, self.interval = check_scale(scale, interval)
 
     @abstractmethod

@@ -17,6 +17,7 @@ from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
 from ..samplers.start import start
 from ..show import show_call
+from .base import require_clean_means
 from .measured import Measured, check_measured
 
 
@@ -115,7 +116,7 @@ def twisted_smc(
             raise ValueError(
                 f"{name} has a row for each particle; give one {name} without rows, which all particles share."
             )
-    sde, seed = model.sde, as_seed(seed, generator)
+    sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
     if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
         raise ValueError(

@@ -15,21 +15,50 @@ from torch import Tensor, nn
 
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
+from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype, rotated
 
+_UNKNOWN = Moments(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
+
 
 class Trainable(ScoreModel, nn.Module):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
 
     A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
+
+    Its state dict holds the moments of the data besides the weights, which mean nothing without them: float64 on the CPU,
+    whatever the model is moved to, and empty where they are not known.
     """
 
     def __init__(self) -> None:
         super().__init__()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in (_UNKNOWN if self.moments is None else self.moments)._asdict().items():
+            destination[f"{prefix}moments.{name}"] = value
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *lists: Any,
+    ) -> None:
+        """Take the moments out of a state dict; where it has none they stay as they are, and are missing in a strict load."""
+        names = [f"{prefix}moments.{name}" for name in Moments._fields]
+        found = [state_dict.pop(name, None) for name in names]
+        missing_keys += [name for name, value in zip(names, found, strict=True) if value is None]
+        mean, covariance = (None if value is None else value.detach().double().cpu().clone() for value in found)
+        if mean is not None and covariance is not None:
+            self.moments = Moments(mean, covariance) if covariance.numel() else None
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
 
 
 class Model(VelocityModel, Trainable):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
+from ..processes.base import SDE
 from ..show import show_call
 from .score import LearnedReversal, ReversedStep, ScoreModel
 
@@ -21,7 +22,8 @@ class Wrapper(nn.Module, ScoreModel):
     A subclass says what it changes: `score`, on linear processes also `estimate`, and `passed_on` where the model inside
     is to have other conditions. The other readings, questions and their answers follow from these as for every `ScoreModel`.
     All else is that of the model inside and read from there at every use, so that it may be set before or after and from either
-    side: the data's `moments`, the `end` of sampling, and what has been learned of reversed steps, whose mean is the changed one.
+    side: the process, the data's `moments`, the `end` of sampling, and what has been learned of reversed steps, whose mean is the
+    changed one.
 
     It is a module, so that what is inside moves and switches with it, but nothing to train: train the model, then wrap it.
 
@@ -37,7 +39,17 @@ class Wrapper(nn.Module, ScoreModel):
 
     def __init__(self, model: ScoreModel) -> None:
         super().__init__()
-        self.model, self.sde = model, model.sde
+        self.model = model
+
+    @property
+    def sde(self) -> SDE:
+        """The process, as the model inside has it."""
+        return self.model.sde
+
+    @sde.setter
+    def sde(self, sde: SDE) -> None:
+        """Set the process of the model inside."""
+        self.model.sde = sde
 
     @property
     def moments(self) -> Moments | None:

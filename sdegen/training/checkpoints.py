@@ -73,15 +73,18 @@ class Checkpoint:
             )
         for name, value in now.items():
             was = then[name]
-            if was.shape != value.shape or was.dtype != value.dtype:
+            if value.numel() and (
+                was.shape != value.shape or was.dtype != value.dtype
+            ):  # moments are empty before a run
                 raise ValueError(
                     f"{self.path} holds weights of another architecture: {name} is {tuple(was.shape)} {was.dtype} there and "
                     f"{tuple(value.shape)} {value.dtype} here; {_WHAT_TO_DO}"
                 )
-        for name, was in self.part("moments").items():
-            value = getattr(moments, name)
+        variance = moments.covariance.abs().max()
+        for name, unit in (("mean", variance.sqrt()), ("covariance", variance)):
+            was, value = self.part("moments")[name], getattr(moments, name)
             # Equal but for the order of a sum, which another machine may choose.
-            if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6):
+            if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6 * unit.item()):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
 
 

@@ -102,7 +102,7 @@ class Processes:
     def share(self, model: nn.Module) -> None:
         """Copy the main process's weights to the model of every process."""
         if self.number > 1:
-            for value in model.state_dict().values():
+            for value in (*model.parameters(), *model.buffers()):
                 value.copy_(self._talk.broadcast(value.contiguous()))
 
     @torch.no_grad()

@@ -1,0 +1,67 @@
+"""What a model knows of its data travels with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen.models import Trainable
+
+RING = sdegen.data.gaussian_ring()
+MODELS: dict[str, Callable[[], Trainable]] = {
+    "Model": lambda: sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()),
+    "LearnedVariance": lambda: sdegen.LearnedVariance(sdegen.nets.MLP(2, width=16, depth=1, out=4), sdegen.DDPM()),
+    "DirectModel": lambda: sdegen.DirectModel(sdegen.nets.MLP(2, width=16, depth=1), sdegen.DoubleWell()),
+    "matrix": lambda: sdegen.Model(sdegen.nets.MLP(4, width=16, depth=1), sdegen.CLD()),
+}
+
+
+def trained(kind: str, data: Tensor) -> Trainable:
+    model = MODELS[kind]()
+    sdegen.fit(model, data, steps=2, batch_size=16, seed=0, progress=False)
+    return model
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_state_dict_is_the_whole_model(kind: str, dtype: torch.dtype) -> None:
+    model = trained(kind, 5 * RING.sample(64, torch.Generator().manual_seed(0)).float()).to(dtype)
+    other = MODELS[kind]().to(dtype)
+    other.load_state_dict(model.state_dict())
+    assert other.moments is not None
+    for got, want in zip(other.moments, model.require_moments(), strict=True):
+        assert torch.equal(got, want)
+        assert got.dtype == torch.float64  # whatever the weights are moved to
+    x = other.sde.lift(torch.randn(8, 2, generator=torch.Generator().manual_seed(1)).to(dtype))
+    t = 0.3 * model.sde.T
+    assert torch.equal(other.eval().score(x, t), model.eval().score(x, t))
+
+
+def test_a_state_dict_without_moments_is_refused_unless_that_is_meant() -> None:
+    model = trained("Model", RING.sample(64).float())
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("moments")}
+    with pytest.raises(RuntimeError, match=r"moments\.mean"):
+        MODELS["Model"]().load_state_dict(weights)
+    known = model.moments
+    assert model.load_state_dict(weights, strict=False).missing_keys == ["moments.mean", "moments.covariance"]
+    assert model.moments is known
+    model.load_state_dict(MODELS["Model"]().state_dict())
+    assert model.moments is None  # of a model that never saw data
+
+
+def test_a_wrapped_model_has_its_moments_in_the_state_dict() -> None:
+    model = trained("Model", RING.sample(64).float())
+    outer = sdegen.models.Conditioned(sdegen.guidance.Clipped(MODELS["Model"](), -1, 1))
+    outer.load_state_dict(sdegen.models.Conditioned(sdegen.guidance.Clipped(model, -1, 1)).state_dict())
+    assert torch.equal(outer.require_moments().covariance, model.require_moments().covariance)
+
+
+def test_a_wrapper_reads_the_process_of_the_model_inside() -> None:
+    model = MODELS["Model"]()
+    outer = sdegen.guidance.Clipped(sdegen.guidance.ClassifierFree(model, 2.0), -1, 1)
+    model.sde = sdegen.VP(0.2, 10.0)
+    assert outer.sde is model.sde
