@@ -12,6 +12,7 @@ from torch import Tensor
 from .kernels import Transition
 from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
 from .operators import rows
+from .units import Units
 
 BLOCK = 2**24  # pairs of a state and a datum: 64 MB of distances in float32
 
@@ -70,6 +71,10 @@ class Empirical(Distribution):
         """
         check_event(y, self.event_shape)
         return pooled(self.data, y, c, s, self.block)
+
+    def in_units(self, units: Units) -> Empirical:
+        """Return the law of the same data in other units."""
+        return self if units.plain else Empirical(units.standardise(self.data), self.block)
 
     def moments(self) -> Moments:
         """Return the mean and covariance of the data: full up to 64 dimensions, its diagonal beyond."""

@@ -20,6 +20,9 @@ from torch import Tensor
 from ..show import show_call
 from .kernels import Transition
 from .operators import rows
+from .units import Units
+
+ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a mean: variances of constant numbers come out as so much
 
 
 class Moments(NamedTuple):
@@ -42,8 +45,34 @@ class Moments(NamedTuple):
 
     def variance(self) -> Tensor:
         """Return the mean variance of a coordinate, ``tr(C) / d``, float64."""
+        return self._variances().mean()
+
+    def _variances(self) -> Tensor:
         C = self.covariance.double()
-        return (C.diagonal() if C.ndim == 2 else C).mean()
+        return C.diagonal() if C.ndim == 2 else C
+
+    def units(self) -> Units:
+        """Return the units in which such data have mean 0 and standard deviation 1: of vectors each coordinate by itself, of
+        data of other shapes all together, whose coordinates differ in place and not in kind.
+
+        A constant coordinate, whose variance is no more than rounding, has the root mean square of the others' standard
+        deviations; constant data have 1.
+        """
+        mean, variances = self.mean.double(), self._variances()
+        std = variances.sqrt()
+        varies = std > ROUNDING * mean.flatten().abs()
+        usual = variances[varies].mean().sqrt() if varies.any() else torch.ones((), dtype=torch.float64)
+        if mean.ndim == 1:
+            return Units(mean, torch.where(varies, std, usual))
+        return Units(mean.mean(), variances.mean().sqrt() if varies.any() else usual)
+
+    def in_units(self, units: Units) -> Moments:
+        """Return the moments of the same data in other units."""
+        if units.plain:
+            return self
+        C, std = self.covariance.double(), units.std.expand(self.mean.shape).flatten()
+        C = C / torch.outer(std, std) if C.ndim == 2 else C / std.square()
+        return Moments(units.standardise(self.mean.double()), C)
 
 
 class Distribution(ABC):
@@ -72,6 +101,21 @@ class Distribution(ABC):
         """Return the law of ``Phi e x + R z``, `x` from this distribution, as a mixture over states; `e` ``(k,)`` lifts a
         datum to a state.
         """
+
+    def in_units(self, units: Units) -> Distribution:
+        """Return the law of the same data in other units, of ``(x − mean) / std``; define it for processes that have units.
+
+        Raises
+        ------
+        NotImplementedError
+            If it is not defined, and the units are others than the data's own.
+        """
+        if units.plain:
+            return self
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what its law is in other units, and the process has some; define "
+            "in_units(units), the law of units.standardise(x)."
+        )
 
 
 class GaussianMixture(Distribution):
@@ -210,6 +254,19 @@ class GaussianMixture(Distribution):
         if self._U is not None:
             return self.covariances
         return torch.diag_embed(self._lam.expand(self._flat.shape))
+
+    def in_units(self, units: Units) -> GaussianMixture:
+        """Return the mixture that the data are in other units."""
+        if units.plain:
+            return self
+        std = units.std.expand(self.event_shape)
+        if not units.std.ndim:
+            covariances = self.covariances / units.std.square()  # of any form
+        elif self._U is not None:
+            covariances = self.covariances / torch.outer(std.flatten(), std.flatten())
+        else:
+            covariances = self._lam.expand(self._flat.shape).reshape(self.means.shape) / std.square()
+        return GaussianMixture(self.weights, units.standardise(self.means), covariances)
 
     def moments(self) -> Moments:
         """Return the mean and the full covariance of the mixture."""

@@ -1,0 +1,91 @@
+"""The units of data: an affine change of coordinates in which they have mean 0 and standard deviation 1."""
+
+from __future__ import annotations
+
+__all__ = ["Units"]
+
+import torch
+from torch import Tensor
+
+from ..show import show_call
+
+
+class Units:
+    """Units of measurement for data, ``u = (x − mean) / std``, for each coordinate or for all alike.
+
+    The mean is subtracted in two parts, the second what rounding to the dtype of the data leaves of the first: where it is a
+    million times the spread, nothing is lost that the data have.
+
+    Parameters
+    ----------
+    mean, std
+        Of the shape of a datum, or ``()`` for one of all coordinates; kept as float64 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite, `std` is not positive, or their shapes differ.
+
+    Examples
+    --------
+    >>> metres = Units(mean=torch.tensor(1.0), std=torch.tensor(0.01))
+    >>> metres.standardise(torch.tensor([1.02])).round().tolist()
+    [2.0]
+    >>> metres.restore(torch.tensor([2.0])).tolist() == torch.tensor([1.02]).tolist()
+    True
+    """
+
+    __repr__ = show_call
+
+    def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
+        mean, std = (torch.as_tensor(v).detach().double().cpu() for v in (mean, std))
+        if mean.shape != std.shape:
+            raise ValueError(f"mean has shape {tuple(mean.shape)} and std {tuple(std.shape)}; give them of one shape.")
+        if not mean.isfinite().all() or not ((std > 0) & std.isfinite()).all():
+            raise ValueError(
+                "units need finite means and positive standard deviations; give 1 for a coordinate that is constant."
+            )
+        self.mean, self.std = mean, std
+        self.plain = bool((mean == 0).all() and (std == 1).all())
+
+    @property
+    def scale(self) -> float:
+        """The root mean square of the standard deviations, the length that stands for all where one must."""
+        return self.std.square().mean().sqrt().item()
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return data in these units, ``(x − mean) / std``, in the dtype of `x`."""
+        if self.plain:
+            return x
+        mean, rest, std = self._parts(x)
+        return (x - mean - rest) / std
+
+    def restore(self, u: Tensor) -> Tensor:
+        """Return data in their own coordinates, ``mean + std u``, in the dtype of `u`; the inverse of `standardise`."""
+        if self.plain:
+            return u
+        mean, rest, std = self._parts(u)
+        return u * std + rest + mean
+
+    def stretch(self, u: Tensor) -> Tensor:
+        """Return ``std u``, the difference of data in their own coordinates that is `u` in these units."""
+        return u if self.plain else u * self.std.to(u.device, u.dtype, non_blocking=True)
+
+    def log_det(self, shape: torch.Size) -> float:
+        """Return ``Σ log std`` over the coordinates of data of a shape: log-densities in their own coordinates are less by it."""
+        return float(self.std.log().expand(shape).sum())
+
+    def agree(self, other: Units) -> bool:
+        """Tell whether states in these units are states in the others: means and spreads are the same to six digits."""
+        if self.std.ndim and other.std.ndim and self.std.shape != other.std.shape:
+            return False
+        gap = (self.mean - other.mean).abs().maximum((self.std - other.std).abs())
+        return bool((gap <= 1e-6 * self.std).all())
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean as a number in the dtype of `x`, what is left of it, and the standard deviation."""
+        first = self.mean.to(x.dtype)
+        mean, rest, std = (
+            v.to(x.device, x.dtype, non_blocking=True) for v in (first, self.mean - first.double(), self.std)
+        )
+        return mean, rest, std
