@@ -146,13 +146,16 @@ FAMILIES = {
 }
 
 
-def put(page: Path, marker: str, body: str) -> None:
-    """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->``."""
-    text = page.read_text()
+Pages = dict[Path, str]
+
+
+def put(pages: Pages, page: Path, marker: str, body: str) -> None:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->`` of a page, which is read if there is none yet."""
+    text = pages.get(page) or page.read_text()
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->|\Z)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{page.name} has no <!-- {marker} --> marker.")
-    page.write_text(pattern.sub(lambda m: f"{m[1]}\n{body}\n<!-- end -->", text))
+    pages[page] = pattern.sub(lambda m: f"{m[1]}\n{body}\n<!-- end -->", text)
 
 
 def table(stem: str, columns: list[str] | None = None, of: str = "kl_table") -> str:
@@ -164,45 +167,55 @@ def table(stem: str, columns: list[str] | None = None, of: str = "kl_table") -> 
 
 
 def main() -> None:
-    """Fill both pages."""
+    """Fill the pages."""
+    for page, text in filled().items():
+        page.write_text(text)
+
+
+def filled() -> Pages:
+    """Return the text of every page with its tables."""
+    pages: Pages = {}
     blocks = [f"### {title}\n\n{table(stem)}\n" for stem, title in TITLES.items()]
     picture = "![densities of trained models beside the truth](results/kl_table/densities.png)\n"
-    put(HERE / "README.md", "results", "\n".join([*blocks, picture]))
+    put(pages, HERE / "README.md", "results", "\n".join([*blocks, picture]))
     blocks = [f"{text}{table(stem, of='solver_table')}\n" for stem, text in SOLVERS.items()]
     picture = "![error against evaluations](results/solver_table/solver.png)\n"
-    put(HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
+    put(pages, HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
     speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
-    put(HERE / "README.md", "speed", "\n".join(speed))
+    put(pages, HERE / "README.md", "speed", "\n".join(speed))
     put(
+        pages,
         HERE / "README.md",
         "guided",
         f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
     )
     put(
+        pages,
         HERE / "README.md",
         "posteriors",
         "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
-    put(HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
+    put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()
     ]
-    put(HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
-    put(HERE.parent / "docs" / "choose_a_sampler.md", "noise", noise_block([name for name, _ in fids]))
+    put(pages, HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
+    put(pages, HERE.parent / "docs" / "choose_a_sampler.md", "noise", noise_block([name for name, _ in fids]))
     cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
-    put(HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
+    put(pages, HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
     for name in ("train_speed", "race"):
         if (HERE / "results" / name / f"{name}.md").exists():
-            put(HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
+            put(pages, HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
     blocks = [f"{text}{table(stem, of='likelihood_table')}\n" for stem, text in LIKELIHOOD.items()]
-    put(HERE / "README.md", "likelihood", "\n".join(blocks))
-    put(HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
+    put(pages, HERE / "README.md", "likelihood", "\n".join(blocks))
+    put(pages, HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
     codes = [path.stem for path in sorted((HERE / "results" / "latent_codes").glob("*.md"))]
     shown = [f"{table(name, of='latent_codes')}\n\n![walks](results/latent_codes/{name}.png)\n" for name in codes]
-    put(HERE / "README.md", "codes", "\n".join(shown))
+    put(pages, HERE / "README.md", "codes", "\n".join(shown))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
-    put(HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
+    put(pages, HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
+    return pages
 
 
 def fid_block(name: str, title: str) -> str:

@@ -1,0 +1,380 @@
+"""Every figure of the prose is what the rows of a table, a formula or a setting of the code say.
+
+A figure is a number with a decimal point, or one that counts evaluations, times, nats, bits, seconds or per cent. The tables of
+the pages are what `benchmarks.pages` makes of the rows; what a block of code prints is looked at by the tests of the site.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdegen
+from benchmarks import pages
+from benchmarks.ring import RING, TRAINED
+from sdegen import metrics
+from sdegen.samplers import defaults
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "benchmarks/README.md"]
+UNITS = r"(?: ?%| times| evaluations| nats| bits| decibels| (?:m|µ)?s\b| minutes| hours)"
+FIGURE = re.compile(rf"(?<![\w.−-])(?:\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?={UNITS})|\d*\.\d+(?:e-?\d+)?|\d+e-?\d+)")
+needs_rows = pytest.mark.skipif(not RESULTS.exists(), reason="a source distribution leaves the rows of the tables out")
+
+Values = Callable[[], list[float]]
+
+
+def cells(table: str, row: str, *columns: str) -> list[float]:
+    """Return the values of all rows of a table whose name matches, in the given columns, column by column."""
+    with (RESULTS / f"{table}.csv").open(newline="") as file:
+        found = [line for line in csv.DictReader(file) if re.fullmatch(row, line["row"])]
+    assert found, (table, row)
+    return [float(line[column]) for column in columns for line in found]
+
+
+def over(table: str, row: str, column: str) -> list[float]:
+    """Return the least and the largest of a column among the rows that match."""
+    values = cells(table, row, column)
+    return [min(values), max(values)]
+
+
+def flow(row: str) -> list[float]:
+    """Return the evaluations and errors of a row of the table of likelihoods."""
+    return cells("likelihood_table/flow", re.escape(row), "evaluations", "mean error", "largest")
+
+
+def noise(kind: str, calls: int) -> list[float]:
+    """Return the least and the largest ratio of a source's price to that of torch, in runs of so many draws."""
+    return over("speed/noise", f".*, {calls} calls", f"{kind}: ratio")
+
+
+def shares(dims: str, row: str, column: str) -> list[float]:
+    """Return the least and the largest value of a method's rows over the posteriors of these dimensions."""
+    values = [
+        v
+        for noise in ("0.05", "0.5")
+        for d in dims.split()
+        for v in cells(f"posterior_table/d{d}-noise{noise}", row, column)
+    ]
+    return [min(values), max(values)]
+
+
+def ratio(table: str, over: str, under: str, column: str) -> list[float]:
+    """Return the ratio of two rows of a table in a column, and its standard error."""
+    (a, da), (b, db) = (cells(table, re.escape(row), column, f"{column} s.e.") for row in (over, under))
+    return [a / b, a / b * math.hypot(da / a, db / b)]
+
+
+def prior_gap(T: float) -> float:
+    """Return the gap of the matched prior of an OU process, on the ring of radius 4."""
+    return metrics.prior_gap(sdegen.OU(T=T), sdegen.data.gaussian_ring()).value
+
+
+def exponential() -> float:
+    """Return the KL of an exponential law from the Gaussian of its moments, ``½ log(2 pi e) − 1`` nats, in bits."""
+    return (0.5 * math.log(2 * math.pi * math.e) - 1) / math.log(2)
+
+
+def parameters() -> list[float]:
+    """Return the millions of parameters of the small U-Net."""
+    return [sum(p.numel() for p in sdegen.nets.UNet.small(channels=1, size=28).parameters()) / 1e6]
+
+
+def end_of_shipped() -> list[float]:
+    """Return the ratio of noise to signal at which a shipped model ends."""
+    model = sdegen.pretrained("mnist")
+    return [model.sde.snr(model.end).rsqrt().item()]
+
+
+def uniform_weight() -> list[float]:
+    """Return the weight ``2 cos²(phi) / beta`` of the velocity's error under ``lambda = 1``, at ``t = 0.5``."""
+    sde, t = sdegen.DDPM(), torch.tensor(0.5, dtype=torch.float64)
+    return [(2 * sde.marginal(t).C.c.square() / sde.g(t).square()).item()]
+
+
+def of(*values: float) -> Values:
+    """Return values that are told as they are: definitions, settings of a table, and figures published elsewhere."""
+    return lambda: list(values)
+
+
+def as_few(errors: str) -> list[float]:
+    """Return the least and the largest part of RK45's evaluations that ours need for its errors of this kind."""
+    tolerances = ("1e-04", "1e-05", "1e-06", "3e-07", "1e-07")
+    ours = [cells("likelihood_table/flow", f"ours, VP, {tol}", "evaluations", errors) for tol in tolerances]
+    parts = []
+    for tolerance in ("1e-06", "1e-07", "1e-08"):
+        theirs, error = cells("likelihood_table/flow", f"RK45 in t, VP, {tolerance}", "evaluations", errors)
+        later = next((k for k in range(1, len(ours)) if ours[k][1] <= error), len(ours) - 1)
+        (n, e), (m, f) = ours[later - 1], ours[later]  # on a straight line in logarithms through two of ours
+        parts.append(n * (m / n) ** (math.log(e / error) / math.log(e / f)) / theirs)
+    return [min(parts), max(parts)]
+
+
+CLAIMS: list[tuple[str, str, Values]] = [
+    ("docs/choose_a_process.md", "goes from 10 to 0.1", of(0.1)),
+    (
+        "docs/design.md",
+        "OU 0.32 nats at T = 1; the matched one leaves 0.021 there, and 2e-8 at T = 3",
+        lambda: [standard_normal_gap(1.0), prior_gap(1.0), prior_gap(3.0)],
+    ),
+    (
+        "docs/design.md",
+        "0.8 to 1.2 times as much in runs of 200 draws and 1.1 to 1.9 in runs of 20, standard errors at most 0.04",
+        lambda: [
+            *noise("SampleNoise", 200),
+            *noise("SampleNoise", 20),
+            max(cells("speed/noise", ".*", "SampleNoise: ratio s.e.", "BrownianNoise: ratio s.e.")),
+        ],
+    ),
+    (
+        "docs/design.md",
+        "path 0.9 to 1.6, and in runs of 20 1.5 to 2.0, but 4.1 on small states, 13 to 15 µs a draw",
+        lambda: [
+            *noise("BrownianNoise", 200),
+            *over("speed/noise", "(10000x2|16x|64x3x).*, 20 calls", "BrownianNoise: ratio"),
+            *cells("speed/noise", "1x2, 20 calls", "BrownianNoise: ratio"),
+            *cells("speed/noise", "64x2, 20 calls", "BrownianNoise: µs"),
+        ],
+    ),
+    ("docs/design.md", "and 0.8 of the reversed process's", lambda: [defaults.MENDS]),
+    ("docs/families.md", "0.6 bits from the best", lambda: [exponential()]),
+    ("docs/images.md", "has 1.8\nmillion parameters", parameters),
+    ("docs/images.md", "noise is 0.08 of the signal", end_of_shipped),
+    (
+        "docs/likelihood.md",
+        "76 evaluations for a mean error of 2.8e-7 nats and a largest of 1.7e-6, and 110 for 4e-8 and 4e-7",
+        lambda: [*flow("ours, VP, 1e-05"), *flow("ours, VP, 1e-06")[1:]],
+    ),
+    (
+        "docs/likelihood.md",
+        "122 for 1.4e-6 and 9e-5, and 176 for 8e-8 and 4e-6",
+        lambda: [*flow("RK45 in t, VP, 1e-06")[1:], *flow("RK45 in t, VP, 1e-07")[1:]],
+    ),
+    (
+        "docs/likelihood.md",
+        "at the same mean error ours takes .47 to\n.59 of its evaluations, at the same largest error .38 to .47",
+        lambda: [*as_few("mean error"), *as_few("largest")],
+    ),
+    (
+        "docs/likelihood.md",
+        "232 evaluations for a mean error of 1.9e-6 nats",
+        lambda: flow("ours, CLD, 1e-06")[:2],
+    ),
+    ("docs/likelihood.md", "varies by 3.2 nats", lambda: over("likelihood_table/bounds", ".*", "angle: std")[:1]),
+    (
+        "docs/likelihood.md",
+        "bits alone 0.13, the inversion; less the compressor's 1.00; less the background network's\n0.66; distance from the "
+        "training images' 0.77. The Gaussian makes it worse, 0.01",
+        lambda: cells(
+            "likelihood_table/images",
+            "fashion_mnist",
+            *("likelihood", "input complexity", "ratio to a background", "typicality", "ratio to a Gaussian"),
+        ),
+    ),
+    (
+        "docs/posteriors.md",
+        "put 5 to 28 % of the mass on wrong modes, in 32 at most 10 %",
+        lambda: [
+            100 * shares("2 8", "(ΠGDM|moment matching), .*", "modes")[1],
+            100 * shares("32", "(ΠGDM|moment matching), .*", "modes")[1],
+        ],
+    ),
+    (
+        "docs/posteriors.md",
+        "(0.09 of the\n  posterior's spread in 32, where the others have 0.7 and more)",
+        lambda: [
+            *cells("posterior_table/d32-noise0.5", "DPS, reversed, 100", "sliced W2"),
+            over("posterior_table/d32-noise0.5", "(ΠGDM|moment|replacement|RePaint).*", "sliced W2")[0],
+        ],
+    ),
+    (
+        "docs/posteriors.md",
+        "those of the truth within 2 % in all six cases",
+        lambda: [100 * shares("2 8 32", "twisted.*", "modes")[1]],
+    ),
+    (
+        "docs/posteriors.md",
+        "is left is 0.07 to 0.24 of the posterior's spread, but 0.6 in 32 dimensions measured precisely",
+        lambda: [
+            *(sorted(v for n in ("0.05", "0.5") for d in (2, 8, 32) for v in twisted(d, n))[k] for k in (0, -2)),
+            *twisted(32, "0.05"),
+        ],
+    ),
+    (
+        "docs/processes.md",
+        "the target is\n  2e-5 nats",
+        lambda: cells("likelihood_table/processes", "double well, short.*", "bias of the target"),
+    ),
+    ("docs/processes.md", "the best there is to 1 % (`tests/test_learned.py`)", of(1)),
+    (
+        "docs/processes.md",
+        "is 0.56 nats below the truth with the schedule it has learned",
+        lambda: cells("likelihood_table/learned", "learned schedule", "trained"),
+    ),
+    (
+        "docs/processes.md",
+        "trained on a ring to at most 0.01 nats",
+        lambda: over("likelihood_table/processes", ".*", "KL(data‖model)")[1:],
+    ),
+    (
+        "benchmarks/README.md",
+        "Eight Gaussians of standard deviation 0.5 on",
+        lambda: [float(RING.covariances[0].flatten()[0].sqrt())],
+    ),
+    ("benchmarks/README.md", "AdamW at 4e-3", lambda: [sdegen.training.Settings().lr]),
+    ("benchmarks/README.md", "larger\nencoder at a rate of 1e-3", of(1e-3)),
+    ("docs/images.md", "a constant rate of 2e-4", of(2e-4)),
+    ("benchmarks/README.md", "adaptive solution at\ntolerance 1e-9 (1e-11 where", of(1e-9, 1e-11)),
+    ("benchmarks/README.md", "20 near the data and 0.02 by", uniform_weight),
+    ("benchmarks/README.md", "trains for 1.35", lambda: [TRAINED["DDPM, uniform"].length]),
+    ("benchmarks/README.md", "VP from t = 1 to 0.001, EDM from sigma = 80 to 0.002", of(0.001, 0.002)),
+    ("benchmarks/README.md", "standard deviation 0.3: root-mean-square", of(0.3)),
+    (
+        "benchmarks/README.md",
+        "12.2 ± 0.1 µs against torchdiffeq's 15.8 ± 0.1 (Euler",
+        lambda: [
+            value
+            for row in ("sdegen Euler in t", "torchdiffeq Euler")
+            for value in cells("speed/step", row, "1x2: µs", "1x2: µs s.e.")
+        ],
+    ),
+    (
+        "benchmarks/README.md",
+        "With a U-Net of 1.8 million parameters on 16 images the rest is 0.6 % of the network's time with\nDDIM, 1.6 % with the "
+        "default sampler and 2.0 % with all that",
+        lambda: [
+            *parameters(),
+            *(
+                100 * (cells("speed/unet", row, "total / network")[0] - 1)
+                for row in ("sdegen DDIM", "sdegen default, matched moments", "sdegen.sample, default, all")
+            ),
+        ],
+    ),
+    (
+        "benchmarks/README.md",
+        "20.8 ± 0.3 µs a step for DDIM",
+        lambda: cells("speed/step", "sdegen DDIM", "1x2: set-up", "1x2: set-up s.e."),
+    ),
+    (
+        "benchmarks/README.md",
+        "there it takes 0.5 to 0.7 ms a step",
+        lambda: [
+            cells("speed/step", "sdegen default, matched moments", f"{shape}: set-up")[0] / 1e3
+            for shape in ("64x3x32x32", "1x3x32x32")
+        ],
+    ),
+    ("benchmarks/README.md", "measured with noise of 0.1 (data", of(0.1)),
+    (
+        "benchmarks/README.md",
+        "and 1.12 ± .05\ntimes that on the sprites, where the flow has twice that on MNIST and 1.8 times on the sprites",
+        lambda: [
+            *ratio("fid_table/sprites/fid", "default, 10", "DDPM, 1000", "FID"),
+            ratio("fid_table/sprites/fid", "default, no noise, 10", "DDPM, 1000", "FID")[0],
+        ],
+    ),
+    ("benchmarks/README.md", "at a ratio of noise to signal of 0.08", end_of_shipped),
+    ("benchmarks/README.md", "(Gaussians of 0.15 around the samples)", of(0.15)),
+    ("benchmarks/README.md", "(Adam at 2e-4, batches of 64, 80 % of all images", of(2e-4, 80)),
+    ("benchmarks/README.md", "RealNVP published\non MNIST: 1.06", of(1.06)),
+    ("benchmarks/README.md", "(variance above 0.01)", of(0.01)),
+    (
+        "benchmarks/README.md",
+        "and 1.6 times as fast in bfloat16",
+        lambda: [
+            cells("train_speed/train_speed", "ours, of as many operations", "images/s, bfloat16")[0]
+            / cells("train_speed/train_speed", "azula UNet", "images/s, bfloat16")[0]
+        ],
+    ),
+]  # fmt: skip
+
+
+def standard_normal_gap(T: float) -> float:
+    """Return the KL of the law at T from a standard normal one: the gap of the matched prior, and that one's own KL."""
+    ring = sdegen.data.gaussian_ring()
+    at = sdegen.OU(T=T).marginal(T)
+    P = (at.Phi.c.square() * ring.moments().variance() + at.R.c.square()).item()
+    return prior_gap(T) + (P - 1 - math.log(P))
+
+
+def twisted(d: int, noise: str) -> list[float]:
+    """Return the distance that twisted particles have from the posterior."""
+    return cells(f"posterior_table/d{d}-noise{noise}", "twisted.*", "sliced W2")
+
+
+def prose(page: str) -> str:
+    """Return a page without code, formulas, targets of links, and what is put there from the rows."""
+    text = (ROOT / page).read_text()
+    for pattern in (r"```.*?```", r"<!-- [\w ]+ -->\n.*?<!-- end -->", r"\$\$.*?\$\$", r"^\|.*?$"):
+        text = re.sub(pattern, "", text, flags=re.DOTALL | re.MULTILINE if pattern[0] != "^" else re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)|arXiv:\S+|\$[^$\n]*\$|Python 3\.\d+", "]", text)
+    return re.sub(r"`[^`\n]*`", "``", text)
+
+
+def figures(text: str) -> Iterator[re.Match[str]]:
+    """Find the figures of a text."""
+    return FIGURE.finditer(text)
+
+
+def says(token: str, value: float) -> bool:
+    """Tell whether a figure is a value, rounded to as many digits as it has."""
+    mantissa, _, exponent = token.replace(",", "").partition("e")
+    scale = 10.0 ** int(exponent or 0)
+    digits = len(mantissa.partition(".")[2])
+    return abs(value / scale - float(mantissa)) <= 0.5 * 10.0**-digits * (1 + 1e-9)
+
+
+@needs_rows
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_of_a_page_has_a_source(page: str) -> None:
+    text = prose(page)
+    told = []
+    for where, fragment, _ in CLAIMS:
+        if where == page:
+            fragment = re.sub(r"`[^`\n]*`", "``", fragment)
+            assert text.count(fragment) == 1, f"{page} does not say once: {fragment}"
+            start = text.index(fragment)
+            told.append((start, start + len(fragment)))
+    loose = [
+        text[max(0, m.start() - 60) : m.end() + 20]
+        for m in figures(text)
+        if not any(a <= m.start() < b for a, b in told)
+    ]
+    assert not loose
+
+
+@needs_rows
+@pytest.mark.parametrize(("page", "fragment", "values"), CLAIMS, ids=[fragment[:40] for _, fragment, _ in CLAIMS])
+def test_a_figure_is_what_its_source_says(page: str, fragment: str, values: Values) -> None:
+    tokens = [m.group() for m in figures(re.sub(r"`[^`\n]*`", "``", fragment))]
+    found = values()
+    assert len(tokens) == len(found), (tokens, found)
+    for token, value in zip(tokens, found, strict=True):
+        assert says(token, value), f"{page} says {token}, its source {value:.6g}: {fragment}"
+
+
+@needs_rows
+def test_tables_of_the_pages_are_what_the_rows_say() -> None:
+    for page, text in pages.filled().items():
+        assert page.read_text() == text, f"run python -m benchmarks.pages: {page.name}"
+
+
+@pytest.mark.parametrize(
+    ("token", "value", "right"),
+    [
+        ("0.8", 0.847, True),
+        ("0.8", 0.86, False),
+        ("2.8e-7", 2.836e-7, True),
+        ("2.8e-7", 2.9e-7, False),
+        (".45", 0.449, True),
+        ("1,000", 999.6, True),
+    ],
+)
+def test_figures_are_compared_to_the_digits_they_have(token: str, value: float, right: bool) -> None:
+    assert says(token, value) == right
