@@ -207,6 +207,8 @@ def diagnose(
     exact = Exact(sde, law)
     sampler = default(model, eta=0.0) if sampler is None else sampler
     generator = torch.Generator().manual_seed(seed)
+    # Of the directions that distances are taken along, and of the noise of runs: the same for all that is compared.
+    directions, noise = torch.randint(2**62, (2,), generator=generator).tolist()
     end = sampler.times(sde, True)[-1].item()
     fine = ProbabilityFlow(grid=Angle(end=end), rtol=1e-5, atol=1e-5)
     prior = sde.prior(law.moments() if model.moments is None else model.moments)
@@ -214,10 +216,10 @@ def diagnose(
     def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
         with torch.no_grad():
             start = of.cast_states(x_T)
-            return sample(of, x_T=start, sampler=by, seed=seed, progress=False).double().cpu()
+            return sample(of, x_T=start, sampler=by, seed=noise, progress=False).double().cpu()
 
     def distance(x: Tensor, y: Tensor) -> float:
-        return sliced_wasserstein(x, y, seed=seed).value
+        return sliced_wasserstein(x, y, seed=directions).value
 
     def apart(x: Tensor, y: Tensor) -> Estimate:
         return Estimate.of([distance(a, b) for a, b in zip(x.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)])

@@ -1,0 +1,188 @@
+"""No two draws of one run share their randomness: every door that draws, every sampler, watched while it runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import grids, guidance, metrics, samplers
+from sdegen.samplers import (
+    DDIM,
+    AdaptiveSDE,
+    Ancestral,
+    AnnealedLangevin,
+    BrownianNoise,
+    Churn,
+    EulerMaruyama,
+    ExponentialSDE,
+    Interval,
+    Langevin,
+    PredictorCorrector,
+    Restart,
+    ReverseDiffusion,
+    SampleNoise,
+    Sampler,
+)
+
+RING = sdegen.data.gaussian_ring()
+EXACT = sdegen.Exact(sdegen.VP(), RING)
+LIFTED = sdegen.Exact(sdegen.CLD(sigma_0=0.1), RING)
+WELL = sdegen.DoubleWell(T=1.0)
+
+DRAWING: dict[str, Callable[[], Sampler]] = {
+    "ancestral": lambda: Ancestral(4),
+    "ddim": lambda: DDIM(4, eta=0.7),
+    "churn": lambda: Churn(4, S_churn=2.0),
+    "euler-maruyama": lambda: EulerMaruyama(4),
+    "exponential": lambda: ExponentialSDE(4),
+    "reverse diffusion": lambda: ReverseDiffusion(4),
+    "restart": lambda: Restart(DDIM(3, eta=1.0), [Interval(0.1, 1.0, 2, 2)]),
+    "langevin": lambda: Langevin(4, t=0.3),
+    "annealed langevin": lambda: AnnealedLangevin(2, repeats=2),
+    "predictor-corrector": lambda: PredictorCorrector(EulerMaruyama(3), Langevin(2, h=0.05)),
+    "adaptive": lambda: AdaptiveSDE(0.5, 0.5, grid=grids.Uniform(end=0.3)),
+}
+ON_MATRICES = ("ancestral", "euler-maruyama", "exponential", "langevin", "annealed langevin", "predictor-corrector")
+NO_NOISE = {"Fitted", "Heun", "Multistep", "ProbabilityFlow", "Singlestep", "Sampler"}
+
+
+class Watched(torch.Generator):
+    """A generator that notes the seeds it is given."""
+
+    seeds: Counter[int] = Counter()
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        Watched.seeds[seed] += 1
+        return super().manual_seed(seed)
+
+
+@pytest.fixture
+def seeds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
+    """Every seed that a generator is given, and how often."""
+    monkeypatch.setattr(torch, "Generator", Watched)
+    Watched.seeds = Counter()
+    yield Watched.seeds
+
+
+def test_the_table_has_every_sampler_that_draws() -> None:
+    classes = {name for name, v in vars(samplers).items() if inspect.isclass(v) and issubclass(v, Sampler)}
+    assert {type(make()).__name__ for make in DRAWING.values()} == classes - NO_NOISE
+
+
+def draws_of(model: sdegen.ScoreModel, sampler: Sampler, source: Any, n: int, seed: int) -> dict[str, Tensor]:
+    """The start of a run and the noise of every step, as standard normal numbers ``(n, d)``."""
+    heard: dict[str, Tensor] = {}
+
+    def listening(seed: int, first: int, times: Tensor) -> Callable[[Tensor], Tensor]:
+        noise = source(seed, first, times)
+
+        def draw(like: Tensor) -> Tensor:
+            z = noise(like)
+            heard[f"noise {len(heard)}"] = z.flatten(1).clone()
+            return z
+
+        return draw
+
+    x = sdegen.sample(model, n, sampler=sampler, seed=seed, noise=listening, return_path=True)
+    assert heard
+    return {"start": x[0].flatten(1)} | heard
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+@pytest.mark.parametrize("name", DRAWING)
+def test_draws_of_a_run_are_uncorrelated(name: str, seed: int) -> None:
+    # The start, every noise, and their squares: of n samples a correlation has the standard error 1 / √n.
+    n = 4000
+    source = BrownianNoise if (name, seed) == ("euler-maruyama", 1) else SampleNoise
+    models = [EXACT, LIFTED] if name in ON_MATRICES else [EXACT]
+    for model in models:
+        found = list(draws_of(model, DRAWING[name](), source, n, seed).items())[:12]
+        for (first, a), (second, b) in combinations(found, 2):
+            for x, y in ((a, b), (a.square() - 1, b.square() - 1)):
+                x, y = x - x.mean(0), y - y.mean(0)
+                r = (x.T @ y) / n / (x.std(0)[:, None] * y.std(0))
+                assert r.abs().max() * n**0.5 < 5.5, (type(model.sde).__name__, first, second)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40])
+@pytest.mark.parametrize("name", DRAWING)
+def test_no_two_draws_of_a_run_begin_from_one_state(name: str, seed: int, seeds: Counter[int]) -> None:
+    models = [EXACT, LIFTED] if name in ON_MATRICES else [EXACT]
+    for model in models:
+        seeds.clear()
+        sdegen.sample(model, 40, sampler=DRAWING[name](), seed=seed)
+        assert len(seeds) > 3 and max(seeds.values()) == 1, seeds
+
+
+def network() -> sdegen.Model:
+    return sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+
+
+def measured() -> sdegen.ScoreModel:
+    return guidance.PiGDM(EXACT, sdegen.measurements.Linear(torch.eye(2, dtype=torch.float64)[:1], 0.5))
+
+
+Y = torch.tensor([3.0], dtype=torch.float64)
+X = RING.sample(40, torch.Generator().manual_seed(0))
+DOORS: dict[str, Callable[[int], Any]] = {
+    "sample": lambda seed: sdegen.sample(EXACT, 40, seed=seed),
+    "sample in parts": lambda seed: sdegen.sample(EXACT, 9000, sampler=Ancestral(3), seed=seed),
+    "sample from a generator": lambda seed: sdegen.sample(
+        EXACT, 40, sampler=Ancestral(3), generator=torch.Generator().manual_seed(seed)
+    ),
+    "sample of a double well": lambda seed: sdegen.sample(
+        sdegen.DirectModel(sdegen.nets.MLP(2, width=8, depth=1), WELL),
+        x_T=X.float(),
+        sampler=EulerMaruyama(3),
+        seed=seed,
+    ),
+    "edit": lambda seed: sdegen.edit(EXACT, X, 0.5, sampler=Ancestral(3), seed=seed),
+    "edit of a lifted state": lambda seed: sdegen.edit(LIFTED, X, 0.5, sampler=Ancestral(3), seed=seed),
+    "encode a lifted state": lambda seed: samplers.encode(LIFTED, X, steps=3, seed=seed),
+    "sample with density": lambda seed: sdegen.sample_with_log_prob(
+        EXACT, 40, seed=seed, divergence=sdegen.derivatives.Hutchinson()
+    ),
+    "particles": lambda seed: guidance.twisted_smc(measured(), 32, steps=4, seed=seed, y=Y),
+    "fit": lambda seed: sdegen.fit(network(), RING, steps=3, batch_size=16, seed=seed, progress=False),
+    "classifier test": lambda seed: metrics.classifier_test(X[:20], X[20:], seed=seed),
+    "kl": lambda seed: metrics.kl(RING, RING, n=64, seed=seed),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_draws_twice_from_one_state(door: str, seed: int, seeds: Counter[int]) -> None:
+    DOORS[door](seed)
+    assert seeds, "nothing was drawn"
+    assert max(seeds.values()) == 1, seeds
+
+
+def test_a_budget_shares_its_directions_and_noise_but_draws_its_data_apart(seeds: Counter[int]) -> None:
+    # Its terms are compared along common directions, its runs on common noise; neither may begin where the data do.
+    sdegen.diagnose(EXACT, RING, n=64, sampler=Ancestral(3), seed=7)
+    assert seeds[7] == 1 < max(seeds.values())
+
+
+def test_the_two_noises_of_an_edit_are_uncorrelated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Noised up by one, brought back by the other: were they one, what is added would be taken away again.
+    n, drawn = 6000, []
+    call = SampleNoise.__call__
+
+    def heard(self: SampleNoise, like: Tensor) -> Tensor:
+        drawn.append(call(self, like))
+        return drawn[-1]
+
+    monkeypatch.setattr(SampleNoise, "__call__", heard)
+    x = torch.zeros(n, 2, dtype=torch.float64)
+    sdegen.edit(EXACT, x, 0.5, sampler=Ancestral(3), seed=0)
+    assert len(drawn) == 3
+    for a, b in combinations(drawn, 2):
+        assert ((a.T @ b) / n).abs().max() * n**0.5 < 5
