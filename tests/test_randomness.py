@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -54,22 +54,18 @@ ON_MATRICES = ("ancestral", "euler-maruyama", "exponential", "langevin", "anneal
 NO_NOISE = {"Fitted", "Heun", "Multistep", "ProbabilityFlow", "Singlestep", "Sampler"}
 
 
-class Watched(torch.Generator):
-    """A generator that notes the seeds it is given."""
-
-    seeds: Counter[int] = Counter()
-
-    def manual_seed(self, seed: int) -> torch.Generator:
-        Watched.seeds[seed] += 1
-        return super().manual_seed(seed)
-
-
 @pytest.fixture
-def seeds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
+def seeds(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Every seed that a generator is given, and how often."""
+    found: Counter[int] = Counter()
+
+    class Watched(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            found[seed] += 1
+            return super().manual_seed(seed)
+
     monkeypatch.setattr(torch, "Generator", Watched)
-    Watched.seeds = Counter()
-    yield Watched.seeds
+    return found
 
 
 def test_the_table_has_every_sampler_that_draws() -> None:
