@@ -13,12 +13,15 @@ from benchmarks import peers
 from sdegen import grids, samplers
 
 PATHS = 256
+HELD_OUT = (
+    1000  # the default sampler was chosen on the ring and on mixtures of the first seeds: none of those is among these
+)
 
 
 TARGETS: dict[str, Callable[[int], sdegen.GaussianMixture]] = {
     "ring": lambda seed: sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3),
-    "d = 8": lambda seed: sdegen.data.random_mixture(8, seed=seed),
-    "d = 64": lambda seed: sdegen.data.random_mixture(64, seed=seed),
+    "d = 8": lambda seed: sdegen.data.random_mixture(8, seed=HELD_OUT + seed),
+    "d = 64": lambda seed: sdegen.data.random_mixture(64, seed=HELD_OUT + seed),
 }
 PROCESSES: dict[str, tuple[Callable[[], Any], float]] = {"VP": (sdegen.VP, 1e-3), "EDM": (sdegen.EDM, 0.0)}
 
