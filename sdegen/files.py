@@ -7,12 +7,9 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "class_name", "load", "pretrained", "renamed", "save", "upgrade", "write_whole"]
+__all__ = ["SHIPPED", "load", "pretrained", "renamed", "save", "upgrade"]
 
-import inspect
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import resources
@@ -20,19 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import baselines, guidance, laws, models, nets, processes, samplers
+from .checks import check_kind
+from .construction import construct
+from .description import class_name, describe, differences
 from .guidance import measurements
 from .laws.mixtures import Moments
 from .models import foreign
 from .models.score import ScoreModel
 from .processes import times
 from .samplers import Fitted
+from .storage import parsed, read_whole, write_whole
 
-FORMAT = "sdegen-2"
+FORMAT = "sdegen-3"  # the second had no checksum, and lists for tuples
+_AGAIN = "save the model again."
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
 _LIBRARY = (baselines, foreign, guidance, laws, measurements, models, nets, processes, samplers, times)
 # What the first format called classes and their chapters.
 _CLASSES_OF_1 = {
@@ -45,11 +46,14 @@ _CLASSES_OF_1 = {
 }  # fmt: skip
 _CHAPTERS_OF_1 = {"distributions": "laws", "foreign": "models", "measurements": "guidance", "weightings": "processes"}
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
-_PLAIN = (int, float, str, bool, type(None))
+_KINDS = (nn.Module, ScoreModel, Fitted)
 
 
-def save(model: nn.Module | Fitted, path: str | Path) -> None:
+def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     """Write a model, guided or not, or a fitted solver, to one file, atomically.
+
+    Before anything is written, the model is made again from its description, as `load` will, and must have the same one. A
+    network that ``torch.compile`` has made is written as the one inside.
 
     Parameters
     ----------
@@ -63,55 +67,25 @@ def save(model: nn.Module | Fitted, path: str | Path) -> None:
     TypeError
         If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
         written without code, as functions are.
+    ValueError
+        If the model comes back from its description as another one.
     OSError
         If the file cannot be written. One that was there before is whole.
     """
-    weights = model.state_dict() if isinstance(model, nn.Module) else {}
-    tensors: dict[str, Tensor] = {f"weight:{k}": v for k, v in weights.items()}
-    described = _describe(model, tensors, "model")
+    path = _checked(path)
+    check_kind("model", model, _KINDS, "a model, such as Model(net, VP()), or a fitted solver")
+    weights = _weights(model)
+    arguments: dict[str, Tensor] = {}
+    classes: dict[str, type] = {}
+    described = describe(model, "model", arguments, classes)
+    _check_return(described, arguments, weights, classes)
+    tensors = arguments | {f"weight:{name}": value for name, value in weights.items()}
     moments = getattr(model, "moments", None)
     if moments is not None:
         tensors |= {"moments:mean": moments.mean, "moments:covariance": moments.covariance}
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in parameters if p.is_floating_point()), "float32")
-    header = {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}
-    write_whole(tensors, header, Path(path))
-
-
-def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) -> None:
-    """Write a safetensors file that is complete or absent, even if the process or the machine stops on the way.
-
-    It is written beside its place in a folder ``.NAME.*.part``, which only a killed process leaves behind, brought to the
-    disk, and moved.
-
-    Raises
-    ------
-    OSError
-        If there is no such folder, the path is one itself, or the disk does not take the file. One that was there before is
-        whole.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder; make it before {path.name} is written there.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it.")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            save_file({name: _own(value) for name, value in tensors.items()}, part, metadata=header)
-            usual = Path(folder) / "mode"
-            usual.touch()
-            part.chmod(usual.stat().st_mode)  # safetensors lets only its owner read
-            with part.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{path} could not be written ({error}); make room and call again: what was there before is whole."
-        ) from error
-    if os.name == "posix":  # the move is an entry of the folder
-        entry = os.open(path.parent, os.O_RDONLY)
-        os.fsync(entry)
-        os.close(entry)
+    dtype = next((_name(p.dtype) for p in parameters if p.is_floating_point()), "float32")
+    write_whole(tensors, {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}, path)
 
 
 def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | None = None) -> Any:
@@ -124,37 +98,119 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     classes
         Classes of your own (networks, SDEs) that the model is made of.
     dtype
-        The model's dtype; by default that of the weights. What a network computes for itself, such as frequencies, then has never
-        been coarser.
+        The model's dtype; by default that of each of its weights. What a network computes for itself, such as frequencies, then
+        has never been coarser.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file, or the path is a folder.
     ValueError
-        If the file is truncated, of another format, or names a class that is neither the library's nor given.
+        If the file is truncated or damaged, of another format, names a class that is neither the library's nor given, or
+        describes what is no model.
+    TypeError
+        If `classes` are none, or `dtype` is none.
     """
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "is not there"
+    path = _checked(path)
+    own = _own_classes(classes)
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise TypeError(f"dtype = {dtype!r}; give a floating-point dtype, such as torch.float32, or None.")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
         raise FileNotFoundError(f"{path} {what}; give the file that save wrote.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); save the model again.") from None
+    header, tensors = read_whole(path, (FORMAT, *UPGRADES), _AGAIN, "it is not a saved sdegen model.")
     described = upgrade(header, path)
-    ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
-    known = {class_name(c): c for c in (*(c for c in ours if class_name(c) != c.__name__), *classes)}
-    model: ScoreModel = _construct(described, tensors, known, str(path))
+    model = construct(described, tensors, _library() | own, str(path))
+    _check_model(model, path)
     if isinstance(model, nn.Module):
-        model.to(getattr(torch, header["dtype"]) if dtype is None else dtype).eval()
-        _load_weights(
-            model, {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}, path
-        )
+        kept = getattr(torch, header.get("dtype", ""), None)
+        if not isinstance(kept, torch.dtype) or not kept.is_floating_point:
+            raise ValueError(f"{path} has no dtype in its header that is known; {_AGAIN}")
+        model.to(kept if dtype is None else dtype).eval()
+        weights = {k.removeprefix("weight:"): v for k, v in tensors.items() if k.startswith("weight:")}
+        if dtype is None:
+            _match_dtypes(model, weights)
+        _load_weights(model, weights, path)
     if "moments:mean" in tensors:
-        model.moments = Moments(tensors["moments:mean"], tensors["moments:covariance"])
+        model.moments = Moments(tensors["moments:mean"], tensors.get("moments:covariance", torch.empty(())))
+    _check_moments(getattr(model, "moments", None), path)
     return model
+
+
+def _checked(path: str | Path) -> Path:
+    """Return a path; refuse what is none."""
+    check_kind("path", path, (str, Path), 'the name of a file, such as "model.safetensors"')
+    return Path(path)
+
+
+def _check_model(value: object, path: Path) -> None:
+    """Refuse what a file gave if it is no model."""
+    if not isinstance(value, _KINDS):
+        raise ValueError(f"{path} describes a {type(value).__name__}, which is no model; {_AGAIN}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _library() -> dict[str, type]:
+    """Return the classes of the library that a file may name."""
+    ours = (c for module in _LIBRARY for c in vars(module).values() if isinstance(c, type))
+    return {class_name(c): c for c in ours if class_name(c) != c.__name__}
+
+
+def _own_classes(classes: Iterable[type]) -> dict[str, type]:
+    given = list(classes) if isinstance(classes, Iterable) else [classes]
+    for cls in given:
+        if not isinstance(cls, type):
+            raise TypeError(f"classes has {cls!r}, which is no class; give classes themselves: classes=[MyNetwork].")
+    return {class_name(cls): cls for cls in given}
+
+
+def _weights(model: nn.Module | ScoreModel | Fitted) -> dict[str, Tensor]:
+    """Return the weights of a model under the names that they have without compilation."""
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the state dict has {name}, a {type(value).__name__}; keep only tensors there to save it.")
+    return {name.replace(_COMPILED, ""): value for name, value in weights.items()}
+
+
+def _check_return(
+    described: Any, arguments: dict[str, Tensor], weights: dict[str, Tensor], classes: dict[str, type]
+) -> None:
+    """Make a model from its description, and refuse to write one that `load` would not give back.
+
+    Raises
+    ------
+    TypeError
+        If a part of it is of a class of the library that files do not know.
+    ValueError
+        If it comes back as another one, or not at all.
+    """
+    library = _library()
+    for name, cls in classes.items():
+        if name != cls.__name__ and library.get(name) is not cls:
+            raise TypeError(
+                f"the model is made of a {name}, which no file gives back; save the model inside without it."
+            )
+    written = json.loads(json.dumps(described))
+    again = construct(written, arguments, library | classes, "the file that save was to write")
+    if isinstance(again, nn.Module):
+        _load_weights(again, weights, "the file that save was to write")
+    returned: dict[str, Tensor] = {}
+    twice = json.loads(json.dumps(describe(again, "model", returned, {})))
+    for name, was, comes in differences(written, twice, "model"):
+        raise ValueError(
+            f"{name} = {was} comes back as {comes}; keep what the constructor was given as self.{name.split('.')[-1]}."
+        )
+    for name, value in arguments.items():
+        back = returned[name]
+        if back.dtype != value.dtype or not torch.equal(back.cpu().nan_to_num(), value.detach().cpu().nan_to_num()):
+            place = name.removeprefix("argument:")
+            raise ValueError(
+                f"{place} comes back as another tensor; keep what the constructor was given as self.{place.split('.')[-1]}."
+            )
 
 
 def renamed(value: Any, name: Callable[[str], str]) -> Any:
@@ -173,6 +229,7 @@ def _name_of_2(name: str) -> str:
 
 
 UPGRADES: dict[str, tuple[str, Callable[[Any], Any]]] = {  # from each older format to the next
+    "sdegen-2": ("sdegen-3", lambda described: described),
     "sdegen-1": ("sdegen-2", partial(renamed, name=_name_of_2)),
 }
 
@@ -183,29 +240,38 @@ def upgrade(header: dict[str, str], path: str | Path) -> Any:
     Raises
     ------
     ValueError
-        If the format is none that is known.
+        If there is no description that could be read.
     """
-    found = header.get("format", "")
-    if found not in (FORMAT, *UPGRADES):
-        expected = " or ".join(map(repr, (FORMAT, *UPGRADES)))
-        raise ValueError(f"{path} has format {found!r}, expected {expected}; it is not a saved sdegen model.")
-    described = json.loads(header["model"])
+    found, described = header["format"], parsed(Path(path), header, "model", dict, _AGAIN)
     while found != FORMAT:
         found, upgrade = UPGRADES[found]
         described = upgrade(described)
     return described
 
 
-def class_name(cls: type) -> str:
-    """Return the name by which files refer to a class: ``processes.VP`` with its chapter, a user's class by its name alone."""
-    module = cls.__module__.split(".")
-    return f"{module[1]}.{cls.__name__}" if module[0] == __package__ else cls.__name__
+def _check_moments(moments: Moments | None, path: Path) -> None:
+    """Refuse moments that do not fit together."""
+    if moments is not None and moments.covariance.shape not in ((n := moments.mean.numel(),), (n, n)):
+        shapes = [tuple(moment.shape) for moment in moments]
+        raise ValueError(f"{path} holds a mean of shape {shapes[0]} with a covariance of shape {shapes[1]}; {_AGAIN}")
+
+
+def _match_dtypes(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give each parameter and buffer the dtype that it was saved in, where that is not the same for all."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if name in weights and value.is_floating_point() and weights[name].is_floating_point():
+            value.data = value.data.to(weights[name].dtype)
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
     """Load weights into a model; raise a ValueError unless they are the model's. One that parts of the model share, as in
     guidance without a class, may be there under one of its names alone.
     """
+    own = model.state_dict()
+    for name, value in weights.items():
+        kinds = [v.is_complex() or (not v.is_floating_point() and v.dtype) for v in (value, own.get(name, value))]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"{path} holds {name} as {value.dtype}, where the model has {own[name].dtype}; {_AGAIN}")
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -216,56 +282,6 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
     for where, names in (("the model", [name for name in missing if name in once]), ("the file", unexpected)):
         if names:
             raise ValueError(f"{path} holds weights of another architecture: only {where} has {', '.join(names[:3])}.")
-
-
-def _own(value: Tensor) -> Tensor:
-    """Return a contiguous copy on the CPU: safetensors refuses tensors that share their memory."""
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _describe(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
-    """Describe a value as plain data; tensors go to the file's own table."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Tensor):
-        tensors[f"argument:{place}"] = value
-        return {"tensor": f"argument:{place}"}
-    if isinstance(value, (list, tuple)):
-        return [_describe(v, tensors, f"{place}.{i}") for i, v in enumerate(value)]
-    if isinstance(value, dict):
-        return {"pairs": _describe(list(value.items()), tensors, place)}
-    if inspect.isroutine(value):
-        raise TypeError(
-            f"{place} is a function, and no code is saved; give an object of a class that keeps its arguments, such as "
-            "guidance.LinearScale, or save the model inside without it."
-        )
-    cls = type(value)
-    arguments = {}
-    signature = inspect.signature(cls.__init__) if cls.__init__ is not object.__init__ else None
-    for name in list(signature.parameters)[1:] if signature else ():
-        if signature.parameters[name].kind.name.startswith("VAR"):  # type: ignore[union-attr]
-            raise TypeError(f"{cls.__name__}.__init__ takes *args or **kwargs; name its arguments so it can be saved.")
-        if not hasattr(value, name):
-            raise TypeError(
-                f"{cls.__name__} does not keep its argument {name!r}; set self.{name} in its constructor so it can be saved."
-            )
-        arguments[name] = _describe(getattr(value, name), tensors, f"{place}.{name}")
-    return {"class": class_name(cls), "arguments": arguments}
-
-
-def _construct(value: Any, tensors: dict[str, Tensor], known: dict[str, type], path: str) -> Any:
-    if isinstance(value, list):
-        return [_construct(v, tensors, known, path) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "pairs" in value:
-        return dict(_construct(value["pairs"], tensors, known, path))
-    name = value["class"]
-    if name not in known:
-        raise ValueError(f"{path} uses the class {name!r}; pass it: load(path, classes=[{name}]).")
-    return known[name](**{k: _construct(v, tensors, known, path) for k, v in value["arguments"].items()})
 
 
 def pretrained(name: str) -> Any:

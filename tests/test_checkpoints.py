@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sdegen
-from sdegen import files, load, models, nets, save
+from sdegen import load, models, nets, save, storage
 
 
 class Drifting(sdegen.ScalarSDE):
@@ -253,9 +253,9 @@ def test_a_failed_save_leaves_the_folder_as_it_was(small, tmp_path, monkeypatch,
         raise OSError("no space left")
 
     if stage == "writing":
-        monkeypatch.setattr(files, "save_file", torn)
+        monkeypatch.setattr(storage, "save_file", torn)
     else:
-        monkeypatch.setattr(files.os, "replace", refused)
+        monkeypatch.setattr(storage.os, "replace", refused)
     with torch.no_grad():
         next(small.parameters()).add_(1.0)
     with pytest.raises(OSError, match="no space left"):
@@ -327,7 +327,7 @@ class Trap:
 def test_a_pickle_is_refused_unopened(write, tmp_path):
     path, mark = tmp_path / "model", tmp_path / "mark"
     write(Trap(mark), path)
-    with pytest.raises(ValueError, match=r"model is not a whole safetensors file \(.*\); save the model again\."):
+    with pytest.raises(ValueError, match=r"model is no whole safetensors file \(.*\); save the model again\."):
         load(path)
     assert not mark.exists()
 
@@ -338,7 +338,7 @@ def test_a_truncated_file_is_refused(small, tmp_path, part):
     save(small, path)
     raw = path.read_bytes()
     path.write_bytes(raw[: int(part * len(raw))])
-    with pytest.raises(ValueError, match=r"is not a whole safetensors file \(.*\); save the model again\."):
+    with pytest.raises(ValueError, match=r"is no whole safetensors file \(.*\); save the model again\."):
         load(path)
 
 
@@ -347,7 +347,7 @@ def test_a_safetensors_file_of_another_kind_is_refused(tmp_path):
         save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata=metadata)
         with pytest.raises(
             ValueError,
-            match=r"other has format .*, expected 'sdegen-2' or 'sdegen-1'; it is not a saved sdegen model\.",
+            match=r"other has format .*, expected 'sdegen-3' or 'sdegen-2' or 'sdegen-1'; it is not a saved sdegen model\.",
         ):
             load(tmp_path / "other")
 
@@ -370,7 +370,7 @@ def rewritten(path, edit):
         header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     described = json.loads(header["model"])
     edit(described, tensors)
-    save_file(tensors, path, metadata=header | {"model": json.dumps(described)})
+    storage.write_whole(tensors, header | {"model": json.dumps(described)}, path)
 
 
 def test_weights_of_another_architecture_are_refused(small, tmp_path):

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sdegen
-from sdegen import files, fit
+from sdegen import fit, storage
 from sdegen.training import checkpoints, constant_rate
 
 RING = sdegen.data.gaussian_ring()
@@ -151,7 +151,7 @@ def test_two_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
     for name in names:
         with safe_open(tmp_path / "run" / name, framework="pt") as file:
             header = file.metadata()
-            assert header["format"] in ("sdegen-run-2", "sdegen-average-1") and int(header["step"]) > 0
+            assert header["format"] in ("sdegen-run-3", "sdegen-average-2") and int(header["step"]) > 0
     about = json.loads(header["about"])
     assert about["batch_size"] == 16 and about["model"]["sde"]["beta_max"] == 20.0
 
@@ -250,7 +250,7 @@ def test_a_truncated_checkpoint_is_named_and_the_older_one_goes_on(whole, tmp_pa
     newest.write_bytes(content[: int(part * len(content))])
     with pytest.raises(
         ValueError,
-        match=r"step-00000020\.safetensors is not whole \(.*\); delete it, and the run goes on from step-00000015",
+        match=r"00000020\.safetensors is no whole safetensors file \(.*\); delete it, and the run goes on from step-00000015",
     ):
         run(tmp_path / "run")
     assert older.exists()
@@ -262,13 +262,13 @@ def test_a_first_checkpoint_that_is_truncated_is_named(tmp_path):
     stopped(tmp_path / "run", 6)
     (newest,) = checkpoints.Folder(tmp_path / "run").files()
     newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"is not whole .*; delete it, and the run starts anew\."):
+    with pytest.raises(ValueError, match=r"is no whole safetensors file .*; delete it, and the run starts anew\."):
         run(tmp_path / "run")
 
 
 def test_a_failure_at_any_moment_of_writing_leaves_a_checkpoint(whole, tmp_path, monkeypatch):
     """Every call by which a file comes to be or goes, failing in turn."""
-    folder, written = tmp_path / "run", files.save_file
+    folder, written = tmp_path / "run", storage.save_file
     stopped(folder, 11)
 
     def fails(*args, **kwargs):
@@ -279,7 +279,7 @@ def test_a_failure_at_any_moment_of_writing_leaves_a_checkpoint(whole, tmp_path,
         path.write_bytes(path.read_bytes()[:200])
         fails()
 
-    for owner, name, broken in ((files, "save_file", torn), (os, "fsync", fails), (os, "replace", fails)):
+    for owner, name, broken in ((storage, "save_file", torn), (os, "fsync", fails), (os, "replace", fails)):
         before = {p: p.read_bytes() for p in folder.iterdir() if "step" in p.name}
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, broken)
@@ -336,8 +336,8 @@ class Wide(nn.Module):
 
 MODELS = {
     "width": (lambda: sdegen.nets.MLP(2, width=8), lambda: sdegen.nets.MLP(2, width=12), r"model\.net\.width = 8, not 12"),
-    "shape alone": (lambda: Wide(2), lambda: Wide(3), r"another architecture: net\.line\.weight is \(2, 2\) .* and \(3, 2\)"),
-    "names alone": (lambda: Wide(2), lambda: Wide(2, bias=False), r"architecture: only the checkpoint has net\.line\.bias"),
+    "shape alone": (lambda: Wide(2), lambda: Wide(3), r"model\.net\.line\.out_features = 2, not 3"),
+    "names alone": (lambda: Wide(2), lambda: Wide(2, bias=False), r"model\.net\.line\.bias = parameter \(2,\), not None"),
     "class": (lambda: Wide(2), lambda: nn.Identity(), r"model\.net = Wide, not Identity"),
 }  # fmt: skip
 
@@ -372,7 +372,7 @@ def test_another_version_is_refused(tmp_path):
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata=header | {"format": "sdegen-run-0"})
-    with pytest.raises(ValueError, match=r"has format 'sdegen-run-0', expected 'sdegen-run-2'; go on with the version"):
+    with pytest.raises(ValueError, match=r"has format 'sdegen-run-0', expected 'sdegen-run-3'; go on with the version"):
         run(tmp_path / "run")
 
 

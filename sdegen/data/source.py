@@ -104,8 +104,20 @@ class Source:
         return {"order": self.order}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from a position that `state` returned."""
-        self.order = tensors["order"]
+        """Go on from a position that `state` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is one in other data.
+        """
+        order, n = tensors["order"], 0 if self.x is None else len(self.x)
+        if len(order) and not 0 <= order.min() <= order.max() < n:
+            raise ValueError(
+                f"the checkpoint goes on with rows {order.min()} to {order.max()} of data that have {n}; give the data that the "
+                "run began with, or another folder to start anew."
+            )
+        self.order = order
 
     def moments(self, generator: torch.Generator) -> Moments:
         """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it."""

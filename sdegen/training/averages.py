@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from ..files import write_whole
 from ..show import show_call
+from ..storage import read_whole, write_whole
 
-FORMAT = "sdegen-average-1"
+FORMAT = "sdegen-average-2"  # the first had no checksum
 
 
 def exponent(width: float, name: str = "width") -> float:
@@ -172,12 +171,19 @@ class Snapshots:
     def _read(self, step: int) -> list[list[Tensor]]:
         if self.folder is None:
             return self._kept[step]
-        with safe_open(self._file(step), framework="pt") as file:
-            return [[file.get_tensor(f"{i}:{name}") for name in self.names] for i in range(len(self.widths))]
+        path, gone = self._file(step), "delete it, and average over the others."
+        _, tensors = read_whole(path, (FORMAT,), gone, gone)
+        for name, p in zip(self.names, self.averages[0].average, strict=True):
+            for i in range(len(self.widths)):
+                if f"{i}:{name}" not in tensors or tensors[f"{i}:{name}"].shape != p.shape:
+                    raise ValueError(f"{path} holds no average of {name} in the shape {tuple(p.shape)}; {gone}")
+        return [[tensors[f"{i}:{name}"] for name in self.names] for i in range(len(self.widths))]
 
     def _files(self) -> list[Path]:
         assert self.folder is not None
-        return list(self.folder.glob("average-*.safetensors"))
+        return [
+            file for file in self.folder.glob("average-*.safetensors") if file.stem.removeprefix("average-").isdigit()
+        ]
 
     def _file(self, step: int) -> Path:
         assert self.folder is not None

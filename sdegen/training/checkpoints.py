@@ -7,10 +7,8 @@ are kept; a new one is whole before an old one goes (`files.write_whole`).
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "Folder", "describe", "differences"]
+__all__ = ["Checkpoint", "Folder"]
 
-import hashlib
-import inspect
 import json
 import shutil
 from dataclasses import dataclass
@@ -18,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..files import class_name, write_whole
+from ..description import differences
 from ..laws.mixtures import Moments
 from ..show import show_call
+from ..storage import parsed, read_whole, write_whole
 
-FORMAT = "sdegen-run-2"
+FORMAT = "sdegen-run-3"
 _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
 
 
@@ -87,6 +85,45 @@ class Checkpoint:
             if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6 * unit.item()):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
 
+    def check_whole(self, expected: dict[str, Tensor], learned: list[Tensor]) -> None:
+        """Refuse to continue from a checkpoint that lacks something, or has it in another shape.
+
+        Parameters
+        ----------
+        expected
+            What a run that has just begun would keep. What grows with the run may have another length.
+        learned
+            The weights that the optimiser moves, in its own order.
+
+        Raises
+        ------
+        ValueError
+            Naming the first thing.
+        """
+        expected = dict(expected)
+        moved = sorted({int(name.split(".")[0]) for name in self.part("optimiser") if name.split(".")[0].isdigit()})
+        one = torch.zeros(())
+        for i in moved:
+            like = learned[i] if i < len(learned) else one
+            expected |= {
+                f"optimiser:{i}.{name}": v for name, v in {"step": one, "exp_avg": like, "exp_avg_sq": like}.items()
+            }
+        expected |= {"threads": torch.tensor(0)} if "threads" in self.tensors else {}
+        grows = ("record:", "validation", "order", "torch:")
+        gone = "delete it, and the run goes on from the one before."
+        for name, value in expected.items():
+            was = self.tensors.get(name)
+            if was is None:
+                raise ValueError(f"{self.path} lacks {name}; {gone}")
+            if name.startswith("weight:"):
+                continue  # `check` has looked at those
+            free = int(name.startswith(grows))
+            if was.ndim != value.ndim or was.shape[free:] != value.shape[free:] or was.dtype != value.dtype:
+                raise ValueError(
+                    f"{self.path} has {name} as {tuple(was.shape)} {was.dtype}, where the run has {tuple(value.shape)} "
+                    f"{value.dtype}; {gone}"
+                )
+
 
 class Folder:
     """The folder with the checkpoints of one training run."""
@@ -120,19 +157,15 @@ class Folder:
         if not files:
             return None
         path, older = files[-1], files[:-1]
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            then = f"goes on from {older[-1].name}" if older else "starts anew"
-            raise ValueError(f"{path} is not whole ({error}); delete it, and the run {then}.") from None
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; go on with the version that wrote it, or "
-                "give another folder to start anew."
-            )
-        return Checkpoint(path, int(header["step"]), float(header["seconds"]), json.loads(header["about"]), tensors)
+        then = f"goes on from {older[-1].name}" if older else "starts anew"
+        broken = f"delete it, and the run {then}."
+        again = "go on with the version that wrote it, or give another folder to start anew."
+        header, tensors = read_whole(path, (FORMAT,), broken, again)
+        step, seconds, about = (
+            parsed(path, header, name, kind, broken)
+            for name, kind in (("step", int), ("seconds", (int, float)), ("about", dict))
+        )
+        return Checkpoint(path, step, seconds, about, tensors)
 
     def write(self, step: int, seconds: float, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint, and delete all older ones but the last.
@@ -148,45 +181,3 @@ class Folder:
         write_whole(tensors, header, path)
         for old in [file for file in before if file != path][:-1]:
             old.unlink()
-
-
-def describe(value: Any) -> Any:
-    """Describe settings and objects as JSON, by which two runs are compared: functions by name, objects by their
-    arguments.
-    """
-    return json.loads(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, nn.Parameter):
-        return f"parameter {tuple(value.shape)}"
-    if isinstance(value, Tensor):
-        content = hashlib.sha256(
-            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        ).hexdigest()
-        return f"{value.dtype} {tuple(value.shape)} {content[:16]}"
-    if isinstance(value, torch.dtype):
-        return str(value)
-    if hasattr(value, "__qualname__"):
-        module = value.__module__.split(".")  # of the library its chapter, as for classes
-        return ".".join([*(module[:2] if module[0] == "sdegen" else module), value.__qualname__])
-    cls = type(value)
-    try:
-        names = list(inspect.signature(cls).parameters)
-    except ValueError:  # a class without a signature
-        names = []
-    made_of = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return {"class": class_name(cls)} | made_of
-
-
-def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """List the entries in which two descriptions differ: dotted name and both values."""
-    if not (isinstance(then, dict) and isinstance(now, dict)):
-        return [] if json.dumps(then) == json.dumps(now) else [(name, then, now)]
-    if then.get("class") != now.get("class"):
-        return [(name, then.get("class"), now.get("class"))]
-    return [
-        difference
-        for key in then | now
-        for difference in differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
-    ]

@@ -172,7 +172,7 @@ class Checkpoints(Keeping):
         training = self.training
         tensors = training.tensors()
         if training.processes.main:
-            self.folder.write(training.run.steps, training.run.seconds, training.about(), tensors)
+            self.folder.write(training.run.steps, training.run.seconds, training.about, tensors)
 
     def end(self, training: Training) -> None:
         """Write the last checkpoint, with the last validation; it marks a run limited in seconds as finished."""

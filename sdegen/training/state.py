@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.stream import source_of
+from ..description import identify
 from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
-from .checkpoints import Checkpoint, Folder, describe
+from .checkpoints import Checkpoint, Folder
 from .dropping import Drop, check_taken
 from .finite import NonFiniteLoss
 from .gradients import Gradient
@@ -100,8 +101,11 @@ class Training:
         if settings.snapshots is not None:
             self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
             self.averages += self.run.snapshots.averages
+        self.about = self._about()
         if kept is not None:
-            kept.check(self.about(), model, self.moments)
+            kept.check(self.about, model, self.moments)
+            learned = [p for group in self.optimiser.param_groups for p in group["params"]]
+            kept.check_whole(self.tensors(), learned)
             self._restore(kept)
         cast(Learner, model).moments = self.moments  # only now: a model that is refused stays as it was
         self.processes.check_same("step", self.run.steps)
@@ -155,9 +159,9 @@ class Training:
         """
         self.readings.read()
 
-    def about(self) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         """Return the settings and the model as JSON, which a continued run must share with the original one."""
-        about = describe(self.settings.compared() | {"model": self.model})
+        about = identify(self.settings.compared() | {"model": self.model}, self.model.parameters())
         frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
         return about | ({"frozen": frozen} if frozen else {})
 
@@ -180,15 +184,30 @@ class Training:
             for name, value in values.items()
         }
         tensors |= {"generator": self.generator.get_state()} | self.source.state()
-        tensors |= {} if self.threads.number is None else {"threads": torch.tensor(self.threads.number)}
+        tensors |= {} if self.run.threads is None else {"threads": torch.tensor(self.run.threads)}
         tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
         if device.type == "cuda":
             tensors["torch:cuda"] = self.processes.gather(torch.cuda.get_rng_state(device))
         return tensors
 
+    def _restore_generators(self, kept: Checkpoint) -> None:
+        self.generator.set_state(kept.tensors["generator"])
+        rank, device = self.processes.rank, self.processes.device
+        own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
+        if "cpu" in own:
+            torch.set_rng_state(own["cpu"])
+        if "cuda" in own and device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], device)
+
     @torch.no_grad()
     def _restore(self, kept: Checkpoint) -> None:
         """Go back to a checkpoint that fits (`Checkpoint.check`)."""
+        try:
+            self._restore_generators(kept)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{kept.path} holds no state of a random generator ({error}); delete it, and the run goes on from the one before."
+            ) from None
         self.source.restore(kept.tensors)
         self.run.steps, self.run.seconds = kept.step, kept.seconds
         for name, value in kept.part("record").items():
@@ -208,13 +227,6 @@ class Training:
             index, what = name.split(".")
             states.setdefault(int(index), {})[what] = value
         self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.generator.set_state(kept.tensors["generator"])
-        rank, device = self.processes.rank, self.processes.device
-        own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
-        if "cpu" in own:
-            torch.set_rng_state(own["cpu"])
-        if "cuda" in own and device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], device)
 
 
 def _column(values: Sequence[Any]) -> Tensor:
