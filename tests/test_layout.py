@@ -15,7 +15,7 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["construction", "description", "progress", "show", "storage", "waiting"],
+    ["construction", "description", "precision", "progress", "show", "storage", "waiting"],
     ["checks"],
     ["laws", "nets"],
     ["data", "processes"],

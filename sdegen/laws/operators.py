@@ -15,6 +15,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from ..precision import at_least_single
 from ..show import show_call
 
 
@@ -33,7 +34,9 @@ class Operator(ABC):
 
     @abstractmethod
     def prepared(self, like: Tensor | None) -> Self:
-        """Return the map with its coefficients in the dtype and on the device of `like`, to be applied to such states alone."""
+        """Return the map with its coefficients as states of a network with the weight `like` want them: in its dtype, float32 at
+        least, and on its device.
+        """
 
     @abstractmethod
     def __getitem__(self, i: int) -> Self:
@@ -131,7 +134,7 @@ class Scale(Operator):
         return add_product(y, rows(self.c, x) if self.c.ndim else self.c, x)
 
     def prepared(self, like: Tensor | None) -> Scale:
-        return self if like is None or like.dtype.itemsize <= 2 else self._of(self.c.to(like.dtype))
+        return self if like is None else self._of(self.c.to(at_least_single(like.dtype)))
 
     @classmethod
     def _of(cls, c: Tensor) -> Scale:
@@ -237,7 +240,7 @@ class Matrix(Operator):
         return y.add_(self(x))
 
     def prepared(self, like: Tensor | None) -> Matrix:
-        return self if like is None else self._of(self.M.to(like))
+        return self if like is None else self._of(self.M.to(like.device, at_least_single(like.dtype)))
 
     @classmethod
     def _of(cls, M: Tensor) -> Matrix:

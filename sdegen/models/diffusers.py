@@ -62,7 +62,8 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     Parameters
     ----------
     unet
-        A `UNet2DModel` or anything that is called like one. Classes go in as `label`; other conditions by their own names.
+        A `UNet2DModel` or anything that is called like one, in any precision: steps are told in float32 at least. Classes go in
+        as `label`; other conditions by their own names.
     scheduler
         Any scheduler with ``alphas_cumprod`` and a prediction type ``epsilon``, ``sample`` or ``v_prediction``.
     moments
@@ -72,7 +73,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     Raises
     ------
     ValueError
-        If the scheduler has no ``alphas_cumprod`` or another prediction type, or the network is of half precision.
+        If the scheduler has no ``alphas_cumprod`` or another prediction type.
     """
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
@@ -80,11 +81,6 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
             f"{type(scheduler).__name__} predicts {kind} and has {'' if hasattr(scheduler, 'alphas_cumprod') else 'no '}"
             f"alphas_cumprod; expected a variance-preserving scheduler that predicts {', '.join(PREDICTIONS)}. "
             "Wrap others by from_network or from_denoiser."
-        )
-    weight = next(unet.parameters())
-    if weight.dtype.itemsize < 4:
-        raise ValueError(
-            f"the network is {weight.dtype}, in which steps above 256 cannot be told apart; give it in float32: unet.float()."
         )
     sde = process_of(scheduler)
     if moments is None and getattr(unet.config, "sample_size", None):

@@ -17,6 +17,7 @@ from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
+from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
@@ -68,7 +69,8 @@ class Model(VelocityModel, Trainable):
     ----------
     net
         Called as ``net(x, c_noise, **cond)`` with `x` of shape ``(B, *)`` and `c_noise` ``(B,)``, or ``(1,)`` where all rows
-        share a time, as in sampling; returns the shape of `x`.
+        share a time, as in sampling; returns the shape of `x`. It is called in the dtype of its weights, whatever that of the
+        state; of half precision, with `c_noise` in float32 all the same, which it casts where it needs to.
         Conditions pass through untouched.
     sde
         A linear SDE.
@@ -113,8 +115,7 @@ class Model(VelocityModel, Trainable):
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
         """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""
-        check_dtype(self, x)
-        c = self._coefficients(at)
+        c = self._coefficients(at, check_dtype(self, x))
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
@@ -123,10 +124,12 @@ class Model(VelocityModel, Trainable):
         """
         at = self._marginal(t)
         skip, out = rotated(at, **weights)
-        c, like = self._coefficients(at), self.like
+        like = self.like
+        c = self._coefficients(at, None if like is None else like.dtype)
         c_skip, c_out, c_in = (W.prepared(like) for W in (skip + out @ c.c_skip, out @ c.c_out, c.c_in))
-        c_noise = (c.c_noise if like is None else c.c_noise.to(like)).expand(len(t))
-        return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1]) for i in range(len(t))]
+        c_noise = c.c_noise if like is None else c.c_noise.to(like.device, at_least_single(like.dtype))
+        c_noise = c_noise.expand(len(t))
+        return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1], c.dtype) for i in range(len(t))]
 
     def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
         """Return ``c_skip x + c_out F(c_in x, c_noise)`` with the coefficients of the question, by one evaluation of the
@@ -135,20 +138,20 @@ class Model(VelocityModel, Trainable):
         out = self._network(x, question, **cond)
         return question.c_out.onto(question.c_skip(x), out)
 
-    def _coefficients(self, at: Marginal) -> Coefficients:
-        """Return the coefficients of the velocity, the noise level ``(B,)`` or ``(1,)``."""
+    def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
+        """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
         c = self.parametrization.coefficients(self.sde, at, self.std)
-        return c._replace(c_noise=c.c_noise.reshape(-1))
+        return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
-        """Return ``F(c_in x, c_noise)``, checked for its shape."""
-        out = self.net(c.c_in(x), c.c_noise.to(x.device, x.dtype, non_blocking=True), **cond)
+        """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
+        out = self.net(*c.inputs(x), **cond)
         if out.shape != x.shape:
             raise ValueError(
                 f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; "
                 "it must return the shape of the state."
             )
-        return out
+        return out.to(x.dtype)
 
     forward = ScoreModel.velocity
 
@@ -189,13 +192,13 @@ class LearnedVariance(Model, LearnedReversal):
 
     def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the two halves of the network's channels."""
-        out = self.net(c.c_in(x), c.c_noise.to(x.device, x.dtype, non_blocking=True), **cond)
+        out = self.net(*c.inputs(x), **cond)
         if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise ValueError(
                 f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "
                 "twice the channels along dimension 1."
             )
-        first, second = out.chunk(2, 1)
+        first, second = out.to(x.dtype).chunk(2, 1)
         return first, second
 
     def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
@@ -212,12 +215,13 @@ class LearnedVariance(Model, LearnedReversal):
 
     def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Return the logarithm of the learned variance of the step from `t` to `s`."""
-        return self._log_variance(self._both(x, self._coefficients(self._marginal(t)), **cond)[1], s, t)
+        c = self._coefficients(self._marginal(t), check_dtype(self, x))
+        return self._log_variance(self._both(x, c, **cond)[1], s, t)
 
     def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
         """Return clean state, noise and learned variance of the step from `t` to `s`, by one evaluation of the network."""
         at = self.sde.marginal(t)
-        c = self._coefficients(at)
+        c = self._coefficients(at, check_dtype(self, x))
         first, u = self._both(x, c, **cond)
         y, v = at.normalise(x), c.c_skip(x) + c.c_out(first)
         return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))
@@ -265,10 +269,11 @@ class DirectModel(Trainable):
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return the score, the network's output added to the base score."""
-        check_dtype(self, x)
+        dtype = check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
-        c_noise = 0.25 * t.clamp_min(self.sde.t_min).log()
-        score = self.net(x / self.scale, c_noise.to(x).reshape(-1), **cond) / self.scale
+        c_noise = 0.25 * t.clamp_min(self.sde.t_min).log().reshape(-1)
+        c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
+        score = self.net((x / self.scale).to(dtype), c_noise, **cond).to(x.dtype) / self.scale
         return score if self.base is None else score + self.base.score(x)
 
     forward = score

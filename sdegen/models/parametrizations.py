@@ -20,6 +20,7 @@ __all__ = [
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..laws.kernels import Transition
@@ -30,12 +31,32 @@ from ..show import show_call
 
 
 class Coefficients(NamedTuple):
-    """The four coefficients that turn a network `F` into a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``."""
+    """The four coefficients that turn a network `F` into a velocity: ``v = c_skip x + c_out F(c_in x, c_noise)``.
+
+    Attributes
+    ----------
+    c_skip, c_out, c_in
+        Maps of the state and of the network's output.
+    c_noise
+        What the network is told of the time, ``()`` or ``(B,)``.
+    dtype
+        The dtype that the network is called in; None for that of the state.
+    """
 
     c_skip: Operator
     c_out: Operator
     c_in: Operator
     c_noise: Tensor
+    dtype: torch.dtype | None = None
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network is called with for the state `x`: ``c_in x`` in the network's dtype, and `c_noise` in the
+        same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
+        """
+        dtype = x.dtype if self.dtype is None else self.dtype
+        c_noise = self.c_noise.to(x.device, torch.promote_types(dtype, torch.float32), non_blocking=True)
+        x = self.c_in(x)
+        return x if x.dtype == dtype else x.to(dtype), c_noise
 
     def __repr__(self) -> str:
         return show_call(self)

@@ -29,6 +29,7 @@ from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
+from ..precision import at_least_single, is_finer, widened
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
@@ -93,12 +94,16 @@ class ScoreModel(ABC):
 
     @property
     def like(self) -> Tensor | None:
-        """A tensor of the dtype and on the device that states must have; None if any will do."""
-        return next(self.parameters(), None) if isinstance(self, nn.Module) else None
+        """A weight of the network: states are on its device, and in its dtype or a finer one; None if any will do."""
+        for weight in self.parameters() if isinstance(self, nn.Module) else ():
+            if weight.is_floating_point():
+                return weight
+        return None
 
     def cast_states(self, x: Tensor) -> Tensor:
-        """Return `x` in the dtype and on the device that the model's states must have."""
-        return x if self.like is None else x.to(self.like)
+        """Return `x` as a state that the model is asked about: on its device and in its dtype, but in float32 at least."""
+        like = self.like
+        return widened(x) if like is None else x.to(like.device, at_least_single(like.dtype))
 
     @property
     def reversal(self) -> LearnedReversal | None:
@@ -271,24 +276,29 @@ def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Opera
     return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
 
 
-def check_dtype(model: ScoreModel, x: Tensor) -> None:
-    """Refuse a state whose dtype or device is not that of the model's weights.
+def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
+    """Return the dtype that a network is called in; refuse a state that is coarser, or on another device.
+
+    A finer state is welcome: it stays as it is, the network is called in its own dtype, and its answer comes back in the state's.
 
     Raises
     ------
     TypeError
         If `x` is not floating point.
     ValueError
-        If dtype or device differ.
+        If it is coarser, or the devices differ.
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
     weight = model.like
-    if weight is not None and (weight.dtype != x.dtype or weight.device != x.device):
+    if weight is None or (weight.dtype == x.dtype and weight.device == x.device):
+        return x.dtype
+    if weight.device != x.device or not is_finer(x.dtype, weight.dtype):
         raise ValueError(
-            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; "
-            "move one to the other: x.to(dtype=..., device=...) or model.to(...)."
+            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}; states are on the device of the model, "
+            "and not coarser: move one to the other, x.to(dtype=..., device=...) or model.to(...)."
         )
+    return weight.dtype
 
 
 @contextmanager

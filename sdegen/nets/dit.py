@@ -125,7 +125,7 @@ class DiT(nn.Module):
                 f"x has shape {tuple(x.shape)}; patch = {self.patch} must divide height and width. Pad the images, or "
                 "construct the network with another patch."
             )
-        e = self.condition(level, label, len(x))[:, None]
+        e = self.condition(level, label, x)[:, None]
         with products(x, self.mixed):
             patches = F.pixel_unshuffle(x, self.patch)
             h = self.first(tokens(patches)) + self._places(patches)
@@ -137,6 +137,8 @@ class DiT(nn.Module):
 
     def _places(self, patches: Tensor) -> Tensor:
         """Return features ``(H W, width)`` of the places of an image ``(B, C, H, W)``."""
-        rows, columns = (self.place(torch.arange(n).to(patches)) for n in patches.shape[2:])
+        rows, columns = (
+            self.place(torch.arange(n, device=patches.device)).to(patches.dtype) for n in patches.shape[2:]
+        )
         grid = torch.broadcast_tensors(rows[:, None], columns[None])
         return torch.cat(grid, 2).flatten(0, 1)

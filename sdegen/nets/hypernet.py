@@ -50,7 +50,7 @@ class HyperMLP(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
-        written = self.hyper(self.embedding(level)).reshape(len(level), self.depth, -1)
+        written = self.hyper(self.embedding(level).to(x.dtype)).reshape(len(level), self.depth, -1)
         mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
         h = self.first(flatten_states(x, self.dim))
         for i, layer in enumerate(self.layers):

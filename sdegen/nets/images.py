@@ -32,11 +32,11 @@ class Condition(nn.Module):
         self.label = Label(classes, features) if classes else None
         self.act = nn.SiLU()
 
-    def forward(self, level: Tensor, label: Tensor | None, n: int) -> Tensor:
-        """Return features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``; ``(1, features)`` where all rows share
-        both.
+    def forward(self, level: Tensor, label: Tensor | None, x: Tensor) -> Tensor:
+        """Return features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``, in the dtype of the `n` images `x`; ``(1,
+        features)`` where all share both.
         """
-        return self.act(add_label(self.label, self.level(self.embedding(level)), label, n))
+        return self.act(add_label(self.label, self.level(self.embedding(level).to(x.dtype)), label, len(x)))
 
 
 def check_images(x: Tensor, channels: int) -> None:

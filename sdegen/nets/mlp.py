@@ -93,7 +93,7 @@ class MLP(nn.Module):
         """Map states `x` and the noise level ``(B,)``, or ``(1,)`` where all rows share it, to the shape of `x`, ``(B,
         *)``.
         """
-        e = self.level(self.embedding(level))
+        e = self.level(self.embedding(level).to(x.dtype))
         e = add_label(self.label, e, label, len(x))
         h = self.first(flatten_states(x, self.dim))
         for block in self.blocks:

@@ -73,8 +73,8 @@ class CoordinateTransformer(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         states = flatten_states(x, self.dim)
-        features = self.coordinate(states.reshape(-1)).reshape(len(x), self.dim, -1)
+        features = self.coordinate(states.reshape(-1)).to(x.dtype).reshape(len(x), self.dim, -1)
         tokens = self.value(torch.cat([features, states[..., None]], 2))
-        level_token = self.level(self.embedding(level))[:, None].expand(len(x), 1, -1)
+        level_token = self.level(self.embedding(level).to(x.dtype))[:, None].expand(len(x), 1, -1)
         tokens = torch.cat([tokens, level_token], 1) + self.place
         return reshape_output(self.last(self.layers(tokens)[:, : self.dim])[..., 0], x)

@@ -135,7 +135,7 @@ class UNet(nn.Module):
             If `x` is not ``(B, channels, H, W)``, or labels do not fit.
         """
         check_images(x, self.channels)
-        e = self.condition(level, label, len(x))
+        e = self.condition(level, label, x)
         whole = pad_to_multiple(x, self.patch * 2 ** (len(self.widths) - 1))
         with products(x, self.mixed):
             out = self._paths(F.pixel_unshuffle(whole, self.patch), e).to(x.dtype)

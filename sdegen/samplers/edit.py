@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..models.score import ScoreModel
+from ..precision import narrowed
 from ..processes.linear import is_linear
 from .base import Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
 from .run import sample
-from .start import check_choice
+from .start import check_choice, check_states
 
 
 def edit(
@@ -85,6 +86,7 @@ def edit(
             f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; "
             "give a sampler that takes its times from its grid."
         )
-    state, at = sde.lift(x), sde.marginal(t)
+    state, at = sde.lift(check_states("x", x, model)), sde.marginal(t)
     z = SampleNoise(seed)(state)  # a sample's own, however many there are
-    return sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)
+    edited = sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)
+    return narrowed("data", edited, x.dtype)

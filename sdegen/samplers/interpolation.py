@@ -12,10 +12,12 @@ from torch import Tensor
 from ..data.parts import change_rows
 from ..laws.interpolation import slerp
 from ..models.score import ScoreModel
+from ..precision import narrowed
 from ..processes.linear import is_linear
 from .base import Sampler
 from .encode import decode, encode
 from .noise import as_seed
+from .start import check_states
 
 
 def interpolate(
@@ -64,13 +66,13 @@ def interpolate(
     # One seed for both: what a larger state holds beyond the data is the same at both ends.
     seed = as_seed(seed, None)
     how: dict[str, Any] = {"steps": steps, "sampler": sampler, "batch": batch, "progress": progress}
-    ends = [encode(model, v, seed=seed, **how, **cond) for v in (x, y)]
+    ends = [encode(model, check_states(name, v, model), seed=seed, **how, **cond) for name, v in (("x", x), ("y", y))]
     mean = _prior_mean(model, ends[0])
     arc = torch.stack([mean + slerp(ends[0] - mean, ends[1] - mean, w) for w in weights])  # (K, B, *)
     K, B = arc.shape[:2]
     cond = change_rows(cond, B, lambda rows: torch.cat([rows] * K))
     points = decode(model, arc.flatten(0, 1), **how, **cond)
-    return points.reshape(K, *x.shape)
+    return narrowed("data", points.reshape(K, *x.shape), x.dtype)
 
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
+from ..precision import narrowed
 from ..processes.linear import is_linear
 from ..progress import should_show
 from .base import Noise, Sampler
@@ -81,15 +82,16 @@ def sample(
         Show a bar; by default where standard error is a terminal.
     callback
         Called as ``callback(i, t, x)`` after step `i`, counted from 0, with the time arrived at and the states there,
-        ``(B, *)``, the clean data at time 0 after the last move of ``"denoise"``. With `batch`, once for every chunk in
-        turn. What it returns is ignored; an exception ends the run.
+        ``(B, *)`` in float32 at least, the clean data at time 0 after the last move of ``"denoise"``. With `batch`, once for
+        every chunk in turn. What it returns is ignored; an exception ends the run.
     cond
         Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all.
 
     Returns
     -------
     Tensor
-        ``(n, *)`` samples of the data, in the model's dtype and on its device; with `part` its rows of them.
+        ``(n, *)`` samples of the data, on the model's device and in the dtype of `x_T`, or without it in the model's; with `part`
+        its rows of them. Of half precision, they are carried in float32 all the way, and rounded in the end.
 
     Raises
     ------
@@ -126,13 +128,16 @@ def sample(
     times = sampler.times(sde, final == "denoise")
     n = check_number(n) if x_T is None else len(x_T)
     rows = rows_of_part(part, n)
-    x_T = (
-        start(model, rows.stop - rows.start, seed, rows.start) if x_T is None else check_states("x_T", x_T, model)[rows]
-    )
-    parts = list(chunks(x_T, batch, cond, rows.start, n))
+    if x_T is None:
+        x = start(model, rows.stop - rows.start, seed, rows.start)
+        dtype = x.dtype if model.like is None else model.like.dtype
+    else:
+        x, dtype = check_states("x_T", x_T, model)[rows], x_T.dtype
+    parts = list(chunks(x, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path)
     found = run(model, sampler.plan, parts, cond, progress)
-    return torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
+    found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
+    return narrowed("samples", found, dtype)
 
 
 class Runner(NamedTuple):
@@ -204,10 +209,11 @@ class Runner(NamedTuple):
     def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
         noise = self.noise(first, self.times)
-        path, sums, state = [x], [], None
+        path, state = [x], None
+        ranges: list[Tensor] = []  # looked at once, at the end: no synchronisation inside the loop
         for i, c in enumerate(steps):
             x, state = self.sampler.step(model, x, c, noise, state)
-            sums.append(x.sum())  # looked at once, at the end: no synchronisation inside the loop
+            ranges += torch.aminmax(x)
             if self.return_path:
                 path.append(x)
             if self.callback is not None:
@@ -216,19 +222,23 @@ class Runner(NamedTuple):
         if self.denoise:
             x = model.denoise(x, self.times[-1])
             path.append(x)
-            sums.append(x.sum())
+            ranges += torch.aminmax(x)
             if self.callback is not None:
                 self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(sums)
+        self._check(ranges)
         return torch.stack(path) if self.return_path else x
 
-    def _check(self, sums: list[Tensor]) -> None:
-        """Refuse a run with a state that was not finite, of which `sums` has the sum after every move."""
-        bad = ~torch.stack([s.isfinite() for s in sums]).cpu() if sums else torch.zeros(1, dtype=torch.bool)
+    def _check(self, ranges: list[Tensor]) -> None:
+        """Refuse a run with a state that was not finite, of which `ranges` has the least and the largest number after every
+        move.
+
+        A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
+        """
+        bad = ~torch.stack(ranges).isfinite().cpu() if ranges else torch.zeros(1, dtype=torch.bool)
         if bad.any():
-            i = int(bad.nonzero()[0, 0])
+            i = int(bad.nonzero()[0, 0]) // 2
             t = self.times[min(i, len(self.times) - 1)].item()
             raise ValueError(
-                f"the state turned non-finite in step {i + 1} of {len(sums)}, from t = {t:.6g}; take more steps, another grid or "
-                "sampler, or check the model at that time."
+                f"the state turned non-finite in step {i + 1} of {len(ranges) // 2}, from t = {t:.6g}; take more steps, another "
+                "grid or sampler, or check the model at that time."
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.parts import change_rows, has_rows, part_of
 from ..models.score import ScoreModel, check_dtype
+from ..precision import widened
 from .base import Sampler
 from .noise import draw
 
@@ -64,7 +65,7 @@ def check_number(n: Any) -> int:
 
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
-    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), in the model's dtype and on its device."""
+    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.require_moments(" for the prior to be matched to, or pass x_T")
     return model.cast_states(draw(model.sde.prior(moments), check_number(n), seed, moments.mean.numel(), first))
 
@@ -88,18 +89,18 @@ def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
 
 
 def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
-    """Return states that the model can take; refuse others, calling them `name`.
+    """Return states that the model can take, those of half precision in float32; refuse others, calling them `name`.
 
     Raises
     ------
     TypeError
         If they are not floating point.
     ValueError
-        If they are not finite, or of another dtype or on another device than the model.
+        If they are not finite, coarser than the model's weights, or on another device.
     """
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; give floating-point values.")
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
-    return x
+    return widened(x)

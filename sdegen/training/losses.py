@@ -85,7 +85,7 @@ class Denoising:
         total = x_0.new_zeros(len(x_0))
         for draw in draws:
             total = total + _per_row(self.error(model, x_0, draw, W, generator, **cond).square())
-        return finite(total * rows(factor / len(draws), total), t)
+        return finite(total * (factor / len(draws)).to(total, non_blocking=True), t)
 
     def error(
         self,

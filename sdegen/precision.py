@@ -1,0 +1,62 @@
+"""The precision of numbers: what is summed, averaged, integrated or compared is held in float32 at least.
+
+A half-precision number has three digits or fewer and, as float16, ends at 65,504: states of it are carried, and laws of it
+computed, in float32. Nothing that is float32 or finer is changed.
+"""
+
+from __future__ import annotations
+
+__all__ = ["at_least_single", "is_finer", "narrowed", "widened"]
+
+import torch
+from torch import Tensor
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for a dtype of half precision, and any finer dtype as it is.
+
+    >>> at_least_single(torch.bfloat16), at_least_single(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return a tensor of half precision as float32, and any finer one as it is."""
+    return x if x.dtype.itemsize > 2 else x.to(at_least_single(x.dtype))
+
+
+def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Tell whether numbers of the `other` dtype are held exactly by a dtype, as they are by the same or by a finer one.
+
+    >>> is_finer(torch.float64, torch.float32), is_finer(torch.float16, torch.bfloat16)
+    (True, False)
+    """
+    return torch.promote_types(dtype, other) == dtype
+
+
+def narrowed(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return finite numbers in another dtype; refuse numbers that it ends before.
+
+    Parameters
+    ----------
+    name
+        What they are, the first words of an error.
+    x
+        Finite numbers.
+    dtype
+        What they are brought to.
+
+    Raises
+    ------
+    ValueError
+        If one of them is too large for it.
+    """
+    if x.dtype == dtype:
+        return x
+    largest, least = x.detach().abs().max().item() if x.numel() else 0.0, torch.finfo(dtype).max
+    if largest > least:
+        raise ValueError(
+            f"{name} reach {largest:.6g}, and {dtype} ends at {least:.6g}; take a model, or x_T, of a finer dtype."
+        )
+    return x.to(dtype)

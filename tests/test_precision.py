@@ -1,0 +1,311 @@
+"""Precision: every sampler, loss, likelihood and metric in float64, float32, bfloat16 and float16.
+
+What a half-precision run is held to is the same run in float64, from the same start with the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import samplers
+from sdegen.precision import at_least_single, is_finer, narrowed, widened
+from sdegen.processes.grids import Angle
+from sdegen.samplers import Sampler
+
+RING = sdegen.data.gaussian_ring()
+HALF = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, *HALF)
+
+
+class TwoMethods(sdegen.ScalarSDE):
+    """A process given by its two coefficients, as a user's own is."""
+
+    def f(self, t: Tensor) -> Tensor:
+        return -4 * t
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + 8 * t).sqrt()
+
+
+class Pulled(sdegen.SDE):
+    """A nonlinear process given by its two coefficients."""
+
+    t_min = 0.01
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x.tanh()
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 1.0
+
+
+class SameNoise:
+    """The noise of float64, in whatever dtype it is asked for."""
+
+    def __init__(self, seed: int, first: int, times: Tensor) -> None:
+        self.noise = samplers.SampleNoise(seed, first)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return self.noise(like.double()).to(like.dtype)
+
+
+def network(sde: Any, dtype: torch.dtype = torch.float64, channels: int = 1, net: nn.Module | None = None) -> Any:
+    """A network off its start, of weights that every dtype here holds exactly."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = sdegen.nets.MLP(2 * channels, width=16, depth=1) if net is None else net
+        for p in net.parameters():
+            nn.init.normal_(p, std=0.15)
+    net = net.to(torch.bfloat16).to(torch.float16).to(torch.float64)
+    model = (sdegen.Model if sde.is_linear else sdegen.DirectModel)(net, sde).to(dtype)
+    model.moments = RING.moments()
+    return model
+
+
+def coarse(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers that every dtype here holds exactly, float64."""
+    x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return x.bfloat16().half().double()
+
+
+PROCESSES = {"scalar": sdegen.VP(), "matrix": sdegen.CLD(), "two methods": TwoMethods(), "nonlinear": Pulled()}
+NAMED = {name: getattr(samplers, name) for name in samplers.__all__}
+KINDS = {
+    name: kind
+    for name, kind in NAMED.items()
+    if isinstance(kind, type) and issubclass(kind, Sampler) and kind is not Sampler
+}
+# Of few steps, and those that a sampler does not construct by itself. What is not named here is constructed as it is.
+MADE: dict[str, Callable[[Any], Sampler]] = {
+    "AdaptiveSDE": lambda sde: samplers.AdaptiveSDE(0.3, 0.2),
+    "AnnealedLangevin": lambda sde: samplers.AnnealedLangevin(5, repeats=2),
+    "Fitted": lambda sde: samplers.Fitted(Angle()(sde, 6), torch.ones(9, 3), 2, True),
+    "Langevin": lambda sde: samplers.Langevin(8, t=0.1),
+    "PredictorCorrector": lambda sde: samplers.PredictorCorrector(samplers.EulerMaruyama(8)),
+    "ProbabilityFlow": lambda sde: samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3),
+    "Restart": lambda sde: samplers.Restart(samplers.Heun(6)),
+}
+# What a sampler means nothing for, it refuses in every dtype.
+LINEAR_ONLY = (
+    "Ancestral",
+    "AnnealedLangevin",
+    "Churn",
+    "DDIM",
+    "ExponentialSDE",
+    "Fitted",
+    "Multistep",
+    "Restart",
+    "ReverseDiffusion",
+    "Singlestep",
+)
+REFUSED = {("matrix", "Churn"), *(("nonlinear", name) for name in LINEAR_ONLY)}
+
+
+def made(name: str, sde: Any) -> Sampler:
+    if name in MADE:
+        return MADE[name](sde)
+    return KINDS[name](8)
+
+
+def runs(make: Callable[[torch.dtype], Any], x_T: Tensor, sampler: Sampler, **cond: Any) -> dict[torch.dtype, Tensor]:
+    """Sample in every dtype, from the same start with the same noise."""
+    final = "denoise" if make(torch.float64).sde.is_linear else "sample"
+    return {
+        dtype: sdegen.sample(
+            make(dtype), x_T=x_T.to(dtype), sampler=sampler, seed=0, noise=SameNoise, final=final, **cond
+        )
+        for dtype in DTYPES
+    }
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("kind", ["exact", "network"])
+def test_every_sampler_in_every_dtype(name: str, process: str, kind: str) -> None:
+    """A run is that of float64 but for float32's rounding, for that of what it returns and, of a network, of its own answers."""
+    sde = PROCESSES[process]
+    channels = 2 if process == "matrix" else 1
+    if kind == "exact" and process == "nonlinear":
+        pytest.skip("the score of a nonlinear process has no closed form")
+    exact = sdegen.Exact(sde, RING) if kind == "exact" else None
+    make = lambda dtype: network(sde, dtype, channels) if exact is None else exact
+    x_T = coarse(48, *([2, 2] if channels == 2 else [2]))
+    if (process, name) in REFUSED:
+        with pytest.raises(TypeError, match=f"{type(sde).__name__}.*(; | use )"):
+            runs(make, x_T, made(name, sde))
+        return
+    found = runs(make, x_T, made(name, sde))
+    want = found.pop(torch.float64)
+    size = want.std().item()
+    for dtype, got in found.items():
+        assert got.dtype == dtype and got.shape == want.shape and got.isfinite().all()
+        error, eps = (got.double() - want).abs(), torch.finfo(dtype).eps
+        if kind == "exact" or dtype == torch.float32:
+            assert (error <= 0.51 * eps * want.abs() + 1e-3 * size).all()
+            assert error.median() <= 0.51 * eps * want.abs().median() + 2e-5 * size
+        elif name != "AdaptiveSDE":
+            assert error.median() < 8 * eps * size
+        else:  # which steps are kept changes with a rounding: of paths only the law is the same
+            spread = size * (2 / len(want)) ** 0.5
+            assert (got.double().mean(0) - want.mean(0)).abs().max() < 4 * spread
+            assert 0.6 < got.double().std() / size < 1.6
+
+
+def test_every_sampler_has_a_row() -> None:
+    assert {"DDIM", "Heun", "Multistep", "EulerMaruyama", "ProbabilityFlow", "ExponentialSDE"} <= set(KINDS)
+    assert set(MADE) <= set(KINDS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_model_samples_in_its_own_dtype(dtype: torch.dtype) -> None:
+    model = network(sdegen.VP(), dtype)
+    x = sdegen.sample(model, 300, seed=0, steps=10)
+    want = sdegen.sample(network(sdegen.VP()), 300, seed=0, steps=10)
+    assert x.dtype == dtype and (x.double() - want).abs().median() < 8 * torch.finfo(dtype).eps * want.std()
+    path = sdegen.sample(model, 3, seed=0, steps=4, return_path=True)
+    assert path.dtype == dtype and torch.equal(path[-1], sdegen.sample(model, 3, seed=0, steps=4))
+    seen: list[torch.dtype] = []
+    sdegen.sample(model, 3, seed=0, steps=4, callback=lambda i, t, x: seen.append(x.dtype))
+    assert set(seen) == {at_least_single(dtype)}
+
+
+class Large(sdegen.GaussianMixture):
+    """One Gaussian of images, of numbers that fill half precision."""
+
+    def __init__(self, mean: float, shape: tuple[int, ...]) -> None:
+        super().__init__(torch.ones(1), torch.full((1, *shape), mean), torch.ones(1))
+
+    def moments(self) -> sdegen.Moments:
+        return sdegen.Moments(self.means[0], self.covariances.expand(self.means[0].numel()))
+
+
+def test_finite_images_of_half_precision_are_not_refused_by_their_sum() -> None:
+    """64 images of 12,288 numbers near 20 have a sum of 1.5e7, where float16 ends at 65,504."""
+    model = sdegen.Exact(sdegen.VP(), Large(20.0, (3, 64, 64)))
+    x_T = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(0)).half()
+    x = sdegen.sample(model, x_T=x_T, steps=5, seed=0)
+    assert x.dtype == torch.float16 and abs(x.double().mean() - 20) < 0.2
+
+
+def test_large_states_of_float32_are_not_refused_by_their_sum() -> None:
+    class Constant(sdegen.Exact):
+        def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
+            return torch.full_like(x, 1e37), torch.zeros_like(x)
+
+    x = sdegen.sample(Constant(sdegen.VP(), RING), x_T=torch.full((100, 2), 2e37), sampler=samplers.DDIM(4))
+    assert x.isfinite().all() and not x.sum().isfinite()
+
+
+def test_samples_beyond_float16_are_refused_in_a_sentence() -> None:
+    model = sdegen.Exact(sdegen.VP(), Large(70_000.0, (2,)))
+    x_T = torch.zeros(3, 2)
+    assert (sdegen.sample(model, x_T=x_T, steps=5) > 65_504).all()
+    with pytest.raises(
+        ValueError, match=r"^samples reach \d+, and torch.float16 ends at 65504; take a model, or x_T, of a"
+    ):
+        sdegen.sample(model, x_T=x_T.half(), steps=5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_state_that_is_not_finite_is_seen(dtype: torch.dtype, bad: float) -> None:
+    class Broken(sdegen.Exact):
+        def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
+            x_0, eps = super().estimate(x, t)
+            x_0[-1, 0] = bad
+            return x_0, eps
+
+    with pytest.raises(ValueError, match=r"^the state turned non-finite in step 1 of 4"):
+        sdegen.sample(Broken(sdegen.VP(), RING), x_T=torch.zeros(3, 2, dtype=dtype), sampler=samplers.DDIM(4))
+
+
+# --- states finer than a network --------------------------------------------------------------------------------------
+
+
+class Recording(nn.Module):
+    """Remembers what it was called with."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.told = net, []
+
+    def forward(self, x: Tensor, level: Tensor, *more: Any, **cond: Any) -> Tensor:
+        self.told.append((x.dtype, level.dtype, level))
+        return self.net(x, level, *more, **cond)
+
+
+def build(kind: str, dtype: torch.dtype) -> tuple[Any, Recording]:
+    """A model of each kind around one network, in a dtype."""
+    net = Recording(sdegen.nets.MLP(2, width=16, depth=1, out=4 if kind == "LearnedVariance" else None))
+    if kind == "Model":
+        model = network(sdegen.VP(), dtype, net=net)
+    elif kind == "LearnedVariance":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for p in net.parameters():
+                nn.init.normal_(p, std=0.15)
+        model = sdegen.LearnedVariance(net, sdegen.VP()).to(torch.bfloat16).to(torch.float16).to(dtype)
+        model.moments = RING.moments()
+    elif kind == "DirectModel":
+        model = network(Pulled(), dtype, net=net)
+    else:
+        inside = network(sdegen.VP(), dtype, net=net).net
+        from_network = sdegen.from_network
+        model = from_network(inside, sdegen.VP(), moments=RING.moments())
+    return model, net
+
+
+@pytest.mark.parametrize("kind", ["Model", "LearnedVariance", "DirectModel", "foreign"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("states", DTYPES, ids=str)
+def test_states_are_at_least_as_fine_as_the_network(kind: str, dtype: torch.dtype, states: torch.dtype) -> None:
+    """The network is called in its own dtype, and answers in that of the states; coarser states are refused."""
+    model, net = build(kind, dtype)
+    x = coarse(5, 2).to(states)
+    if not is_finer(states, dtype):
+        with pytest.raises(
+            ValueError, match=f"^x is {states} .* the model {dtype} .* not coarser: move one to the other"
+        ):
+            model.score(x, 0.4)
+        return
+    score = model.score(x, 0.4)
+    assert score.dtype == states
+    assert net.told[-1][:2] == (dtype, at_least_single(dtype))
+    whole, _ = build(kind, torch.float64)
+    want = whole.score(x.double(), 0.4)
+    eps = max(torch.finfo(states).eps, torch.finfo(dtype).eps)
+    assert (score.double() - want).norm() <= 4 * eps * want.norm() + 1e-5 * (dtype != torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_foreign_network_is_told_its_step(dtype: torch.dtype) -> None:
+    """999 is 1000 in bfloat16."""
+    model, net = build("foreign", dtype)
+    model.denoise(coarse(2, 2), torch.tensor([1.0, 0.258], dtype=torch.float64))
+    assert net.told[-1][2].double().tolist() == pytest.approx([999.0, 257.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [sdegen.nets.embeddings.Sinusoidal, sdegen.nets.embeddings.Fourier])
+def test_an_embedding_of_a_coarser_network_stays_exact(make: Any) -> None:
+    embedding = make(32)
+    u = torch.linspace(-2, 2, 9)
+    want = embedding(u)
+    for dtype in HALF:
+        half = deepcopy(embedding).to(dtype)
+        assert torch.equal(half(u), want)
+        assert torch.equal(half.float()(u), want)
+
+
+def test_numbers_of_half_precision_are_widened_and_no_others() -> None:
+    for dtype, wide in zip(DTYPES, (torch.float64, torch.float32, torch.float32, torch.float32), strict=True):
+        x = torch.zeros(2, dtype=dtype)
+        assert widened(x).dtype == wide and (widened(x) is x) == (dtype == wide)
+    with pytest.raises(ValueError, match=r"^states reach 1e\+06, and torch.float16 ends at 65504"):
+        narrowed("states", torch.tensor([1.0, -1e6]), torch.float16)
