@@ -17,8 +17,9 @@ from benchmarks.ring import RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, weightings
-from sdegen.laws.derivatives import ExactDivergence, Hutchinson, value_and_slope
+from sdegen.laws.derivatives import ExactDivergence, Hutchinson
 from sdegen.laws.marginals import Level
+from sdegen.laws.products import value_and_slope
 from sdegen.models import EDMParametrization
 
 SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells

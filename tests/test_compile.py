@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import sdegen
+from sdegen.laws.odes import TABLEAUS
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -26,7 +27,6 @@ from sdegen.samplers import (
     Singlestep,
     transition_variance,
 )
-from sdegen.samplers.ode import TABLEAUS
 
 STEPS = 12  # more than the recompilations that torch allows
 # The graphs of a run: one, and where a step remembers those before it one more for each that has fewer to remember.

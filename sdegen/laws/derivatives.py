@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = [
     "Divergence",
     "ExactDivergence",
-    "Field",
     "HutchPlusPlus",
     "Hutchinson",
     "Traces",
@@ -18,62 +17,22 @@ __all__ = [
     "hutchinson_divergences",
     "hutchpp_divergences",
     "subspace",
-    "value_and_slope",
-    "value_and_slopes",
 ]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..show import show_call
 from .draws import rademacher_like
-
-Field = Callable[[Tensor], Tensor]
-
-
-def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``f(x)`` and the directional derivative ``(∂f/∂x) direction``, by one forward-mode derivative.
-
-    Parameters
-    ----------
-    field
-        ``f``, a function of states that has forward-mode derivatives.
-    x
-        Where, ``(B, *)``.
-    direction
-        The direction of the derivative, of the shape of `x`.
-    """
-    value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
-    return value, slope
+from .products import Field, Products
 
 
-def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``f(x)`` and the derivatives ``(∂f/∂x) v``, ``(m, B, *)``, along directions `v` ``(m, B, *)``, computed 64 at
-    a time.
-
-    Parameters
-    ----------
-    field, x
-        As for `value_and_slope`.
-    directions
-        The `v`, ``(m, B, *)``.
-    """
-
-    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return value_and_slope(field, x, direction)
-
-    # The value does not depend on the direction, so it is computed once for all directions of a block.
-    out_dims: Any = (None, 0)
-    blocks = [torch.func.vmap(along, out_dims=out_dims)(block) for block in directions.split(64)]
-    return blocks[0][0], torch.cat([slopes for _, slopes in blocks])
-
-
-def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Return ``field(x)`` and ``div field = Σ_i ∂f_i/∂x_i``, ``(B,)``, by one forward-mode derivative per coordinate.
+def exact_divergence(field: Field, x: Tensor, products: Products | None = None) -> tuple[Tensor, Tensor]:
+    """Return ``field(x)`` and ``div field = Σ_i ∂f_i/∂x_i``, ``(B,)``, by one derivative per coordinate.
 
     Parameters
     ----------
@@ -81,17 +40,26 @@ def exact_divergence(field: Field, x: Tensor, generator: torch.Generator | None 
         Maps ``(B, *)`` to the same shape, row by row.
     x
         Where, ``(B, *)``.
-    generator
-        Unused; the signature is that of `hutchinson_divergence`.
+    products
+        How derivatives are taken; found out anew by default.
     """
-    d = x[0].numel()
-    basis = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
-    value, slopes = value_and_slopes(field, x, basis)
-    return value, _dots(basis, slopes).sum(0)
+    d, shape = x[0].numel(), x.shape[1:]
+
+    def axes(part: slice) -> Tensor:
+        basis = x.new_zeros(part.stop - part.start, d)
+        basis.diagonal(part.start).fill_(1.0)
+        return basis.reshape(-1, 1, *shape).expand(-1, *x.shape)
+
+    value, traces = (products or Products()).traces(field, x, d, axes)
+    return value, traces.sum(0)
 
 
 def hutchinson_divergence(
-    field: Field, x: Tensor, generator: torch.Generator | None = None, probe: Tensor | None = None
+    field: Field,
+    x: Tensor,
+    generator: torch.Generator | None = None,
+    probe: Tensor | None = None,
+    products: Products | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``field(x)`` and the unbiased estimate ``vᵀ (∂f/∂x) v`` of its divergence, ``(B,)``, for one Rademacher probe
     `v`.
@@ -100,7 +68,7 @@ def hutchinson_divergence(
 
     Parameters
     ----------
-    field, x
+    field, x, products
         As for `exact_divergence`.
     generator
         Randomness of the probe.
@@ -108,27 +76,30 @@ def hutchinson_divergence(
         The probe, signs of the shape of `x`; drawn by default.
     """
     v = rademacher_like(x, generator) if probe is None else probe
-    value, slope = value_and_slope(field, x, v)
-    return value, _dots(v[None], slope[None])[0]
+    value, traces = hutchinson_divergences(field, x, v[None], products)
+    return value, traces[0]
 
 
-def hutchinson_divergences(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def hutchinson_divergences(
+    field: Field, x: Tensor, probes: Tensor, products: Products | None = None
+) -> tuple[Tensor, Tensor]:
     """Return ``field(x)`` and Hutchinson's estimate of its divergence for each of `m` probes ``(m, B, *)``: ``(m, B)``.
 
     M. Hutchinson, 1989: see `hutchinson_divergence`.
 
     Parameters
     ----------
-    field, x
+    field, x, products
         As for `exact_divergence`.
     probes
         ``(m, B, *)``, signs; one derivative each.
     """
-    value, slopes = value_and_slopes(field, x, probes)
-    return value, _dots(probes, slopes)
+    return (products or Products()).traces(field, x, len(probes), lambda part: probes[part])
 
 
-def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def hutchpp_divergences(
+    field: Field, x: Tensor, Q: Tensor, probes: Tensor, products: Products | None = None
+) -> tuple[Tensor, Tensor]:
     """Return ``field(x)`` and the Hutch++ estimate of its divergence for each of `m` probes: ``(m, B)``.
 
     The trace of the Jacobian `J` over a subspace, ``tr Qᵀ J Q``, is exact; that of the rest, ``(1 − Q Qᵀ) J (1 − Q Qᵀ)``, is
@@ -137,7 +108,7 @@ def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> t
 
     Parameters
     ----------
-    field, x
+    field, x, products
         As for `exact_divergence`.
     Q
         Orthonormal columns for each row, ``(B, d, k)``, independent of the probes: see `subspace`.
@@ -148,8 +119,7 @@ def hutchpp_divergences(field: Field, x: Tensor, Q: Tensor, probes: Tensor) -> t
     rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
     directions = torch.cat([Q.permute(2, 0, 1), rest])
     directions = directions.reshape(len(directions), *x.shape)
-    value, slopes = value_and_slopes(field, x, directions)
-    traces = _dots(directions, slopes)
+    value, traces = hutchinson_divergences(field, x, directions, products)
     return value, traces[: Q.shape[2]].sum(0) + traces[Q.shape[2] :]
 
 
@@ -165,11 +135,6 @@ def subspace(images: Tensor) -> Tensor:
         The vectors, ``(k, B, *)``, of `d` numbers each.
     """
     return torch.linalg.qr(images.flatten(2).permute(1, 2, 0))[0]
-
-
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Return inner products of rows, ``(m, B)``."""
-    return (a * b).flatten(2).sum(2)
 
 
 class Traces(NamedTuple):
@@ -195,9 +160,21 @@ class Divergence(ABC):
 
     __repr__ = show_call
 
+    def draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Draw what is random in a run: vectors ``(k, B, *)``, of which each row of the states has its own; here none.
+
+        Parameters
+        ----------
+        y
+            States ``(B, *)``, for their shape, dtype and device.
+        generator
+            Randomness.
+        """
+        return None
+
     @abstractmethod
-    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return a function that computes divergences along a path, with probes drawn once.
+    def along(self, fields: Callable[[float], Field], y: Tensor, drawn: Tensor | None) -> Traces:
+        """Return a function that computes divergences along a path, always with the same vectors.
 
         Parameters
         ----------
@@ -205,24 +182,25 @@ class Divergence(ABC):
             The field at a place of the path, from 0 to 1.
         y
             States at the start of the path, ``(B, *)``.
-        generator
-            Randomness of the probes.
+        drawn
+            What `draw` has drawn for these rows.
         """
 
     def __call__(self, field: Field, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return ``field(x)`` and its divergence, or the mean of its estimates, ``(B,)``."""
-        value, divergences = self.along(lambda place: field, x, generator).of(field, x)
+        value, divergences = self.along(lambda place: field, x, self.draw(x, generator)).of(field, x)
         return value, divergences.mean(0)
 
 
 class ExactDivergence(Divergence):
-    """The exact divergence, by one forward-mode derivative per coordinate: see `exact_divergence`."""
+    """The exact divergence, by one derivative per coordinate: see `exact_divergence`."""
 
-    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return a function that computes the exact divergence along a path; nothing is drawn."""
+    def along(self, fields: Callable[[float], Field], y: Tensor, drawn: Tensor | None) -> Traces:
+        """Return a function that computes the exact divergence along a path."""
+        products = Products()
 
         def of(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
-            value, divergence = exact_divergence(field, y)
+            value, divergence = exact_divergence(field, y, products)
             return value, divergence[None]
 
         return Traces(of, 1, exact=True)
@@ -249,10 +227,15 @@ class Hutchinson(Divergence):
             raise ValueError(f"probes = {probes}; at least one is needed.")
         self.probes = probes
 
-    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
-        """Return a function that estimates the divergence along a path, with probes drawn once."""
-        v = torch.stack([rademacher_like(y, generator) for _ in range(self.probes)])
-        return Traces(lambda field, y: hutchinson_divergences(field, y, v), self.probes)
+    def draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw the probes, signs ``(probes, B, *)``."""
+        return torch.stack([rademacher_like(y, generator) for _ in range(self.probes)])
+
+    def along(self, fields: Callable[[float], Field], y: Tensor, drawn: Tensor | None) -> Traces:
+        """Return a function that estimates the divergence along a path by the probes."""
+        assert drawn is not None
+        products = Products()
+        return Traces(lambda field, y: hutchinson_divergences(field, y, drawn, products), self.probes)
 
 
 class HutchPlusPlus(Hutchinson):
@@ -273,13 +256,18 @@ class HutchPlusPlus(Hutchinson):
         If there is no probe.
     """
 
-    def along(self, fields: Callable[[float], Field], y: Tensor, generator: torch.Generator | None) -> Traces:
+    def draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw signs for the subspace and the probes, ``(2 probes, B, *)``."""
+        return torch.stack([rademacher_like(y, generator) for _ in range(2 * self.probes)])
+
+    def along(self, fields: Callable[[float], Field], y: Tensor, drawn: Tensor | None) -> Traces:
         """Return a function that estimates the divergence in one subspace for the whole path, so that the integrand stays smooth.
 
-        The subspace is spanned by images of Jacobians at places all over the path.
+        The subspace is spanned by images of Jacobians, or their transposes, at places all over the path.
         """
-        n = self.probes
-        sketch, v = torch.stack([rademacher_like(y, generator) for _ in range(2 * n)]).split(n)
-        images = [value_and_slope(fields((i + 0.5) / n), y, s)[1] for i, s in enumerate(sketch)]
-        Q = subspace(torch.stack(images))
-        return Traces(lambda field, y: hutchpp_divergences(field, y, Q, v), n)
+        assert drawn is not None
+        n, products = self.probes, Products()
+        sketch, v = drawn.split(n)
+        images = [products(fields((i + 0.5) / n), y, sketch[i : i + 1])[1] for i in range(n)]
+        Q = subspace(torch.cat(images))
+        return Traces(lambda field, y: hutchpp_divergences(field, y, Q, v, products), n)

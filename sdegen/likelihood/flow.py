@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Density", "LogProb", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +22,10 @@ from ..models.wrapper import Conditioned
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
 from ..samplers.run import sample
-from ..samplers.start import start
+from ..samplers.start import check_batch, chunks, start
 from ..show import show_call
 from .draws import log_mean, repeat_rows
-from .path import follow
+from .path import Integration, Path, follow
 
 
 class LogProb(NamedTuple):
@@ -33,9 +34,10 @@ class LogProb(NamedTuple):
     Attributes
     ----------
     value, stderr
-        ``(B,)``; a standard error of 0 means exact but for the integrator's tolerance, NaN that one probe cannot tell.
+        ``(B,)``; a standard error of 0 means exact but for the integrator's tolerance, NaN that one probe cannot tell. With a
+        method of fixed steps it holds what these differ by from half as many.
     evaluations
-        Number of times the flow was evaluated.
+        Number of times the flow was evaluated; of the part that took most where rows went in parts.
     """
 
     value: Tensor
@@ -85,7 +87,9 @@ def estimate_log_prob(
     draws: int = 32,
     tolerance: float | None = None,
     method: str | None = None,
+    steps: int | None = None,
     generator: torch.Generator | None = None,
+    batch: int | None = None,
     **cond: Any,
 ) -> LogProb:
     """Compute ``log p(x)`` by the probability flow, and return it with its standard error and the number of network evaluations.
@@ -113,9 +117,16 @@ def estimate_log_prob(
     tolerance, method
         Relative and absolute tolerance of a step, held for the worst row: 3e-7 in float64, 1e-5 in coarser dtypes by default,
         from which errors of at most 1e-5 nats, and in float32 some 1e-4, were seen to add up over a path;
-        and an adaptive method of torchdiffeq, instead of Adams' predictor and corrector.
+        and a method of torchdiffeq instead of Adams' predictor and corrector: one of ``dopri8``, ``dopri5``, ``bosh3``,
+        ``fehlberg2``, ``adaptive_heun``, or with `steps` one of ``euler``, ``midpoint``, ``heun2``, ``heun3``, ``rk4``.
+    steps
+        Steps of a method of fixed steps, at least two; the flow is followed in half as many besides, and what the results differ
+        by is part of the standard error.
     generator
         Randomness of probes and draws.
+    batch
+        Most states that go through the model at a time; all by default. Probes and draws of a datum do not depend on it, and
+        the result only by rounding and what the integrator's tolerance allows.
     cond
         Conditions for the network: tensors with a row for each datum, or one value for all.
 
@@ -131,24 +142,23 @@ def estimate_log_prob(
         raise ValueError("x holds NaN or infinite values; remove them first.")
     if draws < 1:
         raise ValueError(f"draws = {draws}; at least one is needed.")
-    divergence = _checked(divergence, tolerance)
+    how = Integration(tolerance, method, steps).check()
+    divergence = _checked(divergence)
+    check_batch(batch)
     sde = model.sde
     prior = _prior(model) if prior is None else prior
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
     cond = cond if whole else repeat_rows(cond, len(x), draws)
-    bound = Conditioned(model, **cond) if cond else model
     check_dtype(model, x)
 
-    def of_states(u: Tensor) -> tuple[Tensor, Tensor, int]:
-        path = follow(bound, u, (0.0, sde.T), divergence, tolerance, method, generator)
-        return prior.log_prob(path.end) + path.log_volume, path.stderr, path.evaluations
+    def at_start(u: Tensor, path: Path) -> Tensor:
+        return prior.log_prob(path.end) + path.log_volume
+
+    def of_states(u: Tensor) -> LogProb:
+        return _carry(model, u, (0.0, sde.T), at_start, divergence, how, generator, batch, cond)[1]
 
     with torch.no_grad(), evaluating(model):
-        if whole:
-            value, stderr, evaluations = of_states(x)
-        else:
-            value, stderr, evaluations = _marginalise(sde, x, draws, of_states, generator)
-    return LogProb(value, stderr, evaluations)
+        return of_states(x) if whole else _marginalise(sde, x, draws, of_states, generator)
 
 
 def sample_with_log_prob(
@@ -159,7 +169,9 @@ def sample_with_log_prob(
     prior: Any = None,
     tolerance: float | None = None,
     method: str | None = None,
+    steps: int | None = None,
     seed: int | None = None,
+    batch: int | None = None,
     **cond: Any,
 ) -> tuple[Tensor, LogProb]:
     """Draw samples by the probability flow, and return them with their log-densities, from one integration.
@@ -174,7 +186,7 @@ def sample_with_log_prob(
         Number of samples.
     seed
         Seed of starting states and probes; a fresh one by default.
-    divergence, prior, tolerance, method
+    divergence, prior, tolerance, method, steps, batch
         As for `estimate_log_prob`; a `prior` has ``sample(n, generator)`` too.
     cond
         Conditions for the network: tensors with `n` rows, or one value for all.
@@ -197,7 +209,9 @@ def sample_with_log_prob(
     >>> (found.value - ring.log_prob(x)).abs().max().item() < 1e-3  # what is left is the gap of the prior
     True
     """
-    divergence = _checked(divergence, tolerance)
+    how = Integration(tolerance, method, steps).check()
+    divergence = _checked(divergence)
+    check_batch(batch)
     seed = as_seed(seed, None)
     generator = torch.Generator().manual_seed(seed)
     if prior is None:
@@ -205,20 +219,50 @@ def sample_with_log_prob(
         x_T = start(model, n, seed)
     else:
         x_T = model.cast_states(prior.sample(n, generator))
-    bound = Conditioned(model, **cond) if cond else model
+
+    def at_end(x_T: Tensor, path: Path) -> Tensor:
+        return prior.log_prob(x_T) - path.log_volume
+
     with torch.no_grad(), evaluating(model):
-        path = follow(bound, x_T, (model.sde.T, 0.0), divergence, tolerance, method, generator)
-    return path.end, LogProb(prior.log_prob(x_T) - path.log_volume, path.stderr, path.evaluations)
+        return _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
 
 
-def _checked(divergence: Divergence | None, tolerance: float | None) -> Divergence:
-    """Return the divergence asked for, the exact one by default, once it and the tolerance are of use."""
+def _carry(
+    model: ScoreModel,
+    u: Tensor,
+    times: tuple[float, float],
+    log_prob: Callable[[Tensor, Path], Tensor],
+    divergence: Divergence,
+    how: Integration,
+    generator: torch.Generator | None,
+    batch: int | None,
+    cond: dict[str, Any],
+) -> tuple[Tensor, LogProb]:
+    """Carry states along the flow, `batch` at a time, and return them with the log-densities that `log_prob` makes of states
+    and their path. Steps of one size are compared with half as many.
+    """
+    drawn = divergence.draw(u, generator)  # for all rows, so that those of a row do not depend on its part
+    ends, found = [], []
+    for first, part, own in chunks(u, batch, cond, 0, len(u)):
+        bound = Conditioned(model, **own) if own else model
+        v = None if drawn is None else drawn[:, first : first + len(part)]
+        path = follow(bound, part, times, divergence, v, how)
+        value, stderr, evaluations = log_prob(part, path), path.stderr, path.evaluations
+        if how.coarser is not None:
+            rough = follow(bound, part, times, divergence, v, how.coarser)
+            stderr, evaluations = stderr.hypot(log_prob(part, rough) - value), evaluations + rough.evaluations
+        ends.append(path.end)
+        found.append((value, stderr, evaluations))
+    values, errors, counts = zip(*found, strict=True)
+    return torch.cat(ends), LogProb(torch.cat(values), torch.cat(errors), max(counts))
+
+
+def _checked(divergence: Divergence | None) -> Divergence:
+    """Return the divergence asked for, the exact one by default; refuse anything else."""
     if not (divergence is None or isinstance(divergence, Divergence)):
         raise TypeError(
             f"divergence = {divergence!r}; give ExactDivergence(), Hutchinson(probes) or HutchPlusPlus(probes) of derivatives."
         )
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance = {tolerance}; it must be positive.")
     return ExactDivergence() if divergence is None else divergence
 
 
@@ -227,14 +271,14 @@ def _prior(model: ScoreModel) -> Any:
 
 
 def _marginalise(
-    sde: SDE, x: Tensor, draws: int, of_states: Any, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, int]:
+    sde: SDE, x: Tensor, draws: int, of_states: Callable[[Tensor], LogProb], generator: torch.Generator | None
+) -> LogProb:
     """Estimate ``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data."""
     rows = x.repeat_interleave(draws, 0)
     u, log_N = sde.complete(rows, noise_like(sde.lift(rows), generator))
-    joint, _, evaluations = of_states(u)
-    value, stderr = log_mean((joint - log_N).reshape(len(x), draws))
-    return value, stderr, evaluations
+    joint = of_states(u)
+    value, stderr = log_mean((joint.value - log_N).reshape(len(x), draws))
+    return LogProb(value, stderr, joint.evaluations)
 
 
 class Density:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Path", "follow"]
+__all__ = ["Integration", "Path", "follow"]
 
 from typing import NamedTuple
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..laws.derivatives import Divergence
+from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
 from ..models.score import ScoreModel
-from ..samplers.ode import adaptive
+from ..samplers.ode import cannot_follow
 from ..show import show_call
 from .adams import adams
 from .draws import stderr_of_mean
@@ -41,24 +42,90 @@ class Path(NamedTuple):
         return show_call(self)
 
 
+class Integration(NamedTuple):
+    """How a flow is integrated.
+
+    Attributes
+    ----------
+    tolerance
+        Relative and absolute error of an adaptive step; by the dtype if None.
+    method
+        A method of `laws.odes`; Adams' predictor and corrector if None.
+    steps
+        Steps of a method of fixed steps.
+    """
+
+    tolerance: float | None = None
+    method: str | None = None
+    steps: int | None = None
+
+    def check(self) -> Integration:
+        """Refuse, by a ValueError, what cannot be integrated with; return the rest as it is."""
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"tolerance = {self.tolerance}; it must be positive.")
+        if self.method is not None:
+            check_method(self.method, self.steps)
+        if self.steps is not None:
+            if self.method not in TABLEAUS:
+                raise ValueError(
+                    f"steps = {self.steps} with an adaptive method, which chooses its own; give a tolerance, or a method of "
+                    f"fixed steps, {', '.join(TABLEAUS)}."
+                )
+            if self.steps < 2:
+                raise ValueError(f"steps = {self.steps}; the error is told by half as many, so give at least two.")
+        return self
+
+    @property
+    def coarser(self) -> Integration | None:
+        """The same with half as many steps, from which these differ by no less than their error; None if steps adapt."""
+        return None if self.steps is None else self._replace(steps=self.steps // 2)
+
+    def solve(self, slope: Slope, state: Tensor, parts: tuple[int, int]) -> Tensor:
+        """Integrate ``dy/du = slope(u, y)`` from 0 to 1, and return the state there; an ArithmeticError if that fails."""
+        if self.method is not None and self.steps is not None:
+            return integrate_in_steps(slope, state, self.method, self.steps)
+        tolerance = self.tolerance
+        if tolerance is None:
+            tolerance = 3e-7 if state.dtype == torch.float64 else 1e-5
+        if self.method is None:
+            return adams(slope, state, tolerance, parts)
+        return integrate(slope, state, self.method, tolerance, tolerance)
+
+
 def follow(
     model: ScoreModel,
     u: Tensor,
     times: tuple[float, float],
     divergence: Divergence,
-    tolerance: float | None,
-    method: str | None,
-    generator: torch.Generator | None,
+    drawn: Tensor | None,
+    how: Integration,
 ) -> Path:
-    """Integrate the probability flow from one time to another, and return the states with the log-determinant of the map."""
+    """Integrate the probability flow from one time to another, and return the states with the log-determinant of the map.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    u
+        States at the first time, ``(B, *)``.
+    times
+        From where, and to where.
+    divergence, drawn
+        How the divergence is found, and what `Divergence.draw` has drawn for these states.
+    how
+        How the flow is integrated.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be; the message names the time.
+    """
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)
     span = tau[1] - tau[0]
     d, shape = u[0].numel(), u.shape
     evaluations, now = 0, tau[0]
-    if tolerance is None:
-        tolerance = 3e-7 if u.dtype == torch.float64 else 1e-5
 
     def slope(place: float, state: Tensor) -> Tensor:
         nonlocal evaluations, now
@@ -70,27 +137,12 @@ def follow(
         return torch.cat([value.reshape(len(u), d), divergences.mT], 1) * span.to(u)
 
     y = flow.chart(u, ends[0])
-    traces = divergence.along(lambda place: flow.field(tau[0] + place * span), y, generator)
+    traces = divergence.along(lambda place: flow.field(tau[0] + place * span), y, drawn)
     state = torch.cat([y.reshape(len(u), d), y.new_zeros(len(u), traces.m)], 1)
     try:
-        if method is None:
-            state = adams(slope, state, tolerance, parts=(d, traces.m))
-        else:
-            from torchdiffeq import odeint  # loads on use
-
-            clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
-            state = odeint(
-                # torchdiffeq's first trial step may overshoot
-                lambda clock, state: slope(min(clock.item(), 1.0), state), state, clock, rtol=tolerance, atol=tolerance,
-                method=method, options=adaptive(clock),
-            )[-1]  # fmt: skip
-    except (AssertionError, ArithmeticError) as failure:  # torchdiffeq asserts that steps and states stay finite
-        t = flow.time(now)
-        size = model.sde.root(t).matrix().norm().item()
-        raise ValueError(
-            f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
-            "tolerance, or look at the model there."
-        ) from failure
+        state = how.solve(slope, state, (d, traces.m))
+    except ArithmeticError as failure:
+        raise cannot_follow(flow, now, failure) from failure
     scales = flow.log_scale(ends)
     totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
     stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)

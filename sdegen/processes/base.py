@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import Field
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, as_operator, rows
+from ..laws.products import Field
 from ..show import show_call
 from .dynamics import Dynamics, as_time
 from .nonlinear import calibrate_lag, local_law, walk

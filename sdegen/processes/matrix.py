@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import Field
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
+from ..laws.products import Field
 from .base import Flow, Read
 from .dynamics import as_time
 from .linear import LinearSDE, check_order

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..laws.derivatives import Field, value_and_slope
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
+from ..laws.products import Field, value_and_slope
 from .base import Flow, Read
 from .dynamics import as_time
 from .inverse import FallTable

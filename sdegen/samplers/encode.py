@@ -25,7 +25,7 @@ from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
 from .run import Runner
-from .start import check_choice, check_states, chunks
+from .start import check_batch, check_choice, check_states, chunks
 
 
 class Encoded(NamedTuple):
@@ -192,8 +192,7 @@ def _follow(
             "DDIM(eta=0)."
         )
 
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
+    check_batch(batch)
     times, plan = sampler.times(model.sde, False), sampler.plan
     if to_noise:
         times, plan = times.flip(0), partial(_plan_backward, sampler)

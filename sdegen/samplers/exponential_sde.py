@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..laws.derivatives import value_and_slope
 from ..laws.interpolation import lagrange, rule
 from ..laws.kernels import posterior
 from ..laws.operators import Matrix, Operator, Scale
+from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from ..processes.linear import LinearSDE

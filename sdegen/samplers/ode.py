@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["FlowStep", "Heun", "ProbabilityFlow", "RungeKutta", "TABLEAUS", "Tableau", "adaptive", "worst_row"]
+__all__ = ["FlowStep", "Heun", "ProbabilityFlow", "RungeKutta", "cannot_follow"]
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from ..laws.odes import TABLEAUS, Tableau, check_method, integrate
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Flow
 from ..processes.grids import Grid
 from .base import Noise, Sampler
 from .exponential import Move, apply_move
-
-
-class Tableau(NamedTuple):
-    """The Butcher tableau of an explicit Runge–Kutta method.
-
-    Attributes
-    ----------
-    order
-        The power of the step size with which its error vanishes.
-    c
-        ``c_0 = 0, c_1, ...``.
-    A
-        Weights of the slopes on the way to each later stage, and last on the way to the end.
-    """
-
-    order: int
-    c: tuple[float, ...]
-    A: tuple[tuple[float, ...], ...]
-
-
-# The fixed-step methods of torchdiffeq by its names; "rk4" is Kutta's three-eighths rule.
-TABLEAUS = {
-    "euler": Tableau(1, (0,), ((1,),)),
-    "midpoint": Tableau(2, (0, 1 / 2), ((1 / 2,), (0, 1))),
-    "heun2": Tableau(2, (0, 1), ((1,), (1 / 2, 1 / 2))),
-    "heun3": Tableau(3, (0, 1 / 3, 2 / 3), ((1 / 3,), (0, 2 / 3), (1 / 4, 0, 3 / 4))),
-    "rk4": Tableau(4, (0, 1 / 3, 2 / 3, 1), ((1 / 3,), (-1 / 3, 1), (1, -1, 1), (1 / 8, 3 / 8, 3 / 8, 1 / 8))),
-}
 
 
 class RungeKutta(NamedTuple):
@@ -127,30 +99,36 @@ class FlowStep(NamedTuple):
 
 
 class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
-    """A sampler that integrates the probability flow by a solver of torchdiffeq, fixed or adaptive.
+    """A sampler that integrates the probability flow by a Runge–Kutta method, adaptive or of fixed steps.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
     Parameters
     ----------
     steps, grid
-        With a fixed method (``"rk4"``, ``"midpoint"``, ...) its steps; with an adaptive one the stops between which it
-        chooses its own, one by default.
+        With a method of fixed steps its steps; with an adaptive one the stops between which it chooses its own, one by
+        default.
     method
-        A torchdiffeq method.
+        A method of torchdiffeq: of `laws.odes.ADAPTIVE`, or of fixed steps of `laws.odes.TABLEAUS`.
     rtol, atol
         Tolerances of adaptive methods, held by the worst row of the batch.
+
+    Raises
+    ------
+    ValueError
+        If the method is none of these, or is of fixed steps and their number is not given.
     """
 
     def __init__(
         self,
-        steps: int = 1,
+        steps: int | None = None,
         grid: Grid | None = None,
         method: str = "dopri5",
         rtol: float = 1e-5,
         atol: float = 1e-5,
     ) -> None:
-        super().__init__(steps, grid)
+        check_method(method, steps)
+        super().__init__(1 if steps is None else steps, grid)
         self.method, self.rtol, self.atol = method, rtol, atol
         self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 
@@ -159,7 +137,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[FlowStep | RungeKutta]:
-        """Plan the flow's clock at the times, and all coefficients of the methods in `TABLEAUS`."""
+        """Plan the flow's clock at the times, and all coefficients of the methods of fixed steps."""
         if self.method in TABLEAUS:
             return list(RungeKutta.plan(model, times, TABLEAUS[self.method]))
         flow = model.sde.flow(model)
@@ -170,33 +148,37 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         self, model: ScoreModel, x: Tensor, c: FlowStep | RungeKutta, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
         """Integrate from one stop to the next."""
-        from torchdiffeq import odeint  # loads on use
-
         if isinstance(c, RungeKutta):
             return c(x), None
+        span, now = c.tau_s - c.tau_t, c.tau_t
 
-        def slope(u: Tensor, y: Tensor) -> Tensor:
-            u = u.double().cpu().clamp(0, 1)  # torchdiffeq's first trial step may overshoot
-            tau = c.tau_t + u * (c.tau_s - c.tau_t)
-            return c.flow.velocity(y, tau) * (c.tau_s - c.tau_t)
+        def slope(place: float, y: Tensor) -> Tensor:
+            nonlocal now
+            now = c.tau_t + place * span
+            return c.flow.velocity(y, now) * span
 
-        y = c.flow.chart(x, c.t)
-        clock = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device)
-        options = adaptive(clock) if self.method in ADAPTIVE else None
-        end = odeint(slope, y, clock, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
+        try:
+            end = integrate(slope, c.flow.chart(x, c.t), self.method, self.rtol, self.atol)
+        except ArithmeticError as failure:
+            raise cannot_follow(c.flow, now, failure) from failure
         return c.flow.unchart(end, c.s), None
 
 
-def adaptive(clock: Tensor) -> dict[str, Any]:
-    """Return options for torchdiffeq: the error tolerance holds for the worst row, and nothing is evaluated beyond the
-    last time.
+def cannot_follow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> ValueError:
+    """Return the error that says at which time and noise level a flow could not be followed, and why.
+
+    Parameters
+    ----------
+    flow
+        The probability flow.
+    tau
+        Where, on the flow's clock.
+    failure
+        What the integrator says of it.
     """
-    return {"norm": worst_row, "step_t": clock[-1:]}
-
-
-ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
-
-
-def worst_row(x: Tensor) -> Tensor:
-    """Return the largest root mean square of a row, as an error norm that does not depend on the batch."""
-    return x.reshape(len(x), -1).square().mean(1).max().sqrt() if x.ndim else x.abs()
+    t = flow.time(tau)
+    size = flow.sde.root(t).matrix().norm().item()
+    return ValueError(
+        f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
+        "tolerance, or look at the model there."
+    )

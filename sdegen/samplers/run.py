@@ -19,7 +19,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_choice, check_number, check_states, chunks, rows_of_part, start
+from .start import check_batch, check_choice, check_number, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -111,8 +111,7 @@ def sample(
     check_choice(steps, sampler)
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch = {batch}; give the most samples to hold at a time, at least 1, or None for all.")
+    check_batch(batch)
     if part is not None and seed is None and generator is None:
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_choice", "check_number", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = ["check_batch", "check_choice", "check_number", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
@@ -14,6 +14,18 @@ from ..models.score import ScoreModel, check_dtype
 from ..precision import widened
 from .base import Sampler
 from .noise import draw
+
+
+def check_batch(batch: Any) -> None:
+    """Refuse a `batch` that is no number of rows.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a positive whole number nor None.
+    """
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
 
 
 def check_choice(steps: int | None, sampler: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...laws.derivatives import value_and_slope
+from ...laws.products import value_and_slope
 from ...processes.quadrature import scalar_moments
 from ...processes.scalar import ScalarSDE
 from ..report import QUADRATURE, Law, close, derivative

@@ -1,0 +1,164 @@
+"""Products of a field's Jacobian with vectors, by forward-mode derivatives, or by reverse mode where a field has no others.
+
+Fused kernels of attention have no forward-mode derivatives and no second ones, so that attention takes the plain formula while a
+product is formed. Recurrent kernels and functions with a derivative written by hand have none but those of reverse mode.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Field", "Products", "plain_attention", "pulled_back", "value_and_slope", "value_and_slopes"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Field = Callable[[Tensor], Tensor]
+
+TOGETHER = 64  # directions that are followed at once, at most
+NUMBERS = (
+    2**14
+)  # of a state, times the directions followed at once, at most: what a network holds is many times as much
+
+
+def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and the directional derivative ``(∂f/∂x) direction``, by one forward-mode derivative.
+
+    Parameters
+    ----------
+    field
+        ``f``, a function of states that has forward-mode derivatives.
+    x
+        Where, ``(B, *)``.
+    direction
+        The direction of the derivative, of the shape of `x`.
+    """
+    value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
+    return value, slope
+
+
+def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and the derivatives ``(∂f/∂x) v``, ``(m, B, *)``, along directions `v` ``(m, B, *)``, all at a time.
+
+    Parameters
+    ----------
+    field, x
+        As for `value_and_slope`.
+    directions
+        The `v`, ``(m, B, *)``.
+    """
+
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        return value_and_slope(field, x, direction)
+
+    if len(directions) == 1:
+        value, slope = along(directions[0])
+        return value, slope[None]
+    out_dims: Any = (None, 0)  # the value does not depend on the direction, so it is computed once for all
+    found: tuple[Tensor, Tensor] = torch.func.vmap(along, out_dims=out_dims)(directions)
+    return found
+
+
+class Products:
+    """Products of a field's Jacobian with vectors: by forward mode, and from the first time that this fails by reverse mode.
+
+    One object serves a whole run, so that what a network has no derivatives for is found out once.
+
+    Attributes
+    ----------
+    forward
+        Whether derivatives are by forward mode.
+    """
+
+    def __init__(self) -> None:
+        self.forward = True
+
+    def __call__(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``f(x)`` and ``J v``, or ``Jᵀ v`` in reverse mode, ``(m, B, *)``, with the Jacobian `J` of a field.
+
+        Either serves where a product is multiplied by its own vector: ``vᵀ J v = vᵀ Jᵀ v``.
+
+        Parameters
+        ----------
+        field
+            Maps ``(B, *)`` to the same shape.
+        x
+            Where, ``(B, *)``.
+        directions
+            The `v`, ``(m, B, *)``.
+        """
+        with plain_attention():
+            if self.forward:
+                try:
+                    return value_and_slopes(field, x, directions)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:  # NotImplementedError too; what is wrong with the field itself comes up again
+                    self.forward = False
+            return pulled_back(field, x, directions)
+
+    def traces(self, field: Field, x: Tensor, m: int, directions: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return ``f(x)`` and ``vᵀ J v``, ``(m, B)``, in memory that does not grow with the number `m` of vectors.
+
+        Parameters
+        ----------
+        field, x
+            As for a call.
+        m
+            How many vectors.
+        directions
+            Returns those of a slice, ``(·, B, *)``.
+        """
+        size = max(1, min(TOGETHER, NUMBERS // max(1, x.numel())))
+        traces = []
+        for start in range(0, m, size):
+            v = directions(slice(start, min(m, start + size)))
+            value, products = self(field, x, v)
+            traces.append((v * products).flatten(2).sum(2))
+        return value, torch.cat(traces)
+
+
+def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and ``(∂f/∂x)ᵀ v``, ``(m, B, *)``, for vectors `v` ``(m, B, *)``, by one reverse-mode derivative each.
+
+    Parameters
+    ----------
+    field, x
+        As for `value_and_slope`.
+    vectors
+        The `v`.
+
+    Raises
+    ------
+    ValueError
+        If the value has no derivatives at all.
+    """
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = x if x.requires_grad else x.detach().requires_grad_()
+        value = field(at)
+        if not value.requires_grad:
+            raise ValueError(
+                "the model's answer has no derivative by the state, which a divergence needs: it is computed under no_grad, "
+                "detached, or outside of torch. Let gradients through, or use sdegen.elbo, which needs none."
+            )
+        back = [
+            torch.autograd.grad(value, at, v, retain_graph=True, create_graph=recorded, materialize_grads=True)[0]
+            for v in vectors
+        ]
+    return value if recorded else value.detach(), torch.stack(back)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Have attention computed by its plain formula within a ``with`` block, which has derivatives of every kind and order."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
