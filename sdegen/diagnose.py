@@ -24,7 +24,7 @@ from .laws.operators import Scale
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
-from .models.score import ScoreModel, evaluating
+from .models.score import ScoreModel, check_answer, evaluating
 from .processes.base import SDE
 from .processes.grids import Angle
 from .processes.linear import as_linear
@@ -228,12 +228,12 @@ def diagnose(
     x_T = sde.perturb(x_0, sde.T, generator=generator).x
     x_end = sde.perturb(x_0, end, generator=generator).x
     log_ratio = prior.log_prob(x_T) - sde.diffused(law, sde.T).log_prob(x_T)
+    times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     known = drawn(exact, x_T, fine)
 
     def reweighted(places: Tensor) -> float:  # of all at once: weights of few samples say little
         return distance(known[places][resample_places(log_ratio[places])], known[places])
 
-    times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     terms = {
         "prior": Term(_jackknifed(reweighted, n), Estimate.of(-log_ratio)),
         "truncation": Term(apart(sde.project(exact.denoise(x_end, end)), x_0), _smoothing(sde, law, x_0, end)),
@@ -271,7 +271,7 @@ def _score_error(
     with torch.no_grad(), evaluating(model):
         score = torch.cat(
             [
-                model.score(model.cast_states(a), b).double().cpu()
+                check_answer("score", model.score(model.cast_states(a), b), b).double().cpu()
                 for a, b in zip(x.split(4096), t.split(4096), strict=True)
             ]
         )

@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..laws.draws import noise_like
+from ..checks import check_count
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..models.exact import Exact
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel, check_answer, evaluating
 from ..models.wrapper import Conditioned
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
+from ..samplers.noise import SampleNoise, as_seed
+from ..samplers.start import check_batch, check_states, chunks
 from ..show import show_call
 from .chain import last_log_prob, step_divergence
 from .draws import repeat_rows, stderr_of_mean
@@ -74,6 +76,7 @@ def elbo(
     times: TimeLaw | None = None,
     prior: Any = None,
     generator: torch.Generator | None = None,
+    batch: int | None = None,
     **cond: Any,
 ) -> Bound:
     """Estimate, without bias, the evidence lower bound of a score model's reversed SDE: ``log p(x) >=``
@@ -105,6 +108,9 @@ def elbo(
         The law at T, with ``log_prob``; the model's prior by default.
     generator
         Randomness of times and noise.
+    batch
+        Most states that go through the model at a time; all by default. Times and noise of a datum do not depend on it, and the
+        result only by rounding.
     cond
         Conditions for the network: tensors with a row for each datum, or one value for all.
 
@@ -113,7 +119,7 @@ def elbo(
     TypeError
         If the process is not linear, or `x` is not floating point.
     ValueError
-        If there are no draws, or the model does not know its prior.
+        If there are no draws, data or the model's score are not finite, or the model does not know its prior.
 
     Examples
     --------
@@ -124,25 +130,40 @@ def elbo(
     >>> bool(((value - ring.log_prob(x)).abs() < 4 * stderr).all())
     True
     """
-    bound, sde, prior = _checked(model, x, draws, prior, cond)
+    sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
     law = AngleTimes() if times is None else times
-    x = x.repeat_interleave(draws, 0)
+    n = len(x) * draws
+    t, factor = law.sample(sde, n, generator)
+    seed, values = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
-        u, log_rest = sde.complete(x, noise_like(sde.lift(x), generator))
-        t, factor = law.sample(sde, len(x), generator)
-        normal = Exact(sde, _reference(model.require_moments()))
-        x_T = sde.transition(0.0, sde.T)(u).sample(noise_like(u, generator))
-        kernel, G, z = sde.transition(0.0, t)(u), sde.diffusion_operator(t), noise_like(u, generator)
-        lost = torch.zeros_like(log_rest)
-        for draw in (z, -z):
-            x_t = kernel.sample(draw)
-            score, known = G.T(bound.score(x_t, t)), G.T(normal.score(x_t, t))
-            toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
-            lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
-        first, last = (sde.diffused(normal.distribution, v) for v in (0.0, sde.T))
-        values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
-        values = (values - lost * rows(factor * (sde.T - sde.t_min), lost)).reshape(-1, draws)
-    return Bound(values.mean(1), stderr_of_mean(values))
+        for first, places, own in chunks(torch.arange(n), batch, cond, 0, n):
+            bound = Conditioned(model, **own) if own else model
+            part = slice(first, first + len(places))
+            values.append(
+                _bounds(bound, sde, x[places // draws], t[part], factor[part], prior, SampleNoise(seed, first))
+            )
+    of_data = torch.cat(values).reshape(-1, draws)
+    return Bound(of_data.mean(1), stderr_of_mean(of_data))
+
+
+def _bounds(
+    model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, factor: Tensor, prior: Any, noise: SampleNoise
+) -> Tensor:
+    """Return the terms whose mean is the bound, each of one datum at one time."""
+    u, log_rest = sde.complete(x, noise(sde.lift(x)))
+    normal = Exact(sde, _reference(model.require_moments()))
+    x_T = sde.transition(0.0, sde.T)(u).sample(noise(u))
+    kernel, G, z = sde.transition(0.0, t)(u), sde.diffusion_operator(t), noise(u)
+    lost = torch.zeros_like(log_rest)
+    for draw in (z, -z):
+        x_t = kernel.sample(draw)
+        score, known = G.T(check_answer("score", model.score(x_t, t), t)), G.T(normal.score(x_t, t))
+        toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
+        lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
+    first, last = (sde.diffused(normal.distribution, v) for v in (0.0, sde.T))
+    values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
+    terms: Tensor = values - lost * rows(factor * (sde.T - sde.t_min), lost)
+    return terms
 
 
 def discrete_elbo(
@@ -153,6 +174,7 @@ def discrete_elbo(
     draws: int = 1,
     prior: Any = None,
     generator: torch.Generator | None = None,
+    batch: int | None = None,
     **cond: Any,
 ) -> Chain:
     """Estimate the variational bound of DDPM's discrete chain on the times of a grid, and return it term by term.
@@ -173,7 +195,7 @@ def discrete_elbo(
         noise; one network evaluation each.
     draws
         Chains for each datum.
-    prior, generator, cond
+    prior, generator, batch, cond
         As for `elbo`.
 
     Raises
@@ -181,21 +203,31 @@ def discrete_elbo(
     TypeError, ValueError
         As for `elbo`, and if times do not decrease.
     """
-    bound, sde, prior = _checked(model, x, draws, prior, cond)
+    sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
     t = _times(sde, steps)
-    x = x.repeat_interleave(draws, 0)
-    terms = []
+    n = len(x) * draws
+    seed, found = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
-        first = sde.perturb(x, t[0], generator=generator)
-        terms.append(first.kernel.log_prob(first.x) - prior.log_prob(first.x))
-        for k in range(len(t) - 1):
-            perturbed = sde.perturb(x, t[k], generator=generator)
-            terms.append(step_divergence(bound, x, t[k + 1], t[k], perturbed) * perturbed.x[0].numel())
-        last = sde.perturb(x, t[-1], generator=generator)
-        terms.append(-last_log_prob(bound, x, t[-1], last))
-        found = torch.stack(terms).reshape(len(terms), -1, draws)
-    values = -found.sum(0)
-    return Chain(values.mean(1), stderr_of_mean(values), found.mean(2), t)
+        for first, places, own in chunks(torch.arange(n), batch, cond, 0, n):
+            bound = Conditioned(model, **own) if own else model
+            found.append(_terms(bound, sde, x[places // draws], t, prior, SampleNoise(seed, first)))
+    terms = torch.cat(found, 1).reshape(len(t) + 1, -1, draws)
+    values = -terms.sum(0)
+    return Chain(values.mean(1), stderr_of_mean(values), terms.mean(2), t)
+
+
+def _terms(model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, prior: Any, noise: SampleNoise) -> Tensor:
+    """Return the terms of one chain for each datum, ``(N + 1, B)``."""
+    like = sde.lift(x)
+    first = sde.perturb(x, t[0], noise(like))
+    terms = [first.kernel.log_prob(first.x) - prior.log_prob(first.x)]
+    for k in range(len(t) - 1):
+        perturbed = sde.perturb(x, t[k], noise(like))
+        gap = step_divergence(model, x, t[k + 1], t[k], perturbed)
+        terms.append(check_answer("estimate", gap, t[k]) * perturbed.x[0].numel())
+    last = sde.perturb(x, t[-1], noise(like))
+    terms.append(-check_answer("estimate", last_log_prob(model, x, t[-1], last), t[-1]))
+    return torch.stack(terms)
 
 
 def _reference(moments: Moments) -> GaussianMixture:
@@ -219,17 +251,15 @@ def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
 
 
 def _checked(
-    model: ScoreModel, x: Tensor, draws: int, prior: Any, cond: dict[str, Any]
-) -> tuple[ScoreModel, LinearSDE, Any]:
-    """Check the arguments, and return the model under its conditions, its process, and the law at T."""
+    model: ScoreModel, x: Tensor, draws: int, prior: Any, batch: int | None, cond: dict[str, Any]
+) -> tuple[LinearSDE, Any, dict[str, Any]]:
+    """Check the arguments, and return the process, the law at T, and the conditions with a row for each draw."""
     why = (
         ": its noised states are not Gaussian given the data. Use sdegen.log_prob, which follows the probability flow."
     )
     sde = as_linear(model.sde, why)
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; bounds need floating-point data.")
-    if draws < 1:
-        raise ValueError(f"draws = {draws}; at least one is needed.")
+    check_states("x", x, model)
+    check_count("draws", draws)
+    check_batch(batch)
     moments = model.require_moments()
-    prior = sde.prior(moments) if prior is None else prior
-    return Conditioned(model, **repeat_rows(cond, len(x), draws)) if cond else model, sde, prior
+    return sde, sde.prior(moments) if prior is None else prior, repeat_rows(cond, len(x), draws)

@@ -12,6 +12,7 @@ __all__ = [
     "ReversedStep",
     "ScoreModel",
     "VelocityModel",
+    "check_answer",
     "check_dtype",
     "evaluating",
     "rotated",
@@ -299,6 +300,33 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
             "and not coarser: move one to the other, x.to(dtype=..., device=...) or model.to(...)."
         )
     return weight.dtype
+
+
+def check_answer(name: str, values: Tensor, t: Tensor) -> Tensor:
+    """Return what a model says at the times `t`, or what follows from that, if it is finite; refuse it otherwise.
+
+    Parameters
+    ----------
+    name
+        What it is called.
+    values
+        ``(B, *)``.
+    t
+        Times, ``()`` or ``(B,)``.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite; the message names the first time.
+    """
+    bad = ~values.isfinite().reshape(len(values), -1).all(1).cpu()
+    if bad.any():
+        at = t.expand(len(values))[bad]
+        raise ValueError(
+            f"the model's {name} is not finite at t = {at[0].item():.6g} ({len(at)} of {len(values)} rows); look at the model at "
+            "that time."
+        )
+    return values
 
 
 @contextmanager
