@@ -103,7 +103,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "a backward by hand": lambda: Flat(Sine.apply),
     "in place": lambda: Flat(in_place),
     "a branch on the state": lambda: Flat(decided),
-    "our transformer": lambda: sdegen.nets.Transformer(D, 16, 1, 2),
+    "our transformer": lambda: sdegen.nets.CoordinateTransformer(D, 16, 1, 2),
     "our DiT": lambda: images(sdegen.nets.DiT(1, patch=1, width=16, depth=1, heads=2)),
 }  # fmt: skip
 
