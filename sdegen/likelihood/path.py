@@ -12,7 +12,7 @@ from torch import Tensor
 from ..laws.derivatives import Divergence
 from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
 from ..models.score import ScoreModel
-from ..samplers.ode import cannot_follow
+from ..samplers.ode import refuse_flow
 from ..show import show_call
 from .adams import adams
 from .draws import stderr_of_mean
@@ -142,7 +142,7 @@ def follow(
     try:
         state = how.solve(slope, state, (d, traces.m))
     except ArithmeticError as failure:
-        raise cannot_follow(flow, now, failure) from failure
+        refuse_flow(flow, now, failure)
     scales = flow.log_scale(ends)
     totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
     stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["FlowStep", "Heun", "ProbabilityFlow", "RungeKutta", "cannot_follow"]
+__all__ = ["FlowStep", "Heun", "ProbabilityFlow", "RungeKutta", "refuse_flow"]
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from torch import Tensor
 
@@ -160,12 +160,12 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         try:
             end = integrate(slope, c.flow.chart(x, c.t), self.method, self.rtol, self.atol)
         except ArithmeticError as failure:
-            raise cannot_follow(c.flow, now, failure) from failure
+            refuse_flow(c.flow, now, failure)
         return c.flow.unchart(end, c.s), None
 
 
-def cannot_follow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> ValueError:
-    """Return the error that says at which time and noise level a flow could not be followed, and why.
+def refuse_flow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> NoReturn:
+    """Raise the error that says at which time and noise level a flow could not be followed, and why.
 
     Parameters
     ----------
@@ -175,10 +175,15 @@ def cannot_follow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> ValueErr
         Where, on the flow's clock.
     failure
         What the integrator says of it.
+
+    Raises
+    ------
+    ValueError
+        Always.
     """
     t = flow.time(tau)
     size = flow.sde.root(t).matrix().norm().item()
-    return ValueError(
+    raise ValueError(
         f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
         "tolerance, or look at the model there."
-    )
+    ) from failure
