@@ -154,7 +154,7 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Have attention computed by its plain formula within a ``with`` block, which has derivatives of every kind and order."""
+    """Compute attention by its plain formula within a ``with`` block, which has derivatives of every kind and order."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
