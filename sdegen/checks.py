@@ -16,6 +16,7 @@ __all__ = [
     "check_law",
     "check_number",
     "check_tensor",
+    "describe",
 ]
 
 import math
@@ -65,7 +66,9 @@ def check_count(name: str, value: Any, at_least: int | None = 1, hint: str = "")
     allowed = isinstance(plain, int) and not isinstance(plain, bool) and (at_least is None or plain >= at_least)
     if not allowed:
         bound = "" if at_least is None else f", at least {at_least}"
-        raise _refusal(plain)(f"{name} = {_shown(value)}; it must be a whole number{bound}{hint}.")
+        raise (ValueError if isinstance(plain, Real) else TypeError)(
+            f"{name} = {_shown(value)}; it must be a whole number{bound}{hint}."
+        )
     return int(plain)
 
 
@@ -118,7 +121,7 @@ def check_number(
     allowed = isinstance(plain, Real) and not isinstance(plain, bool)
     number = _as_float(plain) if allowed else math.nan
     fits = (
-        (math.isfinite(number) or (infinite and not math.isnan(number)))
+        (math.isfinite(number) or (infinite and number == number))
         and (above is None or number > above)
         and (at_least is None or number >= at_least)
         and (below is None or number < below)
@@ -126,7 +129,9 @@ def check_number(
     )
     if not fits:
         expected = _expected(above, at_least, below, at_most, infinite)
-        raise _refusal(plain)(f"{name} = {_shown(value)}; it must be {expected}{hint}.")
+        raise (ValueError if isinstance(plain, Real) else TypeError)(
+            f"{name} = {_shown(value)}; it must be {expected}{hint}."
+        )
     return number
 
 
@@ -203,13 +208,12 @@ def check_kind(name: str, value: Any, kind: type[T] | tuple[type[T], ...], examp
 
     Examples
     --------
-    >>> from torch import nn
-    >>> check_kind("net", nn.Linear, nn.Module, "a network, such as nn.Linear(2, 2)")
+    >>> check_kind("n", int, int, "a whole number, such as 3")
     Traceback (most recent call last):
-    TypeError: net is the class Linear; give a network, such as nn.Linear(2, 2).
+    TypeError: n is the class int; give a whole number, such as 3.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} {_described(value)}; give {example}.")
+        raise TypeError(f"{name} {describe(value)}; give {example}.")
     return value
 
 
@@ -219,10 +223,10 @@ def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
     Raises
     ------
     TypeError
-        If it cannot.
+        Otherwise.
     """
     if not callable(value):
-        raise TypeError(f"{name} {_described(value)}; give {example}.")
+        raise TypeError(f"{name} {describe(value)}; give {example}.")
     return value
 
 
@@ -237,9 +241,7 @@ def check_law(name: str, value: Any, *methods: str) -> Any:
     needed = ("sample", *methods)
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
         listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
-        raise TypeError(
-            f"{name} {_described(value)}; give a law, an object with {listed}, such as data.gaussian_ring()."
-        )
+        raise TypeError(f"{name} {describe(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
     return value
 
 
@@ -290,7 +292,7 @@ def check_tensor(
     ValueError: x has shape (5, 3); give a tensor of shape (*, 2).
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} {_described(value)}; give a tensor.")
+        raise TypeError(f"{name} {describe(value)}; give a tensor.")
     if floating and not value.is_floating_point():
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")
     if ndim is not None and value.ndim != ndim:
@@ -318,11 +320,6 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _refusal(value: Any) -> type[Exception]:
-    """Choose the error for a value that is no number, or not the right one."""
-    return ValueError if isinstance(value, Real) else TypeError
-
-
 def _expected(
     above: float | None, at_least: float | None, below: float | None, at_most: float | None, infinite: bool
 ) -> str:
@@ -333,18 +330,20 @@ def _expected(
     ]
     if bounds == ["above 0"]:
         return "positive" if infinite else "positive and finite"
-    if not bounds:
-        return "a number" if infinite else "a finite number"
-    return f"a number {' and '.join(bounds)}"
+    return f"a{'' if infinite or bounds else ' finite'} number {' and '.join(bounds)}".rstrip()
 
 
-def _described(value: Any) -> str:
+def describe(value: Any) -> str:
     """Tell what a value of the wrong kind is."""
     if isinstance(value, type):
         return f"is the class {value.__name__}"
-    return "is None" if value is None else f"is a {type(value).__name__}"
+    kind = type(value).__name__
+    return "is None" if value is None else f"is a{'n' if kind[0] in 'AEIOaeio' else ''} {kind}"
 
 
 def _shown(value: Any) -> str:
-    shown = f"the class {value.__name__}" if isinstance(value, type) else show_value(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    plain = _as_plain(value)
+    shown = repr(plain) if isinstance(plain, (Real, str)) else show_value(value)
     return shown if len(shown) <= 80 else f"a {type(value).__name__}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import check_arguments
 from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
 from .laws.kernels import Transition
@@ -151,6 +152,7 @@ class Budget(NamedTuple):
         return figure
 
 
+@check_arguments
 def diagnose(
     model: ScoreModel,
     data: Distribution | Tensor,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, guidance, laws, models, nets, processes, samplers
+from .arguments import check_arguments
 from .checks import check_kind
 from .construction import construct
 from .description import class_name, describe, differences
@@ -88,6 +89,7 @@ def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     write_whole(tensors, {"format": FORMAT, "model": json.dumps(described), "dtype": dtype}, path)
 
 
+@check_arguments
 def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | None = None) -> Any:
     """Read a file that `save` wrote, and return the model or fitted solver.
 
@@ -284,6 +286,7 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
             raise ValueError(f"{path} holds weights of another architecture: only {where} has {', '.join(names[:3])}.")
 
 
+@check_arguments
 def pretrained(name: str) -> Any:
     """Load a shipped model, in float32 and evaluation mode.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Album", "Record", "animation", "density", "drawn", "images", "losses", "scatter", "trajectories"]
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .animation import INK, animation
+from .arguments import check_arguments
+from .checks import check_count, check_interval, check_kind, check_law, check_number, check_tensor, describe
 from .data.pictures import written_whole
-from .data.sheet import enlarged, sheet
+from .data.sheet import sheet
 from .likelihood import Density
 from .metrics.estimate import Estimate
 from .models import ScoreModel
@@ -25,15 +28,19 @@ from .show import show_call
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, RED = "#1b2a41", "#d1495b"
+RED = "#d1495b"
 
 
 def _axis(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt  # loads on use
+    from matplotlib.axes import Axes
 
-    return plt.subplots(figsize=(4, 4))[1] if ax is None else ax
+    return (
+        plt.subplots(figsize=(4, 4))[1] if ax is None else check_kind("ax", ax, Axes, "an axis of matplotlib, or None")
+    )
 
 
+@check_arguments
 def density(
     law: Any, *, ax: Axes | None = None, extent: float | None = None, points: int = 100, title: str | None = None
 ) -> Axes:
@@ -52,6 +59,11 @@ def density(
     title
         Above the picture.
     """
+    if not isinstance(law, ScoreModel):
+        check_law("law", law, "log_prob")
+    check_count("points", points, at_least=2)
+    if extent is not None:
+        check_number("extent", extent, above=0)
     ax = _axis(ax)
     if extent is None:
         moments = getattr(law, "moments", None)
@@ -70,6 +82,7 @@ def density(
     return ax
 
 
+@check_arguments
 def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw points ``(N, 2)``.
 
@@ -79,7 +92,15 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
         The points; of more dimensions the first two are drawn.
     ax, title
         The axis to draw on, and its title.
+
+    Raises
+    ------
+    ValueError
+        If `x` has another shape.
     """
+    check_tensor("x", x)
+    if x.ndim != 2 or x.shape[1] < 2 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give points (N, 2), or of more coordinates.")
     ax = _axis(ax)
     points = x.detach().cpu().numpy()
     ax.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
@@ -89,6 +110,7 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
     return ax
 
 
+@check_arguments
 def trajectories(
     path: Tensor, *, times: Tensor | None = None, ax: Axes | None = None, most: int = 100, title: str | None = None
 ) -> Axes:
@@ -106,7 +128,16 @@ def trajectories(
         The axis to draw on, and its title.
     most
         Paths that are drawn, the first of them.
+
+    Raises
+    ------
+    ValueError
+        If `path` has another shape.
     """
+    check_tensor("path", path)
+    if path.ndim < 2 or path[0].numel() == 0:
+        raise ValueError(f"path has shape {tuple(path.shape)}; give states one after the other, (times, N, d).")
+    check_count("most", most)
     ax = _axis(ax)
     lines = path.detach().cpu().numpy()[:, :most]
     lines = lines.reshape(len(lines), lines.shape[1], -1)
@@ -130,6 +161,7 @@ class Record(Protocol):
     validation: dict[int, Estimate]
 
 
+@check_arguments
 def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
     """Draw the loss of a `Run`, its mean over a moving window, against the step; the validation loss with errors beside
     it.
@@ -142,7 +174,15 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
         The axis to draw on.
     window
         Steps in a mean; none is drawn of a run that is not longer.
+
+    Raises
+    ------
+    TypeError
+        If `run` is no such record.
     """
+    check_count("window", window)
+    if isinstance(run, type) or not hasattr(run, "loss"):
+        raise TypeError(f"run {describe(run)}; give the record of a training, as fit returns it.")
     ax = _axis(ax)
     values = np.asarray(run.loss)
     ax.plot(values, color=INK, alpha=0.15, linewidth=0.6)
@@ -157,6 +197,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
     return ax
 
 
+@check_arguments
 def images(
     x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
@@ -189,86 +230,7 @@ def images(
     return ax
 
 
-def animation(
-    path: Tensor,
-    file: str | Path,
-    *,
-    titles: Sequence[str] | None = None,
-    columns: int | None = None,
-    frame: int = 50,
-    hold: int = 1500,
-    size: int = 320,
-) -> None:
-    """Write a path of many samples as an endlessly looping GIF.
-
-    Parameters
-    ----------
-    path
-        States one after the other, as `sample(..., return_path=True)` returns them: points ``(times, N, 2)``, or images
-        ``(times, N, C, H, W)`` in [0, 1], of one channel or three.
-    file
-        The path of the GIF; its folders are made.
-    titles
-        One for every state, drawn above points.
-    columns
-        Images a row; about as many as rows by default.
-    frame, hold
-        Milliseconds that every state is shown, and the last.
-    size
-        Pixels that a side of the picture has at least (images), or has (points).
-
-    Raises
-    ------
-    ValueError
-        If `path` has another shape, something in it is not finite, or there are not as many titles as states.
-    """
-    from PIL import Image  # loads on use
-
-    if path.ndim not in (3, 5) or len(path) == 0 or (path.ndim == 3 and path.shape[2] != 2):
-        raise ValueError(
-            f"path has shape {tuple(path.shape)}; expected points (times, N, 2) or images (times, N, C, H, W)."
-        )
-    if not path.isfinite().all():
-        raise ValueError("path has states that are not finite; nothing was drawn.")
-    if titles is not None and path.ndim == 5:
-        raise ValueError("titles are drawn above points; images have none.")
-    if titles is not None and len(titles) != len(path):
-        raise ValueError(f"{len(titles)} titles for {len(path)} states; give one for each.")
-    if path.ndim == 5:
-        pixels = [enlarged(sheet(x, columns), size) for x in path]
-    else:
-        pixels = _clouds(path.detach().cpu().numpy(), titles, size)
-    frames = [Image.fromarray(p).quantize(32, dither=Image.Dither.NONE) for p in pixels]
-    milliseconds = [frame] * (len(frames) - 1) + [hold]
-    whole = partial(
-        frames[0].save, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, format="GIF"
-    )
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    written_whole(file, whole)
-
-
-def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:
-    """Draw pictures of points, one after the other, on the same axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # loads on use
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(size / 100, size / 100), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    edge = 1.05 * float(np.abs(path).max())
-    ax = figure.subplots()
-    dots = ax.scatter(path[0][:, 0], path[0][:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
-    ax.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
-    drawn = []
-    for i, points in enumerate(path):
-        dots.set_offsets(points)
-        if titles is not None:
-            ax.set_title(titles[i], fontsize=9)
-        canvas.draw()
-        drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    return drawn
-
-
+@check_arguments
 def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
     """Return the picture that `draw`, a function of this module, makes on a new axis, as PNG bytes.
 
@@ -320,6 +282,7 @@ class Album:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(
         self,
         folder: str | Path,
@@ -331,8 +294,8 @@ class Album:
         seed: int = 0,
         **cond: Any,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every = {every}; give a number of steps, at least 1.")
+        check_count("every", every), check_count("n", n), check_count("steps", steps)
+        check_interval("low and high", (low, high))
         self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
         self.steps, self.seed, self.cond = steps, seed, cond
 

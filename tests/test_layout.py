@@ -15,14 +15,16 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["construction", "description", "precision", "progress", "show", "storage", "waiting"],
+    ["construction", "description", "precision", "show", "storage", "waiting"],
     ["checks"],
+    ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],
     ["samplers", "baselines"],
     ["likelihood", "guidance"],
-    ["diagnose", "plots", "testing"],
+    ["diagnose", "animation", "testing"],
+    ["plots"],
     ["files"],
     ["training"],
 ]

@@ -160,7 +160,7 @@ def test_images_stand_apart_by_a_gap_of_white():
     dark = np.zeros_like(values, dtype=bool)
     dark[:2, :3] = dark[:2, 7:] = dark[6:, :3] = True
     np.testing.assert_array_equal(values, np.where(dark, 0.0, 1.0))
-    with pytest.raises(ValueError, match="gap = -1; give a number of pixels"):
+    with pytest.raises(ValueError, match="gap = -1; it must be a whole number, at least 0"):
         plots.images(x, gap=-1)
 
 
@@ -245,8 +245,8 @@ def test_an_animation_of_points_keeps_its_axes(tmp_path):
     [
         (torch.zeros(2, 3, 3), None, r"shape \(2, 3, 3\); expected points"),
         (torch.zeros(0, 3, 2), None, "expected points"),
-        (torch.full((2, 3, 2), torch.nan), None, "not finite; nothing was drawn"),
-        (torch.zeros(2, 3, 2), ["one"], "1 titles for 2 states"),
+        (torch.full((2, 3, 2), torch.nan), None, "path holds NaN"),
+        (torch.zeros(2, 3, 2), ["one"], "titles has 1 for 2 states"),
         (torch.zeros(2, 3, 1, 4, 4), ["a", "b"], "images have none"),
     ],
     ids=["shape", "empty", "nan", "titles", "titles of images"],

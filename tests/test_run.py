@@ -110,7 +110,7 @@ def test_a_plan_without_conditions_is_made_once() -> None:
 
 @pytest.mark.parametrize("batch", [0, -3, 2.5, True])
 def test_batch_is_refused(batch: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^batch = {batch}; .* at least 1, or None"):
+    with pytest.raises(ValueError, match=rf"^batch = {batch}; it must be a whole number"):
         sample(sdegen.Exact(sdegen.VP(), RING), 4, batch=batch)
 
 
@@ -168,7 +168,7 @@ def test_a_part_of_a_run_that_is_too_large_for_memory() -> None:
 
 @pytest.mark.parametrize("part", [(2, 2), (-1, 2), (0, 0), (0.0, 2), (0, True), (0,), (0, 1, 2), 1, "01"], ids=str)
 def test_parts_that_mean_nothing_are_refused(part: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^part = {re.escape(str(part))}; give \(rank, number\), whole numbers"):
+    with pytest.raises((TypeError, ValueError), match=r"^part.*whole number"):
         sample(sdegen.Exact(sdegen.VP(), RING), 4, seed=0, part=part)
 
 

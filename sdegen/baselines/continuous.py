@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.derivatives import exact_divergence, hutchinson_divergence
 from ..laws.draws import rademacher_like
 from .flow import Bijection, NormalizingFlow
@@ -100,6 +101,7 @@ class ContinuousFlow(NormalizingFlow):
         If there is no step, or `tolerance` is not positive.
     """
 
+    @check_arguments
     def __init__(
         self,
         velocity: nn.Module,

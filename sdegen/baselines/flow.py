@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..data import Images
 from ..laws.draws import noise_like
 
@@ -42,6 +43,7 @@ class Composition(Bijection):
         The first is applied to data first.
     """
 
+    @check_arguments
     def __init__(self, parts: Sequence[Bijection]) -> None:
         super().__init__()
         self.parts: Any = nn.ModuleList(parts)
@@ -72,6 +74,7 @@ class Squeeze(Bijection):
         Side of a square.
     """
 
+    @check_arguments
     def __init__(self, n: int = 2) -> None:
         super().__init__()
         self.n = n
@@ -119,6 +122,7 @@ class Logit(Bijection):
         If `alpha` is not between 0 and 1/2.
     """
 
+    @check_arguments
     def __init__(self, alpha: float = 1e-6) -> None:
         super().__init__()
         if not 0 < alpha < 0.5:
@@ -165,6 +169,7 @@ class Marginals(Bijection):
     tensor([-0.6745,  0.6745])
     """
 
+    @check_arguments
     def __init__(self, masses: Tensor, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
         total = masses.double().sum(-1)
@@ -238,6 +243,7 @@ class NormalizingFlow(nn.Module):
         The shape of the noise a datum is mapped to; the same by default.
     """
 
+    @check_arguments
     def __init__(self, net: Bijection, shape: Sequence[int], noise_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         self.net, self.shape = net, tuple(shape)

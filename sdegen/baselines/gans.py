@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..show import show_call
 from .divergences import FDivergence, Game
@@ -140,6 +141,7 @@ class GAN(Adversarial):
         If `r1` is negative, or positive for such a critic.
     """
 
+    @check_arguments
     def __init__(
         self,
         generator: nn.Module,
@@ -204,6 +206,7 @@ class Stability:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, model: Adversarial, x: Tensor, every: int = 100) -> None:
         if every < 1:
             raise ValueError(f"every = {every}; give a number of steps, at least 1.")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..nets import Perceptron
 from ..show import show_call
@@ -60,6 +61,7 @@ class Hierarchy:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(
         self,
         top: Callable[[Tensor], Normal],
@@ -128,6 +130,7 @@ class HierarchicalVAE(nn.Module):
 
     beta: Tensor
 
+    @check_arguments
     def __init__(
         self,
         shape: Sequence[int],
@@ -281,6 +284,7 @@ class WarmUp:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, model: HierarchicalVAE, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"steps = {steps}; give at least one.")

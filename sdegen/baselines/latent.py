@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.interpolation import slerp
 from ..metrics import Estimate
 
 
+@check_arguments
 def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: Tensor) -> Tensor:
     """Decode latents along one coordinate `dim`, the others held fixed, and return the data: ``(len(values), *)``.
 
@@ -36,6 +38,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
     return decode(points)
 
 
+@check_arguments
 def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: int = 11) -> Tensor:
     """Decode latents along the great arc from `start` to `end`, both included, and return the data: ``(steps, *)``.
 
@@ -63,6 +66,7 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
     return decode(torch.cat(arc))
 
 
+@check_arguments
 def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
     """Tell which coordinates of the codes are active: those whose mean varies over the data by more than a threshold,
     ``(latent,)``.
@@ -112,6 +116,7 @@ class LatentClassifier(nn.Module):
         Numbers in a code, and classes.
     """
 
+    @check_arguments
     def __init__(self, model: Coding, latent: int, classes: int) -> None:
         super().__init__()
         self.model, self.latent, self.classes = model.requires_grad_(False), latent, classes
@@ -133,6 +138,7 @@ class LatentClassifier(nn.Module):
         return F.cross_entropy(self(x), label, reduction="none")
 
 
+@check_arguments
 def fgsm(
     logits: Callable[[Tensor], Tensor], x: Tensor, label: Tensor, epsilon: float, low: float = 0.0, high: float = 1.0
 ) -> Tensor:
@@ -169,6 +175,7 @@ def fgsm(
     return (x + epsilon * gradient.sign()).clamp(low, high)
 
 
+@check_arguments
 def robustness(
     logits: Callable[[Tensor], Tensor],
     x: Tensor,

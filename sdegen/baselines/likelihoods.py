@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like, uniform_like
 from ..show import show_call
 
@@ -69,6 +70,7 @@ class Gaussian(PixelLaw):
         If `std` is not positive.
     """
 
+    @check_arguments
     def __init__(self, std: float | None = None) -> None:
         if std is not None and not std > 0:
             raise ValueError(f"std = {std}; it must be positive, or None to be learned.")

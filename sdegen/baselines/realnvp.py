@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..nets import Convolutional, Perceptron
 from ..nets.images import zero
 from .flow import Bijection, Composition, NormalizingFlow
@@ -161,6 +162,7 @@ class RealNVP(NormalizingFlow):
     True
     """
 
+    @check_arguments
     def __init__(
         self,
         shape: Sequence[int],

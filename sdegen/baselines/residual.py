@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.draws import rademacher_like
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
@@ -207,6 +208,7 @@ class ResidualFlow(NormalizingFlow):
     True
     """
 
+    @check_arguments
     def __init__(
         self,
         shape: Sequence[int],

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like, uniform_like
 from ..show import show_call
 from .likelihoods import Gaussian, PixelLaw
@@ -75,6 +76,7 @@ class Autoencoder(Coder):
         ``(B, *)`` to codes, and back.
     """
 
+    @check_arguments
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__(_Plain(encoder, decoder))
 
@@ -157,6 +159,7 @@ class VAE(Coder):
     (torch.Size([5]), torch.Size([3, 2]))
     """
 
+    @check_arguments
     def __init__(
         self,
         encoder: nn.Module,
@@ -253,6 +256,7 @@ class CategoricalVAE(Coder):
         If `temperature` is not positive.
     """
 
+    @check_arguments
     def __init__(
         self,
         encoder: nn.Module,

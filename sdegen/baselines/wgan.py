@@ -7,6 +7,7 @@ __all__ = ["WGAN", "WGANGP", "Wasserstein"]
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.draws import uniform_like
 from .gans import Adversarial, check_alone, slope
 
@@ -44,6 +45,7 @@ class WGAN(Wasserstein):
         If `clip` is not positive.
     """
 
+    @check_arguments
     def __init__(
         self,
         generator: nn.Module,
@@ -84,6 +86,7 @@ class WGANGP(Wasserstein):
         If `weight` is not positive, or the critic normalises over the batch.
     """
 
+    @check_arguments
     def __init__(
         self,
         generator: nn.Module,

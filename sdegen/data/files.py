@@ -19,9 +19,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..arguments import check_arguments
+
 EMBEDDED = Path(__file__).with_name("embedded")  # what comes with the package, laid out as under SDEGEN_DATA
 
 
+@check_arguments
 @dataclass(frozen=True)
 class File:
     """A published data file: its place in the data folder, its checksums and where to download it.

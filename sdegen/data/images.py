@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_picture
 from .moments import joined
@@ -19,6 +20,7 @@ from .sheet import enlarged, png, sheet
 SHOWN = 32  # images in the picture of a notebook, in two rows
 
 
+@check_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
     """A set of images as bytes, with labels and groups where they are known.
@@ -187,6 +189,7 @@ class Split(NamedTuple):
         return Images(x, labels, self.train.label_names, group, self.train.levels)
 
 
+@check_arguments
 @dataclass(frozen=True, eq=False)
 class Scaled:
     """Images that are scaled to floating point batch by batch, ready for `sdegen.fit`; in memory they stay bytes.

@@ -8,9 +8,11 @@ import math
 
 import torch
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 
 
+@check_arguments
 def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> GaussianMixture:
     """Return a mixture of equal isotropic Gaussians at equal angles on a circle, in two dimensions.
 
@@ -34,6 +36,7 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
     return GaussianMixture(weights, means, torch.full((modes,), std**2, dtype=torch.float64))
 
 
+@check_arguments
 def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> GaussianMixture:
     """Return a mixture of ``side²`` equal isotropic Gaussians on a square lattice centred at 0, in two dimensions.
 
@@ -59,6 +62,7 @@ def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> Gaus
     return GaussianMixture(weights, means, torch.full((side**2,), std**2, dtype=torch.float64))
 
 
+@check_arguments
 def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
     """Draw a mixture in `dim` dimensions: weights from Dirichlet(1), means from N(0, 4), per-axis std uniform in 0.1–0.5.
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .images import Images
 from .scaling import Scaling
 from .sheet import png
 
 
+@check_arguments
 def save_pngs(images: Tensor | Images, folder: str | Path, low: float = 0.0, high: float = 1.0) -> list[Path]:
     """Write images as PNG files ``0000.png``, ``0001.png``, …, each whole or not at all, and return their paths.
 

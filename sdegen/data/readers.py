@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .images import Images
 from .scaling import Scaling
 
 
+@check_arguments
 def from_arrays(
     x: Any,
     labels: Any = None,
@@ -65,6 +67,7 @@ def from_arrays(
     )
 
 
+@check_arguments
 def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scaling: Scaling | None = None) -> Images:
     """Make `Images` from a map-style torch `Dataset`, which is read once, row by row.
 
@@ -122,6 +125,7 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
     )
 
 
+@check_arguments
 def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any], Any] | None = None) -> Images:
     """Read images from a folder: one subfolder per class, in alphabetical order; or none, and no labels.
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
+
 # Dequantising noise is drawn at the midpoints of this many parts of a cell. A uniform draw of full precision would now and
 # then be rounded into the next cell; these stay clear of its edges in float32.
 _PARTS = 1024
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Scaling:
     """An affine map of bytes ``u`` in 0 … L − 1 to evenly spaced numbers from `low` to `high`: ``x = low + (high − low) u
@@ -141,6 +144,7 @@ class Scaling:
         return y.round()
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Dequantisation(Scaling):
     """A map of bytes with uniform noise to numbers that have a density: ``x = low + (high − low) (u + U) / L``, U uniform

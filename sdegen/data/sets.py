@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .files import File, optional
 from .images import Images, Split
 from .readers import from_arrays
@@ -73,6 +74,7 @@ def fashion_mnist() -> Split:
     return _idx("fashion_mnist", _FASHION, _FASHION_MIRRORS, _FASHION_NAMES)
 
 
+@check_arguments
 def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
     """Load sprites of a video game, 16×16 in three channels on white, in one of five random 80/20 splits.
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_count
+
 
 def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any, Any]:
     """Return images side by side as one, ``(rows H, columns W, 3)``; what lies outside [0, 1] becomes the nearest end.
@@ -36,8 +38,9 @@ def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any
         raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
-    if gap < 0:
-        raise ValueError(f"gap = {gap}; give a number of pixels, at least 0.")
+    check_count("gap", gap, 0)
+    if columns is not None:
+        check_count("columns", columns)
     columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
     rows = math.ceil(len(x) / columns)
     blank = x.new_ones(rows * columns - len(x), *x.shape[1:])

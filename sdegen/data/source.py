@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_call
 from .images import Images, Scaled, Split
@@ -65,6 +66,7 @@ class Source:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.law: Any = data if hasattr(data, "sample") else None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_call
 from ..waiting import at_hand
@@ -63,6 +64,7 @@ class Stream:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
         self.data, self.dtype, self.device = data, dtype, device
         self.read, self.given = 0, 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture, Moments
 from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
@@ -46,6 +47,7 @@ class ClassifierGuidance(Tilted):
         If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class.
     """
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,
@@ -105,6 +107,7 @@ class ExactClassifier:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, sde: LinearSDE, laws: Sequence[GaussianMixture], weights: Tensor | None = None) -> None:
         weights = torch.ones(len(laws), dtype=torch.float64) if weights is None else weights.double()
         if weights.shape != (len(laws),):
@@ -139,6 +142,7 @@ class NoisyClassifier(nn.Module):
         In training, if data come without a label.
     """
 
+    @check_arguments
     def __init__(self, net: nn.Module, sde: LinearSDE, times: TimeLaw | None = None) -> None:
         super().__init__()
         self.net, self.sde = net, sde

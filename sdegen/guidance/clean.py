@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import CleanState
@@ -41,6 +42,7 @@ class Clipped(CleanState):
     1.0
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, low: float, high: float) -> None:
         super().__init__(model)
         self.low, self.high = _range(low, high)
@@ -75,6 +77,7 @@ class DynamicThreshold(CleanState):
         If the range is not finite or out of order, or the quantile not in (0, 1].
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, low: float, high: float, quantile: float = 0.995) -> None:
         super().__init__(model)
         self.low, self.high = _range(low, high)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import CleanState, Guided
@@ -40,6 +41,7 @@ class RescaledGuidance(CleanState, Extrapolated):
         no standard deviation.
     """
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,
@@ -83,6 +85,7 @@ class Rescaled(CleanState):
 
     model: Guided
 
+    @check_arguments
     def __init__(self, model: ScoreModel, rescale: float = 0.7) -> None:
         if not isinstance(model, Guided):
             raise TypeError(

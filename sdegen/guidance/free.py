@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator, Scale
 from ..models.score import ScoreModel
@@ -154,6 +155,7 @@ class ClassifierFree(AffineExtrapolation):
         If the interval is out of order, or the scale not finite.
     """
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,
@@ -186,6 +188,7 @@ class Autoguidance(AffineExtrapolation):
         If a process is not linear.
     """
 
+    @check_arguments
     def __init__(
         self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
     ) -> None:

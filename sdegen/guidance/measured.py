@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
@@ -71,6 +72,7 @@ class Measured(Informed, Tilted):
 
     one_width = True
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,
@@ -144,6 +146,7 @@ class Solved(Measured):
         Of the conjugate gradients; as many as numbers measured, at most 30, by default.
     """
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,
@@ -188,6 +191,7 @@ class PiGDM(Solved):
         If the variance is not positive; at a call, if it is unknown.
     """
 
+    @check_arguments
     def __init__(
         self,
         model: ScoreModel,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
 from ..show import show_call
@@ -38,6 +39,7 @@ class Measurement(ABC):
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, std: float) -> None:
         if not (std > 0 and math.isfinite(std)):
             raise ValueError(
@@ -92,6 +94,7 @@ class Linear(Measurement):
         If `A` is not a finite matrix, or `std` not positive; at a call, if data have not `d` coordinates.
     """
 
+    @check_arguments
     def __init__(self, A: Tensor, std: float) -> None:
         super().__init__(std)
         if A.ndim != 2 or not A.isfinite().all():
@@ -108,6 +111,7 @@ class Linear(Measurement):
         return flat @ self.A.to(x).T
 
 
+@check_arguments
 def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
     """Draw a measurement by `m` random directions in `d` dimensions, with normal entries of variance ``1 / d``.
 
@@ -142,6 +146,7 @@ class Mask(Measurement):
         If it shows nothing, or `std` is not positive; at a call, if data have another shape.
     """
 
+    @check_arguments
     def __init__(self, mask: Tensor, std: float) -> None:
         super().__init__(std)
         mask = torch.as_tensor(mask)
@@ -176,6 +181,7 @@ class Downsample(Measurement):
         If `factor` is below 2 or `std` not positive; at a call, if it does not divide the sides.
     """
 
+    @check_arguments
     def __init__(self, factor: int, std: float) -> None:
         super().__init__(std)
         if factor < 2:
@@ -208,6 +214,7 @@ class Blur(Measurement):
         If `width` or `std` is not positive; at a call, if data are no images.
     """
 
+    @check_arguments
     def __init__(self, width: float, std: float) -> None:
         super().__init__(std)
         if not width > 0:
@@ -247,6 +254,7 @@ class Grey(Measurement):
         return x.mean(1, keepdim=True)
 
 
+@check_arguments
 def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
     """Return the exact posterior of Gaussian-mixture data given a measurement `y`: a mixture again.
 

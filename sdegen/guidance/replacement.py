@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
@@ -43,6 +44,7 @@ class Replacement(Informed, CleanState):
         At a call, if `y` is missing or has another shape.
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
         super().__init__(model)
         self.measurement, self.iterations = check_measurement(measurement), iterations
@@ -58,6 +60,7 @@ class Replacement(Informed, CleanState):
         return self._restated(t, x_0, eps, data + A.transpose(u, shape))
 
 
+@check_arguments
 def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
     """Return a RePaint sampler: it repeats stretches of its steps after adding noise again, so that unknown parts fit what
     `Replacement` sets.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, inverse
@@ -40,6 +41,7 @@ class EpsilonScaling(Guided):
         If a scale is not positive; and where ``alpha = 0`` and the scale is not 1: there the noise is the state itself.
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, scale: float | Schedule) -> None:
         super().__init__(model)
         self.scale = scale
@@ -80,6 +82,7 @@ class EpsilonScaling(Guided):
         return x_0 + to_clean(eps), eps / rows(scale, x)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class LinearScale:
     """A scale that is linear in time, ``b + k t``, for `EpsilonScaling` (M. Ning et al., 2023, arXiv:2308.15321).

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..data.parts import has_rows
 from ..laws.draws import noise_like, resample_systematically
 from ..laws.kernels import posterior
@@ -56,6 +57,7 @@ class Particles(NamedTuple):
         return self.x[_draw_indices(self.weights, n, generator)]
 
 
+@check_arguments
 def twisted_smc(
     model: Measured,
     particles: int,

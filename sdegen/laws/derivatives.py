@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .draws import rademacher_like
 from .products import Field, Products
@@ -222,6 +223,7 @@ class Hutchinson(Divergence):
         If there is no probe.
     """
 
+    @check_arguments
     def __init__(self, probes: int = 1) -> None:
         if probes < 1:
             raise ValueError(f"probes = {probes}; at least one is needed.")

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .kernels import Transition
 from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
 from .operators import rows
@@ -38,6 +39,7 @@ class Empirical(Distribution):
         If `data` is empty or not finite.
     """
 
+    @check_arguments
     def __init__(self, data: Tensor, block: int = BLOCK) -> None:
         if not data.is_floating_point():
             raise TypeError(f"data has dtype {data.dtype}; convert it to a floating-point dtype first.")

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
+
 
 @cache
 def gauss(points: int) -> tuple[Tensor, Tensor]:
@@ -43,6 +45,7 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
     return torch.stack(factors)
 
 
+@check_arguments
 def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
     """Return the spherical interpolation of `x` and `y`, row by row: direction along the great circle, length linearly.
 

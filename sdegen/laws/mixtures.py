@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .kernels import Transition
 from .operators import rows
@@ -145,6 +146,7 @@ class GaussianMixture(Distribution):
     -1.837877
     """
 
+    @check_arguments
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         weights, means, covariances = (torch.as_tensor(v) for v in (weights, means, covariances))
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
@@ -321,6 +323,7 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {', '.join(map(str, event_shape))}).")
 
 
+@check_arguments
 def moments_of(data: Tensor) -> Moments:
     """Return the mean and covariance of samples ``(N, *event_shape)``: full up to 64 dimensions, its diagonal beyond.
 

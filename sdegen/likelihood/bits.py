@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.score import ScoreModel
@@ -17,6 +18,7 @@ from .draws import log_mean, repeat_rows
 from .flow import LogProb, estimate_log_prob
 
 
+@check_arguments
 def bits_per_dim(
     model: ScoreModel,
     images: Tensor,

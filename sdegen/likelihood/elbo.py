@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
@@ -68,6 +69,7 @@ class Chain(NamedTuple):
         return show_call(self)
 
 
+@check_arguments
 def elbo(
     model: ScoreModel,
     x: Tensor,
@@ -166,6 +168,7 @@ def _bounds(
     return terms
 
 
+@check_arguments
 def discrete_elbo(
     model: ScoreModel,
     x: Tensor,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..models.score import ScoreModel, check_dtype, evaluating
@@ -48,6 +49,7 @@ class LogProb(NamedTuple):
         return show_call(self)
 
 
+@check_arguments
 def log_prob(model: ScoreModel, x: Tensor, **how: Any) -> Tensor:
     """Compute ``log p(x)`` in nats by the probability flow, and return it, ``(B,)``; `estimate_log_prob` also returns its
     standard error.
@@ -77,6 +79,7 @@ def log_prob(model: ScoreModel, x: Tensor, **how: Any) -> Tensor:
     return estimate_log_prob(model, x, **how).value
 
 
+@check_arguments
 def estimate_log_prob(
     model: ScoreModel,
     x: Tensor,
@@ -161,6 +164,7 @@ def estimate_log_prob(
         return of_states(x) if whole else _marginalise(sde, x, draws, of_states, generator)
 
 
+@check_arguments
 def sample_with_log_prob(
     model: ScoreModel,
     n: int,
@@ -297,6 +301,7 @@ class Density:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, model: ScoreModel, sampler: Any = None, **cond: Any) -> None:
         self.model, self.sampler, self.cond = model, sampler, cond
 

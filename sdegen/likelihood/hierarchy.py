@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from ..arguments import check_arguments
 from ..baselines import Hierarchy, LatentLayer
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 
 
+@check_arguments
 def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     """Return a diffusion model of a scalar process as a hierarchical VAE, whose latents are the states at the times ``t_N
     > ... > t_1``.

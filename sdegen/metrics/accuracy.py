@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .estimate import Estimate, check_samples
 from .extraction import FeatureEstimate, identity
@@ -36,6 +37,7 @@ class Accuracy(NamedTuple):
         return f"{self.overall}: " + ", ".join(f"{c}: {e}" for c, e in self.per_class.items())
 
 
+@check_arguments
 def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500) -> Accuracy:
     """Return the share of class-conditional samples that a classifier assigns to the class they were drawn for.
 

@@ -26,6 +26,8 @@ import torch
 from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
+
 
 class Architecture(NamedTuple):
     """A stack of 3×3 convolutions with ReLU, global average pooling, and a linear layer of logits.
@@ -89,6 +91,7 @@ class FeatureNet(nn.Module):
         SHA-256 of the weights' file; empty for weights that come from no file.
     """
 
+    @check_arguments
     def __init__(self, name: str, architecture: Architecture) -> None:
         super().__init__()
         self.name, self.hash, self.architecture = name, "", architecture
@@ -155,6 +158,7 @@ def check_unit_images(x: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
+@check_arguments
 def features(name: str) -> FeatureNet:
     """Load a shipped feature network, with its weights, in evaluation mode.
 

@@ -14,11 +14,13 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from .extraction import Extractor, FeatureEstimate, ImageBatches, warn_of_ranges
 from .streaming import FeatureMoments, check_same_network, feature_moments
 
 
+@check_arguments
 def frechet_distance(p: Moments, q: Moments) -> float:
     """Return ``‖m_p − m_q‖² + tr(C_p + C_q − 2 (C_p^½ C_q C_p^½)^½)``: the squared 2-Wasserstein distance of two
     Gaussians.
@@ -100,6 +102,7 @@ def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tens
     return out
 
 
+@check_arguments
 def fid(
     generated: ImageBatches | FeatureMoments,
     real: ImageBatches | FeatureMoments,
@@ -160,6 +163,7 @@ def fid(
     return FeatureEstimate(value, stderr, "FID", p.extractor, p.hash, (p.n, q.n))
 
 
+@check_arguments
 def fid_infinity(
     generated: ImageBatches | FeatureMoments,
     real: ImageBatches | FeatureMoments,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .estimate import Estimate, as_generator, as_points
 from .kl import KnownDensity
@@ -23,6 +24,7 @@ class Samples(Protocol):
         """Draw `n` points, ``(n, *)``."""
 
 
+@check_arguments
 def kde_kl(
     draw: Samples | Callable[[int, torch.Generator | None], Tensor],
     distribution: KnownDensity,
@@ -66,6 +68,7 @@ def kde_kl(
     return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])
 
 
+@check_arguments
 def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     """Return ``Σ_i q_i log(q_i / p_i)`` over generated points: `p` the true density, `q` a kernel density estimate from
     the points.
@@ -131,6 +134,7 @@ class KernelDensity:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, samples: Tensor, h: float) -> None:
         if not h > 0:
             raise ValueError(f"h = {h}; the bandwidth must be positive.")

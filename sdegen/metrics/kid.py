@@ -10,10 +10,12 @@ __all__ = ["kid"]
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
 from .mmd import squared_mmd
 
 
+@check_arguments
 def kid(
     generated: ImageBatches, real: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500
 ) -> FeatureEstimate:

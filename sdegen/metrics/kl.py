@@ -15,6 +15,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Distribution, GaussianMixture
 from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
@@ -27,6 +28,7 @@ class KnownDensity(Protocol):
         """Return the normalised log-density in nats, ``(B,)``."""
 
 
+@check_arguments
 def kl(
     generated: KnownDensity,
     real: Any,
@@ -84,6 +86,7 @@ def kl(
     return kl_from_log_ratio(real.log_prob(x), generated.log_prob(x), control)
 
 
+@check_arguments
 def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Estimate:
     """Estimate ``KL(p ‖ q)`` in nats from the log-densities of both laws at independent draws from `p`.
 
@@ -138,6 +141,7 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
     return Estimate.of(terms)
 
 
+@check_arguments
 def prior_gap(
     sde: LinearSDE,
     distribution: Distribution,

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
 
@@ -69,6 +70,7 @@ class DensityCoverage(NamedTuple):
         return f"{self.density}, {self.coverage}"
 
 
+@check_arguments
 def precision_recall(
     generated: ImageBatches,
     real: ImageBatches,
@@ -125,6 +127,7 @@ def precision_recall(
     return PrecisionRecall(*_estimates(measure, ("precision", "recall"), generated, real, net, k, splits, batch_size))
 
 
+@check_arguments
 def density_coverage(
     generated: ImageBatches,
     real: ImageBatches,

@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .estimate import Estimate, as_pair
 
 PAIRS = 2**19  # kernel values held at once: a cache full, and memory that does not grow with the samples
 
 
+@check_arguments
 def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None = None) -> Estimate:
     """Estimate the squared MMD, ``E k(x, x') + E k(y, y') − 2 E k(x, y)``, by its unbiased U-statistic.
 

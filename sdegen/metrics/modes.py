@@ -9,10 +9,12 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from .estimate import as_points
 
 
+@check_arguments
 def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     """Measure the mass of samples at each mode relative to the mass of the mixture there, and return the ratios, ``(K,)``.
 

@@ -13,9 +13,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .estimate import Estimate, as_pair
 
 
+@check_arguments
 def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> Estimate:
     """Estimate ``KL(P ‖ Q)`` in nats from real samples ``x ~ P`` and generated samples ``y ~ Q``, by distances to k-th
     nearest neighbours.

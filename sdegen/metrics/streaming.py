@@ -7,6 +7,7 @@ __all__ = ["FeatureMoments", "Sums", "check_same_network", "feature_moments"]
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from .estimate import as_points
 from .extraction import Extent, Extractor, ImageBatches, batches, identity
@@ -50,6 +51,7 @@ class FeatureMoments:
     (1000, [5, 5, 5])
     """
 
+    @check_arguments
     def __init__(self, extractor: str = "features", hash: str = "", *, keep: int = 4_096) -> None:
         if keep < 2:
             raise ValueError(f"keep = {keep}; a standard error needs at least 2 rows.")
@@ -186,6 +188,7 @@ class Sums:
         return self.scatter / (self.n - 1)
 
 
+@check_arguments
 def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_size: int = 500) -> FeatureMoments:
     """Collect the mean and covariance of the features of samples, batch by batch, and return them.
 

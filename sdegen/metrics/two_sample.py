@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
@@ -36,6 +37,7 @@ class ClassifierTest(NamedTuple):
         return show_call(self)
 
 
+@check_arguments
 def classifier_test(
     generated: Tensor,
     real: Tensor,

@@ -13,9 +13,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
 
+@check_arguments
 def sliced_wasserstein(
     generated: Tensor,
     real: Tensor,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..data.files import optional
 from ..laws.mixtures import Moments
 from ..processes.linear import as_linear
@@ -53,6 +54,7 @@ class UNetOf(nn.Module):
         return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
 
 
+@check_arguments
 def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) -> Model:
     """Wrap a network of diffusers, with the noise schedule it was trained on, as a score model.
 
@@ -152,6 +154,7 @@ class AsUNet(nn.Module):
         return Predicted(noise) if return_dict else (noise,)
 
 
+@check_arguments
 def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """Wrap a score model as a network and a scheduler of diffusers, to use the samplers there.
 

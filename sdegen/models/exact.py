@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.marginals import Marginal, Observation
 from ..laws.mixtures import Distribution
 from ..processes.linear import LinearSDE, as_linear
@@ -41,6 +42,7 @@ class Exact(ScoreModel):
 
     sde: LinearSDE
 
+    @check_arguments
     def __init__(self, sde: LinearSDE, distribution: Distribution) -> None:
         why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
         self.sde, self.distribution = as_linear(sde, why), distribution
@@ -98,6 +100,7 @@ class ExactConditional(ScoreModel):
 
     sde: LinearSDE
 
+    @check_arguments
     def __init__(self, sde: LinearSDE, laws: Sequence[Distribution], null: Distribution) -> None:
         shapes = {tuple(law.event_shape) for law in (*laws, null)}
         if not laws or len(shapes) > 1:

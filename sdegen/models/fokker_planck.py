@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import as_operator
 from ..processes.base import SDE
@@ -56,6 +57,7 @@ class FokkerPlanck(ScoreModel):
     True
     """
 
+    @check_arguments
     @torch.no_grad()
     def __init__(self, sde: SDE, distribution: GaussianMixture, cells: int = 1000, steps: int = 800) -> None:
         if cells < 16 or steps < 3:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
@@ -41,6 +42,7 @@ class NetworkClock(ABC):
         """Return the number for the time `t`, ``()`` or ``(B,)``, float64."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class StepIndex(NetworkClock):
     """The index of a training step as time input, ``t N − 1``: from 0 at ``t = 1 / N`` to ``N − 1`` at 1, with fractions
@@ -54,6 +56,7 @@ class StepIndex(NetworkClock):
         return (torch.as_tensor(t, dtype=torch.float64) / sde.T * self.N - 1).clamp_min(0.0)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ScaledTime(NetworkClock):
     """A multiple of the time as time input, ``factor t``, such as 999 t in score_sde.
@@ -93,6 +96,7 @@ class Foreign(Parametrization):
         Whether it is given ``x / alpha``, clean data with noise of size ``sigma / alpha``, and not the state `x` as it is.
     """
 
+    @check_arguments
     def __init__(self, asks: Parametrization, clock: NetworkClock, clean: bool = False) -> None:
         super().__init__(std=1.0)
         self.asks, self.clock, self.clean = asks, clock, clean
@@ -118,6 +122,7 @@ class Foreign(Parametrization):
         return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, at.t))
 
 
+@check_arguments
 def from_network(
     net: nn.Module,
     sde: LinearSDE,
@@ -159,6 +164,7 @@ def from_network(
     return _model(net, sde, asks, moments, end)
 
 
+@check_arguments
 def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: LinearSDE | None = None) -> Model:
     """Wrap a denoiser ``D(x, sigma)`` of EDM, which gives ``E[x_0 | x_0 + sigma z = x]``, as a score model.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -88,6 +89,7 @@ class Model(VelocityModel, Trainable):
         If the parametrisation is singular on the SDE, or `end` is not a time of it.
     """
 
+    @check_arguments
     def __init__(
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
@@ -178,6 +180,7 @@ class LearnedVariance(Model, LearnedReversal):
         As for `Model`.
     """
 
+    @check_arguments
     def __init__(
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
@@ -259,6 +262,7 @@ class DirectModel(Trainable):
         If `scale` is not positive.
     """
 
+    @check_arguments
     def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0, base: Any = None) -> None:
         super().__init__()
         if not scale > 0:

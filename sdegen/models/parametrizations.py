@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator
@@ -84,6 +85,7 @@ class Parametrization(ABC):
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, std: float | None = None, delta: float = 1e-3) -> None:
         if std is not None and not std > 0:
             raise ValueError(f"std = {std}; the standard deviation of the data is positive.")
@@ -206,6 +208,7 @@ class EDMParametrization(Parametrization):
         If `std` or `delta` is not positive, or `detail` is negative.
     """
 
+    @check_arguments
     def __init__(self, std: float | None = None, delta: float = 1e-3, detail: float = 0.0) -> None:
         super().__init__(std, delta)
         if not detail >= 0:

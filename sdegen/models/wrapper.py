@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
@@ -137,6 +138,7 @@ class Conditioned(Wrapper):
         The model's conditions, by keyword.
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, **cond: Any) -> None:
         super().__init__(model)
         self.cond = cond

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .attention import SelfAttention
 from .embeddings import Sinusoidal
 from .images import Condition, check_images, places, products, tokens, zero
@@ -70,6 +71,7 @@ class DiT(nn.Module):
     torch.Size([2, 1, 28, 28])
     """
 
+    @check_arguments
     def __init__(
         self,
         channels: int,

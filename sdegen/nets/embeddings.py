@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..waiting import at_hand
 
 
@@ -55,6 +56,7 @@ class Sinusoidal(Frequencies):
         If `dim` is odd or less than 2.
     """
 
+    @check_arguments
     def __init__(self, dim: int = 64, slowest: float = 1.0, fastest: float = 16.0) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
@@ -83,6 +85,7 @@ class Fourier(Frequencies):
         If `dim` is odd or less than 2.
     """
 
+    @check_arguments
     def __init__(self, dim: int = 64, scale: float = 1.0) -> None:
         super().__init__()
         if dim < 2 or dim % 2:

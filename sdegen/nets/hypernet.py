@@ -6,6 +6,7 @@ __all__ = ["HyperMLP"]
 
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .embeddings import Sinusoidal
 from .mlp import flatten_states, reshape_output
 
@@ -32,6 +33,7 @@ class HyperMLP(nn.Module):
         If a size is less than 1.
     """
 
+    @check_arguments
     def __init__(self, dim: int, width: int = 96, depth: int = 4, rank: int = 4) -> None:
         super().__init__()
         if min(dim, width, depth, rank) < 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .embeddings import Label, Sinusoidal
 
 
@@ -62,6 +63,7 @@ class MLP(nn.Module):
         If a size is less than 1, or `classes` is negative.
     """
 
+    @check_arguments
     def __init__(
         self,
         dim: int,

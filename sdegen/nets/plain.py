@@ -7,6 +7,7 @@ __all__ = ["Convolutional", "Perceptron", "Residual"]
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .images import channels_last, check_images, zero
 from .mlp import flatten_states
 
@@ -43,6 +44,7 @@ class Perceptron(nn.Module):
         If a size is less than 1, or `depth` is negative.
     """
 
+    @check_arguments
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 1) -> None:
         super().__init__()
         if min(inner, outer, width) < 1 or depth < 0:
@@ -76,6 +78,7 @@ class Convolutional(nn.Module):
         If a size is less than 1, or `depth` is negative.
     """
 
+    @check_arguments
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         if min(inner, outer, width) < 1 or depth < 0:

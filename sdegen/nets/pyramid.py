@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .images import channels_last, check_images
 from .mlp import flatten_states
 
@@ -31,6 +32,7 @@ class Down(nn.Module):
         Normalise the second layer over the batch. A critic with a gradient penalty must not.
     """
 
+    @check_arguments
     def __init__(self, shape: Sequence[int], outer: int, width: int = 64, batch_norm: bool = False) -> None:
         super().__init__()
         C, h, w = _quarter(shape)
@@ -71,6 +73,7 @@ class Up(nn.Module):
         Bring the result into [0, 1] by a sigmoid.
     """
 
+    @check_arguments
     def __init__(
         self, inner: int, shape: Sequence[int], width: int = 64, batch_norm: bool = False, bounded: bool = False
     ) -> None:

@@ -7,6 +7,7 @@ __all__ = ["AttentionLayer", "CoordinateTransformer"]
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .embeddings import Sinusoidal
 from .mlp import flatten_states, reshape_output
 
@@ -53,6 +54,7 @@ class CoordinateTransformer(nn.Module):
         If a size is less than 1, or `heads` does not divide `width`.
     """
 
+    @check_arguments
     def __init__(self, dim: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
         super().__init__()
         if min(dim, width, depth, heads) < 1 or width % heads:

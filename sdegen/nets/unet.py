@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from .blocks import Block, Norm
 from .images import Condition, channels_last, check_images, pad_to_multiple, products, zero
 
@@ -62,6 +63,7 @@ class UNet(nn.Module):
     torch.Size([2, 1, 28, 28])
     """
 
+    @check_arguments
     def __init__(
         self,
         channels: int,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.marginals import Level, Marginal, Perturbed
@@ -229,6 +230,7 @@ class Reverse(Dynamics):
         If `eta` is negative, or, at the first call, if `G` depends on the state.
     """
 
+    @check_arguments
     def __init__(self, sde: SDE, model: Scored, eta: float = 1.0) -> None:
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
@@ -280,6 +282,7 @@ class Flow:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, sde: SDE, model: Read) -> None:
         self.sde, self.model = sde, model
         self._reverse = sde.reverse(model, eta=0.0)

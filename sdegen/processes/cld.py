@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .matrix import MatrixSDE
 from .quadrature import van_loan
 
@@ -35,6 +36,7 @@ class CLD(MatrixSDE):
         If `beta` or `gamma` is not positive, or `sigma_0` is negative.
     """
 
+    @check_arguments
     def __init__(self, beta: float = 8.0, gamma: float = 0.04, sigma_0: float = 0.0) -> None:
         if not (beta > 0 and gamma > 0 and sigma_0 >= 0):
             raise ValueError(

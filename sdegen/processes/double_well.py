@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..laws.operators import Scale
 from ..show import show_call
@@ -41,6 +42,7 @@ class DoubleWell(SDE):
         If one of them is not positive.
     """
 
+    @check_arguments
     def __init__(self, stiffness: float = 1.0, g: float = 1.0, T: float = 8.0) -> None:
         if not (stiffness > 0 and g > 0 and T > 0):
             raise ValueError(f"stiffness = {stiffness}, g = {g}, T = {T}; all must be positive.")
@@ -72,6 +74,7 @@ class Stationary:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, stiffness: float, g: float, event_shape: Any) -> None:
         self.stiffness, self.g = stiffness, g
         self.kappa = 0.5 * stiffness / g**2

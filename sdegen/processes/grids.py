@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .base import SDE
 
@@ -33,6 +34,7 @@ class Grid(ABC):
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, start: float | None = None, end: float | None = None) -> None:
         self.start, self.end = start, end
 
@@ -111,6 +113,7 @@ class LogSNR(Grid):
         Ratios are spread within ``10^±digits``; an end beyond takes the place of the outermost.
     """
 
+    @check_arguments
     def __init__(self, start: float | None = None, end: float | None = None, digits: float = 4.0) -> None:
         super().__init__(start, end)
         self.digits = digits
@@ -142,6 +145,7 @@ class Karras(Grid):
         If `rho` is not positive; at a call, if ``alpha(start) = 0``.
     """
 
+    @check_arguments
     def __init__(self, start: float | None = None, end: float | None = None, rho: float = 7.0) -> None:
         super().__init__(start, end)
         if not rho > 0:
@@ -179,6 +183,7 @@ class Angle(Grid):
         If `scale` or `power` is not positive.
     """
 
+    @check_arguments
     def __init__(
         self, start: float | None = None, end: float | None = None, scale: float = 1.0, power: float = 1.0
     ) -> None:
@@ -210,6 +215,7 @@ class Given(Grid):
         If they are not strictly decreasing; at a call, if a sampler asks for another number or they leave ``[0, T]``.
     """
 
+    @check_arguments
     def __init__(self, times: Tensor) -> None:
         times = torch.as_tensor(times, dtype=torch.float64)
         if times.ndim != 1 or len(times) < 1 or not (times[1:] < times[:-1]).all() or times.isnan().any():

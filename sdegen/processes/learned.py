@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture, Moments
 from ..show import show_call
 from .scalar import ScheduleSDE
@@ -48,6 +49,7 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
         super().__init__()
         if not (first > last and degree >= 1):
@@ -106,6 +108,7 @@ class LearnedSDE(LearnedSchedule):
         If `rate` is not positive, or as for `LearnedSchedule`.
     """
 
+    @check_arguments
     def __init__(self, rate: float | None = None, first: float = 8.0, last: float = -6.0, degree: int = 12) -> None:
         super().__init__(first, last, degree)
         self.rate = -0.5 * last if rate is None else rate

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import Scale, as_operator, rows
 
 
@@ -57,6 +58,7 @@ class _ClockedScale(_Clocked):
         return self.g(u, x) * v1, 0.0
 
 
+@check_arguments
 def simulate(
     dynamics: Any,
     x: Tensor,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .scalar import ScheduleSDE
 
 
@@ -57,6 +58,7 @@ class DDPM(ScheduleSDE):
 
     N: int
 
+    @check_arguments
     def __init__(self, betas: Tensor | None = None) -> None:
         betas = linear_betas() if betas is None else torch.as_tensor(betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
@@ -103,6 +105,7 @@ class AngleTable(ScheduleSDE):
 
     N: int
 
+    @check_arguments
     def __init__(self, alphas_cumprod: Tensor) -> None:
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
         if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
@@ -127,11 +130,13 @@ class AngleTable(ScheduleSDE):
         return torch.sin(self._angle(t))
 
 
+@check_arguments
 def linear_betas(N: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """Return `N` betas spaced linearly from `first` to `last` (Ho et al., 2020, arXiv:2006.11239), float64 ``(N,)``."""
     return torch.linspace(first, last, N, dtype=torch.float64)
 
 
+@check_arguments
 def cosine_betas(N: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     """Return the `N` betas of a squared-cosine ``alpha²``, none above `largest`, float64 ``(N,)``.
 
@@ -142,11 +147,13 @@ def cosine_betas(N: int = 1000, offset: float = 0.008, largest: float = 0.999) -
     return (1 - squared[1:] / squared[:-1]).clamp_max(largest)  # the published schedule is clipped
 
 
+@check_arguments
 def sigmoid_betas(N: int = 1000, first: float = 1e-4, last: float = 0.02, width: float = 6.0) -> Tensor:
     """Return `N` betas on a logistic curve from `first` to `last` over ``[−width, width]``, float64 ``(N,)``."""
     return first + (last - first) * torch.linspace(-width, width, N, dtype=torch.float64).sigmoid()
 
 
+@check_arguments
 def constant_betas(N: int = 1000, beta: float = 0.01) -> Tensor:
     """Return `N` betas equal to `beta`, float64 ``(N,)``."""
     return torch.full((N,), beta, dtype=torch.float64)

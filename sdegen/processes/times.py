@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .base import SDE
 
@@ -88,6 +89,7 @@ class DiscreteTimes(TimeLaw):
         If `N` is no whole number, or below 1.
     """
 
+    @check_arguments
     def __init__(self, N: int = 1000) -> None:
         if N < 1 or int(N) != N:
             raise ValueError(f"N = {N}; give a whole number of steps, at least one.")
@@ -116,6 +118,7 @@ class LogNormalTimes(TimeLaw):
         If `std` is not positive.
     """
 
+    @check_arguments
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
         if not std > 0:
             raise ValueError(f"std = {std}; it must be positive.")
@@ -150,6 +153,7 @@ class ImportanceTimes(TimeLaw):
         If `nodes` is below 2, or `density` does not give a positive number for every time.
     """
 
+    @check_arguments
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
         if nodes < 2:
             raise ValueError(f"nodes = {nodes}; at least two are needed.")
@@ -252,6 +256,7 @@ class SharedTimes(TimeLaw):
         If `number` is below 1.
     """
 
+    @check_arguments
     def __init__(self, times: TimeLaw | None = None, number: int = 16) -> None:
         if number < 1:
             raise ValueError(f"number = {number}; a batch has at least one time.")

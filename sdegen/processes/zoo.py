@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from .linear import LinearSDE
 from .scalar import ScalarSDE, ScheduleSDE
 
@@ -34,6 +35,7 @@ class VP(ScalarSDE):
         Unless ``0 < beta_min <= beta_max``.
     """
 
+    @check_arguments
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         if not 0 < beta_min <= beta_max:
             raise ValueError(f"beta_min = {beta_min}, beta_max = {beta_max}; expected 0 < beta_min <= beta_max.")
@@ -118,6 +120,7 @@ class OU(ScalarSDE):
         If `rate` or `T` is not positive.
     """
 
+    @check_arguments
     def __init__(self, rate: float = 1.0, T: float = 5.0) -> None:
         if not (rate > 0 and T > 0):
             raise ValueError(f"rate = {rate}, T = {T}; both must be positive.")
@@ -161,6 +164,7 @@ class VE(ScalarSDE):
         Unless ``0 < sigma_min < sigma_max``.
     """
 
+    @check_arguments
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"sigma_min = {sigma_min}, sigma_max = {sigma_max}; expected 0 < sigma_min < sigma_max.")
@@ -207,6 +211,7 @@ class EDM(ScheduleSDE):
         Unless ``0 < sigma_min < sigma_max``.
     """
 
+    @check_arguments
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"sigma_min = {sigma_min}, sigma_max = {sigma_max}; expected 0 < sigma_min < sigma_max.")

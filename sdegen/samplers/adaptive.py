@@ -12,6 +12,7 @@ __all__ = ["AdaptiveSDE", "DyadicPath"]
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Reverse
@@ -52,6 +53,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
 
     default_grid = Uniform
 
+    @check_arguments
     def __init__(self, rtol: float = 0.02, atol: float = 0.01, eta: float = 1.0, grid: Grid | None = None) -> None:
         super().__init__(1, grid)
         if not (rtol >= 0 and atol > 0):

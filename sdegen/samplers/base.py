@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from ..arguments import check_arguments
+from ..checks import check_count
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Angle, Grid, Uniform
@@ -75,10 +77,9 @@ class Sampler(ABC, Generic[C, S]):
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, steps: int = 50, grid: Grid | None = None) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps = {steps}; a sampler makes a positive whole number of steps.")
-        self.steps = steps
+        self.steps = check_count("steps", steps)
         self.grid = grid
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:

@@ -7,6 +7,7 @@ __all__ = ["AHEAD", "BrownianNoise"]
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 from .noise import TOGETHER, SampleNoise, numbers_in, power_of_two, together
 
@@ -58,6 +59,7 @@ class BrownianNoise:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, seed: int, first: int, times: Tensor, coarsest: int | None = None) -> None:
         steps = len(times) - 1
         coarsest = max(1, steps // max(1, steps & -steps)) if coarsest is None else coarsest

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..models.score import ScoreModel
 from ..processes.grids import Grid, Karras
@@ -63,6 +64,7 @@ class Churn(Sampler[ChurnStep, None]):
     default_grid = Karras
     convergence_order = 2
 
+    @check_arguments
     def __init__(
         self,
         steps: int = 32,

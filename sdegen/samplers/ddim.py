@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.kernels import posterior
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
@@ -122,6 +123,7 @@ class Ancestral(Sampler[AncestralStep, None]):
 
     convergence_order = 1
 
+    @check_arguments
     def __init__(self, steps: int = 500, grid: Grid | None = None, variance: Variance = posterior_variance) -> None:
         super().__init__(steps, grid)
         self.variance = variance
@@ -178,6 +180,7 @@ class DDIM(Sampler[DDIMStep, None]):
 
     convergence_order = 1
 
+    @check_arguments
     def __init__(self, steps: int = 50, grid: Grid | None = None, eta: float = 0.0) -> None:
         super().__init__(steps, grid)
         if not 0 <= eta <= 1:

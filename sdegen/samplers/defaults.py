@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["default", "draws_images", "level"]
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
@@ -23,6 +24,7 @@ TURN = 0.4  # times the spread of the data: at about this level of noise samples
 LEAST = 1e-3  # the level for data that are all but one point
 
 
+@check_arguments
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel
 from ..precision import narrowed
 from ..processes.linear import is_linear
@@ -20,6 +21,7 @@ from .run import sample
 from .start import check_choice, check_states
 
 
+@check_arguments
 def edit(
     model: ScoreModel,
     x: Tensor,

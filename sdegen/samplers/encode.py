@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel, check_dtype
 from ..precision import narrowed, widened
 from ..processes.base import SDE
@@ -46,6 +47,7 @@ class Encoded(NamedTuple):
         return show_call(self)
 
 
+@check_arguments
 def encode(
     model: ScoreModel,
     x: Tensor,
@@ -105,6 +107,7 @@ def encode(
     return narrowed("latents", z, x.dtype)
 
 
+@check_arguments
 def encode_with_error(
     model: ScoreModel,
     x: Tensor,
@@ -139,6 +142,7 @@ def encode_with_error(
     return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
 
 
+@check_arguments
 def decode(
     model: ScoreModel,
     z: Tensor,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.base import Reverse
@@ -50,6 +51,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
     default_grid = Uniform
     convergence_order = 1
 
+    @check_arguments
     def __init__(self, steps: int = 500, grid: Grid | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, grid)
         self.eta = eta

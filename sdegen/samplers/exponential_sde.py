@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.interpolation import lagrange, rule
 from ..laws.kernels import posterior
 from ..laws.operators import Matrix, Operator, Scale
@@ -82,6 +83,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
         In a run, if the process is not linear.
     """
 
+    @check_arguments
     def __init__(
         self, steps: int = 20, grid: Grid | None = None, order: int = 2, eta: float = 1.0, clock: Clock = angle
     ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Given
@@ -41,6 +42,7 @@ class Fitted(Multistep):
     error: float | None = None
     default_error: float | None = None
 
+    @check_arguments
     def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:
         super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise

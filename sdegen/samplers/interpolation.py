@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..data.parts import change_rows
 from ..laws.interpolation import slerp
 from ..models.score import ScoreModel
@@ -20,6 +21,7 @@ from .noise import as_seed
 from .start import check_states
 
 
+@check_arguments
 def interpolate(
     model: ScoreModel,
     x: Tensor,

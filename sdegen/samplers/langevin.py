@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.base import SDE
@@ -46,6 +47,7 @@ class Langevin(Sampler[LangevinStep, None]):
         If `h` is not positive.
     """
 
+    @check_arguments
     def __init__(self, steps: int = 1000, h: float = 0.1, t: float | None = None) -> None:
         super().__init__(steps)
         if not h > 0:
@@ -89,6 +91,7 @@ class AnnealedLangevin(Langevin):
         If `h` is not positive, or `repeats` below 1.
     """
 
+    @check_arguments
     def __init__(self, steps: int = 50, h: float = 0.3, repeats: int = 10, grid: Grid | None = None) -> None:
         super().__init__(steps, h)
         if repeats < 1:
@@ -114,6 +117,7 @@ class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
         Its ``h``, and as many of its ``steps`` after every predictor step.
     """
 
+    @check_arguments
     def __init__(self, predictor: Sampler[C, S], corrector: Langevin | None = None) -> None:
         super().__init__(predictor.steps, predictor.grid)
         self.predictor = predictor

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
@@ -69,6 +70,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
     """
 
+    @check_arguments
     def __init__(
         self,
         steps: int = 20,

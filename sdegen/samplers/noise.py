@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
+from ..checks import check_count
 from ..show import show_call
 
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
@@ -73,10 +75,9 @@ class SampleNoise:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, seed: int, first: int = 0, times: Tensor | None = None) -> None:
-        for name, value, least in (("seed", seed, None), ("first", first, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-                raise ValueError(f"{name} = {value!r}; give a whole number{'' if least is None else ', at least 0'}.")
+        seed, first = check_count("seed", seed, at_least=None), check_count("first", first, at_least=0)
         self.seed, self.first = seed, first
         self.calls = 0
         self._seeds = BlockSeeds(seed)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.odes import TABLEAUS, Tableau, check_method, integrate
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Flow
@@ -76,6 +77,7 @@ class Heun(Sampler[RungeKutta, None]):
 
     convergence_order = 2
 
+    @check_arguments
     def __init__(self, steps: int = 18, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
@@ -119,6 +121,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         If the method is none of these, or is of fixed steps and their number is not given.
     """
 
+    @check_arguments
     def __init__(
         self,
         steps: int | None = None,

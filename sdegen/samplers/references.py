@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
@@ -133,6 +134,7 @@ class Normal(Reference):
         If `variance` is not positive.
     """
 
+    @check_arguments
     def __init__(self, variance: float = 1.0) -> None:
         if not variance > 0:
             raise ValueError(f"variance = {variance}; it must be positive: PointMass is the limit 0.")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..models.score import ScoreModel
 from ..processes.base import SDE
@@ -63,6 +64,7 @@ class Restart(Sampler[RestartStep, Any]):
         In a run, if the process is not linear.
     """
 
+    @check_arguments
     def __init__(self, sampler: Sampler | None = None, intervals: Sequence[Interval] = (Interval(0.1, 1.0),)) -> None:
         sampler = Heun() if sampler is None else sampler
         super().__init__(sampler.steps, sampler.grid)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
@@ -42,6 +43,7 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
 
     convergence_order = 1
 
+    @check_arguments
     def __init__(self, steps: int = 500, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 

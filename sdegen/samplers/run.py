@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import check_arguments
+from ..checks import check_count
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
 from ..precision import narrowed
@@ -19,7 +21,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_batch, check_choice, check_number, check_states, chunks, rows_of_part, start
+from .start import check_batch, check_choice, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -27,6 +29,7 @@ Callback = Callable[[int, Tensor, Tensor], object]
 NoiseSource = Callable[[int, int, Tensor], Noise]
 
 
+@check_arguments
 def sample(
     model: ScoreModel,
     n: int | None = None,
@@ -125,7 +128,7 @@ def sample(
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    n = check_number(n) if x_T is None else len(x_T)
+    n = check_count("n", n) if x_T is None else len(x_T)
     rows = rows_of_part(part, n)
     if x_T is None:
         x = start(model, rows.stop - rows.start, seed, rows.start)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import check_arguments
 from ..data.parts import change_rows
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import Conditioned
@@ -70,6 +71,7 @@ def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
     return theta.cpu()
 
 
+@check_arguments
 def fit_solver(
     model: ScoreModel,
     *,

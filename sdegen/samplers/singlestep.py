@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
@@ -48,6 +49,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         As for `Multistep`.
     """
 
+    @check_arguments
     def __init__(
         self,
         steps: int = 10,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["check_batch", "check_choice", "check_number", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = ["check_batch", "check_choice", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
 
+from ..checks import check_count
 from ..data.parts import change_rows, has_rows, part_of
 from ..models.score import ScoreModel, check_dtype
 from ..precision import widened
@@ -24,8 +25,8 @@ def check_batch(batch: Any) -> None:
     ValueError
         If it is neither a positive whole number nor None.
     """
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch = {batch}; give the most rows to hold at a time, at least 1, or None for all.")
+    if batch is not None:
+        check_count("batch", batch, hint=", or None for all at once")
 
 
 def check_choice(steps: int | None, sampler: Any) -> None:
@@ -63,23 +64,10 @@ def chunks(
         yield first, part, change_rows(cond, n, itemgetter(rows)) if cut else cond
 
 
-def check_number(n: Any) -> int:
-    """Return the number of samples `n`; refuse what is no such number.
-
-    Raises
-    ------
-    ValueError
-        If it is no whole number, or less than 1.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n = {n}; ask for at least one sample.")
-    return n
-
-
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.require_moments(" for the prior to be matched to, or pass x_T")
-    return model.cast_states(draw(model.sde.prior(moments), check_number(n), seed, moments.mean.numel(), first))
+    return model.cast_states(draw(model.sde.prior(moments), check_count("n", n), seed, moments.mean.numel(), first))
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:

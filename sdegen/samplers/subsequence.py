@@ -25,16 +25,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
+from ..checks import check_count
 from ..data import Source
 from ..laws.draws import noise_like
 from ..metrics.estimate import Estimate
 from ..models.score import ScoreModel, evaluating
 from ..processes.base import SDE
 from ..processes.grids import Given, Grid, Quadratic, Uniform
-from ..processes.linear import LinearSDE, is_linear
+from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
 
 
+@check_arguments
 def trained_times(sde: SDE) -> Tensor:
     """Return the times ``k T / N``, ``k = N..1``, of a process with N steps such as `DDPM`; noise first, float64 ``(N,)``.
 
@@ -55,6 +58,7 @@ def trained_times(sde: SDE) -> Tensor:
     return torch.arange(sde.N, 0, -1, dtype=torch.float64) / sde.N * sde.T
 
 
+@check_arguments
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
     """Return a grid's times moved to the nearest training steps, none used twice.
 
@@ -89,6 +93,7 @@ def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -
     return Given(fine[k])
 
 
+@check_arguments
 def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
     """Return `steps` trained times in equal steps of `t`; parameters as for `subsequence`.
 
@@ -107,6 +112,7 @@ def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Gi
     return subsequence(sde, steps, Uniform(), times)
 
 
+@check_arguments
 def quadratic_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
     """Return `steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
 
@@ -160,6 +166,7 @@ class StepCosts:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, sde: LinearSDE, times: Tensor, errors: Tensor) -> None:
         at = sde.marginal(times)
         sharp = ~at.R.log_abs_det().isfinite()
@@ -203,15 +210,8 @@ class StepCosts:
         ValueError
             If `n` is below 2 or `batch_size` below 1, or `times` do not decrease or reach where there is no noise.
         """
-        sde = model.sde
-        if not is_linear(sde):
-            raise TypeError(
-                f"{type(sde).__name__} is not linear: its reversed chain has no closed form to compare with; use a "
-                "LinearSDE."
-            )
-        for name, value, least in (("n", n, 2), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{name} = {value}; it must be at least {least}.")
+        sde = as_linear(model.sde, ": its reversed chain has no closed form to compare with; use a LinearSDE.")
+        check_count("n", n, 2), check_count("batch_size", batch_size)
         times = _chosen_from(sde, times)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31 - 1, ())) if seed is None else seed)
         weight = model.like
@@ -261,6 +261,7 @@ class StepCosts:
         return Given(self.times[cheapest(self.matrix(), steps)])
 
 
+@check_arguments
 def optimal_subsequence(
     model: ScoreModel,
     data: Any,
@@ -343,7 +344,7 @@ def _chosen_from(sde: SDE, times: Tensor | None) -> Tensor:
 
 def _check_steps(steps: int, fine: Tensor) -> None:
     """Refuse a number of stops that the times do not hold."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= len(fine):
+    if not 2 <= steps <= len(fine):
         raise ValueError(
             f"steps = {steps}; choose a whole number from 2, the two ends, to {len(fine)}, the number of trained times."
         )

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture, Moments
 from ..metrics.frechet import frechet_distance
 from ..models.exact import Exact
@@ -90,6 +91,7 @@ def travelled(sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, n
     return x
 
 
+@check_arguments
 def response(sampler: Sampler, model: Exact, denoise: bool = False) -> Response:
     """Run a sampler on unit vectors of start and noise, and return the affine map from these to its last state.
 
@@ -129,6 +131,7 @@ def _response(run: Callable[[Tensor, Noise], Tensor], like: Tensor, name: str) -
     return Response(linear[:D].T, b, linear[D:].T)
 
 
+@check_arguments
 def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tuple[Tensor, Tensor]:
     """Compute the mean and covariance of a sampler's last state, started from the exact law at its first time.
 
@@ -151,6 +154,7 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
     return response(sampler, model, denoise).moments(start)
 
 
+@check_arguments
 def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
     """Compute mean and covariance of what `sdegen.sample` returns on Gaussian data, the last move to clean data included.
 
@@ -179,6 +183,7 @@ def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
     return Moments(mean.reshape(shape), covariance)
 
 
+@check_arguments
 def gaussian_error(model: Exact, sampler: Sampler | None = None) -> float:
     """Compute the 2-Wasserstein distance, in units of the data, of what a solver samples to Gaussian data, in closed form.
 

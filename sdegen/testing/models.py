@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..models.score import ScoreModel, evaluating
 from ..processes.linear import is_linear
 from .report import Law, Report, Violation, cases, check, close
@@ -160,6 +161,7 @@ LAWS: list[Law] = [
 ]
 
 
+@check_arguments
 def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Report:
     """Check a score model, of the library or your own, against its laws, and return a `Report`.
 
@@ -200,6 +202,7 @@ def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Re
     return check(model, LAWS, expected)
 
 
+@check_arguments
 def model_cases(model: ScoreModel) -> list[Any]:
     """Return the laws of a model as pytest parameters; see `report.cases`.
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..data import gaussian_ring
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import Operator
@@ -141,6 +142,7 @@ LAWS: list[Law] = [
 ]
 
 
+@check_arguments
 def check_parametrization(
     parametrization: Parametrization, sde: LinearSDE, expected: dict[str, str] | None = None
 ) -> Report:
@@ -184,6 +186,7 @@ def check_parametrization(
     return report
 
 
+@check_arguments
 def parametrization_cases(parametrization: Parametrization, sde: LinearSDE) -> list[Any]:
     """Return the laws of a parametrisation as pytest parameters; see `report.cases`.
 

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
+
 EXACT = 1e-10  # float64 arithmetic
 QUADRATURE = 1e-6  # numerical integration and differentiation
 STATISTICAL = 5.0  # standard errors, which the law computes itself
@@ -44,6 +46,7 @@ class Result:
     detail: str
 
 
+@check_arguments
 @dataclass
 class Report:
     """The results of a conformance check, law by law.

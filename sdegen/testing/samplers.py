@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..models.exact import Exact
 from ..processes.linear import LinearSDE, is_linear
@@ -219,6 +220,7 @@ def order_between(errors: tuple[float, float], steps: tuple[int, int]) -> float:
     return math.log(errors[0] / errors[1]) / math.log(steps[1] / steps[0])
 
 
+@check_arguments
 def observed_order(
     make: Callable[[int], Sampler], sde: LinearSDE, steps: tuple[int, int] = (64, 128)
 ) -> tuple[float, float]:
@@ -238,6 +240,7 @@ def observed_order(
     return order_between(case.errors, steps), case.errors[1]
 
 
+@check_arguments
 def check_sampler(
     make: Callable[[int], Sampler],
     sde: LinearSDE,
@@ -294,6 +297,7 @@ def check_sampler(
     return report
 
 
+@check_arguments
 def sampler_cases(make: Callable[[int], Sampler], sde: LinearSDE, **settings: Any) -> list[Any]:
     """Return the laws of a sampler as pytest parameters; see `report.cases`.
 

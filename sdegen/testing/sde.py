@@ -6,6 +6,7 @@ __all__ = ["check_sde", "laws_of", "sde_cases"]
 
 from typing import Any
 
+from ..arguments import check_arguments
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
@@ -22,6 +23,7 @@ def laws_of(sde: SDE) -> list[Law]:
     return [*EVERY, *of_kind, *([] if is_linear(sde) else NONLINEAR)]
 
 
+@check_arguments
 def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     """Check a process against its laws, and return a `Report`.
 
@@ -60,6 +62,7 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
     return check(sde, laws_of(sde), expected)
 
 
+@check_arguments
 def sde_cases(sde: SDE) -> list[Any]:
     """The laws of a process as pytest parameters; see `report.cases`.
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.operators import Operator
 from ..processes.base import SDE
 from ..processes.times import TimeLaw
@@ -100,6 +101,7 @@ WEIGHTING_LAWS: list[Law] = [
 ]
 
 
+@check_arguments
 def check_weighting(
     weighting: Weighting, sde: SDE, weight: Lambda | None = None, expected: dict[str, str] | None = None
 ) -> Report:
@@ -143,6 +145,7 @@ def check_weighting(
     return report
 
 
+@check_arguments
 def weighting_cases(weighting: Weighting, sde: SDE, weight: Lambda | None = None) -> list[Any]:
     """Return the laws of a weighting as pytest parameters; see `report.cases`.
 
@@ -215,6 +218,7 @@ def factor_undoes_the_law(case: Timed) -> None:
 TIME_LAWS: list[Law] = [times_lie_inside, generator_decides_the_draw, factor_undoes_the_law]
 
 
+@check_arguments
 def check_times(law: TimeLaw, sde: SDE, expected: dict[str, str] | None = None) -> Report:
     """Check a law of training times, of the library or your own, against its laws on an SDE, and return a `Report`.
 
@@ -252,6 +256,7 @@ def check_times(law: TimeLaw, sde: SDE, expected: dict[str, str] | None = None) 
     return report
 
 
+@check_arguments
 def times_cases(law: TimeLaw, sde: SDE) -> list[Any]:
     """Return the laws of a law of times as pytest parameters; see `report.cases`.
 

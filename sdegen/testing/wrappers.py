@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..models.network import Trainable
 from ..models.score import ScoreModel
@@ -176,6 +177,7 @@ def _of_the_wrapper(law: Law) -> Law:
 LAWS: list[Law] = [*OWN, *map(_of_the_wrapper, MODEL_LAWS)]
 
 
+@check_arguments
 def check_wrapper(
     wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None, expected: dict[str, str] | None = None
 ) -> Report:
@@ -223,6 +225,7 @@ def check_wrapper(
     return report
 
 
+@check_arguments
 def wrapper_cases(wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None) -> list[Any]:
     """Return the laws of a wrapper as pytest parameters; see `report.cases`.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..checks import check_function
 from ..show import show_call
 from .averages import Snapshots
 from .checkpoints import Folder
@@ -71,8 +72,19 @@ class Function(Listener):
 
 
 def listening(callback: Listener | Callable[[Step], Any]) -> Listener:
-    """Return a callback as a `Listener`; a function becomes a `Function`."""
-    return callback if isinstance(callback, Listener) else Function(callback)
+    """Return a callback as a `Listener`; a function becomes a `Function`.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be called, or is a class of listeners.
+    """
+    if isinstance(callback, Listener):
+        return callback
+    example = "functions of a Step, or listeners, each in a list: callbacks=[look]"
+    if isinstance(callback, type):
+        raise TypeError(f"callbacks has the class {callback.__name__}; give {example}.")
+    return Function(check_function("callbacks", callback, example))
 
 
 class Bar(Listener):

@@ -15,10 +15,12 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import check_arguments
+from ..checks import check_count, check_kind
 from ..progress import should_show
 from .listeners import Bar, Checkpoints, KeepSnapshots, Listener, listening
 from .run import Run, Step
-from .settings import Settings, check_whole
+from .settings import Settings
 from .state import Training
 from .validation import Validation
 
@@ -100,15 +102,16 @@ def fit(
     8 torch.Size([9, 2])
     9
     """
-    for name, value in {"every": every, "validate_every": validate_every, "threads": threads}.items():
-        check_whole(name, value, 1)
+    every, validate_every = check_count("every", every), check_count("validate_every", validate_every)
+    check_kind("callbacks", callbacks, Iterable, "a list of functions or listeners, as in callbacks=[look]")
+    listening_to = [listening(callback) for callback in callbacks]
     settings = Settings.of(settings, changes)
     training = Training(model, data, settings, checkpoint, threads)
     listeners: list[Listener] = []
     if training.processes.main:
         listeners += [Bar()] if should_show(progress) else []
         listeners += [] if validation is None else [Validation(validation, validate_every)]
-        listeners += [listening(callback) for callback in callbacks]
+        listeners += listening_to
     if training.run.snapshots is not None and settings.snapshots is not None:
         listeners.append(KeepSnapshots(training.run.snapshots, settings.snapshots))
     if training.folder is not None:
@@ -119,6 +122,7 @@ def fit(
     return training.run
 
 
+@check_arguments
 def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[Step]:
     """Take the steps of a training, and yield each as a `Step`, after the listeners have been called with it.
 

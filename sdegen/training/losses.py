@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
@@ -65,6 +66,7 @@ class Denoising:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(
         self,
         weighting: Weighting | None = None,
@@ -121,6 +123,7 @@ class InputPerturbation(Denoising):
         If `gamma` is negative or not finite.
     """
 
+    @check_arguments
     def __init__(
         self,
         gamma: float = 0.1,
@@ -174,6 +177,7 @@ class Implicit:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(
         self,
         weighting: Weighting | None = None,
@@ -222,6 +226,7 @@ class Hybrid:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
         if steps < 2:
             raise ValueError(f"steps = {steps}; a chain with learned variances has at least two.")
@@ -260,6 +265,7 @@ class Variational:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, steps: int = 1000) -> None:
         if steps < 2 or int(steps) != steps:
             raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")

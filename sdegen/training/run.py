@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
 from ..metrics.estimate import Estimate
 from ..plots import drawn, losses
 from ..show import show_call, show_picture, show_value
@@ -77,6 +78,7 @@ def averaged(model: nn.Module, average: PowerEMA) -> Iterator[None]:
             model.train()
 
 
+@check_arguments
 @dataclass
 class Run:
     """The record of a training run: losses, gradient norms and learning rates of all steps.

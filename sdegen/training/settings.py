@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Settings", "check_whole", "constant_rate", "cosine_decay"]
+__all__ = ["Settings", "constant_rate", "cosine_decay"]
 
 import difflib
 import math
@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_count, check_function, check_kind, check_number
 from ..show import show_call
 from .averages import exponent
 
 STEPS = 4000  # of a run whose end nobody named
+OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # None switches them off, or leaves them to the run
 
 
 def cosine_decay(done: float) -> float:
@@ -41,8 +43,8 @@ class Settings:
     steps, seconds
         Length of the run: steps (4,000 by default), or wall-clock seconds; the first limit that is reached ends it.
     batch_size, lr, warmup, weight_decay, betas, clip
-        Settings of AdamW; `warmup` steps raise the rate to `lr`, and `clip` bounds the norm of the gradient. Batches that the
-        user makes keep their own size.
+        Settings of AdamW; `warmup` steps raise the rate to `lr`, and `clip` bounds the norm of the gradient, None not at all.
+        Batches that the user makes keep their own size.
     lr_factors
         Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
     schedule
@@ -67,6 +69,8 @@ class Settings:
 
     Raises
     ------
+    TypeError
+        If a setting is of another kind than it must be.
     ValueError
         If a setting is none that a run could be made with.
 
@@ -76,7 +80,7 @@ class Settings:
     0.00025
     >>> Settings(lr=-1.0)
     Traceback (most recent call last):
-    ValueError: lr = -1.0; it must be positive.
+    ValueError: lr = -1.0; it must be positive and finite.
     """
 
     steps: int | None = None
@@ -88,7 +92,7 @@ class Settings:
     schedule: Callable[[float], float] = cosine_decay
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = 1.0
+    clip: float | None = 1.0
     ema: float = 0.05
     loss: Callable[..., Tensor] | None = None
     p_uncond: float = 0.0
@@ -101,32 +105,42 @@ class Settings:
     __repr__ = show_call
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seconds", "batch_size", "lr", "clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} = {value}; it must be positive.")
-        for name, least in {"steps": 1, "batch_size": 1, "warmup": 0, "accumulate": 1, "snapshots": 1}.items():
-            check_whole(name, getattr(self, name), least)
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("warmup", 0),
+            ("accumulate", 1),
+            ("snapshots", 1),
+            ("seed", None),
+        ):
+            self._keep(name, check_count, at_least=least)
+        for name in ("seconds", "lr", "clip"):
+            self._keep(name, check_number, above=0)
+        self._keep("weight_decay", check_number, at_least=0)
+        self._keep("p_uncond", check_number, at_least=0, at_most=1, hint=", a probability")
+        check_function("schedule", self.schedule, "a function of the finished part of the run, such as cosine_decay")
+        if self.loss is not None:
+            check_function("loss", self.loss, "a function that is called as loss(model, x, generator=generator)")
+        for name in ("lr_factors", "null"):
+            check_kind(name, getattr(self, name), (dict, type(None)), "a dict, or None")
         if self.autocast not in (None, torch.bfloat16):
             raise ValueError(
                 f"autocast = {self.autocast}; give torch.bfloat16, which needs no scaling of losses, or None."
             )
-        if not 0 <= self.p_uncond <= 1:
-            raise ValueError(f"p_uncond = {self.p_uncond}; it must be a probability.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay = {self.weight_decay}; it must not be negative.")
-        if (
-            not isinstance(self.betas, (tuple, list))
-            or len(self.betas) != 2
-            or not all(0 <= beta < 1 for beta in self.betas)
-        ):
+        check_kind("betas", self.betas, (tuple, list), "two numbers from 0 to below 1, such as (0.9, 0.99)")
+        object.__setattr__(self, "betas", tuple(check_number("betas", v, at_least=0, below=1) for v in self.betas))
+        if len(self.betas) != 2:
             raise ValueError(f"betas = {self.betas}; give two numbers from 0 to below 1.")
         for key, factor in (self.lr_factors or {}).items():
-            if not factor > 0:
-                raise ValueError(
-                    f"lr_factors[{key!r}] = {factor}; it must be positive: freeze with requires_grad_(False)."
-                )
+            check_number(f"lr_factors[{key!r}]", factor, above=0, hint=": freeze with requires_grad_(False)")
+        object.__setattr__(self, "ema", check_number("ema", self.ema))
         exponent(self.ema, "ema")
+
+    def _keep(self, name: str, check: Callable[..., Any], **bounds: Any) -> None:
+        """Check a number and keep it in its plain form; None is kept where it means something."""
+        value = getattr(self, name)
+        if value is not None or name not in OPTIONAL:
+            object.__setattr__(self, name, check(name, value, **bounds))
 
     @classmethod
     def of(cls, settings: Settings | None, changes: dict[str, Any]) -> Settings:
@@ -172,15 +186,3 @@ class Settings:
         # Where a run of constant rate ends has no say in how it goes.
         ends = {"steps": None, "seconds": None} if self.schedule is constant_rate else {"steps": self.last}
         return own | ends
-
-
-def check_whole(name: str, value: int | None, least: int) -> None:
-    """Refuse a value that is not a whole number of at least `least`; None passes.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument.
-    """
-    if value is not None and (not isinstance(value, int) or value < least):
-        raise ValueError(f"{name} = {value}; it must be a whole number, at least {least}.")

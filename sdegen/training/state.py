@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Training", "by_factor"]
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_count, check_kind
 from ..data import Batch
 from ..data.stream import source_of
 from ..description import identify
@@ -67,7 +69,11 @@ class Training:
         checkpoint: str | Path | None = None,
         threads: int | None = None,
     ) -> None:
-        settings = Settings() if settings is None else settings
+        settings = Settings.of(settings, {})
+        if checkpoint is not None:
+            check_kind("checkpoint", checkpoint, (str, Path), "the path of a folder")
+        if threads is not None:
+            threads = check_count("threads", threads)
         named = learnable(model)
         self.model, self.parameters = model, list(named.values())
         like = self.parameters[0]
@@ -141,7 +147,8 @@ class Training:
             loss = self.gradient(batch)
         except NonFiniteLoss as error:
             raise self.readings.stopped(str(error)) from None
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        clip = math.inf if self.settings.clip is None else self.settings.clip
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip)
         self.readings.reason = self.gradient.reason
         self.readings.add(loss, norm)
         self.optimiser.step()

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..arguments import check_arguments
+from ..checks import check_count
 from .listeners import Listener
 from .run import Run, Step
-from .settings import check_whole
 from .state import Training
 
 
@@ -63,6 +64,7 @@ class TensorBoard(Listener):
     4 training/learning rate
     """
 
+    @check_arguments
     def __init__(
         self,
         writer: Writer,
@@ -70,8 +72,7 @@ class TensorBoard(Listener):
         images: Callable[[nn.Module], Tensor] | None = None,
         images_every: int = 1000,
     ) -> None:
-        check_whole("every", every, 1)
-        check_whole("images_every", images_every, 1)
+        check_count("every", every), check_count("images_every", images_every)
         self.writer, self.every, self.images, self.images_every = writer, every, images, images_every
 
     def begin(self, training: Training) -> None:

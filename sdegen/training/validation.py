@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .dropping import check_taken
@@ -42,6 +43,7 @@ class Validation(Keeping):
         If the data are unusable or do not fit the model, or the loss is not one value per datum.
     """
 
+    @check_arguments
     def __init__(self, data: Any, every: int) -> None:
         super().__init__(every)
         self.data = data

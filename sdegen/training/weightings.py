@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.marginals import Level
 from ..laws.operators import Operator, as_operator
 from ..processes.base import SDE
@@ -100,6 +101,7 @@ class SNRWeighting(Weighting):
         If `offset` is negative.
     """
 
+    @check_arguments
     def __init__(self, offset: float = 1.0) -> None:
         if not offset >= 0:
             raise ValueError(f"offset = {offset}; it must be at least 0.")
@@ -126,6 +128,7 @@ class EDMWeighting(SNRWeighting):
         If `std` is not positive.
     """
 
+    @check_arguments
     def __init__(self, std: float = 1.0) -> None:
         if not std > 0:
             raise ValueError(f"std = {std}; give the standard deviation of the data, a positive number.")
@@ -149,6 +152,7 @@ class MinSNRWeighting(Weighting):
         If `gamma` is not positive.
     """
 
+    @check_arguments
     def __init__(self, gamma: float = 5.0) -> None:
         if not gamma > 0:
             raise ValueError(f"gamma = {gamma}; it must be positive.")

@@ -1,0 +1,191 @@
+"""`check_arguments`, for the public doors: a signature says what each argument is, and is held to it.
+
+Annotations tell kinds, not bounds: that a number of steps is whole follows from ``steps: int``, that it is positive is for the
+function to check. Only calls from outside are held to it; steps of samplers and of training call nothing that is decorated.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EXAMPLES", "check_arguments"]
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .checks import check_count, check_flag, check_function, check_kind, check_number, check_tensor, describe
+
+F = TypeVar("F", bound=Callable[..., Any])
+Check = Callable[[str, Any], Any]
+
+# What to give for an argument, by the class that it is to be of.
+EXAMPLES = {
+    "Distribution": "a law, such as data.gaussian_ring()",
+    "Divergence": "ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives",
+    "GaussianMixture": "a GaussianMixture, such as data.gaussian_ring()",
+    "Generator": "a source of randomness, such as torch.Generator().manual_seed(0)",
+    "Grid": "a grid, such as grids.Angle()",
+    "LinearSDE": "a linear SDE, such as VP()",
+    "Measurement": "a measurement, such as measurements.random_projection(1, 2, std=0.1)",
+    "Module": "a network, such as nets.MLP(2)",
+    "Moments": "moments, such as moments_of(data)",
+    "Operator": "an operator, such as laws.Scale(0.5)",
+    "Parametrization": "a parametrisation, such as models.EDMParametrization()",
+    "Path": "a path, such as 'model.safetensors'",
+    "SDE": "an SDE, such as VP()",
+    "Sampler": "a sampler with its steps, such as samplers.Heun(steps=18)",
+    "Scaling": "a scaling, such as data.Scaling(-1, 1)",
+    "ScoreModel": "a score model, such as Exact(VP(), data.gaussian_ring())",
+    "Tensor": "a tensor",
+    "TimeLaw": "a law of times, such as weightings.UniformTimes()",
+    "Weighting": "a weighting, such as weightings.UniformWeighting()",
+    "dict": "a dict",
+    "str": "a word",
+}
+
+
+def check_arguments(door: F) -> F:
+    """Make a function, or the constructor of a class, refuse arguments that are not what its annotations say, in one sentence.
+
+    Whole and real numbers of NumPy and tensors of no axes become Python's; a number may be infinite only where its default is;
+    lists serve as sequences; whatever a union names passes.
+
+    Parameters
+    ----------
+    door
+        A function, or a class whose constructor is its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> @check_arguments
+    ... def repeat(word: str, times: int = 2) -> str:
+    ...     return word * times
+    >>> repeat("la", torch.tensor(3))
+    'lalala'
+    >>> repeat("la", 2.5)
+    Traceback (most recent call last):
+    ValueError: times = 2.5; it must be a whole number.
+    """
+    if isinstance(door, type):
+        made: Any = door
+        made.__init__ = check_arguments(made.__init__)
+        return door
+    names = [p.name for p in inspect.signature(door).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    @functools.cache  # at the first call, when all that annotations name is defined
+    def known() -> dict[str, Check]:
+        parameters = inspect.signature(door).parameters.values()
+        single = [
+            p for p in parameters if p.annotation is not p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        scope = inspect.unwrap(door).__globals__
+        return {p.name: _check_of(_meaning(p.annotation, scope), p.default) for p in single}
+
+    @functools.wraps(door)
+    def checked(*given: Any, **named: Any) -> Any:
+        checks = known()
+        plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
+        named = {n: checks[n](n, v) if n in checks else v for n, v in named.items()}
+        return door(*plain, *given[len(plain) :], **named)
+
+    return typing.cast(F, checked)
+
+
+def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:
+    """Return what an annotation stands for; anything, where it names what only checkers of types import."""
+    try:
+        return eval(annotation, scope) if isinstance(annotation, str) else annotation
+    except NameError:
+        return Any
+
+
+def _check_of(hint: Any, default: Any = None) -> Check:
+    """Choose the check of an annotation."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (types.UnionType, typing.Union):
+        return _check_any(parts, default)
+    if kind in CHECKS:
+        return CHECKS[kind]
+    if kind is float:
+        infinite = isinstance(default, float) and math.isinf(default)
+        return lambda name, value: check_number(name, value, infinite=infinite)
+    if kind in (Sequence, tuple, list):
+        return _check_items(kind, parts)
+    if isinstance(kind, type) and kind is not object and not hasattr(kind, "__supertype__"):
+        return _check_protocol(kind) if getattr(kind, "_is_protocol", False) else _check_class(kind)
+    return lambda name, value: value
+
+
+def _check_any(hints: Sequence[Any], default: Any) -> Check:
+    """Return the check of a union: what passes one of its checks passes; else the first one's refusal is raised."""
+    checks = [_check_of(hint, default) for hint in hints if hint is not type(None)]
+    optional = type(None) in hints
+
+    def check(name: str, value: Any) -> Any:
+        if optional and value is None:
+            return None
+        refusals = []
+        for one in checks:
+            try:
+                return one(name, value)
+            except (TypeError, ValueError) as refusal:
+                refusals.append(refusal)
+        raise refusals[-1] if isinstance(refusals[-1], ValueError) else refusals[0]
+
+    return check
+
+
+def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
+    """Return the check of a sequence, and of its items where they are of one kind or of fixed number."""
+    fixed = kind is tuple and Ellipsis not in hints
+    checks = [_check_of(hint) for hint in hints if hint is not Ellipsis]
+    number = f" {len(checks)}" if fixed else ""
+    what = {int: "whole numbers", float: "numbers", str: "words"}.get(hints[0], "objects")
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, (tuple, list)) or (fixed and len(value) != len(checks)):
+            given = f"has {len(value)} items" if isinstance(value, (tuple, list)) else describe(value)
+            raise TypeError(f"{name} {given}; give a tuple of{number} {what}.")
+        every = checks if fixed else checks[:1] * len(value)
+        items = [one(f"{name}[{i}]", item) for i, (one, item) in enumerate(zip(every, value, strict=True))]
+        return items if isinstance(value, list) else tuple(items) if type(value) is tuple else value
+
+    return check
+
+
+def _check_class(kind: type) -> Check:
+    example = EXAMPLES.get(kind.__name__, f"an object of the class {kind.__name__}")
+    if kind.__name__ == "LinearSDE":  # of other processes the function says what to take instead
+        kind = kind.__base__ or kind
+    return lambda name, value: check_kind(name, value, kind, example)
+
+
+def _check_protocol(kind: type) -> Check:
+    """Return the check that an object has the methods of a protocol, and is no class."""
+    methods = [
+        n for base in kind.__mro__ for n, v in vars(base).items() if inspect.isfunction(v) and not n.startswith("_")
+    ]
+    own = [n for n in methods if n not in vars(typing.Protocol)]
+
+    def check(name: str, value: Any) -> Any:
+        lacking = [method for method in own if not callable(getattr(value, method, None))]
+        if lacking or isinstance(value, type):
+            raise TypeError(f"{name} {describe(value)}; give an object with {' and '.join(own)}.")
+        return value
+
+    return check
+
+
+CHECKS: dict[Any, Check] = {
+    Any: lambda name, value: value,
+    int: lambda name, value: check_count(name, value, at_least=None),
+    bool: check_flag,
+    Callable: lambda name, value: check_function(name, value, "a function"),
+    Tensor: lambda name, value: check_tensor(name, value, floating=False, finite=False),
+}
