@@ -25,6 +25,7 @@ Check = Callable[[str, Any], Any]
 
 # What to give for an argument, by the class that it is to be of.
 EXAMPLES = {
+    "Dynamics": "an SDE, such as VP(), or its Reverse",
     "Distribution": "a law, such as data.gaussian_ring()",
     "Divergence": "ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives",
     "GaussianMixture": "a GaussianMixture, such as data.gaussian_ring()",

@@ -231,14 +231,14 @@ def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
 
 
 def check_law(name: str, value: Any, *methods: str) -> Any:
-    """Return an object that can be sampled from, and has further `methods`; refuse anything else, classes included.
+    """Return an object that can be sampled from, or has the `methods` named; refuse anything else, classes included.
 
     Raises
     ------
     TypeError
         If it lacks a method, or is a class.
     """
-    needed = ("sample", *methods)
+    needed = methods or ("sample",)
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
         listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
         raise TypeError(f"{name} {describe(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
@@ -293,7 +293,7 @@ def check_tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} {describe(value)}; give a tensor.")
-    if floating and not value.is_floating_point():
+    if value.is_complex() or (floating and not value.is_floating_point()):
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; give a tensor of {ndim} axes{hint}.")

@@ -175,9 +175,9 @@ def test_bad_arguments_get_a_sentence() -> None:
         LearnedSchedule(first=-1.0, last=2.0)
     with pytest.raises(ValueError, match="rate = 0"):
         LearnedSDE(rate=0)
-    with pytest.raises(ValueError, match="whole number of states, at least two"):
+    with pytest.raises(ValueError, match="whole number, at least 2: a chain of states"):
         losses.Variational(1)
-    with pytest.raises(ValueError, match=r"steps = 2\.5; a chain has a whole number of states"):
+    with pytest.raises(ValueError, match=r"steps = 2\.5; it must be a whole number"):
         losses.Variational(2.5)
     assert isinstance(LearnedSchedule(), nn.Module)
 

@@ -280,8 +280,8 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: SampleNoise(0.5), r"^seed = 0.5; give a whole number"),  # type: ignore[arg-type]
-        (lambda: SampleNoise(0, first=-1), r"^first = -1; give a whole number, at least 0"),
+        (lambda: SampleNoise(0.5), r"^seed = 0.5; it must be a whole number"),  # type: ignore[arg-type]
+        (lambda: SampleNoise(0, first=-1), r"^first = -1; it must be a whole number, at least 0"),
         (lambda: SampleNoise(0)(torch.empty(2, 2, dtype=torch.long)), r"dtype torch.int64; give floating-point"),
         (lambda: SampleNoise(0)(torch.tensor(1.0)), r"^like has shape \(\)"),
         (lambda: BrownianNoise(0, 0, TIMES[:20], 3), r"^coarsest = 3 and 19 steps .* a power of two"),

@@ -411,7 +411,7 @@ def test_the_fast_gradient_sign_of_a_linear_classifier() -> None:
     changed = fgsm(logits, x, label, 0.1)
     signs = torch.tensor([[-1.0, 1.0, -1.0], [1.0, -1.0, 1.0]])  # away from the own class
     assert torch.allclose(changed, (x + 0.1 * signs).clamp(0, 1))
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="of at least 0"):
         fgsm(logits, x, label, -0.1)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_interval, check_tensor
 from ..data import Images
 from ..laws.draws import noise_like
 
@@ -77,7 +78,7 @@ class Squeeze(Bijection):
     @check_arguments
     def __init__(self, n: int = 2) -> None:
         super().__init__()
-        self.n = n
+        self.n = check_count("n", n)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
@@ -172,6 +173,9 @@ class Marginals(Bijection):
     @check_arguments
     def __init__(self, masses: Tensor, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
+        check_tensor("masses", masses), check_interval("low and high", (low, high))
+        if masses.numel() == 0:
+            raise ValueError(f"masses has shape {tuple(masses.shape)}; give those of one place at least.")
         total = masses.double().sum(-1)
         if not (masses > 0).all() or not torch.allclose(total, torch.ones_like(total), atol=1e-5):
             raise ValueError("masses must be positive and sum to one at every place; see Marginals.of.")

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_tensor
 from ..laws.draws import noise_like
 from ..show import show_call
 from .divergences import FDivergence, Game
@@ -66,7 +67,7 @@ class Adversarial(nn.Module, ABC):
     def __init__(self, generator: nn.Module, critic: nn.Module, latent: int) -> None:
         super().__init__()
         self.net = Players(generator, critic)
-        self.latent = latent
+        self.latent = check_count("latent", latent)
         self.moments: Any = None
 
     @property
@@ -208,8 +209,9 @@ class Stability:
 
     @check_arguments
     def __init__(self, model: Adversarial, x: Tensor, every: int = 100) -> None:
-        if every < 1:
-            raise ValueError(f"every = {every}; give a number of steps, at least 1.")
+        check_count("every", every), check_tensor("x", x)
+        if x.ndim == 0 or len(x) == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}; give data (B, *), one row at least.")
         self.model, self.x, self.every = model, x, every
         self.records: list[dict[str, float]] = []
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.draws import noise_like
 from ..nets import Perceptron
 from ..show import show_call
@@ -142,6 +143,8 @@ class HierarchicalVAE(nn.Module):
         skip: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in {"width": width, "depth": depth}.items():
+            check_count(name, value)
         if not latents or min(latents) < 1 or free < 0:
             raise ValueError(
                 f"latents = {tuple(latents)}, free = {free}; give at least one latent, and no negative nats."

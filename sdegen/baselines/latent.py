@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number, check_tensor
 from ..laws.interpolation import slerp
 from ..metrics import Estimate
 
@@ -33,6 +34,13 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
     values
         What it becomes, such as ``torch.linspace(-3, 3, 11)``.
     """
+    check_tensor("values", values, ndim=1), check_tensor("z", z)
+    if z.ndim != 1 and len(z) != 1:
+        raise ValueError(f"z has shape {tuple(z.shape)}; give one latent vector, (latent,).")
+    if len(values) == 0 or not -z.shape[-1] <= dim < z.shape[-1]:
+        raise ValueError(
+            f"dim = {dim}, {len(values)} values; give a place among {z.shape[-1]}, and one value at least."
+        )
     points = z.expand(len(values), -1).clone()
     points[:, dim] = values.to(points)
     return decode(points)
@@ -60,6 +68,7 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
     ValueError
         If latents are opposite to each other, where there is no shortest arc, or zero.
     """
+    check_tensor("start", start), check_tensor("end", end, shape=tuple(start.shape)), check_count("steps", steps, 2)
     if not (start.any() and end.any()):
         raise ValueError("start or end is zero, and no arc joins it to the other; choose another.")
     arc = [slerp(start[None], end[None], u) for u in torch.linspace(0, 1, steps, dtype=torch.float64)]
@@ -85,6 +94,7 @@ def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
     ValueError
         If there are fewer than two rows.
     """
+    check_tensor("codes", codes, ndim=2), check_number("threshold", threshold, at_least=0)
     if len(codes) < 2:
         raise ValueError(f"codes has {len(codes)} rows; give two at least, so that their variance can be measured.")
     return codes.var(0) > threshold
@@ -119,6 +129,7 @@ class LatentClassifier(nn.Module):
     @check_arguments
     def __init__(self, model: Coding, latent: int, classes: int) -> None:
         super().__init__()
+        check_count("latent", latent), check_count("classes", classes)
         self.model, self.latent, self.classes = model.requires_grad_(False), latent, classes
         self.net = nn.Linear(latent, classes)
         self.moments: Any = None
@@ -162,8 +173,12 @@ def fgsm(
     ValueError
         If `epsilon` is negative, or data lie outside of the range.
     """
-    if epsilon < 0:
-        raise ValueError(f"epsilon = {epsilon}; it must not be negative.")
+    check_number("epsilon", epsilon, at_least=0), check_tensor("x", x)
+    check_tensor("label", label, shape=x.shape[:1], floating=False)
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise TypeError(f"label has dtype {label.dtype}; give whole numbers, one class a datum.")
+    if len(x) == 0:
+        raise ValueError("x is empty; give one datum at least.")
     if x.min() < low or x.max() > high:
         raise ValueError(
             f"x has the range [{x.min():.4g}, {x.max():.4g}], beyond [{low:g}, {high:g}]; "

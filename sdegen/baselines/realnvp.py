@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..nets import Convolutional, Perceptron
 from ..nets.images import zero
 from .flow import Bijection, Composition, NormalizingFlow
@@ -177,6 +178,8 @@ class RealNVP(NormalizingFlow):
             raise ValueError(
                 f"shape = {shape}; give (D,) for vectors, (C, H, W) for images, and flatten what is neither."
             )
+        for name, value in {"width": width, "depth": depth, "scales": scales}.items():
+            check_count(name, value)
         if couplings < 2:
             raise ValueError(f"couplings = {couplings}; give two at least, so that every coordinate is changed.")
         net = (

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.draws import rademacher_like
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
@@ -219,6 +220,7 @@ class ResidualFlow(NormalizingFlow):
         squeeze: int = 1,
     ) -> None:
         shape = tuple(shape)
+        check_count("width", width)
         if not 0 < bound < 1:
             raise ValueError(f"bound = {bound}; a contraction needs one between 0 and 1.")
         if len(shape) not in (1, 3) or blocks < 1:

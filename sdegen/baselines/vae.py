@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from ..laws.draws import noise_like, uniform_like
 from ..show import show_call
 from .likelihoods import Gaussian, PixelLaw
@@ -169,6 +170,7 @@ class VAE(Coder):
         beta: float = 1.0,
     ) -> None:
         super().__init__(_Reparameterised(encoder, decoder))
+        check_count("latent", latent), check_number("beta", beta, at_least=0)
         self.latent, self.beta = latent, beta
         self.likelihood = Gaussian() if likelihood is None else likelihood
 
@@ -266,8 +268,7 @@ class CategoricalVAE(Coder):
         temperature: float = 0.5,
     ) -> None:
         super().__init__(_Relaxed(encoder, decoder))
-        if not temperature > 0:
-            raise ValueError(f"temperature = {temperature}; it must be positive.")
+        check_count("categories", categories), check_number("temperature", temperature, above=0)
         self.categories, self.temperature = categories, temperature
         self.likelihood = Gaussian() if likelihood is None else likelihood
 

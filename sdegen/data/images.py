@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_picture
 from .moments import joined
@@ -70,6 +71,7 @@ class Images:
             raise TypeError(f"x has dtype {self.x.dtype}; images are bytes, torch.uint8: see Scaling.inverse.")
         if self.x.ndim != 4 or len(self.x) == 0:
             raise ValueError(f"x has shape {tuple(self.x.shape)}; expected (N, C, H, W) with at least one image.")
+        check_count("levels", self.levels, at_least=2)
         if self.levels < 256 and self.x.max() >= self.levels:
             raise ValueError(f"x holds {self.x.max()}; with levels = {self.levels} its largest is {self.levels - 1}.")
         for name, value in (("labels", self.labels), ("group", self.group)):

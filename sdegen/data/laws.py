@@ -9,6 +9,7 @@ import math
 import torch
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..laws.mixtures import GaussianMixture
 
 
@@ -54,6 +55,7 @@ def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> Gaus
     ValueError
         If `side` is less than 1, or `std` is not positive.
     """
+    check_number("spacing", spacing, at_least=0)
     if side < 1 or not std > 0:
         raise ValueError(f"side = {side}, std = {std}: expected side >= 1 and std > 0.")
     places = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing

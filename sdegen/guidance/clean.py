@@ -82,7 +82,7 @@ class DynamicThreshold(CleanState):
         super().__init__(model)
         self.low, self.high = _range(low, high)
         if math.isinf(self.high - self.low):
-            raise ValueError(f"low = {low}, high = {high}; give a finite range, or use Clipped.")
+            raise ValueError(f"low = {low:g}, high = {high:g}; give a finite range, or use Clipped.")
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile = {quantile}; give a part of the sample's numbers in (0, 1], such as 0.995.")
         self.quantile = quantile
@@ -101,5 +101,7 @@ class DynamicThreshold(CleanState):
 def _range(low: float, high: float) -> tuple[float, float]:
     """Return the ends of a range, as numbers."""
     if not low < high:
-        raise ValueError(f"low = {low}, high = {high}; give the range of the data in increasing order, such as -1, 1.")
+        raise ValueError(
+            f"low = {low:g}, high = {high:g}; give the range of the data in increasing order, such as -1, 1."
+        )
     return float(low), float(high)

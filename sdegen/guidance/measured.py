@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
@@ -156,7 +157,7 @@ class Solved(Measured):
         iterations: int | None = None,
     ) -> None:
         super().__init__(model, measurement, scale, interval)
-        self.iterations = iterations
+        self.iterations = None if iterations is None else check_count("iterations", iterations)
 
     def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
         """Return ``Q⁻¹ residual``."""

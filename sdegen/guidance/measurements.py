@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_tensor
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
 from ..show import show_call
@@ -97,7 +98,8 @@ class Linear(Measurement):
     @check_arguments
     def __init__(self, A: Tensor, std: float) -> None:
         super().__init__(std)
-        if A.ndim != 2 or not A.isfinite().all():
+        check_tensor("A", A)
+        if A.ndim != 2 or A.numel() == 0:
             raise ValueError(f"A has shape {tuple(A.shape)}; give a finite matrix (measured numbers, coordinates).")
         self.A = A
 
@@ -124,6 +126,7 @@ def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
     seed
         Seed of the random directions.
     """
+    check_count("m", m), check_count("d", d)
     A = torch.randn(m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d)
     return Linear(A, std)
 
@@ -283,6 +286,7 @@ def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor)
     >>> seen.means.tolist(), seen.covariances.tolist()
     ([[1.0, 0.0]], [[[0.5, 0.0], [0.0, 1.0]]])
     """
+    check_tensor("y", y)
     A = measurement.matrix(law.event_shape)
     y = y.detach().cpu().double().flatten()
     if len(y) != len(A):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
@@ -47,7 +48,8 @@ class Replacement(Informed, CleanState):
     @check_arguments
     def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
         super().__init__(model)
-        self.measurement, self.iterations = check_measurement(measurement), iterations
+        self.measurement = check_measurement(measurement)
+        self.iterations = None if iterations is None else check_count("iterations", iterations)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the completed clean state and its noise."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from ..data.parts import has_rows
 from ..laws.draws import noise_like, resample_systematically
 from ..laws.kernels import posterior
@@ -109,6 +110,7 @@ def twisted_smc(
     """
     if not isinstance(model, Measured):
         raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
+    check_count("particles", particles), check_number("threshold", threshold, at_least=0, at_most=1)
     if not model.one_width:
         raise TypeError(
             f"the covariance of {type(model).__name__} depends on the state, and its determinant is not known: use PiGDM."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_tensor
 from .kernels import Transition
 from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
 from .operators import rows
@@ -41,9 +42,8 @@ class Empirical(Distribution):
 
     @check_arguments
     def __init__(self, data: Tensor, block: int = BLOCK) -> None:
-        if not data.is_floating_point():
-            raise TypeError(f"data has dtype {data.dtype}; convert it to a floating-point dtype first.")
-        if len(data) == 0 or not data.isfinite().all():
+        check_tensor("data", data, finite=False), check_count("block", block)
+        if data.ndim == 0 or len(data) == 0 or not data.isfinite().all():
             raise ValueError(
                 f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values; give at least one row, all finite."
             )

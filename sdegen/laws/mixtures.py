@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_tensor
 from ..show import show_call
 from .kernels import Transition
 from .operators import rows
@@ -332,6 +333,9 @@ def moments_of(data: Tensor) -> Moments:
     data
         The samples. The covariance is a mean, divided by N; both moments are float64, on the CPU.
     """
+    check_tensor("data", data, floating=False)
+    if data.ndim == 0 or len(data) == 0:
+        raise ValueError(f"data has shape {tuple(data.shape)}; give a tensor (N, *), one row at least.")
     flat = data.detach().reshape(len(data), -1).cpu().double()
     mean = flat.mean(0)
     centred = flat - mean

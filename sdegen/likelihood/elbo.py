@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, check_law
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..models.exact import Exact
@@ -264,5 +264,7 @@ def _checked(
     check_states("x", x, model)
     check_count("draws", draws)
     check_batch(batch)
+    if prior is not None:
+        check_law("prior", prior, "log_prob")
     moments = model.require_moments()
     return sde, sde.prior(moments) if prior is None else prior, repeat_rows(cond, len(x), draws)

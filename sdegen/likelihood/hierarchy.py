@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from ..arguments import check_arguments
 from ..baselines import Hierarchy, LatentLayer
+from ..checks import check_tensor
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 
@@ -38,6 +39,9 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     TypeError
         If the process is not linear.
     """
+    check_tensor("times", times, ndim=1)
+    if len(times) < 1 or not (times.diff() < 0).all():
+        raise ValueError(f"times = {times.tolist()}; give falling times (L,), one at least.")
     sde, at = as_linear(model.sde, ": its noised states are not Gaussian given the data."), times.double()
     alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (sde.marginal(at).Phi, sde.marginal(at).R))
 

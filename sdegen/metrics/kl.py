@@ -16,6 +16,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.mixtures import Distribution, GaussianMixture
 from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
@@ -185,6 +186,7 @@ def prior_gap(
             f"{type(sde).__name__} is not linear, and the law of its state at T is unknown; simulate to T and compare "
             "the samples with its prior by knn_kl or mmd."
         )
+    check_count("n", n, 2)
     law = sde.diffused(distribution, sde.T)
     prior = sde.prior(distribution.moments())
     K, d = len(law.weights), math.prod(law.event_shape)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from .attention import SelfAttention
 from .embeddings import Sinusoidal
 from .images import Condition, check_images, places, products, tokens, zero
@@ -84,6 +85,8 @@ class DiT(nn.Module):
         mixed: bool = False,
     ) -> None:
         super().__init__()
+        if out_channels is not None:
+            check_count("out_channels", out_channels)
         if min(channels, patch, width, depth) < 1 or width % 4 or classes < 0:
             raise ValueError(
                 f"channels = {channels}, patch = {patch}, width = {width}, depth = {depth}, classes = {classes}: give "

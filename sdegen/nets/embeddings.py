@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..waiting import at_hand
 
 
@@ -61,6 +62,7 @@ class Sinusoidal(Frequencies):
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
+        check_number("slowest", slowest, above=0), check_number("fastest", fastest, above=0)
         self.dim, self.slowest, self.fastest = dim, slowest, fastest
         frequencies = torch.linspace(math.log(slowest), math.log(fastest), dim // 2, dtype=torch.float64).exp()
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
@@ -90,7 +92,7 @@ class Fourier(Frequencies):
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
-        self.dim, self.scale = dim, scale
+        self.dim, self.scale = dim, check_number("scale", scale, above=0)
         self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from .embeddings import Label, Sinusoidal
 
 
@@ -75,6 +76,8 @@ class MLP(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
+        if out is not None:
+            check_count("out", out)
         if dim < 1 or width < 1 or depth < 1 or classes < 0:
             raise ValueError(
                 f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from .images import channels_last, check_images
 from .mlp import flatten_states
 
@@ -35,6 +36,7 @@ class Down(nn.Module):
     @check_arguments
     def __init__(self, shape: Sequence[int], outer: int, width: int = 64, batch_norm: bool = False) -> None:
         super().__init__()
+        check_count("outer", outer), check_count("width", width)
         C, h, w = _quarter(shape)
         self.shape, self.outer, self.width, self.batch_norm = tuple(shape), outer, width, batch_norm
         self.layers = nn.Sequential(
@@ -78,6 +80,7 @@ class Up(nn.Module):
         self, inner: int, shape: Sequence[int], width: int = 64, batch_norm: bool = False, bounded: bool = False
     ) -> None:
         super().__init__()
+        check_count("inner", inner), check_count("width", width)
         C, h, w = _quarter(shape)
         self.inner, self.shape, self.width = inner, tuple(shape), width
         self.batch_norm, self.bounded = batch_norm, bounded

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from .blocks import Block, Norm
 from .images import Condition, channels_last, check_images, pad_to_multiple, products, zero
 
@@ -78,6 +79,9 @@ class UNet(nn.Module):
         mixed: bool = False,
     ) -> None:
         super().__init__()
+        check_count("heads", heads), check_number("dropout", dropout, at_least=0, below=1)
+        if out_channels is not None:
+            check_count("out_channels", out_channels)
         if min(channels, blocks, patch, *widths) < 1 or classes < 0 or not widths:
             raise ValueError(
                 f"channels = {channels}, widths = {tuple(widths)}, blocks = {blocks}, patch = {patch}, classes = {classes}: "

@@ -8,12 +8,13 @@ from __future__ import annotations
 __all__ = ["DoubleWell", "Stationary"]
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..laws.mixtures import Moments
 from ..laws.operators import Scale
 from ..show import show_call
@@ -75,7 +76,8 @@ class Stationary:
     __repr__ = show_call
 
     @check_arguments
-    def __init__(self, stiffness: float, g: float, event_shape: Any) -> None:
+    def __init__(self, stiffness: float, g: float, event_shape: Sequence[int]) -> None:
+        check_number("stiffness", stiffness, above=0), check_number("g", g, above=0)
         self.stiffness, self.g = stiffness, g
         self.kappa = 0.5 * stiffness / g**2
         self.event_shape = torch.Size(event_shape)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_number, check_tensor
 from ..show import show_call
 from .base import SDE
 
@@ -116,7 +117,7 @@ class LogSNR(Grid):
     @check_arguments
     def __init__(self, start: float | None = None, end: float | None = None, digits: float = 4.0) -> None:
         super().__init__(start, end)
-        self.digits = digits
+        self.digits = check_number("digits", digits, above=0)
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Return times interpolated in the log-SNR."""
@@ -217,7 +218,7 @@ class Given(Grid):
 
     @check_arguments
     def __init__(self, times: Tensor) -> None:
-        times = torch.as_tensor(times, dtype=torch.float64)
+        times = check_tensor("times", times, finite=False).double()
         if times.ndim != 1 or len(times) < 1 or not (times[1:] < times[:-1]).all() or times.isnan().any():
             raise ValueError(f"times = {times.tolist()}; give strictly decreasing times, noise first.")
         super().__init__(times[0].item(), times[-1].item())

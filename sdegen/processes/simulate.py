@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_choice, check_count, check_tensor
 from ..laws.operators import Scale, as_operator, rows
+from .dynamics import Dynamics
 
 
 class _Clocked(torch.nn.Module):
@@ -60,7 +62,7 @@ class _ClockedScale(_Clocked):
 
 @check_arguments
 def simulate(
-    dynamics: Any,
+    dynamics: Dynamics,
     x: Tensor,
     t_0: Tensor | float,
     t_1: Tensor | float,
@@ -97,8 +99,10 @@ def simulate(
     """
     import torchsde  # loads on use
 
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; at least one step is needed.")
+    check_count("steps", steps), check_choice("method", method, ("euler", "milstein", "srk"))
+    check_tensor("x", x)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give states (B, *), one at least.")
     t_0, t_1 = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (t_0, t_1))
     flat = x.reshape(len(x), -1)
     scalar = isinstance(as_operator(dynamics.diffusion(x[:1], t_0.reshape(-1)[0])), Scale)

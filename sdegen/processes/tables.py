@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number, check_tensor
 from .scalar import ScheduleSDE
 
 
@@ -60,7 +61,7 @@ class DDPM(ScheduleSDE):
 
     @check_arguments
     def __init__(self, betas: Tensor | None = None) -> None:
-        betas = linear_betas() if betas is None else torch.as_tensor(betas, dtype=torch.float64)
+        betas = linear_betas() if betas is None else check_tensor("betas", betas).double()
         if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
             worst = betas.reshape(-1)[(betas.reshape(-1) - 0.5).abs().argmax()].item() if betas.numel() else math.nan
             raise ValueError(
@@ -107,7 +108,7 @@ class AngleTable(ScheduleSDE):
 
     @check_arguments
     def __init__(self, alphas_cumprod: Tensor) -> None:
-        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        table = check_tensor("alphas_cumprod", alphas_cumprod).double().cpu()
         if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
             raise ValueError(
                 f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."
@@ -133,6 +134,8 @@ class AngleTable(ScheduleSDE):
 @check_arguments
 def linear_betas(N: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """Return `N` betas spaced linearly from `first` to `last` (Ho et al., 2020, arXiv:2006.11239), float64 ``(N,)``."""
+    check_count("N", N)
+    check_number("first", first, above=0, below=1), check_number("last", last, above=0, below=1)
     return torch.linspace(first, last, N, dtype=torch.float64)
 
 
@@ -142,6 +145,8 @@ def cosine_betas(N: int = 1000, offset: float = 0.008, largest: float = 0.999) -
 
     ``alpha²(t) ∝ cos²(½ pi (t + offset) / (1 + offset))`` (Nichol and Dhariwal, 2021, arXiv:2102.09672).
     """
+    check_count("N", N)
+    check_number("offset", offset, at_least=0), check_number("largest", largest, above=0, below=1)
     t = torch.arange(N + 1, dtype=torch.float64) / N
     squared = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     return (1 - squared[1:] / squared[:-1]).clamp_max(largest)  # the published schedule is clipped
@@ -150,10 +155,13 @@ def cosine_betas(N: int = 1000, offset: float = 0.008, largest: float = 0.999) -
 @check_arguments
 def sigmoid_betas(N: int = 1000, first: float = 1e-4, last: float = 0.02, width: float = 6.0) -> Tensor:
     """Return `N` betas on a logistic curve from `first` to `last` over ``[−width, width]``, float64 ``(N,)``."""
+    check_count("N", N), check_number("width", width, above=0)
+    check_number("first", first, above=0, below=1), check_number("last", last, above=0, below=1)
     return first + (last - first) * torch.linspace(-width, width, N, dtype=torch.float64).sigmoid()
 
 
 @check_arguments
 def constant_betas(N: int = 1000, beta: float = 0.01) -> Tensor:
     """Return `N` betas equal to `beta`, float64 ``(N,)``."""
+    check_count("N", N), check_number("beta", beta, above=0, below=1)
     return torch.full((N,), beta, dtype=torch.float64)

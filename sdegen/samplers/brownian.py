@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_tensor
 from ..show import show_call
 from .noise import TOGETHER, SampleNoise, numbers_in, power_of_two, together
 
@@ -61,6 +62,7 @@ class BrownianNoise:
 
     @check_arguments
     def __init__(self, seed: int, first: int, times: Tensor, coarsest: int | None = None) -> None:
+        check_tensor("times", times, ndim=1)
         steps = len(times) - 1
         coarsest = max(1, steps // max(1, steps & -steps)) if coarsest is None else coarsest
         halvings = max(0, (steps // max(1, coarsest)).bit_length() - 1)

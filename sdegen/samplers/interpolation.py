@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_tensor
 from ..data.parts import change_rows
 from ..laws.interpolation import slerp
 from ..models.score import ScoreModel
@@ -62,7 +63,7 @@ def interpolate(
     """
     if x.shape != y.shape:
         raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; give as many of the same shape.")
-    weights = torch.as_tensor(weights, dtype=torch.float64).cpu()
+    weights = check_tensor("weights", weights, ndim=1).double().cpu()
     if weights.ndim != 1 or not len(weights) or not weights.isfinite().all():
         raise ValueError(f"weights has shape {tuple(weights.shape)}; give finite numbers (K,), 0 for x and 1 for y.")
     # One seed for both: what a larger state holds beyond the data is the same at both ends.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..laws.odes import TABLEAUS, Tableau, check_method, integrate
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Flow
@@ -132,6 +133,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
     ) -> None:
         check_method(method, steps)
         super().__init__(1 if steps is None else steps, grid)
+        check_number("rtol", rtol, above=0), check_number("atol", atol, above=0)
         self.method, self.rtol, self.atol = method, rtol, atol
         self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 

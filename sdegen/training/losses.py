@@ -16,13 +16,13 @@ __all__ = [
     "score_error",
 ]
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
@@ -131,8 +131,7 @@ class InputPerturbation(Denoising):
         times: TimeLaw | None = None,
         antithetic: bool = False,
     ) -> None:
-        if not 0 <= gamma < math.inf:
-            raise ValueError(f"gamma = {gamma}; the size of the extra noise is at least 0.")
+        check_number("gamma", gamma, at_least=0, hint=", the size of the extra noise")
         super().__init__(weighting, times, pooled=False, antithetic=antithetic)
         self.gamma = gamma
 
@@ -228,8 +227,7 @@ class Hybrid:
 
     @check_arguments
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
-        if steps < 2:
-            raise ValueError(f"steps = {steps}; a chain with learned variances has at least two.")
+        check_count("steps", steps, 2, ": a chain with learned variances"), check_number("weight", weight, at_least=0)
         self.denoising = Denoising() if denoising is None else denoising
         self.steps, self.weight = steps, weight
 
@@ -267,8 +265,7 @@ class Variational:
 
     @check_arguments
     def __init__(self, steps: int = 1000) -> None:
-        if steps < 2 or int(steps) != steps:
-            raise ValueError(f"steps = {steps}; a chain has a whole number of states, at least two.")
+        check_count("steps", steps, 2, ": a chain of states")
         self.steps = steps
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:

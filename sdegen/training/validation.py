@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_law
 from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .dropping import check_taken
@@ -46,6 +47,8 @@ class Validation(Keeping):
     @check_arguments
     def __init__(self, data: Any, every: int) -> None:
         super().__init__(every)
+        if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+            check_law("data", data)
         self.data = data
 
     def begin(self, training: Training) -> None:
