@@ -33,6 +33,11 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
         Which coordinate.
     values
         What it becomes, such as ``torch.linspace(-3, 3, 11)``.
+
+    Raises
+    ------
+    ValueError
+        If `z` is no vector, or has no such coordinate.
     """
     check_tensor("values", values, ndim=1), check_tensor("z", z)
     if z.ndim != 1 and len(z) != 1:
@@ -170,6 +175,8 @@ def fgsm(
 
     Raises
     ------
+    TypeError
+        If labels are no whole numbers.
     ValueError
         If `epsilon` is negative, or data lie outside of the range.
     """

@@ -332,6 +332,11 @@ def moments_of(data: Tensor) -> Moments:
     ----------
     data
         The samples. The covariance is a mean, divided by N; both moments are float64, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If they are empty, or hold NaN or infinite values.
     """
     check_tensor("data", data, floating=False)
     if data.ndim == 0 or len(data) == 0:

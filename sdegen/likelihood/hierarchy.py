@@ -38,6 +38,8 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     ------
     TypeError
         If the process is not linear.
+    ValueError
+        If the times do not fall.
     """
     check_tensor("times", times, ndim=1)
     if len(times) < 1 or not (times.diff() < 0).all():
