@@ -289,5 +289,5 @@ def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
     if not hasattr(law, "log_prob"):
         return None
     one = torch.ones(1, dtype=torch.float64)
-    smoothed = law.diffuse(Transition(Scale(one[0]), Scale(sde.snr(end).rsqrt())), one)
+    smoothed = law.diffuse(Transition(Scale(one[0]), Scale((-0.5 * sde.log_snr(end)).exp())), one)
     return Estimate.of(law.log_prob(x_0) - smoothed.log_prob(x_0))

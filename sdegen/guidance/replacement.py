@@ -87,7 +87,7 @@ def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8
     ValueError
         If `repeats` is less than 1, or `jump` not from 1 to below the number of steps.
     """
-    levels = [v for v in model.sde.snr(sampler.times(model.sde, True)).rsqrt().tolist() if v < float("inf")]
+    levels = [v for v in (-0.5 * model.sde.log_snr(sampler.times(model.sde, True))).exp().tolist() if v < float("inf")]
     if not 1 <= jump < len(levels):
         raise ValueError(
             f"jump = {jump} of {len(levels)} levels; give the number of steps to repeat, at least one and fewer than all."

@@ -39,8 +39,8 @@ class Level:
         self.t, self.R = t, R
 
     @property
-    def snr(self) -> Tensor:
-        """The signal-to-noise ratio, which linear processes have.
+    def log_snr(self) -> Tensor:
+        """The logarithm of the signal-to-noise ratio, which linear processes have.
 
         Raises
         ------
@@ -51,6 +51,11 @@ class Level:
             "the process is not linear and has no signal-to-noise ratio; take a weighting that needs none, such as "
             "InverseVarianceWeighting()."
         )
+
+    @property
+    def snr(self) -> Tensor:
+        """The signal-to-noise ratio, which linear processes have."""
+        return self.log_snr.exp()
 
 
 class Observation(NamedTuple):
@@ -144,6 +149,12 @@ class Marginal(Transition, Level):
             return (self.Phi.matrix() / self.R.matrix())[..., 0, 0].square()
         c, s = self.angle
         return (c / s).square()
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        """The logarithm of `snr`, which a ratio too large or too small for a number has too; −inf where no signal is left."""
+        c, s = (self.Phi.matrix().abs(), self.R.matrix()) if len(self.e) == 1 else self.angle
+        return (2 * (c.log() - s.log())).reshape(self.t.shape)
 
     def observe(self, x: Tensor) -> Observation:
         """Reduce a state to its sufficient statistic for the datum.

@@ -79,7 +79,7 @@ class NoiseLevel(NetworkClock):
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
         """Return ``1 / √snr``."""
-        return sde.snr(t).rsqrt()
+        return (-0.5 * sde.log_snr(t)).exp()
 
 
 class Foreign(Parametrization):
@@ -110,10 +110,10 @@ class Foreign(Parametrization):
         if inputs are ``x / alpha``.
         """
         self.asks.check(sde)
-        if self.clean and sde.snr(sde.T) == 0:
+        if self.clean and not sde.has_signal:
             raise ValueError(
-                f"{type(sde).__name__} has alpha(T) = 0, where x / alpha is infinite; take a process that keeps some signal, "
-                "such as VP or EDM."
+                f"{type(sde).__name__} has alpha(T) = 0 or next to it, where x / alpha is infinite; take a process that keeps "
+                "some signal, such as VP or EDM."
             )
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:

@@ -135,10 +135,10 @@ class NoiseParametrization(Parametrization):
 
     def check(self, sde: LinearSDE) -> None:
         """Refuse a process with ``alpha(T) = 0``, where the noise says nothing about the data."""
-        if sde.snr(sde.T) == 0:
+        if not sde.has_signal:
             raise ValueError(
-                f"{type(sde).__name__} has alpha(T) = 0, where a noise estimate determines no data; use the velocity or EDM "
-                "parametrisation."
+                f"{type(sde).__name__} has alpha(T) = 0 or next to it, where a noise estimate determines no data; use "
+                "the velocity or EDM parametrisation."
             )
 
 

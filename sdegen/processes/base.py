@@ -128,7 +128,11 @@ class SDE(Dynamics):
         return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
 
     def snr(self, t: Tensor | float) -> Tensor:
-        """Return the signal-to-noise ratio at `t`; only linear processes have one.
+        """Return the signal-to-noise ratio at `t`; only linear processes have one."""
+        return self.log_snr(t).exp()
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return the logarithm of the signal-to-noise ratio at `t`; only linear processes have one.
 
         Raises
         ------
@@ -141,7 +145,11 @@ class SDE(Dynamics):
         )
 
     def time(self, snr: Tensor | float) -> Tensor:
-        """Return the time at which the signal-to-noise ratio is `snr`; only linear processes have one.
+        """Return the time at which the signal-to-noise ratio is `snr`; only linear processes have one."""
+        return self.time_of_log_snr(torch.as_tensor(snr, dtype=torch.float64).cpu().log())
+
+    def time_of_log_snr(self, level: Tensor | float) -> Tensor:
+        """Return the time at which the logarithm of the signal-to-noise ratio is `level`; only linear processes have one.
 
         Raises
         ------

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Angle", "Given", "Grid", "Karras", "LogSNR", "Quadratic", "Uniform"]
+__all__ = ["Angle", "Given", "Grid", "Karras", "LogSNR", "Quadratic", "Uniform", "check_falling"]
 
 import math
 from abc import ABC, abstractmethod
@@ -17,6 +17,8 @@ from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
 from ..show import show_call
 from .base import SDE
+
+APART = 1e-14  # of a time: what the next one must differ by at least
 
 
 class Grid(ABC):
@@ -62,7 +64,7 @@ class Grid(ABC):
         times[0] = start
         if n > 1:
             times[-1] = end
-        return times
+        return check_falling(times, f"{type(self).__name__} makes {n} times of {type(sde).__name__}")
 
     @abstractmethod
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
@@ -70,6 +72,32 @@ class Grid(ABC):
 
 
 _ONE = torch.ones(1, dtype=torch.float64)
+
+
+def check_falling(times: Tensor, what: str) -> Tensor:
+    """Check that times decrease by more than rounding, and return them.
+
+    Parameters
+    ----------
+    times
+        ``(n,)``, float64.
+    what
+        Who gives them: it begins the sentence.
+
+    Raises
+    ------
+    ValueError
+        If two of them coincide, are in another order, or one is not finite.
+    """
+    step = times[:-1] - times[1:]
+    bad = ~(step > APART * times[:-1].abs())
+    if bad.any():
+        k = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{what}, of which numbers {k + 1} and {k + 2}, {times[k].item():.17g} and {times[k + 1].item():.17g}, do not "
+            "decrease by more than rounding; take fewer steps, another grid, or times between which the process moves."
+        )
+    return times
 
 
 class Uniform(Grid):
@@ -122,11 +150,9 @@ class LogSNR(Grid):
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Return times interpolated in the log-SNR."""
         cut = self.digits * math.log(10)
-        levels = 0.5 * sde.snr(torch.tensor([end, start], dtype=torch.float64)).log()
-        low, high = levels.clamp(-cut, cut)  # the first and last time are set by the grid, not from here
-        inner = (2 * (low + u * (high - low))).exp()
-        best, worst = sde.snr(end), sde.snr(start)
-        return sde.time(inner.clamp(worst.item(), best.item()))
+        best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
+        low, high = (0.5 * v.clamp(-2 * cut, 2 * cut) for v in (best, worst))
+        return sde.time_of_log_snr((2 * (low + u * (high - low))).clamp(worst, best))
 
 
 class Karras(Grid):
@@ -155,15 +181,14 @@ class Karras(Grid):
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Return ``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
-        worst, best = sde.snr(start).item(), sde.snr(end).item()
-        if worst == 0:
+        best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
+        low, high = (-0.5 / self.rho * best).exp(), (-0.5 / self.rho * worst).exp()
+        if high.isinf():
             raise ValueError(
                 f"sigma / alpha is infinite at t = {start} of {type(sde).__name__}; give the Karras grid an earlier start, "
                 "or use the Angle grid."
             )
-        low, high = best ** (-0.5 / self.rho), worst ** (-0.5 / self.rho)
-        ratio = (low + u * (high - low)) ** self.rho
-        return sde.time(ratio.pow(-2).clamp(worst, best))
+        return sde.time_of_log_snr((-2 * self.rho * (low + u * (high - low)).log()).clamp(worst, best))
 
 
 class Angle(Grid):
@@ -195,11 +220,11 @@ class Angle(Grid):
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Return times interpolated in ``(1 / (1 + c √snr))^power``."""
-        snr = sde.snr(torch.tensor([end, start], dtype=torch.float64))
-        low, high = (1 + self.scale * snr.sqrt()) ** -self.power
-        tau = (low + u * (high - low)) ** (1 / self.power)
-        ratio = (1 - tau) / tau.clamp_min(1e-300) / self.scale
-        return sde.time(ratio.square().clamp(snr[1].item(), snr[0].item()))
+        best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
+        shift = math.log(self.scale)
+        low, high = ((-0.5 * v - shift).sigmoid() ** self.power for v in (best, worst))
+        share = (low + u * (high - low)) ** (1 / self.power)
+        return sde.time_of_log_snr((-2 * (share.logit() + shift)).clamp(worst, best))
 
 
 class Given(Grid):
@@ -226,6 +251,7 @@ class Given(Grid):
 
     def __call__(self, sde: SDE, n: int) -> Tensor:
         """Return the times themselves; `n` must be their number."""
+        check_falling(self.times, "Given has times")
         if n != len(self.times):
             raise ValueError(f"the sampler asks for {n} times, the grid has {len(self.times)}; set steps to match.")
         if not 0 <= self.times[-1] <= self.times[0] <= sde.T * (1 + 1e-12):

@@ -65,8 +65,9 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
         one = torch.ones(1, dtype=torch.float64)
         return GaussianMixture(one, torch.zeros_like(moments.mean)[None], one)
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Tensor | float) -> Tensor:
         """Return ``log snr(t)``, float64."""
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
         first, last = as_coefficients(self.ends)
         rising = torch.cat([torch.zeros(1, dtype=torch.float64), as_coefficients(self.increments).softmax(0).cumsum(0)])
         return first + (last - first) * bernstein(rising, t)

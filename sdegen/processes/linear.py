@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["LinearSDE", "as_linear", "gaussian", "is_linear", "check_order"]
 
+import math
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any, TypeGuard
@@ -22,6 +23,8 @@ from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
 from .base import SDE
 from .dynamics import as_time
+
+LEAST_SIGNAL = math.log(1e-16)  # of log snr
 
 
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,47 +152,92 @@ class LinearSDE(SDE):
         """Return the signal-to-noise ratio at `t`, which decreases: ``alpha² / sigma²`` for scalar processes."""
         return self.marginal(t).snr
 
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return the logarithm of `snr` at `t`; −inf where no signal is left, inf where there is no noise."""
+        return self.marginal(t).log_snr
+
+    def fall(self, s: Tensor | float, t: Tensor | float) -> Tensor:
+        """Return ``log snr(t) − log snr(s)``, negative for ``s < t``; a number also where it is infinite, and 0 if both ratios
+        are 0, or both infinite.
+        """
+        return (self.log_snr(t) - self.log_snr(s)).nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
+
+    def angle_at(self, t: Tensor | float) -> Tensor:
+        """Return the angle ``atan(1 / √snr)`` at `t`; ``atan2(sigma, alpha)`` for scalar processes."""
+        return torch.atan((-0.5 * self.log_snr(t)).exp())
+
+    def time_of_angle(self, phi: Tensor) -> Tensor:
+        """Return the times of angles, the inverse of `angle_at`; the ends of the process for those beyond."""
+        best, worst = self.log_snr(torch.tensor([0.0, self.T], dtype=torch.float64)).detach()
+        level = -2 * phi.tan().log()
+        return self.time_of_log_snr(torch.where(phi < math.pi / 2, level, -torch.inf).clamp(worst, best))
+
     def time(self, snr: Tensor | float) -> Tensor:
-        """Return the time with signal-to-noise ratio `snr`; the inverse of `snr`, by bracketed bisection and Newton steps.
+        """Return the time with signal-to-noise ratio `snr`, the inverse of `snr`.
 
         Raises
         ------
         ValueError
             If the ratio is not reached within ``[0, T]``.
         """
-        snr = torch.as_tensor(snr, dtype=torch.float64).cpu()
-        target = snr.log()
-        ends = torch.stack([self.snr(0.0), self.snr(self.T)])
-        outside = (snr > ends[0] * (1 + 1e-9)) | (snr < ends[1] * (1 - 1e-9)) | snr.isnan()
+        return super().time(snr)
+
+    def time_of_log_snr(self, level: Tensor | float) -> Tensor:
+        """Return the time at which the logarithm of the signal-to-noise ratio is `level`, the inverse of `log_snr`.
+
+        Raises
+        ------
+        ValueError
+            If the ratio is not reached within ``[0, T]``.
+        """
+        level = torch.as_tensor(level, dtype=torch.float64).cpu()
+        t = self._invert(level)
+        inside = (t >= 0) & (t <= self.T)
+        if inside.all():
+            return t
+        best, worst = self.log_snr(torch.tensor([0.0, self.T], dtype=torch.float64)).detach()
+        outside = ~((level <= best + 1e-9) & (level >= worst - 1e-9 * (1 + worst.abs().nan_to_num(posinf=0.0))))
         if outside.any():
             raise ValueError(
-                f"snr = {snr[outside].reshape(-1)[0].item():.6g} is not reached: {type(self).__name__} runs from "
-                f"{ends[0].item():.6g} at t = 0 down to {ends[1].item():.6g} at T; give a ratio between these."
+                f"snr = {level[outside].reshape(-1)[0].exp().item():.6g} is not reached: {type(self).__name__} runs from "
+                f"{best.exp().item():.6g} at t = 0 down to {worst.exp().item():.6g} at T; give a ratio between these."
             )
-        low, high = torch.zeros_like(target), torch.full_like(target, self.T)
-        f_low, f_high = ends[0].log() - target, ends[1].log() - target  # >= 0 and <= 0
-        flat = target.reshape(-1)
-        low, high, f_low, f_high = (v.expand(target.shape).reshape(-1) for v in (low, high, f_low, f_high))
+        return torch.where(inside, t, torch.where(level >= best, 0.0, self.T))
+
+    def _invert(self, level: Tensor) -> Tensor:
+        """Return the times at which ``log snr`` is `level`, by bracketed bisection and regula falsi; none of ``[0, T]`` for
+        levels that are not reached. A class that knows its inverse overrides this.
+        """
+        ends = self.log_snr(torch.tensor([0.0, self.T], dtype=torch.float64)).detach()
+        flat = level.reshape(-1)
+        low, high = torch.zeros_like(flat), torch.full_like(flat, self.T)
+        f_low, f_high = ends[0] - flat, ends[1] - flat  # >= 0 and <= 0
         for i in range(80):
             # Regula falsi where both ends are finite, bisection otherwise and every third time.
             secant = low + (high - low) * f_low / (f_low - f_high)
             middle = 0.5 * (low + high)
             t = torch.where(secant.isfinite() & (i % 3 != 2), secant, middle)
             t = t.maximum(low + 1e-3 * (high - low)).minimum(high - 1e-3 * (high - low))
-            f = self.snr(t).log() - flat
+            f = self.log_snr(t) - flat
             left = f > 0
             low, f_low = torch.where(left, t, low), torch.where(left, f, f_low)
             high, f_high = torch.where(left, high, t), torch.where(left, f_high, f)
             if ((high - low) <= 1e-15 * self.T + 4e-16 * high).all():
                 break
         t = torch.where(f_low.abs() < f_high.abs(), low, high)
-        t = torch.where(flat >= ends[0].log(), 0.0, torch.where(flat <= ends[1].log(), self.T, t))
-        return t.reshape(target.shape)
+        return torch.where((flat < ends[0]) & (flat > ends[1]), t, torch.nan).reshape(level.shape)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether a state at T tells of its datum: ``alpha(T) / sigma(T)`` is above 1e-8, the rounding of a float32 state."""
+        return self.log_snr(self.T).item() > LEAST_SIGNAL
 
     @cached_property
     def t_max(self) -> float:
-        """The last time at which a sampler's grid may start: T, or if ``alpha(T) = 0`` the time where ``snr = 1e-8``."""
-        return self.T if self.snr(self.T) > 0 else self.time(1e-8).item()
+        """The last time at which a sampler's grid may start: T, or if no signal is left there (`has_signal`) the time where
+        ``snr = 1e-8``.
+        """
+        return self.T if self.has_signal else self.time(1e-8).item()
 
     def prior(self, moments: Moments) -> Any:
         """Return the Gaussian that matches the data's moments at T, the distribution that samplers start from; subclasses

@@ -1,8 +1,8 @@
 """Moments of linear SDEs from their coefficients, by quadrature and moment ODEs: ``(f, g) -> (alpha, sigma)`` and ``(F, G)
 -> (Phi, Sigma, R)``.
 
-The only place of the library with quadrature. All of it is float64, vectorised over times, and differentiable. It
-assumes coefficients that are smooth on each of its panels; `testing.check_sde` holds the result against the moment ODEs.
+All of it is float64, vectorised over times, and differentiable. Scalar processes integrate on `panels`, which know their own
+error.
 """
 
 from __future__ import annotations
@@ -10,84 +10,27 @@ from __future__ import annotations
 __all__ = ["RootTable", "matrix_moments", "psd_cholesky", "scalar_moments", "van_loan"]
 
 import math
-from collections.abc import Callable
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..laws.interpolation import gauss
-
-Coefficient = Callable[[Tensor], Tensor]
-
-POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
-PANELS = 8  # each half as long as the next, so that a singular derivative at the start costs little
-
-
-@cache
-def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Return nodes and weights on ``[0, 1]``, and the matrix of integrals from 0 to each node of the interpolant."""
-    nodes, weights = (v.numpy() for v in gauss(POINTS))
-    vandermonde = np.polynomial.legendre.legvander(nodes, POINTS - 1)
-    integrals = np.empty((POINTS, POINTS))
-    for j in range(POINTS):
-        antiderivative = np.polynomial.legendre.legint(np.eye(POINTS)[j], lbnd=-1)
-        integrals[:, j] = np.polynomial.legendre.legval(nodes, antiderivative)
-    matrix = integrals @ np.linalg.inv(vandermonde)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2), torch.from_numpy(matrix / 2)
-
-
-@cache
-def _panels() -> tuple[Tensor, Tensor]:
-    """Return left ends and lengths of the panels of ``[0, 1]``."""
-    ends = 2.0 ** torch.arange(-PANELS + 1, 1, dtype=torch.float64)
-    left = torch.cat([torch.zeros(1, dtype=torch.float64), ends[:-1]])
-    return left, ends - left
+from .panels import Coefficient, Panels
 
 
 def scalar_moments(f: Coefficient, g: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature.
-
-    ``log alpha = ∫_s^t f`` and ``variance = ∫_s^t g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that
-    neither a huge contraction nor a huge growth overflows. 24-point Gauss–Legendre on 8 panels.
+    """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature on panels of
+    each interval (`panels.Panels`).
 
     Parameters
     ----------
     f, g
         Drift and diffusion coefficients, elementwise functions of time.
     s, t
-        Times of one shape, ``s <= t``, float64.
+        Times ``(n,)``, ``s < t``, float64.
     """
-    nodes, weights, cumulative = _rule()
-    left, length = _panels()
-    span = (t - s)[..., None, None]
-    u = s[..., None, None] + span * (left[:, None] + length[:, None] * nodes)  # (..., panels, points)
-    h = span * length[:, None]
-    values = _evaluate(f, u, "f")
-    whole = (values * weights).sum(-1) * h[..., 0]  # (..., panels)
-    after = whole.flip(-1).cumsum(-1).flip(-1)  # integral from the start of a panel to t
-    rest = after[..., None] - h * (values @ cumulative.T)  # integral of f from u to t
-    g2 = _evaluate(g, u, "g").square()
-    variance = torch.logsumexp((2 * rest + (g2 * weights * h).log()).flatten(-2), -1)
-    return whole.sum(-1), variance
-
-
-def _evaluate(coefficient: Coefficient, u: Tensor, name: str) -> Tensor:
-    # A constant coefficient may come back as a plain number or a 0-dimensional tensor.
-    values = torch.as_tensor(coefficient(u), dtype=torch.float64)
-    if values.ndim and values.shape != u.shape:
-        raise ValueError(
-            f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}; "
-            "write it with elementwise torch functions of t."
-        )
-    values = values.expand(u.shape)
-    if not values.isfinite().all():
-        worst = u.detach()[~values.detach().isfinite()].flatten()[0].item()
-        raise ValueError(
-            f"{name}(t) is not finite at t = {worst:.6g}; give alpha and sigma instead (ScheduleSDE) if it diverges."
-        )
-    return values
+    pairs = [Panels(f, g, first.item(), last.item(), number=16)(last) for first, last in zip(s, t, strict=True)]
+    log_alpha, log_variance = (torch.stack(values) for values in zip(*pairs, strict=True))
+    return log_alpha, log_variance
 
 
 def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from .base import Flow, Read
 from .dynamics import as_time
 from .inverse import FallTable
 from .linear import LinearSDE, check_order
-from .quadrature import scalar_moments
+from .panels import Panels
 
 
 class ScalarSDE(LinearSDE):
@@ -81,14 +81,34 @@ class ScalarSDE(LinearSDE):
         `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
         times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
         """
-        state = (t._version, self.state)
+        state = (t._version, self._quadrature_state)
         for known, then, pair in self._quadratures:
             if known is t and then == state:
                 return pair
-        pair = scalar_moments(self.f, self.g, torch.zeros_like(t), t)
+        pair = self._known_panels()(t)
         if not any(v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in pair):
             self._quadratures[:] = [(t, state, pair), *self._quadratures[:3]]
         return pair
+
+    @property
+    def _quadrature_state(self) -> tuple[Any, bool]:
+        """What decides about the quadrature: the coefficients' state, and whether derivatives of a module's are asked for."""
+        return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
+
+    def _known_panels(self) -> Panels:
+        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
+        anew.
+        """
+        state = self._quadrature_state
+        if self._panels is None or self._panels[0] != state:
+            number = 512 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
+            panels = Panels(self.f, self.g, 0.0, self.T, number)
+            if panels.drift.requires_grad or panels.log_noise.requires_grad:
+                return panels
+            self._panels = (state, panels)
+        return self._panels[1]
+
+    _panels: tuple[Any, Panels] | None = None
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""
@@ -127,37 +147,45 @@ class ScalarSDE(LinearSDE):
         the times are close.
         """
         s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
-        alpha_s, sigma_s = self._alpha_sigma(s)
-        alpha_t, sigma_t = self._alpha_sigma(t)
-        fall = 2 * ((alpha_t.log() - sigma_t.log()) - (alpha_s.log() - sigma_s.log()))
-        fall = torch.where(fall.isnan(), 0.0, fall)  # inf − inf: both times are at an end of the process
-        return Transition(Scale(alpha_t / alpha_s), Scale(sigma_t * (-torch.expm1(fall)).clamp_min(0).sqrt()))
+        sigma_s, sigma_t = self._alpha_sigma(s)[1], self._alpha_sigma(t)[1]
+        ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
+        ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on
+        return Transition(Scale(ratio), Scale(sigma_t * (-torch.expm1(self.fall(s, t))).clamp_min(0).sqrt()))
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
+        if type(self).alpha is ScalarSDE.alpha:
+            return self._quadrature(t)[0]
+        return torch.as_tensor(self.alpha(t), dtype=torch.float64).expand(t.shape).log()
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return ``2 log(alpha / sigma)``; −inf where no signal is left, inf where there is no noise."""
+        t = as_time(t, self.T)
+        return 2 * (self._log_alpha(t) - torch.as_tensor(self.sigma(t), dtype=torch.float64).log())
+
+    def angle_at(self, t: Tensor | float) -> Tensor:
+        """Return the angle ``atan2(sigma, alpha)`` at `t`."""
+        alpha, sigma = self._alpha_sigma(t)
+        return torch.atan2(sigma, alpha)
 
     def _alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         law = self.marginal(t)
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
 
-    def time(self, snr: Tensor | float) -> Tensor:
-        """Return the time with signal-to-noise ratio `snr`; the inverse of `snr`, from a table where it settles it.
-
-        Raises
-        ------
-        ValueError
-            If the ratio is not reached within ``[0, T]``.
-        """
-        ratio = torch.as_tensor(snr, dtype=torch.float64).cpu()
+    def _invert(self, level: Tensor) -> Tensor:
+        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
         if self._falls is None or self._falls[0] != self.state:
             with torch.no_grad():
                 self._falls = (self.state, FallTable(self._fall, self.T))
-        t = self._falls[1](ratio.reshape(-1).log())
-        return super().time(snr) if t is None else t.reshape(ratio.shape)
+        t = self._falls[1](level.reshape(-1))
+        return super()._invert(level) if t is None else t.reshape(level.shape)
 
     _falls: tuple[Any, FallTable] | None = None
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
-        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64) for c in (self.alpha(t), self.sigma(t)))
-        return 2 * (alpha / sigma).log(), -(torch.as_tensor(self.g(t), dtype=torch.float64) / sigma).square()
+        g, sigma = (torch.as_tensor(c, dtype=torch.float64) for c in (self.g(t), self.sigma(t)))
+        return self.log_snr(t), -(g / sigma).square().expand(t.shape)
 
     def flow(self, model: Read) -> AngleFlow:
         """Return the probability flow with the angle ``atan2(sigma, alpha)`` as time."""
@@ -178,12 +206,11 @@ class AngleFlow(Flow):
 
     def clock(self, t: Tensor) -> Tensor:
         """Return the angle ``phi(t)``."""
-        alpha, sigma = self.sde._alpha_sigma(t)
-        return torch.atan2(sigma, alpha)
+        return self.sde.angle_at(t)
 
     def time(self, tau: Tensor) -> Tensor:
         """Return the time of an angle."""
-        return self.sde.time(torch.tan(tau).pow(-2).where(tau < math.pi / 2, torch.zeros_like(tau)))
+        return self.sde.time_of_angle(tau)
 
     def r(self, t: Tensor) -> Operator:
         """Return the scale ``r = √(alpha² + sigma²)``."""

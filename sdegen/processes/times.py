@@ -17,6 +17,7 @@ __all__ = [
     "UniformTimes",
 ]
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -26,6 +27,9 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..show import show_call
 from .base import SDE
+from .linear import LinearSDE, is_linear
+
+MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
 class TimeLaw(ABC):
@@ -128,9 +132,16 @@ class LogNormalTimes(TimeLaw):
         """Draw stratified quantiles of the truncated normal law."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         normal = torch.distributions.Normal(self.mean, self.std)
-        low, high = normal.cdf(-0.5 * sde.snr(ends).log())
+        best, worst = sde.log_snr(ends)
+        low, high = normal.cdf(-0.5 * torch.stack([best, worst]))
+        if not high - low > 1e-12:
+            raise ValueError(
+                f"N({self.mean}, {self.std}²) gives log(sigma / alpha) no chance between the {-0.5 * best.item():.4g} at t_min "
+                f"and the {-0.5 * worst.item():.4g} at T of "
+                f"{type(sde).__name__}; set mean and std to levels that the process has."
+            )
         level = normal.icdf(low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12))
-        return sde.time((-2 * level).exp()), torch.ones(n, dtype=torch.float64)
+        return sde.time_of_log_snr((-2 * level).clamp(worst, best)), torch.ones(n, dtype=torch.float64)
 
 
 class ImportanceTimes(TimeLaw):
@@ -178,8 +189,8 @@ class ImportanceTimes(TimeLaw):
     def _build(self, sde: SDE) -> tuple[Tensor, Tensor]:
         """Tabulate the edges in `t` and the probability of each interval, within which the law is uniform."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
-        if sde.is_linear:
-            edges = self._edges(sde, sde.snr(ends))
+        if is_linear(sde):
+            edges = self._edges(sde, sde.log_snr(ends))
         else:  # of whose data less and less is left, at no rate that is known
             low, high = ends.log10().tolist()
             edges = torch.logspace(low, high, self.nodes + 1, dtype=torch.float64)
@@ -197,11 +208,11 @@ class ImportanceTimes(TimeLaw):
             mass = density * (edges[1:] - edges[:-1])
         return edges, mass / mass.sum()
 
-    def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
+    def _edges(self, sde: LinearSDE, log_snr: Tensor) -> Tensor:
         """Return times between those with the two given ratios, equally spaced in ``log(sigma / alpha)``."""
-        low, high = (-0.5 * snr.clamp_min(1e-10).log()).tolist()  # alpha(T) = 0 has no log-SNR
-        levels = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64)
-        return sde.time((-2 * levels).exp())
+        best, worst = log_snr.tolist()
+        levels = torch.linspace(min(best, MOST), max(worst, LEAST), self.nodes + 1, dtype=torch.float64)
+        return sde.time_of_log_snr(levels.clamp(worst, best))
 
 
 def _described(density: Any) -> str:
@@ -230,11 +241,10 @@ class AngleTimes(ImportanceTimes):
         As for `ImportanceTimes`.
     """
 
-    def _edges(self, sde: SDE, snr: Tensor) -> Tensor:
+    def _edges(self, sde: LinearSDE, log_snr: Tensor) -> Tensor:
         """Return times between those with the two given ratios, equally spaced in the angle."""
-        low, high = snr.rsqrt().atan().tolist()
-        ratio = torch.linspace(low, high, self.nodes + 1, dtype=torch.float64).tan().pow(-2)
-        return sde.time(ratio.clamp(snr[1].item(), snr[0].item()))
+        low, high = (-0.5 * log_snr).exp().atan().tolist()
+        return sde.time_of_angle(torch.linspace(low, high, self.nodes + 1, dtype=torch.float64))
 
 
 class SharedTimes(TimeLaw):

@@ -11,10 +11,9 @@ __all__ = ["Cosine", "EDM", "OU", "Rectified", "SubVP", "VE", "VP"]
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import check_arguments
-from .linear import LinearSDE
 from .scalar import ScalarSDE, ScheduleSDE
 
 
@@ -65,12 +64,18 @@ class VP(ScalarSDE):
         """Return ``√(1 − exp(−∫ beta))``."""
         return (-torch.expm1(-self.integral(t))).sqrt()
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * self.integral(t)
+
+    def _invert(self, level: Tensor) -> Tensor:
         """Return the root of the quadratic ``∫ beta = log(1 + 1 / snr)``."""
-        B = torch.log1p(1 / torch.as_tensor(snr, dtype=torch.float64).cpu())
+        return self._time_of_integral(nn.functional.softplus(-level, threshold=40))
+
+    def _time_of_integral(self, B: Tensor) -> Tensor:
+        """Return the time at which ``∫ beta`` is `B`."""
         slope = self.beta_max - self.beta_min
         t = 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt())
-        return _within(self, t, snr)
+        return torch.where(B.isposinf(), B, t)
 
 
 class SubVP(VP):
@@ -97,11 +102,10 @@ class SubVP(VP):
         """Return ``1 − exp(−∫ beta)``."""
         return -torch.expm1(-self.integral(t))
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _invert(self, level: Tensor) -> Tensor:
         """Solve ``alpha / (1 − alpha²) = √snr`` for ``∫ beta = 2 asinh(1 / (2 √snr))``, then the quadratic of `VP`."""
-        B = 2 * torch.asinh(0.5 * torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt())
-        slope = self.beta_max - self.beta_min
-        return _within(self, 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt()), snr)
+        half = -0.5 * level  # of the logarithm: where it is large, asinh(½ e^half) is half, to rounding
+        return self._time_of_integral(2 * torch.where(half > 40, half, torch.asinh(0.5 * half.exp())))
 
 
 class OU(ScalarSDE):
@@ -142,9 +146,12 @@ class OU(ScalarSDE):
         """Return ``√(1 − exp(−2 rate t))``."""
         return (-torch.expm1(-2 * self.rate * t)).sqrt()
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return -self.rate * t
+
+    def _invert(self, level: Tensor) -> Tensor:
         """Return ``log(1 + 1 / snr) / (2 rate)``."""
-        return _within(self, torch.log1p(1 / torch.as_tensor(snr, dtype=torch.float64).cpu()) / (2 * self.rate), snr)
+        return nn.functional.softplus(-level, threshold=40) / (2 * self.rate)
 
 
 class VE(ScalarSDE):
@@ -187,10 +194,9 @@ class VE(ScalarSDE):
         """Return ``sigma_min (sigma_max / sigma_min)^t``."""
         return self.sigma_min * (t * self.log_ratio).exp()
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _invert(self, level: Tensor) -> Tensor:
         """Return ``log(sigma / sigma_min) / log(sigma_max / sigma_min)``."""
-        sigma = torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt()
-        return _within(self, (sigma / self.sigma_min).log() / self.log_ratio, snr)
+        return (-0.5 * level - math.log(self.sigma_min)) / self.log_ratio
 
 
 class EDM(ScheduleSDE):
@@ -226,9 +232,9 @@ class EDM(ScheduleSDE):
         """Return ``sigma_min + t``."""
         return self.sigma_min + t
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _invert(self, level: Tensor) -> Tensor:
         """Return ``sigma − sigma_min``."""
-        return _within(self, torch.as_tensor(snr, dtype=torch.float64).cpu().rsqrt() - self.sigma_min, snr)
+        return (-0.5 * level).exp() - self.sigma_min
 
 
 class Cosine(ScheduleSDE):
@@ -246,10 +252,9 @@ class Cosine(ScheduleSDE):
         """Return ``sin(½ pi t)``."""
         return torch.sin(0.5 * math.pi * t)
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _invert(self, level: Tensor) -> Tensor:
         """Return ``(2 / pi) acot(√snr)``."""
-        root = torch.as_tensor(snr, dtype=torch.float64).cpu().sqrt()
-        return _within(self, torch.atan2(torch.ones_like(root), root) * 2 / math.pi, snr)
+        return torch.atan((-0.5 * level).exp()) * 2 / math.pi
 
 
 class Rectified(ScheduleSDE):
@@ -267,19 +272,6 @@ class Rectified(ScheduleSDE):
         """Return ``t``."""
         return 1 * t
 
-    def time(self, snr: Tensor | float) -> Tensor:
+    def _invert(self, level: Tensor) -> Tensor:
         """Return ``1 / (1 + √snr)``."""
-        return _within(self, 1 / (1 + torch.as_tensor(snr, dtype=torch.float64).cpu().sqrt()), snr)
-
-
-def _within(sde: LinearSDE, t: Tensor, snr: Tensor | float) -> Tensor:
-    """Check that `t` lies in ``[0, T]`` up to rounding, and return it."""
-    slack = 1e-9 * sde.T
-    outside = ~((t >= -slack) & (t <= sde.T + slack))
-    if outside.any():
-        bad = torch.as_tensor(snr, dtype=torch.float64).expand(t.shape)[outside].reshape(-1)[0].item()
-        raise ValueError(
-            f"snr = {bad:.6g} is not reached: {type(sde).__name__} runs from {sde.snr(0.0).item():.6g} at t = 0 down to "
-            f"{sde.snr(sde.T).item():.6g} at T; give a ratio between these."
-        )
-    return t.clamp(0.0, sde.T)
+        return (-0.5 * level).sigmoid()

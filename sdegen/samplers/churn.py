@@ -91,19 +91,20 @@ class Churn(Sampler[ChurnStep, None]):
         return [self._coefficients(sde, t, s) for t, s in pairwise(times)]
 
     def _coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> ChurnStep:
-        rho = sde.snr(t).rsqrt()
+        level = sde.log_snr(t)
+        rho = (-0.5 * level).exp()
         if rho.isinf():
             raise ValueError(
                 f"sigma / alpha is infinite at t = {t.item():.6g}; start the grid at t_max = {sde.t_max:.6g}, or use Heun."
             )
         gamma = min(self.S_churn / self.steps, math.sqrt(2) - 1) if self.S_min <= rho <= self.S_max else 0.0
-        lifted = sde.time((rho * (1 + gamma)).pow(-2).maximum(sde.snr(sde.t_max)).minimum(sde.snr(t)))
+        lifted = sde.time_of_log_snr((level - 2 * math.log1p(gamma)).maximum(sde.log_snr(sde.t_max)).minimum(level))
         up = None
         if lifted > t:
             exact = sde.transition(t, lifted)
             up, t = Transition(exact.Phi, exact.R * self.S_noise), lifted
         scale_t, scale_s = (sde.marginal(v).Phi.matrix()[..., 0, 0] for v in (t, s))
-        return ChurnStep(up, t, s, scale_t, scale_s, sde.snr(t).rsqrt(), sde.snr(s).rsqrt())
+        return ChurnStep(up, t, s, scale_t, scale_s, *((-0.5 * sde.log_snr(v)).exp() for v in (t, s)))
 
     def step(self, model: ScoreModel, x: Tensor, c: ChurnStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Add noise, then take Heun's step; Euler's step to a noise level of zero."""

@@ -205,11 +205,11 @@ class Channels:
 
     def phi(self, t: Tensor) -> Tensor:
         """Return the angle ``atan(1 / √snr)`` at a time."""
-        return torch.atan(self.sde.snr(t).rsqrt())
+        return self.sde.angle_at(t)
 
     def time(self, phi: Tensor) -> Tensor:
         """Return the time at which the angle is `phi`."""
-        return self.sde.time(phi.tan().pow(-2))
+        return self.sde.time_of_angle(phi)
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Plan the model evaluations at the times ``(N,)``, as the reference's questions."""

@@ -14,7 +14,6 @@ __all__ = [
     "bridge_root",
     "carry_deviation",
     "line_through",
-    "signal_angle",
     "signal_weights",
 ]
 
@@ -104,11 +103,11 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
                 "use eta = 0, eta = 1, or DDIM(eta)."
             )
         steps = []
-        phi = signal_angle(sde, times)
+        phi = sde.angle_at(times)
         z, _ = rule()
         inner = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * z
         clean = model.ask(times[:-1], denoise=sde.marginal(times[:-1]).Phi.one())
-        inner_times = sde.time(inner.reshape(-1).tan().pow(-2)).reshape(inner.shape)  # all at once: it is a search
+        inner_times = sde.time_of_angle(inner.reshape(-1)).reshape(inner.shape)  # all at once: it is a search
         for k, (t, s) in enumerate(pairwise(times)):
             seen = slice(max(0, k + 1 - self.order), k + 1)
             line = line_through(self.clock, phi[seen].flip(0), phi[k : k + 2])
@@ -135,7 +134,7 @@ def carry_deviation(sde: LinearSDE, s: Tensor, u: Tensor, eta: float) -> Operato
     at_s, at_u = sde.marginal(s), sde.marginal(u)
     if eta == 1:
         return at_s.covariance @ sde.transition(s, u).Phi.T @ at_u.covariance.inv()
-    return at_s.R @ at_u.R.inv() * (sde.snr(u) / sde.snr(s)) ** (0.5 * eta**2)
+    return at_s.R @ at_u.R.inv() * (0.5 * eta**2 * sde.fall(s, u)).exp()
 
 
 def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
@@ -143,7 +142,7 @@ def bridge_root(sde: LinearSDE, s: Tensor, t: Tensor, eta: float) -> Operator:
     at_s = sde.marginal(s)
     if eta == 1:
         return posterior(at_s, sde.marginal(t), sde.transition(s, t)).covariance.sqrt()
-    return at_s.R * (-torch.expm1(eta**2 * (sde.snr(t).log() - sde.snr(s).log()))).sqrt()
+    return at_s.R * (-torch.expm1(eta**2 * sde.fall(s, t))).sqrt()
 
 
 class Line(NamedTuple):
@@ -183,11 +182,6 @@ def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Li
     _, w = rule()
     by_parts = torch.einsum("jz,z,zab->jab", line.slope, w, between)
     return [as_map(line.end[j] * end - line.start[j] * start - by_parts[j]) for j in range(len(line.end))]
-
-
-def signal_angle(sde: LinearSDE, t: Tensor) -> Tensor:
-    """Return the angle ``atan(1 / √snr)`` at a time: ``atan2(sigma, alpha)`` for scalar processes."""
-    return torch.atan(sde.snr(t).rsqrt())
 
 
 def as_map(M: Tensor) -> Operator:

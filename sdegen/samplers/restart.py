@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Interval", "Restart", "RestartStep"]
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -89,7 +88,7 @@ class Restart(Sampler[RestartStep, Any]):
         return torch.cat([*parts, rest])
 
     def _time(self, sde: LinearSDE, level: float, span: tuple[float, float]) -> float:
-        worst, best = (sde.snr(t).item() ** -0.5 if sde.snr(t) > 0 else math.inf for t in span[::-1])
+        worst, best = ((-0.5 * sde.log_snr(t)).exp().item() for t in span[::-1])
         if not best <= level <= worst:
             raise ValueError(
                 f"the level {level:g} of sigma / alpha lies outside the run, [{best:.4g}, {worst:.4g}] on "

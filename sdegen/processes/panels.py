@@ -1,0 +1,220 @@
+"""Integrals of scalar coefficients over panels that are halved until polynomials follow the coefficients on each:
+``(f, g) -> (log alpha, log variance)``, with an estimate of their own error.
+
+Jumps, kinks and spikes cost panels, not digits. What is never seen is not resolved: between two nodes, a few ten-thousandths
+of the process apart, a coefficient may do what it likes. All is float64 and differentiable.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Coefficient", "Panels", "evaluate"]
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..laws.interpolation import gauss
+
+Coefficient = Callable[[Tensor], Tensor]
+
+POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
+TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
+RESOLVED = 1e-13  # error of one panel, of ``1 + ∫ |f|`` and of the variance at its end
+ALLOWED = 1e-6  # relative error of alpha² and of the variance above which nothing is returned
+MOST = 2**13  # panels
+SHORTEST = 2.0**-60  # of the whole: a panel at the start
+FINEST = 2.0**-42  # of its time: a panel elsewhere, whose nodes rounding leaves apart
+
+
+class _Rule(NamedTuple):
+    """Nodes and weights on [0, 1], integrals from 0 to each node of the interpolant, and its highest Legendre coefficients."""
+
+    nodes: Tensor
+    weights: Tensor
+    integrals: Tensor
+    tail: Tensor
+
+
+@cache
+def _rule() -> _Rule:
+    nodes, weights = (v.numpy() for v in gauss(POINTS))
+    legendre = np.polynomial.legendre
+    coefficients = np.linalg.inv(legendre.legvander(nodes, POINTS - 1))
+    antiderivatives = [legendre.legval(nodes, legendre.legint(unit, lbnd=-1)) for unit in np.eye(POINTS)]
+    integrals = np.stack(antiderivatives, 1) @ coefficients
+    found = ((nodes + 1) / 2, weights / 2, integrals / 2, coefficients[-TAIL:])
+    return _Rule(*map(torch.from_numpy, found))
+
+
+class _Integrals(NamedTuple):
+    """Integrals over panels ``(n,)``.
+
+    Attributes
+    ----------
+    drift
+        ``∫ f``.
+    log_noise
+        The logarithm of the variance that comes in the panel, as it is at the panel's end.
+    size
+        ``∫ |f|``.
+    drift_error, log_noise_error
+        What the polynomials leave of both.
+    """
+
+    drift: Tensor
+    log_noise: Tensor
+    size: Tensor
+    drift_error: Tensor
+    log_noise_error: Tensor
+
+
+class Panels:
+    """The moments of ``dx = f x dt + g dw`` from a time `start` on, by quadrature on panels up to the time `end`.
+
+    ``log alpha = ∫ f`` and ``variance = ∫ g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that neither a
+    huge contraction nor a huge growth overflows. Each panel has 24 Gauss–Legendre points, and is halved until the highest
+    coefficients of its Legendre series vanish.
+
+    Parameters
+    ----------
+    f, g
+        Drift and diffusion coefficients, elementwise functions of time.
+    start, end
+        The times between which they are integrated.
+    number
+        Panels to begin with, all of one length.
+
+    Raises
+    ------
+    ValueError
+        If a coefficient is not finite, or has another shape than its times; at a call, if quadrature is not sure of six digits.
+    """
+
+    def __init__(self, f: Coefficient, g: Coefficient, start: float, end: float, number: int = 512) -> None:
+        self.f, self.g = f, g
+        self.edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
+        panels = self._integrate(self.edges[:-1], self.edges[1:])
+        while True:
+            excess = self._sum(panels)
+            a, b = self.edges[:-1], self.edges[1:]
+            divisible = (b - a > SHORTEST * (end - start)) & (b - a > FINEST * b.abs())
+            worst = excess.where(divisible, 0.0)
+            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
+            if not split.any() or len(a) + split.sum() > MOST:
+                return
+            middle = 0.5 * (a + b)[split]
+            halves = self._integrate(torch.cat([a[split], middle]), torch.cat([middle, b[split]]))
+            starts, order = torch.cat([a[~split], a[split], middle]).sort()
+            panels = _Integrals(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, halves, strict=True)))
+            self.edges = torch.cat([starts, self.edges[-1:]])
+
+    def _integrate(self, a: Tensor, b: Tensor) -> _Integrals:
+        """Integrate over panels from `a` to `b`, ``(n,)``."""
+        rule = _rule()
+        h = (b - a)[:, None]
+        u = a[:, None] + h * rule.nodes
+        f, g2 = evaluate(self.f, u, "f"), evaluate(self.g, u, "g").square()
+        drift = h[:, 0] * (f @ rule.weights)
+        rest = drift[:, None] - h * (f @ rule.integrals.T)  # integral of f from u to the end
+        log_noise = 2 * rest + g2.log()  # of the variance that comes at u
+        with torch.no_grad():
+            largest = log_noise.amax(1, keepdim=True).clamp_min(-1e300)  # no noise has no logarithm
+            tails = [_tail(f), _tail((log_noise - largest).exp())]
+            errors = [h[:, 0] * tails[0], (h[:, 0] * tails[1]).log() + largest[:, 0]]
+            size = h[:, 0] * (f.abs() @ rule.weights)
+        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), 1), size, *errors)
+
+    def _sum(self, panels: _Integrals) -> Tensor:
+        """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, 1 where it may be left."""
+        self.drift = _from_zero(panels.drift)
+        self.log_noise = self._noise_at_edges(panels.log_noise)
+        with torch.no_grad():
+            a, b = self.edges[:-1], self.edges[1:]
+            # Noise that sets in within the rounding of a time has no relative error to speak of.
+            sudden = self.log_noise[:-1].isneginf() & (b - a <= FINEST * b.abs()) & (a > self.edges[0])
+            error = panels.log_noise_error.where(~sudden, -torch.inf)
+            relative = self._noise_at_edges(error) - self.log_noise
+            self.error = 2 * _from_zero(panels.drift_error) + relative.where(~relative.isnan(), -torch.inf).exp()
+            drift = panels.drift_error / (1 + _from_zero(panels.size)[1:])
+            noise = (error - self.log_noise[1:]).nan_to_num(nan=-torch.inf).exp()
+            self.excess = drift.maximum(noise) / RESOLVED
+        return self.excess
+
+    def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
+        """Sum what comes in each panel, all of it as it is at the panels' ends."""
+        none = torch.full_like(log_noise[:1], -torch.inf)
+        return torch.cat([none, (log_noise - 2 * self.drift[1:]).logcumsumexp(0) + 2 * self.drift[1:]])
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log alpha`` and the log-variance of the state at the times `t`, from `start` on and of any shape.
+
+        Raises
+        ------
+        ValueError
+            If one of the two has an estimated relative error above 1e-6.
+        """
+        flat = t.reshape(-1)
+        i = (torch.searchsorted(self.edges, flat.detach(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        self._check(flat, i)
+        last = self._integrate(self.edges[i], flat)
+        log_alpha = self.drift[i] + last.drift
+        log_noise = (self.log_noise[i] + 2 * last.drift).logaddexp(last.log_noise)
+        return log_alpha.reshape(t.shape), log_noise.reshape(t.shape)
+
+    def _check(self, t: Tensor, i: Tensor) -> None:
+        """Refuse times in the panels `i` at which quadrature is not sure."""
+        error = self.error[i].maximum(self.error[i + 1]).where(t > self.edges[0], 0.0)
+        if not (error <= ALLOWED).all():
+            k = int(error.nan_to_num(nan=torch.inf).argmax())
+            where = self.edges[self.excess[: i[k] + 1].argmax()]
+            raise ValueError(
+                f"quadrature of f and g is not sure: at t = {t[k].item():.6g} alpha and sigma have an estimated relative error "
+                f"of {error[k].item():.1g}, most of it from t = {where.item():.6g} on, where the coefficients diverge or change "
+                "too fast; smooth them there, or give alpha and sigma instead (ScheduleSDE)."
+            )
+
+
+def _from_zero(values: Tensor) -> Tensor:
+    """Return the cumulative sum of `values`, with 0 before it."""
+    return torch.cat([values.new_zeros(1), values.cumsum(0)])
+
+
+def _tail(values: Tensor) -> Tensor:
+    """Return the largest of the highest Legendre coefficients of values at the nodes of each panel, ``(n,)``."""
+    return (values @ _rule().tail.T).abs().amax(1)
+
+
+def evaluate(coefficient: Coefficient, u: Tensor, name: str) -> Tensor:
+    """Return the values of a coefficient at the times `u`, float64, of their shape.
+
+    Parameters
+    ----------
+    coefficient
+        An elementwise function of time. A constant may come back as a plain number or a 0-dimensional tensor.
+    u
+        Times of any shape.
+    name
+        What to call it in an error.
+
+    Raises
+    ------
+    ValueError
+        If values have another shape than the times, or are not finite.
+    """
+    values = torch.as_tensor(coefficient(u), dtype=torch.float64)
+    if values.ndim and values.shape != u.shape:
+        raise ValueError(
+            f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}; "
+            "write it with elementwise torch functions of t."
+        )
+    values = values.expand(u.shape)
+    if not values.isfinite().all():
+        worst = u.detach()[~values.detach().isfinite()].flatten()[0].item()
+        raise ValueError(
+            f"{name}(t) is not finite at t = {worst:.6g}; give alpha and sigma instead (ScheduleSDE) if it diverges."
+        )
+    return values
