@@ -121,7 +121,9 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
     direct = flat.shape[1] <= 16
-    at = flat / torch.where(c == 0, 1.0, c)  # with no signal left the weights are equal: snr is 0
+    at = flat / c.clamp_min(
+        torch.finfo(flat.dtype).tiny ** 0.4
+    )  # with next to no signal the weights are equal: snr is 0
     norms = 0.5 * points.square().sum(1)
     most = max(1, block // len(points))
     means = []

@@ -7,8 +7,9 @@ linear only a `Level` is known.
 
 from __future__ import annotations
 
-__all__ = ["Level", "Marginal", "Observation", "Perturbed"]
+__all__ = ["LEAST_SIGNAL", "Level", "Marginal", "Observation", "Perturbed"]
 
+import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from ..show import show_call
 from .kernels import Kernel, Transition
-from .operators import Matrix, Operator, rows
+from .operators import Matrix, Operator, Scale, rows
+
+LEAST_SIGNAL = 1e-8  # of the noise: below, it is lost in the rounding of a float32 state
 
 
 class Level:
@@ -31,12 +34,14 @@ class Level:
         Times, float64, ``()`` or ``(B,)``.
     R
         A root of the covariance that noise alone has at `t`.
+    G
+        The diffusion at `t`, of a process that is not linear.
     """
 
     __repr__ = show_call
 
-    def __init__(self, t: Tensor, R: Operator) -> None:
-        self.t, self.R = t, R
+    def __init__(self, t: Tensor, R: Operator, G: Operator | None = None) -> None:
+        self.t, self.R, self.G = t, R, G
 
     @property
     def log_snr(self) -> Tensor:
@@ -56,6 +61,11 @@ class Level:
     def snr(self) -> Tensor:
         """The signal-to-noise ratio, which linear processes have."""
         return self.log_snr.exp()
+
+    @property
+    def weighable_log_snr(self) -> Tensor:
+        """`log_snr` where a weight may be infinite without signal: with a trace of it, as in `Marginal.velocity_to_score`."""
+        return self.log_snr.clamp_min(2 * math.log(LEAST_SIGNAL))
 
 
 class Observation(NamedTuple):
@@ -115,7 +125,7 @@ class Marginal(Transition, Level):
     """
 
     def __init__(self, Phi: Operator, R: Operator, t: Tensor, e: Tensor) -> None:
-        self.Phi, self.R, self.t, self.e = Phi, R, t, e
+        self.Phi, self.R, self.t, self.e, self.G = Phi, R, t, e, None
 
     @cached_property
     def _observed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,6 +165,16 @@ class Marginal(Transition, Level):
         """The logarithm of `snr`, which a ratio too large or too small for a number has too; −inf where no signal is left."""
         c, s = (self.Phi.matrix().abs(), self.R.matrix()) if len(self.e) == 1 else self.angle
         return (2 * (c.log() - s.log())).reshape(self.t.shape)
+
+    @property
+    def velocity_to_score(self) -> Operator:
+        """``R⁻ᵀ Bᵀ``, from an error of the velocity to that of the score it makes.
+
+        Without signal the velocity says nothing of the score. There a trace of signal is left, so that a weight of the score
+        that grows without bound has its limit.
+        """
+        B = Scale(self.B.matrix()[..., 0, 0].clamp_min(LEAST_SIGNAL)) if len(self.e) == 1 else self.B
+        return (B @ self.R.inv()).T
 
     def observe(self, x: Tensor) -> Observation:
         """Reduce a state to its sufficient statistic for the datum.

@@ -142,7 +142,7 @@ def follow(
     try:
         state = how.solve(slope, state, (d, traces.m))
     except ArithmeticError as failure:
-        refuse_flow(flow, now, failure)
+        refuse_flow(flow, now, u, failure)
     scales = flow.log_scale(ends)
     totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
     stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)

@@ -101,7 +101,7 @@ class SDE(Dynamics):
         x_s = walk(self, x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t, x_0))
 
     def prior(self, moments: Moments) -> Any:
         """Return the distribution that samplers start from at T, anything with ``sample(n, generator)`` and ``log_prob(x)``.
@@ -116,16 +116,30 @@ class SDE(Dynamics):
             "log_prob, or pass x_T to sample."
         )
 
-    def at(self, t: Tensor | float) -> Level:
-        """Return the noise level of states at `t`; for linear processes the whole `Marginal`."""
-        return Level(as_time(t, self.T), self.root(t))
+    def at(self, t: Tensor | float, x: Tensor | None = None) -> Level:
+        """Return the noise level of states at `t`; for linear processes the whole `Marginal`. For `x` see `noise_at`."""
+        G, t = self.noise_at(t, x), as_time(t, self.T)
+        return Level(t, G * t.sqrt(), G)
 
-    def root(self, t: Tensor | float) -> Operator:
+    def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return a matrix square root of the covariance of the noise in states at `t`, the scale of Langevin steps; here
-        ``G √t``.
+        ``G √t``. For `x` see `noise_at`.
         """
+        return self.noise_at(t, x) * as_time(t, self.T).sqrt()
+
+    def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
+        """Return the diffusion `G` at `t`, which depends on no state, from a state of zeros.
+
+        Parameters
+        ----------
+        t
+            Times, ``()`` or ``(B,)``.
+        x
+            States ``(B, *)`` for its shape, dtype and device; of one number by default.
+        """
+        x = torch.zeros(1, 1) if x is None else x
         t = as_time(t, self.T)
-        return as_operator(self.diffusion(torch.zeros(1, 1), t)) * t.sqrt()
+        return as_operator(self.diffusion(torch.zeros_like(x if t.ndim else x[:1]), t))
 
     def snr(self, t: Tensor | float) -> Tensor:
         """Return the signal-to-noise ratio at `t`; only linear processes have one."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
+from ..laws.marginals import LEAST_SIGNAL
 from ..show import show_call
 from .base import SDE
 
@@ -183,10 +184,10 @@ class Karras(Grid):
         """Return ``((sigma/alpha)_end^(1/rho) + u (…))^rho``."""
         best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
         low, high = (-0.5 / self.rho * best).exp(), (-0.5 / self.rho * worst).exp()
-        if high.isinf():
+        if worst < 2 * math.log(LEAST_SIGNAL):
             raise ValueError(
-                f"sigma / alpha is infinite at t = {start} of {type(sde).__name__}; give the Karras grid an earlier start, "
-                "or use the Angle grid."
+                f"sigma / alpha is infinite or next to it at t = {start} of {type(sde).__name__}; give the Karras grid "
+                "an earlier start, or use the Angle grid."
             )
         return sde.time_of_log_snr((-2 * self.rho * (low + u * (high - low)).log()).clamp(worst, best))
 

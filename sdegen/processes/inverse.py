@@ -27,7 +27,7 @@ class FallTable:
     """
 
     def __init__(self, fall: Callable[[Tensor], tuple[Tensor, Tensor]], T: float) -> None:
-        self.fall = fall
+        self.fall, self.T = fall, T
         t = torch.logspace(math.log10(FIRST * T), math.log10(T), NODES, dtype=torch.float64).clamp_max(T)
         level, slope = fall(t)
         self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)  # of log t in the level, which rises
@@ -44,11 +44,12 @@ class FallTable:
         u = (x - before) / width
         rest = 1 - u
         bend = width * (rest * self.slope[i - 1] - u * self.slope[i]) + (end - start) * (u - rest)
-        t = (start + u * (end - start) + u * rest * bend).exp()
+        first, last = start.exp(), end.exp().clamp_max(self.T)
+        t = (start + u * (end - start) + u * rest * bend).exp().clamp(first, last)
         for _ in range(3):
             found, slope = self.fall(t)
             step = (level - found) / slope
-            t = t + step
+            t = (t + step).clamp(first, last)
             if (step.abs() <= SURE * t).all():
                 return t
         return None

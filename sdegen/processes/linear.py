@@ -18,13 +18,11 @@ from torch import Tensor
 
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Transition
-from ..laws.marginals import Marginal, Observation, Perturbed
+from ..laws.marginals import LEAST_SIGNAL, Marginal, Observation, Perturbed
 from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
 from .base import SDE
 from .dynamics import as_time
-
-LEAST_SIGNAL = math.log(1e-16)  # of log snr
 
 
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +68,7 @@ class LinearSDE(SDE):
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return ``Phi`` and `R` of `marginal`, at checked times."""
 
-    def at(self, t: Tensor | float) -> Marginal:
+    def at(self, t: Tensor | float, x: Tensor | None = None) -> Marginal:
         """Return the law of states at `t` given the data."""
         return self.marginal(t)
 
@@ -180,7 +178,11 @@ class LinearSDE(SDE):
         ValueError
             If the ratio is not reached within ``[0, T]``.
         """
-        return super().time(snr)
+        level = torch.as_tensor(snr, dtype=torch.float64).cpu().log()
+        lost = level.isneginf()
+        if lost.any() and self.snr(self.T) == 0:  # which a process reaches, or comes too near to for a number
+            level = torch.where(lost, self.log_snr(self.T), level)
+        return self.time_of_log_snr(level)
 
     def time_of_log_snr(self, level: Tensor | float) -> Tensor:
         """Return the time at which the logarithm of the signal-to-noise ratio is `level`, the inverse of `log_snr`.
@@ -202,7 +204,7 @@ class LinearSDE(SDE):
                 f"snr = {level[outside].reshape(-1)[0].exp().item():.6g} is not reached: {type(self).__name__} runs from "
                 f"{best.exp().item():.6g} at t = 0 down to {worst.exp().item():.6g} at T; give a ratio between these."
             )
-        return torch.where(inside, t, torch.where(level >= best, 0.0, self.T))
+        return torch.where(inside, t, torch.where(level >= best, 0.0, torch.full_like(t, self.T)))
 
     def _invert(self, level: Tensor) -> Tensor:
         """Return the times at which ``log snr`` is `level`, by bracketed bisection and regula falsi; none of ``[0, T]`` for
@@ -230,7 +232,7 @@ class LinearSDE(SDE):
     @property
     def has_signal(self) -> bool:
         """Whether a state at T tells of its datum: ``alpha(T) / sigma(T)`` is above 1e-8, the rounding of a float32 state."""
-        return self.log_snr(self.T).item() > LEAST_SIGNAL
+        return self.log_snr(self.T).item() > 2 * math.log(LEAST_SIGNAL)
 
     @cached_property
     def t_max(self) -> float:
@@ -250,9 +252,15 @@ class LinearSDE(SDE):
         """
         return self.diffused(gaussian(moments), self.T)
 
-    def root(self, t: Tensor | float) -> Operator:
+    def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return the matrix root of the covariance of the marginal at `t`."""
         return self.marginal(t).R
+
+    def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
+        """Return `G` at `t`; where it is infinite, as it may be at T if no signal is left there, that at `t_max`."""
+        t, G = as_time(t, self.T), self.diffusion_operator(t)
+        infinite = ~G.matrix().isfinite().flatten(-2).all(-1)
+        return self.diffusion_operator(torch.where(infinite, self.t_max, t)) if infinite.any() else G
 
 
 def is_linear(sde: SDE) -> TypeGuard[LinearSDE]:

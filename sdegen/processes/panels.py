@@ -1,7 +1,7 @@
-"""Integrals of scalar coefficients over panels that are halved until polynomials follow the coefficients on each:
+"""Integrals of scalar coefficients over panels that are cut until polynomials follow the coefficients on each:
 ``(f, g) -> (log alpha, log variance)``, with an estimate of their own error.
 
-Jumps, kinks and spikes cost panels, not digits. What is never seen is not resolved: between two nodes, a few ten-thousandths
+Jumps, kinks and spikes cost panels, not digits. What is never seen is not resolved: between two nodes, less than a ten-thousandth
 of the process apart, a coefficient may do what it likes. All is float64 and differentiable.
 """
 
@@ -25,18 +25,22 @@ POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
 TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
 RESOLVED = 1e-13  # error of one panel, of ``1 + ∫ |f|`` and of the variance at its end
 ALLOWED = 1e-6  # relative error of alpha² and of the variance above which nothing is returned
-MOST = 2**13  # panels
+MOST = 2**14  # panels
+PARTS = 8  # into which a panel that is not resolved is cut: enough that none of them passes over what it showed
 SHORTEST = 2.0**-60  # of the whole: a panel at the start
 FINEST = 2.0**-42  # of its time: a panel elsewhere, whose nodes rounding leaves apart
 
 
 class _Rule(NamedTuple):
-    """Nodes and weights on [0, 1], integrals from 0 to each node of the interpolant, and its highest Legendre coefficients."""
+    """Nodes and weights on [0, 1], integrals from 0 to each node of the interpolant, its highest Legendre coefficients, and its
+    values at 0 and 1.
+    """
 
     nodes: Tensor
     weights: Tensor
     integrals: Tensor
     tail: Tensor
+    ends: Tensor
 
 
 @cache
@@ -46,7 +50,8 @@ def _rule() -> _Rule:
     coefficients = np.linalg.inv(legendre.legvander(nodes, POINTS - 1))
     antiderivatives = [legendre.legval(nodes, legendre.legint(unit, lbnd=-1)) for unit in np.eye(POINTS)]
     integrals = np.stack(antiderivatives, 1) @ coefficients
-    found = ((nodes + 1) / 2, weights / 2, integrals / 2, coefficients[-TAIL:])
+    ends = np.stack([(-1.0) ** np.arange(POINTS), np.ones(POINTS)]) @ coefficients
+    found = ((nodes + 1) / 2, weights / 2, integrals / 2, coefficients[-TAIL:], ends)
     return _Rule(*map(torch.from_numpy, found))
 
 
@@ -63,6 +68,8 @@ class _Integrals(NamedTuple):
         ``∫ |f|``.
     drift_error, log_noise_error
         What the polynomials leave of both.
+    drift_ends, noise_ends
+        `f` and ``g²`` at both ends, ``(n, 2)``, as the polynomials say.
     """
 
     drift: Tensor
@@ -70,13 +77,15 @@ class _Integrals(NamedTuple):
     size: Tensor
     drift_error: Tensor
     log_noise_error: Tensor
+    drift_ends: Tensor
+    noise_ends: Tensor
 
 
 class Panels:
     """The moments of ``dx = f x dt + g dw`` from a time `start` on, by quadrature on panels up to the time `end`.
 
     ``log alpha = ∫ f`` and ``variance = ∫ g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that neither a
-    huge contraction nor a huge growth overflows. Each panel has 24 Gauss–Legendre points, and is halved until the highest
+    huge contraction nor a huge growth overflows. Each panel has 24 Gauss–Legendre points, and is cut in parts until the highest
     coefficients of its Legendre series vanish.
 
     Parameters
@@ -87,6 +96,8 @@ class Panels:
         The times between which they are integrated.
     number
         Panels to begin with, all of one length.
+    smooth
+        Whether these are known to be pieces on which the coefficients are smooth, and may jump between.
 
     Raises
     ------
@@ -94,9 +105,12 @@ class Panels:
         If a coefficient is not finite, or has another shape than its times; at a call, if quadrature is not sure of six digits.
     """
 
-    def __init__(self, f: Coefficient, g: Coefficient, start: float, end: float, number: int = 512) -> None:
+    def __init__(
+        self, f: Coefficient, g: Coefficient, start: float, end: float, number: int = 1024, smooth: bool = False
+    ) -> None:
         self.f, self.g = f, g
         self.edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
+        self.expected = self.edges if smooth else None
         panels = self._integrate(self.edges[:-1], self.edges[1:])
         while True:
             excess = self._sum(panels)
@@ -104,12 +118,14 @@ class Panels:
             divisible = (b - a > SHORTEST * (end - start)) & (b - a > FINEST * b.abs())
             worst = excess.where(divisible, 0.0)
             split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
-            if not split.any() or len(a) + split.sum() > MOST:
+            if not split.any() or len(a) + (PARTS - 1) * split.sum() > MOST:
                 return
-            middle = 0.5 * (a + b)[split]
-            halves = self._integrate(torch.cat([a[split], middle]), torch.cat([middle, b[split]]))
-            starts, order = torch.cat([a[~split], a[split], middle]).sort()
-            panels = _Integrals(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, halves, strict=True)))
+            ends = a[split, None] + (b - a)[split, None] * torch.linspace(0.0, 1.0, PARTS + 1, dtype=torch.float64)
+            ends[:, -1] = b[split]
+            first, last = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
+            parts = self._integrate(first, last)
+            starts, order = torch.cat([a[~split], first]).sort()
+            panels = _Integrals(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, parts, strict=True)))
             self.edges = torch.cat([starts, self.edges[-1:]])
 
     def _integrate(self, a: Tensor, b: Tensor) -> _Integrals:
@@ -126,7 +142,8 @@ class Panels:
             tails = [_tail(f), _tail((log_noise - largest).exp())]
             errors = [h[:, 0] * tails[0], (h[:, 0] * tails[1]).log() + largest[:, 0]]
             size = h[:, 0] * (f.abs() @ rule.weights)
-        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), 1), size, *errors)
+            ends = [f @ rule.ends.T, g2 @ rule.ends.T]
+        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), 1), size, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
         """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, 1 where it may be left."""
@@ -136,13 +153,24 @@ class Panels:
             a, b = self.edges[:-1], self.edges[1:]
             # Noise that sets in within the rounding of a time has no relative error to speak of.
             sudden = self.log_noise[:-1].isneginf() & (b - a <= FINEST * b.abs()) & (a > self.edges[0])
-            error = panels.log_noise_error.where(~sudden, -torch.inf)
+            drift_error = panels.drift_error + self._hidden(panels.drift_ends)
+            error = panels.log_noise_error.logaddexp(self._hidden(panels.noise_ends).log()).where(~sudden, -torch.inf)
             relative = self._noise_at_edges(error) - self.log_noise
-            self.error = 2 * _from_zero(panels.drift_error) + relative.where(~relative.isnan(), -torch.inf).exp()
-            drift = panels.drift_error / (1 + _from_zero(panels.size)[1:])
+            self.error = 2 * _from_zero(drift_error) + relative.where(~relative.isnan(), -torch.inf).exp()
+            drift = drift_error / (1 + _from_zero(panels.size)[1:])
             noise = (error - self.log_noise[1:]).nan_to_num(nan=-torch.inf).exp()
-            self.excess = drift.maximum(noise) / RESOLVED
+            self.excess = (drift.maximum(noise) / RESOLVED).clamp_max(1e30)
         return self.excess
+
+    def _hidden(self, ends: Tensor) -> Tensor:
+        """Return what a jump between the last node of a panel and the first of the next may hide from both, ``(n,)``; nothing
+        at edges where jumps are expected.
+        """
+        jump = (ends[1:, 0] - ends[:-1, 1]).abs()
+        if self.expected is not None:
+            jump = jump.where(~torch.isin(self.edges[1:-1], self.expected), 0.0)
+        none = jump.new_zeros(1)
+        return self.edges.diff() * _rule().nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
         """Sum what comes in each panel, all of it as it is at the panels' ends."""

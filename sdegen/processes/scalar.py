@@ -101,8 +101,8 @@ class ScalarSDE(LinearSDE):
         """
         state = self._quadrature_state
         if self._panels is None or self._panels[0] != state:
-            number = 512 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
-            panels = Panels(self.f, self.g, 0.0, self.T, number)
+            number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
+            panels = Panels(self.f, self.g, 0.0, self.T, number, smooth=self.piece is not None)
             if panels.drift.requires_grad or panels.log_noise.requires_grad:
                 return panels
             self._panels = (state, panels)

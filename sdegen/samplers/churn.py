@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.kernels import Transition
+from ..laws.marginals import LEAST_SIGNAL
 from ..models.score import ScoreModel
 from ..processes.grids import Grid, Karras
 from ..processes.linear import LinearSDE
@@ -93,9 +94,10 @@ class Churn(Sampler[ChurnStep, None]):
     def _coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> ChurnStep:
         level = sde.log_snr(t)
         rho = (-0.5 * level).exp()
-        if rho.isinf():
+        if rho > 1 / LEAST_SIGNAL:
             raise ValueError(
-                f"sigma / alpha is infinite at t = {t.item():.6g}; start the grid at t_max = {sde.t_max:.6g}, or use Heun."
+                f"sigma / alpha is infinite or next to it at t = {t.item():.6g}; start the grid at "
+                f"t_max = {sde.t_max:.6g}, or use Heun."
             )
         gamma = min(self.S_churn / self.steps, math.sqrt(2) - 1) if self.S_min <= rho <= self.S_max else 0.0
         lifted = sde.time_of_log_snr((level - 2 * math.log1p(gamma)).maximum(sde.log_snr(sde.t_max)).minimum(level))

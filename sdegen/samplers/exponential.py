@@ -22,6 +22,7 @@ __all__ = [
     "Scalar",
     "add_multiple",
     "apply_move",
+    "check_distinct",
     "group_by_ends",
     "multiply",
     "plan_pieces",
@@ -80,8 +81,30 @@ def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
     l = z.new_zeros(max(counts), *z.shape)
     for p in set(counts):
         alike = [i for i, count in enumerate(counts) if count == p]
-        l[:p, alike] = lagrange(clock[torch.tensor([asked[i].seen for i in alike])], z[alike])
+        nodes = clock[torch.tensor([asked[i].seen for i in alike])]
+        check_distinct(nodes)
+        l[:p, alike] = lagrange(nodes, z[alike])
     return l
+
+
+def check_distinct(nodes: Tensor) -> None:
+    """Refuse evaluations at one noise level, through which there is no polynomial.
+
+    Parameters
+    ----------
+    nodes
+        Of each polynomial, in any clock, ``(N, p)``.
+
+    Raises
+    ------
+    ValueError
+        If two of a row coincide.
+    """
+    if (nodes.sort(-1).values.diff() == 0).any():
+        raise ValueError(
+            "the noise level is the same at two times of the grid, to rounding: the process does not move between them, and no "
+            "polynomial goes through what the model says there; choose a grid in the noise level, such as grids.Angle()."
+        )
 
 
 def group_by_ends(asked: Sequence[Asked]) -> Tensor:

@@ -33,6 +33,7 @@ from ..processes.grids import Grid
 from ..processes.linear import LinearSDE
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
+from .exponential import check_distinct
 
 
 class ExponentialSDEStep(NamedTuple):
@@ -104,6 +105,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
             )
         steps = []
         phi = sde.angle_at(times)
+        check_distinct(torch.stack([phi[:-1], phi[1:]], 1))
         z, _ = rule()
         inner = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * z
         clean = model.ask(times[:-1], denoise=sde.marginal(times[:-1]).Phi.one())

@@ -19,14 +19,17 @@ from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid, LogSNR
+from ..processes.linear import is_linear
 from .base import C, Noise, S, Sampler
 
 
 class LangevinStep(NamedTuple):
-    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance."""
+    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance; None on processes
+    that are not linear, whose diffusion may ask for states of the right shape.
+    """
 
     t: Tensor
-    R: Operator
+    R: Operator | None
 
 
 class Langevin(Sampler[LangevinStep, None]):
@@ -61,12 +64,14 @@ class Langevin(Sampler[LangevinStep, None]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[LangevinStep]:
         """Plan the matrix root of the noise at each of the times."""
-        return [LangevinStep(s, model.sde.root(s)) for s in times[1:]]
+        known = is_linear(model.sde)
+        return [LangevinStep(s, model.sde.root(s) if known else None) for s in times[1:]]
 
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Take one Langevin step towards the law at ``c.t``."""
-        drift = c.R(c.R.T(model.score(x, c.t)))
-        return x + self.h * drift + c.R(noise(x)) * math.sqrt(2 * self.h), None
+        R = model.sde.root(c.t, x) if c.R is None else c.R
+        drift = R(R.T(model.score(x, c.t)))
+        return x + self.h * drift + R(noise(x)) * math.sqrt(2 * self.h), None
 
 
 class AnnealedLangevin(Langevin):

@@ -165,11 +165,11 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         try:
             end = integrate(slope, c.flow.chart(x, c.t), self.method, self.rtol, self.atol)
         except ArithmeticError as failure:
-            refuse_flow(c.flow, now, failure)
+            refuse_flow(c.flow, now, x, failure)
         return c.flow.unchart(end, c.s), None
 
 
-def refuse_flow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> NoReturn:
+def refuse_flow(flow: Flow, tau: Tensor, x: Tensor, failure: ArithmeticError) -> NoReturn:
     """Raise the error that says at which time and noise level a flow could not be followed, and why.
 
     Parameters
@@ -178,6 +178,8 @@ def refuse_flow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> NoReturn:
         The probability flow.
     tau
         Where, on the flow's clock.
+    x
+        States of the run, for their shape.
     failure
         What the integrator says of it.
 
@@ -187,7 +189,7 @@ def refuse_flow(flow: Flow, tau: Tensor, failure: ArithmeticError) -> NoReturn:
         Always.
     """
     t = flow.time(tau)
-    size = flow.sde.root(t).matrix().norm().item()
+    size = flow.sde.root(t, x).matrix().norm().item()
     raise ValueError(
         f"the flow could not be followed beyond t = {t.item():.6g}, where sigma = {size:.3g}: it {failure}. Raise the "
         "tolerance, or look at the model there."

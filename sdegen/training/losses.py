@@ -317,8 +317,7 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
         x_0, of_y = pooled(x_0, seen.y, seen.c, seen.s)
         z = seen.noise(x, of_y, at.R)
     if isinstance(model, VelocityModel):
-        to_score = W @ (at.B @ at.R.inv()).T
-        return to_score(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
+        return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
     return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.marginals import Level
-from ..laws.operators import Operator, as_operator
+from ..laws.operators import Operator
 from ..processes.base import SDE
 from ..processes.times import (
     AngleTimes,
@@ -45,7 +44,7 @@ class Weighting(ABC):
 
     @abstractmethod
     def operator(self, sde: SDE, at: Level) -> Operator:
-        """Return `W` at the times of `at`, a process's noise level: ``at.t``, ``at.R`` and, if it is linear, ``at.snr``."""
+        """Return `W` at the times of `at`, a process's noise level: ``at.t``, ``at.R`` and, if it is linear, ``at.log_snr``."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Operator:
         """Return `W` at times `t` ``(B,)``."""
@@ -81,7 +80,7 @@ class LikelihoodWeighting(Weighting):
 
     def operator(self, sde: SDE, at: Level) -> Operator:
         """Return ``Gᵀ``."""
-        return as_operator(sde.diffusion(sde.lift(torch.zeros(1, 1)), at.t)).T
+        return (sde.noise_at(at.t) if at.G is None else at.G).T
 
 
 class SNRWeighting(Weighting):
@@ -109,7 +108,7 @@ class SNRWeighting(Weighting):
 
     def operator(self, sde: SDE, at: Level) -> Operator:
         """Return ``Rᵀ √(1 + offset / snr)``."""
-        return at.R.T * (1 + self.offset / at.snr).sqrt()
+        return at.R.T * (1 + self.offset * (-at.weighable_log_snr).exp()).sqrt()
 
 
 class EDMWeighting(SNRWeighting):
@@ -160,4 +159,4 @@ class MinSNRWeighting(Weighting):
 
     def operator(self, sde: SDE, at: Level) -> Operator:
         """Return ``Rᵀ √min(1, gamma / snr)``."""
-        return at.R.T * (self.gamma / at.snr).clamp_max(1.0).sqrt()
+        return at.R.T * (self.gamma * (-at.weighable_log_snr).exp()).clamp_max(1.0).sqrt()
