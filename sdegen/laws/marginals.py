@@ -173,8 +173,10 @@ class Marginal(Transition, Level):
         Without signal the velocity says nothing of the score. There a trace of signal is left, so that a weight of the score
         that grows without bound has its limit.
         """
-        B = Scale(self.B.matrix()[..., 0, 0].clamp_min(LEAST_SIGNAL)) if len(self.e) == 1 else self.B
-        return (B @ self.R.inv()).T
+        B, R = self.B, self.R
+        if isinstance(B, Scale) and isinstance(R, Scale):
+            return Scale(B.c.clamp_min(LEAST_SIGNAL) / R.c)
+        return (B @ R.inv()).T
 
     def observe(self, x: Tensor) -> Observation:
         """Reduce a state to its sufficient statistic for the datum.

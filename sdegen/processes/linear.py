@@ -204,7 +204,9 @@ class LinearSDE(SDE):
                 f"snr = {level[outside].reshape(-1)[0].exp().item():.6g} is not reached: {type(self).__name__} runs from "
                 f"{best.exp().item():.6g} at t = 0 down to {worst.exp().item():.6g} at T; give a ratio between these."
             )
-        return torch.where(inside, t, torch.where(level >= best, 0.0, torch.full_like(t, self.T)))
+        # Beyond the ends by rounding; or a subclass has changed the process, and the inverse it inherits is of another.
+        found = LinearSDE._invert(self, level).nan_to_num(nan=self.T)
+        return torch.where(inside, t, torch.where(level >= best, 0.0, found))
 
     def _invert(self, level: Tensor) -> Tensor:
         """Return the times at which ``log snr`` is `level`, by bracketed bisection and regula falsi; none of ``[0, T]`` for

@@ -51,6 +51,14 @@ class ScalarSDE(LinearSDE):
     sigma_0: float = 0.0
     piece: float | None = None
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Take from a class with a schedule or a clock of its own the closed forms that it inherits from those of another."""
+        super().__init_subclass__(**more)
+        if "alpha" in vars(cls) and "_log_alpha" not in vars(cls):
+            cls._log_alpha = ScalarSDE._log_alpha  # type: ignore[method-assign]
+        if {"alpha", "sigma", "time"} & set(vars(cls)) and "_invert" not in vars(cls):
+            cls._invert = ScalarSDE._invert  # type: ignore[method-assign]
+
     @property
     def Sigma_0(self) -> Tensor:  # type: ignore[override]
         """``sigma_0²``, ``(1, 1)``."""

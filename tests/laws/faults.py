@@ -26,7 +26,7 @@ class ShrunkData(Cosine):
     def alpha(self, t: Tensor) -> Tensor:
         return 0.9 * super().alpha(t)
 
-    _invert = sdegen.LinearSDE._invert
+    time = sdegen.LinearSDE.time
 
 
 # Closed forms and coefficients say two things: every law that holds one against the other may break.

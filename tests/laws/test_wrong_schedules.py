@@ -324,7 +324,7 @@ FAULTS = [
     wrong(RootOfRatio, "clock_inverts_the_snr", "flow_carries_the_marginals"),
     wrong(
         UndeclaredJump,
-        "closed_form_matches_coefficients",
+        "moments_follow_their_odes",
         CONTRADICTION,
         "derivatives_reach_the_schedule",
         "flow_carries_the_marginals",
