@@ -118,13 +118,10 @@ class SDE(Dynamics):
 
     def at(self, t: Tensor | float, x: Tensor | None = None) -> Level:
         """Return the noise level of states at `t`; for linear processes the whole `Marginal`. For `x` see `noise_at`."""
-        G, t = self.noise_at(t, x), as_time(t, self.T)
-        return Level(t, G * t.sqrt(), G)
+        return Level(as_time(t, self.T), self.root(t, x), self.noise_at(t, x))
 
     def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return a matrix square root of the covariance of the noise in states at `t`, the scale of Langevin steps; here
-        ``G √t``. For `x` see `noise_at`.
-        """
+        """Return a root of the covariance of the noise in states at `t`, here ``G √t``. For `x` see `noise_at`."""
         return self.noise_at(t, x) * as_time(t, self.T).sqrt()
 
     def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
