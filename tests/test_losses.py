@@ -311,3 +311,83 @@ def test_pooled_short_kernels_have_the_same_gradient_with_less_variance() -> Non
     perturbed = sde.perturb(x_0, torch.full((4096,), 0.5), generator=torch.Generator().manual_seed(1))
     own, pooled_target = perturbed.kernel.score(perturbed.x), perturbed.kernel.pooled_score(perturbed.x)
     assert pooled_target.square().mean() < 0.3 * own.square().mean()
+
+
+class Labelled(ScoreModel):
+    """The exact score of data around the label's own mean, one for each row."""
+
+    def __init__(self, sde: Any, shift: float = 3.0) -> None:
+        self.exact, self.sde, self.shift, self.moments = Exact(sde, DATA), sde, shift, DATA.moments()
+
+    def score(self, x: Tensor, t: Any, label: Tensor | None = None, **cond: Any) -> Tensor:
+        away = (
+            torch.zeros(len(x), 2, dtype=x.dtype) if label is None else self.shift * label[:, None].to(x).expand(-1, 2)
+        )
+        return self.exact.score(x - self.sde.marginal(t).Phi(self.sde.lift(away)), t)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_data_keep_their_own_conditions_where_targets_are_pooled(sde: Any) -> None:
+    # Each datum lies around its own label. A target pooled over the batch would be that of all labels together.
+    label = torch.arange(400) % 3 - 1
+    x_0 = DATA.sample(400, torch.Generator().manual_seed(0)) + 3.0 * label[:, None]
+    values = {}
+    for pooled in (False, True):
+        loss = losses.Denoising(pooled=pooled)
+        for name, given in {"own": label, "another's": label.roll(1)}.items():
+            values[pooled, name] = loss(Labelled(sde), x_0, torch.Generator().manual_seed(1), label=given)
+    assert torch.equal(values[True, "own"], values[False, "own"])
+    assert values[True, "own"].mean() < 0.7 * values[True, "another's"].mean()
+
+
+@pytest.mark.parametrize("steps", [2, 7, 40])
+def test_the_hybrid_loss_adds_the_whole_chain_s_bound(steps: int) -> None:
+    # Of N steps one is drawn, so its divergence counts N times: in the mean the sum over all of them.
+    sde, weight = sdegen.VP(), 0.3
+    model = sdegen.LearnedVariance(Mixed(), sde)
+    model.net.bias.data = torch.tensor([0.1, -0.2, 2.0, -1.0], dtype=torch.float64)
+    h = (sde.T - sde.t_min) / steps
+    x_0 = DATA.sample(2000, torch.Generator().manual_seed(0))
+    denoising = losses.Denoising(times=weightings.StratifiedTimes())
+
+    def added(n: int) -> Tensor:
+        with_bound = losses.Hybrid(denoising, steps=n, weight=weight)
+        without = losses.Hybrid(denoising, steps=n, weight=0.0)
+        with torch.no_grad():
+            both = [loss(model, x_0, torch.Generator().manual_seed(1)) for loss in (with_bound, without)]
+        return both[0] - both[1]
+
+    # The divergence of the step that ends at t, by the two normal laws themselves, on a fine grid of t.
+    total, nodes = 0.0, 200
+    for j in range(nodes):
+        t = torch.tensor(sde.t_min + (j + 0.5) / nodes * (sde.T - sde.t_min), dtype=torch.float64)
+        s = (t - h).clamp_min(sde.t_min)
+        a_s, a_t, v_s, v_t = sde.alpha(s), sde.alpha(t), sde.sigma(s) ** 2, sde.sigma(t) ** 2
+        beta = v_t - (a_t / a_s) ** 2 * v_s
+        small = v_s / v_t * beta
+        x_t = a_t * x_0 + v_t.sqrt() * torch.randn(
+            x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(j)
+        )
+        u = torch.tensor([2.0, -1.0], dtype=torch.float64).sigmoid()
+        variance = (u * beta.log() + (1 - u) * small.log()).exp()
+        gap = a_s * beta / v_t * (x_0 - model.denoise(x_t, t)).detach()
+        kl = 0.5 * (variance.log() - small.log() + small / variance - 1 + gap**2 / variance)
+        total += kl.mean().item() / nodes
+    found = added(steps)
+    error = found.std() / len(found) ** 0.5
+    assert abs(found.mean() - weight * steps * total) < 5 * error + 0.02 * weight * steps * total
+
+
+def test_losses_add_over_coordinates() -> None:
+    one = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
+    x = one.sample(3000, torch.Generator().manual_seed(0))
+
+    class Zero(ScoreModel):
+        sde, moments = sdegen.VP(), None
+
+        def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+            return torch.zeros_like(x)
+
+    loss = losses.Denoising(pooled=False)
+    single, double = (loss(Zero(), v, torch.Generator().manual_seed(1)).mean() for v in (x, x.expand(-1, 2)))
+    assert abs(double / single - 2) < 0.1 and abs(single - 1) < 0.1  # E z² of each coordinate, times lambda's sigma²
