@@ -161,9 +161,40 @@ class Transition:
         """Return the noise ``Sᵀ y + Bᵀ v`` from the normalised state `y` and the velocity `v`."""
         return self.S.T(y) + self.B.T(v)
 
+    @cached_property
+    def R_inv(self) -> Operator:
+        """The inverse ``R⁻¹``, from the noise in a state to the noise it was made of.
+
+        Raises
+        ------
+        ValueError
+            If there is none, at a time without noise in some direction.
+        """
+        if self.R.log_abs_det().isneginf().any():
+            raise ValueError(
+                "a score was asked for at a time without noise in some direction, sigma = 0, where what a model predicts does not "
+                "determine it; ask at a later time, such as sde.t_min, or for denoise, noise or velocity."
+            )
+        return self.R.inv()
+
     def score_from_noise(self, eps: Tensor) -> Tensor:
         """Return the score ``∇ log p = −R⁻ᵀ eps`` from the posterior mean `eps` of the noise (Tweedie's formula)."""
-        return self.R.inv().T(eps) * -1.0
+        return self.R_inv.T(eps) * -1.0
+
+    def clean_from_noise(self, x: Tensor, eps: Tensor) -> Tensor:
+        """Return the clean state ``Phi⁻¹ (x − R eps)`` from the state `x` and the posterior mean `eps` of its noise.
+
+        Raises
+        ------
+        ValueError
+            If the state holds nothing of the data.
+        """
+        if self.Phi.log_abs_det().isneginf().any():
+            raise ValueError(
+                "clean data were asked for at a time without signal, alpha = 0, where noise and score do not determine them; "
+                "ask at an earlier time, such as sde.t_max, or use a model that predicts the velocity: Model(net, sde)."
+            )
+        return self.Phi.inv()(x - self.R(eps))
 
     def noise_from_score(self, score: Tensor) -> Tensor:
         """Return the posterior mean of the noise, ``eps = −Rᵀ score``."""

@@ -82,6 +82,10 @@ class Operator(ABC):
         """Return the inverse map."""
 
     @abstractmethod
+    def at_most(self, bound: float) -> Self:
+        """Return the map with numbers above `bound` lowered to it; matrices as they are."""
+
+    @abstractmethod
     def sqrt(self) -> Self:
         """Return the symmetric square root of a positive semi-definite map."""
 
@@ -175,6 +179,9 @@ class Scale(Operator):
 
     def inv(self) -> Scale:
         return Scale(1.0 / self.c)
+
+    def at_most(self, bound: float) -> Scale:
+        return Scale(self.c.clamp_max(bound))
 
     def sqrt(self) -> Scale:
         return Scale(
@@ -287,6 +294,9 @@ class Matrix(Operator):
                 "the process some there from the start (Sigma_0)."
             )
         return Matrix(inverse)
+
+    def at_most(self, bound: float) -> Matrix:
+        return self
 
     def sqrt(self) -> Matrix:
         values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))

@@ -99,11 +99,15 @@ class Foreign(Parametrization):
     @check_arguments
     def __init__(self, asks: Parametrization, clock: NetworkClock, clean: bool = False) -> None:
         super().__init__(std=1.0)
-        self.asks, self.clock, self.clean = asks, clock, clean
+        self.asks, self.clock, self.clean, self.most = asks, clock, clean, asks.most
 
     def target(self, at: Any) -> tuple[Operator, Operator]:
         """Return the coefficients of the wrapped parametrisation's target."""
         return self.asks.target(at)
+
+    def regular(self, at: Any) -> tuple[Operator, Operator, Operator]:
+        """Return the form of the wrapped parametrisation's target that is finite at both ends."""
+        return self.asks.regular(at)
 
     def check(self, sde: LinearSDE) -> None:
         """Refuse, by a ValueError, processes that the wrapped parametrisation refuses, and processes without signal at T

@@ -26,6 +26,8 @@ from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, che
 
 _UNKNOWN = Moments(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
 
+EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
+
 
 class Trainable(ScoreModel, nn.Module):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
@@ -245,7 +247,8 @@ class DirectModel(Trainable):
     Parameters
     ----------
     net
-        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min)``: of earlier times training says nothing.
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min, 1e-6 T)``: of earlier times training says
+        nothing.
     sde
         Any SDE.
     scale
@@ -275,9 +278,13 @@ class DirectModel(Trainable):
         """Return the score, the network's output added to the base score."""
         dtype = check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
-        c_noise = 0.25 * t.clamp_min(self.sde.t_min).log().reshape(-1)
+        c_noise = 0.25 * t.clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T)).log().reshape(-1)
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         score = self.net((x / self.scale).to(dtype), c_noise, **cond).to(x.dtype) / self.scale
         return score if self.base is None else score + self.base.score(x)
+
+    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """Return ``E[z | x_t] = −Rᵀ score``, which the score gives where there is no signal too."""
+        return self._marginal(t).noise_from_score(self.score(x, t, **cond))
 
     forward = score

@@ -17,6 +17,7 @@ __all__ = [
     "VelocityParametrization",
 ]
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -77,11 +78,19 @@ class Parametrization(ABC):
         Resolution of the noise level the network sees, ``c_noise = ¼ log((s + delta) / (c + delta))`` with `c` and `s` the
         cosine and sine of the observation: finite at both ends, and ``¼ log(sigma / alpha)`` between.
 
+    Attributes
+    ----------
+    most
+        The bound from above of the velocity's coefficient in the target of scalar processes, for a coefficient below 0 that
+        vanishes at an end; infinite for no bound.
+
     Raises
     ------
     ValueError
         If `std` or `delta` is not positive.
     """
+
+    most: float = math.inf
 
     __repr__ = show_call
 
@@ -97,13 +106,18 @@ class Parametrization(ABC):
     def target(self, at: Transition) -> tuple[Operator, Operator]:
         """Return the coefficients ``(a, b)`` of clean data and noise in the target."""
 
+    def regular(self, at: Transition) -> tuple[Operator, Operator, Operator]:
+        """Return ``(a, b, W)`` with ``W F = a x_0 + b z``, finite at both ends; here the target itself, and one."""
+        return *self.target(at), at.Phi.one()
+
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
-        a, b = self.target(at)
-        c_out = (a @ at.A.T + b @ at.B.T).inv()
-        c_skip = c_out @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
+        a, b, W = self.regular(at)
+        part = a @ at.A.T + b @ at.B.T
+        to_velocity = part.at_most(self.most).inv()
+        c_skip = to_velocity @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
         whiten, *_ = at.regress(sde.datum * std**2)
-        return Coefficients(c_skip, c_out, whiten @ at.r_inv, self.c_noise(at))
+        return Coefficients(c_skip, to_velocity @ W, whiten @ at.r_inv, self.c_noise(at))
 
     def c_noise(self, at: Marginal) -> Tensor:
         """Return the noise-level input of the network, ``()`` or ``(B,)``."""
@@ -145,11 +159,16 @@ class NoiseParametrization(Parametrization):
 class DataParametrization(Parametrization):
     """Data prediction: the network predicts the clean data ``x_0``.
 
+    The velocity is ``(cos(phi) y − F) / sin(phi)``, in which the network's error grows without limit where noise vanishes. Below
+    a sine of a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the state.
+
     Parameters
     ----------
     std, delta
         As for every `Parametrization`.
     """
+
+    most = -1e-3
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
         """Return ``F = x_0``."""
@@ -183,6 +202,10 @@ class ScoreParametrization(NoiseParametrization):
     def target(self, at: Transition) -> tuple[Operator, Operator]:
         """Return ``F = −R⁻ᵀ z``."""
         return at.Phi * 0.0, at.R.inv().T * -1.0
+
+    def regular(self, at: Transition) -> tuple[Operator, Operator, Operator]:
+        """Return ``−Rᵀ F = z``."""
+        return at.Phi * 0.0, at.Phi.one(), at.R.T * -1.0
 
 
 class EDMParametrization(Parametrization):

@@ -139,7 +139,7 @@ class ScoreModel(ABC):
         """Return the posterior means of clean state and noise, ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
         at = self._marginal(t)
         eps = at.noise_from_score(self.score(x, t, **cond))
-        return at.Phi.inv()(x - at.R(eps)), eps
+        return at.clean_from_noise(x, eps), eps
 
     def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``E[x_0 | x_t]``, the posterior mean of the clean state."""
@@ -273,7 +273,7 @@ def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Opera
     given = {name: W for name, W in weights.items() if W is not None}
     X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
     if "score" in given:
-        N = N - given["score"] @ at.R.inv().T
+        N = N - given["score"] @ at.R_inv.T
     return X + (D @ at.C.T + N @ at.S.T) @ at.r_inv, V + D @ at.A.T + N @ at.B.T
 
 
