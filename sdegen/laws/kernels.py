@@ -172,8 +172,8 @@ class Transition:
         """
         if self.R.log_abs_det().isneginf().any():
             raise ValueError(
-                "a score was asked for at a time without noise in some direction, sigma = 0, where what a model predicts does not "
-                "determine it; ask at a later time, such as sde.t_min, or for denoise, noise or velocity."
+                "a score was asked for at a time without noise in some direction, sigma = 0, where what a model predicts does "
+                "not determine it; ask at a later time, such as sde.t_min, or for denoise, noise or velocity."
             )
         return self.R.inv()
 

@@ -160,7 +160,7 @@ class DataParametrization(Parametrization):
     """Data prediction: the network predicts the clean data ``x_0``.
 
     The velocity is ``(cos(phi) y − F) / sin(phi)``, in which the network's error grows without limit where noise vanishes. Below
-    a sine of a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the state.
+    a sine of half a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the state.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class DataParametrization(Parametrization):
         As for every `Parametrization`.
     """
 
-    most = -1e-3
+    most = -5e-4
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
         """Return ``F = x_0``."""

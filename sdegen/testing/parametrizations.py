@@ -28,7 +28,7 @@ from ..data import gaussian_ring
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import Operator
 from ..models.exact import Exact
-from ..models.parametrizations import Parametrization
+from ..models.parametrizations import Coefficients, Parametrization
 from ..processes.linear import LinearSDE, is_linear
 from .laws.probes import generator, times
 from .report import Law, Report, Violation, cases, check, close
@@ -98,11 +98,16 @@ def input_has_unit_variance(case: Parametrized) -> None:
     close("covariance of c_in x", white, torch.eye(white.shape[-1]).double().expand(white.shape), 1e-6, 1.0)
 
 
+def _numbers(c: Coefficients) -> dict[str, Operator | Tensor]:
+    """Return the four coefficients by name, without the dtype that a network is called in."""
+    return {"c_skip": c.c_skip, "c_out": c.c_out, "c_in": c.c_in, "c_noise": c.c_noise}
+
+
 def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
     """All four are finite at 0 and at T, where a process may be without noise or without signal."""
     for t in (0.0, case.sde.T):
         c = case.parametrization.coefficients(case.sde, case.sde.marginal(torch.tensor([t])), STD)
-        for name, value in c._asdict().items():
+        for name, value in _numbers(c).items():
             numbers = value.matrix() if isinstance(value, Operator) else value
             if not numbers.isfinite().all():
                 raise Violation(f"{name} is not finite at t = {t:g}")
@@ -124,7 +129,7 @@ def rows_do_not_mix(case: Parametrized) -> None:
     together = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
     for i in range(len(t)):
         alone = case.parametrization.coefficients(case.sde, case.sde.marginal(t[i : i + 1]), STD)
-        for name, value in alone._asdict().items():
+        for name, value in _numbers(alone).items():
             other = getattr(together, name)
             one, of_many = (v.matrix() if isinstance(v, Operator) else v for v in (value, other))
             want = of_many if isinstance(other, Operator) and of_many.ndim == 2 else of_many[i : i + 1]
