@@ -160,7 +160,8 @@ class DataParametrization(Parametrization):
     """Data prediction: the network predicts the clean data ``x_0``.
 
     The velocity is ``(cos(phi) y − F) / sin(phi)``, in which the network's error grows without limit where noise vanishes. Below
-    a sine of half a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the state.
+    a sine of half a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the
+    state.
 
     Parameters
     ----------
