@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import samplers
+from sdegen.laws.empirical import pooled
 from sdegen.precision import at_least_single, is_finer, narrowed, widened
 from sdegen.processes.grids import Angle
 from sdegen.samplers import Sampler
@@ -309,3 +310,115 @@ def test_numbers_of_half_precision_are_widened_and_no_others() -> None:
         assert widened(x).dtype == wide and (widened(x) is x) == (dtype == wide)
     with pytest.raises(ValueError, match=r"^states reach 1e\+06, and torch.float16 ends at 65504"):
         narrowed("states", torch.tensor([1.0, -1e6]), torch.float16)
+
+
+# --- laws and likelihoods ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [2, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_pooled_means_are_formed_in_float32(d: int, dtype: torch.dtype) -> None:
+    """Distances to far data differ by less than half precision tells apart; so they do under an autocast."""
+    data, y = (coarse(n, d, seed=n) + mean for n, mean in ((50, 8), (9, 6)))
+    data, y = data.to(dtype), y.to(dtype)
+    c, s = torch.tensor(0.8).double(), torch.tensor(0.6).double()
+    want = pooled(data.double(), y.double(), c, s)
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            got = pooled(data, y, c, s)
+        for a, b in zip(got, want, strict=True):
+            assert a.dtype == dtype and (a.double() - b).norm() < (torch.finfo(dtype).eps + 1e-4) * b.norm()
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_an_exact_law_is_computed_in_float32(dtype: torch.dtype, full: bool) -> None:
+    """Log-densities have more digits than the data; means and scores are right but for the last rounding."""
+    C = torch.tensor([[1.0, 0.3], [0.3, 0.5]]).double() * 1e-2
+    law = sdegen.GaussianMixture(RING.weights, RING.means, C.expand(8, 2, 2) if full else torch.full((8,), 1e-2))
+    x = RING.sample(20, torch.Generator().manual_seed(0)).to(dtype)
+    log_prob = law.log_prob(x)
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob.double(), law.log_prob(x.double()), rtol=1e-5, atol=1e-3)
+    model = sdegen.Exact(sdegen.VP(), law)
+    for t in (0.01, 0.5):
+        for of in (model.score, model.denoise, model.noise):
+            got, want = of(x, t), of(x.double(), t)
+            assert got.dtype == dtype
+            torch.testing.assert_close(got.double(), want, rtol=torch.finfo(dtype).eps, atol=1e-4 * want.abs().max())
+
+
+PRIOR = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+
+
+@pytest.mark.parametrize("process", ["two methods", "nonlinear"])
+def test_log_densities_end_and_are_right(process: str) -> None:
+    """The flow is followed in float32 at least, to what the network's own answers are exact to."""
+    sde, x = PROCESSES[process], coarse(4, 2)
+    want = sdegen.estimate_log_prob(network(sde), x, prior=PRIOR)
+    for dtype in DTYPES[1:]:
+        for states in {dtype, torch.float64} if dtype == torch.bfloat16 else {dtype}:
+            found = sdegen.estimate_log_prob(network(sde, dtype), x.to(states), prior=PRIOR)
+            assert found.value.dtype == found.stderr.dtype == at_least_single(states)
+            assert found.evaluations <= want.evaluations
+            assert (found.value - want.value).abs().max() < (1e-4 if dtype == torch.float32 else 1e-2)
+
+
+def test_data_of_the_librarys_laws_have_densities_under_any_network() -> None:
+    """Laws draw float64, which is finer than the network; densities of samples are those of the samples."""
+    x = RING.sample(5, torch.Generator().manual_seed(0))
+    value = sdegen.log_prob(network(sdegen.VP(), torch.float32), x)
+    assert value.dtype == torch.float64
+    drawn, found = sdegen.sample_with_log_prob(network(sdegen.VP(), torch.bfloat16), 5, seed=0)
+    assert found.value.dtype == drawn.dtype == torch.float32
+    assert (sdegen.log_prob(network(sdegen.VP(), torch.float32), drawn) - found.value).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_bounds_are_right_in_every_dtype(dtype: torch.dtype) -> None:
+    x, draws = coarse(3, 2), 64
+    for bound in (sdegen.elbo, lambda *args, **how: sdegen.discrete_elbo(*args, 10, **how)):
+        found, want = (
+            bound(network(sdegen.VP(), v), x.to(v), draws=draws, generator=torch.Generator().manual_seed(0))
+            for v in (dtype, torch.float64)
+        )
+        assert found.value.dtype == torch.float32 and found.value.isfinite().all()
+        assert ((found.value - want.value).abs() < 5 * (found.stderr.hypot(want.stderr.float())) + 2e-2).all()
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_bytes_have_bits_under_a_network_of_half_precision(dtype: torch.dtype) -> None:
+    images = torch.randint(0, 256, (3, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found, want = (
+        sdegen.bits_per_dim(network(sdegen.VP(), v), images, generator=torch.Generator().manual_seed(0)).value
+        for v in (dtype, torch.float32)
+    )
+    assert (found - want).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("process", ["scalar", "matrix"])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_codes_edits_and_points_between(dtype: torch.dtype, exact: bool, process: str) -> None:
+    """Latents, their decoding, interpolation and editing are those of float64 to what the dtype allows."""
+    sde, x = PROCESSES[process], coarse(4, 2)
+    make = lambda v: sdegen.Exact(sde, RING) if exact else network(sde, v, 2 if process == "matrix" else 1)
+    eps = torch.finfo(dtype).eps
+    z, want = (samplers.encode(make(v), x.to(v), steps=10, seed=0) for v in (dtype, torch.float64))
+    assert (z.dtype == dtype and (z.double() - want).abs().max() < 20 * eps + 1e-4) or process == "matrix"
+    back = samplers.decode(make(dtype), z, steps=10)
+    assert back.dtype == dtype and back.isfinite().all()
+    assert samplers.encode_with_error(make(dtype), x.to(dtype), steps=10, seed=0).error.isfinite().all()
+    between = samplers.interpolate(
+        make(dtype), x[:2].to(dtype), x[2:].to(dtype), torch.tensor([0.0, 0.5]), steps=10, seed=0
+    )
+    assert between.dtype == dtype and between.isfinite().all()
+    edited = samplers.edit(make(dtype), x.to(dtype), 0.3, steps=5, seed=0)
+    assert edited.dtype == dtype and edited.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_codes_of_the_default_solver_come_back(dtype: torch.dtype) -> None:
+    x = coarse(4, 2).to(dtype)
+    found = samplers.encode_with_error(network(sdegen.VP(), dtype), x)
+    assert found.error.max() < {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)

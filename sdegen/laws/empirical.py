@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
+from ..precision import widened
 from .kernels import Transition
 from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
 from .operators import rows
@@ -103,7 +104,8 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
     Parameters
     ----------
     data, y
-        ``(N, *)`` and ``(B, *)``; what they hold is not looked at, so that nothing waits for an accelerator.
+        ``(N, *)`` and ``(B, *)``; what they hold is not looked at, so that nothing waits for an accelerator. Of half precision,
+        or under an autocast, means are formed in float32 all the same, and returned in the dtype of `y`.
     c, s
         ``()`` or ``(B,)``.
     block
@@ -116,8 +118,15 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
     """
     if (s <= 0).any():
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
+    if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(
+        y.device.type
+    ):  # half the digits are lost in a difference of distances
+        with torch.autocast(y.device.type, enabled=False):
+            mean, score = pooled(data, widened(y), c, s, block)
+        return mean.to(y.dtype), score.to(y.dtype)
     points, flat = data.to(y).reshape(len(data), -1), y.reshape(len(y), -1)
-    c, s = rows(c, flat).expand(len(y), 1), rows(s, flat).expand(len(y), 1)
+    c = rows(c, flat).expand(len(y), 1)
+    s = s.to(flat, non_blocking=True).reshape(-1, 1).expand(len(y), 1)  # of the shape of c
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
     direct = flat.shape[1] <= 16

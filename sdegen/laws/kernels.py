@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..precision import widened
 from ..show import show_call
 from .operators import Operator
 
@@ -70,8 +71,9 @@ class Kernel(NamedTuple):
         return score
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density of `x` in nats, ``(B,)``."""
-        z = self.whiten(x).flatten(1) if x.ndim > 1 else self.whiten(x)[:, None]
+        """Return the log-density of `x` in nats, ``(B,)``, in float32 at least."""
+        z = self.R.inv()(widened(x) - self.mean)
+        z = z.flatten(1) if x.ndim > 1 else z[:, None]
         coordinates = z.shape[1] // self.R.matrix().shape[-1]
         log_det = self.R.log_abs_det().to(z) * coordinates
         return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
+from ..precision import widened
 from ..show import show_call
 from .kernels import Transition
 from .operators import rows
@@ -208,7 +209,7 @@ class GaussianMixture(Distribution):
         return self._whitened(x, torch.ones(()), torch.zeros(()))[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density in nats, ``(B,)``."""
+        """Return the log-density in nats, ``(B,)``, in float32 at least."""
         return self.component_log_prob(x).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
@@ -218,17 +219,21 @@ class GaussianMixture(Distribution):
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
         log_joint, q, lam = self._whitened(y, c, s)
-        per_component = rows(c, y).reshape(-1, 1, 1) * lam * q
-        mean = self._mix(log_joint, self._flat.to(y) + self._rotate(per_component))
-        return mean.reshape(y.shape), -self._mix(log_joint, self._rotate(q)).reshape(y.shape)
+        per_component = rows(c, q).reshape(-1, 1, 1) * lam * q
+        mean = self._mix(log_joint, self._flat.to(q) + self._rotate(per_component))
+        score = -self._mix(log_joint, self._rotate(q))
+        return mean.reshape(y.shape).to(y.dtype), score.reshape(y.shape).to(y.dtype)
 
     def observed_log_prob(self, y: Tensor, c: Tensor, s: Tensor) -> Tensor:
         """Return ``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
         return self._whitened(y, c, s)[0].logsumexp(1)
 
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
+        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues, in
+        float32 at least.
+        """
         check_event(y, self.event_shape)
+        y = widened(y)
         c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
         flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
         residual = flat - c * self._flat.to(y)  # (B, K, d)

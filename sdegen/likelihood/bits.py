@@ -14,6 +14,7 @@ from ..arguments import check_arguments
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.score import ScoreModel
+from ..precision import at_least_single
 from .draws import log_mean, repeat_rows
 from .flow import LogProb, estimate_log_prob
 
@@ -61,7 +62,7 @@ def bits_per_dim(
     TypeError
         If images are not bytes.
     ValueError
-        If there are no draws, the model's dtype is too coarse for the bytes, or as for `log_prob`.
+        If there are no draws, or as for `log_prob`.
 
     Examples
     --------
@@ -75,7 +76,7 @@ def bits_per_dim(
         raise ValueError(f"draws = {draws}; at least one is needed.")
     scaling = Scaling(-1, 1) if scaling is None else scaling
     like = model.like
-    x = scaling(images, torch.float64 if like is None else like.dtype)
+    x = scaling(images, torch.float64 if like is None else at_least_single(like.dtype))
     x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
     noise = uniform_like(x, generator) - 0.5
     more = repeat_rows(more, len(images), draws)

@@ -20,6 +20,7 @@ from ..laws.operators import rows
 from ..models.exact import Exact
 from ..models.score import ScoreModel, check_answer, evaluating
 from ..models.wrapper import Conditioned
+from ..precision import widened
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
@@ -121,7 +122,8 @@ def elbo(
     TypeError
         If the process is not linear, or `x` is not floating point.
     ValueError
-        If there are no draws, data or the model's score are not finite, or the model does not know its prior.
+        If there are no draws, data or the model's score are not finite, the model does not know its prior, or `x` is coarser than
+        its weights.
 
     Examples
     --------
@@ -134,7 +136,7 @@ def elbo(
     """
     sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
     law = AngleTimes() if times is None else times
-    n = len(x) * draws
+    x, n = widened(x), len(x) * draws
     t, factor = law.sample(sde, n, generator)
     seed, values = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
@@ -208,7 +210,7 @@ def discrete_elbo(
     """
     sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
     t = _times(sde, steps)
-    n = len(x) * draws
+    x, n = widened(x), len(x) * draws
     seed, found = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
         for first, places, own in chunks(torch.arange(n), batch, cond, 0, n):

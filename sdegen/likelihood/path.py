@@ -11,12 +11,15 @@ from torch import Tensor
 
 from ..laws.derivatives import Divergence
 from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
-from ..models.score import ScoreModel
+from ..models.score import ScoreModel, check_dtype
 from ..samplers.ode import refuse_flow
 from ..show import show_call
 from .adams import adams
 from .draws import stderr_of_mean
 
+# By the dtype of the network: no step keeps what its answers are not exact to. Those of half precision are to three digits.
+TOLERANCE = {torch.float64: 3e-7, torch.float32: 1e-5}
+HALF = 1e-3
 MOST = 20_000  # evaluations of a flow, after which it is given up
 
 
@@ -48,7 +51,7 @@ class Integration(NamedTuple):
     Attributes
     ----------
     tolerance
-        Relative and absolute error of an adaptive step; by the dtype if None.
+        Relative and absolute error of an adaptive step; by the dtype of the network if None (`of_network`).
     method
         A method of `laws.odes`; Adams' predictor and corrector if None.
     steps
@@ -75,6 +78,10 @@ class Integration(NamedTuple):
                 raise ValueError(f"steps = {self.steps}; the error is told by half as many, so give at least two.")
         return self
 
+    def of_network(self, dtype: torch.dtype) -> Integration:
+        """Return the same with the tolerance for a network of the given dtype, where none was given."""
+        return self._replace(tolerance=TOLERANCE.get(dtype, HALF)) if self.tolerance is None else self
+
     @property
     def coarser(self) -> Integration | None:
         """The same with half as many steps, from which these differ by no less than their error; None if steps adapt."""
@@ -84,9 +91,7 @@ class Integration(NamedTuple):
         """Integrate ``dy/du = slope(u, y)`` from 0 to 1, and return the state there; an ArithmeticError if that fails."""
         if self.method is not None and self.steps is not None:
             return integrate_in_steps(slope, state, self.method, self.steps)
-        tolerance = self.tolerance
-        if tolerance is None:
-            tolerance = 3e-7 if state.dtype == torch.float64 else 1e-5
+        tolerance = TOLERANCE[torch.float32] if self.tolerance is None else self.tolerance
         if self.method is None:
             return adams(slope, state, tolerance, parts)
         return integrate(slope, state, self.method, tolerance, tolerance)
@@ -126,6 +131,7 @@ def follow(
     span = tau[1] - tau[0]
     d, shape = u[0].numel(), u.shape
     evaluations, now = 0, tau[0]
+    how = how.of_network(check_dtype(model, u))
 
     def slope(place: float, state: Tensor) -> Tensor:
         nonlocal evaluations, now

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..laws.marginals import Marginal, Observation
 from ..laws.mixtures import Distribution
+from ..precision import widened
 from ..processes.linear import LinearSDE, as_linear
 from .score import ScoreModel
 
@@ -50,14 +51,15 @@ class Exact(ScoreModel):
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
-        seen, _, of_y = self._observed(x, self.sde.marginal(t))
-        return seen.score(x, of_y)
+        states = widened(x)
+        seen, _, of_y = self._observed(states, self.sde.marginal(t))
+        return seen.score(states, of_y).to(x.dtype)
 
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
-        at = self.sde.marginal(t)
-        seen, mean, of_y = self._observed(x, at)
-        return self.sde.lift(mean), seen.noise(x, of_y, at.R)
+        at, states = self.sde.marginal(t), widened(x)
+        seen, mean, of_y = self._observed(states, at)
+        return self.sde.lift(mean).to(x.dtype), seen.noise(states, of_y, at.R).to(x.dtype)
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""

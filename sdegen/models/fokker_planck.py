@@ -17,6 +17,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import as_operator
+from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.dynamics import as_time
 from .score import ScoreModel
@@ -171,14 +172,14 @@ class FokkerPlanck(ScoreModel):
         slope = d1 + (2 * v - 1) * d2 + (3 * v * v - 6 * v + 2) * d3
         joint = value.sum(1) + self.distribution.weights.log()
         score = (joint.softmax(1)[:, None] * slope).sum(2) / self.width
-        return joint.logsumexp(1).to(x), score.reshape(x.shape).to(x)
+        return joint.logsumexp(1).to(x.device, at_least_single(x.dtype)), score.reshape(x.shape).to(x)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, at one time `t` for all states."""
         return self._read(x, t)[1]
 
     def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return ``log p_t(x)`` in nats, ``(B,)``."""
+        """Return ``log p_t(x)`` in nats, ``(B,)``, in float32 at least."""
         return self._read(x, t)[0]
 
 

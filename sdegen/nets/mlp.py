@@ -99,7 +99,8 @@ class MLP(nn.Module):
         *)``.
         """
         e = self.level(self.embedding(level).to(x.dtype))
-        e = add_label(self.label, e, label, len(x))
+        if self.label is not None or label is not None:
+            e = add_label(self.label, e, label, len(x))
         h = self.first(flatten_states(x, self.dim))
         for block in self.blocks:
             h = block(h, e)

@@ -30,6 +30,7 @@ from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
 from ..models.score import ScoreModel, VelocityModel
+from ..precision import widened
 from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
@@ -79,7 +80,8 @@ class Denoising:
         self.pooled, self.antithetic = pooled, antithetic
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
-        """Return the loss of each datum, ``(B,)``."""
+        """Return the loss of each datum, ``(B,)``, in float32 at least."""
+        x_0 = widened(x_0)
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at)
@@ -189,6 +191,7 @@ class Implicit:
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """Return the loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
+        x_0 = widened(x_0)
         t, factor = self.times.sample(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at).matrix()
@@ -233,7 +236,7 @@ class Hybrid:
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """Return the loss of each datum, ``(B,)``."""
-        sde = model.sde
+        sde, x_0 = model.sde, widened(x_0)
         t, _ = self.denoising.times.sample(sde, len(x_0), generator)
         h = (sde.T - sde.t_min) / self.steps
         s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
@@ -270,7 +273,7 @@ class Variational:
 
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """Return the loss of each datum, ``(B,)``, in nats."""
-        sde = model.sde
+        sde, x_0 = model.sde, widened(x_0)
         prior = sde.prior(model.require_moments())
         h = (sde.T - sde.t_min) / (self.steps - 1)
         u, _ = StratifiedTimes().sample(sde, len(x_0), generator)
