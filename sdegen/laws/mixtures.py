@@ -221,17 +221,14 @@ class GaussianMixture(Distribution):
         log_joint, q, lam = self._whitened(y, c, s)
         per_component = rows(c, q).reshape(-1, 1, 1) * lam * q
         mean = self._mix(log_joint, self._flat.to(q) + self._rotate(per_component))
-        score = -self._mix(log_joint, self._rotate(q))
-        return mean.reshape(y.shape).to(y.dtype), score.reshape(y.shape).to(y.dtype)
+        return mean.reshape(y.shape).to(y), -self._mix(log_joint, self._rotate(q)).reshape(y.shape).to(y)
 
     def observed_log_prob(self, y: Tensor, c: Tensor, s: Tensor) -> Tensor:
         """Return ``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
         return self._whitened(y, c, s)[0].logsumexp(1)
 
     def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues, in
-        float32 at least.
-        """
+        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
         check_event(y, self.event_shape)
         y = widened(y)
         c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
@@ -240,8 +237,7 @@ class GaussianMixture(Distribution):
         if self._U is not None:
             residual = torch.einsum("kji,bkj->bki", self._U.to(y), residual)
         variance = c.square() * lam + s.square()  # (B or 1, K, d or 1)
-        q = residual / variance
-        d = residual.shape[-1]
+        q, d = residual / variance, residual.shape[-1]
         log_det = variance.log().sum(-1) * (d // variance.shape[-1] if d else 1)
         log_joint = -0.5 * ((residual * q).sum(-1) + log_det + d * math.log(2 * math.pi)) + self.weights.log().to(y)
         return log_joint, q, lam
