@@ -213,7 +213,7 @@ def diagnose(
     directions, noise = torch.randint(2**62, (2,), generator=generator).tolist()
     end = sampler.times(sde, True)[-1].item()
     fine = ProbabilityFlow(grid=Angle(end=end), rtol=1e-5, atol=1e-5)
-    prior = sde.prior(law.moments() if model.moments is None else model.moments)
+    prior = sde.prior((law.moments() if model.moments is None else model.moments).in_units(sde.units))
 
     def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
         with torch.no_grad():

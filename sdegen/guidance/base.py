@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["CleanState", "Guided", "Tilted", "check_scale", "inverse", "require_clean_means", "indicate_interval"]
+__all__ = [
+    "CleanState",
+    "Guided",
+    "Tilted",
+    "check_scale",
+    "check_units",
+    "inverse",
+    "require_clean_means",
+    "indicate_interval",
+]
 
 from abc import abstractmethod
 from typing import Any
@@ -13,6 +22,7 @@ from torch import Tensor
 from ..laws.operators import Operator, rows
 from ..models.score import ScoreModel
 from ..models.wrapper import Wrapper
+from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 
 
@@ -32,7 +42,7 @@ class CleanState(Guided):
 
     So ``x = Phi x_0' + R eps'`` still holds, and every sampler follows the changed estimate. Where `R` is singular, which it
     is at ``t = 0`` of most processes, the state alone does not tell the noise, and it is left as the model gives it.
-    What is changed are the data in the clean state, ``project(x_0)``; other channels of a matrix process stay.
+    What is changed are the data in the clean state, ``extract(x_0)``; other channels of a matrix process stay.
     Subclass it with `estimate`, by way of `_restated`.
 
     Parameters
@@ -61,11 +71,10 @@ class CleanState(Guided):
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
     def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the clean state with other `data` in it, and its noise."""
-        at, lift = self._marginal(t), self.sde.lift
-        old = self.sde.project(x_0)
+        """Return the clean state with other `data`, in the units of the process, in it, and its noise."""
+        at, change = self._marginal(t), self.sde.embed(data - self.sde.extract(x_0))
         to_noise = inverse(at.R) @ at.Phi
-        return x_0 - lift(old) + lift(data), eps + to_noise(lift(old - data))
+        return x_0 + change, eps - to_noise(change)
 
 
 class Tilted(Guided):
@@ -140,6 +149,23 @@ def require_clean_means(wrapper: Guided) -> LinearSDE:
     """
     why = f": its noised states have no closed-form posterior means to change; sample without {type(wrapper).__name__}."
     return as_linear(wrapper.sde, why)
+
+
+def check_units(ours: SDE, theirs: SDE, what: str) -> None:
+    """Refuse, by a ValueError, a second model or classifier whose process has the data in other units: a state is another there.
+
+    Parameters
+    ----------
+    ours, theirs
+        The processes of the model and of the other.
+    what
+        The other's name in the sentence.
+    """
+    if theirs.units is not ours.units and not ours.units.agree(theirs.units):
+        raise ValueError(
+            f"{what} was made for data in units of scale {theirs.units.scale:.6g}, the model for {ours.units.scale:.6g}, and "
+            "their states differ; make it with the process of the fitted model, model.sde, which keeps its units in training."
+        )
 
 
 def check_scale(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:

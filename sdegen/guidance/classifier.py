@@ -18,7 +18,7 @@ from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
-from .base import Tilted
+from .base import Tilted, check_units
 
 
 class ClassifierGuidance(Tilted):
@@ -44,7 +44,8 @@ class ClassifierGuidance(Tilted):
     TypeError
         If the process is not linear.
     ValueError
-        If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class.
+        If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class, or the
+        classifier's process has the data in other units.
     """
 
     @check_arguments
@@ -67,6 +68,7 @@ class ClassifierGuidance(Tilted):
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""
         if "label" not in cond:
             raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
+        check_units(self.sde, getattr(self.classifier, "sde", self.sde), "the classifier")
         label = torch.as_tensor(cond["label"], device=x.device).expand(len(x))
         if label.is_floating_point() or (label.device.type == "cpu" and label.min() < 0):
             raise ValueError(
@@ -115,11 +117,12 @@ class ExactClassifier:
         if not (weights > 0).all():
             raise ValueError(f"weights = {weights.tolist()}; give the classes' probabilities, positive numbers.")
         self.sde, self.laws, self.weights = sde, tuple(laws), weights
+        self._laws = [law.in_units(sde.units) for law in laws]
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return ``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
         seen = self.sde.observe(x, t)
-        logs = torch.stack([law.observed_log_prob(seen.y, seen.c, seen.s) for law in self.laws], 1)
+        logs = torch.stack([law.observed_log_prob(seen.y, seen.c, seen.s) for law in self._laws], 1)
         return logs + self.weights.log().to(x)
 
 
@@ -132,7 +135,7 @@ class NoisyClassifier(nn.Module):
         Called as ``net(x, level)`` for states in units of their own spread and levels ``(B,)``, such as a `nets.MLP` with an
         output for each class; returns logits ``(B, K)``, or states that are read as such.
     sde
-        A linear process.
+        A linear process: for guidance that of the model, ``model.sde``, in whose units its states are.
     times
         The law of the times of training; `weightings.AngleTimes` by default, whose factor is left out.
 
@@ -157,8 +160,8 @@ class NoisyClassifier(nn.Module):
 
     @moments.setter
     def moments(self, moments: Moments) -> None:
-        """Set the standard deviation of a coordinate, as `fit` measures it."""
-        self.std.copy_(moments.variance().sqrt())
+        """Set the standard deviation of a coordinate in the units of the process, as `fit` measures it."""
+        self.std.copy_(moments.in_units(self.sde.units).variance().sqrt())
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return logits ``(B, K)`` of states `x` at times `t`."""

@@ -50,7 +50,9 @@ class Clipped(CleanState):
     def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``clip(x_0, low, high)`` and the noise consistent with it."""
         x_0, eps = self.model.estimate(x, t, **cond)
-        return self._restated(t, x_0, eps, self.sde.project(x_0).clamp(self.low, self.high))
+        units = self.sde.units
+        low, high = (units.standardise(x_0.new_tensor(v)) for v in (self.low, self.high))
+        return self._restated(t, x_0, eps, self.sde.extract(x_0).clamp(low, high))
 
 
 class DynamicThreshold(CleanState):
@@ -95,7 +97,8 @@ class DynamicThreshold(CleanState):
         size = centred.flatten(1).abs()
         k = max(1, math.ceil(self.quantile * size.shape[1] - 1e-9))  # a product that is whole may round up
         s = rows(size.kthvalue(k, 1).values.clamp_min(half), centred)
-        return self._restated(t, x_0, eps, middle + half * (centred / s).clamp(-1, 1))
+        data = middle + half * (centred / s).clamp(-1, 1)
+        return self._restated(t, x_0, eps, self.sde.units.standardise(data))
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

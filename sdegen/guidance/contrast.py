@@ -58,8 +58,8 @@ class RescaledGuidance(CleanState, Extrapolated):
         """Return the rescaled clean state and its noise."""
         given, guided = self._estimates(x, t, cond)
         x_0, eps = guided.unbind(1)
-        data = self.sde.project(x_0)
-        return self._restated(t, x_0, eps, data * contrast(self.sde.project(given[:, 0]), data, self.rescale))
+        data = self.sde.extract(x_0)
+        return self._restated(t, x_0, eps, data * contrast(self.sde.extract(given[:, 0]), data, self.rescale))
 
 
 class Rescaled(CleanState):
@@ -98,8 +98,8 @@ class Rescaled(CleanState):
         """Return the rescaled clean state and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
         given, _ = self.model.model.estimate(x, t, **self.model.passed_on(**cond))
-        data = self.sde.project(x_0)
-        return self._restated(t, x_0, eps, data * contrast(self.sde.project(given), data, self.rescale))
+        data = self.sde.extract(x_0)
+        return self._restated(t, x_0, eps, data * contrast(self.sde.extract(given), data, self.rescale))
 
 
 def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:

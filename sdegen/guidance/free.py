@@ -16,7 +16,7 @@ from ..laws.operators import Operator, Scale
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
 from ..processes.linear import as_linear
-from .base import Guided, check_scale, indicate_interval
+from .base import Guided, check_scale, check_units, indicate_interval
 
 
 class Extrapolated(Guided):
@@ -38,7 +38,7 @@ class Extrapolated(Guided):
     Raises
     ------
     ValueError
-        If the interval is out of order, or the scale not finite.
+        If the interval is out of order, or the scale not finite; at a call, if the models have the data in other units.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Extrapolated(Guided):
         cond: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
         """Return the model's reading and the extrapolated one; the weaker model is asked only where it has a say."""
+        check_units(self.sde, self.weak.sde, "the weaker model")
         weight, given = self._weight(t), strong(x, t, **cond)
         return given, given + Scale(weight)(given - weak(x, t, **cond)) if weight.any() else given
 
@@ -101,6 +102,7 @@ class AffineExtrapolation(Extrapolated):
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Prepare the questions of both models, and ``scale − 1`` at each of the times."""
+        check_units(self.sde, self.weak.sde, "the weaker model")
         strong, weak, weight = self.model.ask(t, **weights), self.weak.ask(t, **weights), self._weight(t)
         scale = Scale(weight).prepared(self.like)
         return [(strong[i], weak[i], scale[i] if weight[i] else None) for i in range(len(t))]

@@ -171,7 +171,7 @@ class Solved(Measured):
 
 class PiGDM(Solved):
     """Pseudoinverse guidance (ΠGDM): a measurement model with ``Q = std² + r_t² A Aᵀ``, `r_t²` the posterior variance of
-    Gaussian data.
+    Gaussian data, in their own units.
 
     ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat,
     M. Mardani, J. Kautz, *Pseudoinverse-guided diffusion models for inverse problems*, 2023; its data have ``v = 1``, and it
@@ -212,8 +212,14 @@ class PiGDM(Solved):
         A, v = self.measurement, self.variance
         if v is None:
             v = float(self.require_moments(", or give variance=..., that of a coordinate of the data").variance())
+        units = self.sde.units
+        v = v / units.scale**2
         r_squared = v / (1 + v * self.sde.snr(t))
-        return lambda u: rows(r_squared, u) * A(A.transpose(u, shape))
+
+        def product(u: Tensor) -> Tensor:
+            return rows(r_squared, u) * A(units.stretch(units.stretch(A.transpose(u, shape))))
+
+        return product
 
 
 class MomentMatching(Solved):
@@ -237,8 +243,8 @@ class MomentMatching(Solved):
 
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
         """Return ``u -> A Cov Aᵀ u``."""
-        to_clean = self.to_clean(t)
-        return lambda u: self.measurement(self.sde.project(to_clean(back(u))))
+        to_clean, sde = self.to_clean(t), self.sde
+        return lambda u: self.measurement(sde.units.stretch(sde.extract(to_clean(back(u)))))
 
 
 def check_measurement(given: Any) -> Measurement:

@@ -59,7 +59,7 @@ class Replacement(Informed, CleanState):
         seen = A(data)
         shape = data.shape[1:]
         u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations)
-        return self._restated(t, x_0, eps, data + A.transpose(u, shape))
+        return self._restated(t, x_0, eps, self.sde.units.standardise(data + A.transpose(u, shape)))
 
 
 @check_arguments

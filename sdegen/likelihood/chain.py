@@ -61,7 +61,8 @@ def step_divergence(model: ScoreModel, x_0: Tensor, s: Tensor, t: Tensor, pertur
 
 
 def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
-    """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, of the last step of a chain.
+    """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, of the last step of a chain; in units
+    of the process, as a density of data in their own.
 
     Parameters
     ----------
@@ -72,8 +73,7 @@ def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbe
     perturbed
         The noised data then.
     """
-    snr = model.sde.snr(t)
-    gap = (x_0 - model.sde.project(model.denoise(perturbed.x, t, **cond))).flatten(1)
-    return 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0]) - 0.5 * gap.square().sum(1) * rows(
-        snr, gap[:, 0]
-    )
+    sde, snr = model.sde, model.sde.snr(t)
+    gap = (sde.units.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond))).flatten(1)
+    normal = 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0])
+    return normal - 0.5 * gap.square().sum(1) * rows(snr, gap[:, 0]) - sde.units.log_det(x_0.shape[1:])

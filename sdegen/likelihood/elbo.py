@@ -17,6 +17,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_law
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
+from ..laws.units import Units
 from ..models.exact import Exact
 from ..models.score import ScoreModel, check_answer, evaluating
 from ..models.wrapper import Conditioned
@@ -155,7 +156,8 @@ def _bounds(
 ) -> Tensor:
     """Return the terms whose mean is the bound, each of one datum at one time."""
     u, log_rest = sde.complete(x, noise(sde.lift(x)))
-    normal = Exact(sde, _reference(model.require_moments()))
+    plain = sde.in_units(Units())  # the reference is a law of states
+    normal = Exact(plain, _reference(model.state_moments()))
     x_T = sde.transition(0.0, sde.T)(u).sample(noise(u))
     kernel, G, z = sde.transition(0.0, t)(u), sde.diffusion_operator(t), noise(u)
     lost = torch.zeros_like(log_rest)
@@ -164,7 +166,7 @@ def _bounds(
         score, known = G.T(check_answer("score", model.score(x_t, t), t)), G.T(normal.score(x_t, t))
         toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
         lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
-    first, last = (sde.diffused(normal.distribution, v) for v in (0.0, sde.T))
+    first, last = (plain.diffused(normal.distribution, v) for v in (0.0, sde.T))
     values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
     terms: Tensor = values - lost * rows(factor * (sde.T - sde.t_min), lost)
     return terms
@@ -268,5 +270,5 @@ def _checked(
     check_batch(batch)
     if prior is not None:
         check_law("prior", prior, "log_prob")
-    moments = model.require_moments()
+    moments = model.state_moments()
     return sde, sde.prior(moments) if prior is None else prior, repeat_rows(cond, len(x), draws)

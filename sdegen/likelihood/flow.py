@@ -163,7 +163,12 @@ def estimate_log_prob(
         return _carry(model, u, (0.0, sde.T), at_start, divergence, how, generator, batch, cond)[1]
 
     with torch.no_grad(), evaluating(model):
-        return of_states(x) if whole else _marginalise(sde, x, draws, of_states, generator)
+        if joint:
+            return of_states(x)
+        if not whole:
+            return _marginalise(sde, x, draws, of_states, generator)
+        found = of_states(sde.lift(x))
+        return found._replace(value=found.value - sde.units.log_det(x.shape[1:]))
 
 
 @check_arguments
@@ -200,7 +205,7 @@ def sample_with_log_prob(
     Returns
     -------
     tuple[Tensor, LogProb]
-        States ``(n, *)`` at ``t = 0``, and their log-densities in nats.
+        Data ``(n, *)``, or states at ``t = 0``, and their log-densities in nats.
 
     Raises
     ------
@@ -230,7 +235,11 @@ def sample_with_log_prob(
         return prior.log_prob(x_T) - path.log_volume
 
     with torch.no_grad(), evaluating(model):
-        return _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
+        end, found = _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
+        data = model.sde.project(end)
+    if data.shape != end.shape:
+        return end, found
+    return data, found._replace(value=found.value - model.sde.units.log_det(data.shape[1:]))
 
 
 def _carry(
@@ -273,13 +282,15 @@ def _checked(divergence: Divergence | None) -> Divergence:
 
 
 def _prior(model: ScoreModel) -> Any:
-    return model.sde.prior(model.require_moments(", or pass prior"))
+    return model.sde.prior(model.state_moments(", or pass prior"))
 
 
 def _marginalise(
     sde: SDE, x: Tensor, draws: int, of_states: Callable[[Tensor], LogProb], generator: torch.Generator | None
 ) -> LogProb:
-    """Estimate ``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data."""
+    """Estimate ``log mean_v p(x, v) / N(v)``, the rest `v` of the state drawn from its law at 0 given the data, in the data's own
+    units.
+    """
     rows = x.repeat_interleave(draws, 0)
     u, log_N = sde.complete(rows, noise_like(sde.lift(rows), generator))
     joint = of_states(u)

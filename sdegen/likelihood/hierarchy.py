@@ -55,7 +55,7 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
         std = sigma[k + 1] * math.sqrt(beta) / sigma[k]
 
         def infer(z: Tensor, x: Tensor) -> Normal:
-            return Normal(of_x * x + of_z * z, torch.full_like(z, std))
+            return Normal(of_x * sde.lift(x) + of_z * z, torch.full_like(z, std))
 
         def generate(z: Tensor) -> Normal:
             width = torch.full_like(z, std)
@@ -66,14 +66,15 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
         return LatentLayer(infer, generate)
 
     def top(x: Tensor) -> Normal:
-        return Normal(alpha[0] * x, torch.full_like(x, sigma[0]))
+        return Normal(alpha[0] * sde.lift(x), torch.full_like(x, sigma[0]))
 
     def prior(z: Tensor) -> Normal:
-        law = sde.prior(model.require_moments())
+        law = sde.prior(model.state_moments())
         mean, covariance = law.moments()
         return Normal(mean.to(z).expand_as(z), covariance.diagonal().sqrt().to(z).reshape(mean.shape).expand_as(z))
 
     def data(z: Tensor) -> Normal:
-        return Normal(model.denoise(z, at[-1]), torch.full_like(z, sigma[-1] / alpha[-1]))
+        width = sde.units.stretch(torch.full_like(z, sigma[-1] / alpha[-1]))
+        return Normal(sde.project(model.denoise(z, at[-1])), width)
 
     return Hierarchy(top, prior, [layer(k) for k in range(len(at) - 1)], data)

@@ -154,7 +154,7 @@ def prior_gap(
     """Compute ``KL(law of x_T ‖ prior)`` in nats: how far the process is from its prior at the last time, before any
     sampler starts.
 
-    The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior(distribution.moments())``.
+    The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior`` of its moments.
     The term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes.
     For states of up to 4 dimensions the mean over each component is taken by a tensor Gauss–Hermite rule, whose order
     is raised until two orders agree to 1e-6 of the value or 1e-12 nats; the standard error is then 0. Beyond, and for
@@ -188,7 +188,7 @@ def prior_gap(
         )
     check_count("n", n, 2)
     law = sde.diffused(distribution, sde.T)
-    prior = sde.prior(distribution.moments())
+    prior = sde.prior(distribution.moments().in_units(sde.units))
     K, d = len(law.weights), math.prod(law.event_shape)
     # Nodes, and densities of components at them, that Monte Carlo would not be faster than.
     orders = [m for m in (8, 12, 16, 24, 32, 48, 64, 96, 128) if K * m**d <= min(2**20, 2**27 // K)]

@@ -178,7 +178,8 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     TypeError
         If the process is not linear.
     ValueError
-        If the process does not preserve variance, or has no signal left at T, where the noise says nothing of the data.
+        If the process does not preserve variance, has no signal left at T, where the noise says nothing of the data, or has the
+        data in other units.
     """
     schedulers = optional("diffusers", "diffusers", "its schedulers")
     sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
@@ -189,6 +190,11 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
         raise ValueError(
             f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "
             "alpha² + sigma² = 1 and alpha(T) > 0. Train on VP or DDPM, or sample here."
+        )
+    if not sde.units.plain:
+        raise ValueError(
+            "the model has its data in units of their spread, which diffusers' schedulers do not know; train it in the data's "
+            "own: Model(net, sde.in_units(Units()))."
         )
     table = torch.cat([torch.ones(1, dtype=torch.float64), alpha.square()])
     betas = (1 - table[1:] / table[:-1]).tolist()

@@ -26,7 +26,7 @@ class Exact(ScoreModel):
     sde
         Any linear SDE.
     distribution
-        The law of the data: `GaussianMixture`, `Empirical`, or any `Distribution`.
+        The law of the data, in their own units: `GaussianMixture`, `Empirical`, or any `Distribution`.
 
     Raises
     ------
@@ -47,7 +47,7 @@ class Exact(ScoreModel):
     def __init__(self, sde: LinearSDE, distribution: Distribution) -> None:
         why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
         self.sde, self.distribution = as_linear(sde, why), distribution
-        self.moments = distribution.moments()
+        self.moments, self._law = distribution.moments(), distribution.in_units(sde.units)
 
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
@@ -59,12 +59,12 @@ class Exact(ScoreModel):
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at, states = self.sde.marginal(t), widened(x)
         seen, mean, of_y = self._observed(states, at)
-        return self.sde.lift(mean).to(x.dtype), seen.noise(states, of_y, at.R).to(x.dtype)
+        return self.sde.embed(mean).to(x.dtype), seen.noise(states, of_y, at.R).to(x.dtype)
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
         seen = at.observe(x)
-        return seen, *self.distribution.observed(seen.y, seen.c, seen.s)
+        return seen, *self._law.observed(seen.y, seen.c, seen.s)
 
 
 class ExactConditional(ScoreModel):

@@ -39,7 +39,7 @@ class FokkerPlanck(ScoreModel):
     sde
         Any SDE whose drift moves each coordinate by itself and whose noise is a number; linear ones serve as a check.
     distribution
-        The law of the data: a mixture whose components have diagonal covariances.
+        The law of the data, in their own units: a mixture whose components have diagonal covariances.
     cells, steps
         Of the grid in space, which is widened until it holds the law, and in time, finer towards 0.
 
@@ -64,9 +64,9 @@ class FokkerPlanck(ScoreModel):
         if cells < 16 or steps < 3:
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
         self.sde, self.distribution = sde, distribution
-        self.moments = distribution.moments()
-        means = distribution.means.reshape(len(distribution.weights), -1)
-        covariances = distribution._full()
+        self.moments, law = distribution.moments(), distribution.in_units(sde.units)
+        means = law.means.reshape(len(law.weights), -1)
+        covariances = law._full()
         variances = covariances.diagonal(dim1=1, dim2=2)
         if not torch.equal(covariances, torch.diag_embed(variances)):
             raise ValueError("a component has correlated coordinates; give components with diagonal covariances.")

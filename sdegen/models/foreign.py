@@ -20,6 +20,7 @@ from ..arguments import check_arguments
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
+from ..laws.units import Units
 from ..processes.linear import LinearSDE
 from ..processes.zoo import EDM
 from ..show import show_call
@@ -200,7 +201,7 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
 
 
 def _model(net: nn.Module, sde: LinearSDE, asks: Foreign, moments: Moments | None, end: float | None = None) -> Model:
-    """Make a model that knows the moments of its data beforehand."""
-    model = Model(net, sde, asks, end)
+    """Make a model that knows the moments of its data beforehand, and keeps their units, in which the network was trained."""
+    model = Model(net, sde.in_units(Units()), asks, end)
     model.moments = moments
     return model

@@ -18,13 +18,15 @@ from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
+from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype, rotated
 
-_UNKNOWN = Moments(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
+_KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
+_EMPTY = torch.empty(0, dtype=torch.float64)
 
 EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 
@@ -34,8 +36,8 @@ class Trainable(ScoreModel, nn.Module):
 
     A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
 
-    Its state dict holds the moments of the data besides the weights, which mean nothing without them: float64 on the CPU,
-    whatever the model is moved to, and empty where they are not known.
+    Its state dict holds the moments of the data and the units of the process besides the weights, which mean nothing without
+    them: float64 on the CPU, whatever the model is moved to, and empty where they are not known.
     """
 
     def __init__(self) -> None:
@@ -43,8 +45,9 @@ class Trainable(ScoreModel, nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, value in (_UNKNOWN if self.moments is None else self.moments)._asdict().items():
-            destination[f"{prefix}moments.{name}"] = value
+        units = (self.sde.units.mean, self.sde.units.std) if self.sde.has_units else (_EMPTY, _EMPTY)
+        moments = (_EMPTY, _EMPTY) if self.moments is None else self.moments
+        destination |= {prefix + name: value for name, value in zip(_KNOWN, (*moments, *units), strict=True)}
 
     def _load_from_state_dict(
         self,
@@ -55,13 +58,19 @@ class Trainable(ScoreModel, nn.Module):
         missing_keys: list[str],
         *lists: Any,
     ) -> None:
-        """Take the moments out of a state dict; where it has none they stay as they are, and are missing in a strict load."""
-        names = [f"{prefix}moments.{name}" for name in Moments._fields]
-        found = [state_dict.pop(name, None) for name in names]
-        missing_keys += [name for name, value in zip(names, found, strict=True) if value is None]
-        mean, covariance = (None if value is None else value.detach().double().cpu().clone() for value in found)
-        if mean is not None and covariance is not None:
-            self.moments = Moments(mean, covariance) if covariance.numel() else None
+        """Take moments and units out of a state dict; where it has no such entry they stay as they are, and are missing in a
+        strict load.
+        """
+        found = {name: state_dict.pop(prefix + name, None) for name in _KNOWN}
+        missing_keys += [prefix + name for name, value in found.items() if value is None]
+        kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
+        if "moments.mean" in kept and "moments.covariance" in kept:
+            known = Moments(kept["moments.mean"], kept["moments.covariance"])
+            self.moments = known if known.covariance.numel() else None
+        if "units.mean" in kept and "units.std" in kept:
+            given = kept["units.std"].numel() > 0
+            if given or self.sde.has_units:
+                self.sde = self.sde.in_units(Units(kept["units.mean"], kept["units.std"]) if given else Units())
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
 
 
@@ -110,12 +119,14 @@ class Model(VelocityModel, Trainable):
 
     @property
     def std(self) -> float:
-        """The standard deviation of the data: the parametrisation's, else the one `fit` measured, else 1."""
+        """The standard deviation of the data in the units of the process: the parametrisation's, else the one `fit` measured,
+        else 1.
+        """
         if self.parametrization.std is not None:
-            return self.parametrization.std
+            return self.parametrization.std / self.sde.units.scale
         if self.moments is None:
             return 1.0
-        return self.moments.variance().sqrt().item()
+        return self.state_moments().variance().sqrt().item()
 
     def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
         """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""

@@ -73,7 +73,8 @@ class Parametrization(ABC):
     Parameters
     ----------
     std
-        Standard deviation of the data, which scales the network's input; None takes the one `fit` measured (1 before).
+        Standard deviation of the data, in their own units, which scales the network's input; None takes the one `fit` measured (1
+        before).
     delta
         Resolution of the noise level the network sees, ``c_noise = ¼ log((s + delta) / (c + delta))`` with `c` and `s` the
         cosine and sine of the observation: finite at both ends, and ``¼ log(sigma / alpha)`` between.
@@ -111,7 +112,7 @@ class Parametrization(ABC):
         return *self.target(at), at.Phi.one()
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process."""
         a, b, W = self.regular(at)
         part = a @ at.A.T + b @ at.B.T
         to_velocity = part.at_most(self.most).inv()
@@ -244,9 +245,9 @@ class EDMParametrization(Parametrization):
         return at.A, at.B
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """Return the four coefficients at the times of `at`, for data of standard deviation `std`."""
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process."""
         whiten, explained, c_out = at.regress(sde.datum * std**2)
         if self.detail:
-            c_out = c_out * (1 + self.detail**2 * at.snr).rsqrt()
+            c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
         return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))

@@ -67,7 +67,7 @@ class ScoreModel(ABC):
     sde
         The forward process.
     moments
-        Mean and covariance of the data, which the prior is matched to; None until known.
+        Mean and covariance of the data, in their own units, which the prior is matched to; None until known.
     end
         Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
     """
@@ -130,6 +130,17 @@ class ScoreModel(ABC):
                 f"{instead}."
             )
         return self.moments
+
+    def state_moments(self, instead: str = "") -> Moments:
+        """Return the mean and covariance of the data in the units of the process, those of the states; raise an error if they
+        are not known.
+
+        Parameters
+        ----------
+        instead
+            As for `require_moments`.
+        """
+        return self.require_moments(instead).in_units(self.sde.units)
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:

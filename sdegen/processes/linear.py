@@ -139,8 +139,8 @@ class LinearSDE(SDE):
         return Perturbed(kernel.sample(z), kernel, z, at)
 
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
-        """Return the marginal distribution at one time `t` of states whose data come from `law`."""
-        return law.diffuse(self.marginal(t), self.e)
+        """Return the marginal distribution at one time `t` of states whose data come from `law`, in its own units."""
+        return law.in_units(self.units).diffuse(self.marginal(t), self.e)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
         """Reduce the state `x` at `t` to its sufficient statistic for the datum, ``y = c x_0 + s zeta``."""
@@ -250,9 +250,9 @@ class LinearSDE(SDE):
         Parameters
         ----------
         moments
-            Mean and covariance of the data, as `fit` stores them in ``model.moments``.
+            Mean and covariance of the data in the units of the process (`ScoreModel.state_moments`).
         """
-        return self.diffused(gaussian(moments), self.T)
+        return gaussian(moments).diffuse(self.marginal(self.T), self.e)
 
     def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return the matrix root of the covariance of the marginal at `t`."""

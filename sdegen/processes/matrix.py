@@ -64,15 +64,15 @@ class MatrixSDE(LinearSDE):
         """
         return matrix_moments(self.F, self.G, s, t)
 
-    def lift(self, x: Tensor) -> Tensor:
-        """Lift data to the mean state at time 0: the data are the first channel, the others are 0."""
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the mean state at time 0: the data are the first channel, the others are 0."""
         return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
 
-    def project(self, u: Tensor) -> Tensor:
-        """Return the data part of a state, its first channel."""
+    def extract(self, u: Tensor) -> Tensor:
+        """Return the data in a state, its first channel."""
         return u[:, 0]
 
-    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return states at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's
         log-density.
         """
@@ -84,7 +84,7 @@ class MatrixSDE(LinearSDE):
     @cached_property
     def e(self) -> Tensor:
         """The state that a datum of 1 is lifted to, ``(k,)``."""
-        return self.lift(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
+        return self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
 
     @cached_property
     def datum(self) -> Matrix:

@@ -68,7 +68,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         return Multistep(steps, plain, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:
-        scale = 1.0 if model.moments is None else level(model.moments)
+        scale = 1.0 if model.moments is None else level(model.state_moments())
         return ExponentialSDE(steps, Angle(end=model.end, scale=scale, power=0.5), eta=eta)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
@@ -80,7 +80,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     )  # fmt: skip
     if model.moments is None:
         return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
-    grid = Angle(end=model.end, scale=factor * level(model.moments), power=0.5)
+    grid = Angle(end=model.end, scale=factor * level(model.state_moments()), power=0.5)
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 

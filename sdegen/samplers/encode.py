@@ -233,5 +233,5 @@ def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
     """Return data as states at 0, the rest of a larger state drawn from its law there."""
     lifted = sde.lift(x)
     if lifted.shape == x.shape:
-        return x
+        return lifted
     return sde.complete(x, SampleNoise(as_seed(seed, None))(lifted))[0]

@@ -146,7 +146,7 @@ class Normal(Reference):
 
 
 class Matched(Normal):
-    """The Gaussian reference with the mean and covariance of the data, ``model.moments``, full or diagonal as they are.
+    """The Gaussian reference with the mean and covariance of the data, full or diagonal as the model has them.
 
     Gaussian data then cost one evaluation; on others the high-noise half of the run, where every law looks Gaussian, is
     almost free. That scores are close to those of the matched Gaussian at high noise: B. Wang and J. Vastola, *The hidden
@@ -165,7 +165,7 @@ class Matched(Normal):
 
     def directions(self, model: ScoreModel) -> Directions:
         """Return the eigenvectors of the covariance as directions."""
-        moments = model.require_moments(", or choose the reference Normal()")
+        moments = model.state_moments(", or choose the reference Normal()")
         mean, covariance = (v.detach().cpu().double() for v in moments)
         if covariance.ndim < 2 or mean.numel() == 1 or len(covariance) != mean.numel():
             return Directions(mean, covariance.reshape(mean.shape), 1.0, None)

@@ -66,7 +66,7 @@ def chunks(
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
-    moments = model.require_moments(" for the prior to be matched to, or pass x_T")
+    moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     return model.cast_states(draw(model.sde.prior(moments), check_count("n", n), seed, moments.mean.numel(), first))
 
 

@@ -82,7 +82,7 @@ def network_can_change_the_data(case: Parametrized) -> None:
     """At every time inside, the network's output changes the estimate of the data: ``c_out`` has an effect on it."""
     t = times(case.sde)
     c, at = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD), case.sde.marginal(t)
-    e = case.sde.lift(torch.ones(len(t), 1, dtype=torch.float64))
+    e = case.sde.embed(torch.ones(len(t), 1, dtype=torch.float64))
     moved = case.sde.project(at.denoise(torch.zeros_like(e), c.c_out(e)))
     if not (moved.abs() > 1e-12).all():
         raise Violation(f"an answer of one moves the data by {moved.abs().min().item():.2g} at some time")

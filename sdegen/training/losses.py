@@ -274,7 +274,7 @@ class Variational:
     def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """Return the loss of each datum, ``(B,)``, in nats."""
         sde, x_0 = model.sde, widened(x_0)
-        prior = sde.prior(model.require_moments())
+        prior = sde.prior(model.state_moments())
         h = (sde.T - sde.t_min) / (self.steps - 1)
         u, _ = StratifiedTimes().sample(sde, len(x_0), generator)
         k = ((u - sde.t_min) / h).floor().clamp(0, self.steps - 2)
@@ -315,12 +315,13 @@ def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operato
     if not isinstance(at, Marginal):
         target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
         return W(model.score(x, at.t, **cond) - target)
+    clean = model.sde.lift(x_0)
     if pool:
         seen = at.observe(x)
-        x_0, of_y = pooled(x_0, seen.y, seen.c, seen.s)
-        z = seen.noise(x, of_y, at.R)
+        mean, of_y = pooled(model.sde.units.standardise(x_0), seen.y, seen.c, seen.s)
+        clean, z = model.sde.embed(mean), seen.noise(x, of_y, at.R)
     if isinstance(model, VelocityModel):
-        return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(model.sde.lift(x_0), z))
+        return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(clean, z))
     return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
 
 

@@ -169,6 +169,7 @@ class Training:
     def _about(self) -> dict[str, Any]:
         """Return the settings and the model as JSON, which a continued run must share with the original one."""
         about = identify(self.settings.compared() | {"model": self.model}, self.model.parameters())
+        about["model"].get("sde", {}).pop("units", None)  # they are part of the state, as weights are
         frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
         return about | ({"frozen": frozen} if frozen else {})
 

@@ -46,9 +46,9 @@ class NoiseOnPosition(CLD):
 
 
 class ProjectsTheVelocity(CLD):
-    """`project` returns the second channel."""
+    """`extract` returns the second channel."""
 
-    def project(self, u: Tensor) -> Tensor:
+    def extract(self, u: Tensor) -> Tensor:
         return u[:, 1]
 
 
@@ -62,7 +62,7 @@ class ForgottenVelocities(CLD):
 class CompletesWithUnitVelocities(CLD):
     """`complete` draws velocities from ``N(0, 1)``, whatever ``Sigma_0``."""
 
-    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         v = z[:, 1:]
         return torch.cat([x[:, None], v], 1), Kernel(torch.zeros_like(v), Matrix(torch.eye(1))).log_prob(v)
 
@@ -70,8 +70,8 @@ class CompletesWithUnitVelocities(CLD):
 class CompletesWithoutDensity(CLD):
     """`complete` forgets the log-determinant of its velocities' law."""
 
-    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        u, log_density = super().complete(x, z)
+    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_density = super().fill(x, z)
         return u, log_density + 0.5 * self.Sigma_0[1, 1].log()
 
 
