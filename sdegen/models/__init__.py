@@ -13,7 +13,8 @@ from .parametrizations import (
     ScoreParametrization,
     VelocityParametrization,
 )
-from .score import LearnedReversal, ScoreModel, VelocityModel
+from .reversal import LearnedReversal
+from .score import ScoreModel, VelocityModel
 from .wrapper import Conditioned, Wrapper
 
 __all__ = [

@@ -23,7 +23,8 @@ from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
-from .score import LearnedReversal, ReversedStep, ScoreModel, VelocityModel, check_dtype, rotated
+from .reversal import LearnedReversal, ReversedStep
+from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
 _EMPTY = torch.empty(0, dtype=torch.float64)

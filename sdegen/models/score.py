@@ -7,9 +7,7 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 from __future__ import annotations
 
 __all__ = [
-    "LearnedReversal",
     "Question",
-    "ReversedStep",
     "ScoreModel",
     "VelocityModel",
     "check_answer",
@@ -34,6 +32,7 @@ from ..precision import at_least_single, is_finer, widened
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
+from .reversal import LearnedReversal
 
 
 class Question(NamedTuple):
@@ -219,36 +218,6 @@ class ScoreModel(ABC):
     @property
     def _linear(self) -> LinearSDE:
         return as_linear(self.sde, ": its noised states have no closed-form posterior means. Use score(x, t).")
-
-
-class ReversedStep(NamedTuple):
-    """The prediction of a reversed step: posterior means of clean state and noise, and the logarithm of the step's variance."""
-
-    x_0: Tensor
-    eps: Tensor
-    log_variance: Tensor
-
-
-class LearnedReversal(ABC):
-    """The interface of models that have learned the variance of a reversed step from `t` to `s` (`LearnedVariance`)."""
-
-    @abstractmethod
-    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """Return the logarithm of the variance of each coordinate in the step from `t` to `s`, of the shape of `x`."""
-
-    @abstractmethod
-    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
-        """Return clean state, noise and log-variance of the step from `t` to `s`, with as few evaluations as possible."""
-
-    @abstractmethod
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Take the step from `t` to `s`: the answer to the question, which is its mean, plus noise `z` of the learned
-        variance.
-        """
-
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
-        """Scale standard noise `z` to the learned variance of the step from `t` to `s`, and return it."""
-        return (0.5 * self.reverse_log_variance(x, s, t, **cond)).exp() * z
 
 
 class VelocityModel(ScoreModel):

@@ -14,7 +14,8 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..processes.base import SDE
 from ..show import show_call
-from .score import LearnedReversal, ReversedStep, ScoreModel
+from .reversal import LearnedReversal, ReversedStep
+from .score import ScoreModel
 
 
 class Wrapper(nn.Module, ScoreModel):

@@ -10,8 +10,7 @@ from __future__ import annotations
 __all__ = ["Flow", "Read", "Reverse", "SDE", "Scored", "noise_depends_on_the_state"]
 
 import math
-from copy import copy
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, as_operator, rows
 from ..laws.products import Field
-from ..laws.units import Units
 from ..show import show_call
 from .dynamics import Dynamics, as_time
+from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
 
 
@@ -50,12 +49,9 @@ class Read(Scored, Protocol):
         """Return the answer to a question at the state `x`."""
 
 
-class SDE(Dynamics):
+class SDE(Lifting):
     """The base class of forward SDEs. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; for a linear
     one use `LinearSDE`.
-
-    A process moves states. Data become states by `lift`, in other units where the process has some, and states become data by
-    `project`; a process whose state is more than the data overrides `embed`, `extract` and `fill`, which know nothing of units.
 
     Attributes
     ----------
@@ -68,8 +64,6 @@ class SDE(Dynamics):
     lag
         For nonlinear processes, the length of the short kernel that `perturb` ends with. It is halved until the kernel
         agrees with two of half its length to `lag_tolerance` nats.
-    units
-        The units that data have in states; their own by default (`in_units`).
     """
 
     t_min: float = 1e-3
@@ -77,24 +71,6 @@ class SDE(Dynamics):
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear = False
-    units: Units = Units()
-    also_saved = ("units",)
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class that brings data into states past their units.
-
-        Raises
-        ------
-        TypeError
-            If it overrides `lift`, `project` or `complete`.
-        """
-        super().__init_subclass__(**more)
-        for name, instead in (("lift", "embed"), ("project", "extract"), ("complete", "fill")):
-            if getattr(cls, name) is not getattr(SDE, name):
-                raise TypeError(
-                    f"{cls.__name__} overrides {name}, which also changes the units of the data; override {instead}, from which "
-                    "it follows."
-                )
 
     # --- laws of the forward process -------------------------------------------------------------------------------
 
@@ -206,53 +182,6 @@ class SDE(Dynamics):
     def t_max(self) -> float:
         """The last time at which a sampler's grid may start; here T."""
         return self.T
-
-    # --- data and states -------------------------------------------------------------------------------------------
-
-    def in_units(self, units: Units) -> Self:
-        """Return the process with data in the given units, and all else, learned parameters too, shared with this one.
-
-        In units of the data's own spread, ``moments.units()``, a process is the same for data of every scale: what it does to
-        ``a x + b`` is what it does to `x`. Its times, states, scores and laws at `t` are those of data of mean 0 and standard
-        deviation 1.
-        """
-        other = copy(self)
-        other.units = units
-        return other
-
-    @property
-    def has_units(self) -> bool:
-        """Whether the process was given units, be they the data's own; `fit` then leaves them as they are."""
-        return "units" in vars(self)
-
-    def lift(self, x: Tensor) -> Tensor:
-        """Lift data to a state: in the units of the process, in a state that may have more channels than the data."""
-        return self.embed(self.units.standardise(x))
-
-    def project(self, u: Tensor) -> Tensor:
-        """Return the data of a state, in their own units; the inverse of `lift`."""
-        return self.units.restore(self.extract(u))
-
-    def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states at 0 with the data `x`, the rest drawn with the noise `z`, and by how much the log-density of the data
-        is less than that of such a state: the rest's own log-density, and the logarithm of the volume of the units.
-        """
-        u, log_rest = self.fill(self.units.standardise(x), z)
-        return u, log_rest + self.units.log_det(x.shape[1:])
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return the state, linear in the data, that data in the units of the process are lifted to; here the data themselves."""
-        return x
-
-    def extract(self, u: Tensor) -> Tensor:
-        """Return the data in a state, in the units of the process; the inverse of `embed`."""
-        return u
-
-    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states at 0 with the data `x` in the units of the process, the rest drawn with the noise `z`, and the rest's
-        log-density; here no rest.
-        """
-        return x, x.new_zeros(len(x))
 
     # --- time reversal -------------------------------------------------------------------------------------------
 
