@@ -39,7 +39,39 @@ def test_fitted_solver_beats_the_default_on_new_paths(fitted: samplers.Sampler) 
     ours, plain = distance(fitted, x_T), distance(default(sdegen.Exact(sdegen.VP(), RING), 6), x_T)
     assert ours.median() < 0.15 * plain.median()
     assert ours.square().mean().sqrt() < 0.6 * plain.square().mean().sqrt()
-    assert fitted.error < fitted.default_error  # type: ignore[attr-defined]
+
+
+def test_a_solver_is_judged_on_paths_that_nothing_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+    searches: list[Search] = []
+    error = Search.error
+
+    def watched(self: Search, sampler: samplers.Sampler, paths: Any) -> float:
+        asked.append(paths.states[0])
+        searches.append(self)
+        return error(self, sampler, paths)
+
+    monkeypatch.setattr(Search, "error", watched)
+    model = sdegen.Exact(sdegen.VP(), RING)
+    solver = samplers.fit_solver(model, steps=4, paths=64, rounds=1, seed=3, final="sample")
+    assert isinstance(solver, Fitted)
+    train, choose, held = (part.states[0] for part in (searches[0].train, searches[0].choose, searches[0].held))
+    assert [len(part) for part in (train, choose, held)] == [32, 16, 16]
+    assert len(torch.cat([train, choose, held]).unique(dim=0)) == 64
+    assert all(torch.equal(x, choose) for x in asked[:-2]) and all(torch.equal(x, held) for x in asked[-2:])
+    for found, sampler in ((solver.error, solver), (solver.default_error, default(model, 4, eta=0.0))):
+        apart = distance(sampler, held)  # from the flow itself; no single one counts for more than ten medians
+        assert found == pytest.approx(apart.minimum(10 * apart.median()).square().mean().sqrt().item(), rel=0.02)
+
+
+def test_where_fitting_does_not_help_the_default_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt = lambda self, fitted, rounds, bar: Fitted(fitted.stops, 3 * fitted.factors, fitted.order, fitted.denoise)
+    monkeypatch.setattr(Search, "at_once", spoilt)
+    model = sdegen.Exact(sdegen.VP(), RING)
+    with pytest.warns(UserWarning, match="fitting 4 steps did not help") as caught:
+        solver = samplers.fit_solver(model, steps=4, paths=64, rounds=1)
+    assert type(solver) is Multistep and repr(solver) == repr(default(model, 4, eta=0.0))
+    assert caught[0].filename == __file__
 
 
 def test_factors_of_one_are_the_analytic_weights() -> None:

@@ -11,13 +11,13 @@ __all__ = [
 ]  # fmt: skip
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ..data.images import Scaled
+from ..warning import warn_caller
 from .estimate import Estimate, as_pair, check_samples
 from .features import weights_hash
 
@@ -110,11 +110,9 @@ def warn_of_ranges(generated: Extent, real: Extent) -> None:
     narrower = min(generated.high - generated.low, real.high - real.low)
     apart = max(abs(generated.low - real.low), abs(generated.high - real.high))
     if math.isfinite(narrower) and apart > 0.4 * narrower:
-        warnings.warn(
+        warn_caller(
             f"generated images lie in {generated}, real ones in {real}: if they are scaled differently, the metric measures "
-            "that; bring both to one range, as by (x + 1) / 2 and clamp(0, 1).",
-            UserWarning,
-            stacklevel=4,
+            "that; bring both to one range, as by (x + 1) / 2 and clamp(0, 1)."
         )
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 __all__ = ["fid", "fid_infinity", "frechet_distance"]
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments
+from ..warning import warn_caller
 from .extraction import Extractor, FeatureEstimate, ImageBatches, warn_of_ranges
 from .streaming import FeatureMoments, check_same_network, feature_moments
 
@@ -233,11 +233,9 @@ def _pair(
 def _warn(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
     n, d = min(p.n, q.n) // parts, p.rows.shape[1]
     if n <= d:
-        warnings.warn(
+        warn_caller(
             f"{n:,} samples of {d:,} features: the covariance is singular and the distance mostly bias; draw more, and "
-            "compare only with numbers of the same counts.",
-            UserWarning,
-            stacklevel=3,
+            "compare only with numbers of the same counts."
         )
 
 

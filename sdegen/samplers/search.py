@@ -11,7 +11,6 @@ from __future__ import annotations
 
 __all__ = ["Knobs", "Search", "Student", "TeacherPaths", "fit_solver", "robust_least_squares"]
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from ..processes.base import SDE
 from ..processes.grids import Angle, Given
 from ..processes.linear import is_linear
 from ..progress import should_show
+from ..warning import warn_caller
 from .base import Sampler
 from .clocks import share
 from .defaults import default
@@ -181,10 +181,9 @@ class Search:
         fitted = self.at_once(fitted, rounds, bar)
         error, plain = self.error(fitted, self.held), self.error(self.plain, self.held)
         if not error < plain:
-            warnings.warn(
+            warn_caller(
                 f"fitting {self.steps} steps did not help on the paths held back ({error:.3g} against {plain:.3g}); the "
-                "default is returned. More paths may help.",
-                stacklevel=3,
+                "default is returned. More paths may help."
             )
             return self.plain
         fitted.error, fitted.default_error = error, plain
