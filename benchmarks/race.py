@@ -50,7 +50,7 @@ class Peer(nn.Module, ScoreModel):
         super().__init__()
         self.net, self.mixed, self.sde = net, mixed, sdegen.DDPM()
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """The network's noise as a score; its steps count from 0, the process's from 1."""
         level = (torch.as_tensor(t) - 1 / self.sde.N).clamp_min(0).to(x).expand(len(x))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):

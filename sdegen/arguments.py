@@ -77,7 +77,8 @@ def check_arguments(door: F) -> F:
         made: Any = door
         made.__init__ = check_arguments(made.__init__)
         return door
-    names = [p.name for p in inspect.signature(door).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    places = [p for p in inspect.signature(door).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    names, nameless = [p.name for p in places], {p.name for p in places if p.kind is p.POSITIONAL_ONLY}
 
     @functools.cache  # at the first call, when all that annotations name is defined
     def known() -> dict[str, Check]:
@@ -92,7 +93,7 @@ def check_arguments(door: F) -> F:
     def checked(*given: Any, **named: Any) -> Any:
         checks = known()
         plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
-        named = {n: checks[n](n, v) if n in checks else v for n, v in named.items()}
+        named = {n: checks[n](n, v) if n in checks.keys() - nameless else v for n, v in named.items()}
         return door(*plain, *given[len(plain) :], **named)
 
     return typing.cast(F, checked)

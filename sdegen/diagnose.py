@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .answers import ask_draws, ask_log_prob
 from .arguments import check_arguments
 from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
@@ -25,7 +26,7 @@ from .laws.operators import Scale
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
-from .models.score import ScoreModel, check_answer, evaluating
+from .models.score import ScoreModel, check_reading, evaluating
 from .processes.base import SDE
 from .processes.grids import Angle
 from .processes.linear import as_linear
@@ -226,10 +227,10 @@ def diagnose(
     def apart(x: Tensor, y: Tensor) -> Estimate:
         return Estimate.of([distance(a, b) for a, b in zip(x.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)])
 
-    x_0 = law.sample(n, generator)
+    x_0 = ask_draws(law, n, generator)
     x_T = sde.perturb(x_0, sde.T, generator=generator).x
     x_end = sde.perturb(x_0, end, generator=generator).x
-    log_ratio = prior.log_prob(x_T) - sde.diffused(law, sde.T).log_prob(x_T)
+    log_ratio = ask_log_prob(prior, x_T) - sde.diffused(law, sde.T).log_prob(x_T)
     times, curve, nats = _score_error(model, exact, law.sample(4 * n, generator), bins, generator)
     known = drawn(exact, x_T, fine)
 
@@ -242,7 +243,7 @@ def diagnose(
         "discretisation": Term(apart(drawn(exact, x_T, sampler), known), None),
         "score": Term(apart(drawn(model, x_T, fine), known), nats),
     }
-    total = drawn(model, prior.sample(n, generator), sampler)
+    total = drawn(model, ask_draws(prior, n, generator), sampler)
     return Budget(terms, apart(total, x_0), apart(law.sample(n, generator), x_0), times, curve)
 
 
@@ -273,7 +274,7 @@ def _score_error(
     with torch.no_grad(), evaluating(model):
         score = torch.cat(
             [
-                check_answer("score", model.score(model.cast_states(a), b), b).double().cpu()
+                check_reading("score", model.score(model.cast_states(a), b), b).double().cpu()
                 for a, b in zip(x.split(4096), t.split(4096), strict=True)
             ]
         )
@@ -291,4 +292,4 @@ def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
     one = torch.ones(1, dtype=torch.float64)
     law, x_0 = law.in_units(sde.units), sde.units.standardise(x_0)
     smoothed = law.diffuse(Transition(Scale(one[0]), Scale((-0.5 * sde.log_snr(end)).exp())), one)
-    return Estimate.of(law.log_prob(x_0) - smoothed.log_prob(x_0))
+    return Estimate.of(ask_log_prob(law, x_0) - smoothed.log_prob(x_0))

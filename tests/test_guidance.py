@@ -133,15 +133,13 @@ def test_the_truth_by_label_is_guided_like_a_network() -> None:
 def test_labels_without_a_law_are_refused() -> None:
     model, x = by_label(sdegen.VP()), torch.zeros(3, 2)
     for label in (5, -2, torch.tensor([0, 1, 7])):
-        with pytest.raises(
-            ValueError, match=r"label = \[.*; give one of −1, ..., 4 for all states, or one for each of 3"
-        ):
+        with pytest.raises(ValueError, match=r"label reaches (5|-2|7); labels run from 0 to 4, and -1 means none"):
             model.score(x, 0.5, label=label)
-    with pytest.raises(ValueError, match=r"label = \[0\] of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"label has shape \(2,\)"):
         model.score(x, 0.5, label=torch.zeros(2, dtype=torch.long))
     with pytest.raises(TypeError, match=r"label has dtype torch.float32; give whole numbers"):
         model.score(x, 0.5, label=1.0)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+    with pytest.raises(TypeError, match=r"no argument 'labels', .* perhaps 'label' is meant\."):
         model.score(x, 0.5, labels=1)
     line = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
     for laws in ([], [line]):

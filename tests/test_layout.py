@@ -16,7 +16,7 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     ["construction", "description", "precision", "show", "storage", "waiting", "warning"],
-    ["checks"],
+    ["answers", "checks", "conditions"],
     ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],

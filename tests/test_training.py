@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
 import sdegen
-from sdegen import fit
-from sdegen.nets import embeddings
+from sdegen import conditions, fit
 from sdegen.training import constant_rate, finite, losses, state
 from sdegen.training.run import Readings
 
@@ -291,7 +290,7 @@ class Distance(TorchDispatchMode):
 def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(monkeypatch, generator, loss, labelled):
     """On data in memory, of the default loss too; losses and norms are read every seven steps, all in one transfer."""
     monkeypatch.setattr(state, "Readings", Late)
-    for module in (finite, embeddings):
+    for module in (finite, conditions):
         monkeypatch.setattr(module, "at_hand", lambda device: False)
     torch.manual_seed(0)
     model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3 if labelled else 0), sdegen.VP())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
+from ..conditions import check_labels
 from ..laws.interpolation import slerp
 from ..metrics import Estimate
 
@@ -151,6 +152,7 @@ class LatentClassifier(nn.Module):
 
     def loss(self, x: Tensor, *, label: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return ``−log softmax(logits)[label]``, ``(B,)``."""
+        label = check_labels(label, len(x), self.classes).to(x.device).expand(len(x))
         return F.cross_entropy(self(x), label, reduction="none")
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..laws.draws import noise_like, uniform_like
 from ..show import show_call
@@ -46,12 +47,8 @@ class PixelLaw(ABC):
             If the decoder's answer is not of the shape that data ask for.
         """
         expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
-        if out.shape != expected:
-            raise ValueError(
-                f"the decoder answers with shape {tuple(out.shape)} for data {tuple(x.shape)}; {type(self).__name__} needs "
-                f"{expected}, {self.outputs} for every number."
-            )
-        return self.each(out, x).flatten(1).sum(1)
+        must = f"{self.outputs} for every number, {expected}, as {type(self).__name__} needs"
+        return self.each(check_answer("the decoder", out, expected, x, must), x).flatten(1).sum(1)
 
 
 class Gaussian(PixelLaw):

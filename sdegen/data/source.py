@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_call
@@ -129,14 +130,15 @@ class Source:
             return moments_of(self.x)
         if hasattr(self.law, "moments"):
             return self.law.moments()
-        return moments_of(self.law.sample(65_536, generator))
+        return moments_of(ask_draws(self.law, 65_536, generator))
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield batches without end: fresh draws of a distribution, or every row of a data set once per epoch in random order."""
         if self.x is None:
+            x = ask_draws(self.law, size, generator)  # checked once
             while True:
-                x = self.law.sample(size, generator)
                 yield Batch(x.to(self.device, self.dtype, non_blocking=True), {})
+                x = self.law.sample(size, generator)
         n = len(self.x)
         while True:
             while len(self.order) < size:
@@ -157,7 +159,7 @@ class Source:
         """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""
         generator = torch.Generator().manual_seed(0)
         if self.x is None:
-            x = self.law.sample(DRAWS, generator).to(self.device, self.dtype)
+            x = ask_draws(self.law, DRAWS, generator).to(self.device, self.dtype)
             yield from (Batch(part, {}) for part in x.split(size))
             return
         for rows in torch.arange(len(self.x)).split(size):

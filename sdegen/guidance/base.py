@@ -63,10 +63,10 @@ class CleanState(Guided):
         require_clean_means(self)
 
     @abstractmethod
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the changed clean state, and the noise consistent with it."""
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score ``−R⁻ᵀ eps'`` of the changed prediction."""
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
@@ -107,10 +107,10 @@ class Tilted(Guided):
         self.scale, self.interval = check_scale(scale, interval)
 
     @abstractmethod
-    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the tilted clean state and its noise."""
         weight = indicate_interval(self.interval, t) * self.scale
         if not weight.any():
@@ -134,7 +134,7 @@ class Tilted(Guided):
         at = self._marginal(t)
         return inverse(at.Phi) @ at.covariance
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the tilted score, as ``−R⁻ᵀ eps'``, or as ``score + scale ∇ log h`` at times without noise."""
         at, weight = self._marginal(t), indicate_interval(self.interval, t) * self.scale
         if not at.R.log_abs_det().isneginf().any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassifierGuidance", "ExactClassifier", "NoisyClassifier"]
+__all__ = ["ClassifierGuidance", "ExactClassifier", "NoisyClassifier", "check_logits"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..answers import check_answer, check_rows
 from ..arguments import check_arguments
+from ..conditions import Conditions, check_labels
 from ..laws.mixtures import GaussianMixture, Moments
 from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
@@ -60,26 +62,45 @@ class ClassifierGuidance(Tilted):
         super().__init__(model, scale, interval)
         self.classifier, self.conditional = classifier, conditional
 
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions of the model inside, and the label."""
+        return self.model.conditions.plus("label")
+
+    def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without the label, unless the model takes it."""
         return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
 
-    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""
         if "label" not in cond:
             raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
         check_units(self.sde, getattr(self.classifier, "sde", self.sde), "the classifier")
-        label = torch.as_tensor(cond["label"], device=x.device).expand(len(x))
-        if label.is_floating_point() or (label.device.type == "cpu" and label.min() < 0):
-            raise ValueError(
-                f"label = {cond['label']}; give the number of a class, from 0; for any class use the model as it is."
-            )
 
         def chosen(x: Tensor) -> Tensor:
-            return self.classifier(x, t).log_softmax(1).gather(1, label[:, None]).sum()
+            logits = check_logits("classifier", self.classifier(x, t), x)
+            label = check_labels(cond["label"], len(x), logits.shape[1]).to(x.device).expand(len(x))
+            return logits.log_softmax(1).gather(1, label[:, None]).sum()
 
         # Functional derivatives nest: wrappers go into each other, and into likelihoods.
         return *self.model.estimate(x, t, **self.passed_on(**cond)), torch.func.grad(chosen)(x)
+
+
+def check_logits(who: str, logits: Any, x: Tensor) -> Tensor:
+    """Return logits ``(B, K)`` of states `x`, of two classes or more; refuse anything else, as `answers.check_answer` does.
+
+    Parameters
+    ----------
+    who
+        Whose answer they are.
+    logits
+        What was returned.
+    x
+        ``(B, *)``.
+    """
+    some = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1
+    must = "logits (B, K), one for each of two classes or more"
+    return check_answer(who, logits, (len(x), logits.shape[1] if some else 2), x, must)
 
 
 class ExactClassifier:
@@ -167,12 +188,15 @@ class NoisyClassifier(nn.Module):
         """Return logits ``(B, K)`` of states `x` at times `t`."""
         c = EDMParametrization().coefficients(self.sde, self.sde.marginal(t), float(self.std))
         level = c.c_noise.to(x).expand(len(x))
-        return self.net(c.c_in(x), level).flatten(1)
+        out = check_rows("net", self.net(c.c_in(x), level), len(x), x, "logits (B, K)")
+        return check_logits("net", out.reshape(len(x), -1), x)
 
-    def loss(self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def loss(self, x: Tensor, /, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
         """Return ``−log p(label | x_t)`` in nats at a time drawn for each datum, ``(B,)``."""
         if "label" not in cond:
             raise ValueError("a classifier learns from labels: fit it on (data, label).")
-        t, _ = self.times.sample(self.sde, len(x), generator)
+        t, _ = self.times.draw(self.sde, len(x), generator)
         noised = self.sde.perturb(x, t, generator=generator).x
-        return functional.cross_entropy(self(noised, t), cond["label"], reduction="none")
+        logits = self(noised, t)
+        label = check_labels(cond["label"], len(x), logits.shape[1]).to(x.device).expand(len(x))
+        return functional.cross_entropy(logits, label, reduction="none")

@@ -47,7 +47,7 @@ class Clipped(CleanState):
         super().__init__(model)
         self.low, self.high = _range(low, high)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``clip(x_0, low, high)`` and the noise consistent with it."""
         x_0, eps = self.model.estimate(x, t, **cond)
         units = self.sde.units
@@ -89,7 +89,7 @@ class DynamicThreshold(CleanState):
             raise ValueError(f"quantile = {quantile}; give a part of the sample's numbers in (0, 1], such as 0.995.")
         self.quantile = quantile
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the thresholded clean state and the noise consistent with it."""
         x_0, eps = self.model.estimate(x, t, **cond)
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2

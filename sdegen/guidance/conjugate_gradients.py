@@ -47,4 +47,4 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the scalar product of each row of `a` with the same row of `b`, ``(B,)``."""
-    return (a * b).flatten(1).sum(1)
+    return (a * b).reshape(len(a), -1).sum(1)

@@ -54,7 +54,7 @@ class RescaledGuidance(CleanState, Extrapolated):
         self.null = null
         self.rescale = check_share(rescale)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the rescaled clean state and its noise."""
         given, guided = self._estimates(x, t, cond)
         x_0, eps = guided.unbind(1)
@@ -94,7 +94,7 @@ class Rescaled(CleanState):
         super().__init__(model)
         self.rescale = check_share(rescale)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the rescaled clean state and its noise."""
         x_0, eps = self.model.estimate(x, t, **cond)
         given, _ = self.model.model.estimate(x, t, **self.model.passed_on(**cond))

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..conditions import ANY, Conditions
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator, Scale
+from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
 from ..processes.linear import as_linear
@@ -70,7 +72,7 @@ class Extrapolated(Guided):
         return self._both(partial(stack_estimate, self.model), partial(stack_estimate, self.weak), x, t, cond)
 
 
-def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
     return torch.stack(model.estimate(x, t, **cond), 1)
 
 
@@ -85,7 +87,16 @@ class Without(Conditioned):
         The conditions it gets, by keyword; none for the model without condition.
     """
 
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
+    def __init__(self, model: ScoreModel, /, **cond: Any) -> None:
+        super().__init__(model, **cond)
+        read_conditions(model, cond, type(self))
+
+    @property
+    def conditions(self) -> Conditions:
+        """Any: they are passed over."""
+        return ANY
+
+    def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the fixed conditions."""
         return self.cond
 
@@ -107,25 +118,25 @@ class AffineExtrapolation(Extrapolated):
         scale = Scale(weight).prepared(self.like)
         return [(strong[i], weak[i], scale[i] if weight[i] else None) for i in range(len(t))]
 
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the extrapolation of both models' answers."""
         strong, weak, weight = question
         given = self.model.answer(x, strong, **cond)
         return given if weight is None else given + weight(given - self.weak.answer(x, weak, **cond))
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the combined score."""
         return self._both(self.model.score, self.weak.score, x, t, cond)[1]
 
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the combined velocity."""
 
         def of(model: ScoreModel) -> Callable[..., Tensor]:
-            return lambda x, t, **cond: model.velocity_at(x, at, **cond)
+            return lambda x, t, /, **cond: model.velocity_at(x, at, **cond)
 
         return self._both(of(self.model), of(self.weak), x, at.t, cond)[1]
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the combined clean state and noise."""
         x_0, eps = self._estimates(x, t, cond)[1].unbind(1)
         return x_0, eps
@@ -204,3 +215,8 @@ class Autoguidance(AffineExtrapolation):
                 f"the models have different processes, {type(model.sde).__name__} and {type(weak.sde).__name__}: "
                 "their readings at one time are of different noise. Train the weaker one on the same."
             )
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that both models take, as both get all."""
+        return self.model.conditions.both(self.weak.conditions)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..conditions import Conditions
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
@@ -35,7 +36,22 @@ class Informed(Guided):
 
     measurement: Measurement
 
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions of the model inside, and `y`."""
+        return self.model.conditions.plus("y")
+
+    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
+        """Name the conditions with a row for each sample; `y` has them if it has one axis more than what is measured of one
+        datum, however long the first is.
+        """
+        named = super().with_rows(self.passed_on(**cond), x, n)
+        if "y" not in cond:
+            return named
+        y, one = torch.as_tensor(cond["y"]), self.measurement.measure(self.sde.project(torch.zeros_like(x[:1])))
+        return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
+
+    def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""
         return {k: v for k, v in cond.items() if k != "y"}
 
@@ -84,18 +100,20 @@ class Measured(Informed, Tilted):
         super().__init__(model, scale, interval)
         self.measurement = check_measurement(measurement)
 
-    def tilted(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
         return self.tilt_with_log_density(x, t, **cond)[:3]
 
-    def tilt_with_log_density(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def tilt_with_log_density(
+        self, x: Tensor, t: Tensor | float, /, **cond: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return clean state, noise and gradient as `tilted` does, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y
         | x_t)`` without its ``−½ log |Q|``.
         """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
-            return self.measurement(self.sde.project(x_0)), (x_0, eps)
+            return self.measurement.measure(self.sde.project(x_0)), (x_0, eps)
 
         # Functional derivatives nest: wrappers go into each other, and into likelihoods.
         looked: Any = torch.func.vjp(look, x, has_aux=True)
@@ -217,7 +235,7 @@ class PiGDM(Solved):
         r_squared = v / (1 + v * self.sde.snr(t))
 
         def product(u: Tensor) -> Tensor:
-            return rows(r_squared, u) * A(units.stretch(units.stretch(A.transpose(u, shape))))
+            return rows(r_squared, u) * A.measure(units.stretch(units.stretch(A.transpose(u, shape))))
 
         return product
 
@@ -244,7 +262,7 @@ class MomentMatching(Solved):
     def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
         """Return ``u -> A Cov Aᵀ u``."""
         to_clean, sde = self.to_clean(t), self.sde
-        return lambda u: self.measurement(sde.units.stretch(sde.extract(to_clean(back(u)))))
+        return lambda u: self.measurement.measure(sde.units.stretch(sde.extract(to_clean(back(u)))))
 
 
 def check_measurement(given: Any) -> Measurement:
@@ -273,7 +291,6 @@ def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
     if y.shape not in (seen.shape, one, (1, *one)):
         raise ValueError(
-            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}. "
-            "(Where its first side is the number of samples, give a row for each: it is cut with the batch.)"
+            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}."
         )
     return y.expand(seen.shape)

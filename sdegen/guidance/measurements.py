@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..answers import check_rows
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..laws.draws import noise_like
@@ -52,17 +53,21 @@ class Measurement(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Measure data ``(B, *)`` without noise, and return ``A x``, ``(B, *)`` of any shape."""
 
+    def measure(self, x: Tensor) -> Tensor:
+        """Return ``A x``, checked: one measurement for each datum, in the dtype of the data."""
+        return check_rows(type(self).__name__, self(x), len(x), x, "one measurement for each datum, (B, *)")
+
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Measure data, and return ``A x + std n``."""
-        y = self(x)
+        y = self.measure(x)
         return y + self.std * noise_like(y, generator)
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         """Return ``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
-        seen = self(x)
+        seen = self.measure(x)
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
-        residual = (y - seen).flatten(1)
+        residual = (y - seen).reshape(len(y), -1)
         return -0.5 * (residual / self.std).square().sum(1) - residual.shape[1] * math.log(
             self.std * math.sqrt(2 * math.pi)
         )
@@ -70,13 +75,13 @@ class Measurement(ABC):
     def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
         """Return ``Aᵀ y``, data ``(B, *shape)``."""
         zero = y.new_zeros(len(y), *shape)
-        return torch.func.vjp(self, zero)[1](y)[0]
+        return torch.func.vjp(self.measure, zero)[1](y)[0]
 
     def matrix(self, shape: torch.Size) -> Tensor:
         """Return `A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
         d = math.prod(shape)
         basis = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
-        return self(basis).flatten(1).T
+        return self.measure(basis).reshape(d, -1).T
 
 
 class Linear(Measurement):

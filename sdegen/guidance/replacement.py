@@ -51,14 +51,16 @@ class Replacement(Informed, CleanState):
         self.measurement = check_measurement(measurement)
         self.iterations = None if iterations is None else check_count("iterations", iterations)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the completed clean state and its noise."""
         A = self.measurement
         x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
         data = self.sde.project(x_0)
-        seen = A(data)
+        seen = A.measure(data)
         shape = data.shape[1:]
-        u = conjugate_gradients(lambda u: A(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations)
+        u = conjugate_gradients(
+            lambda u: A.measure(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations
+        )
         return self._restated(t, x_0, eps, self.sde.units.standardise(data + A.transpose(u, shape)))
 
 

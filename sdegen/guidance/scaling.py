@@ -58,15 +58,15 @@ class EpsilonScaling(Guided):
             )
         return scale
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``score / scale``."""
         return self.model.score(x, t, **cond) / rows(self._scale(t), x)
 
-    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``eps / scale``."""
         return self.model.noise(x, t, **cond) / rows(self._scale(t), x)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``x_0 + (1 − 1 / scale) Phi⁻¹ R eps`` and ``eps / scale``."""
         at, scale = self._marginal(t), self._scale(t)
         x_0, eps = self.model.estimate(x, t, **cond)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..data.parts import has_rows
 from ..laws.draws import noise_like, resample_systematically
 from ..laws.kernels import posterior
+from ..models.named import read_conditions
 from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
@@ -115,11 +115,7 @@ def twisted_smc(
         raise TypeError(
             f"the covariance of {type(model).__name__} depends on the state, and its determinant is not known: use PiGDM."
         )
-    for name, value in cond.items():
-        if particles > 1 and has_rows(value, particles):
-            raise ValueError(
-                f"{name} has a row for each particle; give one {name} without rows, which all particles share."
-            )
+    cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
     if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
@@ -129,6 +125,7 @@ def twisted_smc(
     draws = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad(), evaluating(model):
         x = start(model, particles, seed)
+        _refuse_rows(model, cond, x)
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0
         for i, t in enumerate(times):
@@ -154,9 +151,20 @@ def twisted_smc(
             ratio = 0.5 * (z.square() - (L.inv()(push) + z).square()).flatten(1).sum(1)
             pending = (ratio - log_twist).double().cpu()
         data = sde.project(x_0)
-        last = model.measurement.log_prob(check_measured(cond, model.measurement(data)), data) - log_twist
+        last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
     return Particles(data, log_weights.softmax(0), resampled)
+
+
+def _refuse_rows(model: Measured, cond: dict[str, Any], x: Tensor) -> None:
+    """Refuse values with a row for each particle: particles are drawn anew and change places on the way."""
+    named = model.with_rows(cond, x[:1], len(x)) if len(x) > 1 else []
+    if named:
+        raise ValueError(
+            f"{named[0]} has a row for each particle; give one {named[0]} without rows, which all particles share."
+        )
+    if len(x) > 1 and model.part(slice(0, 1), x[:1], len(x)) is not model:
+        raise ValueError("a condition fixed in the model has a row for each particle; give one without rows for all.")
 
 
 def _draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

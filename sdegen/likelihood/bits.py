@@ -13,9 +13,11 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..data import Scaling
 from ..laws.draws import uniform_like
+from ..models.named import keywords_of, read_conditions
 from ..models.score import ScoreModel
+from ..models.wrapper import bind_rows
 from ..precision import at_least_single
-from .draws import log_mean, repeat_rows
+from .draws import log_mean, repeated
 from .flow import LogProb, estimate_log_prob
 
 
@@ -79,8 +81,10 @@ def bits_per_dim(
     x = scaling(images, torch.float64 if like is None else at_least_single(like.dtype))
     x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
     noise = uniform_like(x, generator) - 0.5
-    more = repeat_rows(more, len(images), draws)
-    found = estimate_log_prob(model, x + scaling.step * noise, generator=generator, **more)
+    how = {name: more.pop(name) for name in keywords_of(estimate_log_prob) if name in more}
+    cond = read_conditions(model, more, estimate_log_prob)
+    bound = bind_rows(model, cond, repeated(len(images), draws), model.sde.lift(x[:1]), len(images))
+    found = estimate_log_prob(bound, x + scaling.step * noise, generator=generator, **how)
     d = images[0].numel()
     value, stderr = log_mean(found.value.reshape(-1, draws)) if draws > 1 else (found.value, found.stderr)
     bits = d * math.log(2)

@@ -18,7 +18,9 @@ from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 
 
-def step_divergence(model: ScoreModel, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+def step_divergence(
+    model: ScoreModel, x_0: Tensor, s: Tensor, t: Tensor, perturbed: Perturbed, /, **cond: Any
+) -> Tensor:
     """Return ``KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t))`` per coordinate in nats, ``(B,)``.
 
     `p` is the posterior `q` with the model's estimate of ``x_0``. Where the model has learned the variance of its steps, `p` has
@@ -60,7 +62,7 @@ def step_divergence(model: ScoreModel, x_0: Tensor, s: Tensor, t: Tensor, pertur
     return kl.reshape(len(kl), -1).mean(1)
 
 
-def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, **cond: Any) -> Tensor:
+def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, /, **cond: Any) -> Tensor:
     """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, of the last step of a chain; in units
     of the process, as a density of data in their own.
 

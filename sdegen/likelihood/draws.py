@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["log_mean", "repeat_rows", "stderr_of_mean"]
+__all__ = ["log_density", "log_mean", "repeated", "stderr_of_mean"]
 
 import math
 from typing import Any
@@ -10,12 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.parts import change_rows
+from ..answers import ask_log_prob
 
 
-def repeat_rows(cond: dict[str, Any], n: int, draws: int) -> dict[str, Any]:
-    """Repeat the conditions of `n` rows once for each draw, rows in order; conditions shared by all rows stay as they are."""
-    return change_rows(cond, n, lambda rows: rows.repeat_interleave(draws, 0))
+def repeated(n: int, draws: int) -> slice | Tensor:
+    """Return the numbers of `n` rows, each as often as there are draws; all of them as a slice for a single draw."""
+    return torch.arange(n).repeat_interleave(draws) if draws > 1 else slice(0, n)
+
+
+def log_density(prior: Any, x: Tensor) -> Tensor:
+    """Return the log-density of a prior at states, ``(B,)``; refuse values that are NaN.
+
+    Raises
+    ------
+    ValueError
+        If one is, or the values have another shape.
+    """
+    values = ask_log_prob(prior, x)
+    if (bad := values.isnan()).any():
+        raise ValueError(
+            f"{type(prior).__name__}.log_prob is NaN at {int(bad.sum())} of {len(x)} states; give another prior."
+        )
+    return values
 
 
 def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:

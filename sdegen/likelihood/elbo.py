@@ -19,8 +19,9 @@ from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..laws.units import Units
 from ..models.exact import Exact
-from ..models.score import ScoreModel, check_answer, evaluating
-from ..models.wrapper import Conditioned
+from ..models.named import read_conditions
+from ..models.score import ScoreModel, check_reading, evaluating
+from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
@@ -29,7 +30,7 @@ from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_batch, check_states, chunks
 from ..show import show_call
 from .chain import last_log_prob, step_divergence
-from .draws import repeat_rows, stderr_of_mean
+from .draws import log_density, repeated, stderr_of_mean
 
 
 class Bound(NamedTuple):
@@ -121,7 +122,7 @@ def elbo(
     Raises
     ------
     TypeError
-        If the process is not linear, or `x` is not floating point.
+        If the process is not linear, `x` is not floating point, or the model takes no condition of a name.
     ValueError
         If there are no draws, data or the model's score are not finite, the model does not know its prior, or `x` is coarser than
         its weights.
@@ -135,18 +136,15 @@ def elbo(
     >>> bool(((value - ring.log_prob(x)).abs() < 4 * stderr).all())
     True
     """
-    sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
+    bound, sde, prior = _checked(model, x, draws, prior, batch, read_conditions(model, cond, elbo))
     law = AngleTimes() if times is None else times
     x, n = widened(x), len(x) * draws
-    t, factor = law.sample(sde, n, generator)
+    t, factor = law.draw(sde, n, generator)
     seed, values = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
-        for first, places, own in chunks(torch.arange(n), batch, cond, 0, n):
-            bound = Conditioned(model, **own) if own else model
+        for first, places, own in chunks(bound, torch.arange(n), batch, {}, 0, n, sde.lift(x[:1])):
             part = slice(first, first + len(places))
-            values.append(
-                _bounds(bound, sde, x[places // draws], t[part], factor[part], prior, SampleNoise(seed, first))
-            )
+            values.append(_bounds(own, sde, x[places // draws], t[part], factor[part], prior, SampleNoise(seed, first)))
     of_data = torch.cat(values).reshape(-1, draws)
     return Bound(of_data.mean(1), stderr_of_mean(of_data))
 
@@ -163,11 +161,11 @@ def _bounds(
     lost = torch.zeros_like(log_rest)
     for draw in (z, -z):
         x_t = kernel.sample(draw)
-        score, known = G.T(check_answer("score", model.score(x_t, t), t)), G.T(normal.score(x_t, t))
+        score, known = G.T(check_reading("score", model.score(x_t, t), t)), G.T(normal.score(x_t, t))
         toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
         lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
     first, last = (plain.diffused(normal.distribution, v) for v in (0.0, sde.T))
-    values = first.log_prob(u) + prior.log_prob(x_T) - last.log_prob(x_T) - log_rest
+    values = first.log_prob(u) + log_density(prior, x_T) - last.log_prob(x_T) - log_rest
     terms: Tensor = values - lost * rows(factor * (sde.T - sde.t_min), lost)
     return terms
 
@@ -210,14 +208,13 @@ def discrete_elbo(
     TypeError, ValueError
         As for `elbo`, and if times do not decrease.
     """
-    sde, prior, cond = _checked(model, x, draws, prior, batch, cond)
+    bound, sde, prior = _checked(model, x, draws, prior, batch, read_conditions(model, cond, discrete_elbo))
     t = _times(sde, steps)
     x, n = widened(x), len(x) * draws
     seed, found = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
-        for first, places, own in chunks(torch.arange(n), batch, cond, 0, n):
-            bound = Conditioned(model, **own) if own else model
-            found.append(_terms(bound, sde, x[places // draws], t, prior, SampleNoise(seed, first)))
+        for first, places, own in chunks(bound, torch.arange(n), batch, {}, 0, n, sde.lift(x[:1])):
+            found.append(_terms(own, sde, x[places // draws], t, prior, SampleNoise(seed, first)))
     terms = torch.cat(found, 1).reshape(len(t) + 1, -1, draws)
     values = -terms.sum(0)
     return Chain(values.mean(1), stderr_of_mean(values), terms.mean(2), t)
@@ -227,13 +224,13 @@ def _terms(model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, prior: Any, 
     """Return the terms of one chain for each datum, ``(N + 1, B)``."""
     like = sde.lift(x)
     first = sde.perturb(x, t[0], noise(like))
-    terms = [first.kernel.log_prob(first.x) - prior.log_prob(first.x)]
+    terms = [first.kernel.log_prob(first.x) - log_density(prior, first.x)]
     for k in range(len(t) - 1):
         perturbed = sde.perturb(x, t[k], noise(like))
         gap = step_divergence(model, x, t[k + 1], t[k], perturbed)
-        terms.append(check_answer("estimate", gap, t[k]) * perturbed.x[0].numel())
+        terms.append(check_reading("estimate", gap, t[k]) * perturbed.x[0].numel())
     last = sde.perturb(x, t[-1], noise(like))
-    terms.append(-check_answer("estimate", last_log_prob(model, x, t[-1], last), t[-1]))
+    terms.append(-check_reading("estimate", last_log_prob(model, x, t[-1], last), t[-1]))
     return torch.stack(terms)
 
 
@@ -259,8 +256,8 @@ def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
 
 def _checked(
     model: ScoreModel, x: Tensor, draws: int, prior: Any, batch: int | None, cond: dict[str, Any]
-) -> tuple[LinearSDE, Any, dict[str, Any]]:
-    """Check the arguments, and return the process, the law at T, and the conditions with a row for each draw."""
+) -> tuple[ScoreModel, LinearSDE, Any]:
+    """Check the arguments, and return the model under its conditions for each draw, its process, and the law at T."""
     why = (
         ": its noised states are not Gaussian given the data. Use sdegen.log_prob, which follows the probability flow."
     )
@@ -271,4 +268,5 @@ def _checked(
     if prior is not None:
         check_law("prior", prior, "log_prob")
     moments = model.state_moments()
-    return sde, sde.prior(moments) if prior is None else prior, repeat_rows(cond, len(x), draws)
+    prior = sde.prior(moments) if prior is None else prior
+    return bind_rows(model, cond, repeated(len(x), draws), sde.lift(x[:1]), len(x)), sde, prior

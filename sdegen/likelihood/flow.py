@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
+from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype, evaluating
-from ..models.wrapper import Conditioned
+from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.base import SDE
 from ..samplers.noise import as_seed
 from ..samplers.run import sample
 from ..samplers.start import check_batch, chunks, start
 from ..show import show_call
-from .draws import log_mean, repeat_rows
+from .draws import log_density, log_mean, repeated
 from .path import Integration, Path, follow
 
 
@@ -137,9 +139,10 @@ def estimate_log_prob(
     Raises
     ------
     TypeError, ValueError
-        If `x` is not finite floating point, `divergence` is none, or the flow cannot be integrated: the message names
-        the time and the noise level.
+        If `x` is not finite floating point, `divergence` is none, the model takes no condition of a name, or the flow cannot
+        be integrated: the message names the time and the noise level.
     """
+    cond = read_conditions(model, cond, estimate_log_prob)
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; log-densities need floating-point data.")
     if not x.isfinite().all():
@@ -152,15 +155,16 @@ def estimate_log_prob(
     sde = model.sde
     prior = _prior(model) if prior is None else prior
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
-    cond = cond if whole else repeat_rows(cond, len(x), draws)
+    own = repeated(len(x), 1 if whole else draws)
+    bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
     check_dtype(model, x)
     x = widened(x)
 
     def at_start(u: Tensor, path: Path) -> Tensor:
-        return prior.log_prob(path.end) + path.log_volume
+        return log_density(prior, path.end) + path.log_volume
 
     def of_states(u: Tensor) -> LogProb:
-        return _carry(model, u, (0.0, sde.T), at_start, divergence, how, generator, batch, cond)[1]
+        return _carry(bound, u, (0.0, sde.T), at_start, divergence, how, generator, batch, {})[1]
 
     with torch.no_grad(), evaluating(model):
         if joint:
@@ -220,6 +224,7 @@ def sample_with_log_prob(
     >>> (found.value - ring.log_prob(x)).abs().max().item() < 1e-3  # what is left is the gap of the prior
     True
     """
+    cond = read_conditions(model, cond, sample_with_log_prob)
     how = Integration(tolerance, method, steps).check()
     divergence = _checked(divergence)
     check_batch(batch)
@@ -229,10 +234,10 @@ def sample_with_log_prob(
         prior = _prior(model)
         x_T = start(model, n, seed)
     else:
-        x_T = model.cast_states(prior.sample(n, generator))
+        x_T = model.cast_states(ask_draws(prior, n, generator))
 
     def at_end(x_T: Tensor, path: Path) -> Tensor:
-        return prior.log_prob(x_T) - path.log_volume
+        return log_density(prior, x_T) - path.log_volume
 
     with torch.no_grad(), evaluating(model):
         end, found = _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
@@ -258,8 +263,7 @@ def _carry(
     """
     drawn = divergence.draw(u, generator)  # for all rows, so that those of a row do not depend on its part
     ends, found = [], []
-    for first, part, own in chunks(u, batch, cond, 0, len(u)):
-        bound = Conditioned(model, **own) if own else model
+    for first, part, bound in chunks(model, u, batch, cond, 0, len(u)):
         v = None if drawn is None else drawn[:, first : first + len(part)]
         path = follow(bound, part, times, divergence, v, how)
         value, stderr, evaluations = log_prob(part, path), path.stderr, path.evaluations
@@ -316,7 +320,7 @@ class Density:
 
     @check_arguments
     def __init__(self, model: ScoreModel, sampler: Any = None, **cond: Any) -> None:
-        self.model, self.sampler, self.cond = model, sampler, cond
+        self.model, self.sampler, self.cond = model, sampler, read_conditions(model, cond, type(self))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples of the data."""

@@ -15,6 +15,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+from ..answers import ask_draws, ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.mixtures import Distribution, GaussianMixture
@@ -81,10 +82,10 @@ def kl(
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
     if x is None:
-        x = real.sample(n, as_generator(generator, seed))
+        x = ask_draws(real, n, as_generator(generator, seed))
     check_samples(x, "x")
     x = x.detach()
-    return kl_from_log_ratio(real.log_prob(x), generated.log_prob(x), control)
+    return kl_from_log_ratio(ask_log_prob(real, x), ask_log_prob(generated, x), control)
 
 
 @check_arguments
@@ -218,4 +219,4 @@ def _quadrature_kl(p: GaussianMixture, q: KnownDensity, order: int) -> float:
 
 def _log_prob(law: KnownDensity, x: Tensor, width: int) -> Tensor:
     """Return ``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
-    return torch.cat([law.log_prob(rows) for rows in x.split(max(1, 2**22 // width))])
+    return torch.cat([ask_log_prob(law, rows) for rows in x.split(max(1, 2**22 // width))])

@@ -47,7 +47,7 @@ class UNetOf(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, x: Tensor, clock: Tensor, label: Tensor | int | None = None, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, clock: Tensor, /, label: Tensor | int | None = None, **cond: Any) -> Tensor:
         """Return what the network predicts, of the shape of `x`."""
         if label is not None:
             cond["class_labels"] = torch.as_tensor(label, device=x.device).expand(len(x))

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import check_answer, check_pair
 from ..arguments import check_arguments
+from ..conditions import NONE, Conditions, check_labels
 from ..laws.marginals import Marginal, Observation
 from ..laws.mixtures import Distribution
 from ..precision import widened
 from ..processes.linear import LinearSDE, as_linear
+from .named import read_conditions
 from .score import ScoreModel
 
 
@@ -49,22 +52,31 @@ class Exact(ScoreModel):
         self.sde, self.distribution = as_linear(sde, why), distribution
         self.moments, self._law = distribution.moments(), distribution.in_units(sde.units)
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    @property
+    def conditions(self) -> Conditions:
+        """None: the truth of one law."""
+        return NONE
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
+        read_conditions(self, cond, self.score)
         states = widened(x)
         seen, _, of_y = self._observed(states, self.sde.marginal(t))
         return seen.score(states, of_y).to(x.dtype)
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
+        read_conditions(self, cond, self.estimate)
         at, states = self.sde.marginal(t), widened(x)
         seen, mean, of_y = self._observed(states, at)
         return self.sde.embed(mean).to(x.dtype), seen.noise(states, of_y, at.R).to(x.dtype)
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
-        seen = at.observe(x)
-        return seen, *self._law.observed(seen.y, seen.c, seen.s)
+        seen, who = at.observe(x), f"{type(self.distribution).__name__}.observed"
+        found = self._law.observed(seen.y, seen.c, seen.s)
+        mean, of_y = check_pair(who, found, "the posterior mean and the score")
+        return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 
 
 class ExactConditional(ScoreModel):
@@ -113,17 +125,22 @@ class ExactConditional(ScoreModel):
         self._models = [Exact(sde, law) for law in (*laws, null)]  # −1 is the last
         self.sde, self.moments = sde, null.moments()
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
-        """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""
-        return self._by_label(Exact.score, x, t, **cond)
+    @property
+    def conditions(self) -> Conditions:
+        """The label."""
+        return Conditions(frozenset({"label"}))
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""
+        return self._by_label(Exact.score, x, t, **read_conditions(self, cond, self.score))
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t, label]`` and ``E[z | x_t, label]``."""
 
         def both(model: Exact, x: Tensor, t: Tensor) -> Tensor:
             return torch.stack(model.estimate(x, t), 1)
 
-        x_0, eps = self._by_label(both, x, t, **cond).unbind(1)
+        x_0, eps = self._by_label(both, x, t, **read_conditions(self, cond, self.estimate)).unbind(1)
         return x_0, eps
 
     def _by_label(
@@ -141,12 +158,4 @@ class ExactConditional(ScoreModel):
 
     def _checked(self, label: Tensor | int | None, n: int) -> Tensor:
         """Check the labels, and return one for each of `n` rows."""
-        label, last = torch.as_tensor(-1 if label is None else label).cpu(), len(self.laws) - 1
-        if label.dtype == torch.bool or label.is_floating_point() or label.is_complex():
-            raise TypeError(f"label has dtype {label.dtype}; give whole numbers, −1 for the law of all data.")
-        if label.shape not in ((), (n,)) or ((label < -1) | (label > last)).any():
-            raise ValueError(
-                f"label = {label.unique().tolist()} of shape {tuple(label.shape)}; give one of −1, ..., {last} for all states, "
-                f"or one for each of {n}."
-            )
-        return label.expand(n)
+        return check_labels(-1 if label is None else label, n, len(self.laws), -1).cpu().expand(n)

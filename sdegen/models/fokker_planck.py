@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..conditions import NONE, Conditions
 from ..laws.mixtures import GaussianMixture
-from ..laws.operators import as_operator
 from ..precision import at_least_single
 from ..processes.base import SDE
-from ..processes.dynamics import as_time
+from ..processes.dynamics import as_time, diffusion_at, drift_at
+from .named import read_conditions
 from .score import ScoreModel
 
 FAINT = 1e-11  # of the peak: smaller densities are rounding errors, and are continued like a Gaussian's
@@ -86,6 +87,11 @@ class FokkerPlanck(ScoreModel):
             "the process diverges: give a smaller T, or a drift that confines it."
         )
 
+    @property
+    def conditions(self) -> Conditions:
+        """None: the truth of one law."""
+        return NONE
+
     def _check_alone(self) -> None:
         """Refuse coordinates that move each other, and noise that is not a number."""
         x = torch.linspace(-1.3, 1.7, 5 * self.d, dtype=torch.float64).reshape(5, self.d)
@@ -93,13 +99,13 @@ class FokkerPlanck(ScoreModel):
         for i in range(self.d):
             other = x.flip(0).clone()
             other[:, i] = x[:, i]
-            here, there = (self.sde.drift(v.reshape(5, *self.distribution.event_shape), t) for v in (x, other))
+            here, there = (drift_at(self.sde, v.reshape(5, *self.distribution.event_shape), t) for v in (x, other))
             if not torch.equal(here.reshape(5, self.d)[:, i], there.reshape(5, self.d)[:, i]):
                 raise ValueError(
                     f"the drift of {type(self.sde).__name__} moves coordinate {i} by the others; its law is no mixture of "
                     "products, for which alone this is made: simulate it."
                 )
-        here, there = (as_operator(self.sde.diffusion(v, t)).matrix() for v in (x, 2 * x + 1))
+        here, there = (diffusion_at(self.sde, v, t).matrix() for v in (x, 2 * x + 1))
         if here.numel() != 1 or not torch.equal(here, there):
             raise ValueError(f"the noise of {type(self.sde).__name__} is not one number at a time; simulate it.")
 
@@ -114,8 +120,8 @@ class FokkerPlanck(ScoreModel):
         states = torch.zeros(len(edges), self.d, dtype=torch.float64)
         states[:, i] = edges
         states = states.reshape(len(edges), *self.distribution.event_shape)
-        f = self.sde.drift(states, t).reshape(len(edges), self.d)[:, i]
-        D = 0.5 * as_operator(self.sde.diffusion(states[:1], t)).matrix().reshape(()).square()
+        f = drift_at(self.sde, states, t).reshape(len(edges), self.d)[:, i]
+        D = 0.5 * diffusion_at(self.sde, states[:1], t).matrix().reshape(()).square()
         P = f * self.width / D
         up, down = (_bernoulli(sign * P) * D / self.width**2 for sign in (-1, 1))  # rates to the next cell, and back
         bands = torch.zeros(3, len(self.x), dtype=torch.float64)
@@ -174,8 +180,9 @@ class FokkerPlanck(ScoreModel):
         score = (joint.softmax(1)[:, None] * slope).sum(2) / self.width
         return joint.logsumexp(1).to(x.device, at_least_single(x.dtype)), score.reshape(x.shape).to(x)
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, at one time `t` for all states."""
+        read_conditions(self, cond, self.score)
         return self._read(x, t)[1]
 
     def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:

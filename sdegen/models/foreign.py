@@ -124,7 +124,8 @@ class Foreign(Parametrization):
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the coefficients of the wrapped parametrisation, with the network's own input scale and time input."""
         c = super().coefficients(sde, at, 1.0)
-        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=self.clock(sde, at.t))
+        clock = torch.as_tensor(self.clock(sde, at.t), dtype=torch.float64)
+        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=clock)
 
 
 @check_arguments

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..answers import check_answer
 from ..arguments import check_arguments
+from ..conditions import Conditions, conditions_of
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -119,6 +121,11 @@ class Model(VelocityModel, Trainable):
         self.end = end
 
     @property
+    def conditions(self) -> Conditions:
+        """The conditions that the network takes by name."""
+        return conditions_of(self.net)
+
+    @property
     def std(self) -> float:
         """The standard deviation of the data in the units of the process: the parametrisation's, else the one `fit` measured,
         else 1.
@@ -129,7 +136,7 @@ class Model(VelocityModel, Trainable):
             return 1.0
         return self.state_moments().variance().sqrt().item()
 
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""
         c = self._coefficients(at, check_dtype(self, x))
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
@@ -147,7 +154,7 @@ class Model(VelocityModel, Trainable):
         c_noise = c_noise.expand(len(t))
         return [Coefficients(c_skip[i], c_out[i], c_in[i], c_noise[i : i + 1], c.dtype) for i in range(len(t))]
 
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return ``c_skip x + c_out F(c_in x, c_noise)`` with the coefficients of the question, by one evaluation of the
         network.
         """
@@ -157,17 +164,16 @@ class Model(VelocityModel, Trainable):
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
         c = self.parametrization.coefficients(self.sde, at, self.std)
+        if c.c_noise.shape not in ((), at.t.shape):
+            raise ValueError(
+                f"{type(self.parametrization).__name__} gives a noise level of shape {tuple(c.c_noise.shape)} for times of shape "
+                f"{tuple(at.t.shape)}; it must have that, or shape ()."
+            )
         return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
 
-    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+    def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
-        out = self.net(*c.inputs(x), **cond)
-        if out.shape != x.shape:
-            raise ValueError(
-                f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; "
-                "it must return the shape of the state."
-            )
-        return out.to(x.dtype)
+        return check_answer("net", self.net(*c.inputs(x), **cond), x.shape, x)
 
     forward = ScoreModel.velocity
 
@@ -207,18 +213,14 @@ class LearnedVariance(Model, LearnedReversal):
         """The model itself, as a `LearnedReversal`."""
         return self
 
-    def _both(self, x: Tensor, c: Coefficients, **cond: Any) -> tuple[Tensor, Tensor]:
+    def _both(self, x: Tensor, c: Coefficients, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the two halves of the network's channels."""
-        out = self.net(*c.inputs(x), **cond)
-        if out.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
-            raise ValueError(
-                f"net returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}; learned variances need "
-                "twice the channels along dimension 1."
-            )
-        first, second = out.to(x.dtype).chunk(2, 1)
+        out, shape = self.net(*c.inputs(x), **cond), (len(x), 2 * x.shape[1], *x.shape[2:])
+        must = "twice the channels of the state along dimension 1, for learned variances"
+        first, second = check_answer("net", out, shape, x, must).chunk(2, 1)
         return first, second
 
-    def _network(self, x: Tensor, c: Coefficients, **cond: Any) -> Tensor:
+    def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return the half of the network's answer that makes the velocity."""
         return self._both(x, c, **cond)[0]
 
@@ -230,12 +232,12 @@ class LearnedVariance(Model, LearnedReversal):
         u = u.sigmoid()
         return u * large + (1 - u) * small
 
-    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> Tensor:
         """Return the logarithm of the learned variance of the step from `t` to `s`."""
         c = self._coefficients(self._marginal(t), check_dtype(self, x))
         return self._log_variance(self._both(x, c, **cond)[1], s, t)
 
-    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> ReversedStep:
         """Return clean state, noise and learned variance of the step from `t` to `s`, by one evaluation of the network."""
         at = self.sde.marginal(t)
         c = self._coefficients(at, check_dtype(self, x))
@@ -243,7 +245,7 @@ class LearnedVariance(Model, LearnedReversal):
         y, v = at.normalise(x), c.c_skip(x) + c.c_out(first)
         return ReversedStep(at.denoise(y, v), at.noise(y, v), self._log_variance(u, s, t))
 
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
         """Take the step from `t` to `s`, with the mean that the question asks for and noise `z` of the learned variance,
         by one evaluation.
         """
@@ -286,16 +288,22 @@ class DirectModel(Trainable):
             raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
         self.net, self.sde, self.scale, self.base = net, sde, scale, base
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that the network takes by name."""
+        return conditions_of(self.net)
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score, the network's output added to the base score."""
         dtype = check_dtype(self, x)
         t = torch.as_tensor(t, dtype=torch.float64)
         c_noise = 0.25 * t.clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T)).log().reshape(-1)
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
-        score = self.net((x / self.scale).to(dtype), c_noise, **cond).to(x.dtype) / self.scale
-        return score if self.base is None else score + self.base.score(x)
+        out = self.net((x / self.scale).to(dtype), c_noise, **cond)
+        score = check_answer("net", out, x.shape, x) / self.scale
+        return score if self.base is None else score + check_answer("base.score", self.base.score(x), x.shape, x)
 
-    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[z | x_t] = −Rᵀ score``, which the score gives where there is no signal too."""
         return self._marginal(t).noise_from_score(self.score(x, t, **cond))
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import check_pair
 from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
@@ -89,6 +90,8 @@ class Parametrization(ABC):
     ------
     ValueError
         If `std` or `delta` is not positive.
+    TypeError
+        At a call, if `target` gives no two operators.
     """
 
     most: float = math.inf
@@ -109,7 +112,11 @@ class Parametrization(ABC):
 
     def regular(self, at: Transition) -> tuple[Operator, Operator, Operator]:
         """Return ``(a, b, W)`` with ``W F = a x_0 + b z``, finite at both ends; here the target itself, and one."""
-        return *self.target(at), at.Phi.one()
+        who = f"{type(self).__name__}.target"
+        a, b = check_pair(who, self.target(at), "the operators of clean data and noise")
+        if not isinstance(a, Operator) or not isinstance(b, Operator):
+            raise TypeError(f"{who} returned a {type(a).__name__} and a {type(b).__name__}; give operators, as at.Phi.")
+        return a, b, at.Phi.one()
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process."""

@@ -22,19 +22,19 @@ class LearnedReversal(ABC):
     """The interface of models that have learned the variance of a reversed step from `t` to `s` (`LearnedVariance`)."""
 
     @abstractmethod
-    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> Tensor:
         """Return the logarithm of the variance of each coordinate in the step from `t` to `s`, of the shape of `x`."""
 
     @abstractmethod
-    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> ReversedStep:
         """Return clean state, noise and log-variance of the step from `t` to `s`, with as few evaluations as possible."""
 
     @abstractmethod
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
         """Take the step from `t` to `s`: the answer to the question, which is its mean, plus noise `z` of the learned
         variance.
         """
 
-    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+    def reverse_noise(self, x: Tensor, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
         """Scale standard noise `z` to the learned variance of the step from `t` to `s`, and return it."""
         return (0.5 * self.reverse_log_variance(x, s, t, **cond)).exp() * z

@@ -7,11 +7,10 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 from __future__ import annotations
 
 __all__ = [
-    "Question",
     "ScoreModel",
     "VelocityModel",
-    "check_answer",
     "check_dtype",
+    "check_reading",
     "evaluating",
     "rotated",
 ]
@@ -19,11 +18,14 @@ __all__ = [
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..answers import check_answer
+from ..conditions import Conditions, conditions_of
+from ..data.parts import has_rows
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -32,29 +34,8 @@ from ..precision import at_least_single, is_finer, widened
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
+from .question import Question
 from .reversal import LearnedReversal
-
-
-class Question(NamedTuple):
-    """A linear combination of a state and a model's predictions at one time, ``X x + Σ W reading(x, t)``, which
-    `ScoreModel.answer` evaluates.
-
-    Attributes
-    ----------
-    t
-        The time.
-    x
-        `X`, or None.
-    readings
-        The other operators by the names of the model's methods.
-    """
-
-    t: Tensor
-    x: Operator | None
-    readings: dict[str, Operator]
-
-    def __repr__(self) -> str:
-        return show_call(self)
 
 
 class ScoreModel(ABC):
@@ -110,6 +91,40 @@ class ScoreModel(ABC):
         """The learned variance of reversed steps, as a `LearnedReversal`; None if the model has learned none."""
         return None
 
+    @property
+    def conditions(self) -> Conditions:
+        """The names of the conditions that the model takes; by default those in the signature of `score`."""
+        return conditions_of(self.score)
+
+    def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
+        """Return the model for some of the `n` samples of a run; the model itself, where it holds no value for each of them.
+
+        Parameters
+        ----------
+        rows
+            Which of them, a slice or whole numbers.
+        x
+            Some of their states, ``(B, *)``.
+        n
+            How many there are.
+        """
+        return self
+
+    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
+        """Name the conditions that have a row for each of `n` samples, and so are cut with them: by default all tensors
+        whose first side is `n`.
+
+        Parameters
+        ----------
+        cond
+            Conditions by name.
+        x
+            Some of the states of the run, ``(B, *)``.
+        n
+            How many samples it has.
+        """
+        return [name for name, value in cond.items() if has_rows(value, n)]
+
     def require_moments(self, instead: str = "") -> Moments:
         """Return the mean and covariance of the data; raise an error if they are not known.
 
@@ -142,31 +157,32 @@ class ScoreModel(ABC):
         return self.require_moments(instead).in_units(self.sde.units)
 
     @abstractmethod
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the posterior means of clean state and noise, ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
         at = self._marginal(t)
-        eps = at.noise_from_score(self.score(x, t, **cond))
+        score = check_answer(f"{type(self).__name__}.score", self.score(x, t, **cond), x.shape, x)
+        eps = at.noise_from_score(score)
         return at.clean_from_noise(x, eps), eps
 
-    def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[x_0 | x_t]``, the posterior mean of the clean state."""
         return self.estimate(x, t, **cond)[0]
 
-    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[z | x_t]``, the posterior mean of the noise."""
         return self.estimate(x, t, **cond)[1]
 
-    def velocity(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes.
 
         It is `velocity_at` at one time or a row of times. Subclasses override that method, not this one.
         """
         return self.velocity_at(x, self._marginal(t), **cond)
 
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity at the times of `at`, a marginal that the caller has already computed."""
         return at.velocity(*self.estimate(x, at.t, **cond))
 
@@ -200,7 +216,7 @@ class ScoreModel(ABC):
             for i in range(len(t))
         ]
 
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the value of a question from `ask` at the state `x`, ``(B, *)``: a new tensor of its shape."""
         t, X, readings = question
         known = {"x": x}
@@ -209,6 +225,7 @@ class ScoreModel(ABC):
         total = None if X is None else X(x)
         for name, W in readings.items():
             value = known[name] if name in known else getattr(self, name)(x, t, **cond)
+            value = check_answer(f"{type(self).__name__}.{name}", value, x.shape, x)
             total = W(value) if total is None else W.onto(total, value)
         return torch.zeros_like(x) if total is None else total
 
@@ -225,17 +242,22 @@ class VelocityModel(ScoreModel):
 
     sde: LinearSDE
 
+    @property
+    def conditions(self) -> Conditions:
+        """The names of the conditions in the signature of `velocity_at`."""
+        return conditions_of(self.velocity_at)
+
     @abstractmethod
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity ``A E[x_0 | x_t] + B E[z | x_t]`` at the times of the marginal `at`."""
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self._marginal(t)
         y, v = at.normalise(x), self.velocity_at(x, at, **cond)
         return at.denoise(y, v), at.noise(y, v)
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
         at = self._marginal(t)
         return at.score_from_noise(at.noise(at.normalise(x), self.velocity_at(x, at, **cond)))
@@ -282,7 +304,7 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def check_answer(name: str, values: Tensor, t: Tensor) -> Tensor:
+def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
     """Return what a model says at the times `t`, or what follows from that, if it is finite; refuse it otherwise.
 
     Parameters

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper"]
+__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper", "bind_rows", "cut_rows"]
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..conditions import Conditions
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..processes.base import SDE
 from ..show import show_call
+from .named import read_conditions
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel
 
@@ -96,7 +99,33 @@ class Wrapper(nn.Module, ScoreModel):
         inside = self.model.reversal
         return None if inside is None else WrappedReversal(self, inside)
 
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that the model inside takes."""
+        return self.model.conditions
+
+    def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
+        """Return the wrapper for some of the `n` samples of a run: around the models inside for these."""
+        held = {**vars(self), **self._modules}
+        inside = {name: model for name, model in held.items() if isinstance(model, ScoreModel)}
+        cut = {name: model.part(rows, x, n) for name, model in inside.items()}
+        return self if all(cut[name] is inside[name] for name in cut) else self._around(cut)
+
+    def _around(self, held: dict[str, Any]) -> Self:
+        """Return the same wrapper with other attributes."""
+        other = copy(self)
+        other._modules = dict(self._modules)
+        for name, value in held.items():
+            setattr(other, name, value)
+        return other
+
+    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
+        """Name the conditions with a row for each of `n` samples, as the model inside says of those that are passed on to it."""
+        inside = {name: value for name, value in self.passed_on(**cond).items() if cond.get(name) is value}
+        own = {name: value for name, value in cond.items() if name not in inside}
+        return [*self.model.with_rows(inside, x, n), *super().with_rows(own, x, n)]
+
+    def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions that the model inside is called with."""
         return cond
 
@@ -115,15 +144,15 @@ class WrappedReversal(LearnedReversal):
     def __init__(self, wrapper: Wrapper, inside: LearnedReversal) -> None:
         self.wrapper, self.inside = wrapper, inside
 
-    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    def reverse_log_variance(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> Tensor:
         """Return the log-variance of the model inside."""
         return self.inside.reverse_log_variance(x, s, t, **self.wrapper.passed_on(**cond))
 
-    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> ReversedStep:
         """Return the wrapper's clean state and noise, with the log-variance of the model inside."""
         return ReversedStep(*self.wrapper.estimate(x, t, **cond), self.reverse_log_variance(x, s, t, **cond))
 
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
         """Return the wrapper's mean, with noise of the learned variance."""
         return self.wrapper.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
@@ -131,40 +160,57 @@ class WrappedReversal(LearnedReversal):
 class Conditioned(Wrapper):
     """A score model with fixed conditions: ``model(x, t, **cond)`` as a function of ``(x, t)`` alone.
 
+    Those with a row for each sample of a run are cut with the samples, by the same rule as the conditions of the run.
+
     Parameters
     ----------
     model
         Any score model.
     cond
-        The model's conditions, by keyword.
+        The model's conditions, by keyword, whatever their names.
+
+    Raises
+    ------
+    TypeError
+        If the model takes no such condition.
     """
 
     @check_arguments
-    def __init__(self, model: ScoreModel, **cond: Any) -> None:
+    def __init__(self, model: ScoreModel, /, **cond: Any) -> None:
         super().__init__(model)
-        self.cond = cond
+        self.cond = read_conditions(model, cond, type(self), complete=False)
 
-    def passed_on(self, **cond: Any) -> dict[str, Any]:
+    @property
+    def conditions(self) -> Conditions:
+        """Those that are not fixed."""
+        return self.model.conditions.without(self.cond)
+
+    def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
+        """Return the model for some of the `n` samples of a run, and their rows of the conditions."""
+        cut, inside = cut_rows(self.model, self.cond, rows, x, n), self.model.part(rows, x, n)
+        return self if cut is self.cond and inside is self.model else self._around({"model": inside, "cond": cut})
+
+    def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the fixed conditions together with those of the call, which must have other names."""
         return dict(**self.cond, **cond)
 
-    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the model's score under the conditions."""
         return self.model.score(x, t, **self.passed_on(**cond))
 
-    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the model's clean state and noise under the conditions."""
         return self.model.estimate(x, t, **self.passed_on(**cond))
 
-    def denoise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the model's clean state under the conditions."""
         return self.model.denoise(x, t, **self.passed_on(**cond))
 
-    def noise(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the model's noise under the conditions."""
         return self.model.noise(x, t, **self.passed_on(**cond))
 
-    def velocity_at(self, x: Tensor, at: Marginal, **cond: Any) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the model's velocity under the conditions."""
         return self.model.velocity_at(x, at, **self.passed_on(**cond))
 
@@ -172,7 +218,7 @@ class Conditioned(Wrapper):
         """Return the questions of the model inside; conditions are no part of a question."""
         return self.model.ask(t, **weights)
 
-    def answer(self, x: Tensor, question: Any, **cond: Any) -> Tensor:
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the model's answer under the conditions."""
         return self.model.answer(x, question, **self.passed_on(**cond))
 
@@ -183,13 +229,45 @@ class Conditioned(Wrapper):
         return None if inside is None else ConditionedReversal(self, inside)
 
 
+def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> dict[str, Any]:
+    """Return the conditions for some of the `n` samples of a run; the very same where none has a row for each.
+
+    Parameters
+    ----------
+    model
+        What is conditioned, which says what a row is (`ScoreModel.with_rows`).
+    cond
+        Conditions by name.
+    rows, x, n
+        As for `ScoreModel.part`.
+    """
+    named = model.with_rows(cond, x, n)
+    return {name: value[rows] if name in named else value for name, value in cond.items()} if named else cond
+
+
+def bind_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
+    """Return a model under conditions, for some of the `n` samples of a run; the model itself, where nothing is fixed.
+
+    Parameters
+    ----------
+    model
+        Any score model.
+    cond
+        Conditions by name.
+    rows, x, n
+        As for `ScoreModel.part`.
+    """
+    own, inside = cut_rows(model, cond, rows, x, n), model.part(rows, x, n)
+    return Conditioned(inside, **own) if own else inside
+
+
 class ConditionedReversal(WrappedReversal):
     """The reversed steps of a model with learned variance, under fixed conditions."""
 
-    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, **cond: Any) -> ReversedStep:
+    def reverse_estimate(self, x: Tensor, s: Tensor, t: Tensor, /, **cond: Any) -> ReversedStep:
         """Return clean state, noise and variance of the model inside."""
         return self.inside.reverse_estimate(x, s, t, **self.wrapper.passed_on(**cond))
 
-    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, **cond: Any) -> Tensor:
+    def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
         """Take the reversed step of the model inside, under the fixed conditions."""
         return self.inside.reverse_step(x, question, s, t, z, **self.wrapper.passed_on(**cond))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_number
-from ..waiting import at_hand
+from ..conditions import check_labels
 
 
 class Frequencies(nn.Module):
@@ -119,21 +119,12 @@ class Label(nn.Module):
 
         Raises
         ------
+        TypeError
+            If labels are not whole numbers.
         ValueError
-            If labels are not whole numbers or not one per row; or, on a CPU, not in ``[-1, classes)``, which an accelerator
-            refuses by itself.
+            If they are not one per row; or, on a CPU, not in ``[-1, classes)``, which an accelerator refuses by itself.
         """
         if label is None:
             label = torch.full((n,), -1, device=self.table.weight.device)
-        label = torch.as_tensor(label)
-        if label.is_floating_point() or label.shape not in ((), (n,)):
-            raise ValueError(
-                f"label has dtype {label.dtype} and shape {tuple(label.shape)}; give whole numbers, () or ({n},)."
-            )
-        looked_at = at_hand(label.device) and not torch.compiler.is_compiling()  # no graph can look
-        if looked_at and ((label < -1) | (label >= self.classes)).any():
-            raise ValueError(
-                f"label reaches {(label.min() if (label < -1).any() else label.max()).item()}; "
-                f"labels run from 0 to {self.classes - 1}, and -1 means none."
-            )
+        label = check_labels(label, n, self.classes, -1)
         return self.table(label.to(self.table.weight.device, non_blocking=True).expand(n) + 1)

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
-from ..laws.operators import Operator, Scale, as_operator, rows
+from ..laws.operators import Operator, Scale, rows
 from ..laws.products import Field
 from ..show import show_call
-from .dynamics import Dynamics, as_time
+from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
 
@@ -32,20 +33,20 @@ from .nonlinear import calibrate_lag, local_law, walk
 class Scored(Protocol):
     """What `Reverse` needs of a score model: the method ``score``."""
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
 
 class Read(Scored, Protocol):
     """What a probability flow needs of a score model: its score, or its velocity at times known beforehand."""
 
-    def velocity_at(self, x: Tensor, at: Marginal) -> Tensor:
+    def velocity_at(self, x: Tensor, at: Marginal, /) -> Tensor:
         """Return the velocity (see `laws.kernels.Transition`) at the times of the marginal `at`, of the shape of `x`."""
 
     def ask(self, t: Tensor, *, velocity: Operator | None = None) -> list[Any]:
         """Prepare questions for an operator on the velocity, one for each of the times."""
 
-    def answer(self, x: Tensor, question: Any) -> Tensor:
+    def answer(self, x: Tensor, question: Any, /) -> Tensor:
         """Return the answer to a question at the state `x`."""
 
 
@@ -143,7 +144,7 @@ class SDE(Lifting):
         """
         x = torch.zeros(1, 1) if x is None else x
         t = as_time(t, self.T)
-        return as_operator(self.diffusion(torch.zeros_like(x if t.ndim else x[:1]), t))
+        return diffusion_at(self, torch.zeros_like(x if t.ndim else x[:1]), t)
 
     def snr(self, t: Tensor | float) -> Tensor:
         """Return the signal-to-noise ratio at `t`; only linear processes have one."""
@@ -214,7 +215,7 @@ def noise_depends_on_the_state(sde: Dynamics, x: Tensor, t: Tensor) -> bool:
     numbers, found = np.random.default_rng(0), []
     for scale in (0.01, 0.1, 1.0, 1.0, 10.0, 100.0):
         states = torch.from_numpy(scale * numbers.standard_normal((8, *x.shape[1:]))).to(x.device, x.dtype)
-        G = as_operator(sde.diffusion(states, t)).matrix()
+        G = diffusion_at(sde, states, t).matrix()
         found += [G] if G.ndim == 2 else list(G)
     rounding = 100 * torch.finfo(x.dtype).eps
     return not all(torch.allclose(G, found[0], rtol=rounding, atol=0) for G in found)
@@ -268,18 +269,17 @@ class Reverse(Dynamics):
         """Return ``f − ½ (1 + eta²) G Gᵀ score``."""
         if not self._checked:
             self._check_noise(x, t.reshape(-1)[0])
-        G = as_operator(self.sde.diffusion(x, t))
-        pull = G(G.T(self.model.score(x, t)))
-        return self.sde.drift(x, t) - 0.5 * (1 + self.eta**2) * pull
+        G, who = diffusion_at(self.sde, x, t), f"{type(self.model).__name__}.score"
+        pull = G(G.T(check_answer(who, self.model.score(x, t), x.shape, x)))
+        return drift_at(self.sde, x, t) - 0.5 * (1 + self.eta**2) * pull
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:
         """Return ``eta G``."""
-        return as_operator(self.sde.diffusion(x, t)) * self.eta
+        return diffusion_at(self.sde, x, t) * self.eta
 
 
 class Flow:
-    """The probability flow ``dy/dtau``, in a clock `tau` (a time change) and a chart `y` (rescaled states); here ``tau =
-    t`` and ``y = x``.
+    """The probability flow ``dy/dtau``, in a clock `tau` and a chart `y` (rescaled states); here ``tau = t``, ``y = x``.
 
     Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface, so that a process
     whose dx/dt is infinite at an end can hand them a clock in which it is not.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Dynamics", "as_time"]
+__all__ = ["Dynamics", "as_time", "coefficient", "diffusion_at", "drift_at"]
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import check_answer
+from ..laws.operators import Operator, Scale
 from ..show import show_call
 
 
@@ -51,3 +53,70 @@ class Dynamics(ABC):
     @abstractmethod
     def diffusion(self, x: Tensor, t: Tensor) -> Any:
         """Return ``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
+
+
+def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
+    """Return ``f(x, t)`` of a process, checked for its shape."""
+    return check_answer(f"{type(dynamics).__name__}.drift", dynamics.drift(x, t), x.shape, x)
+
+
+def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
+    """Return ``G(x, t)`` of a process as an operator: numbers, and tensors of one number per row, scale the noise.
+
+    A tensor with a number for each coordinate would be taken for one with a number for each row where there are as many of
+    them. There the process is asked about fewer rows, which tells the two apart.
+
+    Raises
+    ------
+    TypeError
+        If the process gives neither a number, nor a tensor, nor an operator.
+    ValueError
+        If a tensor has neither one number nor one for each row.
+    """
+    G = dynamics.diffusion(x, t)
+    if isinstance(G, Operator):
+        return G
+    who, B = f"{type(dynamics).__name__}.diffusion", max(len(x), t.numel())
+    what = f"it must return a number, one for each row, ({B},), or an operator on noise such as laws.operators.Matrix"
+    if not isinstance(G, (Tensor, int, float)) or isinstance(G, bool):
+        raise TypeError(f"{who} returned {'None' if G is None else f'a {type(G).__name__}'}; {what}.")
+    c = torch.as_tensor(G).detach().cpu()
+    if c.shape not in ((), x.shape[:1], t.shape) or c.is_complex() or c.dtype == torch.bool:
+        raise ValueError(f"{who} returned shape {tuple(c.shape)} of {c.dtype} for {B} rows; {what}.")
+    if c.shape == x.shape[:1] and 1 < B in x.shape[1:]:
+        fewer = torch.as_tensor(dynamics.diffusion(x[1:], t[1:] if t.shape == (B,) else t))
+        if fewer.shape == c.shape:
+            raise ValueError(f"{who} returned a number for each of {B} coordinates, which is no rule for rows; {what}.")
+    return Scale(c)
+
+
+def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> Tensor:
+    """Return a coefficient of a linear process at times `t`, float64: a number or matrix for all of them, or one for each.
+
+    Parameters
+    ----------
+    who
+        Which coefficient it is, for an error.
+    value
+        What was returned for it.
+    t
+        The times.
+    size
+        Its shape at one time.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a number nor a tensor.
+    ValueError
+        If its shape is another.
+    """
+    if not isinstance(value, (Tensor, int, float)):
+        raise TypeError(f"{who} returned {'None' if value is None else f'a {type(value).__name__}'}; return a tensor.")
+    value = torch.as_tensor(value)
+    if value.shape not in (size, t.shape + size) or value.is_complex() or value.dtype == torch.bool:
+        raise ValueError(
+            f"{who} returned shape {tuple(value.shape)} of {value.dtype} for times of shape {tuple(t.shape)}; it must return "
+            f"{size} for all or {tuple(t.shape + size)}, by elementwise torch functions of t."
+        )
+    return value.double()

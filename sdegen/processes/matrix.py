@@ -19,7 +19,7 @@ from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
 from ..laws.products import Field
 from .base import Flow, Read
-from .dynamics import as_time
+from .dynamics import as_time, coefficient
 from .linear import LinearSDE, check_order
 from .quadrature import RootTable, matrix_moments, psd_cholesky
 
@@ -58,11 +58,19 @@ class MatrixSDE(LinearSDE):
     def G(self, t: Tensor) -> Tensor:
         """Return the diffusion matrix, ``(*t.shape, k, k)`` or ``(k, k)``, float64."""
 
+    def _checked_F(self, t: Tensor) -> Tensor:
+        """Return `F`, checked for its shape."""
+        return coefficient(f"{type(self).__name__}.F", self.F(t), t, self.Sigma_0.shape)
+
+    def _checked_G(self, t: Tensor) -> Tensor:
+        """Return `G`, checked for its shape."""
+        return coefficient(f"{type(self).__name__}.G", self.G(t), t, self.Sigma_0.shape)
+
     def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``Phi`` and the covariance of ``u_t`` given ``u_s``, ``(*t.shape, k, k)``; override it if a closed form
         is known.
         """
-        return matrix_moments(self.F, self.G, s, t)
+        return matrix_moments(self._checked_F, self._checked_G, s, t)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the mean state at time 0: the data are the first channel, the others are 0."""
@@ -98,20 +106,20 @@ class MatrixSDE(LinearSDE):
 
     @cached_property
     def _root(self) -> RootTable:
-        return RootTable(self.F, self.G, self._covariance, self.T)
+        return RootTable(self._checked_F, self._checked_G, self._covariance, self.T)
 
     @cached_property
     def _unit_root(self) -> RootTable:
         start = self.Sigma_0 + self.datum.matrix()
-        return RootTable(self.F, self.G, partial(self._covariance, start=start), self.T)
+        return RootTable(self._checked_F, self._checked_G, partial(self._covariance, start=start), self.T)
 
     def drift_operator(self, t: Tensor | float) -> Matrix:
         """Return ``F(t)``."""
-        return Matrix(self.F(as_time(t, self.T)))
+        return Matrix(self._checked_F(as_time(t, self.T)))
 
     def diffusion_operator(self, t: Tensor | float) -> Matrix:
         """Return ``G(t)``."""
-        return Matrix(self.G(as_time(t, self.T)))
+        return Matrix(self._checked_G(as_time(t, self.T)))
 
     def flow(self, model: Read) -> MatrixFlow:
         """Return the probability flow, which is regular at 0 too."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
-from ..laws.operators import Matrix, Operator, Scale, as_operator, rows
-from .dynamics import Dynamics
+from ..laws.operators import Matrix, Operator, Scale, rows
+from .dynamics import Dynamics, diffusion_at, drift_at
 from .quadrature import psd_cholesky, van_loan
 
 
@@ -52,11 +52,11 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
     h, middle = (t - s).expand(len(x)), (0.5 * (s + t)).expand(len(x))
     if (h < 0).any():
         raise ValueError(f"s must not lie after t; got t - s down to {h.min().item():.6g}.")
-    G = as_operator(sde.diffusion(x, middle))
+    G, slope = diffusion_at(sde, x, middle), drift_at(sde, x, middle)
     if x.ndim > 2 or x[0].numel() > 64:
         eye = torch.ones(len(x), 1, 1, dtype=torch.float64)
         euler = G * h.sqrt()
-        return LocalLaw(Kernel(x + sde.drift(x, middle) * rows(h, x), euler), eye, (euler @ euler.T).matrix())
+        return LocalLaw(Kernel(x + slope * rows(h, x), euler), eye, (euler @ euler.T).matrix())
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
 
@@ -64,7 +64,7 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
         return sde.drift(row.reshape(1, *x.shape[1:]), time).reshape(-1)
 
     J = torch.func.vmap(torch.func.jacrev(f))(flat, middle).detach().cpu().double()
-    drift = sde.drift(x, middle).reshape(len(x), d, 1).cpu().double()
+    drift = slope.reshape(len(x), d, 1).cpu().double()
     M = G.matrix()
     Q = (M @ M.mT).expand(len(x), *M.shape[-2:])
     if len(Q[0]) == 1:
@@ -87,9 +87,9 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
     step = rows(h, x)
     for k in range(steps):
         now = k * h
-        dw = (as_operator(sde.diffusion(x, now + 0.5 * h)) * h.sqrt())(noise_like(x, generator))
-        slope = sde.drift(x, now)
-        ahead = sde.drift(x + slope * step + dw, now + h)
+        dw = (diffusion_at(sde, x, now + 0.5 * h) * h.sqrt())(noise_like(x, generator))
+        slope = drift_at(sde, x, now)
+        ahead = drift_at(sde, x + slope * step + dw, now + h)
         x = x + 0.5 * (slope + ahead) * step + dw
     return x
 

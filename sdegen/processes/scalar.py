@@ -19,7 +19,7 @@ from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field, value_and_slope
 from .base import Flow, Read
-from .dynamics import as_time
+from .dynamics import as_time, coefficient
 from .inverse import FallTable
 from .linear import LinearSDE, check_order
 from .panels import Panels
@@ -136,16 +136,21 @@ class ScalarSDE(LinearSDE):
 
     def drift_operator(self, t: Tensor | float) -> Scale:
         """Return ``f(t)``."""
-        return Scale(self.f(as_time(t, self.T)))
+        t = as_time(t, self.T)
+        return Scale(coefficient(f"{type(self).__name__}.f", self.f(t), t))
 
     def diffusion_operator(self, t: Tensor | float) -> Scale:
         """Return ``g(t)``."""
-        return Scale(self.g(as_time(t, self.T)))
+        t = as_time(t, self.T)
+        return Scale(coefficient(f"{type(self).__name__}.g", self.g(t), t))
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
-        alpha = torch.as_tensor(self.alpha(t), dtype=torch.float64)
-        sigma = torch.as_tensor(self.sigma(t), dtype=torch.float64)
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        if not isinstance(alpha, Tensor) or alpha.shape != t.shape or alpha.dtype != t.dtype:
+            alpha = coefficient(f"{type(self).__name__}.alpha", alpha, t)
+        if not isinstance(sigma, Tensor) or sigma.shape != t.shape or sigma.dtype != t.dtype:
+            sigma = coefficient(f"{type(self).__name__}.sigma", sigma, t)
         return Scale(alpha.expand(t.shape)), Scale(sigma.expand(t.shape))
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
-from ..laws.operators import Scale, as_operator, rows
-from .dynamics import Dynamics
+from ..laws.operators import Scale, rows
+from .dynamics import Dynamics, diffusion_at, drift_at
 
 
 class _Clocked(torch.nn.Module):
@@ -35,11 +35,11 @@ class _Clocked(torch.nn.Module):
 
     def f(self, u: Tensor, x: Tensor) -> Tensor:
         state = x.reshape(-1, *self.shape)
-        drift = self.dynamics.drift(state, self._time(u))
+        drift = drift_at(self.dynamics, state, self._time(u))
         return (drift * rows(self.span, state)).reshape(x.shape)
 
     def g(self, u: Tensor, x: Tensor) -> Tensor:
-        G = as_operator(self.dynamics.diffusion(x.reshape(-1, *self.shape), self._time(u))) * self.span.abs().sqrt()
+        G = diffusion_at(self.dynamics, x.reshape(-1, *self.shape), self._time(u)) * self.span.abs().sqrt()
         M = G.matrix().to(x)  # (..., k, k)
         coordinates = x.shape[1] // M.shape[-1]
         full = torch.einsum("...ij,ab->...iajb", M, torch.eye(coordinates).to(x)).flatten(-4, -3).flatten(-2, -1)
@@ -52,7 +52,7 @@ class _ClockedScale(_Clocked):
     noise_type = "diagonal"
 
     def g(self, u: Tensor, x: Tensor) -> Tensor:
-        G = as_operator(self.dynamics.diffusion(x.reshape(-1, *self.shape), self._time(u))) * self.span.abs().sqrt()
+        G = diffusion_at(self.dynamics, x.reshape(-1, *self.shape), self._time(u)) * self.span.abs().sqrt()
         return G(torch.ones_like(x))
 
     def g_prod_and_gdg_prod(self, u: Tensor, x: Tensor, v1: Tensor, v2: Tensor) -> tuple[Tensor, Any]:
@@ -105,7 +105,7 @@ def simulate(
         raise ValueError(f"x has shape {tuple(x.shape)}; give states (B, *), one at least.")
     t_0, t_1 = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (t_0, t_1))
     flat = x.reshape(len(x), -1)
-    scalar = isinstance(as_operator(dynamics.diffusion(x[:1], t_0.reshape(-1)[0])), Scale)
+    scalar = isinstance(diffusion_at(dynamics, x[:1], t_0.reshape(-1)[0]), Scale)
     clocked = (_ClockedScale if scalar else _Clocked)(dynamics, t_0, t_1, x.shape[1:])
     entropy = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device if generator else None))
     # An explicit dt makes the Brownian interval a plain list of increments: torchsde's default is 90 times slower.

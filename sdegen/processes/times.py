@@ -41,6 +41,29 @@ class TimeLaw(ABC):
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw `n` times, float64 ``(n,)``, and return them with the importance weights of their losses, ``(n,)``."""
 
+    def draw(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `sample` draws, checked: a time and a weight for each row.
+
+        Raises
+        ------
+        TypeError
+            If it is no pair of tensors.
+        ValueError
+            If there are not as many times and weights as rows.
+        """
+        drawn = self.sample(sde, n, generator)
+        who = f"{type(self).__name__}.sample"
+        if not isinstance(drawn, tuple) or len(drawn) != 2 or not {*map(type, drawn)} <= {Tensor}:
+            raise TypeError(
+                f"{who} returned a {type(drawn).__name__}; it must return two tensors, times and their weights."
+            )
+        if drawn[0].shape != (n,) or drawn[1].shape != (n,):
+            shapes = [tuple(v.shape) for v in drawn]
+            raise ValueError(
+                f"{who} returned shapes {shapes[0]} and {shapes[1]}; it must return ({n},) times and weights."
+            )
+        return drawn
+
 
 def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
     device = generator.device if generator is not None else "cpu"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype
 from ..precision import narrowed, widened
 from ..processes.base import SDE
@@ -96,11 +97,12 @@ def encode(
     Raises
     ------
     TypeError
-        If `x` is not floating point, or the sampler does not suit the process.
+        If `x` is not floating point, the sampler does not suit the process, or the model takes no condition of a name.
     ValueError
         If `x` or a result is not finite, the sampler draws noise, steps and a sampler are both given, or `batch` is not a
         positive whole number.
     """
+    cond = read_conditions(model, cond, encode)
     data = check_states("x", x, model)
     sampler = _sampler(model, steps, sampler, data)
     z = _follow(model, _state(model.sde, data, seed), sampler, True, batch, progress, cond)
@@ -133,6 +135,7 @@ def encode_with_error(
     TypeError, ValueError
         As for `encode`.
     """
+    cond = read_conditions(model, cond, encode_with_error)
     z = encode(
         model, x, steps=steps, sampler=sampler, seed=seed, batch=batch, progress=progress, **cond
     )  # fmt: skip
@@ -174,6 +177,7 @@ def decode(
     TypeError, ValueError
         As for `encode`.
     """
+    cond = read_conditions(model, cond, decode)
     states = check_states("z", z, model)
     x = model.sde.project(_follow(model, states, _sampler(model, steps, sampler, states), False, batch, progress, cond))
     return narrowed("data", x, z.dtype)
@@ -201,7 +205,7 @@ def _follow(
     if to_noise:
         times, plan = times.flip(0), partial(_plan_backward, sampler)
     run = Runner(sampler, times, False, lambda first, times: refused)
-    return run(model, plan, list(chunks(x, batch, cond, 0, len(x))), cond, progress)
+    return run(model, plan, list(chunks(model, x, batch, cond, 0, len(x))), progress)
 
 
 def _plan_backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[Any]:

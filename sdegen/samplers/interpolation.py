@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
-from ..data.parts import change_rows
 from ..laws.interpolation import slerp
+from ..models.named import read_conditions
 from ..models.score import ScoreModel
+from ..models.wrapper import bind_rows
 from ..precision import narrowed
 from ..processes.linear import is_linear
 from .base import Sampler
@@ -28,6 +29,7 @@ def interpolate(
     x: Tensor,
     y: Tensor,
     weights: Tensor,
+    /,
     *,
     steps: int | None = None,
     sampler: Sampler | None = None,
@@ -61,6 +63,7 @@ def interpolate(
         As for `encode`; also if the shapes of `x` and `y` differ, weights are not ``(K,)``, or encoded points lie opposite
         to each other.
     """
+    cond = read_conditions(model, cond, interpolate)
     if x.shape != y.shape:
         raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; give as many of the same shape.")
     weights = check_tensor("weights", weights, ndim=1).double().cpu()
@@ -73,8 +76,8 @@ def interpolate(
     mean = _prior_mean(model, ends[0])
     arc = torch.stack([mean + slerp(ends[0] - mean, ends[1] - mean, w) for w in weights])  # (K, B, *)
     K, B = arc.shape[:2]
-    cond = change_rows(cond, B, lambda rows: torch.cat([rows] * K))
-    points = decode(model, arc.flatten(0, 1), **how, **cond)
+    bound = bind_rows(model, cond, torch.arange(B).repeat(K), ends[0][:1], B)
+    points = decode(bound, arc.flatten(0, 1), **how)
     return narrowed("data", points.reshape(K, *x.shape), x.dtype)
 
 

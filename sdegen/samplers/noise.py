@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..show import show_call
@@ -250,7 +251,7 @@ def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     seeds, size = BlockSeeds(scramble(seed)), max(16, NUMBERS // d)
     begin = first // size
     blocks = [
-        law.sample(size, torch.Generator().manual_seed(seeds(k, 0)))  # drawn whole, or it would depend on n
+        ask_draws(law, size, torch.Generator().manual_seed(seeds(k, 0)))  # drawn whole, or it would depend on n
         for k in range(begin, -(-(first + n) // size))
     ]
     return torch.cat(blocks)[first - begin * size :][:n]

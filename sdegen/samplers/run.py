@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..answers import check_answer, check_pair
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
-from ..models.wrapper import Conditioned
 from ..precision import narrowed
 from ..processes.linear import is_linear
 from ..progress import should_show
@@ -101,7 +102,7 @@ def sample(
     ValueError
         If arguments contradict each other, nothing is known of the prior, or a state turns non-finite.
     TypeError
-        If the sampler is none, or does not suit the process.
+        If the sampler is none, or does not suit the process; or the model takes no condition of a name.
 
     Examples
     --------
@@ -111,6 +112,7 @@ def sample(
     >>> torch.allclose(torch.cat([first, last]), sample(model, 5, seed=0))
     True
     """
+    cond = read_conditions(model, cond, sample)
     check_choice(steps, sampler)
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
@@ -135,9 +137,9 @@ def sample(
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = check_states("x_T", x_T, model)[rows], x_T.dtype
-    parts = list(chunks(x, batch, cond, rows.start, n))
+    parts = list(chunks(model, x, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path)
-    found = run(model, sampler.plan, parts, cond, progress)
+    found = run(model, sampler.plan, parts, progress)
     found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
     return narrowed("samples", found, dtype)
 
@@ -170,8 +172,7 @@ class Runner(NamedTuple):
         self,
         model: ScoreModel,
         plan: Callable[[ScoreModel, Tensor], list[Any]],
-        parts: list[tuple[int, Tensor, dict[str, Any]]],
-        cond: dict[str, Any],
+        parts: list[tuple[int, Tensor, ScoreModel]],
         progress: bool | None,
     ) -> Tensor:
         """Run all chunks under one bar, and return the states that they end in.
@@ -181,11 +182,9 @@ class Runner(NamedTuple):
         model
             A score model.
         plan
-            Plans the steps of a model whose conditions are fixed, again for each chunk where these have rows.
+            Plans the steps of a model whose conditions are fixed, again for each chunk that has a model of its own.
         parts
             The chunks (`start.chunks`).
-        cond
-            The conditions of the whole run.
         progress
             As for `sample`.
 
@@ -194,27 +193,32 @@ class Runner(NamedTuple):
         Tensor
             ``(n, *)``, or ``(times, n, *)`` with the path.
         """
-        show, ends, steps = should_show(progress), [], None
+        show, ends, planned, steps = should_show(progress), [], None, []
         with (
             torch.no_grad(),
             evaluating(model),
             tqdm(disable=not show, desc=type(self.sampler).__name__, leave=False) as bar,
         ):
-            for first, x, own in parts:
-                bound = Conditioned(model, **own) if own else model
-                if steps is None or own is not cond:  # a plan may hold the model, and with it the conditions
-                    steps = plan(bound, self.times)
+            for first, x, bound in parts:
+                if bound is not planned:  # a plan may hold the model, and with it the conditions
+                    planned, steps = bound, plan(bound, self.times)
                     bar.total = len(steps) * len(parts)
                 ends.append(self._run_chunk(bound, steps, x, first, bar))
         return torch.cat(ends, 1 if self.return_path else 0)
 
     def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
-        noise = self.noise(first, self.times)
+        source, shape, who = self.noise(first, self.times), x.shape, f"{type(self.sampler).__name__}.step"
         path, state = [x], None
         ranges: list[Tensor] = []  # looked at once, at the end: no synchronisation inside the loop
+
+        def noise(like: Tensor) -> Tensor:
+            return check_answer("noise", source(like), like.shape, like)
+
         for i, c in enumerate(steps):
-            x, state = self.sampler.step(model, x, c, noise, state)
+            moved = self.sampler.step(model, x, c, noise, state)
+            after, state = check_pair(who, moved, "the states and what is remembered")
+            x = check_answer(who, after, shape, x)
             ranges += torch.aminmax(x)
             if self.return_path:
                 path.append(x)

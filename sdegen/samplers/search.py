@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..arguments import check_arguments
-from ..data.parts import change_rows
+from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
-from ..models.wrapper import Conditioned
+from ..models.wrapper import bind_rows
 from ..processes.base import SDE
 from ..processes.grids import Angle, Given
 from ..processes.linear import is_linear
@@ -124,7 +124,7 @@ def fit_solver(
         paths = max(64, min(512, 65_536 // numbers))
     if paths < 16 or steps < 2 or rounds < 0:
         raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
-    show = should_show(progress)
+    cond, show = read_conditions(model, cond, fit_solver), should_show(progress)
     with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
         return Search(model, steps, paths, seed, final, end, cond).run(rounds, bar)
 
@@ -163,8 +163,7 @@ class Search:
         self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]
     ) -> TeacherPaths:
         """Run the teacher, and return its trajectories from some of the starting states."""
-        own = change_rows(cond, len(x_T), lambda rows: rows[which])
-        bound = Conditioned(model, **own) if own else model
+        bound = bind_rows(model, cond, which, x_T[:1], len(x_T))
         path = sample(bound, x_T=x_T[which], sampler=teacher, final="sample", return_path=True, progress=False)
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 __all__ = ["check_batch", "check_choice", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
-from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
 
+from ..answers import check_answer
 from ..checks import check_count
-from ..data.parts import change_rows, has_rows, part_of
+from ..data.parts import part_of
 from ..models.score import ScoreModel, check_dtype
+from ..models.wrapper import Conditioned
 from ..precision import widened
 from .base import Sampler
 from .noise import draw
@@ -47,27 +48,37 @@ def check_choice(steps: int | None, sampler: Any) -> None:
 
 
 def chunks(
-    x: Tensor, batch: int | None, cond: dict[str, Any], begin: int, n: int
-) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """Yield the rows from `begin` to `n` in chunks of at most `batch`: the index of the first row, the rows, and their
-    conditions.
+    model: ScoreModel,
+    x: Tensor,
+    batch: int | None,
+    cond: dict[str, Any],
+    begin: int,
+    n: int,
+    like: Tensor | None = None,
+) -> Iterator[tuple[int, Tensor, ScoreModel]]:
+    """Yield the rows from `begin` on, of `n`, in chunks of at most `batch`: the index of the first row, the rows, and the
+    model under their conditions.
 
-    Conditions without rows of their own come as they are, as the very same dict where no condition has rows.
+    It is the same model for all where neither a condition nor the model itself has a row for each sample. Where the rows are no
+    states, `like` is one.
     """
+    whole = Conditioned(model, **cond) if cond else model
     batch = n if batch is None else batch
     if batch >= n == len(x):
-        yield 0, x, cond
+        yield 0, x, whole
         return
-    cut = any(has_rows(value, n) for value in cond.values())
     for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
-        rows = slice(first, first + len(part))
-        yield first, part, change_rows(cond, n, itemgetter(rows)) if cut else cond
+        yield first, part, whole.part(slice(first, first + len(part)), x[:1] if like is None else like, n)
 
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
-    return model.cast_states(draw(model.sde.prior(moments), check_count("n", n), seed, moments.mean.numel(), first))
+    n, prior = check_count("n", n), model.sde.prior(moments)
+    x_T = draw(prior, n, seed, moments.mean.numel(), first)
+    shape = model.sde.embed(moments.mean[None]).shape[1:]
+    who = f"{type(prior).__name__}.sample"
+    return model.cast_states(check_answer(who, x_T, (n, *shape), must="states of the shape of lifted data"))
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:

@@ -304,7 +304,7 @@ def optimal_subsequence(
     return StepCosts.estimate(model, data, times, n, batch_size, seed).best(steps)
 
 
-def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, **cond: Any) -> Tensor:
+def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
     """Return ``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the channels, summed over coordinates: float64 ``(B, N, k, k)``."""
     u_0 = model.sde.lift(x_0)
     k = u_0[0].numel() // x_0[0].numel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Drop", "check_taken"]
+__all__ = ["DOORS", "Drop", "check_taken"]
 
 import inspect
 from collections.abc import Callable
@@ -12,6 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
+from ..guidance.twisted import twisted_smc
+from ..likelihood.bits import bits_per_dim
+from ..likelihood.elbo import discrete_elbo, elbo
+from ..likelihood.flow import Density, estimate_log_prob, sample_with_log_prob
+from ..models.named import keywords_of
+from ..models.score import ScoreModel
+from ..samplers.edit import edit
+from ..samplers.encode import decode, encode, encode_with_error
+from ..samplers.interpolation import interpolate
+from ..samplers.run import sample
+from ..samplers.search import fit_solver
+from .score_loss import ScoreLoss
+
+# What takes conditions of a score model by keyword, beside arguments of its own.
+DOORS = (
+    sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
+    elbo, discrete_elbo, bits_per_dim, twisted_smc,
+)  # fmt: skip
 
 
 class Drop:
@@ -66,13 +84,17 @@ class Drop:
 
 
 def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:
-    """Refuse conditions that the loss does not take as arguments.
+    """Refuse conditions that the loss does not take as arguments, or that a score model could not be trained or sampled with.
 
     Raises
     ------
     TypeError
         Naming the first.
+    ValueError
+        If one has the name of an argument of a function that samples or evaluates a score model.
     """
+    if isinstance(model, ScoreModel):
+        _check_names(objective, model, cond)
     parameters = inspect.signature(objective).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -81,6 +103,25 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
             f"the data has the condition {name!r}, which the loss of {type(model).__name__} does not take; give the data "
             "alone: images.without_labels(), or x of (x, conditions)."
         )
+
+
+def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict[str, Tensor]) -> None:
+    """Refuse conditions of names that a score model does not take, or that mean something else where it is sampled."""
+    for name in cond:
+        door = next((door for door in DOORS if name in keywords_of(door)), None)
+        if door is not None:
+            raise ValueError(
+                f"the data has the condition {name!r}, which is an argument of {door.__name__} and could not be given there; "
+                f"give it another name, such as '{name}_of'."
+            )
+        if isinstance(objective, ScoreLoss) and not model.conditions.takes(name):
+            own = model.conditions
+            taken = ", ".join(sorted(own.names)) or "none"
+            why = "whose own arguments have that name" if name in own.never else f"which takes {taken}"
+            raise TypeError(
+                f"the data has the condition {name!r}, and {type(model).__name__} hands it to its network, {why}; rename it, or "
+                "let the network's forward take it by keyword."
+            )
 
 
 def _check_null(name: str, null: Tensor, value: Tensor) -> None:

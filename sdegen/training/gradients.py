@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Gradient", "answering", "check_one_each"]
+__all__ = ["Gradient", "answering"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..answers import check_answer
 from ..data import Batch
 from ..data.parts import has_rows, part_of
 from .finite import NonFiniteLoss
@@ -52,7 +53,7 @@ class Gradient:
     TypeError
         If the network is needed by itself and the model has none named `net`.
     ValueError
-        If a batch in parts has fewer rows than parts, or its loss is not one value per datum.
+        If a batch in parts has fewer rows than parts, or the loss is not one value per datum.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Gradient:
             if draws is not None:
                 self.generator.set_state(draws)
             try:
-                rows = part_of(len(batch.x), self.parts, i)
+                rows = part_of(len(batch.x), self.parts, i) if self.parts > 1 else slice(0, len(batch.x))
                 values = self.values(batch, self.generator, rows)
             except NonFiniteLoss as error:
                 if self.processes.number == 1:
@@ -98,36 +99,20 @@ class Gradient:
                 self.reason = str(error)
                 shares.append(batch.x.new_tensor(torch.nan))
                 break
-            if self.parts > 1:
-                check_one_each(values, batch, "accumulate and several processes need")
             share = values[rows].sum() / len(values) if self.parts > 1 else values.mean()
             share.backward()
             shares.append(share.detach())
         return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
-        """Return the loss of each datum; only those of `rows` are computed with the network."""
+        """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""
         whole = rows == slice(0, len(batch.x))
         one = (
             nullcontext() if whole and self.autocast is None else answering(self.net, rows, len(batch.x), self.autocast)
         )
         with one:
-            return self.objective(self.model, batch.x, generator=generator, **batch.cond)
-
-
-def check_one_each(values: Tensor, batch: Batch, who: str) -> None:
-    """Refuse losses that are not one value per datum; `who` is named in the error.
-
-    Raises
-    ------
-    ValueError
-        With the shape that they have.
-    """
-    if values.shape != batch.x.shape[:1]:
-        raise ValueError(
-            f"the loss returned shape {tuple(values.shape)} for {len(batch.x)} data; {who} ({len(batch.x)},), one value per "
-            "datum."
-        )
+            values = self.objective(self.model, batch.x, generator=generator, **batch.cond)
+        return check_answer("the loss", values, batch.x.shape[:1], must="one value per datum")
 
 
 @contextmanager
@@ -142,7 +127,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
     """
     whole, own = net.forward, net.__dict__.get("forward")
 
-    def forward(x: Tensor, *args: Any, **cond: Any) -> Any:
+    def forward(x: Tensor, /, *args: Any, **cond: Any) -> Any:
         if len(x) != size:
             raise ValueError(
                 f"the loss asked the network about {len(x)} rows for a batch of {size}; accumulate and several processes need "

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.derivatives import Divergence, ExactDivergence
@@ -34,12 +35,12 @@ from ..precision import widened
 from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
-from ..show import show_call
 from .finite import finite
-from .weightings import InverseVarianceWeighting, Weighting
+from .score_loss import ScoreLoss
+from .weightings import InverseVarianceWeighting, Weighting, refuse_weight
 
 
-class Denoising:
+class Denoising(ScoreLoss):
     """Denoising score matching: ``E_t E ‖W (s(x_t, t) − ∇ log p(x_t | x_0))‖²``.
 
     P. Vincent, *A connection between score matching and denoising autoencoders*, 2011; J. Ho et al., 2020,
@@ -65,8 +66,6 @@ class Denoising:
         new Monte Carlo technique: antithetic variates*, 1956): worth its price where the weighting dwells there.
     """
 
-    __repr__ = show_call
-
     @check_arguments
     def __init__(
         self,
@@ -79,16 +78,21 @@ class Denoising:
         self.times = ImportanceTimes() if times is None else times
         self.pooled, self.antithetic = pooled, antithetic
 
-    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
         """Return the loss of each datum, ``(B,)``, in float32 at least."""
         x_0 = widened(x_0)
-        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        t, factor = self.times.draw(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
         W = self.weighting.operator(model.sde, perturbed.at)
+        if not isinstance(W, Operator):
+            refuse_weight(self.weighting, W)
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
         total = x_0.new_zeros(len(x_0))
         for draw in draws:
-            total = total + _per_row(self.error(model, x_0, draw, W, generator, **cond).square())
+            error = self.error(model, x_0, draw, W, generator, **cond)
+            total = total + error.square().reshape(len(x_0), -1).sum(1)
         return finite(total * (factor / len(draws)).to(total, non_blocking=True), t)
 
     def error(
@@ -98,6 +102,7 @@ class Denoising:
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
+        /,
         **cond: Any,
     ) -> Tensor:
         """Return the weighted error of the score, ``W (score − target)``, at the noised states, of their shape."""
@@ -144,6 +149,7 @@ class InputPerturbation(Denoising):
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
+        /,
         **cond: Any,
     ) -> Tensor:
         """Return the weighted error of the score in terms of the noise, ``W R⁻ᵀ (z − eps)``, of the shape of the states."""
@@ -154,7 +160,7 @@ class InputPerturbation(Denoising):
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
 
 
-class Implicit:
+class Implicit(ScoreLoss):
     """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs noised states but not their transition density.
 
     Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
@@ -176,8 +182,6 @@ class Implicit:
         At a call, if the weight is a matrix, as it is on every matrix process.
     """
 
-    __repr__ = show_call
-
     @check_arguments
     def __init__(
         self,
@@ -189,23 +193,28 @@ class Implicit:
         self.times = ImportanceTimes() if times is None else times
         self.divergence = ExactDivergence() if divergence is None else divergence
 
-    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
         """Return the loss of each datum, ``(B,)``; its minimum is minus half the Fisher information, not zero."""
         x_0 = widened(x_0)
-        t, factor = self.times.sample(model.sde, len(x_0), generator)
+        t, factor = self.times.draw(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
-        W = self.weighting.operator(model.sde, perturbed.at).matrix()
+        weight = self.weighting.operator(model.sde, perturbed.at)
+        if not isinstance(weight, Operator):
+            refuse_weight(self.weighting, weight)
+        W = weight.matrix()
         if W.shape[-1] != 1:
             raise ValueError(
                 f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
                 "scalar weighting such as UniformWeighting() on a scalar process."
             )
         score, divergence = self.divergence(lambda y: model.score(y, t, **cond), perturbed.x, generator=generator)
-        values = 0.5 * _per_row(score.square()) + divergence
+        values = 0.5 * score.square().reshape(len(score), -1).sum(1) + divergence
         return finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
 
-class Hybrid:
+class Hybrid(ScoreLoss):
     """The loss of learned-variance DDPM: denoising for the mean plus the variational bound for the variance.
 
     ``L = L_denoising + weight · N E_k KL(q(x_{k−1} | x_k, x_0) ‖ p(x_{k−1} | x_k))``, in nats per coordinate, the mean held
@@ -226,18 +235,18 @@ class Hybrid:
         If `steps` is no whole number, or below 2.
     """
 
-    __repr__ = show_call
-
     @check_arguments
     def __init__(self, denoising: Denoising | None = None, steps: int = 100, weight: float = 1e-3) -> None:
         check_count("steps", steps, 2, ": a chain with learned variances"), check_number("weight", weight, at_least=0)
         self.denoising = Denoising() if denoising is None else denoising
         self.steps, self.weight = steps, weight
 
-    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
         """Return the loss of each datum, ``(B,)``."""
         sde, x_0 = model.sde, widened(x_0)
-        t, _ = self.denoising.times.sample(sde, len(x_0), generator)
+        t, _ = self.denoising.times.draw(sde, len(x_0), generator)
         h = (sde.T - sde.t_min) / self.steps
         s = (t - h).clamp_min(sde.t_min)  # the last step of the chain may be shorter
         perturbed = _noised(sde, x_0, t, generator)
@@ -245,7 +254,7 @@ class Hybrid:
         return self.denoising(model, x_0, generator=generator, **cond) + self.weight * self.steps * finite(bound, t)
 
 
-class Variational:
+class Variational(ScoreLoss):
     """The variational loss, the negative evidence lower bound of a chain of N steps in nats, for learned variances and
     learned processes.
 
@@ -264,14 +273,14 @@ class Variational:
         If `steps` is below 2.
     """
 
-    __repr__ = show_call
-
     @check_arguments
     def __init__(self, steps: int = 1000) -> None:
         check_count("steps", steps, 2, ": a chain of states")
         self.steps = steps
 
-    def __call__(self, model: ScoreModel, x_0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> Tensor:
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
         """Return the loss of each datum, ``(B,)``, in nats."""
         sde, x_0 = model.sde, widened(x_0)
         prior = sde.prior(model.state_moments())
@@ -281,13 +290,15 @@ class Variational:
         s, t = sde.t_min + k * h, sde.t_min + (k + 1) * h
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         first, at, last = (sde.perturb(x_0, v, generator=generator) for v in (ends[0], t, ends[1]))
-        values = last.kernel.log_prob(last.x) - prior.log_prob(last.x)
+        values = last.kernel.log_prob(last.x) - ask_log_prob(prior, last.x)
         values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
         values = values - last_log_prob(model, x_0, ends[0], first, **cond)
         return finite(values, t)
 
 
-def score_error(model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, **cond: Any) -> Tensor:
+def score_error(
+    model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, /, **cond: Any
+) -> Tensor:
     """Return the weighted error ``W (score − target)`` of denoising score matching, with the score of the transition
     kernel as target.
 
@@ -330,13 +341,9 @@ def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None)
     process.
     """
     perturbed = sde.perturb(x_0, t, generator=generator)
-    if perturbed.kernel.R.matrix().requires_grad:
+    if perturbed.x.requires_grad and not x_0.requires_grad:
         raise ValueError(
             f"{type(sde).__name__} has parameters, and score matching cannot train a process. Take losses.Variational, whose "
             "bound they are part of, or hold them: model.sde.requires_grad_(False)."
         )
     return perturbed
-
-
-def _per_row(values: Tensor) -> Tensor:
-    return values.reshape(len(values), -1).sum(1)

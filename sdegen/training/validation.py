@@ -15,7 +15,6 @@ from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .dropping import check_taken
 from .finite import NonFiniteLoss
-from .gradients import check_one_each
 from .listeners import Keeping
 from .run import averaged
 from .state import Training
@@ -73,7 +72,6 @@ class Validation(Keeping):
                     values = training.gradient.values(batch, generator, slice(0, len(batch.x)))
                 except NonFiniteLoss as error:
                     raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
-                check_one_each(values, batch, "a validation needs")
                 found.append(values.detach())
         losses = torch.cat(found)
         bad = int((~losses.isfinite()).sum())  # of an accelerator, and of losses of the user, only now

@@ -7,6 +7,7 @@ A *weighting* is written as lambda on the squared score error, ``lambda ‖s −
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from ..show import show_call
 
 __all__ = [
     "SNRWeighting", "EDMWeighting", "InverseVarianceWeighting", "LikelihoodWeighting", "MinSNRWeighting", "UniformWeighting",
-    "Weighting",
+    "Weighting", "refuse_weight",
     # laws of the time
     "AngleTimes", "DiscreteTimes", "ImportanceTimes", "LogNormalTimes", "SharedTimes", "StratifiedTimes", "TimeLaw",
     "UniformTimes",
@@ -49,6 +50,26 @@ class Weighting(ABC):
     def __call__(self, sde: SDE, t: Tensor) -> Operator:
         """Return `W` at times `t` ``(B,)``."""
         return self.operator(sde, sde.at(t))
+
+
+def refuse_weight(weighting: Weighting, W: Any) -> NoReturn:
+    """Refuse a weighting whose method `operator` gave something else.
+
+    Parameters
+    ----------
+    weighting
+        The weighting.
+    W
+        What it gave.
+
+    Raises
+    ------
+    TypeError
+        Always.
+    """
+    raise TypeError(
+        f"{type(weighting).__name__}.operator returned a {type(W).__name__}; give an operator, such as at.R.T * 0.5."
+    )
 
 
 class UniformWeighting(Weighting):

@@ -1,0 +1,155 @@
+"""Checks of what code from outside answers: networks, laws, measurements, losses, samplers and sources of noise.
+
+An answer is checked once, where it enters the library. A tensor of another shape would often broadcast, and what comes of it
+looks like a result. Nothing here reads values, for which a step would wait on an accelerator: whether they are finite is asked at
+the end of a run, and of the loss.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ask_draws", "ask_log_prob", "check_answer", "check_pair", "check_rows"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_answer(
+    who: str, answer: Any, shape: Sequence[int], like: Tensor | None = None, must: str = "the shape of the state"
+) -> Tensor:
+    """Return an answer that is a floating-point tensor of a given shape, in the dtype of `like`; refuse anything else.
+
+    Parameters
+    ----------
+    who
+        Whose answer it is, the first word of an error.
+    answer
+        What was returned.
+    shape
+        The shape that it must have.
+    like
+        A tensor of the dtype that it is brought to, and on the device that it must be on; None for any.
+    must
+        What the shape stands for, as an error says it.
+
+    Raises
+    ------
+    TypeError
+        If it is no tensor, or not of floating-point numbers.
+    ValueError
+        If it has another shape, or is on another device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> check_answer("net", torch.zeros(5, 1), (5, 2))
+    Traceback (most recent call last):
+    ValueError: net returned shape (5, 1), where (5, 2) was expected; it must return the shape of the state.
+    """
+    if not isinstance(answer, Tensor):
+        raise TypeError(f"{who} returned {_described(answer)}; it must return one tensor, {must}{_remedy(answer)}.")
+    if answer.shape != shape:
+        asked = f", where {tuple(shape)} was expected" if like is None else f" for a state of shape {tuple(like.shape)}"
+        raise ValueError(f"{who} returned shape {tuple(answer.shape)}{asked}; it must return {must}.")
+    if not answer.is_floating_point():
+        raise TypeError(f"{who} returned dtype {answer.dtype}; it must return floating-point numbers, as of float32.")
+    if like is None or (answer.dtype == like.dtype and answer.device == like.device):
+        return answer
+    if answer.device != like.device:
+        raise ValueError(f"{who} returned a tensor on {answer.device} for one on {like.device}; keep it there.")
+    return answer.to(like.dtype)
+
+
+def check_rows(who: str, answer: Any, n: int, like: Tensor | None = None, must: str = "a row for each") -> Tensor:
+    """Return an answer that has `n` rows of any shape, ``(n, *)``; refuse anything else, as `check_answer` does.
+
+    Parameters
+    ----------
+    who, like, must
+        As for `check_answer`.
+    answer
+        What was returned.
+    n
+        The number of rows.
+    """
+    shape = (n, *answer.shape[1:]) if isinstance(answer, Tensor) else (n,)
+    return check_answer(who, answer, shape, like, must)
+
+
+def check_pair(who: str, answer: Any, what: str) -> tuple[Any, Any]:
+    """Return an answer that is a pair; refuse anything else.
+
+    Parameters
+    ----------
+    who
+        Whose answer it is.
+    answer
+        What was returned.
+    what
+        What the two are, as an error says it.
+
+    Raises
+    ------
+    TypeError
+        If it is no tuple of two.
+    """
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise TypeError(f"{who} returned {_described(answer)}; it must return a pair, {what}.")
+    first, second = answer
+    return first, second
+
+
+def ask_log_prob(law: Any, x: Tensor) -> Tensor:
+    """Return the log-densities of a law at points, ``(B,)``; refuse, as `check_answer` does, what would broadcast.
+
+    Parameters
+    ----------
+    law
+        Anything with ``log_prob(x)``.
+    x
+        ``(B, *)``.
+    """
+    values = law.log_prob(x)
+    parts = isinstance(values, Tensor) and values.ndim > 1 and values.shape == x.shape
+    hint = ", as torch.distributions.Independent(law, 1) does for a law of torch" if parts else ""
+    return check_answer(f"{type(law).__name__}.log_prob", values, x.shape[:1], must=f"one number for each point{hint}")
+
+
+def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return `n` draws of a law, ``(n, *)``; refuse, as `check_answer` does, anything else.
+
+    Parameters
+    ----------
+    law
+        Anything with ``sample(n, generator)``.
+    n
+        How many.
+    generator
+        Randomness.
+    """
+    x = law.sample(n, generator)
+    if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point():
+        return x
+    return check_rows(f"{type(law).__name__}.sample", x, n, must="as many points as are asked for, (n, *)")
+
+
+def _described(answer: Any) -> str:
+    if answer is None:
+        return "None"
+    many = f" of {len(answer)}" if isinstance(answer, (tuple, list, dict)) else ""
+    return f"a {type(answer).__name__}{many}"
+
+
+def _remedy(answer: Any) -> str:
+    """Tell how a tensor comes out of an answer that holds one."""
+    if answer is None:
+        return " (is a return missing?)"
+    if isinstance(answer, (tuple, list)) and any(isinstance(part, Tensor) for part in answer):
+        return ": wrap it to return the entry that is meant"
+    if isinstance(getattr(answer, "sample", None), Tensor) or (isinstance(answer, dict) and "sample" in answer):
+        return ": a network of diffusers goes in by sdegen.from_diffusers(unet, scheduler)"
+    if isinstance(answer, dict):
+        return ": wrap it to return the value that is meant"
+    return ""

@@ -1,0 +1,72 @@
+"""Conditions at the doors: unknown names are refused with the name that may be meant, arrays and lists become tensors."""
+
+from __future__ import annotations
+
+__all__ = ["keywords_of", "read_conditions"]
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .score import ScoreModel
+
+
+def keywords_of(door: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's own arguments, which no condition can have."""
+    parameters = inspect.signature(door).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def read_conditions(
+    model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
+) -> dict[str, Any]:
+    """Return the conditions of a call, arrays and lists of numbers as tensors; refuse names that the model does not take.
+
+    Parameters
+    ----------
+    model
+        What is conditioned.
+    cond
+        Values by name.
+    door
+        The function or class that was called with them, beside arguments of its own.
+    complete
+        Whether no more will follow.
+
+    Raises
+    ------
+    TypeError
+        If the model takes no such condition, or cannot go without one that is missing.
+    """
+    known = model.conditions
+    if not cond and not known.needed:
+        return cond
+    for name in cond:
+        if not known.takes(name):
+            own, who = keywords_of(door), f"{door.__name__} has no argument {name!r}"
+            meant = get_close_matches(name, [*own, *sorted(known.names)], 1, 0.6)
+            taken = f"it takes {', '.join(sorted(known.names))}" if known.names else "it takes none"
+            rest = (
+                f"perhaps {meant[0]!r} is meant" if meant else f"{taken}, and {door.__name__} itself {', '.join(own)}"
+            )
+            raise TypeError(f"{who}, and {type(model).__name__} takes no condition of that name: {rest}.")
+    missing = sorted(known.needed - cond.keys())
+    if complete and missing:
+        raise TypeError(f"{type(model).__name__} needs the condition {missing[0]!r}; pass {missing[0]}=....")
+    return {name: _as_tensor(value, model.like) for name, value in cond.items()}
+
+
+def _as_tensor(value: Any, like: Tensor | None) -> Any:
+    """Turn an array, or a list of numbers, into a tensor, floats in the dtype of the model; leave all else as it is."""
+    numbers = isinstance(value, (list, tuple)) and value and all(isinstance(v, Number) for v in value)
+    array = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc"
+    if not (numbers or array):
+        return value
+    tensor = torch.as_tensor(value)
+    return tensor if like is None or not tensor.is_floating_point() else tensor.to(like.dtype)

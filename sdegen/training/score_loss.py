@@ -1,0 +1,29 @@
+"""The interface of losses of a score model, `ScoreLoss`."""
+
+from __future__ import annotations
+
+__all__ = ["ScoreLoss"]
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from ..show import show_call
+
+
+class ScoreLoss(ABC):
+    """The base class of losses of a score model, each called as ``loss(model, x_0, generator=None, **cond)``.
+
+    The model is asked under all conditions of the data, so that `fit` can refuse those that it does not take.
+    """
+
+    __repr__ = show_call
+
+    @abstractmethod
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """Return the loss of each datum, ``(B,)``."""
