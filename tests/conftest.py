@@ -255,7 +255,7 @@ def w(device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
         return built
 
     x = ring.sample(5, torch.Generator().manual_seed(0)).to(device, dtype)
-    other = torch.float32 if dtype == torch.float64 else torch.float64
+    other = torch.float32 if dtype == torch.float64 else torch.bfloat16
     return SimpleNamespace(
         model=model, well=well, x=x, other=x.to(other), exact=sdegen.Exact(sdegen.VP(), ring), device=device
     )

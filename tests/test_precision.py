@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,11 @@ from sdegen.laws.empirical import pooled
 from sdegen.precision import at_least_single, is_finer, narrowed, widened
 from sdegen.processes.grids import Angle
 from sdegen.samplers import Sampler
+from sdegen.training.averages import PowerEMA
+from sdegen.training.loop import train
+from sdegen.training.losses import Denoising, Implicit, InputPerturbation, Variational
+from sdegen.training.settings import Settings, constant_rate
+from sdegen.training.state import Training
 
 RING = sdegen.data.gaussian_ring()
 HALF = (torch.bfloat16, torch.float16)
@@ -422,3 +428,133 @@ def test_codes_of_the_default_solver_come_back(dtype: torch.dtype) -> None:
     x = coarse(4, 2).to(dtype)
     found = samplers.encode_with_error(network(sdegen.VP(), dtype), x)
     assert found.error.max() < {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def fitted(dtype: torch.dtype, data: Any = RING, **more: Any) -> tuple[Any, Any]:
+    """A small model after a short run, and the run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = sdegen.nets.MLP(2, width=16, depth=1).to(torch.bfloat16).to(torch.float16)
+    model = sdegen.Model(net, sdegen.VP()).to(dtype)
+    how = {"steps": 60, "batch_size": 64, "lr": 5e-3, "warmup": 5, "seed": 0, "threads": 1, "progress": False} | more
+    return model, sdegen.fit(model, data, **how)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_networks_of_half_precision_learn_as_those_of_float32(dtype: torch.dtype) -> None:
+    model, run = fitted(dtype, steps=200, lr=1e-2)
+    whole, want = fitted(torch.float32, steps=200, lr=1e-2)
+    first, last = (sum(part) / len(part) for part in (run.loss[:20], run.loss[-20:]))
+    assert last < 0.8 * first and last == pytest.approx(sum(want.loss[-20:]) / 20, rel=0.02)
+    assert next(model.parameters()).dtype == dtype
+    norms = [torch.cat([p.double().flatten() for p in m.parameters()]).norm() for m in (model, whole)]
+    assert norms[0].item() == pytest.approx(norms[1].item(), rel=0.02)
+    assert sdegen.sample(model, 10, seed=0, steps=5).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_averages_of_weights_are_kept_in_float32(dtype: torch.dtype) -> None:
+    """Kept in bfloat16, an average stops to follow where a step moves it by less than its last digit."""
+    weights = [nn.Parameter(torch.zeros(64, 64, dtype=dtype)) for _ in range(2)]
+    copies = [nn.Parameter(torch.zeros(64, 64)) for _ in range(2)]
+    averages = [PowerEMA(weights, 0.1), PowerEMA(copies, 0.1)]
+    g = torch.Generator().manual_seed(0)
+    for i in range(1500):
+        for w, c in zip(weights, copies, strict=True):
+            w.data.copy_(1 + i / 1000 + 0.1 * torch.randn(64, 64, generator=g))
+            c.data.copy_(w.data)
+        for average in averages:
+            average.update()
+    for a, b in zip(averages[0].average, averages[1].average, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() < 1e-6 * b.norm()
+    with averages[0].in_model():
+        assert weights[0].dtype == dtype and abs(weights[0].double().norm() / copies[0].norm() - 1) < 0.2
+    averages[0].copy_to_model()
+    assert abs(weights[0].double().norm() / averages[1].average[0].double().norm() - 1) < 1e-3
+
+
+def test_small_steps_are_not_lost_on_half_precision() -> None:
+    """A hundred steps of 2e-5 are half a step of bfloat16 at 1: rounded each, they would be none."""
+    model, _ = fitted(torch.bfloat16, steps=1)
+    before = [p.detach().clone() for p in model.parameters()]
+    training = Training(model, RING, Settings(batch_size=16, seed=0, lr=2e-5, warmup=0, steps=100, weight_decay=0.0))
+    started = [p.detach().clone() for p in training.parameters]
+    for _ in train(training):
+        pass
+    moved = [(p - q).abs().mean() for p, q in zip(training.parameters, started, strict=True)]
+    assert sum(2e-5 < m < 2e-3 for m in moved) > len(moved) / 2  # behind layers that are still zero nothing moves
+    for p, copy in zip(model.parameters(), training.parameters, strict=True):
+        assert copy.dtype == torch.float32 and torch.equal(p, copy.bfloat16()) and p.grad is None
+    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_a_run_of_half_precision_goes_on_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    once, _ = fitted(dtype, steps=6, schedule=constant_rate, warmup=0)
+    fitted(dtype, steps=3, schedule=constant_rate, warmup=0, checkpoint=tmp_path)
+    twice, run = fitted(dtype, steps=6, schedule=constant_rate, warmup=0, checkpoint=tmp_path)
+    assert run.steps == 6 and all(torch.equal(p, q) for p, q in zip(once.parameters(), twice.parameters(), strict=True))
+
+
+def test_gradients_of_parts_are_summed_in_float32() -> None:
+    """Eight parts of a batch give the gradient of the whole to the rounding of one part."""
+    found = {}
+    for parts in (1, 8):
+        model, _ = fitted(torch.bfloat16, steps=1)
+        training = Training(model, RING, Settings(batch_size=64, seed=1, accumulate=parts, steps=1, clip=1e9))
+        training.step(next(training.source.batches(64, torch.Generator().manual_seed(0))), 0.0)
+        found[parts] = torch.cat([p.grad.flatten() for p in training.parameters if p.grad is not None])
+    assert found[8].dtype == torch.float32
+    assert (found[8] - found[1]).norm() < 0.01 * found[1].norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given", DTYPES, ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+def test_data_are_at_least_as_fine_as_the_network(dtype: torch.dtype, given: torch.dtype, stream: bool) -> None:
+    """They are trained on in float32 or finer; coarser ones are refused."""
+    x, seen = coarse(32, 2).to(given), []
+
+    def loss(model: Any, x: Tensor, **cond: Any) -> Tensor:
+        seen.append(x.dtype)
+        return Denoising()(model, x, **cond)
+
+    data = torch.utils.data.DataLoader(x, batch_size=8) if stream else x
+    if not is_finer(given, dtype):
+        with pytest.raises(
+            ValueError, match=f"is {given} on cpu, the model {dtype}; data are not coarser .* move one to the"
+        ):
+            fitted(dtype, data, steps=1, batch_size=16, loss=loss)
+        return
+    _, run = fitted(dtype, data, steps=2, batch_size=16, loss=loss)
+    assert set(seen) == {at_least_single(given)} and run.steps == 2
+
+
+@pytest.mark.parametrize(
+    "loss", [Denoising(), Denoising(pooled=False, antithetic=True), Implicit(), InputPerturbation(), Variational(20)]
+)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_every_loss_of_half_precision_is_formed_in_float32(loss: Any, dtype: torch.dtype) -> None:
+    x = coarse(200, 2)
+    found, want = (
+        loss(network(sdegen.VP(), v), x.to(v), generator=torch.Generator().manual_seed(0))
+        for v in (dtype, torch.float64)
+    )
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    low, high = torch.cat([found, want.float()]).quantile(torch.tensor([0.1, 0.9]))
+    spread = (high - low).item()
+    assert abs(found.median() - want.median()) < 0.3 * spread + 1e-3
+
+
+def test_a_loss_under_an_autocast_has_targets_of_float32() -> None:
+    """A loop of one's own may cast all of a loss: what is cast is the network's answer, not the distances of data."""
+    model, x = network(sdegen.VP(), torch.float32, net=sdegen.nets.MLP(40, width=16, depth=1)), coarse(64, 40).float()
+    values = []
+    for cast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            values.append(Denoising()(model, x, generator=torch.Generator().manual_seed(0)))
+    assert values[1].dtype == torch.float32
+    assert (values[1].mean() / values[0].mean() - 1).abs() < 0.02

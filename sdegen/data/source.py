@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
+from ..precision import at_least_single, is_finer, widened
 from ..show import show_call
 from .images import Images, Scaled, Split
 
@@ -50,7 +51,8 @@ class Source:
         ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of such rows; or images with
         their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
-        What the batches are given to: data of another floating dtype or device is refused, laws and images are converted.
+        Those of the network that learns. Coarser data, or data on another device, are refused, finer ones stay as they are, laws
+        and images become its dtype; in float32 at least all of them.
 
     Attributes
     ----------
@@ -62,14 +64,14 @@ class Source:
     TypeError
         If data is not floating point, or of no known kind.
     ValueError
-        If it is empty, not finite, of another dtype or device, or conditions do not match it in number.
+        If it is empty, not finite, coarser than the model, on another device, or conditions do not match it in number.
     """
 
     __repr__ = show_call
 
     @check_arguments
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device = at_least_single(dtype), device
         self.law: Any = data if hasattr(data, "sample") else None
         self.x: Tensor | Scaled | None = None
         self.cond: dict[str, Tensor] = {}
@@ -95,7 +97,7 @@ class Source:
         x, self.cond = parted(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
-        self.x = x
+        self.x = widened(x)
         if x.device != device:
             raise ValueError(
                 f"data is {x.dtype} on {x.device}, the model {dtype} on {device}; move one to the other: "
@@ -173,7 +175,7 @@ def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
-    """Refuse data that are not ``(N, *)`` of the given dtype, or whose conditions do not have `N` rows.
+    """Refuse data that are not ``(N, *)`` in the given dtype or a finer one, or whose conditions do not have `N` rows.
 
     Parameters
     ----------
@@ -189,7 +191,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     TypeError
         If data are no floating-point tensor, or a condition is no tensor.
     ValueError
-        If data are empty or of another dtype, or conditions do not match them in number.
+        If data are empty or of a coarser dtype, or conditions do not match them in number.
     """
     if not isinstance(x, Tensor):
         raise TypeError(
@@ -204,10 +206,10 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
         raise ValueError(f"{what} has shape (); give a tensor (N, *), one row a datum.")
     if len(x) == 0:
         raise ValueError(f"{what} is empty; give at least one row.")
-    if x.dtype != dtype:
+    if not is_finer(x.dtype, dtype):
         raise ValueError(
-            f"{what} is {x.dtype} on {x.device}, the model {dtype}; move one to the other: data.to(dtype=...) or "
-            "model.to(...)."
+            f"{what} is {x.dtype} on {x.device}, the model {dtype}; data are not coarser than the model: move one to the other, "
+            "data.to(dtype=...) or model.to(...)."
         )
     for name, value in cond.items():
         if not isinstance(value, Tensor):

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
+from ..precision import widened
 from ..show import show_call
 from ..waiting import at_hand
 from .images import Images, Scaled, Split
@@ -29,8 +30,8 @@ class Stream:
     """An endless stream of the batches of an iterable, such as a `DataLoader`, in the iterable's own order, epoch after epoch.
 
     A batch is a tensor ``(B, *)``, or a pair of it and its conditions: a dict of tensors ``(B, ...)``, or one tensor, which
-    becomes the keyword ``label``. Size and order are the iterable's own; batches are moved to the model's device and no dtype is
-    changed. Several processes must be given the same batches in the same order.
+    becomes the keyword ``label``. Size and order are the iterable's own; batches are moved to the model's device, and those of
+    half precision become float32. Several processes must be given the same batches in the same order.
 
     The moments are those of the first 65,536 data, or of the first pass if it is shorter; the first training pass then begins
     anew. An iterator, which cannot begin anew, is read 16 batches ahead for them and trains on those too.
@@ -50,8 +51,8 @@ class Stream:
     TypeError
         If a batch is no floating-point tensor, nor a pair as above.
     ValueError
-        If a batch is empty, not finite, of another dtype, or of other conditions than the first; if there is no batch, or no
-        further one and the iterable cannot begin anew; if the order is another one after an interruption.
+        If a batch is empty, not finite, coarser than the model, or of other conditions than the first; if there is no batch, or
+        no further one and the iterable cannot begin anew; if the order is another one after an interruption.
 
     Examples
     --------
@@ -161,7 +162,7 @@ class Stream:
                 f"{what} has the conditions {sorted(cond)}, the first {sorted(self.cond)}; give all the same."
             )
         moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
-        return Batch(x.to(self.device, non_blocking=True), moved)
+        return Batch(widened(x.to(self.device, non_blocking=True)), moved)
 
 
 def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | Stream:

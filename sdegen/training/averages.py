@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..precision import at_least_single, widened
 from ..show import show_call
 from ..storage import read_whole, write_whole
 
@@ -42,7 +43,7 @@ def exponent(width: float, name: str = "width") -> float:
 
 
 class PowerEMA:
-    """A power-function average of a model's weights (EDM2's EMA), over the last part of a run of any length.
+    """A power-function average of a model's weights (EDM2's EMA), over the last part of a run of any length, in float32 at least.
 
     ``average ← average + (1 − (1 − 1/n)^(gamma+1)) (weights − average)`` at step n: the weight of step m grows as
     ``m^gamma``, a profile of relative width `width`. T. Karras et al., *Analyzing and improving the training dynamics of
@@ -61,14 +62,16 @@ class PowerEMA:
     def __init__(self, parameters: Iterable[Tensor], width: float = 0.05) -> None:
         self.width, self.gamma, self.n = width, exponent(width, "ema"), 0
         self.parameters = [p for p in parameters if p.is_floating_point()]
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.average = [p.detach().to(at_least_single(p.dtype), copy=True) for p in self.parameters]
+        self._coarse = any(p.dtype.itemsize <= 2 for p in self.parameters)
 
     @torch.no_grad()
     def update(self) -> None:
         """Update the average with the model's present weights."""
         self.n += 1
         keep = 0.0 if self.n == 1 or not self.width else (1 - 1 / self.n) ** (self.gamma + 1)
-        torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+        weights = [widened(p) for p in self.parameters] if self._coarse else self.parameters
+        torch._foreach_lerp_(self.average, weights, 1 - keep)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..answers import check_answer
 from ..data import Batch
 from ..data.parts import has_rows, part_of
+from .copies import FloatCopies
 from .finite import NonFiniteLoss
 from .workers import Processes
 
@@ -42,6 +43,8 @@ class Gradient:
         Parts on each process.
     autocast
         The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, processes and weights keep theirs.
+    copies
+        Those of weights of half precision, which take their gradients.
 
     Attributes
     ----------
@@ -65,7 +68,9 @@ class Gradient:
         processes: Processes,
         accumulate: int = 1,
         autocast: torch.dtype | None = None,
+        copies: FloatCopies | None = None,
     ) -> None:
+        self.copies = copies
         self.model, self.objective, self.parameters = model, objective, parameters
         self.generator, self.processes, self.autocast = generator, processes, autocast
         self.accumulate, self.parts = accumulate, accumulate * processes.number
@@ -101,6 +106,8 @@ class Gradient:
                 break
             share = values[rows].sum() / len(values) if self.parts > 1 else values.mean()
             share.backward()
+            if self.copies is not None:
+                self.copies.take_gradients()
             shares.append(share.detach())
         return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
 

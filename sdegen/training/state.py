@@ -20,6 +20,7 @@ from ..description import identify
 from ..metrics.estimate import Estimate
 from .averages import PowerEMA, Snapshots
 from .checkpoints import Checkpoint, Folder
+from .copies import FloatCopies
 from .dropping import Drop, check_taken
 from .finite import NonFiniteLoss
 from .gradients import Gradient
@@ -53,7 +54,7 @@ class Training:
     run
         The record so far.
     parameters, optimiser, average
-        The weights that learn, what moves them, and their average.
+        The weights that learn, those of half precision as `FloatCopies`, what moves them, and their average.
 
     Raises
     ------
@@ -75,8 +76,9 @@ class Training:
         if threads is not None:
             threads = check_count("threads", threads)
         named = learnable(model)
-        self.model, self.parameters = model, list(named.values())
-        like = self.parameters[0]
+        self.model, copies = model, FloatCopies(named)
+        self.copies = copies if copies.copies else None
+        self.parameters, like = list(copies.named.values()), next(iter(named.values()))
         self.processes = Processes(like.device)
         self._check_parts(settings)
         self.folder = None if checkpoint is None else Folder(checkpoint)
@@ -92,17 +94,18 @@ class Training:
         objective = objective_of(model) if settings.loss is None else settings.loss
         check_taken(objective, model, self.source.cond)
         self.gradient = Gradient(
-            model, objective, self.parameters, self.generator, self.processes, settings.accumulate, settings.autocast
-        )
+            model, objective, self.parameters, self.generator, self.processes, settings.accumulate, settings.autocast,
+            self.copies,
+        )  # fmt: skip
         self.optimiser = torch.optim.AdamW(
-            by_factor(named, settings.lr_factors),
+            by_factor(copies.named, settings.lr_factors),
             lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
         self.readings = Readings(self.run, like.device)
         if self.readings.bad is not None:
             # The fused optimiser then leaves the weights as they are.
             self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
-        self.average = PowerEMA(self.parameters, settings.ema)
+        self.average = PowerEMA(named.values(), settings.ema)
         self.averages = [self.average]
         if settings.snapshots is not None:
             self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
@@ -152,6 +155,8 @@ class Training:
         self.readings.reason = self.gradient.reason
         self.readings.add(loss, norm)
         self.optimiser.step()
+        if self.copies is not None:
+            self.copies.give_back()
         for average in self.averages:
             average.update()
         return loss, norm
@@ -191,6 +196,7 @@ class Training:
             for i, values in self.optimiser.state_dict()["state"].items()
             for name, value in values.items()
         }
+        tensors |= {} if self.copies is None else {f"copy:{i}": v for i, v in enumerate(self.copies.copies)}
         tensors |= {"generator": self.generator.get_state()} | self.source.state()
         tensors |= {} if self.run.threads is None else {"threads": torch.tensor(self.run.threads)}
         tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
@@ -226,6 +232,9 @@ class Training:
         if "threads" in kept.tensors:
             self.run.threads = int(kept.tensors["threads"])
         self.model.load_state_dict(kept.part("weight"))
+        if self.copies is not None:
+            kept_copies = kept.part("copy")
+            torch._foreach_copy_(self.copies.copies, [kept_copies[str(i)] for i in range(len(kept_copies))])
         averages = kept.part("average")
         for i, average in enumerate(self.averages):
             average.n = kept.step
