@@ -51,5 +51,5 @@ class FloatCopies:
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """Round the copies to the weights."""
+        """Write the copies, rounded, into the weights."""
         torch._foreach_copy_(self.weights, self.copies)
