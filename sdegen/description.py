@@ -16,7 +16,7 @@ import json
 import re
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -138,14 +138,32 @@ class _Complete(_Describer):
                 raise TypeError(
                     f"{cls.__name__}.__init__ takes *args or **kwargs; name its arguments so it can be saved."
                 )
-            if not hasattr(value, argument):
+            if not keeps(value, argument):
                 raise TypeError(
                     f"{cls.__name__} does not keep its argument {argument!r}; set self.{argument} in its constructor so it can "
                     "be saved."
                 )
-            arguments[argument] = self(getattr(value, argument), f"{place}.{argument}")
+            arguments[argument] = self(kept(value, argument), f"{place}.{argument}")
         also = {name: self(kept, f"{place}.{name}") for name, kept in also_kept(value).items()}
         return {"class": name, "arguments": arguments} | ({"also": also} if also else {})
+
+
+def keeps(value: Any, argument: str) -> bool:
+    """Tell whether an object keeps an argument of its constructor: as an attribute, or as networks of diffusers do."""
+    return argument in _configured(value) or hasattr(value, argument)
+
+
+def kept(value: Any, argument: str) -> Any:
+    """Return an argument of its constructor that an object keeps."""
+    configured = _configured(value)
+    return configured[argument] if argument in configured else getattr(value, argument)
+
+
+def _configured(value: Any) -> Mapping[str, Any]:
+    """Return what a network of diffusers keeps in its `config`, of which it warns who takes it for attributes."""
+    own = getattr(value, "__dict__", {})
+    config = own.get("_internal_dict", {})
+    return {name: v for name, v in config.items() if name not in own} if isinstance(config, Mapping) else {}
 
 
 def _parameters(cls: type, place: str) -> dict[str, inspect.Parameter]:
@@ -216,7 +234,7 @@ class _Identity(_Describer):
             names = list(inspect.signature(cls).parameters)
         except ValueError:  # a class without a signature
             names = []
-        made_of = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        made_of = {name: kept(value, name) for name in names if keeps(value, name)}
         made_of |= also_kept(value) if hasattr(value, "__dict__") else {}
         if isinstance(value, nn.Module):
             shown = {id(part) for part in made_of.values()}

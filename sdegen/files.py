@@ -26,7 +26,7 @@ from .construction import construct
 from .description import class_name, describe, differences
 from .guidance import measurements
 from .laws.mixtures import Moments
-from .models import foreign
+from .models import diffusers, foreign
 from .models.score import ScoreModel
 from .processes import times
 from .samplers import Fitted
@@ -35,7 +35,7 @@ from .storage import parsed, read_whole, write_whole
 FORMAT = "sdegen-3"  # the second had no checksum, and lists for tuples
 _AGAIN = "save the model again."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
-_LIBRARY = (baselines, foreign, guidance, laws, measurements, models, nets, processes, samplers, times)
+_LIBRARY = (baselines, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times)
 # What the first format called classes and their chapters.
 _CLASSES_OF_1 = {
     f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")

@@ -87,6 +87,8 @@ def check_samples(x: Tensor, name: str) -> None:
     ValueError
         If the batch is empty, or holds NaN or infinite values.
     """
+    if x.dtype == torch.uint8:
+        raise TypeError(f"{name} holds bytes; metrics of images take numbers in [0, 1]: {name} / 255.")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; convert it to a floating-point dtype first: {name}.double().")
     if x.ndim < 1 or x.numel() == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AsUNet", "Predicted", "UNetOf", "from_diffusers", "process_of", "to_diffusers"]
+__all__ = ["AsUNet", "Predicted", "UNetConfig", "UNetOf", "from_diffusers", "process_of", "to_diffusers"]
 
 import math
 from collections.abc import Callable
@@ -123,8 +123,25 @@ class Predicted:
     sample: Tensor
 
 
+@dataclass(frozen=True)
+class UNetConfig:
+    """What pipelines of diffusers read of a network.
+
+    Attributes
+    ----------
+    in_channels, out_channels
+        Channels of an image.
+    sample_size
+        Its side, or height and width.
+    """
+
+    in_channels: int
+    out_channels: int
+    sample_size: int | tuple[int, int]
+
+
 class AsUNet(nn.Module):
-    """A score model wrapped so that it is called like a network of diffusers that predicts the noise.
+    """A score model wrapped so that networks and pipelines of diffusers take it for a network that predicts the noise.
 
     Parameters
     ----------
@@ -137,6 +154,34 @@ class AsUNet(nn.Module):
     def __init__(self, model: ScoreModel, N: int) -> None:
         super().__init__()
         self.model, self.N = model, N
+
+    @property
+    def config(self) -> UNetConfig:
+        """What a pipeline reads to make its first noise, from the shape of the data.
+
+        Raises
+        ------
+        ValueError
+            If the data are no images, or nothing is known of them.
+        """
+        shape = self.model.require_moments(", which tell a pipeline the size of images").mean.shape
+        if len(shape) != 3:
+            raise ValueError(
+                f"the data have shape {tuple(shape)}; pipelines of diffusers draw images (C, H, W). Use the network and the "
+                "scheduler in a loop of your own."
+            )
+        channels, height, width = shape
+        return UNetConfig(channels, channels, height if height == width else (height, width))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of states."""
+        return torch.get_default_dtype() if self.model.like is None else self.model.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of states."""
+        return torch.device("cpu") if self.model.like is None else self.model.like.device
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "shortest"]
 
 from collections.abc import Sequence
 
@@ -114,20 +114,32 @@ class UNet(nn.Module):
 
     @classmethod
     def small(
-        cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
+        cls,
+        channels: int,
+        size: int | tuple[int, int],
+        classes: int = 0,
+        out_channels: int | None = None,
+        mixed: bool = False,
     ) -> UNet:
-        """Build a network of about 1.8 million parameters for images of side `size` such as digits; in patches of 2 from
-        16 on.
+        """Build a network of about 1.8 million parameters for images of side `size`, or height and width, such as digits; in
+        patches of 2 from 16 on.
         """
-        patch = 2 if size >= 16 else 1
+        patch = 2 if shortest(size) >= 16 else 1
         return cls(channels, (96, 128), patch=patch, classes=classes, out_channels=out_channels, mixed=mixed)
 
     @classmethod
     def large(
-        cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
+        cls,
+        channels: int,
+        size: int | tuple[int, int],
+        classes: int = 0,
+        out_channels: int | None = None,
+        mixed: bool = False,
     ) -> UNet:
-        """Build a network of about 35 million parameters for images of side `size`; in patches of 2 from a side of 64 on."""
-        patch = 2 if size >= 64 else 1
+        """Build a network of about 35 million parameters for images of side `size`, or height and width; in patches of 2 from
+        64 on.
+        """
+        patch = 2 if shortest(size) >= 64 else 1
         widths = (128, 256, 256, 384)
         return cls(channels, widths, 2, (1,), 4, patch, classes, out_channels, dropout=0.1, mixed=mixed)
 
@@ -162,3 +174,18 @@ class UNet(nn.Module):
                 h = block(torch.cat([h, seen.pop()], 1), e)
             h = F.interpolate(h, scale_factor=2) if i else h
         return self.last(self.act(self.norm(h)))
+
+
+def shortest(size: int | tuple[int, int]) -> int:
+    """Return the shortest side of images of side `size`, or of height and width.
+
+    Raises
+    ------
+    ValueError
+        If it is neither one positive whole number nor two.
+    """
+    if not isinstance(size, (tuple, list)):
+        return check_count("size", size, hint=", or two: (height, width)")
+    if len(size) != 2:
+        raise ValueError(f"size = {tuple(size)}; give the side of images, or two: (height, width).")
+    return min(check_count("size", side) for side in size)
