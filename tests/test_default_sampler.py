@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import sample, samplers
+from sdegen import guidance, sample, samplers
+from sdegen.testing.affine import affine_moments
 
 RING = sdegen.data.gaussian_ring()
 
@@ -108,3 +110,79 @@ def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:
     rate = (1 + eta**2) * c - 1
     V = eta**2 / rate + (1 - eta**2 / rate) * math.exp(-rate * B)
     assert x.var().item() == pytest.approx(V, rel=4 * (2 / n) ** 0.5 + 0.01)
+
+
+# --- under conditions ------------------------------------------------------------------------------------------------
+
+
+def narrow(seed: int) -> tuple[sdegen.GaussianMixture, sdegen.GaussianMixture]:
+    """A mixture, and the law of its data given a noisy linear measurement, a mixture too (conditioning of Gaussians)."""
+    rng = np.random.default_rng(seed)
+    d, K = (2, 4, 8)[seed % 3], 4
+    weights, means = torch.from_numpy(rng.dirichlet(2 * np.ones(K))), torch.from_numpy(rng.standard_normal((K, d)))
+    A = 0.3 * torch.from_numpy(rng.standard_normal((K, d, d))) / d**0.5
+    law = sdegen.GaussianMixture(weights, means, A @ A.mT + 0.05 * torch.eye(d))
+    H, std = torch.from_numpy(rng.standard_normal((d // 2, d))), rng.uniform(0.1, 0.5)
+    y = H @ law.sample(1, torch.Generator().manual_seed(seed))[0]
+    S = H @ law.covariances @ H.T + std**2 * torch.eye(d // 2)
+    K_ = law.covariances @ H.T @ torch.linalg.inv(S)
+    apart = y - means @ H.T
+    log = (
+        weights.log() - 0.5 * torch.logdet(S) - 0.5 * (apart * torch.linalg.solve(S, apart[..., None])[..., 0]).sum(-1)
+    )
+    posterior = (log.softmax(0) + 1e-9) / (1 + K * 1e-9)
+    covariances = law.covariances - K_ @ H @ law.covariances
+    given = sdegen.GaussianMixture(
+        posterior, means + (K_ @ apart[..., None])[..., 0], 0.5 * (covariances + covariances.mT)
+    )
+    return law, given
+
+
+def distance(x: torch.Tensor, y: torch.Tensor) -> float:
+    """W2 of projections on 30 directions, in units of the spread of `y`."""
+    lines = torch.randn(x.shape[1], 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    lines = lines / lines.norm(dim=0)
+    return ((x @ lines).sort(0).values - (y @ lines).sort(0).values).square().mean().sqrt().item() / y.std(
+        0
+    ).norm().item()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_under_conditions_the_default_is_nearer_and_as_wide_as_the_law(seed: int) -> None:
+    law, given = narrow(seed)
+    model = sdegen.Exact(sdegen.VP(), given)
+    model.moments = law.moments()  # those of the data, as of any conditional model
+    y = given.sample(2000, torch.Generator().manual_seed(1))
+    for steps, most, width in ((5, 0.35, 0.4), (10, 0.15, 0.15), (20, 0.12, 0.1)):
+        x = sdegen.sample(model, 2000, sampler=samplers.default(model, steps, conditioned=True), seed=0)
+        assert distance(x, y) < most
+        assert abs(x.var(0).sum().item() / given.moments().covariance.trace().item() - 1) < width
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.03, 0.116, 0.3])
+def test_under_conditions_variances_are_right(variance: float) -> None:
+    """Exactly, without samples: of a Gaussian posterior under a law of variance one."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -1.0]]), torch.tensor([variance]))
+    model = sdegen.Exact(sdegen.VP(), law)
+    model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
+    for steps, within in ((5, 0.3), (10, 0.08), (20, 0.02)):
+        _, covariance = affine_moments(samplers.default(model, steps, conditioned=True), model, True)
+        assert covariance.trace().item() / (2 * variance) == pytest.approx(1.0, abs=within)
+
+
+def test_a_model_says_that_it_is_conditioned() -> None:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    A = sdegen.measurements.Mask(torch.tensor([True, False]), std=0.3)
+    assert not model.conditioned
+    assert not guidance.Clipped(model, -9, 9).conditioned
+    assert not sdegen.Conditioned(model, label=None).conditioned
+    for wrapped in (
+        sdegen.Conditioned(model, label=1),
+        guidance.PiGDM(model, A),
+        guidance.Replacement(model, A),
+        guidance.Clipped(guidance.DPS(model, A), -9, 9),
+        guidance.Autoguidance(model, model, 2.0),
+    ):
+        assert wrapped.conditioned
+        assert isinstance(samplers.default(wrapped, 10).reference, samplers.PointMass)
+    assert samplers.default(model, 10).reference is None

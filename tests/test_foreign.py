@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -270,3 +271,36 @@ def test_a_network_of_half_precision_is_told_every_step(dtype: torch.dtype) -> N
 def test_what_has_no_counterpart_is_refused(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline"])
+def test_a_pipeline_of_diffusers_draws_from_a_score_model(name: str) -> None:
+    """N(0.2, 0.01) pixels are 0.6 ± 0.05 on the pipeline's scale of images; its own fifty steps take some of the width."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2, 8, 6), 0.2), torch.tensor([0.01]))
+    net, scheduler = sdegen.to_diffusers(sdegen.Exact(sdegen.VP(), law))
+    kind = name.replace("Pipeline", "Scheduler")
+    pipe = getattr(diffusers, name)(unet=net, scheduler=getattr(diffusers, kind).from_config(scheduler.config))
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images = pipe(batch_size=20, num_inference_steps=50, output_type="np", generator=generator).images
+    assert images.shape == (20, 8, 6, 2)
+    assert images.mean() == pytest.approx(0.6, abs=0.005)
+    assert 0.03 < images.std() < 0.06
+
+
+def test_a_pipeline_is_told_that_data_are_no_images() -> None:
+    net, _ = sdegen.to_diffusers(sdegen.Exact(sdegen.VP(), RING))
+    with pytest.raises(ValueError, match=r"the data have shape \(2,\); pipelines of diffusers draw images"):
+        net.config  # noqa: B018
+
+
+def test_a_network_of_diffusers_is_saved_and_loaded_without_a_warning(tmp_path: Any) -> None:
+    model, file = sdegen.from_diffusers(unet(), diffusers.DDPMScheduler()), tmp_path / "m.safetensors"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sdegen.save(model, file)
+        again = sdegen.load(file, [diffusers.UNet2DModel])
+    assert not [v for v in said if "config" in str(v.message)]
+    x, label = noise(), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        assert torch.equal(again.eval().noise(x, 0.3, label=label), model.eval().noise(x, 0.3, label=label))

@@ -16,6 +16,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from sdegen import metrics
 from sdegen.laws.mixtures import Moments
 from sdegen.metrics import Estimate, FeatureMoments, feature_moments, fid, fid_infinity, frechet_distance
 
@@ -327,3 +328,10 @@ def test_fid_warns_of_few_samples_and_refuses_others():
         fid(x, iter([]))
     with pytest.raises(ValueError, match="data holds NaN or infinite values in 1 of 10 rows"):
         fid(torch.where(torch.arange(10)[:, None] == 3, math.inf, x), y)
+
+
+def test_bytes_are_told_their_scale() -> None:
+    images = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
+    for metric in (metrics.fid, metrics.kid, metrics.mmd, metrics.sliced_wasserstein, metrics.precision_recall):
+        with pytest.raises(TypeError, match=r"holds bytes; metrics of images take numbers in \[0, 1\]: \w+ / 255\."):
+            metric(images, images)

@@ -345,3 +345,20 @@ def test_a_network_learns_a_handful_of_images(name, device):
     before = judged()
     sdegen.fit(model, x, steps=120, batch_size=32, lr=1e-2, warmup=20, loss=loss, seed=0, progress=False)
     assert judged() < 0.4 * before
+
+
+@pytest.mark.parametrize("size", [(28, 40), (40, 28), (9, 33)])
+def test_a_network_takes_height_and_width(size):
+    """The patch is that of the shortest side, and images come back in their size."""
+    net, plain = UNet.small(1, size), UNet.small(1, min(size))
+    assert net.patch == plain.patch
+    with torch.no_grad():
+        assert net(torch.zeros(2, 1, *size), torch.zeros(2)).shape == (2, 1, *size)
+    for wrong, words in (
+        ((28,), "two: \\(height, width\\)"),
+        ((28, 0), "size = 0"),
+        ("28", "size"),
+        ((1, 2, 3), "two"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            UNet.large(1, wrong)

@@ -101,6 +101,8 @@ class Tilted(Guided):
         If the scale is not finite, or the interval out of order.
     """
 
+    conditioned = True
+
     def __init__(self, model: ScoreModel, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
         require_clean_means(self)

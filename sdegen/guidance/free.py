@@ -43,6 +43,8 @@ class Extrapolated(Guided):
         If the interval is out of order, or the scale not finite; at a call, if the models have the data in other units.
     """
 
+    conditioned = True
+
     def __init__(
         self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
     ) -> None:

@@ -35,6 +35,7 @@ class Informed(Guided):
     """
 
     measurement: Measurement
+    conditioned = True
 
     @property
     def conditions(self) -> Conditions:

@@ -117,7 +117,7 @@ class Foreign(Parametrization):
         self.asks.check(sde)
         if self.clean and not sde.has_signal:
             raise ValueError(
-                f"{type(sde).__name__} has alpha(T) = 0 or next to it, where x / alpha is infinite; take a process that keeps "
+                f"{type(sde).__name__} has {sde.signal_at_T}, where x / alpha is infinite; take a process that keeps "
                 "some signal, such as VP or EDM."
             )
 

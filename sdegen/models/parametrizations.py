@@ -159,7 +159,7 @@ class NoiseParametrization(Parametrization):
         """Refuse a process with ``alpha(T) = 0``, where the noise says nothing about the data."""
         if not sde.has_signal:
             raise ValueError(
-                f"{type(sde).__name__} has alpha(T) = 0 or next to it, where a noise estimate determines no data; use "
+                f"{type(sde).__name__} has {sde.signal_at_T}, where a noise estimate determines no data; use "
                 "the velocity or EDM parametrisation."
             )
 

@@ -48,6 +48,9 @@ class ScoreModel(ABC):
         The forward process.
     moments
         Mean and covariance of the data, in their own units, which the prior is matched to; None until known.
+    conditioned
+        Whether the law of the samples is narrower than that of the data, as it is under a condition, a measurement or a class:
+        moments that are the data's then tell little of it.
     end
         Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
     """
@@ -55,6 +58,7 @@ class ScoreModel(ABC):
     sde: SDE
     moments: Moments | None = None
     end: float | None = None
+    conditioned: bool = False
 
     __repr__ = show_call
 

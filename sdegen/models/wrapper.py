@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper", "bind_rows", "cut_rows"]
+__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper", "bind_rows", "cut_rows", "has_conditions"]
 
 from copy import copy
 from typing import Any, Self
@@ -75,6 +75,11 @@ class Wrapper(nn.Module, ScoreModel):
     def end(self, end: float | None) -> None:
         """Set the value of the model inside."""
         self.model.end = end
+
+    @property
+    def conditioned(self) -> bool:  # type: ignore[override]
+        """Whether the law of the samples is narrower than that of the data, as of the model inside."""
+        return self.model.conditioned
 
     @property
     def like(self) -> Tensor | None:
@@ -157,6 +162,11 @@ class WrappedReversal(LearnedReversal):
         return self.wrapper.answer(x, question, **cond) + self.reverse_noise(x, s, t, z, **cond)
 
 
+def has_conditions(cond: dict[str, Any]) -> bool:
+    """Tell whether a run has conditions; one that is None is none."""
+    return any(value is not None for value in cond.values())
+
+
 class Conditioned(Wrapper):
     """A score model with fixed conditions: ``model(x, t, **cond)`` as a function of ``(x, t)`` alone.
 
@@ -184,6 +194,11 @@ class Conditioned(Wrapper):
     def conditions(self) -> Conditions:
         """Those that are not fixed."""
         return self.model.conditions.without(self.cond)
+
+    @property
+    def conditioned(self) -> bool:  # type: ignore[override]
+        """Whether a condition is given, here or to the model inside."""
+        return has_conditions(self.cond) or self.model.conditioned
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the model for some of the `n` samples of a run, and their rows of the conditions."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Angle", "Given", "Grid", "Karras", "LogSNR", "Quadratic", "Uniform", "check_falling"]
+__all__ = ["Angle", "Given", "Grid", "Karras", "LogSNR", "Quadratic", "Uniform", "check_falling", "show_ratio"]
 
 import math
 from abc import ABC, abstractmethod
@@ -156,6 +156,12 @@ class LogSNR(Grid):
         return sde.time_of_log_snr((2 * (low + u * (high - low))).clamp(worst, best))
 
 
+def show_ratio(log_ratio: Tensor) -> str:
+    """Return a ``sigma / alpha`` that is too large in words, from its logarithm."""
+    ratio = log_ratio.exp().item()
+    return "infinite" if math.isinf(ratio) else f"{ratio:.2g}"
+
+
 class Karras(Grid):
     """A time grid with equal steps in ``(sigma / alpha)^(1 / rho)`` (T. Karras et al., 2022, arXiv:2206.00364); needs
     ``alpha(start) > 0``.
@@ -186,7 +192,7 @@ class Karras(Grid):
         low, high = (-0.5 / self.rho * best).exp(), (-0.5 / self.rho * worst).exp()
         if worst < 2 * math.log(LEAST_SIGNAL):
             raise ValueError(
-                f"sigma / alpha is infinite or next to it at t = {start} of {type(sde).__name__}; give the Karras grid "
+                f"sigma / alpha is {show_ratio(-0.5 * worst)} at t = {start} of {type(sde).__name__}; give the Karras grid "
                 "an earlier start, or use the Angle grid."
             )
         return sde.time_of_log_snr((-2 * self.rho * (low + u * (high - low)).log()).clamp(worst, best))

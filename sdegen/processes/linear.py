@@ -236,6 +236,12 @@ class LinearSDE(SDE):
         """Whether a state at T tells of its datum: ``alpha(T) / sigma(T)`` is above 1e-8, the rounding of a float32 state."""
         return self.log_snr(self.T).item() > 2 * math.log(LEAST_SIGNAL)
 
+    @property
+    def signal_at_T(self) -> str:
+        """A word for a signal at T that is none: ``"alpha(T) = 0"``, or how little there is."""
+        ratio = (0.5 * self.log_snr(self.T)).exp().item()
+        return f"alpha(T) / sigma(T) = {ratio:.2g}" if ratio else "alpha(T) = 0"
+
     @cached_property
     def t_max(self) -> float:
         """The last time at which a sampler's grid may start: T, or if no signal is left there (`has_signal`) the time where

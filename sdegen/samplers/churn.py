@@ -14,7 +14,7 @@ from ..arguments import check_arguments
 from ..laws.kernels import Transition
 from ..laws.marginals import LEAST_SIGNAL
 from ..models.score import ScoreModel
-from ..processes.grids import Grid, Karras
+from ..processes.grids import Grid, Karras, show_ratio
 from ..processes.linear import LinearSDE
 from .base import Noise, Sampler, require_linear
 
@@ -96,7 +96,7 @@ class Churn(Sampler[ChurnStep, None]):
         rho = (-0.5 * level).exp()
         if rho > 1 / LEAST_SIGNAL:
             raise ValueError(
-                f"sigma / alpha is infinite or next to it at t = {t.item():.6g}; start the grid at "
+                f"sigma / alpha is {show_ratio(-0.5 * level)} at t = {t.item():.6g}; start the grid at "
                 f"t_max = {sde.t_max:.6g}, or use Heun."
             )
         gamma = min(self.S_churn / self.steps, math.sqrt(2) - 1) if self.S_min <= rho <= self.S_max else 0.0

@@ -14,18 +14,21 @@ from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
-from .references import Normal
+from .references import Normal, PointMass
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
 MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near the FID of a thousand steps of DDPM
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
+WIDER = 1.5  # times the scale, under conditions
 LEAST = 1e-3  # the level for data that are all but one point
 
 
 @check_arguments
-def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
+def default(
+    model: ScoreModel, steps: int | None = None, eta: float | None = None, conditioned: bool = False
+) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
     For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
@@ -33,6 +36,10 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     this level of noise what they become. High orders need room, so the order grows with the steps: two up to eight, by
     extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector. From nine to twelve
     the polynomials live in the log-SNR, and `scale` is 0.85 of that.
+
+    Under conditions or measurements the law of the samples is narrower than those moments: there, but for networks of images, it
+    is `Multistep` around a point mass on the grid with 1.5 times the scale, of order two up to twelve steps and three beyond,
+    with a corrector.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` on that grid with 0.8 of the noise of the reversed process.
@@ -48,6 +55,9 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         Network evaluations.
     eta
         Noise put back, on scalar processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
+
+    conditioned
+        Whether the run has conditions; a model with conditions or measurements of its own says so itself.
 
     Raises
     ------
@@ -70,6 +80,12 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     if eta:
         scale = 1.0 if model.moments is None else level(model.state_moments())
         return ExponentialSDE(steps, Angle(end=model.end, scale=scale, power=0.5), eta=eta)
+    if (conditioned or model.conditioned) and not draws_images(model):
+        # The law of the samples is narrower than the moments say, and the flow of these leaves it three quarters of its width at
+        # ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width at 3 to 20 steps.
+        scale = WIDER * (TURN if model.moments is None else level(model.moments))
+        grid = Angle(end=model.end, scale=scale, power=0.5)
+        return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
     order, corrector, clock, factor = (

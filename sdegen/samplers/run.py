@@ -16,6 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
+from ..models.wrapper import has_conditions
 from ..precision import narrowed
 from ..processes.linear import is_linear
 from ..progress import should_show
@@ -122,7 +123,7 @@ def sample(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
         )
     seed = as_seed(seed, generator)
-    sampler = default(model, steps) if sampler is None else sampler
+    sampler = default(model, steps, conditioned=has_conditions(cond)) if sampler is None else sampler
     sde = model.sde
     final = ("denoise" if is_linear(sde) else "sample") if final is None else final
     if final not in ("denoise", "sample"):
