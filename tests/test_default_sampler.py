@@ -171,13 +171,13 @@ def test_under_conditions_variances_are_right(variance: float) -> None:
 
 
 def test_a_model_says_that_it_is_conditioned() -> None:
-    model = sdegen.Exact(sdegen.VP(), RING)
+    model, labelled = sdegen.Exact(sdegen.VP(), RING), sdegen.ExactConditional(sdegen.VP(), [RING], RING)
     A = sdegen.measurements.Mask(torch.tensor([True, False]), std=0.3)
     assert not model.conditioned
     assert not guidance.Clipped(model, -9, 9).conditioned
-    assert not sdegen.Conditioned(model, label=None).conditioned
+    assert not sdegen.Conditioned(labelled, label=None).conditioned
     for wrapped in (
-        sdegen.Conditioned(model, label=1),
+        sdegen.Conditioned(labelled, label=0),
         guidance.PiGDM(model, A),
         guidance.Replacement(model, A),
         guidance.Clipped(guidance.DPS(model, A), -9, 9),

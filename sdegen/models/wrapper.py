@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Conditioned", "ConditionedReversal", "WrappedReversal", "Wrapper", "bind_rows", "cut_rows", "has_conditions"]
+__all__ = [
+    "Conditioned",
+    "ConditionedReversal",
+    "WrappedReversal",
+    "Wrapper",
+    "bind_rows",
+    "cut_rows",
+    "has_conditions",
+]
 
 from copy import copy
 from typing import Any, Self
