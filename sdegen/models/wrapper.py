@@ -171,7 +171,13 @@ class WrappedReversal(LearnedReversal):
 
 
 def has_conditions(cond: dict[str, Any]) -> bool:
-    """Tell whether a run has conditions; one that is None is none."""
+    """Tell whether a run has conditions.
+
+    Parameters
+    ----------
+    cond
+        The conditions by name; one that is None is none.
+    """
     return any(value is not None for value in cond.values())
 
 

@@ -177,7 +177,12 @@ class UNet(nn.Module):
 
 
 def shortest(size: int | tuple[int, int]) -> int:
-    """Return the shortest side of images of side `size`, or of height and width.
+    """Return the shortest side of images.
+
+    Parameters
+    ----------
+    size
+        Their side, or height and width.
 
     Raises
     ------

@@ -157,7 +157,13 @@ class LogSNR(Grid):
 
 
 def show_ratio(log_ratio: Tensor) -> str:
-    """Return a ``sigma / alpha`` that is too large in words, from its logarithm."""
+    """Return a ``sigma / alpha`` that is too large in words.
+
+    Parameters
+    ----------
+    log_ratio
+        Its logarithm, of shape ``()``.
+    """
     ratio = log_ratio.exp().item()
     return "infinite" if math.isinf(ratio) else f"{ratio:.2g}"
 
