@@ -13,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -53,8 +53,8 @@ EXAMPLES = {
 def check_arguments(door: F) -> F:
     """Make a function, or the constructor of a class, refuse arguments that are not what its annotations say, in one sentence.
 
-    Whole and real numbers of NumPy and tensors of no axes become Python's; a number may be infinite only where its default is;
-    lists serve as sequences; whatever a union names passes.
+    Whole and real numbers of NumPy and tensors of no axes become Python's; a number may be infinite where its default is, or has
+    none; lists serve as sequences; whatever a union names passes.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     if kind in CHECKS:
         return CHECKS[kind]
     if kind is float:
-        infinite = isinstance(default, float) and math.isinf(default)
+        infinite = default is inspect.Parameter.empty or (isinstance(default, float) and math.isinf(default))
         return lambda name, value: check_number(name, value, infinite=infinite)
     if kind in (Sequence, tuple, list):
         return _check_items(kind, parts)
@@ -163,7 +163,7 @@ def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
 
 def _check_class(kind: type) -> Check:
     example = EXAMPLES.get(kind.__name__, f"an object of the class {kind.__name__}")
-    if kind.__name__ == "LinearSDE":  # of other processes the function says what to take instead
+    if kind.__name__ in ("LinearSDE", "Exact"):  # of others the function says what to take instead, or takes a wrapper
         kind = kind.__base__ or kind
     return lambda name, value: check_kind(name, value, kind, example)
 
@@ -188,6 +188,7 @@ CHECKS: dict[Any, Check] = {
     Any: lambda name, value: value,
     int: lambda name, value: check_count(name, value, at_least=None),
     bool: check_flag,
+    Iterable: lambda name, value: check_kind(name, value, list if isinstance(value, str) else Iterable, "a list"),
     Callable: lambda name, value: check_function(name, value, "a function"),
     Tensor: lambda name, value: check_tensor(name, value, floating=False, finite=False),
 }

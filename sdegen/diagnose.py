@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .answers import ask_draws, ask_log_prob
 from .arguments import check_arguments
+from .checks import check_count
 from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
 from .laws.kernels import Transition
@@ -203,6 +204,7 @@ def diagnose(
     >>> budget.cause  # at T = 0.5 the ring is no Gaussian yet
     'prior'
     """
+    check_count("bins", bins)
     if n < 64:
         raise ValueError(f"n = {n}; distances of {BLOCKS} blocks need at least 64 samples.")
     law: Any = Empirical(data) if isinstance(data, Tensor) else data

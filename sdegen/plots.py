@@ -135,7 +135,7 @@ def trajectories(
         If `path` has another shape.
     """
     check_tensor("path", path)
-    if path.ndim < 2 or path[0].numel() == 0:
+    if path.ndim < 2 or path.numel() == 0:
         raise ValueError(f"path has shape {tuple(path.shape)}; give states one after the other, (times, N, d).")
     check_count("most", most)
     ax = _axis(ax)

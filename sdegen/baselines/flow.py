@@ -259,6 +259,7 @@ class NormalizingFlow(nn.Module):
         """D, the number of coordinates of a datum."""
         return math.prod(self.shape)
 
+    @check_arguments
     def log_prob(self, x: Tensor) -> Tensor:
         """Return ``log p(x)`` in nats, ``(B,)``.
 
@@ -267,7 +268,8 @@ class NormalizingFlow(nn.Module):
         ValueError
             If data have another shape.
         """
-        if x.shape[1:] != torch.Size(self.shape):
+        check_tensor("x", x)
+        if x.shape[1:] != torch.Size(self.shape) or len(x) == 0:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."
             )
@@ -282,7 +284,8 @@ class NormalizingFlow(nn.Module):
         return -self.log_prob(x) / self.dim
 
     @torch.no_grad()
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples, ``(n, *shape)``."""
         like = next(self.parameters())
-        return self.net.inverse(noise_like(like.new_empty(n, *self.noise_shape), generator))
+        return self.net.inverse(noise_like(like.new_empty(check_count("n", n), *self.noise_shape), generator))

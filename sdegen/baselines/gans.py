@@ -101,11 +101,13 @@ class Adversarial(nn.Module, ABC):
         return x.new_zeros(len(x))
 
     @torch.no_grad()
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples; a network with batch normalisation takes its statistics from 1,024 latents.
 
         Moments that were seen while training belong to weights that were never kept: averaged weights have others.
         """
+        check_count("n", n)
         like, mode = next(self.parameters()), self.generator.training
         if normalises_over_batch(self.generator):
             seed = torch.Generator().manual_seed(0)

@@ -190,10 +190,13 @@ class HierarchicalVAE(nn.Module):
         return self.net.top(self.net.heights(x)[-1])[0]
 
     @torch.no_grad()
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
         """Draw `n` samples; with `mean`, return the means of ``p(x | z)`` instead, as `VAE.sample` does."""
         like = next(self.parameters())
-        out = self._shaped(self.net.generate(noise_like(like.new_empty(n, sum(self.latents)), generator)))
+        out = self._shaped(
+            self.net.generate(noise_like(like.new_empty(check_count("n", n), sum(self.latents)), generator))
+        )
         return self.likelihood.mean(out) if mean else self.likelihood.draw(out, generator)
 
 

@@ -41,7 +41,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
         If `z` is no vector, or has no such coordinate.
     """
     check_tensor("values", values, ndim=1), check_tensor("z", z)
-    if z.ndim != 1 and len(z) != 1:
+    if z.ndim != 1:
         raise ValueError(f"z has shape {tuple(z.shape)}; give one latent vector, (latent,).")
     if len(values) == 0 or not -z.shape[-1] <= dim < z.shape[-1]:
         raise ValueError(
@@ -74,7 +74,8 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
     ValueError
         If latents are opposite to each other, where there is no shortest arc, or zero.
     """
-    check_tensor("start", start), check_tensor("end", end, shape=tuple(start.shape)), check_count("steps", steps, 2)
+    check_tensor("start", start, ndim=1), check_tensor("end", end, shape=tuple(start.shape))
+    check_count("steps", steps, 2)
     if not (start.any() and end.any()):
         raise ValueError("start or end is zero, and no arc joins it to the other; choose another.")
     arc = [slerp(start[None], end[None], u) for u in torch.linspace(0, 1, steps, dtype=torch.float64)]

@@ -229,9 +229,10 @@ class VAE(Coder):
         return log_mean_weight(log_weight, draws)
 
     @torch.no_grad()
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
         """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which look smoother but are no samples."""
-        z = noise_like(next(self.parameters()).new_empty(n, self.latent), generator)
+        z = noise_like(next(self.parameters()).new_empty(check_count("n", n), self.latent), generator)
         return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
 
 
@@ -300,10 +301,11 @@ class CategoricalVAE(Coder):
         return self._each(x).logsumexp(1) - math.log(self.categories)
 
     @torch.no_grad()
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples."""
         device = None if generator is None else generator.device
-        c = torch.randint(self.categories, (n,), generator=generator, device=device)
+        c = torch.randint(self.categories, (check_count("n", n),), generator=generator, device=device)
         out = self.decoder(self._one_hot())
         return self.likelihood.draw(out[c.to(out.device)], generator)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import describe
 from .images import Images
 from .scaling import Scaling
 
@@ -216,12 +217,16 @@ def _tensor(x: Any) -> Tensor:
     """Return an array as a tensor, without a copy where numpy allows writing."""
     if isinstance(x, Tensor):
         return x
+    if x is None or isinstance(x, type) or type(x) is object:
+        raise TypeError(f"x {describe(x)}; give an array, a tensor, or the path of one.")
     array = np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else np.asarray(x)
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 
 def _numbers(labels: Tensor) -> Tensor:
     """Return integer labels from integers or one-hot rows."""
+    if labels.ndim == 0:
+        raise ValueError("labels has shape (); give one for each image.")
     if labels.ndim == 2:
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
             raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count
+from ..checks import check_count, check_tensor
 
 
 def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any, Any]:
@@ -36,6 +36,7 @@ def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
+    check_tensor("x", x)
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
     check_count("gap", gap, 0)

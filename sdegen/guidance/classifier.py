@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..answers import check_answer, check_rows
 from ..arguments import check_arguments
+from ..checks import check_function
 from ..conditions import Conditions, check_labels
 from ..laws.mixtures import GaussianMixture, Moments
 from ..models.parametrizations import EDMParametrization
@@ -60,7 +61,8 @@ class ClassifierGuidance(Tilted):
         conditional: bool = False,
     ) -> None:
         super().__init__(model, scale, interval)
-        self.classifier, self.conditional = classifier, conditional
+        self.classifier = check_function("classifier", classifier, "what is called as classifier(x, t)")
+        self.conditional = conditional
 
     @property
     def conditions(self) -> Conditions:

@@ -12,11 +12,12 @@ __all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, describe
 from ..conditions import Conditions
 from ..laws.operators import rows
 from ..models.score import ScoreModel
@@ -288,7 +289,15 @@ def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
         raise ValueError(
             f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each."
         )
-    y = torch.as_tensor(cond["y"]).to(seen)
+    given = cond["y"]
+    if not isinstance(given, (Tensor, np.ndarray, float, int, list, tuple)) or (
+        isinstance(given, Tensor) and given.is_complex()
+    ):
+        raise TypeError(f"y {describe(given)}; give a tensor of what was measured, of shape {one}.")
+    try:
+        y = torch.as_tensor(given).to(seen)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"y holds no numbers ({error}); give a tensor of what was measured, of shape {one}.") from None
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
     if y.shape not in (seen.shape, one, (1, *one)):
         raise ValueError(

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..answers import check_rows
 from ..arguments import check_arguments
-from ..checks import check_count, check_tensor
+from ..checks import check_count, check_number, check_tensor
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
 from ..show import show_call
@@ -225,6 +225,7 @@ class Blur(Measurement):
     @check_arguments
     def __init__(self, width: float, std: float) -> None:
         super().__init__(std)
+        check_number("width", width)
         if not width > 0:
             raise ValueError(f"width = {width}; give the blur's standard deviation in pixels, a positive number.")
         self.width = width

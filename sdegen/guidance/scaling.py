@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import Guided, inverse
@@ -93,6 +94,9 @@ class LinearScale:
 
     b: float
     k: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("b", self.b), check_number("k", self.k)
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return ``b + k t``, float64."""

@@ -17,7 +17,7 @@ from ..models.named import read_conditions
 from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
-from ..samplers.start import start
+from ..samplers.start import check_conditions, start
 from ..show import show_call
 from .base import require_clean_means
 from .measured import Measured, check_measured
@@ -110,6 +110,7 @@ def twisted_smc(
     """
     if not isinstance(model, Measured):
         raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
+    check_conditions(cond)
     check_count("particles", particles), check_number("threshold", threshold, at_least=0, at_most=1)
     if not model.one_width:
         raise TypeError(

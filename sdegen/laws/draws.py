@@ -5,10 +5,29 @@ Numbers are drawn on the generator's device, so that a seed gives the same ones 
 
 from __future__ import annotations
 
-__all__ = ["noise_like", "rademacher_like", "resample_systematically", "uniform_like"]
+__all__ = ["check_draws", "noise_like", "rademacher_like", "resample_systematically", "uniform_like"]
 
 import torch
 from torch import Tensor
+
+from ..checks import check_count, check_kind
+
+
+def check_draws(n: int, generator: torch.Generator | None) -> int:
+    """Check a number of draws and their source of randomness, and return the number; what is right costs a step nothing.
+
+    Raises
+    ------
+    TypeError
+        If `n` is no number, or `generator` no generator.
+    ValueError
+        If `n` is no whole number of at least one.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        check_kind(
+            "generator", generator, torch.Generator, "a source of randomness, such as torch.Generator(), or None"
+        )
+    return n if type(n) is int and n > 0 else check_count("n", n)
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..precision import widened
+from .draws import check_draws
 from .kernels import Transition
 from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
 from .operators import rows
@@ -53,6 +54,7 @@ class Empirical(Distribution):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` of the points, with replacement."""
+        n = check_draws(n, generator)
         return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
 
     def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

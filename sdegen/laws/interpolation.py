@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_tensor
 
 
 @cache
@@ -65,6 +66,9 @@ def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
     ValueError
         If two rows lie opposite to each other, so that no arc between them is the shortest.
     """
+    check_tensor("x", x, finite=False), check_tensor("y", y, shape=tuple(x.shape), finite=False)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give points (B, *), one row at least.")
     flat = [v.reshape(len(v), -1).double() for v in (x, y)]
     first, last = (v.norm(dim=1, keepdim=True) for v in flat)
     a, b = (v / r.where(r > 0, 1.0) for v, r in zip(flat, (first, last), strict=True))

@@ -21,6 +21,7 @@ from ..arguments import check_arguments
 from ..checks import check_tensor
 from ..precision import widened
 from ..show import show_call
+from .draws import check_draws
 from .kernels import Transition
 from .operators import rows
 from .units import Units
@@ -197,7 +198,7 @@ class GaussianMixture(Distribution):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` points, ``(n, *event_shape)``, float64."""
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        k = torch.multinomial(self.weights, check_draws(n, generator), replacement=True, generator=generator)
         z = torch.randn(n, self._flat.shape[1], dtype=torch.float64, generator=generator)
         z = z * self._lam[k].sqrt()
         if self._U is not None:
@@ -208,6 +209,7 @@ class GaussianMixture(Distribution):
         """Return ``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
         return self._whitened(x, torch.ones(()), torch.zeros(()))[0]
 
+    @check_arguments
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density in nats, ``(B,)``, in float32 at least."""
         return self.component_log_prob(x).logsumexp(1)
@@ -343,8 +345,6 @@ def moments_of(data: Tensor) -> Moments:
     if data.ndim == 0 or len(data) == 0:
         raise ValueError(f"data has shape {tuple(data.shape)}; give a tensor (N, *), one row at least.")
     flat = data.detach().reshape(len(data), -1).cpu().double()
-    mean = flat.mean(0)
-    centred = flat - mean
-    full = flat.shape[1] <= 64
-    covariance = centred.T @ centred / len(flat) if full else centred.square().mean(0)
+    centred = flat - (mean := flat.mean(0))
+    covariance = centred.T @ centred / len(flat) if flat.shape[1] <= 64 else centred.square().mean(0)
     return Moments(mean.reshape(data.shape[1:]), covariance)

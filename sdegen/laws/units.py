@@ -7,6 +7,7 @@ __all__ = ["Units"]
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..show import show_call
 
 
@@ -37,6 +38,7 @@ class Units:
 
     __repr__ = show_call
 
+    @check_arguments
     def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
         mean, std = (torch.as_tensor(v).detach().double().cpu() for v in (mean, std))
         if mean.shape != std.shape:

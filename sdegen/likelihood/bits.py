@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..models.named import keywords_of, read_conditions
@@ -74,8 +75,9 @@ def bits_per_dim(
     >>> round(bits_per_dim(sdegen.Exact(sdegen.VP(), law), images).value.item(), 2)  # a cell of 2 / 255 where the density is 0.39
     8.35
     """
-    if draws < 1:
-        raise ValueError(f"draws = {draws}; at least one is needed.")
+    check_count("draws", draws)
+    if images.ndim < 2 or images.numel() == 0:
+        raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
     scaling = Scaling(-1, 1) if scaling is None else scaling
     like = model.like
     x = scaling(images, torch.float64 if like is None else at_least_single(like.dtype))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..answers import ask_draws
 from ..arguments import check_arguments
+from ..checks import check_count, check_law, check_tensor
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..models.named import read_conditions
@@ -24,6 +25,7 @@ from ..models.score import ScoreModel, check_dtype, evaluating
 from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.base import SDE
+from ..samplers.base import Sampler
 from ..samplers.noise import as_seed
 from ..samplers.run import sample
 from ..samplers.start import check_batch, chunks, start
@@ -143,12 +145,11 @@ def estimate_log_prob(
         be integrated: the message names the time and the noise level.
     """
     cond = read_conditions(model, cond, estimate_log_prob)
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; log-densities need floating-point data.")
-    if not x.isfinite().all():
-        raise ValueError("x holds NaN or infinite values; remove them first.")
-    if draws < 1:
-        raise ValueError(f"draws = {draws}; at least one is needed.")
+    check_tensor("x", x), check_count("draws", draws)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give data (B, *), one row at least.")
+    if prior is not None:
+        check_law("prior", prior, "log_prob")
     how = Integration(tolerance, method, steps).check()
     divergence = _checked(divergence)
     check_batch(batch)
@@ -228,6 +229,8 @@ def sample_with_log_prob(
     how = Integration(tolerance, method, steps).check()
     divergence = _checked(divergence)
     check_batch(batch)
+    if prior is not None:
+        check_law("prior", prior, "sample", "log_prob")
     seed = as_seed(seed, None)
     generator = torch.Generator().manual_seed(seed)
     if prior is None:
@@ -319,13 +322,15 @@ class Density:
     __repr__ = show_call
 
     @check_arguments
-    def __init__(self, model: ScoreModel, sampler: Any = None, **cond: Any) -> None:
+    def __init__(self, model: ScoreModel, sampler: Sampler | None = None, **cond: Any) -> None:
         self.model, self.sampler, self.cond = model, sampler, read_conditions(model, cond, type(self))
 
+    @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples of the data."""
         return sample(self.model, n, sampler=self.sampler, generator=generator, **self.cond)
 
+    @check_arguments
     def log_prob(self, x: Tensor) -> Tensor:
         """Compute ``log p(x)`` in nats by the probability flow, and return it, ``(B,)``; `estimate_log_prob` also returns
         its standard error.

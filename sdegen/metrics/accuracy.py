@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_function
 from ..show import show_call
 from .estimate import Estimate, check_samples
 from .extraction import FeatureEstimate, identity
@@ -72,6 +73,8 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
     True
     """
+    check_function("net", getattr(net, "logits", net), "a network with logits"), check_count("batch_size", batch_size)
+    check_samples(samples, "samples")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")
     if labels.shape != samples.shape[:1]:
@@ -80,7 +83,6 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
         raise ValueError(
             f"{type(net).__name__} is in training mode, where logits depend on the batch; call eval() first."
         )
-    check_samples(samples, "samples")
     logits_of = getattr(net, "logits", net)
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     found = []

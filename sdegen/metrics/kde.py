@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from ..show import show_call
 from .estimate import Estimate, as_generator, as_points
 from .kl import KnownDensity
@@ -61,6 +62,7 @@ def kde_kl(
     ValueError
         If `draws` is below 2, `h` is not positive, or samples are not finite.
     """
+    check_count("n", n)
     if draws < 2:
         raise ValueError(f"draws = {draws}; a standard error needs at least 2 (kde_kl_once measures one set).")
     generator = as_generator(generator, seed)
@@ -136,8 +138,7 @@ class KernelDensity:
 
     @check_arguments
     def __init__(self, samples: Tensor, h: float) -> None:
-        if not h > 0:
-            raise ValueError(f"h = {h}; the bandwidth must be positive.")
+        check_number("h", h, above=0, hint=", a bandwidth")
         self.samples, self.h = as_points(samples, "samples"), h
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..answers import ask_draws, ask_log_prob
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, check_tensor
 from ..laws.mixtures import Distribution, GaussianMixture
 from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
@@ -81,6 +81,7 @@ def kl(
                 f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of a score model "
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
+    check_count("n", n)
     if x is None:
         x = ask_draws(real, n, as_generator(generator, seed))
     check_samples(x, "x")
@@ -118,6 +119,7 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
         If a log-density holds NaN, is infinite where it cannot be, or the shapes are not ``(B,)``.
     """
     log_p, log_q = (v.detach().cpu().double() for v in (log_p, log_q))
+    check_tensor("log_p", log_p, finite=False), check_tensor("log_q", log_q, finite=False)
     if log_p.shape != log_q.shape or log_p.ndim != 1:
         raise ValueError(
             f"log_p has shape {tuple(log_p.shape)} and log_q {tuple(log_q.shape)}; expected one log-density per "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_kind, describe
 from ..data.files import optional
 from ..laws.mixtures import Moments
 from ..processes.linear import as_linear
@@ -74,9 +75,14 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
 
     Raises
     ------
+    TypeError
+        If `unet` is no network, or `scheduler` none of diffusers.
     ValueError
         If the scheduler has no ``alphas_cumprod`` or another prediction type.
     """
+    check_kind("unet", unet, nn.Module, "a network of diffusers, such as UNet2DModel(...)")
+    if isinstance(scheduler, type) or not hasattr(scheduler, "config"):
+        raise TypeError(f"scheduler {describe(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler().")
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
         raise ValueError(
@@ -228,6 +234,7 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """
     schedulers = optional("diffusers", "diffusers", "its schedulers")
     sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
+    check_count("steps", steps)
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
     at = sde.marginal(t)
     alpha, sigma = (v.matrix()[:, 0, 0] for v in (at.Phi, at.R))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_number
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
@@ -52,6 +53,9 @@ class StepIndex(NetworkClock):
 
     N: int
 
+    def __post_init__(self) -> None:
+        check_count("N", self.N)
+
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
         """Return ``t N − 1``, not below 0."""
         return (torch.as_tensor(t, dtype=torch.float64) / sde.T * self.N - 1).clamp_min(0.0)
@@ -69,6 +73,9 @@ class ScaledTime(NetworkClock):
     """
 
     factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("factor", self.factor, above=0)
 
     def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
         """Return ``factor t``."""

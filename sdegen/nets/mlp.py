@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, check_kind
 from .embeddings import Label, Sinusoidal
 
 
@@ -76,6 +76,8 @@ class MLP(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
+        if embedding is not None:
+            check_kind("embedding", embedding, nn.Module, "an embedding of levels, such as nets.Sinusoidal()")
         if out is not None:
             check_count("out", out)
         if dim < 1 or width < 1 or depth < 1 or classes < 0:

@@ -11,8 +11,17 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
+from ..checks import describe
 from ..laws.operators import Operator, Scale
 from ..show import show_call
+
+
+def _as_times(t: Any, name: str) -> Tensor:
+    """Make a tensor of numbers that are given as times, or refuse them in a sentence."""
+    try:
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} {describe(t)}; give a time, or a tensor of times.") from None
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
@@ -23,6 +32,8 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     ValueError
         If a time is NaN, lies outside the interval, or has more than one dimension.
     """
+    if not isinstance(t, Tensor):
+        t = _as_times(t, name)
     given = torch.as_tensor(t)
     t = torch.as_tensor(t, dtype=torch.float64).cpu()
     if t.ndim > 1:

@@ -56,6 +56,7 @@ class Grid(ABC):
             raise ValueError(f"start = {start}, end = {end}: a grid needs 0 <= end < start <= T = {sde.T}.")
         return end, start
 
+    @check_arguments
     def __call__(self, sde: SDE, n: int) -> Tensor:
         """Return the `n` times of the grid, from noise to data, float64."""
         if n < 1:
@@ -262,6 +263,7 @@ class Given(Grid):
         super().__init__(times[0].item(), times[-1].item())
         self.times = times
 
+    @check_arguments
     def __call__(self, sde: SDE, n: int) -> Tensor:
         """Return the times themselves; `n` must be their number."""
         check_falling(self.times, "Given has times")

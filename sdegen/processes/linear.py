@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Transition
 from ..laws.marginals import LEAST_SIGNAL, Marginal, Observation, Perturbed
@@ -138,6 +139,7 @@ class LinearSDE(SDE):
         kernel = at(u_0)
         return Perturbed(kernel.sample(z), kernel, z, at)
 
+    @check_arguments
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
         """Return the marginal distribution at one time `t` of states whose data come from `law`, in its own units."""
         return law.in_units(self.units).diffuse(self.marginal(t), self.e)
@@ -249,6 +251,7 @@ class LinearSDE(SDE):
         """
         return self.T if self.has_signal else self.time(1e-8).item()
 
+    @check_arguments
     def prior(self, moments: Moments) -> Any:
         """Return the Gaussian that matches the data's moments at T, the distribution that samplers start from; subclasses
         may return another.

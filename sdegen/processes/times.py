@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count, check_function
 from ..show import show_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
@@ -189,8 +190,9 @@ class ImportanceTimes(TimeLaw):
 
     @check_arguments
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
-        if nodes < 2:
-            raise ValueError(f"nodes = {nodes}; at least two are needed.")
+        check_count("nodes", nodes, 2)
+        if density is not None:
+            check_function("density", density, "a function of the process and times")
         self.density, self.nodes = density, nodes
         self._table: tuple[Any, Tensor, Tensor] | None = None
 

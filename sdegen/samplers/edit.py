@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_number
 from ..models.score import ScoreModel
 from ..precision import narrowed
 from ..processes.linear import is_linear
@@ -76,6 +77,7 @@ def edit(
         raise TypeError(
             f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
         )
+    check_states("x", x, model), check_number("t", t, above=0)
     check_choice(steps, sampler)
     seed = as_seed(seed, generator)
     sampler = copy(default(model, steps) if sampler is None else sampler)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_tensor
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Given
@@ -44,6 +45,7 @@ class Fitted(Multistep):
 
     @check_arguments
     def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:
+        check_tensor("stops", stops, ndim=1), check_tensor("factors", factors, shape=(None, order + 1))
         super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise
         self.convergence_order = None  # factors are fitted to one number of steps
@@ -66,6 +68,9 @@ def multiplied_move(move: Move, factors: Tensor) -> Move:
 
 def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
     """Multiply the weights of a plan, one row of factors for every move, and return the new plan."""
+    moves = sum(1 + (c.correct is not None) for c in plan)
+    if len(factors) < moves:
+        raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     rows, steps = iter(factors), []
     for c in plan:
         correct = None if c.correct is None else multiplied_move(c.correct, next(rows))

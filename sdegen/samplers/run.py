@@ -23,7 +23,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_batch, check_choice, check_states, chunks, rows_of_part, start
+from .start import check_batch, check_choice, check_conditions, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -118,6 +118,7 @@ def sample(
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     check_batch(batch)
+    check_conditions(cond)
     if part is not None and seed is None and generator is None:
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
@@ -131,7 +132,7 @@ def sample(
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
     times = sampler.times(sde, final == "denoise")
-    n = check_count("n", n) if x_T is None else len(x_T)
+    n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
         x = start(model, rows.stop - rows.start, seed, rows.start)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["check_batch", "check_choice", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = ["check_batch", "check_choice", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..answers import check_answer
-from ..checks import check_count
+from ..checks import check_count, check_tensor
 from ..data.parts import part_of
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned
@@ -45,6 +46,19 @@ def check_choice(steps: int | None, sampler: Any) -> None:
     if sampler is not None and not isinstance(sampler, Sampler):
         what = sampler.__name__ if isinstance(sampler, type) else repr(sampler)
         raise TypeError(f"sampler = {what}; give one with its steps, as in samplers.Heun(steps=18).")
+
+
+def check_conditions(cond: dict[str, Any]) -> None:
+    """Refuse conditions that are not finite, of which a model might make samples all the same.
+
+    Raises
+    ------
+    ValueError
+        Naming the condition.
+    """
+    for name, value in cond.items():
+        if isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
 
 
 def chunks(
@@ -109,9 +123,17 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     ValueError
         If they are not finite, coarser than the model's weights, or on another device.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"{name} has dtype {x.dtype}; give floating-point values.")
+    check_tensor(name, x, finite=False)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; give states (B, *), one row at least.")
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
+    moments = model.moments
+    if moments is not None and moments.covariance.ndim == 2:  # over all numbers of a datum: no other size can be meant
+        sizes = {moments.mean.numel(), model.sde.lift(moments.mean[None]).numel()}
+        if x[0].numel() not in sizes:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}; the data have shape {tuple(moments.mean.shape)}: give rows like them."
+            )
     return widened(x)

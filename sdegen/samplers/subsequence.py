@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, check_tensor
 from ..data import Source
 from ..laws.draws import noise_like
 from ..metrics.estimate import Estimate
@@ -168,13 +168,13 @@ class StepCosts:
 
     @check_arguments
     def __init__(self, sde: LinearSDE, times: Tensor, errors: Tensor) -> None:
+        check_tensor("times", times, ndim=1)
+        check_tensor("errors", errors, shape=(None, len(times), len(sde.e), len(sde.e)))
         at = sde.marginal(times)
         sharp = ~at.R.log_abs_det().isfinite()
         if sharp.any():
-            raise ValueError(
-                f"times reach t = {times[sharp][0].item():.6g}, where {type(sde).__name__} has no noise and a step costs "
-                "infinitely many nats; end at a later time, such as t_min."
-            )
+            last = f"t = {times[sharp][0].item():.6g}, where {type(sde).__name__} has no noise"
+            raise ValueError(f"times reach {last} and a step costs infinitely many nats; end later, such as at t_min.")
         self.times, self.errors = times, errors
         self.J = (at.Phi.T @ at.covariance.inv() @ at.Phi).matrix()
 
@@ -345,6 +345,4 @@ def _chosen_from(sde: SDE, times: Tensor | None) -> Tensor:
 def _check_steps(steps: int, fine: Tensor) -> None:
     """Refuse a number of stops that the times do not hold."""
     if not 2 <= steps <= len(fine):
-        raise ValueError(
-            f"steps = {steps}; choose a whole number from 2, the two ends, to {len(fine)}, the number of trained times."
-        )
+        raise ValueError(f"steps = {steps}; choose from 2, the two ends, to {len(fine)}, the number of trained times.")

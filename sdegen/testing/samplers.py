@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_choice, check_number
 from ..laws.mixtures import Moments
 from ..models.exact import Exact
 from ..processes.linear import LinearSDE, is_linear
@@ -319,6 +320,9 @@ def _case(
     largest: float = 0.1,
     final: str = "sample",
 ) -> Case:
+    check_number("largest", largest, above=0), check_choice("final", final, ("sample", "denoise"))
+    if order is not None:
+        check_number("order", order, above=0)
     made = make(steps[0])
     if not isinstance(made, Sampler):
         raise TypeError(

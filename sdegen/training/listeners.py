@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..checks import check_function
+from ..checks import check_count, check_function
 from ..show import show_call
 from .averages import Snapshots
 from .checkpoints import Folder
@@ -115,7 +115,7 @@ class Keeping(Listener):
     """
 
     def __init__(self, every: int) -> None:
-        self.every = every
+        self.every = check_count("every", every)
 
     def keep(self) -> None:
         """Keep whatever the subclass keeps, now; losses have been read from the accelerator and are finite."""

@@ -154,6 +154,8 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
     [1, 2, 3, 4, 5, 6]
     """
     settings, run, listeners = training.settings, training.run, list(listeners)
+    for listener in listeners:
+        check_kind("listeners", listener, Listener, "objects of the class Listener; `fit` makes one of a function")
     batches = training.source.batches(settings.batch_size, training.generator)
     training.model.train()
     began = time.perf_counter() - run.seconds
