@@ -152,5 +152,8 @@ def integrate_in_steps(slope: Slope, y: Tensor, method: str, steps: int) -> Tens
 
 
 def worst_row(x: Tensor) -> Tensor:
-    """Return the largest root mean square of a row, as an error norm that does not depend on the batch."""
+    """Return the largest root mean square of a row, as an error norm that does not depend on the batch; a constant for
+    derivatives, and so are the steps that are chosen by it.
+    """
+    x = x.detach()
     return x.reshape(len(x), -1).square().mean(1).max().sqrt() if x.ndim else x.abs()

@@ -98,6 +98,7 @@ def estimate_log_prob(
     steps: int | None = None,
     generator: torch.Generator | None = None,
     batch: int | None = None,
+    grad: bool = False,
     **cond: Any,
 ) -> LogProb:
     """Compute ``log p(x)`` by the probability flow, and return it with its standard error and the number of network evaluations.
@@ -135,6 +136,9 @@ def estimate_log_prob(
     batch
         Most states that go through the model at a time; all by default. Probes and draws of a datum do not depend on it, and
         the result only by rounding and what the integrator's tolerance allows.
+    grad
+        Record the integration for derivatives by `x`, conditions and parameters; the score at 0 is the derivative by `x`. All
+        evaluations are held in memory then, so that few rows go at a time. Steps count as constant, probes too.
     cond
         Conditions for the network: tensors with a row for each datum, or one value for all.
 
@@ -167,7 +171,7 @@ def estimate_log_prob(
     def of_states(u: Tensor) -> LogProb:
         return _carry(bound, u, (0.0, sde.T), at_start, divergence, how, generator, batch, {})[1]
 
-    with torch.no_grad(), evaluating(model):
+    with torch.set_grad_enabled(grad), evaluating(model):
         if joint:
             return of_states(x)
         if not whole:
@@ -188,6 +192,7 @@ def sample_with_log_prob(
     steps: int | None = None,
     seed: int | None = None,
     batch: int | None = None,
+    grad: bool = False,
     **cond: Any,
 ) -> tuple[Tensor, LogProb]:
     """Draw samples by the probability flow, and return them with their log-densities, from one integration.
@@ -202,7 +207,7 @@ def sample_with_log_prob(
         Number of samples.
     seed
         Seed of starting states and probes; a fresh one by default.
-    divergence, prior, tolerance, method, steps, batch
+    divergence, prior, tolerance, method, steps, batch, grad
         As for `estimate_log_prob`; a `prior` has ``sample(n, generator)`` too.
     cond
         Conditions for the network: tensors with `n` rows, or one value for all.
@@ -242,7 +247,7 @@ def sample_with_log_prob(
     def at_end(x_T: Tensor, path: Path) -> Tensor:
         return log_density(prior, x_T) - path.log_volume
 
-    with torch.no_grad(), evaluating(model):
+    with torch.set_grad_enabled(grad), evaluating(model):
         end, found = _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
         data = model.sde.project(end)
     if data.shape != end.shape:

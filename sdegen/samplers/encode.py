@@ -57,6 +57,7 @@ def encode(
     sampler: Sampler | None = None,
     seed: int | None = None,
     batch: int | None = None,
+    grad: bool = False,
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
@@ -84,6 +85,8 @@ def encode(
     batch
         Most rows that go through the model at a time; all by default. The result does not depend on it, but for rounding
         and what an adaptive integrator's tolerance allows.
+    grad
+        Record the run for derivatives of the result by the states, conditions and parameters, as for `sample`.
     progress
         Show a bar; by default where standard error is a terminal.
     cond
@@ -105,7 +108,7 @@ def encode(
     cond = read_conditions(model, cond, encode)
     data = check_states("x", x, model)
     sampler = _sampler(model, steps, sampler, data)
-    z = _follow(model, _state(model.sde, data, seed), sampler, True, batch, progress, cond)
+    z = _follow(model, _state(model.sde, data, seed), sampler, True, batch, grad, progress, cond)
     return narrowed("latents", z, x.dtype)
 
 
@@ -141,7 +144,7 @@ def encode_with_error(
     )  # fmt: skip
     data = widened(x)
     sampler = _sampler(model, steps, sampler, data)
-    gap = model.sde.project(_follow(model, widened(z), sampler, False, batch, progress, cond)) - data
+    gap = model.sde.project(_follow(model, widened(z), sampler, False, batch, False, progress, cond)) - data
     return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
 
 
@@ -153,6 +156,7 @@ def decode(
     steps: int | None = None,
     sampler: Sampler | None = None,
     batch: int | None = None,
+    grad: bool = False,
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
@@ -162,7 +166,7 @@ def decode(
 
     Parameters
     ----------
-    model, steps, sampler, batch, progress, cond
+    model, steps, sampler, batch, grad, progress, cond
         As for `encode`.
     z
         States at T, ``(B, *)``.
@@ -179,7 +183,9 @@ def decode(
     """
     cond = read_conditions(model, cond, decode)
     states = check_states("z", z, model)
-    x = model.sde.project(_follow(model, states, _sampler(model, steps, sampler, states), False, batch, progress, cond))
+    x = model.sde.project(
+        _follow(model, states, _sampler(model, steps, sampler, states), False, batch, grad, progress, cond)
+    )
     return narrowed("data", x, z.dtype)
 
 
@@ -189,6 +195,7 @@ def _follow(
     sampler: Sampler,
     to_noise: bool,
     batch: int | None,
+    grad: bool,
     progress: bool | None,
     cond: dict[str, Any],
 ) -> Tensor:
@@ -204,7 +211,7 @@ def _follow(
     times, plan = sampler.times(model.sde, False), sampler.plan
     if to_noise:
         times, plan = times.flip(0), partial(_plan_backward, sampler)
-    run = Runner(sampler, times, False, lambda first, times: refused)
+    run = Runner(sampler, times, False, lambda first, times: refused, grad=grad)
     return run(model, plan, list(chunks(model, x, batch, cond, 0, len(x))), progress)
 
 

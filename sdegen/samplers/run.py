@@ -46,6 +46,7 @@ def sample(
     batch: int | None = None,
     part: tuple[int, int] | None = None,
     return_path: bool = False,
+    grad: bool = False,
     progress: bool | None = None,
     callback: Callback | None = None,
     **cond: Any,
@@ -83,6 +84,10 @@ def sample(
         `n`, `x_T` and conditions are those of the whole. Give all processes the same seed.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
+    grad
+        Record the run for derivatives of the samples by `x_T`, conditions and parameters. All evaluations of the network are held
+        in memory then; one that calls itself by ``torch.utils.checkpoint.checkpoint`` holds its inputs alone. What is chosen by
+        the state, such as adaptive steps, counts as constant.
     progress
         Show a bar; by default where standard error is a terminal.
     callback
@@ -140,7 +145,7 @@ def sample(
     else:
         x, dtype = check_states("x_T", x_T, model)[rows], x_T.dtype
     parts = list(chunks(model, x, batch, cond, rows.start, n))
-    run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path)
+    run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path, grad)
     found = run(model, sampler.plan, parts, progress)
     found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
     return narrowed("samples", found, dtype)
@@ -159,7 +164,7 @@ class Runner(NamedTuple):
         Whether a move to clean data follows the last step.
     noise
         Called as ``noise(first, times)`` for the samples from place `first` on, it returns the noise of their steps.
-    callback, return_path
+    callback, return_path, grad
         As for `sample`.
     """
 
@@ -169,6 +174,7 @@ class Runner(NamedTuple):
     noise: Callable[[int, Tensor], Noise]
     callback: Callback | None = None
     return_path: bool = False
+    grad: bool = False
 
     def __call__(
         self,
@@ -197,7 +203,7 @@ class Runner(NamedTuple):
         """
         show, ends, planned, steps = should_show(progress), [], None, []
         with (
-            torch.no_grad(),
+            torch.set_grad_enabled(self.grad),
             evaluating(model),
             tqdm(disable=not show, desc=type(self.sampler).__name__, leave=False) as bar,
         ):
@@ -221,7 +227,7 @@ class Runner(NamedTuple):
             moved = self.sampler.step(model, x, c, noise, state)
             after, state = check_pair(who, moved, "the states and what is remembered")
             x = check_answer(who, after, shape, x)
-            ranges += torch.aminmax(x)
+            ranges += torch.aminmax(x.detach())
             if self.return_path:
                 path.append(x)
             if self.callback is not None:
@@ -230,7 +236,7 @@ class Runner(NamedTuple):
         if self.denoise:
             x = model.denoise(x, self.times[-1])
             path.append(x)
-            ranges += torch.aminmax(x)
+            ranges += torch.aminmax(x.detach())
             if self.callback is not None:
                 self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
         self._check(ranges)

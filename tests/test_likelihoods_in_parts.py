@@ -1,0 +1,104 @@
+"""Likelihoods with `batch=`: rows go in parts, and each has the times, noise and probes that it has in the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import samplers
+from sdegen.laws.derivatives import Hutchinson, HutchPlusPlus
+
+RING = sdegen.data.gaussian_ring()
+
+
+class Labelled(nn.Module):
+    """A network with a condition that has a row for each datum, and a watch on how many rows come at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.most = nn.Parameter(torch.tensor([0.5, 0.3], dtype=torch.float64)), 0
+
+    def forward(self, x: Tensor, level: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+        self.most = max(self.most, len(x))
+        extra = shift.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(shift, Tensor) else shift
+        return (self.w[0] * x + extra).tanh() * self.w[1]
+
+
+def model_on(sde: Any) -> sdegen.Model:
+    model = sdegen.Model(Labelled(), sde).double()
+    model.moments = RING.moments()
+    return model
+
+
+PROCESSES = [sdegen.VP(), sdegen.Rectified(), sdegen.CLD()]
+LOOSE = {"tolerance": 1e-3}
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+# Name: what it does, and how much the result may differ: rounding, or what the steps of an integrator make of another part.
+DOORS: dict[str, tuple[Callable[..., Any], float]] = {
+    "log_prob": (lambda m, x, **h: sdegen.estimate_log_prob(m, x, draws=1, generator=seeded(), **LOOSE, **h), 0.02),
+    "Hutchinson": (
+        lambda m, x, **h: sdegen.estimate_log_prob(
+            m, x, draws=2, divergence=Hutchinson(3), generator=seeded(), method="heun2", steps=4, **h
+        ),
+        1e-9),
+    "Hutch++": (
+        lambda m, x, **h: sdegen.estimate_log_prob(
+            m, x, draws=2, divergence=HutchPlusPlus(1), generator=seeded(), method="heun2", steps=4, **h
+        ),
+        1e-9),
+    "elbo": (lambda m, x, **h: sdegen.elbo(m, x, draws=3, generator=seeded(), **h), 1e-9),
+    "discrete_elbo": (lambda m, x, **h: sdegen.discrete_elbo(m, x, 3, draws=2, generator=seeded(), **h), 1e-9),
+    "encode": (lambda m, x, **h: samplers.encode(m, x, steps=3, seed=0, **h), 1e-9),
+    "encode_with_error": (lambda m, x, **h: samplers.encode_with_error(m, x, steps=3, seed=0, **h), 1e-9),
+}  # fmt: skip
+
+
+def numbers(found: Any) -> list[Tensor]:
+    return [v for v in found if isinstance(v, Tensor)] if isinstance(found, tuple) else [found]
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(n=st.integers(1, 5), batch=st.integers(1, 7), rows=st.booleans())
+@pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("door", DOORS)
+def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool) -> None:
+    call, allowed = DOORS[door]
+    model, x = model_on(sde), RING.sample(n, torch.Generator().manual_seed(1))
+    cond = {"shift": torch.linspace(-1, 1, n, dtype=torch.float64)} if rows else {"shift": 0.4}
+    whole = numbers(call(model, x, **cond))
+    model.net.most = 0
+    parts = numbers(call(model, x, batch=batch, **cond))
+    assert model.net.most <= batch
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=allowed, atol=allowed, equal_nan=True)
+
+
+def test_bits_and_samples_with_densities_go_in_parts_too() -> None:
+    model = model_on(sdegen.VP())
+    images = torch.randint(0, 256, (5, 2), dtype=torch.uint8, generator=seeded())
+    how = {"method": "heun2", "steps": 4}
+    for call in (
+        lambda **h: sdegen.bits_per_dim(model, images, draws=2, generator=seeded(), **how, **h),
+        lambda **h: sdegen.sample_with_log_prob(model, 5, seed=0, **how, **h)[1],
+    ):
+        for a, b in zip(numbers(call()), numbers(call(batch=2)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("batch", [0, -1, 2.5, True])
+def test_what_is_no_number_of_rows_is_refused(door: str, batch: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="batch = "):
+        DOORS[door][0](model_on(sdegen.VP()), RING.sample(2), batch=batch)
