@@ -37,7 +37,7 @@ def construct(described: Any, tensors: dict[str, Tensor], known: dict[str, type]
         If a class is not known, a tensor or an entry is missing, or a constructor refuses its arguments.
     """
     room = 4 * sum(value.numel() for value in tensors.values()) + _ROOM
-    with torch.random.fork_rng(), _Bounded(room):
+    with torch.random.fork_rng([]), _Bounded(room):
         return _Maker(tensors, known, path)(described)
 
 

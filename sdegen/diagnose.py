@@ -22,8 +22,8 @@ from .checks import check_count
 from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
 from .laws.kernels import Transition
-from .laws.mixtures import Distribution
 from .laws.operators import Scale
+from .laws.outside import Given, as_closed, as_law
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
@@ -157,7 +157,7 @@ class Budget(NamedTuple):
 @check_arguments
 def diagnose(
     model: ScoreModel,
-    data: Distribution | Tensor,
+    data: Given | Tensor,
     sampler: Sampler | None = None,
     *,
     n: int = 4096,
@@ -207,7 +207,7 @@ def diagnose(
     check_count("bins", bins)
     if n < 64:
         raise ValueError(f"n = {n}; distances of {BLOCKS} blocks need at least 64 samples.")
-    law: Any = Empirical(data) if isinstance(data, Tensor) else data
+    law: Any = Empirical(data) if isinstance(data, Tensor) else as_closed(data)
     sde = as_linear(model.sde, ", so the law of its noised states has no closed form to compare with.")
     exact = Exact(sde, law)
     sampler = default(model, eta=0.0) if sampler is None else sampler
@@ -216,7 +216,7 @@ def diagnose(
     directions, noise = torch.randint(2**62, (2,), generator=generator).tolist()
     end = sampler.times(sde, True)[-1].item()
     fine = ProbabilityFlow(grid=Angle(end=end), rtol=1e-5, atol=1e-5)
-    prior = sde.prior((law.moments() if model.moments is None else model.moments).in_units(sde.units))
+    prior = as_law(sde.prior((law.moments() if model.moments is None else model.moments).in_units(sde.units)))
 
     def drawn(of: ScoreModel, x_T: Tensor, by: Sampler) -> Tensor:
         with torch.no_grad():

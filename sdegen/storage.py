@@ -94,7 +94,7 @@ def read_whole(
     except OSError as error:
         raise OSError(f"{path} cannot be read ({error}); give a file that is there and may be read.") from None
     except Exception as error:  # of the reader's own kinds, which depend on what is wrong with a file
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = str(error).splitlines()[0][:90] if str(error) else type(error).__name__
         raise ValueError(f"{path} is no whole safetensors file ({said}); {broken}") from None
     found = header.get("format")
     if found not in formats:

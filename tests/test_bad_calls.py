@@ -60,7 +60,7 @@ bad(
     "empty Dataset, fit",
     ValueError,
     fitted(lambda w: TensorDataset(w.x[:0])),
-    r"^data is an empty Dataset",
+    r"^data is empty",
     r"at least one row",
 )
 bad(

@@ -235,7 +235,9 @@ def test_checkpoints_with_something_missing_or_of_another_shape_are_refused(tmp_
     run_in(tmp_path)
     path = Folder(tmp_path).files()[-1]
     header, tensors = parts(path)
-    for name, value in tensors.items():
+    last = {name.split(":")[0] + name.split(".")[-1][:3] * name.startswith("opt"): name for name in sorted(tensors)}
+    for name in last.values():
+        value = tensors[name]
         for changed in (
             None,
             torch.zeros(3, 3, 3),

@@ -16,7 +16,7 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     ["construction", "description", "precision", "show", "storage", "waiting", "warning"],
-    ["answers", "checks", "conditions"],
+    ["answers", "checks", "conditions", "fixed"],
     ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],

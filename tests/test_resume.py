@@ -10,8 +10,10 @@ import re
 import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -429,3 +431,177 @@ def test_half_a_picture_in_the_folder_does_no_harm(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".samples-00000500.png.part").write_bytes(b"")  # what a killed `plots.Album` leaves
     assert run(tmp_path / "run", steps=2)[1].steps == 2
+
+
+# --- the data are those that the run began with -----------------------------------------------------------------------
+
+
+def labelled_rows(n=60):
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(n) % 3
+
+
+class ReadRows(torch.utils.data.Dataset):
+    """Rows that are read one by one."""
+
+    def __init__(self, x, label, jitter=0.0):
+        self.x, self.label, self.jitter = x, label, jitter
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i] + self.jitter * torch.randn(2), self.label[i]
+
+
+def swapped(value, i=3, j=40):
+    value = value.clone()
+    value[[i, j]] = value[[j, i]]
+    return value
+
+
+def loaded(x, label):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, label), batch_size=20)
+
+
+def small_images(x, label):
+    images = ((x - x.min()) / (x.max() - x.min()) * 255).to(torch.uint8).reshape(-1, 1, 1, 2)
+    return sdegen.data.from_arrays(images, label).scaled(-1, 1)
+
+
+FORMS = {
+    "pair": lambda x, label: (x, label),
+    "conditions": lambda x, label: (x, {"label": label}),
+    "tensors": lambda x, label: torch.utils.data.TensorDataset(x, label),
+    "rows": ReadRows,
+    "random rows": lambda x, label: ReadRows(x, label, 0.1),
+    "images": small_images,
+    "loader": loaded,
+}
+CHANGES = {
+    "two labels": lambda x, label: (x, swapped(label)),
+    "other labels": lambda x, label: (x, (label + 1) % 3),
+    "one label": lambda x, label: (x, torch.cat([label[:-1], (label[-1:] + 1) % 3])),
+    "two rows": lambda x, label: (swapped(x), label),
+    "another order": lambda x, label: (x.flip(0), label.flip(0)),
+    "one number": lambda x, label: (torch.cat([x[:-1], x[-1:] + 0.5]), label),
+    "columns": lambda x, label: (x.flip(1), label),
+}
+
+
+class Labelless(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(2, 2)
+        self.moments = None
+
+    def loss(self, x, *, generator=None, label=None):
+        return (self.line(x.flatten(1)) - x.flatten(1)).square().sum(1) * (1 + label)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_run_on_other_rows_labels_or_order_is_refused(tmp_path, form, change):
+    asked = {"batch_size": 20, "seed": 0, "checkpoint": tmp_path / "run", "schedule": constant_rate, "progress": False}
+    x, label = labelled_rows()
+    fit(Labelless(), FORMS[form](x, label), steps=3, **asked)
+    with pytest.raises(
+        ValueError, match=r"is of a run on other data|batches of the data are not those that the run had"
+    ):
+        fit(Labelless(), FORMS[form](*CHANGES[change](x, label)), steps=4, **asked)
+    # Rounding is forgiven, as another machine may round otherwise.
+    near = x if form == "images" else x * (1 + 1e-7)
+    assert fit(Labelless(), FORMS[form](near, label.clone()), steps=4, **asked).steps == 4
+
+
+@pytest.mark.parametrize("law", ["turned", "wider"])
+def test_a_run_on_another_law_of_the_same_moments_is_refused(tmp_path, law):
+    ring = sdegen.data.gaussian_ring(modes=6)
+    moments = ring.moments()
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    other = {
+        "turned": sdegen.GaussianMixture(ring.weights, ring.means @ turn, ring.covariances),
+        "wider": sdegen.GaussianMixture(torch.ones(1), moments.mean[None], moments.covariance.diagonal()[None]),
+    }[law]
+    asked = {"batch_size": 8, "seed": 0, "checkpoint": tmp_path / "run", "schedule": constant_rate, "progress": False}
+    model = lambda: sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP())
+    fit(model(), ring, steps=2, **asked)
+    assert fit(model(), sdegen.data.gaussian_ring(modes=6), steps=3, **asked).steps == 3
+    with pytest.raises(ValueError, match=r"is of a run on other data: the rows"):
+        fit(model(), other, steps=4, **asked)
+
+
+# --- settings and networks that have no arguments of their own are told apart -----------------------------------------
+
+
+def times(factor):
+    def loss(model, x, generator=None):
+        return factor * sdegen.losses.Denoising()(model, x, generator=generator)
+
+    return loss
+
+
+def scaled_loss(model, x, generator=None, by=1.0):
+    return by * sdegen.losses.Denoising()(model, x, generator=generator)
+
+
+class Weighted:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, model, x, generator=None):
+        return scaled_loss(model, x, generator, float(np.asarray(self.by).item()))
+
+
+class Around(nn.Module):
+    """A network around others, which its arguments do not tell."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.inside = nn.Sequential(*parts)
+
+    def forward(self, x, level):
+        return self.inside(x)
+
+
+PAIRS_TOLD_APART = {
+    "closures": ({"loss": times(1.0)}, {"loss": times(2.0)}, {"loss": times(1.0)}),
+    "partials": ({"loss": partial(scaled_loss, by=1.0)}, {"loss": partial(scaled_loss, by=2.0)}, None),
+    "lambdas": ({"schedule": lambda done: 1.0}, {"schedule": lambda done: 1.0 - done}, None),
+    "methods": ({"loss": Weighted(1.0).__call__}, {"loss": Weighted(2.0).__call__}, None),
+    "NumPy scalars": ({"loss": Weighted(np.float32(1.0))}, {"loss": Weighted(np.float32(2.0))}, {"loss": Weighted(1.0)}),
+    "arrays": ({"loss": Weighted(np.ones(1))}, {"loss": Weighted(np.full(1, 2.0))}, {"loss": Weighted(np.ones(1))}),
+    "tensors": ({"loss": Weighted(torch.ones(1))}, {"loss": Weighted(torch.full((1,), 2.0))}, None),
+    "tables": ({"loss": Weighted(torch.ones(()))}, {"loss": Weighted(torch.ones(1))}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PAIRS_TOLD_APART)
+def test_settings_without_a_name_of_their_own_are_told_apart(tmp_path, case):
+    first, second, same_as_first = PAIRS_TOLD_APART[case]
+    asked = {"steps": 2, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run", "progress": False}
+    model = lambda: sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP())
+    fit(model(), RING, **asked, **first)
+    with pytest.raises(ValueError, match=r"is of a run with (loss|schedule)"):
+        fit(model(), RING, **asked, **second)
+    fit(model(), RING, **asked, **(first if same_as_first is None else same_as_first))
+
+
+NETS_TOLD_APART = {
+    "activations": (lambda: Around(nn.Linear(2, 2), nn.SiLU()), lambda: Around(nn.Linear(2, 2), nn.ReLU())),
+    "dropout": (lambda: Around(nn.Linear(2, 2), nn.Dropout(0.1)), lambda: Around(nn.Linear(2, 2), nn.Dropout(0.2))),
+    "compiled": (
+        lambda: torch.compile(Around(nn.Linear(2, 2), nn.SiLU()), backend="eager"),
+        lambda: torch.compile(Around(nn.Linear(2, 2), nn.ReLU()), backend="eager"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NETS_TOLD_APART)
+def test_networks_that_differ_in_what_has_no_weights_are_told_apart(tmp_path, case):
+    first, second = NETS_TOLD_APART[case]
+    asked = {"steps": 2, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run", "progress": False}
+    fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
+    fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
+    with pytest.raises(ValueError, match=r"is of a run with model\.net\.inside\.1"):
+        fit(sdegen.Model(second(), sdegen.VP()), RING, **asked)

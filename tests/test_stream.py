@@ -178,7 +178,7 @@ def test_batches_in_another_order_are_refused_when_a_run_goes_on(tmp_path):
     fit(one, DataLoader(X, batch_size=16, shuffle=True), steps=5, **settings)
     torch.manual_seed(9)  # else both loaders would draw the same orders
     with pytest.raises(
-        ValueError, match=r"^batch 5 of the data is not the one that the run had there, .*generator=torch"
+        ValueError, match=r"^the first 5 batches of the data are not those that the run had, .*generator=torch"
     ):
         fit(other, DataLoader(X, batch_size=16, shuffle=True), steps=9, **settings)
 

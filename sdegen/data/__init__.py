@@ -2,7 +2,7 @@
 
 `laws` are Gaussian mixtures; `images` sets of bytes with their labels, `scaling` their numbers and the way back, `sets`
 the published ones, found or fetched by `files`, `readers` the user's own, `pictures` the way to files; `source` the batches that
-training takes, `stream` those that the user makes.
+training takes, `rows` those of a `Dataset`, `stream` those that the user makes.
 Images stay bytes until a batch is drawn, and are scaled only as the user says.
 """
 
@@ -11,6 +11,7 @@ from .images import Images, Scaled, Split
 from .laws import gaussian_grid, gaussian_ring, random_mixture
 from .pictures import save_pngs
 from .readers import from_arrays, from_dataset, from_folder
+from .rows import collect
 from .scaling import Dequantisation, Scaling
 from .sets import digits, fashion_mnist, mnist, sprites, sprites_held_out
 from .source import Batch, Source
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "Split",
     "Stream",
+    "collect",
     "digits",
     "fashion_mnist",
     "from_arrays",

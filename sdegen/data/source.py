@@ -4,9 +4,9 @@ silently.
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Source", "check_finite", "check_rows", "parted"]
+__all__ = ["Batch", "Source", "check_finite", "check_rows"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +15,20 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..answers import ask_draws
 from ..arguments import check_arguments
+from ..checks import check_law
 from ..laws.mixtures import Moments, moments_of
+from ..laws.outside import as_law
 from ..precision import at_least_single, is_finer, widened
 from ..show import show_call
+from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
+from .moments import joined
+from .rows import Rows, held, parted
 
 DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
+MANY = 65_536  # rows that moments are taken of, where there is no end of them or reading them all takes long
+FEW = 256  # rows by which a law, or rows that are read anew, are known again
+READ = 1024  # rows that are read at once where nothing else is said
 
 
 class Batch(NamedTuple):
@@ -47,9 +55,10 @@ class Source:
     Parameters
     ----------
     data
-        Anything with ``sample(n, generator)``; a tensor ``(N, *)``; a pair of it and its conditions, a dict of tensors
-        ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of such rows; or images with
-        their scaling (`Scaled`), whose labels become ``label``.
+        Anything with ``sample(n, generator)``, or a law of ``torch.distributions``; a tensor ``(N, *)``; a pair of it and its
+        conditions, a dict of tensors ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of
+        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); or images with their scaling
+        (`Scaled`), whose labels become ``label``.
     dtype, device
         Those of the network that learns. Coarser data, or data on another device, are refused, finer ones stay as they are, laws
         and images become its dtype; in float32 at least all of them.
@@ -71,12 +80,13 @@ class Source:
 
     @check_arguments
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = at_least_single(dtype), device
-        self.law: Any = data if hasattr(data, "sample") else None
-        self.x: Tensor | Scaled | None = None
+        self.dtype, self.least, self.device = at_least_single(dtype), dtype, device
+        self.law: Any = check_law("data", as_law(data)) if hasattr(data, "sample") else None
+        self.x: Tensor | Scaled | Rows | None = None
         self.cond: dict[str, Tensor] = {}
         self.order = torch.empty(0, dtype=torch.long)
         if self.law is not None:
+            check_finite(ask_draws(self.law, 2, torch.Generator().manual_seed(0)), "data.sample(n)")
             return
         if isinstance(data, Images):
             raise TypeError(
@@ -93,7 +103,12 @@ class Source:
                 "torch.utils.data.DataLoader(data, batch_size=...)."
             )
         if isinstance(data, Dataset):
-            data = _collect(data)
+            tensors = held(data)
+            if tensors is None or len(tensors) > 2:
+                self.x = Rows(data)
+                self.cond = self._read(torch.arange(1), torch.Generator().manual_seed(0)).cond
+                return
+            data = tensors if len(tensors) == 2 else tensors[0]
         x, self.cond = parted(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
@@ -125,14 +140,47 @@ class Source:
         self.order = order
 
     def moments(self, generator: torch.Generator) -> Moments:
-        """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it."""
+        """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it; of
+        rows that are read anew those of one pass, of 65,536 at most.
+        """
         if isinstance(self.x, Scaled):
             return self.x.moments()
+        if isinstance(self.x, Rows):
+            places = torch.arange(min(len(self.x), MANY)) * len(self.x) // min(len(self.x), MANY)
+            parts = (self._read(which, generator).x for which in places.split(READ))
+            return joined((len(part), moments_of(part)) for part in parts)
         if self.x is not None:
             return moments_of(self.x)
         if hasattr(self.law, "moments"):
             return self.law.moments()
-        return moments_of(ask_draws(self.law, 65_536, generator))
+        return moments_of(ask_draws(self.law, MANY, generator))
+
+    def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
+        """Return fingerprints of the data, and of each of the conditions, by which they are known again in their order
+        (`fingerprint`).
+
+        Of a law and of rows that are read anew these are a few draws; nothing is said of those that are other ones for the same
+        seed.
+
+        Parameters
+        ----------
+        moments
+            Mean and covariance of the data.
+        """
+        if isinstance(self.x, (Scaled, Tensor)):
+            rows = self.x.images.x if isinstance(self.x, Scaled) else self.x
+            return _known({"x": rows} | {f"condition {name}": value for name, value in self.cond.items()}, moments)
+        drawn = [self._few() for _ in range(2)]
+        known = [_known({"x": x} | {f"condition {name}": v for name, v in cond.items()}, moments) for x, cond in drawn]
+        return {name: value for name, value in known[0].items() if torch.equal(value, known[1][name])}
+
+    def _few(self) -> Batch:
+        """Return a few draws of a law, or rows of a `Dataset`, the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        if isinstance(self.x, Rows):
+            few = min(len(self.x), FEW)
+            return self._read(torch.arange(few) * len(self.x) // few, generator)
+        return Batch(ask_draws(self.law, FEW, generator), {})
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield batches without end: fresh draws of a distribution, or every row of a data set once per epoch in random order."""
@@ -152,10 +200,23 @@ class Source:
         """Return the rows of the given numbers."""
         if isinstance(self.x, Scaled):
             x = self.x.rows(which, self.dtype, generator).to(self.device, non_blocking=True)
+        elif isinstance(self.x, Rows):
+            return self._read(which, generator)
         else:
             assert self.x is not None
             x = self.x[which.to(self.x.device, non_blocking=True)]
         return Batch(x, {name: value[which.to(value.device, non_blocking=True)] for name, value in self.cond.items()})
+
+    def _read(self, which: Tensor, generator: torch.Generator) -> Batch:
+        """Read rows of a `Dataset` anew, and check them."""
+        assert isinstance(self.x, Rows)
+        x, cond = self.x.read(which, generator)
+        check_rows(x, cond, self.least, "data")
+        if not x.isfinite().all():
+            bad = int(which[(~x.isfinite()).reshape(len(x), -1).any(1)][0])
+            raise ValueError(f"data holds NaN or infinite values in row {bad}; remove or replace them.")
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
+        return Batch(widened(x).to(self.device, non_blocking=True), moved)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""
@@ -168,10 +229,15 @@ class Source:
             yield self._rows(rows, generator)
 
 
-def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Split ``x``, ``(x, labels)`` or ``(x, conditions)`` into the data and their conditions by keyword."""
-    x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
-    return x, cond if isinstance(cond, dict) else {"label": cond}
+def _known(columns: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
+    """Return the fingerprint of each column; data of floating point are standardised first."""
+    found = {}
+    for name, rows in columns.items():
+        sums = Fingerprint()
+        for part in rows.split(READ):
+            sums.add(standardised(part, moments) if name == "x" and part.is_floating_point() else part)
+        found[name] = sums.value()
+    return found
 
 
 def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
@@ -231,30 +297,3 @@ def check_finite(x: Tensor, what: str) -> None:
     if not x.isfinite().all():
         bad = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0, 0])
         raise ValueError(f"{what} holds NaN or infinite values, first in row {bad}; remove or replace them.")
-
-
-def _collect(dataset: Dataset) -> Any:
-    """Collect a data set of rows, or of (row, conditions) pairs, into tensors."""
-    rows = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
-    if not rows:
-        raise ValueError("data is an empty Dataset; give at least one row.")
-    if isinstance(rows[0], (tuple, list)):
-        columns = [_stacked(column) for column in zip(*rows, strict=True)]
-        if len(columns) > 2:
-            raise TypeError(
-                f"the Dataset yields {len(columns)} values a row; expected a datum, or a datum and a label or dict of conditions."
-            )
-        return columns[0] if len(columns) == 1 else tuple(columns)
-    return _stacked(rows)
-
-
-def _stacked(column: Sequence[Any]) -> Any:
-    """Stack values of one kind to a tensor, dicts of them to a dict of tensors."""
-    if not isinstance(column[0], dict):
-        return torch.stack([torch.as_tensor(value) for value in column])
-    for i, row in enumerate(column):
-        if row.keys() != column[0].keys():
-            raise ValueError(
-                f"row {i} of the Dataset has {sorted(row)}, row 0 {sorted(column[0])}; give all rows the same."
-            )
-    return {name: _stacked([row[name] for row in column]) for name in column[0]}

@@ -18,9 +18,11 @@ from ..laws.mixtures import Moments, moments_of
 from ..precision import widened
 from ..show import show_call
 from ..waiting import at_hand
+from .fingerprint import Fingerprint, standardised, tolerance
 from .images import Images, Scaled, Split
 from .moments import joined
-from .source import Batch, Source, check_finite, check_rows, parted
+from .rows import parted
+from .source import Batch, Source, check_finite, check_rows
 
 _ROWS = 65_536  # data that moments are taken of, where all are too many
 _AHEAD = 16  # batches that are read ahead of an iterator, which gives each but once
@@ -36,7 +38,7 @@ class Stream:
     The moments are those of the first 65,536 data, or of the first pass if it is shorter; the first training pass then begins
     anew. An iterator, which cannot begin anew, is read 16 batches ahead for them and trains on those too.
 
-    A run that goes on reads and drops the batches that it had before. If the last of them is another one than it was, the order
+    A run that goes on reads and drops the batches that it had before. If they are other ones than they were, the order
     is not one that comes again, and the run is refused: give the loader a generator with a seed, or no `shuffle`.
 
     Parameters
@@ -70,7 +72,7 @@ class Stream:
         self.data, self.dtype, self.device = data, dtype, device
         self.read, self.given = 0, 0
         self.cond: dict[str, Tensor] = {}  # those of the first batch
-        self.last: Batch | None = None
+        self._known: dict[str, Fingerprint] = {}
         first = self._pass()
         self._ahead: list[Batch] = []
         if isinstance(data, Iterator):
@@ -89,7 +91,7 @@ class Stream:
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Give batches without end; their size and order are the iterable's own."""
         for batch in self._batches:
-            self.given, self.last = self.given + 1, batch
+            self._note(batch)
             yield batch
 
     def once(self, size: int) -> Iterator[Batch]:
@@ -108,8 +110,14 @@ class Stream:
         return self._pass()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the number of batches read so far, and a fingerprint of the last one."""
-        return {"batches": torch.tensor(self.given), "batch": _trace(self.last)}
+        """Return the number of batches read so far, and fingerprints of all of them."""
+        return {"batches": torch.tensor(self.given)} | {
+            f"batch:{name}": sums.value() for name, sums in sorted(self._known.items())
+        }
+
+    def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
+        """Return nothing: what has been read is known by `state`."""
+        return {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Read and discard the batches that were used before, so that the stream continues after them.
@@ -117,17 +125,28 @@ class Stream:
         Raises
         ------
         ValueError
-            If the last is not the one that it was.
+            If they are not those that they were.
         """
         for batch in islice(self._batches, int(tensors["batches"])):
-            self.given, self.last = self.given + 1, batch
-        was, now = tensors["batch"], _trace(self.last)
-        if was.shape != now.shape or not torch.allclose(was, now, rtol=1e-5, atol=1e-6):
+            self._note(batch)
+        now = self.state()
+        then = {name: value for name, value in tensors.items() if name.startswith("batch")}
+        near = tolerance(self._moments, self.dtype)
+        if now.keys() != then.keys() or any(
+            not torch.allclose(now[k], v, rtol=1e-12, atol=near) for k, v in then.items()
+        ):
             raise ValueError(
-                f"batch {self.given} of the data is not the one that the run had there, so that it cannot go on; give batches in "
-                "an order that comes again, as of DataLoader(..., generator=torch.Generator().manual_seed(0)), or another folder "
-                "to start anew."
+                f"the first {self.given} batches of the data are not those that the run had, so that it cannot go on; give "
+                "batches in an order that comes again, as of DataLoader(..., generator=torch.Generator().manual_seed(0)), or "
+                "another folder to start anew."
             )
+
+    def _note(self, batch: Batch) -> None:
+        """Count a batch, and add it to the fingerprints."""
+        self.given += 1
+        columns = {"x": standardised(batch.x, self._moments)} | {f"condition {k}": v for k, v in batch.cond.items()}
+        for name, rows in columns.items():
+            self._known.setdefault(name, Fingerprint()).add(rows)
 
     def _pass(self) -> Iterator[Batch]:
         """Yield the batches of one pass, checked."""
@@ -188,8 +207,3 @@ def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
         n -= len(batch.x)
         if n <= 0:
             return
-
-
-def _trace(batch: Batch | None) -> Tensor:
-    """Return the sum of every row, by which a batch is recognised."""
-    return torch.zeros(0) if batch is None else batch.x.detach().flatten(1).sum(1).double().cpu()

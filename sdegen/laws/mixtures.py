@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
+from ..fixed import Fixed
 from ..precision import widened
 from ..show import show_call
 from .draws import check_draws
@@ -79,7 +80,7 @@ class Moments(NamedTuple):
         return Moments(units.standardise(self.mean.double()), C)
 
 
-class Distribution(ABC):
+class Distribution(Fixed, ABC):
     """The interface of a distribution of data with closed forms: samples, moments, denoiser and score, and its law after
     diffusion.
     """
@@ -157,7 +158,7 @@ class GaussianMixture(Distribution):
                 raise TypeError(f"{name} has dtype {value.dtype}; give floating-point values.")
             if not value.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinite values; give finite ones.")
-        weights, means, covariances = (v.detach().cpu().double() for v in (weights, means, covariances))
+        weights, means, covariances = (v.detach().cpu().double().clone() for v in (weights, means, covariances))
         if weights.ndim != 1 or means.ndim < 1 or len(means) != len(weights) or len(weights) == 0:
             raise ValueError(
                 f"weights has shape {tuple(weights.shape)} and means {tuple(means.shape)}; "

@@ -17,6 +17,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_law
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
+from ..laws.outside import as_law
 from ..laws.units import Units
 from ..models.exact import Exact
 from ..models.named import read_conditions
@@ -267,6 +268,5 @@ def _checked(
     check_batch(batch)
     if prior is not None:
         check_law("prior", prior, "log_prob")
-    moments = model.state_moments()
-    prior = sde.prior(moments) if prior is None else prior
+    prior = as_law(sde.prior(model.state_moments()) if prior is None else prior)
     return bind_rows(model, cond, repeated(len(x), draws), sde.lift(x[:1]), len(x)), sde, prior

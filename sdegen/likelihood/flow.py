@@ -20,6 +20,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_law, check_tensor
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
+from ..laws.outside import as_law
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype, evaluating
 from ..models.wrapper import bind_rows
@@ -158,7 +159,7 @@ def estimate_log_prob(
     divergence = _checked(divergence)
     check_batch(batch)
     sde = model.sde
-    prior = _prior(model) if prior is None else prior
+    prior = _prior(model) if prior is None else as_law(prior)
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
     own = repeated(len(x), 1 if whole else draws)
     bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
@@ -242,6 +243,7 @@ def sample_with_log_prob(
         prior = _prior(model)
         x_T = start(model, n, seed)
     else:
+        prior = as_law(prior)
         x_T = model.cast_states(ask_draws(prior, n, generator))
 
     def at_end(x_T: Tensor, path: Path) -> Tensor:
@@ -294,7 +296,7 @@ def _checked(divergence: Divergence | None) -> Divergence:
 
 
 def _prior(model: ScoreModel) -> Any:
-    return model.sde.prior(model.state_moments(", or pass prior"))
+    return as_law(model.sde.prior(model.state_moments(", or pass prior")))
 
 
 def _marginalise(

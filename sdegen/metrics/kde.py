@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..laws.outside import as_law
 from ..show import show_call
 from .estimate import Estimate, as_generator, as_points
 from .kl import KnownDensity
@@ -66,7 +67,7 @@ def kde_kl(
     if draws < 2:
         raise ValueError(f"draws = {draws}; a standard error needs at least 2 (kde_kl_once measures one set).")
     generator = as_generator(generator, seed)
-    sample: Any = getattr(draw, "sample", draw)
+    sample: Any = getattr(as_law(draw), "sample", draw)
     return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])
 
 
@@ -101,6 +102,7 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     ValueError
         If `x` is not finite or `h` not positive.
     """
+    distribution = as_law(distribution)
     points = as_points(x, "x")
     q = KernelDensity(points, h).log_prob(points).cpu().exp() + 1e-10
     p = distribution.log_prob(x.detach()).detach().cpu().double().exp() + 1e-10

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..answers import ask_draws, ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
-from ..laws.mixtures import Distribution, GaussianMixture
+from ..laws.mixtures import GaussianMixture
+from ..laws.outside import Given, as_closed, as_law
 from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
 
@@ -75,6 +76,7 @@ def kl(
     >>> abs(value - (math.log(1.2) + 1 / 1.2 - 1)) < 3 * stderr < 0.002
     True
     """
+    generated, real = as_law(generated), as_law(real)
     for name, law in (("generated", generated), ("real", real)):
         if not hasattr(law, "log_prob"):
             raise TypeError(
@@ -148,7 +150,7 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
 @check_arguments
 def prior_gap(
     sde: LinearSDE,
-    distribution: Distribution,
+    distribution: Given,
     *,
     n: int = 10_000,
     generator: torch.Generator | None = None,
@@ -190,8 +192,9 @@ def prior_gap(
             "the samples with its prior by knn_kl or mmd."
         )
     check_count("n", n, 2)
-    law = sde.diffused(distribution, sde.T)
-    prior = sde.prior(distribution.moments().in_units(sde.units))
+    known = as_closed(distribution)
+    law = sde.diffused(known, sde.T)
+    prior = as_law(sde.prior(known.moments().in_units(sde.units)))
     K, d = len(law.weights), math.prod(law.event_shape)
     # Nodes, and densities of components at them, that Monte Carlo would not be faster than.
     orders = [m for m in (8, 12, 16, 24, 32, 48, 64, 96, 128) if K * m**d <= min(2**20, 2**27 // K)]

@@ -13,15 +13,16 @@ from torch import Tensor
 from ..answers import check_answer, check_pair
 from ..arguments import check_arguments
 from ..conditions import NONE, Conditions, check_labels
+from ..fixed import Fixed
 from ..laws.marginals import Marginal, Observation
-from ..laws.mixtures import Distribution
+from ..laws.outside import Given, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE, as_linear
 from .named import read_conditions
 from .score import ScoreModel
 
 
-class Exact(ScoreModel):
+class Exact(Fixed, ScoreModel):
     """The exact score model of a linear SDE started from a known distribution.
 
     Parameters
@@ -29,7 +30,8 @@ class Exact(ScoreModel):
     sde
         Any linear SDE.
     distribution
-        The law of the data, in their own units: `GaussianMixture`, `Empirical`, or any `Distribution`.
+        The law of the data, in their own units: `GaussianMixture`, `Empirical`, any `Distribution`, or a Gaussian or a mixture
+        of such of ``torch.distributions``.
 
     Raises
     ------
@@ -45,12 +47,13 @@ class Exact(ScoreModel):
     """
 
     sde: LinearSDE
+    settable = ("moments", "end")
 
     @check_arguments
-    def __init__(self, sde: LinearSDE, distribution: Distribution) -> None:
+    def __init__(self, sde: LinearSDE, distribution: Given) -> None:
         why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
-        self.sde, self.distribution = as_linear(sde, why), distribution
-        self.moments, self._law = distribution.moments(), distribution.in_units(sde.units)
+        self.sde, self.distribution = as_linear(sde, why), as_closed(distribution)
+        self.moments, self._law = self.distribution.moments(), self.distribution.in_units(sde.units)
 
     @property
     def conditions(self) -> Conditions:
@@ -79,7 +82,7 @@ class Exact(ScoreModel):
         return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 
 
-class ExactConditional(ScoreModel):
+class ExactConditional(Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
     With ``null`` the law of all data it is the truth that a network trained with lost conditions approaches, and what
@@ -113,17 +116,24 @@ class ExactConditional(ScoreModel):
     """
 
     sde: LinearSDE
+    settable = ("moments", "end")
 
     @check_arguments
-    def __init__(self, sde: LinearSDE, laws: Sequence[Distribution], null: Distribution) -> None:
-        shapes = {tuple(law.event_shape) for law in (*laws, null)}
+    def __init__(
+        self,
+        sde: LinearSDE,
+        laws: Sequence[Given],
+        null: Given,
+    ) -> None:
+        known = [as_closed(law) for law in (*laws, null)]
+        shapes = {tuple(law.event_shape) for law in known}
         if not laws or len(shapes) > 1:
             raise ValueError(
                 f"{len(laws)} laws with data of shapes {shapes}; give at least one, all of data of one shape."
             )
-        self.laws, self.null = laws, null
-        self._models = [Exact(sde, law) for law in (*laws, null)]  # −1 is the last
-        self.sde, self.moments = sde, null.moments()
+        self.laws, self.null = known[:-1], known[-1]
+        self._models = [Exact(sde, law) for law in known]  # −1 is the last
+        self.sde, self.moments = sde, self.null.moments()
 
     @property
     def conditions(self) -> Conditions:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..conditions import NONE, Conditions
+from ..fixed import Fixed
 from ..laws.mixtures import GaussianMixture
+from ..laws.outside import Given, as_closed
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.dynamics import as_time, diffusion_at, drift_at
@@ -26,7 +28,7 @@ from .score import ScoreModel
 FAINT = 1e-11  # of the peak: smaller densities are rounding errors, and are continued like a Gaussian's
 
 
-class FokkerPlanck(ScoreModel):
+class FokkerPlanck(Fixed, ScoreModel):
     """The score model of a nonlinear process started from a mixture, by its Fokker–Planck equation on a grid; coordinates
     must move independently.
 
@@ -59,13 +61,22 @@ class FokkerPlanck(ScoreModel):
     True
     """
 
+    settable = ("moments", "end")
+
     @check_arguments
     @torch.no_grad()
-    def __init__(self, sde: SDE, distribution: GaussianMixture, cells: int = 1000, steps: int = 800) -> None:
+    def __init__(
+        self,
+        sde: SDE,
+        distribution: Given,
+        cells: int = 1000,
+        steps: int = 800,
+    ) -> None:
         if cells < 16 or steps < 3:
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
-        self.sde, self.distribution = sde, distribution
-        self.moments, law = distribution.moments(), distribution.in_units(sde.units)
+        self.sde, self.distribution = sde, as_closed(distribution)
+        self.moments = self.distribution.moments()
+        law: GaussianMixture = self.distribution.in_units(sde.units)
         means = law.means.reshape(len(law.weights), -1)
         covariances = law._full()
         variances = covariances.diagonal(dim1=1, dim2=2)

@@ -20,6 +20,7 @@ from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
+from ..laws.outside import as_law
 from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.base import SDE
@@ -284,6 +285,7 @@ class DirectModel(Trainable):
         super().__init__()
         if not scale > 0:
             raise ValueError(f"scale = {scale}; it must be positive.")
+        base = as_law(base)
         if base is not None and not hasattr(base, "score"):
             raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
         self.net, self.sde, self.scale, self.base = net, sde, scale, base

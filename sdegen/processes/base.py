@@ -72,8 +72,7 @@ class SDE(Lifting):
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear = False
-
-    # --- laws of the forward process -------------------------------------------------------------------------------
+    settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
         """Return the law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
@@ -183,8 +182,6 @@ class SDE(Lifting):
     def t_max(self) -> float:
         """The last time at which a sampler's grid may start; here T."""
         return self.T
-
-    # --- time reversal -------------------------------------------------------------------------------------------
 
     def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
         """Return the process from T to 0 with the same marginals, for any noise level `eta`: 1 is the reverse-time SDE, 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..answers import check_answer
 from ..checks import describe
+from ..fixed import Fixed
 from ..laws.operators import Operator, Scale
 from ..show import show_call
 
@@ -50,7 +51,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     return t.clamp(0.0, T)
 
 
-class Dynamics(ABC):
+class Dynamics(Fixed, ABC):
     """The interface of an SDE to a simulator: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
 
     T: float = 1.0

@@ -31,7 +31,7 @@ class Lifting(Dynamics):
     """
 
     units: Units = Units()
-    also_saved = ("units",)
+    also_saved: tuple[str, ...] = ("units",)
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Refuse a class that brings data into states past their units.
@@ -57,7 +57,7 @@ class Lifting(Dynamics):
         deviation 1.
         """
         other = copy(self)
-        other.units = units
+        vars(other)["units"] = units  # of another object that differs in this alone
         return other
 
     @property

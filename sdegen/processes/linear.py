@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..fixed import remembered
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Transition
 from ..laws.marginals import LEAST_SIGNAL, Marginal, Observation, Perturbed
@@ -244,10 +245,10 @@ class LinearSDE(SDE):
         ratio = (0.5 * self.log_snr(self.T)).exp().item()
         return f"alpha(T) / sigma(T) = {ratio:.2g}" if ratio else "alpha(T) = 0"
 
-    @cached_property
+    @remembered
     def t_max(self) -> float:
-        """The last time at which a sampler's grid may start: T, or if no signal is left there (`has_signal`) the time where
-        ``snr = 1e-8``.
+        """Return the last time at which a sampler's grid may start: T, or if no signal is left there (`has_signal`) the time
+        where ``snr = 1e-8``.
         """
         return self.T if self.has_signal else self.time(1e-8).item()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..fixed import remembered
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
 from ..laws.products import Field
@@ -104,11 +105,11 @@ class MatrixSDE(LinearSDE):
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
 
-    @cached_property
+    @remembered
     def _root(self) -> RootTable:
         return RootTable(self._checked_F, self._checked_G, self._covariance, self.T)
 
-    @cached_property
+    @remembered
     def _unit_root(self) -> RootTable:
         start = self.Sigma_0 + self.datum.matrix()
         return RootTable(self._checked_F, self._checked_G, partial(self._covariance, start=start), self.T)

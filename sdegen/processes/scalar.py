@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..fixed import remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field, value_and_slope
@@ -74,10 +75,10 @@ class ScalarSDE(LinearSDE):
 
     @property
     def state(self) -> Any:
-        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module the version counter of
-        each parameter, else nothing.
+        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module what its weights are,
+        else nothing.
         """
-        return tuple(p._version for p in self.parameters()) if isinstance(self, nn.Module) else None
+        return weights_of(self)
 
     @cached_property
     def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
@@ -129,9 +130,9 @@ class ScalarSDE(LinearSDE):
             return (0.5 * log_variance).exp()
         return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
 
-    @cached_property
-    def t_min(self) -> float:  # type: ignore[override]
-        """The smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
+    @remembered
+    def t_min(self) -> float:
+        """Return the smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
         return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
 
     def drift_operator(self, t: Tensor | float) -> Scale:

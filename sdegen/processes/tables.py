@@ -68,11 +68,16 @@ class DDPM(ScheduleSDE):
                 f"betas of shape {tuple(betas.shape)} reach {worst:.6g}; expected at least two values strictly between "
                 "0 and 1 (for a beta of 1, zero terminal SNR, use the Cosine or Rectified process)."
             )
-        self.betas = betas
+        self._betas = betas.clone()
         self.N = len(betas)
         self.piece = 1 / self.N  # the cubic's second derivative jumps at every step
         knots = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
         self.log_alpha = Cubic(knots)
+
+    @property
+    def betas(self) -> Tensor:
+        """The betas, ``(N,)``: a copy, since the table made of them stays as it is."""
+        return self._betas.clone()
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         return self.log_alpha(t * self.N)
@@ -113,10 +118,15 @@ class AngleTable(ScheduleSDE):
             raise ValueError(
                 f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."
             )
-        self.alphas_cumprod, self.N = table, len(table)
+        self._alphas_cumprod, self.N = table.clone(), len(table)
         self.piece = 1 / self.N  # as of `DDPM`
         angles = torch.atan2((1 - table).sqrt(), table.sqrt())
         self.angle = Cubic(torch.cat([angles.new_zeros(1), angles]))
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The squares of `alpha`, ``(N,)``: a copy, since the table made of them stays as it is."""
+        return self._alphas_cumprod.clone()
 
     def _angle(self, t: Tensor) -> Tensor:
         return self.angle(t * self.N)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_function
+from ..fixed import Fixed, weights_of
 from ..show import show_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
@@ -33,7 +34,7 @@ from .linear import LinearSDE, is_linear
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
-class TimeLaw(ABC):
+class TimeLaw(Fixed, ABC):
     """The base class of distributions of the training time on ``[t_min, T]``."""
 
     __repr__ = show_call
@@ -194,15 +195,16 @@ class ImportanceTimes(TimeLaw):
         if density is not None:
             check_function("density", density, "a function of the process and times")
         self.density, self.nodes = density, nodes
-        self._table: tuple[Any, Tensor, Tensor] | None = None
+        self._table: tuple[Any, Any, Tensor, Tensor] | None = None
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
-        if self._table is None or self._table[0] is not sde:
-            self._table = (sde, *self._build(sde))
-        _, edges, mass = self._table
+        weights = weights_of(sde)
+        if self._table is None or self._table[0] is not sde or self._table[1] != weights:
+            self._table = (sde, weights, *self._build(sde))
+        _, _, edges, mass = self._table
         cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
         u = _stratified(n, generator)
         i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(mass) - 1)

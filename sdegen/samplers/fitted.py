@@ -40,6 +40,7 @@ class Fitted(Multistep):
         In a run with another ``final`` than it was fitted for.
     """
 
+    also_saved = ("error", "default_error")
     error: float | None = None
     default_error: float | None = None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..answers import check_answer
 from ..checks import check_count, check_tensor
 from ..data.parts import part_of
+from ..laws.outside import as_law
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned
 from ..precision import widened
@@ -88,7 +89,7 @@ def chunks(
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
-    n, prior = check_count("n", n), model.sde.prior(moments)
+    n, prior = check_count("n", n), as_law(model.sde.prior(moments))
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"

@@ -87,6 +87,31 @@ class Checkpoint:
             if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6 * unit.item()):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
 
+    def check_data(self, known: dict[str, Tensor], tolerance: float) -> None:
+        """Refuse to continue a run on other data, or on the same in another order.
+
+        Parameters
+        ----------
+        known
+            Fingerprints of the data and their conditions (`data.Source.fingerprint`).
+        tolerance
+            How far apart those of the same data may lie.
+
+        Raises
+        ------
+        ValueError
+            Naming what differs.
+        """
+        then = self.part("data")
+        for name in dict.fromkeys([*then, *known]):
+            was, now = then.get(name, torch.empty(0)), known.get(name, torch.empty(0))
+            if was.shape == now.shape and torch.allclose(was.double(), now.double(), rtol=1e-12, atol=tolerance):
+                continue
+            what = "the rows" if name == "x" else f"the {name}"
+            raise ValueError(
+                f"{self.path} is of a run on other data: {what}, or their order, are not those it began with; {_WHAT_TO_DO}"
+            )
+
     def check_whole(self, expected: dict[str, Tensor], learned: list[Tensor]) -> None:
         """Refuse to continue from a checkpoint that lacks something, or has it in another shape.
 
@@ -111,6 +136,7 @@ class Checkpoint:
                 f"optimiser:{i}.{name}": v for name, v in {"step": one, "exp_avg": like, "exp_avg_sq": like}.items()
             }
         expected |= {"threads": torch.tensor(0)} if "threads" in self.tensors else {}
+        expected = {k: v for k, v in expected.items() if not k.startswith("batch:")}  # not before the first batch
         grows = ("record:", "validation", "order", "torch:")
         gone = "delete it, and the run goes on from the one before."
         for name, value in expected.items():

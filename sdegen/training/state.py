@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import check_count, check_kind
 from ..data import Batch
+from ..data.fingerprint import tolerance
 from ..data.stream import source_of
 from ..description import identify
 from ..metrics.estimate import Estimate
@@ -111,8 +112,10 @@ class Training:
             self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
             self.averages += self.run.snapshots.averages
         self.about = self._about()
+        self.known = {} if self.folder is None else self.source.fingerprint(self.moments)
         if kept is not None:
             kept.check(self.about, model, self.moments)
+            kept.check_data(self.known, tolerance(self.moments, like.dtype))
             learned = [p for group in self.optimiser.param_groups for p in group["params"]]
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
@@ -183,6 +186,7 @@ class Training:
         device = self.processes.device
         tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"moments:{name}": value for name, value in self.moments._asdict().items()}
+        tensors |= {f"data:{name}": value for name, value in self.known.items()}
         tensors |= {f"record:{name}": _column(getattr(self.run, name)) for name in _CURVES}
         measured = [[step, *estimate] for step, estimate in self.run.validation.items()]
         tensors["validation"] = _column(measured).reshape(-1, 3)

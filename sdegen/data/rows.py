@@ -1,0 +1,183 @@
+"""Rows of a user's `Dataset`: read anew whenever they are drawn (`Rows`), or once for all (`collect`).
+
+A `TensorDataset`, and a part or a union of such, holds tensors that do not change: those are taken as they are.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Rows", "collect", "held", "parted"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from ..laws.draws import seeded
+from ..show import show_call
+
+
+def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split ``x``, ``(x, labels)`` or ``(x, conditions)`` into the data and their conditions by keyword."""
+    x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
+    return x, cond if isinstance(cond, dict) else {"label": cond}
+
+
+class Rows:
+    """The rows of a map-style `Dataset`, each read anew whenever it is drawn.
+
+    A data set that changes its rows at random (crops, mirrors, noise) so gives other ones in every pass. Where rows are random,
+    torch's, NumPy's and Python's own generators are seeded by the one that is given while they are read, and put back.
+
+    Parameters
+    ----------
+    dataset
+        With ``len(dataset)`` and ``dataset[i]``, which is a datum, or a datum and a label or a dict of conditions. A datum is a
+        tensor, an array, or a PIL image, whose pixels are bytes ``(C, H, W)``.
+
+    Raises
+    ------
+    TypeError
+        If the data set has no length.
+    ValueError
+        If it is empty.
+    """
+
+    __repr__ = show_call
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        try:
+            self._n = len(dataset)  # type: ignore[arg-type]
+        except (TypeError, NotImplementedError):
+            raise TypeError(
+                f"data is a {type(dataset).__name__} without a length; define __len__, or give the batches of a DataLoader."
+            ) from None
+        if self._n < 1:
+            raise ValueError("data is an empty Dataset; give at least one row.")
+
+    def __len__(self) -> int:
+        return self._n
+
+    def read(self, which: Tensor, generator: torch.Generator | None = None) -> tuple[Any, dict[str, Tensor]]:
+        """Read rows by their numbers, and return the data ``(n, *)`` and their conditions.
+
+        Parameters
+        ----------
+        which
+            The numbers, ``(n,)``.
+        generator
+            What random rows draw from.
+
+        Raises
+        ------
+        TypeError
+            If rows are of a kind that no tensor can hold, or of more than two values.
+        ValueError
+            If they differ in kind or shape.
+        """
+        numbers = which.tolist()
+        with seeded(generator):
+            rows = [self.dataset[i] for i in numbers]
+        if not isinstance(rows[0], (tuple, list)):
+            return _stacked(rows, numbers, "the datum"), {}
+        sizes = [len(row) if isinstance(row, (tuple, list)) else 1 for row in rows]
+        if sizes[0] not in (1, 2):
+            raise TypeError(
+                f"the Dataset yields {sizes[0]} values a row; expected a datum, or a datum and a label or dict of conditions."
+            )
+        if len(set(sizes)) > 1:
+            odd = next(i for i, size in enumerate(sizes) if size != sizes[0])
+            raise ValueError(
+                f"row {numbers[odd]} of the Dataset has {sizes[odd]} values, row {numbers[0]} {sizes[0]}; give all the same."
+            )
+        x, *cond = zip(*rows, strict=True)
+        return parted((_stacked(x, numbers, "the datum"), _stacked(cond[0], numbers, "the label") if cond else {}))
+
+
+def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read every row of a `Dataset` once, and return the data ``(N, *)`` and their conditions, ready for `sdegen.fit`.
+
+    For rows that do not change this is faster than to read them anew in every pass. Raises as `Rows`.
+
+    Parameters
+    ----------
+    dataset
+        As for `Rows`.
+
+    Examples
+    --------
+    >>> class Squares(Dataset):
+    ...     def __len__(self): return 4
+    ...     def __getitem__(self, i): return torch.tensor([float(i**2)]), i % 2
+    >>> collect(Squares())[1]
+    {'label': tensor([0, 1, 0, 1])}
+    """
+    rows = Rows(dataset)
+    return rows.read(torch.arange(len(rows)))
+
+
+def held(dataset: Dataset) -> tuple[Tensor, ...] | None:
+    """Return the tensors that a data set holds, if it is one of torch's whose rows are those of tensors; None of any other.
+
+    Parameters
+    ----------
+    dataset
+        Any.
+    """
+    if type(dataset) is TensorDataset:
+        return dataset.tensors
+    if type(dataset) is Subset:
+        inside = held(dataset.dataset)
+        return None if inside is None else tuple(part[list(dataset.indices)] for part in inside)
+    if type(dataset) is ConcatDataset:
+        parts = [held(part) for part in dataset.datasets]
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts) or len({len(part) for part in whole}) > 1:
+            return None
+        return tuple(torch.cat(columns) for columns in zip(*whole, strict=True))
+    return None
+
+
+def _stacked(column: Sequence[Any], numbers: Sequence[int], what: str) -> Any:
+    """Stack values of one kind to a tensor, dicts of them to a dict of tensors."""
+    if any(isinstance(value, dict) for value in column):
+        keys = [sorted(map(str, value)) if isinstance(value, dict) else [] for value in column]
+        for row, own in zip(numbers, keys, strict=True):
+            if own != keys[0]:
+                raise ValueError(
+                    f"row {row} of the Dataset has {own}, row {numbers[0]} {keys[0]}; give all rows the same."
+                )
+        return {
+            str(name): _stacked([row[name] for row in column], numbers, f"the condition {name!r}") for name in column[0]
+        }
+    values = [_tensor(value, row, what) for row, value in zip(numbers, column, strict=True)]
+    for row, value in zip(numbers, values, strict=True):
+        if (value.shape, value.dtype) != (values[0].shape, values[0].dtype):
+            first, other = (f"{tuple(v.shape)} {v.dtype}" for v in (values[0], value))
+            raise ValueError(
+                f"{what} in row {row} of the Dataset is {other}, in row {numbers[0]} {first}; give all rows the same."
+            )
+    return torch.stack(values)
+
+
+def _tensor(value: Any, row: int, what: str) -> Tensor:
+    """Return a number, an array or a PIL image as a tensor."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.array(value)
+    except ValueError:  # a ragged list
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        kind = type(value).__name__ if array.ndim == 0 else f"{type(value).__name__} that is no table of numbers"
+        raise TypeError(
+            f"{what} in row {row} of the Dataset is a {kind}; give a tensor, an array, a number or a PIL image."
+        )
+    image = hasattr(value, "getbands")  # as PIL's have; their channels are last
+    tensor = (
+        torch.from_numpy(array) if array.dtype != np.float64 or isinstance(value, np.ndarray) else torch.tensor(value)
+    )
+    return tensor.permute(2, 0, 1) if image and array.ndim == 3 else tensor[None] if image else tensor

@@ -1,0 +1,234 @@
+"""What is derived from an object's attributes stays right: one that is set afterwards is refused, or changes all it should."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import grids, weightings
+from sdegen.processes import times
+from sdegen.processes.linear import is_linear
+
+
+class Own(sdegen.ScalarSDE):
+    """A process of the user's, by its coefficients."""
+
+    def __init__(self, rate: float = 1.0, T: float = 1.0) -> None:
+        self.rate, self.T = rate, T
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rate * (1 + t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + self.rate * t).sqrt()
+
+
+class Matrices(sdegen.MatrixSDE):
+    """A matrix process of the user's, whose moments and roots are found by its ODEs."""
+
+    def __init__(self, rate: float = 1.0) -> None:
+        self.rate, self.Sigma_0 = rate, 0.1 * torch.eye(2, dtype=torch.float64)
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64) * self.rate
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64))
+
+
+PROCESSES: dict[str, Callable[..., sdegen.SDE]] = {
+    "VP": sdegen.VP, "SubVP": sdegen.SubVP, "VE": sdegen.VE, "EDM": sdegen.EDM, "OU": sdegen.OU, "Cosine": sdegen.Cosine,
+    "Rectified": sdegen.Rectified, "DDPM": lambda: sdegen.DDPM(sdegen.processes.cosine_betas(50)), "CLD": sdegen.CLD,
+    "DoubleWell": sdegen.DoubleWell, "LearnedSchedule": sdegen.processes.LearnedSchedule,
+    "LearnedSDE": sdegen.processes.LearnedSDE, "scalar": Own, "matrix": Matrices,
+}  # fmt: skip
+
+
+def use(sde: sdegen.SDE) -> None:
+    """Ask a process for all that it could remember."""
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sde.perturb(x, 0.5 * sde.T, generator=torch.Generator().manual_seed(0))
+    if is_linear(sde):
+        sde.time(sde.snr(0.5 * sde.T))
+        sde.marginal(0.3 * sde.T), sde.e, sde.datum, sde.t_max
+        sdegen.sample(sdegen.Exact(sde, sdegen.data.gaussian_ring()), 2, steps=3, seed=0)
+    assert sde.t_min >= 0
+
+
+def attributes(sde: sdegen.SDE) -> set[str]:
+    """The public names that a process has from its constructor, and those that its base classes declare."""
+    declared = {"T", "t_min", "t_max", "N", "Sigma_0", "sigma_0", "piece", "is_linear", "e", "datum", "lag_tolerance"}
+    return {name for name in vars(sde) if not name.startswith("_")} | declared - {"training", "lag"}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_no_attribute_of_a_process_can_be_set(name: str, used: bool) -> None:
+    sde = PROCESSES[name]()
+    if used:
+        use(sde)
+    names = attributes(sde) - {"training", "lag"}
+    for attribute in names:
+        before = getattr(sde, attribute, None) if attribute != "Sigma_0" else None
+        with pytest.raises(
+            AttributeError, match=rf"{type(sde).__name__}\.{attribute} = .* cannot be set after .*; make another"
+        ):
+            setattr(sde, attribute, 0.5)
+        assert attribute == "Sigma_0" or getattr(sde, attribute, None) is before or isinstance(before, (float, Tensor))
+    assert len(names) >= 10
+    for again in (copy.deepcopy(sde), copy.copy(sde)):
+        with pytest.raises(AttributeError, match="cannot be set"):
+            again.T = 2.0
+
+
+def test_a_pickled_process_stays_fixed() -> None:
+    again = pickle.loads(pickle.dumps(sdegen.VP(0.2, 5.0)))
+    assert (again.beta_min, again.beta_max) == (0.2, 5.0)
+    with pytest.raises(AttributeError, match="cannot be set"):
+        again.beta_max = 3.0
+
+
+def test_a_constructor_that_fails_or_calls_others_leaves_no_door_open() -> None:
+    class Inner(Own):
+        def __init__(self) -> None:
+            super().__init__(2.0)
+            self.more = 1.0  # after the inner constructor
+
+    assert Inner().more == 1.0
+    with pytest.raises(AttributeError, match="cannot be set"):
+        Inner().more = 2.0  # type: ignore[misc]
+    with pytest.raises(ValueError, match="beta_min"):
+        sdegen.VP(-1.0)
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "importance": times.ImportanceTimes, "angle": times.AngleTimes, "log-normal": times.LogNormalTimes,
+    "discrete": times.DiscreteTimes, "shared": times.SharedTimes,
+    "mixture": sdegen.data.gaussian_ring, "empirical": lambda: sdegen.Empirical(torch.randn(5, 2)),
+    "exact": lambda: sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()),
+    "Fokker-Planck": lambda: sdegen.FokkerPlanck(sdegen.OU(), sdegen.data.gaussian_ring(), 64, 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_that_remembers_can_be_set(name: str) -> None:
+    thing = OTHERS[name]()
+    names = [n for n in vars(thing) if not n.startswith("_") and n not in ("moments", "end")]
+    assert names
+    for attribute in names:
+        with pytest.raises(AttributeError, match=rf"{attribute} = .* cannot be set"):
+            setattr(thing, attribute, 3)
+
+
+def test_a_table_that_was_given_may_change_and_the_process_does_not() -> None:
+    betas = sdegen.processes.cosine_betas(20)
+    sde, kept = sdegen.DDPM(betas), betas.clone()
+    before = sde.alpha(torch.tensor([0.3, 0.7], dtype=torch.float64))
+    betas.fill_(0.5)
+    sde.betas.fill_(0.5)
+    assert torch.equal(sde.betas, kept)
+    assert torch.equal(sde.alpha(torch.tensor([0.3, 0.7], dtype=torch.float64)), before)
+
+
+# --- weights of learned processes are seen, however they change -------------------------------------------------------
+
+
+def by_version(sde: Any) -> None:
+    with torch.no_grad():
+        sde.ends.copy_(torch.tensor([20.0, -9.0]))
+
+
+def by_data(sde: Any) -> None:
+    sde.ends.data = torch.tensor([20.0, -9.0])
+
+
+def within_data(sde: Any) -> None:
+    sde.ends.data.copy_(torch.tensor([20.0, -9.0]))
+
+
+def by_parameter(sde: Any) -> None:
+    sde.ends = nn.Parameter(torch.tensor([20.0, -9.0]))
+
+
+def by_state_dict(sde: Any) -> None:
+    sde.load_state_dict(sde.state_dict() | {"ends": torch.tensor([20.0, -9.0])})
+
+
+@pytest.mark.parametrize("change", [by_version, by_data, within_data, by_parameter, by_state_dict])
+@pytest.mark.parametrize("kind", ["LearnedSchedule", "LearnedSDE", "by quadrature"])
+def test_weights_of_a_process_are_seen_however_they_change(change: Callable[[Any], None], kind: str) -> None:
+    class Quadrature(nn.Module, sdegen.ScalarSDE):
+        """A process with weights, whose laws are found by quadrature."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ends = nn.Parameter(torch.tensor([8.0, -6.0]))
+
+        def f(self, t: Tensor) -> Tensor:
+            return -0.2 * self.ends[0].double().abs() * (1 + t)
+
+        def g(self, t: Tensor) -> Tensor:
+            return self.ends[1].double().abs() * (1 + t)
+
+    make = Quadrature if kind == "by quadrature" else getattr(sdegen.processes, kind)
+    used, new, law = make(), make(), times.ImportanceTimes(nodes=16)
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+
+    def readings(sde: Any, law: times.ImportanceTimes) -> list[Any]:
+        with torch.no_grad():
+            at = sde.marginal(t)
+            drawn = law.sample(sde, 8, torch.Generator().manual_seed(0))
+            return [at.Phi.matrix(), at.R.matrix(), sde.time(sde.snr(t)), sde.t_min, sde.t_max, *drawn]
+
+    first = readings(used, law)
+    change(used), change(new)
+    again, fresh = readings(used, law), readings(new, times.ImportanceTimes(nodes=16))
+    for a, b in zip(again, fresh, strict=True):
+        assert torch.allclose(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-12, atol=0)
+    assert not torch.equal(again[1], first[1])
+
+
+def test_other_weights_in_a_functional_call_are_seen() -> None:
+    sde = sdegen.processes.LearnedSchedule()
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sde)
+    t = torch.tensor([0.4], dtype=torch.float64)
+    found = []
+    for last in (-6.0, -9.0):
+        other = dict(model.named_parameters()) | {"sde.ends": torch.tensor([8.0, last])}
+        with torch.nn.utils.stateless._reparametrize_module(model, other):
+            found.append(sde.time(torch.tensor([1.0])).item())
+    assert abs(found[0] - found[1]) > 1e-3 and t.item() == 0.4
+
+
+# --- samplers, grids and parametrisations remember nothing ------------------------------------------------------------
+
+CHANGED: dict[str, tuple[Callable[[], Any], str, Any, Callable[[], Any]]] = {
+    "steps": (lambda: sdegen.samplers.DDIM(4), "steps", 7, lambda: sdegen.samplers.DDIM(7)),
+    "grid": (lambda: sdegen.samplers.DDIM(4), "grid", grids.Uniform(), lambda: sdegen.samplers.DDIM(4, grids.Uniform())),
+    "order": (lambda: sdegen.samplers.Multistep(5, order=1), "order", 2, lambda: sdegen.samplers.Multistep(5, order=2)),
+    "multistep": (lambda: sdegen.samplers.Multistep(5), "steps", 8, lambda: sdegen.samplers.Multistep(8)),
+    "Heun": (lambda: sdegen.samplers.Heun(4), "steps", 6, lambda: sdegen.samplers.Heun(6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_sampler_set_after_a_run_samples_as_a_new_one(case: str) -> None:
+    make, attribute, value, new = CHANGED[case]
+    model, sampler = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), make()
+    sdegen.sample(model, 3, sampler=sampler, seed=0)
+    setattr(sampler, attribute, value)
+    assert torch.equal(sdegen.sample(model, 3, sampler=sampler, seed=0), sdegen.sample(model, 3, sampler=new(), seed=0))
+
+
+def test_importance_times_of_another_process_are_tabulated_anew() -> None:
+    law = times.ImportanceTimes(weightings.AngleTimes().density, nodes=8)
+    for sde in (sdegen.VP(), sdegen.VE(), sdegen.VP()):
+        drawn, new = (l.sample(sde, 6, torch.Generator().manual_seed(1)) for l in (law, times.ImportanceTimes(nodes=8)))
+        assert torch.equal(drawn[0], new[0]) and torch.equal(drawn[1], new[1])
