@@ -152,7 +152,6 @@ class GaussianMixture(Distribution):
 
     @check_arguments
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        weights, means, covariances = (torch.as_tensor(v) for v in (weights, means, covariances))
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
             if not value.is_floating_point():
                 raise TypeError(f"{name} has dtype {value.dtype}; give floating-point values.")
