@@ -203,7 +203,7 @@ BAD: dict[str, Callable[[], Any]] = {
     "a Dataset without a length": Lengthless,
     "rows of two shapes": lambda: Listed([torch.zeros(2), torch.zeros(3)]),
     "rows of two dtypes": lambda: Listed([torch.zeros(2), torch.zeros(2).double()]),
-    "rows of doubles": lambda: Listed([torch.zeros(2).double()] * 2),
+    "rows of halves": lambda: Listed([torch.zeros(2).half()] * 2),
     "rows of two kinds": lambda: Listed([torch.zeros(2), (torch.zeros(2), 1)]),
     "rows of strings": lambda: Listed(["a", "b"]),
     "rows of None": lambda: Listed([None, None]),
