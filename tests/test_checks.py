@@ -49,7 +49,7 @@ def test_real_numbers_of_every_library_are_numbers(value: int, kind: Any) -> Non
     assert type(got) is float and got == value
 
 
-@pytest.mark.parametrize("value", NO_NUMBER, ids=str)
+@pytest.mark.parametrize("value", NO_NUMBER, ids=lambda value: type(value).__name__)
 def test_what_is_no_number_is_refused_by_its_name(value: Any) -> None:
     for call in (checks.check_count, checks.check_number, checks.check_flag, checks.check_interval):
         with pytest.raises(TypeError, match=r"^width = .*(it must be|give) .*\.$"):
