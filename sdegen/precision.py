@@ -6,10 +6,12 @@ computed, in float32. Nothing that is float32 or finer is changed.
 
 from __future__ import annotations
 
-__all__ = ["at_least_single", "is_finer", "narrowed", "widened"]
+__all__ = ["at_least_single", "dtype_of", "is_finer", "narrowed", "widened"]
+
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
@@ -33,6 +35,12 @@ def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
     (True, False)
     """
     return torch.promote_types(dtype, other) == dtype
+
+
+def dtype_of(net: Any, x: Tensor) -> torch.dtype:
+    """Return the dtype of a network's weights, in which it is called; that of `x` for what has none."""
+    weights = net.parameters() if isinstance(net, nn.Module) else ()
+    return next((p.dtype for p in weights if p.is_floating_point()), x.dtype)
 
 
 def narrowed(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import samplers
+from sdegen import baselines, guidance, samplers
+from sdegen.guidance import measurements
 from sdegen.laws.empirical import pooled
+from sdegen.models.wrapper import Conditioned
+from sdegen.nets.plain import Perceptron
 from sdegen.precision import at_least_single, is_finer, narrowed, widened
 from sdegen.processes.grids import Angle
 from sdegen.samplers import Sampler
@@ -558,3 +561,112 @@ def test_a_loss_under_an_autocast_has_targets_of_float32() -> None:
             values.append(Denoising()(model, x, generator=torch.Generator().manual_seed(0)))
     assert values[1].dtype == torch.float32
     assert (values[1].mean() / values[0].mean() - 1).abs() < 0.02
+
+
+# --- wrappers and baselines -------------------------------------------------------------------------------------------
+
+LABELLED = {"label": torch.tensor([0, 1, 2, 3])}
+SEEN = {"y": torch.tensor([0.5], dtype=torch.float64)}
+
+
+def labelled(dtype: torch.dtype) -> Any:
+    return network(sdegen.VP(), dtype, net=sdegen.nets.MLP(2, width=16, depth=1, classes=4))
+
+
+def classifier(dtype: torch.dtype) -> guidance.NoisyClassifier:
+    """Of weights that every dtype here holds exactly."""
+    net = network(sdegen.VP(), net=sdegen.nets.MLP(2, width=16, depth=1, out=4)).net
+    return guidance.NoisyClassifier(net, sdegen.VP()).to(dtype)
+
+
+def measured(kind: Any, dtype: torch.dtype) -> Any:
+    return kind(network(sdegen.VP(), dtype), measurements.Mask(torch.tensor([True, False]), 0.3))
+
+
+WRAPPED: dict[str, tuple[Callable[[torch.dtype], Any], dict[str, Any]]] = {
+    "Conditioned": (lambda v: Conditioned(labelled(v), **LABELLED), {}),
+    "ClassifierFree": (lambda v: guidance.ClassifierFree(labelled(v), 2.0), LABELLED),
+    "RescaledGuidance": (lambda v: guidance.RescaledGuidance(labelled(v), 2.0), LABELLED),
+    "ClassifierGuidance": (lambda v: guidance.ClassifierGuidance(network(sdegen.VP(), v), classifier(v)), LABELLED),
+    "Clipped": (lambda v: guidance.Clipped(network(sdegen.VP(), v), -1.0, 1.0), {}),
+    "DynamicThreshold": (lambda v: guidance.DynamicThreshold(network(sdegen.VP(), v), -1.0, 1.0), {}),
+    "EpsilonScaling": (lambda v: guidance.EpsilonScaling(network(sdegen.VP(), v), 1.01), {}),
+    "DPS": (lambda v: measured(guidance.DPS, v), SEEN),
+    "PiGDM": (lambda v: measured(guidance.PiGDM, v), SEEN),
+    "MomentMatching": (lambda v: measured(guidance.MomentMatching, v), SEEN),
+    "Replacement": (
+        lambda v: guidance.Replacement(network(sdegen.VP(), v), measurements.Mask(torch.tensor([True, False]), 0.3)), SEEN,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("states", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_wrappers_answer_in_the_dtype_of_the_states(name: str, states: torch.dtype, dtype: torch.dtype) -> None:
+    make, cond = WRAPPED[name]
+    x = coarse(4, 2).to(states)
+    for got, want in zip(
+        make(dtype).estimate(x, 0.5, **cond), make(torch.float64).estimate(x.double(), 0.5, **cond), strict=True
+    ):
+        assert got.dtype == states
+        assert (got.double() - want).norm() < (8 * torch.finfo(dtype).eps + 1e-5) * want.norm()
+
+
+@pytest.mark.parametrize("name", ["ClassifierFree", "ClassifierGuidance", "DynamicThreshold", "PiGDM"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_guided_runs_return_the_dtype_of_the_model(name: str, dtype: torch.dtype) -> None:
+    make, cond = WRAPPED[name]
+    x = sdegen.sample(make(dtype), 4, steps=6, seed=0, **cond)
+    want = sdegen.sample(make(torch.float64), 4, steps=6, seed=0, **cond)
+    assert x.dtype == dtype and (x.double() - want).abs().max() < 40 * torch.finfo(dtype).eps + 1e-6
+
+
+BASELINES: dict[str, Callable[[], nn.Module]] = {
+    "Autoencoder": lambda: baselines.Autoencoder(Perceptron(2, 2, 8, 1), Perceptron(2, 2, 8, 1)),
+    "VAE": lambda: baselines.VAE(Perceptron(2, 4, 8, 1), Perceptron(2, 4, 8, 1), 2),
+    "CategoricalVAE": lambda: baselines.CategoricalVAE(Perceptron(2, 3, 8, 1), Perceptron(3, 4, 8, 1), 3),
+    "HierarchicalVAE": lambda: baselines.HierarchicalVAE((2,), (2, 1), width=8),
+    "RealNVP": lambda: baselines.RealNVP((2,), couplings=2, width=8, depth=1),
+    "ResidualFlow": lambda: baselines.ResidualFlow((2,), blocks=2, width=8),
+    "ContinuousFlow": lambda: baselines.ContinuousFlow(sdegen.nets.MLP(2, width=8, depth=1), (2,)),
+    "GAN": lambda: baselines.GAN(Perceptron(2, 2, 8, 1), Perceptron(2, 1, 8, 1), 2),
+    "WGAN": lambda: baselines.WGAN(Perceptron(2, 2, 8, 1), Perceptron(2, 1, 8, 1), 2),
+    "WGANGP": lambda: baselines.WGANGP(Perceptron(2, 2, 8, 1), Perceptron(2, 1, 8, 1), 2),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_baselines_of_half_precision_have_the_losses_of_float32(name: str, dtype: torch.dtype) -> None:
+    """What their networks answer is of half precision, and what is made of it of float32; so are their densities."""
+    losses, x = [], coarse(3, 2)
+    for v in (dtype, torch.float32):
+        torch.manual_seed(0)
+        model = BASELINES[name]().to(torch.bfloat16).to(torch.float16).to(v)
+        run = sdegen.fit(model, RING, steps=3, batch_size=64, seed=0, threads=1, progress=False, lr=1e-4)
+        losses.append(run.loss[0])
+        if isinstance(model, baselines.NormalizingFlow):
+            assert model.log_prob(x.to(v)).isfinite().all() and model.sample(3).dtype == v
+    assert losses[0] == pytest.approx(losses[1], rel=0.02, abs=0.02)
+
+
+class Whole(nn.Module):
+    """A learner without a network of its own name."""
+
+    moments = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return self.layer(x)[:, 0].square()
+
+
+def test_half_precision_without_a_network_to_ask_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"Whole has no network named net, which .* half precision ask apart .* keep it as"
+    ):
+        sdegen.fit(Whole().bfloat16(), RING, steps=1, progress=False)
+    sdegen.fit(Whole(), RING.sample(32), steps=1, batch_size=8, progress=False)  # finer data become float32

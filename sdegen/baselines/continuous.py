@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..laws.derivatives import exact_divergence, hutchinson_divergence
 from ..laws.draws import rademacher_like
+from ..precision import dtype_of, widened
 from .flow import Bijection, NormalizingFlow
 
 
@@ -48,29 +49,36 @@ class Trajectory(Bijection):
 
         def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             def field(at: Tensor) -> Tensor:
-                return self.velocity(at, t.expand(len(at)))
+                return self._asked(at, t)
 
             if probe is None:
                 return exact_divergence(field, state[0])
             return hutchinson_divergence(field, state[0], probe=probe)
 
-        z, log_det = self._solved(slope, (x, x.new_zeros(len(x))), (0.0, 1.0), steps)
+        start = widened(x)
+        z, log_det = self._solved(slope, (start, start.new_zeros(len(x))), (0.0, 1.0), steps)
         return z, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """Follow noise `z` back to data, and return the data."""
 
         def slope(t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
-            return (self.velocity(state[0], t.expand(len(z))),)
+            return (self._asked(state[0], t),)
 
-        return self._solved(slope, (z,), (1.0, 0.0), None)[0]
+        return self._solved(slope, (widened(z),), (1.0, 0.0), None)[0].to(z.dtype)
+
+    def _asked(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity at one time, from a network that is called in its own dtype."""
+        return self.velocity(x.to(dtype_of(self.velocity, x)), t.expand(len(x))).to(x.dtype)
 
     def _solved(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
         from torchdiffeq import odeint  # loads on use
 
         times = torch.tensor(ends, dtype=start[0].dtype, device=start[0].device)
         how = {"method": "dopri5"} if steps is None else {"method": "rk4", "options": {"step_size": 1 / steps}}
-        path = odeint(slope, start, times, rtol=self.tolerance, atol=self.tolerance, **how)
+        half = dtype_of(self.velocity, start[0]).itemsize <= 2  # whose answers have three digits
+        tolerance = max(self.tolerance, 1e-3) if half else self.tolerance
+        path = odeint(slope, start, times, rtol=tolerance, atol=tolerance, **how)
         return tuple(part[-1] for part in path)
 
 

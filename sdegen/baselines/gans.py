@@ -19,6 +19,7 @@ from torch.optim.swa_utils import update_bn
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..laws.draws import noise_like
+from ..precision import dtype_of
 from ..show import show_call
 from .divergences import FDivergence, Game
 
@@ -253,5 +254,5 @@ def slope(critic: nn.Module, x: Tensor) -> Tensor:
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(critic(x.to(dtype_of(critic, x))).to(x.dtype).sum(), x, create_graph=True)
     return gradient.flatten(1).norm(dim=1)

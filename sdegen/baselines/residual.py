@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.draws import rademacher_like
+from ..precision import widened
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
 KEEP = 0.5  # the probability that the series has one more term
@@ -141,7 +142,7 @@ class ResidualBlock(Bijection):
         D = x[0].numel()
         basis = torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *self.shape).expand(D, *x.shape)
         J = torch.func.vmap(lambda v: pull(v)[0])(basis).flatten(2).transpose(0, 1)  # (B, D, D)
-        return x + g, torch.linalg.slogdet(torch.eye(D, dtype=x.dtype, device=x.device) + J)[1]
+        return x + g, torch.linalg.slogdet(widened(torch.eye(D, dtype=x.dtype, device=x.device) + J))[1]
 
     @torch.no_grad()
     def inverse(self, z: Tensor) -> Tensor:

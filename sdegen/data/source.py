@@ -60,8 +60,10 @@ class Source:
         such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); or images with their scaling
         (`Scaled`), whose labels become ``label``.
     dtype, device
-        Those of the network that learns. Coarser data, or data on another device, are refused, finer ones stay as they are, laws
-        and images become its dtype; in float32 at least all of them.
+        Those of the network that learns. Coarser data, or data on another device, are refused; laws and images become its dtype,
+        float32 at least.
+    cast
+        Whether finer data do too; else they stay as they are.
 
     Attributes
     ----------
@@ -79,8 +81,8 @@ class Source:
     __repr__ = show_call
 
     @check_arguments
-    def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.least, self.device = at_least_single(dtype), dtype, device
+    def __init__(self, data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> None:
+        self.dtype, self.least, self.device, self.cast = at_least_single(dtype), dtype, device, cast
         self.law: Any = check_law("data", as_law(data)) if hasattr(data, "sample") else None
         self.x: Tensor | Scaled | Rows | None = None
         self.cond: dict[str, Tensor] = {}
@@ -112,7 +114,7 @@ class Source:
         x, self.cond = parted(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
-        self.x = widened(x)
+        self.x = x.to(self.dtype) if cast else widened(x)
         if x.device != device:
             raise ValueError(
                 f"data is {x.dtype} on {x.device}, the model {dtype} on {device}; move one to the other: "
@@ -216,7 +218,7 @@ class Source:
             bad = int(which[(~x.isfinite()).reshape(len(x), -1).any(1)][0])
             raise ValueError(f"data holds NaN or infinite values in row {bad}; remove or replace them.")
         moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
-        return Batch(widened(x).to(self.device, non_blocking=True), moved)
+        return Batch((x.to(self.dtype) if self.cast else widened(x)).to(self.device, non_blocking=True), moved)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments, moments_of
-from ..precision import widened
+from ..precision import at_least_single, widened
 from ..show import show_call
 from ..waiting import at_hand
 from .fingerprint import Fingerprint, standardised, tolerance
@@ -47,6 +47,8 @@ class Stream:
         The iterable.
     dtype, device
         Those of the model.
+    cast
+        As for `Source`.
 
     Raises
     ------
@@ -68,8 +70,8 @@ class Stream:
     __repr__ = show_call
 
     @check_arguments
-    def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
-        self.data, self.dtype, self.device = data, dtype, device
+    def __init__(self, data: Iterable[Any], dtype: torch.dtype, device: torch.device, cast: bool = False) -> None:
+        self.data, self.dtype, self.device, self.cast = data, dtype, device, cast
         self.read, self.given = 0, 0
         self.cond: dict[str, Tensor] = {}  # those of the first batch
         self._known: dict[str, Fingerprint] = {}
@@ -181,10 +183,11 @@ class Stream:
                 f"{what} has the conditions {sorted(cond)}, the first {sorted(self.cond)}; give all the same."
             )
         moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
-        return Batch(widened(x.to(self.device, non_blocking=True)), moved)
+        x = x.to(self.device, non_blocking=True)
+        return Batch(x.to(at_least_single(self.dtype)) if self.cast else widened(x), moved)
 
 
-def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | Stream:
+def source_of(data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> Source | Stream:
     """Return the batches of any data: of an iterable of batches in its own order (`Stream`), of anything else by random
     draws (`Source`).
 
@@ -194,10 +197,12 @@ def source_of(data: Any, dtype: torch.dtype, device: torch.device) -> Source | S
         As for `Source` or `Stream`.
     dtype, device
         Those of the model.
+    cast
+        As for `Source`.
     """
     rows = (Tensor, np.ndarray, Sequence, Mapping, Dataset, Images, Scaled, Split)
     stream = isinstance(data, Iterable) and not isinstance(data, rows) and not hasattr(data, "sample")
-    return Stream(data, dtype, device) if stream else Source(data, dtype, device)
+    return Stream(data, dtype, device, cast) if stream else Source(data, dtype, device, cast)
 
 
 def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:

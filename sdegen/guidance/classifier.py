@@ -18,6 +18,7 @@ from ..conditions import Conditions, check_labels
 from ..laws.mixtures import GaussianMixture, Moments
 from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
+from ..precision import dtype_of
 from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
@@ -80,7 +81,7 @@ class ClassifierGuidance(Tilted):
         check_units(self.sde, getattr(self.classifier, "sde", self.sde), "the classifier")
 
         def chosen(x: Tensor) -> Tensor:
-            logits = check_logits("classifier", self.classifier(x, t), x)
+            logits = check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
             label = check_labels(cond["label"], len(x), logits.shape[1]).to(x.device).expand(len(x))
             return logits.log_softmax(1).gather(1, label[:, None]).sum()
 
@@ -189,8 +190,8 @@ class NoisyClassifier(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return logits ``(B, K)`` of states `x` at times `t`."""
         c = EDMParametrization().coefficients(self.sde, self.sde.marginal(t), float(self.std))
-        level = c.c_noise.to(x).expand(len(x))
-        out = check_rows("net", self.net(c.c_in(x), level), len(x), x, "logits (B, K)")
+        given, level = c._replace(dtype=dtype_of(self.net, x)).inputs(x)
+        out = check_rows("net", self.net(given, level.expand(len(x))), len(x), x, "logits (B, K)")
         return check_logits("net", out.reshape(len(x), -1), x)
 
     def loss(self, x: Tensor, /, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:

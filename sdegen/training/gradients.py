@@ -75,10 +75,10 @@ class Gradient:
         self.generator, self.processes, self.autocast = generator, processes, autocast
         self.accumulate, self.parts = accumulate, accumulate * processes.number
         net = getattr(model, "net", None)
-        if not isinstance(net, nn.Module) and (self.parts > 1 or autocast is not None):
+        if not isinstance(net, nn.Module) and (self.parts > 1 or autocast is not None or copies is not None):
             raise TypeError(
-                f"{type(model).__name__} has no network named net, which accumulate, autocast and several processes ask apart "
-                "from its loss; keep it as self.net, or train in one process with neither."
+                f"{type(model).__name__} has no network named net, which accumulate, autocast, several processes and weights of "
+                "half precision ask apart from its loss; keep it as self.net, or train in one process with none of these."
             )
         self.net: Any = net
         self.reason: str | None = None
@@ -113,10 +113,8 @@ class Gradient:
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
         """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""
-        whole = rows == slice(0, len(batch.x))
-        one = (
-            nullcontext() if whole and self.autocast is None else answering(self.net, rows, len(batch.x), self.autocast)
-        )
+        plain = rows == slice(0, len(batch.x)) and self.autocast is None and self.copies is None
+        one = nullcontext() if plain else answering(self.net, rows, len(batch.x), self.autocast)
         with one:
             values = self.objective(self.model, batch.x, generator=generator, **batch.cond)
         return check_answer("the loss", values, batch.x.shape[:1], must="one value per datum")
@@ -125,7 +123,7 @@ class Gradient:
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
     """Make a network compute `rows` of a batch of `size` alone within a ``with`` block, in another precision, and give 0
-    for the others.
+    for the others. One of half precision is called as such, and answers in the dtype that it was asked in.
 
     Raises
     ------
@@ -133,6 +131,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
         If it is asked about another number of rows, which then are not those of the batch.
     """
     whole, own = net.forward, net.__dict__.get("forward")
+    own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point() and p.dtype.itemsize <= 2), None)
 
     def forward(x: Tensor, /, *args: Any, **cond: Any) -> Any:
         if len(x) != size:
@@ -144,8 +143,13 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
         def pick(value: Any) -> Any:
             return value[rows] if has_rows(value, size) else value
 
+        given = (pick(x), *map(pick, args))
+        if (
+            own_dtype is not None and x.dtype != own_dtype
+        ):  # of half precision, and not called as such by its model already
+            given = tuple(v.to(own_dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in given)
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
-            out = whole(pick(x), *map(pick, args), **{name: pick(value) for name, value in cond.items()})
+            out = whole(*given, **{name: pick(value) for name, value in cond.items()})
         return tuple(placed(part.to(x.dtype)) for part in out) if isinstance(out, tuple) else placed(out.to(x.dtype))
 
     def placed(out: Tensor) -> Tensor:

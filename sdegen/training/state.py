@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from ..checks import check_count, check_kind
 from ..data import Batch
 from ..data.fingerprint import tolerance
-from ..data.stream import source_of
+from ..data.source import Source
+from ..data.stream import Stream, source_of
 from ..description import identify
 from ..metrics.estimate import Estimate
+from ..models.score import ScoreModel
 from .averages import PowerEMA, Snapshots
 from .checkpoints import Checkpoint, Folder
 from .copies import FloatCopies
@@ -54,6 +56,8 @@ class Training:
     ----------
     run
         The record so far.
+    like
+        One of the model's weights.
     parameters, optimiser, average
         The weights that learn, those of half precision as `FloatCopies`, what moves them, and their average.
 
@@ -79,7 +83,8 @@ class Training:
         named = learnable(model)
         self.model, copies = model, FloatCopies(named)
         self.copies = copies if copies.copies else None
-        self.parameters, like = list(copies.named.values()), next(iter(named.values()))
+        self.parameters, self.like = list(copies.named.values()), next(iter(named.values()))
+        like = self.like
         self.processes = Processes(like.device)
         self._check_parts(settings)
         self.folder = None if checkpoint is None else Folder(checkpoint)
@@ -88,7 +93,7 @@ class Training:
             settings = replace(settings, seed=self._fresh_seed() if kept is None else kept.about["seed"])
         self.settings, self.run = settings, Run(settings=settings, model=model)
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
-        self.source = source_of(data, like.dtype, like.device)
+        self.source = self.batches_of(data)
         self.drop = Drop(settings.p_uncond, settings.null, self.source.cond)
         self.moments = self.source.moments(self.generator)
         self.processes.share(model)
@@ -122,6 +127,10 @@ class Training:
         cast(Learner, model).moments = self.moments  # only now: a model that is refused stays as it was
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
+
+    def batches_of(self, data: Any) -> Source | Stream:
+        """Return the batches of any data for the model that is trained: score models alone are asked in a finer dtype."""
+        return source_of(data, self.like.dtype, self.like.device, cast=not isinstance(self.model, ScoreModel))
 
     def _check_parts(self, settings: Settings) -> None:
         parts = settings.accumulate * self.processes.number

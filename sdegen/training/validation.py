@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_law
-from ..data.stream import source_of
 from ..metrics.estimate import Estimate
 from .dropping import check_taken
 from .finite import NonFiniteLoss
@@ -53,9 +52,9 @@ class Validation(Keeping):
     def begin(self, training: Training) -> None:
         """Prepare the validation data, and check them."""
         super().begin(training)
-        like = training.parameters[0]
+        like = training.like
         with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
-            self.source = source_of(self.data, like.dtype, like.device)
+            self.source = training.batches_of(self.data)
         check_taken(training.gradient.objective, training.model, self.source.cond)
 
     def keep(self) -> None:
