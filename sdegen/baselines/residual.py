@@ -67,6 +67,20 @@ class Contraction(nn.Module):
             u = self._adjoint(self._map(self.u, weight), weight)
             self.u.copy_(u / u.norm().clamp_min(1e-12))
 
+    @torch.no_grad()
+    def converge(self) -> None:
+        """Take steps of the power iteration until the spectral norm rests, as after a change of the weights."""
+        last, small = self.norm(), 4 * torch.finfo(self.u.dtype).eps
+        self.u.add_(
+            0.1 * self.u.abs().mean() * torch.sin(torch.arange(self.u.numel()).to(self.u).reshape(self.u.shape) + 1)
+        )
+        for _ in range(100):
+            self.settle(50)
+            now = self.norm()
+            if (now - last).abs() <= small * now:
+                return
+            last = now
+
     def norm(self) -> Tensor:
         """Return the spectral norm ``σ(W)``, a lower bound from the present vector of the power iteration, with its
         derivative.

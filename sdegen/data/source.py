@@ -7,6 +7,8 @@ from __future__ import annotations
 __all__ = ["Batch", "Source", "check_finite", "check_rows"]
 
 from collections.abc import Iterator
+from copy import copy
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +30,7 @@ from .rows import Rows, held, parted
 DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
 MANY = 65_536  # rows that moments are taken of, where there is no end of them or reading them all takes long
 FEW = 256  # rows by which a law, or rows that are read anew, are known again
+SOME = 8  # batches that statistics are taken of
 READ = 1024  # rows that are read at once where nothing else is said
 
 
@@ -219,6 +222,12 @@ class Source:
             raise ValueError(f"data holds NaN or infinite values in row {bad}; remove or replace them.")
         moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
         return Batch((x.to(self.dtype) if self.cast else widened(x)).to(self.device, non_blocking=True), moved)
+
+    def few(self, size: int) -> Iterator[Batch]:
+        """Return a few random batches, the same at every call; what is to come in a run stays as it is."""
+        other = copy(self)
+        other.order = torch.empty(0, dtype=torch.long)
+        return islice(other.batches(size, torch.Generator().manual_seed(0)), SOME)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""

@@ -25,6 +25,7 @@ from .rows import parted
 from .source import Batch, Source, check_finite, check_rows
 
 _ROWS = 65_536  # data that moments are taken of, where all are too many
+_SOME = 4  # batches that are kept for statistics
 _AHEAD = 16  # batches that are read ahead of an iterator, which gives each but once
 
 
@@ -75,6 +76,7 @@ class Stream:
         self.read, self.given = 0, 0
         self.cond: dict[str, Tensor] = {}  # those of the first batch
         self._known: dict[str, Fingerprint] = {}
+        self._some: list[Batch] = []
         first = self._pass()
         self._ahead: list[Batch] = []
         if isinstance(data, Iterator):
@@ -95,6 +97,10 @@ class Stream:
         for batch in self._batches:
             self._note(batch)
             yield batch
+
+    def few(self, size: int) -> Iterator[Batch]:
+        """Return the first few batches, as they were read when the stream was made: to read on would change the order."""
+        return iter(self._some)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return the batches of one pass.
@@ -154,7 +160,10 @@ class Stream:
         """Yield the batches of one pass, checked."""
         for item in self.data:
             self.read += 1
-            yield self._checked(item, f"batch {self.read} of the data")
+            batch = self._checked(item, f"batch {self.read} of the data")
+            if len(self._some) < _SOME:
+                self._some.append(batch)
+            yield batch
 
     def _endless(self) -> Iterator[Batch]:
         yield from self._ahead

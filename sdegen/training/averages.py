@@ -8,15 +8,16 @@ __all__ = ["PowerEMA", "Snapshots", "combine", "exponent"]
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..precision import at_least_single, widened
 from ..show import show_call
 from ..storage import read_whole, write_whole
+from .buffers import Buffers
 
 FORMAT = "sdegen-average-2"  # the first had no checksum
 
@@ -63,6 +64,7 @@ class PowerEMA:
         self.width, self.gamma, self.n = width, exponent(width, "ema"), 0
         self.parameters = [p for p in parameters if p.is_floating_point()]
         self.average = [p.detach().to(at_least_single(p.dtype), copy=True) for p in self.parameters]
+        self._model: nn.Module | None = None
         self._coarse = any(p.dtype.itemsize <= 2 for p in self.parameters)
 
     @torch.no_grad()
@@ -73,21 +75,32 @@ class PowerEMA:
         weights = [widened(p) for p in self.parameters] if self._coarse else self.parameters
         torch._foreach_lerp_(self.average, weights, 1 - keep)
 
-    @torch.no_grad()
+    def attach(self, model: nn.Module, buffers: Buffers) -> None:
+        """Let the buffers of the model be found anew for the average, where it is put into the model; not for the last weights,
+        of width 0, which have their own.
+        """
+        self._model, self._buffers = (model if self.width else None), buffers
+
     def copy_to_model(self) -> None:
-        """Copy the average into the model's weights."""
-        torch._foreach_copy_(self.parameters, self.average)
+        """Copy the average into the model's weights, and give the model the buffers that belong to it."""
+        self._copy(self.average)
+        if self._model is not None:
+            self._buffers.fit(self._model)
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """Put the average into the model within a ``with`` block, and restore the weights afterwards."""
+        """Put the average into the model within a ``with`` block, and restore weights and buffers afterwards."""
         weights = [p.detach().clone() for p in self.parameters]
-        self.copy_to_model()
+        self._copy(self.average)
         try:
-            yield
+            with nullcontext() if self._model is None else self._buffers.lent(self._model):
+                yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, weights)
+            self._copy(weights)
+
+    @torch.no_grad()
+    def _copy(self, weights: list[Tensor]) -> None:
+        torch._foreach_copy_(self.parameters, weights)
 
 
 class Snapshots:
@@ -108,6 +121,7 @@ class Snapshots:
     """
 
     widths = (0.05, 0.1)
+    buffers: Buffers | None = None  # what finds those that belong to an average, if anything is to
 
     __repr__ = show_call
 

@@ -121,7 +121,6 @@ class Run:
     def _repr_html_(self) -> str:
         return show_picture(repr(self), drawn(partial(losses, self), (5.0, 2.5)))
 
-    @torch.no_grad()
     def averaged(self, width: float) -> Any:
         """Give a model its averaged weights, in evaluation mode, within a ``with`` block.
 
@@ -134,8 +133,11 @@ class Run:
             raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
         average = self.snapshots.average(width)
         model = copy.deepcopy(self.model)
-        for name, p in model.named_parameters():
-            p.copy_(average.get(name, p))
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(average.get(name, p))
+        if self.snapshots.buffers is not None:
+            self.snapshots.buffers.fit(model)
         return model
 
 

@@ -50,7 +50,8 @@ class Settings:
     schedule
         The factor on `lr`, given the part of the run that is done: `cosine_decay`, `constant_rate`, or a function of the user.
     ema
-        Relative width of the average of the weights that the model ends up with (`averages.PowerEMA`).
+        Relative width of the average of the weights that the model ends up with (`averages.PowerEMA`), with the buffers that
+        belong to it (`buffers.Buffers`).
     loss
         Called as ``loss(model, x, generator=, **cond)`` in place of the model's own.
     p_uncond, null

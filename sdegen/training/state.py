@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["Training", "by_factor"]
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from ..description import identify
 from ..metrics.estimate import Estimate
 from ..models.score import ScoreModel
 from .averages import PowerEMA, Snapshots
+from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
 from .copies import FloatCopies
 from .dropping import Drop, check_taken
@@ -111,11 +113,7 @@ class Training:
         if self.readings.bad is not None:
             # The fused optimiser then leaves the weights as they are.
             self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
-        self.average = PowerEMA(named.values(), settings.ema)
-        self.averages = [self.average]
-        if settings.snapshots is not None:
-            self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
-            self.averages += self.run.snapshots.averages
+        self._make_averages(named, objective)
         self.about = self._about()
         self.known = {} if self.folder is None else self.source.fingerprint(self.moments)
         if kept is not None:
@@ -131,6 +129,18 @@ class Training:
     def batches_of(self, data: Any) -> Source | Stream:
         """Return the batches of any data for the model that is trained: score models alone are asked in a finer dtype."""
         return source_of(data, self.like.dtype, self.like.device, cast=not isinstance(self.model, ScoreModel))
+
+    def _make_averages(self, named: dict[str, Tensor], objective: Callable[..., Tensor]) -> None:
+        """Make the averages of the weights, which are given buffers of their own."""
+        settings = self.settings
+        self.average = PowerEMA(named.values(), settings.ema)
+        buffers = Buffers(objective, partial(self.source.few, settings.batch_size))
+        self.average.attach(self.model, buffers)
+        self.averages = [self.average]
+        if settings.snapshots is not None:
+            self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
+            self.run.snapshots.buffers = buffers
+            self.averages += self.run.snapshots.averages
 
     def _check_parts(self, settings: Settings) -> None:
         parts = settings.accumulate * self.processes.number

@@ -1,0 +1,94 @@
+"""Buffers that belong to weights, found anew for other weights, such as averaged ones: `Buffers`.
+
+Statistics of batch normalisation, and the vectors of power iterations by which spectral norms are known, follow the weights of a
+run step by step. Averaged weights were in no step: with the buffers of the last one their network is another one, and a bound on
+its slope does not hold. Other buffers stay as they are.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Buffers"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from ..data import Batch
+
+ITERATIONS = 300  # of a power method of torch's own, which says nothing of its error
+
+
+class Buffers:
+    """The buffers of a model that are found from its weights, for any weights.
+
+    Parameters
+    ----------
+    objective
+        Called as ``objective(model, x, generator=, **cond)``: where it leads a batch through the model, statistics are taken.
+    batches
+        Returns a few batches of the training data, the same at every call.
+    """
+
+    def __init__(self, objective: Callable[..., Tensor], batches: Callable[[], Iterator[Batch]]) -> None:
+        self.objective, self.batches = objective, batches
+
+    def fit(self, model: nn.Module) -> None:
+        """Find a model's buffers for the weights that it has now; its mode stays as it is."""
+        modes = {part: part.training for part in model.modules()}
+        try:
+            for part in model.modules():
+                _iterate(part)
+            normalised = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+            if normalised:
+                self._observe(model.eval(), normalised)
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+    def _observe(self, model: nn.Module, normalised: list[_BatchNorm]) -> None:
+        """Take the statistics of batch normalisations as means over a few batches."""
+        momenta = [part.momentum for part in normalised]
+        for part in normalised:
+            part.reset_running_stats()
+            part.momentum = None  # a plain mean
+            part.train()
+        generator = torch.Generator().manual_seed(0)
+        try:
+            for batch in self.batches():
+                self.objective(model, batch.x, generator=generator, **batch.cond)
+        finally:
+            for part, momentum in zip(normalised, momenta, strict=True):
+                part.momentum = momentum
+
+    @contextmanager
+    def lent(self, model: nn.Module) -> Iterator[None]:
+        """Find the buffers of a model within a ``with`` block, and put back those that it had."""
+        before = [(value, value.detach().clone()) for value in model.buffers()]
+        self.fit(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for value, kept in before:
+                    value.copy_(kept)
+
+
+@torch.no_grad()
+def _iterate(part: nn.Module) -> None:
+    """Let the power iterations of a part of a model converge, if it has some: the library's own, or either of torch's."""
+    converge = getattr(part, "converge", None)
+    if callable(converge):
+        converge()
+    if isinstance(part, ParametrizationList) and next(part.buffers(), None) is not None:
+        part.train()
+        for _ in range(ITERATIONS):
+            part()
+    for hook in part._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm):
+            for _ in range(ITERATIONS):
+                hook.compute_weight(part, do_power_iteration=True)
