@@ -32,6 +32,7 @@ EXAMPLES = {
     "Generator": "a source of randomness, such as torch.Generator().manual_seed(0)",
     "Grid": "a grid, such as grids.Angle()",
     "LinearSDE": "a linear SDE, such as VP()",
+    "Measured": "a DPS or PiGDM around a score model",
     "Measurement": "a measurement, such as measurements.random_projection(1, 2, std=0.1)",
     "Module": "a network, such as nets.MLP(2)",
     "Moments": "moments, such as moments_of(data)",

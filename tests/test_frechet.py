@@ -335,3 +335,19 @@ def test_bytes_are_told_their_scale() -> None:
     for metric in (metrics.fid, metrics.kid, metrics.mmd, metrics.sliced_wasserstein, metrics.precision_recall):
         with pytest.raises(TypeError, match=r"holds bytes; metrics of images take numbers in \[0, 1\]: \w+ / 255\."):
             metric(images, images)
+
+
+def test_sets_of_one_image_have_the_distance_of_their_features() -> None:
+    """Two points at a distance of 2 in one feature: ``W_2² = 4``, and nothing to err by."""
+    net = lambda x: x.flatten(1)[:, :2] * torch.tensor([2.0, 0.0])
+    with pytest.warns(UserWarning, match="if they are scaled differently"):
+        found = fid(torch.zeros(64, 1, 8, 8), torch.ones(64, 1, 8, 8), net)
+    assert found.value == pytest.approx(4.0) and found.stderr == 0.0
+
+
+def test_an_empty_last_batch_is_passed_over() -> None:
+    x, y = torch.rand(2, 80, 1, 8, 8)
+    net = lambda x: x.flatten(1)[:, :3]
+    assert fid([x[:50], x[50:], x[:0]], y, net) == fid(x, y, net)
+    with pytest.raises(ValueError, match="yields no batch"):
+        fid([x[:0]], y, net)

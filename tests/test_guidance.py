@@ -85,7 +85,7 @@ def test_guidance_pushes_samples_away_from_the_other_class() -> None:
 
 def test_guidance_refuses_what_means_nothing() -> None:
     inner = Two(sdegen.VP())
-    with pytest.raises(ValueError, match="scale = nan; it must be a number"):
+    with pytest.raises(ValueError, match=r"scale = nan; it must be a (finite )?number"):
         ClassifierFree(inner, math.nan)
     with pytest.raises(ValueError, match=r"interval = \(0.5, 0.2\); give"):
         ClassifierFree(inner, 2.0, interval=(0.5, 0.2))
@@ -220,3 +220,11 @@ def test_moments_are_given_to_the_model_inside() -> None:
     inner.moments = None
     ClassifierFree(EpsilonScaling(inner, 1.01), 2.0).moments = DATA.moments()
     assert inner.moments is not None and torch.equal(inner.moments.mean, DATA.moments().mean)
+
+
+@pytest.mark.parametrize("interval", [(1.5, 2.0), (-0.5, 0.5), (0.2, 5.0), (0.5, 0.5), (0.2, math.nan)])
+def test_intervals_that_no_time_of_the_process_is_in_are_refused(interval: tuple[float, float]) -> None:
+    inner = Exact(sdegen.VP(), DATA)
+    with pytest.raises(ValueError, match=r"^interval.*(two numbers from 0 to 1|must be a)"):
+        sdegen.guidance.Autoguidance(inner, inner, 2.0, interval)
+    assert sdegen.guidance.Autoguidance(inner, inner, 2.0, (0, 1)).interval == (0.0, 1.0)

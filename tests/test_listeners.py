@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,7 @@ def test_a_run_ends_after_4000_steps_where_nobody_named_an_end():
         ({"warmup": -1}, r"^warmup = -1; it must be a whole number, at least 0"),
         ({"weight_decay": -0.1}, r"^weight_decay = -0\.1; it must be a number of at least 0"),
         ({"betas": (0.9, 1.0)}, r"^betas = 1\.0; it must be .* at least 0 and below 1"),
+        ({"seed": 1.5}, r"^seed = 1\.5; it must be a whole number"),
         ({"ema": 0.3}, r"^ema = 0\.3; the relative width"),
         ({"p_uncond": -0.1}, r"^p_uncond = -0\.1; it must be .* a probability"),
         ({"lr_factors": {"net.": 0.0}}, r"^lr_factors\['net\.'\] = 0\.0; it must be positive"),
@@ -305,3 +307,29 @@ def test_trying_threads_changes_neither_numbers_nor_weights(tiny, several):
     for weights, loss, after in found[1:]:
         torch.testing.assert_close(weights, found[0][0], rtol=1e-5, atol=1e-6)
         assert loss == pytest.approx(found[0][1], rel=1e-5) and torch.equal(after, found[0][2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"lr": "1e-3"}, r"^lr = '1e-3'; it must be positive and finite"),
+        ({"schedule": "cosine"}, r"^schedule is a str; give a function"),
+        ({"loss": 3}, r"^loss is an int; give a function"),
+        ({"betas": 0.9}, r"^betas is a float; give two numbers"),
+        ({"callbacks": print}, r"^callbacks is a builtin_function_or_method; give a list"),
+        ({"callbacks": [3]}, r"^callbacks is an int; give functions of a Step"),
+        ({"callbacks": [sdegen.training.Listener]}, r"^callbacks has the class Listener; give"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_of_another_kind_is_refused(tiny, asked, says):
+    with pytest.raises(TypeError, match=says):
+        sdegen.fit(tiny(), sdegen.data.gaussian_ring(), steps=1, **asked)
+
+
+def test_numbers_of_numpy_are_settings_and_no_clip_clips_nothing():
+    given = Settings(
+        steps=np.int64(3), lr=np.float32(0.5), clip=None, seed=torch.tensor(2), betas=[np.float64(0.5), 0.75]
+    )
+    assert (given.steps, given.lr, given.clip, given.seed, given.betas) == (3, 0.5, None, 2, (0.5, 0.75))
+    assert {type(v) for v in (given.steps, given.lr, given.seed, *given.betas)} == {int, float}

@@ -526,7 +526,7 @@ def test_particles_refuse_what_they_cannot_weigh() -> None:
         twisted_smc(PiGDM(exact, A), 10, seed=0)
     with pytest.raises(ValueError, match="y has a row for each particle"):
         twisted_smc(PiGDM(exact, A), 10, seed=0, y=torch.ones(10, 1))
-    with pytest.raises(TypeError, match="Clipped proposes nothing"):
+    with pytest.raises(TypeError, match="model is a Clipped; give a DPS or PiGDM"):
         twisted_smc(Clipped(PiGDM(exact, A), -1, 1), 10, seed=0, y=1.0)
     with pytest.raises(ValueError, match="no noise to weigh"):
         twisted_smc(PiGDM(exact, A), 10, seed=0, y=1.0, grid=grids.LogSNR(end=0.0))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_interval, check_number
 from ..laws.operators import Operator, rows
 from ..models.score import ScoreModel
 from ..models.wrapper import Wrapper
@@ -106,7 +107,7 @@ class Tilted(Guided):
     def __init__(self, model: ScoreModel, scale: float = 1.0, interval: tuple[float, float] | None = None) -> None:
         super().__init__(model)
         require_clean_means(self)
-        self.scale, self.interval = check_scale(scale, interval)
+        self.scale, self.interval = check_scale(scale, interval, self.sde.T)
 
     @abstractmethod
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,13 +171,14 @@ def check_units(ours: SDE, theirs: SDE, what: str) -> None:
         )
 
 
-def check_scale(scale: float, interval: tuple[float, float] | None) -> tuple[float, tuple[float, float] | None]:
-    """Check a scale and an interval of times, and return them."""
-    if not torch.tensor(float(scale)).isfinite():
-        raise ValueError(f"scale = {scale}; give a finite number, 1 for the conditional model.")
-    if interval is not None and not interval[0] <= interval[1]:
-        raise ValueError(f"interval = {tuple(interval)}; give (first, last) in increasing order of time.")
-    return float(scale), interval
+def check_scale(
+    scale: float, interval: tuple[float, float] | None, T: float
+) -> tuple[float, tuple[float, float] | None]:
+    """Check a scale and an interval of times of a process that ends at `T`, and return them."""
+    scale = check_number("scale", scale, hint=", 1 for the conditional model")
+    if interval is None:
+        return scale, None
+    return scale, check_interval("interval", interval, 0.0, T, ": (first, last) in increasing order of time")
 
 
 def indicate_interval(interval: tuple[float, float] | None, t: Tensor | float) -> Tensor:

@@ -49,7 +49,7 @@ class Extrapolated(Guided):
         self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__(model)
-        self.scale, self.interval = check_scale(scale, interval)
+        self.scale, self.interval = check_scale(scale, interval, model.sde.T)
         self.weak = weak
 
     def _weight(self, t: Tensor | float) -> Tensor:

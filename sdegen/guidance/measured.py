@@ -12,7 +12,6 @@ __all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +49,7 @@ class Informed(Guided):
         named = super().with_rows(self.passed_on(**cond), x, n)
         if "y" not in cond:
             return named
-        y, one = torch.as_tensor(cond["y"]), self.measurement.measure(self.sde.project(torch.zeros_like(x[:1])))
+        y, one = as_measured(cond["y"]), self.measurement.measure(self.sde.project(torch.zeros_like(x[:1])))
         return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
@@ -282,6 +281,23 @@ def check_measurement(given: Any) -> Measurement:
     return given
 
 
+def as_measured(y: Any) -> Tensor:
+    """Return what was measured as a tensor.
+
+    Raises
+    ------
+    TypeError
+        If it is no real numbers.
+    """
+    try:
+        given = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"y {describe(y)}; give a tensor of what was measured, or numbers.") from None
+    if given.is_complex():
+        raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
+    return given
+
+
 def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
     """Check the condition `y`, and return one for each row."""
     one = tuple(seen.shape[1:])
@@ -289,15 +305,7 @@ def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
         raise ValueError(
             f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each."
         )
-    given = cond["y"]
-    if not isinstance(given, (Tensor, np.ndarray, float, int, list, tuple)) or (
-        isinstance(given, Tensor) and given.is_complex()
-    ):
-        raise TypeError(f"y {describe(given)}; give a tensor of what was measured, of shape {one}.")
-    try:
-        y = torch.as_tensor(given).to(seen)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"y holds no numbers ({error}); give a tensor of what was measured, of shape {one}.") from None
+    y = as_measured(cond["y"]).to(seen)
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
     if y.shape not in (seen.shape, one, (1, *one)):
         raise ValueError(

@@ -323,8 +323,8 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to floating point.")
-    if x.shape[1:] != event_shape or x.ndim == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {', '.join(map(str, event_shape))}).")
+    if x.shape[1:] != event_shape or x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {', '.join(map(str, event_shape))}), B >= 1.")
 
 
 @check_arguments

@@ -168,6 +168,8 @@ def batches(
             raise TypeError(
                 f"{name} yields a {type(block).__name__}; give a tensor, or an iterable of tensors: (x for x, _ in loader)."
             )
+        if block.ndim > 1 and len(block) == 0:  # the last batch of a loader, say
+            continue
         check_samples(block, name)
         if extent is not None:
             extent.include(block)

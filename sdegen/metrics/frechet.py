@@ -259,7 +259,7 @@ def _with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, float]:
     variance = influence.var() / p.n
 
     v = q.rows.to(C_p) - m_q
-    some = s > len(C_p) * torch.finfo(s.dtype).eps * s.max()
+    some = s > len(C_p) * torch.finfo(s.dtype).eps * (s.max() if len(s) else 0.0)  # no s where all samples are one
     influence = -2 * v @ shift + v.square().sum(1) - ((v @ (A @ U[:, some])).square() @ s[some].rsqrt())
     variance += influence.var() / q.n
     return value, math.sqrt(variance.item())

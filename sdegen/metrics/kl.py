@@ -120,8 +120,8 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
     ValueError
         If a log-density holds NaN, is infinite where it cannot be, or the shapes are not ``(B,)``.
     """
-    log_p, log_q = (v.detach().cpu().double() for v in (log_p, log_q))
     check_tensor("log_p", log_p, finite=False), check_tensor("log_q", log_q, finite=False)
+    log_p, log_q = (v.detach().cpu().double() for v in (log_p, log_q))
     if log_p.shape != log_q.shape or log_p.ndim != 1:
         raise ValueError(
             f"log_p has shape {tuple(log_p.shape)} and log_q {tuple(log_q.shape)}; expected one log-density per "

@@ -1,0 +1,154 @@
+"""Nonsense is refused in a sentence: all public callables, one argument replaced at a time.
+
+Sixty calls are made by default, others every day; ``pytest tests/test_fuzz.py -m slow`` makes all, and `fuzz` by itself prints
+how many ended in which verdict.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fuzz import (
+    ALLOWED,
+    CALLS,
+    EXCEPTIONS,
+    TARGETS,
+    Case,
+    arguments,
+    call,
+    cases_of,
+    fresh,
+    function_of,
+    is_called,
+    verdict,
+)
+from test_docstrings import PUBLIC
+
+import sdegen
+
+DRAWN = 60
+FAULTS = ("silent", "bare", "hang", "unnamed")
+
+
+def drawn() -> list[Case]:
+    """Sixty cases in an order that looks random and is the same everywhere; the next sixty tomorrow."""
+    cases = sorted(
+        (case for name in TARGETS for case in cases_of(name)),
+        key=lambda case: hashlib.sha256(str(case).encode()).digest(),
+    )
+    first = DRAWN * datetime.date.today().toordinal() % len(cases)
+    return (cases + cases)[first : first + DRAWN]
+
+
+@pytest.fixture(autouse=True)
+def same_state() -> Any:
+    """Calls seed what they draw; what they leave behind is put back."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def check_calls(cases: list[Case]) -> None:
+    found = [(case, *verdict(case)) for case in cases]
+    faults = [f"{what}: {case}: {said}" for case, what, said in found if what in FAULTS]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("case", drawn(), ids=str)
+def test_nonsense_is_refused_in_a_sentence(case: Case) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(case.name)  # as it should be made
+    check_calls([case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_all_nonsense_is_refused_in_a_sentence(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(name)
+    check_calls(cases_of(name))
+
+
+KINDS = {
+    "int": [np.int64, np.int32, np.array, torch.tensor],
+    "float": [np.float64, np.array, lambda v: torch.tensor(v, dtype=torch.float64)],
+}
+
+
+def numbers() -> list[Any]:
+    """A number of every callable that takes one, in the form of another library."""
+    found = []
+    for name in TARGETS:
+        for a in arguments(name, function_of(name), TARGETS[name][1]):
+            valid = fresh(a.valid)
+            for kind, forms in KINDS.items():
+                if kind in a.kinds and type(valid).__name__ == kind:
+                    form = hashlib.sha256(f"{name}({a.name})".encode()).digest()[0] % len(forms)
+                    found.append(pytest.param(name, a.name, forms[form], id=f"{name}({a.name}, {form})"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "argument", "form"), numbers())
+def test_numbers_of_every_library_are_numbers(name: str, argument: str, form: Any) -> None:
+    """NumPy's integers and scalars, and tensors of no axes, are taken wherever a number of Python is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(name, Case(name, argument, "form"), form)
+
+
+@pytest.mark.parametrize(("name", "argument", "form"), numbers()[:: len(numbers()) // 30])
+def test_some_numbers_of_every_library_are_numbers(name: str, argument: str, form: Any) -> None:
+    test_numbers_of_every_library_are_numbers(name, argument, form)
+
+
+def test_every_public_callable_is_tried_or_excepted_with_a_reason() -> None:
+    names = {name.removeprefix("sdegen."): value for name, value in PUBLIC.items()}
+    called = {name for name, value in names.items() if is_called(value)}
+    assert called == (TARGETS.keys() | EXCEPTIONS.keys()) & names.keys()
+    assert all(EXCEPTIONS.values()) and not TARGETS.keys() & EXCEPTIONS.keys()
+    assert not {name for name in CALLS if isinstance(CALLS[name], dict)} - names.keys()
+
+
+def test_what_is_allowed_is_an_argument_of_a_name() -> None:
+    known = {(name, a.name) for name in TARGETS for a in arguments(name, function_of(name), TARGETS[name][1])}
+    every = {argument for _, argument in known} | {f"{name}({argument})" for name, argument in known}
+    assert ALLOWED.keys() <= every
+
+
+def takes_anything(width: Any = 8) -> Any:
+    return width
+
+
+def divides(width: int = 8) -> float:
+    return 1 / width
+
+
+def waits(width: int = 8) -> None:
+    while width:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "nonsense", "expected"),
+    [
+        (takes_anything, "class", "silent"),
+        (divides, "zero", "bare"),
+        (divides, "word", "bare"),
+        (waits, "half", "hang"),
+    ],
+)
+def test_the_fuzzer_sees_what_it_looks_for(
+    function: Any, nonsense: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "made up", (function, {}))
+    monkeypatch.setattr("fuzz.LIMIT", 0.3)
+    assert verdict(Case("made up", "width", nonsense))[0] == expected
+    assert verdict(Case("VP", "beta_min", "word"))[0] == "sentence" and isinstance(call("VP")[0], sdegen.VP)
