@@ -18,6 +18,7 @@ from ..laws.marginals import Marginal, Observation
 from ..laws.outside import Given, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE, as_linear
+from ..processes.validity import check_process
 from .named import read_conditions
 from .score import ScoreModel
 
@@ -53,6 +54,7 @@ class Exact(Fixed, ScoreModel):
     def __init__(self, sde: LinearSDE, distribution: Given) -> None:
         why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
         self.sde, self.distribution = as_linear(sde, why), as_closed(distribution)
+        check_process(sde)
         self.moments, self._law = self.distribution.moments(), self.distribution.in_units(sde.units)
 
     @property

@@ -25,6 +25,7 @@ from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
+from ..processes.validity import check_process
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
@@ -114,6 +115,7 @@ class Model(VelocityModel, Trainable):
             raise TypeError(f"sde is {what}; give a process, as in Model(net, VP()).")
         if not is_linear(sde):
             raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
+        check_process(sde)
         self.net, self.sde = net, sde
         self.parametrization = EDMParametrization() if parametrization is None else parametrization
         self.parametrization.check(sde)
@@ -288,6 +290,7 @@ class DirectModel(Trainable):
         base = as_law(base)
         if base is not None and not hasattr(base, "score"):
             raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
+        check_process(sde)
         self.net, self.sde, self.scale, self.base = net, sde, scale, base
 
     @property

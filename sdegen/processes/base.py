@@ -74,6 +74,14 @@ class SDE(Lifting):
     is_linear = False
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a class that says itself whether it is linear, which its base says."""
+        super().__init_subclass__(**more)
+        if "is_linear" in vars(cls) and cls.__module__ != f"{__package__}.linear":
+            raise TypeError(
+                f"{cls.__name__} sets is_linear; derive a linear process from ScalarSDE, ScheduleSDE or MatrixSDE."
+            )
+
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
         """Return the law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["check_sde", "laws_of", "sde_cases"]
+__all__ = ["check_sde", "laws_of", "on", "sde_cases"]
 
+from functools import wraps
 from typing import Any
+
+from torch import Tensor
 
 from ..arguments import check_arguments
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
 from ..processes.scalar import ScalarSDE
+from ..processes.validity import check_process
 from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR
+from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
 OF_KIND: dict[type, list[Law]] = {LinearSDE: LINEAR, ScalarSDE: SCALAR, MatrixSDE: MATRIX}
@@ -24,7 +29,7 @@ def laws_of(sde: SDE) -> list[Law]:
 
 
 @check_arguments
-def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
+def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | None = None) -> Report:
     """Check a process against its laws, and return a `Report`.
 
     Parameters
@@ -33,6 +38,9 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
         Any SDE, of the library or your own.
     expected
         Laws that are expected to fail, by name, each with its reason.
+    data
+        Data ``(B, *)`` on which to check a process whose coefficients are made for one shape, as they are where they couple
+        coordinates; made-up data of several shapes by default.
 
     Returns
     -------
@@ -59,16 +67,36 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None) -> Report:
         raise TypeError(f"{sde.__name__} is a class; check a process of it: check_sde({sde.__name__}()).")
     if not isinstance(sde, SDE):
         raise TypeError(f"sde is a {type(sde).__name__} and no process; give one of a class derived from sdegen.SDE.")
-    return check(sde, laws_of(sde), expected)
+    check_process(sde)
+    return check(sde, [on(data, law) for law in laws_of(sde)], expected)
 
 
 @check_arguments
-def sde_cases(sde: SDE) -> list[Any]:
+def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
     """The laws of a process as pytest parameters; see `report.cases`.
 
     Parameters
     ----------
-    sde
+    sde, data
         As for `check_sde`.
     """
-    return cases(sde, laws_of(sde))
+    return cases(sde, [on(data, law) for law in laws_of(sde)])
+
+
+def on(data: Tensor | None, law: Law) -> Law:
+    """Return a law that is checked on the given data.
+
+    Parameters
+    ----------
+    data
+        As for `check_sde`.
+    law
+        Any of the laws.
+    """
+
+    @wraps(law)
+    def checked(sde: SDE) -> None:
+        with on_data(data):
+            law(sde)
+
+    return checked

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ...data import gaussian_ring
+from ...laws.mixtures import moments_of
 from ...laws.operators import Scale, as_operator
 from ...metrics import prior_gap
 from ...processes.base import SDE, noise_depends_on_the_state
@@ -31,14 +32,14 @@ from ...processes.linear import is_linear
 from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
-from .probes import SHAPES, generator, states, steps, times
+from .probes import SHAPES, data, generator, shapes, states, steps, times
 
 PRIOR_TOLERANCE = 1e-3  # nats, at the default T
 
 
 def drift_takes_state_then_time(sde: SDE) -> None:
     """``drift(x, t)`` has the shape and dtype of `x`, for data of any shape: arguments in order, no broadcasting."""
-    for shape in SHAPES:
+    for shape in shapes():
         for t in (times(sde)[3], times(sde, 5)):
             x = states(sde, 5, *shape)
             kept = x.clone()
@@ -62,7 +63,7 @@ def methods_are_functions(sde: SDE) -> None:
 
 def rows_are_independent(sde: SDE) -> None:
     """Each row of a batch moves by its own state and time alone."""
-    for shape in SHAPES:
+    for shape in shapes():
         x, t = states(sde, 5, *shape), times(sde, 5)
         together = sde.drift(x, t)
         alone = torch.cat([sde.drift(x[i : i + 1], t[i]) for i in range(5)])
@@ -108,7 +109,7 @@ def _noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
 
 def diffusion_acts_on_every_state(sde: SDE) -> None:
     """``G(x, t)`` is a number, one per row, or an operator: noise keeps its shape and dtype, for data of any shape."""
-    for shape in SHAPES:
+    for shape in shapes():
         for t in (times(sde)[3], times(sde, 5)):
             for x in (states(sde, 5, *shape), states(sde, 5, *shape).float()):
                 G = as_operator(sde.diffusion(x, t))
@@ -131,8 +132,8 @@ def training_times_lie_inside(sde: SDE) -> None:
 
 def lift_and_project_agree(sde: SDE) -> None:
     """``project(lift(x)) = x``."""
-    for shape in SHAPES:
-        x = torch.randn(4, *shape, dtype=torch.float64, generator=generator())
+    for shape in shapes():
+        x = data(4, *shape)
         close("project(lift(x))", sde.project(sde.lift(x)), x, 0.0)
 
 
@@ -167,7 +168,7 @@ def kernel_is_generated_by_the_coefficients(sde: SDE) -> None:
 
 def perturbation_is_its_kernel(sde: SDE) -> None:
     """``perturb`` returns ``x = kernel.sample(z)``: state, kernel and noise of one draw."""
-    x_0 = torch.randn(6, 2, dtype=torch.float64, generator=generator())
+    x_0 = data(6, 2)
     law = sde.perturb(x_0, times(sde, 6), generator=generator())
     close("x of perturb", law.x, law.kernel.sample(law.z), EXACT, 1 + law.x.abs())
 
@@ -212,8 +213,10 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
         )
         return
     n = 4000
-    x = simulate(sde, 0.3 * ring.sample(n, generator()), 0.0, sde.T, steps=400, generator=generator())
-    same_law("the prior", sde.prior(ring.moments()).sample(n, torch.Generator().manual_seed(21)), x)
+    x_0 = 0.3 * ring.sample(n, generator()) if shapes() is SHAPES else data(n)
+    x = simulate(sde, x_0, 0.0, sde.T, steps=400, generator=generator())
+    prior = sde.prior(ring.moments() if shapes() is SHAPES else moments_of(x_0))
+    same_law("the prior", prior.sample(n, torch.Generator().manual_seed(21)), x)
 
 
 EVERY: list[Law] = [

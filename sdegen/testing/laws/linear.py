@@ -26,7 +26,7 @@ from ...laws.operators import as_operator
 from ...models.exact import Exact
 from ...processes.linear import LinearSDE
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative
-from .probes import SHAPES, generator, states, steps, times
+from .probes import data, generator, shapes, states, steps, times
 
 
 def marginals_compose(sde: LinearSDE) -> None:
@@ -105,8 +105,8 @@ def clock_inverts_the_snr(sde: LinearSDE) -> None:
 def perturb_draws_from_the_marginal(sde: LinearSDE) -> None:
     """The kernel of `perturb` is the marginal at `t`, row by row, in any shape and dtype."""
     t = times(sde, 4)
-    for shape in SHAPES:
-        x_0 = torch.randn(4, *shape, dtype=torch.float64, generator=generator())
+    for shape in shapes():
+        x_0 = data(4, *shape)
         drawn, law = sde.perturb(x_0, t, generator=generator()), sde.marginal(t)(sde.lift(x_0))
         close("mean of perturb", drawn.kernel.mean, law.mean, EXACT, 1 + law.mean.abs())
         R, want = drawn.kernel.R.matrix(), law.R.matrix()

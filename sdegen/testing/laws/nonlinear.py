@@ -13,17 +13,17 @@ __all__ = [
 import torch
 from torch import Tensor
 
-from ...laws.operators import as_operator
+from ...laws.operators import as_operator, rows
 from ...processes.base import SDE
 from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
-from .probes import generator, states, times
+from .probes import SHAPES, data, generator, shapes, states, times
 
 
 def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
     """The lag of denoising targets is short enough: a kernel equals two half-kernels within the declared tolerance."""
-    x_0 = 0.5 * torch.randn(256, 2, dtype=torch.float64, generator=generator())
+    x_0 = 0.5 * data(256, 2)
     if sde.lag is not None:
         found = calibrate_lag(sde, x_0, sde.lag_tolerance)
         if not sde.lag <= 2 * found:
@@ -41,15 +41,16 @@ def derivatives_reach_the_drift(sde: SDE) -> None:
         if not out.requires_grad:
             raise Violation("drift(x, t) carries no derivative in x")
         (slope,) = torch.autograd.grad(out.sum(), x, allow_unused=True, materialize_grads=True)
-    x, unit = x.detach(), torch.eye(3, dtype=torch.float64)
+    x, d = x.detach(), x[0].numel()
     h = torch.full((5,), 1e-3, dtype=torch.float64)
-    for i in range(3):
+    for i in range(min(d, 8)):
+        unit = torch.eye(d, dtype=torch.float64)[i].reshape(x.shape[1:])
 
-        def along(u: Tensor, direction: Tensor = unit[i]) -> Tensor:
-            return sde.drift(x + u[:, None] * direction, t).sum(1)
+        def along(u: Tensor, unit: Tensor = unit) -> Tensor:
+            return sde.drift(x + rows(u, x) * unit, t).reshape(5, -1).sum(1)
 
         want = derivative(along, torch.zeros_like(h), h)
-        close("derivative of the drift", slope[:, i], want, QUADRATURE, 1 + want.abs())
+        close("derivative of the drift", slope.reshape(5, -1)[:, i], want, QUADRATURE, 1 + want.abs())
 
 
 def reversal_pulls_along_the_score(sde: SDE) -> None:
@@ -72,7 +73,8 @@ def reversal_pulls_along_the_score(sde: SDE) -> None:
 def perturb_follows_the_simulation(sde: SDE) -> None:
     """`perturb` has the law at `t` of paths from the datum, statistically."""
     n, t = 4000, 0.3 * sde.T
-    x_0 = torch.tensor([[0.7, -0.4]], dtype=torch.float64).expand(n, 2).contiguous()
+    one = torch.tensor([[0.7, -0.4]], dtype=torch.float64) if shapes() is SHAPES else data(1)
+    x_0 = one.expand(n, *one.shape[1:]).contiguous()
     want = simulate(sde, x_0, 0.0, t, steps=200, generator=generator())
     same_law("perturb", sde.perturb(x_0, t, generator=torch.Generator().manual_seed(21)).x, want)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["SHAPES", "generator", "states", "steps", "times"]
+__all__ = ["SHAPES", "data", "generator", "on_data", "shapes", "states", "steps", "times"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -10,6 +14,31 @@ from torch import Tensor
 from ...processes.base import SDE
 
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
+_GIVEN: ContextVar[Tensor | None] = ContextVar("data that a process is made for", default=None)
+
+
+@contextmanager
+def on_data(x: Tensor | None) -> Iterator[None]:
+    """Check laws, within a ``with`` block, on the data `x` ``(B, *)``; on made-up data of several shapes if it is None."""
+    token = _GIVEN.set(x)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def shapes() -> tuple[tuple[int, ...], ...]:
+    """The shapes of a datum for which a law is checked."""
+    given = _GIVEN.get()
+    return SHAPES if given is None else (tuple(given.shape[1:]),)
+
+
+def data(n: int, *shape: int) -> Tensor:
+    """Data: rows of those given, else standard normal ones of a shape; float64."""
+    given = _GIVEN.get()
+    if given is None:
+        return torch.randn(n, *shape, dtype=torch.float64, generator=generator())
+    return given.detach().cpu().double()[torch.arange(n) % len(given)]
 
 
 def times(sde: SDE, n: int = 7) -> Tensor:
@@ -31,7 +60,6 @@ def generator() -> torch.Generator:
 
 
 def states(sde: SDE, n: int, *shape: int) -> Tensor:
-    """States of the process over data of a shape."""
-    x = torch.randn(n, *shape, dtype=torch.float64, generator=generator())
-    u = sde.lift(x)
+    """States of the process over `data` of a shape."""
+    u = sde.lift(data(n, *shape))
     return u + 0.3 * torch.randn(u.shape, dtype=torch.float64, generator=generator())
