@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_sde", "laws_of", "on", "sde_cases"]
+__all__ = ["attributes_are_those_of_a_process", "check_sde", "laws_of", "on", "sde_cases"]
 
 from functools import wraps
 from typing import Any
@@ -67,7 +67,9 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | N
         raise TypeError(f"{sde.__name__} is a class; check a process of it: check_sde({sde.__name__}()).")
     if not isinstance(sde, SDE):
         raise TypeError(f"sde is a {type(sde).__name__} and no process; give one of a class derived from sdegen.SDE.")
-    check_process(sde)
+    attributes = check(sde, [attributes_are_those_of_a_process])
+    if not attributes.passed:  # and every law would say so again
+        return attributes
     return check(sde, [on(data, law) for law in laws_of(sde)], expected)
 
 
@@ -81,6 +83,11 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
         As for `check_sde`.
     """
     return cases(sde, [on(data, law) for law in laws_of(sde)])
+
+
+def attributes_are_those_of_a_process(sde: SDE) -> None:
+    """`T` is positive, `sigma_0` not negative, and `Sigma_0` a covariance."""
+    check_process(sde)
 
 
 def on(data: Tensor | None, law: Law) -> Law:
