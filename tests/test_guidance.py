@@ -228,3 +228,42 @@ def test_intervals_that_no_time_of_the_process_is_in_are_refused(interval: tuple
     with pytest.raises(ValueError, match=r"^interval.*(two numbers from 0 to 1|must be a)"):
         sdegen.guidance.Autoguidance(inner, inner, 2.0, interval)
     assert sdegen.guidance.Autoguidance(inner, inner, 2.0, (0, 1)).interval == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+def test_the_exact_classifier_is_bayes_rule_with_the_weights_of_its_classes(sde: Any) -> None:
+    weights, means, scales = (0.2, 1.3, 0.5), (-1.0, 0.5, 2.0), (0.4, 0.8, 0.3)
+    one = torch.ones(1, dtype=torch.float64)
+    laws = [
+        sdegen.GaussianMixture(one, torch.tensor([[m]]).double(), torch.tensor([v**2]).double())
+        for m, v in zip(means, scales)
+    ]
+    classifier = sdegen.guidance.ExactClassifier(sde, laws, torch.tensor(weights))
+    t, datum = 0.3 * sde.T, torch.linspace(-2, 3, 5, dtype=torch.float64)[:, None]
+    at = sde.marginal(t)
+    x = at.Phi(sde.lift(datum)) + at.R(0.3 * torch.ones_like(sde.lift(datum)))
+    column, Q = at.Phi.matrix() @ sde.e[:, None], at.covariance.matrix()
+    logs = []
+    for weight, m, v in zip(weights, means, scales):
+        C = column @ column.T * v**2 + Q
+        logs.append(
+            torch.distributions.MultivariateNormal(column[:, 0] * m, C).log_prob(x.flatten(1)) + math.log(weight)
+        )
+    want = torch.stack(logs, 1).softmax(1)
+    torch.testing.assert_close(classifier(x, t).softmax(1), want, rtol=1e-6, atol=1e-8)
+
+
+def test_a_classifier_loses_the_nats_of_its_own_label_whatever_the_class() -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            return logits.expand(len(x), 3)
+
+    classifier = sdegen.guidance.NoisyClassifier(Fixed(), sdegen.VP())
+    label = torch.tensor([0, 1, 2, 2, 0])
+    loss = classifier.loss(
+        torch.randn(5, 2, dtype=torch.float64), generator=torch.Generator().manual_seed(0), label=label
+    )
+    want = [-(v - math.log(sum(math.exp(w) for w in logits.tolist()))) for v in logits[label].tolist()]
+    assert loss.tolist() == pytest.approx(want)

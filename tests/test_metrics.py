@@ -531,3 +531,35 @@ def test_density_metrics_refuse_broken_samples(measure):
         measure(torch.zeros(10, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="x holds NaN or infinite values in 10 of 10 rows"):
         measure(torch.full((10, 2), math.nan))
+
+
+@pytest.mark.parametrize("n", [8, 11, 30])
+def test_a_p_value_counts_the_accuracy_itself(n):
+    # Apart, all of the held-out half are told right: one of C(2m, m) ways to deal the labels, so its own probability.
+    # Exchanged before the other half is told apart, none is, and every accuracy is at least as high.
+    x = 100.0 + torch.arange(n, dtype=torch.float64)[:, None] / n
+    m = n - n // 2
+    found = classifier_test(x, -x, k=1, seed=0)
+    assert found.accuracy.value == 1 and found.p_value == pytest.approx(1 / math.comb(2 * m, m))
+    x = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    same = classifier_test(x, x, k=1, seed=0)
+    right = round(same.accuracy.value * 2 * m)
+    # Whatever the classifier calls, its p-value is that of a deal of m labels among 2 m by chance, at least this good.
+    assert same.p_value >= 2.0 ** -(2 * m) and (same.p_value > 0.5 or right > m)
+
+
+def test_p_values_of_few_points_are_the_share_of_deals_at_least_as_good(monkeypatch):
+    # By enumeration: every deal of the labels to the held-out points, whatever the classifier calls them.
+    from itertools import combinations
+
+    import scipy.stats
+
+    asked = []
+    exact = scipy.stats.hypergeom.sf
+    monkeypatch.setattr(scipy.stats.hypergeom, "sf", lambda *given: asked.append(given) or exact(*given))
+    for seed in range(6):
+        found = classifier_test(*normals(seed, 8, 2), seed=seed)
+        n, calls = asked[-1][2], asked[-1][3]
+        right = round((found.accuracy.value * 2 * n - n + calls) / 2)  # of those called y
+        deals = [len(set(deal) & set(range(calls))) for deal in combinations(range(2 * n), n)]
+        assert found.p_value == pytest.approx(sum(hit >= right for hit in deals) / len(deals))

@@ -295,3 +295,15 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
 def test_refusals(call: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", [0, 3, -5, 2**61])
+def test_neighbouring_seeds_differ_in_half_their_bits(seed: int) -> None:
+    # Of a block and the next, of a call and the next: each of the 32 bits turns in half of the cases.
+    of = BlockSeeds(seed)
+    n = 4000
+    for pairs in ([(of(k, 3), of(k + 1, 3)) for k in range(n)], [(of(3, k), of(3, k + 1)) for k in range(n)]):
+        turned = torch.tensor([[(a ^ b) >> bit & 1 for bit in range(32)] for a, b in pairs], dtype=torch.float64).mean(
+            0
+        )
+        assert ((turned - 0.5).abs() < 5 * 0.5 / n**0.5).all(), turned
