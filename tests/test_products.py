@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import losses
+from sdegen import guidance, losses
 from sdegen.laws.derivatives import (
     Divergence,
     ExactDivergence,
@@ -194,6 +194,61 @@ def test_the_gradient_of_implicit_score_matching_is_that_of_finite_differences(n
         weight -= 2 * h * direction
     down = loss().item()
     assert abs((up - down) / (2 * h) - want) < 1e-5 * (1 + abs(want))
+
+
+class Through(nn.Module):
+    """A classifier of states, or a measurement, through a function with a backward pass by hand."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.of = Sine.apply if by_hand else torch.sin
+        weights = torch.randn(D, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self.of(x @ self.weights)
+
+
+class Bent(sdegen.measurements.Measurement):
+    """A measurement that is not linear."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__(0.5)
+        self.of = Through(by_hand)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.of(x, 0.0)
+
+
+LAW = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, D), torch.ones(1))
+GUIDED: dict[str, Callable[[bool], sdegen.ScoreModel]] = {
+    "classifier": lambda by_hand: sdegen.models.Conditioned(
+        guidance.ClassifierGuidance(sdegen.Exact(sdegen.VP(), LAW), Through(by_hand)), label=1
+    ),
+    "measurement": lambda by_hand: sdegen.models.Conditioned(
+        guidance.DPS(sdegen.Exact(sdegen.VP(), LAW), Bent(by_hand), scale=0.1), y=torch.ones(2, 3).double()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guidance_through_a_backward_by_hand_is_that_through_torch(name: str) -> None:
+    model, same = (GUIDED[name](by_hand) for by_hand in (True, False))
+    x = points(2)
+    with torch.no_grad():
+        for reading in ("score", "denoise", "noise"):
+            found = getattr(model, reading)(x, 0.4)
+            assert not found.requires_grad
+            torch.testing.assert_close(found, getattr(same, reading)(x, 0.4), rtol=1e-9, atol=1e-9)
+    run = lambda m: sdegen.sample(m, x_T=x, steps=5, seed=0)
+    torch.testing.assert_close(run(model), run(same), rtol=1e-9, atol=1e-9)
+    density = lambda m: sdegen.log_prob(m, x, method="heun2", steps=6)
+    torch.testing.assert_close(density(model), density(same), rtol=1e-7, atol=1e-7)
+    slopes = []
+    for m in (model, same):
+        at = x.clone().requires_grad_()
+        slopes.append(torch.autograd.grad(sdegen.sample(m, x_T=at, steps=5, seed=0, grad=True).sum(), at)[0])
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
 
 
 def test_a_run_finds_out_once() -> None:

@@ -16,6 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
 from ..laws.mixtures import GaussianMixture, Moments
+from ..laws.products import pull_back
 from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
 from ..precision import dtype_of
@@ -80,13 +81,13 @@ class ClassifierGuidance(Tilted):
             raise ValueError("a classifier guides to a class: pass label=..., a number or one for each sample.")
         check_units(self.sde, getattr(self.classifier, "sde", self.sde), "the classifier")
 
-        def chosen(x: Tensor) -> Tensor:
+        def chosen(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             logits = check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
             label = check_labels(cond["label"], len(x), logits.shape[1]).to(x.device).expand(len(x))
-            return logits.log_softmax(1).gather(1, label[:, None]).sum()
+            return logits.log_softmax(1).gather(1, label[:, None]).sum(), ()
 
-        # Functional derivatives nest: wrappers go into each other, and into likelihoods.
-        return *self.model.estimate(x, t, **self.passed_on(**cond)), torch.func.grad(chosen)(x)
+        value, _, back = pull_back(chosen, x)
+        return *self.model.estimate(x, t, **self.passed_on(**cond)), back(torch.ones_like(value))
 
 
 def check_logits(who: str, logits: Any, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, describe
 from ..conditions import Conditions
 from ..laws.operators import rows
+from ..laws.products import pull_back
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, dot
@@ -116,14 +117,7 @@ class Measured(Informed, Tilted):
             x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
             return self.measurement.measure(self.sde.project(x_0)), (x_0, eps)
 
-        # Functional derivatives nest: wrappers go into each other, and into likelihoods.
-        looked: Any = torch.func.vjp(look, x, has_aux=True)
-        seen, pulled, (x_0, eps) = looked
-
-        def back(u: Tensor) -> Tensor:
-            """Return ``(∂ seen / ∂x)ᵀ u``."""
-            return pulled(u)[0]
-
+        seen, (x_0, eps), back = pull_back(look, x)
         residual = check_measured(cond, seen) - seen
         u = self.apply_precision(residual, back, self.sde.project(x_0).shape[1:], t)
         return x_0, eps, back(u), -0.5 * dot(residual, u)

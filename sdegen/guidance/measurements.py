@@ -20,6 +20,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
+from ..laws.products import pull_back
 from ..show import show_call
 
 
@@ -75,7 +76,7 @@ class Measurement(ABC):
     def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
         """Return ``Aᵀ y``, data ``(B, *shape)``."""
         zero = y.new_zeros(len(y), *shape)
-        return torch.func.vjp(self.measure, zero)[1](y)[0]
+        return pull_back(lambda x: (self.measure(x), ()), zero)[2](y)
 
     def matrix(self, shape: torch.Size) -> Tensor:
         """Return `A` for data of this shape, ``(m, d)`` over the flattened data, float64."""

@@ -6,7 +6,7 @@ product is formed. Recurrent kernels and functions with a derivative written by 
 
 from __future__ import annotations
 
-__all__ = ["Field", "Products", "plain_attention", "pulled_back", "value_and_slope", "value_and_slopes"]
+__all__ = ["Field", "Products", "plain_attention", "pull_back", "pulled_back", "value_and_slope", "value_and_slopes"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +150,42 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
             for v in vectors
         ]
     return value if recorded else value.detach(), torch.stack(back)
+
+
+def pull_back(
+    look: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], x: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], Field]:
+    """Return what `look` sees at `x`, what else it returns, and the product with the transposed Jacobian of what is seen.
+
+    Functional derivatives nest: wrappers go into each other, and into likelihoods. A function with none but a backward pass by
+    hand has plain ones, which go into a divergence by reverse mode.
+
+    Parameters
+    ----------
+    look
+        Returns a tensor and others that are found on the way.
+    x
+        Where, ``(B, *)``.
+    """
+    try:
+        functional: Any = torch.func.vjp(look, x, has_aux=True)
+    except RuntimeError:  # what is wrong with the function itself comes up again
+        recorded = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = x if x.requires_grad else x.detach().requires_grad_()
+            seen, besides = look(at)
+
+        def plain(u: Tensor) -> Tensor:
+            (found,) = torch.autograd.grad(
+                seen, at, u, retain_graph=True, create_graph=recorded, materialize_grads=True
+            )
+            return found
+
+        if recorded:
+            return seen, besides, plain
+        return seen.detach(), tuple(v.detach() for v in besides), plain
+    seen, pulled, besides = functional
+    return seen, besides, lambda u: pulled(u)[0]
 
 
 @contextmanager
