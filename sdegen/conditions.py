@@ -30,7 +30,7 @@ class Conditions(NamedTuple):
     needed
         Those of `names` that it cannot go without.
     never
-        Names that it cannot take as conditions, since its other arguments have them.
+        Names that it cannot take as conditions, since its other arguments have them; of modules ``self`` is one.
     """
 
     names: frozenset[str] = frozenset()
@@ -90,7 +90,7 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
         frozenset(p.name for p in taken),
         any(p.kind is p.VAR_KEYWORD for p in parameters),
         frozenset(p.name for p in taken if p.default is p.empty),
-        frozenset(p.name for p in free[:inputs] if p.kind is p.POSITIONAL_OR_KEYWORD),
+        frozenset(p.name for p in free[:inputs] if p.kind is p.POSITIONAL_OR_KEYWORD) | {"self"},
     )
 
 

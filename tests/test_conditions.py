@@ -1,0 +1,362 @@
+"""Conditions: their names, their dtypes, and their rows, whatever part of a run goes through the model at a time."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_wrappers import kinds
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import VP, Exact, ExactConditional, Model, fit, guidance, sample, samplers
+from sdegen.conditions import check_labels
+from sdegen.guidance import measurements
+from sdegen.laws.derivatives import Hutchinson
+from sdegen.models import Conditioned, DirectModel, ScoreModel, Wrapper
+from sdegen.models.named import keywords_of
+from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
+from sdegen.training.dropping import DOORS
+
+RING = sdegen.data.gaussian_ring()
+N = 5
+LABEL = torch.tensor([0, 1, 2, 2, 1])
+NULL = torch.tensor([2, -1, 0, 1, -1])
+SEEN = measurements.Mask(torch.tensor([True, False]), std=0.5)
+Y = torch.linspace(-1, 1, N, dtype=torch.float64)[:, None]
+X = RING.sample(N, torch.Generator().manual_seed(0))
+
+
+def network() -> Model:
+    """A small network that takes labels, with weights that answer."""
+    torch.manual_seed(0)
+    model = Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3), VP()).double()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.4)
+    model.moments = RING.moments()
+    return model
+
+
+MODEL = network()
+CLASSIFIER = guidance.ExactClassifier(VP(), [RING] * 3)
+
+# Every wrapper, with a value for each sample wherever it takes or holds one: the wrapper, and the conditions of a run.
+WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = {
+    Conditioned: (lambda: Conditioned(MODEL, label=LABEL), {}),
+    guidance.Without: (lambda: guidance.Without(MODEL, label=LABEL), {}),
+    guidance.Autoguidance: (lambda: guidance.Autoguidance(MODEL, Conditioned(MODEL, label=NULL), 2.0), {}),
+    guidance.ClassifierFree: (lambda: guidance.ClassifierFree(MODEL, 2.0, {"label": NULL}), {"label": LABEL}),
+    guidance.ClassifierGuidance: (lambda: guidance.ClassifierGuidance(MODEL, CLASSIFIER), {"label": LABEL}),
+    guidance.Clipped: (lambda: guidance.Clipped(MODEL, -1.0, 1.0), {"label": LABEL}),
+    guidance.DPS: (lambda: guidance.DPS(MODEL, SEEN, 0.1), {"y": Y, "label": LABEL}),
+    guidance.DynamicThreshold: (lambda: guidance.DynamicThreshold(MODEL, -1.0, 1.0), {"label": LABEL}),
+    guidance.EpsilonScaling: (lambda: guidance.EpsilonScaling(Conditioned(MODEL, label=LABEL), 1.01), {}),
+    guidance.MomentMatching: (lambda: guidance.MomentMatching(MODEL, SEEN), {"y": Y, "label": LABEL}),
+    guidance.PiGDM: (lambda: guidance.PiGDM(Conditioned(MODEL, label=LABEL), SEEN), {"y": Y}),
+    guidance.Replacement: (lambda: guidance.Replacement(MODEL, SEEN), {"y": Y, "label": LABEL}),
+    guidance.Rescaled: (
+        lambda: guidance.Rescaled(guidance.ClassifierFree(MODEL, 2.0, {"label": NULL})),
+        {"label": LABEL},
+    ),
+    guidance.RescaledGuidance: (
+        lambda: guidance.RescaledGuidance(MODEL, 2.0, null={"label": NULL}),
+        {"label": LABEL},
+    ),
+}
+
+
+def test_every_wrapper_is_among_them() -> None:
+    between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
+    assert kinds(Wrapper) - between == set(WRAPPED)
+
+
+def of_parts(model: ScoreModel, cond: dict[str, Any], batch: int | None) -> Tensor:
+    """The samples of a run made by three processes."""
+    parts = [sample(model, N, part=(r, 3), batch=batch, seed=0, sampler=DDIM(3, eta=1.0), **cond) for r in range(3)]
+    return torch.cat(parts)
+
+
+ONE_PROBE: dict[str, Any] = {"method": "midpoint", "steps": 2, "divergence": Hutchinson()}
+
+# What is computed of N rows, a part of them at a time.
+RUNS: dict[str, Callable[[ScoreModel, dict[str, Any], int | None], Tensor]] = {
+    "sample": lambda m, c, b: sample(m, N, sampler=DDIM(3, eta=1.0), seed=0, batch=b, **c),
+    "part": of_parts,
+    "path": lambda m, c, b: sample(m, N, sampler=Heun(3), seed=0, batch=b, return_path=True, **c).transpose(0, 1),
+    "encode": lambda m, c, b: encode(m, X, steps=3, batch=b, **c),
+    "decode": lambda m, c, b: decode(m, X, steps=3, batch=b, **c),
+    "edit": lambda m, c, b: edit(m, X, 0.5, steps=3, seed=0, batch=b, **c),
+    "interpolate": lambda m, c, b: interpolate(m, X, X.flip(0), torch.tensor([0.3, 0.6]), steps=3, batch=b, **c),
+    "elbo": lambda m, c, b: sdegen.elbo(m, X, draws=2, generator=seeded(), batch=b, **c).value,
+    "discrete_elbo": lambda m, c, b: sdegen.discrete_elbo(m, X, 2, draws=2, generator=seeded(), batch=b, **c).value,
+    "log_prob": lambda m, c, b: sdegen.log_prob(m, X, generator=seeded(), batch=b, **ONE_PROBE, **c),
+}
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("kind", WRAPPED, ids=lambda kind: kind.__name__)
+def test_rows_do_not_depend_on_what_goes_through_the_model_with_them(kind: type[Wrapper], run: str) -> None:
+    make, cond = WRAPPED[kind]
+    whole = RUNS[run](make(), cond, None)
+    assert whole.isfinite().all()
+    for batch in (1, 3, N) if run == "sample" else (3,):
+        torch.testing.assert_close(RUNS[run](make(), cond, batch), whole, rtol=1e-7, atol=1e-7)
+
+
+SAMPLERS: dict[str, samplers.Sampler] = {
+    "DDIM": DDIM(3), "Ancestral": samplers.Ancestral(3), "Euler": samplers.EulerMaruyama(3), "Heun": Heun(3),
+    "flow": samplers.ProbabilityFlow(3, method="rk4"), "multistep": samplers.Multistep(4, order=2),
+    "singlestep": samplers.Singlestep(4), "exponential": samplers.ExponentialSDE(4),
+    "reverse": samplers.ReverseDiffusion(3), "Langevin": samplers.Langevin(3), "annealed": samplers.AnnealedLangevin(2),
+    "corrected": samplers.PredictorCorrector(DDIM(3)), "churn": samplers.Churn(3),
+    "restart": samplers.Restart(DDIM(4), [samplers.Interval(0.2, 2.0, 1, 2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_of_every_sampler_are_those_of_the_whole_run(sampler: str) -> None:
+    model = guidance.ClassifierFree(MODEL, 2.0, {"label": NULL})
+    runs = [sample(model, N, sampler=SAMPLERS[sampler], seed=0, batch=b, label=LABEL) for b in (None, 1, 3)]
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrapper", [guidance.PiGDM, guidance.DPS, guidance.Replacement])
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_one_measurement_is_not_cut_where_it_is_as_long_as_the_run(wrapper: Any, numbers: int) -> None:
+    """Of two numbers measured of one datum two samples get both, not one each."""
+    A = measurements.Linear(torch.eye(2, dtype=torch.float64)[:numbers], 0.5)
+    model, y = wrapper(Exact(VP(), RING), A), torch.linspace(1, 2, numbers, dtype=torch.float64)
+    runs = [sample(model, numbers, x_T=None, sampler=DDIM(3), seed=0, batch=b, y=y) for b in (None, 1)]
+    torch.testing.assert_close(runs[0], runs[1])
+    each = sample(model, numbers, sampler=DDIM(3), seed=0, batch=1, y=y.expand(numbers, numbers))
+    torch.testing.assert_close(runs[0], each)
+
+
+def test_particles_share_what_is_conditioned_on() -> None:
+    for model in (guidance.PiGDM(MODEL, SEEN), guidance.PiGDM(Conditioned(MODEL, label=LABEL), SEEN)):
+        with pytest.raises(ValueError, match="has a row for each particle; give one"):
+            guidance.twisted_smc(model, N, steps=2, y=Y if model.model is MODEL else Y[0])
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def argument_names() -> list[str]:
+    """The names of all arguments of all functions of the library that take conditions besides."""
+    found = set()
+    for file in Path(sdegen.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
+                found |= {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+    return sorted(found - {"self", "cls"})
+
+
+NAMES = argument_names()
+
+
+class Named(nn.Module):
+    """A network that takes one condition, of any name, and adds it; it keeps the last."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.line, self.seen = name, nn.Linear(2, 2), None
+
+    def forward(self, x_: Tensor, level_: Tensor, /, **cond: Any) -> Tensor:
+        (self.seen,) = [cond.pop(self.name)]
+        assert not cond
+        return self.line(x_) + self.seen.to(x_)
+
+
+def trained(name: str) -> Model | DirectModel | str:
+    """A model trained for a step with a condition of this name, or why it was refused."""
+    model = Model(Named(name), VP())
+    try:
+        fit(model, (X.float(), {name: torch.ones(N, 1)}), steps=1, batch_size=4, seed=0)
+    except ValueError as refusal:
+        return str(refusal)
+    return model
+
+
+@pytest.mark.parametrize("name", [*NAMES, "c", "t", "x", "batch", "label", "y", "text", "class_", "kwargs"])
+def test_a_condition_can_be_trained_and_sampled_or_is_refused_at_fit(name: str) -> None:
+    model = trained(name)
+    if isinstance(model, str):
+        assert any(name in keywords_of(door) for door in DOORS)
+        assert model.startswith(f"the data has the condition {name!r}, which is an argument of ")
+        assert model.endswith(".") and "\n" not in model
+        return
+    cond = {name: torch.full((N, 1), 0.5)}
+    assert sample(model, N, steps=2, seed=0, batch=4, **cond).shape == (N, 2)
+    assert model.net.seen.unique().tolist() == [0.5]
+    assert sdegen.log_prob(model, X.float(), tolerance=0.1, **cond).shape == (N,)
+    assert sdegen.elbo(model, X.float(), draws=2, **cond).value.isfinite().all()
+    assert sample(Conditioned(model, **cond), N, steps=2, seed=0, batch=3).shape == (N, 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.from_regex(r"[a-z_][a-z_0-9]{0,8}", fullmatch=True))
+def test_names_are_conditions_or_refused(name: str) -> None:
+    model = trained(name)
+    if not isinstance(model, str):
+        assert sample(model, N, steps=1, seed=0, **{name: torch.ones(N, 1)}).isfinite().all()
+
+
+def test_a_module_cannot_be_called_with_itself_by_name() -> None:
+    with pytest.raises(TypeError, match=r"the data has the condition 'self', and Model .* rename it"):
+        trained("self")
+
+
+@pytest.mark.parametrize("name", ["x", "level"])
+def test_an_input_of_the_network_is_no_condition(name: str) -> None:
+    model = Conditioned.__init__  # any name may be fixed, but not that of a network's own input
+    with pytest.raises(TypeError, match=f"no argument {name!r}, and Model takes no condition of that name"):
+        Conditioned(MODEL, **{name: 1.0})
+    assert "model" not in keywords_of(model)
+
+
+def test_a_condition_that_the_network_does_not_take_is_refused_at_fit() -> None:
+    data = (X.float(), {"mood": torch.ones(N, 1)})
+    with pytest.raises(TypeError, match=r"the data has the condition 'mood', and Model .* takes label; rename it"):
+        fit(Model(sdegen.nets.MLP(2, width=8, classes=2), VP()), data, steps=1, seed=0)
+
+
+CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "sample": (sample, (3,)), "encode": (encode, (X,)), "decode": (decode, (X,)),
+    "encode_with_error": (samplers.encode_with_error, (X,)),
+    "interpolate": (interpolate, (X, X.flip(0), torch.ones(1))), "edit": (edit, (X, 0.5)),
+    "log_prob": (sdegen.log_prob, (X,)), "estimate_log_prob": (sdegen.estimate_log_prob, (X,)),
+    "sample_with_log_prob": (sdegen.sample_with_log_prob, (3,)), "elbo": (sdegen.elbo, (X,)),
+    "discrete_elbo": (sdegen.discrete_elbo, (X,)), "Density": (sdegen.Density, ()),
+    "bits_per_dim": (sdegen.bits_per_dim, (torch.zeros(2, 2, dtype=torch.uint8),)),
+    "fit_solver": (samplers.fit_solver, ()),
+}  # fmt: skip
+MODELS = {
+    "exact": Exact(VP(), RING),
+    "labelled": ExactConditional(VP(), [RING, RING], RING),
+    "network": MODEL,
+    "guided": guidance.Clipped(MODEL, -1, 1),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_unknown_keyword_is_refused_before_anything_is_run(call: str, model: str) -> None:
+    function, given = CALLS[call]
+    for name in ("nsteps", "divergance", "rtol", "labels", "bacth", "progres", "nonsense"):
+        with pytest.raises(TypeError) as caught:
+            function(MODELS[model], *given, **{name: 1})
+        message = str(caught.value)
+        assert f"no argument {name!r}" in message and message.endswith(".") and "\n" not in message
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), call=st.sampled_from(["sample", "encode", "elbo", "estimate_log_prob", "fit_solver"]))
+def test_a_misspelt_keyword_is_told_the_right_one(data: st.DataObject, call: str) -> None:
+    function, given = CALLS[call]
+    name = data.draw(st.sampled_from([n for n in keywords_of(function) if len(n) > 4]))
+    place = data.draw(st.integers(0, len(name) - 1))
+    wrong = data.draw(st.sampled_from([name[:place] + name[place + 1 :], name[:place] + name[place] + name[place:]]))
+    with pytest.raises(TypeError, match=rf"no argument '{wrong}', .*: perhaps '\w+' is meant\."):
+        function(MODELS["exact"], *given, **{wrong: 1})
+
+
+def test_a_network_of_any_keywords_takes_any() -> None:
+    class Any_(nn.Module):
+        def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
+            return 0.1 * x
+
+    model = Model(Any_(), VP())
+    assert sample(model, x_T=X, steps=2, style=3).shape == X.shape
+    with pytest.raises(TypeError, match="no argument 'level', and Model takes no condition of that name"):
+        sample(model, x_T=X, steps=2, level=3)
+
+
+def test_a_condition_that_a_network_needs_is_asked_for() -> None:
+    class Needs(nn.Module):
+        def forward(self, x: Tensor, level: Tensor, style: Tensor) -> Tensor:
+            return 0.1 * x + style
+
+    model = Model(Needs(), VP())
+    with pytest.raises(TypeError, match="Model needs the condition 'style'; pass style="):
+        sample(model, x_T=X, steps=2)
+    with pytest.raises(TypeError, match="Model needs the condition 'style'"):
+        guidance.ClassifierFree(model, 2.0)
+    assert sample(Conditioned(model, style=0.5), x_T=X, steps=2).isfinite().all()
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+WHOLE = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    values=st.lists(st.integers(-3, 5), min_size=4, max_size=4),
+    dtype=st.sampled_from([*WHOLE, torch.float32, torch.float64, torch.bool]),
+    kind=st.sampled_from(["tensor", "array", "list", "one"]),
+    door=st.sampled_from(["network", "exact", "classifier"]),
+)
+def test_labels_are_taken_rightly_or_refused(values: list[int], dtype: torch.dtype, kind: str, door: str) -> None:
+    label: Any = torch.tensor(values).to(dtype)
+    meant = [int(v) for v in label.tolist()]
+    label = {"tensor": label, "array": label.numpy(), "list": label.tolist(), "one": label[0].item()}[kind]
+    least = 0 if door == "classifier" else -1
+    model = {
+        "network": MODEL,
+        "exact": ExactConditional(VP(), [RING, RING, RING], RING),
+        "classifier": guidance.ClassifierGuidance(MODEL, CLASSIFIER),
+    }[door]
+    x = X[:4]
+    meant = meant[:1] if kind == "one" else meant
+    if dtype in WHOLE and all(least <= v <= 2 for v in meant):
+        want = sample(model, x_T=x, steps=2, label=torch.tensor(meant).expand(4))
+        for batch in (None, 1, 3):
+            torch.testing.assert_close(sample(model, x_T=x, steps=2, batch=batch, label=label), want)
+    else:
+        with pytest.raises((TypeError, ValueError), match=r"^label (has dtype|reaches) .*\.$"):
+            sample(model, x_T=x, steps=2, label=label)
+
+
+@pytest.mark.parametrize("label", ["three", ["a"], [[0, 1], [2]], object(), {"a": 1}])
+def test_what_is_no_label_is_refused(label: Any) -> None:
+    with pytest.raises(TypeError, match=r"^label is a .*; give whole numbers from 0 to 2"):
+        check_labels(label, 4, 3)
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_labels_of_any_whole_dtype_are_trained_alike(dtype: torch.dtype) -> None:
+    losses = []
+    for label in (LABEL, LABEL.to(dtype)):
+        torch.manual_seed(0)
+        model = Model(sdegen.nets.MLP(2, width=8, classes=3), VP())
+        losses.append(fit(model, (X.float(), label), steps=2, batch_size=4, seed=0).loss)
+        classifier = guidance.NoisyClassifier(sdegen.nets.MLP(2, width=8, out=3), VP())
+        losses[-1] += fit(classifier, (X.float(), label), steps=2, batch_size=4, seed=0).loss
+    assert losses[0] == losses[1]
+
+
+def test_signatures_leave_the_names_of_conditions_free() -> None:
+    """Of a method that is handed conditions every other argument is positional alone."""
+    methods = ("score", "estimate", "denoise", "noise", "velocity", "velocity_at", "answer")
+    for kind in (ScoreModel, Exact, Model, DirectModel, *kinds(Wrapper)):
+        for method in methods:
+            assert not {"x", "t", "at", "question"} & set(keywords_of(getattr(kind, method))), (kind, method)
+
+
+def test_the_doors_are_all_functions_that_take_conditions_of_a_model() -> None:
+    """A new one has to be among those whose arguments `fit` knows."""
+    public = [getattr(module, name) for module in (sdegen, samplers, guidance) for name in module.__all__]
+    found = [f for f in public if inspect.isfunction(f) and "cond" in inspect.signature(f).parameters]
+    assert set(found) <= set(DOORS)
