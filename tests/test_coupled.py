@@ -4,6 +4,7 @@ attributes that could not be those of a process.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -142,19 +143,18 @@ def test_attributes_that_are_none_of_a_process_are_refused_once(name: str) -> No
     kind, attribute, value, words = NONE[name]
     sde = type(kind.__name__, (kind,), {attribute: value})()
     net = nets.MLP(2, width=4, depth=1)
-    for enter in (
-        lambda: sdegen.Exact(sde, sdegen.data.gaussian_ring()),
-        lambda: sdegen.Model(net, sde),
-        lambda: check_sde(sde),
-    ):
+    for enter in (lambda: sdegen.Exact(sde, sdegen.data.gaussian_ring()), lambda: sdegen.Model(net, sde)):
         with pytest.raises((TypeError, ValueError), match=words):
             enter()
+    (result,) = check_sde(sde).results
+    assert not result.passed
+    assert re.search(words, result.detail)
 
 
 def test_a_process_without_its_start_is_refused_once() -> None:
-    for enter in (check_sde, lambda sde: sdegen.Exact(sde, sdegen.data.gaussian_ring())):
-        with pytest.raises(NotImplementedError, match="Turned gives no Sigma_0"):
-            enter(Turned())
+    with pytest.raises(NotImplementedError, match="Turned gives no Sigma_0"):
+        sdegen.Exact(Turned(), sdegen.data.gaussian_ring())
+    assert check_sde(Turned()).failures == ["attributes_are_those_of_a_process"]
 
 
 @pytest.mark.parametrize(("kind", "said"), [(sdegen.SDE, True), (sdegen.VP, False), (Turned, True)])

@@ -152,7 +152,7 @@ def test_likelihoods_are_right(kind: str, seed: int) -> None:
     law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -1.0]]), torch.tensor([0.4]))
     seen = sde.diffused(law, 0.0) if sde.sigma_0 else law
     x = law.sample(20, torch.Generator().manual_seed(2))
-    found = sdegen.log_prob(sdegen.Exact(sde, law), x, progress=False)
+    found = sdegen.log_prob(sdegen.Exact(sde, law), x)
     torch.testing.assert_close(found, seen.log_prob(x), rtol=0.0, atol=2e-4)
 
 
