@@ -34,6 +34,7 @@ from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, samplers, weightings
 from sdegen.guidance import ClassifierFree
+from sdegen.laws import Units
 from sdegen.models import EDMParametrization
 from sdegen.models.exact import ExactConditional
 
@@ -86,7 +87,8 @@ def train(seed: int, steps: int, device: str) -> sdegen.Model:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = nets.MLP(2, width=96, depth=3, classes=len(MODES))
-    model = sdegen.Model(net, TRUTH.sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(device)
+    sde = TRUTH.sde.in_units(Units())  # in which the truth's readings are
+    model = sdegen.Model(net, sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(device)
     weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
     x = torch.stack([mode.sample(50_000, generator) for mode in MODES], 1)

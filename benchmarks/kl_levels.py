@@ -14,6 +14,7 @@ from benchmarks.ring import RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, samplers, weightings
+from sdegen.laws import Units
 
 LEVELS, QUICK_LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.0, 0.1, 1.0)
 STEPS, QUICK_STEPS = 1000, 100  # of a training
@@ -38,7 +39,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 }
 
 
-PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0)
+PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0).in_units(Units())  # levels are in units of the ring
 
 
 def score_error(name: str, sigma: float, finite: bool, table: Table, seed: int) -> Values:

@@ -27,6 +27,7 @@ from benchmarks.ring import DETAIL, PROCESSES, QUICK_STEPS, RING, STEPS, TRAINED
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import grids, losses, metrics, nets, plots, samplers, weightings
+from sdegen.laws import Units
 from sdegen.models import EDMParametrization
 
 
@@ -186,7 +187,8 @@ def architecture(name: str, table: Table, seed: int) -> Values:
     """Train a network by the same process and objective for as many steps, and judge it."""
     torch.manual_seed(seed)
     net = ARCHITECTURES[name]()
-    model = sdegen.Model(net, sdegen.VP(), EDMParametrization(detail=DETAIL, delta=0.03)).to(table.device)
+    sde = sdegen.VP().in_units(Units())  # in the ring's own, as the settings are
+    model = sdegen.Model(net, sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(table.device)
     weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
     run = sdegen.fit(model, RING, steps=spent(table).architecture, loss=objective, seed=seed)

@@ -15,6 +15,7 @@ from benchmarks.ring import DETAIL, RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import diffusion_hierarchy, losses, nets
+from sdegen.laws import Units
 from sdegen.models import EDMParametrization
 
 CHAIN = 20  # states of the chain whose bound is trained and judged
@@ -43,7 +44,7 @@ def excess(found: sdegen.Bound | sdegen.Chain, x: Tensor) -> list[float]:
 def learned(name: str, steps: int, n: int, seed: int) -> Values:
     """Network and process trained on the bound of the chain; how far it stays below the truth."""
     torch.manual_seed(seed)
-    sde = PROCESSES[name]()
+    sde = PROCESSES[name]().in_units(Units())  # in the ring's own, as the settings are
     x = RING.sample(n, torch.Generator().manual_seed(1000 + seed))
     generator = torch.Generator().manual_seed(2000 + seed)
     with torch.no_grad():

@@ -17,6 +17,7 @@ from benchmarks.ring import RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import losses, metrics, nets, weightings
+from sdegen.laws import Units
 from sdegen.laws.derivatives import ExactDivergence, Hutchinson
 from sdegen.laws.marginals import Level
 from sdegen.laws.products import value_and_slope
@@ -42,7 +43,7 @@ def double_well(objective: Any, steps: int) -> Callable[[int], tuple[Any, sdegen
 
     def train(seed: int) -> tuple[Any, sdegen.Run]:
         torch.manual_seed(seed)
-        sde = sdegen.DoubleWell(T=2.0)
+        sde = sdegen.DoubleWell(T=2.0).in_units(Units())  # its wells lie where they lie
         net = nets.MLP(2, width=96, depth=3)
         model = sdegen.DirectModel(net, sde, 0.3, base=sde.prior(SMALL_RING.moments()))
         batch = 1024 if getattr(objective, "antithetic", False) else 2048
@@ -55,7 +56,9 @@ def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
     """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
     torch.manual_seed(seed)
     model = sdegen.Model(
-        nets.MLP(4, width=96, depth=3), sdegen.CLD(), EDMParametrization(detail=ring.DETAIL, delta=0.03)
+        nets.MLP(4, width=96, depth=3),
+        sdegen.CLD().in_units(Units()),
+        EDMParametrization(detail=ring.DETAIL, delta=0.03),
     )
     return model, sdegen.fit(model, RING, steps=steps, seed=seed)
 

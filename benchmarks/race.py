@@ -30,6 +30,7 @@ from benchmarks.train_images import PRESETS
 from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
 from sdegen import metrics, samplers, training
 from sdegen.data import Images, Scaling
+from sdegen.laws import Units
 from sdegen.laws.mixtures import moments_of
 from sdegen.models.score import ScoreModel
 
@@ -62,7 +63,7 @@ def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
     """Our network after so many seconds, and the images it has seen."""
     preset = PRESETS["shipped"]
     net = sdegen.nets.UNet.small(1, 28)
-    model = sdegen.Model(net, sdegen.DDPM(), preset.parametrization)
+    model = sdegen.Model(net, sdegen.DDPM().in_units(Units()), preset.parametrization)
     run = sdegen.fit(
         model, images.scaled(-1, 1).rows(), seconds=seconds, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
         schedule=preset.schedule, loss=preset.loss, autocast=torch.bfloat16, seed=0,

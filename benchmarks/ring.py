@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import losses, nets, weightings
+from sdegen.laws import Units
 from sdegen.models import EDMParametrization, VelocityParametrization
 from sdegen.processes.times import TimeLaw
 from sdegen.training.weightings import Weighting
@@ -86,7 +87,8 @@ def train(entry: Entry, steps: int, seed: int, device: str = "cpu") -> tuple[Any
     torch.manual_seed(seed)
     model_class = sdegen.LearnedVariance if entry.learned else sdegen.Model
     net = nets.MLP(2, width=96, depth=3, out=4 if entry.learned else None)
-    model = model_class(net, entry.sde(), entry.parametrization).to(device)
+    sde = entry.sde().in_units(Units())  # levels, lengths and weights above are in the ring's own units
+    model = model_class(net, sde, entry.parametrization).to(device)
     # Noise levels far from the data's own lengths are easy: most draws go where they are not. The factor 1/density
     # keeps each row's own objective.
     times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting, entry.centre))

@@ -134,6 +134,7 @@ def trained(steps: int, seed: int) -> Values:
     sdegen.fit(model, law, steps=steps, seed=seed, progress=False)
     choices: dict[str, samplers.Sampler] = {"default": samplers.default(model, 10), "DDIM": samplers.DDIM(50)}
     x_T = sdegen.sample(model, 10_000, sampler=choices["DDIM"], seed=seed, final="sample", return_path=True)[0]
+    x_T = model.sde.lift(x_T)
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     cells: Values = {}
     for _ in range(LAPS):

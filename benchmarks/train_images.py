@@ -27,6 +27,7 @@ from benchmarks import command
 from benchmarks.files import made
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
+from sdegen.laws import Units
 from sdegen.processes.times import DiscreteTimes, LogNormalTimes
 from sdegen.training.losses import Denoising
 from sdegen.training.weightings import EDMWeighting, InverseVarianceWeighting
@@ -93,7 +94,7 @@ def build(images: Images, preset: Preset = PRESETS["shipped"], learned: bool = F
     channels, size = images.x.shape[1:3]
     net = sdegen.nets.UNet.small(channels, size, len(images.label_names), 2 * channels if learned else None)
     kind = sdegen.LearnedVariance if learned else sdegen.Model
-    sde = sdegen.DDPM()
+    sde = sdegen.DDPM().in_units(Units())  # bytes as numbers in [−1, 1], for which the settings were chosen
     return kind(net, sde, preset.parametrization, None if preset.end is None else sde.time(preset.end**-2).item())
 
 

@@ -25,7 +25,7 @@ from . import (
 from .diagnose import Budget, diagnose
 from .files import load, pretrained, save
 from .guidance import measurements
-from .laws import Empirical, GaussianMixture, Matrix, Moments, Operator, Scale, derivatives, kernels, moments_of
+from .laws import Empirical, GaussianMixture, Matrix, Moments, Operator, Scale, Units, derivatives, kernels, moments_of
 from .likelihood import (
     Bound,
     Chain,
@@ -87,7 +87,7 @@ __all__ = [
     "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified", "SubVP",
     "simulate",
     # laws
-    "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "moments_of",
+    "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "moments_of",
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
     "VelocityModel",

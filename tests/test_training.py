@@ -400,7 +400,9 @@ def test_a_model_learns_the_moments_of_its_data(tiny, device, dtype, generator):
     fit(model, x, steps=1, batch_size=4, seed=0)
     torch.testing.assert_close(model.moments.mean, x.cpu().double().mean(0))
     torch.testing.assert_close(model.moments.covariance, torch.cov(x.cpu().double().T, correction=0))
-    assert model.std == pytest.approx(model.moments.covariance.diagonal().mean().sqrt().item())
+    # of states, whose units are those of the first data
+    variances = model.moments.covariance.diagonal() / RING.moments().covariance.diagonal()
+    assert model.std == pytest.approx(variances.mean().sqrt().item())
 
 
 def test_moments_are_known_before_the_first_step(tiny):
@@ -474,8 +476,8 @@ def test_training_finds_the_minimiser_of_a_linear_family(device, dtype):
     loss = sdegen.losses.Denoising(sdegen.weightings.SNRWeighting(0.0), At(), pooled=False)
     fit(model, law, steps=300, batch_size=1024, lr=0.05, warmup=1, ema=0.2, seed=0, loss=loss)
     alpha, sigma = (c(torch.tensor(0.4, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma))
-    best = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-    c_in = 1 / math.sqrt(alpha**2 * std**2 + sigma**2)
+    best = alpha / (alpha**2 + sigma**2)  # in units of std
+    c_in = 1 / math.sqrt(alpha**2 + sigma**2)
     assert net.a.item() * c_in == pytest.approx(best, rel=0.01)
 
 

@@ -43,10 +43,26 @@ class Trainable(ScoreModel, nn.Module):
 
     Its state dict holds the moments of the data and the units of the process besides the weights, which mean nothing without
     them: float64 on the CPU, whatever the model is moved to, and empty where they are not known.
+
+    The first `fit` gives the process units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is
+    learned, the default times and the sizes of steps are the same for data of every scale. To have states in the data's own
+    units, say so first: ``Model(net, sde.in_units(Units()))``.
     """
 
     def __init__(self) -> None:
         super().__init__()
+
+    def measure(self, moments: Moments) -> None:
+        """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by a process
+        that was given some, or by moments that were known before, in whose units the weights may have been trained.
+
+        Parameters
+        ----------
+        moments
+            Of the data, in their own units.
+        """
+        if self.moments is None and not self.sde.has_units:
+            self.sde = self.sde.in_units(moments.units())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

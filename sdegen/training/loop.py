@@ -51,7 +51,8 @@ def fit(
     ----------
     model
         An ``nn.Module`` whose ``loss(x, generator=, **cond)`` returns one value per datum (`learner.Learner`). Its ``moments``
-        are set to those of the data before the first step.
+        are set to those of the data before the first step; a score model that has none yet takes its data in units of their
+        spread from then on (`Trainable.measure`).
     data
         A law, a tensor, ``(x, cond)``, a `Dataset`, images (`data.Source`), or an iterable of batches such as a `DataLoader`
         (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``. The null condition

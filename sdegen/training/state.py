@@ -21,6 +21,7 @@ from ..data.source import Source
 from ..data.stream import Stream, source_of
 from ..description import identify
 from ..metrics.estimate import Estimate
+from ..models.network import Trainable
 from ..models.score import ScoreModel
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
@@ -122,7 +123,10 @@ class Training:
             learned = [p for group in self.optimiser.param_groups for p in group["params"]]
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
-        cast(Learner, model).moments = self.moments  # only now: a model that is refused stays as it was
+        # only now: a model that is refused stays as it was
+        if kept is None and isinstance(model, Trainable):
+            model.measure(self.moments)
+        cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
 

@@ -140,7 +140,7 @@ class EDMWeighting(SNRWeighting):
     Parameters
     ----------
     std
-        Standard deviation of the data.
+        Standard deviation of the data in the units of the process, 1 in those that `fit` gives it.
 
     Raises
     ------
