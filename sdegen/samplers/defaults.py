@@ -83,7 +83,7 @@ def default(
     if (conditioned or model.conditioned) and not draws_images(model):
         # The law of the samples is narrower than the moments say, and the flow of these leaves it three quarters of its width at
         # ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width at 3 to 20 steps.
-        scale = WIDER * (TURN if model.moments is None else level(model.moments))
+        scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
         grid = Angle(end=model.end, scale=scale, power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
