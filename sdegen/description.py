@@ -115,6 +115,9 @@ class _Complete(_Describer):
     def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
             raise TypeError(f"{place} is an array of dtype {value.dtype}; give an array of numbers, or a list.")
+        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or value.is_quantized):
+            kind = "without content" if value.is_meta else "sparse or quantised"
+            raise TypeError(f"{place} is a tensor that is {kind}; make it a plain one before it is saved.")
         self.tensors[f"argument:{place}"] = torch.as_tensor(value)
         return {"array" if isinstance(value, np.ndarray) else "tensor": f"argument:{place}"}
 

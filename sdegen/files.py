@@ -276,7 +276,7 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
             raise ValueError(f"{path} holds {name} as {value.dtype}, where the model has {own[name].dtype}; {_AGAIN}")
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"{path} holds weights of another architecture: {str(error).splitlines()[-1].strip()}"
         ) from None

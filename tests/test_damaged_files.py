@@ -215,6 +215,10 @@ TENSORS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]
     "complex numbers": lambda t: t | {WEIGHT: t[WEIGHT] * 1j},
     "an argument of another shape": lambda t: t | {"argument:model.sde.betas": torch.zeros(3, 3)},
     "moments of two sizes": lambda t: t | {"moments:mean": torch.zeros(2), "moments:covariance": torch.zeros(3)},
+    "units of two shapes": lambda t: t | {"weight:units.mean": torch.zeros(2), "weight:units.std": torch.ones(3)},
+    "units that are none": lambda t: (
+        t | {"weight:units.mean": torch.zeros(2), "weight:units.std": torch.full((2,), -1.0)}
+    ),
     "a mean alone": lambda t: t | {"moments:mean": torch.zeros(2)},
     "a mean of another size": lambda t: (
         t | {"weight:moments.mean": torch.zeros(3), "weight:moments.covariance": torch.eye(2)}

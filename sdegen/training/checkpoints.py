@@ -71,8 +71,8 @@ class Checkpoint:
             )
         for name, value in now.items():
             was = then[name]
-            if value.numel() and (
-                was.shape != value.shape or was.dtype != value.dtype
+            if was.dtype != value.dtype or (
+                value.numel() and was.shape != value.shape
             ):  # moments are empty before a run
                 raise ValueError(
                     f"{self.path} holds weights of another architecture: {name} is {tuple(was.shape)} {was.dtype} there and "

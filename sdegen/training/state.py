@@ -258,7 +258,14 @@ class Training:
             self.run.validation = {int(step): Estimate(value, stderr) for step, value, stderr in measured}
         if "threads" in kept.tensors:
             self.run.threads = int(kept.tensors["threads"])
-        self.model.load_state_dict(kept.part("weight"))
+        try:
+            self.model.load_state_dict(kept.part("weight"))
+        except (RuntimeError, ValueError) as error:
+            said = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"{kept.path} holds weights that the model does not take ({said}); delete it, and the run goes on from the one "
+                "before."
+            ) from None
         if self.copies is not None:
             kept_copies = kept.part("copy")
             torch._foreach_copy_(self.copies.copies, [kept_copies[str(i)] for i in range(len(kept_copies))])
