@@ -305,7 +305,7 @@ def verdict(case: Case) -> tuple[str, str]:
             if not is_raised_here(error):
                 return "bare", said
             names = [a.name for a in arguments(case.name, function_of(case.name), TARGETS[case.name][1])]
-            named = re.search(rf"\b({'|'.join([*names, *OTHER_NAMES])})\b", str(error)) is not None
+            named = re.search(rf"\b({'|'.join([*names, *OTHER_NAMES])})\b", str(error), re.IGNORECASE) is not None
             full = len(str(error)) >= 20 and re.search(r"[.…)]$", str(error)) is not None and "\n" not in str(error)
             return ("sentence" if full and named else "unnamed" if full else "bare"), said
     if case.nonsense in ("with NaN", "with infinity") and not is_finite(result):

@@ -147,6 +147,8 @@ VALID: dict[str, Any] = {
     "Read": EXACT,
     "nn.Module": Lazy(network),
     "model": EXACT,
+    "distribution": RING,
+    "dataset": torch.utils.data.TensorDataset(X),
     "n": 4,
     "t": 0.5,
     "seed": 0,
