@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import discrete_elbo, elbo
+from sdegen.likelihood.chain import last_log_prob
 from sdegen.processes.times import AngleTimes, ImportanceTimes
 
 RING = sdegen.data.gaussian_ring()
@@ -200,3 +201,15 @@ def test_what_has_no_bound_is_refused() -> None:
         discrete_elbo(model, x, 0)
     with pytest.raises(ValueError, match="decreases from noise to data"):
         discrete_elbo(model, x, torch.tensor([0.1, 0.5]))
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.CLD(sigma_0=0.1)], ids=lambda s: type(s).__name__)
+def test_the_last_term_is_the_normal_density_around_the_denoised_state(sde: Any, generator: torch.Generator) -> None:
+    law = sdegen.testing.gaussian_data()
+    model, t = sdegen.Exact(sde, law), torch.tensor([0.05, 0.2, 0.4], dtype=torch.float64) * sde.T
+    x = law.sample(3, generator)
+    noised = sde.perturb(x, t, generator=generator)
+    spread = sde.snr(t).rsqrt()[:, None]
+    mean = sde.project(model.denoise(noised.x, t))
+    want = torch.distributions.Normal(mean, spread).log_prob(x).sum(1)
+    torch.testing.assert_close(last_log_prob(model, x, t, noised), want, rtol=1e-8, atol=1e-8)

@@ -194,3 +194,11 @@ def test_widths_out_of_reach_are_refused(device, dtype):
     run = fit(small(device, dtype), RING, steps=2, batch_size=8, seed=0)
     with pytest.raises(ValueError, match=r"no snapshot was kept; call fit with snapshots="):
         run.averaged(0.1)
+
+
+@pytest.mark.parametrize("width", [0.005, 0.05, 0.15, 0.25, 0.28])
+def test_the_exponent_has_the_width_that_is_asked_for(width):
+    # Of the density (gamma + 1) t^gamma on [0, 1] the variance is the second moment less the square of the first.
+    gamma = exponent(width)
+    mean, second = (gamma + 1) / (gamma + 2), (gamma + 1) / (gamma + 3)
+    assert math.sqrt(second - mean**2) == pytest.approx(width, rel=1e-6)

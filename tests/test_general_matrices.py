@@ -238,3 +238,18 @@ def test_the_rotation_of_a_transition_is_orthogonal_in_three_channels() -> None:
     y, v = at.C(x_0) + at.S(z), at.velocity(x_0, z)
     close(at.denoise(y, v), x_0, 1e-6)
     close(at.noise(y, v), z, 1e-6)
+
+
+def test_one_matrix_of_a_batch_without_an_inverse_is_refused() -> None:
+    M = torch.stack([torch.eye(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)])
+    for matrices in (M, M.flip(0)):
+        with pytest.raises(ValueError, match="has no inverse"):
+            sdegen.Matrix(matrices).inv()
+    close(sdegen.Matrix(M[:1] * 2).inv().matrix(), M[:1] / 2)
+
+
+def test_the_truth_on_a_grid_knows_the_moments_of_its_data() -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 1), 0.5), torch.full((1,), 0.04))
+    model = sdegen.FokkerPlanck(sdegen.DoubleWell(T=0.5), law)
+    assert model.moments is not None and model.moments.mean.item() == pytest.approx(0.5)
+    assert model.moments.variance().item() == pytest.approx(0.04)
