@@ -186,3 +186,15 @@ def test_a_model_says_that_it_is_conditioned() -> None:
         assert wrapped.conditioned
         assert isinstance(samplers.default(wrapped, 10).reference, samplers.PointMass)
     assert samplers.default(model, 10).reference is None
+
+
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.SubVP(), sdegen.OU(T=3.0), sdegen.Cosine(), sdegen.Rectified()], ids=repr
+)
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_grids_end_where_the_noise_is_small_beside_narrow_data(sde: Any, scale: float) -> None:
+    ring = sdegen.data.gaussian_ring()
+    law = sdegen.GaussianMixture(ring.weights, scale * ring.means, scale**2 * ring.covariances)
+    x = sample(sdegen.Exact(sde, law), 2000, seed=0)
+    ratio = x.std(0) / law.moments().covariance.diagonal().sqrt()
+    assert (ratio - 1).abs().max() < 0.04  # two standard errors of 2,000 draws, and the solver's own

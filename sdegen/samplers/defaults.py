@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["default", "draws_images", "level"]
+__all__ = ["default", "draws_images", "level", "nearest"]
 
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
-from ..processes.linear import is_linear
+from ..processes.linear import as_linear, is_linear
 from .base import Sampler
 from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
@@ -22,7 +22,7 @@ MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near t
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 WIDER = 1.5  # times the scale, under conditions
-LEAST = 1e-3  # the level for data that are all but one point
+LEAST = 1e-3  # the level for data that are one point
 
 
 @check_arguments
@@ -45,7 +45,7 @@ def default(
     from six steps on, it is `ExponentialSDE` on that grid with 0.8 of the noise of the reversed process.
 
     For matrix processes the like of the first around a point mass; Euler–Maruyama in 500 steps for nonlinear ones. Grids end at
-    ``model.end``. Why: docs/choose_a_sampler.md.
+    ``model.end``, or as `nearest` says. Why: docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -72,19 +72,20 @@ def default(
     if not is_linear(model.sde):
         return EulerMaruyama(LONG if steps is None else steps)
     steps = USUAL if steps is None else steps
-    plain = Multistep.default_grid(end=model.end)
+    end = nearest(model) if scalar else model.end
+    plain = Multistep.default_grid(end=end)
     if not scalar:
         # orders grow as below, but later: around a point mass more is left to extrapolate
         return Multistep(steps, plain, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:
         scale = 1.0 if model.moments is None else level(model.state_moments())
-        return ExponentialSDE(steps, Angle(end=model.end, scale=scale, power=0.5), eta=eta)
+        return ExponentialSDE(steps, Angle(end=end, scale=scale, power=0.5), eta=eta)
     if (conditioned or model.conditioned) and not draws_images(model):
         # The law of the samples is narrower than the moments say, and the flow of these leaves it three quarters of its width at
         # ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width at 3 to 20 steps.
         scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
-        grid = Angle(end=model.end, scale=scale, power=0.5)
+        grid = Angle(end=end, scale=scale, power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
@@ -96,7 +97,7 @@ def default(
     )  # fmt: skip
     if model.moments is None:
         return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
-    grid = Angle(end=model.end, scale=factor * level(model.state_moments()), power=0.5)
+    grid = Angle(end=end, scale=factor * level(model.state_moments()), power=0.5)
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 
@@ -105,9 +106,25 @@ def draws_images(model: ScoreModel) -> bool:
     return model.like is not None and model.moments is not None and model.moments.mean.ndim == 3
 
 
+def nearest(model: ScoreModel) -> float | None:
+    """Return the time at which grids end by default: the model's own, or None for the process's.
+
+    A true score is known at every time. For data narrower than 1, in the units of the process, grids go on to where the noise is
+    as small beside them as it is at ``t_min`` beside data of spread 1, or to 0.
+    """
+    if model.end is not None or model.like is not None or model.moments is None:
+        return model.end
+    narrow, sde = float(model.state_moments().variance()), as_linear(model.sde, "; give it a sampler with its grid.")
+    if not 0 < narrow < 1:
+        return None
+    ratio = float(sde.snr(sde.t_min)) / narrow
+    return 0.0 if ratio >= sde.snr(0.0) else sde.time(ratio).item()
+
+
 def level(moments: Moments) -> float:
     """Return the noise level ``0.4 √tr(Sigma) / D^(1/6)`` around which the default grid takes most steps."""
     covariance = moments.covariance.double()
     trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
     dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)
-    return max(float(TURN * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6)), LEAST)
+    found = float(TURN * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6))
+    return found if found > 0 else LEAST
