@@ -582,7 +582,7 @@ ALLOWED: dict[str, str] = {
     "data.gaussian_grid(spacing)": "zero",
     "data.gaussian_ring(radius)": "zero",
     "data.save_pngs(images)": "another column",
-    "guidance.measurements.Mask(mask)": "of truth values",
+    "guidance.measurements.Mask(mask)": "of truth values, its list",
     "guidance.measurements.mixture_posterior(y)": "another axis",
     "metrics.FeatureMoments(extractor)": "word",
     "metrics.FeatureMoments(hash)": "word",

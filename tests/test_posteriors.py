@@ -404,24 +404,25 @@ def test_what_was_seen_may_be_a_number_or_a_list() -> None:
     scores = [PiGDM(exact, A).score(x, 0.3, y=y) for y in (3.0, [3.0], torch.tensor([3.0]), torch.full((40, 1), 3.0))]
     for score in scores[1:]:
         torch.testing.assert_close(score, scores[0], rtol=1e-12, atol=1e-12)
-    with pytest.raises(
-        TypeError, match=r"measurement is a Exact; give what was done to the data, as in PiGDM\(model, Mask"
-    ):
+    with pytest.raises(TypeError, match=r"measurement is an Exact; give a measurement, such as measurements"):
         PiGDM(exact, exact)
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: sdegen.Model(sdegen.nets.MLP(2), sdegen.VP), "sde is the class VP; give a process"),
-        (lambda: sdegen.Model(sdegen.VP(), sdegen.nets.MLP(2)), "sde is a MLP; give a process"),
-        (lambda: sdegen.testing.check_sde(sdegen.VP), r"VP is a class; check a process of it: check_sde\(VP\(\)\)"),
+        (lambda: sdegen.Model(sdegen.nets.MLP(2), sdegen.VP), "sde is the class VP; give a linear SDE"),
+        (lambda: sdegen.Model(sdegen.VP(), sdegen.nets.MLP(2)), "net is a VP; give a network"),
+        (lambda: sdegen.testing.check_sde(sdegen.VP), r"sde is the class VP; give an SDE"),
         (lambda: metrics.kl(RING, torch.ones(5, 2)), "real is a Tensor; kl compares densities"),
         (
             lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler="heun"),
-            "sampler = 'heun'; give one with its steps",
+            "sampler is a str; give a sampler with its steps",
         ),
-        (lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler=samplers.Heun), "sampler = Heun; give one"),
+        (
+            lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), RING), 3, sampler=samplers.Heun),
+            "sampler is the class Heun",
+        ),
     ],
     ids=["class", "swapped", "checked class", "samples", "name of a sampler", "class of a sampler"],
 )

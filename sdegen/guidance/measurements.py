@@ -10,6 +10,7 @@ __all__ = ["Blur", "Downsample", "Grey", "Linear", "Mask", "Measurement", "mixtu
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -156,7 +157,7 @@ class Mask(Measurement):
     """
 
     @check_arguments
-    def __init__(self, mask: Tensor, std: float) -> None:
+    def __init__(self, mask: Tensor | Sequence[bool], std: float) -> None:
         super().__init__(std)
         mask = torch.as_tensor(mask)
         if mask.dtype != torch.bool:
