@@ -78,8 +78,9 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     >>> conditions_of(lambda x, t, label=None: x).takes("label"), conditions_of(lambda x, t: x).takes("label")
     (True, False)
     """
+    whole: Any = getattr(function, "_orig_mod", function)  # what torch.compile has wrapped
     try:
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        signature = inspect.signature(whole.forward if isinstance(whole, nn.Module) else whole)
     except (TypeError, ValueError):  # built in, or no function at all
         return ANY
     parameters = list(signature.parameters.values())

@@ -116,7 +116,7 @@ bad(
     ValueError,
     lambda w: sample(w.model(classes=3), 4, steps=2, label=torch.tensor([0, 1])),
     r"^label .*\(2,\)",
-    r"\(\) or \(4,\)",
+    r"one for each of 4",
 )
 for name, value in {"steps": 0, "seconds": -1.0, "batch_size": 0, "lr": -1e-3, "clip": 0.0, "ema": 0.5}.items():
     bad(

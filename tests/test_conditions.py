@@ -360,3 +360,15 @@ def test_the_doors_are_all_functions_that_take_conditions_of_a_model() -> None:
     public = [getattr(module, name) for module in (sdegen, samplers, guidance) for name in module.__all__]
     found = [f for f in public if inspect.isfunction(f) and "cond" in inspect.signature(f).parameters]
     assert set(found) <= set(DOORS)
+
+
+def test_a_compiled_network_takes_what_is_compiled() -> None:
+    model = Model(torch.compile(sdegen.nets.MLP(2, width=8, classes=3)), VP())
+    assert model.conditions.takes("label") and not model.conditions.takes("labels")
+
+
+@pytest.mark.parametrize("scale", [lambda t: None, lambda t: torch.ones(N), lambda t: "1", torch.ones(N)])
+def test_a_scale_is_no_number_for_each_sample(scale: Any) -> None:
+    """Such a row would be that of the first part of a run in all parts."""
+    with pytest.raises((TypeError, ValueError), match=r"^scale (returned|= float).*\."):
+        sample(guidance.EpsilonScaling(Exact(VP(), RING), scale), N, steps=2, seed=0)

@@ -15,6 +15,7 @@ from ..arguments import check_arguments
 from ..checks import check_number
 from ..laws.operators import rows
 from ..models.score import ScoreModel
+from ..processes.dynamics import coefficient
 from .base import Guided, inverse
 
 Schedule = Callable[[Tensor], Tensor]
@@ -52,7 +53,7 @@ class EpsilonScaling(Guided):
     def _scale(self, t: Tensor | float) -> Tensor:
         """Return the factor at `t`, float64 on the CPU like every coefficient."""
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
-        scale = torch.as_tensor(self.scale(t) if callable(self.scale) else self.scale, dtype=torch.float64).cpu()
+        scale = coefficient("scale", self.scale(t) if callable(self.scale) else self.scale, t).cpu()
         if not (scale > 0).all() or not scale.isfinite().all():
             raise ValueError(
                 f"scale = {scale.reshape(-1).tolist()} at t = {t.reshape(-1).tolist()}; it must be positive."
