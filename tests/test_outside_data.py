@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 import sdegen
 from sdegen import fit, metrics
 from sdegen.data import Source, collect
+from sdegen.data.fingerprint import Fingerprint
 from sdegen.laws.outside import TorchLaw, as_law
 
 CPU = torch.device("cpu")
@@ -82,7 +83,7 @@ def test_random_rows_are_those_of_the_seed_and_leave_the_users_generators_alone(
         source = Source(Noisy(by), torch.float32, CPU)
         batches = source.batches(8, seeded(seed))
         drawn.append(torch.cat([next(batches).x for _ in range(5)]))
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.isin(drawn[2][:, 1], drawn[0][:, 1]).any()
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[2]
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
 
@@ -240,6 +241,51 @@ def test_what_is_no_data_is_refused_in_a_sentence(kind: str) -> None:
     assert type(caught.value) in (TypeError, ValueError) and "object" not in message.split(";")[0].replace(
         "objects", ""
     )
+
+
+BAD_IMAGES: dict[str, Callable[[], Any]] = {
+    "pictures of two sizes": lambda: sdegen.data.from_arrays(pictures((4, 4), (4, 5)), channels_last=True),
+    "ragged lists": lambda: sdegen.data.from_arrays([[1, 2], [3]]),
+    "words": lambda: sdegen.data.from_arrays(["a", "b"]),
+    "objects": lambda: sdegen.data.from_arrays(np.array([None, 1], dtype=object)),
+    "nothing": lambda: sdegen.data.from_arrays(None),
+    "an empty list": lambda: sdegen.data.from_arrays([]),
+    "numbers": lambda: sdegen.data.from_arrays(np.zeros((2, 4, 4))),
+    "words for labels": lambda: sdegen.data.from_arrays(np.zeros((2, 4, 4), np.uint8), ["a", "b"]),
+    "ragged labels": lambda: sdegen.data.from_arrays(np.zeros((2, 4, 4), np.uint8), [[1], [1, 2]]),
+    "no labels": lambda: sdegen.data.from_arrays(np.zeros((2, 4, 4), np.uint8), [None, 1]),
+    "words for groups": lambda: sdegen.data.from_arrays(np.zeros((2, 4, 4), np.uint8), group=["a", "b"]),
+    "no set": lambda: sdegen.data.from_dataset(None),
+    "a set of words": lambda: sdegen.data.from_dataset(["a", "b"]),
+    "a set of nothing": lambda: sdegen.data.from_dataset([None]),
+    "a set with words": lambda: sdegen.data.from_dataset([(np.zeros((4, 4), np.uint8), "cat")]),
+    "a ragged set": lambda: sdegen.data.from_dataset([([[1, 2], [3]], 1)]),
+    "a set of objects": lambda: sdegen.data.from_dataset([np.array([[None]], dtype=object)]),
+    "four axes": lambda: sdegen.data.from_dataset([np.zeros((2, 2, 2, 2), np.uint8)]),
+    "an empty set": lambda: sdegen.data.from_dataset([]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_what_is_no_image_is_refused_in_a_sentence(kind: str) -> None:
+    with pytest.raises((TypeError, ValueError, OSError)) as caught:
+        BAD_IMAGES[kind]()
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and len(message) < 250 and "np." not in message, message
+
+
+def test_fingerprints_see_rows_that_change_places_however_far_apart() -> None:
+    x = torch.randn(10_000, 3, generator=seeded(0))
+    other = x.clone()
+    other[[5, 4096 + 5]] = other[[4096 + 5, 5]]  # the same place in two parts of the sum
+
+    def value(rows: Tensor) -> Tensor:
+        sums = Fingerprint()
+        sums.add(rows)
+        return sums.value()
+
+    assert (value(x) - value(other)).abs().max() > 1e-4
+    assert torch.equal(value(x), value(x.clone()))
 
 
 # --- laws of torch.distributions --------------------------------------------------------------------------------------

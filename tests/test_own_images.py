@@ -94,7 +94,7 @@ def test_any_dataset_is_the_same_images(images):
         ([torch.rand(1, 2, 2)], TypeError, r"row 0 has dtype torch.float32; give bytes, or what they were scaled by"),
         ([torch.zeros(1, 2, 2).byte(), torch.zeros(1, 2, 3).byte()], ValueError, r"row 1 has shape \(1, 2, 3\), row 0"),
         ([(torch.zeros(1, 2, 2).byte(), 0, 1)], TypeError, r"row 0 has 3 values"),
-        ([(torch.zeros(1, 2, 2).byte(), 0.5)], TypeError, r"labels has dtype torch.float32; give whole numbers"),
+        ([(torch.zeros(1, 2, 2).byte(), 0.5)], TypeError, r"labels has dtype torch.float64; give whole numbers"),
     ],
     ids=["empty", "float", "shape", "three", "label"],
 )

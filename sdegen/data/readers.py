@@ -115,7 +115,7 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
                 f"row {i} has dtype {pixels.dtype}; give bytes, or what they were scaled by: scaling=Scaling(0, 1)."
             )
         images.append(pixels if scaling is None else scaling.inverse(pixels))
-        labels += [torch.as_tensor(value) for value in label]
+        labels += [_tensor(value) for value in label]
     if not images:
         raise ValueError("the Dataset is empty; give at least one row.")
     return from_arrays(
@@ -209,8 +209,23 @@ def _pixels(image: Any) -> Tensor:
         return image[None] if image.ndim == 2 else image
     if getattr(image, "mode", "L") not in ("L", "RGB", "RGBA"):
         raise TypeError(f'an image has mode {image.mode}; convert it to "L", "RGB" or "RGBA" first.')
-    array = np.array(image)
+    array = _numeric(image, "an image").copy()
+    if array.ndim not in (2, 3):
+        raise ValueError(f"an image has shape {array.shape}; give (H, W) or (H, W, C).")
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _numeric(value: Any, what: str) -> np.ndarray:
+    """Return an array of numbers; refuse ragged lists, pictures of several sizes, words and objects."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{what} is a {type(value).__name__} of parts of several shapes; bring them to one first."
+        ) from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what} holds {array.dtype}, which are no numbers; give an array or a tensor of numbers.")
+    return array
 
 
 def _tensor(x: Any) -> Tensor:
@@ -219,7 +234,9 @@ def _tensor(x: Any) -> Tensor:
         return x
     if x is None or isinstance(x, type) or type(x) is object:
         raise TypeError(f"x {describe(x)}; give an array, a tensor, or the path of one.")
-    array = np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else np.asarray(x)
+    if isinstance(x, (str, Path)) and not Path(x).is_file():
+        raise FileNotFoundError(f"{x} is no file; give an array, a tensor, or the path of a .npy file.")
+    array = _numeric(np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else x, "an argument")
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 
