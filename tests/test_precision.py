@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import baselines, guidance, samplers
+from sdegen import baselines, guidance, metrics, samplers
 from sdegen.guidance import measurements
 from sdegen.laws.empirical import pooled
 from sdegen.models.wrapper import Conditioned
@@ -670,3 +670,50 @@ def test_half_precision_without_a_network_to_ask_is_refused() -> None:
     ):
         sdegen.fit(Whole().bfloat16(), RING, steps=1, progress=False)
     sdegen.fit(Whole(), RING.sample(32), steps=1, batch_size=8, progress=False)  # finer data become float32
+
+
+@pytest.mark.parametrize("process", ["scalar", "matrix"])
+def test_a_run_under_an_autocast_casts_the_network_alone(process: str) -> None:
+    """States that a process mixes across their channels, or a solver turns, keep their precision."""
+    sde = PROCESSES[process]
+    x_T = coarse(20, *([2, 2] if process == "matrix" else [2]))
+    want = sdegen.sample(sdegen.Exact(sde, RING), x_T=x_T, steps=10, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = sdegen.sample(sdegen.Exact(sde, RING), x_T=x_T.float(), steps=10, seed=0)
+    assert got.dtype == torch.float32 and (got - want).abs().max() < 1e-3
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "mmd": lambda x, y: metrics.mmd(x, y),
+    "kid": lambda x, y: metrics.kid(x, y),
+    "frechet": lambda x, y: metrics.frechet_distance(sdegen.laws.moments_of(x), sdegen.laws.moments_of(y)),
+    "knn_kl": lambda x, y: metrics.knn_kl(x, y),
+    "sliced_wasserstein": lambda x, y: metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(0)),
+    "kl": lambda x, y: metrics.kl(PRIOR, RING, x=x),
+    "precision_recall": lambda x, y: metrics.precision_recall(x, y),
+    "mode_shares": lambda x, y: metrics.mode_shares(x, RING),
+}
+
+
+def numbers(value: Any) -> Tensor:
+    """All numbers of a measure, in a row."""
+    if isinstance(value, Tensor):
+        return value.double().flatten()
+    if isinstance(value, (tuple, list)):
+        return torch.cat([numbers(v) for v in value])
+    return torch.tensor([float(value)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_measures_of_half_precision_data_are_those_of_float64(name: str, dtype: torch.dtype) -> None:
+    """To the last digit: data are the same numbers, and only what is made of them could differ."""
+    x, y = (coarse(300, 2, seed=k) * (1 + k) for k in range(2))
+    x, y = x.to(dtype), y.to(dtype)
+    torch.manual_seed(0)
+    got = numbers(MEASURES[name](x, y))
+    torch.manual_seed(0)
+    want = numbers(MEASURES[name](x.double(), y.double()))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
