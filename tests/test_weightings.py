@@ -222,7 +222,7 @@ def test_discrete_times_are_the_steps_of_a_chain_equally_often(generator):
         (lambda: MinSNRWeighting(0.0), r"gamma = 0.0; it must be positive"),
         (lambda: LogNormalTimes(std=-1.0), r"std = -1.0; it must be positive"),
         (lambda: DiscreteTimes(0), r"N = 0; give a whole number of steps, at least one"),
-        (lambda: ImportanceTimes(nodes=1), r"nodes = 1; at least two"),
+        (lambda: ImportanceTimes(nodes=1), r"nodes = 1; it must be a whole number, at least 2"),
     ],
     ids=["offset", "gamma", "std", "N", "nodes"],
 )
