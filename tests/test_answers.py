@@ -306,11 +306,14 @@ def test_a_number_for_each_coordinate_is_not_taken_for_one_for_each_row(
     rows: int, d: int, per_coordinate: bool
 ) -> None:
     """Where there are as many rows as coordinates, shapes alone do not tell."""
-    sde, x = Pull(), torch.zeros(rows, d).double()
-    size = d if per_coordinate else None
-    sde.diffusion = lambda x, t: torch.ones(size or len(x)).double()
+
+    class Wide(Pull):
+        def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.ones(d if per_coordinate else len(x)).double()
+
+    sde, x = Wide(), torch.zeros(rows, d).double()
     if per_coordinate:
-        with pytest.raises(ValueError, match=r"Pull\.diffusion returned"):
+        with pytest.raises(ValueError, match=r"Wide\.diffusion returned"):
             sdegen.simulate(sde, x, 0.0, 0.5, steps=1)
     else:
         assert sdegen.simulate(sde, x, 0.0, 0.5, steps=1).shape == x.shape

@@ -246,7 +246,13 @@ bad(
     r"\(2, 3\)",
     r"isotropic",
 )
-bad("integer data, Empirical", TypeError, lambda w: Empirical(w.x.long()), r"^data has dtype torch.int64", r"convert")
+bad(
+    "integer data, Empirical",
+    TypeError,
+    lambda w: Empirical(w.x.long()),
+    r"^data has dtype torch.int64",
+    r"data.double",
+)
 bad("NaN data, Empirical", ValueError, lambda w: Empirical(w.x * NAN), r"^data of shape \(5, 2\)", r"NaN or infinite")
 bad("empty data, Empirical", ValueError, lambda w: Empirical(w.x[:0]), r"^data of shape \(0, 2\) is empty")
 bad(
@@ -271,8 +277,8 @@ for value in (0.0, 1.0, 1.5, NAN):
         f"beta of {value}",
         ValueError,
         lambda w, v=value: DDPM(torch.tensor([0.1, v])),
-        rf"^betas.* reach {value:g};",
-        r"between 0 and 1",
+        r"^betas holds NaN" if value != value else rf"^betas.* reach {value:g};",
+        r"remove or replace" if value != value else r"between 0 and 1",
     )
 bad("one beta", ValueError, lambda w: DDPM(torch.tensor([0.1])), r"^betas of shape \(1,\)", r"at least two")
 for sde in (Cosine, Rectified):
