@@ -140,7 +140,7 @@ def arguments(name: str, function: Any, given: dict[str, Any]) -> Iterator[Argum
             kinds = ("Tensor",)
         yield Argument(parameter.name, kinds, valid, parameter.kind is parameter.KEYWORD_ONLY)
     known = inspect.signature(function).parameters
-    for key in given.keys() - known.keys():  # of **cond
+    for key in (key for key in given if key not in known):  # of **cond
         yield Argument(
             key,
             (type(given[key]).__name__ if isinstance(given[key], (Tensor, int, float)) else "Any",),

@@ -49,6 +49,7 @@ class Units:
             )
         self.mean, self.std = mean, std
         self.plain = bool((mean == 0).all() and (std == 1).all())
+        self._prepared: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def scale(self) -> float:
@@ -71,7 +72,7 @@ class Units:
 
     def stretch(self, u: Tensor) -> Tensor:
         """Return ``std u``, the difference of data in their own coordinates that is `u` in these units."""
-        return u if self.plain else u * self.std.to(u.device, u.dtype, non_blocking=True)
+        return u if self.plain else u * self._parts(u)[2]
 
     def log_det(self, shape: torch.Size) -> float:
         """Return ``Σ log std`` over the coordinates of data of a shape: log-densities in their own coordinates are less by it."""
@@ -86,8 +87,10 @@ class Units:
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean as a number in the dtype of `x`, what is left of it, and the standard deviation."""
-        first = self.mean.to(x.dtype)
-        mean, rest, std = (
-            v.to(x.device, x.dtype, non_blocking=True) for v in (first, self.mean - first.double(), self.std)
-        )
-        return mean, rest, std
+        key = x.dtype, x.device
+        if key not in self._prepared:
+            with torch.inference_mode(False):  # what is kept may be differentiated through later
+                mean = self.mean.to(x.dtype)
+                rest = (self.mean - mean.double()).to(x.dtype)
+                self._prepared[key] = mean.to(x.device), rest.to(x.device), self.std.to(x.device, x.dtype)
+        return self._prepared[key]

@@ -153,7 +153,13 @@ class Model(VelocityModel, Trainable):
             return self.parametrization.std / self.sde.units.scale
         if self.moments is None:
             return 1.0
-        return self.state_moments().variance().sqrt().item()
+        known, units, std = self._std_of
+        if known is not self.moments or units is not self.sde.units:
+            std = self.state_moments().variance().sqrt().item()
+            self._std_of = self.moments, self.sde.units, std
+        return std
+
+    _std_of: tuple[Moments | None, Units | None, float] = (None, None, 1.0)  # what the last answer was computed from
 
     def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""

@@ -326,11 +326,12 @@ def score_error(
     if not isinstance(at, Marginal):
         target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
         return W(model.score(x, at.t, **cond) - target)
-    clean = model.sde.lift(x_0)
     if pool:
         seen = at.observe(x)
         mean, of_y = pooled(model.sde.units.standardise(x_0), seen.y, seen.c, seen.s)
         clean, z = model.sde.embed(mean), seen.noise(x, of_y, at.R)
+    else:
+        clean = model.sde.lift(x_0)
     if isinstance(model, VelocityModel):
         return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(clean, z))
     return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
