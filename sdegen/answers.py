@@ -7,7 +7,7 @@ the end of a run, and of the loss.
 
 from __future__ import annotations
 
-__all__ = ["ask_draws", "ask_log_prob", "check_answer", "check_pair", "check_rows"]
+__all__ = ["ask_draws", "ask_log_prob", "check_answer", "check_pair", "check_each"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def check_answer(
     return answer.to(like.dtype)
 
 
-def check_rows(who: str, answer: Any, n: int, like: Tensor | None = None, must: str = "a row for each") -> Tensor:
+def check_each(who: str, answer: Any, n: int, like: Tensor | None = None, must: str = "a row for each") -> Tensor:
     """Return an answer that has `n` rows of any shape, ``(n, *)``; refuse anything else, as `check_answer` does.
 
     Parameters
@@ -132,7 +132,7 @@ def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Ten
     x = law.sample(n, generator)
     if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point():
         return x
-    return check_rows(f"{type(law).__name__}.sample", x, n, must="as many points as are asked for, (n, *)")
+    return check_each(f"{type(law).__name__}.sample", x, n, must="as many points as are asked for, (n, *)")
 
 
 def _described(answer: Any) -> str:

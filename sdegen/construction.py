@@ -105,7 +105,7 @@ class _Maker:
         try:
             thing = cls(**made)
             for key, kept in also.items():
-                setattr(thing, key, self(kept))
+                vars(thing)[key] = self(kept)  # past the lock of attributes that what is remembered follows from
         except Exception as error:  # whatever a constructor says to arguments that no object has
             said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise ValueError(

@@ -7,7 +7,9 @@ apart that no file could give back.
 
 from __future__ import annotations
 
-__all__ = ["class_name", "describe", "differences", "identify"]
+__all__ = [
+    "also_kept", "class_name", "describe", "differences", "identify", "keeps", "kept", "without_compilation",
+]  # fmt: skip
 
 import functools
 import hashlib

@@ -23,7 +23,7 @@ from .laws.draws import resample_systematically
 from .laws.empirical import Empirical
 from .laws.kernels import Transition
 from .laws.operators import Scale
-from .laws.outside import Given, as_closed, as_law
+from .laws.outside import ClosedLaw, as_closed, as_law
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
@@ -157,7 +157,7 @@ class Budget(NamedTuple):
 @check_arguments
 def diagnose(
     model: ScoreModel,
-    data: Given | Tensor,
+    data: ClosedLaw | Tensor,
     sampler: Sampler | None = None,
     *,
     n: int = 4096,

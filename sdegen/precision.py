@@ -6,7 +6,7 @@ computed, in float32. Nothing that is float32 or finer is changed.
 
 from __future__ import annotations
 
-__all__ = ["at_least_single", "dtype_of", "is_finer", "narrowed", "product", "widened"]
+__all__ = ["at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "widened"]
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
     return torch.promote_types(dtype, other) == dtype
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def apply_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product ``a @ b`` in the precision of its arguments, also under an autocast, which is for networks."""
     if not torch.is_autocast_enabled(a.device.type):
         return a @ b

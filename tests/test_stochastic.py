@@ -305,7 +305,8 @@ def test_rejection_keeps_the_brownian_path() -> None:
     sde = sdegen.VE(sigma_min=0.01, sigma_max=5.0)
     n = 20000
     sampler = AdaptiveSDE(rtol=0.0, atol=0.02)
-    x = sdegen.sample(Silent(sde), x_T=torch.zeros(n, 1, dtype=torch.float64), sampler=sampler, final="sample", seed=0)
+    x_T = torch.zeros(n // 2, 2, dtype=torch.float64)
+    x = sdegen.sample(Silent(sde), x_T=x_T, sampler=sampler, final="sample", seed=0)
     variance = 25 - 1e-4
     assert abs(x.var() / variance - 1) < 4 * math.sqrt(2 / n)
     assert abs((x**4).mean() / variance**2 - 3) < 4 * math.sqrt(96 / n)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from ..answers import check_answer, check_rows
+from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.draws import noise_like, uniform_like
@@ -92,7 +92,7 @@ class Autoencoder(Coder):
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean squared reconstruction error over the coordinates of a datum, ``(B,)``."""
-        out = check_rows("the decoder", self.net(x), len(x), x, "a reconstruction of each datum")
+        out = check_each("the decoder", self.net(x), len(x), x, "a reconstruction of each datum")
         out = out.reshape(len(x), -1)
         out = check_answer("the decoder", out, (len(x), x[0].numel()), x, "as many numbers as a datum has")
         return (out - x.flatten(1)).square().mean(1)

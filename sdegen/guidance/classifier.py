@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..answers import check_answer, check_rows
+from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
@@ -192,7 +192,7 @@ class NoisyClassifier(nn.Module):
         """Return logits ``(B, K)`` of states `x` at times `t`."""
         c = EDMParametrization().coefficients(self.sde, self.sde.marginal(t), float(self.std))
         given, level = c._replace(dtype=dtype_of(self.net, x)).inputs(x)
-        out = check_rows("net", self.net(given, level.expand(len(x))), len(x), x, "logits (B, K)")
+        out = check_each("net", self.net(given, level.expand(len(x))), len(x), x, "logits (B, K)")
         return check_logits("net", out.reshape(len(x), -1), x)
 
     def loss(self, x: Tensor, /, *, generator: torch.Generator | None = None, **cond: Any) -> Tensor:

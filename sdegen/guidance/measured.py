@@ -7,7 +7,9 @@ All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `m
 
 from __future__ import annotations
 
-__all__ = ["DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "check_measurement", "check_measured"]
+__all__ = [
+    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "as_measured", "check_measured", "check_measurement",
+]  # fmt: skip
 
 from abc import abstractmethod
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count, describe
+from ..checks import check_count, tell_kind
 from ..conditions import Conditions
 from ..laws.operators import rows
 from ..laws.products import pull_back
@@ -286,7 +288,7 @@ def as_measured(y: Any) -> Tensor:
     try:
         given = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"y {describe(y)}; give a tensor of what was measured, or numbers.") from None
+        raise TypeError(f"y {tell_kind(y)}; give a tensor of what was measured, or numbers.") from None
     if given.is_complex():
         raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
     return given

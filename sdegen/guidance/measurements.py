@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..answers import check_rows
+from ..answers import check_each
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.draws import noise_like
@@ -57,7 +57,7 @@ class Measurement(ABC):
 
     def measure(self, x: Tensor) -> Tensor:
         """Return ``A x``, checked: one measurement for each datum, in the dtype of the data."""
-        return check_rows(type(self).__name__, self(x), len(x), x, "one measurement for each datum, (B, *)")
+        return check_each(type(self).__name__, self(x), len(x), x, "one measurement for each datum, (B, *)")
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Measure data, and return ``A x + std n``."""

@@ -15,7 +15,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from ..precision import at_least_single, product
+from ..precision import apply_matrix, at_least_single
 from ..show import show_call
 
 
@@ -241,7 +241,7 @@ class Matrix(Operator):
         if self.M.ndim > 2:
             rows(self.M[:, 0, 0], x)  # refuses another number of rows
         M = self.M.to(x.device, x.dtype, non_blocking=True)
-        return product(M, x.reshape(len(x), k, -1)).reshape(x.shape)
+        return apply_matrix(M, x.reshape(len(x), k, -1)).reshape(x.shape)
 
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
         return y.add_(self(x))

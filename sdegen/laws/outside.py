@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Given", "TorchLaw", "as_closed", "as_law"]
+__all__ = ["ClosedLaw", "TorchLaw", "as_closed", "as_law"]
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..show import show_call
 from .draws import seeded
 from .mixtures import Distribution, GaussianMixture, check_event
 
-Given = Distribution | D.Distribution  # what is given for a law in closed form
+ClosedLaw = Distribution | D.Distribution  # what is given for a law in closed form
 
 
 class TorchLaw:

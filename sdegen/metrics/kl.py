@@ -19,7 +19,7 @@ from ..answers import ask_draws, ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
-from ..laws.outside import Given, as_closed, as_law
+from ..laws.outside import ClosedLaw, as_closed, as_law
 from ..processes.linear import LinearSDE, is_linear
 from .estimate import Estimate, as_generator, check_samples
 
@@ -150,7 +150,7 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
 @check_arguments
 def prior_gap(
     sde: LinearSDE,
-    distribution: Given,
+    distribution: ClosedLaw,
     *,
     n: int = 10_000,
     generator: torch.Generator | None = None,

@@ -15,7 +15,7 @@ from ..arguments import check_arguments
 from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.marginals import Marginal, Observation
-from ..laws.outside import Given, as_closed
+from ..laws.outside import ClosedLaw, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE, as_linear
 from ..processes.validity import check_process
@@ -51,7 +51,7 @@ class Exact(Fixed, ScoreModel):
     settable = ("moments", "end")
 
     @check_arguments
-    def __init__(self, sde: LinearSDE, distribution: Given) -> None:
+    def __init__(self, sde: LinearSDE, distribution: ClosedLaw) -> None:
         why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
         self.sde, self.distribution = as_linear(sde, why), as_closed(distribution)
         check_process(sde)
@@ -124,8 +124,8 @@ class ExactConditional(Fixed, ScoreModel):
     def __init__(
         self,
         sde: LinearSDE,
-        laws: Sequence[Given],
-        null: Given,
+        laws: Sequence[ClosedLaw],
+        null: ClosedLaw,
     ) -> None:
         known = [as_closed(law) for law in (*laws, null)]
         shapes = {tuple(law.event_shape) for law in known}

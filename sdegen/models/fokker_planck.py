@@ -18,7 +18,7 @@ from ..arguments import check_arguments
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.mixtures import GaussianMixture
-from ..laws.outside import Given, as_closed
+from ..laws.outside import ClosedLaw, as_closed
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.dynamics import as_time, diffusion_at, drift_at
@@ -68,7 +68,7 @@ class FokkerPlanck(Fixed, ScoreModel):
     def __init__(
         self,
         sde: SDE,
-        distribution: Given,
+        distribution: ClosedLaw,
         cells: int = 1000,
         steps: int = 800,
     ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
-from ..checks import describe
+from ..checks import tell_kind
 from ..fixed import Fixed
 from ..laws.operators import Operator, Scale
 from ..show import show_call
@@ -22,7 +22,7 @@ def _as_times(t: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} {describe(t)}; give a time, or a tensor of times.") from None
+        raise TypeError(f"{name} {tell_kind(t)}; give a time, or a tensor of times.") from None
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
@@ -125,7 +125,7 @@ def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> 
     """
     if not isinstance(value, (Tensor, int, float)):
         raise TypeError(f"{who} returned {'None' if value is None else f'a {type(value).__name__}'}; return a tensor.")
-    value = torch.as_tensor(value)
+    value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     if value.shape not in (size, t.shape + size) or value.is_complex() or value.dtype == torch.bool:
         raise ValueError(
             f"{who} returned shape {tuple(value.shape)} of {value.dtype} for times of shape {tuple(t.shape)}; it must return "

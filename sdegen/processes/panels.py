@@ -7,7 +7,7 @@ of the process apart, a coefficient may do what it likes. All is float64 and dif
 
 from __future__ import annotations
 
-__all__ = ["Coefficient", "Panels", "evaluate"]
+__all__ = ["OfTime", "Panels", "evaluate"]
 
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..laws.interpolation import gauss
 
-Coefficient = Callable[[Tensor], Tensor]
+OfTime = Callable[[Tensor], Tensor]
 
 POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
 TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
@@ -106,7 +106,7 @@ class Panels:
     """
 
     def __init__(
-        self, f: Coefficient, g: Coefficient, start: float, end: float, number: int = 1024, smooth: bool = False
+        self, f: OfTime, g: OfTime, start: float, end: float, number: int = 1024, smooth: bool = False
     ) -> None:
         self.f, self.g = f, g
         self.edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
@@ -216,7 +216,7 @@ def _tail(values: Tensor) -> Tensor:
     return (values @ _rule().tail.T).abs().amax(1)
 
 
-def evaluate(coefficient: Coefficient, u: Tensor, name: str) -> Tensor:
+def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
     """Return the values of a coefficient at the times `u`, float64, of their shape.
 
     Parameters

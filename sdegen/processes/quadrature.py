@@ -14,10 +14,10 @@ import math
 import torch
 from torch import Tensor
 
-from .panels import Coefficient, Panels
+from .panels import OfTime, Panels
 
 
-def scalar_moments(f: Coefficient, g: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature on panels of
     each interval (`panels.Panels`).
 
@@ -54,7 +54,7 @@ def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     return Phi, 0.5 * (Sigma + Sigma.mT)
 
 
-def matrix_moments(F: Coefficient, G: Coefficient, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def matrix_moments(F: OfTime, G: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``Phi`` and ``Sigma`` of ``x_t | x_s`` for ``dx = F x dt + G dw``, by the moment ODEs.
 
     ``Phi' = F Phi`` and ``Sigma' = F Sigma + Sigma Fᵀ + G Gᵀ``, integrated for all pairs of times at once on a common
@@ -99,9 +99,7 @@ class RootTable:
         Number of nodes, and the first of them as a fraction of T.
     """
 
-    def __init__(
-        self, F: Coefficient, G: Coefficient, Sigma: Coefficient, T: float, nodes: int = 8193, start: float = 1e-8
-    ):
+    def __init__(self, F: OfTime, G: OfTime, Sigma: OfTime, T: float, nodes: int = 8193, start: float = 1e-8):
         self.Sigma = Sigma
         self.log_t = torch.linspace(math.log(T * start), math.log(T), nodes, dtype=torch.float64)
         h = self.log_t[1] - self.log_t[0]

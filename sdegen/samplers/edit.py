@@ -19,7 +19,7 @@ from .base import Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
 from .run import sample
-from .start import check_choice, check_states
+from .start import check_sampler_given, check_states
 
 
 @check_arguments
@@ -78,7 +78,7 @@ def edit(
             f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
         )
     check_states("x", x, model), check_number("t", t, above=0)
-    check_choice(steps, sampler)
+    check_sampler_given(steps, sampler)
     seed = as_seed(seed, generator)
     sampler = copy(default(model, steps) if sampler is None else sampler)
     sampler.grid = copy(sampler.default_grid() if sampler.grid is None else sampler.grid)

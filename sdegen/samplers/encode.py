@@ -27,7 +27,7 @@ from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
 from .run import Runner
-from .start import check_batch, check_choice, check_states, chunks
+from .start import check_batch, check_sampler_given, check_states, chunks
 
 
 class Encoded(NamedTuple):
@@ -229,7 +229,7 @@ def _plan_backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[A
 
 def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: Tensor) -> Sampler:
     """Return the sampler given, or the default on a grid that ends at 0."""
-    check_choice(steps, sampler)
+    check_sampler_given(steps, sampler)
     if sampler is not None:
         return sampler
     scalar = is_linear(model.sde) and len(model.sde.e) == 1  # whose flow runs in the angle, others' in t

@@ -38,7 +38,7 @@ from torch import Tensor
 from ..laws.interpolation import lagrange, rule
 from ..laws.operators import Matrix, Operator, Scale, add_product
 from ..models.score import ScoreModel
-from ..precision import product
+from ..precision import apply_matrix
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .references import Matched, PointMass, Reference
@@ -205,11 +205,11 @@ class Scalar:
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the coordinates of the state in the eigenbasis of the reference."""
-        return x if self.Q is None else product(x.reshape(len(x), -1), self.Q.to(x))
+        return x if self.Q is None else apply_matrix(x.reshape(len(x), -1), self.Q.to(x))
 
     def leave(self, x: Tensor, like: Tensor) -> Tensor:
         """Return the state from its coordinates in the eigenbasis of the reference."""
-        return x if self.Q is None else product(x, self.Q.to(x).T).reshape(like.shape)
+        return x if self.Q is None else apply_matrix(x, self.Q.to(x).T).reshape(like.shape)
 
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """Evaluate `q` at the state `x`, whose coordinates are `y`."""

@@ -23,7 +23,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_batch, check_choice, check_conditions, check_states, chunks, rows_of_part, start
+from .start import check_batch, check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -119,7 +119,7 @@ def sample(
     True
     """
     cond = read_conditions(model, cond, sample)
-    check_choice(steps, sampler)
+    check_sampler_given(steps, sampler)
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     check_batch(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_batch", "check_choice", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = ["check_batch", "check_sampler_given", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +32,7 @@ def check_batch(batch: Any) -> None:
         check_count("batch", batch, hint=", or None for all at once")
 
 
-def check_choice(steps: int | None, sampler: Any) -> None:
+def check_sampler_given(steps: int | None, sampler: Any) -> None:
     """Refuse `steps` given together with a sampler, and anything that is no sampler.
 
     Raises

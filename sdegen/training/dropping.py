@@ -70,8 +70,6 @@ class Drop:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Drop conditions of a batch at random, and return it."""
-        if not self.p:
-            return batch
         lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < self.p
         cond = {name: self._without(name, value, lost) for name, value in batch.cond.items()}
         return Batch(batch.x, cond)

@@ -109,7 +109,8 @@ class Gradient:
             if self.copies is not None:
                 self.copies.take_gradients()
             shares.append(share.detach())
-        return self.processes.add(sum(shares[1:], start=shares[0]), self.parameters)
+        loss = sum(shares[1:], start=shares[0])
+        return loss if self.processes.number == 1 else self.processes.add(loss, self.parameters)
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
         """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""

@@ -178,7 +178,9 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
             if done >= 1:
                 break
             rate = settings.rate(run.steps, done)
-            batch = training.drop(next(batches), training.generator)
+            batch = next(batches)
+            if training.drop.p:
+                batch = training.drop(batch, training.generator)
             with training.threads.timed():
                 loss, norm = training.step(batch, rate)
             run.steps, run.threads = run.steps + 1, training.threads.number

@@ -55,6 +55,8 @@ class TensorBoard(Listener):
     >>> class Printing:
     ...     def add_scalar(self, tag, value, step):
     ...         print(step, tag)
+    ...     def add_images(self, tag, images, step):
+    ...         print(step, tag)
     >>> import sdegen
     >>> model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
     >>> board = sdegen.training.TensorBoard(Printing(), every=4)

@@ -107,9 +107,7 @@ class Processes:
 
     @torch.no_grad()
     def add(self, value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Sum a number and the gradients over all processes at once, and return the number's sum."""
-        if self.number == 1:
-            return value
+        """Sum a number and the gradients over several processes at once, and return the number's sum."""
         parameters = list(parameters)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         users = grads[0].new_tensor([float(p.grad is not None) for p in parameters])

@@ -144,11 +144,11 @@ class RandomNoise(OU):
 class CountsItsCalls(DoubleWell):
     """The drift weakens every time that it is asked."""
 
-    calls = 0
+    _calls = 0
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        return super().drift(x, t) * (1 + 1e-7 / self.calls)
+        self._calls += 1
+        return super().drift(x, t) * (1 + 1e-7 / self._calls)
 
 
 class DetachedState(DoubleWell):
@@ -166,7 +166,7 @@ FAULTS = [
     wrong(SwappedInBoth, "drift_takes_state_then_time", ASKS),
     wrong(OneNewAxis, "drift_takes_state_then_time", "rows_are_independent"),
     wrong(ThreeNewAxes, "drift_takes_state_then_time", ASKS),
-    wrong(NoiseWithNewAxis, "diffusion_acts_on_every_state", ASKS),
+    wrong(NoiseWithNewAxis, "diffusion_acts_on_every_state", "noise_ignores_the_state", ASKS),
     wrong(InPlace, "drift_takes_state_then_time", ASKS),
     wrong(
         CastsToFloat32,

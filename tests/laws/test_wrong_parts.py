@@ -149,8 +149,8 @@ def test_a_model_without_a_value_at_an_end_is_named() -> None:
 
 
 def test_what_is_no_model_is_refused() -> None:
-    for thing, what in ((sdegen.Exact, "the class Exact"), (nn.Linear(1, 1), "a Linear"), (None, "a NoneType")):
-        with pytest.raises(TypeError, match=f"model is {what}; give a ScoreModel"):
+    for thing, what in ((sdegen.Exact, "the class Exact"), (nn.Linear(1, 1), "a Linear"), (None, "None")):
+        with pytest.raises(TypeError, match=f"model is {what}; give a score model"):
             check_model(thing)  # type: ignore[arg-type]
 
 
