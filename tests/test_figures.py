@@ -124,6 +124,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
         "OU 0.32 nats at T = 1; the matched one leaves 0.021 there, and 2e-8 at T = 3",
         lambda: [standard_normal_gap(1.0), prior_gap(1.0), prior_gap(3.0)],
     ),
+    ("docs/design.md", "of a law of scale 1e-3 is no error", of(1e-3)),
     (
         "docs/design.md",
         "0.8 to 1.2 times as much in runs of 200 draws and 1.1 to 1.9 in runs of 20, standard errors at most 0.04",

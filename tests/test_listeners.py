@@ -237,10 +237,10 @@ def several():
 class Clock:
     """Time that a step takes more of by the number of its threads."""
 
-    def __init__(self, monkeypatch, cost):
+    def __init__(self, monkeypatch, seconds):
         from sdegen.training import threads
 
-        self.now, self.cost, self.tried = 0.0, cost, []
+        self.now, self.cost, self.tried = 0.0, seconds, []
         monkeypatch.setattr(threads.time, "perf_counter", self)
 
     def __call__(self):

@@ -91,7 +91,7 @@ class Source:
         self.cond: dict[str, Tensor] = {}
         self.order = torch.empty(0, dtype=torch.long)
         if self.law is not None:
-            check_finite(ask_draws(self.law, 2, torch.Generator().manual_seed(0)), "data.sample(n)")
+            check_finite(ask_draws(self.law, 2, torch.Generator()), "data.sample(n)")
             return
         if isinstance(data, Images):
             raise TypeError(
@@ -111,7 +111,7 @@ class Source:
             tensors = held(data)
             if tensors is None or len(tensors) > 2:
                 self.x = Rows(data)
-                self.cond = self._read(torch.arange(1), torch.Generator().manual_seed(0)).cond
+                self.cond = self._read(torch.arange(1), torch.Generator()).cond
                 return
             data = tensors if len(tensors) == 2 else tensors[0]
         x, self.cond = parted(data)
@@ -181,7 +181,7 @@ class Source:
 
     def _few(self) -> Batch:
         """Return a few draws of a law, or rows of a `Dataset`, the same at every call."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator()  # which always begins alike, and unlike those with a seed
         if isinstance(self.x, Rows):
             few = min(len(self.x), FEW)
             return self._read(torch.arange(few) * len(self.x) // few, generator)

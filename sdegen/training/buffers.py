@@ -38,12 +38,15 @@ class Buffers:
         self.objective, self.batches = objective, batches
 
     def fit(self, model: nn.Module) -> None:
-        """Find a model's buffers for the weights that it has now; its mode stays as it is."""
+        """Find the buffers, for the weights that a model has now, of those parts that are in training mode when the model is put
+        there: what stays in evaluation mode is not being trained. The mode of the model stays as it is.
+        """
         modes = {part: part.training for part in model.modules()}
         try:
-            for part in model.modules():
+            trained = [part for part in model.train().modules() if part.training]
+            for part in trained:
                 _iterate(part)
-            normalised = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+            normalised = [part for part in trained if isinstance(part, _BatchNorm) and part.track_running_stats]
             if normalised:
                 self._observe(model.eval(), normalised)
         finally:
