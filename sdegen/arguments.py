@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from .checks import check_count, check_flag, check_function, check_kind, check_number, check_tensor, tell_kind
+from .checks import check_count, check_flag, check_function, check_kind, check_number, check_tensor, kind_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -153,7 +153,7 @@ def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, (tuple, list)) or (fixed and len(value) != len(checks)):
-            given = f"has {len(value)} items" if isinstance(value, (tuple, list)) else tell_kind(value)
+            given = f"has {len(value)} items" if isinstance(value, (tuple, list)) else kind_of(value)
             raise TypeError(f"{name} {given}; give a tuple of{number} {what}.")
         every = checks if fixed else checks[:1] * len(value)
         items = [one(f"{name}[{i}]", item) for i, (one, item) in enumerate(zip(every, value, strict=True))]
@@ -179,7 +179,7 @@ def _check_protocol(kind: type) -> Check:
     def check(name: str, value: Any) -> Any:
         lacking = [method for method in own if not callable(getattr(value, method, None))]
         if lacking or isinstance(value, type):
-            raise TypeError(f"{name} {tell_kind(value)}; give an object with {' and '.join(own)}.")
+            raise TypeError(f"{name} {kind_of(value)}; give an object with {' and '.join(own)}.")
         return value
 
     return check

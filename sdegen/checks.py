@@ -16,7 +16,7 @@ __all__ = [
     "check_law",
     "check_number",
     "check_tensor",
-    "tell_kind",
+    "kind_of",
 ]
 
 import math
@@ -213,7 +213,7 @@ def check_kind(name: str, value: Any, kind: type[T] | tuple[type[T], ...], examp
     TypeError: n is the class int; give a whole number, such as 3.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} {tell_kind(value)}; give {example}.")
+        raise TypeError(f"{name} {kind_of(value)}; give {example}.")
     return value
 
 
@@ -226,7 +226,7 @@ def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
         Otherwise.
     """
     if not callable(value):
-        raise TypeError(f"{name} {tell_kind(value)}; give {example}.")
+        raise TypeError(f"{name} {kind_of(value)}; give {example}.")
     return value
 
 
@@ -241,9 +241,7 @@ def check_law(name: str, value: Any, *methods: str) -> Any:
     needed = methods or ("sample",)
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
         listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
-        raise TypeError(
-            f"{name} {tell_kind(value)}; give a law, an object with {listed}, such as data.gaussian_ring()."
-        )
+        raise TypeError(f"{name} {kind_of(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
     return value
 
 
@@ -294,7 +292,7 @@ def check_tensor(
     ValueError: x has shape (5, 3); give a tensor of shape (*, 2).
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} {tell_kind(value)}; give a tensor.")
+        raise TypeError(f"{name} {kind_of(value)}; give a tensor.")
     if value.is_complex() or (floating and not value.is_floating_point()):
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")
     if ndim is not None and value.ndim != ndim:
@@ -335,7 +333,7 @@ def _expected(
     return f"a{'' if infinite or bounds else ' finite'} number {' and '.join(bounds)}".rstrip()
 
 
-def tell_kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Tell what a value of the wrong kind is."""
     if isinstance(value, type):
         return f"is the class {value.__name__}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .animation import INK, animation
 from .arguments import check_arguments
-from .checks import check_count, check_interval, check_kind, check_law, check_number, check_tensor, tell_kind
+from .checks import check_count, check_interval, check_kind, check_law, check_number, check_tensor, kind_of
 from .data.pictures import written_whole
 from .data.sheet import sheet
 from .likelihood import Density
@@ -182,7 +182,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
     """
     check_count("window", window)
     if isinstance(run, type) or not hasattr(run, "loss"):
-        raise TypeError(f"run {tell_kind(run)}; give the record of a training, as fit returns it.")
+        raise TypeError(f"run {kind_of(run)}; give the record of a training, as fit returns it.")
     ax = _axis(ax)
     values = np.asarray(run.loss)
     ax.plot(values, color=INK, alpha=0.15, linewidth=0.6)

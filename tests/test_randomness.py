@@ -61,7 +61,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
     whole = torch.Generator
 
-    class Kind(type):
+    class Kind(type(whole)):  # type: ignore[misc]
         def __instancecheck__(cls, value: Any) -> bool:
             return isinstance(value, whole)  # signatures that name the class may be read meanwhile
 

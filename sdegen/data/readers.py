@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import tell_kind
+from ..checks import kind_of
 from .images import Images
 from .scaling import Scaling
 
@@ -233,7 +233,7 @@ def _tensor(x: Any) -> Tensor:
     if isinstance(x, Tensor):
         return x
     if x is None or isinstance(x, type) or type(x) is object:
-        raise TypeError(f"x {tell_kind(x)}; give an array, a tensor, or the path of one.")
+        raise TypeError(f"x {kind_of(x)}; give an array, a tensor, or the path of one.")
     if isinstance(x, (str, Path)) and not Path(x).is_file():
         raise FileNotFoundError(f"{x} is no file; give an array, a tensor, or the path of a .npy file.")
     array = _numeric(np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else x, "an argument")

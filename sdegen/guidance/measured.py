@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count, tell_kind
+from ..checks import check_count, kind_of
 from ..conditions import Conditions
 from ..laws.operators import rows
 from ..laws.products import pull_back
@@ -288,7 +288,7 @@ def as_measured(y: Any) -> Tensor:
     try:
         given = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"y {tell_kind(y)}; give a tensor of what was measured, or numbers.") from None
+        raise TypeError(f"y {kind_of(y)}; give a tensor of what was measured, or numbers.") from None
     if given.is_complex():
         raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
     return given

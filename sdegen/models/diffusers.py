@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
-from ..checks import check_count, check_kind, tell_kind
+from ..checks import check_count, check_kind, kind_of
 from ..data.files import optional
 from ..laws.mixtures import Moments
 from ..processes.linear import as_linear
@@ -82,7 +82,7 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     """
     check_kind("unet", unet, nn.Module, "a network of diffusers, such as UNet2DModel(...)")
     if isinstance(scheduler, type) or not hasattr(scheduler, "config"):
-        raise TypeError(f"scheduler {tell_kind(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler().")
+        raise TypeError(f"scheduler {kind_of(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler().")
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
-from ..checks import tell_kind
+from ..checks import kind_of
 from ..fixed import Fixed
 from ..laws.operators import Operator, Scale
 from ..show import show_call
@@ -22,7 +22,7 @@ def _as_times(t: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} {tell_kind(t)}; give a time, or a tensor of times.") from None
+        raise TypeError(f"{name} {kind_of(t)}; give a time, or a tensor of times.") from None
 
 
 def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
