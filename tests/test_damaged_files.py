@@ -167,7 +167,7 @@ def test_made_up_descriptions_are_refused_or_give_a_model(tmp_path: Path) -> Non
     draw = random.Random(1)
     state = torch.get_rng_state()
     for place in [(), *places(described)]:
-        for value in draw.sample(NONSENSE, 8):
+        for value in draw.sample(NONSENSE, 2):
             storage.write_whole(tensors, header | {"model": json.dumps(put(described, place, value))}, path)
             model, said = loaded(path)
             if model is None:
