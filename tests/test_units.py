@@ -65,3 +65,17 @@ def test_a_wrapper_reads_the_process_of_the_model_inside() -> None:
     outer = sdegen.guidance.Clipped(sdegen.guidance.ClassifierFree(model, 2.0), -1, 1)
     model.sde = sdegen.VP(0.2, 10.0)
     assert outer.sde is model.sde
+
+
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.VE(), sdegen.EDM(), sdegen.CLD(), sdegen.OU(T=1.0)], ids=lambda s: type(s).__name__
+)
+def test_a_process_that_has_not_forgotten_the_data_is_not_started_from_a_gaussian(sde: sdegen.LinearSDE) -> None:
+    ring = sdegen.data.gaussian_ring()
+    factor = 10 / (sde.snr(sde.T) * ring.moments().variance()).sqrt().item()  # ten times the noise at T
+    wide = sdegen.GaussianMixture(ring.weights, factor * ring.means, factor**2 * ring.covariances)
+    with pytest.raises(ValueError, match=r"has not forgotten the data at T = .*spread by 10 times the noise.*in_units"):
+        sdegen.sample(sdegen.Exact(sde, wide), 2, steps=5)
+    own = sde.in_units(wide.moments().units())
+    x = sdegen.sample(sdegen.Exact(own, wide), 2000, steps=20, seed=0) / factor
+    assert ((x.norm(dim=1) - 4).abs() < 1.2).double().mean() > 0.95  # on the ring, whose modes have a spread of 0.3

@@ -174,3 +174,12 @@ def test_a_validation_in_bfloat16_comes_near_the_one_without(device):
         run = fit(model, RING, steps=4, batch_size=64, seed=0, autocast=autocast, validation=RING)
         values.append(run.validation[4].value)
     assert 0 < abs(values[1] - values[0]) < 1e-2 * abs(values[0]) and math.isfinite(values[0])
+
+
+def test_scaled_images_are_validated_on() -> None:
+    train, test = sdegen.data.digits().split(0.8, seed=0)
+    model = sdegen.Model(nets.UNet(channels=1, widths=(8,), classes=10), sdegen.DDPM())
+    run = sdegen.fit(
+        model, train.scaled(-1, 1), steps=2, batch_size=8, seed=0, validation=test.scaled(-1, 1), validate_every=2
+    )
+    assert list(run.validation) == [2]

@@ -12,12 +12,19 @@ from torch import Tensor
 from ..answers import check_answer
 from ..checks import check_count, check_tensor
 from ..data.parts import part_of
+from ..laws.mixtures import Moments
 from ..laws.outside import as_law
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned
 from ..precision import widened
+from ..processes.base import SDE
+from ..processes.linear import is_linear
 from .base import Sampler
 from .noise import draw
+
+REMEMBERED = (
+    3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
+)
 
 
 def check_batch(batch: Any) -> None:
@@ -89,11 +96,31 @@ def chunks(
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
+    _check_forgotten(model.sde, moments)
     n, prior = check_count("n", n), as_law(model.sde.prior(moments))
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"
     return model.cast_states(check_answer(who, x_T, (n, *shape), must="states of the shape of lifted data"))
+
+
+def _check_forgotten(sde: SDE, moments: Moments) -> None:
+    """Refuse to start from a Gaussian where the states at T are still those of the data.
+
+    Raises
+    ------
+    ValueError
+        If the data, of the given moments, spread there by more than `REMEMBERED` times the noise.
+    """
+    if not is_linear(sde):
+        return
+    spread = (sde.snr(sde.T) * moments.variance()).sqrt().item()
+    if spread > REMEMBERED:
+        raise ValueError(
+            f"{type(sde).__name__} has not forgotten the data at T = {sde.T:g}: they still spread by {spread:.3g} times "
+            "the noise, where samplers start from a Gaussian. Give the process the units of the data, "
+            "sde.in_units(law.moments().units()), or pass x_T."
+        )
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:

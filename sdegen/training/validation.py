@@ -45,7 +45,7 @@ class Validation(Keeping):
     @check_arguments
     def __init__(self, data: Any, every: int) -> None:
         super().__init__(every)
-        if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        if not any(hasattr(data, name) for name in ("__iter__", "__getitem__", "rows")):  # `rows` of scaled images
             check_law("data", data)
         self.data = data
 
