@@ -178,7 +178,7 @@ def test_a_validation_in_bfloat16_comes_near_the_one_without(device):
 
 def test_scaled_images_are_validated_on() -> None:
     train, test = sdegen.data.digits().split(0.8, seed=0)
-    model = sdegen.Model(nets.UNet(channels=1, widths=(8,), classes=10), sdegen.DDPM())
+    model = sdegen.Model(sdegen.nets.UNet(channels=1, widths=(8,), classes=10), sdegen.DDPM())
     run = sdegen.fit(
         model, train.scaled(-1, 1), steps=2, batch_size=8, seed=0, validation=test.scaled(-1, 1), validate_every=2
     )
