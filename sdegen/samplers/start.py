@@ -114,7 +114,7 @@ def _check_forgotten(sde: SDE, moments: Moments) -> None:
     """
     if not is_linear(sde):
         return
-    spread = (sde.snr(sde.T) * moments.variance()).sqrt().item()
+    spread = (sde.snr(sde.T).detach() * moments.variance()).sqrt().item()
     if spread > REMEMBERED:
         raise ValueError(
             f"{type(sde).__name__} has not forgotten the data at T = {sde.T:g}: they still spread by {spread:.3g} times "
