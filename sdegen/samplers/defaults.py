@@ -117,7 +117,7 @@ def nearest(model: ScoreModel) -> float | None:
     narrow, sde = float(model.state_moments().variance()), as_linear(model.sde, "; give it a sampler with its grid.")
     if not 0 < narrow < 1:
         return None
-    ratio = float(sde.snr(sde.t_min)) / narrow
+    ratio = sde.snr(sde.t_min).item() / narrow
     return 0.0 if ratio >= sde.snr(0.0) else sde.time(ratio).item()
 
 
