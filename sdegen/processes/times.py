@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_function
@@ -75,8 +75,8 @@ def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
 def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
     """Draw one uniform number in each of `n` equal intervals, in random order."""
     device = generator.device if generator is not None else "cpu"
-    order = torch.randperm(n, generator=generator, device=device).cpu()
-    return (order + _uniforms(n, generator)) / n
+    order = torch.randperm(n, generator=generator, device=device)
+    return ((order + torch.rand(n, dtype=torch.float64, generator=generator, device=device)) / n).cpu()
 
 
 class UniformTimes(TimeLaw):
@@ -201,7 +201,7 @@ class ImportanceTimes(TimeLaw):
         """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
-        weights = weights_of(sde)
+        weights = weights_of(sde) if isinstance(sde, nn.Module) else None
         if self._table is None or self._table[0] is not sde or self._table[1] != weights:
             self._table = (sde, weights, *self._build(sde))
         _, _, edges, mass = self._table

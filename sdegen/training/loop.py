@@ -9,7 +9,7 @@ __all__ = ["fit", "train"]
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
             batch = next(batches)
             if training.drop.p:
                 batch = training.drop(batch, training.generator)
-            with training.threads.timed():
+            with training.threads.timed() if training.threads.number is None else nullcontext():
                 loss, norm = training.step(batch, rate)
             run.steps, run.threads = run.steps + 1, training.threads.number
             run.lr.append(rate)

@@ -57,9 +57,7 @@ class Threads:
             torch.set_num_threads(before)
 
     def timed(self) -> AbstractContextManager[None]:
-        """Take one step of the run with the chosen number of threads, or with the next candidate, timed, in a ``with`` block."""
-        if self.number is not None:
-            return nullcontext()
+        """Take one step of the run, while the number is looked for, with the next candidate, timed, in a ``with`` block."""
         if self.first:
             self.first -= 1
             return nullcontext()
