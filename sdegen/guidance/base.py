@@ -72,7 +72,7 @@ class CleanState(Guided):
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
     def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the clean state with other `data`, in the units of the process, in it, and its noise."""
+        """Put other `data`, in the units of the process, into the clean state, and return that state and its noise."""
         at, change = self._marginal(t), self.sde.embed(data - self.sde.extract(x_0))
         to_noise = inverse(at.R) @ at.Phi
         return x_0 + change, eps - to_noise(change)

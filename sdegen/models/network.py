@@ -126,9 +126,6 @@ class Model(VelocityModel, Trainable):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(sde, SDE):
-            what = f"the class {sde.__name__}" if isinstance(sde, type) else f"a {type(sde).__name__}"
-            raise TypeError(f"sde is {what}; give a process, as in Model(net, VP()).")
         if not is_linear(sde):
             raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
         check_process(sde)
