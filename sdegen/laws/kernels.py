@@ -145,7 +145,7 @@ class Transition:
         """Return the regression of the velocity on the normalised state, for data whose lift has the covariance `P`
         (`Operator.regress`).
         """
-        return self.C.regress(self.S, self.A, self.B, P)
+        return self.C.regress(self.S, *self._AB, P)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return the normalised state ``y = r⁻¹ x``."""
@@ -153,7 +153,8 @@ class Transition:
 
     def velocity(self, x_0: Tensor, z: Tensor) -> Tensor:
         """Return ``v = A x_0 + B z``; ``cos(phi) z − sin(phi) x_0`` for numbers."""
-        return self.A(x_0) + self.B(z)
+        A, B = self._AB
+        return A(x_0) + B(z)
 
     def denoise(self, y: Tensor, v: Tensor) -> Tensor:
         """Return the clean state ``Cᵀ y + Aᵀ v`` from the normalised state `y` and the velocity `v`."""

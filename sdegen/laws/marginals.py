@@ -173,7 +173,7 @@ class Marginal(Transition, Level):
         Without signal the velocity says nothing of the score. There a trace of signal is left, so that a weight of the score
         that grows without bound has its limit.
         """
-        B, R = self.B, self.R
+        B, R = self._AB[1], self.R
         if isinstance(B, Scale) and isinstance(R, Scale):
             return Scale(B.c.clamp_min(LEAST_SIGNAL) / R.c)
         return (B @ R.inv()).T
