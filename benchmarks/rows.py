@@ -8,15 +8,15 @@ putting one behind the other: of two lines of one row the later counts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.files import Line, keep_line, read_lines
+from benchmarks.files import locked, write_whole
 
 Values = dict[str, Any]
 FILE = "rows.jsonl"
-WHAT = "row of a table"
 
 
 class Key(NamedTuple):
@@ -27,21 +27,7 @@ class Key(NamedTuple):
     seed: int
 
 
-Lines = dict[Key, Line]
-
-
-def key_of(line: Any) -> Key:
-    """Return the key of a row.
-
-    Raises
-    ------
-    TypeError
-        If a part of the row is of another kind.
-    """
-    key = Key(line["block"], line["row"], line["seed"])
-    if [type(part) for part in (*key, line["values"], line.get("code", ""))] != [str, str, int, dict, str]:
-        raise TypeError(line)
-    return key
+Lines = dict[Key, dict[str, Any]]
 
 
 def read(file: Path) -> Lines:
@@ -52,7 +38,16 @@ def read(file: Path) -> Lines:
     ValueError
         If a line is no row.
     """
-    return read_lines(file, key_of, WHAT)
+    lines: Lines = {}
+    for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], 1):
+        try:
+            line = json.loads(text)
+            lines[Key(line["block"], line["row"], line["seed"])] = line
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"line {number} of {file} is no row of a table: {text[:60]!r}; mend it or delete it."
+            ) from error
+    return lines
 
 
 class Rows:
@@ -84,4 +79,7 @@ class Rows:
         """Keep a row in the file, beside what other processes have written meanwhile."""
         line = {"block": key.block, "row": key.name, "seed": key.seed, **source, "values": values}
         self.lines[key] = line
-        keep_line(self.file, key_of, WHAT, line)
+        with locked(self.file.parent):
+            lines = read(self.file) | {key: line}
+            text = "".join(json.dumps(lines[key], ensure_ascii=False) + "\n" for key in sorted(lines))
+            write_whole(self.file, text)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen.processes.matrix import MatrixSDE
-from sdegen.processes.quadrature import RootTable, matrix_moments, psd_cholesky, van_loan
+from sdegen.processes.matrix_panels import MatrixPanels
+from sdegen.processes.quadrature import RootTable, psd_cholesky, van_loan
 from sdegen.processes.scalar import ScalarSDE
 
 CLOSED = [sdegen.VP(), sdegen.SubVP(), sdegen.VE(), sdegen.OU(), sdegen.EDM()]
@@ -88,7 +89,7 @@ def test_van_loan_equals_the_moment_equations() -> None:
     G = torch.randn(3, 3, dtype=torch.float64, generator=generator)
     s, t = torch.tensor([0.0, 0.2], dtype=torch.float64), torch.tensor([0.7, 0.9], dtype=torch.float64)
     Phi, Sigma = van_loan(A, G @ G.T, t - s)
-    Phi_ode, Sigma_ode = matrix_moments(lambda u: A, lambda u: G, s, t)
+    Phi_ode, Sigma_ode = MatrixPanels(lambda u: A, lambda u: G, 0.0, 1.0)(s, t)
     torch.testing.assert_close(Phi, Phi_ode, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(Sigma, Sigma_ode, rtol=1e-8, atol=1e-9)
 
@@ -99,7 +100,7 @@ def test_moment_equations_take_time_dependent_matrices() -> None:
     G = lambda u: (2 * u).sqrt()[..., None, None] * torch.eye(2, dtype=torch.float64)
     F = lambda u: -2 * u[..., None, None] * J
     s, t = torch.tensor([0.1], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
-    Phi, Sigma = matrix_moments(F, G, s, t)
+    Phi, Sigma = MatrixPanels(F, G, 0.0, 1.0)(s, t)
     B = t**2 - s**2
     torch.testing.assert_close(Phi, torch.linalg.matrix_exp(-B[:, None, None] * J), rtol=1e-9, atol=1e-9)
     want = -torch.expm1(-B)[:, None, None] * torch.eye(2, dtype=torch.float64)

@@ -13,24 +13,26 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..fixed import remembered
+from ..fixed import remembered, weights_of
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
 from ..laws.products import Field
 from .base import Flow, Read
 from .dynamics import as_time, coefficient
+from .inverse import FallTable
 from .linear import LinearSDE, check_order
-from .quadrature import RootTable, matrix_moments, psd_cholesky
+from .matrix_panels import MatrixPanels
+from .quadrature import RootTable, psd_cholesky
 
 
 class MatrixSDE(LinearSDE):
     """The base class of linear SDEs with matrix coefficients: ``du = F(t) u dt + G(t) dw``, ``(k, k)`` matrices on the
     channels of states ``(B, k, *)``.
 
-    Give `F` and `G`; the moments follow from their ODEs and the root from its own (see `quadrature.RootTable`). By default
-    the data are the first channel and the others start as given by `Sigma_0`.
+    Give `F` and `G`; the moments follow by quadrature (see `matrix_panels.MatrixPanels`) and the root from its ODE (see
+    `quadrature.RootTable`). By default the data are the first channel and the others start as given by `Sigma_0`.
 
     Attributes
     ----------
@@ -71,7 +73,21 @@ class MatrixSDE(LinearSDE):
         """Return ``Phi`` and the covariance of ``u_t`` given ``u_s``, ``(*t.shape, k, k)``; override it if a closed form
         is known.
         """
-        return matrix_moments(self._checked_F, self._checked_G, s, t)
+        return self._known_panels()(s, t)
+
+    def _known_panels(self) -> MatrixPanels:
+        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
+        anew.
+        """
+        state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
+        if self._panels is None or self._panels[0] != state:
+            panels = MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T)
+            if panels.Phi.requires_grad or panels.Sigma.requires_grad:
+                return panels
+            self._panels = (state, panels)
+        return self._panels[1]
+
+    _panels: tuple[Any, MatrixPanels] | None = None
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the mean state at time 0: the data are the first channel, the others are 0."""
@@ -121,6 +137,24 @@ class MatrixSDE(LinearSDE):
     def diffusion_operator(self, t: Tensor | float) -> Matrix:
         """Return ``G(t)``."""
         return Matrix(self._checked_G(as_time(t, self.T)))
+
+    def _invert(self, level: Tensor) -> Tensor:
+        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
+        t = self._falls(level.reshape(-1))
+        return super()._invert(level) if t is None else t.reshape(level.shape)
+
+    @remembered
+    def _falls(self) -> FallTable:
+        with torch.no_grad():
+            return FallTable(self._fall, self.T)
+
+    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log snr`` and its derivative ``−|Gᵀ Sigma⁻¹ p|² / snr`` with ``p = Phi e``, where ``snr = pᵀ Sigma⁻¹ p``."""
+        at = self.marginal(t)
+        R_inv = at.R.inv().matrix()
+        pull = R_inv.mT @ R_inv @ at.Phi.matrix() @ self.e[:, None]
+        G = self._checked_G(t)
+        return at.log_snr, -(G.mT @ pull).square().sum((-2, -1)) / at.snr
 
     def flow(self, model: Read) -> MatrixFlow:
         """Return the probability flow, which is regular at 0 too."""

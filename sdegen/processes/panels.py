@@ -7,7 +7,7 @@ of the process apart, a coefficient may do what it likes. All is float64 and dif
 
 from __future__ import annotations
 
-__all__ = ["OfTime", "Panels", "evaluate"]
+__all__ = ["OfTime", "PanelRule", "Panels", "evaluate", "panel_rule"]
 
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +31,7 @@ SHORTEST = 2.0**-60  # of the whole: a panel at the start
 FINEST = 2.0**-42  # of its time: a panel elsewhere, whose nodes rounding leaves apart
 
 
-class _Rule(NamedTuple):
+class PanelRule(NamedTuple):
     """Nodes and weights on [0, 1], integrals from 0 to each node of the interpolant, its highest Legendre coefficients, and its
     values at 0 and 1.
     """
@@ -44,15 +44,16 @@ class _Rule(NamedTuple):
 
 
 @cache
-def _rule() -> _Rule:
-    nodes, weights = (v.numpy() for v in gauss(POINTS))
+def panel_rule(points: int = POINTS) -> PanelRule:
+    """Return the Gauss–Legendre rule of a panel."""
+    nodes, weights = (v.numpy() for v in gauss(points))
     legendre = np.polynomial.legendre
-    coefficients = np.linalg.inv(legendre.legvander(nodes, POINTS - 1))
-    antiderivatives = [legendre.legval(nodes, legendre.legint(unit, lbnd=-1)) for unit in np.eye(POINTS)]
+    coefficients = np.linalg.inv(legendre.legvander(nodes, points - 1))
+    antiderivatives = [legendre.legval(nodes, legendre.legint(unit, lbnd=-1)) for unit in np.eye(points)]
     integrals = np.stack(antiderivatives, 1) @ coefficients
-    ends = np.stack([(-1.0) ** np.arange(POINTS), np.ones(POINTS)]) @ coefficients
+    ends = np.stack([(-1.0) ** np.arange(points), np.ones(points)]) @ coefficients
     found = ((nodes + 1) / 2, weights / 2, integrals / 2, coefficients[-TAIL:], ends)
-    return _Rule(*map(torch.from_numpy, found))
+    return PanelRule(*map(torch.from_numpy, found))
 
 
 class _Integrals(NamedTuple):
@@ -130,7 +131,7 @@ class Panels:
 
     def _integrate(self, a: Tensor, b: Tensor) -> _Integrals:
         """Integrate over panels from `a` to `b`, ``(n,)``."""
-        rule = _rule()
+        rule = panel_rule()
         h = (b - a)[:, None]
         u = a[:, None] + h * rule.nodes
         f, g2 = evaluate(self.f, u, "f"), evaluate(self.g, u, "g").square()
@@ -170,7 +171,7 @@ class Panels:
         if self.expected is not None:
             jump = jump.where(~torch.isin(self.edges[1:-1], self.expected), 0.0)
         none = jump.new_zeros(1)
-        return self.edges.diff() * _rule().nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
+        return self.edges.diff() * panel_rule().nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
         """Sum what comes in each panel, all of it as it is at the panels' ends."""
@@ -213,7 +214,7 @@ def _from_zero(values: Tensor) -> Tensor:
 
 def _tail(values: Tensor) -> Tensor:
     """Return the largest of the highest Legendre coefficients of values at the nodes of each panel, ``(n,)``."""
-    return (values @ _rule().tail.T).abs().amax(1)
+    return (values @ panel_rule().tail.T).abs().amax(1)
 
 
 def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:

@@ -1,20 +1,24 @@
-"""Moments of linear SDEs from their coefficients, by quadrature and moment ODEs: ``(f, g) -> (alpha, sigma)`` and ``(F, G)
--> (Phi, Sigma, R)``.
+"""Moments and roots of linear SDEs from their coefficients: ``(f, g) -> (alpha, sigma)``, the closed form of constant matrices,
+and the root `R` of a covariance.
 
-All of it is float64, vectorised over times, and differentiable. Scalar processes integrate on `panels`, which know their own
-error.
+All of it is float64, vectorised over times, and differentiable, on panels that know their own error (`panels`,
+`matrix_panels`).
 """
 
 from __future__ import annotations
 
-__all__ = ["RootTable", "matrix_moments", "psd_cholesky", "scalar_moments", "van_loan"]
+__all__ = ["RootTable", "psd_cholesky", "scalar_moments", "van_loan"]
 
 import math
 
 import torch
 from torch import Tensor
 
-from .panels import OfTime, Panels
+from ..laws.interpolation import lagrange
+from .matrix_panels import MatrixPanels
+from .panels import ALLOWED, OfTime, Panels, panel_rule
+
+STEADY = 1e-11  # what the turn of a root over one panel may err by
 
 
 def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,40 +58,14 @@ def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     return Phi, 0.5 * (Sigma + Sigma.mT)
 
 
-def matrix_moments(F: OfTime, G: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``Phi`` and ``Sigma`` of ``x_t | x_s`` for ``dx = F x dt + G dw``, by the moment ODEs.
-
-    ``Phi' = F Phi`` and ``Sigma' = F Sigma + Sigma Fᵀ + G Gᵀ``, integrated for all pairs of times at once on a common
-    clock ``u`` in [0, 1] (Dormand–Prince 8, relative tolerance 1e-11).
-    """
-    from torchdiffeq import odeint  # loads on use
-
-    k = torch.as_tensor(F(t.reshape(-1)[0])).shape[-1]
-    span = (t - s)[..., None, None]
-
-    def rhs(u: Tensor, state: Tensor) -> Tensor:
-        now = s + u * (t - s)
-        F_, G_ = (torch.as_tensor(c(now), dtype=torch.float64).expand(*now.shape, k, k) for c in (F, G))
-        Phi, Sigma = state[..., :k], state[..., k:]
-        moved = F_ @ Sigma
-        return span * torch.cat([F_ @ Phi, moved + moved.mT + G_ @ G_.mT], -1)
-
-    eye = torch.eye(k, dtype=torch.float64).expand(*t.shape, k, k)
-    start = torch.cat([eye, torch.zeros_like(eye)], -1)
-    clock = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    # Without step_t the solver would step past the end and interpolate back, at a lower order.
-    end = odeint(rhs, start, clock, rtol=1e-11, atol=1e-14, method="dopri8", options={"step_t": clock[1:]})[-1]
-    return end[..., :k], end[..., k:]
-
-
 class RootTable:
     """A table over time of the matrix root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``.
 
     A deterministic sampler moves noise as ``R(s) R(t)⁻¹``; only this root makes that the probability flow (Q. Zhang,
     M. Tao, Y. Chen, *gDDIM: Generalized denoising diffusion implicit models*, 2022, arXiv:2206.05564). Write ``R = L Q``
     with `L` the Cholesky factor and ``R(T) = L(T)``. Then ``Q' = Omega Q`` with `Omega` antisymmetric, which is
-    integrated from T towards 0 in ``log t`` by the fourth-order Magnus expansion, and interpolated by cubic Hermite
-    polynomials. With ``Sigma(0)`` singular, Q turns without limit in ``log t``: below ``start * T`` it is held.
+    integrated from T towards 0 in ``log t`` on panels (`matrix_panels.MatrixPanels`), and interpolated by the polynomials
+    there. With ``Sigma(0)`` singular, Q turns without limit in ``log t``: below ``start * T`` it is held.
 
     Parameters
     ----------
@@ -95,53 +73,65 @@ class RootTable:
         Functions of times ``(n,)`` that return ``(n, k, k)``.
     T
         The last time.
-    nodes, start
-        Number of nodes, and the first of them as a fraction of T.
+    number, start
+        Number of panels to begin with, and where the first begins as a fraction of T.
+
+    Raises
+    ------
+    ValueError
+        If `Sigma` is singular at a time after 0; at a call, if the root has an estimated error above a millionth.
     """
 
-    def __init__(self, F: OfTime, G: OfTime, Sigma: OfTime, T: float, nodes: int = 8193, start: float = 1e-8):
-        self.Sigma = Sigma
-        self.log_t = torch.linspace(math.log(T * start), math.log(T), nodes, dtype=torch.float64)
-        h = self.log_t[1] - self.log_t[0]
+    def __init__(self, F: OfTime, G: OfTime, Sigma: OfTime, T: float, number: int = 512, start: float = 1e-8) -> None:
+        self.F, self.G, self.Sigma, self.T = F, G, Sigma, T
+        low, high = math.log(T * start), math.log(T)
+        panels = MatrixPanels(self._turn, None, low, high, number, STEADY)
+        self.edges, self.error = panels.edges, panels.error
+        Q = [torch.eye(panels.Phi.shape[-1], dtype=torch.float64)]
+        for step in panels.Phi.flip(0):
+            Q.append(step.mT @ Q[-1])
+        self.Q = panels.Psi.mT @ torch.stack(Q[:-1]).flip(0)[:, None]  # (panels, points, k, k)
 
-        def Omega(log_t: Tensor) -> Tensor:
-            t = log_t.exp().clamp_max(T)
-            S = Sigma(t)
-            k = S.shape[-1]
-            F_, G_ = (torch.as_tensor(c(t), dtype=torch.float64).expand(len(t), k, k) for c in (F, G))
-            L = torch.linalg.cholesky(S)
-            L_inv = torch.linalg.inv(L)
-            noise = L_inv @ G_ @ (L_inv @ G_).mT  # L⁻¹ G Gᵀ L⁻ᵀ
-            drift = L_inv @ F_ @ L
-            rate = drift + drift.mT + noise  # L⁻¹ Sigma' L⁻ᵀ
-            lower = rate.tril(-1) + 0.5 * torch.diag_embed(rate.diagonal(dim1=-2, dim2=-1))  # L⁻¹ L'
-            Omega = drift + 0.5 * noise - lower
-            return t[:, None, None] * 0.5 * (Omega - Omega.mT)  # antisymmetric but for rounding
-
-        middle, offset = 0.5 * (self.log_t[1:] + self.log_t[:-1]), h * math.sqrt(3) / 6
-        first, second = Omega(middle - offset), Omega(middle + offset)
-        magnus = 0.5 * h * (first + second) + math.sqrt(3) / 12 * h.square() * (second @ first - first @ second)
-        steps = torch.linalg.matrix_exp(-magnus)
-        Q = [torch.eye(steps.shape[-1], dtype=torch.float64)]
-        for step in steps.flip(0):
-            Q.append(step @ Q[-1])
-        self.Q = torch.stack(Q).flip(0)
-        self.dQ = Omega(self.log_t) @ self.Q * h  # per interval
+    def _turn(self, log_t: Tensor) -> Tensor:
+        """Return `Omega` at times ``(n,)``."""
+        t = log_t.exp().clamp_max(self.T)
+        S = self.Sigma(t)
+        k = S.shape[-1]
+        F, G = (torch.as_tensor(c(t), dtype=torch.float64).expand(len(t), k, k) for c in (self.F, self.G))
+        L, singular = torch.linalg.cholesky_ex(S)
+        if singular.any():
+            raise ValueError(
+                f"the covariance of the state given its datum is singular at t = {t[singular > 0][0].item():.6g}, where it has "
+                "no root that the probability flow could follow; give every channel noise from the start, by G or by Sigma_0."
+            )
+        L_inv = torch.linalg.inv(L)
+        noise = L_inv @ G @ (L_inv @ G).mT  # L⁻¹ G Gᵀ L⁻ᵀ
+        drift = L_inv @ F @ L
+        rate = drift + drift.mT + noise  # L⁻¹ Sigma' L⁻ᵀ
+        lower = rate.tril(-1) + 0.5 * torch.diag_embed(rate.diagonal(dim1=-2, dim2=-1))  # L⁻¹ L'
+        Omega = drift + 0.5 * noise - lower
+        return t[:, None, None] * 0.5 * (Omega - Omega.mT)  # antisymmetric but for rounding
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return ``R(t)``, of shape ``(*t.shape, k, k)``."""
-        low, high = self.log_t[0], self.log_t[-1]
-        place = (t.clamp_min(low.exp()).log().clamp(low, high) - low) / (high - low) * (len(self.log_t) - 1)
-        i = place.detach().long().clamp_max(len(self.log_t) - 2)
-        u = (place - i)[..., None, None]
-        Q = (
-            (2 * u**3 - 3 * u**2 + 1) * self.Q[i]
-            + (u**3 - 2 * u**2 + u) * self.dQ[i]
-            + (3 * u**2 - 2 * u**3) * self.Q[i + 1]
-            + (u**3 - u**2) * self.dQ[i + 1]
-        )
+        u = t.clamp_min(self.edges[0].exp()).log().clamp(self.edges[0], self.edges[-1]).reshape(-1)
+        i = (torch.searchsorted(self.edges, u.detach(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        self._check(u, i)
+        place = (u - self.edges[i]) / (self.edges[i + 1] - self.edges[i])
+        weights = lagrange(panel_rule(self.Q.shape[1]).nodes, place)
+        Q = torch.einsum("pn,npab->nab", weights, self.Q[i])
         Q = 0.5 * Q @ (3 * torch.eye(Q.shape[-1], dtype=Q.dtype) - Q.mT @ Q)  # back onto the orthogonal matrices
-        return psd_cholesky(self.Sigma(t)) @ Q
+        return psd_cholesky(self.Sigma(t)) @ Q.reshape(*t.shape, *Q.shape[1:])
+
+    def _check(self, u: Tensor, i: Tensor) -> None:
+        """Refuse logarithms of times in the panels `i` from which on to T the panels are not sure."""
+        error = self.error[-1] - self.error[i]
+        if not (error <= ALLOWED).all():
+            k = int(error.nan_to_num(nan=torch.inf).argmax())
+            raise ValueError(
+                f"the root of the covariance is not sure: at t = {u[k].exp().item():.6g} it has an estimated error of "
+                f"{error[k].item():.1g}, since F and G change too fast after it; smooth them there."
+            )
 
 
 def psd_cholesky(Sigma: Tensor) -> Tensor:

@@ -35,13 +35,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..laws.interpolation import lagrange, rule
+from ..laws.interpolation import gauss, lagrange, rule
 from ..laws.operators import Matrix, Operator, Scale, add_product
+from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..precision import apply_matrix
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .references import Matched, PointMass, Reference
+
+POINTS = 24  # of the quadrature over an update of a matrix process
+NEAREST = 1e-8  # of T: below it the root of a process without noise at 0 is held
 
 Coefficient = Operator | Tensor  # a map of the state, or one number for every direction
 
@@ -244,20 +248,32 @@ class Channels:
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
-        Psi_t, Psi_s = (self.reference.pieces(self.sde.marginal(times[v]))[0] for v in (t, s))
-        u, w = rule()
-        h = times[s] - times[t]
-        path = times[t][:, None] + h[:, None] * u  # (moves, points)
-        at = self.sde.marginal(path.reshape(-1))
-        Psi, M, sign = self.reference.pieces(at)
-        G = self.sde.diffusion_operator(path.reshape(-1))
-        slope = (Psi.inv() @ G @ G.T @ at.covariance.inv() @ M).matrix() * (0.5 * sign)
-        phi = self.phi(path.reshape(-1)).reshape(path.shape)
-        l = polynomials(self.clock(self.phi(times)), asked, self.clock(phi))
-        integrals = torch.einsum("jmu,mu,muab->jmab", l, h[:, None] * w, slope.unflatten(0, path.shape))
-        carry = (Psi_s @ Psi_t.inv()).prepared(self.like)
-        weights = [(Psi_s @ Matrix(v)).prepared(self.like) for v in integrals]
-        return [Move(times[v.s], carry[i], None, [W[i] for W in weights[: len(v.seen)]]) for i, v in enumerate(asked)]
+        at_t, at_s = (self.sde.marginal(times[v]) for v in (t, s))
+        (Psi_t, M_t), (Psi_s, M_s) = (self.reference.pieces(at) for at in (at_t, at_s))
+        phi, carry = self.phi(times), Psi_s @ Psi_t.inv()
+        l_t, l_s = (polynomials(self.clock(phi), asked, self.clock(phi[v])) for v in (t, s))
+        integrals = self._integrals(
+            phi, asked, phi[t], phi[s].maximum(self.phi(times.new_tensor(NEAREST * self.sde.T)))
+        )
+        over = (..., None, None)
+        weights = l_s[over] * M_s.matrix() - l_t[over] * (carry @ M_t).matrix() - Psi_s.matrix() @ integrals
+        carry, *each = (Matrix(v).prepared(self.like) for v in (carry.matrix(), *weights))
+        return [Move(times[v.s], carry[i], None, [W[i] for W in each[: len(v.seen)]]) for i, v in enumerate(asked)]
+
+    def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> Tensor:
+        """Return ``∫ K l_j' dphi`` over every update, ``(evaluations, moves, k, k)``, with ``K = Psi⁻¹ M``.
+
+        ``∫ l_j dK`` follows by parts. So it is exact for what a polynomial of degree 0 says, and `K`, which grows without bound
+        towards the data and has kinks where coefficients jump, is not differentiated. Nodes are even in ``log phi``.
+        """
+        z, w = gauss(POINTS)
+        length = (end / start).log()[:, None]
+        path = start[:, None] * (0.5 * (z + 1) * length).exp()  # (moves, points)
+        Psi, M = self.reference.pieces(self.sde.marginal(self.time(path.reshape(-1))))
+        K = (Psi.inv() @ M).matrix().unflatten(0, path.shape)
+        nodes = self.clock(phi)
+        _, slope = value_and_slope(lambda u: polynomials(nodes, asked, self.clock(u)), path, path * length)
+        return torch.einsum("jmu,u,muab->jmab", slope, 0.5 * w, K)
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the state as it is."""

@@ -61,8 +61,8 @@ class Reference(ABC):
     def directions(self, model: ScoreModel) -> Directions:
         """Return the reference distribution in the eigenbasis of its covariance, for a model of a scalar process."""
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """Return ``(Psi, M, sign)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q = sign ½ Psi⁻¹ G Gᵀ Sigma⁻¹ M q dt``.
+    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
+        """Return ``(Psi, M)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q``.
 
         Raises
         ------
@@ -92,9 +92,9 @@ class PointMass(Reference):
         """Return directions without signal variance."""
         return Directions(_ZERO, _ZERO, 1.0, None)
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """Return ``R``, ``Phi`` and −1."""
-        return at.R, at.Phi, -1.0
+    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
+        """Return ``R`` and ``Phi``."""
+        return at.R, at.Phi
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """Return questions for ``E[x_0 | x]``."""
@@ -111,9 +111,9 @@ class Unbounded(Reference):
         """Return directions without noise variance."""
         return Directions(_ZERO, _ONE, 0.0, None)
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator, float]:
-        """Return ``Phi``, ``R`` and 1."""
-        return at.Phi, at.R, 1.0
+    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
+        """Return ``Phi`` and ``R``."""
+        return at.Phi, at.R
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """Return questions for ``E[z | x]``."""
