@@ -272,6 +272,16 @@ def test_a_misspelt_keyword_is_told_the_right_one(data: st.DataObject, call: str
         function(MODELS["exact"], *given, **{wrong: 1})
 
 
+@pytest.mark.parametrize("door", [sdegen.log_prob, sdegen.estimate_log_prob])
+@pytest.mark.parametrize("name", ["rtol", "atol", "tol", "reltol"])
+def test_a_tolerance_by_another_name_is_told_its_own(door: Any, name: str) -> None:
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    with pytest.raises(
+        TypeError, match=rf"^estimate_log_prob has no argument '{name}', .*: perhaps 'tolerance' is meant\.$"
+    ):
+        door(model, torch.zeros(1, 2), **{name: 1e-3})
+
+
 def test_a_network_of_any_keywords_takes_any() -> None:
     class Any_(nn.Module):
         def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:

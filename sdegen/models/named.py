@@ -50,7 +50,9 @@ def read_conditions(
     for name in cond:
         if not known.takes(name):
             own, who = keywords_of(door), f"{door.__name__} has no argument {name!r}"
-            meant = get_close_matches(name, [*own, *sorted(known.names)], 1, 0.6)
+            names = [*own, *sorted(known.names)]
+            shortened = [n for n in names if len(n) > 3 and n[:3] in name]  # tolerance in rtol
+            meant = get_close_matches(name, names, 1, 0.6) or shortened
             taken = f"it takes {', '.join(sorted(known.names))}" if known.names else "it takes none"
             rest = (
                 f"perhaps {meant[0]!r} is meant" if meant else f"{taken}, and {door.__name__} itself {', '.join(own)}"
