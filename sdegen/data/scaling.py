@@ -134,6 +134,25 @@ class Scaling:
             )
         return u.clamp(0, self.levels - 1).to(torch.uint8)
 
+    def log_volume(self, dim: int) -> float:
+        """Return ``D log step``, the logarithm of the volume of a cell, which turns a log-density into (a bound on) a
+        log-probability, in nats.
+        """
+        return dim * math.log(self.step)
+
+    def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
+        """Return ``−(log p(x) + D log step) / (D log 2)``: in the mean over the noise of a cell an upper bound on the bits per
+        dimension of the bytes.
+
+        Parameters
+        ----------
+        log_prob
+            ``(*)``, log-density of dequantised data, in nats.
+        dim
+            D, the number of bytes a datum has.
+        """
+        return -(log_prob + self.log_volume(dim)) / (dim * math.log(2))
+
     # How far a number stays from the numbers that mean another byte, in steps.
     _clearance = 1 / 2
 
@@ -186,23 +205,6 @@ class Dequantisation(Scaling):
     def noise(self) -> tuple[float, float]:
         """Mean and variance of the noise that is added to a byte, in units of bytes."""
         return 0.5, (1 - _PARTS**-2) / 12
-
-    def log_volume(self, dim: int) -> float:
-        """Return ``D log((high − low) / L)``, which turns a log-density into (a bound on) a log-probability, in nats."""
-        return dim * math.log(self.step)
-
-    def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
-        """Return ``−(log p(x) + D log((high − low) / L)) / (D log 2)``: in the mean over the noise an upper bound on the
-        bits per dimension of the bytes.
-
-        Parameters
-        ----------
-        log_prob
-            ``(*)``, log-density of dequantised data, in nats.
-        dim
-            D, the number of bytes a datum has.
-        """
-        return -(log_prob + self.log_volume(dim)) / (dim * math.log(2))
 
     _clearance = 1 / (2 * _PARTS)
 

@@ -89,5 +89,4 @@ def bits_per_dim(
     found = estimate_log_prob(bound, x + scaling.step * noise, generator=generator, **how)
     d = images[0].numel()
     value, stderr = log_mean(found.value.reshape(-1, draws)) if draws > 1 else (found.value, found.stderr)
-    bits = d * math.log(2)
-    return LogProb(-(value / bits + math.log2(scaling.step)), stderr / bits, found.evaluations)
+    return LogProb(scaling.bits_per_dim(value, d), stderr / (d * math.log(2)), found.evaluations)

@@ -18,6 +18,7 @@ from .base import Sampler
 from .clocks import share
 from .exponential import Move
 from .multistep import Multistep, MultistepStep
+from .run import walk
 
 
 class Fitted(Multistep):
@@ -83,8 +84,4 @@ def travel(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
 ) -> list[tuple[Tensor, Any]]:
     """Run a plan, and return the states before every step and after the last, each with the sampler's memory there."""
-    trail = [(x, state)]
-    for c in plan:
-        x, state = sampler.step(model, x, c, torch.zeros_like, state)
-        trail.append((x, state))
-    return trail
+    return [(x, state), *walk(sampler, plan, model, x, torch.zeros_like, state)]

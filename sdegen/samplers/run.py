@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Callback", "NoiseSource", "Runner", "sample"]
-from collections.abc import Callable
+__all__ = ["Callback", "NoiseSource", "Runner", "sample", "walk"]
+
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -151,6 +152,34 @@ def sample(
     return narrowed("samples", found, dtype)
 
 
+def walk(
+    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise, state: Any = None
+) -> Iterator[tuple[Tensor, Any]]:
+    """Take the steps of a plan, and yield after each the states and what the sampler remembers there.
+
+    Parameters
+    ----------
+    sampler, plan
+        A sampler, and its plan for the model.
+    model
+        A score model.
+    x, state
+        The states to begin from, ``(B, *)``, and what is remembered there.
+    noise
+        Gives the steps their noise.
+    """
+    shape, who = x.shape, f"{type(sampler).__name__}.step"
+
+    def checked(like: Tensor) -> Tensor:
+        return check_answer("noise", noise(like), like.shape, like)
+
+    for c in plan:
+        moved = sampler.step(model, x, c, checked, state)
+        after, state = check_pair(who, moved, "the states and what is remembered")
+        x = check_answer(who, after, shape, x)
+        yield x, state
+
+
 class Runner(NamedTuple):
     """The loop over the chunks of a run and the steps of each, from noise to data or back.
 
@@ -216,17 +245,10 @@ class Runner(NamedTuple):
 
     def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
-        source, shape, who = self.noise(first, self.times), x.shape, f"{type(self.sampler).__name__}.step"
-        path, state = [x], None
+        path = [x]
         ranges: list[Tensor] = []  # looked at once, at the end: no synchronisation inside the loop
-
-        def noise(like: Tensor) -> Tensor:
-            return check_answer("noise", source(like), like.shape, like)
-
-        for i, c in enumerate(steps):
-            moved = self.sampler.step(model, x, c, noise, state)
-            after, state = check_pair(who, moved, "the states and what is remembered")
-            x = check_answer(who, after, shape, x)
+        for i, (after, _) in enumerate(walk(self.sampler, steps, model, x, self.noise(first, self.times))):
+            x = after
             ranges += torch.aminmax(x.detach())
             if self.return_path:
                 path.append(x)
