@@ -267,12 +267,15 @@ def test_a_run_finds_out_once() -> None:
         assert sum(calls) == 1 and len(calls) >= found.evaluations
 
 
-def test_memory_is_bounded_by_following_few_directions_at_once() -> None:
+@pytest.mark.parametrize("wide", [1, 7])
+def test_memory_is_bounded_by_following_few_directions_at_once(wide: int) -> None:
+    """As many as the largest tensor of the field allows, counted in numbers; views and what is no result do not count."""
     held = []
 
     def field(y: Tensor) -> Tensor:
         assert y.shape == (5, 300)
-        return y.square() * torch.arange(300)
+        y.expand(10**6, 5, 300)
+        return torch.cat([y.square()] * wide, 1).unflatten(1, (wide, 300)).mean(1) * torch.arange(300)
 
     class Watched(Products):
         def __call__(self, field, x, directions):
@@ -280,10 +283,10 @@ def test_memory_is_bounded_by_following_few_directions_at_once() -> None:
             return super().__call__(field, x, directions)
 
     x = torch.randn(5, 300)
-    for numbers, together in ((2**14, 10), (1500, 1), (10**9, 64)):
+    for numbers, few, together in ((10 * 1500 * wide + 99, 0, 10), (1500, 0, 1), (10**9, 0, 300), (1, 300 * 1500, 300)):
         held.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sdegen.laws.products.NUMBERS", numbers)
+            patch.setattr("sdegen.laws.products.HELD", numbers), patch.setattr("sdegen.laws.products.FEW", few)
             _, found = exact_divergence(field, x, Watched())
         assert max(held) == together * 1500 and sum(held) == 300 * 1500
         torch.testing.assert_close(found, (2 * x * torch.arange(300)).sum(1), rtol=1e-5, atol=1e-2)

@@ -6,6 +6,7 @@ and `continuous`; `gans`, `wgan` and their `divergences`; `latent` is what is do
 of processes and scores.
 """
 
+from .bounds import BoundTerms
 from .continuous import ContinuousFlow
 from .divergences import KL, FDivergence, Game, Hellinger, JensenShannon, Pearson, ReverseKL, TotalVariation
 from .flow import Bijection, Composition, Logit, Marginals, NormalizingFlow, Squeeze
@@ -15,7 +16,7 @@ from .latent import LatentClassifier, active_units, fgsm, robustness, traversal,
 from .likelihoods import Bernoulli, Continuous, Gaussian, PixelLaw
 from .realnvp import RealNVP
 from .residual import ResidualFlow
-from .vae import VAE, Autoencoder, BoundTerms, CategoricalVAE
+from .vae import VAE, Autoencoder, CategoricalVAE
 from .wgan import WGAN, WGANGP
 
 __all__ = [

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..checks import check_count, check_interval, check_tensor
 from ..data import Images
+from ..data.parts import in_parts
 from ..laws.draws import noise_like
 
 
@@ -260,8 +261,8 @@ class NormalizingFlow(nn.Module):
         return math.prod(self.shape)
 
     @check_arguments
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return ``log p(x)`` in nats, ``(B,)``.
+    def log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
+        """Return ``log p(x)`` in nats, ``(B,)``; with `batch`, for at most so many data at a time.
 
         Raises
         ------
@@ -274,7 +275,7 @@ class NormalizingFlow(nn.Module):
                 f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."
             )
         like = next(self.parameters())
-        return self._under_noise(*self.net(x.to(like)))
+        return in_parts(lambda part: self._under_noise(*self.net(part)), batch, x.to(like))
 
     def _under_noise(self, z: Tensor, log_det: Tensor) -> Tensor:
         return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))

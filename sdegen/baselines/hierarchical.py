@@ -15,11 +15,12 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..data.parts import in_parts
 from ..laws.draws import noise_like
 from ..nets import Perceptron
 from ..show import show_call
+from .bounds import log_mean_weight
 from .likelihoods import Gaussian, PixelLaw
-from .vae import log_mean_weight
 
 
 class LatentLayer(NamedTuple):
@@ -72,18 +73,26 @@ class Hierarchy:
     ) -> None:
         self.top, self.prior, self.layers, self.data = top, prior, layers, data
 
-    def terms(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def terms(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
-        latents.
+        latents. With `batch`, each conditional law is asked about at most so many data at a time.
         """
-        q = self.top(x)
+
+        def ask(law: Callable[..., Normal], *given: Tensor) -> Normal:
+            def moments(*given: Tensor) -> Tensor:
+                found = law(*given)
+                return torch.stack([found.mean, found.stddev], 1)
+
+            return Normal(*in_parts(moments, batch, *given).unbind(1), validate_args=False)
+
+        q = ask(self.top, x)
         z = _draw(q, generator)
-        terms = [kl_divergence(_whole(q), _whole(self.prior(z)))]
+        terms = [kl_divergence(_whole(q), _whole(ask(self.prior, z)))]
         for layer in self.layers:
-            q = layer.infer(z, x)
-            terms.append(kl_divergence(_whole(q), _whole(layer.generate(z))))
+            q = ask(layer.infer, z, x)
+            terms.append(kl_divergence(_whole(q), _whole(ask(layer.generate, z))))
             z = _draw(q, generator)
-        return torch.stack([*terms, -_whole(self.data(z)).log_prob(x)])
+        return torch.stack([*terms, -_whole(ask(self.data, z)).log_prob(x)])
 
 
 class HierarchicalVAE(nn.Module):
@@ -156,18 +165,27 @@ class HierarchicalVAE(nn.Module):
         self.register_buffer("beta", torch.ones(()))
         self.moments: Any = None
 
-    def _passed(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        kl, ratio, out = self.net(x, noise_like(x.new_empty(len(x), sum(self.latents)), generator))
-        return kl, ratio, self.likelihood.log_prob(self._shaped(out), x)
+    def _passed(
+        self, x: Tensor, generator: torch.Generator | None, batch: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return KL and ``log q / p`` of every layer, ``(B, T)``, and ``log p(x | z)``, ``(B,)``, for one draw of latents."""
+
+        def read(x: Tensor, noise: Tensor) -> Tensor:
+            kl, ratio, out = self.net(x, noise)
+            return torch.cat([kl, ratio, self.likelihood.log_prob(self._shaped(out), x)[:, None]], 1)
+
+        noise, T = noise_like(x.new_empty(len(x), sum(self.latents)), generator), len(self.latents)
+        kl, ratio, log_likelihood = in_parts(read, batch, x, noise).split([T, T, 1], 1)
+        return kl, ratio, log_likelihood[:, 0]
 
     def _shaped(self, out: Tensor) -> Tensor:
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
 
-    def terms(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def terms(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
-        latents.
+        latents. With `batch`, for at most so many data at a time.
         """
-        kl, _, log_likelihood = self._passed(x, generator)
+        kl, _, log_likelihood = self._passed(x, generator, batch)
         return torch.cat([kl, -log_likelihood[:, None]], 1).T
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -176,11 +194,13 @@ class HierarchicalVAE(nn.Module):
         return (self.beta * kl.clamp_min(self.free).sum(1) - log_likelihood) / math.prod(self.shape)
 
     @torch.no_grad()
-    def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
+    def importance_bound(
+        self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None, batch: int | None = None
+    ) -> Tensor:
         """Return ``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
 
         def log_weight() -> Tensor:
-            _, ratio, log_likelihood = self._passed(x, generator)
+            _, ratio, log_likelihood = self._passed(x, generator, batch)
             return log_likelihood - ratio.sum(1)
 
         return log_mean_weight(log_weight, draws)

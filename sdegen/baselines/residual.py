@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..data.parts import in_parts
 from ..laws.draws import rademacher_like
 from ..precision import widened
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
@@ -258,7 +259,9 @@ class ResidualFlow(NormalizingFlow):
                     part.settle()
         return -self._drawn(x, generator) / self.dim
 
-    def estimate(self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None, batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return an unbiased estimate of ``log p(x)`` in nats and its standard error, each ``(B,)``.
 
         Parameters
@@ -269,6 +272,8 @@ class ResidualFlow(NormalizingFlow):
             Number of draws, each of a probe a datum and block and a length of the series a block.
         generator
             Randomness of the probes and lengths.
+        batch
+            Data at a time; None: all at once.
 
         Raises
         ------
@@ -277,12 +282,13 @@ class ResidualFlow(NormalizingFlow):
         """
         if probes < 2:
             raise ValueError(f"probes = {probes}; a standard error needs two.")
-        values = torch.stack([self._drawn(x, generator).detach() for _ in range(probes)])
+        values = torch.stack([self._drawn(x, generator, batch).detach() for _ in range(probes)])
         return values.mean(0), values.std(0) / math.sqrt(probes)
 
-    def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _drawn(self, x: Tensor, generator: torch.Generator | None, batch: int | None = None) -> Tensor:
         probes = rademacher_like(x.new_empty(len(x), self.blocks, *self.noise_shape), generator)
-        return self._under_noise(*self.net(x, probes, [length(generator) for _ in range(self.blocks)]))
+        lengths = [length(generator) for _ in range(self.blocks)]
+        return in_parts(lambda x, probes: self._under_noise(*self.net(x, probes, lengths)), batch, x, probes)
 
 
 class Blocks(Composition):

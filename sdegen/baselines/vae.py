@@ -6,11 +6,10 @@ evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``
 
 from __future__ import annotations
 
-__all__ = ["Autoencoder", "BoundTerms", "CategoricalVAE", "Coder", "Networks", "VAE", "log_mean_weight"]
+__all__ = ["Autoencoder", "CategoricalVAE", "Coder", "Networks", "VAE"]
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,9 @@ from torch.distributions import Normal
 from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..data.parts import in_parts
 from ..laws.draws import noise_like, uniform_like
-from ..show import show_call
+from .bounds import BoundTerms, log_mean_weight
 from .likelihoods import Gaussian, PixelLaw
 
 
@@ -98,29 +98,6 @@ class Autoencoder(Coder):
         return (out - x.flatten(1)).square().mean(1)
 
 
-class BoundTerms(NamedTuple):
-    """The two terms of an evidence lower bound in nats, each ``(B,)``.
-
-    Attributes
-    ----------
-    log_likelihood
-        ``E_q log p(x | z)``, by the draws that were made.
-    kl
-        ``KL(q(z | x) ‖ p(z))``.
-    """
-
-    log_likelihood: Tensor
-    kl: Tensor
-
-    def __repr__(self) -> str:
-        return show_call(self)
-
-    @property
-    def elbo(self) -> Tensor:
-        """The evidence lower bound ``log_likelihood − kl``, at most ``log p(x)`` in the mean."""
-        return self.log_likelihood - self.kl
-
-
 class _Reparameterised(Networks):
     """The networks of a VAE."""
 
@@ -191,14 +168,18 @@ class VAE(Coder):
         """Return the mean of ``p(x | z)``."""
         return self.likelihood.mean(self.decoder(z))
 
-    def bound(self, x: Tensor, generator: torch.Generator | None = None) -> BoundTerms:
+    def bound(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> BoundTerms:
         """Return both terms of the evidence lower bound, the log-likelihood by one draw of the latent and the KL in closed
-        form.
+        form; with `batch`, for at most so many data at a time.
         """
-        mean, log_std, out = self.net(x, noise_like(x.new_empty(len(x), self.latent), generator))
-        # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
-        kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
-        return BoundTerms(self.likelihood.log_prob(out, x), kl)
+
+        def terms(x: Tensor, noise: Tensor) -> Tensor:
+            mean, log_std, out = self.net(x, noise)
+            # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
+            kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
+            return torch.stack([self.likelihood.log_prob(out, x), kl], 1)
+
+        return BoundTerms(*in_parts(terms, batch, x, noise_like(x.new_empty(len(x), self.latent), generator)).unbind(1))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``(beta KL − log p(x | z)) / D`` in nats per coordinate, ``(B,)``."""
@@ -206,7 +187,9 @@ class VAE(Coder):
         return (self.beta * terms.kl - terms.log_likelihood) / x[0].numel()
 
     @torch.no_grad()
-    def importance_bound(self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None) -> Tensor:
+    def importance_bound(
+        self, x: Tensor, draws: int = 64, generator: torch.Generator | None = None, batch: int | None = None
+    ) -> Tensor:
         """Return ``log (1/K) Σ_k p(x, z_k) / q(z_k | x)``, ``(B,)`` in nats: in the mean at least the ELBO, at most ``log p(x)``.
 
         Y. Burda, R. Grosse, R. Salakhutdinov, *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
@@ -219,14 +202,24 @@ class VAE(Coder):
             K.
         generator
             Randomness of the latents.
+        batch
+            Data at a time; None: all at once.
         """
-        q, prior = self.encode(x), Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
+        prior = Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
 
-        def log_weight() -> Tensor:
-            z = q.mean + q.stddev * noise_like(q.mean, generator)
+        def posterior(x: Tensor) -> Tensor:
+            q = self.encode(x)
+            return torch.stack([q.mean, q.stddev], 1)
+
+        def log_weight(x: Tensor, moments: Tensor, noise: Tensor) -> Tensor:
+            q = Normal(*moments.unbind(1), validate_args=False)
+            z = q.mean + q.stddev * noise
             return self.likelihood.log_prob(self.decoder(z), x) + (prior.log_prob(z) - q.log_prob(z)).sum(1)
 
-        return log_mean_weight(log_weight, draws)
+        moments = in_parts(posterior, batch, x)
+        return log_mean_weight(
+            lambda: in_parts(log_weight, batch, x, moments, noise_like(moments[:, 0], generator)), draws
+        )
 
     @torch.no_grad()
     @check_arguments
@@ -291,14 +284,20 @@ class CategoricalVAE(Coder):
         log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
         return (self._kl(log_q) - self.likelihood.log_prob(out, x)) / x[0].numel()
 
-    def bound(self, x: Tensor) -> BoundTerms:
-        """Return both terms of the evidence lower bound, as exact sums over the categories."""
-        log_q = self.encode(x)
-        return BoundTerms((log_q.exp() * self._each(x)).sum(1), self._kl(log_q))
+    def bound(self, x: Tensor, batch: int | None = None) -> BoundTerms:
+        """Return both terms of the evidence lower bound, as exact sums over the categories; with `batch`, for at most so many
+        data at a time.
+        """
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly."""
-        return self._each(x).logsumexp(1) - math.log(self.categories)
+        def terms(x: Tensor) -> Tensor:
+            log_q = self.encode(x)
+            return torch.stack([(log_q.exp() * self._each(x)).sum(1), self._kl(log_q)], 1)
+
+        return BoundTerms(*in_parts(terms, batch, x).unbind(1))
+
+    def log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
+        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly; with `batch`, for at most so many data at a time."""
+        return in_parts(self._each, batch, x).logsumexp(1) - math.log(self.categories)
 
     @torch.no_grad()
     @check_arguments
@@ -329,16 +328,3 @@ class _Relaxed(Networks):
         """Return ``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
         log_q = self.encoder(x).to(x).log_softmax(1)
         return log_q, self.decoder(F.softmax((log_q + gumbel) / temperature, 1))
-
-
-def log_mean_weight(log_weight: Callable[[], Tensor], draws: int) -> Tensor:
-    """Return ``log (1/K) Σ_k w_k``, ``(B,)``, from the logarithms of K importance weights.
-
-    Raises
-    ------
-    ValueError
-        If there is no draw.
-    """
-    if draws < 1:
-        raise ValueError(f"draws = {draws}; at least one is needed.")
-    return torch.stack([log_weight() for _ in range(draws)]).logsumexp(0) - math.log(draws)

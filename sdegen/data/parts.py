@@ -1,13 +1,18 @@
-"""Rows of a batch: which conditions have one value for each datum, and how a batch is split into contiguous parts."""
+"""Rows of a batch: which conditions have one value for each datum, and how a batch is split into contiguous parts, or read
+part by part.
+"""
 
 from __future__ import annotations
 
-__all__ = ["change_rows", "has_rows", "part_of"]
+__all__ = ["change_rows", "check_batch", "has_rows", "in_parts", "part_of"]
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from ..checks import check_count
 
 
 def has_rows(value: Any, n: int) -> bool:
@@ -53,3 +58,43 @@ def part_of(n: int, parts: int, i: int) -> slice:
     [slice(0, 2, None), slice(2, 5, None)]
     """
     return slice(n * i // parts, n * (i + 1) // parts)
+
+
+def check_batch(batch: Any) -> None:
+    """Refuse a `batch` that is no number of rows.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a positive whole number nor None.
+    """
+    if batch is not None:
+        check_count("batch", batch, hint=", or None for all at once")
+
+
+def in_parts(read: Callable[..., Tensor], batch: int | None, *rows: Tensor) -> Tensor:
+    """Return ``read(*rows)``, found for at most `batch` rows at a time, in the memory that so many need.
+
+    Parameters
+    ----------
+    read
+        Maps tensors of `B` rows to one, ``(B, *)``, row by row.
+    batch
+        Rows at a time; None: all at once.
+    rows
+        Tensors of as many rows each.
+
+    Raises
+    ------
+    ValueError
+        If `batch` is no number of rows.
+
+    Examples
+    --------
+    >>> in_parts(lambda x, y: x + y, 2, torch.arange(3), torch.arange(3))
+    tensor([0, 2, 4])
+    """
+    check_batch(batch)
+    if batch is None:
+        return read(*rows)
+    return torch.cat([read(*part) for part in zip(*(v.split(batch) for v in rows))])

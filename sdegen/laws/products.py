@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Field = Callable[[Tensor], Tensor]
 
-TOGETHER = 64  # directions that are followed at once, at most
-NUMBERS = (
+FEW = (
     2**14
-)  # of a state, times the directions followed at once, at most: what a network holds is many times as much
+)  # numbers of all directions of a state, up to which they are followed together whatever a network makes of them
+HELD = 2**21  # numbers in the largest tensor of a network, times the directions followed at once, at most
 
 
 def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +76,7 @@ class Products:
 
     def __init__(self) -> None:
         self.forward = True
+        self._width = 0  # numbers in the largest tensor that the field makes of a state, once it is known
 
     def __call__(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``f(x)`` and ``J v``, or ``Jᵀ v`` in reverse mode, ``(m, B, *)``, with the Jacobian `J` of a field.
@@ -112,13 +114,37 @@ class Products:
         directions
             Returns those of a slice, ``(·, B, *)``.
         """
-        size = max(1, min(TOGETHER, NUMBERS // max(1, x.numel())))
+        size = self._together(field, x, m)
         traces = []
         for start in range(0, m, size):
             v = directions(slice(start, min(m, start + size)))
             value, products = self(field, x, v)
             traces.append((v * products).flatten(2).sum(2))
         return value, torch.cat(traces)
+
+    def _together(self, field: Field, x: Tensor, m: int) -> int:
+        """Return how many of `m` directions are followed at once: as many as let no tensor have more than `HELD` numbers."""
+        if m == 1 or m * x.numel() <= FEW:
+            return m
+        if not self._width:
+            with plain_attention(), torch.no_grad(), _Largest() as largest:
+                field(x)
+            self._width = max(largest.numbers, x.numel()) // max(1, len(x))
+        return max(1, min(m, HELD // (len(x) * self._width)))
+
+
+class _Largest(TorchDispatchMode):
+    """Keeps the number of numbers in the largest tensor that is computed within a ``with`` block; views hold none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not func.is_view:
+            self.numbers = max(self.numbers, made.numel())
+        return made
 
 
 def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

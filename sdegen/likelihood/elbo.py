@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_law
+from ..data.parts import check_batch
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..laws.outside import as_law
@@ -28,7 +29,7 @@ from ..processes.grids import LogSNR
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.times import AngleTimes, TimeLaw
 from ..samplers.noise import SampleNoise, as_seed
-from ..samplers.start import check_batch, check_states, chunks
+from ..samplers.start import check_states, chunks
 from ..show import show_call
 from .chain import last_log_prob, step_divergence
 from .draws import log_density, repeated, stderr_of_mean

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..checks import check_count, check_law, check_tensor
+from ..data.parts import check_batch
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.outside import as_law
@@ -29,7 +30,7 @@ from ..processes.base import SDE
 from ..samplers.base import Sampler
 from ..samplers.noise import as_seed
 from ..samplers.run import sample
-from ..samplers.start import check_batch, chunks, start
+from ..samplers.start import chunks, start
 from ..show import show_call
 from .draws import log_density, log_mean, repeated
 from .path import Integration, Path, follow

@@ -13,6 +13,8 @@ from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from .estimate import as_points
 
+GAPS = 2**19  # numbers of the gaps between points and modes held at once
+
 
 @check_arguments
 def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
@@ -54,9 +56,10 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     K, d = len(law.weights), math.prod(law.event_shape)
     if points.shape[1] != d:
         raise ValueError(f"x has {points.shape[1]} numbers a sample, the law {d}; give samples of it.")
-    gaps = points[:, None] - law.means.reshape(K, d)  # (N, K, d)
-    roots = torch.linalg.cholesky(law._full())
-    whitened = torch.linalg.solve_triangular(roots, gaps.permute(1, 2, 0), upper=False)
-    nearest, mode = whitened.norm(dim=1).min(0)
-    counts = mode[nearest <= within].bincount(minlength=K)
+    roots, counts = torch.linalg.cholesky(law._full()), torch.zeros(K, dtype=torch.long)
+    for part in points.split(max(1, GAPS // (K * d))):
+        gaps = part[:, None] - law.means.reshape(K, d)  # (b, K, d)
+        whitened = torch.linalg.solve_triangular(roots, gaps.permute(1, 2, 0), upper=False)
+        nearest, mode = whitened.norm(dim=1).min(0)
+        counts += mode[nearest <= within].bincount(minlength=K)
     return counts / len(points) / (law.weights * float(chi2.cdf(within**2, d)))

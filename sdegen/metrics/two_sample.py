@@ -18,6 +18,8 @@ from ..arguments import check_arguments
 from ..show import show_call
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
+NEIGHBOURS = 2**19  # held at once: memory that does not grow with k
+
 
 class ClassifierTest(NamedTuple):
     """The result of a classifier two-sample test: held-out accuracy and its significance.
@@ -91,8 +93,9 @@ def classifier_test(
     x, y = (v[torch.randperm(len(v), generator=generator, device=device).cpu()] for v in (x, y))
 
     train, held_out = torch.cat([x[:half], y[:half]]), torch.cat([x[half:], y[half:]])
-    neighbours = torch.from_numpy(cKDTree(train.numpy()).query(held_out.numpy(), k=range(1, k + 1))[1])
-    called_y = (neighbours >= half).sum(1) > k // 2
+    tree = cKDTree(train.numpy())
+    nearest = (tree.query(part.numpy(), k=range(1, k + 1))[1] for part in held_out.split(max(1, NEIGHBOURS // k)))
+    called_y = torch.cat([(torch.from_numpy(which) >= half).sum(1) for which in nearest]) > k // 2
     n = len(held_out) // 2
     right_y = int(called_y[n:].sum())
     calls = int(called_y.sum())

@@ -16,6 +16,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
+PROJECTED = 2**19  # projected points held at once, of both samples each: memory that does not grow with the directions
+
 
 @check_arguments
 def sliced_wasserstein(
@@ -76,7 +78,7 @@ def sliced_wasserstein(
 
     costs = []
     influence_x, influence_y = torch.zeros_like(x[:, 0]), torch.zeros_like(y[:, 0])
-    for theta in directions.split(max(1, 2**22 // n), dim=1):
+    for theta in directions.split(max(1, PROJECTED // n), dim=1):
         (a, i), (b, j) = (x @ theta).sort(dim=0), (y @ theta).sort(dim=0)
         gap = a - b
         costs.append(gap.abs().pow(p).mean(0))

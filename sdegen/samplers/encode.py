@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype
 from ..precision import narrowed, widened
@@ -27,7 +28,7 @@ from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
 from .run import Runner
-from .start import check_batch, check_sampler_given, check_states, chunks
+from .start import check_sampler_given, check_states, chunks
 
 
 class Encoded(NamedTuple):

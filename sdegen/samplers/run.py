@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..answers import check_answer, check_pair
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import has_conditions
@@ -24,7 +25,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_batch, check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start
+from .start import check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start
 
 Callback = Callable[[int, Tensor, Tensor], object]
 

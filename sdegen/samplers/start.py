@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_batch", "check_sampler_given", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = ["check_sampler_given", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,18 +25,6 @@ from .noise import draw
 REMEMBERED = (
     3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
 )
-
-
-def check_batch(batch: Any) -> None:
-    """Refuse a `batch` that is no number of rows.
-
-    Raises
-    ------
-    ValueError
-        If it is neither a positive whole number nor None.
-    """
-    if batch is not None:
-        check_count("batch", batch, hint=", or None for all at once")
 
 
 def check_sampler_given(steps: int | None, sampler: Sampler | None) -> None:
