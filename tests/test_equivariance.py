@@ -405,6 +405,35 @@ def test_what_is_learned_follows_the_data(kind: str, change: Change, labelled: b
         close(change.back(got), want, change, 1e-4)
 
 
+class Drawn(NamedTuple):
+    """A law of the changed data, whose draws are the changed draws."""
+
+    change: Change
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.change(LAW.sample(n, generator))
+
+    def moments(self) -> Any:
+        return self.change.law(LAW).moments()
+
+
+far = st.builds(lambda sign, e: sign * 10**e, st.sampled_from([-1, 1]), st.floats(5.5, 7))
+far_off = st.builds(lambda a, c, b, d: Change(columns(a, c), columns(b * a, d * c)), sizes, sizes, far, far)
+
+
+@settings(max_examples=max(3, settings().max_examples // 4))
+@given(far_off)
+def test_draws_of_a_law_lose_no_digits_far_from_zero(change: Change) -> None:
+    """A network in single precision sees what it would see of a law near zero, where numbers have all their digits."""
+    found = []
+    for c in (Change(columns(1, 1), columns(1e4, 1e4)), change):
+        model = sdegen.Model(Net(), sdegen.VP()).float()
+        sdegen.fit(model, Drawn(c), steps=3, batch_size=16, lr=1e-2, warmup=0, seed=0, progress=False)
+        assert model.net.W.dtype == torch.float32
+        found.append(model.net.W)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_constant_column_is_in_units_of_the_others() -> None:
     x = torch.cat([1e-6 * torch.randn(50, 2, dtype=torch.float64) + 3, torch.full((50, 1), 1e3 + 0.1)], 1)
     units = sdegen.moments_of(x).units()

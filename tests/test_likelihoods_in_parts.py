@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import samplers
+from sdegen import baselines, nets, samplers
 from sdegen.laws.derivatives import Hutchinson, HutchPlusPlus
 
 RING = sdegen.data.gaussian_ring()
@@ -103,3 +103,61 @@ def test_bits_and_samples_with_densities_go_in_parts_too() -> None:
 def test_what_is_no_number_of_rows_is_refused(door: str, batch: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="batch = "):
         DOORS[door][0](model_on(sdegen.VP()), RING.sample(2), batch=batch)
+
+
+def chain() -> Any:
+    """A diffusion model as a hierarchical VAE."""
+    return sdegen.diffusion_hierarchy(model_on(sdegen.VP()), torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64))
+
+
+def coder(**how: Any) -> Any:
+    return baselines.VAE(nets.Perceptron(2, 4), nets.Perceptron(2, 4), latent=2, **how)
+
+
+# Name: a model, and what is read from it.
+READINGS: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
+    "Hierarchy.terms": (chain, lambda m, x, **h: m.terms(x, seeded(), **h)),
+    "HierarchicalVAE.terms": (
+        lambda: baselines.HierarchicalVAE((2,), latents=(3, 1), skip=True),
+        lambda m, x, **h: m.terms(x, seeded(), **h)),
+    "HierarchicalVAE.importance_bound": (
+        lambda: baselines.HierarchicalVAE((2,)), lambda m, x, **h: m.importance_bound(x, 3, seeded(), **h)),
+    "VAE.bound": (coder, lambda m, x, **h: m.bound(x, seeded(), **h)),
+    "VAE.importance_bound": (coder, lambda m, x, **h: m.importance_bound(x, 3, seeded(), **h)),
+    "CategoricalVAE.bound": (
+        lambda: baselines.CategoricalVAE(nets.Perceptron(2, 3), nets.Perceptron(3, 4), 3),
+        lambda m, x, **h: m.bound(x, **h)),
+    "CategoricalVAE.log_prob": (
+        lambda: baselines.CategoricalVAE(nets.Perceptron(2, 3), nets.Perceptron(3, 4), 3),
+        lambda m, x, **h: m.log_prob(x, **h)),
+    "RealNVP.log_prob": (lambda: baselines.RealNVP((2,), width=8), lambda m, x, **h: m.log_prob(x, **h)),
+    "ResidualFlow.log_prob": (
+        lambda: baselines.ResidualFlow((2,), blocks=2, width=8), lambda m, x, **h: m.log_prob(x, **h)),
+    "ResidualFlow.estimate": (
+        lambda: baselines.ResidualFlow((2,), blocks=2, width=8), lambda m, x, **h: m.estimate(x, 2, seeded(), **h)),
+}  # fmt: skip
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(n=st.integers(3, 8), batch=st.integers(1, 5))
+@pytest.mark.parametrize("name", READINGS)
+def test_readings_of_baselines_go_in_parts(name: str, n: int, batch: int) -> None:
+    make, read = READINGS[name]
+    torch.manual_seed(0)
+    model, x = make(), RING.sample(n, torch.Generator().manual_seed(1))
+    most = []
+    if isinstance(model, nn.Module):
+        model = model.double().eval()
+        for part in model.modules():
+            if isinstance(part, nn.Linear) and not isinstance(model, baselines.CategoricalVAE):
+                part.register_forward_hook(lambda part, given, out: most.append(len(given[0])))
+    whole = numbers(read(model, x))
+    most.clear()
+    parts = numbers(read(model, x, batch=batch))
+    if most and not name.startswith("ResidualFlow.log_prob"):  # which asks for whole Jacobians, by rows of its own
+        assert max(most) <= batch
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match="batch = "):
+            read(model, x, batch=wrong)

@@ -83,7 +83,8 @@ class Hierarchy:
                 found = law(*given)
                 return torch.stack([found.mean, found.stddev], 1)
 
-            return Normal(*in_parts(moments, batch, *given).unbind(1), validate_args=False)
+            mean, std = in_parts(moments, batch, *given).unbind(1)
+            return Normal(mean, std, validate_args=False)
 
         q = ask(self.top, x)
         z = _draw(q, generator)

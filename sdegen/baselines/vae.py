@@ -212,7 +212,8 @@ class VAE(Coder):
             return torch.stack([q.mean, q.stddev], 1)
 
         def log_weight(x: Tensor, moments: Tensor, noise: Tensor) -> Tensor:
-            q = Normal(*moments.unbind(1), validate_args=False)
+            mean, std = moments.unbind(1)
+            q = Normal(mean, std, validate_args=False)
             z = q.mean + q.stddev * noise
             return self.likelihood.log_prob(self.decoder(z), x) + (prior.log_prob(z) - q.log_prob(z)).sum(1)
 

@@ -18,6 +18,8 @@ from ..show import show_call
 from .estimate import Estimate, as_generator, as_points
 from .kl import KnownDensity
 
+PAIRS = 2**18  # distances held at once, of a point and a sample
+
 
 class Samples(Protocol):
     """Anything with a method ``sample(n, generator)``."""
@@ -151,7 +153,7 @@ class KernelDensity:
                 f"x has {points.shape[1]} numbers a point, the samples {d}; give points of the same space."
             )
         logs = torch.empty_like(points[:, 0])
-        for i in torch.arange(len(points), device=points.device).split(max(1, 2**18 // N)):
+        for i in torch.arange(len(points), device=points.device).split(max(1, PAIRS // N)):
             # Differences, not the expanded square: a point must be at distance zero from itself.
             distance = torch.cdist(points[i], self.samples, compute_mode="donot_use_mm_for_euclid_dist")
             logs[i] = distance.square_().mul_(-0.5 / self.h**2).logsumexp(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from .estimate import Estimate, as_generator, as_pair, check_equal_counts
 
-PROJECTED = 2**19  # projected points held at once, of both samples each: memory that does not grow with the directions
+PROJECTED = 2**18  # projected points held at once, of both samples each: memory that does not grow with the directions
 
 
 @check_arguments
