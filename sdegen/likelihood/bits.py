@@ -47,7 +47,7 @@ def bits_per_dim(
     images
         Bytes, uint8 ``(B, *)``.
     scaling
-        How bytes became the model's data; ``Scaling(-1, 1)`` by default.
+        How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     draws
         K, the draws of the noise of one image.
     generator
@@ -80,13 +80,15 @@ def bits_per_dim(
         raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
     scaling = Scaling(-1, 1) if scaling is None else scaling
     like = model.like
-    x = scaling(images, torch.float64 if like is None else at_least_single(like.dtype))
-    x = (x if like is None else x.to(like.device)).repeat_interleave(draws, 0)
-    noise = uniform_like(x, generator) - 0.5
+    dtype = torch.float64 if like is None else at_least_single(like.dtype)
+    x = scaling(images.repeat_interleave(draws, 0), dtype, generator)
+    x = x if like is None else x.to(like.device)
+    if scaling.noise == (0.0, 0.0):  # a `Dequantisation` has drawn its own
+        x = x + scaling.step * (uniform_like(x, generator) - 0.5)
     how = {name: more.pop(name) for name in keywords_of(estimate_log_prob) if name in more}
     cond = read_conditions(model, more, estimate_log_prob)
     bound = bind_rows(model, cond, repeated(len(images), draws), model.sde.lift(x[:1]), len(images))
-    found = estimate_log_prob(bound, x + scaling.step * noise, generator=generator, **how)
+    found = estimate_log_prob(bound, x, generator=generator, **how)
     d = images[0].numel()
     value, stderr = log_mean(found.value.reshape(-1, draws)) if draws > 1 else (found.value, found.stderr)
     return LogProb(scaling.bits_per_dim(value, d), stderr / (d * math.log(2)), found.evaluations)

@@ -201,7 +201,7 @@ class ImportanceTimes(TimeLaw):
         """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
-        weights = weights_of(sde) if isinstance(sde, nn.Module) else None
+        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # a step of training saves the call
         if self._table is None or self._table[0] is not sde or self._table[1] != weights:
             self._table = (sde, weights, *self._build(sde))
         _, _, edges, mass = self._table

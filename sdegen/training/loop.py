@@ -181,6 +181,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
             batch = next(batches)
             if training.drop.p:
                 batch = training.drop(batch, training.generator)
+            # Once the number of threads is known, a step saves the call.
             with training.threads.timed() if training.threads.number is None else nullcontext():
                 loss, norm = training.step(batch, rate)
             run.steps, run.threads = run.steps + 1, training.threads.number
