@@ -322,6 +322,71 @@ def test_guided_samples_follow_the_data(name: str, change: Change) -> None:
     close(found[1], found[0], change)
 
 
+@settings(max_examples=max(3, settings().max_examples // 4))
+@given(st.sampled_from(KINDS[:3]), sizes, st.floats(-9, 9), st.booleans())
+def test_bits_of_bytes_do_not_depend_on_the_numbers_that_stand_for_them(
+    process: str, a: float, b: float, truth: bool
+) -> None:
+    make, images = exact if truth else learned, torch.tensor([[0, 255], [100, 131]], dtype=torch.uint8)
+    change = Change(columns(a, a), columns(a * b, a * b))
+    found = []
+    for c in (Change(columns(1, 1), columns(0, 0)), change):
+        ends = c(columns(-3.0, 3.0)).tolist()
+        bits = sdegen.bits_per_dim(
+            make(made(process), c.law(LAW)), images, sdegen.data.Scaling(*ends), draws=2, tolerance=0.1,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        found.append(bits)
+    close(found[1].value, found[0].value, change)
+    close(found[1].stderr, found[0].stderr, change)
+
+
+@settings(max_examples=max(3, settings().max_examples // 4))
+@given(mild)
+def test_data_are_repainted_alike(change: Change) -> None:
+    mask, found = guidance.measurements.Mask(torch.tensor([True, False]), 0.1), []
+    for c in (Change(columns(1, 1), columns(0, 0)), change):
+        model = guidance.Replacement(learned(made("VP"), c.law(LAW)), mask)
+        again = guidance.repaint(model, samplers.DDIM(6), jump=2, repeats=2)
+        x = sdegen.sample(model, 4, sampler=again, seed=0, y=c(columns(0.2, 0.2))[:1])
+        found.append(c.back(x))
+    close(found[1], found[0], change)
+
+
+@settings(max_examples=max(3, settings().max_examples // 4))
+@given(st.sampled_from(["DPS", "PiGDM"]), st.sampled_from(("VP", "EDM", "two methods")), mild)
+def test_weighted_particles_follow_the_data(name: str, process: str, change: Change) -> None:
+    y, found = torch.tensor([0.7], dtype=torch.float64), []
+    for c in (Change(columns(1, 1), columns(0, 0)), change):
+        model = WRAPPERS[name](learned(made(process), c.law(LAW)), c)
+        found.append(guidance.twisted_smc(model, 8, steps=6, seed=0, y=y + seen_through(c)[1]))
+    close(change.back(found[1].x), found[0].x, change)
+    close(found[1].weights, found[0].weights, change)
+    assert found[1].resampled == found[0].resampled
+
+
+@settings(max_examples=max(2, settings().max_examples // 8))
+@given(st.sampled_from(["none", "PiGDM", "class", "noise", "replacement"]), mild)
+def test_solvers_are_fitted_alike_to_guided_models_too(name: str, change: Change) -> None:
+    """Their times and errors, which are those of states, do not change with the data."""
+    change, found = ones(change), []
+    y = torch.tensor([0.7], dtype=torch.float64)
+    for c in (Change(columns(1, 1), columns(0, 0)), change):
+        model = WRAPPERS.get(name, lambda m, c: m)(learned(made("VP"), c.law(LAW)), c)
+        cond: dict[str, Any] = {"label": 1} if name == "class" else {}
+        if name == "PiGDM":
+            cond = {"y": y + seen_through(c)[1]}
+        if name == "replacement":
+            cond = {"y": c(columns(0.2, 0.2))[:1]}
+        solver = samplers.fit_solver(model, steps=3, paths=32, rounds=2, progress=False, **cond)
+        assert isinstance(solver, samplers.Fitted) and solver.error < 0.8 * solver.default_error
+        found.append((solver, c.back(sdegen.sample(model, 4, sampler=solver, seed=0, **cond))))
+    (first, want), (solver, got) = found
+    close(got, want, change, 1e-4)
+    close(solver.stops, first.stops, change, 1e-4)
+    assert solver.error == pytest.approx(first.error, rel=1e-2)
+
+
 def test_models_with_data_in_other_units_are_not_mixed() -> None:
     model, other = learned(sdegen.VP(), LAW), learned(sdegen.VP(), Change(columns(3, 3), columns(0, 0)).law(LAW))
     for made_of_two in (

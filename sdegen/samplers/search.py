@@ -22,6 +22,7 @@ from ..arguments import check_arguments
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows
+from ..precision import widened
 from ..processes.base import SDE
 from ..processes.grids import Angle, Given
 from ..processes.linear import is_linear
@@ -33,7 +34,6 @@ from .defaults import default
 from .exponential import Move, apply_move, multiply
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
 from .multistep import Multistep, MultistepStep
-from .run import sample
 from .start import start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
@@ -150,7 +150,7 @@ class Search:
         assert isinstance(self.plain.grid, Angle)  # the default's own for scalar processes
         self.plain.grid.end = end
         self.scale = self.plain.grid.scale
-        x_T = start(model, paths, seed)
+        x_T = widened(start(model, paths, seed))
         teacher = Multistep(self.FINE, Angle(end=end, scale=self.scale, power=0.5), 3, clock=share, corrector=True)
         self.fine = teacher.times(self.sde, False)
         order = torch.randperm(paths, generator=torch.Generator().manual_seed(seed))
@@ -164,7 +164,7 @@ class Search:
     ) -> TeacherPaths:
         """Run the teacher, and return its trajectories from some of the starting states."""
         bound = bind_rows(model, cond, which, x_T[:1], len(x_T))
-        path = sample(bound, x_T=x_T[which], sampler=teacher, final="sample", return_path=True, progress=False)
+        path = torch.stack([x for x, _ in travel(teacher, teacher.plan(bound, self.fine), bound, x_T[which])])
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
 
     def run(self, rounds: int, bar: Any) -> Sampler:
@@ -269,8 +269,9 @@ class Search:
 
     def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
         """Return the root-mean-square distance of end points from the teacher's, with large distances capped."""
-        final = "denoise" if self.denoise else "sample"
-        x = sample(paths.model, x_T=paths.states[0], sampler=sampler, final=final, progress=False)
+        times, model = sampler.times(self.sde, self.denoise), paths.model
+        x = travel(sampler, sampler.plan(model, times), model, paths.states[0])[-1][0]
+        x = model.denoise(x, times[-1]) if self.denoise else x
         distance = (x - paths.ends).flatten(1).norm(dim=1)
         return distance.minimum(CUT * distance.median()).square().mean().sqrt().item()
 
