@@ -1,32 +1,24 @@
 """Descriptions of objects in JSON, by their classes and the arguments of their constructors.
 
-A description is complete where a file must give the object back (`describe`, and `construction`): what cannot be made again
-from it is refused. One by which two runs are compared (`identify`, `differences`) also tells functions, networks and tensors
-apart that no file could give back.
+A description is complete, for a file must give the object back (`describe`, and `construction`): what cannot be made again from
+it is refused. Those by which two objects are told apart are in `identity`.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "also_kept", "class_name", "describe", "differences", "identify", "keeps", "kept", "without_compilation",
-]  # fmt: skip
+__all__ = ["PLAIN", "Describer", "also_kept", "class_name", "describe", "keeps", "kept", "without_compilation"]
 
 import functools
-import hashlib
 import inspect
-import json
-import re
-import types
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (int, float, str, bool, type(None))
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+PLAIN = (int, float, str, bool, type(None))
 
 
 def class_name(cls: type) -> str:
@@ -48,7 +40,7 @@ def also_kept(value: Any) -> dict[str, Any]:
     return {name: vars(value)[name] for name in getattr(type(value), "also_saved", ()) if name in vars(value)}
 
 
-class _Describer(ABC):
+class Describer(ABC):
     """What both kinds of descriptions share: numbers, lists and tables."""
 
     def __init__(self) -> None:
@@ -59,7 +51,7 @@ class _Describer(ABC):
         if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
             value = value.item()
         value = without_compilation(value)
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             return value
         if id(value) in self._within:
             return self.within(value, place)
@@ -102,7 +94,7 @@ class _Describer(ABC):
         """Describe any other object."""
 
 
-class _Complete(_Describer):
+class _Complete(Describer):
     """Descriptions from which an object can be made again; tensors go to a table of their own, classes to another."""
 
     def __init__(self, tensors: dict[str, Tensor], classes: dict[str, type]) -> None:
@@ -186,90 +178,6 @@ def _parameters(cls: type, place: str) -> dict[str, inspect.Parameter]:
     return {name: parameter for i, (name, parameter) in enumerate(parameters.items()) if i}
 
 
-class _Identity(_Describer):
-    """Descriptions by which two objects are told apart, as far as can be; weights that are being learned are not looked at."""
-
-    def __init__(self, learned: set[int]) -> None:
-        super().__init__()
-        self.learned = learned
-
-    def within(self, value: Any, place: str) -> Any:
-        return f"the {type(value).__name__} that holds it"
-
-    def _structure(self, value: Any, place: str) -> Any:
-        if type(value) is dict and all(isinstance(key, str) for key in value):
-            return {key: self(part, f"{place}.{key}") for key, part in value.items()}
-        if isinstance(value, (set, frozenset)):
-            return {"set": sorted(json.dumps(self(part, place)) for part in value)}
-        if isinstance(value, torch.dtype):
-            return str(value)
-        return super()._structure(list(value) if type(value) in (tuple, torch.Size) else value, place)
-
-    def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
-        if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
-            return {"array": self(value.tolist(), place)}
-        value = torch.as_tensor(value)
-        if id(value) in self.learned or value.is_meta:
-            return f"parameter {tuple(value.shape)}"
-        content = value.detach().cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content).hexdigest()[:16]}"
-
-    def code(self, value: Any, place: str) -> Any:
-        """Name a function; one that is not the library's by its code and what it has been given before, too."""
-        if isinstance(value, functools.partial):
-            parts = {"function": value.func, "arguments": value.args, "keywords": value.keywords}
-            return {"partial": {name: self(part, f"{place}.{name}") for name, part in parts.items()}}
-        module = (getattr(value, "__module__", None) or "").split(".")
-        ours = module[0] == __package__
-        named = ".".join([*(module[:2] if ours else module), value.__qualname__])  # of the library its chapter
-        bound = getattr(value, "__self__", None)
-        if bound is not None and not isinstance(bound, types.ModuleType):
-            return {"function": named, "of": self(bound, f"{place}.of")}
-        if not isinstance(value, types.FunctionType) or (ours and value.__closure__ is None):
-            return named
-        held = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        given = [part for part in (held, value.__defaults__, value.__kwdefaults__) if part]
-        return {"function": named, "code": _code(value.__code__)} | (
-            {"given": self(given, f"{place}.given")} if given else {}
-        )
-
-    def object(self, value: Any, place: str) -> Any:
-        cls = type(value)
-        try:
-            names = list(inspect.signature(cls).parameters)
-        except ValueError:  # a class without a signature
-            names = []
-        made_of = {name: kept(value, name) for name in names if keeps(value, name)}
-        made_of |= also_kept(value) if hasattr(value, "__dict__") else {}
-        if isinstance(value, nn.Module):
-            shown = {id(part) for part in made_of.values()}
-            made_of |= {name: part for name, part in value.named_children() if id(part) not in shown}
-        elif not made_of:
-            own = cls.__repr__ is not object.__repr__
-            made_of = {"shown": _ADDRESS.sub("", repr(value))} if own else {}
-        return {"class": class_name(cls)} | {name: self(part, f"{place}.{name}") for name, part in made_of.items()}
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # of a function that refers to itself, before it has its name
-        return False
-
-
-def _code(code: types.CodeType) -> str:
-    """Return a fingerprint of a function's code, which neither its place in a file nor its names of variables change."""
-    parts = [
-        _code(part)
-        if isinstance(part, types.CodeType)
-        else sorted(map(repr, part))
-        if isinstance(part, frozenset)
-        else repr(part)
-        for part in code.co_consts
-    ]
-    return hashlib.sha256(repr((code.co_code, parts, code.co_names)).encode()).hexdigest()[:16]
-
-
 def describe(value: Any, place: str, tensors: dict[str, Tensor], classes: dict[str, type]) -> Any:
     """Describe an object so that `construct` makes it again, and return the description.
 
@@ -290,38 +198,3 @@ def describe(value: Any, place: str, tensors: dict[str, Tensor], classes: dict[s
         If a part does not keep a constructor argument as an attribute, or is of a kind that cannot be written without code.
     """
     return _Complete(tensors, classes)(value, place)
-
-
-def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
-    """Describe settings and objects in JSON, by which two runs are compared.
-
-    Objects are told by their arguments, functions by name, code and what they were given before, tensors by their content.
-
-    Parameters
-    ----------
-    value
-        Anything.
-    learned
-        Weights that are being learned, and therefore are told by shape alone.
-    """
-    return json.loads(json.dumps(_Identity({id(weight) for weight in learned})(value, "")))
-
-
-def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """List the entries in which two descriptions differ: dotted name and both values."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        if then.get("class") != now.get("class"):
-            return [(name, then.get("class"), now.get("class"))]
-        return [
-            difference
-            for key in then | now
-            for difference in differences(then.get(key), now.get(key), _joined(name, key))
-        ]
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (then, now))
-    same = then == now if numbers and then == now else json.dumps(then) == json.dumps(now)
-    return [] if same else [(name, then, now)]
-
-
-def _joined(name: str, key: str) -> str:
-    """Return the place of an entry, in which the words of descriptions themselves are left out."""
-    return name if key in ("arguments", "also") and name else f"{name}.{key}" if name else key

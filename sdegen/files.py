@@ -23,8 +23,9 @@ from . import baselines, guidance, laws, models, nets, processes, samplers
 from .arguments import check_arguments
 from .checks import check_kind
 from .construction import construct
-from .description import class_name, describe, differences
+from .description import class_name, describe
 from .guidance import measurements
+from .identity import changed, differences
 from .laws.mixtures import Moments
 from .models import diffusers, foreign
 from .models.score import ScoreModel
@@ -79,7 +80,7 @@ def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     arguments: dict[str, Tensor] = {}
     classes: dict[str, type] = {}
     described = describe(model, "model", arguments, classes)
-    _check_return(described, arguments, weights, classes)
+    _check_return(model, described, arguments, weights, classes)
     tensors = arguments | {f"weight:{name}": value for name, value in weights.items()}
     moments = getattr(model, "moments", None)
     if moments is not None:
@@ -179,7 +180,7 @@ def _weights(model: nn.Module | ScoreModel | Fitted) -> dict[str, Tensor]:
 
 
 def _check_return(
-    described: Any, arguments: dict[str, Tensor], weights: dict[str, Tensor], classes: dict[str, type]
+    model: Any, described: Any, arguments: dict[str, Tensor], weights: dict[str, Tensor], classes: dict[str, type]
 ) -> None:
     """Make a model from its description, and refuse to write one that `load` would not give back.
 
@@ -205,6 +206,11 @@ def _check_return(
     for name, was, comes in differences(written, twice, "model"):
         raise ValueError(
             f"{name} = {was} comes back as {comes}; keep what the constructor was given as self.{name.split('.')[-1]}."
+        )
+    for name, was, comes in changed(model, again):
+        raise ValueError(
+            f"{name} = {was} comes back as {comes}; a file gives back what constructors are given and make: make it an argument, "
+            "or a buffer."
         )
     for name, value in arguments.items():
         back = returned[name]

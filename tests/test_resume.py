@@ -545,12 +545,20 @@ def scaled_loss(model, x, generator=None, by=1.0):
     return by * sdegen.losses.Denoising()(model, x, generator=generator)
 
 
+def hidden(loss):
+    loss.strength = lambda: 2.0
+    return loss
+
+
 class Weighted:
     def __init__(self, by):
         self.by = by
 
+    def strength(self):
+        return float(np.asarray(self.by).item())
+
     def __call__(self, model, x, generator=None):
-        return scaled_loss(model, x, generator, float(np.asarray(self.by).item()))
+        return scaled_loss(model, x, generator, self.strength())
 
 
 class Around(nn.Module):
@@ -564,6 +572,36 @@ class Around(nn.Module):
         return self.inside(x)
 
 
+class Private:
+    """A loss that keeps what it was given under a name of its own, and counts its calls."""
+
+    power = 1.0
+
+    def __init__(self, by):
+        self._by, self.calls = by, 0
+
+    def __call__(self, model, x, generator=None):
+        self.calls += 1
+        return scaled_loss(model, x, generator, self._by**self.power)
+
+
+class Doubled(Private):
+    def __call__(self, model, x, generator=None):
+        return 2 * super().__call__(model, x, generator)
+
+
+def powered(power):
+    """Make a class of the same code that holds another number of its own."""
+    return type("Powered", (Private,), {"power": power, "__module__": __name__})
+
+
+def looking_up(**names):
+    """Make a loss that looks a name up in its module, where it stands for this."""
+    source = "def loss(model, x, generator=None):\n    return scaled(model, x, generator, BY)"
+    exec(source, module := {"scaled": scaled_loss, "__name__": __name__} | names)
+    return module["loss"]
+
+
 PAIRS_TOLD_APART = {
     "closures": ({"loss": times(1.0)}, {"loss": times(2.0)}, {"loss": times(1.0)}),
     "partials": ({"loss": partial(scaled_loss, by=1.0)}, {"loss": partial(scaled_loss, by=2.0)}, None),
@@ -573,6 +611,11 @@ PAIRS_TOLD_APART = {
     "arrays": ({"loss": Weighted(np.ones(1))}, {"loss": Weighted(np.full(1, 2.0))}, {"loss": Weighted(np.ones(1))}),
     "tensors": ({"loss": Weighted(torch.ones(1))}, {"loss": Weighted(torch.full((1,), 2.0))}, None),
     "tables": ({"loss": Weighted(torch.ones(()))}, {"loss": Weighted(torch.ones(1))}, None),
+    "what has a name of its own": ({"loss": Private(1.0)}, {"loss": Private(2.0)}, {"loss": Private(1.0)}),
+    "numbers of classes": ({"loss": powered(1.0)(2.0)}, {"loss": powered(2.0)(2.0)}, {"loss": powered(1.0)(2.0)}),
+    "numbers of modules": ({"loss": looking_up(BY=1.0)}, {"loss": looking_up(BY=2.0)}, {"loss": looking_up(BY=1.0)}),
+    "functions of modules": ({"loss": looking_up(BY=1)}, {"loss": looking_up(BY=1, scaled=lambda *a: scaled_loss(*a[:3]))}, None),
+    "hidden methods": ({"loss": Weighted(1.0)}, {"loss": hidden(Weighted(1.0))}, None),
 }  # fmt: skip
 
 
@@ -587,8 +630,72 @@ def test_settings_without_a_name_of_their_own_are_told_apart(tmp_path, case):
     fit(model(), RING, **asked, **(first if same_as_first is None else same_as_first))
 
 
+def edited(factor):
+    """Make a class of networks as it is before or after its `forward` was written anew."""
+
+    class Line(nn.Linear):
+        if factor == 1:
+
+            def forward(self, x, level):
+                return super().forward(x)
+        else:
+
+            def forward(self, x, level):
+                return super().forward(x) * 2
+
+    return Line(2, 2)  # fmt: skip
+
+
+class Gain(nn.Module):
+    """A network with a number and a table that are no arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self._gain, self.memory = nn.Linear(2, 2), 1.0, None
+        self.register_buffer("table", torch.ones(2), persistent=False)
+
+    def forward(self, x, level):
+        self.memory = x
+        return self._gain * self.inside(x) * self.table
+
+
+def with_changes(net, **changes):
+    for name, value in changes.items():
+        setattr(net, name, value)
+    return net
+
+
+def hooked(net):
+    net.register_forward_hook(lambda net, given, out: 2 * out)
+    return net
+
+
+CHANGED_NETS = {
+    "a number": lambda: with_changes(Gain(), _gain=2.0),
+    "a table": lambda: with_changes(Gain(), table=torch.full((2,), 2.0)),
+    "a method": lambda: with_changes(Gain(), forward=lambda x, level: x),
+    "a part": lambda: with_changes(Gain(), inside=nn.Sequential(nn.Linear(2, 2), nn.Tanh())),
+    "a hook": lambda: hooked(Gain()),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_NETS)
+def test_what_was_set_on_a_network_is_told_apart_and_not_saved(tmp_path, case):
+    asked = {"steps": 2, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run", "progress": False}
+    whole = sdegen.Model(Gain(), sdegen.VP())
+    fit(whole, RING, **asked)
+    fit(sdegen.Model(Gain(), sdegen.VP()), RING, **asked)
+    sdegen.save(whole, tmp_path / "saved")  # the memory of its last call is no part of it
+    changed = sdegen.Model(CHANGED_NETS[case](), sdegen.VP())
+    with pytest.raises(ValueError, match=r"is of a run with model\.net|holds weights of another architecture"):
+        fit(changed, RING, **asked)
+    with pytest.raises(ValueError, match=r"^model\.net.* comes back as .*\.$|of another architecture"):
+        sdegen.save(changed, tmp_path / "changed")
+
+
 NETS_TOLD_APART = {
     "activations": (lambda: Around(nn.Linear(2, 2), nn.SiLU()), lambda: Around(nn.Linear(2, 2), nn.ReLU())),
+    "code": (lambda: edited(1), lambda: edited(2)),
     "dropout": (lambda: Around(nn.Linear(2, 2), nn.Dropout(0.1)), lambda: Around(nn.Linear(2, 2), nn.Dropout(0.2))),
     "compiled": (
         lambda: torch.compile(Around(nn.Linear(2, 2), nn.SiLU()), backend="eager"),
@@ -603,5 +710,5 @@ def test_networks_that_differ_in_what_has_no_weights_are_told_apart(tmp_path, ca
     asked = {"steps": 2, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "run", "progress": False}
     fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
     fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
-    with pytest.raises(ValueError, match=r"is of a run with model\.net\.inside\.1"):
+    with pytest.raises(ValueError, match=r"is of a run with model\.net\.(inside\.1|code)"):
         fit(sdegen.Model(second(), sdegen.VP()), RING, **asked)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..description import differences
+from ..identity import differences
 from ..laws.mixtures import Moments
 from ..show import show_call
 from ..storage import parsed, read_whole, write_whole

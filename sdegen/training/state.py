@@ -19,7 +19,7 @@ from ..data import Batch
 from ..data.fingerprint import tolerance
 from ..data.source import Source
 from ..data.stream import Stream, source_of
-from ..description import identify
+from ..identity import identify
 from ..metrics.estimate import Estimate
 from ..models.network import Trainable
 from ..models.score import ScoreModel

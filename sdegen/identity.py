@@ -1,0 +1,200 @@
+"""Descriptions of objects in JSON by which two are told apart: runs (`identify`, `differences`), or a model and the one that
+a file gives back (`changed`).
+
+They also tell functions, networks and tensors apart that no file could give back.
+"""
+
+from __future__ import annotations
+
+__all__ = ["changed", "differences", "identify"]
+
+import functools
+import hashlib
+import inspect
+import json
+import re
+import types
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .description import PLAIN, Describer, also_kept, class_name, keeps, kept
+from .written import attributes_read, attributes_set, closed_over, fingerprint, globals_read, methods, users_own
+
+_MAKING = ("__init__", "__new__", "__post_init__")
+_OF_MODULES = frozenset(vars(nn.Module()))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class _Identity(Describer):
+    """Descriptions by which two objects are told apart, as far as can be; weights that are being learned are not looked at."""
+
+    def __init__(self, learned: set[int]) -> None:
+        super().__init__()
+        self.learned = learned
+
+    def within(self, value: Any, place: str) -> Any:
+        return f"the {type(value).__name__} that holds it"
+
+    def _structure(self, value: Any, place: str) -> Any:
+        if type(value) is dict and all(isinstance(key, str) for key in value):
+            return {key: self(part, f"{place}.{key}") for key, part in value.items()}
+        if isinstance(value, (set, frozenset)):
+            return {"set": sorted(json.dumps(self(part, place)) for part in value)}
+        if isinstance(value, torch.dtype):
+            return str(value)
+        return super()._structure(list(value) if type(value) in (tuple, torch.Size) else value, place)
+
+    def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
+            return {"array": self(value.tolist(), place)}
+        value = torch.as_tensor(value)
+        if id(value) in self.learned or value.is_meta:
+            return f"parameter {tuple(value.shape)}"
+        content = value.detach().cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content).hexdigest()[:16]}"
+
+    def code(self, value: Any, place: str) -> Any:
+        """Name a function; one that is not the library's by its code and what it has been given before, too."""
+        if isinstance(value, functools.partial):
+            parts = {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+            return {"partial": {name: self(part, f"{place}.{name}") for name, part in parts.items()}}
+        module = (getattr(value, "__module__", None) or "").split(".")
+        ours = module[0] == __package__
+        named = ".".join([*(module[:2] if ours else module), value.__qualname__])  # of the library its chapter
+        bound = getattr(value, "__self__", None)
+        if bound is not None and not isinstance(bound, types.ModuleType):
+            return {"function": named, "of": self(bound, f"{place}.of")}
+        if isinstance(value, type):
+            return {"name": named} | self._written(value, place)
+        if not isinstance(value, types.FunctionType) or (ours and value.__closure__ is None):
+            return named
+        held = list(closed_over(value).values())
+        given = [part for part in (held, value.__defaults__, value.__kwdefaults__) if part]
+        looked_up = self._looked_up([value], place)
+        return (
+            {"function": named, "code": fingerprint(value.__code__)}
+            | ({"given": self(given, f"{place}.given")} if given else {})
+            | ({"globals": looked_up} if looked_up else {})
+        )
+
+    def _looked_up(self, functions: Iterable[types.FunctionType], place: str) -> dict[str, Any]:
+        """Describe what functions of the user look up in their module: numbers, tensors and functions; what they set themselves
+        is none of it.
+        """
+        found = {n: f.__globals__[n] for f in functions for n in globals_read(f.__code__) if n in f.__globals__}
+        told = (*PLAIN, Tensor, np.ndarray, types.FunctionType, functools.partial)
+        return {n: self(v, f"{place}.{n}") for n, v in sorted(found.items()) if isinstance(v, told)}
+
+    def _written(self, cls: type, place: str) -> dict[str, Any]:
+        """Describe what a user has written for a class: methods, what these look up, and values of the class itself."""
+        own = [c for c in cls.__mro__ if users_own(c)]
+        if not own:
+            return {}
+        functions = [f for c in own for f in methods(c)]
+        code = "".join(sorted(fingerprint(f.__code__) for f in functions))
+        held = {n: v for f in functions for n, v in closed_over(f).items() if n != "__class__"}
+        held |= {n: v for c in reversed(own) for n, v in vars(c).items() if not n.startswith("__")}
+        plain = {
+            n: self(v, f"{place}.{n}") for n, v in sorted(held.items()) if isinstance(v, (*PLAIN, Tensor, np.ndarray))
+        }
+        found = {"globals": self._looked_up(functions, place), "of the class": plain}
+        return {"code": hashlib.sha256(code.encode()).hexdigest()[:16]} | {n: v for n, v in found.items() if v}
+
+    def object(self, value: Any, place: str) -> Any:
+        cls = type(value)
+        try:
+            names = list(inspect.signature(cls).parameters)
+        except ValueError:  # a class without a signature
+            names = []
+        made_of = {name: kept(value, name) for name in names if keeps(value, name)}
+        made_of |= also_kept(value) if hasattr(value, "__dict__") else {}
+        made_of |= {name: part for name, part in set_on(value).items() if name not in made_of}
+        if isinstance(value, nn.Module):
+            shown = {id(part) for part in made_of.values()}
+            made_of |= {name: part for name, part in value.named_children() if id(part) not in shown}
+        elif not made_of:
+            own = cls.__repr__ is not object.__repr__
+            made_of = {"shown": _ADDRESS.sub("", repr(value))} if own else {}
+        parts = {name: self(part, f"{place}.{name}") for name, part in made_of.items()}
+        return {"class": class_name(cls)} | self._written(cls, place) | parts
+
+
+def set_on(value: Any) -> dict[str, Any]:
+    """Return what an object computes with besides its parts and its constructor's arguments.
+
+    Of any object what hides one of its methods, and hooks; of one whose class the user has written its attributes too, if its
+    methods read them and do not set them while they run, as they do counters and memories.
+    """
+    cls, held = type(value), getattr(value, "__dict__", {})
+    found = {name: part for name, part in held.items() if callable(getattr(cls, name, None)) and callable(part)}
+    found |= {name: {str(i): hook for i, hook in enumerate(held[name].values())} for name in _HOOKS if held.get(name)}
+    if not users_own(cls):
+        return found
+    functions = [(f, users_own(c)) for c in cls.__mro__ for f in methods(c)]
+    read = {name for f, _ in functions for name in attributes_read(f.__code__)}
+    made = [f.__name__ in _MAKING and own for f, own in functions]
+    kept_up = {
+        name
+        for (f, _), making in zip(functions, made, strict=True)
+        if not making
+        for name in attributes_set(f.__code__)
+    }
+    told = read - kept_up - _OF_MODULES
+    fixed = {name: value._buffers[name] for name in held.get("_non_persistent_buffers_set", ())}
+    return found | {name: part for name, part in sorted((dict(held) | fixed).items()) if name in told}
+
+
+def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
+    """Describe settings and objects in JSON, by which two runs are compared.
+
+    Objects are told by their arguments, functions by name, code and what they were given before, tensors by their content.
+
+    Parameters
+    ----------
+    value
+        Anything.
+    learned
+        Weights that are being learned, and therefore are told by shape alone.
+    """
+    return json.loads(json.dumps(_Identity({id(weight) for weight in learned})(value, "")))
+
+
+def changed(model: Any, again: Any) -> list[tuple[str, Any, Any]]:
+    """List in what a model computes otherwise than one that was made again from its description and has its weights: dotted
+    name and both values, of networks inside, hooks, methods that were replaced, numbers, words, tensors and functions that were
+    set. Lists and tables are left out, which may be memories.
+    """
+    learned = [[*m.parameters()] if isinstance(m, nn.Module) else [] for m in (model, again)]
+    was, comes = (identify(m, weights) for m, weights in zip((model, again), learned, strict=True))
+    found = differences(was, comes, "model")
+    return [(name, _named(a), _named(b)) for name, a, b in found if not isinstance(a, list) and not isinstance(b, list)]
+
+
+def _named(described: Any) -> Any:
+    """Return the name of a function or an object that is described, anything else as it is."""
+    return described.get("function", described.get("class")) if isinstance(described, dict) else described
+
+
+def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """List the entries in which two descriptions differ: dotted name and both values."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        if then.get("class") != now.get("class"):
+            return [(name, then.get("class"), now.get("class"))]
+        return [
+            difference
+            for key in then | now
+            for difference in differences(then.get(key), now.get(key), _joined(name, key))
+        ]
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (then, now))
+    same = then == now if numbers and then == now else json.dumps(then) == json.dumps(now)
+    return [] if same else [(name, then, now)]
+
+
+def _joined(name: str, key: str) -> str:
+    """Return the place of an entry, in which the words of descriptions themselves are left out."""
+    return name if key in ("arguments", "also") and name else f"{name}.{key}" if name else key
