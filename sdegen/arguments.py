@@ -6,7 +6,7 @@ function to check. Only calls from outside are held to it; steps of samplers and
 
 from __future__ import annotations
 
-__all__ = ["EXAMPLES", "check_arguments"]
+__all__ = ["EXAMPLES", "check_arguments", "check_seed"]
 
 import functools
 import inspect
@@ -18,7 +18,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from .checks import check_count, check_flag, check_function, check_kind, check_number, check_tensor, kind_of
+from .checks import (
+    check_count,
+    check_flag,
+    check_function,
+    check_kind,
+    check_number,
+    check_tensor,
+    kind_of,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -98,6 +106,22 @@ def check_arguments(door: F) -> F:
         return door(*plain, *given[len(plain) :], **named)
 
     return typing.cast(F, checked)
+
+
+def check_seed(name: str, value: Any) -> int:
+    """Return the seed of a source of randomness as an `int`: a whole number that torch's generators take, of 64 bits.
+
+    Raises
+    ------
+    TypeError
+        If the value is no number.
+    ValueError
+        If it is no whole number from −2⁶³ to below 2⁶⁴.
+    """
+    seed = check_count(name, value, at_least=None)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{name} = {seed}; it must be a whole number of 64 bits, from -2**63 to below 2**64.")
+    return seed
 
 
 def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:
@@ -187,7 +211,7 @@ def _check_protocol(kind: type) -> Check:
 
 CHECKS: dict[Any, Check] = {
     Any: lambda name, value: value,
-    int: lambda name, value: check_count(name, value, at_least=None),
+    int: lambda name, value: check_seed(name, value) if name == "seed" else check_count(name, value, at_least=None),
     bool: check_flag,
     Iterable: lambda name, value: check_kind(name, value, list if isinstance(value, str) else Iterable, "a list"),
     Callable: lambda name, value: check_function(name, value, "a function"),

@@ -95,7 +95,11 @@ def _arguments(thing: Any) -> list[str]:
     result = hasattr(thing, "_fields")  # a named tuple
     hidden = {f.name for f in fields(thing) if not f.repr} if is_dataclass(thing) else set()
     shown = []
-    for name, parameter in inspect.signature(type(thing)).parameters.items():
+    try:
+        parameters = inspect.signature(type(thing)).parameters
+    except ValueError:  # of a class that is not written in Python
+        return []
+    for name, parameter in parameters.items():
         value: Any = getattr(thing, name, getattr(thing, f"_{name}", parameter.empty))
         if value is parameter.empty or name in hidden or name.startswith("_"):
             continue

@@ -351,6 +351,57 @@ bad(
     r"\(B, 2\)",
 )
 
+bad("a tolerance with steps of one size", ValueError, lambda w: log_prob(w.exact, w.x, method="rk4", steps=4, tolerance=1e-3),
+    r"^tolerance = 0.001 with steps = 4", r"give one of them")  # fmt: skip
+SEEDS = {"beyond 64 bits": 2**64, "far beyond": 10**30, "below": -(2**63) - 1, "a generator": torch.Generator()}
+SEEDED = {
+    "sample": lambda w, seed: sample(w.exact, 2, steps=2, seed=seed),
+    "fit": lambda w, seed: fit(w.model(), RING, steps=1, batch_size=4, seed=seed),
+    "kl": lambda w, seed: sdegen.metrics.kl(RING, RING, 10, seed=seed),
+    "random_mixture": lambda w, seed: sdegen.data.random_mixture(2, seed=seed),
+}
+for _name, _seed in SEEDS.items():
+    for _door, _call in SEEDED.items():
+        bad(
+            f"a seed {_name}, {_door}",
+            ValueError if isinstance(_seed, int) else TypeError,
+            lambda w, s=_seed, c=_call: c(w, s),
+            r"^seed = ",
+            r"whole number",
+        )
+for _name, _value in {"negative": -1.0, "NaN": NAN, "a word": "x", "nothing": None}.items():
+    bad(
+        f"a schedule that gives {_name}",
+        ValueError if isinstance(_value, float) else TypeError,
+        fitted(law, schedule=lambda done, v=_value: v),
+        r"^schedule\(0\) = ",
+        r"at least 0",
+    )
+for _shape in ((5, 3), (5, 1), (5, 1, 2, 2)):
+    bad(
+        f"validation data of shape {_shape}",
+        ValueError,
+        lambda w, s=_shape: fit(w.model(), w.x * 3 + 1, steps=1, batch_size=4, validation=torch.zeros(s).to(w.x)),
+        r"shape \(",
+    )
+NO_LOGITS = {"flat": lambda x: x[:, 0], "NaN": lambda x: x * NAN, "None": lambda x: None, "fewer": lambda x: x[:1]}
+for _name, _net in NO_LOGITS.items():
+    bad(
+        f"logits, {_name}",
+        ValueError,
+        lambda w, net=_net: sdegen.metrics.accuracy(w.x, torch.zeros(5).long(), net),
+        r"net gives",
+        r"logits",
+    )
+STANDARD = sdegen.Moments(torch.zeros(2), torch.eye(2))
+for _name, _matrix in {"negative": -torch.eye(2), "not symmetric": torch.tensor([[1.0, 0.9], [0.0, 1.0]])}.items():
+    bad(
+        f"a covariance, {_name}",
+        ValueError,
+        lambda w, C=_matrix: sdegen.metrics.frechet_distance(STANDARD._replace(covariance=C), STANDARD),
+        r"^p has a covariance",
+    )
+
 
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)
 def test_bad_calls_are_refused_in_a_sentence(w, call, error, says):

@@ -8,6 +8,7 @@ All have ``f = rate beta`` and ``g² = beta`` with pieces of `beta` whose integr
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,3 +247,44 @@ def test_times_that_coincide_are_refused() -> None:
 def test_polynomials_through_one_noise_level_are_refused(sampler: type) -> None:
     with pytest.raises(ValueError, match="the noise level is the same at two times of the grid"):
         sdegen.sample(sdegen.Exact(sdegen.OU(1000.0), LAW), 3, sampler=sampler(20, grid=grids.Uniform()))
+
+
+class Written(sdegen.ScalarSDE):
+    """A process whose coefficients are what they are given."""
+
+    def __init__(self, f: Any, T: Any = 1.0) -> None:
+        super().__init__()
+        self.rate, self.T = f, T
+
+    def f(self, t: torch.Tensor) -> Any:
+        return self.rate(t)
+
+    def g(self, t: torch.Tensor) -> Any:
+        return 2.0
+
+
+ANSWERS = {
+    "nothing": lambda t: None,
+    "a word": lambda t: "-1",
+    "a truth": lambda t: True,
+    "complex numbers": lambda t: torch.complex(t, t),
+    "a complex number": lambda t: 1j,
+    "a complex array": lambda t: np.ones(()) * 1j,
+    "a list": lambda t: [-1.0],
+    "a tuple": lambda t: (t,),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_coefficients_that_are_no_real_numbers_are_refused(answer: str) -> None:
+    with pytest.raises(TypeError, match=r"^f\(t\) returned .*real values\.$"):
+        sdegen.sample(sdegen.Exact(Written(ANSWERS[answer]), LAW), 2, steps=2, seed=0)
+
+
+@pytest.mark.parametrize("number", [int, np.float32, np.float64, np.int64, torch.tensor])
+def test_times_and_coefficients_may_be_numbers_of_any_kind(number: Any) -> None:
+    drawn = [
+        sdegen.sample(sdegen.Exact(Written(lambda t, of=of: of(-3), of(2)), LAW), 4, steps=5, seed=0)
+        for of in (float, number)
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import sdegen
 from benchmarks.likelihood_table import ours, score_sde
@@ -334,3 +335,42 @@ def test_a_trained_networks_density_integrates_to_one(device: torch.device, dtyp
     values = torch.cat([log_prob(model, block, tolerance=1e-3) for block in points.split(2000)])
     mass = values.double().exp().sum() * (side[1] - side[0]) ** 2
     assert abs(mass.item() - 1) < 0.01
+
+
+class Cut(nn.Module):
+    """A network whose derivatives are cut off somewhere on the way."""
+
+    def __init__(self, cut):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line, self.cut = nn.Linear(2, 2), cut
+
+    def forward(self, x, level):
+        return self.line(x).tanh() + self.cut(x)
+
+
+def with_moments(net):
+    model = sdegen.Model(net, sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
+    return model.eval()
+
+
+CUTS = {
+    "detached": lambda x: 2 * x.detach().sin(),
+    "detached in part": lambda x: x + 2 * x.detach().sin(),
+    "an array": lambda x: torch.as_tensor(2 * np.sin(x.detach().numpy())),
+    "other data": lambda x: 2 * x.data.sin(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_network_without_its_derivatives_has_no_density(cut, dtype):
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"^the model's derivatives by the state.*elbo"):
+        sdegen.log_prob(with_moments(Cut(CUTS[cut]).to(dtype)), x, tolerance=1e-2)
+    for whole in (
+        lambda x: 2 * x.sin(),
+        torch.no_grad()(lambda x: 2 * x.relu()),
+    ):  # forward mode passes the second, too
+        assert sdegen.log_prob(with_moments(Cut(whole).to(dtype)), x, tolerance=1e-2).isfinite().all()

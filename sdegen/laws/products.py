@@ -6,7 +6,16 @@ product is formed. Recurrent kernels and functions with a derivative written by 
 
 from __future__ import annotations
 
-__all__ = ["Field", "Products", "plain_attention", "pull_back", "pulled_back", "value_and_slope", "value_and_slopes"]
+__all__ = [
+    "Field",
+    "Products",
+    "check_derivatives",
+    "plain_attention",
+    "pull_back",
+    "pulled_back",
+    "value_and_slope",
+    "value_and_slopes",
+]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .draws import rademacher_like
 
 Field = Callable[[Tensor], Tensor]
 
@@ -145,6 +156,43 @@ class _Largest(TorchDispatchMode):
         if isinstance(made, Tensor) and not func.is_view:
             self.numbers = max(self.numbers, made.numel())
         return made
+
+
+def check_derivatives(field: Field, x: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a field whose derivatives are not those of its values, as of a network that detaches its input or leaves torch.
+
+    Derivatives along one direction are compared with differences of values. Where differences over three steps disagree, as by
+    rounding, or at a kink, nothing is known, and nothing refused.
+
+    Parameters
+    ----------
+    field
+        Maps ``(B, *)`` to the same shape.
+    x
+        Where, ``(B, *)``.
+    dtype
+        In which the field is computed; its rounding sets the steps.
+
+    Raises
+    ------
+    ValueError
+        If they differ by more than a tenth.
+    """
+    v = rademacher_like(x, torch.Generator().manual_seed(0))
+    h = torch.finfo(dtype).eps ** (1 / 3) * x.square().mean().sqrt()
+
+    def steepness(step: Tensor) -> Tensor:
+        return (v * (field(x + step * v) - field(x - step * v))).flatten(1).sum(1) / (2 * step)
+
+    with torch.no_grad():
+        near, *wider = (steepness(k * h) for k in (1, 2, 4))
+        told = Products().traces(field, x, 1, lambda part: v[None])[1][0]
+        sure = all((other - near).norm() <= 0.01 * near.norm() for other in wider)
+        if sure and (told - near).norm() > 0.1 * near.norm():
+            raise ValueError(
+                "the model's derivatives by the state, which a divergence needs, are not those of its values: a network detaches "
+                "its input, or computes outside of torch. Let derivatives through, or use sdegen.elbo, which needs none."
+            )
 
 
 def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,9 +57,20 @@ class Units:
         return self.std.square().mean().sqrt().item()
 
     def standardise(self, x: Tensor) -> Tensor:
-        """Return data in these units, ``(x − mean) / std``, in the dtype of `x`."""
+        """Return data in these units, ``(x − mean) / std``, in the dtype of `x`.
+
+        Raises
+        ------
+        ValueError
+            If the data have another shape than those whose units these are.
+        """
         if self.plain:
             return x
+        if self.mean.ndim and x.ndim and x.shape[1:] != self.mean.shape and x.shape != self.mean.shape:
+            raise ValueError(
+                f"data have rows of shape {tuple(x.shape[1:])}, and the units, or the model, are of "
+                f"{tuple(self.mean.shape)}; give rows of that shape."
+            )
         mean, rest, std = self._parts(x)
         return (x - mean - rest) / std
 

@@ -33,7 +33,7 @@ from ..samplers.run import sample
 from ..samplers.start import chunks, start
 from ..show import show_call
 from .draws import log_density, log_mean, repeated
-from .path import Integration, Path, follow
+from .path import Integration, Path, check_flow, follow
 
 
 class LogProb(NamedTuple):
@@ -273,9 +273,12 @@ def _carry(
     and their path. Steps of one size are compared with half as many.
     """
     drawn = divergence.draw(u, generator)  # for all rows, so that those of a row do not depend on its part
-    ends, found = [], []
+    ends: list[Tensor] = []
+    found = []
     for first, part, bound in chunks(model, u, batch, cond, 0, len(u)):
         v = None if drawn is None else drawn[:, first : first + len(part)]
+        if not ends:
+            check_flow(bound, part, times)
         path = follow(bound, part, times, divergence, v, how)
         value, stderr, evaluations = log_prob(part, path), path.stderr, path.evaluations
         if how.coarser is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Integration", "Path", "follow"]
+__all__ = ["Integration", "Path", "check_flow", "follow"]
 
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..laws.derivatives import Divergence
 from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
+from ..laws.products import check_derivatives
 from ..models.score import ScoreModel, check_dtype
 from ..samplers.ode import refuse_flow
 from ..show import show_call
@@ -74,6 +75,11 @@ class Integration(NamedTuple):
                     f"steps = {self.steps} with an adaptive method, which chooses its own; give a tolerance, or a method of "
                     f"fixed steps, {', '.join(TABLEAUS)}."
                 )
+            if self.tolerance is not None:
+                raise ValueError(
+                    f"tolerance = {self.tolerance} with steps = {self.steps}, whose method takes steps of one size; give one of "
+                    "them."
+                )
             if self.steps < 2:
                 raise ValueError(f"steps = {self.steps}; the error is told by half as many, so give at least two.")
         return self
@@ -95,6 +101,19 @@ class Integration(NamedTuple):
         if self.method is None:
             return adams(slope, state, tolerance, parts)
         return integrate(slope, state, self.method, tolerance, tolerance)
+
+
+def check_flow(model: ScoreModel, u: Tensor, times: tuple[float, float]) -> None:
+    """Refuse a model whose derivatives halfway along the flow are not those of its values (`products.check_derivatives`).
+
+    Networks of half precision, whose differences tell nothing, are not looked at.
+    """
+    dtype = check_dtype(model, u)
+    if dtype not in TOLERANCE:
+        return
+    flow = model.sde.flow(model)
+    ends = torch.tensor(times, dtype=torch.float64)
+    check_derivatives(flow.field(flow.clock(ends).mean()), flow.chart(u, ends[0]).detach(), dtype)
 
 
 def follow(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
-from ..checks import check_count, check_function
+from ..checks import check_count, check_function, kind_of
 from ..show import show_call
 from .estimate import Estimate, check_samples
 from .extraction import FeatureEstimate, identity
@@ -89,7 +89,7 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     for x in samples.detach().split(batch_size):
         with torch.no_grad():
             logits = logits_of(x if weight is None else x.to(weight.device))
-        found.append(logits.argmax(1).cpu())
+        found.append(_checked(logits, len(x)).argmax(1).cpu())
     labels = labels.cpu()
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
@@ -99,6 +99,16 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     right = torch.cat(found) == labels
     overall = FeatureEstimate(*_share(right), "accuracy", *identity(net), (len(right),))
     return Accuracy(overall, {c: _share(right[labels == c]) for c in labels.unique().tolist()})
+
+
+def _checked(logits: Any, n: int) -> Tensor:
+    """Return the logits of `n` samples; refuse what are none."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        found = f"has shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else kind_of(logits)
+        raise ValueError(f"what net gives for {n} samples {found}; expected logits, ({n}, classes).")
+    if logits.isnan().any():
+        raise ValueError("net gives logits that are NaN, of which none is the largest; check it, or the samples.")
+    return logits
 
 
 def _share(right: Tensor) -> Estimate:

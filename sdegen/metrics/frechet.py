@@ -71,6 +71,11 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
         )
     if not (mean.isfinite().all() and C.isfinite().all()):
         raise ValueError(f"{name} holds NaN or infinite values; compute its moments from finite features.")
+    size = C.abs().max().item() if len(C) else 0.0
+    if not torch.allclose(C, C.mT, rtol=0, atol=1e-6 * size) or C.diagonal().min() < -1e-9 * size:
+        raise ValueError(
+            f"{name} has a covariance that is not symmetric, or a negative variance; expected one of moments_of(x)."
+        )
     return mean, C
 
 

@@ -50,7 +50,7 @@ class Grid(ABC):
         ValueError
             If they are out of order or out of ``[0, T]``.
         """
-        start = sde.T if self.start is None else self.start
+        start = float(sde.T if self.start is None else self.start)
         end = sde.t_min if self.end is None else self.end
         if not 0 <= end < start <= sde.T * (1 + 1e-12):
             raise ValueError(f"start = {start}, end = {end}: a grid needs 0 <= end < start <= T = {sde.T}.")

@@ -11,12 +11,14 @@ __all__ = ["OfTime", "PanelRule", "Panels", "evaluate", "panel_rule"]
 
 from collections.abc import Callable
 from functools import cache
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import kind_of
 from ..laws.interpolation import gauss
 
 OfTime = Callable[[Tensor], Tensor]
@@ -231,10 +233,20 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
 
     Raises
     ------
+    TypeError
+        If values are no real numbers.
     ValueError
         If values have another shape than the times, or are not finite.
     """
-    values = torch.as_tensor(coefficient(u), dtype=torch.float64)
+    given = coefficient(u)
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, (Tensor, np.ndarray, Real))
+        or "complex" in str(getattr(given, "dtype", ""))
+    ):
+        found = f"numbers of {given.dtype}" if isinstance(given, (Tensor, np.ndarray)) else f"what {kind_of(given)}"
+        raise TypeError(f"{name}(t) returned {found}; write it with elementwise torch functions of t, of real values.")
+    values = torch.as_tensor(given, dtype=torch.float64)
     if values.ndim and values.shape != u.shape:
         raise ValueError(
             f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}; "

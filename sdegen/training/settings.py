@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_seed
 from ..checks import check_count, check_function, check_kind, check_number
 from ..show import show_call
 from .averages import exponent
@@ -112,9 +113,9 @@ class Settings:
             ("warmup", 0),
             ("accumulate", 1),
             ("snapshots", 1),
-            ("seed", None),
         ):
             self._keep(name, check_count, at_least=least)
+        self._keep("seed", check_seed)
         for name in ("seconds", "lr", "clip"):
             self._keep(name, check_number, above=0)
         self._keep("weight_decay", check_number, at_least=0)
@@ -179,7 +180,9 @@ class Settings:
 
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""
-        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * self.schedule(done)
+        hint = ", what schedule returns, the factor on the learning rate"
+        factor = check_number(f"schedule({done:.6g})", self.schedule(done), at_least=0, hint=hint)
+        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * factor
 
     def compared(self) -> dict[str, Any]:
         """Return the settings that a continued run must share with the original one, by name."""
