@@ -15,8 +15,8 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["construction", "description", "identity", "precision", "show", "storage", "waiting", "warning", "written"],
-    ["answers", "checks", "conditions", "fixed"],
+    ["construction", "description", "precision", "show", "storage", "waiting", "warning", "written"],
+    ["answers", "checks", "conditions", "fixed", "identity"],
     ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],
