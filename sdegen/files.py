@@ -180,7 +180,11 @@ def _weights(model: nn.Module | ScoreModel | Fitted) -> dict[str, Tensor]:
 
 
 def _check_return(
-    model: Any, described: Any, arguments: dict[str, Tensor], weights: dict[str, Tensor], classes: dict[str, type]
+    model: nn.Module | ScoreModel | Fitted,
+    described: Any,
+    arguments: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    classes: dict[str, type],
 ) -> None:
     """Make a model from its description, and refuse to write one that `load` would not give back.
 

@@ -164,13 +164,13 @@ def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
     return json.loads(json.dumps(_Identity({id(weight) for weight in learned})(value, "")))
 
 
-def changed(model: Any, again: Any) -> list[tuple[str, Any, Any]]:
+def changed(made: Any, again: Any) -> list[tuple[str, Any, Any]]:
     """List in what a model computes otherwise than one that was made again from its description and has its weights: dotted
     name and both values, of networks inside, hooks, methods that were replaced, numbers, words, tensors and functions that were
     set. Lists and tables are left out, which may be memories.
     """
-    learned = [[*m.parameters()] if isinstance(m, nn.Module) else [] for m in (model, again)]
-    was, comes = (identify(m, weights) for m, weights in zip((model, again), learned, strict=True))
+    learned = [[*m.parameters()] if isinstance(m, nn.Module) else [] for m in (made, again)]
+    was, comes = (identify(m, weights) for m, weights in zip((made, again), learned, strict=True))
     found = differences(was, comes, "model")
     return [(name, _named(a), _named(b)) for name, a, b in found if not isinstance(a, list) and not isinstance(b, list)]
 
