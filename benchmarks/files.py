@@ -1,12 +1,17 @@
-"""Files that several processes make or write at a time."""
+"""Files that several processes make or write at a time, and those that hold objects by a key, a line of JSON each."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+K = TypeVar("K", bound=Any)
+Line = dict[str, Any]
 
 
 @contextmanager
@@ -37,3 +42,38 @@ def made(path: Path, make: Callable[[Path], object]) -> Path:
         if not path.exists():
             make(path)
     return path
+
+
+def read_lines(file: Path, key_of: Callable[[Any], K], what: str) -> dict[K, Line]:
+    """Return the objects of a file by their keys, of two with one key the later; none where there is no file.
+
+    Parameters
+    ----------
+    file
+        It holds a line of JSON for each.
+    key_of
+        Reads the key off a line; a KeyError or TypeError if the line is of another kind.
+    what
+        The name of what a line holds.
+
+    Raises
+    ------
+    ValueError
+        If a line is something else.
+    """
+    lines: dict[K, Line] = {}
+    for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else [], 1):
+        try:
+            line = json.loads(text)
+            lines[key_of(line)] = line
+        except (ValueError, KeyError, TypeError) as error:
+            shown = text.decode(errors="replace")[:60]
+            raise ValueError(f"line {number} of {file} is no {what}: {shown!r}; mend it or delete it.") from error
+    return lines
+
+
+def keep_line(file: Path, key_of: Callable[[Any], K], what: str, line: Line) -> None:
+    """Put an object into a file, in the order of the keys, beside what other processes have written meanwhile."""
+    with locked(file.parent):
+        lines = read_lines(file, key_of, what) | {key_of(line): line}
+        write_whole(file, "".join(json.dumps(lines[key], ensure_ascii=False) + "\n" for key in sorted(lines)))

@@ -18,10 +18,11 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import sdegen
-from benchmarks.files import locked, write_whole
+from benchmarks.files import keep_line, read_lines
 from sdegen.training.state import Training
 
 FILE = "code.jsonl"
+WHAT = "record of modules"
 ROOTS = tuple(Path(place).parent for place in (sdegen.__file__, __file__))
 STEP = Training.step.__code__
 # These have no say in what a row holds: they read, share out, write and show.
@@ -93,8 +94,8 @@ def digests(files: Iterable[str]) -> Code:
 def digest(name: str) -> str | None:
     """Return eight hexadecimal digits of the statements of a module; None if there is no such file."""
     top, _, rest = name.partition("/")
-    path = next(root for root in ROOTS if root.name == top) / rest
-    if not path.exists():
+    path = next((root / rest for root in ROOTS if root.name == top), None)
+    if path is None or not path.exists():
         return None
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
@@ -135,10 +136,7 @@ class Origins:
         """Keep digests, and return what a row refers to them by."""
         key = hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:8]
         if self.codes.get(key) != code or not self.file.exists():
-            with locked(self.file.parent):
-                codes = read(self.file) | {key: code}
-                lines = (json.dumps({"code": key, "modules": codes[key]}, sort_keys=True) for key in sorted(codes))
-                write_whole(self.file, "".join(f"{line}\n" for line in lines))
+            keep_line(self.file, key_of, WHAT, {"code": key, "modules": code})
         self.codes[key] = code
         return key
 
@@ -147,7 +145,26 @@ class Origins:
         return key in self.codes and not changed(self.codes[key])
 
 
+def key_of(line: Any) -> str:
+    """Return what rows refer to a record of modules by.
+
+    Raises
+    ------
+    TypeError
+        If a part of the record is of another kind.
+    """
+    key, code = line["code"], line["modules"]
+    if not isinstance(key, str) or not isinstance(code, dict) or not all(isinstance(v, str) for v in code.values()):
+        raise TypeError(line)
+    return key
+
+
 def read(file: Path) -> dict[str, Code]:
-    """Return the digests of a file by what rows refer to them by; none where there is no file."""
-    lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
-    return {line["code"]: line["modules"] for line in lines}
+    """Return the digests of a file by what rows refer to them by; none where there is no file.
+
+    Raises
+    ------
+    ValueError
+        If a line is no record of modules.
+    """
+    return {key: line["modules"] for key, line in read_lines(file, key_of, WHAT).items()}

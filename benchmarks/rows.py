@@ -8,15 +8,15 @@ putting one behind the other: of two lines of one row the later counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.files import locked, write_whole
+from benchmarks.files import Line, keep_line, read_lines
 
 Values = dict[str, Any]
 FILE = "rows.jsonl"
+WHAT = "row of a table"
 
 
 class Key(NamedTuple):
@@ -27,7 +27,21 @@ class Key(NamedTuple):
     seed: int
 
 
-Lines = dict[Key, dict[str, Any]]
+Lines = dict[Key, Line]
+
+
+def key_of(line: Any) -> Key:
+    """Return the key of a row.
+
+    Raises
+    ------
+    TypeError
+        If a part of the row is of another kind.
+    """
+    key = Key(line["block"], line["row"], line["seed"])
+    if [type(part) for part in (*key, line["values"], line.get("code", ""))] != [str, str, int, dict, str]:
+        raise TypeError(line)
+    return key
 
 
 def read(file: Path) -> Lines:
@@ -38,16 +52,7 @@ def read(file: Path) -> Lines:
     ValueError
         If a line is no row.
     """
-    lines: Lines = {}
-    for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], 1):
-        try:
-            line = json.loads(text)
-            lines[Key(line["block"], line["row"], line["seed"])] = line
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"line {number} of {file} is no row of a table: {text[:60]!r}; mend it or delete it."
-            ) from error
-    return lines
+    return read_lines(file, key_of, WHAT)
 
 
 class Rows:
@@ -79,7 +84,4 @@ class Rows:
         """Keep a row in the file, beside what other processes have written meanwhile."""
         line = {"block": key.block, "row": key.name, "seed": key.seed, **source, "values": values}
         self.lines[key] = line
-        with locked(self.file.parent):
-            lines = read(self.file) | {key: line}
-            text = "".join(json.dumps(lines[key], ensure_ascii=False) + "\n" for key in sorted(lines))
-            write_whole(self.file, text)
+        keep_line(self.file, key_of, WHAT, line)

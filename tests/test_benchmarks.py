@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sdegen
-from benchmarks import command, origins, tables, train_images
+from benchmarks import command, origins, rows, tables, train_images
 from benchmarks.rows import Key, Rows, Values, read
 
 ROOT = Path(__file__).parent.parent
@@ -208,12 +210,45 @@ def test_two_files_are_merged_by_putting_one_behind_the_other(tmp_path: Path) ->
     ]  # fmt: skip
 
 
-def test_a_line_that_is_no_row_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    Rows(file).add(Key("tiny", "first", 0), {})
-    file.write_text(file.read_text() + "<<<<<<< theirs\n")
-    with pytest.raises(ValueError, match=r"line 2 of .*rows\.jsonl is no row of a table: '<<<<<<< theirs'"):
-        read(file)
+KEPT = {
+    "row of a table": (rows, {"block": "tiny", "row": "first ± λ", "seed": 0, "values": {}}),
+    "record of modules": (origins, {"code": "0a1b2c3d", "modules": {"sdegen/laws/operators.py": "12345678"}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KEPT)
+@pytest.mark.parametrize(
+    "damaged", ["<<<<<<< theirs", "", "3", "[]", "null", "{}", '"block row seed values code modules"', "\xff\xfe"]
+)
+def test_a_line_that_is_something_else_is_named(tmp_path: Path, what: str, damaged: str) -> None:
+    module, line = KEPT[what]
+    file = tmp_path / module.FILE
+    file.write_bytes(json.dumps(line).encode() + b"\n" + damaged.encode("latin-1") + b"\n")
+    with pytest.raises(ValueError, match=rf"^line 2 of .*{file.name} is no {what}: '.*'; mend it or delete it\.$"):
+        module.read(file)
+
+
+@pytest.mark.parametrize("what", KEPT)
+@given(data=st.data())
+def test_a_line_that_is_cut_or_of_other_types_is_named(tmp_path_factory: Any, what: str, data: st.DataObject) -> None:
+    module, line = KEPT[what]
+    file = tmp_path_factory.mktemp("kept") / module.FILE
+    whole = json.dumps(line, ensure_ascii=False).encode()
+    file.write_bytes(whole)
+    assert list(module.read(file)) == [module.key_of(line)]
+    other = json.dumps(
+        line | {data.draw(st.sampled_from(sorted(line))): data.draw(st.sampled_from([None, [], 2.5, [{}]]))}
+    )
+    file.write_bytes(data.draw(st.sampled_from([other.encode(), whole[: data.draw(st.integers(1, len(whole) - 1))]])))
+    with pytest.raises(ValueError, match=rf"^line 1 of .*{file.name} is no {what}: "):
+        module.read(file)
+
+
+def test_digests_of_a_module_that_is_not_ours_are_of_earlier_code(tmp_path: Path) -> None:
+    known = origins.Origins(tmp_path / origins.FILE)
+    ours = origins.digests([sdegen.data.sets.__file__])
+    assert known.current(known.add(ours))
+    assert not known.current(known.add(ours | {"elsewhere/module.py": "12345678"}))
 
 
 def test_a_row_says_where_it_is_from(place: Place) -> None:
