@@ -10,10 +10,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,48 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("ci")
     torch.set_num_threads(config.getoption("--threads"))
     config.stash[LEFT_OUT] = Counter()
-    config.pluginmanager.register(TakesTurns())
 
 
 # --- which tests run, and what is said of the others ------------------------------------------------------------------
 
 
-# Cases that take seconds and whose law other cases of the same test show on other processes, samplers or sizes.
-IN_TURNS = re.compile(
-    r"""
-    ::( test_wrappers_go_into_each_other_and_into_likelihoods | test_a_state_that_starts_at_a_point_is_followed_close_to_it
-      | test_cholesky_root_would_fail_on_a_matrix_process
-      | test_truncation_is_what_the_posterior_mean_loses\[CLD | test_discretisation_is_what_the_sampler_does_\w+\[5
-      | test_samples_come_with_their_density\[(CLD|Rectified) | test_a_method_alone_is_right_or_refused\[(adaptive_heun|bosh3)
-      | test_(samples_follow_the_density|the_mass_is_one|parts_of_a_batch_train_as_the_whole)\[continuous
-      | test_the_adaptive_solver_is_what_densities_come_from
-      | test_single_importance_weights_have_mass_one\[False | test_a_ladder_learns_and_its_units_are_counted\[False
-      | test_steps_in_time_have_order_one\[.*-CLD | test_samplers_that_claim_no_order_have_the_law\[(langevin-CLD|flow,.*-VP)
-      | test_parts_are_the_whole\[.*-(CLD|Rectified) | test_the_chain_rises_to_the_process_at_rate_one\[(CLD|EDM|Rectified)
-      | test_a_linear_process_has_its_closed_form_at_order_two\[(VE|OU)
-      | test_(interpolation_goes_from_x_to_y_through_the_data|encoding_inverts_and_gives_the_law_at_T)\[CLD
-      | test_error_of_the_round_trip_falls_with_the_steps\[CLD
-      | test_denoising_exceeds_its_minimum_by_the_score_error\[weighting[01]-CLD
-      | test_learned_processes_obey_the_laws_of_any_process\[dtype1
-      | test_with_other_parameters_only_the_prior_which_does_not_follow_may_be_off\[LearnedSDE
-      | test_paths_of_a_law_that_is_not_gaussian_are_followed_at_the_order\[.*-CLD
-      | test_langevin_settles_on_the_law_at_its_time\[CLD | test_the_penalised_critic_recovers_the_distance\[100
-      | test_the_posterior_in_the_plane_is_that_of_quadrature\[(5|0\.2)
-      | test_fixed_steps_know_their_error_and_lose_it_at_their_order\[.*-Rectified
-      | test_noise_bounds_what_an_error_of_the_score_adds_up_to\[0\.8
-      )""",
-    re.VERBOSE,
-)
-
-
-class TakesTurns:
-    """Marks what takes turns as slow, before -m is looked at."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            if IN_TURNS.search(item.nodeid):
-                item.add_marker(pytest.mark.slow)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as slow the cases that a test says take turns, before -m is looked at."""
+    for mark in item.iter_markers("turns"):
+        if any(fnmatchcase(item.callspec.id, pattern) for pattern in mark.args):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k

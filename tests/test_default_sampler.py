@@ -94,6 +94,7 @@ class _Nowhere(sdegen.ScoreModel):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.8, 1.0])
+@pytest.mark.turns("0.8")
 def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:
     """With ``c`` times the score of a standard normal, ``V' = −beta (((1 + eta²) c − 1) V − eta²)`` on the way back.
 

@@ -64,6 +64,7 @@ def test_the_prior_costs_its_divergence_and_widens_what_the_flow_makes_of_it() -
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.turns("CLD")
 def test_truncation_is_what_the_posterior_mean_loses(sde: Any) -> None:
     end = 0.3
     model = sdegen.Exact(sde, NORMAL)
@@ -75,6 +76,7 @@ def test_truncation_is_what_the_posterior_mean_loses(sde: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [5, 10])
+@pytest.mark.turns("5")
 def test_discretisation_is_what_the_sampler_does_to_the_variance(steps: int) -> None:
     model = sdegen.Exact(sdegen.VP(), NORMAL)
     sampler = samplers.DDIM(steps)

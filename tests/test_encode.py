@@ -48,6 +48,7 @@ def ring() -> Tensor:
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
+@pytest.mark.turns("CLD")
 def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Tensor) -> None:
     model = sdegen.Exact(sde, RING)
     encoded = encode_with_error(model, ring, seed=0)
@@ -65,6 +66,7 @@ def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Te
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
+@pytest.mark.turns("CLD")
 def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, ring: Tensor) -> None:
     model = sdegen.Exact(sde, RING)
     errors = []
@@ -207,6 +209,7 @@ def test_encoding_a_network_with_conditions_in_its_dtype(device: torch.device, d
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.turns("CLD")
 def test_interpolation_goes_from_x_to_y_through_the_data(sde: sdegen.LinearSDE, ring: Tensor) -> None:
     model = sdegen.Exact(sde, RING)
     x, y = ring[:10], ring[10:20]

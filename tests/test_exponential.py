@@ -90,6 +90,7 @@ METHODS: dict[str, tuple[Callable[..., Any], int, tuple[int, int]]] = {
 
 @pytest.mark.parametrize("process", ["VP", "Rectified", "CLD"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.turns("*-CLD")
 def test_paths_of_a_law_that_is_not_gaussian_are_followed_at_the_order(method: str, process: str) -> None:
     make, order, steps = METHODS[method]
     references: list[Reference] = [PointMass()] if process == "CLD" else [Normal(), Matched()]

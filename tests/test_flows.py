@@ -65,6 +65,7 @@ IMAGES: dict[str, Callable[[], NormalizingFlow]] = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.turns("continuous")
 def test_the_mass_is_one(name: str) -> None:
     torch.manual_seed(0)
     flow = stirred(FLOWS[name](), 0.3 if name == "residual" else 0.1)
@@ -98,6 +99,7 @@ def test_determinant_and_inverse(name: str) -> None:
 
 @pytest.mark.parametrize("name", FLOWS)
 @torch.no_grad()
+@pytest.mark.turns("continuous")
 def test_samples_follow_the_density(name: str) -> None:
     """Means of test functions over samples against their integrals under the density."""
     torch.manual_seed(0)
@@ -321,6 +323,7 @@ def test_training_keeps_the_bound() -> None:
 
 
 @pytest.mark.parametrize("name", ["RealNVP", "continuous"])
+@pytest.mark.turns("continuous")
 def test_parts_of_a_batch_train_as_the_whole(name: str) -> None:
     def weights(**more: Any) -> Tensor:
         torch.manual_seed(0)
@@ -374,6 +377,7 @@ def test_what_has_no_inverse_says_so() -> None:
         block.inverse(torch.ones(1, 2))
 
 
+@pytest.mark.slow
 def test_the_adaptive_solver_is_what_densities_come_from() -> None:
     torch.manual_seed(0)
     flow = stirred(ContinuousFlow(nets.MLP(2, width=16, depth=1), (2,), steps=1, tolerance=1e-9), 0.2)

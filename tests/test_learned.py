@@ -35,6 +35,7 @@ def shuffled(sde: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.turns("dtype1-*")
 def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.dtype) -> None:
     sde = kind().to(dtype)
     report = check_sde(sde)
@@ -42,6 +43,7 @@ def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.
 
 
 @pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
+@pytest.mark.turns("LearnedSDE")
 def test_with_other_parameters_only_the_prior_which_does_not_follow_may_be_off(kind: Any) -> None:
     assert set(check_sde(shuffled(kind()).double()).failures) <= {"prior_is_the_law_at_T"}
 

@@ -98,6 +98,7 @@ class Driven(sdegen.MatrixSDE):
         return 2 * rate * torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_a_state_that_starts_at_a_point_is_followed_close_to_it() -> None:
     sde = Driven()
     law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0]]), torch.tensor([0.5]))
@@ -227,6 +228,7 @@ def test_hutchpp_with_as_many_directions_as_coordinates_is_exact() -> None:
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.Rectified(), sdegen.CLD()], ids=name)
+@pytest.mark.turns("CLD", "Rectified")
 def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
     model, n = sdegen.Exact(sde, RING), 200 if len(sde.e) == 1 else 8
     u, found = sdegen.sample_with_log_prob(model, n, seed=3)

@@ -74,6 +74,7 @@ def numbers(found: Any) -> list[Tensor]:
 @given(n=st.integers(4, 6), batch=st.integers(1, 3), rows=st.booleans())
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.turns("*-CLD", "*-Rectified")
 def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool) -> None:
     call, allowed = DOORS[door]
     model, x = model_on(sde), RING.sample(n, torch.Generator().manual_seed(1))

@@ -210,6 +210,7 @@ def test_pseudoinverse_guidance_is_exact_on_white_data(sde: Any) -> None:
         assert (wrong.score(x, 0.4 * sde.T, y=y) - truth.score(x, 0.4 * sde.T)).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_wrappers_go_into_each_other_and_into_likelihoods() -> None:
     """A measurement of a class: around the guided model as around the true conditional one, derivatives and all."""
     sde = sdegen.VP()

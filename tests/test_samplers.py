@@ -53,6 +53,7 @@ def test_ddim_is_exact_on_one_data_point(sde: sdegen.LinearSDE, steps: int) -> N
     torch.testing.assert_close(clean, x_0, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cholesky_root_would_fail_on_a_matrix_process() -> None:
     class Wrong(sdegen.CLD):
         def _marginal(self, t: Tensor) -> tuple[sdegen.Operator, sdegen.Operator]:
@@ -72,6 +73,7 @@ def test_cholesky_root_would_fail_on_a_matrix_process() -> None:
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda s: type(s).__name__)
+@pytest.mark.turns("CLD")
 def test_langevin_settles_on_the_law_at_its_time(sde: sdegen.LinearSDE) -> None:
     # Its stationary covariance solves P = A P Aᵀ + 2h R Rᵀ: the law at t up to O(h).
     model = sdegen.Exact(sde, gaussian_data())

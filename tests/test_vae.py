@@ -307,6 +307,7 @@ def test_a_product_of_normal_laws() -> None:
 
 @pytest.mark.parametrize("skip", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
+@pytest.mark.turns("False")
 def test_single_importance_weights_have_mass_one(skip: bool) -> None:
     """``∫ E[p(x, z) / q(z | x)] dx = ∫ p(x) dx = 1``: the inference and the generation are of one and the same model."""
     model = ladder(skip)
@@ -353,6 +354,7 @@ def test_the_kl_is_let_in_slowly(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("skip", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.turns("False")
 def test_a_ladder_learns_and_its_units_are_counted(skip: bool) -> None:
     law = sdegen.GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]]), torch.tensor([0.1, 0.1]))
     torch.manual_seed(0)

@@ -166,6 +166,7 @@ EULER: dict[str, tuple[Make, int | None]] = {
 
 @pytest.mark.parametrize("process", [name for name, setting in PROCESSES.items() if setting.time is not None])
 @pytest.mark.parametrize("method", EULER)
+@pytest.mark.turns("*-CLD")
 def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     (make, declared), (sde, _, grid) = EULER[method], PROCESSES[process]
     assert grid is not None and make(8, grid).convergence_order == declared
@@ -275,6 +276,7 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
         for process in ("VP", "CLD")
     ],
 )
+@pytest.mark.turns("langevin-CLD", "flow,*-VP")
 def test_samplers_that_claim_no_order_have_the_law(method: str, process: str) -> None:
     make = WITHOUT_ORDER[method]
     assert make(8).convergence_order is None
