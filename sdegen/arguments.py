@@ -6,7 +6,7 @@ function to check. Only calls from outside are held to it; steps of samplers and
 
 from __future__ import annotations
 
-__all__ = ["EXAMPLES", "check_arguments", "check_seed"]
+__all__ = ["asked_as", "check_arguments", "check_seed"]
 
 import functools
 import inspect
@@ -14,9 +14,11 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .checks import (
     check_count,
@@ -29,34 +31,34 @@ from .checks import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 Check = Callable[[str, Any], Any]
 
-# What to give for an argument, by the class that it is to be of.
-EXAMPLES = {
-    "Dynamics": "an SDE, such as VP(), or its Reverse",
-    "Distribution": "a law, such as data.gaussian_ring()",
-    "Divergence": "ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives",
-    "GaussianMixture": "a GaussianMixture, such as data.gaussian_ring()",
-    "Generator": "a source of randomness, such as torch.Generator().manual_seed(0)",
-    "Grid": "a grid, such as grids.Angle()",
-    "LinearSDE": "a linear SDE, such as VP()",
-    "Measured": "a DPS or PiGDM around a score model",
-    "Measurement": "a measurement, such as measurements.random_projection(1, 2, std=0.1)",
-    "Module": "a network, such as nets.MLP(2)",
-    "Moments": "moments, such as moments_of(data)",
-    "Operator": "an operator, such as laws.Scale(0.5)",
-    "Parametrization": "a parametrisation, such as models.EDMParametrization()",
-    "Path": "a path, such as 'model.safetensors'",
-    "SDE": "an SDE, such as VP()",
-    "Sampler": "a sampler with its steps, such as samplers.Heun(steps=18)",
-    "Scaling": "a scaling, such as data.Scaling(-1, 1)",
-    "ScoreModel": "a score model, such as Exact(VP(), data.gaussian_ring())",
-    "Tensor": "a tensor",
-    "TimeLaw": "a law of times, such as weightings.UniformTimes()",
-    "Weighting": "a weighting, such as weightings.UniformWeighting()",
-    "dict": "a dict",
-    "str": "a word",
+# What to give where an object of a class is asked for; of the library's own classes see `asked_as`.
+EXAMPLES: dict[type, str] = {
+    torch.Generator: "a source of randomness, such as torch.Generator().manual_seed(0)",
+    nn.Module: "a network, such as nets.MLP(2)",
+    Path: "a path, such as 'model.safetensors'",
+    dict: "a dict",
+    str: "a word",
 }
+
+
+def asked_as(example: str) -> Callable[[C], C]:
+    """Return a decorator of a class that keeps what `check_arguments` tells to give where an object of the class is asked for.
+
+    Parameters
+    ----------
+    example
+        It is put after "give".
+    """
+
+    def keep(kind: C) -> C:
+        kept: Any = kind
+        kept._example = example
+        return kind
+
+    return keep
 
 
 def check_arguments(door: F) -> F:
@@ -187,9 +189,8 @@ def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
 
 
 def _check_class(kind: type) -> Check:
-    example = EXAMPLES.get(kind.__name__, f"an object of the class {kind.__name__}")
-    if kind.__name__ in ("LinearSDE", "Exact"):  # of others the function says what to take instead, or takes a wrapper
-        kind = kind.__base__ or kind
+    """Return the check that an object is of a class, which says itself what to give."""
+    example = EXAMPLES.get(kind) or vars(kind).get("_example", f"an object of the class {kind.__name__}")
     return lambda name, value: check_kind(name, value, kind, example)
 
 

@@ -294,10 +294,42 @@ bad(
     "Model on DoubleWell",
     TypeError,
     lambda w: Model(nets.MLP(2), DoubleWell()),
-    r"^DoubleWell is not linear",
+    r"^sde is a DoubleWell; give a linear SDE",
     r"DirectModel\(",
 )
-bad("Exact on DoubleWell", TypeError, lambda w: Exact(DoubleWell(), RING), r"^DoubleWell is not linear", r"simulate it")
+bad(
+    "Exact on DoubleWell",
+    TypeError,
+    lambda w: Exact(DoubleWell(), RING),
+    r"^sde is a DoubleWell; give a linear SDE",
+    r"simulate",
+)
+LINEAR = {
+    "LearnedVariance": lambda sde: LearnedVariance(nets.MLP(4), sde),
+    "ExactConditional": lambda sde: sdegen.ExactConditional(sde, [RING], RING),
+    "ExactClassifier": lambda sde: sdegen.guidance.ExactClassifier(sde, [RING]),
+    "NoisyClassifier": lambda sde: sdegen.guidance.NoisyClassifier(nets.MLP(2), sde),
+    "from_network": lambda sde: models.from_network(nets.MLP(2), sde),
+    "from_denoiser": lambda sde: models.from_denoiser(nets.MLP(2), sde=sde),
+    "StepCosts": lambda sde: samplers.StepCosts(sde, torch.tensor([1.0, 0.5]), torch.ones(1, 2, 1, 1)),
+    "prior_gap": lambda sde: sdegen.metrics.prior_gap(sde, RING),
+    "observed_order": lambda sde: sdegen.testing.observed_order(samplers.Heun, sde),
+    "sampler_cases": lambda sde: sdegen.testing.sampler_cases(samplers.Heun, sde),
+    "parametrization_cases": lambda sde: sdegen.testing.parametrization_cases(models.DataParametrization(), sde),
+}
+for name, door in LINEAR.items():
+    bad(
+        f"{name} on DoubleWell",
+        TypeError,
+        lambda w, door=door: door(DoubleWell()),
+        r"^sde is a DoubleWell; give a linear SDE",
+    )
+bad(
+    "a model that is not exact",
+    TypeError,
+    lambda w: sdegen.testing.gaussian_error(w.model()),
+    r"^model is a Model; give an exact model, such as Exact\(",
+)
 bad(
     "LearnedVariance on CLD",
     TypeError,

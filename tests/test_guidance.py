@@ -145,7 +145,7 @@ def test_labels_without_a_law_are_refused() -> None:
     for laws in ([], [line]):
         with pytest.raises(ValueError, match=rf"^{len(laws)} laws with data of shapes .*; give at least one"):
             ExactConditional(sdegen.VP(), laws, model.null)
-    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+    with pytest.raises(TypeError, match="sde is a DoubleWell; give a linear SDE"):
         ExactConditional(sdegen.DoubleWell(), [line], line)
 
 

@@ -248,7 +248,7 @@ def test_prior_gap_of_data_is_that_of_their_law_up_to_sampling(n):
 
 
 def test_prior_gap_refuses_nonlinear_processes():
-    with pytest.raises(ValueError, match="DoubleWell is not linear"):
+    with pytest.raises(TypeError, match=r"sde is a DoubleWell; give a linear SDE, .*simulate"):
         prior_gap(DoubleWell(), PAIR)
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 
 # Dequantising noise is drawn at the midpoints of this many parts of a cell. A uniform draw of full precision would now and
 # then be rounded into the next cell; these stay clear of its edges in float32.
 _PARTS = 1024
 
 
+@asked_as("a scaling, such as data.Scaling(-1, 1)")
 @check_arguments
 @dataclass(frozen=True)
 class Scaling:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..checks import check_count, kind_of
 from ..conditions import Conditions
 from ..laws.operators import rows
@@ -60,6 +60,7 @@ class Informed(Guided):
         return {k: v for k, v in cond.items() if k != "y"}
 
 
+@asked_as("a DPS or PiGDM around a score model")
 class Measured(Informed, Tilted):
     """A score model conditioned on a measurement of its data, by ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)`` with `Q` taken
     as constant.

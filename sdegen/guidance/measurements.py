@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..answers import check_each
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
@@ -25,6 +25,7 @@ from ..laws.products import pull_back
 from ..show import show_call
 
 
+@asked_as("a measurement, such as measurements.random_projection(1, 2, std=0.1)")
 class Measurement(ABC):
     """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
 

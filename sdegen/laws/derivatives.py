@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..show import show_call
 from .draws import rademacher_like
 from .products import Field, Products
@@ -156,6 +156,7 @@ class Traces(NamedTuple):
     exact: bool = False
 
 
+@asked_as("ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives")
 class Divergence(ABC):
     """A method to compute ``div field``: at one place by a call, or along a whole path with the same probes by `along`."""
 

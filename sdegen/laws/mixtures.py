@@ -1,5 +1,4 @@
-"""Distributions with known density, score and denoiser: the interface `Distribution` and `GaussianMixture`; finite data
-sets are in `empirical`.
+"""Distributions with known density, score and denoiser: their interface and Gaussian mixtures; finite data are in `empirical`.
 
 They are the exact oracles of the library. All can be *diffused*: seen through any linear Gaussian kernel they are
 again a mixture, and `observed` gives the mean of the data, and the score, once ``y = c x + s z`` has been seen. Parameters
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..checks import check_tensor
 from ..fixed import Fixed
 from ..precision import widened
@@ -30,6 +29,7 @@ from .units import Units
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a mean: variances of constant numbers come out as so much
 
 
+@asked_as("moments, such as moments_of(data)")
 class Moments(NamedTuple):
     """The mean of the data, of the shape of a datum, and its covariance: ``(d, d)`` full, or ``(d,)`` diagonal, over the
     flattened datum.
@@ -80,10 +80,9 @@ class Moments(NamedTuple):
         return Moments(units.standardise(self.mean.double()), C)
 
 
+@asked_as("a law, such as data.gaussian_ring()")
 class Distribution(Fixed, ABC):
-    """The interface of a distribution of data with closed forms: samples, moments, denoiser and score, and its law after
-    diffusion.
-    """
+    """The interface of a distribution with closed forms: samples, moments, denoiser, score, and its law after diffusion."""
 
     event_shape: torch.Size
 
@@ -123,6 +122,7 @@ class Distribution(Fixed, ABC):
         )
 
 
+@asked_as("a GaussianMixture, such as data.gaussian_ring()")
 class GaussianMixture(Distribution):
     """A mixture of Gaussians, ``p(x) = Σ_k w_k N(x; m_k, C_k)``.
 

@@ -15,10 +15,12 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from ..arguments import asked_as
 from ..precision import apply_matrix, at_least_single
 from ..show import show_call
 
 
+@asked_as("an operator, such as laws.Scale(0.5)")
 class Operator(ABC):
     """A linear map ``x -> A x`` of a state `x` of shape ``(B, *)``; one map, or one per row of the batch."""
 
@@ -34,9 +36,7 @@ class Operator(ABC):
 
     @abstractmethod
     def prepared(self, like: Tensor | None) -> Self:
-        """Return the map with its coefficients as states of a network with the weight `like` want them: in its dtype, float32 at
-        least, and on its device.
-        """
+        """Return the map with coefficients in the dtype, float32 at least, and on the device of a network's weight `like`."""
 
     @abstractmethod
     def __getitem__(self, i: int) -> Self:

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer, check_pair
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.marginals import Marginal, Observation
 from ..laws.outside import ClosedLaw, as_closed
 from ..precision import widened
-from ..processes.linear import LinearSDE, as_linear
+from ..processes.linear import LinearSDE
 from ..processes.validity import check_process
 from .named import read_conditions
 from .score import ScoreModel
 
 
+@asked_as("an exact model, such as Exact(VP(), data.gaussian_ring())")
 class Exact(Fixed, ScoreModel):
     """The exact score model of a linear SDE started from a known distribution.
 
@@ -52,8 +53,7 @@ class Exact(Fixed, ScoreModel):
 
     @check_arguments
     def __init__(self, sde: LinearSDE, distribution: ClosedLaw) -> None:
-        why = ", so the law of its noised states has no closed form; simulate it, or linearise the process."
-        self.sde, self.distribution = as_linear(sde, why), as_closed(distribution)
+        self.sde, self.distribution = sde, as_closed(distribution)
         check_process(sde)
         self.moments, self._law = self.distribution.moments(), self.distribution.in_units(sde.units)
 

@@ -24,7 +24,7 @@ from ..laws.outside import as_law
 from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.base import SDE
-from ..processes.linear import LinearSDE, is_linear
+from ..processes.linear import LinearSDE
 from ..processes.validity import check_process
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
@@ -126,8 +126,6 @@ class Model(VelocityModel, Trainable):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__()
-        if not is_linear(sde):
-            raise TypeError(f"{type(sde).__name__} is not linear; wrap the network in DirectModel(net, sde) instead.")
         check_process(sde)
         self.net, self.sde = net, sde
         self.parametrization = EDMParametrization() if parametrization is None else parametrization

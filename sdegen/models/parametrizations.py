@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..answers import check_pair
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator
@@ -65,6 +65,7 @@ class Coefficients(NamedTuple):
         return show_call(self)
 
 
+@asked_as("a parametrisation, such as models.EDMParametrization()")
 class Parametrization(ABC):
     """The base class of parametrisations: the network predicts a combination ``F = a x_0 + b z`` of clean data and noise.
 

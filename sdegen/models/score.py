@@ -6,14 +6,7 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
-__all__ = [
-    "ScoreModel",
-    "VelocityModel",
-    "check_dtype",
-    "check_reading",
-    "evaluating",
-    "rotated",
-]
+__all__ = ["ScoreModel", "VelocityModel", "check_dtype", "check_reading", "evaluating", "rotated"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..answers import check_answer
+from ..arguments import asked_as
 from ..conditions import Conditions, conditions_of
 from ..data.parts import has_rows
 from ..laws.kernels import Transition
@@ -38,6 +32,7 @@ from .question import Question
 from .reversal import LearnedReversal
 
 
+@asked_as("a score model, such as Exact(VP(), data.gaussian_ring())")
 class ScoreModel(ABC):
     """The base class of score models, estimates of ``∇ log p_t(x)``. Subclass it with `score`; on a linear process the
     other predictions follow.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.marginals import Level, Marginal, Perturbed
@@ -50,6 +50,7 @@ class Read(Scored, Protocol):
         """Return the answer to a question at the state `x`."""
 
 
+@asked_as("an SDE, such as VP()")
 class SDE(Lifting):
     """The base class of forward SDEs. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; for a linear
     one use `LinearSDE`.

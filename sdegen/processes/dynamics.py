@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
+from ..arguments import asked_as
 from ..checks import kind_of
 from ..fixed import Fixed
 from ..laws.operators import Operator, Scale
@@ -51,6 +52,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     return t.clamp(0.0, T)
 
 
+@asked_as("an SDE, such as VP(), or its Reverse")
 class Dynamics(Fixed, ABC):
     """The interface of an SDE to a simulator: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
 

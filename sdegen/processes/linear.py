@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..fixed import remembered
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel, Transition
@@ -44,6 +44,7 @@ def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return s, t
 
 
+@asked_as("a linear SDE, such as VP(); others are for DirectModel(net, sde), simulate and FokkerPlanck")
 class LinearSDE(SDE):
     """The base class of linear SDEs, ``dx = F(t) x dt + G(t) dw`` with coefficients that do not depend on the state.
 

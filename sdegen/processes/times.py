@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_function
 from ..fixed import Fixed, weights_of
 from ..show import show_call
@@ -34,6 +34,7 @@ from .linear import LinearSDE, is_linear
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
+@asked_as("a law of times, such as weightings.UniformTimes()")
 class TimeLaw(Fixed, ABC):
     """The base class of distributions of the training time on ``[t_min, T]``."""
 

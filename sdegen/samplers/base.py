@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..checks import check_count
 from ..models.score import ScoreModel
 from ..processes.base import SDE
@@ -27,6 +27,7 @@ C = TypeVar("C")  # what a step needs, formed before the run
 S = TypeVar("S")  # what a step remembers for the next
 
 
+@asked_as("a sampler with its steps, such as samplers.Heun(steps=18)")
 class Sampler(ABC, Generic[C, S]):
     """The base class of samplers: a rule for one step from ``x_t`` to ``x_s``, ``s < t``.
 

@@ -40,7 +40,7 @@ from ..arguments import check_arguments
 from ..checks import check_choice, check_number
 from ..laws.mixtures import Moments
 from ..models.exact import Exact
-from ..processes.linear import LinearSDE, is_linear
+from ..processes.linear import LinearSDE
 from ..samplers import SampleNoise, Sampler, sample
 from .affine import affine_moments, gaussian_data, travelled
 from .report import STATISTICAL, Law, Report, Violation, cases, check
@@ -327,9 +327,5 @@ def _case(
     if not isinstance(made, Sampler):
         raise TypeError(
             f"make({steps[0]}) returned a {type(made).__name__}; give a function of the steps that makes a sampler."
-        )
-    if not is_linear(sde):
-        raise TypeError(
-            f"{type(sde).__name__} is not linear: the law of its noised data, to compare with, is not known."
         )
     return Case(make, sde, made.convergence_order if order is None else order, steps, largest, final == "denoise")

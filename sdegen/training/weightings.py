@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import asked_as, check_arguments
 from ..laws.marginals import Level
 from ..laws.operators import Operator
 from ..processes.base import SDE
@@ -36,6 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@asked_as("a weighting, such as weightings.UniformWeighting()")
 class Weighting(ABC):
     """The base class of loss weightings lambda(t), given by an operator `W` with ``Wᵀ W = lambda``: the loss is ``‖W (s −
     target)‖²``.

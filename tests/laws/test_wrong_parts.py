@@ -360,7 +360,7 @@ def test_a_wrong_parametrization_is_named(kind: type[Parametrization], law: str,
 
 
 def test_a_parametrization_on_a_nonlinear_process_is_refused() -> None:
-    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+    with pytest.raises(TypeError, match="sde is a DoubleWell; give a linear SDE"):
         check_parametrization(VelocityParametrization(), sdegen.DoubleWell())  # type: ignore[arg-type]
 
 

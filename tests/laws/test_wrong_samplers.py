@@ -166,7 +166,7 @@ def test_a_run_that_is_not_affine_is_refused_by_name() -> None:
 def test_what_is_no_sampler_and_no_linear_process_is_refused() -> None:
     with pytest.raises(TypeError, match=r"make.* returned a ABCMeta; give a function of the steps"):
         check_sampler(lambda n: DDIM, sdegen.VP())  # type: ignore[arg-type, return-value]
-    with pytest.raises(TypeError, match="DoubleWell is not linear"):
+    with pytest.raises(TypeError, match="sde is a DoubleWell; give a linear SDE"):
         check_sampler(DDIM, sdegen.DoubleWell())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no_such_law"):
         check_sampler(DDIM, sdegen.VP(), expected={"no_such_law": "misspelt"})
