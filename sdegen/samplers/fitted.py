@@ -18,7 +18,7 @@ from .base import Sampler
 from .clocks import share
 from .exponential import Move
 from .multistep import Multistep, MultistepStep
-from .run import walk
+from .run import take_steps
 
 
 class Fitted(Multistep):
@@ -84,4 +84,4 @@ def travel(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
 ) -> list[tuple[Tensor, Any]]:
     """Run a plan, and return the states before every step and after the last, each with the sampler's memory there."""
-    return [(x, state), *walk(sampler, plan, model, x, torch.zeros_like, state)]
+    return [(x, state), *take_steps(sampler, plan, model, x, torch.zeros_like, state)]

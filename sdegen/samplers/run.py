@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Callback", "NoiseSource", "Runner", "sample", "walk"]
+__all__ = ["Callback", "NoiseSource", "Runner", "sample", "take_steps"]
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -153,7 +153,7 @@ def sample(
     return narrowed("samples", found, dtype)
 
 
-def walk(
+def take_steps(
     sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise, state: Any = None
 ) -> Iterator[tuple[Tensor, Any]]:
     """Take the steps of a plan, and yield after each the states and what the sampler remembers there.
@@ -248,7 +248,7 @@ class Runner(NamedTuple):
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
         path = [x]
         ranges: list[Tensor] = []  # looked at once, at the end: no synchronisation inside the loop
-        for i, (after, _) in enumerate(walk(self.sampler, steps, model, x, self.noise(first, self.times))):
+        for i, (after, _) in enumerate(take_steps(self.sampler, steps, model, x, self.noise(first, self.times))):
             x = after
             ranges += torch.aminmax(x.detach())
             if self.return_path:
