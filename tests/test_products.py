@@ -264,7 +264,8 @@ def test_a_run_finds_out_once() -> None:
     for divergence in DIVERGENCES:
         calls.clear()
         found = sdegen.estimate_log_prob(model, points(), divergence=divergence, tolerance=1e-2)
-        assert sum(calls) == 1 and len(calls) >= found.evaluations
+        # Once by the check of the derivatives before the run, and once by the run.
+        assert sum(calls) == 2 and len(calls) >= found.evaluations
 
 
 @pytest.mark.parametrize("wide", [1, 7])
