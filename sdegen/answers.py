@@ -7,7 +7,7 @@ the end of a run, and of the loss.
 
 from __future__ import annotations
 
-__all__ = ["ask_draws", "ask_log_prob", "check_answer", "check_pair", "check_each"]
+__all__ = ["ask_draws", "ask_log_prob", "ask_score", "check_answer", "check_pair", "check_each"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -133,6 +133,23 @@ def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Ten
     if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point():
         return x
     return check_each(f"{type(law).__name__}.sample", x, n, must="as many points as are asked for, (n, *)")
+
+
+def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+    """Return a model's score at states, ``(B, *)``; refuse, as `check_answer` does, what would broadcast.
+
+    Parameters
+    ----------
+    scored
+        Anything with ``score(x, t, **cond)``.
+    x
+        ``(B, *)``.
+    t
+        A time, or ``(B,)``.
+    cond
+        Conditions.
+    """
+    return check_answer(f"{type(scored).__name__}.score", scored.score(x, t, **cond), x.shape, x)
 
 
 def _described(answer: Any) -> str:

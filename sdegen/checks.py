@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
+from .dense import check_dense
 from .show import show_value
 
 T = TypeVar("T")
@@ -293,13 +294,13 @@ def check_tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} {kind_of(value)}; give a tensor.")
+    check_dense(name, value)
     if value.is_complex() or (floating and not value.is_floating_point()):
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; give a tensor of {ndim} axes{hint}.")
-    if shape is not None and not (
-        len(shape) == value.ndim and all(want in (None, have) for want, have in zip(shape, value.shape, strict=True))
-    ):
+    alike = shape is None or len(shape) == value.ndim
+    if shape is not None and not (alike and all(w in (None, n) for w, n in zip(shape, value.shape, strict=True))):
         wanted = ", ".join("*" if want is None else str(want) for want in shape) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} has shape {tuple(value.shape)}; give a tensor of shape ({wanted}){hint}.")
     if finite and not value.isfinite().all():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .answers import ask_draws, ask_log_prob
+from .answers import ask_draws, ask_log_prob, ask_score
 from .arguments import check_arguments
 from .checks import check_count
 from .laws.draws import resample_systematically
@@ -276,7 +276,7 @@ def _score_error(
     with torch.no_grad(), evaluating(model):
         score = torch.cat(
             [
-                check_reading("score", model.score(model.cast_states(a), b), b).double().cpu()
+                check_reading("score", ask_score(model, model.cast_states(a), b), b).double().cpu()
                 for a, b in zip(x.split(4096), t.split(4096), strict=True)
             ]
         )

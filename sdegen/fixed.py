@@ -8,8 +8,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .show import show_value
 
@@ -72,17 +73,39 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def weights_of(thing: Any) -> Any:
-    """Return what a module's parameters and buffers are now, to know when they have changed; None of what is no module."""
+    """Return what a module's parameters and buffers are now, to know when they have changed; of another object what its
+    attributes hold that can be changed in place, tensors, arrays, lists and networks, and None where there are none.
+    """
     if not isinstance(thing, nn.Module):
-        return None
+        own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}
+        derived = functools.cached_property  # what follows from the attributes is none
+        held = [(k, v) for k, v in own.items() if not isinstance(getattr(type(thing), k, None), derived)]
+        return [(name, _content(value)) for name, value in held] or None
     values = [*thing.parameters(), *thing.buffers()]
     if any(v.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values):
         return object()  # equal to none
     return tuple(v.detach().double().cpu().numpy().tobytes() for v in values)
 
 
+_CHANGEABLE = (Tensor, np.ndarray, list, dict, set, nn.Module)
+
+
+def _content(value: Any) -> Any:
+    """Return what a value holds now, so that it compares unequal once that has changed."""
+    if isinstance(value, nn.Module):
+        return weights_of(value)
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, Tensor):
+        hidden = value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value)
+        return object() if hidden else (value.shape, value.detach().double().cpu().numpy().tobytes())
+    if isinstance(value, dict):
+        return [(key, _content(part)) for key, part in value.items()]
+    return [_content(part) for part in value] if isinstance(value, (list, tuple, set)) else value
+
+
 class remembered(Generic[T]):
-    """A property that is computed when it is first asked for, and again when the object is a module whose weights have changed.
+    """A property that is computed when it is first asked for, and again when its weights, or what it holds, have changed.
 
     A subclass may give a plain attribute instead.
 
@@ -107,11 +130,11 @@ class remembered(Generic[T]):
     def __get__(self, thing: Any, owner: type) -> Any:
         if thing is None:
             return self
-        if not isinstance(thing, nn.Module):
+        weights = weights_of(thing)
+        if weights is None:
             vars(thing)[self.name] = value = self.compute(thing)  # found there from now on
             return value
         memory = vars(thing).setdefault("_remembered", {})
-        weights = weights_of(thing)
         if self.name not in memory or memory[self.name][0] != weights:
             memory[self.name] = weights, self.compute(thing)
         return memory[self.name][1]

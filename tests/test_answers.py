@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import VP, Exact, Model, fit, sample
-from sdegen.baselines import VAE, Autoencoder
+from sdegen.baselines import GAN, VAE, Autoencoder, ContinuousFlow
 from sdegen.baselines.likelihoods import Gaussian
-from sdegen.guidance import ClassifierGuidance, NoisyClassifier, PiGDM, Replacement
+from sdegen.guidance import ClassifierGuidance, CleanState, NoisyClassifier, PiGDM, Replacement, Tilted
 from sdegen.guidance.measurements import Measurement
 from sdegen.models import DirectModel, LearnedVariance, Parametrization, ScoreModel, from_network
 from sdegen.models.foreign import NetworkClock
-from sdegen.samplers import DDIM, EulerMaruyama, Heun
+from sdegen.samplers import DDIM, EulerMaruyama, Heun, Langevin
 from sdegen.training import losses, weightings
 
 RING = sdegen.data.gaussian_ring()
@@ -121,6 +121,29 @@ class Seen(Measurement):
         return self.answer(x[:, :1] + x[:, 1:])
 
 
+class Changed(CleanState):
+    """A wrapper of the user's, whose clean state is dressed."""
+
+    def __init__(self, model: ScoreModel, answer: Answer) -> None:
+        super().__init__(model)
+        self.dressed = answer
+
+    def estimate(self, x: Tensor, t: Any, /, **cond: Any) -> Any:
+        x_0, eps = self.model.estimate(x, t, **cond)
+        return self.dressed(x_0), eps
+
+
+class Leaning(Tilted):
+    """A guidance of the user's, whose gradient is dressed."""
+
+    def __init__(self, model: ScoreModel, answer: Answer) -> None:
+        super().__init__(model)
+        self.dressed = answer
+
+    def tilted(self, x: Tensor, t: Any, /, **cond: Any) -> Any:
+        return *self.model.estimate(x, t, **cond), self.dressed(torch.ones_like(x))
+
+
 class Steps(DDIM):
     def __init__(self, answer: Answer) -> None:
         super().__init__(3)
@@ -187,6 +210,22 @@ DOORS: dict[str, Callable[[Answer], Any]] = {
     "score, DDIM": lambda a: sample(Score(a), x_T=X, sampler=DDIM(3)),
     "score, Heun": lambda a: sample(Score(a), x_T=X, sampler=Heun(3)),
     "score, read": lambda a: Score(a).denoise(X, 0.5),
+    "score, bound": lambda a: sdegen.elbo(Score(a), X, draws=2),
+    "score, chain": lambda a: sdegen.discrete_elbo(Score(a), X, 3),
+    "score, Langevin": lambda a: sample(Score(a), x_T=X, sampler=Langevin(2)),
+    "score, implicit loss": lambda a: losses.Implicit()(Score(a), X),
+    "score, denoising loss": lambda a: losses.Denoising()(Score(a), X),
+    "score, diagnosed": lambda a: sdegen.diagnose(Score(a), RING, DDIM(2), n=64, bins=2),
+    "clean state, sampled": lambda a: sample(Changed(exact(VP()), a), x_T=X, sampler=DDIM(3)),
+    "clean state, last move": lambda a: sample(Changed(exact(VP()), a), x_T=X, sampler=EulerMaruyama(3), seed=0),
+    "clean state, read": lambda a: Changed(exact(VP()), a).denoise(X, 0.5),
+    "clean state, velocity": lambda a: Changed(exact(VP()), a).velocity(X, 0.5),
+    "gradient of guidance, sampled": lambda a: sample(Leaning(exact(VP()), a), x_T=X, sampler=DDIM(3)),
+    "gradient of guidance, read": lambda a: Leaning(exact(VP()), a).score(X, 0.5),
+    "encoder": lambda a: VAE(Net(a, lambda x: torch.cat([x, x], 1)), Net(lambda y: y), 2, Gaussian(1.0)).loss(X),
+    "generator": lambda a: GAN(Net(a), Net(lambda y: y, lambda x: x[:, :1]), 2).loss(X),
+    "velocity of a flow, its density": lambda a: ContinuousFlow(Net(a), (2,)).log_prob(X),
+    "velocity of a flow, its samples": lambda a: ContinuousFlow(Net(a), (2,)).sample(5, None),
     "score, likelihood": lambda a: sdegen.log_prob(Score(a), X, tolerance=0.1),
     "prior's draws": lambda a: sample(exact(Prior(draws=a)), 5, steps=3, seed=0),
     "prior's density": lambda a: sdegen.log_prob(exact(VP()), X, prior=Law(a), tolerance=0.1),

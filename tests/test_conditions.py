@@ -114,6 +114,32 @@ def test_rows_do_not_depend_on_what_goes_through_the_model_with_them(kind: type[
         torch.testing.assert_close(RUNS[run](make(), cond, batch), whole, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("fixed", [False, True], ids=["of the run", "fixed"])
+def test_labels_that_are_no_labels_of_the_whole_are_none_of_a_chunk(run: str, fixed: bool) -> None:
+    """Of labels as many as a chunk has rows, and not the run, every chunk would take all."""
+    for batch in (2, 3, 4):
+        cond = {"label": torch.zeros(batch, dtype=torch.long)}
+        model = Conditioned(MODEL, **cond) if fixed else MODEL
+        with pytest.raises(ValueError, match=r"label has shape"):
+            RUNS[run](model, {} if fixed else cond, batch)
+
+
+@pytest.mark.parametrize("value", [{"a": torch.zeros(5), "b": 1}, [torch.zeros(5)], ["cat"] * 5, (torch.zeros(5, 2),)])
+def test_what_has_a_part_for_each_sample_and_cannot_be_cut_is_refused(value: Any) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor, c_noise: Tensor, parts: Any = None) -> Tensor:
+            return x
+
+    model = sdegen.Model(Net(), VP())
+    model.moments = RING.moments()
+    assert sample(model, 5, steps=2, seed=0, parts=value).shape == (5, 2)
+    with pytest.raises(
+        TypeError, match=r"parts is a .* with something for each of 5 samples, which batch= .* cannot cut"
+    ):
+        sample(model, 5, steps=2, seed=0, parts=value, batch=2)
+
+
 SAMPLERS: dict[str, samplers.Sampler] = {
     "DDIM": DDIM(3), "Ancestral": samplers.Ancestral(3), "Euler": samplers.EulerMaruyama(3), "Heun": Heun(3),
     "flow": samplers.ProbabilityFlow(3, method="rk4"), "multistep": samplers.Multistep(4, order=2),

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,82 @@ def test_a_table_that_was_given_may_change_and_the_process_does_not() -> None:
     sde.betas.fill_(0.5)
     assert torch.equal(sde.betas, kept)
     assert torch.equal(sde.alpha(torch.tensor([0.3, 0.7], dtype=torch.float64)), before)
+
+
+# --- what a process holds is seen, however it changes within -----------------------------------------------------------
+
+
+class Holding:
+    """A rate that lies in something which can be changed in place."""
+
+    held: Any
+
+    @property
+    def rate(self) -> Tensor:
+        inside = self.held["rate"] if isinstance(self.held, dict) else self.held
+        value = inside.weight[0, 0] if isinstance(inside, nn.Module) else inside[0]
+        return torch.as_tensor(value, dtype=torch.float64).detach()
+
+
+class HeldScalar(Holding, sdegen.ScalarSDE):
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rate * (1 + t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + self.rate * t).sqrt()
+
+
+class HeldMatrix(Holding, sdegen.MatrixSDE):
+    def __init__(self, held: Any) -> None:
+        self.held, self.Sigma_0 = held, 0.1 * torch.eye(2, dtype=torch.float64)
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64) * self.rate
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64))
+
+
+def network(rate: float) -> nn.Module:
+    net = nn.Linear(1, 1)
+    nn.init.constant_(net.weight, rate)
+    return net
+
+
+HELD: dict[str, tuple[Callable[[float], Any], Callable[[Any], Any]]] = {
+    "list": (lambda r: [r], lambda held: held.__setitem__(0, 3.0)),
+    "tensor": (lambda r: torch.tensor([r]), lambda held: held.fill_(3.0)),
+    "data": (lambda r: torch.tensor([r]), lambda held: held.data.fill_(3.0)),
+    "array": (lambda r: np.array([r]), lambda held: held.__setitem__(0, 3.0)),
+    "list in a dict": (lambda r: {"rate": [r]}, lambda held: held["rate"].__setitem__(0, 3.0)),
+    "dict": (lambda r: {"rate": torch.tensor([r])}, lambda held: held.update(rate=torch.tensor([3.0]))),
+    "network": (network, lambda held: nn.init.constant_(held.weight, 3.0)),
+}
+
+
+@pytest.mark.parametrize(("kind", "held"), [*((HeldScalar, held) for held in HELD), (HeldMatrix, "tensor")])
+def test_what_a_process_holds_is_seen_however_it_changes_within(kind: Any, held: str) -> None:
+    make, change = HELD[held]
+    inside = make(1.0)
+    used, new = kind(inside), kind(make(3.0))
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+
+    def readings(sde: Any) -> list[Tensor]:
+        if kind is HeldMatrix:
+            return [sde._unit_root(t[:1])]  # its moments are not kept
+        at = sde.marginal(t)
+        return [at.Phi.matrix(), at.R.matrix(), sde.time(sde.snr(t))]
+
+    first = readings(used)
+    assert kind is HeldScalar or used._unit_root is used._unit_root  # kept while nothing changes
+    change(inside)
+    again = readings(used)
+    for a, b in zip(again, readings(new), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(again[-1], first[-1])
 
 
 # --- weights of learned processes are seen, however they change -------------------------------------------------------

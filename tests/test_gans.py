@@ -347,7 +347,9 @@ def test_what_is_kept_of_a_training() -> None:
     [(nets.Perceptron(3, 1), nets.Perceptron(2, 1)), (nets.Perceptron(3, 2), nets.Perceptron(2, 3))],
 )
 def test_players_of_other_shapes_are_told(generator: nn.Module, critic: nn.Module) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=r"one number a datum|dim = 2 coordinates"):
+    with pytest.raises(
+        (ValueError, RuntimeError), match=r"one number a datum|dim = 2 coordinates|the shape of the data"
+    ):
         GAN(generator, critic, 3).loss(X.float())
 
 

@@ -15,7 +15,7 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["construction", "description", "precision", "show", "storage", "waiting", "warning", "written"],
+    ["construction", "dense", "description", "precision", "show", "storage", "waiting", "warning", "written"],
     ["answers", "checks", "conditions", "fixed", "identity"],
     ["arguments", "progress"],
     ["laws", "nets"],

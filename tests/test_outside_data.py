@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,11 @@ BAD: dict[str, Callable[[], Any]] = {
     "no axes": lambda: torch.tensor(1.0),
     "whole numbers": lambda: torch.arange(6).reshape(3, 2),
     "complex numbers": lambda: torch.zeros(3, 2, dtype=torch.complex64),
+    "a sparse tensor": lambda: torch.eye(3).to_sparse(),
+    "a nested tensor": lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+    "a tensor without numbers": lambda: torch.zeros(3, 2, device="meta"),
+    "batches of two shapes": lambda: iter([torch.zeros(2, 2), torch.zeros(2, 3)]),
+    "a law of two shapes": lambda: Widening(),
     "NaN": lambda: torch.tensor([[0.0, math.nan]]),
     "a list of numbers": lambda: [1.0, 2.0, 3.0],
     "a ragged list": lambda: [[1.0, 2.0], [3.0]],
@@ -223,6 +229,16 @@ BAD: dict[str, Callable[[], Any]] = {
     "a Dataset of bytes": lambda: TensorDataset(torch.zeros(3, 2, dtype=torch.uint8)),
     "a law of counts": lambda: Countless(),
 }  # fmt: skip
+
+
+class Widening:
+    """A law whose draws have another shape each time."""
+
+    width = 1
+
+    def sample(self, n: int, generator: Any = None) -> Tensor:
+        self.width += 1
+        return torch.zeros(n, self.width)
 
 
 class Countless:
@@ -386,3 +402,39 @@ def test_a_prior_of_torch_starts_samples_and_likelihoods() -> None:
     x = ring.sample(4, seeded(0))
     given = D.Normal(torch.zeros(2, dtype=torch.float64), 1.0)
     assert torch.allclose(sdegen.log_prob(own, x), sdegen.log_prob(ours, x, prior=given), atol=1e-6)
+
+
+def test_batches_written_to_one_buffer_are_read_as_they_were() -> None:
+    """An iterator is read ahead; what is read is kept, whatever the iterator does with its memory next."""
+
+    def batches() -> Iterator[Tensor]:
+        buffer = torch.empty(2, 1)
+        for i in range(100):
+            yield buffer.fill_(i)
+
+    stream = sdegen.data.Stream(batches(), torch.float32, torch.device("cpu"))
+    given = stream.batches(2, torch.Generator())
+    assert [next(given).x[0, 0].item() for _ in range(30)] == list(range(30))
+    assert [batch.x[0, 0].item() for batch in stream.few(2)] == list(range(4))
+    assert stream.moments(torch.Generator()).mean.item() == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("how", [torch.no_grad, torch.inference_mode, "detached"])
+def test_a_loss_without_a_gradient_is_refused(how: Any) -> None:
+    def loss(model: Any, x: Tensor, generator: Any = None) -> Tensor:
+        value = model.score(x, 0.5).square().sum(1)
+        return value.detach() if how == "detached" else value
+
+    with (
+        pytest.raises(ValueError, match=r"the loss has no gradient; train outside torch\.no_grad"),
+        nullcontext() if how == "detached" else how(),
+    ):
+        fit(
+            small(),
+            torch.zeros(8, 2) + torch.arange(8)[:, None],
+            steps=1,
+            batch_size=4,
+            seed=0,
+            loss=loss,
+            progress=False,
+        )

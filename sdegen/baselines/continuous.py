@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..laws.derivatives import exact_divergence, hutchinson_divergence
 from ..laws.draws import rademacher_like
@@ -69,7 +70,8 @@ class Trajectory(Bijection):
 
     def _asked(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity at one time, from a network that is called in its own dtype."""
-        return self.velocity(x.to(dtype_of(self.velocity, x)), t.expand(len(x))).to(x.dtype)
+        v = self.velocity(x.to(dtype_of(self.velocity, x)), t.expand(len(x)))
+        return check_answer("velocity", v, x.shape, x)
 
     def _solved(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
         from torchdiffeq import odeint  # loads on use
@@ -78,7 +80,13 @@ class Trajectory(Bijection):
         how = {"method": "dopri5"} if steps is None else {"method": "rk4", "options": {"step_size": 1 / steps}}
         half = dtype_of(self.velocity, start[0]).itemsize <= 2  # whose answers have three digits
         tolerance = max(self.tolerance, 1e-3) if half else self.tolerance
-        path = odeint(slope, start, times, rtol=tolerance, atol=tolerance, **how)
+        try:
+            path = odeint(slope, start, times, rtol=tolerance, atol=tolerance, **how)
+        except AssertionError as failure:  # torchdiffeq asserts that steps have a length and that states stay finite
+            raise ValueError(
+                "the flow cannot be followed: its velocity is not finite or too steep; look at the network's answers, or give a "
+                "larger tolerance."
+            ) from failure
         return tuple(part[-1] for part in path)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..laws.draws import noise_like
@@ -39,15 +40,14 @@ class Players(nn.Module):
 
         The generated data are returned too, as a fourth tensor without derivatives.
         """
-        fake = self.generator(z).to(x)
+        fake = check_answer("the generator", self.generator(z), x.shape, x, "the shape of the data")
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
         # No gradient reaches the critic through the third output, nor the generator through the second.
         told = functional_call(self.critic, still, (fake,))
         alone = fake.detach()
-        if fake.shape != x.shape or told.numel() != len(x):
+        if told.numel() != len(x):
             raise ValueError(
-                f"for data {tuple(x.shape)} the generator answers with shape {tuple(fake.shape)}, the critic with "
-                f"{tuple(told.shape)}; they must give the shape of the data, and one number a datum."
+                f"the critic returned shape {tuple(told.shape)} for data {tuple(x.shape)}; it must return one number a datum."
             )
         return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
 

@@ -32,6 +32,10 @@ class Networks(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
+    def encoded(self, x: Tensor) -> Tensor:
+        """Return the encoder's answer, a row for each datum."""
+        return check_each("the encoder", self.encoder(x), len(x), x, "a row of numbers for each datum")
+
 
 class Coder(nn.Module):
     """The base class of autoencoders: an encoder and a decoder, held by the module `net`.
@@ -103,12 +107,8 @@ class _Reparameterised(Networks):
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean and log-std of the latent, and the output of the decoder at the latent that noise `z` gives."""
-        mean, log_std = self.encoder(x).to(x).chunk(2, 1)
-        if mean.shape != z.shape:
-            raise ValueError(
-                f"the encoder answers with {2 * mean.shape[1]} numbers for latent = {z.shape[1]}; it must give twice as many "
-                "as a latent has, mean and log-std."
-            )
+        must = f"twice as many numbers as a latent has, mean and log-std, {2 * z.shape[1]} for each datum"
+        mean, log_std = check_answer("the encoder", self.encoded(x), (len(x), 2 * z.shape[1]), x, must).chunk(2, 1)
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
 
 
@@ -327,5 +327,5 @@ class _Relaxed(Networks):
 
     def forward(self, x: Tensor, gumbel: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Return ``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
-        log_q = self.encoder(x).to(x).log_softmax(1)
+        log_q = self.encoded(x).log_softmax(1)
         return log_q, self.decoder(F.softmax((log_q + gumbel) / temperature, 1))

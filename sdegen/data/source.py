@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..checks import check_law
+from ..dense import check_dense
 from ..laws.mixtures import Moments, moments_of
 from ..laws.outside import as_law
 from ..precision import at_least_single, is_finer, widened
@@ -284,6 +285,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
             f"{what} is a {type(x).__name__}; give a tensor, (tensor, conditions), a Dataset, an iterable of batches such as a "
             "DataLoader, or anything with sample(n)."
         )
+    check_dense(what, x)
     if not x.is_floating_point():
         raise TypeError(
             f"{what} has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."

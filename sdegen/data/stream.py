@@ -80,7 +80,7 @@ class Stream:
         first = self._pass()
         self._ahead: list[Batch] = []
         if isinstance(data, Iterator):
-            self._rest, self._ahead = first, list(islice(first, _AHEAD))
+            self._rest, self._ahead = first, [_copied(batch) for batch in islice(first, _AHEAD)]
             first = iter(self._ahead)
         head = next(first, None)
         if head is None:
@@ -162,7 +162,7 @@ class Stream:
             self.read += 1
             batch = self._checked(item, f"batch {self.read} of the data")
             if len(self._some) < _SOME:
-                self._some.append(batch)
+                self._some.append(_copied(batch))
             yield batch
 
     def _endless(self) -> Iterator[Batch]:
@@ -186,7 +186,11 @@ class Stream:
         if at_hand(x.device):
             check_finite(x, what)
         if self.read == 1:
-            self.cond = cond
+            self.cond, self._shape = cond, x.shape[1:]
+        if x.shape[1:] != self._shape:
+            raise ValueError(
+                f"{what} has rows of shape {tuple(x.shape[1:])}, the first {tuple(self._shape)}; give all the same."
+            )
         if cond.keys() != self.cond.keys():
             raise ValueError(
                 f"{what} has the conditions {sorted(cond)}, the first {sorted(self.cond)}; give all the same."
@@ -212,6 +216,11 @@ def source_of(data: Any, dtype: torch.dtype, device: torch.device, cast: bool = 
     rows = (Tensor, np.ndarray, Sequence, Mapping, Dataset, Images, Scaled, Split)
     stream = isinstance(data, Iterable) and not isinstance(data, rows) and not hasattr(data, "sample")
     return Stream(data, dtype, device, cast) if stream else Source(data, dtype, device, cast)
+
+
+def _copied(batch: Batch) -> Batch:
+    """Return a batch with memory of its own, which the iterable may write the next one to."""
+    return Batch(batch.x.clone(), {name: value.clone() for name, value in batch.cond.items()})
 
 
 def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import check_answer
 from ..checks import check_interval, check_number
 from ..laws.operators import Operator, rows
 from ..models.score import ScoreModel
@@ -113,12 +114,19 @@ class Tilted(Guided):
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
 
+    def _tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, ...]:
+        """Return what `tilted` says, each checked for the shape of the state."""
+        who, said = f"{type(self).__name__}.tilted", self.tilted(x, t, **cond)
+        if not isinstance(said, tuple) or len(said) != 3:
+            raise TypeError(f"{who} returned no tuple of three; give clean state, noise and gradient.")
+        return tuple(check_answer(who, part, x.shape, x) for part in said)
+
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the tilted clean state and its noise."""
         weight = indicate_interval(self.interval, t) * self.scale
         if not weight.any():
             return self.model.estimate(x, t, **self.passed_on(**cond))
-        x_0, eps, slope = self.tilted(x, t, **cond)
+        x_0, eps, slope = self._tilted(x, t, **cond)
         more_x_0, more_eps = self.resolve_gradient(slope * rows(weight, x), t)
         return x_0 + more_x_0, eps + more_eps
 
@@ -143,7 +151,7 @@ class Tilted(Guided):
         if not at.R.log_abs_det().isneginf().any():
             return at.score_from_noise(self.noise(x, t, **cond))
         score = self.model.score(x, t, **self.passed_on(**cond))
-        return score + self.tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
+        return score + self._tilted(x, t, **cond)[2] * rows(weight, x) if weight.any() else score
 
 
 def require_clean_means(wrapper: Guided) -> LinearSDE:

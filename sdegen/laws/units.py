@@ -98,6 +98,11 @@ class Units:
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean as a number in the dtype of `x`, what is left of it, and the standard deviation."""
+        shape = self.std.shape
+        if x.ndim >= len(shape) and x.shape[x.ndim - len(shape) :] != shape:
+            raise ValueError(
+                f"data have shape {tuple(x.shape)}, and their units are of data {tuple(shape)}; give rows like those."
+            )
         key = x.dtype, x.device
         if key not in self._prepared:
             with torch.inference_mode(False):  # what is kept may be differentiated through later

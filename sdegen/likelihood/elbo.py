@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import ask_score
 from ..arguments import check_arguments
 from ..checks import check_count, check_law
 from ..data.parts import check_batch
@@ -163,7 +164,7 @@ def _bounds(
     lost = torch.zeros_like(log_rest)
     for draw in (z, -z):
         x_t = kernel.sample(draw)
-        score, known = G.T(check_reading("score", model.score(x_t, t), t)), G.T(normal.score(x_t, t))
+        score, known = G.T(check_reading("score", ask_score(model, x_t, t), t)), G.T(normal.score(x_t, t))
         toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
         lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
     first, last = (plain.diffused(normal.distribution, v) for v in (0.0, sde.T))

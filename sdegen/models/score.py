@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import check_answer
+from ..answers import ask_score, check_answer, check_pair
 from ..arguments import asked_as
 from ..conditions import Conditions, conditions_of
 from ..data.parts import has_rows
@@ -162,17 +162,16 @@ class ScoreModel(ABC):
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the posterior means of clean state and noise, ``E[x_0 | x_t]`` and ``E[z | x_t] = −Rᵀ score``."""
         at = self._marginal(t)
-        score = check_answer(f"{type(self).__name__}.score", self.score(x, t, **cond), x.shape, x)
-        eps = at.noise_from_score(score)
+        eps = at.noise_from_score(ask_score(self, x, t, **cond))
         return at.clean_from_noise(x, eps), eps
 
     def denoise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[x_0 | x_t]``, the posterior mean of the clean state."""
-        return self.estimate(x, t, **cond)[0]
+        return self._estimated(x, t, **cond)[0]
 
     def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[z | x_t]``, the posterior mean of the noise."""
-        return self.estimate(x, t, **cond)[1]
+        return self._estimated(x, t, **cond)[1]
 
     def velocity(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes.
@@ -183,7 +182,7 @@ class ScoreModel(ABC):
 
     def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity at the times of `at`, a marginal that the caller has already computed."""
-        return at.velocity(*self.estimate(x, at.t, **cond))
+        return at.velocity(*self._estimated(x, at.t, **cond))
 
     def ask(
         self,
@@ -220,13 +219,19 @@ class ScoreModel(ABC):
         t, X, readings = question
         known = {"x": x}
         if "denoise" in readings and "noise" in readings:
-            known["denoise"], known["noise"] = self.estimate(x, t, **cond)
+            known["denoise"], known["noise"] = self._estimated(x, t, **cond)
         total = None if X is None else X(x)
         for name, W in readings.items():
             value = known[name] if name in known else getattr(self, name)(x, t, **cond)
             value = check_answer(f"{type(self).__name__}.{name}", value, x.shape, x)
             total = W(value) if total is None else W.onto(total, value)
         return torch.zeros_like(x) if total is None else total
+
+    def _estimated(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return what `estimate` says, checked: a subclass may give it."""
+        who = f"{type(self).__name__}.estimate"
+        x_0, eps = check_pair(who, self.estimate(x, t, **cond), "clean state and noise")
+        return check_answer(who, x_0, x.shape, x), check_answer(who, eps, x.shape, x)
 
     def _marginal(self, t: Tensor | float) -> Marginal:
         return self._linear.marginal(t)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..answers import check_answer
+from ..answers import ask_score
 from ..arguments import asked_as, check_arguments
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
@@ -275,8 +275,8 @@ class Reverse(Dynamics):
         """Return ``f − ½ (1 + eta²) G Gᵀ score``."""
         if not self._checked:
             self._check_noise(x, t.reshape(-1)[0])
-        G, who = diffusion_at(self.sde, x, t), f"{type(self.model).__name__}.score"
-        pull = G(G.T(check_answer(who, self.model.score(x, t), x.shape, x)))
+        G = diffusion_at(self.sde, x, t)
+        pull = G(G.T(ask_score(self.model, x, t)))
         return drift_at(self.sde, x, t) - 0.5 * (1 + self.eta**2) * pull
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..answers import ask_score
 from ..fixed import remembered, weights_of
 from ..laws.kernels import Kernel, Transition
 from ..laws.operators import Matrix, Operator
@@ -205,7 +206,7 @@ class MatrixFlow(Flow):
     def slope(self, x: Tensor, question: Any) -> Tensor:
         """Return ``dy/dt`` at the state `x`, from the maps that `ask` has prepared."""
         t, pull, back = question
-        return pull(self.model.score(x, t)) + back(x)
+        return pull(ask_score(self.model, x, t)) + back(x)
 
     def _asked(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
         """Return `R`, and the time with the maps of the score and of the state."""

@@ -76,7 +76,7 @@ class ScalarSDE(LinearSDE):
     @property
     def state(self) -> Any:
         """Whatever the coefficients depend on besides the time, to know when it has changed: of a module what its weights are,
-        else nothing.
+        of another the tensors, arrays, lists and networks that it holds.
         """
         return weights_of(self)
 

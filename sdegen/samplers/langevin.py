@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import ask_score
 from ..arguments import check_arguments
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
@@ -70,7 +71,7 @@ class Langevin(Sampler[LangevinStep, None]):
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Take one Langevin step towards the law at ``c.t``."""
         R = model.sde.root(c.t, x) if c.R is None else c.R
-        drift = R(R.T(model.score(x, c.t)))
+        drift = R(R.T(ask_score(model, x, c.t)))
         return x + self.h * drift + R(noise(x)) * math.sqrt(2 * self.h), None
 
 

@@ -257,7 +257,7 @@ class Runner(NamedTuple):
                 self.callback(i, self.times[i + 1], x)
             bar.update()
         if self.denoise:
-            x = model.denoise(x, self.times[-1])
+            x = check_answer(f"{type(model).__name__}.denoise", model.denoise(x, self.times[-1]), x.shape, x)
             path.append(x)
             ranges += torch.aminmax(x.detach())
             if self.callback is not None:

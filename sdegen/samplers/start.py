@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..answers import check_answer
 from ..checks import check_count, check_tensor
-from ..data.parts import part_of
+from ..data.parts import has_rows, part_of
+from ..dense import check_dense
 from ..laws.mixtures import Moments
 from ..laws.outside import as_law
 from ..models.score import ScoreModel, check_dtype
-from ..models.wrapper import Conditioned
+from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
 from ..processes.base import SDE
 from ..processes.linear import is_linear
@@ -72,13 +73,48 @@ def chunks(
     if batch >= n == len(x):
         yield 0, x, whole
         return
+    batch = _without_mistake(whole, min(batch, len(x)), n)
     for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
         yield first, part, whole.part(slice(first, first + len(part)), x[:1] if like is None else like, n)
+
+
+def _held_by(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the conditions, by name, that a model and the models inside it hold."""
+    if isinstance(thing, Wrapper):
+        yield from getattr(thing, "cond", {}).items()
+        for inside in {**vars(thing), **thing._modules}.values():
+            yield from _held_by(inside)
+
+
+def _without_mistake(model: ScoreModel, batch: int, n: int) -> int:
+    """Return the most rows of a chunk, `batch` or fewer, so that no condition which all `n` samples share has as many: a
+    network would take it for one with a row for each, where it refuses it of the whole.
+
+    Raises
+    ------
+    TypeError
+        If a condition has a value for each sample, and is no tensor that could be cut.
+    """
+    shared: set[int] = set()
+    for name, value in _held_by(model):
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        if any(has_rows(part, n) for part in parts) or (isinstance(value, (list, tuple)) and len(value) == n):
+            raise TypeError(
+                f"{name} is a {type(value).__name__} with something for each of {n} samples, which batch= and part= cannot cut; "
+                "give a tensor (n, ...), or each part as a condition of its own."
+            )
+        if isinstance(value, Tensor) and value.ndim:
+            shared.add(len(value))
+    while batch > 1 and batch in shared:
+        batch -= 1
+    return batch
 
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
+    if model.like is not None:
+        check_dense("the model's first weight", model.like)
     _check_forgotten(model.sde, moments)
     n, prior = check_count("n", n), as_law(model.sde.prior(moments))
     x_T = draw(prior, n, seed, moments.mean.numel(), first)

@@ -104,6 +104,11 @@ class Gradient:
                 self.reason = str(error)
                 shares.append(batch.x.new_tensor(torch.nan))
                 break
+            if not values.requires_grad:
+                raise ValueError(
+                    "the loss has no gradient; train outside torch.no_grad() and torch.inference_mode(), and let the network and "
+                    "the loss answer without detach()."
+                )
             share = values[rows].sum() / len(values) if self.parts > 1 else values.mean()
             share.backward()
             if self.copies is not None:

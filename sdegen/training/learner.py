@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..dense import check_dense
 from ..laws.mixtures import Moments
 from ..models.network import Trainable
 from .losses import Denoising
@@ -43,7 +44,7 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     TypeError
-        If it is no module, or the data's moments cannot be written to it.
+        If it is no module, the data's moments cannot be written to it, or a weight is complex or holds no numbers.
     ValueError
         If no weight requires a gradient.
     """
@@ -60,6 +61,12 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not named:
         raise ValueError("the model has no parameters to train.")
+    for name, weight in named.items():
+        check_dense(f"the weight {name}", weight)
+        if weight.is_complex():
+            raise TypeError(
+                f"the weight {name} is {weight.dtype}; give a network of real numbers, as model.float() makes it."
+            )
     return named
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob
+from ..answers import ask_log_prob, ask_score
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.derivatives import Divergence, ExactDivergence
@@ -156,7 +156,7 @@ class InputPerturbation(Denoising):
         R, t = perturbed.kernel.R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
-            return W(model.score(x, t, **cond) + R.inv().T(perturbed.z))
+            return W(ask_score(model, x, t, **cond) + R.inv().T(perturbed.z))
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
 
 
@@ -209,7 +209,7 @@ class Implicit(ScoreLoss):
                 f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
                 "scalar weighting such as UniformWeighting() on a scalar process."
             )
-        score, divergence = self.divergence(lambda y: model.score(y, t, **cond), perturbed.x, generator=generator)
+        score, divergence = self.divergence(lambda y: ask_score(model, y, t, **cond), perturbed.x, generator=generator)
         values = 0.5 * score.square().reshape(len(score), -1).sum(1) + divergence
         return finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
@@ -325,7 +325,7 @@ def score_error(
     x, kernel, z, at = perturbed
     if not isinstance(at, Marginal):
         target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
-        return W(model.score(x, at.t, **cond) - target)
+        return W(ask_score(model, x, at.t, **cond) - target)
     if pool:
         seen = at.observe(x)
         mean, of_y = pooled(model.sde.units.standardise(x_0), seen.y, seen.c, seen.s)
@@ -334,7 +334,7 @@ def score_error(
         clean = model.sde.lift(x_0)
     if isinstance(model, VelocityModel):
         return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(clean, z))
-    return W(model.score(x, at.t, **cond) - at.score_from_noise(z))
+    return W(ask_score(model, x, at.t, **cond) - at.score_from_noise(z))
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:

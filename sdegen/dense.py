@@ -1,0 +1,32 @@
+"""The check that a tensor is a plain table of numbers, which no other argument check goes without."""
+
+from __future__ import annotations
+
+__all__ = ["check_dense"]
+
+import torch
+from torch import Tensor
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Refuse a tensor that is no plain table of numbers.
+
+    Parameters
+    ----------
+    name
+        What an error calls it.
+    value
+        The tensor.
+
+    Raises
+    ------
+    TypeError
+        If it is sparse, nested, quantised, or on the device meta, without numbers.
+    """
+    if value.is_meta:
+        raise TypeError(
+            f"{name} is on the device meta, where tensors hold no numbers; give one on a device that computes."
+        )
+    if value.is_nested or value.is_quantized or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse"
+        raise TypeError(f"{name} is a {kind} tensor; give a plain one, with rows of one shape, as to_dense() does.")
