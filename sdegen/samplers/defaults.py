@@ -72,11 +72,13 @@ def default(
     if not is_linear(model.sde):
         return EulerMaruyama(LONG if steps is None else steps)
     steps = USUAL if steps is None else steps
-    end = nearest(model) if scalar else model.end
+    end = nearest(model)
     plain = Multistep.default_grid(end=end)
     if not scalar:
         # orders grow as below, but later: around a point mass more is left to extrapolate
-        return Multistep(steps, plain, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
+        spread = 1.0 if model.moments is None else float(model.state_moments().variance()) ** 0.5
+        grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0)
+        return Multistep(steps, grid, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:
         scale = 1.0 if model.moments is None else level(model.state_moments())

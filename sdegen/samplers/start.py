@@ -26,6 +26,7 @@ from .noise import draw
 REMEMBERED = (
     3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
 )
+KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
 
 def check_sampler_given(steps: int | None, sampler: Sampler | None) -> None:
@@ -116,6 +117,7 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     if model.like is not None:
         check_dense("the model's first weight", model.like)
     _check_forgotten(model.sde, moments)
+    _check_known(model.sde, moments)
     n, prior = check_count("n", n), as_law(model.sde.prior(moments))
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
@@ -139,6 +141,26 @@ def _check_forgotten(sde: SDE, moments: Moments) -> None:
             f"{type(sde).__name__} has not forgotten the data at T = {sde.T:g}: they still spread by {spread:.3g} times "
             "the noise, where samplers start from a Gaussian. Give the process the units of the data, "
             "sde.in_units(law.moments().units()), or pass x_T."
+        )
+
+
+def _check_known(sde: SDE, moments: Moments) -> None:
+    """Refuse to draw data of which the states at 0 tell too little.
+
+    Raises
+    ------
+    ValueError
+        If the data, of the given moments, spread by less than `KNOWN` times the noise at 0; data that are one point are known
+        whatever the noise.
+    """
+    if not is_linear(sde):
+        return
+    spread = (sde.snr(0.0).detach() * moments.variance()).sqrt().item()
+    if 0 < spread < KNOWN:
+        raise ValueError(
+            f"{type(sde).__name__} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
+            "posterior mean is narrower than they are. Give the process the units of the data, "
+            "sde.in_units(law.moments().units()), or less noise at 0, or pass x_T."
         )
 
 
