@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import guidance, sample, samplers
+from sdegen import grids, guidance, sample, samplers
 from sdegen.testing.affine import affine_moments
 
 RING = sdegen.data.gaussian_ring()
@@ -189,13 +189,61 @@ def test_a_model_says_that_it_is_conditioned() -> None:
     assert samplers.default(model, 10).reference is None
 
 
-@pytest.mark.parametrize(
-    "sde", [sdegen.VP(), sdegen.SubVP(), sdegen.OU(T=3.0), sdegen.Cosine(), sdegen.Rectified()], ids=repr
-)
-@pytest.mark.parametrize("scale", [1e-3, 1e-5])
-def test_grids_end_where_the_noise_is_small_beside_narrow_data(sde: Any, scale: float) -> None:
+ZOO = [
+    sdegen.VP(), sdegen.SubVP(), sdegen.OU(), sdegen.OU(T=3.0), sdegen.VE(), sdegen.EDM(), sdegen.Cosine(), sdegen.Rectified(),
+    sdegen.DDPM(), sdegen.CLD(), sdegen.CLD(sigma_0=0.1), sdegen.CLD(3.0, 0.5),
+]  # fmt: skip
+
+
+def scaled_ring(scale: float) -> sdegen.GaussianMixture:
+    """The ring at a standard deviation."""
     ring = sdegen.data.gaussian_ring()
-    law = sdegen.GaussianMixture(ring.weights, scale * ring.means, scale**2 * ring.covariances)
-    x = sample(sdegen.Exact(sde, law), 2000, seed=0)
-    ratio = x.std(0) / law.moments().covariance.diagonal().sqrt()
-    assert (ratio - 1).abs().max() < 0.04  # two standard errors of 2,000 draws, and the solver's own
+    factor = scale / ring.moments().variance().sqrt().item()
+    return sdegen.GaussianMixture(ring.weights, factor * ring.means, factor**2 * ring.covariances)
+
+
+@pytest.mark.parametrize("sde", ZOO, ids=repr)
+def test_data_of_every_scale_are_drawn_or_refused(sde: Any) -> None:
+    drawn = []
+    for scale in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3):
+        law = scaled_ring(scale)
+        blurred = sde.snr(0.0).sqrt() * scale < 4
+        remembered = sde.snr(sde.T).sqrt() * scale > 3
+        if blurred or remembered:
+            said = "smooths the data: they spread by" if blurred else "has not forgotten the data"
+            with pytest.raises(ValueError, match=said):
+                sample(sdegen.Exact(sde, law), 2, seed=0)
+            x = sample(sdegen.Exact(sde.in_units(law.moments().units()), law), 2000, seed=0)
+        else:
+            x = sample(sdegen.Exact(sde, law), 2000, seed=0)
+            drawn.append(scale)
+        ratio = x.double().std(0) / law.moments().covariance.diagonal().sqrt()
+        assert (ratio - 1).abs().max() < 0.045, scale  # two standard errors of 2,000 draws, and the solver's own
+        r = x.double().norm(dim=1) / law.means.norm(dim=1).mean()
+        assert ((r - 1).abs() < 0.225).double().mean() > 0.82, scale  # three of the modes' deviations: it is a ring
+    assert 1.0 in drawn
+    if sde.Sigma_0[0, 0] == 0:
+        assert min(drawn) == 1e-6
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=repr)
+def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any) -> None:
+    model = sdegen.Exact(sde, scaled_ring(1e-3))
+    with pytest.warns(UserWarning, match="samples will be narrower than the data; give the process the units"):
+        sample(model, 10, sampler=samplers.DDIM(10), seed=0)
+
+
+@pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)
+def test_the_default_on_matrix_processes_keeps_a_high_order(sde: Any) -> None:
+    """Steps even in the noise alone have order 1.5 there: the last of them is long in the time."""
+    ring = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
+    model = sdegen.Exact(sde, ring)
+    x_T = sde.prior(ring.moments()).sample(32, torch.Generator().manual_seed(0))
+    ends = grids.Given(torch.tensor([1.0, sde.t_min]).double())
+    flow = samplers.ProbabilityFlow(1, ends, rtol=1e-9, atol=1e-9)
+    want = sample(model, x_T=x_T, sampler=flow, final="sample")
+    few, many = (
+        (sample(model, x_T=x_T, steps=n, final="sample") - want).norm(dim=1).median().item() for n in (40, 160)
+    )
+    assert few < 0.004
+    assert many < few / 4**2.2

@@ -207,7 +207,8 @@ class Karras(Grid):
 
 
 class Angle(Grid):
-    """A time grid with equal steps in ``(sigma / (c alpha + sigma))^power``, finite at both ends of every linear process.
+    """A time grid with equal steps in ``(sigma / (c alpha + sigma))^power + time t / T``, finite at both ends of every linear
+    process.
 
     Parameters
     ----------
@@ -217,29 +218,58 @@ class Angle(Grid):
         `c`, the length in the data at which the steps turn from even in ``sigma^power`` to ever larger: 1 by default.
     power
         Below 1, finer towards the data.
+    time
+        0 by default. Where the noise grows from 0 like a high power of the time, as on matrix processes, steps even in the noise
+        alone end in one that is long in the time, and high orders are lost on it: there give a part to the time.
 
     Raises
     ------
     ValueError
-        If `scale` or `power` is not positive.
+        If `scale` or `power` is not positive, or `time` is negative.
     """
 
     @check_arguments
     def __init__(
-        self, start: float | None = None, end: float | None = None, scale: float = 1.0, power: float = 1.0
+        self,
+        start: float | None = None,
+        end: float | None = None,
+        scale: float = 1.0,
+        power: float = 1.0,
+        time: float = 0.0,
     ) -> None:
         super().__init__(start, end)
-        if not (scale > 0 and power > 0):
-            raise ValueError(f"scale = {scale}, power = {power}; both must be positive.")
-        self.scale, self.power = scale, power
+        if not (scale > 0 and power > 0 and time >= 0):
+            raise ValueError(
+                f"scale = {scale}, power = {power}, time = {time}; the first two must be positive, the last at least 0."
+            )
+        self.scale, self.power, self.time = scale, power, time
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return times interpolated in ``(1 / (1 + c √snr))^power``."""
-        best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
+        """Return times interpolated in ``(1 / (1 + c √snr))^power + time t / T``."""
+        ends = torch.tensor([end, start], dtype=torch.float64)
+        best, worst = sde.log_snr(ends)
+        if self.time:
+            return self._bisected(sde, ends, u)
         shift = math.log(self.scale)
         low, high = ((-0.5 * v - shift).sigmoid() ** self.power for v in (best, worst))
         share = (low + u * (high - low)) ** (1 / self.power)
         return sde.time_of_log_snr((-2 * (share.logit() + shift)).clamp(worst, best))
+
+    def _bisected(self, sde: SDE, ends: Tensor, u: Tensor) -> Tensor:
+        """Return the times at which ``(…)^power + time t / T`` has gone the fractions `u` of its way between the two `ends`."""
+
+        def way(t: Tensor) -> Tensor:
+            share = (-0.5 * sde.log_snr(t) - math.log(self.scale)).sigmoid()
+            return share**self.power + self.time * t / sde.T
+
+        first, last = way(ends)
+        wanted = first + u * (last - first)
+        low, high = (torch.full_like(u, v.item()) for v in ends)
+        for _ in range(60):
+            middle = (low * high).sqrt() if ends[0] > 0 else 0.5 * (low + high)
+            beyond = way(middle) > wanted
+            low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+        return high
 
 
 class Given(Grid):

@@ -44,8 +44,9 @@ def default(
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` on that grid with 0.8 of the noise of the reversed process.
 
-    For matrix processes the like of the first around a point mass; Euler–Maruyama in 500 steps for nonlinear ones. Grids end at
-    ``model.end``, or as `nearest` says. Why: docs/choose_a_sampler.md.
+    For matrix processes the like of the first around a point mass, from 30 steps on with a part of the grid even in the time;
+    Euler–Maruyama in 500 steps for nonlinear ones. Grids end at ``model.end``, or as `nearest` says. Why:
+    docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -77,7 +78,9 @@ def default(
     if not scalar:
         # orders grow as below, but later: around a point mass more is left to extrapolate
         spread = 1.0 if model.moments is None else float(model.state_moments().variance()) ** 0.5
-        grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0)
+        # The noise grows like a power of t: high orders want steps even in both (`Angle`).
+        even = {"power": 2 / 3, "time": 0.3} if steps >= 30 else {}
+        grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0, **even)
         return Multistep(steps, grid, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:

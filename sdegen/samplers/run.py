@@ -25,7 +25,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start
+from .start import check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start, warn_of_narrow_data
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -146,6 +146,8 @@ def sample(
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = check_states("x_T", x_T, model)[rows], x_T.dtype
+    if final == "denoise":
+        warn_of_narrow_data(model, times[-1])
     parts = list(chunks(model, x, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path, grad)
     found = run(model, sampler.plan, parts, progress)

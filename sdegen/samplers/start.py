@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["check_sampler_given", "check_conditions", "check_states", "chunks", "rows_of_part", "start"]
+__all__ = [
+    "check_sampler_given",
+    "check_conditions",
+    "check_states",
+    "chunks",
+    "rows_of_part",
+    "start",
+    "warn_of_narrow_data",
+]
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +28,7 @@ from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
 from ..processes.base import SDE
 from ..processes.linear import is_linear
+from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
 
@@ -161,6 +170,28 @@ def _check_known(sde: SDE, moments: Moments) -> None:
             f"{type(sde).__name__} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
             "posterior mean is narrower than they are. Give the process the units of the data, "
             "sde.in_units(law.moments().units()), or less noise at 0, or pass x_T."
+        )
+
+
+def warn_of_narrow_data(model: ScoreModel, end: Tensor) -> None:
+    """Warn that posterior means are narrower than the data where a grid ends at the process's own `t_min` and the noise there is
+    not small beside them.
+
+    Parameters
+    ----------
+    model
+        A model of which the true score is known at every time; of others nothing is said.
+    end
+        The last time of the grid; of one that was chosen otherwise nothing is said.
+    """
+    if model.like is not None or model.moments is None or not is_linear(model.sde) or end.item() != model.sde.t_min:
+        return
+    spread = (model.sde.snr(end).detach() * model.state_moments().variance()).sqrt().item()
+    if 0 < spread < KNOWN:
+        warn_caller(
+            f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will be "
+            "narrower than the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
+            "sampler a grid that goes nearer to 0, grids.Angle(end=...)."
         )
 
 
