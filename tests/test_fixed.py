@@ -35,7 +35,7 @@ class Matrices(sdegen.MatrixSDE):
     """A matrix process of the user's, whose moments and roots are found by its ODEs."""
 
     def __init__(self, rate: float = 1.0) -> None:
-        self.rate, self.Sigma_0 = rate, 0.1 * torch.eye(2, dtype=torch.float64)
+        self.rate, self.Sigma_0 = rate, 0.01 * torch.eye(2, dtype=torch.float64)
 
     def F(self, t: Tensor) -> Tensor:
         return torch.tensor([[0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64) * self.rate
