@@ -90,7 +90,8 @@ def test_conditions_with_rows_are_cut_along_and_others_are_not(sampler: samplers
     net.seen.clear()
     torch.testing.assert_close(sample(model, 7, sampler=sampler, seed=0, batch=3, **cond), whole, rtol=1e-9, atol=1e-9)
     rows = [len(c["label"]) for c in net.seen]
-    assert set(rows) == {3, 1} and rows == sorted(rows, reverse=True)
+    # Chunks have two rows at most: of three, the three numbers that all share would pass for one each.
+    assert set(rows) == {2, 1} and rows == sorted(rows, reverse=True)
     assert all(c["scale"] is cond["scale"] and c["name"] == "digits" for c in net.seen)
 
 
