@@ -6,12 +6,13 @@ They also tell functions, networks and tensors apart that no file could give bac
 
 from __future__ import annotations
 
-__all__ = ["changed", "differences", "identify"]
+__all__ = ["changed", "constants", "differences", "differing_constants", "identify"]
 
 import functools
 import hashlib
 import inspect
 import json
+import math
 import re
 import types
 from collections.abc import Iterable
@@ -82,6 +83,10 @@ class _Identity(Describer):
             | ({"globals": looked_up} if looked_up else {})
         )
 
+    def _besides(self, value: Any) -> dict[str, Any]:
+        """Return what tells an object apart besides its constructor's arguments."""
+        return (also_kept(value) if hasattr(value, "__dict__") else {}) | set_on(value)
+
     def _looked_up(self, functions: Iterable[types.FunctionType], place: str) -> dict[str, Any]:
         """Describe what functions of the user look up in their module: numbers, tensors and functions; what they set themselves
         is none of it.
@@ -112,8 +117,7 @@ class _Identity(Describer):
         except ValueError:  # a class without a signature
             names = []
         made_of = {name: kept(value, name) for name in names if keeps(value, name)}
-        made_of |= also_kept(value) if hasattr(value, "__dict__") else {}
-        made_of |= {name: part for name, part in set_on(value).items() if name not in made_of}
+        made_of |= {name: part for name, part in self._besides(value).items() if name not in made_of}
         if isinstance(value, nn.Module):
             shown = {id(part) for part in made_of.values()}
             made_of |= {name: part for name, part in value.named_children() if id(part) not in shown}
@@ -122,6 +126,31 @@ class _Identity(Describer):
             made_of = {"shown": _ADDRESS.sub("", repr(value))} if own else {}
         parts = {name: self(part, f"{place}.{name}") for name, part in made_of.items()}
         return {"class": class_name(cls)} | self._written(cls, place) | parts
+
+
+class _Constants(_Identity):
+    """Descriptions by classes and constants alone, which are the same on every machine and in every version of Python."""
+
+    def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
+        """Describe numbers by their shape and two sums, which differ by rounding where the numbers do."""
+        if id(value) in self.learned or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
+            return f"parameter {tuple(value.shape)}"
+        x = torch.as_tensor(value).detach().cpu().to_dense().double().flatten().nan_to_num()
+        waves = torch.arange(x.numel(), dtype=torch.float64).cos()
+        return {"shape": str(tuple(value.shape)), "sum": x.sum().item(), "sum of waves": (x * waves).sum().item()}
+
+    def code(self, value: Any, place: str) -> Any:
+        """Name a function, and describe what it was given before."""
+        if isinstance(value, functools.partial):
+            parts = {"arguments": value.args, "keywords": value.keywords}
+            return {"partial": self(value.func, place)} | {n: self(part, f"{place}.{n}") for n, part in parts.items()}
+        return {"function": value.__qualname__}
+
+    def _besides(self, value: Any) -> dict[str, Any]:
+        return {}
+
+    def _written(self, cls: type, place: str) -> dict[str, Any]:
+        return {}
 
 
 def set_on(value: Any) -> dict[str, Any]:
@@ -162,6 +191,30 @@ def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
         Weights that are being learned, and therefore are told by shape alone.
     """
     return json.loads(json.dumps(_Identity({id(weight) for weight in learned})(value, "")))
+
+
+def constants(value: Any, learned: Iterable[Tensor] = ()) -> Any:
+    """Describe objects in JSON by their classes and the constants that their constructors were given, by which what a network
+    was trained for is told (`differing_constants`).
+
+    Parameters
+    ----------
+    value
+        Objects by name.
+    learned
+        Tensors that are kept elsewhere, and are told by shape alone.
+    """
+    return json.loads(json.dumps(_Constants({id(tensor) for tensor in learned})(value, "")))
+
+
+def differing_constants(then: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """List the entries in which two descriptions by `constants` differ by more than rounding: dotted name and both values."""
+    return [(name, _named(a), _named(b)) for name, a, b in differences(then, now) if not _close(a, b)]
+
+
+def _close(a: Any, b: Any) -> bool:
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    return numbers and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def changed(made: Any, again: Any) -> list[tuple[str, Any, Any]]:

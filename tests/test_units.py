@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
@@ -79,3 +81,23 @@ def test_a_process_that_has_not_forgotten_the_data_is_not_started_from_a_gaussia
     own = sde.in_units(wide.moments().units())
     x = sdegen.sample(sdegen.Exact(own, wide), 2000, steps=20, seed=0) / factor
     assert ((x.norm(dim=1) - 4).abs() < 1.2).double().mean() > 0.95  # on the ring, whose modes have a spread of 0.3
+
+
+@settings(max_examples=12, deadline=None)
+@given(offset=st.floats(0, 11), scale=st.floats(-3, 3), sign=st.sampled_from([-1, 1]))
+def test_samples_come_back_in_a_dtype_that_tells_them_apart(offset: float, scale: float, sign: int) -> None:
+    """Far from zero, where the numbers of float32 lie further apart than data do, and near, where float32 is kept."""
+    a, ratio = 10.0**scale, sign * 10.0**offset
+    x, made = RING.sample(64, torch.Generator().manual_seed(0)), []
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    for data in (x, a * (x + ratio)):
+        model = MODELS["Model"]()
+        for weight in model.parameters():
+            weight.data.fill_(0.05)
+        sdegen.fit(model, data, steps=2, batch_size=16, seed=0, progress=False)
+        made.append(sdegen.sample(model, 50, steps=5, seed=0))
+    near, far = made
+    assert near.dtype == torch.float32
+    assert far.dtype == (torch.float32 if 10**offset < 0.03 / torch.finfo(torch.float32).eps else torch.float64)
+    assert (far.double() / a - ratio - near).abs().max() < (0.03 if far.dtype == torch.float32 else 1e-3)
+    assert far.double().std(0).min() > 0.5 * a

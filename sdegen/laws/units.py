@@ -10,6 +10,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..show import show_call
 
+APART = 0.03  # of the spread, for neighbouring numbers of a dtype at the mean: rounding then costs a hundredth of it
+
 
 class Units:
     """Units of measurement for data, ``u = (x − mean) / std``, for each coordinate or for all alike.
@@ -49,6 +51,7 @@ class Units:
             )
         self.mean, self.std = mean, std
         self.plain = bool((mean == 0).all() and (std == 1).all())
+        self._offset = (mean.abs() / std).max().item() if mean.numel() else 0.0
         self._prepared: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
@@ -75,11 +78,23 @@ class Units:
         return (x - mean - rest) / std
 
     def restore(self, u: Tensor) -> Tensor:
-        """Return data in their own coordinates, ``mean + std u``, in the dtype of `u`; the inverse of `standardise`."""
+        """Return data in their own coordinates, ``mean + std u``; the inverse of `standardise`.
+
+        They are in the dtype of `u`, or a finer one (`telling`).
+        """
         if self.plain:
             return u
+        u = u.to(self.telling(u.dtype, u.device))
         mean, rest, std = self._parts(u)
         return u * std + rest + mean
+
+    def telling(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """Return the coarsest dtype, from the given one on, in which rounding data in their own coordinates costs little of their
+        spread: float64 where the mean is some 250,000 times the standard deviation, for numbers of float32.
+        """
+        finer = [torch.promote_types(dtype, other) for other in (dtype, torch.float32)]
+        told = (dtype for dtype in finer if torch.finfo(dtype).eps * self._offset <= APART)
+        return next(told, finer[-1] if device.type == "mps" else torch.float64)  # mps has no float64
 
     def stretch(self, u: Tensor) -> Tensor:
         """Return ``std u``, the difference of data in their own coordinates that is `u` in these units."""

@@ -18,6 +18,7 @@ from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
+from ..laws.measured import Measured
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..laws.outside import as_law
@@ -30,19 +31,15 @@ from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
-_KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
-_EMPTY = torch.empty(0, dtype=torch.float64)
-
 EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 
 
-class Trainable(ScoreModel, nn.Module):
+class Trainable(ScoreModel, Measured):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
 
     A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
 
-    Its state dict holds the moments of the data and the units of the process besides the weights, which mean nothing without
-    them: float64 on the CPU, whatever the model is moved to, and empty where they are not known.
+    Its state dict holds the moments of the data and the units of the process besides the weights (`laws.measured.Measured`).
 
     The first `fit` gives the process units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is
     learned, the default times and the sizes of steps are the same for data of every scale. To have states in the data's own
@@ -52,47 +49,19 @@ class Trainable(ScoreModel, nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def measure(self, moments: Moments) -> None:
-        """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by a process
-        that was given some, or by moments that were known before, in whose units the weights may have been trained.
+    @property
+    def given_units(self) -> Units | None:
+        """The units that the process was given; None where it was given none."""
+        return self.sde.units if self.sde.has_units else None
 
-        Parameters
-        ----------
-        moments
-            Of the data, in their own units.
-        """
-        if self.moments is None and not self.sde.has_units:
-            self.sde = self.sde.in_units(moments.units())
+    @given_units.setter
+    def given_units(self, units: Units | None) -> None:
+        if units is not None or self.sde.has_units:
+            self.sde = self.sde.in_units(Units() if units is None else units)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        units = (self.sde.units.mean, self.sde.units.std) if self.sde.has_units else (_EMPTY, _EMPTY)
-        moments = (_EMPTY, _EMPTY) if self.moments is None else self.moments
-        destination |= {prefix + name: value for name, value in zip(_KNOWN, (*moments, *units), strict=True)}
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        *lists: Any,
-    ) -> None:
-        """Take moments and units out of a state dict; where it has no such entry they stay as they are, and are missing in a
-        strict load.
-        """
-        found = {name: state_dict.pop(prefix + name, None) for name in _KNOWN}
-        missing_keys += [prefix + name for name, value in found.items() if value is None]
-        kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
-        if "moments.mean" in kept and "moments.covariance" in kept:
-            known = Moments(kept["moments.mean"], kept["moments.covariance"])
-            self.moments = known if known.covariance.numel() else None
-        if "units.mean" in kept and "units.std" in kept:
-            given = kept["units.std"].numel() > 0
-            if given or self.sde.has_units:
-                self.sde = self.sde.in_units(Units(kept["units.mean"], kept["units.std"]) if given else Units())
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
+    def asked(self) -> dict[str, Any]:
+        """Return the process, whose states the network is given."""
+        return {"sde": self.sde}
 
 
 class Model(VelocityModel, Trainable):
@@ -133,6 +102,10 @@ class Model(VelocityModel, Trainable):
         if end is not None and not 0 <= end < sde.T:
             raise ValueError(f"end = {end}; give a time from 0 to before T = {sde.T}.")
         self.end = end
+
+    def asked(self) -> dict[str, Any]:
+        """Return the process and what is predicted."""
+        return {"sde": self.sde, "parametrization": self.parametrization}
 
     @property
     def conditions(self) -> Conditions:
@@ -314,6 +287,10 @@ class DirectModel(Trainable):
     def conditions(self) -> Conditions:
         """The conditions that the network takes by name."""
         return conditions_of(self.net)
+
+    def asked(self) -> dict[str, Any]:
+        """Return the process, and what makes the network's answer the score."""
+        return {"sde": self.sde, "scale": self.scale, "base": self.base}
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score, the network's output added to the base score."""

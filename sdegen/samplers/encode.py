@@ -187,7 +187,7 @@ def decode(
     x = model.sde.project(
         _follow(model, states, _sampler(model, steps, sampler, states), False, batch, grad, progress, cond)
     )
-    return narrowed("data", x, z.dtype)
+    return narrowed("data", x, model.sde.units.telling(z.dtype, x.device))
 
 
 def _follow(
