@@ -99,7 +99,7 @@ def test_what_was_asked_is_told_of_models_inside_wrappers() -> None:
 def test_a_state_dict_that_does_not_say_what_was_asked_is_loaded_where_that_is_meant() -> None:
     model, other = (sdegen.Model(net(), sde) for sde in (sdegen.VP(), sdegen.VE()))
     weights = {name: value for name, value in model.state_dict().items() if name != "asked"}
-    with pytest.raises(RuntimeError, match='Missing key.*"asked"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"asked"'):
         other.load_state_dict(weights)
     assert other.load_state_dict(weights, strict=False).missing_keys == ["asked"]
     assert torch.equal(next(other.parameters()), next(model.parameters()))

@@ -1,4 +1,6 @@
-"""Models that know the moments and the units of their data and what their network is asked, without which weights mean nothing."""
+"""Models that know the moments and the units of their data and what their network is asked, without which weights mean
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ class Measured(nn.Module):
         return {}
 
     def measure(self, moments: Moments) -> None:
-        """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by some that were
-        given, or by moments that were known before, in whose units the weights may have been trained.
+        """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by some that
+        were given, or by moments that were known before, in whose units the weights may have been trained.
 
         Parameters
         ----------
@@ -109,8 +111,8 @@ class Measured(nn.Module):
             then = json.loads(bytes(kept.detach().to("cpu", torch.uint8).tolist()))
         except ValueError:
             raise ValueError(
-                f"{prefix}{_ASKED} of the state dict cannot be read; leave it out and load with strict=False, if the weights were "
-                "trained for this model."
+                f"{prefix}{_ASKED} of the state dict cannot be read; leave it out and load with strict=False, if the weights "
+                "were trained for this model."
             ) from None
         for name, was, now in differing_constants(then, self._described()):
             raise ValueError(
