@@ -29,6 +29,7 @@ from sdegen.baselines import (
     TotalVariation,
 )
 from sdegen.baselines.gans import slope
+from sdegen.laws import Units
 
 M = 1.0  # p = N(M, 1), q = N(0, 1)
 AT = torch.linspace(-12, 13, 20_001, dtype=torch.float64)
@@ -89,6 +90,7 @@ def shifted(dim: int, by: float) -> sdegen.GaussianMixture:
 def test_a_trained_critic_recovers_the_divergence(kind: type[FDivergence]) -> None:
     torch.manual_seed(0)
     model = GAN(Alike(), nets.Perceptron(1, 1, 32, 1), 1, divergence=kind())
+    model.units = Units()  # of the generator, which learns none
     sdegen.fit(model, shifted(1, M), steps=600, batch_size=2048, lr=5e-3, ema=0.1, seed=0)
     with torch.no_grad():
         v = model.critic(AT[:, None].float()).flatten().double()
@@ -106,6 +108,7 @@ def test_the_penalised_critic_recovers_the_distance(weight: float) -> None:
     """
     torch.manual_seed(0)
     model = WGANGP(Alike(), nets.Perceptron(2, 1, 64, 1), 2, weight=weight)
+    model.units = Units()
     law = shifted(2, 3.0)
     sdegen.fit(model, law, steps=600, batch_size=512, lr=3e-3, betas=(0.5, 0.9), clip=100.0, seed=0)
     with torch.no_grad():
@@ -331,9 +334,9 @@ def test_what_is_kept_of_a_training() -> None:
     sdegen.fit(again, X, steps=1, batch_size=16, seed=0, clip=1e-3, ema=0.0, callbacks=[first])
     assert [first.records[0][name] for name in ("critic", "generator")] == pytest.approx(own[0], rel=1e-5)
     last, model = first.records[-1], again
-    fake = model.sample(len(X), seeded(0))
-    assert last["gap"] == pytest.approx((model.critic(X).mean() - model.critic(fake).mean()).item())
-    assert last["slope"] == pytest.approx(slope(model.critic, 0.5 * (X + fake)).max().item())
+    real, fake = (model.standardised(x) for x in (X, model.sample(len(X), seeded(0))))
+    assert last["gap"] == pytest.approx((model.critic(real).mean() - model.critic(fake).mean()).item())
+    assert last["slope"] == pytest.approx(slope(model.critic, 0.5 * (real + fake)).max().item())
     with pytest.raises(ValueError, match="at least 1"):
         Stability(model, X, 0)
     alone = GAN(Alike(), nets.Perceptron(2, 1, 8, 1), 2).double()

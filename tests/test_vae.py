@@ -207,7 +207,7 @@ def test_an_autoencoder_learns_a_line() -> None:
     before = model.loss(x).mean().item()
     sdegen.fit(model, x, steps=300, lr=1e-2, batch_size=128, seed=0)
     assert model.loss(x).mean().item() < 1e-2 * before
-    assert torch.allclose(model.decode(model.codes(x)), model.net(x))
+    assert torch.allclose(model.decode(model.codes(x)), model.restored(model.net(model.standardised(x))))
 
 
 # --- categories ------------------------------------------------------------------------------------------------------

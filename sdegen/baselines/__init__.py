@@ -1,12 +1,13 @@
 """Baselines: VAEs, GANs, normalizing flows and others, which are compared with score models by the same metrics and bounds.
 
 Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
-``log_prob(x)`` where their density is known. `vae`, `hierarchical` and their `likelihoods`; `flow` with `realnvp`, `residual`
-and `continuous`; `gans`, `wgan` and their `divergences`; `latent` is what is done with codes. They know nothing
-of processes and scores.
+``log_prob(x)`` where their density is known. `vae`, `categorical`, `hierarchical` and their `likelihoods`; `flow` with
+`realnvp`, `residual` and `continuous`; `gans`, `wgan` and their `divergences`; `latent` is what is done with codes. All take data
+in units of their spread (`standardised`). They know nothing of processes and scores.
 """
 
 from .bounds import BoundTerms
+from .categorical import CategoricalVAE
 from .continuous import ContinuousFlow
 from .divergences import KL, FDivergence, Game, Hellinger, JensenShannon, Pearson, ReverseKL, TotalVariation
 from .flow import Bijection, Composition, Logit, Marginals, NormalizingFlow, Squeeze
@@ -16,7 +17,7 @@ from .latent import LatentClassifier, active_units, fgsm, robustness, traversal,
 from .likelihoods import Bernoulli, Continuous, Gaussian, PixelLaw
 from .realnvp import RealNVP
 from .residual import ResidualFlow
-from .vae import VAE, Autoencoder, CategoricalVAE
+from .vae import VAE, Autoencoder
 from .wgan import WGAN, WGANGP
 
 __all__ = [

@@ -138,5 +138,6 @@ class ContinuousFlow(NormalizingFlow):
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``−log p(x) / D`` by a solver with fixed steps, in nats per coordinate, ``(B,)``."""
-        probe = rademacher_like(x, generator) if self.probes else None
-        return -self._under_noise(*self.net(x, probe, self.steps)) / self.dim
+        u = self.standardised(x)
+        probe = rademacher_like(u, generator) if self.probes else None
+        return (self.log_volume(x) - self._under_noise(*self.net(u, probe, self.steps))) / self.dim

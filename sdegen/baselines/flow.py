@@ -21,15 +21,19 @@ from ..checks import check_count, check_interval, check_tensor
 from ..data import Images
 from ..data.parts import in_parts
 from ..laws.draws import noise_like
+from .standardised import Standardised
 
 
 class Bijection(nn.Module):
     """An invertible map with its log-determinant: ``forward(x)`` returns ``(z, log_det)``, with ``log_det`` of shape
-    ``(B,)``, and ``inverse(z)`` returns `x`.
+    ``(B,)``, and ``inverse(z)`` returns `x`. One that is defined on an interval of numbers alone says so by ``interval = (low,
+    high)``.
 
     Subclass it with both, and a constructor of your own where there is something to construct: ``nn.Module``, whose ``*args`` and
     ``**kwargs`` it has, takes none.
     """
+
+    interval: tuple[float, float] | None = None
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the point that is mapped to `z`."""
@@ -49,6 +53,7 @@ class Composition(Bijection):
     def __init__(self, parts: Sequence[Bijection]) -> None:
         super().__init__()
         self.parts: Any = nn.ModuleList(parts)
+        self.interval = next((part.interval for part in parts if part.interval is not None), None)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
@@ -129,7 +134,7 @@ class Logit(Bijection):
         super().__init__()
         if not 0 < alpha < 0.5:
             raise ValueError(f"alpha = {alpha}; it must lie between 0 and 1/2.")
-        self.alpha = alpha
+        self.alpha, self.interval = alpha, (0.0, 1.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
@@ -180,7 +185,7 @@ class Marginals(Bijection):
         total = masses.double().sum(-1)
         if not (masses > 0).all() or not torch.allclose(total, torch.ones_like(total), atol=1e-5):
             raise ValueError("masses must be positive and sum to one at every place; see Marginals.of.")
-        self.masses, self.low, self.high = masses, low, high
+        self.masses, self.low, self.high, self.interval = masses, low, high, (low, high)
         m = masses.double().flatten(0, -2)
         self._masses = m / m.sum(1, keepdim=True)  # (D, L)
         zero = m.new_zeros(len(m), 1)
@@ -232,11 +237,12 @@ class Marginals(Bijection):
         return (self.low + (self.high - self.low) / L * (k + inside)).to(z).reshape(z.shape)
 
 
-class NormalizingFlow(nn.Module):
+class NormalizingFlow(Standardised):
     """A generative model made of a bijection from data to standard normal noise, with ``fit``, ``sample`` and ``log_prob``.
 
     L. Dinh, D. Krueger, Y. Bengio, *NICE: non-linear independent components estimation*, 2014, arXiv:1410.8516;
-    D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770.
+    D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770. The bijection is of data in
+    units of their spread, which `fit` measures, unless it is defined on an interval alone, as a `Logit` is.
 
     Parameters
     ----------
@@ -253,7 +259,11 @@ class NormalizingFlow(nn.Module):
         super().__init__()
         self.net, self.shape = net, tuple(shape)
         self.noise_shape = self.shape if noise_shape is None else tuple(noise_shape)
-        self.moments: Any = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that the bijection is defined on; None where it is defined on all numbers."""
+        return self.net.interval
 
     @property
     def dim(self) -> int:
@@ -275,7 +285,8 @@ class NormalizingFlow(nn.Module):
                 f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."
             )
         like = next(self.parameters())
-        return in_parts(lambda part: self._under_noise(*self.net(part)), batch, x.to(like))
+        u = self.units.standardise(x).to(like)
+        return in_parts(lambda part: self._under_noise(*self.net(part)), batch, u) - self.log_volume(x)
 
     def _under_noise(self, z: Tensor, log_det: Tensor) -> Tensor:
         return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
@@ -289,4 +300,5 @@ class NormalizingFlow(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples, ``(n, *shape)``."""
         like = next(self.parameters())
-        return self.net.inverse(noise_like(like.new_empty(check_count("n", n), *self.noise_shape), generator))
+        u = self.net.inverse(noise_like(like.new_empty(check_count("n", n), *self.noise_shape), generator))
+        return self.restored(u)

@@ -23,6 +23,7 @@ from ..laws.draws import noise_like
 from ..precision import dtype_of
 from ..show import show_call
 from .divergences import FDivergence, Game
+from .standardised import Standardised, range_of
 
 SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
 
@@ -52,8 +53,11 @@ class Players(nn.Module):
         return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
 
 
-class Adversarial(nn.Module, ABC):
+class Adversarial(Standardised, ABC):
     """The base class of adversarial models: a generator, a critic, sampling, and the sum of both players' losses.
+
+    Both networks are of data in units of their spread, which `fit` measures, unless the generator's last layer makes numbers of
+    an interval, as a sigmoid or a tanh does.
 
     Parameters
     ----------
@@ -69,7 +73,11 @@ class Adversarial(nn.Module, ABC):
         super().__init__()
         self.net = Players(generator, critic)
         self.latent = check_count("latent", latent)
-        self.moments: Any = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that the generator's last layer brings its answers into; None where it has no such layer."""
+        return range_of(self.generator)
 
     @property
     def generator(self) -> nn.Module:
@@ -91,6 +99,7 @@ class Adversarial(nn.Module, ABC):
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the sum of both players' losses, ``(B,)``: the gradient of each reaches the weights of its own player alone."""
+        x = self.standardised(x)
         z = noise_like(x.new_empty(len(x), self.latent), generator)
         real, fake, told, made = self.net(x, z)
         return self.of_critic(real, fake) + self.of_generator(told) + self.penalty(x, made, generator)
@@ -115,7 +124,7 @@ class Adversarial(nn.Module, ABC):
             update_bn([noise_like(like.new_empty(SETTLING, self.latent), seed)], self.generator)
         x = self.generator.eval()(noise_like(like.new_empty(n, self.latent), generator))
         self.generator.train(mode)
-        return x
+        return self.restored(x)
 
 
 class GAN(Adversarial):
@@ -200,7 +209,7 @@ class Stability:
     records
         One dict a record: ``step``; ``critic`` and ``generator``, the norms of both gradients before they were clipped;
         ``gap``, the mean of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between
-        them, a lower bound of its Lipschitz constant.
+        them, a lower bound of its Lipschitz constant. Lengths are in the units of the model.
 
     Raises
     ------
@@ -231,10 +240,11 @@ class Stability:
         together = math.hypot(*norms.values())
         factor = step.grad_norm / together if together else 1.0
         with step.averaged():
-            fake = self.model.sample(len(self.x), torch.Generator().manual_seed(0)).to(self.x)
+            real = self.model.standardised(self.x)
+            fake = self.model.standardised(self.model.sample(len(real), torch.Generator().manual_seed(0))).to(real)
             with torch.no_grad():
-                gap = (net.critic(self.x).mean() - net.critic(fake).mean()).item()
-            steepest = slope(net.critic, 0.5 * (self.x + fake)).max().item()
+                gap = (net.critic(real).mean() - net.critic(fake).mean()).item()
+            steepest = slope(net.critic, 0.5 * (real + fake)).max().item()
         self.records.append(
             {"step": step.step, "gap": gap, "slope": steepest} | {k: factor * v for k, v in norms.items()}
         )

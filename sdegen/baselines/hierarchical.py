@@ -21,6 +21,7 @@ from ..nets import Perceptron
 from ..show import show_call
 from .bounds import log_mean_weight
 from .likelihoods import Gaussian, PixelLaw
+from .standardised import Standardised
 
 
 class LatentLayer(NamedTuple):
@@ -96,7 +97,7 @@ class Hierarchy:
         return torch.stack([*terms, -_whole(ask(self.data, z)).log_prob(x)])
 
 
-class HierarchicalVAE(nn.Module):
+class HierarchicalVAE(Standardised):
     """A ladder VAE: latents ``z_T, ..., z_1`` with networks on vectors; with T = 1 a plain VAE.
 
     The encoder goes up from the data first; then, from the top down, each latent's inference is the product of the Gaussian
@@ -164,7 +165,15 @@ class HierarchicalVAE(nn.Module):
         self.free, self.skip = free, skip
         self.net = _Ladder(math.prod(shape), self.latents, width, depth, self.likelihood.outputs, skip)
         self.register_buffer("beta", torch.ones(()))
-        self.moments: Any = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the numbers that the likelihood is of; None where they are all numbers."""
+        return self.likelihood.interval
+
+    def asked(self) -> dict[str, PixelLaw]:
+        """Return the likelihood, whose parameters the decoder gives."""
+        return {"likelihood": self.likelihood}
 
     def _passed(
         self, x: Tensor, generator: torch.Generator | None, batch: int | None = None
@@ -173,11 +182,12 @@ class HierarchicalVAE(nn.Module):
 
         def read(x: Tensor, noise: Tensor) -> Tensor:
             kl, ratio, out = self.net(x, noise)
-            return torch.cat([kl, ratio, self.likelihood.log_prob(self._shaped(out), x)[:, None]], 1)
+            return torch.cat([kl, ratio, law.log_prob(self._shaped(out), x)[:, None]], 1)
 
+        volume, law, x = self.log_volume(x), self.likelihood.in_units(self.units), self.standardised(x)
         noise, T = noise_like(x.new_empty(len(x), sum(self.latents)), generator), len(self.latents)
         kl, ratio, log_likelihood = in_parts(read, batch, x, noise).split([T, T, 1], 1)
-        return kl, ratio, log_likelihood[:, 0]
+        return kl, ratio, log_likelihood[:, 0] - volume
 
     def _shaped(self, out: Tensor) -> Tensor:
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
@@ -208,7 +218,7 @@ class HierarchicalVAE(nn.Module):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the posterior means of the uppermost latent, ``(B, latents[-1])``."""
-        return self.net.top(self.net.heights(x)[-1])[0]
+        return self.net.top(self.net.heights(self.standardised(x))[-1])[0]
 
     @torch.no_grad()
     @check_arguments
@@ -218,7 +228,8 @@ class HierarchicalVAE(nn.Module):
         out = self._shaped(
             self.net.generate(noise_like(like.new_empty(check_count("n", n), sum(self.latents)), generator))
         )
-        return self.likelihood.mean(out) if mean else self.likelihood.draw(out, generator)
+        law = self.likelihood.in_units(self.units)
+        return self.restored(law.mean(out) if mean else law.draw(out, generator))
 
 
 class _Ladder(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 __all__ = ["Bernoulli", "Continuous", "Gaussian", "PixelLaw"]
 
 from abc import ABC, abstractmethod
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch.distributions import Normal
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..laws.draws import noise_like, uniform_like
+from ..laws.units import Units
 from ..show import show_call
 
 
@@ -23,6 +25,7 @@ class PixelLaw(ABC):
     """A likelihood ``p(x | z)`` whose parameters are a decoder's output, with coordinates independent given `z`."""
 
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1
+    interval: tuple[float, float] | None = None  # outside of which data have no density; None for all numbers
 
     __repr__ = show_call
 
@@ -37,6 +40,10 @@ class PixelLaw(ABC):
     @abstractmethod
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a sample of the shape of data."""
+
+    def in_units(self, units: Units) -> PixelLaw:
+        """Return the likelihood of the same data in other units; here the same, as where nothing is in units of the data."""
+        return self
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """Return ``log p(x | z)`` in nats, ``(B,)``.
@@ -59,7 +66,7 @@ class Gaussian(PixelLaw):
     Parameters
     ----------
     std
-        Of every number; None: the decoder gives its logarithm too, with twice as many channels.
+        Of every number, in the data's own units; None: the decoder gives its logarithm too, with twice as many channels.
 
     Raises
     ------
@@ -71,13 +78,21 @@ class Gaussian(PixelLaw):
     def __init__(self, std: float | None = None) -> None:
         if std is not None and not std > 0:
             raise ValueError(f"std = {std}; it must be positive, or None to be learned.")
-        self.std = std
+        self.std, self._std = std, torch.tensor(1.0 if std is None else std, dtype=torch.float64)
         self.outputs = 2 if std is None else 1
+
+    def in_units(self, units: Units) -> Gaussian:
+        """Return the likelihood of the same data in other units, in which a given standard deviation is another."""
+        if self.std is None or units.plain:
+            return self
+        other = copy(self)
+        other._std = self._std / units.std
+        return other
 
     def law(self, out: Tensor) -> Normal:
         """Return the normal law of the data given the decoder's output."""
         if self.std is not None:
-            return Normal(out, torch.full_like(out, self.std), validate_args=False)
+            return Normal(out, self._std.to(out).expand_as(out), validate_args=False)
         mean, log_std = out.chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
@@ -102,6 +117,8 @@ class Bernoulli(PixelLaw):
     cannot be compared with densities. `Continuous` is one. D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
     """
 
+    interval = (0.0, 1.0)
+
     def each(self, out: Tensor, x: Tensor) -> Tensor:
         """Return ``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
         return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
@@ -123,6 +140,8 @@ class Continuous(PixelLaw):
     2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut
     off at |λ| = 16 in float32.
     """
+
+    interval = (0.0, 1.0)
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:
         """Return ``log p``: from the end that the law leans to it is exponential of rate ``|λ|``, cut off at one."""

@@ -190,6 +190,10 @@ class RealNVP(NormalizingFlow):
         super().__init__(Composition([first, net]) if first is not None else net, shape, (math.prod(shape),))
         self.couplings, self.width, self.depth, self.scales, self.first = couplings, width, depth, scales, first
 
+    def asked(self) -> dict[str, Bijection | None]:
+        """Return what data pass before the couplings."""
+        return {"first": self.first}
+
 
 def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
     if dim < 2:

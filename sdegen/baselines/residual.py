@@ -251,6 +251,10 @@ class ResidualFlow(NormalizingFlow):
         super().__init__(Blocks(parts), shape, inner)
         self.blocks, self.width, self.bound, self.first, self.squeeze = blocks, width, bound, first, squeeze
 
+    def asked(self) -> dict[str, Any]:
+        """Return the bound of the blocks, which scales their weights, and what comes before them."""
+        return {"bound": self.bound, "first": self.first}
+
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return an unbiased estimate of ``−log p(x) / D`` in nats per coordinate, ``(B,)``."""
         if self.training:
@@ -286,9 +290,11 @@ class ResidualFlow(NormalizingFlow):
         return values.mean(0), values.std(0) / math.sqrt(probes)
 
     def _drawn(self, x: Tensor, generator: torch.Generator | None, batch: int | None = None) -> Tensor:
-        probes = rademacher_like(x.new_empty(len(x), self.blocks, *self.noise_shape), generator)
+        u = self.standardised(x)
+        probes = rademacher_like(u.new_empty(len(u), self.blocks, *self.noise_shape), generator)
         lengths = [length(generator) for _ in range(self.blocks)]
-        return in_parts(lambda x, probes: self._under_noise(*self.net(x, probes, lengths)), batch, x, probes)
+        found = in_parts(lambda u, probes: self._under_noise(*self.net(u, probes, lengths)), batch, u, probes)
+        return found - self.log_volume(x)
 
 
 class Blocks(Composition):

@@ -1,4 +1,4 @@
-"""Autoencoders: plain, variational with Gaussian latents (VAE), and variational with a categorical latent.
+"""Autoencoders: plain, and variational with Gaussian latents (VAE).
 
 A variational autoencoder is a latent variable model ``p(z) p(x | z)`` with an encoder ``q(z | x)``, both trained by the
 evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``.
@@ -6,13 +6,9 @@ evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``
 
 from __future__ import annotations
 
-__all__ = ["Autoencoder", "CategoricalVAE", "Coder", "Networks", "VAE"]
-
-import math
-from typing import Any
+__all__ = ["Autoencoder", "Coder", "Likely", "Networks", "VAE"]
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -20,9 +16,10 @@ from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import in_parts
-from ..laws.draws import noise_like, uniform_like
+from ..laws.draws import noise_like
 from .bounds import BoundTerms, log_mean_weight
 from .likelihoods import Gaussian, PixelLaw
+from .standardised import Standardised, range_of
 
 
 class Networks(nn.Module):
@@ -37,8 +34,11 @@ class Networks(nn.Module):
         return check_each("the encoder", self.encoder(x), len(x), x, "a row of numbers for each datum")
 
 
-class Coder(nn.Module):
+class Coder(Standardised):
     """The base class of autoencoders: an encoder and a decoder, held by the module `net`.
+
+    Both are of data in units of their spread, which `fit` measures, unless the likelihood is of numbers of an interval, or the
+    decoder's last layer makes such numbers, as a sigmoid or a tanh does.
 
     Parameters
     ----------
@@ -49,7 +49,11 @@ class Coder(nn.Module):
     def __init__(self, net: Networks) -> None:
         super().__init__()
         self.net = net
-        self.moments: Any = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the numbers that the decoder makes; None where it makes all numbers."""
+        return range_of(self.decoder)
 
     @property
     def encoder(self) -> nn.Module:
@@ -60,6 +64,37 @@ class Coder(nn.Module):
     def decoder(self) -> nn.Module:
         """The network from codes to data, or to the parameters of their likelihood."""
         return self.net.decoder
+
+
+class Likely(Coder):
+    """The base class of autoencoders with a likelihood, ``p(x | decoder(z))``.
+
+    Parameters
+    ----------
+    net
+        Both networks.
+    likelihood
+        Of the data, in their own units; `Gaussian()` if None.
+    """
+
+    def __init__(self, net: Networks, likelihood: PixelLaw | None) -> None:
+        super().__init__(net)
+        self.likelihood = Gaussian() if likelihood is None else likelihood
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the numbers that the likelihood is of, or that the decoder makes; None where they are all numbers."""
+        own = self.likelihood.interval
+        return super().interval if own is None else own
+
+    def asked(self) -> dict[str, PixelLaw]:
+        """Return the likelihood, whose parameters the decoder gives."""
+        return {"likelihood": self.likelihood}
+
+    @property
+    def _law(self) -> PixelLaw:
+        """The likelihood of data in the units of the model."""
+        return self.likelihood.in_units(self.units)
 
 
 class _Plain(Networks):
@@ -88,14 +123,15 @@ class Autoencoder(Coder):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes of data, ``(B, *)``."""
-        return self.encoder(x)
+        return self.encoder(self.standardised(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the data that codes `z` decode to."""
-        return self.decoder(z)
+        return self.restored(self.decoder(z))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean squared reconstruction error over the coordinates of a datum, ``(B,)``."""
+        """Return the mean squared reconstruction error over the coordinates of a datum, in the units of the model, ``(B,)``."""
+        x = self.standardised(x)
         out = check_each("the decoder", self.net(x), len(x), x, "a reconstruction of each datum")
         out = out.reshape(len(x), -1)
         out = check_answer("the decoder", out, (len(x), x[0].numel()), x, "as many numbers as a datum has")
@@ -112,7 +148,7 @@ class _Reparameterised(Networks):
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
 
 
-class VAE(Coder):
+class VAE(Likely):
     """A variational autoencoder: ``z ~ N(0, I)``, ``x ~ p(x | decoder(z))``, with an encoder ``q(z | x) = N(m(x), diag s(x)²)``.
 
     D. Kingma and M. Welling, *Auto-encoding variational Bayes*, 2013, arXiv:1312.6114. Latents are ``z = m + s ε``, so the
@@ -150,14 +186,17 @@ class VAE(Coder):
         likelihood: PixelLaw | None = None,
         beta: float = 1.0,
     ) -> None:
-        super().__init__(_Reparameterised(encoder, decoder))
+        super().__init__(_Reparameterised(encoder, decoder), likelihood)
         check_count("latent", latent), check_number("beta", beta, at_least=0)
         self.latent, self.beta = latent, beta
-        self.likelihood = Gaussian() if likelihood is None else likelihood
 
     def encode(self, x: Tensor) -> Normal:
         """Return the approximate posterior ``q(z | x)``."""
-        mean, log_std = self.encoder(x).chunk(2, 1)
+        return self._posterior(self.standardised(x))
+
+    def _posterior(self, u: Tensor) -> Normal:
+        """Return ``q(z | x)`` of data in the units of the model."""
+        mean, log_std = self.encoder(u).chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
     def codes(self, x: Tensor) -> Tensor:
@@ -166,7 +205,7 @@ class VAE(Coder):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean of ``p(x | z)``."""
-        return self.likelihood.mean(self.decoder(z))
+        return self.restored(self._law.mean(self.decoder(z)))
 
     def bound(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> BoundTerms:
         """Return both terms of the evidence lower bound, the log-likelihood by one draw of the latent and the KL in closed
@@ -177,8 +216,9 @@ class VAE(Coder):
             mean, log_std, out = self.net(x, noise)
             # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
             kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
-            return torch.stack([self.likelihood.log_prob(out, x), kl], 1)
+            return torch.stack([law.log_prob(out, x) - volume, kl], 1)
 
+        volume, law, x = self.log_volume(x), self._law, self.standardised(x)
         return BoundTerms(*in_parts(terms, batch, x, noise_like(x.new_empty(len(x), self.latent), generator)).unbind(1))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -205,17 +245,18 @@ class VAE(Coder):
         batch
             Data at a time; None: all at once.
         """
+        volume, law, x = self.log_volume(x), self._law, self.standardised(x)
         prior = Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)
 
         def posterior(x: Tensor) -> Tensor:
-            q = self.encode(x)
+            q = self._posterior(x)
             return torch.stack([q.mean, q.stddev], 1)
 
         def log_weight(x: Tensor, moments: Tensor, noise: Tensor) -> Tensor:
             mean, std = moments.unbind(1)
             q = Normal(mean, std, validate_args=False)
             z = q.mean + q.stddev * noise
-            return self.likelihood.log_prob(self.decoder(z), x) + (prior.log_prob(z) - q.log_prob(z)).sum(1)
+            return law.log_prob(self.decoder(z), x) - volume + (prior.log_prob(z) - q.log_prob(z)).sum(1)
 
         moments = in_parts(posterior, batch, x)
         return log_mean_weight(
@@ -227,105 +268,4 @@ class VAE(Coder):
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
         """Draw `n` samples; with `mean`, return the means of ``p(x | z)``, which look smoother but are no samples."""
         z = noise_like(next(self.parameters()).new_empty(check_count("n", n), self.latent), generator)
-        return self.decode(z) if mean else self.likelihood.draw(self.decoder(z), generator)
-
-
-class CategoricalVAE(Coder):
-    """A variational autoencoder with a latent of K categories, ``x ~ p(x | decoder(one-hot))``, trained with the
-    Gumbel-softmax relaxation.
-
-    E. Jang, S. Gu, B. Poole, *Categorical reparameterization with Gumbel-softmax*, 2016, arXiv:1611.01144. The KL to the
-    uniform prior is exact, ``log K − H(q)``; the relaxed draw ``softmax((log q + Gumbel) / tau)`` goes to the decoder in
-    training only. Both the bound and the density are exact sums over categories.
-
-    Parameters
-    ----------
-    encoder
-        ``(B, *)`` to logits ``(B, K)``.
-    decoder
-        ``(B, K)`` to what the likelihood takes.
-    categories
-        K.
-    likelihood
-        `Gaussian`, `Bernoulli` or `Continuous`.
-    temperature
-        tau.
-
-    Raises
-    ------
-    ValueError
-        If `temperature` is not positive.
-    """
-
-    @check_arguments
-    def __init__(
-        self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        categories: int,
-        likelihood: PixelLaw | None = None,
-        temperature: float = 0.5,
-    ) -> None:
-        super().__init__(_Relaxed(encoder, decoder))
-        check_count("categories", categories), check_number("temperature", temperature, above=0)
-        self.categories, self.temperature = categories, temperature
-        self.likelihood = Gaussian() if likelihood is None else likelihood
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the log-probabilities ``log q(c | x)`` of the categories, ``(B, K)``."""
-        return self.encoder(x).log_softmax(1)
-
-    def codes(self, x: Tensor) -> Tensor:
-        """Return the probabilities ``q(c | x)`` of the categories, ``(B, K)``."""
-        return self.encode(x).exp()
-
-    def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``(KL − log p(x | relaxed draw)) / D`` in nats per coordinate, ``(B,)``."""
-        u = uniform_like(x.new_empty(len(x), self.categories), generator).clamp_min(torch.finfo(x.dtype).tiny)
-        log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
-        return (self._kl(log_q) - self.likelihood.log_prob(out, x)) / x[0].numel()
-
-    def bound(self, x: Tensor, batch: int | None = None) -> BoundTerms:
-        """Return both terms of the evidence lower bound, as exact sums over the categories; with `batch`, for at most so many
-        data at a time.
-        """
-
-        def terms(x: Tensor) -> Tensor:
-            log_q = self.encode(x)
-            return torch.stack([(log_q.exp() * self._each(x)).sum(1), self._kl(log_q)], 1)
-
-        return BoundTerms(*in_parts(terms, batch, x).unbind(1))
-
-    def log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
-        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly; with `batch`, for at most so many data at a time."""
-        return in_parts(self._each, batch, x).logsumexp(1) - math.log(self.categories)
-
-    @torch.no_grad()
-    @check_arguments
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` samples."""
-        device = None if generator is None else generator.device
-        c = torch.randint(self.categories, (check_count("n", n),), generator=generator, device=device)
-        out = self.decoder(self._one_hot())
-        return self.likelihood.draw(out[c.to(out.device)], generator)
-
-    def _one_hot(self) -> Tensor:
-        like = next(self.parameters())
-        return torch.eye(self.categories, dtype=like.dtype, device=like.device)
-
-    def _each(self, x: Tensor) -> Tensor:
-        """Return ``log p(x | c)`` for every category, ``(B, K)``."""
-        outs = self.decoder(self._one_hot())
-        return torch.stack([self.likelihood.log_prob(out.expand(len(x), *out.shape), x) for out in outs], 1)
-
-    def _kl(self, log_q: Tensor) -> Tensor:
-        return math.log(self.categories) + (log_q.exp() * log_q).sum(1)
-
-
-class _Relaxed(Networks):
-    """The networks of a categorical VAE."""
-
-    def forward(self, x: Tensor, gumbel: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Return ``log q(c | x)``, and the answer of the decoder to a relaxed draw."""
-        log_q = self.encoded(x).log_softmax(1)
-        return log_q, self.decoder(F.softmax((log_q + gumbel) / temperature, 1))
+        return self.decode(z) if mean else self.restored(self._law.draw(self.decoder(z), generator))

@@ -50,9 +50,10 @@ class Moments(NamedTuple):
 
     def variance(self) -> Tensor:
         """Return the mean variance of a coordinate, ``tr(C) / d``, float64."""
-        return self._variances().mean()
+        return self.variances().mean()
 
-    def _variances(self) -> Tensor:
+    def variances(self) -> Tensor:
+        """Return the variances of the coordinates, ``(d,)``, float64."""
         C = self.covariance.double()
         return C.diagonal() if C.ndim == 2 else C
 
@@ -63,7 +64,7 @@ class Moments(NamedTuple):
         A constant coordinate, whose variance is no more than rounding, has the root mean square of the others' standard
         deviations; constant data have 1.
         """
-        mean, variances = self.mean.double(), self._variances()
+        mean, variances = self.mean.double(), self.variances()
         std = variances.sqrt()
         varies = std > ROUNDING * mean.flatten().abs()
         usual = variances[varies].mean().sqrt() if varies.any() else torch.ones((), dtype=torch.float64)

@@ -20,8 +20,8 @@ from ..data.fingerprint import tolerance
 from ..data.source import Source
 from ..data.stream import Stream, source_of
 from ..identity import identify
+from ..laws.measured import Measured
 from ..metrics.estimate import Estimate
-from ..models.network import Trainable
 from ..models.score import ScoreModel
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
@@ -124,15 +124,19 @@ class Training:
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
         # only now: a model that is refused stays as it was
-        if kept is None and isinstance(model, Trainable):
+        if kept is None and isinstance(model, Measured):
             model.measure(self.moments)
         cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
 
     def batches_of(self, data: Any) -> Source | Stream:
-        """Return the batches of any data for the model that is trained: score models alone are asked in a finer dtype."""
-        return source_of(data, self.like.dtype, self.like.device, cast=not isinstance(self.model, ScoreModel))
+        """Return the batches of any data for the model that is trained: one that takes data in units of their spread is asked in
+        a finer dtype.
+        """
+        return source_of(
+            data, self.like.dtype, self.like.device, cast=not isinstance(self.model, (ScoreModel, Measured))
+        )
 
     def _make_averages(self, named: dict[str, Tensor], objective: Callable[..., Tensor]) -> None:
         """Make the averages of the weights, which are given buffers of their own."""
