@@ -54,8 +54,7 @@ class Moments(NamedTuple):
 
     def variances(self) -> Tensor:
         """Return the variances of the coordinates, ``(d,)``, float64."""
-        C = self.covariance.double()
-        return C.diagonal() if C.ndim == 2 else C
+        return (self.covariance.diagonal() if self.covariance.ndim == 2 else self.covariance).double()
 
     def units(self) -> Units:
         """Return the units in which such data have mean 0 and standard deviation 1: of vectors each coordinate by itself, of
