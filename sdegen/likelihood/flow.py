@@ -29,6 +29,7 @@ from ..precision import widened
 from ..processes.base import SDE
 from ..samplers.base import Sampler
 from ..samplers.noise import as_seed
+from ..samplers.priors import check_prior
 from ..samplers.run import sample
 from ..samplers.start import chunks, start
 from ..show import show_call
@@ -160,6 +161,8 @@ def estimate_log_prob(
     divergence = _checked(divergence)
     check_batch(batch)
     sde = model.sde
+    if prior is None:
+        check_prior(model.sde, model.state_moments(", or pass prior"), "pass prior")
     prior = _prior(model) if prior is None else as_law(prior)
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
     own = repeated(len(x), 1 if whole else draws)

@@ -31,10 +31,8 @@ from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
+from .priors import check_prior
 
-REMEMBERED = (
-    3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
-)
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
 
@@ -125,32 +123,13 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
         check_dense("the model's first weight", model.like)
-    _check_forgotten(model.sde, moments)
+    check_prior(model.sde, moments, "pass x_T")
     _check_known(model.sde, moments)
     n, prior = check_count("n", n), as_law(model.sde.prior(moments))
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"
     return model.cast_states(check_answer(who, x_T, (n, *shape), must="states of the shape of lifted data"))
-
-
-def _check_forgotten(sde: SDE, moments: Moments) -> None:
-    """Refuse to start from a Gaussian where the states at T are still those of the data.
-
-    Raises
-    ------
-    ValueError
-        If the data, of the given moments, spread there by more than `REMEMBERED` times the noise.
-    """
-    if not is_linear(sde):
-        return
-    spread = (sde.snr(sde.T).detach() * moments.variance()).sqrt().item()
-    if spread > REMEMBERED:
-        raise ValueError(
-            f"{type(sde).__name__} has not forgotten the data at T = {sde.T:g}: they still spread by {spread:.3g} times "
-            "the noise, where samplers start from a Gaussian. Give the process the units of the data, "
-            "sde.in_units(law.moments().units()), or pass x_T."
-        )
 
 
 def _check_known(sde: SDE, moments: Moments) -> None:

@@ -1,0 +1,120 @@
+"""Whether a process's prior may stand for its law at T, by bounds of what the difference costs.
+
+Samples by the true score, and densities of its flow, are wrong by at most ``KL(p_T ‖ prior)``, for the way back makes no two laws
+more different. Of a Gaussian prior this is, exactly, the divergence of `p_T` from the Gaussian `N` of the same moments, and that
+of `N` from the prior. The first depends on the shape of the data, but is what their mutual information with the state lacks of
+that of Gaussian data, so at most ``½ log(1 + s²)`` nats for a coordinate that spreads by `s` times the noise at T: data that
+are one point but for a few, far away, come as near to it as one likes. The second is known.
+"""
+
+from __future__ import annotations
+
+__all__ = ["check_prior"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..answers import ask_draws
+from ..laws.mixtures import Moments
+from ..laws.outside import as_law
+from ..processes.base import SDE
+from ..processes.linear import LinearSDE, is_linear
+from ..warning import warn_caller
+
+HARDLY = 1.0  # the spread of the data beside the noise at T from where on a Gaussian may cost half a bit a coordinate
+REMEMBERED = (
+    3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
+)
+NUMBERS = 8192  # that the moments of a prior of its own are measured by
+LEAST = 16  # draws, at least
+
+
+def check_prior(sde: SDE, moments: Moments, instead: str) -> None:
+    """Warn of a prior that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may cost more than ``½ log 10``.
+
+    Nonlinear processes, whose law at T is not known, are left.
+
+    Parameters
+    ----------
+    sde
+        A process.
+    moments
+        Of the data, in the units of the process.
+    instead
+        What else can be passed, as the end of the sentence.
+
+    Raises
+    ------
+    ValueError
+        If the data spread at T by more than `REMEMBERED` times the noise, or the prior is as far from the moments of the states.
+    """
+    if not is_linear(sde):
+        return
+    _check_forgotten(sde, moments, instead)
+    if type(sde).prior is not LinearSDE.prior:
+        _check_moments(sde, moments, instead)
+
+
+def cost(spread: float) -> float:
+    """Return ``½ log(1 + spread²)``, the most nats that a Gaussian of the same moments is from the law of data and noise, a
+    coordinate, where the data spread by so many times the noise.
+    """
+    return 0.5 * math.log1p(spread**2)
+
+
+def _check_forgotten(sde: LinearSDE, moments: Moments, instead: str) -> None:
+    """Warn, or refuse, where the states at T are still those of the data."""
+    spread = (sde.snr(sde.T).detach() * moments.variance()).sqrt().item()
+    if spread <= HARDLY:
+        return
+    name, how = type(sde).__name__, "not" if spread > REMEMBERED else "hardly"
+    said = f"{name} has {how} forgotten the data at T = {sde.T:g}: they still spread by {spread:.3g} times the noise"
+    if spread > REMEMBERED:
+        raise ValueError(
+            f"{said}, where samplers start from a Gaussian. Give the process the units of the data, "
+            f"sde.in_units(law.moments().units()), or {instead}."
+        )
+    warn_caller(
+        f"{said}, and its prior, a Gaussian, may be off by {cost(spread):.2g} nats a coordinate; give the process more noise at "
+        f"T, or the units of the data, sde.in_units(law.moments().units()), or {instead}."
+    )
+
+
+def _check_moments(sde: LinearSDE, moments: Moments, instead: str) -> None:
+    """Warn, or refuse, where a prior of the process's own has other moments than the states at T."""
+    law = LinearSDE.prior(sde, moments)
+    n = max(LEAST, NUMBERS // law.means[0].numel())
+    drawn = ask_draws(as_law(sde.prior(moments)), n, torch.Generator().manual_seed(0)).double().cpu()
+    if drawn.shape[1:] != law.means.shape[1:]:
+        return  # which is refused where states are drawn
+    nats = _apart(law.means[0], _variances(law), drawn, len(sde.e))
+    if nats <= cost(HARDLY):
+        return
+    said = (
+        f"the prior of {type(sde).__name__} is {nats:.2g} nats a coordinate from a Gaussian of the moments that states have at "
+        f"T = {sde.T:g}"
+    )
+    if not nats <= cost(REMEMBERED):  # NaN, of a prior without spread, too
+        raise ValueError(f"{said}; define prior(moments) by them, train the process, or {instead}.")
+    warn_caller(
+        f"{said}, and samples may be off by as much; define prior(moments) by them, train the process, or {instead}."
+    )
+
+
+def _variances(law: Any) -> Tensor:
+    """Return the variances of the coordinates of a Gaussian, of the shape of its mean."""
+    mean, C = law.means[0], law.covariances[0]
+    full = C.ndim == 2 and C.shape == (mean.numel(), mean.numel()) and C.shape != mean.shape
+    return C.diagonal().reshape(mean.shape) if full else C.expand(mean.shape)
+
+
+def _apart(mean: Tensor, variances: Tensor, drawn: Tensor, channels: int) -> float:
+    """Return ``KL(N ‖ prior)`` of Gaussians a coordinate, all those of a channel taken to have the same spread."""
+    split = (channels, -1)
+    v = variances.reshape(split).mean(1)
+    V = drawn.var(0).reshape(split).mean(1)
+    off = (drawn.mean(0) - mean).reshape(split).square().mean(1)
+    return (0.5 * (v / V - 1 - (v / V).log() + off / V)).sum().item()
