@@ -29,7 +29,7 @@ from ..precision import widened
 from ..processes.base import SDE
 from ..samplers.base import Sampler
 from ..samplers.noise import as_seed
-from ..samplers.priors import check_prior
+from ..samplers.priors import prior_of
 from ..samplers.run import sample
 from ..samplers.start import chunks, start
 from ..show import show_call
@@ -162,8 +162,8 @@ def estimate_log_prob(
     check_batch(batch)
     sde = model.sde
     if prior is None:
-        check_prior(model.sde, model.state_moments(", or pass prior"), "pass prior")
-    prior = _prior(model) if prior is None else as_law(prior)
+        prior = prior_of(model.sde, model.state_moments(", or pass prior"), "pass prior")
+    prior = as_law(prior)
     whole = joint or sde.lift(x[:1]).shape == x[:1].shape
     own = repeated(len(x), 1 if whole else draws)
     bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
@@ -244,7 +244,7 @@ def sample_with_log_prob(
     seed = as_seed(seed, None)
     generator = torch.Generator().manual_seed(seed)
     if prior is None:
-        prior = _prior(model)
+        prior = as_law(model.sde.prior(model.state_moments(", or pass prior")))
         x_T = start(model, n, seed)
     else:
         prior = as_law(prior)
@@ -300,10 +300,6 @@ def _checked(divergence: Divergence | None) -> Divergence:
             f"divergence = {divergence!r}; give ExactDivergence(), Hutchinson(probes) or HutchPlusPlus(probes) of derivatives."
         )
     return ExactDivergence() if divergence is None else divergence
-
-
-def _prior(model: ScoreModel) -> Any:
-    return as_law(model.sde.prior(model.state_moments(", or pass prior")))
 
 
 def _marginalise(

@@ -9,7 +9,7 @@ are one point but for a few, far away, come as near to it as one likes. The seco
 
 from __future__ import annotations
 
-__all__ = ["check_prior"]
+__all__ = ["prior_of"]
 
 import math
 from typing import Any
@@ -32,8 +32,9 @@ NUMBERS = 8192  # that the moments of a prior of its own are measured by
 LEAST = 16  # draws, at least
 
 
-def check_prior(sde: SDE, moments: Moments, instead: str) -> None:
-    """Warn of a prior that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may cost more than ``½ log 10``.
+def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
+    """Return the prior of a process; warn of one that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may cost more than ``½ log
+    10``.
 
     Nonlinear processes, whose law at T is not known, are left.
 
@@ -51,11 +52,12 @@ def check_prior(sde: SDE, moments: Moments, instead: str) -> None:
     ValueError
         If the data spread at T by more than `REMEMBERED` times the noise, or the prior is as far from the moments of the states.
     """
-    if not is_linear(sde):
-        return
-    _check_forgotten(sde, moments, instead)
-    if type(sde).prior is not LinearSDE.prior:
-        _check_moments(sde, moments, instead)
+    prior = as_law(sde.prior(moments))
+    if is_linear(sde):
+        _check_forgotten(sde, moments, instead)
+        if type(sde).prior is not LinearSDE.prior:
+            _check_moments(sde, prior, moments, instead)
+    return prior
 
 
 def cost(spread: float) -> float:
@@ -83,11 +85,11 @@ def _check_forgotten(sde: LinearSDE, moments: Moments, instead: str) -> None:
     )
 
 
-def _check_moments(sde: LinearSDE, moments: Moments, instead: str) -> None:
+def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -> None:
     """Warn, or refuse, where a prior of the process's own has other moments than the states at T."""
     law = LinearSDE.prior(sde, moments)
     n = max(LEAST, NUMBERS // law.means[0].numel())
-    drawn = ask_draws(as_law(sde.prior(moments)), n, torch.Generator().manual_seed(0)).double().cpu()
+    drawn = ask_draws(prior, n, torch.Generator().manual_seed(0)).double().cpu()
     if drawn.shape[1:] != law.means.shape[1:]:
         return  # which is refused where states are drawn
     nats = _apart(law.means[0], _variances(law), drawn, len(sde.e))

@@ -22,7 +22,6 @@ from ..checks import check_count, check_tensor
 from ..data.parts import has_rows, part_of
 from ..dense import check_dense
 from ..laws.mixtures import Moments
-from ..laws.outside import as_law
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
@@ -31,7 +30,7 @@ from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
-from .priors import check_prior
+from .priors import prior_of
 
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
@@ -123,9 +122,8 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
         check_dense("the model's first weight", model.like)
-    check_prior(model.sde, moments, "pass x_T")
     _check_known(model.sde, moments)
-    n, prior = check_count("n", n), as_law(model.sde.prior(moments))
+    n, prior = check_count("n", n), prior_of(model.sde, moments, "pass x_T")
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"
