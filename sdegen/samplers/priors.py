@@ -33,8 +33,8 @@ LEAST = 16  # draws, at least
 
 
 def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
-    """Return the prior of a process; warn of one that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may cost more than ``½ log
-    10``.
+    """Return the prior of a process; warn of one that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may
+    cost more than ``½ log 10``.
 
     Nonlinear processes, whose law at T is not known, are left.
 
