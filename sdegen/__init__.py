@@ -25,7 +25,20 @@ from . import (
 from .diagnose import Budget, diagnose
 from .files import load, pretrained, save
 from .guidance import measurements
-from .laws import Empirical, GaussianMixture, Matrix, Moments, Operator, Scale, Units, derivatives, kernels, moments_of
+from .laws import (
+    Diagonal,
+    Empirical,
+    GaussianMixture,
+    Matrix,
+    Moments,
+    Operator,
+    Scale,
+    Units,
+    coordinates,
+    derivatives,
+    kernels,
+    moments_of,
+)
 from .likelihood import (
     Bound,
     Chain,
@@ -75,6 +88,7 @@ from .processes import (
     ScalarSDE,
     ScheduleSDE,
     SubVP,
+    Transformed,
     grids,
     simulate,
 )
@@ -83,11 +97,11 @@ from .training import NonFiniteLoss, Run, fit, losses, weightings
 
 __all__ = [
     # processes
-    "SDE", "Dynamics", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE",
+    "SDE", "Dynamics", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
     "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified", "SubVP",
     "simulate",
     # laws
-    "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "moments_of",
+    "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "moments_of",
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
     "VelocityModel",
@@ -98,6 +112,7 @@ __all__ = [
     "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo",
     "estimate_log_prob", "log_prob", "sample_with_log_prob",
     # chapters
-    "baselines", "data", "derivatives", "foreign", "grids", "guidance", "kernels", "laws", "likelihood", "losses", "measurements",
+    "baselines", "coordinates", "data", "derivatives", "foreign", "grids", "guidance", "kernels", "laws", "likelihood",
+    "losses", "measurements",
     "metrics", "models", "nets", "plots", "processes", "samplers", "testing", "training", "weightings",
 ]  # fmt: skip

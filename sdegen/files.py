@@ -26,6 +26,7 @@ from .construction import construct
 from .description import class_name, describe
 from .guidance import measurements
 from .identity import changed, differences
+from .laws import coordinates
 from .laws.mixtures import Moments
 from .models import diffusers, foreign
 from .models.score import ScoreModel
@@ -36,7 +37,20 @@ from .storage import parsed, read_whole, write_whole
 FORMAT = "sdegen-3"  # the second had no checksum, and lists for tuples
 _AGAIN = "save the model again."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
-_LIBRARY = (baselines, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times)
+_LIBRARY = (
+    baselines,
+    coordinates,
+    diffusers,
+    foreign,
+    guidance,
+    laws,
+    measurements,
+    models,
+    nets,
+    processes,
+    samplers,
+    times,
+)
 # What the first format called classes and their chapters.
 _CLASSES_OF_1 = {
     f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")

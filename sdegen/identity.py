@@ -85,7 +85,7 @@ class _Identity(Describer):
 
     def _besides(self, value: Any) -> dict[str, Any]:
         """Return what tells an object apart besides its constructor's arguments."""
-        return (also_kept(value) if hasattr(value, "__dict__") else {}) | set_on(value)
+        return (also_kept(value) if hasattr(value, "__dict__") else {}) | _set_on(value)
 
     def _looked_up(self, functions: Iterable[types.FunctionType], place: str) -> dict[str, Any]:
         """Describe what functions of the user look up in their module: numbers, tensors and functions; what they set themselves
@@ -153,7 +153,7 @@ class _Constants(_Identity):
         return {}
 
 
-def set_on(value: Any) -> dict[str, Any]:
+def _set_on(value: Any) -> dict[str, Any]:
     """Return what an object computes with besides its parts and its constructor's arguments.
 
     Of any object what hides one of its methods, and hooks; of one whose class the user has written its attributes too, if its

@@ -38,7 +38,7 @@ def show_call(thing: Any) -> str:
     --------
     >>> import sdegen
     >>> sdegen.VP(), sdegen.grids.Angle()
-    (VP(beta_min=0.1, beta_max=20), Angle(scale=1, power=1))
+    (VP(beta_min=0.1, beta_max=20), Angle(scale=1, power=1, time=0))
     >>> sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP())
     Model(MLP(2,210 weights), VP(beta_min=0.1, beta_max=20), parametrization=EDMParametrization(delta=0.001, detail=0))
     """

@@ -22,6 +22,7 @@ from sdegen.guidance import measurements
 from sdegen.laws.derivatives import Hutchinson
 from sdegen.models import Conditioned, DirectModel, ScoreModel, Wrapper
 from sdegen.models.named import keywords_of
+from sdegen.models.transformed import TransformedModel
 from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
 from sdegen.training.dropping import DOORS
 
@@ -74,6 +75,7 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
 
 def test_every_wrapper_is_among_them() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
+    between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     assert kinds(Wrapper) - between == set(WRAPPED)
 
 

@@ -84,6 +84,63 @@ def test_the_samplers_of_linear_processes_sample_a_nonlinear_one() -> None:
     assert early.value > floor.value + 0.2
 
 
+class Bent(sdegen.SDE):
+    """``x_t = asinh(sinh x_0 + w_t)``, whose noise depends on the state: its law is an integral over the data."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -0.5 * x.sinh() / x.cosh().pow(3)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return 1 / x.cosh()
+
+
+class Stratonovich(Bent):
+    """The same without Itô's correction."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return 0 * x
+
+
+def law_of_bent(x: Tensor, t: float) -> Tensor:
+    x_0 = torch.linspace(-4, 4, 8001, dtype=torch.float64)[:, None, None]
+    z = (x_0[..., None] - PAIR.means.T) / PAIR.covariances.T.sqrt()
+    first = (-0.5 * z.square()).exp() / (2 * math.pi * PAIR.covariances.T).sqrt()  # (x_0, 1, coordinate, component)
+    kernel = (-(x.sinh() - x_0.sinh()).square() / (2 * t)).exp() / math.sqrt(2 * math.pi * t) * x.cosh()
+    density = (first * kernel[..., None]).sum(0) * (8 / 8000)
+    return (density.prod(1) @ PAIR.weights).log()
+
+
+def test_noise_that_depends_on_the_state_has_its_closed_form_at_order_two() -> None:
+    t, worst = 0.3, []
+    w = math.sqrt(t) * torch.randn(200, 2, generator=seeded(1), dtype=torch.float64)
+    x = (PAIR.sample(200, seeded()).sinh() + w).asinh().requires_grad_()
+    (score,) = torch.autograd.grad(law_of_bent(x, t).sum(), x)
+    x = x.detach()
+    for cells in (300, 600):
+        truth = FokkerPlanck(Bent(), PAIR, cells, 400)
+        assert (truth.log_density(x, t) - law_of_bent(x, t)).abs().mean() < 0.02 * (300 / cells) ** 2
+        worst.append((truth.score(x, t) - score).square().mean().sqrt().item())
+    assert worst[1] < 0.02 and math.log2(worst[0] / worst[1]) > 1.7
+    wrong = FokkerPlanck(Stratonovich(), PAIR, 300, 400)
+    assert (wrong.score(x, t) - score).square().mean().sqrt() > 0.05
+
+
+def test_a_process_on_the_half_line_goes_in_by_its_coordinates() -> None:
+    class Geometric(sdegen.SDE):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return 0.2 * x
+
+        def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+            return 0.7 * x
+
+    sde = sdegen.processes.Transformed(Geometric(), sdegen.coordinates.Log())
+    truth = FokkerPlanck(sde, PAIR)
+    law = GaussianMixture(PAIR.weights, PAIR.means + 0.5 * (0.2 - 0.245), PAIR.covariances + 0.5 * 0.49)
+    x = law.sample(500, seeded())
+    assert (truth.log_density(x, 0.5) - law.log_prob(x)).abs().max() < 0.02
+    assert truth.moments.mean.min() > 0  # of the data, not of their logarithms
+
+
 class Late:
     """The law at T of a grid's truth."""
 
@@ -131,6 +188,14 @@ class Multiplied(sdegen.SDE):
         return 1 + x[:, 0].square()
 
 
+class Still(sdegen.SDE):
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return x.clamp_min(0)
+
+
 def test_what_it_is_not_made_for_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="Coupled moves coordinate 0 by the others"):
         FokkerPlanck(Coupled(), PAIR)
@@ -141,7 +206,9 @@ def test_what_it_is_not_made_for_is_refused_in_a_sentence() -> None:
         FokkerPlanck(sdegen.DoubleWell(), tilted)
     with pytest.raises(ValueError, match="at least 16 and 3"):
         FokkerPlanck(sdegen.DoubleWell(), PAIR, cells=2)
-    with pytest.raises(ValueError, match="noise of Multiplied is not one number"):
+    with pytest.raises(ValueError, match="noise of Multiplied moves coordinate 1 by the others"):
         FokkerPlanck(Multiplied(), PAIR)
+    with pytest.raises(ValueError, match=r"Still has no noise at -.*Transformed"):
+        FokkerPlanck(Still(), PAIR)
     with pytest.raises(ValueError, match="one time for all"):
         FokkerPlanck(sdegen.DoubleWell(), PAIR, 100, 10).score(torch.zeros(2, 2), torch.tensor([0.1, 0.2]))

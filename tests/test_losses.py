@@ -24,7 +24,7 @@ from sdegen.training.settings import Settings
 from sdegen.training.state import Training
 
 DATA = gaussian_data()
-MOST_CALLS = 123  # of functions of the library in one step of the default loss
+MOST_CALLS = 120  # of functions of the library in one step of the default loss
 
 
 class Off(ScoreModel):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_tensor
-from ..laws.measured import Measured
+from ..laws.calibrated import Calibrated
 from ..laws.mixtures import Moments
 from ..laws.units import Units
 from ..precision import at_least_single, dtype_of, widened
@@ -22,7 +22,7 @@ def range_of(net: nn.Module) -> tuple[float, float] | None:
     return RANGES.get(type(last))
 
 
-class Standardised(Measured):
+class Standardised(Calibrated):
     """The base class of models of data in units of their spread, ``u = (x − mean) / std``, which the first training measures.
 
     Data are standardised on the way in, samples are restored on the way out, and log-densities are less by the logarithm of the

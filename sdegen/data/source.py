@@ -19,6 +19,7 @@ from ..answers import ask_draws
 from ..arguments import check_arguments
 from ..checks import check_law
 from ..dense import check_dense
+from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..laws.outside import as_law
 from ..precision import at_least_single, is_finer, widened
@@ -148,10 +149,24 @@ class Source:
             )
         self.order = order
 
-    def moments(self, generator: torch.Generator) -> Moments:
+    def moments(self, generator: torch.Generator, coordinates: Coordinates | None = None) -> Moments:
         """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it; of
         rows that are read anew those of one pass, of 65,536 at most.
+
+        Parameters
+        ----------
+        generator
+            Randomness of draws.
+        coordinates
+            A map whose values they are of; the data themselves by default.
         """
+        if coordinates is not None:
+            if self.x is None:
+                return moments_of(coordinates(coordinates.check(ask_draws(self.law, MANY, generator).double(), "data")))
+            return joined(
+                (len(part.x), moments_of(coordinates(coordinates.check(part.x.double(), "data"))))
+                for part in self.once(READ)
+            )
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if isinstance(self.x, Rows):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..arguments import check_arguments
+from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..precision import at_least_single, widened
 from ..show import show_call
@@ -88,8 +89,11 @@ class Stream:
         self._moments = joined((len(batch.x), moments_of(batch.x)) for batch in _up_to(_ROWS, chain([head], first)))
         self._batches = self._endless()
 
-    def moments(self, generator: torch.Generator) -> Moments:
-        """Return mean and covariance of the first data; the generator is not used."""
+    def moments(self, generator: torch.Generator, coordinates: Coordinates | None = None) -> Moments:
+        """Return mean and covariance of the first data, or of their coordinates by one pass; the generator is not used."""
+        if coordinates is not None:
+            parts = (coordinates(coordinates.check(part.x.double(), "data")) for part in self.once(_ROWS))
+            return joined((len(u), moments_of(u)) for u in parts)
         return self._moments
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:

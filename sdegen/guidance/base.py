@@ -155,11 +155,17 @@ class Tilted(Guided):
 
 
 def require_clean_means(wrapper: Guided) -> LinearSDE:
-    """Return the process of a wrapper; raise an error if the process does not give posterior means of clean states in
+    """Return the process of a wrapper; raise an error if the process does not give posterior means of clean data in
     closed form.
     """
     why = f": its noised states have no closed-form posterior means to change; sample without {type(wrapper).__name__}."
-    return as_linear(wrapper.sde, why)
+    sde = as_linear(wrapper.sde, why)
+    if sde.coordinates is not None:
+        raise TypeError(
+            f"{type(wrapper).__name__} changes or measures means of clean data, and the process has data in other coordinates, "
+            f"{sde.coordinates!r}, whose means are not those of the data; sample without it, or model the data as they are."
+        )
+    return sde
 
 
 def check_units(ours: SDE, theirs: SDE, what: str) -> None:

@@ -98,7 +98,7 @@ class DynamicThreshold(CleanState):
         k = max(1, math.ceil(self.quantile * size.shape[1] - 1e-9))  # a product that is whole may round up
         s = rows(size.kthvalue(k, 1).values.clamp_min(half), centred)
         data = middle + half * (centred / s).clamp(-1, 1)
-        return self._restated(t, x_0, eps, self.sde.units.standardise(data))
+        return self._restated(t, x_0, eps, self.sde.standardise(data))
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

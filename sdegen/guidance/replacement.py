@@ -61,7 +61,7 @@ class Replacement(Informed, CleanState):
         u = conjugate_gradients(
             lambda u: A.measure(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations
         )
-        return self._restated(t, x_0, eps, self.sde.units.standardise(data + A.transpose(u, shape)))
+        return self._restated(t, x_0, eps, self.sde.standardise(data + A.transpose(u, shape)))
 
 
 @check_arguments

@@ -2,13 +2,14 @@
 draws.
 """
 
-from . import derivatives, kernels
+from . import coordinates, derivatives, kernels
 from .empirical import Empirical
+from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
-from .operators import Matrix, Operator, Scale
+from .operators import Diagonal, Operator, Scale
 from .units import Units
 
 __all__ = [
-    "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "derivatives",
-    "kernels", "moments_of",
+    "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "coordinates",
+    "derivatives", "kernels", "moments_of",
 ]  # fmt: skip

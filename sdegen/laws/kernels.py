@@ -1,5 +1,5 @@
-"""Gaussian transition laws: `Transition`, the linear Gaussian law of a state given an earlier one, and `Kernel`, the law
-at one given state.
+"""Laws of a state given an earlier one: `StateLaw`, their interface; `Kernel`, the Gaussian one; and `Transition`, which gives a
+Gaussian law for every earlier state.
 
 Any ``1/sigma`` of the library is in this file. A kernel is ``N(mean, R Rᵀ)``; `R` is *the* root for a marginal (the
 one deterministic samplers may use) and any root for a transition between two noisy states. It does not know its time.
@@ -7,11 +7,11 @@ one deterministic samplers may use) and any root for a transition between two no
 
 from __future__ import annotations
 
-__all__ = ["Kernel", "Posterior", "Transition", "posterior"]
+__all__ = ["Kernel", "Posterior", "StateLaw", "Transition", "as_gaussian", "posterior"]
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from torch import Tensor
 from ..precision import widened
 from ..show import show_call
 from .operators import Operator
+
+
+class StateLaw(Protocol):
+    """The interface of the law of a state, one for each row of a batch."""
+
+    def sample(self, z: Tensor, /) -> Tensor:
+        """Return the states that standard normal noise `z`, of their shape, makes: where the law is no Gaussian, the quantile
+        ``F⁻¹(Phi(z))`` of each number.
+        """
+
+    def score(self, x: Tensor, /) -> Tensor:
+        """Return ``∇ log p(x)``, of the shape of `x`."""
+
+    def log_prob(self, x: Tensor, /) -> Tensor:
+        """Return the log-density of `x` in nats, ``(B,)``, in float32 at least."""
 
 
 class Kernel(NamedTuple):
@@ -74,9 +89,29 @@ class Kernel(NamedTuple):
         """Return the log-density of `x` in nats, ``(B,)``, in float32 at least."""
         z = self.R.inv()(widened(x) - self.mean)
         z = z.flatten(1) if x.ndim > 1 else z[:, None]
-        coordinates = z.shape[1] // self.R.matrix().shape[-1]
+        coordinates = z.shape[1] // self.R.size
         log_det = self.R.log_abs_det().to(z) * coordinates
         return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+
+def as_gaussian(law: StateLaw, why: str) -> Kernel:
+    """Return a Gaussian law of a state as it is; refuse any other, for the reason `why`.
+
+    Parameters
+    ----------
+    law
+        Any law of a state.
+    why
+        What is missing without, and what to do instead: it ends the sentence "... is no Gaussian".
+
+    Raises
+    ------
+    TypeError
+        If it is no Gaussian.
+    """
+    if not isinstance(law, Kernel):
+        raise TypeError(f"the law of a state, {type(law).__name__}, is no Gaussian{why}")
+    return law
 
 
 class Transition:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..show import show_call
-from .kernels import Kernel, Transition
-from .operators import Matrix, Operator, Scale, rows
+from .kernels import StateLaw, Transition
+from .matrices import Matrix
+from .operators import Operator, Scale, rows
 
 LEAST_SIGNAL = 1e-8  # of the noise: below, it is lost in the rounding of a float32 state
 
@@ -226,7 +227,7 @@ class Perturbed(NamedTuple):
     """
 
     x: Tensor
-    kernel: Kernel
+    kernel: StateLaw
     z: Tensor
     at: Level
 

@@ -1,4 +1,5 @@
-"""Linear maps of a state: a number (`Scale`) or a small matrix across the channels of a lifted state (`Matrix`).
+"""Linear maps of a state: a number (`Scale`), one number for each of its own (`Diagonal`), or a small matrix across the channels
+of a lifted state (`matrices.Matrix`).
 
 Every coefficient of a linear process is one of these, so kernels, samplers and losses are written once for scalar
 and matrix processes. Coefficients are float64 tensors on the CPU; they take the dtype and device of the state at the
@@ -7,7 +8,7 @@ moment they act on it, and nowhere else. Nothing here knows about time.
 
 from __future__ import annotations
 
-__all__ = ["Matrix", "Operator", "Scale", "add_product", "as_operator", "rows"]
+__all__ = ["Diagonal", "Elementwise", "Operator", "Scale", "add_product", "as_operator", "rows"]
 
 from abc import ABC, abstractmethod
 from typing import Self, final
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as
-from ..precision import apply_matrix, at_least_single
+from ..precision import at_least_single
 from ..show import show_call
 
 
@@ -45,6 +46,11 @@ class Operator(ABC):
     @abstractmethod
     def matrix(self) -> Tensor:
         """Return the map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many numbers of a state the map acts on together: the sides of `matrix`."""
 
     @abstractmethod
     def __matmul__(self, other: Self) -> Self:
@@ -119,13 +125,82 @@ class Operator(ABC):
     __rmul__ = __mul__
 
 
+class Elementwise(Operator):
+    """The base class of maps that multiply every number of a state by one of their own, whose algebra is that of these numbers.
+
+    Attributes
+    ----------
+    c
+        The numbers.
+    """
+
+    c: Tensor
+
+    @classmethod
+    def _of(cls, c: Tensor) -> Self:
+        """Make the map of numbers in any dtype."""
+        made = cls.__new__(cls)
+        made.c = c
+        return made
+
+    def __matmul__(self, other: Self) -> Self:
+        made = self.__new__(type(self))  # without another call: a step of training composes five times
+        made.c = self.c * other.c
+        return made
+
+    def __add__(self, other: Self) -> Self:
+        return self._of(self.c + other.c)
+
+    def __sub__(self, other: Self) -> Self:
+        return self._of(self.c - other.c)
+
+    @property
+    def T(self) -> Self:
+        return self
+
+    def gram(self) -> Self:
+        return self._of(self.c.square())
+
+    def hypot(self, other: Self) -> Self:
+        return self._of(torch.hypot(self.c, other.c))
+
+    def inv(self) -> Self:
+        return self._of(1.0 / self.c)
+
+    def at_most(self, bound: float) -> Self:
+        return self._of(self.c.clamp_max(bound))
+
+    def sqrt(self) -> Self:
+        return self._of(
+            torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt()
+        )  # rounding alone is that close to 0
+
+    def cholesky(self) -> Self:
+        return self.sqrt()
+
+    def complete(self, S: Self) -> tuple[Self, Self]:
+        return self._of(-S.c), self
+
+    def regress(self, S: Self, A: Self, B: Self, P: Self) -> tuple[Self, Self, Self]:
+        std = P.c.sqrt()
+        size = torch.hypot(self.c * std, S.c)
+        left = (self.c * B.c - S.c * A.c).abs() * std / size  # Lagrange's identity: no difference of close numbers
+        explained = (A.c * P.c * self.c + B.c * S.c) / size
+        return self._of(1.0 / size), self._of(explained), self._of(left)
+
+    def one(self) -> Self:
+        return self._of(torch.ones_like(self.c))
+
+
 @final
-class Scale(Operator):
+class Scale(Elementwise):
     """Multiplication by a number `c` of shape ``()``, or one per row, ``(B,)``.
 
     >>> Scale(2.0)(torch.ones(3, 2)).sum().item()
     12.0
     """
+
+    size = 1
 
     def __init__(self, c: Tensor | float) -> None:
         self.c = torch.as_tensor(c, dtype=torch.float64)
@@ -140,186 +215,89 @@ class Scale(Operator):
     def prepared(self, like: Tensor | None) -> Scale:
         return self if like is None else self._of(self.c.to(at_least_single(like.dtype)))
 
-    @classmethod
-    def _of(cls, c: Tensor) -> Scale:
-        """Make the map of a number in any dtype."""
-        scale = cls.__new__(cls)
-        scale.c = c
-        return scale
-
     def __getitem__(self, i: int) -> Scale:
         return self if self.c.ndim == 0 else self._of(self.c[i])
 
     def matrix(self) -> Tensor:
         return self.c[..., None, None]
 
-    def __matmul__(self, other: Scale) -> Scale:
-        return Scale(self.c * other.c)
-
-    def __add__(self, other: Scale) -> Scale:
-        return Scale(self.c + other.c)
-
-    def __sub__(self, other: Scale) -> Scale:
-        return Scale(self.c - other.c)
-
     def __mul__(self, number: Tensor | float) -> Scale:
         return Scale(self.c * number)
 
     __rmul__ = __mul__
 
-    @property
-    def T(self) -> Scale:
-        return self
-
-    def gram(self) -> Scale:
-        return Scale(self.c.square())
-
-    def hypot(self, other: Scale) -> Scale:
-        return Scale(torch.hypot(self.c, other.c))
-
-    def inv(self) -> Scale:
-        return Scale(1.0 / self.c)
-
-    def at_most(self, bound: float) -> Scale:
-        return Scale(self.c.clamp_max(bound))
-
-    def sqrt(self) -> Scale:
-        return Scale(
-            torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt()
-        )  # rounding alone is that close to 0
-
-    def cholesky(self) -> Scale:
-        return self.sqrt()
-
     def log_abs_det(self) -> Tensor:
         return self.c.abs().log()
 
-    def complete(self, S: Scale) -> tuple[Scale, Scale]:
-        return Scale(-S.c), self
-
-    def regress(self, S: Scale, A: Scale, B: Scale, P: Scale) -> tuple[Scale, Scale, Scale]:
-        std = P.c.sqrt()
-        size = torch.hypot(self.c * std, S.c)
-        left = (self.c * B.c - S.c * A.c).abs() * std / size  # Lagrange's identity: no difference of close numbers
-        return Scale(1.0 / size), Scale((A.c * P.c * self.c + B.c * S.c) / size), Scale(left)
-
-    def one(self) -> Scale:
-        return Scale(torch.ones_like(self.c))
-
 
 @final
-class Matrix(Operator):
-    """A matrix ``(k, k)``, or ``(B, k, k)``, acting on dimension 1 of a state of shape ``(B, k, *)``.
+class Diagonal(Elementwise):
+    """Multiplication of every number of a state by one of its own: `c` of shape ``(1, *)`` for all rows, or ``(B, *)``.
+
+    The numbers of a linear process are float64 on the CPU; those of a noise that depends on the state are like the state, and
+    what they are differentiated by.
 
     Parameters
     ----------
-    M
-        One matrix, or one for each row; kept in float64.
+    c
+        The numbers, one row at least.
 
     Raises
     ------
     ValueError
-        When it acts, if the state has not `k` channels, or not as many rows as there are matrices; when it is inverted
-        (`inv`), if a matrix is singular.
+        If `c` has no rows; when it acts, if the state has another shape.
 
     Examples
     --------
-    >>> Matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))(torch.tensor([[[1.0], [2.0]]])).flatten().tolist()
-    [2.0, 1.0]
+    >>> Diagonal(torch.tensor([[1.0, 3.0]]))(torch.ones(2, 2)).tolist()
+    [[1.0, 3.0], [1.0, 3.0]]
     """
 
-    def __init__(self, M: Tensor) -> None:
-        self.M = torch.as_tensor(M, dtype=torch.float64)
+    def __init__(self, c: Tensor) -> None:
+        if c.ndim == 0:
+            raise ValueError("a diagonal needs its rows, (1, *) or (B, *); for one number take Scale.")
+        self.c = c if c.is_floating_point() else c.double()
+
+    @property
+    def size(self) -> int:
+        """How many numbers of a state the map acts on together."""
+        return self.c[0].numel()
 
     def __call__(self, x: Tensor) -> Tensor:
-        k = self.M.shape[-1]
-        if x.ndim < 2 or x.shape[1] != k:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
-                "lift the data first with sde.lift(x)."
-            )
-        if self.M.ndim > 2:
-            rows(self.M[:, 0, 0], x)  # refuses another number of rows
-        M = self.M.to(x.device, x.dtype, non_blocking=True)
-        return apply_matrix(M, x.reshape(len(x), k, -1)).reshape(x.shape)
+        return x * self._on(x)
 
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
-        return y.add_(self(x))
+        return add_product(y, self._on(x), x)
 
-    def prepared(self, like: Tensor | None) -> Matrix:
-        return self if like is None else self._of(self.M.to(like.device, at_least_single(like.dtype)))
+    def _on(self, x: Tensor) -> Tensor:
+        """Return the numbers in the dtype and on the device of a state, of whose shape they are."""
+        if self.c.shape[1:] != x.shape[1:] or len(self.c) not in (1, len(x)):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, where each number of states ({'B' if len(self.c) == 1 else len(self.c)}, "
+                f"{', '.join(map(str, self.c.shape[1:]))}) has a coefficient of its own; give states of that shape."
+            )
+        return self.c.to(x.device, x.dtype, non_blocking=True)
 
-    @classmethod
-    def _of(cls, M: Tensor) -> Matrix:
-        """Make the map of a matrix in any dtype."""
-        matrix = cls.__new__(cls)
-        matrix.M = M
-        return matrix
+    def prepared(self, like: Tensor | None) -> Diagonal:
+        return self if like is None else self._of(self.c.to(like.device, at_least_single(like.dtype)))
 
-    def __getitem__(self, i: int) -> Matrix:
-        return self if self.M.ndim == 2 else self._of(self.M[i])
+    def __getitem__(self, i: int) -> Diagonal:
+        if len(self.c) == 1:
+            return self
+        return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
 
     def matrix(self) -> Tensor:
-        return self.M
+        return torch.diag_embed(self.c.flatten(1).double().cpu())
 
-    def __matmul__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M @ other.M)
-
-    def __add__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M + other.M)
-
-    def __sub__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M - other.M)
-
-    def __mul__(self, number: Tensor | float) -> Matrix:
-        return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])
+    def __mul__(self, number: Tensor | float) -> Diagonal:
+        if isinstance(number, Tensor) and number.ndim:
+            number = number.to(self.c.device, self.c.dtype).reshape(-1, *[1] * (self.c.ndim - 1))
+        return self._of(self.c * number)
 
     __rmul__ = __mul__
 
-    @property
-    def T(self) -> Matrix:
-        return Matrix(self.M.mT)
-
-    def gram(self) -> Matrix:
-        return Matrix(self.M @ self.M.mT)
-
-    def hypot(self, other: Matrix) -> Matrix:
-        return (self.gram() + other.gram()).cholesky()
-
-    def inv(self) -> Matrix:
-        inverse, info = torch.linalg.inv_ex(self.M)
-        if info.any():
-            raise ValueError(
-                "a matrix of coefficients has no inverse: the state has no noise in some direction. Ask at a later time, or give "
-                "the process some there from the start (Sigma_0)."
-            )
-        return Matrix(inverse)
-
-    def at_most(self, bound: float) -> Matrix:
-        return self
-
-    def sqrt(self) -> Matrix:
-        values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
-        return Matrix(vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT)  # rounding alone is below 0
-
-    def cholesky(self) -> Matrix:
-        return Matrix(torch.linalg.cholesky(self.M))
-
     def log_abs_det(self) -> Tensor:
-        return torch.linalg.slogdet(self.M).logabsdet
-
-    def complete(self, S: Matrix) -> tuple[Matrix, Matrix]:
-        M = self.inv() @ S
-        W = (M.one() + M.T @ M).sqrt().inv()
-        return W @ M.T * -1.0, W
-
-    def regress(self, S: Matrix, A: Matrix, B: Matrix, P: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        whiten = (self @ P @ self.T + S.gram()).sqrt().inv()
-        explained = (A @ P @ self.T + B @ S.T) @ whiten
-        return whiten, explained, (A @ P @ A.T + B.gram() - explained.gram()).sqrt()
-
-    def one(self) -> Matrix:
-        return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))
+        return self.c.abs().log().flatten(1).sum(1)
 
 
 def as_operator(G: Operator | Tensor | float) -> Operator:

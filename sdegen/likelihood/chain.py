@@ -76,6 +76,6 @@ def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbe
         The noised data then.
     """
     sde, snr = model.sde, model.sde.snr(t)
-    gap = (sde.units.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond))).flatten(1)
+    gap = (sde.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond))).flatten(1)
     normal = 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0])
-    return normal - 0.5 * gap.square().sum(1) * rows(snr, gap[:, 0]) - sde.units.log_det(x_0.shape[1:])
+    return normal - 0.5 * gap.square().sum(1) * rows(snr, gap[:, 0]) - sde.log_volume(x_0)

@@ -24,6 +24,7 @@ from ..laws.draws import noise_like
 from ..laws.outside import as_law
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.transformed import in_free_coordinates, law_in
 from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.base import SDE
@@ -151,7 +152,7 @@ def estimate_log_prob(
         If `x` is not finite floating point, `divergence` is none, the model takes no condition of a name, or the flow cannot
         be integrated: the message names the time and the noise level.
     """
-    cond = read_conditions(model, cond, estimate_log_prob)
+    cond, model = read_conditions(model, cond, estimate_log_prob), in_free_coordinates(model)
     check_tensor("x", x), check_count("draws", draws)
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give data (B, *), one row at least.")
@@ -162,9 +163,10 @@ def estimate_log_prob(
     check_batch(batch)
     sde = model.sde
     if prior is None:
-        prior = prior_of(model.sde, model.state_moments(", or pass prior"), "pass prior")
-    prior = as_law(prior)
-    whole = joint or sde.lift(x[:1]).shape == x[:1].shape
+        prior = as_law(prior_of(model.sde, model.state_moments(", or pass prior"), "pass prior"))
+    else:
+        prior = law_in(model, as_law(prior))
+    whole = joint or sde.lift(x[:1]).shape == sde.standardise(x[:1]).shape
     own = repeated(len(x), 1 if whole else draws)
     bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
     check_dtype(model, x)
@@ -182,7 +184,7 @@ def estimate_log_prob(
         if not whole:
             return _marginalise(sde, x, draws, of_states, generator)
         found = of_states(sde.lift(x))
-        return found._replace(value=found.value - sde.units.log_det(x.shape[1:]))
+        return found._replace(value=found.value - sde.log_volume(x))
 
 
 @check_arguments
@@ -235,7 +237,7 @@ def sample_with_log_prob(
     >>> (found.value - ring.log_prob(x)).abs().max().item() < 1e-3  # what is left is the gap of the prior
     True
     """
-    cond = read_conditions(model, cond, sample_with_log_prob)
+    cond, model = read_conditions(model, cond, sample_with_log_prob), in_free_coordinates(model)
     how = Integration(tolerance, method, steps).check()
     divergence = _checked(divergence)
     check_batch(batch)
@@ -247,7 +249,7 @@ def sample_with_log_prob(
         prior = as_law(model.sde.prior(model.state_moments(", or pass prior")))
         x_T = start(model, n, seed)
     else:
-        prior = as_law(prior)
+        prior = law_in(model, as_law(prior))
         x_T = model.cast_states(ask_draws(prior, n, generator))
 
     def at_end(x_T: Tensor, path: Path) -> Tensor:
@@ -258,7 +260,7 @@ def sample_with_log_prob(
         data = model.sde.project(end)
     if data.shape != end.shape:
         return end, found
-    return data, found._replace(value=found.value - model.sde.units.log_det(data.shape[1:]))
+    return data, found._replace(value=found.value - model.sde.log_volume(data))
 
 
 def _carry(

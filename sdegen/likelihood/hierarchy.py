@@ -37,13 +37,18 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     Raises
     ------
     TypeError
-        If the process is not linear.
+        If the process is not linear, or has data in other coordinates than their own.
     ValueError
         If the times do not fall.
     """
     check_tensor("times", times, ndim=1)
     if len(times) < 1 or not (times.diff() < 0).all():
         raise ValueError(f"times = {times.tolist()}; give falling times (L,), one at least.")
+    if model.sde.coordinates is not None:
+        raise TypeError(
+            f"the process has data in other coordinates, {model.sde.coordinates!r}, where the last layer is no Gaussian; model "
+            "the data as they are."
+        )
     sde, at = as_linear(model.sde, ": its noised states are not Gaussian given the data."), times.double()
     alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (sde.marginal(at).Phi, sde.marginal(at).R))
 

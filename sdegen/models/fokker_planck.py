@@ -17,7 +17,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
-from ..laws.mixtures import GaussianMixture
+from ..laws.mixtures import GaussianMixture, Moments, moments_of
+from ..laws.operators import Elementwise
 from ..laws.outside import ClosedLaw, as_closed
 from ..precision import at_least_single
 from ..processes.base import SDE
@@ -25,6 +26,7 @@ from ..processes.dynamics import as_time, diffusion_at, drift_at
 from .named import read_conditions
 from .score import ScoreModel
 
+DRAWS = 65_536  # that moments are taken of, where they have no closed form
 FAINT = 1e-11  # of the peak: smaller densities are rounding errors, and are continued like a Gaussian's
 
 
@@ -32,7 +34,7 @@ class FokkerPlanck(Fixed, ScoreModel):
     """The score model of a nonlinear process started from a mixture, by its Fokker–Planck equation on a grid; coordinates
     must move independently.
 
-    ``∂p/∂t = −∂(f p)/∂x + ½ g² ∂²p/∂x²`` for each coordinate of each component, by finite volumes of exponentially fitted
+    ``∂p/∂t = −∂(f p)/∂x + ½ ∂²(g² p)/∂x²`` for each coordinate of each component, by finite volumes of exponentially fitted
     fluxes (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969), which conserve
     mass and keep a stationary law, and the trapezoidal rule in time, both of order two. Between cells and times it is read
     by cubics. It keeps ``cells × steps`` numbers for each coordinate of each component.
@@ -40,16 +42,18 @@ class FokkerPlanck(Fixed, ScoreModel):
     Parameters
     ----------
     sde
-        Any SDE whose drift moves each coordinate by itself and whose noise is a number; linear ones serve as a check.
+        Any SDE whose drift and noise act on each coordinate by itself, on which both may depend; linear ones serve as a check.
+        A process on a half-line or an interval goes in as `processes.Transformed`, which has no bounds.
     distribution
-        The law of the data, in their own units: a mixture whose components have diagonal covariances.
+        The law of the data, in their own units, or of their coordinates where the process has some: a mixture whose components
+        have diagonal covariances.
     cells, steps
         Of the grid in space, which is widened until it holds the law, and in time, finer towards 0.
 
     Raises
     ------
     ValueError
-        If coordinates move each other, the noise is not a number, or the process runs away.
+        If coordinates move each other, a cell has no noise, or the process runs away.
 
     Examples
     --------
@@ -75,7 +79,7 @@ class FokkerPlanck(Fixed, ScoreModel):
         if cells < 16 or steps < 3:
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
         self.sde, self.distribution = sde, as_closed(distribution)
-        self.moments = self.distribution.moments()
+        self.moments = self._moments()
         law: GaussianMixture = self.distribution.in_units(sde.units)
         means = law.means.reshape(len(law.weights), -1)
         covariances = law._full()
@@ -104,21 +108,42 @@ class FokkerPlanck(Fixed, ScoreModel):
         return NONE
 
     def _check_alone(self) -> None:
-        """Refuse coordinates that move each other, and noise that is not a number."""
+        """Refuse coordinates that move each other."""
         x = torch.linspace(-1.3, 1.7, 5 * self.d, dtype=torch.float64).reshape(5, self.d)
         t = torch.tensor(0.5 * self.sde.T, dtype=torch.float64)
         for i in range(self.d):
             other = x.flip(0).clone()
             other[:, i] = x[:, i]
-            here, there = (drift_at(self.sde, v.reshape(5, *self.distribution.event_shape), t) for v in (x, other))
-            if not torch.equal(here.reshape(5, self.d)[:, i], there.reshape(5, self.d)[:, i]):
-                raise ValueError(
-                    f"the drift of {type(self.sde).__name__} moves coordinate {i} by the others; its law is no mixture of "
-                    "products, for which alone this is made: simulate it."
-                )
-        here, there = (diffusion_at(self.sde, v, t).matrix() for v in (x, 2 * x + 1))
-        if here.numel() != 1 or not torch.equal(here, there):
-            raise ValueError(f"the noise of {type(self.sde).__name__} is not one number at a time; simulate it.")
+            for what, function in (("drift", self._drift), ("noise", self._half_square)):
+                if not torch.equal(function(x, t)[:, i], function(other, t)[:, i]):
+                    raise ValueError(
+                        f"the {what} of {type(self.sde).__name__} moves coordinate {i} by the others; its law is no mixture of "
+                        "products, for which alone this is made: simulate it."
+                    )
+
+    def _moments(self) -> Moments:
+        """Return the moments that the process is to be told, of the data or of their coordinates."""
+        if self.sde.coordinates is self.sde.measured_in or self.sde.coordinates is None:
+            return self.distribution.moments()
+        drawn = self.distribution.sample(DRAWS, torch.Generator().manual_seed(0))
+        return moments_of(self.sde.coordinates.inverse(drawn))
+
+    def _drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the drift at states ``(n, d)``."""
+        return drift_at(self.sde, x.reshape(len(x), *self.distribution.event_shape), t).reshape(x.shape)
+
+    def _half_square(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return ``½ g²`` of each coordinate at states ``(n, d)``.
+
+        Raises
+        ------
+        ValueError
+            If the noise is a matrix.
+        """
+        G = diffusion_at(self.sde, x.reshape(len(x), *self.distribution.event_shape), t)
+        if not isinstance(G, Elementwise):
+            raise ValueError(f"the noise of {type(self.sde).__name__} is a matrix; simulate it.")
+        return 0.5 * G.gram()(torch.ones(len(x), *self.distribution.event_shape, dtype=x.dtype)).reshape(x.shape)
 
     def _place(self, reach: float, cells: int) -> None:
         """Lay the cells from ``−reach`` to `reach`."""
@@ -127,13 +152,22 @@ class FokkerPlanck(Fixed, ScoreModel):
 
     def _generator(self, i: int, t: Tensor) -> Tensor:
         """Return the generator of coordinate `i` at `t`, its three diagonals ``(3, cells)`` as `solve_banded` has them."""
+
+        def alone(x: Tensor) -> Tensor:
+            return x[:, None] * torch.eye(self.d, dtype=x.dtype)[i]
+
         edges = 0.5 * (self.x[1:] + self.x[:-1])
-        states = torch.zeros(len(edges), self.d, dtype=torch.float64)
-        states[:, i] = edges
-        states = states.reshape(len(edges), *self.distribution.event_shape)
-        f = drift_at(self.sde, states, t).reshape(len(edges), self.d)[:, i]
-        D = 0.5 * diffusion_at(self.sde, states[:1], t).matrix().reshape(()).square()
-        P = f * self.width / D
+        # The flux f p − ∂(D p)/∂x is (f − D') p − D ∂p/∂x.
+        D, slope = (
+            self._half_square(alone(edges), t)[:, i],
+            self._half_square(alone(self.x), t)[:, i].diff() / self.width,
+        )
+        if not (D > 0).all():
+            raise ValueError(
+                f"{type(self.sde).__name__} has no noise at {edges[~(D > 0)][0].item():.6g}; give the process in coordinates in "
+                "which it has, processes.Transformed(sde, coordinates)."
+            )
+        P = (self._drift(alone(edges), t)[:, i] - slope) * self.width / D
         up, down = (_bernoulli(sign * P) * D / self.width**2 for sign in (-1, 1))  # rates to the next cell, and back
         bands = torch.zeros(3, len(self.x), dtype=torch.float64)
         bands[0, 1:], bands[2, :-1] = down, up

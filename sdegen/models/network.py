@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
+from ..laws.calibrated import Calibrated
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
-from ..laws.measured import Measured
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..laws.outside import as_law
@@ -34,12 +34,12 @@ from .score import ScoreModel, VelocityModel, check_dtype, rotated
 EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 
 
-class Trainable(ScoreModel, Measured):
+class Trainable(ScoreModel, Calibrated):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
 
     A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
 
-    Its state dict holds the moments of the data and the units of the process besides the weights (`laws.measured.Measured`).
+    Its state dict holds the moments of the data and the units of the process besides the weights (`laws.calibrated.Calibrated`).
 
     The first `fit` gives the process units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is
     learned, the default times and the sizes of steps are the same for data of every scale. To have states in the data's own
@@ -58,6 +58,11 @@ class Trainable(ScoreModel, Measured):
     def given_units(self, units: Units | None) -> None:
         if units is not None or self.sde.has_units:
             self.sde = self.sde.in_units(Units() if units is None else units)
+
+    def measure(self, moments: Moments) -> None:
+        """Take the data in units of their spread, as every `Calibrated` model does; not where states have bounds of their own."""
+        if self.sde.rescalable:
+            super().measure(moments)
 
     def asked(self) -> dict[str, Any]:
         """Return the process, whose states the network is given."""

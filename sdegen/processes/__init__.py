@@ -13,10 +13,11 @@ from .matrix import MatrixSDE
 from .scalar import ScalarSDE, ScheduleSDE
 from .simulate import simulate
 from .tables import DDPM, AngleTable, constant_betas, cosine_betas, linear_betas, sigmoid_betas
+from .transformed import Transformed
 from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
-    "SDE", "Dynamics", "Flow", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "simulate",
+    "SDE", "Dynamics", "Flow", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "simulate",
     # the zoo
     "CLD", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified",
     "Stationary", "SubVP",

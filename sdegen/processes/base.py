@@ -2,24 +2,25 @@
 
 Data at 0, noise at T, Itô; arguments are ``(x, t)`` with `x` of shape ``(B, *)`` and `t` of shape ``()`` or ``(B,)``.
 This file holds what is true of every SDE, linear or not: time reversal, the probability flow, and the short local
-kernel. Linear processes, whose laws are known, are in `linear`. State-dependent noise is refused, not approximated.
+kernel. Linear processes, whose laws are known, are in `linear`.
 """
 
 from __future__ import annotations
 
-__all__ = ["Flow", "Read", "Reverse", "SDE", "Scored", "noise_depends_on_the_state"]
+__all__ = ["Flow", "Read", "Reverse", "SDE", "Scored"]
 
 import math
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..answers import ask_score
 from ..arguments import asked_as, check_arguments
+from ..laws.coordinates import check_domain
 from ..laws.draws import noise_like
-from ..laws.kernels import Kernel
+from ..laws.kernels import StateLaw
 from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, rows
@@ -28,6 +29,7 @@ from ..show import show_call
 from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
+from .state_noise import Dependence, dependence_of_noise, gram_divergence, transforming
 
 
 class Scored(Protocol):
@@ -83,7 +85,7 @@ class SDE(Lifting):
                 f"{cls.__name__} sets is_linear; derive a linear process from ScalarSDE, ScheduleSDE or MatrixSDE."
             )
 
-    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> Kernel:
+    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> StateLaw:
         """Return the law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
 
         ``mean = x_s + ∫_0^h exp(J u) du f`` and ``covariance = ∫_0^h exp(J u) G Gᵀ exp(Jᵀ u) du`` with the Jacobian `J` of
@@ -101,9 +103,22 @@ class SDE(Lifting):
 
         A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
         target of its score come from one and the same law.
+
+        Raises
+        ------
+        ValueError
+            If times are neither one nor one for each, data lie outside of the domain, or no short kernel is known.
+        TypeError
+            If states have bounds, which a Gaussian may leave.
         """
         t = as_time(t, self.T)
         x_0 = self.lift(x_0)
+        check_domain(self.domain, x_0)
+        if self.free is not None:
+            raise TypeError(
+                f"{type(self).__name__} has bounds, which the Gaussian of a short step may leave; train in coordinates without "
+                f"bounds, DirectModel(net, Transformed(sde, {self.free!r})), or give the transition law (processes.KnownSDE)."
+            )
         rows(t, x_0)  # refuses another number of times
         t = t.expand(len(x_0))
         if self.lag is None:
@@ -112,7 +127,8 @@ class SDE(Lifting):
         x_s = walk(self, x_0, s, max(8, math.ceil(s.max() / self.lag)), generator)
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z, self.at(t, x_0))
+        x = kernel.sample(z)
+        return Perturbed(x, kernel, z, self.at(t, x))
 
     def prior(self, moments: Moments) -> Any:
         """Return the distribution that samplers start from at T, anything with ``sample(n, generator)`` and ``log_prob(x)``.
@@ -141,18 +157,16 @@ class SDE(Lifting):
         return self.noise_at(t, x) * as_time(t, self.T).sqrt()
 
     def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return the diffusion `G` at `t`, which depends on no state, from a state of zeros.
+        """Return the diffusion `G` at `t`.
 
         Parameters
         ----------
         t
             Times, ``()`` or ``(B,)``.
         x
-            States ``(B, *)`` for its shape, dtype and device; of one number by default.
+            States ``(B, *)``; by default one of a single zero, for noise that depends on no state.
         """
-        x = torch.zeros(1, 1) if x is None else x
-        t = as_time(t, self.T)
-        return diffusion_at(self, torch.zeros_like(x if t.ndim else x[:1]), t)
+        return diffusion_at(self, torch.zeros(1, 1) if x is None else x, as_time(t, self.T))
 
     def snr(self, t: Tensor | float) -> Tensor:
         """Return the signal-to-noise ratio at `t`; only linear processes have one."""
@@ -192,6 +206,11 @@ class SDE(Lifting):
         """The last time at which a sampler's grid may start; here T."""
         return self.T
 
+    @property
+    def rescalable(self) -> bool:
+        """Whether data may be brought to units of their spread, as `fit` does by default: not where states have bounds."""
+        return self.domain is constraints.real
+
     def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
         """Return the process from T to 0 with the same marginals, for any noise level `eta`: 1 is the reverse-time SDE, 0
         the probability flow.
@@ -203,36 +222,14 @@ class SDE(Lifting):
         return Flow(self, model)
 
 
-def noise_depends_on_the_state(sde: Dynamics, x: Tensor, t: Tensor) -> bool:
-    """Tell whether the diffusion `G` at one time differs among random states.
-
-    The states lie at scales from a hundredth to a hundred, in several batches, so that a dependence shows also where it is
-    local, or is one on the other rows of a batch.
-
-    Parameters
-    ----------
-    sde
-        Any process.
-    x
-        States ``(B, *)``, for their shape, dtype and device.
-    t
-        The time, of shape ``()``.
-    """
-    numbers, found = np.random.default_rng(0), []
-    for scale in (0.01, 0.1, 1.0, 1.0, 10.0, 100.0):
-        states = torch.from_numpy(scale * numbers.standard_normal((8, *x.shape[1:]))).to(x.device, x.dtype)
-        G = diffusion_at(sde, states, t).matrix()
-        found += [G] if G.ndim == 2 else list(G)
-    rounding = 100 * torch.finfo(x.dtype).eps
-    return not all(torch.allclose(G, found[0], rtol=rounding, atol=0) for G in found)
-
-
 class Reverse(Dynamics):
-    """The time reversal of a forward SDE (Anderson), run from T to 0: ``dx = [f − ½ (1 + eta²) G Gᵀ score] dt + eta G dw``.
+    """The time reversal of a forward SDE (Anderson), run from T to 0: ``dx = [f − ½ (1 + eta²) (∇·(G Gᵀ) + G Gᵀ score)] dt +
+    eta G dw``.
 
-    Every `eta` has the marginals of the forward process: 1 is the reverse-time SDE, 0 the probability flow. B. Anderson,
-    *Reverse-time diffusion equation models*, 1982; Y. Song et al., *Score-based generative modeling through stochastic
-    differential equations*, 2021, arXiv:2011.13456.
+    Every `eta` has the marginals of the forward process: 1 is the reverse-time SDE, 0 the probability flow. The divergence
+    ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij`` is zero where the noise does not depend on the state. B. Anderson, *Reverse-time
+    diffusion equation models*, 1982; U. Haussmann and E. Pardoux, *Time reversal of diffusions*, 1986; Y. Song et al.,
+    *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
     Parameters
     ----------
@@ -246,7 +243,7 @@ class Reverse(Dynamics):
     Raises
     ------
     ValueError
-        If `eta` is negative, or, at the first call, if `G` depends on the state.
+        If `eta` is negative, or, at the first call, if `G` depends on the state and has no derivative by it.
     """
 
     @check_arguments
@@ -254,29 +251,25 @@ class Reverse(Dynamics):
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
-        self._checked = sde.is_linear
+        self.domain, self.free = sde.domain, sde.free
+        self._dependence = Dependence.NONE if sde.is_linear else None
 
-    def _check_noise(self, x: Tensor, t: Tensor) -> None:
-        """Refuse noise that depends on the state, whose divergence the reversal would need.
+    def look_at(self, x: Tensor, t: Tensor) -> None:
+        """Find out how the noise depends on the state, once; within a transform of torch.func any dependence is allowed for."""
+        if self._dependence is None and not transforming():
+            self._dependence = dependence_of_noise(self.sde, x, t.reshape(-1)[0])
 
-        Raises
-        ------
-        ValueError
-            If it does.
-        """
-        if noise_depends_on_the_state(self.sde, x, t):
-            raise ValueError(
-                f"{type(self.sde).__name__}.diffusion depends on x; its reversal needs the divergence of G Gᵀ, which is "
-                "not implemented. Transform the state so that the noise no longer depends on it."
-            )
-        self._checked = True
+    def enter(self, x: Tensor) -> Tensor:
+        """Return states brought back into the domain by the rule of the forward process."""
+        return self.sde.enter(x)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``f − ½ (1 + eta²) G Gᵀ score``."""
-        if not self._checked:
-            self._check_noise(x, t.reshape(-1)[0])
+        """Return ``f − ½ (1 + eta²) (∇·(G Gᵀ) + G Gᵀ score)``."""
+        self.look_at(x, t)
         G = diffusion_at(self.sde, x, t)
         pull = G(G.T(ask_score(self.model, x, t)))
+        if self._dependence is not Dependence.NONE:
+            pull = pull + gram_divergence(self.sde, x, t, self._dependence or Dependence.ANY)
         return drift_at(self.sde, x, t) - 0.5 * (1 + self.eta**2) * pull
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:
@@ -297,6 +290,8 @@ class Flow:
     model
         A score model of it.
     """
+
+    _reverse: Reverse | None = None
 
     __repr__ = show_call
 
@@ -319,6 +314,8 @@ class Flow:
 
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the chart coordinates ``y = r⁻¹ x`` of a state."""
+        if self._reverse is not None:
+            self._reverse.look_at(x, t)  # before what is to be differentiated
         return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:
@@ -334,7 +331,9 @@ class Flow:
 
         What is formed here is not formed again for each derivative by the state.
         """
-        return lambda y: self._reverse.drift(y, tau)
+        reverse = self._reverse
+        assert reverse is not None
+        return lambda y: reverse.drift(y, tau)
 
     def velocity(self, y: Tensor, tau: Tensor) -> Tensor:
         """Return ``dy/dtau``."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..answers import check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
 from ..fixed import Fixed
-from ..laws.operators import Operator, Scale
+from ..laws.coordinates import Coordinates
+from ..laws.operators import Diagonal, Operator, Scale
 from ..show import show_call
 
 
@@ -54,9 +56,22 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
 
 @asked_as("an SDE, such as VP(), or its Reverse")
 class Dynamics(Fixed, ABC):
-    """The interface of an SDE to a simulator: ``dx = drift(x, t) dt + diffusion(x, t) dw``."""
+    """The interface of an SDE to a simulator: ``dx = drift(x, t) dt + diffusion(x, t) dw``.
+
+    Attributes
+    ----------
+    T
+        The last time.
+    domain
+        The constraint that states meet, of ``torch.distributions.constraints``; data outside of it are refused.
+    free
+        A map from the domain to numbers without bounds, in which samplers, simulations and likelihoods run, so that no step
+        leaves the domain; None where there are no bounds, or where `enter` keeps them.
+    """
 
     T: float = 1.0
+    domain: constraints.Constraint = constraints.real
+    free: Coordinates | None = None
 
     __repr__ = show_call
 
@@ -66,7 +81,13 @@ class Dynamics(Fixed, ABC):
 
     @abstractmethod
     def diffusion(self, x: Tensor, t: Tensor) -> Any:
-        """Return ``G(x, t)``: a number, one per row ``(B,)``, or an operator on noise of the shape of `x`."""
+        """Return ``G(x, t)``: a number, one for each row ``(B,)``, one for each number of the state, of the shape of `x`, or an
+        operator on noise of that shape.
+        """
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return states that a step has moved, brought back into the domain by the boundary's own rule; here as they are."""
+        return x
 
 
 def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
@@ -75,33 +96,42 @@ def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
 
 
 def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
-    """Return ``G(x, t)`` of a process as an operator: numbers, and tensors of one number per row, scale the noise.
+    """Return ``G(x, t)`` of a process as an operator: a number, one for each row, or one for each number of the state scales
+    the noise.
 
-    A tensor with a number for each coordinate would be taken for one with a number for each row where there are as many of
-    them. There the process is asked about fewer rows, which tells the two apart.
+    A tensor ``(d,)`` with a number for each coordinate would be taken for one with a number for each row where there are as many
+    of them. There the process is asked about fewer rows, which tells the two apart.
 
     Raises
     ------
     TypeError
         If the process gives neither a number, nor a tensor, nor an operator.
     ValueError
-        If a tensor has neither one number nor one for each row.
+        If a tensor has another shape.
     """
     G = dynamics.diffusion(x, t)
     if isinstance(G, Operator):
         return G
     who, B = f"{type(dynamics).__name__}.diffusion", max(len(x), t.numel())
-    what = f"it must return a number, one for each row, ({B},), or an operator on noise such as laws.operators.Matrix"
+    event = "".join(f", {side}" for side in x.shape[1:])
+    what = (
+        f"it must return a number, one for each row, ({B},), one for each number of the state, ({B}{event}) or (1{event}), or an "
+        "operator on noise such as laws.matrices.Matrix"
+    )
     if not isinstance(G, (Tensor, int, float)) or isinstance(G, bool):
         raise TypeError(f"{who} returned {'None' if G is None else f'a {type(G).__name__}'}; {what}.")
-    c = torch.as_tensor(G).detach().cpu()
-    if c.shape not in ((), x.shape[:1], t.shape) or c.is_complex() or c.dtype == torch.bool:
+    c = torch.as_tensor(G)
+    if c.is_complex() or c.dtype == torch.bool:
+        raise ValueError(f"{who} returned {c.dtype}; {what}.")
+    if x.ndim > 1 and c.shape in ((B, *x.shape[1:]), (1, *x.shape[1:])):
+        return Diagonal(c)
+    if c.shape not in ((), x.shape[:1], t.shape):
         raise ValueError(f"{who} returned shape {tuple(c.shape)} of {c.dtype} for {B} rows; {what}.")
     if c.shape == x.shape[:1] and 1 < B in x.shape[1:]:
         fewer = torch.as_tensor(dynamics.diffusion(x[1:], t[1:] if t.shape == (B,) else t))
         if fewer.shape == c.shape:
             raise ValueError(f"{who} returned a number for each of {B} coordinates, which is no rule for rows; {what}.")
-    return Scale(c)
+    return Scale(c.cpu())
 
 
 def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> Tensor:

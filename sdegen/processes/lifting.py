@@ -1,4 +1,6 @@
-"""How data become states of a process and states data: in units of the process's own, and with what a state has besides."""
+"""How data become states of a process and states data: in coordinates and units of the process's own, and with what a state has
+besides.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ..laws.coordinates import Coordinates, Successive
 from ..laws.units import Units
 from .dynamics import Dynamics
 
@@ -16,13 +19,15 @@ from .dynamics import Dynamics
 class Lifting(Dynamics):
     """The part of a process that brings data in and takes them out: `lift`, `project` and `complete`, the same for all processes.
 
-    Data become states in other units where the process has some, ``u = (x − mean) / std``. A process whose state is more than the
-    data overrides `embed`, `extract` and `fill`, which know nothing of units.
+    Data become states in other coordinates and units where the process has some, ``u = (phi(x) − mean) / std``. A process whose
+    state is more than the data overrides `embed`, `extract` and `fill`, which know nothing of these.
 
     Attributes
     ----------
+    coordinates
+        A one-to-one map ``phi`` that data go through first; none by default (`in_coordinates`).
     units
-        The units that data have in states; their own by default (`in_units`).
+        The units that data, in these coordinates, have in states; their own by default (`in_units`).
 
     Raises
     ------
@@ -30,8 +35,9 @@ class Lifting(Dynamics):
         When a subclass is defined that overrides `lift`, `project` or `complete`.
     """
 
+    coordinates: Coordinates | None = None
     units: Units = Units()
-    also_saved: tuple[str, ...] = ("units",)
+    also_saved: tuple[str, ...] = ("coordinates", "units")
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Refuse a class that brings data into states past their units.
@@ -60,25 +66,67 @@ class Lifting(Dynamics):
         vars(other)["units"] = units  # of another object that differs in this alone
         return other
 
+    def in_coordinates(self, coordinates: Coordinates) -> Self:
+        """Return the process with data in other coordinates ``phi(x)``, and all else shared with this one.
+
+        Its states, laws, moments and units are those of the coordinates; data go in and samples come out in their own, and
+        densities have the log-determinant. Data on a half-line, an interval or a simplex then stay there. On a process that has
+        coordinates already, the new ones come first.
+        """
+        other = copy(self)
+        both = coordinates if self.coordinates is None else Successive([coordinates, self.coordinates])
+        vars(other)["coordinates"] = both
+        return other
+
+    @property
+    def measured_in(self) -> Coordinates | None:
+        """The coordinates whose moments the process is to be told, in `prior` and elsewhere; None for the data as they are."""
+        return self.coordinates
+
     @property
     def has_units(self) -> bool:
         """Whether the process was given units, be they the data's own; `fit` then leaves them as they are."""
         return "units" in vars(self)
 
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return data in the coordinates and units of the process.
+
+        Raises
+        ------
+        ValueError
+            If some lie outside of the domain of the coordinates.
+        """
+        return self.units.standardise(x if self.coordinates is None else self.coordinates(self.coordinates.check(x)))
+
+    def restore(self, u: Tensor) -> Tensor:
+        """Return data of the coordinates and units of the process as they are; the inverse of `standardise`."""
+        x = self.units.restore(u)
+        return x if self.coordinates is None else self.coordinates.inverse(x)
+
+    def log_volume(self, x: Tensor) -> Tensor | float:
+        """Return by how much the log-density of data is less than that in the coordinates and units of the process: ``(B,)``, or
+        one number for all.
+        """
+        if self.coordinates is None:
+            return self.units.log_det(x.shape[1:])
+        return self.units.log_det(self.coordinates(x[:1]).shape[1:]) - self.coordinates.log_det(x)
+
     def lift(self, x: Tensor) -> Tensor:
-        """Lift data to a state: in the units of the process, in a state that may have more channels than the data."""
-        return self.embed(self.units.standardise(x))
+        """Lift data to a state, in the coordinates and units of the process; it may have more channels than the data."""
+        if self.coordinates is None:  # without another call, in every step of training
+            return self.embed(self.units.standardise(x))
+        return self.embed(self.standardise(x))
 
     def project(self, u: Tensor) -> Tensor:
-        """Return the data of a state, in their own units; the inverse of `lift`."""
-        return self.units.restore(self.extract(u))
+        """Return the data of a state, as they are; the inverse of `lift`."""
+        return self.restore(self.extract(u))
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return states at 0 with the data `x`, the rest drawn with the noise `z`, and by how much the log-density of the data
-        is less than that of such a state: the rest's own log-density, and the logarithm of the volume of the units.
+        is less than that of such a state: the rest's own log-density, and the logarithm of the volume of coordinates and units.
         """
-        u, log_rest = self.fill(self.units.standardise(x), z)
-        return u, log_rest + self.units.log_det(x.shape[1:])
+        u, log_rest = self.fill(self.standardise(x), z)
+        return u, log_rest + self.log_volume(x)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the state, linear in the data, that data in the units of the process are lifted to; here the data themselves."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..answers import ask_score
 from ..fixed import remembered, weights_of
 from ..laws.kernels import Kernel, Transition
-from ..laws.operators import Matrix, Operator
+from ..laws.matrices import Matrix
+from ..laws.operators import Operator
 from ..laws.products import Field
 from .base import Flow, Read
 from .dynamics import as_time, coefficient

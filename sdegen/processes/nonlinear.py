@@ -15,9 +15,13 @@ from torch import Tensor
 
 from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
-from ..laws.operators import Matrix, Operator, Scale, rows
+from ..laws.matrices import Matrix
+from ..laws.operators import Operator, Scale, rows
 from .dynamics import Dynamics, diffusion_at, drift_at
 from .quadrature import psd_cholesky, van_loan
+
+SHARE = 0.1  # of the divergence that is in the shape of a step alone
+FEW = 16  # numbers of a state: of more, noise that depends on the state is looked at in its mean alone
 
 
 class LocalLaw(NamedTuple):
@@ -97,6 +101,9 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
 def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
     """Return a length of step short enough that the Gaussian law of one step agrees with that of two half steps.
 
+    Where the noise depends on the state, that of the second half step is averaged over the states after the first, and what the
+    two differ by from a Gaussian in shape counts by a tenth: it is smoothed by the law of the states that the step begins from.
+
     Parameters
     ----------
     sde
@@ -109,18 +116,23 @@ def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
     Raises
     ------
     ValueError
-        If no length will do.
+        If no length will do, or a state has no noise in some direction.
     """
     x, lag = x_0[:256], sde.T / 8
+    start = torch.linspace(0.0, sde.T - lag, len(x), dtype=torch.float64)
+    if not (diffusion_at(sde, x, start).log_abs_det() > -torch.inf).all():
+        raise ValueError(
+            f"{type(sde).__name__}.diffusion is zero at some of the data, or in some direction, where a kernel has no score; "
+            "keep the data inside of the domain, or take a process with noise everywhere."
+        )
     while lag > 1e-6 * sde.T:
         start = torch.linspace(0.0, sde.T - lag, len(x), dtype=torch.float64)
         middle, end = start + lag / 2, start + lag
         whole, first = local_law(sde, x, start, end), local_law(sde, x, start, middle)
-        second = local_law(sde, first.kernel.mean, middle, end)
-        both = second.Phi @ first.Sigma @ second.Phi.mT + second.Sigma
+        mean, both, shape = _second_half(sde, first, middle, end)
         # KL of the finer kernel to the coarser one, worst over the batch.
         precision = torch.linalg.inv(whole.Sigma)
-        gap = (second.kernel.mean - whole.kernel.mean).reshape(len(x), -1, 1).cpu().double()
+        gap = (mean - whole.kernel.mean).reshape(len(x), -1, 1).cpu().double()
         ratio = precision @ both
         trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1) - ratio.shape[-1]
         quadratic = (
@@ -128,7 +140,7 @@ def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
             if len(precision[0]) == gap.shape[1]
             else (precision[:, 0, 0] * gap.square().sum((1, 2)))
         )
-        kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic)
+        kl = 0.5 * (trace - torch.linalg.slogdet(ratio).logabsdet + quadratic) + SHARE * shape
         if kl.max() <= tolerance:
             return lag
         lag /= 2
@@ -136,3 +148,29 @@ def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
         f"no lag down to {lag:.3g} makes the local kernel agree with two half-steps to {tolerance:g} nats; "
         "rescale the process or set sde.lag yourself."
     )
+
+
+def _second_half(sde: Dynamics, first: LocalLaw, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Return mean and covariance at `t` of states that have the law `first` at `s`, and the KL divergence of their law from a
+    Gaussian, to second order in how much the noise changes over one step of it.
+    """
+    second = local_law(sde, first.kernel.mean, s, t)
+    mean, spread = second.kernel.mean, second.Phi @ first.Sigma @ second.Phi.mT
+    root, d = first.kernel.R, mean[0].numel()
+    if isinstance(diffusion_at(sde, mean, s), Scale) or d > FEW:
+        return mean, spread + second.Sigma, 0.0
+    # Averages over a Gaussian of what is quadratic in the state are those over these 2 d points.
+    axes = d**0.5 * torch.eye(d, dtype=mean.dtype, device=mean.device).reshape(d, 1, *mean.shape[1:])
+    points = [first.kernel.mean + sign * root(axis.expand(mean.shape)) for axis in axes for sign in (1, -1)]
+    laws = [local_law(sde, point, s, t) for point in points]
+    means = torch.stack([law.kernel.mean for law in laws])
+    mean = means.mean(0)
+    apart = (means - mean).flatten(2).cpu().double()
+    spread = torch.einsum("nbi,nbj->bij", apart, apart) / len(laws)
+    covariances = torch.stack([law.Sigma for law in laws])
+    Sigma = covariances.mean(0)
+    change = torch.linalg.solve(Sigma, covariances - Sigma)
+    # Two normal steps, the second with a variance of relative spread s that follows the first, have skewness 3 s / √8, and a law
+    # of skewness γ is γ² / 12 nats from a Gaussian.
+    shape = 9 / 8 / 12 * (change @ change).diagonal(dim1=-2, dim2=-1).sum(-1).mean(0)
+    return mean, spread + Sigma, shape

@@ -1,8 +1,7 @@
 """Sample paths of any dynamics, forward or reversed, through torchsde.
 
 For forward simulation, trajectories and checks; samplers have their own steps. Times may run in either direction.
-It promises the strong order of the chosen torchsde method for state-independent noise, and nothing at times where a
-coefficient is infinite.
+It promises the strong order of the chosen torchsde method, and nothing at times where a coefficient is infinite.
 """
 
 from __future__ import annotations
@@ -16,22 +15,27 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
-from ..laws.operators import Scale, rows
+from ..laws.coordinates import check_domain
+from ..laws.operators import Elementwise, Operator, rows
 from .dynamics import Dynamics, diffusion_at, drift_at
+from .state_noise import Dependence, dependence_of_noise
 
 
 class _Clocked(torch.nn.Module):
     """Dynamics on a clock ``u`` in [0, 1], ``t = t_0 + u (t_1 − t_0)``, one clock per row: torchsde's interface."""
 
     sde_type = "ito"
-    noise_type = "additive"
 
-    def __init__(self, dynamics: Any, t_0: Tensor, t_1: Tensor, shape: torch.Size) -> None:
+    def __init__(self, dynamics: Any, t_0: Tensor, t_1: Tensor, shape: torch.Size, noise_type: str) -> None:
         super().__init__()
         self.dynamics, self.t_0, self.span, self.shape = dynamics, t_0, t_1 - t_0, shape
+        self.noise_type = noise_type
 
     def _time(self, u: Tensor) -> Tensor:
         return self.t_0 + u.double().cpu() * self.span
+
+    def _noise(self, u: Tensor, x: Tensor) -> Operator:
+        return diffusion_at(self.dynamics, x.reshape(-1, *self.shape), self._time(u)) * self.span.abs().sqrt()
 
     def f(self, u: Tensor, x: Tensor) -> Tensor:
         state = x.reshape(-1, *self.shape)
@@ -39,25 +43,69 @@ class _Clocked(torch.nn.Module):
         return (drift * rows(self.span, state)).reshape(x.shape)
 
     def g(self, u: Tensor, x: Tensor) -> Tensor:
-        G = diffusion_at(self.dynamics, x.reshape(-1, *self.shape), self._time(u)) * self.span.abs().sqrt()
-        M = G.matrix().to(x)  # (..., k, k)
+        M = self._noise(u, x).matrix().to(x)  # (..., k, k)
         coordinates = x.shape[1] // M.shape[-1]
         full = torch.einsum("...ij,ab->...iajb", M, torch.eye(coordinates).to(x)).flatten(-4, -3).flatten(-2, -1)
         return full.expand(len(x), *full.shape[-2:])
 
 
-class _ClockedScale(_Clocked):
-    """The same where the noise of every coordinate has one size: no matrix is built."""
-
-    noise_type = "diagonal"
+class _ClockedDiagonal(_Clocked):
+    """The same where the noise of every coordinate is its own: no matrix is built."""
 
     def g(self, u: Tensor, x: Tensor) -> Tensor:
-        G = diffusion_at(self.dynamics, x.reshape(-1, *self.shape), self._time(u)) * self.span.abs().sqrt()
-        return G(torch.ones_like(x))
+        return self._noise(u, x)(torch.ones(len(x), *self.shape).to(x)).reshape(x.shape)
+
+
+class _ClockedFree(_ClockedDiagonal):
+    """The same in coordinates ``y = phi(x)`` that have no bounds, by Itô's formula on the clock."""
+
+    def f(self, u: Tensor, y: Tensor) -> Tensor:
+        phi, x = self.dynamics.free, self.dynamics.free.inverse(y)
+        return phi.slope(x) * (super().f(u, x) + 0.5 * phi.bend(x) * super().g(u, x).square())
+
+    def g(self, u: Tensor, y: Tensor) -> Tensor:
+        x = self.dynamics.free.inverse(y)
+        return self.dynamics.free.slope(x) * super().g(u, x)
+
+
+class _ClockedConstant(_ClockedDiagonal):
+    """The same where it does not depend on the state: it is not differentiated."""
 
     def g_prod_and_gdg_prod(self, u: Tensor, x: Tensor, v1: Tensor, v2: Tensor) -> tuple[Tensor, Any]:
-        # G does not depend on x (dynamics that do are refused), so torchsde need not differentiate it.
         return self.g(u, x) * v1, 0.0
+
+
+def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:
+    """Return dynamics as torchsde takes them, by how their noise depends on the state.
+
+    Raises
+    ------
+    ValueError
+        If the method has no order for noise that depends on it in this way.
+    """
+    start = t_0.reshape(-1)[0]
+    elementwise = isinstance(diffusion_at(dynamics, x[:1], start), Elementwise)
+    dependence = dependence_of_noise(dynamics, x[:1], start)
+    shape = x.shape[1:]
+    if dynamics.free is not None:
+        if not elementwise or dependence is Dependence.ANY:
+            raise ValueError(
+                f"{type(dynamics).__name__} has bounds and noise that couples its coordinates; give it in coordinates without "
+                "bounds, processes.Transformed(sde, coordinates)."
+            )
+        return _ClockedFree(dynamics, t_0, t_1, shape, "diagonal")
+    if dependence is Dependence.NONE:
+        if elementwise:
+            return _ClockedConstant(dynamics, t_0, t_1, shape, "diagonal")
+        return _Clocked(dynamics, t_0, t_1, shape, "additive")
+    if dependence is Dependence.ALONE:
+        return _ClockedDiagonal(dynamics, t_0, t_1, shape, "diagonal")
+    if method != "euler":
+        raise ValueError(
+            f"method = {method!r} with noise that couples the coordinates of {type(dynamics).__name__}: its order needs Lévy "
+            'areas, which are not drawn; take method="euler".'
+        )
+    return _Clocked(dynamics, t_0, t_1, shape, "general")
 
 
 @check_arguments
@@ -86,7 +134,8 @@ def simulate(
     steps
         Number of equal steps.
     method
-        A torchsde method for Itô dynamics with additive noise: ``"euler"``, ``"srk"``...
+        A torchsde method for Itô dynamics: ``"euler"``, of strong order 1/2 where the noise depends on the state and 1 where it
+        does not; ``"milstein"``, 1; ``"srk"``, 3/2. The last two need a noise whose coordinates each depend on themselves alone.
     generator
         Source of randomness.
     return_path
@@ -95,7 +144,7 @@ def simulate(
     Raises
     ------
     ValueError
-        If `steps` is not positive.
+        If `steps` is not positive, or the method does not suit the noise.
     """
     import torchsde  # loads on use
 
@@ -105,8 +154,7 @@ def simulate(
         raise ValueError(f"x has shape {tuple(x.shape)}; give states (B, *), one at least.")
     t_0, t_1 = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (t_0, t_1))
     flat = x.reshape(len(x), -1)
-    scalar = isinstance(diffusion_at(dynamics, x[:1], t_0.reshape(-1)[0]), Scale)
-    clocked = (_ClockedScale if scalar else _Clocked)(dynamics, t_0, t_1, x.shape[1:])
+    clocked = _clocked(dynamics, x, t_0, t_1, method)
     entropy = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device if generator else None))
     # An explicit dt makes the Brownian interval a plain list of increments: torchsde's default is 90 times slower.
     brownian = torchsde.BrownianInterval(
@@ -120,6 +168,8 @@ def simulate(
         levy_area_approximation="space-time" if method == "srk" else "none",
     )
     clock = torch.linspace(0.0, 1.0, steps + 1 if return_path else 2, dtype=x.dtype, device=x.device)
-    path = torchsde.sdeint(clocked, flat, clock, bm=brownian, method=method, dt=1.0 / steps)
-    path = path.reshape(len(path), *x.shape)
+    free = dynamics.free
+    start = flat if free is None else free(check_domain(dynamics.domain, flat))
+    path = torchsde.sdeint(clocked, start, clock, bm=brownian, method=method, dt=1.0 / steps)
+    path = dynamics.enter((path if free is None else free.inverse(path)).reshape(len(path), *x.shape))
     return path if return_path else path[-1]

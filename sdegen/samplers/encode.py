@@ -19,6 +19,7 @@ from ..arguments import check_arguments
 from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype
+from ..models.transformed import in_free_coordinates, states_in, states_out
 from ..precision import narrowed, widened
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
@@ -106,11 +107,11 @@ def encode(
         If `x` or a result is not finite, the sampler draws noise, steps and a sampler are both given, or `batch` is not a
         positive whole number.
     """
-    cond = read_conditions(model, cond, encode)
+    cond, model = read_conditions(model, cond, encode), in_free_coordinates(model)
     data = check_states("x", x, model)
     sampler = _sampler(model, steps, sampler, data)
     z = _follow(model, _state(model.sde, data, seed), sampler, True, batch, grad, progress, cond)
-    return narrowed("latents", z, x.dtype)
+    return narrowed("latents", states_out(model, z), x.dtype)
 
 
 @check_arguments
@@ -144,8 +145,9 @@ def encode_with_error(
         model, x, steps=steps, sampler=sampler, seed=seed, batch=batch, progress=progress, **cond
     )  # fmt: skip
     data = widened(x)
-    sampler = _sampler(model, steps, sampler, data)
-    gap = model.sde.project(_follow(model, widened(z), sampler, False, batch, False, progress, cond)) - data
+    gap = (
+        widened(decode(model, widened(z), steps=steps, sampler=sampler, batch=batch, progress=progress, **cond)) - data
+    )
     return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
 
 
@@ -182,8 +184,8 @@ def decode(
     TypeError, ValueError
         As for `encode`.
     """
-    cond = read_conditions(model, cond, decode)
-    states = check_states("z", z, model)
+    cond, model = read_conditions(model, cond, decode), in_free_coordinates(model)
+    states = states_in(model, check_states("z", z, model), "z")
     x = model.sde.project(
         _follow(model, states, _sampler(model, steps, sampler, states), False, batch, grad, progress, cond)
     )
@@ -244,6 +246,6 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
 def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
     """Return data as states at 0, the rest of a larger state drawn from its law there."""
     lifted = sde.lift(x)
-    if lifted.shape == x.shape:
+    if lifted.shape == sde.standardise(x).shape:
         return lifted
     return sde.complete(x, SampleNoise(as_seed(seed, None))(lifted))[0]

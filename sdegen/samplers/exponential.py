@@ -36,7 +36,8 @@ import torch
 from torch import Tensor
 
 from ..laws.interpolation import gauss, lagrange, rule
-from ..laws.operators import Matrix, Operator, Scale, add_product
+from ..laws.matrices import Matrix
+from ..laws.operators import Operator, Scale, add_product
 from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..precision import apply_matrix

@@ -26,7 +26,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..laws.interpolation import lagrange, rule
 from ..laws.kernels import posterior
-from ..laws.operators import Matrix, Operator, Scale
+from ..laws.matrices import Matrix
+from ..laws.operators import Operator, Scale
 from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..processes.grids import Grid

@@ -85,4 +85,4 @@ def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
     """Return the mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
     if not is_linear(model.sde) or model.moments is None:
         return torch.zeros_like(z[:1])
-    return model.sde.marginal(model.sde.T).Phi(model.sde.lift(model.moments.mean[None].double()).to(z))
+    return model.sde.marginal(model.sde.T).Phi(model.sde.embed(model.state_moments().mean[None].double()).to(z))

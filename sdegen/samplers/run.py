@@ -18,6 +18,7 @@ from ..checks import check_count
 from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
+from ..models.transformed import in_free_coordinates, states_in
 from ..models.wrapper import has_conditions
 from ..precision import narrowed
 from ..processes.linear import is_linear
@@ -121,7 +122,7 @@ def sample(
     >>> torch.allclose(torch.cat([first, last]), sample(model, 5, seed=0))
     True
     """
-    cond = read_conditions(model, cond, sample)
+    cond, model = read_conditions(model, cond, sample), in_free_coordinates(model)
     check_sampler_given(steps, sampler)
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
@@ -146,7 +147,7 @@ def sample(
         x = start(model, rows.stop - rows.start, seed, rows.start)
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
-        x, dtype = check_states("x_T", x_T, model)[rows], x_T.dtype
+        x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
     if final == "denoise":
         warn_of_narrow_data(model, times[-1])
     parts = list(chunks(model, x, batch, cond, rows.start, n))
@@ -180,7 +181,7 @@ def take_steps(
     for c in plan:
         moved = sampler.step(model, x, c, checked, state)
         after, state = check_pair(who, moved, "the states and what is remembered")
-        x = check_answer(who, after, shape, x)
+        x = model.sde.enter(check_answer(who, after, shape, x))
         yield x, state
 
 

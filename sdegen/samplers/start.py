@@ -207,8 +207,10 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
     moments = model.moments
-    if moments is not None and moments.covariance.ndim == 2:  # over all numbers of a datum: no other size can be meant
-        sizes = {moments.mean.numel(), model.sde.lift(moments.mean[None]).numel()}
+    if (
+        moments is not None and moments.covariance.ndim == 2 and model.sde.coordinates is None
+    ):  # over all numbers of a datum: no other size can be meant
+        sizes = {moments.mean.numel(), model.sde.embed(moments.mean[None]).numel()}
         if x[0].numel() not in sizes:
             raise ValueError(
                 f"{name} has shape {tuple(x.shape)}; the data have shape {tuple(moments.mean.shape)}: give rows like them."

@@ -45,7 +45,7 @@ def asked_of(model: ScoreModel, n: int = 6) -> Asked:
     """Noise data about the mean that the model knows, and return the states with their times."""
     generator = torch.Generator().manual_seed(3)
     mean = model.state_moments().mean
-    x_0 = model.sde.units.restore(mean.double() + torch.randn(n, *mean.shape, dtype=torch.float64, generator=generator))
+    x_0 = model.sde.restore(mean.double() + torch.randn(n, *mean.shape, dtype=torch.float64, generator=generator))
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
     x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
     return Asked(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
@@ -117,7 +117,7 @@ def readings_are_finite_at_both_ends(model: ScoreModel) -> None:
         return
     generator = torch.Generator().manual_seed(4)
     mean = model.state_moments().mean
-    x_0 = model.sde.units.restore(mean.double() + torch.randn(4, *mean.shape, dtype=torch.float64, generator=generator))
+    x_0 = model.sde.restore(mean.double() + torch.randn(4, *mean.shape, dtype=torch.float64, generator=generator))
     for t in (0.0, model.sde.T):
         x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
         with asking(model):

@@ -99,7 +99,7 @@ def on(data: Tensor | None, law: Law) -> Law:
 
     @wraps(law)
     def checked(sde: SDE) -> None:
-        with on_data(data):
+        with on_data(data, sde.domain):
             law(sde)
 
     return checked

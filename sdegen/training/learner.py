@@ -24,8 +24,8 @@ class Learner(Protocol):
     - ``loss(x, generator=, **cond)``, one value per datum ``(B,)``, whose mean `fit` lowers. Score models that have none learn by
       `losses.Denoising`; others need ``fit(..., loss=)``.
     - ``moments``, an attribute or a property with a setter: `fit` writes those of the data there before the first step, and never
-      reads them. A `laws.measured.Measured` is told of them before the first training (``measure``), and is given data finer than
-      its weights, which it can take in units of their spread.
+      reads them. A `laws.calibrated.Calibrated` is told of them before the first training (``measure``), and is given data finer
+      than its weights, which it can take in units of their spread.
     - ``net``, a module that is asked apart from the loss in parts, in another precision or on several processes. Without one none
       of these three can be had.
 

@@ -7,14 +7,7 @@ DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting`. No loss her
 
 from __future__ import annotations
 
-__all__ = [
-    "Denoising",
-    "Hybrid",
-    "Implicit",
-    "InputPerturbation",
-    "Variational",
-    "score_error",
-]
+__all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "Variational", "score_error"]
 
 from typing import Any
 
@@ -27,6 +20,7 @@ from ..checks import check_count, check_number
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
+from ..laws.kernels import Kernel, as_gaussian
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
@@ -153,7 +147,7 @@ class InputPerturbation(Denoising):
         **cond: Any,
     ) -> Tensor:
         """Return the weighted error of the score in terms of the noise, ``W R⁻ᵀ (z − eps)``, of the shape of the states."""
-        R, t = perturbed.kernel.R, perturbed.at.t
+        R, t = as_gaussian(perturbed.kernel, ": there is no noise to add to; take Denoising().").R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
             return W(ask_score(model, x, t, **cond) + R.inv().T(perturbed.z))
@@ -324,11 +318,11 @@ def score_error(
     """
     x, kernel, z, at = perturbed
     if not isinstance(at, Marginal):
-        target = kernel.pooled_score_by(at.t, x) if pool else kernel.score(x)
-        return W(ask_score(model, x, at.t, **cond) - target)
+        known = kernel.pooled_score_by(at.t, x) if pool and isinstance(kernel, Kernel) else kernel.score(x)
+        return W(ask_score(model, x, at.t, **cond) - known)
     if pool:
         seen = at.observe(x)
-        mean, of_y = pooled(model.sde.units.standardise(x_0), seen.y, seen.c, seen.s)
+        mean, of_y = pooled(model.sde.standardise(x_0), seen.y, seen.c, seen.s)
         clean, z = model.sde.embed(mean), seen.noise(x, of_y, at.R)
     else:
         clean = model.sde.lift(x_0)

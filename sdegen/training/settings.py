@@ -180,8 +180,10 @@ class Settings:
 
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""
-        hint = ", what schedule returns, the factor on the learning rate"
-        factor = check_number(f"schedule({done:.6g})", self.schedule(done), at_least=0, hint=hint)
+        factor = self.schedule(done)
+        if not (isinstance(factor, float) and 0 <= factor < math.inf):  # what is right costs a step nothing
+            hint = ", what schedule returns, the factor on the learning rate"
+            factor = check_number(f"schedule({done:.6g})", factor, at_least=0, hint=hint)
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * factor
 
     def compared(self) -> dict[str, Any]:

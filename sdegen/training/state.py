@@ -20,8 +20,10 @@ from ..data.fingerprint import tolerance
 from ..data.source import Source
 from ..data.stream import Stream, source_of
 from ..identity import identify
-from ..laws.measured import Measured
+from ..laws.calibrated import Calibrated
+from ..laws.mixtures import Moments
 from ..metrics.estimate import Estimate
+from ..models.network import Trainable
 from ..models.score import ScoreModel
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
@@ -98,7 +100,8 @@ class Training:
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
         self.source = self.batches_of(data)
         self.drop = Drop(settings.p_uncond, settings.null, self.source.cond)
-        self.moments = self.source.moments(self.generator)
+        raw = self.source.moments(self.generator)
+        self.moments = self._in_coordinates(raw)
         self.processes.share(model)
         objective = objective_of(model) if settings.loss is None else settings.loss
         check_taken(objective, model, self.source.cond)
@@ -116,26 +119,31 @@ class Training:
             self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
         self._make_averages(named, objective)
         self.about = self._about()
-        self.known = {} if self.folder is None else self.source.fingerprint(self.moments)
+        self.known = {} if self.folder is None else self.source.fingerprint(raw)
         if kept is not None:
             kept.check(self.about, model, self.moments)
-            kept.check_data(self.known, tolerance(self.moments, like.dtype))
+            kept.check_data(self.known, tolerance(raw, like.dtype))
             learned = [p for group in self.optimiser.param_groups for p in group["params"]]
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
         # only now: a model that is refused stays as it was
-        if kept is None and isinstance(model, Measured):
+        if kept is None and isinstance(model, Calibrated):
             model.measure(self.moments)
         cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
+
+    def _in_coordinates(self, moments: Moments) -> Moments:
+        """Return the moments that the process is to be told: those of the data, or of coordinates that it has them in."""
+        coordinates = self.model.sde.measured_in if isinstance(self.model, Trainable) else None
+        return moments if coordinates is None else self.source.moments(self.generator, coordinates)
 
     def batches_of(self, data: Any) -> Source | Stream:
         """Return the batches of any data for the model that is trained: one that takes data in units of their spread is asked in
         a finer dtype.
         """
         return source_of(
-            data, self.like.dtype, self.like.device, cast=not isinstance(self.model, (ScoreModel, Measured))
+            data, self.like.dtype, self.like.device, cast=not isinstance(self.model, (ScoreModel, Calibrated))
         )
 
     def _make_averages(self, named: dict[str, Tensor], objective: Callable[..., Tensor]) -> None:

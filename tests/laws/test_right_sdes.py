@@ -140,7 +140,7 @@ def test_a_process_that_is_not_a_number_anywhere_holds_no_law_about_its_coeffici
     # what asks the noise, the shapes or the prior alone
     assert held == {
         "drift_takes_state_then_time",
-        "noise_ignores_the_state",
+        "noise_has_derivatives",
         "diffusion_acts_on_every_state",
         "training_times_lie_inside",
         "lift_and_project_agree",

@@ -12,7 +12,8 @@ from torch import Tensor
 import sdegen
 from sdegen import CLD
 from sdegen.laws.kernels import Kernel, Transition
-from sdegen.laws.operators import Matrix, Operator
+from sdegen.laws.matrices import Matrix
+from sdegen.laws.operators import Operator
 from sdegen.processes.quadrature import psd_cholesky, van_loan
 
 
@@ -88,7 +89,14 @@ FAULTS = [
     wrong(CholeskyRoot, "root_solves_its_equation", "flow_carries_the_marginals"),
     wrong(TransposedDrift, "moments_follow_their_odes", MATRIX_CONTRADICTION),
     wrong(UnsquaredNoise, "moments_follow_their_odes", MATRIX_CONTRADICTION),
-    wrong(NoiseOnPosition, "moments_follow_their_odes", MATRIX_CONTRADICTION),
+    wrong(
+        NoiseOnPosition,  # its covariance is another's, and so has no root
+        "moments_follow_their_odes",
+        MATRIX_CONTRADICTION,
+        "marginal_starts_at_the_data",
+        "signal_to_noise_decreases",
+        "clock_inverts_the_snr",
+    ),
     wrong(ProjectsTheVelocity, "lift_and_project_agree", "completion_follows_Sigma_0"),
     wrong(ForgottenVelocities, "marginal_starts_at_the_data", "clock_inverts_the_snr", "signal_to_noise_decreases"),
     wrong(CompletesWithUnitVelocities, "completion_follows_Sigma_0"),

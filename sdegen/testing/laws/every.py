@@ -12,7 +12,7 @@ __all__ = [
     "kernel_score_is_its_gradient",
     "lift_and_project_agree",
     "methods_are_functions",
-    "noise_ignores_the_state",
+    "noise_has_derivatives",
     "perturbation_is_its_kernel",
     "prior_is_the_law_at_T",
     "rows_are_independent",
@@ -20,19 +20,24 @@ __all__ = [
     "training_times_lie_inside",
 ]
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...data import gaussian_ring
+from ...laws.kernels import Kernel, StateLaw
 from ...laws.mixtures import moments_of
-from ...laws.operators import Scale, as_operator
+from ...laws.operators import Scale
+from ...laws.outside import as_law
 from ...metrics import prior_gap
-from ...processes.base import SDE, noise_depends_on_the_state
+from ...processes.base import SDE
+from ...processes.dynamics import diffusion_at
 from ...processes.linear import is_linear
 from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
+from ...processes.state_noise import dependence_of_noise
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
-from .probes import SHAPES, data, generator, shapes, states, steps, times
+from .probes import SHAPES, data, generator, shapes, states, steps, times, within
 
 PRIOR_TOLERANCE = 1e-3  # nats, at the default T
 
@@ -57,7 +62,7 @@ def methods_are_functions(sde: SDE) -> None:
     """The same arguments give the same coefficients."""
     x, t = states(sde, 4, 3), times(sde, 4)
     close("drift, asked twice,", sde.drift(x, t), sde.drift(x, t), 0.0)
-    G = [as_operator(sde.diffusion(x, t)).matrix() for _ in range(2)]
+    G = [diffusion_at(sde, x, t).matrix() for _ in range(2)]
     close("diffusion, asked twice,", G[0], G[1], 0.0)
 
 
@@ -68,17 +73,19 @@ def rows_are_independent(sde: SDE) -> None:
         together = sde.drift(x, t)
         alone = torch.cat([sde.drift(x[i : i + 1], t[i]) for i in range(5)])
         close(f"drift of data of shape {shape} in a batch", together, alone, EXACT, 1 + alone.abs())
-        G = as_operator(sde.diffusion(x, t))
+        G = diffusion_at(sde, x, t)
         z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
-        moved = torch.cat([as_operator(sde.diffusion(x[i : i + 1], t[i]))(z[i : i + 1]) for i in range(5)])
+        moved = torch.cat([diffusion_at(sde, x[i : i + 1], t[i])(z[i : i + 1]) for i in range(5)])
         close(f"diffusion of data of shape {shape} in a batch", G(z), moved, EXACT, 1 + moved.abs())
 
 
-def noise_ignores_the_state(sde: SDE) -> None:
-    """``G`` does not depend on `x`: the reversal would need its divergence."""
+def noise_has_derivatives(sde: SDE) -> None:
+    """``G`` depends on `x` by torch functions, or not at all: the reversal of the process needs its divergence."""
     for t in times(sde, 4):
-        if noise_depends_on_the_state(sde, states(sde, 1, 3), t):
-            raise Violation(f"diffusion(x, t) is not the same for all x at t = {t.item():.4g}")
+        try:
+            dependence_of_noise(sde, states(sde, 1, 3), t)
+        except ValueError as refused:
+            raise Violation(str(refused)) from refused
 
 
 def coefficients_are_real(sde: SDE) -> None:
@@ -87,7 +94,7 @@ def coefficients_are_real(sde: SDE) -> None:
         x = states(sde, 2, 2)
         if not sde.drift(x, t).isfinite().all():
             raise Violation(f"drift is not finite at t = {t.item():.4g}")
-        if not as_operator(sde.diffusion(x, t)).matrix().isfinite().all():
+        if not diffusion_at(sde, x, t).matrix().isfinite().all():
             raise Violation(f"diffusion is not finite at t = {t.item():.4g} (g² negative?)")
 
 
@@ -104,7 +111,7 @@ def coefficients_keep_their_digits(sde: SDE) -> None:
 
 def _noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
     """``G(x, t)`` applied to a fixed draw of noise."""
-    return as_operator(sde.diffusion(x, t))(torch.randn(x.shape, dtype=torch.float64, generator=generator()).to(x))
+    return diffusion_at(sde, x, t)(torch.randn(x.shape, dtype=torch.float64, generator=generator()).to(x))
 
 
 def diffusion_acts_on_every_state(sde: SDE) -> None:
@@ -112,7 +119,7 @@ def diffusion_acts_on_every_state(sde: SDE) -> None:
     for shape in shapes():
         for t in (times(sde)[3], times(sde, 5)):
             for x in (states(sde, 5, *shape), states(sde, 5, *shape).float()):
-                G = as_operator(sde.diffusion(x, t))
+                G = diffusion_at(sde, x, t)
                 if isinstance(G, Scale) and G.c.ndim > 1:
                     raise Violation(
                         f"diffusion(x, t) is {tuple(G.c.shape)} for x {tuple(x.shape)}, expected () or (5,)"
@@ -138,16 +145,18 @@ def lift_and_project_agree(sde: SDE) -> None:
 
 
 def kernel_score_is_its_gradient(sde: SDE) -> None:
-    """``kernel.score = ∇ log kernel`` and ``whiten(sample(z)) = z``."""
+    """``kernel.score = ∇ log kernel``, and of a Gaussian kernel ``whiten(sample(z)) = z``."""
     t = times(sde, 4)
     x = states(sde, 4, 3)
     kernel = sde.kernel(x, 0.9 * t, t)
     z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
     y = kernel.sample(z).requires_grad_()
-    size = 1 + kernel.R.inv().matrix().abs().amax()
-    close("whiten(sample(z))", kernel.whiten(y), z, EXACT, size)
     (slope,) = torch.autograd.grad(kernel.log_prob(y).sum(), y)
-    close("score of the kernel", kernel.score(y), slope, EXACT, size**2)
+    size = 1 + slope.abs().amax() ** 2
+    if isinstance(kernel, Kernel):
+        size = (1 + kernel.R.inv().matrix().abs().amax()) ** 2
+        close("whiten(sample(z))", kernel.whiten(y), z, EXACT, size.sqrt())
+    close("score of the kernel", kernel.score(y), slope, EXACT, size)
 
 
 def kernel_is_generated_by_the_coefficients(sde: SDE) -> None:
@@ -157,13 +166,35 @@ def kernel_is_generated_by_the_coefficients(sde: SDE) -> None:
     h = 1e-7 * sde.T
     kernel = sde.kernel(x, t, t + h)
     f = sde.drift(x, t + h / 2)
-    close("mean increment of the kernel", (kernel.mean - x) / h, f, 1e-3, 1e-2 + f.abs().amax())
-    G = as_operator(sde.diffusion(x, t + h / 2)).matrix()
-    R = kernel.R.matrix()
-    spread, want = R @ R.mT / h, (G @ G.mT).expand(5, *G.shape[-2:])
+    mean, covariance = _mean_and_covariance(kernel, x)
+    close("mean increment of the kernel", (mean - x) / h, f, 1e-3, 1e-2 + f.abs().amax())
+    G = diffusion_at(sde, x, t + h / 2).matrix()
+    spread, want = covariance / h, (G @ G.mT).expand(5, *G.shape[-2:])
     if spread.shape != want.shape:  # a number's noise, in a kernel over coordinates
         want = want * torch.eye(spread.shape[-1], dtype=torch.float64)
     close("spread of the kernel per time", spread.expand(want.shape), want, 1e-3, 1e-2 + want.abs().amax())
+
+
+def _mean_and_covariance(law: StateLaw, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean ``(B, *)`` and covariance ``(·, k, k)`` of the law of a state.
+
+    Of one that is no Gaussian, and whose numbers are independent, by quadrature over the noise of each.
+
+    Parameters
+    ----------
+    law
+        The law.
+    like
+        States for its shape, ``(B, *)``.
+    """
+    if isinstance(law, Kernel):
+        R = law.R.matrix()
+        return law.mean, R @ R.mT
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40))
+    drawn = torch.stack([law.sample(torch.full_like(like, float(z))) for z in nodes])
+    weights = (weights / weights.sum()).reshape(-1, *[1] * like.ndim)
+    mean = (weights * drawn).sum(0)
+    return mean, torch.diag_embed((weights * (drawn - mean).square()).sum(0).flatten(1))
 
 
 def perturbation_is_its_kernel(sde: SDE) -> None:
@@ -183,9 +214,10 @@ def simulation_follows_the_kernel(sde: SDE) -> None:
     kernel = sde.kernel(x[:1], s, t)
     draws = sde.kernel(x, s, t).sample(torch.randn(x.shape, dtype=torch.float64, generator=generator()))
     spread = draws.reshape(n, -1).std(0)
-    gap = (end.mean(0) - kernel.mean.reshape(-1)).abs()
+    mean, _ = _mean_and_covariance(kernel, x[:1])
+    gap = (end.mean(0) - mean.reshape(-1)).abs()
     # Euler's own bias over the interval, of first order in the step, is allowed for.
-    bias = (kernel.mean - x[:1]).abs().reshape(-1).amax() / 16
+    bias = (mean - x[:1]).abs().reshape(-1).amax() / 16
     if not (gap <= STATISTICAL * spread / n**0.5 + bias).all():
         raise Violation(
             f"simulated mean is off by {gap.max().item():.3g}, {(spread / n**0.5).max().item():.1g} expected"
@@ -213,9 +245,9 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
         )
         return
     n = 4000
-    x_0 = 0.3 * ring.sample(n, generator()) if shapes() is SHAPES else data(n)
+    x_0 = within(0.3 * ring.sample(n, generator())) if shapes() is SHAPES else data(n)
     x = simulate(sde, x_0, 0.0, sde.T, steps=400, generator=generator())
-    prior = sde.prior(ring.moments() if shapes() is SHAPES else moments_of(x_0))
+    prior = as_law(sde.prior(moments_of(x_0)))
     same_law("the prior", prior.sample(n, torch.Generator().manual_seed(21)), x)
 
 
@@ -223,7 +255,7 @@ EVERY: list[Law] = [
     drift_takes_state_then_time,
     methods_are_functions,
     rows_are_independent,
-    noise_ignores_the_state,
+    noise_has_derivatives,
     coefficients_are_real,
     coefficients_keep_their_digits,
     diffusion_acts_on_every_state,

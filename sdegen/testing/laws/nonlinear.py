@@ -13,12 +13,13 @@ __all__ = [
 import torch
 from torch import Tensor
 
-from ...laws.operators import as_operator, rows
+from ...laws.operators import rows
 from ...processes.base import SDE
+from ...processes.dynamics import diffusion_at
 from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
-from .probes import SHAPES, data, generator, shapes, states, times
+from .probes import SHAPES, data, generator, shapes, states, times, within
 
 
 def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
@@ -54,7 +55,7 @@ def derivatives_reach_the_drift(sde: SDE) -> None:
 
 
 def reversal_pulls_along_the_score(sde: SDE) -> None:
-    """``drift = f − ½ (1 + eta²) G Gᵀ score`` and ``diffusion = eta G``, for any score."""
+    """For any score the reversed drift is ``f − ½ (1 + eta²) (∇·(G Gᵀ) + G Gᵀ score)``, its noise ``eta G``."""
 
     class Known:
         def score(self, x: Tensor, t: Tensor | float) -> Tensor:
@@ -62,18 +63,33 @@ def reversal_pulls_along_the_score(sde: SDE) -> None:
 
     x, t = states(sde, 5, 3), times(sde, 5)
     z = torch.randn(x.shape, dtype=torch.float64, generator=generator())
-    G = as_operator(sde.diffusion(x, t))
+    G = diffusion_at(sde, x, t)
+    pull = G(G.T(Known().score(x, t))) + _divergence_by_differences(sde, x, t)
     for eta in (0.0, 0.6, 1.0):
         reverse = sde.reverse(Known(), eta)
-        want = sde.drift(x, t) - 0.5 * (1 + eta**2) * G(G.T(Known().score(x, t)))
-        close(f"drift of the reversal, eta = {eta}", reverse.drift(x, t), want, EXACT, 1 + want.abs())
-        close(f"noise of the reversal, eta = {eta}", as_operator(reverse.diffusion(x, t))(z), eta * G(z), EXACT, 1.0)
+        want = sde.drift(x, t) - 0.5 * (1 + eta**2) * pull
+        close(f"drift of the reversal, eta = {eta}", reverse.drift(x, t), want, QUADRATURE, 1 + want.abs())
+        close(f"noise of the reversal, eta = {eta}", diffusion_at(reverse, x, t)(z), eta * G(z), EXACT, 1.0)
+
+
+def _divergence_by_differences(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """Return ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij`` by differences, with ``G Gᵀ e_j`` for the columns."""
+    total, h = torch.zeros_like(x), torch.full((len(x),), 1e-3, dtype=torch.float64)
+    for axis in torch.eye(x[0].numel(), dtype=x.dtype).reshape(-1, *x.shape[1:]):
+        axis = axis.expand(x.shape)
+
+        def column(u: Tensor, axis: Tensor = axis) -> Tensor:
+            G = diffusion_at(sde, x + rows(u, x) * axis, t)
+            return G(G.T(axis))
+
+        total = total + derivative(column, torch.zeros_like(h), h)
+    return total
 
 
 def perturb_follows_the_simulation(sde: SDE) -> None:
     """`perturb` has the law at `t` of paths from the datum, statistically."""
     n, t = 4000, 0.3 * sde.T
-    one = torch.tensor([[0.7, -0.4]], dtype=torch.float64) if shapes() is SHAPES else data(1)
+    one = within(torch.tensor([[0.7, -0.4]], dtype=torch.float64)) if shapes() is SHAPES else data(1)
     x_0 = one.expand(n, *one.shape[1:]).contiguous()
     want = simulate(sde, x_0, 0.0, t, steps=200, generator=generator())
     same_law("perturb", sde.perturb(x_0, t, generator=torch.Generator().manual_seed(21)).x, want)

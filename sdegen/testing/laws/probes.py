@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SHAPES", "data", "generator", "on_data", "shapes", "states", "steps", "times"]
+__all__ = ["SHAPES", "data", "generator", "on_data", "shapes", "states", "steps", "times", "within"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +10,35 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ...processes.base import SDE
 
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
+_DOMAIN: ContextVar[constraints.Constraint] = ContextVar("domain of a process", default=constraints.real)
 _GIVEN: ContextVar[Tensor | None] = ContextVar("data that a process is made for", default=None)
 
 
 @contextmanager
-def on_data(x: Tensor | None) -> Iterator[None]:
-    """Check laws, within a ``with`` block, on the data `x` ``(B, *)``; on made-up data of several shapes if it is None."""
-    token = _GIVEN.set(x)
+def on_data(x: Tensor | None, domain: constraints.Constraint = constraints.real) -> Iterator[None]:
+    """Check laws, within a ``with`` block, on the data `x` ``(B, *)``; on made-up data of several shapes, in the domain, if it is
+    None.
+    """
+    tokens = _GIVEN.set(x), _DOMAIN.set(domain)
     try:
         yield
     finally:
-        _GIVEN.reset(token)
+        _GIVEN.reset(tokens[0])
+        _DOMAIN.reset(tokens[1])
+
+
+def within(x: Tensor) -> Tensor:
+    """Return numbers that meet the constraint of the domain, made of any numbers: these themselves, where there are no bounds."""
+    domain = _DOMAIN.get()
+    low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
+    if low is None:
+        return x
+    return low + (0.5 * x).exp() if high is None else low + (high - low) * (0.5 * x).sigmoid()
 
 
 def shapes() -> tuple[tuple[int, ...], ...]:
@@ -37,7 +51,7 @@ def data(n: int, *shape: int) -> Tensor:
     """Data: rows of those given, else standard normal ones of a shape; float64."""
     given = _GIVEN.get()
     if given is None:
-        return torch.randn(n, *shape, dtype=torch.float64, generator=generator())
+        return within(torch.randn(n, *shape, dtype=torch.float64, generator=generator()))
     return given.detach().cpu().double()[torch.arange(n) % len(given)]
 
 
@@ -62,4 +76,6 @@ def generator() -> torch.Generator:
 def states(sde: SDE, n: int, *shape: int) -> Tensor:
     """States of the process over `data` of a shape."""
     u = sde.lift(data(n, *shape))
+    if sde.domain is not constraints.real:
+        return u
     return u + 0.3 * torch.randn(u.shape, dtype=torch.float64, generator=generator())

@@ -4,7 +4,7 @@ nothing.
 
 from __future__ import annotations
 
-__all__ = ["Measured"]
+__all__ = ["Calibrated"]
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ _ASKED = "asked"
 _EMPTY = torch.empty(0, dtype=torch.float64)
 
 
-class Measured(nn.Module):
+class Calibrated(nn.Module):
     """The base class of models whose state dict holds what their weights mean nothing without: the moments and the units of the
     data, and what the network is asked.
 

@@ -1,0 +1,133 @@
+"""Linear maps of a state by a small matrix: `Matrix`."""
+
+from __future__ import annotations
+
+__all__ = ["Matrix"]
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..precision import apply_matrix, at_least_single
+from .operators import Operator, rows
+
+
+@final
+class Matrix(Operator):
+    """A matrix ``(k, k)``, or ``(B, k, k)``, acting on dimension 1 of a state of shape ``(B, k, *)``.
+
+    Parameters
+    ----------
+    M
+        One matrix, or one for each row; kept in float64.
+
+    Raises
+    ------
+    ValueError
+        When it acts, if the state has not `k` channels, or not as many rows as there are matrices; when it is inverted
+        (`inv`), if a matrix is singular.
+
+    Examples
+    --------
+    >>> Matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))(torch.tensor([[[1.0], [2.0]]])).flatten().tolist()
+    [2.0, 1.0]
+    """
+
+    def __init__(self, M: Tensor) -> None:
+        self.M = torch.as_tensor(M, dtype=torch.float64)
+
+    @property
+    def size(self) -> int:
+        """How many numbers of a state the map acts on together."""
+        return self.M.shape[-1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        k = self.M.shape[-1]
+        if x.ndim < 2 or x.shape[1] != k:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
+                "lift the data first with sde.lift(x)."
+            )
+        if self.M.ndim > 2:
+            rows(self.M[:, 0, 0], x)  # refuses another number of rows
+        M = self.M.to(x.device, x.dtype, non_blocking=True)
+        return apply_matrix(M, x.reshape(len(x), k, -1)).reshape(x.shape)
+
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.add_(self(x))
+
+    def prepared(self, like: Tensor | None) -> Matrix:
+        return self if like is None else self._of(self.M.to(like.device, at_least_single(like.dtype)))
+
+    @classmethod
+    def _of(cls, M: Tensor) -> Matrix:
+        """Make the map of a matrix in any dtype."""
+        matrix = cls.__new__(cls)
+        matrix.M = M
+        return matrix
+
+    def __getitem__(self, i: int) -> Matrix:
+        return self if self.M.ndim == 2 else self._of(self.M[i])
+
+    def matrix(self) -> Tensor:
+        return self.M
+
+    def __matmul__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M @ other.M)
+
+    def __add__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M + other.M)
+
+    def __sub__(self, other: Matrix) -> Matrix:
+        return Matrix(self.M - other.M)
+
+    def __mul__(self, number: Tensor | float) -> Matrix:
+        return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])
+
+    __rmul__ = __mul__
+
+    @property
+    def T(self) -> Matrix:
+        return Matrix(self.M.mT)
+
+    def gram(self) -> Matrix:
+        return Matrix(self.M @ self.M.mT)
+
+    def hypot(self, other: Matrix) -> Matrix:
+        return (self.gram() + other.gram()).cholesky()
+
+    def inv(self) -> Matrix:
+        inverse, info = torch.linalg.inv_ex(self.M)
+        if info.any():
+            raise ValueError(
+                "a matrix of coefficients has no inverse: the state has no noise in some direction. Ask at a later time, or give "
+                "the process some there from the start (Sigma_0)."
+            )
+        return Matrix(inverse)
+
+    def at_most(self, bound: float) -> Matrix:
+        return self
+
+    def sqrt(self) -> Matrix:
+        values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
+        return Matrix(vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT)  # rounding alone is below 0
+
+    def cholesky(self) -> Matrix:
+        return Matrix(torch.linalg.cholesky(self.M))
+
+    def log_abs_det(self) -> Tensor:
+        return torch.linalg.slogdet(self.M).logabsdet
+
+    def complete(self, S: Matrix) -> tuple[Matrix, Matrix]:
+        M = self.inv() @ S
+        W = (M.one() + M.T @ M).sqrt().inv()
+        return W @ M.T * -1.0, W
+
+    def regress(self, S: Matrix, A: Matrix, B: Matrix, P: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        whiten = (self @ P @ self.T + S.gram()).sqrt().inv()
+        explained = (A @ P @ self.T + B @ S.T) @ whiten
+        return whiten, explained, (A @ P @ A.T + B.gram() - explained.gram()).sqrt()
+
+    def one(self) -> Matrix:
+        return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))

@@ -1,0 +1,160 @@
+"""Noise that depends on the state: how it does, and the divergence ``∇·(G Gᵀ)`` that the reversal of such a process needs."""
+
+from __future__ import annotations
+
+__all__ = ["Dependence", "dependence_of_noise", "gram_divergence", "transforming"]
+
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..laws.operators import Diagonal, Elementwise, Operator, Scale
+from ..laws.products import pull_back, value_and_slopes
+from .dynamics import Dynamics, diffusion_at
+
+SCALES = (0.01, 0.1, 1.0, 1.0, 10.0, 100.0)  # of the states that noise is looked at in
+ROWS = 8  # of each batch of them
+
+
+class Dependence(Enum):
+    """How the diffusion `G` depends on the state: not at all, each number of it on its own number alone, or in any way."""
+
+    NONE = 0
+    ALONE = 1
+    ANY = 2
+
+
+def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
+    """Find out how the diffusion of a process depends on the state at a time, and return it.
+
+    That it does not is read off from the graph of derivatives, which no value hides. States for the rest are random, at scales
+    from a hundredth to a hundred, in several batches, of either sign and of one.
+
+    Parameters
+    ----------
+    sde
+        Any process.
+    x
+        States ``(B, *)``, for their shape, dtype and device.
+    t
+        The time, of shape ``()``.
+
+    Not to be called within a transform of torch.func (`transforming`), where graphs cannot be looked at.
+
+    Raises
+    ------
+    ValueError
+        If `G` differs among states and has no derivative by them, or is of one row and depends on others.
+    """
+    numbers, alone, values, depends = np.random.default_rng(0), True, [], False
+    for scale in SCALES:
+        for sign in (np.asarray, np.abs):
+            states = torch.from_numpy(scale * sign(numbers.standard_normal((ROWS, *x.shape[1:]))))
+            states = states.to(x.device, x.dtype)
+            with torch.enable_grad():
+                G = diffusion_at(sde, states.requires_grad_(), t)
+                found = _squares(G)
+                slope = _pull(found, states, torch.ones_like(found))
+            values += [found.detach()] if len(found) == ROWS else [found.detach().expand(ROWS, *found.shape[1:])]
+            if slope is None:
+                continue
+            depends = True
+            _check_rows(sde, found, states)
+            v = torch.from_numpy(numbers.standard_normal(found.shape)).to(found)
+            other = _pull(found, states, v)
+            if isinstance(G, Diagonal) and other is not None:
+                close = 1e-6 * found.detach().abs() / states.detach().abs()
+                near = (other - slope * v).abs() <= 1e-3 * (slope * v).abs() + close * (1 + v.abs())
+                alone &= bool((near | ~(other.isfinite() & slope.isfinite())).all())
+    if depends:
+        return Dependence.ALONE if alone and isinstance(G, Diagonal) else Dependence.ANY
+    first = values[0][:1]
+    rounding = 100 * torch.finfo(x.dtype).eps
+    if not all(torch.allclose(v, first.expand_as(v), rtol=rounding, atol=0) for v in values):
+        raise ValueError(
+            f"{type(sde).__name__}.diffusion depends on x and has no derivative by it, which the reversal of the process needs; "
+            "compute it by torch functions of x, without detach or no_grad."
+        )
+    return Dependence.NONE
+
+
+def _check_rows(sde: Dynamics, values: Tensor, x: Tensor) -> None:
+    """Refuse a diffusion whose first row depends on the others."""
+    v = torch.zeros_like(values)
+    v[0] = 1
+    slope = _pull(values, x, v)
+    if len(values) < len(x) or (slope is not None and slope[1:].nan_to_num(0.0).any()):
+        raise ValueError(
+            f"{type(sde).__name__}.diffusion of one row depends on the states of others, for which no process is reversed; "
+            "compute each row's noise from its own state."
+        )
+
+
+def transforming() -> bool:
+    """Tell whether a function is being transformed by torch.func, in which tensors take no graph of their own."""
+    try:
+        torch.empty(0).requires_grad_()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _squares(G: Operator) -> Tensor:
+    """Return the numbers of ``G Gᵀ``, with rows: ``(·, 1)`` of a scale, ``(·, *)`` of a diagonal, ``(·, k, k)`` of matrices."""
+    if isinstance(G, Elementwise):
+        c = G.c.square()
+        return c.reshape(-1, 1) if isinstance(G, Scale) else c
+    M = G.gram().matrix()
+    return M[None] if M.ndim == 2 else M
+
+
+def _pull(values: Tensor, x: Tensor, v: Tensor) -> Tensor | None:
+    """Return the derivative of ``Σ v values`` by `x`, or None where the values are no function of it."""
+    if not values.requires_grad:
+        return None
+    return torch.autograd.grad(values, x, v, retain_graph=True, allow_unused=True)[0]
+
+
+def gram_divergence(sde: Dynamics, x: Tensor, t: Tensor, dependence: Dependence) -> Tensor:
+    """Return the divergence of the noise's covariance, ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij``, ``(B, *)``, by automatic
+    differentiation: one derivative where each number depends on its own alone, as many as a state has numbers otherwise.
+
+    Parameters
+    ----------
+    sde
+        Any process.
+    x
+        States ``(B, *)``.
+    t
+        Times, ``()`` or ``(B,)``.
+    dependence
+        How `G` depends on the state (`dependence_of_noise`).
+    """
+    if dependence is Dependence.NONE:
+        return torch.zeros_like(x)
+
+    def squares(y: Tensor) -> Tensor:
+        found = _squares(diffusion_at(sde, y, t))
+        return found.to(y.device, y.dtype).expand(len(y), *found.shape[1:])
+
+    if dependence is Dependence.ALONE:
+        return _slope_of_sum(squares, x)
+    d = x[0].numel()
+    axes = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+    value, slopes = value_and_slopes(squares, x, axes)  # (d, B, ...), along each number of the state
+    if value.shape == x.shape:
+        return torch.diagonal(slopes.flatten(2), dim1=0, dim2=2).reshape(x.shape)
+    if value.shape[1:] == (1,):
+        return slopes[..., 0].T.reshape(x.shape)
+    k = value.shape[-1]
+    by_place = slopes.reshape(k, d // k, len(x), k, k)  # of number r in channel j, entry (i, j)
+    return torch.einsum("jrbij->bir", by_place).reshape(x.shape)
+
+
+def _slope_of_sum(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the derivative of the sum of a function's values by `x`, itself with derivatives of every kind."""
+    value, _, pull = pull_back(lambda y: (function(y), ()), x)
+    return pull(torch.ones_like(value))
