@@ -9,7 +9,7 @@ are one point but for a few, far away, come as near to it as one likes. The seco
 
 from __future__ import annotations
 
-__all__ = ["prior_of"]
+__all__ = ["cost", "prior_of"]
 
 import math
 from typing import Any
