@@ -6,7 +6,7 @@ They also tell functions, networks and tensors apart that no file could give bac
 
 from __future__ import annotations
 
-__all__ = ["changed", "constants", "differences", "differing_constants", "identify", "set_on"]
+__all__ = ["changed", "constants", "differences", "differing_constants", "identify"]
 
 import functools
 import hashlib

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import sdegen
 from sdegen import models, processes
 from sdegen.laws import Units
+from sdegen.laws.coordinates import Log, SoftplusInverse
 from sdegen.models import Trainable
 
 
@@ -30,6 +31,8 @@ PROCESSES: dict[str, Callable[[], sdegen.LinearSDE]] = {
     "SubVP": processes.SubVP,
     "Cosine": processes.Cosine,
     "Rectified": processes.Rectified,
+    "VP of logarithms": lambda: sdegen.VP().in_coordinates(Log()),
+    "VP of softplus": lambda: sdegen.VP().in_coordinates(SoftplusInverse()),
     "DDPM": sdegen.DDPM,
     "DDPM of other betas": lambda: sdegen.DDPM(processes.linear_betas(500)),
     "LearnedSchedule": processes.LearnedSchedule,

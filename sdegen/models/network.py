@@ -65,8 +65,8 @@ class Trainable(ScoreModel, Calibrated):
             super().measure(moments)
 
     def asked(self) -> dict[str, Any]:
-        """Return the process, whose states the network is given."""
-        return {"sde": self.sde}
+        """Return the process, whose states the network is given, and its coordinates."""
+        return {"sde": self.sde, "coordinates": self.sde.coordinates}
 
 
 class Model(VelocityModel, Trainable):
@@ -110,7 +110,7 @@ class Model(VelocityModel, Trainable):
 
     def asked(self) -> dict[str, Any]:
         """Return the process and what is predicted."""
-        return {"sde": self.sde, "parametrization": self.parametrization}
+        return super().asked() | {"parametrization": self.parametrization}
 
     @property
     def conditions(self) -> Conditions:
@@ -295,7 +295,7 @@ class DirectModel(Trainable):
 
     def asked(self) -> dict[str, Any]:
         """Return the process, and what makes the network's answer the score."""
-        return {"sde": self.sde, "scale": self.scale, "base": self.base}
+        return super().asked() | {"scale": self.scale, "base": self.base}
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score, the network's output added to the base score."""
