@@ -19,7 +19,7 @@ import sdegen
 from benchmarks import pages
 from benchmarks.ring import RING, TRAINED
 from sdegen import metrics
-from sdegen.samplers import defaults, priors, start
+from sdegen.samplers import defaults
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -125,11 +125,6 @@ CLAIMS: list[tuple[str, str, Values]] = [
         lambda: [standard_normal_gap(1.0), prior_gap(1.0), prior_gap(3.0)],
     ),
     ("docs/design.md", "of a law of scale 1e-3 is no error", of(1e-3)),
-    (
-        "docs/design.md",
-        "spreads below 4 times the noise at 0 and above 3 times that at T",
-        lambda: [start.KNOWN, priors.REMEMBERED],
-    ),
     (
         "docs/design.md",
         "0.8 to 1.2 times as much in runs of 200 draws and 1.1 to 1.9 in runs of 20, standard errors at most 0.04",
