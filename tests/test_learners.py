@@ -126,3 +126,32 @@ def test_what_cannot_learn_is_refused_before_anything_is_written(model, error, s
     with pytest.raises(error, match=says):
         fit(model(), RING, steps=1, batch_size=4, checkpoint=tmp_path / "run")
     assert not list(tmp_path.rglob("step*"))
+
+
+class Spread(nn.Module):
+    """A model of one's own, which has no units: it learns the mean square of its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.moments = nn.Parameter(torch.ones(())), None
+
+    def loss(self, x: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return (x.square().mean(1) - self.size).square()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e4, 1e7, 1e9, -1e12])
+def test_data_that_a_coarser_model_cannot_tell_apart_are_refused(ratio: float) -> None:
+    x = ratio + torch.randn(32, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def train(model: nn.Module, data: torch.Tensor) -> None:
+        sdegen.fit(model, data, steps=1, batch_size=8, clip=None, seed=0, progress=False)
+
+    if abs(ratio) < 1e6:
+        train(Spread(), x)
+    else:
+        with pytest.raises(
+            ValueError, match=r"^data is torch\.float64, and so far from zero .*; subtract the mean first, or make"
+        ):
+            train(Spread(), x)
+        train(Spread(), x - ratio)
+    train(Spread().double(), x)

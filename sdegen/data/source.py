@@ -122,6 +122,11 @@ class Source:
         x, self.cond = parted(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
+        if cast and _loses_digits(x, self.dtype, 0.03):
+            raise ValueError(
+                f"data is {x.dtype}, and so far from zero that {self.dtype}, which the model takes, hardly tells its rows apart; "
+                "subtract the mean first, or make the model finer: model.double()."
+            )
         self.x = x.to(self.dtype) if cast else widened(x)
         if x.device != device:
             raise ValueError(
@@ -259,10 +264,12 @@ class Source:
             yield self._rows(rows, generator)
 
 
-def _loses_digits(x: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether rounding rows to a dtype changes one by more than a ten-thousandth of its unit, as it does far from zero."""
+def _loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
+    """Tell whether rounding rows to a dtype changes one by more than a share of its unit, as it does far from zero."""
+    if is_finer(dtype, x.dtype):
+        return False
     lost = (x.double() - x.to(dtype).double()).abs()
-    return bool((lost > 1e-4 * moments_of(x).units().std.to(x.device)).any())
+    return bool((lost > share * moments_of(x).units().std.to(x.device)).any())
 
 
 def _known(columns: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
