@@ -92,6 +92,22 @@ def test_weights_for_other_constants_are_refused(a: float, b: float, factor: flo
         other.load_state_dict(model.state_dict())
 
 
+def test_weights_of_a_classifier_of_other_states_are_refused() -> None:
+    """All pairs of classifiers of noised states, those of one process in other units too."""
+    sdes = [make() for make in PROCESSES.values()] + [
+        sdegen.VP().in_units(Units(1.0, 2.0)),
+        sdegen.VP().in_units(Units(1.0, 3.0)),
+    ]
+    made = [sdegen.guidance.NoisyClassifier(net(), sde) for sde in sdes]
+    pairs = [(a, b) for a, b in permutations(made, 2) if {*a.state_dict()} == {*b.state_dict()}]
+    for a, b in pairs:
+        with pytest.raises(ValueError, match=r"^the weights were trained with"):
+            b.load_state_dict(a.state_dict())
+    assert len(pairs) > 150
+    for model in made:
+        model.load_state_dict(model.state_dict())
+
+
 def test_what_was_asked_is_told_of_models_inside_wrappers() -> None:
     inside = sdegen.guidance.Clipped(sdegen.Model(net(), sdegen.VP()), -1, 1)
     other = sdegen.guidance.Clipped(sdegen.Model(net(), sdegen.VE()), -1, 1)

@@ -15,6 +15,7 @@ from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
+from ..laws.described import Described
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.products import pull_back
 from ..models.parametrizations import EDMParametrization
@@ -151,7 +152,7 @@ class ExactClassifier:
         return logs + self.weights.log().to(x)
 
 
-class NoisyClassifier(nn.Module):
+class NoisyClassifier(Described):
     """A classifier of noised states, which `sdegen.fit` trains by the cross-entropy at every noise level.
 
     Parameters
@@ -177,6 +178,10 @@ class NoisyClassifier(nn.Module):
         self.times = AngleTimes() if times is None else times
         self.std: Tensor
         self.register_buffer("std", torch.ones((), dtype=torch.float64))
+
+    def asked(self) -> dict[str, Any]:
+        """Return the process, and the coordinates and units of the states that the network is given."""
+        return {"sde": self.sde, "coordinates": self.sde.coordinates, "units": self.sde.units}
 
     @property
     def moments(self) -> None:

@@ -6,22 +6,19 @@ from __future__ import annotations
 
 __all__ = ["Calibrated"]
 
-import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..identity import constants, differing_constants
+from .described import Described
 from .mixtures import Moments
 from .units import Units
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
-_ASKED = "asked"
 _EMPTY = torch.empty(0, dtype=torch.float64)
 
 
-class Calibrated(nn.Module):
+class Calibrated(Described):
     """The base class of models whose state dict holds what their weights mean nothing without: the moments and the units of the
     data, and what the network is asked.
 
@@ -48,10 +45,6 @@ class Calibrated(nn.Module):
     def given_units(self, units: Units | None) -> None:
         self._given_units = units
 
-    def asked(self) -> dict[str, Any]:
-        """Return the objects, by name, whose classes and constants say what the network is asked."""
-        return {}
-
     def measure(self, moments: Moments) -> None:
         """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by some that
         were given, or by moments that were known before, in whose units the weights may have been trained.
@@ -64,15 +57,11 @@ class Calibrated(nn.Module):
         if self.moments is None and self.given_units is None:
             self.given_units = moments.units()
 
-    def _described(self) -> Any:
-        return constants(self.asked(), [*self.parameters(), *self.buffers()])
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         units = (_EMPTY, _EMPTY) if self.given_units is None else (self.given_units.mean, self.given_units.std)
         moments = (_EMPTY, _EMPTY) if self.moments is None else self.moments
         destination |= {prefix + name: value for name, value in zip(_KNOWN, (*moments, *units), strict=True)}
-        destination[prefix + _ASKED] = torch.tensor(list(json.dumps(self._described()).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
         self,
@@ -91,9 +80,9 @@ class Calibrated(nn.Module):
         ValueError
             If the network was asked something else.
         """
-        found = {name: state_dict.pop(prefix + name, None) for name in (*_KNOWN, _ASKED)}
+        found = {name: state_dict.pop(prefix + name, None) for name in _KNOWN}
         missing_keys += [prefix + name for name, value in found.items() if value is None]
-        self._check_asked(found.pop(_ASKED), prefix)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
         kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
@@ -101,21 +90,3 @@ class Calibrated(nn.Module):
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
-
-    def _check_asked(self, kept: Tensor | None, prefix: str) -> None:
-        """Refuse weights that were trained for something else than the model asks."""
-        if kept is None:
-            return
-        try:
-            then = json.loads(bytes(kept.detach().to("cpu", torch.uint8).tolist()))
-        except ValueError:
-            raise ValueError(
-                f"{prefix}{_ASKED} of the state dict cannot be read; leave it out and load with strict=False, if the weights "
-                "were trained for this model."
-            ) from None
-        for name, was, now in differing_constants(then, self._described()):
-            raise ValueError(
-                f"the weights were trained with {prefix}{name} = {was}, and the model has {now}; make the model as it was, or "
-                f"leave {prefix}{_ASKED} out of the state dict and load it with strict=False, if that is meant."
-            )
