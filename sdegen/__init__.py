@@ -69,6 +69,7 @@ from .models import (
     to_diffusers,
 )
 from .processes import (
+    CIR,
     CLD,
     DDPM,
     EDM,
@@ -76,17 +77,23 @@ from .processes import (
     SDE,
     VE,
     VP,
+    CircularBrownianMotion,
     Cosine,
     DoubleWell,
     Dynamics,
+    GeometricBrownianMotion,
+    Jacobi,
+    KnownSDE,
     LearnedSchedule,
     LearnedSDE,
     LinearSDE,
     MatrixSDE,
     Rectified,
+    ReflectedBrownianMotion,
     Reverse,
     ScalarSDE,
     ScheduleSDE,
+    SquaredBessel,
     SubVP,
     Transformed,
     grids,
@@ -97,8 +104,10 @@ from .training import NonFiniteLoss, Run, fit, losses, weightings
 
 __all__ = [
     # processes
-    "SDE", "Dynamics", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
-    "CLD", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified", "SubVP",
+    "SDE", "Dynamics", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
+    "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell",
+    "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion",
+    "SquaredBessel", "SubVP",
     "simulate",
     # laws
     "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "moments_of",

@@ -7,7 +7,7 @@ one deterministic samplers may use) and any root for a transition between two no
 
 from __future__ import annotations
 
-__all__ = ["Kernel", "Posterior", "StateLaw", "Transition", "as_gaussian", "posterior"]
+__all__ = ["Kernel", "Posterior", "StateLaw", "Transition", "as_gaussian", "check_noise", "posterior"]
 
 import math
 from functools import cached_property
@@ -92,6 +92,26 @@ class Kernel(NamedTuple):
         coordinates = z.shape[1] // self.R.size
         log_det = self.R.log_abs_det().to(z) * coordinates
         return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+
+def check_noise(noise: Tensor) -> None:
+    """Refuse to speak of the density of a law of a state where there is no noise.
+
+    Parameters
+    ----------
+    noise
+        Standard deviations, or other numbers that are 0 where there is none.
+
+    Raises
+    ------
+    ValueError
+        If there is none in some row.
+    """
+    if not (noise > 0).all():
+        raise ValueError(
+            "a score or a density was asked for at a time without noise, where the state is known and has none; ask at a "
+            "later time, such as sde.t_min."
+        )
 
 
 def as_gaussian(law: StateLaw, why: str) -> Kernel:

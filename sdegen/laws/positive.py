@@ -23,7 +23,7 @@ from ..show import show_call
 from .bessel import bessel_ratio
 from .chi_square import log_density_of_root, quantile_of_root
 from .draws import check_draws
-from .kernels import Kernel
+from .kernels import Kernel, check_noise
 from .mixtures import GaussianMixture
 
 FARTHEST = 1e9  # spreads between a state and 0: beyond, the root of the state is normal
@@ -72,12 +72,12 @@ class LogNormal(_Exponential):
         """Return the log-density in nats, ``(B,)``, in float32 at least; minus infinity where a coordinate is not
         positive.
         """
-        _check_noise(self.log.R.log_abs_det().exp())
+        check_noise(self.log.R.log_abs_det().exp())
         return super().log_prob(x)
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x) = −(1 + R⁻ᵀ R⁻¹ (log x − mean)) / x``."""
-        _check_noise(self.log.R.log_abs_det().exp())
+        check_noise(self.log.R.log_abs_det().exp())
         return super().score(x)
 
 
@@ -140,7 +140,7 @@ class NoncentralChiSquare:
         """Return the log-density in nats, ``(B,)``, in float32 at least; minus infinity where a coordinate is not
         positive.
         """
-        _check_noise(self.scale)
+        check_noise(self.scale)
         y, root = x.double(), self.scale.sqrt()
         s, a = y.sqrt() / root, self.start.sqrt() / root
         w = (y.sqrt() - self.start.sqrt()) / root
@@ -151,7 +151,7 @@ class NoncentralChiSquare:
         """Return ``∇ log p(x) = order / x + (r √(m / x) − 1) / 2c`` with ``r = I_{order + 1} / I_order`` at ``√(m x) /
         c``.
         """
-        _check_noise(self.scale)
+        check_noise(self.scale)
         y, order = x.double(), 0.5 * self.df - 1
         ratio = bessel_ratio(order, self.start.sqrt() * y.sqrt() / self.scale)
         return (order / y + (self.start / self.scale * ratio - 1) / (2 * self.scale)).to(x)
@@ -185,21 +185,6 @@ class Repeated:
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`."""
         return self.law.score(x)
-
-
-def _check_noise(noise: Tensor) -> None:
-    """Refuse to speak of a density where there is no noise.
-
-    Raises
-    ------
-    ValueError
-        If there is none in some row.
-    """
-    if not (noise > 0).all():
-        raise ValueError(
-            "a score or a density was asked for at a time without noise, where the state is known and has none; ask at a "
-            "later time, such as sde.t_min."
-        )
 
 
 def _within(x: Tensor, log_density: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE
+from ..processes.times import EARLIEST
+from ..processes.transformed import Transformed
 from ..processes.validity import check_process
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
-
-EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 
 
 class Trainable(ScoreModel, Calibrated):
@@ -262,12 +262,14 @@ class DirectModel(Trainable):
         Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min, 1e-6 T)``: of earlier times training says
         nothing.
     sde
-        Any SDE.
+        Any SDE. One whose states have bounds and coordinates without any, such as `CIR` on the half-line, is taken in these
+        (`Transformed`): the network sees ``log x``, and no step of a sampler leaves the domain.
     scale
         Length that input and output are scaled by.
     base
-        A law whose ``score(x)`` the network's answer is added to; none by default. With that of the law at T, of a prior that
-        has a score, the network says only how the state differs from noise.
+        A law whose ``score(x)`` the network's answer is added to, so that the network says only how the state differs from
+        noise. By default none; the prior, once the data's moments are known, of a process with a known law, where its score has
+        the limits at the ends of the domain that the score of the state has.
 
     Raises
     ------
@@ -286,7 +288,9 @@ class DirectModel(Trainable):
         if base is not None and not hasattr(base, "score"):
             raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
         check_process(sde)
+        sde = sde if sde.free is None or sde.coordinates is not None else Transformed(sde, sde.free)
         self.net, self.sde, self.scale, self.base = net, sde, scale, base
+        self._prior_of: tuple[Moments | None, Any] = (None, None)
 
     @property
     def conditions(self) -> Conditions:
@@ -305,7 +309,18 @@ class DirectModel(Trainable):
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         out = self.net((x / self.scale).to(dtype), c_noise, **cond)
         score = check_answer("net", out, x.shape, x) / self.scale
-        return score if self.base is None else score + check_answer("base.score", self.base.score(x), x.shape, x)
+        base = self._base()
+        return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
+
+    def _base(self) -> Any:
+        """Return the law whose score the network's answer is added to; None if there is none."""
+        if self.base is not None or not self.sde.is_known or self.moments is None:
+            return self.base
+        known, law = self._prior_of
+        if known is not self.moments:
+            law = as_law(self.sde.prior(self.state_moments()))
+            self._prior_of = self.moments, law
+        return law
 
     def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``E[z | x_t] = −Rᵀ score``, which the score gives where there is no signal too."""

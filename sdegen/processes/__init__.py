@@ -4,12 +4,17 @@ of known ones.
 
 from . import grids, times
 from .base import SDE, Flow, Reverse
+from .circle import CircularBrownianMotion
 from .cld import CLD
 from .double_well import DoubleWell, Stationary
 from .dynamics import Dynamics
+from .jacobi import Jacobi
+from .known import KnownSDE
 from .learned import LearnedSchedule, LearnedSDE
 from .linear import LinearSDE
 from .matrix import MatrixSDE
+from .positive import CIR, GeometricBrownianMotion, SquaredBessel
+from .reflected import ReflectedBrownianMotion
 from .scalar import ScalarSDE, ScheduleSDE
 from .simulate import simulate
 from .tables import DDPM, AngleTable, constant_betas, cosine_betas, linear_betas, sigmoid_betas
@@ -17,9 +22,11 @@ from .transformed import Transformed
 from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
-    "SDE", "Dynamics", "Flow", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "simulate",
+    "SDE", "Dynamics", "Flow", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
+    "simulate",
     # the zoo
-    "CLD", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell", "LearnedSDE", "LearnedSchedule", "Rectified",
+    "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell",
+    "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion", "SquaredBessel",
     "Stationary", "SubVP",
     "constant_betas", "cosine_betas", "linear_betas", "sigmoid_betas",
     # their times

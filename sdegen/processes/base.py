@@ -63,8 +63,10 @@ class SDE(Lifting):
         Last time.
     t_min
         Training draws times from ``[t_min, T]``, and grids end there by default.
+    is_known
+        Whether its transition law is known, though it is not linear (`known.KnownSDE`).
     N
-        Number of steps of the table that the process is defined by; None for all others, whose times are continuous.
+        Number of steps of the table that the process is defined by; None where times are continuous.
     lag
         For nonlinear processes, the length of the short kernel that `perturb` ends with. It is halved until the kernel
         agrees with two of half its length to `lag_tolerance` nats.
@@ -75,6 +77,7 @@ class SDE(Lifting):
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear = False
+    is_known = False
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -144,8 +147,7 @@ class SDE(Lifting):
             If the process is nonlinear and declares none.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} has no closed-form law at T; define prior(moments), a distribution with sample and "
-            "log_prob, or pass x_T to sample."
+            f"{type(self).__name__} has no closed-form law at T; define prior(moments), with sample and log_prob, or pass x_T."
         )
 
     def at(self, t: Tensor | float, x: Tensor | None = None) -> Level:

@@ -31,7 +31,12 @@ class KnownSDE(SDE):
         From where paths may start, where that is more than the domain: its boundary too, where paths enter from there.
     """
 
+    is_known = True
     starts: constraints.Constraint | None = None
+
+    @property
+    def _starts(self) -> constraints.Constraint:
+        return self.domain if self.starts is None else self.starts
 
     @abstractmethod
     def law(self, x_s: Tensor, s: Tensor, t: Tensor) -> StateLaw:
@@ -55,7 +60,7 @@ class KnownSDE(SDE):
         s, t = as_time(s, self.T, "s"), as_time(t, self.T)
         if (s > t).any():
             raise ValueError(f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}.")
-        check_domain(self.domain if self.starts is None else self.starts, x_s, "x_s")
+        check_domain(self._starts, x_s, "x_s")
         return self.law(x_s, s, t)
 
     def perturb(
@@ -76,6 +81,7 @@ class KnownSDE(SDE):
         """
         t, x_0 = as_time(t, self.T), self.lift(x_0)
         rows(t, x_0)  # refuses another number of times
+        check_domain(self._starts, x_0, "x_0")
         kernel = self.kernel(x_0, 0.0, t)
         z = noise_like(x_0, generator) if z is None else z
         x = kernel.sample(z)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
@@ -170,6 +171,21 @@ def simulate(
     clock = torch.linspace(0.0, 1.0, steps + 1 if return_path else 2, dtype=x.dtype, device=x.device)
     free = dynamics.free
     start = flat if free is None else free(check_domain(dynamics.domain, flat))
-    path = torchsde.sdeint(clocked, start, clock, bm=brownian, method=method, dt=1.0 / steps)
-    path = dynamics.enter((path if free is None else free.inverse(path)).reshape(len(path), *x.shape))
+    if free is None and dynamics.domain is not constraints.real:  # whose boundary is met at every step
+        path = _by_steps(dynamics, clocked, start, steps, x.shape, bm=brownian, method=method, dt=1.0 / steps)
+    else:
+        path = torchsde.sdeint(clocked, start, clock, bm=brownian, method=method, dt=1.0 / steps)
+    path = (path if free is None else free.inverse(path)).reshape(len(path), *x.shape)
     return path if return_path else path[-1]
+
+
+def _by_steps(dynamics: Dynamics, clocked: _Clocked, x: Tensor, steps: int, shape: torch.Size, **how: Any) -> Tensor:
+    """Simulate a process step by step, each of which may end outside of the domain and is brought back by the boundary's rule."""
+    import torchsde  # loads on use
+
+    clock = torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype, device=x.device)
+    path = [x]
+    for i in range(steps):
+        moved = torchsde.sdeint(clocked, path[-1], clock[i : i + 2], **how)[-1]
+        path.append(dynamics.enter(moved.reshape(shape)).reshape(x.shape))
+    return torch.stack(path)

@@ -7,10 +7,12 @@ variance of an average and not its meaning.
 from __future__ import annotations
 
 __all__ = [
+    "EARLIEST",
     "AngleTimes",
     "DiscreteTimes",
     "ImportanceTimes",
     "LogNormalTimes",
+    "LogTimes",
     "SharedTimes",
     "StratifiedTimes",
     "TimeLaw",
@@ -31,6 +33,7 @@ from ..show import show_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
 
+EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
@@ -101,6 +104,21 @@ class StratifiedTimes(TimeLaw):
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one time in each interval, in random order."""
         return sde.t_min + _stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+
+
+class LogTimes(TimeLaw):
+    """Training times uniform in ``log t``, one in each of n equal intervals.
+
+    The law is part of the objective: the factors are one. With the default weighting, the variance of the noise so far, it is the
+    likelihood's: ``∫ (dt / t) ‖√t G Δ‖² = ∫ dt ‖G Δ‖²`` for an error `Δ` of the score, twice the divergence that the reversed
+    process has from the truth. Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion
+    models*, 2021, arXiv:2101.09258.
+    """
+
+    def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw one time in each interval, in random order."""
+        first = max(sde.t_min, EARLIEST * sde.T)
+        return first * (sde.T / first) ** _stratified(n, generator), torch.ones(n, dtype=torch.float64)
 
 
 class DiscreteTimes(TimeLaw):

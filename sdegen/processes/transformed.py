@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.coordinates import Coordinates
+from ..laws.kernels import StateLaw
+from ..laws.marginals import Perturbed
 from ..laws.matrices import Matrix
 from ..laws.mixtures import Moments
 from ..laws.operators import Diagonal, Elementwise, Operator, Scale
@@ -76,6 +78,29 @@ class Transformed(SDE):
     def _alone(self, G: Operator) -> bool:
         """Tell whether noise and map act on each coordinate alone."""
         return isinstance(G, Elementwise) and self.coordinates.elementwise
+
+    @property
+    def is_known(self) -> bool:  # type: ignore[override]
+        """Whether the law of the process of `x` is known, and with it that of the coordinates."""
+        return self.sde.is_known
+
+    def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> StateLaw:
+        """Return the law of ``u_t`` given ``u_s``: exact where that of `x` is known, else that of a short step."""
+        if not self.sde.is_known:
+            return super().kernel(x_s, s, t)
+        return TransformedLaw(self.sde.kernel(self.coordinates.inverse(x_s), s, t), self.coordinates)
+
+    def perturb(
+        self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Perturbed:
+        """Draw noised states at `t`, and return them with their law and the noise: from the exact law given the data where the
+        process of `x` has one.
+        """
+        if not self.sde.is_known:
+            return super().perturb(x_0, t, z, generator)
+        drawn = self.sde.perturb(x_0, t, z, generator)
+        u = self.coordinates(drawn.x)
+        return Perturbed(u, TransformedLaw(drawn.kernel, self.coordinates), drawn.z, self.at(drawn.at.t, u))
 
     def prior(self, moments: Moments) -> TransformedLaw:
         """Return the prior of the process of `x`, in these coordinates.

@@ -14,6 +14,7 @@ from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
+from .ode import Heun, ProbabilityFlow
 from .references import Normal, PointMass
 
 USUAL = 20  # steps, where the tables compare solvers
@@ -45,8 +46,8 @@ def default(
     from six steps on, it is `ExponentialSDE` on that grid with 0.8 of the noise of the reversed process.
 
     For matrix processes the like of the first around a point mass, from 30 steps on with a part of the grid even in the time;
-    Euler–Maruyama in 500 steps for nonlinear ones. Grids end at ``model.end``, or as `nearest` says. Why:
-    docs/choose_a_sampler.md.
+    Euler–Maruyama in 500 steps for nonlinear ones, or in coordinates without bounds the probability flow, by adaptive steps
+    unless their number is given. Grids end at ``model.end``, or as `nearest` says. Why: docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -71,6 +72,9 @@ def default(
             f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."
         )
     if not is_linear(model.sde):
+        if model.sde.coordinates is not None:
+            # The noise of an explicit step is without limit where coordinates bring an end of the domain to infinity.
+            return ProbabilityFlow() if steps is None else Heun(max(1, steps // 2))
         return EulerMaruyama(LONG if steps is None else steps)
     steps = USUAL if steps is None else steps
     end = nearest(model)

@@ -15,7 +15,7 @@ from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
 from ..processes.scalar import ScalarSDE
 from ..processes.validity import check_process
-from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR
+from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED
 from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
@@ -25,7 +25,9 @@ OF_KIND: dict[type, list[Law]] = {LinearSDE: LINEAR, ScalarSDE: SCALAR, MatrixSD
 def laws_of(sde: SDE) -> list[Law]:
     """The laws that apply to a process: those of every SDE, then those of the classes it derives from, base first."""
     of_kind = [law for kind in reversed(type(sde).__mro__) for law in OF_KIND.get(kind, [])]
-    return [*EVERY, *of_kind, *([] if is_linear(sde) else NONLINEAR)]
+    if is_linear(sde):
+        return [*EVERY, *of_kind]
+    return [*EVERY, *of_kind, *([] if sde.is_known else SIMULATED), *NONLINEAR]
 
 
 @check_arguments
@@ -99,7 +101,7 @@ def on(data: Tensor | None, law: Law) -> Law:
 
     @wraps(law)
     def checked(sde: SDE) -> None:
-        with on_data(data, sde.domain):
+        with on_data(data, sde.domain if sde.coordinates is None else sde.coordinates.domain):
             law(sde)
 
     return checked

@@ -7,7 +7,7 @@ SDEs, `linear`, `scalar`, `matrix` and `nonlinear` those of these kinds; each mo
 from .every import EVERY
 from .linear import LINEAR
 from .matrix import MATRIX
-from .nonlinear import NONLINEAR
+from .nonlinear import NONLINEAR, SIMULATED
 from .scalar import SCALAR
 
-__all__ = ["EVERY", "LINEAR", "MATRIX", "NONLINEAR", "SCALAR"]
+__all__ = ["EVERY", "LINEAR", "MATRIX", "NONLINEAR", "SCALAR", "SIMULATED"]
