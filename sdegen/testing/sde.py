@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["attributes_are_those_of_a_process", "check_sde", "laws_of", "on", "sde_cases"]
+__all__ = ["attributes_are_those_of_a_process", "check_sde", "laws_of", "made_up", "on", "sde_cases"]
 
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
 from ..processes.scalar import ScalarSDE
 from ..processes.validity import check_process
-from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED
+from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED, probes
 from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
@@ -31,7 +33,12 @@ def laws_of(sde: SDE) -> list[Law]:
 
 
 @check_arguments
-def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | None = None) -> Report:
+def check_sde(
+    sde: SDE,
+    expected: dict[str, str] | None = None,
+    data: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+) -> Report:
     """Check a process against its laws, and return a `Report`.
 
     Parameters
@@ -43,6 +50,8 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | N
     data
         Data ``(B, *)`` on which to check a process whose coefficients are made for one shape, as they are where they couple
         coordinates; made-up data of several shapes by default.
+    shape
+        The shape of a datum, in place of data: they are made up.
 
     Returns
     -------
@@ -54,7 +63,7 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | N
     TypeError
         If `sde` is no process, or a class of them.
     ValueError
-        If `expected` names a law that is not among them.
+        If `expected` names a law that is not among them, or data and a shape are both given.
 
     Examples
     --------
@@ -65,6 +74,10 @@ def check_sde(sde: SDE, expected: dict[str, str] | None = None, data: Tensor | N
     >>> check_sde(Mine()).passed
     True
     """
+    if shape is not None:
+        if data is not None:
+            raise ValueError("data and shape were both given; give one of them.")
+        data = made_up(sde, tuple(check_count("shape", side) for side in shape))
     attributes = check(sde, [attributes_are_those_of_a_process])
     if not attributes.passed:  # and every law would say so again
         return attributes
@@ -81,6 +94,12 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
         As for `check_sde`.
     """
     return cases(sde, [on(data, law) for law in laws_of(sde)])
+
+
+def made_up(sde: SDE, shape: tuple[int, ...]) -> Tensor:
+    """Return 256 made-up data of a shape, in the domain of a process."""
+    with on_data(None, sde.domain if sde.coordinates is None else sde.coordinates.domain):
+        return probes.data(256, *shape)
 
 
 def attributes_are_those_of_a_process(sde: SDE) -> None:

@@ -147,6 +147,61 @@ def test_a_process_that_is_not_a_number_anywhere_holds_no_law_about_its_coeffici
     }
 
 
+class Branches(sdegen.ScalarSDE):
+    """A drift that decides by ``if``."""
+
+    def f(self, t: Tensor) -> Any:
+        return -0.2 if t < 0.5 else -1.0
+
+    def g(self, t: Tensor) -> Any:
+        return 1.0
+
+
+class BranchesInBoth(sdegen.MatrixSDE):
+    """Matrices that depend on the largest of two numbers of Python's."""
+
+    Sigma_0 = torch.eye(2, dtype=torch.float64)
+
+    def F(self, t: Tensor) -> Tensor:
+        return -max(t, 0.5) * torch.eye(2, dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.eye(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sde", [Branches(), BranchesInBoth()], ids=lambda s: type(s).__name__)
+def test_a_coefficient_that_decides_by_if_is_told_once(sde: sdegen.LinearSDE) -> None:
+    report = check_sde(sde)
+    assert (
+        len(report.results) == 1
+        and "decides by `if`" in report.results[0].detail
+        and "torch.where" in report.results[0].detail
+    )
+    with pytest.raises(ValueError, match=r"decides by `if` .* torch\.where"):
+        sdegen.Exact(sde, sdegen.data.gaussian_ring())
+
+
+class Lorenz(sdegen.SDE):
+    """Three coordinates, each moved by the others: no other data have its shape."""
+
+    T = 0.5
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        a, b, c = x.unbind(1)
+        return 0.1 * torch.stack([10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c], 1)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 1.0
+
+
+def test_laws_are_checked_on_data_of_a_shape() -> None:
+    report = check_sde(Lorenz(), {"prior_is_the_law_at_T": "it declares none"}, shape=(3,))
+    assert report.passed, report
+    assert len(check_sde(Lorenz()).failures) > 8  # of the shapes that are tried by default none is its own
+    with pytest.raises(ValueError, match="data and shape were both given"):
+        check_sde(Lorenz(), data=torch.randn(4, 3), shape=(3,))
+
+
 def test_unknown_law_is_refused() -> None:
     with pytest.raises(ValueError, match="no_such_law"):
         check_sde(OU(), expected={"no_such_law": "misspelt"})
