@@ -55,6 +55,18 @@ def test_the_bound_holds_where_the_power_iteration_was_stuck() -> None:
     assert slopes(part)[0] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("next_to", [0.5, 0.9, 0.99, 0.995])
+def test_the_power_iteration_rests_at_the_largest_singular_value(next_to: float) -> None:
+    """However slow it is: an error falls by ``(σ_2 / σ_1)²`` in a step, and it starts at the second singular vector."""
+    layer = nn.Linear(3, 3).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([3.0, 3.0 * next_to, 1.0], dtype=torch.float64)))
+    part = Contraction(layer, (3,), 0.9)
+    part.u.copy_(torch.tensor([[0.0, 1.0, 0.0]]))
+    part.converge()
+    assert part.norm().item() == pytest.approx(3.0, rel=1e-9)
+
+
 class Plain(nn.Module):
     """A learner around any network, whose loss draws nothing."""
 

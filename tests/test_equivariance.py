@@ -389,6 +389,16 @@ def test_solvers_are_fitted_alike_to_guided_models_too(name: str, a: float, b: f
     assert solver.error == pytest.approx(first.error, rel=1e-2)
 
 
+@pytest.mark.parametrize("change", [0.0, 1e-9, -1e-9, 1e-3, -1e-3])
+@pytest.mark.parametrize("of", ["mean", "std"])
+def test_units_agree_where_neither_lies_above_nor_below(of: str, change: float) -> None:
+    """To a millionth of the standard deviation in every coordinate, whichever of the two is asked."""
+    mean, std = torch.tensor([5.0, 0.0], dtype=torch.float64), torch.tensor([2.0, 1.0], dtype=torch.float64)
+    moved = {"mean": mean, "std": std} | {of: {"mean": mean, "std": std}[of] + torch.tensor([0.0, change]).double()}
+    ours, other = Units(mean, std), Units(**moved)
+    assert ours.agree(other) is other.agree(ours) is (abs(change) < 1e-6)
+
+
 def test_models_with_data_in_other_units_are_not_mixed() -> None:
     model, other = learned(sdegen.VP(), LAW), learned(sdegen.VP(), Change(columns(3, 3), columns(0, 0)).law(LAW))
     for made_of_two in (

@@ -193,6 +193,27 @@ def test_a_step_of_training_makes_few_calls() -> None:
     assert 0 < calls[2] <= MOST_CALLS
 
 
+DEFAULTS = {
+    "denoising": lambda: (
+        losses.Denoising(),
+        losses.Denoising(weightings.InverseVarianceWeighting(), weightings.ImportanceTimes(), pooled=True),
+    ),
+    "implicit": lambda: (
+        losses.Implicit(weightings.UniformWeighting()),
+        losses.Implicit(weightings.UniformWeighting(), weightings.ImportanceTimes(), ExactDivergence()),
+    ),
+    "hybrid": lambda: (losses.Hybrid(steps=10), losses.Hybrid(losses.Denoising(), 10)),
+}
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_parts_of_a_loss_that_are_left_out_are_those_that_are_documented(kind: str) -> None:
+    model = sdegen.LearnedVariance(Mixed(), sdegen.VP())
+    x_0 = DATA.sample(16, torch.Generator().manual_seed(0))
+    short, written = (loss(model, x_0, torch.Generator().manual_seed(1)) for loss in DEFAULTS[kind]())
+    assert torch.equal(short, written)
+
+
 def test_implicit_refuses_directional_weights() -> None:
     with pytest.raises(ValueError, match="scalar weighting"):
         losses.Implicit(weightings.InverseVarianceWeighting())(Off(sdegen.CLD(), torch.zeros(())), DATA.sample(4))

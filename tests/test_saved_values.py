@@ -119,6 +119,20 @@ class Rounded:
         self.value = (value, 1)
 
 
+class Stretched:
+    """An object that keeps multiples of the tensors of a list."""
+
+    def __init__(self, values: list[Tensor]) -> None:
+        self.values = [2 * value for value in values]
+
+
+class Turned:
+    """An object that keeps the tensors of a list in another dtype."""
+
+    def __init__(self, values: list[Tensor]) -> None:
+        self.values = [value.float() if value.dtype == torch.float64 else value.double() for value in values]
+
+
 class Moody:
     """An object that cannot be made of what it keeps."""
 
@@ -151,6 +165,8 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a list of functions": lambda: [1, torch.tanh],
     "an argument that grows": lambda: Rounded(1),
     "an object that cannot be made": lambda: Moody(1),
+    "tensors that grow": lambda: Stretched([torch.ones(2)]),
+    "tensors that turn into another dtype": lambda: Turned([torch.ones(2)]),
     "a changed width": lambda: Halved(8),
 }  # fmt: skip
 

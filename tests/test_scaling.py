@@ -97,6 +97,24 @@ def test_a_coarse_dtype_is_taken_only_where_it_holds_every_byte(dtype):
             scaling(BYTES, dtype)
 
 
+@pytest.mark.parametrize("kind", [Scaling, Dequantisation])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_bytes_come_back_from_any_range_or_are_refused(kind, dtype, generator):
+    """Ranges that lie farther and farther from 0, where the numbers of a dtype get too far apart for bytes."""
+    refused = []
+    for low in (1.25 * 2.0**k for k in range(-6, 25)):
+        scaling = kind(low, low + 1)
+        try:
+            x = scaling(BYTES, dtype, generator)
+        except ValueError:
+            refused.append(True)
+        else:
+            refused.append(False)
+            assert torch.equal(scaling.inverse(x), BYTES), scaling
+    assert refused == sorted(refused) and refused[-1]
+    assert refused[0] is (dtype != torch.float32 and (kind is Dequantisation or dtype is torch.bfloat16))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -16,7 +16,7 @@ from sdegen.processes.nonlinear import calibrate_lag
 
 
 @pytest.mark.parametrize("sde", [sdegen.OU(), sdegen.VE(), sdegen.CLD()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("method", ["euler", "srk"])
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
 def test_forward_paths_have_the_kernels_moments(sde: sdegen.LinearSDE, method: str) -> None:
     n = 4000
     x_s = sde.lift(torch.tensor([[1.0, -2.0]], dtype=torch.float64)).repeat_interleave(n, 0)

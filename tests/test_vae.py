@@ -457,6 +457,7 @@ def test_a_head_leaves_the_moments_of_the_encoder() -> None:
         (lambda: VAE(nets.Perceptron(2, 4), nets.Perceptron(2, 2), 2).loss(torch.zeros(3, 2)), "2 for every number"),
         (lambda: VAE(nets.Perceptron(2, 4), nets.Perceptron(1, 4), 1).loss(torch.zeros(3, 2)), "twice as many"),
         (lambda: fgsm(lambda v: v, torch.full((2, 2), -0.5), torch.tensor([0, 1]), 0.1), "beyond"),
+        (lambda: VAE(nets.Perceptron(2, 4), nets.Perceptron(2, 4), 2, beta=-0.1), "at least 0"),
         (lambda: active_units(torch.zeros(1, 2)), "two at least"),
         (lambda: Gaussian(-1.0), "positive"),
         (lambda: CategoricalVAE(nn.Linear(1, 2), nn.Linear(2, 2), 2, temperature=0.0), "positive"),

@@ -69,13 +69,6 @@ class _ClockedFree(_ClockedDiagonal):
         return self.dynamics.free.slope(x) * super().g(u, x)
 
 
-class _ClockedConstant(_ClockedDiagonal):
-    """The same where it does not depend on the state: it is not differentiated."""
-
-    def g_prod_and_gdg_prod(self, u: Tensor, x: Tensor, v1: Tensor, v2: Tensor) -> tuple[Tensor, Any]:
-        return self.g(u, x) * v1, 0.0
-
-
 def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:
     """Return dynamics as torchsde takes them, by how their noise depends on the state.
 
@@ -95,12 +88,10 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
                 "bounds, processes.Transformed(sde, coordinates)."
             )
         return _ClockedFree(dynamics, t_0, t_1, shape, "diagonal")
-    if dependence is Dependence.NONE:
-        if elementwise:
-            return _ClockedConstant(dynamics, t_0, t_1, shape, "diagonal")
-        return _Clocked(dynamics, t_0, t_1, shape, "additive")
-    if dependence is Dependence.ALONE:
+    if dependence is Dependence.ALONE or (dependence is Dependence.NONE and elementwise):
         return _ClockedDiagonal(dynamics, t_0, t_1, shape, "diagonal")
+    if dependence is Dependence.NONE:
+        return _Clocked(dynamics, t_0, t_1, shape, "additive")
     if method != "euler":
         raise ValueError(
             f"method = {method!r} with noise that couples the coordinates of {type(dynamics).__name__}: its order needs Lévy "

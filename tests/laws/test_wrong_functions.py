@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from faults import ASKS, check_fault, wrong
+from scipy import stats
 from torch import Tensor
 
 import sdegen
 from sdegen import OU, DoubleWell, Scale
 from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.processes.linear import gaussian
+from sdegen.testing.report import Violation, same_law
 
 
 class SwappedArguments(DoubleWell):
@@ -203,3 +205,18 @@ FAULTS = [
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
+
+
+@pytest.mark.parametrize("n", [500, 2000, 20_000])
+@pytest.mark.parametrize("gap", [1.9, 2.1, 2.3, 2.5, 3.5])
+def test_two_samples_of_one_law_differ_by_the_chances_of_kolmogorov_and_smirnov(n: int, gap: float) -> None:
+    """All that lies on a short piece is moved to its end, which hardly moves the moments: a gap of ``gap √(2 / n)``."""
+    x = torch.linspace(-3, 3, n, dtype=torch.float64)[:, None]
+    piece = 6 * gap * (2 / n) ** 0.5
+    y = torch.where((x > -piece / 2) & (x < piece / 2), piece / 2, x)
+    chance = stats.ks_2samp(x[:, 0], y[:, 0], method="asymp").pvalue
+    if chance > 1.2e-4:
+        same_law("y", y, x)
+    else:
+        with pytest.raises(Violation, match=r"y differs by .* in distribution function"):
+            same_law("y", y, x)

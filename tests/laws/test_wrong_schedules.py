@@ -217,6 +217,13 @@ class RootOfRatio(OU):
     time = sdegen.LinearSDE.time
 
 
+class NoiseOfAnotherTable(DDPM):
+    """``g`` is 1 % too large, in a process of a thousand pieces."""
+
+    def g(self, t: Tensor) -> Tensor:
+        return 1.01 * super().g(t)
+
+
 class OneStepLate(DDPM):
     """The schedule's first step lies at ``t = 0``: an index off by one."""
 
@@ -306,6 +313,7 @@ FAULTS = [
     wrong(ExponentWithoutHalf, "closed_form_matches_coefficients", CONTRADICTION, "flow_carries_the_marginals"),
     wrong(StepsForTimeInSchedule, "closed_form_matches_coefficients", CONTRADICTION, "prior_is_the_law_at_T"),
     wrong(ReversedNoise, "closed_form_matches_coefficients", CONTRADICTION),
+    wrong(NoiseOfAnotherTable, "closed_form_matches_coefficients", CONTRADICTION),
     wrong(ForgottenSigmaMin, "marginal_starts_at_the_data", "schedule_keeps_its_digits"),
     wrong(HiddenSmoothing, "marginal_starts_at_the_data", "schedule_keeps_its_digits"),
     wrong(ShrunkData, "marginal_starts_at_the_data"),
