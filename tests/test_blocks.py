@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,6 +48,7 @@ def numbers(found: Any) -> list[float]:
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=4)
 @given(block=st.integers(1, 2000), n=st.integers(12, 60))
+@example(block=1, n=12)  # less than one row of the pairs
 def test_values_do_not_depend_on_the_block(name: str, block: int, n: int) -> None:
     x, y = RING.sample(2 * n, torch.Generator().manual_seed(n)).split(n)
     whole = METRICS[name](x, y)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import VP, Exact, ExactConditional, Model, fit, guidance, sample, samplers
-from sdegen.conditions import check_labels
+from sdegen.conditions import Conditions, check_labels
 from sdegen.guidance import measurements
 from sdegen.laws.derivatives import Hutchinson
 from sdegen.models import Conditioned, DirectModel, ScoreModel, Wrapper
@@ -258,6 +258,48 @@ def test_a_condition_that_the_network_does_not_take_is_refused_at_fit() -> None:
     data = (X.float(), {"mood": torch.ones(N, 1)})
     with pytest.raises(TypeError, match=r"the data has the condition 'mood', and Model .* takes label; rename it"):
         fit(Model(sdegen.nets.MLP(2, width=8, classes=2), VP()), data, steps=1, seed=0)
+
+
+TAKING: dict[str, Callable[..., Tensor]] = {
+    "none": lambda x, t: x,
+    "label": lambda x, t, label=None: x,
+    "height, label": lambda x, t, *, label=None, height=None: x,
+}
+
+
+@pytest.mark.parametrize("taken", TAKING)
+def test_the_refusal_of_a_condition_says_which_are_taken(taken: str) -> None:
+    class Network(nn.Linear):
+        forward = staticmethod(TAKING[taken])
+
+    data = (X.float(), {"mood": torch.ones(N, 1)})
+    with pytest.raises(
+        TypeError, match=f"the data has the condition 'mood', .* its network, which takes {taken}; rename it"
+    ):
+        fit(Model(Network(2, 2), VP()), data, steps=1, seed=0)
+
+
+NAMED = st.frozensets(st.sampled_from("abc"))
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> Conditions:
+    names, needed = draw(NAMED), draw(NAMED)
+    return Conditions(names, draw(st.booleans()), names & needed, draw(NAMED))
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=conditions(), other=conditions(), some=NAMED)
+def test_conditions_without_with_more_and_of_both_are_those_of_the_sets(
+    one: Conditions, other: Conditions, some: frozenset[str]
+) -> None:
+    for name in "abcz":
+        assert one.without(some).takes(name) == (one.takes(name) and name not in some)
+        assert one.plus(*some).takes(name) == (one.takes(name) or name in some)
+        assert one.both(other).takes(name) == (one.takes(name) and other.takes(name))
+    assert one.without(some).needed == one.needed - some
+    assert one.plus(*some).needed == one.needed
+    assert one.both(other).needed == one.needed | other.needed
 
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {

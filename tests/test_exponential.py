@@ -180,6 +180,29 @@ def test_two_step_data_prediction_is_dpm_solver_plus_plus() -> None:
     torch.testing.assert_close(got, x, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("up", [False, True], ids=["to the data", "to the noise"])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("clock", [angle, log_ratio, share])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_stages_lie_at_the_halves_or_thirds_of_the_clock(process: str, clock: Any, order: int, up: bool) -> None:
+    class Asked(sdegen.Exact):
+        """Keeps the times that it is asked at."""
+
+        def ask(self, t: Any, **weights: Any) -> Any:
+            seen.append(t)
+            return super().ask(t, **weights)
+
+    seen: list[Tensor] = []
+    sde, n = PROCESSES[process][0](), 5
+    times = grids.Uniform(0.8 * sde.T, 0.05 * sde.T)(sde, n + 1)
+    times = times.flip(0) if up else times
+    Singlestep(n, order=order, clock=clock).plan(Asked(sde, RING), times)
+    hand = lambda t: clock((-0.5 * sde.log_snr(t)).exp().atan())
+    t, s, between = hand(times[:-1]), hand(times[1:]), hand(torch.cat(seen)[n + 1 :])
+    for j, stage in enumerate(between.split(n), 1):
+        torch.testing.assert_close((stage - t) / (s - t), torch.full_like(t, j / order), rtol=0, atol=1e-12)
+
+
 def test_multistep_evaluates_once_a_step() -> None:
     calls = 0
 

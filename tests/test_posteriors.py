@@ -360,6 +360,18 @@ def test_conjugate_gradients_solve_row_by_row() -> None:
     assert (u @ twice - torch.tensor([1.1, 0.0])).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("power", [-120, -40, 40, 120])
+def test_conjugate_gradients_are_linear_in_the_right_side(power: int) -> None:
+    # When a row counts as solved is relative to its right side: powers of two change no digit.
+    generator = torch.Generator().manual_seed(1)
+    half = torch.randn(5, 6, 6, dtype=torch.float64, generator=generator)
+    M, b = half @ half.mT + 0.1 * torch.eye(6), torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    product = lambda u: (M @ u[..., None])[..., 0]
+    for iterations in (1, 3, 12, 30):
+        u, scaled = (conjugate_gradients(product, c * b, iterations) for c in (1.0, 2.0**power))
+        assert torch.equal(scaled, 2.0**power * u)
+
+
 def test_a_network_is_wrapped_as_the_truth_is(device: torch.device, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)

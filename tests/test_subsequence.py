@@ -190,6 +190,18 @@ def test_stops_are_trained_times_each_used_once(spread: grids.Grid, N: int) -> N
     assert spread.start is None and spread.end is None  # the caller's grid is left as it was
 
 
+@pytest.mark.parametrize("kind", [grids.Uniform, grids.Quadratic, grids.Karras, grids.LogSNR])
+@pytest.mark.parametrize(("start", "end"), [(0.7, None), (None, 0.2), (0.71, 0.19), (1.0, 0.03)])
+def test_stops_keep_to_the_ends_that_a_grid_is_given(kind: Any, start: float | None, end: float | None) -> None:
+    sde = sdegen.DDPM(linear_betas(37, 1e-3, 0.3))
+    fine = trained_times(sde)
+    nearest = lambda t: fine[(fine - t).abs().argmin()]
+    for steps in (2, 3, 8):
+        times = subsequence(sde, steps, kind(start, end)).times
+        assert times[0] == (1.0 if start is None else nearest(start))
+        assert times[-1] == (1 / 37 if end is None else nearest(end))
+
+
 def test_even_and_quadratic_stops_are_where_they_are_expected() -> None:
     sde = sdegen.DDPM(linear_betas(101))
     assert (uniform_subsequence(sde, 5).times * 101).round().tolist() == [101, 76, 51, 26, 1]
