@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, Rectified, SubVP, guidance
+from sdegen.laws.marginals import Marginal
+from sdegen.laws.operators import Scale
 from sdegen.models.parametrizations import (
     DataParametrization,
     EDMParametrization,
@@ -33,8 +35,10 @@ from sdegen.processes.times import (
     UniformTimes,
 )
 from sdegen.testing import (
+    Report,
     check_model,
     check_parametrization,
+    check_sde,
     check_times,
     check_weighting,
     check_wrapper,
@@ -255,4 +259,78 @@ TIMES: dict[str, Callable[[], TimeLaw]] = {
 def test_every_law_of_times_holds_to_its_laws(kind: str, sde: sdegen.SDE) -> None:
     expected = {"factor_undoes_the_law": "the law is part of the objective"} if kind == "log-normal" else None
     report = check_times(TIMES[kind](), sde, expected)
+    assert report.passed, report
+
+
+# --- parts that are right up to rounding --------------------------------------------------------------------------------
+
+ROUNDING = 2e-12  # of each row of a batch, by which sums in another order may differ
+
+
+class RoundedWeights(UniformWeighting):
+    """One number at all times, rounded as the batch is long."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def __call__(self, sde: Any, t: Tensor) -> Any:
+        return Scale(self.size * (1 + ROUNDING * len(t)) * torch.ones_like(t))
+
+
+class RoundedModel(ScoreModel):
+    """The true score of data of a size, rounded as the batch is long."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.truth = sdegen.Exact(VP(), sdegen.data.gaussian_ring(radius=4 * size, std=size))
+        self.sde, self.moments = self.truth.sde, self.truth.moments
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        return self.truth.score(x, t) * (1 + ROUNDING * len(x))
+
+
+class RoundedLevel(EDMParametrization):
+    """A noise level in units of a size, rounded as the batch is long."""
+
+    size: float
+
+    def c_noise(self, at: Marginal) -> Tensor:
+        level = super().c_noise(at)
+        return self.size * level * (1 + ROUNDING * level.numel())
+
+
+class RoundedDrift(sdegen.ScalarSDE):
+    """A rate of a size, rounded as the batch is long."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def f(self, t: Tensor) -> Tensor:
+        return -10 * self.size * t
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + 20 * self.size * t).sqrt()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return super().drift(x, t) * (1 + ROUNDING * len(x))
+
+
+def rounded_level(size: float) -> RoundedLevel:
+    made = RoundedLevel()
+    made.size = size
+    return made
+
+
+ROUNDED: dict[str, Callable[[float], Report]] = {
+    "weighting": lambda size: check_weighting(RoundedWeights(size), VP()),
+    "model": lambda size: check_model(RoundedModel(size)),
+    "parametrisation": lambda size: check_parametrization(rounded_level(size), VP()),
+    "SDE": lambda size: check_sde(RoundedDrift(size)),
+}
+
+
+@pytest.mark.parametrize("size", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_what_is_right_up_to_rounding_holds_whatever_its_size(kind: str, size: float) -> None:
+    report = ROUNDED[kind](size)
     assert report.passed, report
