@@ -285,6 +285,12 @@ CALLS: dict[str, Any] = {
     "data.save_pngs": {"folder": FOLDER / "pngs", "low": 0.0, "high": 1.0},
     "data.random_mixture": {"modes": 2},
     "data.sprites": {},
+    "Transformed": {
+        "sde": sdegen.DoubleWell(),
+        "coordinates": laws.coordinates.Whitening(torch.zeros(2), 2 * torch.eye(2)),
+    },
+    "laws.coordinates.Successive": {"parts": [laws.coordinates.Whitening(torch.zeros(2), 2 * torch.eye(2))]},
+    "laws.coordinates.Whitening": {"mean": torch.zeros(2), "W": 2 * torch.eye(2)},
     "laws.derivatives.hutchinson_divergences": {"probes": torch.randn(3, 8, 2).sign()},
     "laws.derivatives.hutchpp_divergences": {
         "Q": torch.eye(2)[:, :1].expand(8, 2, 1),
@@ -454,6 +460,14 @@ def pictures() -> Path:
     return folder.parent
 
 
+def within(domain: Any) -> Tensor:
+    """Data that keep to the bounds of a process."""
+    low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
+    if low is None:
+        return X
+    return low + X.exp() if high is None else low + (high - low) * X.sigmoid()
+
+
 def use(name: str, result: Any) -> Any:
     """Put an object to its use, so that what its constructor takes is refused there at the latest."""
     if isinstance(result, samplers.Sampler):
@@ -475,7 +489,7 @@ def use(name: str, result: Any) -> Any:
         x = torch.zeros(8, result.distribution.means.shape[1]) if isinstance(result, sdegen.FokkerPlanck) else X
         return result, result.score(x, 0.3, **cond)
     if isinstance(result, processes.SDE) and not isinstance(result, processes.Reverse):
-        return result, result.perturb(X, torch.full((8,), 0.1))[0]
+        return result, result.perturb(within(result.domain), torch.full((8,), 0.1))[0]
     if isinstance(result, models.Parametrization):
         return result, sdegen.Model(network(), VP, result).score(X, 0.3)
     if isinstance(result, training.weightings.Weighting):
@@ -488,6 +502,8 @@ def use(name: str, result: Any) -> Any:
         return result, result(EXACT, X)
     if isinstance(result, (training.losses.Variational, training.losses.Hybrid)):
         return result, result(VARIED if isinstance(result, training.losses.Hybrid) else EXACT, X)
+    if isinstance(result, laws.coordinates.Coordinates):
+        return result, result(within(result.domain))
     if isinstance(result, derivatives.Divergence):
         return result, sdegen.estimate_log_prob(EXACT, X, divergence=result, tolerance=1e-2)
     if isinstance(result, measurements.Measurement):
@@ -594,7 +610,11 @@ ALLOWED: dict[str, str] = {
     "plots.images(x)": "another column",
     "plots.scatter(x)": "another column",
     "plots.trajectories(path)": OTHER_SHAPE,
+    "GeometricBrownianMotion(mu)": "minus, zero",
+    "laws.coordinates.Whitening(mean)": "of integers, of truth values",
+    "laws.coordinates.Whitening(W)": "of integers, of truth values",
     "processes.cosine_betas(offset)": "zero",
+    "processes.grids.Angle(time)": "zero",
     "samplers.StepCosts(errors)": "without rows",
     "Density.log_prob(x)": "of integers, of truth values",
     "samplers.interpolate(weights)": "another column",
@@ -606,6 +626,9 @@ ALLOWED: dict[str, str] = {
 STEP_PART = "a part of a step, which checks nothing: what it is given was checked at the door"
 EXCEPTIONS: dict[str, str] = {
     "processes.grids.check_falling": "a check of other modules",
+    "laws.coordinates.check_domain": "a check of other modules",
+    "laws.kernels.as_gaussian": "a check of other modules",
+    "laws.kernels.check_noise": "a check of other modules",
     "processes.grids.show_ratio": "words of an error",
     "training.weightings.refuse_weight": "raises an error, whatever it is given",
     "testing.weighting_cases": "pairs laws with what they are given; `check_weighting` tries it",
@@ -619,6 +642,7 @@ EXCEPTIONS: dict[str, str] = {
     "metrics.Inception": "needs a package that is not installed",
     "training.Step": "made by `train`, for callbacks",
     "Scale": STEP_PART,
+    "Diagonal": STEP_PART,
     "Matrix": STEP_PART,
     "laws.kernels.Transition": STEP_PART,
     "laws.kernels.posterior": STEP_PART,

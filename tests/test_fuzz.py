@@ -1,6 +1,6 @@
 """Nonsense is refused in a sentence: all public callables, one argument replaced at a time.
 
-Sixty calls are made by default, others every day; ``pytest tests/test_fuzz.py -m slow`` makes all, and `fuzz` by itself prints
+All calls with numbers out of their bounds are made by default, and sixty others, which are new every day; ``pytest tests/test_fuzz.py -m slow`` makes all, and `fuzz` by itself prints
 how many ended in which verdict.
 """
 
@@ -65,6 +65,12 @@ def test_nonsense_is_refused_in_a_sentence(case: Case) -> None:
         warnings.simplefilter("ignore")
         call(case.name)  # as it should be made
     check_calls([case])
+
+
+@pytest.mark.parametrize("nonsense", ["minus", "zero", "half", "nan", "inf"])
+def test_numbers_out_of_their_bounds_are_refused_in_a_sentence(nonsense: str) -> None:
+    """Some 500 calls each, which end at the door."""
+    check_calls([case for name in TARGETS for case in cases_of(name) if case.nonsense == nonsense])
 
 
 @pytest.mark.slow
