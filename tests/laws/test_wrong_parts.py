@@ -343,14 +343,6 @@ class LevelOfTheBatch(VelocityParametrization):
         return level - level.mean()
 
 
-class RoundsByTheBatch(EDMParametrization):
-    """Right but for the last digits, which depend on how many rows are asked together."""
-
-    def coefficients(self, sde: Any, at: Any, std: float) -> Coefficients:
-        c, rounding = super().coefficients(sde, at, std), 1 + 1e-13 * len(at.t.reshape(-1))
-        return Coefficients(c.c_skip * rounding, c.c_out * rounding, c.c_in * rounding, c.c_noise * rounding)
-
-
 PARAMETRIZATIONS: list[Fault] = [
     (Inverts, "coefficients_invert_the_target", {"rows_do_not_mix"}),
     (HalfTheRegression, "silence_is_right_on_gaussian_data", set()),
@@ -365,12 +357,6 @@ PARAMETRIZATIONS: list[Fault] = [
 @pytest.mark.parametrize(("kind", "law", "also"), PARAMETRIZATIONS, ids=names)
 def test_a_wrong_parametrization_is_named(kind: type[Parametrization], law: str, also: set[str]) -> None:
     named(check_parametrization(kind(), VP()), law, also)
-
-
-@pytest.mark.parametrize("sde", [VP(), sdegen.VE(), sdegen.Rectified()], ids=lambda sde: type(sde).__name__)
-def test_rounding_is_no_fault_of_a_parametrization(sde: sdegen.LinearSDE) -> None:
-    report = check_parametrization(RoundsByTheBatch(), sde)
-    assert report.passed, report
 
 
 def test_a_parametrization_on_a_nonlinear_process_is_refused() -> None:
