@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,24 @@ def test_labels_are_taken_rightly_or_refused(values: list[int], dtype: torch.dty
 def test_what_is_no_label_is_refused(label: Any) -> None:
     with pytest.raises(TypeError, match=r"^label is a .*; give whole numbers from 0 to 2"):
         check_labels(label, 4, 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.integers(-3, 8), min_size=1, max_size=5),
+    classes=st.integers(1, 6),
+    least=st.sampled_from([-1, 0]),
+)
+def test_a_label_out_of_range_is_named_with_the_range(values: list[int], classes: int, least: int) -> None:
+    if all(least <= v < classes for v in values):
+        assert check_labels(values, len(values), classes, least).tolist() == values
+        return
+    with pytest.raises(ValueError, match=r"^label reaches .*\.$") as caught:
+        check_labels(values, len(values), classes, least)
+    said = re.fullmatch(r"label reaches (-?\d+); labels run from 0 to (\d+)(, and -1 means none)?\.", str(caught.value))
+    assert said is not None
+    assert int(said[1]) in values and not least <= int(said[1]) < classes
+    assert int(said[2]) == classes - 1 and (said[3] is not None) == (least < 0)
 
 
 @pytest.mark.parametrize("dtype", WHOLE)

@@ -360,6 +360,46 @@ def test_conjugate_gradients_solve_row_by_row() -> None:
     assert (u @ twice - torch.tensor([1.1, 0.0])).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("iterations", [0, 1, 2, 5, None])
+def test_conjugate_gradients_are_the_best_of_the_krylov_space(iterations: int | None) -> None:
+    # After k products the error is the least, in the norm of M, that the span of b, M b, ... M^(k - 1) b has.
+    generator = torch.Generator().manual_seed(2)
+    turn = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64, generator=generator)).Q
+    M, b = (
+        turn @ torch.linspace(1, 4, 7).double().diag() @ turn.T,
+        torch.randn(3, 7, dtype=torch.float64, generator=generator),
+    )
+    asked: list[torch.Tensor] = []
+
+    def product(u: torch.Tensor) -> torch.Tensor:
+        asked.append(u)
+        return u @ M
+
+    u = conjugate_gradients(product, b, iterations)
+    k = 7 if iterations is None else iterations  # as many as numbers in a row
+    assert len(asked) == k
+    powers = torch.stack([b @ torch.linalg.matrix_power(M, j) for j in range(k)], -1) if k else b.new_zeros(3, 7, 0)
+    K = torch.linalg.qr(powers).Q
+    want = K @ torch.linalg.solve(K.mT @ M @ K, K.mT @ b[..., None])
+    torch.testing.assert_close(u, want[..., 0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("largest", "solved"), [(2.0, True), (1e6, False)])
+def test_conjugate_gradients_go_on_to_rounding_or_thirty_products(largest: float, solved: bool) -> None:
+    scale = torch.linspace(1, largest, 40, dtype=torch.float64)
+    b = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    asked: list[torch.Tensor] = []
+
+    def product(u: torch.Tensor) -> torch.Tensor:
+        asked.append(u)
+        return scale * u
+
+    u = conjugate_gradients(product, b)
+    assert len(asked) < 30 if solved else len(asked) == 30
+    left = (scale * u - b).norm(dim=1) / b.norm(dim=1)
+    assert (left < 1e-14).all() == solved
+
+
 @pytest.mark.parametrize("power", [-120, -40, 40, 120])
 def test_conjugate_gradients_are_linear_in_the_right_side(power: int) -> None:
     # When a row counts as solved is relative to its right side: powers of two change no digit.
