@@ -285,3 +285,53 @@ def test_latents_and_densities_are_of_the_process_as_it_was_written() -> None:
         sdegen.sample(model, x_T=-x)
     with pytest.raises(ValueError, match=r"outside of the domain x > 0"):
         model.sde.perturb(-x, 0.5)
+
+
+BOUNDED: dict[str, tuple[sdegen.SDE, Coordinates]] = {
+    "geometric Brownian motion": (sdegen.GeometricBrownianMotion(), Log()),
+    "CIR": (sdegen.CIR(), Log()),
+    "squared Bessel": (sdegen.SquaredBessel(), Log()),
+    "Jacobi": (sdegen.Jacobi(2.0, 2.0), LogOdds()),
+    "box": (sdegen.ReflectedBrownianMotion(0.0, 1.0), LogOdds()),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path: Path) -> None:
+    sde, phi = BOUNDED[name]
+    data = phi.inverse(0.4 * torch.randn(512, 2, generator=g()) + torch.tensor([0.3, -0.5]))
+    torch.manual_seed(0)
+    model = sdegen.DirectModel(sdegen.nets.MLP(2, width=16, depth=1), sde)
+    sdegen.fit(model, data, steps=2, batch_size=64, seed=0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=g(1))
+    for sampler in (None, samplers.Heun(20)):
+        x = sdegen.sample(model, 64, sampler=sampler, seed=0)
+        assert x.isfinite().all() and sde.domain.check(x).all()
+    sdegen.save(model, tmp_path / "model.safetensors")
+    assert torch.equal(
+        sdegen.sample(sdegen.load(tmp_path / "model.safetensors"), 64, seed=0), sdegen.sample(model, 64, seed=0)
+    )
+
+
+@pytest.mark.parametrize("name", ["geometric Brownian motion", "CIR"])
+def test_a_short_training_brings_the_data_back(name: str) -> None:
+    sde, phi = BOUNDED[name]
+    data = phi.inverse(0.4 * torch.randn(4000, 2, generator=g()) + torch.tensor([0.3, -0.5]))
+    model = sdegen.DirectModel(sdegen.nets.MLP(2, width=32, depth=2), sde)
+    sdegen.fit(model, data, steps=250, batch_size=256, lr=4e-3, seed=0)
+    u = phi(sdegen.sample(model, 2000, seed=0))
+    assert (u.mean(0) - torch.tensor([0.3, -0.5])).abs().max() < 0.06 and (u.std(0) / 0.4 - 1).abs().max() < 0.15
+    x = data[:200]
+    want = torch.distributions.Normal(torch.tensor([0.3, -0.5]), 0.4).log_prob(phi(x)).sum(1) + phi.log_det(x)
+    assert (want - sdegen.log_prob(model, x)).mean() < 0.06
+
+
+def test_numbers_that_no_dtype_holds_are_rounded_or_refused() -> None:
+    far = torch.tensor([[-300.0, 3.0]])
+    assert Log().inverse(far)[0, 0] == torch.finfo(torch.float32).tiny  # not 0, which is no positive number
+    one = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[95.0, 0.0]]), torch.tensor([0.01]))
+    model = sdegen.Exact(sdegen.VP().in_coordinates(Log()).in_units(one.moments().units()), one)
+    with pytest.raises(ValueError, match=r"samples are too large for torch\.float32 in the data's own coordinates"):
+        sdegen.sample(model, x_T=torch.randn(4, 2, generator=g()))

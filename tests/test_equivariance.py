@@ -208,7 +208,8 @@ def test_samples_scale_with_the_data_to_the_bit(
 def test_samples_follow_the_data(process: str, sampler: str, change: Change, truth: bool) -> None:
     make = exact if truth else learned
     here, there = (make(made(process), law) for law in (LAW, change.law(LAW)))
-    same(drawn(there, sampler), drawn(here, sampler), change, 1e-6 if sampler in ("flow", "adaptive") else 1e-9)
+    loose = 1e-6 if sampler in ("flow", "adaptive") else 1e-8 if process == "CLD" else 1e-9  # whose root is a table
+    same(drawn(there, sampler), drawn(here, sampler), change, loose)
 
 
 def log_volume(change: Change) -> float:

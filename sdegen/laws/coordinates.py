@@ -150,6 +150,10 @@ class Log(_OfTorch):
     domain, elementwise = constraints.positive, True
     transform = T.ExpTransform()
 
+    def inverse(self, u: Tensor) -> Tensor:
+        """Return ``e^u``; a number below the least that its dtype holds with all digits is rounded up to that."""
+        return super().inverse(u).clamp_min(torch.finfo(u.dtype).tiny)
+
     def slope(self, x: Tensor) -> Tensor:
         """Return ``1 / x``."""
         return 1 / x

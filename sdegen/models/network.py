@@ -268,8 +268,9 @@ class DirectModel(Trainable):
         Length that input and output are scaled by.
     base
         A law whose ``score(x)`` the network's answer is added to, so that the network says only how the state differs from
-        noise. By default none; the prior, once the data's moments are known, of a process with a known law, where its score has
-        the limits at the ends of the domain that the score of the state has.
+        noise. By default none; the prior, once the data's moments are known, of a process with a known law, where its score
+        has the limits at the ends of the domain that the score of the state has. In coordinates without bounds the network's
+        answer is then of the size of the noise, and less towards the ends.
 
     Raises
     ------
@@ -309,8 +310,21 @@ class DirectModel(Trainable):
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         out = self.net((x / self.scale).to(dtype), c_noise, **cond)
         score = check_answer("net", out, x.shape, x) / self.scale
+        if self.sde.is_known and self.sde.coordinates is not None:
+            score = score * self._size(x, t)
         base = self._base()
         return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
+
+    def _size(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far.
+
+        Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which these coordinates
+        bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``;
+        more than that would carry states through the end in finite time.
+        """
+        root = self.sde.root(t.clamp_min(EARLIEST * self.sde.T), x)
+        rho = 1 / root.gram()(torch.ones_like(x))
+        return rho / (1 + rho.sqrt())
 
     def _base(self) -> Any:
         """Return the law whose score the network's answer is added to; None if there is none."""

@@ -154,6 +154,11 @@ def sample(
     run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path, grad)
     found = run(model, sampler.plan, parts, progress)
     found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
+    if sde.coordinates is not None and not found.isfinite().all():  # of states that were
+        raise ValueError(
+            f"samples are too large for {found.dtype} in the data's own coordinates, {sde.coordinates!r} undone; look at the "
+            "model, or take a finer dtype."
+        )
     return narrowed("samples", found, sde.units.telling(dtype, found.device))
 
 

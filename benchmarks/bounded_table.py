@@ -1,0 +1,186 @@
+"""Processes with noise that depends on the state, and on domains with bounds: the divergence of a short training from the data.
+
+    python -m benchmarks.bounded_table           # three seeds, half a minute to two of training a row
+    python -m benchmarks.bounded_table --quick
+
+Data of two numbers in the domain of each process, mixtures with closed-form densities: of log-normals on the half-line, of
+logit-normals on the interval, of von Mises laws on the circle. Every process is trained by `fit` as it is, a `DirectModel` of a
+perceptron of width 96 and depth 3, and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with
+log-densities of the model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
+
+The exact score, of geometric Brownian motion, is that of `FokkerPlanck` in its logarithm, on a grid. Rows of true samples are the
+floor of what is estimated from samples. "Two methods" is geometric Brownian motion as a user writes it, which is simulated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import coordinates, metrics, nets
+from sdegen.laws.draws import seeded
+
+MIXTURE = sdegen.GaussianMixture(
+    torch.tensor([0.4, 0.6]), torch.tensor([[-0.8, 0.3], [0.7, -0.5]]), torch.tensor([0.04, 0.09])
+)
+
+
+class Through:
+    """The law of data whose coordinates are from the mixture."""
+
+    def __init__(self, phi: coordinates.Coordinates) -> None:
+        self.phi = phi
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw points of the domain."""
+        return self.phi.inverse(MIXTURE.sample(n, generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats."""
+        return MIXTURE.log_prob(self.phi(x)) + self.phi.log_det(x)
+
+
+class VonMises:
+    """A mixture of two von Mises laws of two angles."""
+
+    phi = None
+
+    def __init__(self) -> None:
+        D, f64 = torch.distributions, torch.float64
+        places = torch.tensor([[-2.5, 0.3], [1.0, 2.8]], dtype=f64)
+        widths = torch.tensor([[6.0, 3.0], [4.0, 8.0]], dtype=f64)
+        self.law = D.MixtureSameFamily(
+            D.Categorical(torch.tensor([0.4, 0.6], dtype=f64)), D.Independent(D.VonMises(places, widths), 1)
+        )
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw angles in ``[−π, π)``."""
+        with seeded(generator):
+            x = self.law.sample((n,))
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats."""
+        return self.law.log_prob(x)
+
+
+class TwoMethods(sdegen.SDE):
+    """Geometric Brownian motion, as a user writes it."""
+
+    T = 9.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """No drift."""
+        return 0.0 * x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise as large as the state."""
+        return x
+
+    def prior(self, moments: sdegen.Moments) -> Any:
+        """The log-normal law of the same moments."""
+        return sdegen.GeometricBrownianMotion().prior(moments)
+
+
+class Angles(nn.Module):
+    """A perceptron that sees cosines and sines of angles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nets.MLP(4, width=96, depth=3)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """Return half of its answer."""
+        return self.inner(torch.cat([x.cos(), x.sin()], 1), c_noise)[:, :2]
+
+
+class Case(NamedTuple):
+    """A process, its data, and the network that is trained."""
+
+    sde: Callable[[], sdegen.SDE]
+    law: Any
+    net: Callable[[], nn.Module]
+
+
+def plain() -> nn.Module:
+    """The perceptron."""
+    return nets.MLP(2, width=96, depth=3)
+
+
+HALF_LINE = Through(coordinates.Log())
+CASES = {
+    "geometric Brownian motion": Case(sdegen.GeometricBrownianMotion, HALF_LINE, plain),
+    "two methods": Case(lambda: sdegen.Transformed(TwoMethods(), coordinates.Log()), HALF_LINE, plain),
+    "CIR": Case(sdegen.CIR, HALF_LINE, plain),
+    "squared Bessel": Case(sdegen.SquaredBessel, HALF_LINE, plain),
+    "Jacobi": Case(lambda: sdegen.Jacobi(2.0, 2.0), Through(coordinates.LogOdds()), plain),
+    "circle": Case(sdegen.CircularBrownianMotion, VonMises(), Angles),
+}
+COLUMNS = {"KL(data‖model)": 4, "k-NN KL": 3, "train s": 0, "seeds": 0}
+
+
+def compare(law: Any, x: Tensor, seed: int) -> Values:
+    """Distance of samples from the law, in coordinates where there are some."""
+    y = law.sample(len(x), torch.Generator().manual_seed(3000 + seed))
+    phi = law.phi or (lambda v: v)
+    return {"k-NN KL": list(metrics.knn_kl(phi(x.double()), phi(y)))}
+
+
+def divergence(law: Any, model: sdegen.ScoreModel, n: int, seed: int) -> Values:
+    """Monte Carlo estimate of ``KL(data‖model)``."""
+    x = law.sample(n, torch.Generator().manual_seed(2000 + seed))
+    gap = law.log_prob(x) - sdegen.log_prob(model, x, batch=1000)
+    return {"KL(data‖model)": [gap.mean().item(), (gap.std() / n**0.5).item()]}
+
+
+def processes_block(table: Table) -> str:
+    """Return the rows of every process."""
+    steps, n, samples = (200, 500, 2000) if table.quick else (2500, 4000, 8000)
+
+    def floor(case: Case, seed: int) -> Values:
+        return compare(case.law, case.law.sample(samples, torch.Generator().manual_seed(4000 + seed)), seed)
+
+    def exact(case: Case, seed: int) -> Values:
+        sde = case.sde()
+        inner = sde if sde.coordinates is not None else sdegen.Transformed(sde, coordinates.Log())
+        truth = sdegen.FokkerPlanck(inner, MIXTURE, 4000, 800)
+        return divergence(case.law, truth, n // 4, seed) | compare(
+            case.law, sdegen.sample(truth, samples, seed=seed), seed
+        )
+
+    def trained(case: Case, seed: int) -> Values:
+        torch.manual_seed(seed)
+        model, began = sdegen.DirectModel(case.net(), case.sde()), time.perf_counter()
+        sdegen.fit(model, case.law, steps=steps, batch_size=512, lr=4e-3, seed=seed)
+        spent = time.perf_counter() - began
+        drawn = sdegen.sample(model, samples, seed=seed)
+        return {"train s": [spent, None]} | divergence(case.law, model, n, seed) | compare(case.law, drawn, seed)
+
+    rows = {}
+    for name, case in CASES.items():
+        rows[f"{name}, true samples"] = table.row("processes", f"{name}, true samples", partial(floor, case))
+        if name == "geometric Brownian motion":
+            rows[f"{name}, exact score"] = table.row(
+                "processes", f"{name}, exact score", partial(exact, case), once=True
+            )
+        rows[f"{name}, trained"] = table.row("processes", f"{name}, trained", partial(trained, case))
+    return table.write("bounded", COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("bounded_table", __doc__, [processes_block], seeds=3)
+
+
+if __name__ == "__main__":
+    main()
