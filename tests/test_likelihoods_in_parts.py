@@ -87,6 +87,16 @@ def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool
         torch.testing.assert_close(a, b, rtol=allowed, atol=allowed, equal_nan=True)
 
 
+@pytest.mark.parametrize("hardest", range(4))
+def test_evaluations_are_those_of_the_part_that_took_most(hardest: int) -> None:
+    """Wherever it comes: a point that the flow carries off the ring takes more steps than the others."""
+    model = sdegen.Exact(sdegen.VP(), RING)
+    x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [4.0, 0.0], [30.0, 3.0]], dtype=torch.float64).roll(hardest, 0)
+    alone = [sdegen.estimate_log_prob(model, row[None], draws=1, **LOOSE).evaluations for row in x]
+    assert max(alone) == alone[hardest] > min(alone)
+    assert sdegen.estimate_log_prob(model, x, draws=1, batch=1, **LOOSE).evaluations == max(alone)
+
+
 def test_bits_and_samples_with_densities_go_in_parts_too() -> None:
     model = model_on(sdegen.VP())
     images = torch.randint(0, 256, (5, 2), dtype=torch.uint8, generator=seeded())
