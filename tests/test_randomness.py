@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import combinations
 from typing import Any
 
@@ -193,3 +194,45 @@ def test_the_two_noises_of_an_edit_are_uncorrelated(monkeypatch: pytest.MonkeyPa
     assert len(drawn) == 3
     for a, b in combinations(drawn, 2):
         assert ((a.T @ b) / n).abs().max() * n**0.5 < 5
+
+
+HALVES = torch.tensor([0.5], dtype=torch.float64)
+HUTCHINSON = sdegen.derivatives.Hutchinson()
+START = network()
+
+
+def fitted(**seed: int) -> Tensor:
+    model = deepcopy(START)
+    sdegen.fit(model, RING, steps=2, batch_size=16, progress=False, **seed)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+UNSEEDED: dict[str, Callable[..., Any]] = {
+    "sample": lambda **seed: sdegen.sample(EXACT, 40, steps=3, **seed),
+    "sample with noise": lambda **seed: sdegen.sample(EXACT, x_T=X, sampler=Ancestral(3), **seed),
+    "sample with density": lambda **seed: sdegen.sample_with_log_prob(
+        EXACT, 4, tolerance=0.1, divergence=HUTCHINSON, **seed
+    )[0],
+    "edit": lambda **seed: sdegen.edit(EXACT, X, 0.5, sampler=Ancestral(3), **seed),
+    "encode": lambda **seed: samplers.encode(LIFTED, X, steps=3, **seed),
+    "interpolate": lambda **seed: samplers.interpolate(LIFTED, X[:9], X[9:18], HALVES, steps=3, **seed),
+    "particles": lambda **seed: guidance.twisted_smc(measured(), 32, steps=3, y=Y, **seed).x,
+    "fit": fitted,
+    "step costs": lambda **seed: (
+        samplers.StepCosts.estimate(EXACT, RING, grids.Uniform(end=0.1)(EXACT.sde, 3), n=9, **seed).errors
+    ),
+    "kl": lambda **seed: metrics.kl(RING, sdegen.data.gaussian_ring(7), n=64, **seed).value,
+    "kde": lambda **seed: (
+        metrics.kde_kl(lambda n, generator: RING.sample(n, generator), RING, n=40, draws=2, **seed).value
+    ),
+    "sliced Wasserstein": lambda **seed: metrics.sliced_wasserstein(X[:20], X[20:], projections=8, **seed).value,
+}
+
+
+@pytest.mark.parametrize("door", UNSEEDED)
+def test_without_a_seed_every_call_draws_anew_and_with_one_the_same(door: str) -> None:
+    call = UNSEEDED[door]
+    one, other = (torch.as_tensor(call()) for _ in range(2))
+    assert not torch.equal(one, other)
+    one, other = (torch.as_tensor(call(seed=5)) for _ in range(2))
+    assert torch.equal(one, other)

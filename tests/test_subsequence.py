@@ -84,6 +84,21 @@ def test_costs_are_divergences_between_the_kernels(sde: Any) -> None:
         torch.testing.assert_close(costs.matrix()[i, j].item(), got.value, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("sde", [EIGHT, sdegen.VE(), sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)
+def test_costs_of_given_errors_are_their_divergences(sde: Any) -> None:
+    # KL between two Gaussians of one covariance, their means apart by what an error of the datum moves the kernel's.
+    k, times = len(sde.e), grids.Uniform(end=0.1)(sde, 4)
+    e = torch.randn(5, k, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    costs = StepCosts(sde, times, (e @ e.mT)[:, None].expand(5, 4, k, k)).matrix()
+    error = e if k > 1 else e[:, 0]
+    for (i, t), (j, s) in itertools.combinations(enumerate(times), 2):
+        at_s, at_t = sde.marginal(s), sde.marginal(t)
+        law = posterior(at_s, at_t, sde.transition(s, t))
+        gap = (at_s.Phi(error) - law.K(at_t.Phi(error))).reshape(5, k)
+        want = 0.5 * torch.einsum("ba,ac,bc->b", gap, torch.linalg.inv(law.covariance.matrix()), gap).mean()
+        torch.testing.assert_close(costs[i, j], want, rtol=1e-8, atol=0)
+
+
 @pytest.mark.parametrize("sde", [EIGHT, sdegen.VE(), sdegen.CLD()], ids=lambda s: type(s).__name__)
 def test_measured_errors_are_the_posterior_variance(sde: Any) -> None:
     times = grids.Uniform(end=0.05)(sde, 5)
