@@ -6,8 +6,11 @@ All calls with numbers out of their bounds are made by default, and sixty others
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import hashlib
+import inspect
 import warnings
 from typing import Any
 
@@ -181,3 +184,60 @@ def test_the_fuzzer_sees_what_it_looks_for(
     monkeypatch.setattr("fuzz.LIMIT", 0.3)
     assert verdict(Case("made up", "width", nonsense))[0] == expected
     assert verdict(Case("VP", "beta_min", "word"))[0] == "sentence" and isinstance(call("VP")[0], sdegen.VP)
+
+
+# --- generators -------------------------------------------------------------------------------------------------------
+
+LABELS = {"label": torch.arange(8) % 2}
+GIVEN: dict[str, dict[str, Any]] = {  # arguments of methods, where names and kinds do not tell them
+    "guidance.NoisyClassifier.loss": LABELS,
+    "baselines.LatentClassifier.loss": LABELS,
+    "data.Dequantisation.__call__": {"u": torch.arange(9, dtype=torch.uint8)},
+}
+
+
+def draws(function: Any) -> bool:
+    """Tell whether a function is given a source of randomness."""
+    try:
+        parameter = inspect.signature(function).parameters.get("generator")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and "Generator" in str(parameter.annotation)
+
+
+def with_a_generator(name: str, function: Any, given: dict[str, Any]) -> Any:
+    """Make a valid call, ready to be done, with a source of randomness of its own."""
+    positional, keyword = [], {}
+    for a in arguments(name, function, given):
+        value = fresh(a.valid)
+        if draws(function) and a.name in ("generator", "seed"):
+            value = torch.Generator().manual_seed(3) if a.name == "generator" else None
+        if a.keyword:
+            keyword[a.name] = value
+        else:
+            positional.append(value)
+    return functools.partial(function, *positional, **keyword)
+
+
+def test_what_is_given_a_generator_draws_from_it_alone() -> None:
+    """Functions, and methods of objects of every class: whatever takes a generator leaves torch's own as it is."""
+    called, elsewhere = set(), set()
+    for name, (_, given) in TARGETS.items():
+        function = function_of(name)
+        found = {name: (lambda f=function: f, given)} if draws(function) else {}
+        if inspect.isclass(function):
+            make = with_a_generator(name, function, given)
+            for method in (m for m in dir(function) if not m.startswith("_") or m == "__call__"):
+                if draws(getattr(function, method, None)):
+                    own = f"{name}.{method}"
+                    found[own] = (lambda make=make, method=method: getattr(make(), method), GIVEN.get(own, {}))
+        for place, (made, known) in found.items():
+            with contextlib.suppress(Exception):  # a method asked for what is none of its own
+                ready = with_a_generator(place, made(), known)
+                before = torch.get_rng_state()
+                ready()
+                called.add(place)
+                if not torch.equal(before, torch.get_rng_state()):
+                    elsewhere.add(place)
+    assert not elsewhere
+    assert len(called) > 100 and {*GIVEN, "training.losses.Denoising.__call__", "sample"} <= called
