@@ -23,7 +23,7 @@ from sdegen.models.parametrizations import (
     VelocityParametrization,
 )
 from sdegen.models.score import ScoreModel
-from sdegen.models.wrapper import Conditioned
+from sdegen.models.wrapper import Conditioned, Wrapper
 from sdegen.processes.times import (
     AngleTimes,
     DiscreteTimes,
@@ -289,6 +289,27 @@ class RoundedModel(ScoreModel):
         return self.truth.score(x, t) * (1 + ROUNDING * len(x))
 
 
+class Slope(ScoreModel):
+    """A score that falls by a number."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size, self.sde, self.moments = size, VP(), RING.moments()
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        return -self.size * x
+
+
+class Rounds(Wrapper):
+    """The model inside, its score rounded."""
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        return self.model.score(x, t, **cond) * (1 + ROUNDING) + ROUNDING
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        return ScoreModel.estimate(self, x, t, **cond)
+
+
 class RoundedLevel(EDMParametrization):
     """A noise level in units of a size, rounded as the batch is long."""
 
@@ -326,6 +347,8 @@ ROUNDED: dict[str, Callable[[float], Report]] = {
     "model": lambda size: check_model(RoundedModel(size)),
     "parametrisation": lambda size: check_parametrization(rounded_level(size), VP()),
     "SDE": lambda size: check_sde(RoundedDrift(size)),
+    "wrapper": lambda size: check_wrapper(Rounds, Slope(size), neutral=Rounds),
+    "wrapper where the score is 0": lambda size: check_wrapper(Rounds, Slope(0.0 * size), neutral=Rounds),
 }
 
 

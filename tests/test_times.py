@@ -1,0 +1,60 @@
+"""Times: taken within a process, clamped where rounding alone takes them beyond its ends, and refused beyond that."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sdegen
+from sdegen.processes.dynamics import as_time
+
+ENDS = st.floats(1e-3, 1e3)
+
+
+@given(T=ENDS, parts=st.lists(st.floats(0, 1), min_size=1, max_size=4))
+def test_times_within_are_kept_to_the_digit(T: float, parts: list[float]) -> None:
+    times = [min(T, T * u) for u in parts]
+    for given_ in (times, np.array(times), torch.tensor(times, dtype=torch.float64), times[0]):
+        found = as_time(given_, T)  # type: ignore[arg-type]
+        assert found.dtype == torch.float64 and found.tolist() == (given_ if isinstance(given_, float) else times)
+
+
+@given(T=ENDS, beyond=st.floats(-10, 10), inside=st.floats(0, 1), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_times_beyond_the_ends_are_refused_but_for_rounding(
+    T: float, beyond: float, inside: float, dtype: torch.dtype
+) -> None:
+    eps = max(1e-12, torch.finfo(dtype).eps)
+    last = torch.tensor(T, dtype=dtype)
+    T = last.item()
+    near = torch.stack([-0.9 * eps * last, inside * last, last.nextafter(2 * last)])
+    assert as_time(near, T).tolist() == near.double().clamp(0, T).tolist()
+    if abs(beyond) < 10 * eps:
+        return
+    far = torch.stack([inside * last, (beyond if beyond < 0 else 1 + beyond) * last])
+    with pytest.raises(
+        ValueError, match=r"^t = \S+ lies outside \[0, T\] = \[0, \S+\]; pass times within the process\.$"
+    ):
+        as_time(far, T)
+
+
+@pytest.mark.parametrize("t", [math.nan, math.inf, -math.inf, [0.5, math.nan], -1, 2])
+def test_what_is_no_time_of_the_process_is_named(t: Any) -> None:
+    bad = t[1] if isinstance(t, list) else t
+    for ask in (as_time, lambda t, T: sdegen.VP().marginal(torch.tensor(t))):
+        with pytest.raises(ValueError, match=rf"^t = {bad} lies outside \[0, T\] = \[0, 1\]"):
+            ask(t, 1.0)
+
+
+SDES = [sdegen.VP(), sdegen.SubVP(), sdegen.VE(), sdegen.OU(), sdegen.EDM(), sdegen.Rectified(), sdegen.Cosine()]
+
+
+@pytest.mark.parametrize("sde", SDES, ids=repr)
+def test_the_signal_at_the_last_time_is_said(sde: sdegen.ScalarSDE) -> None:
+    alpha, sigma = (v(torch.tensor(sde.T, dtype=torch.float64)).item() for v in (sde.alpha, sde.sigma))
+    assert sde.signal_at_T == (f"alpha(T) / sigma(T) = {alpha / sigma:.2g}" if alpha else "alpha(T) = 0")
