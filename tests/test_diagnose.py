@@ -191,7 +191,14 @@ def test_a_finite_set_of_data_and_a_network(device: torch.device, dtype: torch.d
     budget = diagnose(model, x, n=512)
     assert budget.cause == "score" and budget.terms["truncation"].nats is None
     figure = budget.plot()
-    assert len(figure.axes) == 2 and len(figure.axes[0].patches) == 4
+    left, right = figure.axes
+    bars = [bar.get_height() for bar in left.patches]
+    assert bars == [term.w2.value for term in budget.terms.values()] and len(bars) == 4
+    assert list(left.lines[-1].get_ydata()) == [budget.floor.value] * 2
+    assert right.patches[0].get_data().values.tolist() == budget.curve.tolist()  # type: ignore[attr-defined]
+    places = [ax.get_subplotspec().get_position(figure) for ax in figure.axes]  # type: ignore[union-attr]
+    # Side by side, of one size.
+    assert places[0].x1 < places[1].x0 and places[0].size == pytest.approx(places[1].size)
 
 
 def test_what_cannot_be_diagnosed_is_refused() -> None:
