@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from labelled import Labelled
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdegen
 from sdegen import grids, sample, samplers
@@ -237,3 +238,42 @@ def test_a_state_that_turns_non_finite_is_named_in_a_later_chunk() -> None:
     sample(model, 4, sampler=sampler, batch=2)
     with pytest.raises(ValueError, match=r"^the state turned non-finite in step 6 of 10, from t = 0\.44"):
         sample(model, 5, sampler=sampler, batch=2)
+
+
+# --- states of another size --------------------------------------------------------------------------------------------
+
+
+class AnySize(nn.Module):
+    """A network that takes states of any shape, as a convolution does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.weight * x
+
+
+GIVEN: dict[str, tuple[str, Callable[[sdegen.Model, Tensor], Tensor]]] = {
+    "sample": ("x_T", lambda model, x: sample(model, x_T=x, steps=3)),
+    "encode": ("x", lambda model, x: samplers.encode(model, x, steps=3)),
+    "decode": ("z", lambda model, x: samplers.decode(model, x, steps=3)),
+    "edit": ("x", lambda model, x: sdegen.edit(model, x, 0.5, steps=3)),
+    "interpolate": ("x", lambda model, x: samplers.interpolate(model, x, x, torch.ones(1).double(), steps=3)[0]),
+}
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 2), (4, 1)], ids=str)
+@pytest.mark.parametrize("door", GIVEN)
+def test_states_of_another_size_are_refused_where_moments_are_of_all_numbers(door: str, shape: tuple[int, ...]) -> None:
+    name, call = GIVEN[door]
+    model, x = sdegen.Model(AnySize(), sdegen.VP()), torch.ones(3, *shape, dtype=torch.float64)
+    mean, variances = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    model.moments = sdegen.Moments(mean, variances.diag())
+    sentence = (
+        rf"^{name} has shape {re.escape(str(tuple(x.shape)))}; the data have shape \(2,\): give rows like them\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        call(model, x)
+    model.moments = sdegen.Moments(mean, variances)
+    assert call(model, torch.ones(3, 2, dtype=torch.float64)).shape == (3, 2)
