@@ -117,6 +117,15 @@ def test_fid_is_torch_fidelitys():
 # --- streaming moments ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("power", [-200, -60, 60, 200])
+def test_moments_of_batches_scale_as_the_data_do(power):
+    """By a power of two, which is exact: no number of another size comes in."""
+    x = torch.randn(90, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 5
+    own, scaled = (metrics.feature_moments(v, batch_size=40) for v in (x, x * 2.0**power))
+    assert torch.equal(scaled.mean, own.mean * 2.0**power)
+    assert torch.equal(scaled.covariance, own.covariance * 4.0**power)
+
+
 @pytest.mark.parametrize("sizes", [(500,), (1, 2, 3, 494), (250, 250), (1,) * 500])
 def test_moments_of_batches_are_those_of_all_rows_even_far_from_zero(sizes):
     x = normals(0, 500, 1, 4)[0] @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0]).double()) + 1e7
