@@ -563,3 +563,20 @@ def test_p_values_of_few_points_are_the_share_of_deals_at_least_as_good(monkeypa
         right = round((found.accuracy.value * 2 * n - n + calls) / 2)  # of those called y
         deals = [len(set(deal) & set(range(calls))) for deal in combinations(range(2 * n), n)]
         assert found.p_value == pytest.approx(sum(hit >= right for hit in deals) / len(deals))
+
+
+@pytest.mark.parametrize("n", [0, -3])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_number_of_draws_is_checked_before_any_law_is_asked(n, own):
+    """Of a law of one's own too, which would say something else or nothing."""
+
+    class Law:
+        def sample(self, n, generator=None):
+            raise AssertionError("asked for draws")
+
+        def log_prob(self, x):
+            return x.sum(1)
+
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    with pytest.raises(ValueError, match=rf"^n = {n}; .*\.$"):
+        kl(law, Law() if own else law, n=n)
