@@ -335,3 +335,15 @@ def test_numbers_that_no_dtype_holds_are_rounded_or_refused() -> None:
     model = sdegen.Exact(sdegen.VP().in_coordinates(Log()).in_units(one.moments().units()), one)
     with pytest.raises(ValueError, match=r"samples are too large for torch\.float32 in the data's own coordinates"):
         sdegen.sample(model, x_T=torch.randn(4, 2, generator=g()))
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.DDPM(), sdegen.OU()], ids=lambda s: type(s).__name__)
+def test_a_linear_process_in_other_coordinates_has_its_law(sde: sdegen.LinearSDE) -> None:
+    phi = Whitening(torch.tensor([1.0, -2.0]), TURN)
+    moved, x_0 = Transformed(sde, phi), torch.full((4000, 2), 0.5, dtype=d64)
+    u = moved.perturb(x_0, 0.3 * sde.T, generator=g()).x
+    want = sde.perturb(x_0, 0.3 * sde.T, generator=g(1)).x
+    x = phi.inverse(u)
+    assert (x.mean(0) - want.mean(0)).abs().max() < 0.08 * want.std() and (
+        x.std(0) / want.std(0) - 1
+    ).abs().max() < 0.06

@@ -58,3 +58,14 @@ SDES = [sdegen.VP(), sdegen.SubVP(), sdegen.VE(), sdegen.OU(), sdegen.EDM(), sde
 def test_the_signal_at_the_last_time_is_said(sde: sdegen.ScalarSDE) -> None:
     alpha, sigma = (v(torch.tensor(sde.T, dtype=torch.float64)).item() for v in (sde.alpha, sde.sigma))
     assert sde.signal_at_T == (f"alpha(T) / sigma(T) = {alpha / sigma:.2g}" if alpha else "alpha(T) = 0")
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [sdegen.VP(), sdegen.DDPM(), sdegen.Cosine(), sdegen.Rectified(), sdegen.EDM(), sdegen.OU()],
+    ids=lambda s: type(s).__name__,
+)
+def test_one_time_expanded_to_all_rows_is_that_time(sde: sdegen.LinearSDE) -> None:
+    x, t = torch.ones(4, 2, dtype=torch.float64), torch.tensor(0.3 * sde.T, dtype=torch.float64)
+    for method in (sde.drift, lambda x, t: sde.diffusion(x, t)(x), lambda x, t: sde.marginal(t)(x).mean):
+        assert torch.equal(method(x, t.expand(4)), method(x, t.repeat(4)))

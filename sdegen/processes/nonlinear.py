@@ -17,6 +17,7 @@ from ..laws.draws import noise_like
 from ..laws.kernels import Kernel
 from ..laws.matrices import Matrix
 from ..laws.operators import Operator, Scale, rows
+from ..laws.products import Products
 from .dynamics import Dynamics, diffusion_at, drift_at
 from .quadrature import psd_cholesky, van_loan
 
@@ -64,10 +65,10 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
 
-    def f(row: Tensor, time: Tensor) -> Tensor:
-        return sde.drift(row.reshape(1, *x.shape[1:]), time).reshape(-1)
-
-    J = torch.func.vmap(torch.func.jacrev(f))(flat, middle).detach().cpu().double()
+    products = Products()  # rows move alone, so that one direction serves all of them
+    axes = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+    _, slopes = products(lambda y: drift_at(sde, y, middle), x, axes)
+    J = slopes.flatten(2).permute((1, 2, 0) if products.forward else (1, 0, 2)).detach().cpu().double()
     drift = slope.reshape(len(x), d, 1).cpu().double()
     M = G.matrix()
     Q = (M @ M.mT).expand(len(x), *M.shape[-2:])

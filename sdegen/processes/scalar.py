@@ -282,4 +282,5 @@ def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     def lifted(u: Tensor) -> Tensor:
         return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
 
+    t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
     return value_and_slope(lifted, t, torch.ones_like(t))
