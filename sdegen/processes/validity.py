@@ -40,17 +40,16 @@ def check_process(sde: SDE) -> None:
 
 
 def _check_branches(sde: LinearSDE) -> None:
-    """Refuse coefficients that decide by ``if``, which many times at once cannot do."""
+    """Refuse coefficients that decide by ``if``, which many times at once cannot do; all else is said where it is met."""
     t = sde.T * torch.tensor([0.3, 0.6], dtype=torch.float64)
     try:
         sde.drift_operator(t), sde.diffusion_operator(t)
-    except RuntimeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         if "Boolean value of Tensor" in str(error):
             raise ValueError(
                 f"a coefficient of {type(sde).__name__} decides by `if` (or `and`, `or`, `min`, `max`) on t, which is a "
                 "tensor of many times; write it by elementwise functions, torch.where(t < 3, a, b)."
             ) from error
-        raise
 
 
 def _check_covariance(name: str, S: Tensor) -> None:
