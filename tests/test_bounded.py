@@ -71,6 +71,7 @@ MODELS: dict[str, Callable[[], Later]] = {
 }
 
 
+@pytest.mark.turns("*eta=0.5*-jacobi", "Heun*-jacobi")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "sampler", [samplers.EulerMaruyama(200), samplers.EulerMaruyama(150, eta=0.5), samplers.Heun(60)], ids=repr
@@ -82,6 +83,7 @@ def test_samplers_bring_the_data_back_and_stay_inside(name: str, sampler: sample
     assert stats.ks_2samp(path[-1, :, 0].double(), model.data(20_000, 1)[:, 0]).pvalue > 1e-3
 
 
+@pytest.mark.turns("box", "jacobi")
 @pytest.mark.parametrize("name", MODELS)
 def test_densities_by_the_flow_are_those_of_the_data(name: str) -> None:
     model = MODELS[name]()

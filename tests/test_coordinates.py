@@ -56,6 +56,7 @@ def test_a_bijection_is_inverted_and_its_log_determinant_is_that_of_its_jacobian
         assert torch.allclose(phi.slope(x), slope) and torch.allclose(phi.bend(x), second / slope)
 
 
+@pytest.mark.turns("SoftplusInverse*", "LogOdds(low=-2*", "Whitening*")
 @pytest.mark.parametrize("phi", ALL, ids=repr)
 def test_exact_models_in_coordinates_have_the_transformed_law(phi: Coordinates) -> None:
     model = sdegen.Exact(sdegen.VP().in_coordinates(phi), PAIR)
@@ -296,6 +297,7 @@ BOUNDED: dict[str, tuple[sdegen.SDE, Coordinates]] = {
 }
 
 
+@pytest.mark.turns("geometric Brownian motion", "squared Bessel")
 @pytest.mark.parametrize("name", BOUNDED)
 def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path: Path) -> None:
     sde, phi = BOUNDED[name]
@@ -315,6 +317,7 @@ def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["geometric Brownian motion", "CIR"])
 def test_a_short_training_brings_the_data_back(name: str) -> None:
     sde, phi = BOUNDED[name]
