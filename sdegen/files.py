@@ -27,6 +27,7 @@ from .description import class_name, describe
 from .guidance import measurements
 from .identity import changed, differences
 from .laws import coordinates
+from .laws.described import ASKED
 from .laws.mixtures import Moments
 from .models import diffusers, foreign
 from .models.score import ScoreModel
@@ -38,19 +39,8 @@ FORMAT = "sdegen-3"  # the second had no checksum, and lists for tuples
 _AGAIN = "save the model again."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
 _LIBRARY = (
-    baselines,
-    coordinates,
-    diffusers,
-    foreign,
-    guidance,
-    laws,
-    measurements,
-    models,
-    nets,
-    processes,
-    samplers,
-    times,
-)
+    baselines, coordinates, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times,
+)  # fmt: skip
 # What the first format called classes and their chapters.
 _CLASSES_OF_1 = {
     f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")
@@ -298,6 +288,8 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
         kinds = [v.is_complex() or (not v.is_floating_point() and v.dtype) for v in (value, own.get(name, value))]
         if kinds[0] != kinds[1]:
             raise ValueError(f"{path} holds {name} as {value.dtype}, where the model has {own[name].dtype}; {_AGAIN}")
+    # The file has said what the network is asked, maybe by names of an older format: the model was made of that.
+    weights = {name: value for name, value in weights.items() if name.split(".")[-1] != ASKED}
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except (RuntimeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Described"]
+__all__ = ["ASKED", "Described"]
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..identity import constants, differing_constants
 
-_ASKED = "asked"
+ASKED = "asked"
 
 
 class Described(nn.Module):
@@ -31,7 +31,7 @@ class Described(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + _ASKED] = torch.tensor(list(json.dumps(self._described()).encode()), dtype=torch.uint8)
+        destination[prefix + ASKED] = torch.tensor(list(json.dumps(self._described()).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
         self,
@@ -50,9 +50,9 @@ class Described(nn.Module):
         ValueError
             If the network was asked something else.
         """
-        kept = state_dict.pop(prefix + _ASKED, None)
+        kept = state_dict.pop(prefix + ASKED, None)
         if kept is None:
-            missing_keys.append(prefix + _ASKED)
+            missing_keys.append(prefix + ASKED)
         else:
             self._check_asked(kept, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
@@ -63,11 +63,11 @@ class Described(nn.Module):
             then = json.loads(bytes(kept.detach().to("cpu", torch.uint8).tolist()))
         except ValueError:
             raise ValueError(
-                f"{prefix}{_ASKED} of the state dict cannot be read; leave it out and load with strict=False, if the weights "
+                f"{prefix}{ASKED} of the state dict cannot be read; leave it out and load with strict=False, if the weights "
                 "were trained for this model."
             ) from None
         for name, was, now in differing_constants(then, self._described()):
             raise ValueError(
                 f"the weights were trained with {prefix}{name} = {was}, and the model has {now}; make the model as it was, or "
-                f"leave {prefix}{_ASKED} out of the state dict and load it with strict=False, if that is meant."
+                f"leave {prefix}{ASKED} out of the state dict and load it with strict=False, if that is meant."
             )

@@ -31,7 +31,8 @@ def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
     """Find out how the diffusion of a process depends on the state at a time, and return it.
 
     That it does not is read off from the graph of derivatives, which no value hides. States for the rest are random, at scales
-    from a hundredth to a hundred, in several batches, of either sign and of one.
+    from a hundredth to a hundred, in several batches, of either sign and of one. Within a transform of torch.func
+    (`transforming`), where graphs cannot be looked at, it is not to be called.
 
     Parameters
     ----------
@@ -41,8 +42,6 @@ def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
         States ``(B, *)``, for their shape, dtype and device.
     t
         The time, of shape ``()``.
-
-    Not to be called within a transform of torch.func (`transforming`), where graphs cannot be looked at.
 
     Raises
     ------
