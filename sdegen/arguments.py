@@ -45,7 +45,7 @@ EXAMPLES: dict[type, str] = {
 
 
 def asked_as(example: str) -> Callable[[C], C]:
-    """Return a decorator of a class that keeps what `check_arguments` tells to give where an object of the class is asked for.
+    """Return a class decorator that stores the advice `check_arguments` gives where an object of the class is wanted.
 
     Parameters
     ----------

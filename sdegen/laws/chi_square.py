@@ -68,7 +68,7 @@ def quantile_of_root(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
 
 def _by_series(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
     """Return the quantiles by scipy's functions."""
-    from scipy.special import ndtr
+    from scipy.special import ndtr  # loads on use
     from scipy.stats import ncx2
 
     k, nc, tail = df.numpy(), a.square().numpy(), ndtr(-z.abs().numpy())

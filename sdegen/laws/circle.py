@@ -126,9 +126,7 @@ class WrappedGaussian(NamedTuple):
         ValueError
             If there is no noise.
         """
-        check_noise(self.sigma)
-        d = wrap(widened(x) - self.mean)
-        return log_wrapped(d, rows(self.sigma, d)).reshape(len(x), -1).sum(1)
+        return log_wrapped(*self._from_mean(x)).reshape(len(x), -1).sum(1)
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`.
@@ -138,9 +136,13 @@ class WrappedGaussian(NamedTuple):
         ValueError
             If there is no noise.
         """
+        return slope_of_log_wrapped(*self._from_mean(x)).to(x.dtype)
+
+    def _from_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the angles of `x` from the mean, and the standard deviation for each row."""
         check_noise(self.sigma)
         d = wrap(widened(x) - self.mean)
-        return slope_of_log_wrapped(d, rows(self.sigma, d)).to(x.dtype)
+        return d, rows(self.sigma, d)
 
 
 class UniformAngles:

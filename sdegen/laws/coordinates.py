@@ -155,11 +155,11 @@ class Log(_OfTorch):
         return super().inverse(u).clamp_min(torch.finfo(u.dtype).tiny)
 
     def slope(self, x: Tensor) -> Tensor:
-        """Return ``1 / x``."""
+        """Return ``phi' = 1 / x``."""
         return 1 / x
 
     def bend(self, x: Tensor) -> Tensor:
-        """Return ``−1 / x``."""
+        """Return ``phi'' / phi' = −1 / x``."""
         return -1 / x
 
 
@@ -170,11 +170,11 @@ class SoftplusInverse(_OfTorch):
     transform = T.SoftplusTransform()
 
     def slope(self, x: Tensor) -> Tensor:
-        """Return ``1 / (1 − e^−x)``."""
+        """Return ``phi' = 1 / (1 − e^−x)``."""
         return -1 / torch.expm1(-x)
 
     def bend(self, x: Tensor) -> Tensor:
-        """Return ``−1 / (e^x − 1)``."""
+        """Return ``phi'' / phi' = −1 / (e^x − 1)``."""
         return -1 / torch.expm1(x)
 
 
@@ -208,11 +208,11 @@ class LogOdds(_OfTorch):
         self.transform = T.ComposeTransform([T.SigmoidTransform(), T.AffineTransform(low, high - low)])
 
     def slope(self, x: Tensor) -> Tensor:
-        """Return ``1 / (x − low) + 1 / (high − x)``."""
+        """Return ``phi' = 1 / (x − low) + 1 / (high − x)``."""
         return 1 / (x - self.low) + 1 / (self.high - x)
 
     def bend(self, x: Tensor) -> Tensor:
-        """Return ``1 / (high − x) − 1 / (x − low)``."""
+        """Return ``phi'' / phi' = 1 / (high − x) − 1 / (x − low)``."""
         return 1 / (self.high - x) - 1 / (x - self.low)
 
 

@@ -8,7 +8,7 @@ moment they act on it, and nowhere else. Nothing here knows about time.
 
 from __future__ import annotations
 
-__all__ = ["Diagonal", "Elementwise", "Operator", "Scale", "add_product", "as_operator", "rows"]
+__all__ = ["Diagonal", "Elementwise", "Operator", "Scale", "add_product", "rows"]
 
 from abc import ABC, abstractmethod
 from typing import Self, final
@@ -298,11 +298,6 @@ class Diagonal(Elementwise):
 
     def log_abs_det(self) -> Tensor:
         return self.c.abs().log().flatten(1).sum(1)
-
-
-def as_operator(G: Operator | Tensor | float) -> Operator:
-    """Return the value of a process's `diffusion` method as an operator: numbers and ``(B,)`` tensors scale the noise."""
-    return G if isinstance(G, Operator) else Scale(torch.as_tensor(G).detach().cpu())
 
 
 def add_product(y: Tensor, c: Tensor, x: Tensor) -> Tensor:

@@ -6,14 +6,17 @@ one is exact and no Gaussian; at the last time the data are forgotten to `FORGOT
 
 from __future__ import annotations
 
-__all__ = ["FORGOTTEN", "BoundedSDE"]
+__all__ = ["FORGOTTEN", "BoundedBrownianMotion", "BoundedSDE"]
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from ..checks import check_number
 from ..laws.kernels import StateLaw
+from ..laws.operators import Operator, Scale
+from .dynamics import as_time
 from .known import KnownSDE
 
 FORGOTTEN = 1e-8  # how far the law at T, relative to the last one, may depend on the data
@@ -54,3 +57,32 @@ class BoundedSDE(KnownSDE):
     def law(self, x_s: Tensor, s: Tensor, t: Tensor) -> StateLaw:
         """Return the law of ``x_t`` given `x_s`, by the noise that has come between."""
         return self.law_after(x_s, self.elapsed(t) - self.elapsed(s))
+
+
+class BoundedBrownianMotion(BoundedSDE):
+    """The base class of Brownian motions in a bounded domain, ``dx = g(t) dw`` between two times at the boundary.
+
+    Before the boundary is met the noise has the standard deviation ``sigma(t) = spread (t / T)^power``, and ``g² = d sigma² /
+    dt``. Subclasses give `spread`, `law_after`, `prior` and `enter`.
+    """
+
+    @property
+    @abstractmethod
+    def spread(self) -> float:
+        """The standard deviation at T, were there no boundary."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the standard deviation before the boundary is met, ``spread (t / T)^power``."""
+        return self.spread * self.elapsed(t).sqrt()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return zeros of the shape of `x`; what the boundary does is `enter`."""
+        return torch.zeros_like(x)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Scale:
+        """Return ``g(t)``, with ``g² = d sigma² / dt``."""
+        return Scale(self.spread * self.pace(t).sqrt())
+
+    def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
+        """Return ``sigma(t)``, whatever the state."""
+        return Scale(self.sigma(as_time(t, self.T)))

@@ -6,7 +6,6 @@ __all__ = ["CircularBrownianMotion"]
 
 import math
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -14,14 +13,12 @@ from ..arguments import check_arguments
 from ..checks import check_number
 from ..laws.circle import UniformAngles, WrappedGaussian, wrap
 from ..laws.mixtures import Moments
-from ..laws.operators import Operator, Scale
-from .bounded import FORGOTTEN, BoundedSDE
-from .dynamics import as_time
+from .bounded import FORGOTTEN, BoundedBrownianMotion
 
 UNIFORM = math.sqrt(2 * math.log(2 / FORGOTTEN))  # noise whose first harmonic, 2 exp(−½ sigma²), is as small: 6.18
 
 
-class CircularBrownianMotion(BoundedSDE):
+class CircularBrownianMotion(BoundedBrownianMotion):
     """Brownian motion of angles, ``dx = g(t) dw`` with `x` in ``[−π, π)``, where a circle closes: dihedral angles, directions,
     phases. Data of any shape are points of a torus.
 
@@ -60,25 +57,14 @@ class CircularBrownianMotion(BoundedSDE):
         super().__init__(power, T)
         self.sigma_max = check_number("sigma_max", sigma_max, above=0)
 
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return the standard deviation before wrapping, ``sigma_max (t / T)^power``."""
-        return self.sigma_max * self.elapsed(t).sqrt()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return zeros of the shape of `x`."""
-        return torch.zeros_like(x)
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Scale:
-        """Return ``g(t)``, with ``g² = d sigma² / dt``."""
-        return Scale(self.sigma_max * self.pace(t).sqrt())
+    @property
+    def spread(self) -> float:
+        """The standard deviation at T, were there no circle to go round."""
+        return self.sigma_max
 
     def law_after(self, x_s: Tensor, elapsed: Tensor) -> WrappedGaussian:
         """Return the wrapped Gaussian around `x_s` of the variance ``sigma_max² elapsed``."""
-        return WrappedGaussian(x_s, self.sigma_max * elapsed.sqrt())
-
-    def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return ``sigma(t)``, whatever the state."""
-        return Scale(self.sigma(as_time(t, self.T)))
+        return WrappedGaussian(x_s, self.spread * elapsed.sqrt())
 
     def prior(self, moments: Moments) -> UniformAngles:
         """Return the uniform law on the torus, over the shape of the data."""

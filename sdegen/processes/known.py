@@ -82,7 +82,7 @@ class KnownSDE(SDE):
         t, x_0 = as_time(t, self.T), self.lift(x_0)
         rows(t, x_0)  # refuses another number of times
         check_domain(self._starts, x_0, "x_0")
-        kernel = self.kernel(x_0, 0.0, t)
+        kernel = self.law(x_0, torch.zeros_like(t), t)
         z = noise_like(x_0, generator) if z is None else z
         x = kernel.sample(z)
         return Perturbed(x, kernel, z, self.at(t.expand(len(x_0)), x))

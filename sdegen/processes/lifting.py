@@ -10,6 +10,7 @@ from copy import copy
 from typing import Any, Self
 
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..laws.coordinates import Coordinates, Successive
 from ..laws.units import Units
@@ -88,6 +89,11 @@ class Lifting(Dynamics):
         """Whether the process was given units, be they the data's own; `fit` then leaves them as they are."""
         return "units" in vars(self)
 
+    @property
+    def data_domain(self) -> constraints.Constraint:
+        """The constraint that data meet: that of their coordinates, where the process has some, else that of states."""
+        return self.domain if self.coordinates is None else self.coordinates.domain
+
     def standardise(self, x: Tensor) -> Tensor:
         """Return data in the coordinates and units of the process.
 
@@ -113,8 +119,6 @@ class Lifting(Dynamics):
 
     def lift(self, x: Tensor) -> Tensor:
         """Lift data to a state, in the coordinates and units of the process; it may have more channels than the data."""
-        if self.coordinates is None:  # without another call, in every step of training
-            return self.embed(self.units.standardise(x))
         return self.embed(self.standardise(x))
 
     def project(self, u: Tensor) -> Tensor:

@@ -6,21 +6,18 @@ __all__ = ["ReflectedBrownianMotion"]
 
 import math
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_number
 from ..laws.mixtures import Moments
-from ..laws.operators import Operator, Scale
 from ..laws.reflected import ReflectedGaussian, UniformBox, fold_into
-from .bounded import BoundedSDE
+from .bounded import BoundedBrownianMotion
 from .circle import UNIFORM
-from .dynamics import as_time
 
 
-class ReflectedBrownianMotion(BoundedSDE):
+class ReflectedBrownianMotion(BoundedBrownianMotion):
     """Brownian motion in the box ``[low, high]``, each coordinate reflected at both ends: ``dx = g(t) dw + dl`` with the
     least push `l` at the walls that keeps it inside.
 
@@ -69,25 +66,14 @@ class ReflectedBrownianMotion(BoundedSDE):
         self.low, self.high, self.sigma_max = low, high, check_number("sigma_max", sigma_max, above=0)
         self.domain = constraints.interval(low, high)
 
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return the standard deviation before folding, ``sigma_max (high − low) (t / T)^power``."""
-        return self._spread * self.elapsed(t).sqrt()
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return zeros of the shape of `x`; the push at the walls is `enter`."""
-        return torch.zeros_like(x)
-
-    def diffusion(self, x: Tensor, t: Tensor) -> Scale:
-        """Return ``g(t)``, with ``g² = d sigma² / dt``."""
-        return Scale(self._spread * self.pace(t).sqrt())
+    @property
+    def spread(self) -> float:
+        """The standard deviation at T, were there no walls."""
+        return self.sigma_max * (self.high - self.low)
 
     def law_after(self, x_s: Tensor, elapsed: Tensor) -> ReflectedGaussian:
         """Return the Gaussian around `x_s` of the variance ``(sigma_max (high − low))² elapsed``, folded into the box."""
-        return ReflectedGaussian(x_s, self._spread * elapsed.sqrt(), self.low, self.high)
-
-    def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return ``sigma(t)``, whatever the state."""
-        return Scale(self.sigma(as_time(t, self.T)))
+        return ReflectedGaussian(x_s, self.spread * elapsed.sqrt(), self.low, self.high)
 
     def prior(self, moments: Moments) -> UniformBox:
         """Return the uniform law on the box, over the shape of the data."""
@@ -96,7 +82,3 @@ class ReflectedBrownianMotion(BoundedSDE):
     def enter(self, x: Tensor) -> Tensor:
         """Bring states that a step has moved out of the box back by reflection, and return them."""
         return fold_into(x, self.low, self.high)
-
-    @property
-    def _spread(self) -> float:
-        return self.sigma_max * (self.high - self.low)

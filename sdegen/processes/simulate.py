@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __all__ = ["simulate"]
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -162,21 +164,22 @@ def simulate(
     clock = torch.linspace(0.0, 1.0, steps + 1 if return_path else 2, dtype=x.dtype, device=x.device)
     free = dynamics.free
     start = flat if free is None else free(check_domain(dynamics.domain, flat))
+    solve = partial(torchsde.sdeint, clocked, bm=brownian, method=method, dt=1.0 / steps)
     if free is None and dynamics.domain is not constraints.real:  # whose boundary is met at every step
-        path = _by_steps(dynamics, clocked, start, steps, x.shape, bm=brownian, method=method, dt=1.0 / steps)
+        path = _by_steps(dynamics, solve, start, steps, x.shape)
     else:
-        path = torchsde.sdeint(clocked, start, clock, bm=brownian, method=method, dt=1.0 / steps)
+        path = solve(start, clock)
     path = (path if free is None else free.inverse(path)).reshape(len(path), *x.shape)
     return path if return_path else path[-1]
 
 
-def _by_steps(dynamics: Dynamics, clocked: _Clocked, x: Tensor, steps: int, shape: torch.Size, **how: Any) -> Tensor:
+def _by_steps(
+    dynamics: Dynamics, solve: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int, shape: torch.Size
+) -> Tensor:
     """Simulate a process step by step, each of which may end outside of the domain and is brought back by the boundary's rule."""
-    import torchsde  # loads on use
-
     clock = torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype, device=x.device)
     path = [x]
     for i in range(steps):
-        moved = torchsde.sdeint(clocked, path[-1], clock[i : i + 2], **how)[-1]
+        moved = solve(path[-1], clock[i : i + 2])[-1]
         path.append(dynamics.enter(moved.reshape(shape)).reshape(x.shape))
     return torch.stack(path)

@@ -98,7 +98,7 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
 
 def made_up(sde: SDE, shape: tuple[int, ...]) -> Tensor:
     """Return 256 made-up data of a shape, in the domain of a process."""
-    with on_data(None, sde.domain if sde.coordinates is None else sde.coordinates.domain):
+    with on_data(None, sde.data_domain):
         return probes.data(256, *shape)
 
 
@@ -120,7 +120,7 @@ def on(data: Tensor | None, law: Law) -> Law:
 
     @wraps(law)
     def checked(sde: SDE) -> None:
-        with on_data(data, sde.domain if sde.coordinates is None else sde.coordinates.domain):
+        with on_data(data, sde.data_domain):
             law(sde)
 
     return checked

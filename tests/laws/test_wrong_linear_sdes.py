@@ -15,8 +15,8 @@ from sdegen import OU, VE, VP, DoubleWell, Scale
 from sdegen.laws.derivatives import Field
 from sdegen.laws.kernels import Kernel, Transition
 from sdegen.laws.marginals import Perturbed
-from sdegen.laws.operators import as_operator
 from sdegen.processes.base import Flow, Reverse
+from sdegen.processes.dynamics import diffusion_at
 from sdegen.processes.scalar import AngleFlow
 
 # --- laws of linear processes -----------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class FullPull(Reverse):
     """``G Gᵀ score`` whatever `eta`."""
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        G = as_operator(self.sde.diffusion(x, t))
+        G = diffusion_at(self.sde, x, t)
         return self.sde.drift(x, t) - G(G.T(self.model.score(x, t)))
 
 
