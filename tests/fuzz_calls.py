@@ -27,6 +27,7 @@ from sdegen import (
 )
 from sdegen.laws import derivatives
 from sdegen.metrics.features import ARCHITECTURES
+from sdegen.testing.laws import probes
 
 
 class Lazy(NamedTuple):
@@ -462,10 +463,8 @@ def pictures() -> Path:
 
 def within(domain: Any) -> Tensor:
     """Data that keep to the bounds of a process."""
-    low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
-    if low is None:
-        return X
-    return low + X.exp() if high is None else low + (high - low) * X.sigmoid()
+    with probes.on_data(None, domain):
+        return probes.within(X)
 
 
 def use(name: str, result: Any) -> Any:

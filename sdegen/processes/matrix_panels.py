@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .panels import ALLOWED, FINEST, MOST, PARTS, RESOLVED, SHORTEST, OfTime, panel_rule
+from .panels import ALLOWED, RESOLVED, OfTime, Refined, panel_rule
 
 POINTS = 16  # Gauss-Legendre points a panel
 LONGEST = 1.0  # |F| times a panel's length, up to which the series for its propagator is summed
@@ -63,7 +63,7 @@ class _Integrals(NamedTuple):
     noise_ends: Tensor
 
 
-class MatrixPanels:
+class MatrixPanels(Refined[_Integrals]):
     """The laws of ``dx = F x dt + G dw`` between any two times of an interval, by collocation on panels.
 
     On each panel the propagator to its end solves ``Psi' = −Psi F`` at 16 Gauss–Legendre points, and ``Sigma = ∫ Psi G Gᵀ
@@ -91,23 +91,7 @@ class MatrixPanels:
         self, F: OfTime, G: OfTime | None, start: float, end: float, number: int = 1024, resolved: float = RESOLVED
     ) -> None:
         self.F, self.G, self.resolved = F, G, resolved
-        self.edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
-        panels = self._integrate(self.edges[:-1], self.edges[1:])
-        while True:
-            excess = self._sum(panels)
-            a, b = self.edges[:-1], self.edges[1:]
-            divisible = (b - a > SHORTEST * (end - start)) & (b - a > FINEST * b.abs())
-            worst = excess.where(divisible, 0.0)
-            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
-            if not split.any() or len(a) + (PARTS - 1) * split.sum() > MOST:
-                break
-            ends = a[split, None] + (b - a)[split, None] * torch.linspace(0.0, 1.0, PARTS + 1, dtype=torch.float64)
-            ends[:, -1] = b[split]
-            first, last = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
-            parts = self._integrate(first, last)
-            starts, order = torch.cat([a[~split], first]).sort()
-            panels = _Integrals(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, parts, strict=True)))
-            self.edges = torch.cat([starts, self.edges[-1:]])
+        panels = self._refine(torch.linspace(start, end, number + 1, dtype=torch.float64))
         self.Phi, self.Sigma, self.Psi, self.until = panels.Phi, panels.Sigma, panels.Psi, _from_start(panels)
         self._grow()
 
@@ -152,10 +136,7 @@ class MatrixPanels:
     def _hidden(self, ends: Tensor) -> Tensor:
         """Return what a jump between the last node of a panel and the first of the next may hide from both, ``(n,)``."""
         jump = _largest((ends[1:, 0] - ends[:-1, 1])[:, None])
-        none = jump.new_zeros(1)
-        return (
-            self.edges.diff() * panel_rule(POINTS).nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
-        )
+        return self._beside(jump, POINTS)
 
     def _grow(self) -> None:
         """Compose the laws of neighbours, of pairs, of fours and so on, to a binary tree with its root at place 1."""

@@ -7,12 +7,13 @@ of the process apart, a coefficient may do what it likes. All is float64 and dif
 
 from __future__ import annotations
 
-__all__ = ["OfTime", "PanelRule", "Panels", "evaluate", "panel_rule"]
+__all__ = ["OfTime", "PanelRule", "Panels", "Refined", "evaluate", "panel_rule"]
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ..checks import kind_of
 from ..laws.interpolation import gauss
 
 OfTime = Callable[[Tensor], Tensor]
+P = TypeVar("P", bound=tuple[Tensor, ...])
 
 POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
 TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
@@ -58,6 +60,56 @@ def panel_rule(points: int = POINTS) -> PanelRule:
     return PanelRule(*map(torch.from_numpy, found))
 
 
+class Refined(ABC, Generic[P]):
+    """The base class of integrals over panels that are cut in parts until each is resolved: subclasses integrate over panels, and
+    sum them.
+
+    Attributes
+    ----------
+    edges
+        Of the panels, ``(n + 1,)``.
+    """
+
+    edges: Tensor
+
+    @abstractmethod
+    def _integrate(self, a: Tensor, b: Tensor) -> P:
+        """Integrate over panels from `a` to `b`, ``(n,)``."""
+
+    @abstractmethod
+    def _sum(self, panels: P) -> Tensor:
+        """Keep what the panels' integrals sum to, and return each panel's error, 1 where it may be left."""
+
+    def _refine(self, edges: Tensor) -> P:
+        """Cut panels with the given edges until they are resolved, and return their integrals."""
+        self.edges = edges
+        whole = edges[-1] - edges[0]
+        panels = self._integrate(edges[:-1], edges[1:])
+        make: Any = type(panels)
+        while True:
+            excess = self._sum(panels)
+            a, b = self.edges[:-1], self.edges[1:]
+            divisible = (b - a > SHORTEST * whole) & (b - a > FINEST * b.abs())
+            worst = excess.where(divisible, 0.0)
+            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
+            if not split.any() or len(a) + (PARTS - 1) * split.sum() > MOST:
+                return panels
+            ends = a[split, None] + (b - a)[split, None] * torch.linspace(0.0, 1.0, PARTS + 1, dtype=torch.float64)
+            ends[:, -1] = b[split]
+            first, last = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
+            parts = self._integrate(first, last)
+            starts, order = torch.cat([a[~split], first]).sort()
+            panels = make(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, parts, strict=True)))
+            self.edges = torch.cat([starts, self.edges[-1:]])
+
+    def _beside(self, jump: Tensor, points: int) -> Tensor:
+        """Return what jumps between neighbouring panels, ``(n - 1,)`` from last node to first, may hide from each, ``(n,)``."""
+        none = jump.new_zeros(1)
+        return (
+            self.edges.diff() * panel_rule(points).nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
+        )
+
+
 class _Integrals(NamedTuple):
     """Integrals over panels ``(n,)``.
 
@@ -84,7 +136,7 @@ class _Integrals(NamedTuple):
     noise_ends: Tensor
 
 
-class Panels:
+class Panels(Refined[_Integrals]):
     """The moments of ``dx = f x dt + g dw`` from a time `start` on, by quadrature on panels up to the time `end`.
 
     ``log alpha = ∫ f`` and ``variance = ∫ g(u)² exp(2 ∫_u^t f) du``, the latter summed in the log domain so that neither a
@@ -112,24 +164,9 @@ class Panels:
         self, f: OfTime, g: OfTime, start: float, end: float, number: int = 1024, smooth: bool = False
     ) -> None:
         self.f, self.g = f, g
-        self.edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
-        self.expected = self.edges if smooth else None
-        panels = self._integrate(self.edges[:-1], self.edges[1:])
-        while True:
-            excess = self._sum(panels)
-            a, b = self.edges[:-1], self.edges[1:]
-            divisible = (b - a > SHORTEST * (end - start)) & (b - a > FINEST * b.abs())
-            worst = excess.where(divisible, 0.0)
-            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
-            if not split.any() or len(a) + (PARTS - 1) * split.sum() > MOST:
-                return
-            ends = a[split, None] + (b - a)[split, None] * torch.linspace(0.0, 1.0, PARTS + 1, dtype=torch.float64)
-            ends[:, -1] = b[split]
-            first, last = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
-            parts = self._integrate(first, last)
-            starts, order = torch.cat([a[~split], first]).sort()
-            panels = _Integrals(*(torch.cat([v[~split], w])[order] for v, w in zip(panels, parts, strict=True)))
-            self.edges = torch.cat([starts, self.edges[-1:]])
+        edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
+        self.expected = edges if smooth else None
+        self._refine(edges)
 
     def _integrate(self, a: Tensor, b: Tensor) -> _Integrals:
         """Integrate over panels from `a` to `b`, ``(n,)``."""
@@ -172,8 +209,7 @@ class Panels:
         jump = (ends[1:, 0] - ends[:-1, 1]).abs()
         if self.expected is not None:
             jump = jump.where(~torch.isin(self.edges[1:-1], self.expected), 0.0)
-        none = jump.new_zeros(1)
-        return self.edges.diff() * panel_rule().nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
+        return self._beside(jump, POINTS)
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
         """Sum what comes in each panel, all of it as it is at the panels' ends."""
