@@ -43,6 +43,7 @@ class CircularBrownianMotion(BoundedBrownianMotion):
 
     Examples
     --------
+    >>> import torch
     >>> sde = CircularBrownianMotion()
     >>> angles = torch.tensor([[3.0, -3.0]])
     >>> x = sde.perturb(angles, 0.2, z=torch.ones(1, 2)).x

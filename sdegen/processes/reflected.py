@@ -44,6 +44,7 @@ class ReflectedBrownianMotion(BoundedBrownianMotion):
 
     Examples
     --------
+    >>> import torch
     >>> sde = ReflectedBrownianMotion(0.0, 1.0)
     >>> x = sde.perturb(torch.tensor([[0.9]]), 0.2, z=torch.ones(1, 1)).x
     >>> round(x.item(), 3)  # 1.076 before the fold
