@@ -140,6 +140,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.turns(
+    "few steps of a matrix process", "few steps with noise", "a short process", "the score of another law"
+)
 def test_the_cause_is_named(case: str) -> None:
     model, sampler, cause = CASES[case]
     budget = diagnose(model, RING, sampler, n=1024)

@@ -370,6 +370,7 @@ def test_weighted_particles_follow_the_data(name: str, process: str, change: Cha
     ("name", "a", "b"),
     [("none", 1e-3, 5), ("PiGDM", 200, -3), ("class", 1e5, 8), ("noise", 3e-6, -9), ("replacement", 40, 2)],
 )
+@pytest.mark.turns("PiGDM-*", "replacement-*", "noise-*")
 def test_solvers_are_fitted_alike_to_guided_models_too(name: str, a: float, b: float) -> None:
     """Their times and errors, which are those of states, do not change with the data."""
     change, found = Change(columns(a, a), columns(a * b, a * b)), []

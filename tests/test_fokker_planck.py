@@ -152,6 +152,7 @@ class Late:
 
 
 @pytest.mark.parametrize("t", [0.01, 0.2, 1.5])
+@pytest.mark.turns("1.5")
 def test_states_of_training_have_the_law_of_the_grid(t: float) -> None:
     sde = sdegen.DoubleWell()
     truth = FokkerPlanck(sde, PAIR)

@@ -87,6 +87,7 @@ def shifted(dim: int, by: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("kind", TRUE)
+@pytest.mark.turns("TotalVariation", "Hellinger", "JensenShannon", "ReverseKL", "Pearson")
 def test_a_trained_critic_recovers_the_divergence(kind: type[FDivergence]) -> None:
     torch.manual_seed(0)
     model = GAN(Alike(), nets.Perceptron(1, 1, 32, 1), 1, divergence=kind())
@@ -281,6 +282,7 @@ class Place(nn.Module):
 
 
 @pytest.mark.parametrize("r1", [0.0, 0.5, 0.8])
+@pytest.mark.turns("0.5")
 def test_players_meet_at_the_rate_of_the_penalty_and_never_without(r1: float) -> None:
     """A point against a line: near the equilibrium ``(v, θ)' = [[−r1, −1/2], [1/2, 0]] (v, θ)``.
 

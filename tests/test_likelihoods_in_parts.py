@@ -74,7 +74,7 @@ def numbers(found: Any) -> list[Tensor]:
 @given(n=st.integers(4, 6), batch=st.integers(1, 3), rows=st.booleans())
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.turns("*-CLD", "*-Rectified")
+@pytest.mark.turns("*-CLD", "*-Rectified", "log_prob-VP")
 def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool) -> None:
     call, allowed = DOORS[door]
     model, x = model_on(sde), RING.sample(n, torch.Generator().manual_seed(1))
@@ -88,6 +88,7 @@ def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool
 
 
 @pytest.mark.parametrize("hardest", range(4))
+@pytest.mark.turns("1", "2")
 def test_evaluations_are_those_of_the_part_that_took_most(hardest: int) -> None:
     """Wherever it comes: a point that the flow carries off the ring takes more steps than the others."""
     model = sdegen.Exact(sdegen.VP(), RING)

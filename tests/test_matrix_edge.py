@@ -90,6 +90,7 @@ def times(sde: Drawn, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "seed"), DRAWS)
+@pytest.mark.turns("stiff-[12]")
 def test_laws_are_products_of_those_of_the_pieces(kind: str, seed: int) -> None:
     sde = Drawn(kind, seed)
     t = times(sde, seed)
@@ -156,6 +157,7 @@ LAW = sdegen.data.gaussian_ring(radius=2.0)
 @pytest.mark.parametrize(
     ("jump", "before", "after", "steps"), [(0.3127, 2.0, 11.0, 20), (0.05, 100.0, 3.2, 12), (0.6, 0.5, 20.0, 40)]
 )
+@pytest.mark.turns("0.6-*")
 def test_samplers_do_not_see_a_jump_of_the_clock(jump: float, before: float, after: float, steps: int) -> None:
     """At times at which as much has happened, states are those of the process whose rate is constant."""
     jumping, steady = Jumping(jump, before, after), sdegen.CLD(before * jump + after * (1 - jump))

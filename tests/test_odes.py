@@ -24,7 +24,7 @@ def offered() -> list[str]:
 
 
 @pytest.mark.parametrize("method", offered())
-@pytest.mark.turns("adaptive_heun", "bosh3")
+@pytest.mark.turns("adaptive_heun", "bosh3", "dopri8", "fehlberg2")
 def test_a_method_alone_is_right_or_refused(method: str) -> None:
     sde = sdegen.VP()
     x = RING.sample(4, torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_a_method_alone_is_right_or_refused(method: str) -> None:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("method", TABLEAUS)
-@pytest.mark.turns("*-Rectified")
+@pytest.mark.turns("*-Rectified", "rk4-VP", "heun2-VP")
 def test_fixed_steps_know_their_error_and_lose_it_at_their_order(method: str, sde: sdegen.LinearSDE) -> None:
     x = RING.sample(40, torch.Generator().manual_seed(1))
     model, end = sdegen.Exact(sde, RING), sde.diffused(RING, sde.T)

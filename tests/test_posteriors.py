@@ -495,6 +495,7 @@ def test_a_nonlinear_process_is_refused() -> None:
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD()], ids=name)
+@pytest.mark.turns("CLD")
 def test_an_edit_keeps_the_law_and_what_the_noise_has_left(sde: Any) -> None:
     """Data of the law come back with the law, from any time; from early times nearly as they were."""
     exact, x = sdegen.Exact(sde, RING), RING.sample(3000, torch.Generator().manual_seed(0))

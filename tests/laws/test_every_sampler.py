@@ -141,6 +141,7 @@ def held(make: Make, process: str, order: int, steps: tuple[int, int]) -> None:
         if (method, process) != ("exponential SDE 2, eta 0.5", "CLD")  # which has no closed form between 0 and 1
     ],
 )
+@pytest.mark.turns("multistep 3-CLD", "flow, heun3-EDM", "exponential SDE 2-Cosine", "exponential SDE 2-EDM")
 def test_every_method_has_its_order_on_every_kind_of_process(method: str, process: str) -> None:
     make, order = METHODS[method]
     steps = LATE.get(method, (32, 64))
@@ -151,6 +152,9 @@ def test_every_method_has_its_order_on_every_kind_of_process(method: str, proces
 
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name not in KINDS])
 @pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.turns(
+    "exponential SDE 2-own", "reverse diffusion-own", "exponential SDE 2-Rectified", "exponential SDE 2-OU"
+)
 def test_methods_have_their_order_on_the_rest_of_the_zoo(method: str, process: str) -> None:
     make, order = METHODS[method]
     held(make, process, order, LATE.get(method, (32, 64)))
@@ -166,7 +170,14 @@ EULER: dict[str, tuple[Make, int | None]] = {
 
 @pytest.mark.parametrize("process", [name for name, setting in PROCESSES.items() if setting.time is not None])
 @pytest.mark.parametrize("method", EULER)
-@pytest.mark.turns("*-CLD")
+@pytest.mark.turns(
+    "*-CLD",
+    "predictor-corrector-own",
+    "predictor-corrector-EDM",
+    "predictor-corrector-VE",
+    "predictor-corrector-OU",
+    "euler-maruyama, eta 0.5-own",
+)
 def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     (make, declared), (sde, _, grid) = EULER[method], PROCESSES[process]
     assert grid is not None and make(8, grid).convergence_order == declared
@@ -276,7 +287,7 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
         for process in ("VP", "CLD")
     ],
 )
-@pytest.mark.turns("langevin-CLD", "flow,*-VP")
+@pytest.mark.turns("langevin-CLD", "flow,*-VP", "annealed langevin-VP")
 def test_samplers_that_claim_no_order_have_the_law(method: str, process: str) -> None:
     make = WITHOUT_ORDER[method]
     assert make(8).convergence_order is None

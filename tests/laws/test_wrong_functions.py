@@ -203,6 +203,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
+@pytest.mark.turns("GeometricByCoordinate", "ConstantAtTwoStates")
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
 

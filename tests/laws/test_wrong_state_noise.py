@@ -40,6 +40,7 @@ RIGHT: list[tuple[sdegen.SDE, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("sde", "expected"), RIGHT, ids=lambda v: repr(v) if isinstance(v, sdegen.SDE) else "")
+@pytest.mark.turns("Transformed*", "CIR(kappa=1*", "SquaredBessel*")
 def test_the_right_ones_hold_all_laws(sde: sdegen.SDE, expected: dict[str, str]) -> None:
     report = check_sde(sde, expected)
     assert report.passed, report
@@ -267,6 +268,18 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
+@pytest.mark.turns(
+    "TwiceIto",
+    "RootOfSpread",
+    "SlowReturn",
+    "NegatedScore",
+    "NoiseInX",
+    "OtherMean",
+    "ForgottenSquare",
+    "NarrowPrior",
+    "StickyBox",
+    "Unwrapped",
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
 
