@@ -41,6 +41,13 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+CHAPTERS = sorted({name.split(".")[0] for name in MODULES})  # the front door is ""
+by_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter or "sdegen")
+
+
+def modules_of(chapter: str) -> list[str]:
+    return [name for name in MODULES if name.split(".")[0] == chapter]
 
 
 def imports(name: str, tree: ast.AST) -> Iterator[tuple[str, ast.ImportFrom]]:
@@ -64,19 +71,16 @@ def within_functions(tree: ast.AST) -> set[ast.AST]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(n for n in MODULES if n))
-def test_a_module_imports_only_from_chapters_before_its_own(name: str) -> None:
-    tree = ast.parse(MODULES[name].read_text())
-    own = name.split(".")[0]
-    inside = within_functions(tree)
-    for target, node in imports(name, tree):
-        chapter = target.split(".")[0]
-        assert target, f"{name}, line {node.lineno}: imports from the library's front door"
-        assert chapter == own or FLOOR[chapter] < FLOOR[own], f"{name}, line {node.lineno}: {own} before {chapter}"
-        assert target != own or name == own, (
-            f"{name}, line {node.lineno}: a module takes from the package it is part of"
-        )
-        assert node not in inside, f"{name}, line {node.lineno}: an import of the library inside a function"
+@pytest.mark.parametrize("own", [chapter for chapter in CHAPTERS if chapter])
+def test_a_module_imports_only_from_chapters_before_its_own(own: str) -> None:
+    for name in modules_of(own):
+        inside = within_functions(TREES[name])
+        for target, node in imports(name, TREES[name]):
+            chapter, where = target.split(".")[0], f"{name}, line {node.lineno}"
+            assert target, f"{where}: imports from the library's front door"
+            assert chapter == own or FLOOR[chapter] < FLOOR[own], f"{where}: {own} before {chapter}"
+            assert target != own or name == own, f"{where}: a module takes from the package it is part of"
+            assert node not in inside, f"{where}: an import of the library inside a function"
 
 
 def test_every_module_belongs_to_a_chapter() -> None:
@@ -88,7 +92,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     after = {}
     for name, path in MODULES.items():
         if path.name != "__init__.py":
-            after[name] = {t for t, _ in imports(name, ast.parse(path.read_text())) if t != name}
+            after[name] = {t for t, _ in imports(name, TREES[name]) if t != name}
     while after:
         free = {name for name, needed in after.items() if not needed & after.keys()}
         assert free, f"a circle among {sorted(after)}"
@@ -109,11 +113,12 @@ def test_models_and_processes_have_their_types() -> None:
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines, docstrings of functions aside
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_file_is_of_one_subject(name: str) -> None:
+@by_chapter
+def test_a_file_is_of_one_subject(chapter: str) -> None:
     """A file that is longer than can be looked over at once has a second subject, or says above all why it has not."""
-    lines = MODULES[name].read_text().splitlines()
-    assert len(lines) <= LONGEST_FILE or lines[0].startswith("#"), f"{name} has {len(lines)} lines"
+    for name in modules_of(chapter):
+        lines = MODULES[name].read_text().splitlines()
+        assert len(lines) <= LONGEST_FILE or lines[0].startswith("#"), f"{name} has {len(lines)} lines"
 
 
 def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -124,13 +129,13 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_function_is_one_idea(name: str) -> None:
+@by_chapter
+def test_a_function_is_one_idea(chapter: str) -> None:
     """A function that is longer than a screen has a second idea, or a comment on the line above says why it has not."""
-    text = MODULES[name].read_text()
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            reasoned = lines[first - 2].lstrip().startswith("#")
-            assert length(node) <= LONGEST_FUNCTION or reasoned, f"{name}.{node.name} has {length(node)} lines"
+    for name in modules_of(chapter):
+        lines = MODULES[name].read_text().splitlines()
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                reasoned = lines[first - 2].lstrip().startswith("#")
+                assert length(node) <= LONGEST_FUNCTION or reasoned, f"{name}.{node.name} has {length(node)} lines"

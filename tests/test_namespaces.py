@@ -14,6 +14,8 @@ import sdegen
 
 ROOT = Path(sdegen.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+FOLDERS = sorted({file.parent for file in FILES})
+by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 
 
 def module_of(file: Path) -> ModuleType:
@@ -21,29 +23,31 @@ def module_of(file: Path) -> ModuleType:
     return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_module_names_what_it_offers(file: Path) -> None:
-    module = module_of(file)
-    names = module.__all__
-    assert len(set(names)) == len(names) and all(hasattr(module, name) for name in names)
-    own = {
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isclass(value) or inspect.isfunction(value))
-        and value.__module__ == module.__name__
-    }
-    assert own <= set(names), f"add {sorted(own - set(names))} to __all__, or begin the names with an underscore"
+@by_folder
+def test_a_module_names_what_it_offers(folder: Path) -> None:
+    for module in map(module_of, folder.glob("*.py")):
+        names = module.__all__
+        assert len(set(names)) == len(names) and all(hasattr(module, name) for name in names), module
+        own = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isclass(value) or inspect.isfunction(value))
+            and value.__module__ == module.__name__
+        }
+        unnamed = sorted(own - set(names))
+        assert not unnamed, f"{module.__name__}: add {unnamed} to __all__, or begin the names with an underscore"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_names_come_one_by_one_and_private_ones_stay_where_they_are(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert "*" not in [alias.name for alias in node.names], f"line {node.lineno}"
-        if isinstance(node, ast.ImportFrom) and node.level:
-            private = [alias.name for alias in node.names if alias.name.startswith("_")]
-            assert not private, f"line {node.lineno} takes {private} from another module"
+@by_folder
+def test_names_come_one_by_one_and_private_ones_stay_where_they_are(folder: Path) -> None:
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert "*" not in [alias.name for alias in node.names], f"{file}, line {node.lineno}"
+            if isinstance(node, ast.ImportFrom) and node.level:
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{file}, line {node.lineno} takes {private} from another module"
 
 
 def test_a_name_means_one_thing() -> None:
