@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def defaults() -> list[str]:
                 if not k.startswith("_") and isinstance(v, (bool, int, float, tuple))
             }
             lines += [f"{name}.{key} = {number!r}" for key, number in numbers.items()]
+        if isinstance(value, EnumType):
+            continue  # which is called as Python's version says
         try:
             signature = inspect.signature(getattr(value, "__func__", value))
         except (TypeError, ValueError):
