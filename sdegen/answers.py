@@ -7,13 +7,31 @@ the end of a run, and of the loss.
 
 from __future__ import annotations
 
-__all__ = ["ask_draws", "ask_log_prob", "ask_score", "check_answer", "check_pair", "check_each"]
+__all__ = ["as_numbers", "ask_draws", "ask_log_prob", "ask_score", "check_answer", "check_pair", "check_each"]
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def as_numbers(answer: Any) -> Tensor | None:
+    """Return real numbers that a coefficient is, Python's or NumPy's, as a tensor, float64; a tensor as it is, and None of
+    anything else.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> as_numbers(numpy.float32(0.5)), as_numbers("0.5"), as_numbers(True)
+    (tensor(0.5000, dtype=torch.float64), None, None)
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    real = answer.dtype.kind in "iuf" if isinstance(answer, (np.ndarray, np.generic)) else isinstance(answer, Real)
+    return torch.as_tensor(answer, dtype=torch.float64) if real and not isinstance(answer, bool) else None
 
 
 def check_answer(

@@ -98,7 +98,8 @@ def _content(value: Any) -> Any:
         return value.shape, value.tobytes()
     if isinstance(value, Tensor):
         hidden = value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value)
-        return object() if hidden else (value.shape, value.detach().double().cpu().numpy().tobytes())
+        real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        return object() if hidden else (value.shape, real.detach().double().cpu().numpy().tobytes())
     if isinstance(value, dict):
         return [(key, _content(part)) for key, part in value.items()]
     return [_content(part) for part in value] if isinstance(value, (list, tuple, set)) else value

@@ -227,10 +227,26 @@ def test_data_of_every_scale_are_drawn_or_refused(sde: Any) -> None:
         assert min(drawn) == 1e-6
 
 
+@pytest.mark.parametrize("sde", [sdegen.VE(), sdegen.EDM(), sdegen.VE(0.1, 100.0)], ids=repr)
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 5e-3])
+def test_smoothed_states_are_drawn_where_they_are_asked_for(sde: Any, scale: float) -> None:
+    """The state at the last time is what ``final="sample"`` returns, however little it tells of the data."""
+    law = scaled_ring(scale)
+    model, sampler = sdegen.Exact(sde, law), samplers.default(sdegen.Exact(sde, law), 40)
+    x = sample(model, 2000, sampler=sampler, final="sample", seed=0)
+    want = sde.diffused(law, sampler.times(sde, False)[-1]).moments().variance().sqrt()
+    assert abs(x.std() / want - 1) < 0.05
+    with pytest.raises(ValueError, match="smooths the data"):
+        sample(model, 2, sampler=sampler, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["exact", "network"])
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=repr)
-def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any) -> None:
-    model = sdegen.Exact(sde, scaled_ring(1e-3))
-    with pytest.warns(UserWarning, match="samples will be narrower than the data; give the process the units"):
+def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any, kind: str) -> None:
+    net = sdegen.nets.MLP(2 * len(sde.e), width=4)
+    model: Any = sdegen.Exact(sde, scaled_ring(1e-3)) if kind == "exact" else sdegen.Model(net, sde)
+    model.moments = scaled_ring(1e-3).moments()
+    with pytest.warns(UserWarning, match="samples will not have the spread of the data; give the process the units"):
         sample(model, 10, sampler=samplers.DDIM(10), seed=0)
 
 

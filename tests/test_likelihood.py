@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sdegen
 from benchmarks.likelihood_table import ours, score_sde
 from sdegen import estimate_log_prob, grids, log_prob, metrics, samplers
-from sdegen.laws.derivatives import Hutchinson, HutchPlusPlus
+from sdegen.laws.derivatives import ExactDivergence, Hutchinson, HutchPlusPlus
+from sdegen.likelihood import path
 
 RING = sdegen.data.gaussian_ring()
 
@@ -265,6 +269,50 @@ def test_a_flow_that_cannot_be_followed_says_where() -> None:
     x = RING.sample(3, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=r"could not be followed beyond t = 0\.[5-6]\d*, where sigma = 0\.9\d*"):
         log_prob(Broken(sdegen.VP(), RING), x)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 2, 3), (7,), (2, 3)], ids=str)
+def test_an_exact_divergence_of_many_numbers_that_nobody_asked_for_is_told_of(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(path, "LONG", 8)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, *shape), torch.ones(1, *shape))
+    model, x, d = sdegen.Exact(sdegen.VP(), law), torch.ones(1, *shape, dtype=torch.float64), math.prod(shape)
+    how: dict[str, Any] = {"method": "euler", "steps": 2}
+    calls: list[Callable[..., Any]] = [
+        lambda **how: sdegen.log_prob(model, x, **how),
+        lambda **how: sdegen.sample_with_log_prob(model, 1, seed=0, **how),
+    ]
+    for call in calls:
+        for divergence in (None, ExactDivergence(), Hutchinson(2)):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                call(divergence=divergence, **how)
+            told = [str(w.message) for w in said if "exact divergence of states" in str(w.message)]
+            assert len(told) == (d >= 8 and divergence is None), told
+            assert all(f"of {d} numbers takes as many passes" in text and "Hutchinson" in text for text in told)
+
+
+def test_a_density_goes_in_parts() -> None:
+    law, most = sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.ones(1, 2)), 0
+    model = sdegen.Exact(sdegen.VP(), law)
+
+    class Watched(sdegen.ScoreModel):
+        """The true score, and how many rows come at a time."""
+
+        sde, moments = model.sde, model.moments
+
+        def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+            nonlocal most
+            most = max(most, len(x))
+            return model.score(x, t)
+
+    parts, x = sdegen.Density(Watched(), samplers.DDIM(3), batch=3), law.sample(4)
+    assert torch.allclose(parts.log_prob(x), law.log_prob(x), atol=1e-3)
+    drawn = [d.sample(4, torch.Generator().manual_seed(1)) for d in (parts, sdegen.Density(model, samplers.DDIM(3)))]
+    assert torch.allclose(*drawn, atol=1e-9) and most == 3
+    with pytest.raises(ValueError, match="batch = 0; it must be a whole number"):
+        sdegen.Density(model, batch=0)
 
 
 def test_bad_likelihood_arguments_are_refused() -> None:

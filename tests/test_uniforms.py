@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import nets
+from sdegen import data, nets, processes
 from sdegen.baselines import WGANGP, Bernoulli, CategoricalVAE, Continuous
-from sdegen.processes import times
+from sdegen.processes import Stationary, times
 
 SEED = lambda: torch.Generator().manual_seed(0)
 VP = sdegen.VP()
+PI = math.pi
+FEW = sdegen.Moments(torch.full((2,), 0.5, dtype=torch.float64), torch.full((2,), 0.01, dtype=torch.float64))
 TIMES = {
     "uniform": times.UniformTimes(),
     "stratified": times.StratifiedTimes(),
@@ -51,6 +54,12 @@ DRAWS: dict[str, tuple[Callable[[torch.dtype], Tensor], float, float]] = {
     "gradient penalty": (penalised, 0, 1e6),
     "Bernoulli": (lambda dtype: Bernoulli().draw(LOGITS.to(dtype), SEED()), 0, 1),
     "continuous Bernoulli": (lambda dtype: Continuous().draw(LOGITS.to(dtype), SEED()), 0, 1),
+    "a random mixture": (lambda dtype: data.random_mixture(3, 4, 0).weights, 0, 1),
+    "a double well": (lambda dtype: Stationary(1.0, 1.0, (2,)).sample(3, SEED()), -6, 6),
+    "a steep double well": (lambda dtype: Stationary(400.0, 0.1, (2,)).sample(3, SEED()), -1.1, 1.1),
+    "a shallow double well": (lambda dtype: Stationary(1e-3, 3.0, (2,)).sample(3, SEED()), -40, 40),
+    "prior on a circle": (lambda dtype: processes.CircularBrownianMotion().prior(FEW).sample(3, SEED()), -PI, PI),
+    "prior of a box": (lambda dtype: processes.ReflectedBrownianMotion(-2, 3).prior(FEW).sample(3, SEED()), -2, 3),
     **{
         f"{name} times": (lambda dtype, law=law: law.draw(VP, 8, SEED())[0], VP.t_min, VP.T)  # type: ignore[misc]
         for name, law in TIMES.items()
@@ -74,3 +83,24 @@ def test_the_ends_of_uniform_numbers_are_drawn_from(
     monkeypatch.setattr(torch, "rand", rand)
     found = make(dtype)
     assert found.isfinite().all() and (found >= least).all() and (found <= most).all(), found
+
+
+ENDS = {torch.float64: (-9.5, -8.3, 0.0, 8.209536151601386, 8.3, 9.5), torch.float32: (-6.0, -5.3, 0.0, 5.3, 6.0)}
+KNOWN = {
+    "geometric": (processes.GeometricBrownianMotion(), 0.7),
+    "CIR": (processes.CIR(), 0.7),
+    "squared Bessel": (processes.SquaredBessel(), 0.7),
+    "Jacobi": (processes.Jacobi(), 0.7),
+    "circle": (processes.CircularBrownianMotion(), 0.7),
+    "box": (processes.ReflectedBrownianMotion(), 0.7),
+}
+
+
+@pytest.mark.parametrize("dtype", ENDS)
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_laws_draw_within_the_domain_at_the_ends_of_normal_numbers(name: str, dtype: torch.dtype) -> None:
+    sde, start = KNOWN[name]
+    z = torch.tensor(ENDS[dtype], dtype=dtype)[:, None]
+    for t in (0.05, 0.3, 1.0):
+        x = sde.kernel(torch.full_like(z, start), 0.0, t * sde.T).sample(z)
+        assert x.dtype == dtype and x.isfinite().all() and sde.domain.check(x).all(), (t, x)

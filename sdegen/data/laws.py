@@ -85,7 +85,8 @@ def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
     if dim < 1 or modes < 1:
         raise ValueError(f"dim = {dim}, modes = {modes}: both must be at least 1.")
     generator = torch.Generator().manual_seed(seed)
-    exponential = -torch.rand(modes, dtype=torch.float64, generator=generator).log()  # normalised: Dirichlet(1)
+    u = torch.rand(modes, dtype=torch.float64, generator=generator).clamp_min(2**-54)  # below the least that is above 0
+    exponential = -u.log()  # normalised: Dirichlet(1)
     means = 2 * torch.randn(modes, dim, dtype=torch.float64, generator=generator)
     stds = 0.1 + 0.4 * torch.rand(modes, dim, dtype=torch.float64, generator=generator)
     return GaussianMixture(exponential / exponential.sum(), means, stds.square())

@@ -17,7 +17,7 @@ from ..models.named import read_conditions
 from ..models.score import evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
-from ..samplers.start import check_conditions, start
+from ..samplers.start import check_conditions, check_known, start
 from ..show import show_call
 from .base import require_clean_means
 from .measured import Measured, check_measured
@@ -125,6 +125,7 @@ def twisted_smc(
         )
     draws = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad(), evaluating(model):
+        check_known(model)
         x = start(model, particles, seed)
         _refuse_rows(model, cond, x)
         log_weights = torch.zeros(particles, dtype=torch.float64)

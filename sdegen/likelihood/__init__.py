@@ -1,8 +1,9 @@
 """Likelihoods of score models: log-densities by the probability flow, and evidence lower bounds by the reversed SDE."""
 
 from .bits import bits_per_dim
+from .density import Density
 from .elbo import Bound, Chain, discrete_elbo, elbo
-from .flow import Density, LogProb, estimate_log_prob, log_prob, sample_with_log_prob
+from .flow import LogProb, estimate_log_prob, log_prob, sample_with_log_prob
 from .hierarchy import diffusion_hierarchy
 
 __all__ = [

@@ -7,7 +7,7 @@ Bounds from below by the process itself are in `elbo`.
 
 from __future__ import annotations
 
-__all__ = ["Density", "LogProb", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
+__all__ = ["LogProb", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,14 +28,12 @@ from ..models.transformed import in_free_coordinates, law_in
 from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.base import SDE
-from ..samplers.base import Sampler
 from ..samplers.noise import as_seed
 from ..samplers.priors import prior_of
-from ..samplers.run import sample
-from ..samplers.start import chunks, start
+from ..samplers.start import check_known, chunks, start
 from ..show import show_call
 from .draws import log_density, log_mean, repeated
-from .path import Integration, Path, check_flow, follow
+from .path import Integration, Path, check_flow, follow, warn_of_passes
 
 
 class LogProb(NamedTuple):
@@ -119,8 +117,9 @@ def estimate_log_prob(
     x
         ``(B, *)``.
     divergence
-        How the divergence of the flow is found: ``derivatives.ExactDivergence()`` (the default), ``Hutchinson(probes)`` or
-        ``HutchPlusPlus(probes)``, whose probes are held along the whole path.
+        How the divergence of the flow is found: ``derivatives.ExactDivergence()``, by a pass through the network for each number
+        of a state (the default, with a warning from a thousand numbers on), ``Hutchinson(probes)`` or ``HutchPlusPlus(probes)``,
+        whose probes are held along the whole path.
     prior
         The law at T, with ``log_prob``; the model's prior by default.
     joint
@@ -159,7 +158,6 @@ def estimate_log_prob(
     if prior is not None:
         check_law("prior", prior, "log_prob")
     how = Integration(tolerance, method, steps).check()
-    divergence = _checked(divergence)
     check_batch(batch)
     sde = model.sde
     if prior is None:
@@ -239,7 +237,6 @@ def sample_with_log_prob(
     """
     cond, model = read_conditions(model, cond, sample_with_log_prob), in_free_coordinates(model)
     how = Integration(tolerance, method, steps).check()
-    divergence = _checked(divergence)
     check_batch(batch)
     if prior is not None:
         check_law("prior", prior, "sample", "log_prob")
@@ -247,6 +244,7 @@ def sample_with_log_prob(
     generator = torch.Generator().manual_seed(seed)
     if prior is None:
         prior = as_law(model.sde.prior(model.state_moments(", or pass prior")))
+        check_known(model)
         x_T = start(model, n, seed)
     else:
         prior = law_in(model, as_law(prior))
@@ -268,7 +266,7 @@ def _carry(
     u: Tensor,
     times: tuple[float, float],
     log_prob: Callable[[Tensor, Path], Tensor],
-    divergence: Divergence,
+    divergence: Divergence | None,
     how: Integration,
     generator: torch.Generator | None,
     batch: int | None,
@@ -277,6 +275,9 @@ def _carry(
     """Carry states along the flow, `batch` at a time, and return them with the log-densities that `log_prob` makes of states
     and their path. Steps of one size are compared with half as many.
     """
+    if divergence is None:
+        warn_of_passes(u)
+        divergence = ExactDivergence()
     drawn = divergence.draw(u, generator)  # for all rows, so that those of a row do not depend on its part
     ends: list[Tensor] = []
     found = []
@@ -295,15 +296,6 @@ def _carry(
     return torch.cat(ends), LogProb(torch.cat(values), torch.cat(errors), max(counts))
 
 
-def _checked(divergence: Divergence | None) -> Divergence:
-    """Return the divergence asked for, the exact one by default; refuse anything else."""
-    if not (divergence is None or isinstance(divergence, Divergence)):
-        raise TypeError(
-            f"divergence = {divergence!r}; give ExactDivergence(), Hutchinson(probes) or HutchPlusPlus(probes) of derivatives."
-        )
-    return ExactDivergence() if divergence is None else divergence
-
-
 def _marginalise(
     sde: SDE, x: Tensor, draws: int, of_states: Callable[[Tensor], LogProb], generator: torch.Generator | None
 ) -> LogProb:
@@ -315,36 +307,3 @@ def _marginalise(
     joint = of_states(u)
     value, stderr = log_mean((joint.value - log_N).reshape(len(x), draws))
     return LogProb(value, stderr, joint.evaluations)
-
-
-class Density:
-    """A score model as a distribution with ``sample`` and ``log_prob`` by its probability flow, for metrics that compare
-    densities.
-
-    Parameters
-    ----------
-    model
-        Any score model.
-    sampler
-        How to sample it; the default sampler otherwise.
-    cond
-        Conditions for the network, in samples and densities: one value for all, or tensors with as many rows as these.
-    """
-
-    __repr__ = show_call
-
-    @check_arguments
-    def __init__(self, model: ScoreModel, sampler: Sampler | None = None, **cond: Any) -> None:
-        self.model, self.sampler, self.cond = model, sampler, read_conditions(model, cond, type(self))
-
-    @check_arguments
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` samples of the data."""
-        return sample(self.model, n, sampler=self.sampler, generator=generator, **self.cond)
-
-    @check_arguments
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Compute ``log p(x)`` in nats by the probability flow, and return it, ``(B,)``; `estimate_log_prob` also returns
-        its standard error.
-        """
-        return log_prob(self.model, self.model.cast_states(x), **self.cond)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Integration", "Path", "check_flow", "follow"]
+__all__ = ["Integration", "Path", "check_flow", "follow", "warn_of_passes"]
 
 from typing import NamedTuple
 
@@ -15,12 +15,14 @@ from ..laws.products import check_derivatives
 from ..models.score import ScoreModel, check_dtype
 from ..samplers.ode import refuse_flow
 from ..show import show_call
+from ..warning import warn_caller
 from .adams import adams
 from .draws import stderr_of_mean
 
 # By the dtype of the network: no step keeps what its answers are not exact to. Those of half precision are to three digits.
 TOLERANCE = {torch.float64: 3e-7, torch.float32: 1e-5}
 HALF = 1e-3
+LONG = 1000  # numbers of a state, from which on an exact divergence that nobody asked for is told of
 MOST = 20_000  # evaluations of a flow, after which it is given up
 
 
@@ -114,6 +116,23 @@ def check_flow(model: ScoreModel, u: Tensor, times: tuple[float, float]) -> None
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     check_derivatives(flow.field(flow.clock(ends).mean()), flow.chart(u, ends[0]).detach(), dtype)
+
+
+def warn_of_passes(u: Tensor) -> None:
+    """Warn that the exact divergence, the default, takes a pass through the network for each number of a state, where these are
+    many.
+
+    Parameters
+    ----------
+    u
+        States, ``(B, *)``.
+    """
+    if u[0].numel() >= LONG:
+        warn_caller(
+            f"the exact divergence of states of {u[0].numel():,} numbers takes as many passes through the network for each "
+            "evaluation of the flow; divergence=derivatives.Hutchinson(probes=8) takes 8, and tells its standard error "
+            "(derivatives.ExactDivergence() asks for the exact one without this warning)."
+        )
 
 
 def follow(

@@ -86,7 +86,8 @@ class Stationary:
         density = self._log_weight(self.x).exp()
         mass = 0.5 * (density[1:] + density[:-1]) * (self.x[1] - self.x[0])
         self.log_norm = mass.sum().log().item()  # the trapezoid rule converges geometrically on a decaying density
-        self.cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / mass.sum()])
+        cdf = mass.cumsum(0)
+        self.cdf = torch.cat([torch.zeros(1, dtype=torch.float64), cdf / cdf[-1]])  # ends at 1, which no u reaches
 
     def _log_weight(self, x: Tensor) -> Tensor:
         return -self.kappa * (x.square() - 1).square()

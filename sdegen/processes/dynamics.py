@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..answers import check_answer
+from ..answers import as_numbers, check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
 from ..fixed import Fixed
@@ -118,9 +118,9 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
         f"it must return a number, one for each row, ({B},), one for each number of the state, ({B}{event}) or (1{event}), or an "
         "operator on noise such as laws.matrices.Matrix"
     )
-    if not isinstance(G, (Tensor, int, float)) or isinstance(G, bool):
+    c = as_numbers(G)
+    if c is None:
         raise TypeError(f"{who} returned {'None' if G is None else f'a {type(G).__name__}'}; {what}.")
-    c = torch.as_tensor(G)
     if c.is_complex() or c.dtype == torch.bool:
         raise ValueError(f"{who} returned {c.dtype}; {what}.")
     if x.ndim > 1 and c.shape in ((B, *x.shape[1:]), (1, *x.shape[1:])):
@@ -128,8 +128,8 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
     if c.shape not in ((), x.shape[:1], t.shape):
         raise ValueError(f"{who} returned shape {tuple(c.shape)} of {c.dtype} for {B} rows; {what}.")
     if c.shape == x.shape[:1] and 1 < B in x.shape[1:]:
-        fewer = torch.as_tensor(dynamics.diffusion(x[1:], t[1:] if t.shape == (B,) else t))
-        if fewer.shape == c.shape:
+        fewer = as_numbers(dynamics.diffusion(x[1:], t[1:] if t.shape == (B,) else t))
+        if fewer is not None and fewer.shape == c.shape:
             raise ValueError(f"{who} returned a number for each of {B} coordinates, which is no rule for rows; {what}.")
     return Scale(c.cpu())
 
@@ -155,12 +155,12 @@ def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> 
     ValueError
         If its shape is another.
     """
-    if not isinstance(value, (Tensor, int, float)):
+    numbers = as_numbers(value)
+    if numbers is None:
         raise TypeError(f"{who} returned {'None' if value is None else f'a {type(value).__name__}'}; return a tensor.")
-    value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    if value.shape not in (size, t.shape + size) or value.is_complex() or value.dtype == torch.bool:
+    if numbers.shape not in (size, t.shape + size) or numbers.is_complex() or numbers.dtype == torch.bool:
         raise ValueError(
-            f"{who} returned shape {tuple(value.shape)} of {value.dtype} for times of shape {tuple(t.shape)}; it must return "
+            f"{who} returned shape {tuple(numbers.shape)} of {numbers.dtype} for times of shape {tuple(t.shape)}; it must return "
             f"{size} for all or {tuple(t.shape + size)}, by elementwise torch functions of t."
         )
-    return value.double()
+    return numbers.double()

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..answers import as_numbers
+from ..checks import kind_of
 from .panels import ALLOWED, RESOLVED, OfTime, Refined, panel_rule
 
 POINTS = 16  # Gauss-Legendre points a panel
@@ -210,10 +212,18 @@ def _values(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
 
     Raises
     ------
+    TypeError
+        If they are no real numbers.
     ValueError
         If they are not finite.
     """
-    values = torch.as_tensor(coefficient(u.reshape(-1)), dtype=torch.float64)
+    given = coefficient(u.reshape(-1))
+    numbers = as_numbers(given)
+    if numbers is None or numbers.is_complex():
+        raise TypeError(
+            f"{name}(t) {kind_of(given)} of no real numbers; give matrices of them, by torch functions of t."
+        )
+    values = numbers.double()
     k = values.shape[-1]
     values = values.expand(u.numel(), k, k).reshape(*u.shape, k, k)
     finite = values.detach().isfinite().flatten(2).all(-1)

@@ -12,13 +12,13 @@ __all__ = ["OfTime", "PanelRule", "Panels", "Refined", "evaluate", "panel_rule"]
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from numbers import Real
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..answers import as_numbers
 from ..checks import kind_of
 from ..laws.interpolation import gauss
 
@@ -275,14 +275,11 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
         If values have another shape than the times, or are not finite.
     """
     given = coefficient(u)
-    if (
-        isinstance(given, bool)
-        or not isinstance(given, (Tensor, np.ndarray, Real))
-        or "complex" in str(getattr(given, "dtype", ""))
-    ):
+    numbers = as_numbers(given)
+    if numbers is None or numbers.is_complex() or numbers.dtype == torch.bool:
         found = f"numbers of {given.dtype}" if isinstance(given, (Tensor, np.ndarray)) else f"what {kind_of(given)}"
         raise TypeError(f"{name}(t) returned {found}; write it with elementwise torch functions of t, of real values.")
-    values = torch.as_tensor(given, dtype=torch.float64)
+    values = numbers.double()
     if values.ndim and values.shape != u.shape:
         raise ValueError(
             f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}; "

@@ -26,7 +26,16 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .start import check_conditions, check_sampler_given, check_states, chunks, rows_of_part, start, warn_of_narrow_data
+from .start import (
+    check_conditions,
+    check_known,
+    check_sampler_given,
+    check_states,
+    chunks,
+    rows_of_part,
+    start,
+    warn_of_narrow_data,
+)
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -144,6 +153,8 @@ def sample(
     n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
+        if final == "denoise":
+            check_known(model)
         x = start(model, rows.stop - rows.start, seed, rows.start)
         dtype = x.dtype if model.like is None else model.like.dtype
     else:

@@ -34,7 +34,7 @@ from .defaults import default
 from .exponential import Move, apply_move, multiply
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
 from .multistep import Multistep, MultistepStep
-from .start import start
+from .start import check_known, start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
 CUT = 10.0  # medians, beyond which a distance counts no further
@@ -150,6 +150,7 @@ class Search:
         assert isinstance(self.plain.grid, Angle)  # the default's own for scalar processes
         self.plain.grid.end = end
         self.scale = self.plain.grid.scale
+        check_known(model)
         x_T = widened(start(model, paths, seed))
         teacher = Multistep(self.FINE, Angle(end=end, scale=self.scale, power=0.5), 3, clock=share, corrector=True)
         self.fine = teacher.times(self.sde, False)

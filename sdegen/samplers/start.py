@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "check_sampler_given",
     "check_conditions",
+    "check_known",
     "check_states",
     "chunks",
     "rows_of_part",
@@ -21,11 +22,9 @@ from ..answers import check_answer
 from ..checks import check_count, check_tensor
 from ..data.parts import has_rows, part_of
 from ..dense import check_dense
-from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
-from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
@@ -122,7 +121,6 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
         check_dense("the model's first weight", model.like)
-    _check_known(model.sde, moments)
     n, prior = check_count("n", n), prior_of(model.sde, moments, "pass x_T")
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
@@ -130,18 +128,23 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
     return model.cast_states(check_answer(who, x_T, (n, *shape), must="states of the shape of lifted data"))
 
 
-def _check_known(sde: SDE, moments: Moments) -> None:
-    """Refuse to draw data of which the states at 0 tell too little.
+def check_known(model: ScoreModel) -> None:
+    """Refuse to draw the data themselves where the states at 0 tell too little of them; a model with unknown moments passes.
+
+    Parameters
+    ----------
+    model
+        A score model.
 
     Raises
     ------
     ValueError
-        If the data, of the given moments, spread by less than `KNOWN` times the noise at 0; data that are one point are known
-        whatever the noise.
+        If the data spread by less than `KNOWN` times the noise at 0; data that are one point are known whatever the noise.
     """
-    if not is_linear(sde):
+    sde = model.sde
+    if model.moments is None or not is_linear(sde):
         return
-    spread = (sde.snr(0.0).detach() * moments.variance()).sqrt().item()
+    spread = (sde.snr(0.0).detach() * model.state_moments().variance()).sqrt().item()
     if 0 < spread < KNOWN:
         raise ValueError(
             f"{type(sde).__name__} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
@@ -151,23 +154,23 @@ def _check_known(sde: SDE, moments: Moments) -> None:
 
 
 def warn_of_narrow_data(model: ScoreModel, end: Tensor) -> None:
-    """Warn that posterior means are narrower than the data where a grid ends at the process's own `t_min` and the noise there is
-    not small beside them.
+    """Warn that posterior means have not the spread of the data where a grid ends at the process's own `t_min` and the noise
+    there is not small beside them.
 
     Parameters
     ----------
     model
-        A model of which the true score is known at every time; of others nothing is said.
+        A score model; nothing is said of one whose moments are not known.
     end
         The last time of the grid; of one that was chosen otherwise nothing is said.
     """
-    if model.like is not None or model.moments is None or not is_linear(model.sde) or end.item() != model.sde.t_min:
+    if model.moments is None or not is_linear(model.sde) or end.item() != model.sde.t_min:
         return
     spread = (model.sde.snr(end).detach() * model.state_moments().variance()).sqrt().item()
     if 0 < spread < KNOWN:
         warn_caller(
-            f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will be "
-            "narrower than the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
+            f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will not "
+            "have the spread of the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
             "sampler a grid that goes nearer to 0, grids.Angle(end=...)."
         )
 

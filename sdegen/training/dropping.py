@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..guidance.twisted import twisted_smc
 from ..likelihood.bits import bits_per_dim
+from ..likelihood.density import Density
 from ..likelihood.elbo import discrete_elbo, elbo
-from ..likelihood.flow import Density, estimate_log_prob, sample_with_log_prob
+from ..likelihood.flow import estimate_log_prob, sample_with_log_prob
 from ..models.named import keywords_of
 from ..models.score import ScoreModel
 from ..samplers.edit import edit

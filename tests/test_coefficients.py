@@ -1,0 +1,118 @@
+"""Coefficients are numbers of any kind, Python's, NumPy's or tensors; what is no number is refused in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+
+KINDS: dict[str, Callable[[float], Any]] = {
+    "float": float,
+    "int": int,
+    "np.float64": np.float64,
+    "np.float32": np.float32,
+    "np.int64": np.int64,
+    "array of no axes": np.array,
+    "tensor": lambda v: torch.tensor(v).double(),
+    "float32 tensor": torch.tensor,
+}
+NONE: dict[str, Any] = {
+    "None": None,
+    "a word": "1",
+    "True": True,
+    "np.True_": np.True_,
+    "complex": 1j,
+    "complex array": np.array(1j),
+    "complex tensor": torch.tensor(1j),
+    "tensor of truth values": torch.tensor(True),
+    "array of objects": np.array([None]),
+    "list": [1.0],
+}
+
+
+class Number(sdegen.ScalarSDE):
+    """``dx = −2 x dt + 3 dw``, with coefficients of some kind."""
+
+    def __init__(self, f: Any, g: Any) -> None:
+        self.f_, self.g_ = f, g
+
+    def f(self, t: Tensor) -> Any:
+        return self.f_
+
+    def g(self, t: Tensor) -> Any:
+        return self.g_
+
+
+class Matrices(sdegen.processes.MatrixSDE):
+    """The like in two channels."""
+
+    def __init__(self, F: Any, G: Any) -> None:
+        self.F_, self.G_, self.Sigma_0 = F, G, 0.1 * torch.eye(2, dtype=torch.float64)
+
+    def F(self, t: Tensor) -> Any:
+        return self.F_
+
+    def G(self, t: Tensor) -> Any:
+        return self.G_
+
+
+class Noise(sdegen.SDE):
+    """``dx = −2 x dt + 3 dw``, not declared to be linear."""
+
+    def __init__(self, g: Any) -> None:
+        self.g_ = g
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -2 * x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        return self.g_
+
+
+def readings(sde: Any) -> Tensor:
+    """What is known of a process: its coefficients, its laws, and a simulated path."""
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
+    x = x if not isinstance(sde, Matrices) else x[:, None].expand(3, 2, 2)
+    t, end = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)
+    seed = torch.Generator().manual_seed(0)
+    found = [sde.drift(x, t), sdegen.simulate(sde, x, 0.0, 0.5, steps=2, generator=seed)]
+    kernel = sde.kernel(x, t, end)
+    found += [kernel.mean, kernel.sample(torch.ones_like(x))]
+    if sde.is_linear:
+        found += [sde.marginal(end).Phi.matrix(), sde.marginal(end).covariance.matrix()]
+    return torch.cat([v.flatten() for v in found])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_every_kind_are_the_same_coefficients(kind: str) -> None:
+    make = KINDS[kind]
+    assert torch.allclose(readings(Number(make(-2), make(3))), readings(Number(-2.0, 3.0)), rtol=1e-12)
+    assert torch.allclose(readings(Noise(make(3))), readings(Noise(3.0)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_arrays_are_matrix_coefficients(kind: Any) -> None:
+    F, G = np.array([[0, 4], [-4, -8]]), np.array([[1, 0], [0, 4]])
+    want = readings(Matrices(torch.tensor(F).double(), torch.tensor(G).double()))
+    assert torch.allclose(readings(Matrices(F.astype(kind), G.astype(kind))), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", NONE)
+def test_what_is_no_number_is_no_coefficient(value: str) -> None:
+    given = NONE[value]
+    t, x = torch.tensor(0.3, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    for made in (Number(given, 1.0), Number(-1.0, given), Noise(given), Matrices(given, torch.eye(2).double())):
+        for ask in (
+            lambda sde: (sde.drift(x[:, None].expand(3, 2, 2) if isinstance(sde, Matrices) else x, t), sde.noise_at(t)),
+            lambda sde: sde.marginal(t) if sde.is_linear else sdegen.simulate(sde, x, 0.0, 0.5, steps=2),
+        ):
+            with pytest.raises(
+                (TypeError, ValueError), match=r"returned .*; (it must )?(return|write)|; give matrices"
+            ):
+                ask(made)
