@@ -92,18 +92,6 @@ class TwoMethods(sdegen.SDE):
         return sdegen.GeometricBrownianMotion().prior(moments)
 
 
-class Angles(nn.Module):
-    """A perceptron that sees cosines and sines of angles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nets.MLP(4, width=96, depth=3)
-
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """Return half of its answer."""
-        return self.inner(torch.cat([x.cos(), x.sin()], 1), c_noise)[:, :2]
-
-
 class Case(NamedTuple):
     """A process, its data, and the network that is trained."""
 
@@ -112,9 +100,9 @@ class Case(NamedTuple):
     net: Callable[[], nn.Module]
 
 
-def plain() -> nn.Module:
-    """The perceptron."""
-    return nets.MLP(2, width=96, depth=3)
+def plain(seen: int = 2) -> nn.Module:
+    """The perceptron, of as many numbers as it is shown: twice as many as there are angles, their cosines and sines."""
+    return nets.MLP(seen, width=96, depth=3)
 
 
 HALF_LINE = Through(coordinates.Log())
@@ -124,7 +112,7 @@ CASES = {
     "CIR": Case(sdegen.CIR, HALF_LINE, plain),
     "squared Bessel": Case(sdegen.SquaredBessel, HALF_LINE, plain),
     "Jacobi": Case(lambda: sdegen.Jacobi(2.0, 2.0), Through(coordinates.LogOdds()), plain),
-    "circle": Case(sdegen.CircularBrownianMotion, VonMises(), Angles),
+    "circle": Case(sdegen.CircularBrownianMotion, VonMises(), partial(plain, 4)),
 }
 COLUMNS = {"KL(data‖model)": 4, "k-NN KL": 3, "train s": 0, "seeds": 0}
 

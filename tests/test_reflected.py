@@ -123,7 +123,8 @@ def test_the_last_law_is_uniform_whatever_the_box() -> None:
         drawn = prior.sample(5000, g())
         assert drawn.shape == (5000, 2, 3) and sde.domain.check(drawn).all()
         assert stats.kstest((drawn.flatten().numpy() - sde.low) / (sde.high - sde.low), "uniform").pvalue > 1e-3
-        assert torch.allclose(prior.log_prob(drawn), torch.tensor(-6 * width, dtype=d64))
+        walls = torch.tensor([sde.low, sde.high], dtype=d64)[:, None, None].expand(2, 2, 3)
+        assert torch.allclose(prior.log_prob(torch.cat([drawn, walls])), torch.tensor(-6 * width, dtype=d64))
         assert prior.log_prob(drawn + 9).isneginf().all() and not prior.score(drawn).any()
 
 

@@ -4,12 +4,13 @@ draws.
 
 from . import coordinates, derivatives, kernels
 from .empirical import Empirical
+from .harmonics import BoxHarmonics, CircleHarmonics
 from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Diagonal, Operator, Scale
 from .units import Units
 
 __all__ = [
-    "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "coordinates",
-    "derivatives", "kernels", "moments_of",
+    "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments",
+    "Operator", "Scale", "Units", "coordinates", "derivatives", "kernels", "moments_of",
 ]  # fmt: skip

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch import distributions as D
 
 from ..arguments import check_arguments
-from ..precision import widened
+from ..precision import at_least_single, widened
 from ..show import show_call
 from .circle import log_wrapped, slope_of_log_wrapped, wrap
 from .kernels import check_noise
+from .mixtures import check_event
 from .operators import rows
 from .outside import TorchLaw
 
@@ -120,6 +121,13 @@ class UniformBox(TorchLaw):
         self.low, self.high = low, high
         ends = [torch.full(tuple(event_shape), end, dtype=torch.float64) for end in (low, high)]
         super().__init__(D.Uniform(ends[0], ends[1]))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density in nats, ``(B,)``, the same at all points of the box, its walls among them; −∞ outside."""
+        check_event(x, self.event_shape)
+        inside = ((x >= self.low) & (x <= self.high)).reshape(len(x), -1).all(1)
+        value = -self.event_shape.numel() * math.log(self.high - self.low)
+        return torch.where(inside, value, -torch.inf).to(x.device, at_least_single(x.dtype))
 
     def score(self, x: Tensor) -> Tensor:
         """Return zeros of the shape of `x`."""

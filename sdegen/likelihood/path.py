@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..laws.derivatives import Divergence
 from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
-from ..laws.products import check_derivatives
+from ..laws.products import Field, check_derivatives, value_and_slope
 from ..models.score import ScoreModel, check_dtype
 from ..samplers.ode import refuse_flow
 from ..show import show_call
@@ -190,4 +190,40 @@ def follow(
     scales = flow.log_scale(ends)
     totals = state[:, d:] + d * (scales[1] - scales[0]).to(u)
     stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)
-    return Path(flow.unchart(state[:, :d].reshape(shape), ends[1]), totals.mean(1), stderr, evaluations)
+    end = flow.unchart(state[:, :d].reshape(shape), ends[1])
+    return Path(_brought_back(model, end, flow.field(tau.mean())), totals.mean(1), stderr, evaluations)
+
+
+def _brought_back(model: ScoreModel, x: Tensor, field: Field) -> Tensor:
+    """Return states at the end of a path with those beyond a boundary brought back by the rule of the process, `enter`.
+
+    On a circle and in a box this is where the path itself has gone, if the flow is the same all round, or mirrored at the walls.
+
+    Parameters
+    ----------
+    model
+        The score model.
+    x
+        States ``(B, *)``.
+    field
+        Its flow halfway.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    sde = model.sde
+    inside = sde.enter(x)
+    moved = (inside != x).reshape(len(x), -1).any(1)
+    if sde.harmonics is None or not moved.any():
+        return inside
+    turned, here = value_and_slope(sde.enter, x, field(x))[1], field(inside)
+    gap, size = ((v.detach()[moved]).abs().max().item() for v in (turned - here, here))
+    if not gap <= 1e-2 * size:
+        raise ValueError(
+            f"the flow of {type(model).__name__} leaves the domain of {type(sde).__name__}, since its score is not continued "
+            "beyond as the process goes on there; give it the same values a full turn on, or the opposite part through a wall at "
+            "the mirror image, as DirectModel does."
+        )
+    return inside

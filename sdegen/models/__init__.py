@@ -1,10 +1,11 @@
 """Score models: exact ones of known distributions, networks, networks from elsewhere, and numerical Fokker–Planck solutions."""
 
 from .diffusers import from_diffusers, to_diffusers
+from .direct import DirectModel
 from .exact import Exact, ExactConditional
 from .fokker_planck import FokkerPlanck
 from .foreign import from_denoiser, from_network
-from .network import DirectModel, LearnedVariance, Model, Trainable
+from .network import LearnedVariance, Model, Trainable
 from .parametrizations import (
     DataParametrization,
     EDMParametrization,

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from ..arguments import check_arguments
 from ..checks import check_number
 from ..laws.circle import UniformAngles, WrappedGaussian, wrap
+from ..laws.harmonics import CircleHarmonics
 from ..laws.mixtures import Moments
 from .bounded import FORGOTTEN, BoundedBrownianMotion
 
@@ -20,7 +21,7 @@ UNIFORM = math.sqrt(2 * math.log(2 / FORGOTTEN))  # noise whose first harmonic, 
 
 class CircularBrownianMotion(BoundedBrownianMotion):
     """Brownian motion of angles, ``dx = g(t) dw`` with `x` in ``[−π, π)``, where a circle closes: dihedral angles, directions,
-    phases. Data of any shape are points of a torus.
+    phases. Data of any shape are points of a torus. A network is shown cosine and sine of each angle (`DirectModel`).
 
     ``x_t | x_0`` is a wrapped Gaussian of standard deviation ``sigma(t) = sigma_max (t / T)^power``, and ``g² = d sigma² / dt``.
     At T it is uniform to 1e-8 by default, and the prior is uniform. V. De Bortoli et al., *Riemannian score-based generative
@@ -52,6 +53,7 @@ class CircularBrownianMotion(BoundedBrownianMotion):
     """
 
     domain = constraints.half_open_interval(-math.pi, math.pi)
+    harmonics = CircleHarmonics()
 
     @check_arguments
     def __init__(self, sigma_max: float = UNIFORM, power: float = 1.5, T: float = 1.0) -> None:

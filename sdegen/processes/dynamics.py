@@ -16,6 +16,7 @@ from ..arguments import asked_as
 from ..checks import kind_of
 from ..fixed import Fixed
 from ..laws.coordinates import Coordinates
+from ..laws.harmonics import Harmonics
 from ..laws.operators import Diagonal, Operator, Scale
 from ..show import show_call
 
@@ -67,11 +68,15 @@ class Dynamics(Fixed, ABC):
     free
         A map from the domain to numbers without bounds, in which samplers, simulations and likelihoods run, so that no step
         leaves the domain; None where there are no bounds, or where `enter` keeps them.
+    harmonics
+        The waves with the symmetry of the domain that a network is shown in place of states (`DirectModel`), where `enter` goes
+        round a circle or reflects; None elsewhere.
     """
 
     T: float = 1.0
     domain: constraints.Constraint = constraints.real
     free: Coordinates | None = None
+    harmonics: Harmonics | None = None
 
     __repr__ = show_call
 

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from ..laws.harmonics import BoxHarmonics
 from ..laws.mixtures import Moments
 from ..laws.reflected import ReflectedGaussian, UniformBox, fold_into
 from .bounded import BoundedBrownianMotion
@@ -23,8 +24,9 @@ class ReflectedBrownianMotion(BoundedBrownianMotion):
 
     ``x_t | x_0`` is a Gaussian of standard deviation ``sigma(t) = sigma_max (high − low) (t / T)^power`` folded into the box,
     and ``g² = d sigma² / dt``. Its density has no slope at the walls, and is uniform at T, to 1e-8 by default; so is the
-    prior. A step that leaves the box is reflected (`enter`), which is what the process itself does, and no clamp. A. Lou and
-    S. Ermon, *Reflected diffusion models*, 2023, arXiv:2304.04740.
+    prior. A step that leaves the box is reflected (`enter`), which is what the process itself does, and no clamp. A network is
+    shown cosines that are level at the walls (`DirectModel`), so that no flow goes through them. A. Lou and S. Ermon, *Reflected
+    diffusion models*, 2023, arXiv:2304.04740.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class ReflectedBrownianMotion(BoundedBrownianMotion):
         if not low < high:
             raise ValueError(f"low = {low:g}, high = {high:g}; a box has a width: give a low that is below high.")
         self.low, self.high, self.sigma_max = low, high, check_number("sigma_max", sigma_max, above=0)
-        self.domain = constraints.interval(low, high)
+        self.domain, self.harmonics = constraints.interval(low, high), BoxHarmonics(low, high)
 
     @property
     def spread(self) -> float:

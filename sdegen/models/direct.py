@@ -1,0 +1,133 @@
+"""A network as the score itself, for any process: `DirectModel`.
+
+Networks know nothing of this file.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DirectModel"]
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..answers import check_answer
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..conditions import Conditions, conditions_of
+from ..laws.mixtures import Moments
+from ..laws.outside import as_law
+from ..precision import at_least_single
+from ..processes.base import SDE
+from ..processes.times import EARLIEST
+from ..processes.transformed import Transformed
+from ..processes.validity import check_process
+from .network import Trainable
+from .score import check_dtype
+
+
+class DirectModel(Trainable):
+    """A score model of any SDE, linear or not, whose network gives the score: ``score = base(x) + F(x / scale, c_noise) /
+    scale``.
+
+    On a circle or in a box a network that sees the state itself may have a jump where the circle closes, or push through a wall.
+    There it is shown waves of the state (`SDE.harmonics`) and answers along their slopes: cosine and sine of each angle, so that
+    the score is periodic, or a cosine of each number in the box, so that it has no part through the walls. A network for two
+    angles is then one of four numbers, ``MLP(4)``; one for a box is as wide as the data.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min, 1e-6 T)``: of earlier times training says
+        nothing.
+    sde
+        Any SDE. One whose states have bounds and coordinates without any, such as `CIR` on the half-line, is taken in these
+        (`Transformed`): the network sees ``log x``, and no step of a sampler leaves the domain.
+    scale
+        Length that input and output are scaled by; the output alone where the network is shown waves.
+    base
+        A law whose ``score(x)`` the network's answer is added to, so that the network says only how the state differs from
+        noise. By default none; the prior, once the data's moments are known, of a process with a known law, where its score
+        has the limits at the ends of the domain that the score of the state has. In coordinates without bounds the network's
+        answer is then of the size of the noise, and less towards the ends.
+    orders
+        How many waves of each kind are shown on a circle or in a box, ``cos x, cos 2x, …``: the width of the network grows with
+        their number, and fine detail is easier to learn.
+
+    Raises
+    ------
+    TypeError
+        If `base` has no ``score``.
+    ValueError
+        If `scale` is not positive, or `orders` is not 1 on a process whose states are shown as they are.
+    """
+
+    @check_arguments
+    def __init__(self, net: nn.Module, sde: SDE, scale: float = 1.0, base: Any = None, orders: int = 1) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale = {scale}; it must be positive.")
+        base = as_law(base)
+        if base is not None and not hasattr(base, "score"):
+            raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
+        check_process(sde)
+        sde = sde if sde.free is None or sde.coordinates is not None else Transformed(sde, sde.free)
+        if check_count("orders", orders) > 1 and sde.harmonics is None:
+            raise ValueError(
+                f"orders = {orders} on {type(sde).__name__}, whose states the network is shown as they are; leave out orders, "
+                "which are of waves on a circle or in a box."
+            )
+        self.net, self.sde, self.scale, self.base, self.orders = net, sde, scale, base, orders
+        self._prior_of: tuple[Moments | None, Any] = (None, None)
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that the network takes by name."""
+        return conditions_of(self.net)
+
+    def asked(self) -> dict[str, Any]:
+        """Return the process, and what makes the network's answer the score."""
+        return super().asked() | {"scale": self.scale, "base": self.base, "orders": self.orders}
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the score, the network's output added to the base score."""
+        dtype = check_dtype(self, x)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        c_noise = 0.25 * t.clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T)).log().reshape(-1)
+        c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
+        waves = self.sde.harmonics
+        shown = x / self.scale if waves is None else waves.show(x, self.orders)
+        out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
+        score = (out if waves is None else waves.score(x, out, self.orders)) / self.scale
+        if self.sde.is_known and (self.sde.coordinates is not None or waves is not None):
+            score = score * self._size(x, t)
+        base = self._base()
+        return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
+
+    def _size(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far.
+
+        Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which these coordinates
+        bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``;
+        more than that would carry states through the end in finite time.
+        """
+        root = self.sde.root(t.clamp_min(EARLIEST * self.sde.T), x)
+        rho = 1 / root.gram()(torch.ones_like(x))
+        return rho / (1 + rho.sqrt())
+
+    def _base(self) -> Any:
+        """Return the law whose score the network's answer is added to; None if there is none."""
+        if self.base is not None or not self.sde.is_known or self.moments is None:
+            return self.base
+        known, law = self._prior_of
+        if known is not self.moments:
+            law = as_law(self.sde.prior(self.state_moments()))
+            self._prior_of = self.moments, law
+        return law
+
+    def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return ``E[z | x_t] = −Rᵀ score``, which the score gives where there is no signal too."""
+        return self._marginal(t).noise_from_score(self.score(x, t, **cond))
+
+    forward = score
