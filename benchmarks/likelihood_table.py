@@ -58,7 +58,7 @@ def ours(name: str, tolerance: float, method: str | None, dtype: torch.dtype, n:
     found = sdegen.estimate_log_prob(
         sdegen.Exact(sde, ring), u.to(dtype), joint=True, prior=sde.diffused(ring, sde.T), tolerance=tolerance, method=method,
     )  # fmt: skip
-    truth = sde.diffused(ring, 0.0).log_prob(u) if len(sde.e) == 1 else ring.log_prob(x) + rest
+    truth = sde.diffused(ring, 0.0).log_prob(u) if sde.is_scalar else ring.log_prob(x) + rest
     return errors(found.value.double(), truth, found.evaluations)
 
 
@@ -113,7 +113,7 @@ def bounds(name: str, n: int, seed: int) -> Values:
     generator = torch.Generator().manual_seed(seed)
     x = ring.sample(n, generator)
     model, truth = sdegen.Exact(sde, ring), ring.log_prob(x)
-    if len(sde.e) == 1:
+    if sde.is_scalar:
         truth = sde.diffused(ring, 0.0).log_prob(x)
     cells: Values = {}
     for label, law in (("angle", AngleTimes()), ("log-SNR", ImportanceTimes()), ("uniform", UniformTimes())):

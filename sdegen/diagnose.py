@@ -291,7 +291,6 @@ def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
     """Return ``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
     if not hasattr(law, "log_prob"):
         return None
-    one = torch.ones(1, dtype=torch.float64)
     law, x_0 = law.in_units(sde.units), sde.standardise(x_0)
-    smoothed = law.diffuse(Transition(Scale(one[0]), Scale((-0.5 * sde.log_snr(end)).exp())), one)
+    smoothed = law.diffuse(Transition(Scale(1.0), Scale((-0.5 * sde.log_snr(end)).exp())))
     return Estimate.of(ask_log_prob(law, x_0) - smoothed.log_prob(x_0))

@@ -181,8 +181,8 @@ class Observed(sdegen.GaussianMixture):
         super().__init__(RING.weights, RING.means, RING.covariances)
         self.answer = answer
 
-    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> Any:
-        mean, score = super().observed(y, c, s)
+    def observed(self, y: Tensor, C: Any, S: Any) -> Any:
+        mean, score = super().observed(y, C, S)
         return self.answer(mean), score
 
 

@@ -334,8 +334,7 @@ bad(
     "LearnedVariance on CLD",
     TypeError,
     lambda w: LearnedVariance(nets.MLP(4), CLD()),
-    r"^CLD moves matrices",
-    r"scalar process",
+    r"^CLD is not scalar",
 )
 bad(
     "the denoiser of DoubleWell",

@@ -31,8 +31,8 @@ def test_the_default_ends_where_the_model_says_with_the_posterior_mean(sde: Any,
     if not known:
         model.moments = None
     x_T = prior.sample(n, torch.Generator().manual_seed(0))
-    at = sde.observe(torch.zeros(1, len(sde.e)), torch.tensor(end))
-    c, s = at.c.square().item(), at.s.square().item()
+    at = sde.observe(torch.zeros(1, len(sde.Sigma_0)), torch.tensor(end))
+    c, s = at.C.c.square().item(), at.S.c.square().item()
     for stop, variance in ((None, 0.25), (end, c * 0.25**2 / (c * 0.25 + s))):
         model.end = stop
         x = sde.project(sample(model, x_T=x_T, steps=40))
@@ -79,7 +79,7 @@ def test_noise_is_put_back_where_a_network_draws_images() -> None:
 
 @pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.DoubleWell()])
 def test_noise_is_refused_where_the_default_has_none(sde: Any) -> None:
-    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e)), sde) if sde.is_linear else _Nowhere(sde)
+    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.Sigma_0)), sde) if sde.is_linear else _Nowhere(sde)
     assert samplers.default(model, 10, eta=0.0).steps == 10
     with pytest.raises(ValueError, match="adds no noise there"):
         samplers.default(model, 10, eta=0.5)
@@ -243,7 +243,7 @@ def test_smoothed_states_are_drawn_where_they_are_asked_for(sde: Any, scale: flo
 @pytest.mark.parametrize("kind", ["exact", "network"])
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=repr)
 def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any, kind: str) -> None:
-    net = sdegen.nets.MLP(2 * len(sde.e), width=4)
+    net = sdegen.nets.MLP(2 * len(sde.Sigma_0), width=4)
     model: Any = sdegen.Exact(sde, scaled_ring(1e-3)) if kind == "exact" else sdegen.Model(net, sde)
     model.moments = scaled_ring(1e-3).moments()
     with pytest.warns(UserWarning, match="samples will not have the spread of the data; give the process the units"):

@@ -26,7 +26,7 @@ name = lambda sde: type(sde).__name__
 
 def data_law(sde: Any) -> Any:
     """The law of the state at 0 for numbers, of the data for larger states."""
-    return sde.diffused(RING, 0.0) if len(sde.e) == 1 else RING
+    return sde.diffused(RING, 0.0) if sde.is_scalar else RING
 
 
 def normal(v: float, d: int = 2) -> sdegen.GaussianMixture:

@@ -112,7 +112,7 @@ def fault(sde: Any, name: str, reading: str, end: float, value: Any, x: Tensor) 
     value = torch.stack(value) if isinstance(value, tuple) else value
     if not value.isfinite().all():
         return "not finite"
-    still = reading == "denoise" and end == 0.0 and len(sde.e) == 1 and sde.sigma_0 == 0
+    still = reading == "denoise" and end == 0.0 and sde.is_scalar and sde.sigma_0 == 0
     return "not the state" if still and (value - x).abs().max() > 1e-9 else ""
 
 
@@ -141,12 +141,12 @@ def expected_refusal(sde: Any, name: str, reading: str, end: float) -> bool:
     """
     at = sde.marginal(torch.tensor(end, dtype=torch.float64))
     silent, clear = sde.snr(end) == 0, bool(at.R.log_abs_det().isneginf())
-    if len(sde.e) > 1:
+    if not sde.is_scalar:
         return clear and ("score" in reading or "Data" in name or "Score" in name or name == "DirectModel")
     return (clear and "score" in reading) or (bool(silent) and name in ("DirectModel",) and "score" not in reading)
 
 
-@pytest.mark.parametrize("sde", [s for s in SDES if len(s.e) == 1], ids=repr)
+@pytest.mark.parametrize("sde", [s for s in SDES if s.is_scalar], ids=repr)
 def test_readings_of_networks_are_continuous_at_the_data(sde: Any) -> None:
     x = RING.sample(4, torch.Generator().manual_seed(1))
     for name, make in networks(sde):

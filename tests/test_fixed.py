@@ -58,7 +58,7 @@ def use(sde: sdegen.SDE) -> None:
     sde.perturb(x, 0.5 * sde.T, generator=torch.Generator().manual_seed(0))
     if is_linear(sde):
         sde.time(sde.snr(0.5 * sde.T))
-        sde.marginal(0.3 * sde.T), sde.e, sde.datum, sde.t_max
+        sde.marginal(0.3 * sde.T), sde.embedding, sde.datum, sde.t_max
         near = sdegen.data.gaussian_ring(radius=1.0, std=0.1)  # which any of the processes forgets
         sdegen.sample(sdegen.Exact(sde, near), 2, steps=3, seed=0)
     assert sde.t_min >= 0

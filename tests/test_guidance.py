@@ -242,7 +242,7 @@ def test_the_exact_classifier_is_bayes_rule_with_the_weights_of_its_classes(sde:
     t, datum = 0.3 * sde.T, torch.linspace(-2, 3, 5, dtype=torch.float64)[:, None]
     at = sde.marginal(t)
     x = at.Phi(sde.lift(datum)) + at.R(0.3 * torch.ones_like(sde.lift(datum)))
-    column, Q = at.Phi.matrix() @ sde.e[:, None], at.covariance.matrix()
+    column, Q = at.Phi.matrix() @ sde.embedding.matrix(1), at.covariance.matrix()
     logs = []
     for weight, m, v in zip(weights, means, scales):
         C = column @ column.T * v**2 + Q

@@ -166,7 +166,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(sde: sdegen.LinearSDE) -> No
     z = torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
     x, rest = sde.complete(x, z)  # of a state larger than the data the joint density
     model = sdegen.Exact(sde, RING)
-    exact = sde.diffused(RING, 0.0).log_prob(x) if len(sde.e) == 1 else RING.log_prob(sde.project(x)) + rest
+    exact = sde.diffused(RING, 0.0).log_prob(x) if sde.is_scalar else RING.log_prob(sde.project(x)) + rest
     estimated = partial(estimate_log_prob, joint=True, prior=law_at(sde, sde.T))
     probes = torch.Generator().manual_seed(1)
     found = estimated(model, x, divergence=Hutchinson(8), tolerance=1e-3, generator=probes)
@@ -235,7 +235,7 @@ def test_hutchpp_with_as_many_directions_as_coordinates_is_exact() -> None:
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.Rectified(), sdegen.CLD()], ids=name)
 @pytest.mark.turns("CLD", "Rectified")
 def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
-    model, n = sdegen.Exact(sde, RING), 200 if len(sde.e) == 1 else 8
+    model, n = sdegen.Exact(sde, RING), 200 if sde.is_scalar else 8
     u, found = sdegen.sample_with_log_prob(model, n, seed=3)
     assert (found.value - log_prob(model, u, joint=True)).abs().max() < 1e-4
     again, _ = sdegen.sample_with_log_prob(model, n, seed=3)

@@ -98,7 +98,7 @@ def test_edm_residual_has_unit_variance_on_gaussian_data(sde: Any) -> None:
     at = sde.marginal(t)
     whitened = c.c_in(drawn.x).reshape(len(x_0), -1)
     left = (at.velocity(sde.lift(x_0), drawn.z) - c.c_skip(drawn.x)).reshape(len(x_0), -1)
-    k = len(sde.e)
+    k = len(sde.Sigma_0)
     torch.testing.assert_close(whitened.T.cov().reshape(k, k), torch.eye(k, dtype=torch.float64), rtol=0, atol=0.03)
     want = (c.c_out @ c.c_out.T).matrix()
     torch.testing.assert_close(left.T.cov().reshape(k, k), want, rtol=0.03, atol=1e-6)

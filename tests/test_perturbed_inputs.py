@@ -48,7 +48,7 @@ def optimum(sde: Any, t: float, gamma: float) -> tuple[Tensor, Tensor]:
     """``Rᵀ (Phi P Phiᵀ + (1 + gamma²) R Rᵀ)⁻¹`` and ``Phi m``, over the flattened state."""
     at, moments = sde.marginal(t), DATA.moments()
     eye = torch.eye(2, dtype=torch.float64)
-    lift = torch.kron((at.Phi.matrix() @ sde.e)[:, None], eye)
+    lift = torch.kron(at.Phi.matrix() @ sde.embedding.matrix(1), eye)
     R = torch.kron(at.R.matrix(), eye)
     total = lift @ moments.covariance @ lift.T + (1 + gamma**2) * R @ R.T
     return R.T @ torch.linalg.inv(total), lift @ moments.mean

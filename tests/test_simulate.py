@@ -24,8 +24,8 @@ def test_forward_paths_have_the_kernels_moments(sde: sdegen.LinearSDE, method: s
     end = simulate(sde, x_s, s, t, steps=200, method=method, generator=torch.Generator().manual_seed(0)).reshape(n, -1)
     kernel = sde.kernel(x_s[:1], s, t)
     d = end.shape[1]
-    R = kernel.R.matrix().reshape(len(sde.e), len(sde.e))
-    want = torch.kron(R @ R.T, torch.eye(d // len(sde.e), dtype=torch.float64))
+    R = kernel.R.matrix().reshape(len(sde.Sigma_0), len(sde.Sigma_0))
+    want = torch.kron(R @ R.T, torch.eye(d // len(sde.Sigma_0), dtype=torch.float64))
     spread = want.diagonal().sqrt()
     assert ((end.mean(0) - kernel.mean.reshape(-1)).abs() < 5 * spread / n**0.5 + 0.02).all()
     assert ((end.T.cov() - want).abs() < 0.12 * spread[:, None] * spread[None]).all()

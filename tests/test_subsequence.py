@@ -43,7 +43,7 @@ def textbook(betas: Tensor, i: int, j: int) -> Tensor:
 
 def measured(sde: Any, times: Tensor) -> StepCosts:
     """Costs with the expectation of the exact model's error put in, not an estimate of it."""
-    e = sde.e
+    e = sde.embedding.matrix(1)[:, 0]
     left = []
     for t in times:
         at = sde.marginal(t)
@@ -76,7 +76,7 @@ def test_costs_are_divergences_between_the_kernels(sde: Any) -> None:
         means = []
         for clean in (sde.lift(x_0), model.denoise(x_t, t)):
             means.append(at_s.Phi(clean) + law.K(x_t - at_t.Phi(clean)))
-        gap = (means[0] - means[1]).reshape(200, len(sde.e), -1)
+        gap = (means[0] - means[1]).reshape(200, len(sde.Sigma_0), -1)
         want = 0.5 * torch.einsum("bax,ac,bcx->b", gap, torch.linalg.inv(law.covariance.matrix()), gap)
         got = costs.of(grids.Given(torch.stack([t, s])))
         error = (want.var() / 200 + got.stderr**2) ** 0.5
@@ -87,7 +87,7 @@ def test_costs_are_divergences_between_the_kernels(sde: Any) -> None:
 @pytest.mark.parametrize("sde", [EIGHT, sdegen.VE(), sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)
 def test_costs_of_given_errors_are_their_divergences(sde: Any) -> None:
     # KL between two Gaussians of one covariance, their means apart by what an error of the datum moves the kernel's.
-    k, times = len(sde.e), grids.Uniform(end=0.1)(sde, 4)
+    k, times = len(sde.Sigma_0), grids.Uniform(end=0.1)(sde, 4)
     e = torch.randn(5, k, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     costs = StepCosts(sde, times, (e @ e.mT)[:, None].expand(5, 4, k, k)).matrix()
     error = e if k > 1 else e[:, 0]

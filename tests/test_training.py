@@ -218,7 +218,7 @@ class OnAccelerator(torch.Tensor):
 def test_the_default_loss_waits_for_no_accelerator(monkeypatch, sde, generator):
     monkeypatch.setattr(finite, "at_hand", lambda device: False)
     monkeypatch.setattr(OnAccelerator, "asked", [])
-    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.e), width=8, depth=1), sde)
+    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.Sigma_0), width=8, depth=1), sde)
     for p in model.parameters():
         p.data = p.data.as_subclass(OnAccelerator)
     model.moments = RING.moments()

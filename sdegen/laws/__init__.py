@@ -2,15 +2,16 @@
 draws.
 """
 
-from . import coordinates, derivatives, kernels
+from . import bases, coordinates, derivatives, kernels
+from .diagonal import Diagonal
 from .empirical import Empirical
 from .harmonics import BoxHarmonics, CircleHarmonics
 from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
-from .operators import Diagonal, Operator, Scale
+from .operators import Operator, Scale
 from .units import Units
 
 __all__ = [
     "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments",
-    "Operator", "Scale", "Units", "coordinates", "derivatives", "kernels", "moments_of",
+    "Operator", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
 ]  # fmt: skip

@@ -13,11 +13,13 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..precision import widened
 from .draws import check_draws
+from .embedding import WHOLE, Embedding
 from .kernels import Transition
-from .mixtures import Distribution, GaussianMixture, Moments, check_event, moments_of, seen_through
-from .operators import rows
+from .mixtures import Distribution, GaussianMixture, Map, Moments, check_event, check_single, moments_of
+from .operators import Operator, Scale, as_operator, full_matrix, rows
 from .units import Units
 
+FEW = 16  # numbers of a datum, up to which distances are sums of squared differences
 BLOCK = 2**24  # pairs of a state and a datum: 64 MB of distances in float32
 
 
@@ -57,25 +59,25 @@ class Empirical(Distribution):
         n = check_draws(n, generator)
         return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
 
-    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; needs ``s > 0``.
+    def observed(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor]:
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = C x + S z``; needs noise everywhere, ``S > 0``.
 
         Parameters
         ----------
         y
             ``(B, *event_shape)``.
-        c, s
-            ``()`` or ``(B,)``.
+        C, S
+            Operators on the data, or numbers of shape ``()`` or ``(B,)``.
 
         Raises
         ------
         TypeError
             If `y` is not floating point.
         ValueError
-            If an `s` is not positive, where there is no density, or shapes are others.
+            If there is no noise somewhere, where there is no density, or shapes are others.
         """
         check_event(y, self.event_shape)
-        return pooled(self.data, y, c, s, self.block)
+        return pooled(self.data, y, as_operator(C), as_operator(S), self.block)
 
     def in_units(self, units: Units) -> Empirical:
         """Return the law of the same data in other units."""
@@ -85,22 +87,26 @@ class Empirical(Distribution):
         """Return the mean and covariance of the data: full up to 64 dimensions, its diagonal beyond."""
         return moments_of(self.data)
 
-    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, `x` from the data, as a mixture over `event_shape`, or over ``(k,
-        *event_shape)`` if `e` has `k` > 1 channels.
+    def diffuse(self, transition: Transition, embedding: Embedding = WHOLE) -> GaussianMixture:
+        """Return the law of ``Phi E x + R z``, `x` from the data, as a mixture over `event_shape`, or over ``(k,
+        *event_shape)`` where `E` makes `k` channels of it.
         """
-        p, Sigma = seen_through(transition, e)
-        data, d = self.data.cpu().double(), math.prod(self.event_shape)
+        check_single(transition)
+        data, d, axes = self.data.cpu().double(), math.prod(self.event_shape), transition.Phi.axes
         weights = torch.full((len(data),), 1 / len(data), dtype=torch.float64)
-        if len(e) == 1:
-            return GaussianMixture(weights, p * data, Sigma[0, 0].expand(len(data)))
-        means = torch.einsum("i,kd->kid", p, data.reshape(len(data), d)).reshape(-1, len(p), *self.event_shape)
-        full = torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64)).reshape(len(p) * d, len(p) * d)
-        return GaussianMixture(weights, means, full.expand(len(data), -1, -1))
+        seen = embedding.seen_along(transition, axes)
+        if seen is None:
+            M, Sigma = embedding.seen_through(transition, d)
+            channels = (len(M) // d,) if len(M) > d else ()
+            means = (data.reshape(len(data), d) @ M.T).reshape(len(data), *channels, *self.event_shape)
+            return GaussianMixture(weights, means, Sigma.expand(len(data), -1, -1))
+        v = seen[1]
+        covariances = v[0].expand(len(data)) if v.shape[1] == 1 else v.reshape(1, *self.event_shape).expand(data.shape)
+        return GaussianMixture(weights, transition.Phi(data), covariances, axes)
 
 
-def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``, where `x` is any row of the data with equal
+def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = C x + S z``, where `x` is any row of the data with equal
     probability.
 
     Parameters
@@ -108,30 +114,41 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
     data, y
         ``(N, *)`` and ``(B, *)``; what they hold is not looked at, so that nothing waits for an accelerator. Of half precision,
         or under an autocast, means are formed in float32 all the same, and returned in the dtype of `y`.
-    c, s
-        ``()`` or ``(B,)``.
+    C, S
+        Operators on the data.
     block
         Largest number of (query, datum) pairs held at once.
 
     Raises
     ------
     ValueError
-        If an `s` is not positive, where there is no density.
+        If there is no noise somewhere, where there is no density.
     """
-    if (s <= 0).any():
+    noisy = (S.c > 0).all() if isinstance(S, Scale) else not S.log_abs_det().isneginf().any()
+    if not noisy:
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
     if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(
         y.device.type
     ):  # half the digits are lost in a difference of distances
         with torch.autocast(y.device.type, enabled=False):
-            mean, score = pooled(data, widened(y), c, s, block)
+            mean, score = pooled(data, widened(y), C, S, block)
         return mean.to(y.dtype), score.to(y.dtype)
-    points, flat = data.to(y).reshape(len(data), -1), y.reshape(len(y), -1)
+    data = data.to(y)
+    if isinstance(C, Scale) and isinstance(S, Scale):
+        return _pooled_alike(data, y, C.c, S.c, block)
+    S_inv = S.inv()
+    mean = _mean_seen(data, S_inv(y), S_inv @ C, block)
+    return mean, S_inv.T(S_inv(C(mean) - y))
+
+
+def _pooled_alike(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return mean and score for ``y = c x + s z``, with the same numbers for all coordinates."""
+    points, flat = data.reshape(len(data), -1), y.reshape(len(y), -1)
     c = rows(c, flat).expand(len(y), 1)
     s = s.to(flat, non_blocking=True).reshape(-1, 1).expand(len(y), 1)  # of the shape of c
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
-    direct = flat.shape[1] <= 16
+    direct = flat.shape[1] <= FEW
     at = flat / c.clamp_min(
         torch.finfo(flat.dtype).tiny ** 0.4
     )  # with next to no signal the weights are equal: snr is 0
@@ -146,3 +163,27 @@ def pooled(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int = BLOCK) ->
         means.append((-ratio * half).softmax(1) @ points)
     mean = torch.cat(means)
     return mean.reshape(y.shape), ((c * mean - flat) / s.square()).reshape(y.shape)
+
+
+def _mean_seen(data: Tensor, u: Tensor, W: Operator, block: int) -> Tensor:
+    """Return ``E[x | u]`` for ``u = W x + z``, with a map for all rows or one for each."""
+    points, means = data.reshape(len(data), -1), []
+    most = max(1, block // max(1, data.numel()))
+    for first in range(0, len(u), most):
+        own = slice(first, first + most)
+        means.append(_log_weights(data, u[own], W if W.log_abs_det().numel() == 1 else W[own]).softmax(1) @ points)
+    return torch.cat(means).reshape(u.shape)
+
+
+def _log_weights(data: Tensor, u: Tensor, W: Operator) -> Tensor:
+    """Return ``−½ |u_i − W_i x_j|²``, ``(B, N)``, up to a constant for each row; in few dimensions from differences."""
+    w = W.along(W.axes)
+    if w is None:
+        d = data[0].numel()
+        moved = torch.einsum("bij,nj->bni", full_matrix(W, d).reshape(-1, d, d).to(u), data.flatten(1))
+        return -0.5 * (u.flatten(1)[:, None] - moved).square().sum(-1)
+    w, (u, x) = w.to(u), (v if W.axes is None else W.axes(v) for v in (u, data))
+    u, x = u.flatten(1), x.flatten(1)
+    if x.shape[1] <= FEW:
+        return -0.5 * (u[:, None] - w[:, None] * x).square().sum(-1)
+    return (w * u) @ x.T - 0.5 * w.square().expand(len(u), -1) @ x.square().T

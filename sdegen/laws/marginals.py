@@ -1,25 +1,24 @@
 """The law of noised states at given times: `Marginal`, computed once per training step and shared by loss, weighting and
 model.
 
-A state drawn from it is a `Perturbed` one; what a state tells about its datum is an `Observation`. Of a process that is not
-linear only a `Level` is known.
+A state drawn from it is a `Perturbed` one; what a state tells about its datum is an `Observation` (`embedding`). Of a process
+that is not linear only a `Level` is known.
 """
 
 from __future__ import annotations
 
-__all__ = ["LEAST_SIGNAL", "Level", "Marginal", "Observation", "Perturbed"]
+__all__ = ["LEAST_SIGNAL", "Level", "Marginal", "Perturbed"]
 
 import math
 from functools import cached_property
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..show import show_call
+from .embedding import WHOLE, Embedding, Observation, Reduction
 from .kernels import StateLaw, Transition
-from .matrices import Matrix
-from .operators import Operator, Scale, rows
+from .operators import Operator
 
 LEAST_SIGNAL = 1e-8  # of the noise: below, it is lost in the rounding of a float32 state
 
@@ -69,47 +68,6 @@ class Level:
         return self.log_snr.clamp_min(2 * math.log(LEAST_SIGNAL))
 
 
-class Observation(NamedTuple):
-    """The sufficient statistic of a state for its datum: ``y = c x_0 + s zeta`` with ``c² + s² = 1``.
-
-    The state's law is that of `y` times a Gaussian that does not depend on the data, so that
-    ``∇ log p(x) = g ∇ log p(y) − rest x``.
-
-    Attributes
-    ----------
-    y
-        The sufficient statistic, of the shape of the data.
-    c, s
-        The cosine and the sine, float64, ``()`` or ``(B,)``.
-    g
-        How the state makes it: ``y = gᵀ x`` over the channels, ``(..., k)``.
-    rest
-        Precision of what is left; None for numbers, which tell of nothing else.
-    """
-
-    y: Tensor
-    c: Tensor
-    s: Tensor
-    g: Tensor
-    rest: Matrix | None
-
-    def __repr__(self) -> str:
-        return show_call(self)
-
-    def score(self, x: Tensor, of_y: Tensor) -> Tensor:
-        """Return the score of the state `x` from `of_y`, the score of the statistic `y`."""
-        if self.rest is None:
-            return of_y * rows(self.g[..., 0], x)
-        g = self.g.to(x.device, x.dtype, non_blocking=True).reshape(*self.g.shape, *[1] * (x.ndim - 2))
-        return g * of_y.unsqueeze(1) - self.rest(x)
-
-    def noise(self, x: Tensor, of_y: Tensor, R: Operator) -> Tensor:
-        """Return the posterior mean of the noise that the root `R` scales, ``−Rᵀ`` times the score of the state `x`, from
-        `of_y`, the score of the statistic `y`; ``−s of_y`` for numbers.
-        """
-        return of_y * rows(-self.s, x) if self.rest is None else -R.T(self.score(x, of_y))
-
-
 class Marginal(Transition, Level):
     """The law of noised states at given times, ``x_t | x_0 ~ N(Phi x_0, R Rᵀ)``, with the times it belongs to.
 
@@ -121,51 +79,34 @@ class Marginal(Transition, Level):
         As for every `Transition`, of one time or of a row of times.
     t
         The times, float64, ``()`` or ``(B,)``.
-    e
-        The lift of a unit datum, float64 ``(k,)``.
+    embedding
+        How data become states; by default the data are the states.
     """
 
-    def __init__(self, Phi: Operator, R: Operator, t: Tensor, e: Tensor) -> None:
-        self.Phi, self.R, self.t, self.e, self.G = Phi, R, t, e, None
+    def __init__(self, Phi: Operator, R: Operator, t: Tensor, embedding: Embedding = WHOLE) -> None:
+        self.Phi, self.R, self.t, self.embedding, self.G = Phi, R, t, embedding, None
 
     @cached_property
-    def _observed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The cosine and the sine of the observation, how a state makes it, and the precision of the rest.
-
-        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
-        """
-        p = self.Phi.matrix() @ self.e  # (..., k)
-        L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + self.covariance.matrix())
-        L_inv = torch.linalg.solve_triangular(L, torch.eye(len(self.e), dtype=L.dtype), upper=False)
-        a = (L_inv @ p[..., None])[..., 0]
-        norm = a.norm(dim=-1, keepdim=True)
-        unit = torch.where(norm > 0, a / norm, torch.eye(len(self.e), dtype=a.dtype)[0])  # alpha = 0: any direction
-        g = (L_inv.mT @ unit[..., None])[..., 0]
-        s = (self.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
-        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
-        return (g * p).sum(-1), s, g, rest
+    def _reduction(self) -> Reduction:
+        return self.embedding.reduce(self)
 
     @cached_property
     def angle(self) -> tuple[Tensor, Tensor]:
-        """The cosine and the sine of the observation, float64, ``()`` or ``(B,)``."""
-        if len(self.e) == 1:
-            return self.C.matrix()[..., 0, 0], self.S.matrix()[..., 0, 0]
-        c, s, *_ = self._observed
-        return c, s
+        """The cosine and the sine of the angle whose ratio squared is `snr`, float64, ``()`` or ``(B,)``."""
+        c, s = self._reduction.C.angle(self._reduction.S)
+        return c.reshape(self.t.shape), s.reshape(self.t.shape)
 
     @cached_property
     def snr(self) -> Tensor:
-        """The signal-to-noise ratio ``c² / s²`` of the observation; ``alpha² / sigma²`` for numbers."""
-        if len(self.e) == 1:
-            return (self.Phi.matrix() / self.R.matrix())[..., 0, 0].square()
-        c, s = self.angle
-        return (c / s).square()
+        """The signal-to-noise ratio, ``alpha² / sigma²`` for numbers: that of one number which would tell as much of a datum of
+        unit variance as the state does for each of its own.
+        """
+        return self.log_snr.exp()
 
     @cached_property
     def log_snr(self) -> Tensor:
         """The logarithm of `snr`, which a ratio too large or too small for a number has too; −inf where no signal is left."""
-        c, s = (self.Phi.matrix().abs(), self.R.matrix()) if len(self.e) == 1 else self.angle
-        return (2 * (c.log() - s.log())).reshape(self.t.shape)
+        return self._reduction.C.log_snr(self._reduction.S).reshape(self.t.shape)
 
     @property
     def velocity_to_score(self) -> Operator:
@@ -174,18 +115,14 @@ class Marginal(Transition, Level):
         Without signal the velocity says nothing of the score. There a trace of signal is left, so that a weight of the score
         that grows without bound has its limit.
         """
-        B, R = self._AB[1], self.R
-        if isinstance(B, Scale) and isinstance(R, Scale):
-            return Scale(B.c.clamp_min(LEAST_SIGNAL) / R.c)
-        return (B @ R.inv()).T
+        return self._AB[1].over(self.R, LEAST_SIGNAL)
 
     def observe(self, x: Tensor) -> Observation:
         """Reduce a state to its sufficient statistic for the datum.
 
-        A state ``x = Phi e x_0 + R z``, with `e` the lift of a datum, depends on ``x_0`` through one number
-        per coordinate, ``y = eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = c x_0 + s zeta`` with ``c² + s² = 1``: whatever
-        the process, denoising is the same problem in `y`. For numbers ``y = x / r``, and `c`, `s` are the cosine and
-        sine of the angle.
+        A state ``x = Phi E x_0 + R z``, with `E` the embedding of data, depends on ``x_0`` through as many numbers as that has,
+        ``y = Eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = C x_0 + S zeta`` with ``C Cᵀ + S Sᵀ = 1``: whatever the process,
+        denoising is the same problem in `y`. For numbers ``y = x / r``, and `C`, `S` are the cosine and sine of the angle.
 
         Parameters
         ----------
@@ -197,18 +134,8 @@ class Marginal(Transition, Level):
         ValueError
             If the states have not `k` channels, or laws are neither one nor as many as the states.
         """
-        k = len(self.e)
-        if k == 1:
-            return Observation(self.r_inv(x), *self.angle, self.r_inv.matrix()[..., 0], None)
-        if x.ndim < 2 or x.shape[1] != k:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
-                "lift the data first with sde.lift(x)."
-            )
-        c, s, g, rest = self._observed
-        rows(g[..., 0], x)  # refuses another number of rows
-        weights = g.to(x.device, x.dtype, non_blocking=True).reshape(*g.shape, *[1] * (x.ndim - 2))
-        return Observation((weights * x).sum(1), c, s, g, Matrix(rest))
+        by = self._reduction
+        return Observation(by.W(x), by.W, by.C, by.S, by.rest)
 
 
 class Perturbed(NamedTuple):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 __all__ = ["Matrix"]
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..precision import apply_matrix, at_least_single
+from .diagonal import mean_log_snr
 from .operators import Operator, rows
 
 
@@ -67,8 +69,21 @@ class Matrix(Operator):
         matrix.M = M
         return matrix
 
-    def __getitem__(self, i: int) -> Matrix:
+    def __getitem__(self, i: Any) -> Matrix:
         return self if self.M.ndim == 2 else self._of(self.M[i])
+
+    def mix(self, weights: Tensor) -> Matrix:
+        return self._of(torch.tensordot(weights, self.M.expand(weights.shape[1], *self.M.shape[-2:]), 1))
+
+    @property
+    def axes(self) -> None:
+        return None
+
+    def along(self, axes: Any) -> None:
+        return None
+
+    def is_finite(self) -> Tensor:
+        return self.M.isfinite().flatten(-2).all(-1)
 
     def matrix(self) -> Tensor:
         return self.M
@@ -109,6 +124,9 @@ class Matrix(Operator):
     def at_most(self, bound: float) -> Matrix:
         return self
 
+    def over(self, R: Matrix, least: float) -> Matrix:
+        return (self @ R.inv()).T
+
     def sqrt(self) -> Matrix:
         values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
         return Matrix(vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT)  # rounding alone is below 0
@@ -118,6 +136,14 @@ class Matrix(Operator):
 
     def log_abs_det(self) -> Tensor:
         return torch.linalg.slogdet(self.M).logabsdet
+
+    def log_snr(self, S: Matrix) -> Tensor:
+        c, s = torch.linalg.svdvals(self.M), torch.linalg.svdvals(S.M).flip(-1)  # cosines and sines of the same angles
+        return mean_log_snr(2 * (c.log() - s.log()))
+
+    def angle(self, S: Matrix) -> tuple[Tensor, Tensor]:
+        level = self.log_snr(S)
+        return (0.5 * logsigmoid(level)).exp(), (0.5 * logsigmoid(-level)).exp()
 
     def complete(self, S: Matrix) -> tuple[Matrix, Matrix]:
         M = self.inv() @ S

@@ -1,13 +1,13 @@
 """Distributions with known density, score and denoiser: their interface and Gaussian mixtures; finite data are in `empirical`.
 
 They are the exact oracles of the library. All can be *diffused*: seen through any linear Gaussian kernel they are
-again a mixture, and `observed` gives the mean of the data, and the score, once ``y = c x + s z`` has been seen. Parameters
+again a mixture, and `observed` gives the mean of the data, and the score, once ``y = C x + S z`` has been seen. Parameters
 are float64 and follow the dtype and device of what they are asked about. Nothing here knows about processes or time.
 """
 
 from __future__ import annotations
 
-__all__ = ["Distribution", "GaussianMixture", "Moments", "check_event", "moments_of", "seen_through"]
+__all__ = ["Distribution", "GaussianMixture", "Moments", "check_event", "check_single", "moments_of"]
 
 import math
 from abc import ABC, abstractmethod
@@ -21,11 +21,15 @@ from ..checks import check_tensor
 from ..fixed import Fixed
 from ..precision import widened
 from ..show import show_call
+from .bases import Basis
+from .covariances import Covariances
 from .draws import check_draws
+from .embedding import WHOLE, Embedding
 from .kernels import Transition
-from .operators import rows
+from .operators import Operator, as_operator
 from .units import Units
 
+Map = Operator | Tensor | float
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a mean: variances of constant numbers come out as so much
 
 
@@ -93,18 +97,18 @@ class Distribution(Fixed, ABC):
         """Draw `n` points, ``(n, *event_shape)``, float64."""
 
     @abstractmethod
-    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
+    def observed(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor]:
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = C x + S z``, with operators `C` and `S` on the data, or
+        numbers of shape ``()`` or ``(B,)``.
+        """
 
     @abstractmethod
     def moments(self) -> Moments:
         """Return the mean and covariance of the distribution."""
 
     @abstractmethod
-    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, `x` from this distribution, as a mixture over states; `e` ``(k,)`` lifts a
-        datum to a state.
-        """
+    def diffuse(self, transition: Transition, embedding: Embedding = WHOLE) -> GaussianMixture:
+        """Return the law of ``Phi E x + R z``, `x` from this distribution, as a mixture over states; `E` makes states of data."""
 
     def in_units(self, units: Units) -> Distribution:
         """Return the law of the same data in other units, of ``(x − mean) / std``; define it for processes that have units.
@@ -135,6 +139,8 @@ class GaussianMixture(Distribution):
     covariances
         Isotropic variances ``(K,)``, diagonals of the shape of `means`, or full matrices ``(K, d, d)`` over the
         flattened event; positive definite.
+    basis
+        The orthonormal basis in which diagonals are meant; that of the data's own numbers by default.
 
     Raises
     ------
@@ -151,7 +157,7 @@ class GaussianMixture(Distribution):
     """
 
     @check_arguments
-    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, basis: Basis | None = None) -> None:
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
             if not value.is_floating_point():
                 raise TypeError(f"{name} has dtype {value.dtype}; give floating-point values.")
@@ -178,18 +184,13 @@ class GaussianMixture(Distribution):
                 f"covariances has shape {tuple(covariances.shape)}; expected ({K},) isotropic, "
                 f"{tuple(means.shape)} diagonal, or ({K}, {d}, {d}) full."
             )
-        # Covariances are kept as U diag(lam) Uᵀ: through any kernel the coordinates of U stay independent.
-        self._U: Tensor | None = None
-        if full:
-            if not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-12):
-                raise ValueError("covariances is not symmetric; symmetrise it: (C + C.mT) / 2.")
-            self._lam, self._U = torch.linalg.eigh(covariances)
-        else:
-            self._lam = covariances.reshape(K, -1)
-        if (self._lam <= 0).any():
-            k = int((self._lam <= 0).any(1).nonzero()[0, 0])
+        self.basis = basis
+        self._covariances = Covariances(covariances, self._flat.shape, full, basis)
+        lam = self._covariances.lam
+        if (lam <= 0).any():
+            k = int((lam <= 0).any(1).nonzero()[0, 0])
             raise ValueError(
-                f"covariances[{k}] is not positive definite (smallest eigenvalue {self._lam[k].min().item():.3g}); "
+                f"covariances[{k}] is not positive definite (smallest eigenvalue {lam[k].min().item():.3g}); "
                 "add a positive value to its diagonal, or use Empirical for points without width."
             )
 
@@ -200,14 +201,12 @@ class GaussianMixture(Distribution):
         """Draw `n` points, ``(n, *event_shape)``, float64."""
         k = torch.multinomial(self.weights, check_draws(n, generator), replacement=True, generator=generator)
         z = torch.randn(n, self._flat.shape[1], dtype=torch.float64, generator=generator)
-        z = z * self._lam[k].sqrt()
-        if self._U is not None:
-            z = (self._U[k] @ z[..., None])[..., 0]
+        z = self._covariances.colour(k, z.reshape(n, *self.event_shape))
         return (self._flat[k] + z).reshape(n, *self.event_shape)
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Return ``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
-        return self._whitened(x, torch.ones(()), torch.zeros(()))[0]
+        return self._seen(x, 1.0, 0.0)[0]
 
     @check_arguments
     def log_prob(self, x: Tensor) -> Tensor:
@@ -216,36 +215,29 @@ class GaussianMixture(Distribution):
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`."""
-        return self.observed(x, torch.ones(()), torch.zeros(()))[1]
+        return self.observed(x, 1.0, 0.0)[1]
 
-    def observed(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
-        log_joint, q, lam = self._whitened(y, c, s)
-        per_component = rows(c, q).reshape(-1, 1, 1) * lam * q
-        mean = self._mix(log_joint, self._flat.to(q) + self._rotate(per_component))
-        return mean.reshape(y.shape).to(y), -self._mix(log_joint, self._rotate(q)).reshape(y.shape).to(y)
+    def observed(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor]:
+        """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = C x + S z``, with operators `C` and `S` on the data, or
+        numbers of shape ``()`` or ``(B,)``.
+        """
+        log_joint, pulled, precise = self._seen(y, C, S)
+        mean = self._mix(log_joint, self._flat.to(pulled) + pulled)
+        return mean.reshape(y.shape).to(y), -self._mix(log_joint, precise).reshape(y.shape).to(y)
 
-    def observed_log_prob(self, y: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        """Return ``log p(y)`` in nats, ``(B,)``, for ``y = c x + s z``; `c` and `s` of shape ``()`` or ``(B,)``."""
-        return self._whitened(y, c, s)[0].logsumexp(1)
+    def observed_log_prob(self, y: Tensor, C: Map, S: Map) -> Tensor:
+        """Return ``log p(y)`` in nats, ``(B,)``, for ``y = C x + S z``, of operators or numbers as in `observed`."""
+        return self._seen(y, C, S)[0].logsumexp(1)
 
-    def _whitened(self, y: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log-joint ``(B, K)``, and in each component's eigenbasis ``S_k⁻¹ (y − c m_k)`` and its eigenvalues."""
+    def _seen(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the log-joint ``(B, K)``, and of each component what seeing `y` adds to its mean, and ``V⁻¹ (y − C m)`` with the
+        covariance `V` of `y`, both ``(B, K, d)``.
+        """
         check_event(y, self.event_shape)
         y = widened(y)
-        c, s = (rows(v, y).reshape(-1, 1, 1) for v in (c, s))
-        flat, lam = y.reshape(len(y), 1, -1), self._lam.to(y)
-        residual = flat - c * self._flat.to(y)  # (B, K, d)
-        if self._U is not None:
-            residual = torch.einsum("kji,bkj->bki", self._U.to(y), residual)
-        variance = c.square() * lam + s.square()  # (B or 1, K, d or 1)
-        q, d = residual / variance, residual.shape[-1]
-        log_det = variance.log().sum(-1) * (d // variance.shape[-1] if d else 1)
-        log_joint = -0.5 * ((residual * q).sum(-1) + log_det + d * math.log(2 * math.pi)) + self.weights.log().to(y)
-        return log_joint, q, lam
-
-    def _rotate(self, q: Tensor) -> Tensor:
-        return q if self._U is None else torch.einsum("kij,bkj->bki", self._U.to(q), q)
+        precise, pulled, quadratic = self._covariances.see(y, self.means, as_operator(C), as_operator(S))
+        d = y[0].numel()
+        return -0.5 * (quadratic + d * math.log(2 * math.pi)) + self.weights.log().to(y), pulled, precise
 
     @staticmethod
     def _mix(log_joint: Tensor, values: Tensor) -> Tensor:
@@ -257,9 +249,7 @@ class GaussianMixture(Distribution):
 
     def _full(self) -> Tensor:
         """Return covariances as full matrices, ``(K, d, d)``."""
-        if self._U is not None:
-            return self.covariances
-        return torch.diag_embed(self._lam.expand(self._flat.shape))
+        return self._covariances.matrices()
 
     def in_units(self, units: Units) -> GaussianMixture:
         """Return the mixture that the data are in other units."""
@@ -268,10 +258,11 @@ class GaussianMixture(Distribution):
         std = units.std.expand(self.event_shape)
         if not units.std.ndim:
             covariances = self.covariances / units.std.square()  # of any form
-        elif self._U is not None:
-            covariances = self.covariances / torch.outer(std.flatten(), std.flatten())
+            return GaussianMixture(self.weights, units.standardise(self.means), covariances, self.basis)
+        if self._covariances.U is not None or self.basis is not None:
+            covariances = self._full() / torch.outer(std.flatten(), std.flatten())
         else:
-            covariances = self._lam.expand(self._flat.shape).reshape(self.means.shape) / std.square()
+            covariances = self._covariances.lam.expand(self._flat.shape).reshape(self.means.shape) / std.square()
         return GaussianMixture(self.weights, units.standardise(self.means), covariances)
 
     def moments(self) -> Moments:
@@ -279,36 +270,43 @@ class GaussianMixture(Distribution):
         w = self.weights
         mean = w @ self._flat
         centred = self._flat - mean
-        covariance = torch.einsum("k,kij->ij", w, self._full()) + torch.einsum("k,ki,kj->ij", w, centred, centred)
+        covariance = torch.einsum("k,kij->ij", w, self._covariances.matrices()) + torch.einsum(
+            "k,ki,kj->ij", w, centred, centred
+        )
         return Moments(mean.reshape(self.event_shape), covariance)
 
-    def diffuse(self, transition: Transition, e: Tensor) -> GaussianMixture:
-        """Return the law of ``Phi e x + R z``, `x` from this mixture, over `event_shape`, or over ``(k, *event_shape)`` if
-        `e` has `k` > 1 channels.
+    def diffuse(self, transition: Transition, embedding: Embedding = WHOLE) -> GaussianMixture:
+        """Return the law of ``Phi E x + R z``, `x` from this mixture, over `event_shape`, or over ``(k, *event_shape)`` where `E`
+        makes `k` channels of it.
         """
-        p, Sigma = seen_through(transition, e)
-        K, d = self._flat.shape
-        if len(e) == 1:  # numbers keep the form of the covariances
-            widen = Sigma[0, 0] if self._U is None else Sigma * torch.eye(d, dtype=torch.float64)
-            return GaussianMixture(self.weights, p * self.means, p.square() * self.covariances + widen)
-        means = torch.einsum("i,kd->kid", p, self._flat).reshape(K, len(p), *self.event_shape)
-        outer = torch.einsum("i,j,kab->kiajb", p, p, self._full())
-        outer = outer + torch.einsum("ij,ab->iajb", Sigma, torch.eye(d, dtype=torch.float64))
-        return GaussianMixture(self.weights, means, outer.reshape(K, len(p) * d, len(p) * d))
+        check_single(transition)
+        (K, d), axes = self._flat.shape, self._covariances.axes_of(transition.Phi)
+        seen = embedding.seen_along(transition, axes)
+        if seen is None:
+            M, Sigma = embedding.seen_through(transition, d)
+            channels = (len(M) // d,) if len(M) > d else ()
+            means = (self._flat @ M.T).reshape(K, *channels, *self.event_shape)
+            return GaussianMixture(self.weights, means, M @ self._full() @ M.T + Sigma)
+        c, v = seen
+        means = transition.Phi(self.means)
+        if self._covariances.U is not None:
+            covariances = c.square() * self.covariances + v * torch.eye(d, dtype=torch.float64)
+            return GaussianMixture(self.weights, means, covariances)
+        lam = c.square() * self._covariances.lam + v  # (K, d or 1)
+        shape = (K,) if lam.shape[1] == 1 and self.covariances.ndim == 1 else means.shape
+        return GaussianMixture(self.weights, means, lam.reshape(shape), axes)
 
 
-def seen_through(transition: Transition, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean ``Phi e``, ``(k,)``, and the covariance, ``(k, k)``, that a transition gives the lift `e` of a unit datum.
+def check_single(transition: Transition) -> None:
+    """Refuse the transition of a row of times.
 
     Raises
     ------
     ValueError
-        If the transition is that of a row of times.
+        If there are several.
     """
-    Phi, Sigma = transition.Phi.matrix(), transition.covariance.matrix()
-    if Phi.ndim != 2:
+    if transition.Phi.log_abs_det().numel() != 1:
         raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
-    return Phi @ e, Sigma
 
 
 def check_event(x: Tensor, event_shape: torch.Size) -> None:

@@ -1,17 +1,17 @@
-"""Linear maps of a state: a number (`Scale`), one number for each of its own (`Diagonal`), or a small matrix across the channels
-of a lifted state (`matrices.Matrix`).
+"""Linear maps of a state: their interface, and multiplication by a number (`Scale`). Others multiply each number of a state, in
+its own axes or in those of an orthonormal basis (`diagonal.Diagonal`), or are a small matrix (`matrices.Matrix`).
 
-Every coefficient of a linear process is one of these, so kernels, samplers and losses are written once for scalar
-and matrix processes. Coefficients are float64 tensors on the CPU; they take the dtype and device of the state at the
-moment they act on it, and nowhere else. Nothing here knows about time.
+Every coefficient of a linear process is one of these, so kernels, samplers and losses are written once for all of them.
+Coefficients are float64 tensors on the CPU; they take the dtype and device of the state at the moment they act on it, and
+nowhere else. Nothing here knows about time.
 """
 
 from __future__ import annotations
 
-__all__ = ["Diagonal", "Elementwise", "Operator", "Scale", "add_product", "rows"]
+__all__ = ["Elementwise", "Operator", "Scale", "add_product", "as_operator", "full_matrix", "rows"]
 
 from abc import ABC, abstractmethod
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -40,12 +40,31 @@ class Operator(ABC):
         """Return the map with coefficients in the dtype, float32 at least, and on the device of a network's weight `like`."""
 
     @abstractmethod
-    def __getitem__(self, i: int) -> Self:
-        """Return the map of one row; the map itself where there is one for all."""
+    def __getitem__(self, i: Any) -> Self:
+        """Return the map of one row, or of some; the map itself where there is one for all."""
+
+    @abstractmethod
+    def mix(self, weights: Tensor) -> Self:
+        """Return the sums ``Σ_j weights[i, j] A_j`` of the maps of a row, for weights ``(n, rows)``."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """Return the map as a float64 matrix over the channels, ``(..., k, k)``; ``k = 1`` for a number."""
+        """Return the map as a float64 matrix over the numbers it acts on together, ``(..., k, k)``; ``k = 1`` for a number."""
+
+    @property
+    @abstractmethod
+    def axes(self) -> Any:
+        """The orthonormal axes along which the map multiplies by numbers: a basis, or None for those of the state."""
+
+    @abstractmethod
+    def along(self, axes: Any) -> Tensor | None:
+        """Return the numbers, ``(rows, d)`` or ``(rows, 1)``, by which the map multiplies coordinates along orthonormal axes, the
+        states' own for None; None where it is not of this form.
+        """
+
+    @abstractmethod
+    def is_finite(self) -> Tensor:
+        """Tell whether all coefficients are finite, for each row: ``()`` or ``(B,)``."""
 
     @property
     @abstractmethod
@@ -53,7 +72,7 @@ class Operator(ABC):
         """How many numbers of a state the map acts on together: the sides of `matrix`."""
 
     @abstractmethod
-    def __matmul__(self, other: Self) -> Self:
+    def __matmul__(self, other: Any) -> Any:
         """Compose two maps to ``A B``."""
 
     @abstractmethod
@@ -92,6 +111,10 @@ class Operator(ABC):
         """Return the map with numbers above `bound` lowered to it; matrices as they are."""
 
     @abstractmethod
+    def over(self, R: Self, least: float) -> Self:
+        """Return ``R⁻ᵀ Aᵀ`` for this map `A`, whose numbers below `least` are raised to it; matrices as they are."""
+
+    @abstractmethod
     def sqrt(self) -> Self:
         """Return the symmetric square root of a positive semi-definite map."""
 
@@ -102,6 +125,19 @@ class Operator(ABC):
     @abstractmethod
     def log_abs_det(self) -> Tensor:
         """Return ``log |det A|`` over the channels: one value per datum coordinate and row of the batch."""
+
+    @abstractmethod
+    def log_snr(self, S: Self) -> Tensor:
+        """Return the logarithm of the signal-to-noise ratio of ``C x + S z``, for this map `C` and a map `S` with
+        ``C Cᵀ + S Sᵀ = 1``: ``()`` or ``(B,)``.
+
+        It is the ratio of a number that would tell as much of a datum of unit variance as this does for each of its own:
+        ``log(1 + snr)`` is the mean of ``log(1 + s²)`` over the singular values `s` of ``S⁻¹ C``.
+        """
+
+    @abstractmethod
+    def angle(self, S: Self) -> tuple[Tensor, Tensor]:
+        """Return the cosine and the sine of the angle whose ratio squared that is, of the same maps."""
 
     @abstractmethod
     def complete(self, S: Self) -> tuple[Self, Self]:
@@ -136,23 +172,9 @@ class Elementwise(Operator):
 
     c: Tensor
 
-    @classmethod
-    def _of(cls, c: Tensor) -> Self:
-        """Make the map of numbers in any dtype."""
-        made = cls.__new__(cls)
-        made.c = c
-        return made
-
-    def __matmul__(self, other: Self) -> Self:
-        made = self.__new__(type(self))  # without another call: a step of training composes five times
-        made.c = self.c * other.c
-        return made
-
-    def __add__(self, other: Self) -> Self:
-        return self._of(self.c + other.c)
-
-    def __sub__(self, other: Self) -> Self:
-        return self._of(self.c - other.c)
+    @abstractmethod
+    def _of(self, c: Tensor) -> Self:
+        """Make a map of the same kind of other numbers, in any dtype."""
 
     @property
     def T(self) -> Self:
@@ -169,6 +191,9 @@ class Elementwise(Operator):
 
     def at_most(self, bound: float) -> Self:
         return self._of(self.c.clamp_max(bound))
+
+    def over(self, R: Self, least: float) -> Self:
+        return self._of(self.c.clamp_min(least) / R.c)
 
     def sqrt(self) -> Self:
         return self._of(
@@ -201,9 +226,28 @@ class Scale(Elementwise):
     """
 
     size = 1
+    axes = None
 
     def __init__(self, c: Tensor | float) -> None:
         self.c = torch.as_tensor(c, dtype=torch.float64)
+
+    def _of(self, c: Tensor) -> Scale:
+        made = Scale.__new__(Scale)
+        made.c = c
+        return made
+
+    def __matmul__(self, other: Any) -> Any:
+        if other.__class__ is not Scale:
+            return other @ self  # a number commutes
+        made = Scale.__new__(Scale)  # without another call: a step of training composes five times
+        made.c = self.c * other.c
+        return made
+
+    def __add__(self, other: Scale) -> Scale:
+        return self._of(self.c + other.c)
+
+    def __sub__(self, other: Scale) -> Scale:
+        return self._of(self.c - other.c)
 
     def __call__(self, x: Tensor) -> Tensor:
         # A 0-dimensional CPU tensor multiplies like a Python number: no copy to the device, no promotion of x.
@@ -215,11 +259,20 @@ class Scale(Elementwise):
     def prepared(self, like: Tensor | None) -> Scale:
         return self if like is None else self._of(self.c.to(at_least_single(like.dtype)))
 
-    def __getitem__(self, i: int) -> Scale:
+    def __getitem__(self, i: Any) -> Scale:
         return self if self.c.ndim == 0 else self._of(self.c[i])
+
+    def mix(self, weights: Tensor) -> Scale:
+        return self._of(weights @ self.c.expand(weights.shape[1]))
 
     def matrix(self) -> Tensor:
         return self.c[..., None, None]
+
+    def along(self, axes: Any) -> Tensor:
+        return self.c.reshape(-1, 1)
+
+    def is_finite(self) -> Tensor:
+        return self.c.isfinite()
 
     def __mul__(self, number: Tensor | float) -> Scale:
         return Scale(self.c * number)
@@ -229,75 +282,11 @@ class Scale(Elementwise):
     def log_abs_det(self) -> Tensor:
         return self.c.abs().log()
 
+    def log_snr(self, S: Scale) -> Tensor:
+        return 2 * (self.c.abs().log() - S.c.log())
 
-@final
-class Diagonal(Elementwise):
-    """Multiplication of every number of a state by one of its own: `c` of shape ``(1, *)`` for all rows, or ``(B, *)``.
-
-    The numbers of a linear process are float64 on the CPU; those of a noise that depends on the state are like the state, and
-    what they are differentiated by.
-
-    Parameters
-    ----------
-    c
-        The numbers, one row at least.
-
-    Raises
-    ------
-    ValueError
-        If `c` has no rows; when it acts, if the state has another shape.
-
-    Examples
-    --------
-    >>> Diagonal(torch.tensor([[1.0, 3.0]]))(torch.ones(2, 2)).tolist()
-    [[1.0, 3.0], [1.0, 3.0]]
-    """
-
-    def __init__(self, c: Tensor) -> None:
-        if c.ndim == 0:
-            raise ValueError("a diagonal needs its rows, (1, *) or (B, *); for one number take Scale.")
-        self.c = c if c.is_floating_point() else c.double()
-
-    @property
-    def size(self) -> int:
-        """How many numbers of a state the map acts on together."""
-        return self.c[0].numel()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x * self._on(x)
-
-    def onto(self, y: Tensor, x: Tensor) -> Tensor:
-        return add_product(y, self._on(x), x)
-
-    def _on(self, x: Tensor) -> Tensor:
-        """Return the numbers in the dtype and on the device of a state, of whose shape they are."""
-        if self.c.shape[1:] != x.shape[1:] or len(self.c) not in (1, len(x)):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, where each number of states ({'B' if len(self.c) == 1 else len(self.c)}, "
-                f"{', '.join(map(str, self.c.shape[1:]))}) has a coefficient of its own; give states of that shape."
-            )
-        return self.c.to(x.device, x.dtype, non_blocking=True)
-
-    def prepared(self, like: Tensor | None) -> Diagonal:
-        return self if like is None else self._of(self.c.to(like.device, at_least_single(like.dtype)))
-
-    def __getitem__(self, i: int) -> Diagonal:
-        if len(self.c) == 1:
-            return self
-        return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
-
-    def matrix(self) -> Tensor:
-        return torch.diag_embed(self.c.flatten(1).double().cpu())
-
-    def __mul__(self, number: Tensor | float) -> Diagonal:
-        if isinstance(number, Tensor) and number.ndim:
-            number = number.to(self.c.device, self.c.dtype).reshape(-1, *[1] * (self.c.ndim - 1))
-        return self._of(self.c * number)
-
-    __rmul__ = __mul__
-
-    def log_abs_det(self) -> Tensor:
-        return self.c.abs().log().flatten(1).sum(1)
+    def angle(self, S: Scale) -> tuple[Tensor, Tensor]:
+        return self.c, S.c
 
 
 def add_product(y: Tensor, c: Tensor, x: Tensor) -> Tensor:
@@ -321,3 +310,15 @@ def rows(c: Tensor, x: Tensor) -> Tensor:
         )
     c = c.to(x.device, x.dtype, non_blocking=True)  # the step goes on: no accelerator is waited for
     return c.reshape(-1, *[1] * (x.ndim - 1)) if c.ndim else c
+
+
+def as_operator(A: Operator | Tensor | float) -> Operator:
+    """Return an operator as it is, and a number, or one for each row, as a `Scale`."""
+    return A if isinstance(A, Operator) else Scale(A)
+
+
+def full_matrix(A: Operator, d: int) -> Tensor:
+    """Return a map as a matrix over all `d` numbers of a state, flattened: ``(..., d, d)``."""
+    M = A.matrix()
+    one = torch.eye(d // A.size, dtype=M.dtype)
+    return (M[..., :, None, :, None] * one[:, None, :]).reshape(*M.shape[:-2], d, d)

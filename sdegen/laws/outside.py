@@ -109,7 +109,7 @@ def _mixture(law: D.MixtureSameFamily) -> GaussianMixture | None:
 def _gaussian(law: D.Distribution, axes: int) -> GaussianMixture | None:
     """Return a Gaussian in closed form, with `axes` of its batch as coordinates; None of any other law."""
     moments = _moments(law, axes)
-    return None if moments is None else GaussianMixture(torch.ones(1), *(m[None] for m in moments))
+    return None if moments is None else GaussianMixture(torch.ones(1), moments[0][None], moments[1][None])
 
 
 def _moments(law: D.Distribution, axes: int) -> tuple[Tensor, Tensor] | None:

@@ -17,6 +17,7 @@ from ..checks import check_count, check_kind, kind_of
 from ..data.files import optional
 from ..laws.mixtures import Moments
 from ..processes.linear import as_linear
+from ..processes.scalar import is_scalar
 from ..processes.tables import DDPM, AngleTable
 from .foreign import StepIndex, from_network
 from .network import Model
@@ -238,7 +239,11 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
     at = sde.marginal(t)
     alpha, sigma = (v.matrix()[:, 0, 0] for v in (at.Phi, at.R))
-    if len(sde.e) > 1 or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9) or alpha[-1] < 1e-3:
+    if (
+        not is_scalar(sde)
+        or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9)
+        or alpha[-1] < 1e-3
+    ):
         raise ValueError(
             f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "
             "alpha² + sigma² = 1 and alpha(T) > 0. Train on VP or DDPM, or sample here."

@@ -14,7 +14,8 @@ from ..answers import check_answer, check_pair
 from ..arguments import asked_as, check_arguments
 from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
-from ..laws.marginals import Marginal, Observation
+from ..laws.embedding import Observation
+from ..laws.marginals import Marginal
 from ..laws.outside import ClosedLaw, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE
@@ -79,7 +80,7 @@ class Exact(Fixed, ScoreModel):
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
         seen, who = at.observe(x), f"{type(self.distribution).__name__}.observed"
-        found = self._law.observed(seen.y, seen.c, seen.s)
+        found = self._law.observed(seen.y, seen.C, seen.S)
         mean, of_y = check_pair(who, found, "the posterior mean and the score")
         return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 

@@ -23,6 +23,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..laws.units import Units
 from ..processes.linear import LinearSDE
+from ..processes.scalar import as_scalar
 from ..processes.zoo import EDM
 from ..show import show_call
 from .network import Model
@@ -197,12 +198,14 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
     Raises
     ------
     TypeError
-        If the process moves matrices, whose data have no one level of noise.
+        If the process is not scalar: its data have no one level of noise.
     ValueError
         If the process has no signal at T.
     """
-    if sde is not None and len(sde.e) > 1:
-        raise TypeError(f"{type(sde).__name__} moves matrices; a denoiser D(x, sigma) needs a scalar process.")
+    if sde is not None:
+        as_scalar(
+            sde, ", and a denoiser D(x, sigma) has data of one level of noise; give a scalar process, such as EDM()."
+        )
     return _model(
         denoiser, EDM() if sde is None else sde, Foreign(DataParametrization(), NoiseLevel(), clean=True), moments
     )

@@ -23,6 +23,7 @@ from ..laws.operators import Operator, rows
 from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.linear import LinearSDE
+from ..processes.scalar import as_scalar
 from ..processes.validity import check_process
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
@@ -188,7 +189,7 @@ class LearnedVariance(Model, LearnedReversal):
     Raises
     ------
     TypeError
-        If the SDE is not linear, or moves matrices.
+        If the SDE is not scalar.
     ValueError
         As for `Model`.
     """
@@ -198,8 +199,7 @@ class LearnedVariance(Model, LearnedReversal):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__(net, sde, parametrization, end)
-        if len(sde.e) > 1:
-            raise TypeError(f"{type(sde).__name__} moves matrices; learned variances need a scalar process.")
+        as_scalar(sde, ", and learned variances are numbers; use Model(net, sde).")
 
     @property
     def reversal(self) -> LearnedVariance:

@@ -76,7 +76,7 @@ class SDE(Lifting):
     N: int | None = None
     lag: float | None = None
     lag_tolerance: float = 1e-4
-    is_linear = False
+    is_linear, is_scalar = False, False
     is_known = False
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
@@ -325,8 +325,8 @@ class Flow:
         return self.r(t)(y)
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """Return ``log r``, the log-determinant ``log |dx/dy|`` of each coordinate."""
-        return self.r(t).log_abs_det()
+        """Return the log-determinant ``log |dx/dy|`` for each number of a state, in the mean; ``log r`` where `r` is one."""
+        return (r := self.r(t)).log_abs_det() / r.size
 
     def field(self, tau: Tensor) -> Field:
         """Return ``dy/dtau`` at one time of the clock, a function of the state, after all that depends on the time alone.

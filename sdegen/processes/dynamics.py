@@ -16,8 +16,9 @@ from ..arguments import asked_as
 from ..checks import kind_of
 from ..fixed import Fixed
 from ..laws.coordinates import Coordinates
+from ..laws.diagonal import Diagonal
 from ..laws.harmonics import Harmonics
-from ..laws.operators import Diagonal, Operator, Scale
+from ..laws.operators import Operator, Scale
 from ..show import show_call
 
 

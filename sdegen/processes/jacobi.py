@@ -12,9 +12,10 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
+from ..laws.diagonal import Diagonal
 from ..laws.jacobi import LEAST_CLOCK, BetaLaw, JacobiLaw
 from ..laws.mixtures import Moments
-from ..laws.operators import Diagonal, Operator, rows
+from ..laws.operators import Operator, rows
 from ..laws.reflected import fold_into
 from ..laws.sticks import StickFractions
 from ..warning import warn_caller

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..arguments import asked_as, check_arguments
 from ..fixed import remembered
 from ..laws.draws import noise_like
+from ..laws.embedding import WHOLE, Embedding, Observation
 from ..laws.kernels import Kernel, Transition
-from ..laws.marginals import LEAST_SIGNAL, Marginal, Observation, Perturbed
+from ..laws.marginals import LEAST_SIGNAL, Marginal, Perturbed
 from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
 from .base import SDE
@@ -55,17 +56,20 @@ class LinearSDE(SDE):
     ----------
     Sigma_0
         ``Sigma(0)``, the covariance of the state at ``t = 0`` given clean data, float64 ``(k, k)``, as it is declared.
+    embedding
+        The linear map `E` that makes states of data in the units of the process; by default they are the states.
     """
 
     is_linear = True
     Sigma_0: Tensor
+    embedding: Embedding = WHOLE
 
     def marginal(self, t: Tensor | float) -> Marginal:
         """Return the law of ``x_t`` given clean data, with the noise of the data at 0 included and the matrix root that
         deterministic samplers need.
         """
         t = as_time(t, self.T)
-        return Marginal(*self._marginal(t), t, self.e)
+        return Marginal(*self._marginal(t), t, self.embedding)
 
     @abstractmethod
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
@@ -88,13 +92,8 @@ class LinearSDE(SDE):
         """Return the diffusion coefficient ``G(t)``."""
 
     @cached_property
-    def e(self) -> Tensor:
-        """The state that a datum of 1 is lifted to, float64 ``(k,)``."""
-        return torch.ones(1, dtype=torch.float64)
-
-    @cached_property
     def datum(self) -> Operator:
-        """``e eᵀ``, the covariance of the lift of a datum of unit variance."""
+        """``E Eᵀ``, the covariance of the states of data of unit variance at 0."""
         return Scale(torch.ones((), dtype=torch.float64))
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -144,10 +143,10 @@ class LinearSDE(SDE):
     @check_arguments
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
         """Return the marginal distribution at one time `t` of states whose data come from `law`, in its own units."""
-        return law.in_units(self.units).diffuse(self.marginal(t), self.e)
+        return law.in_units(self.units).diffuse(self.marginal(t), self.embedding)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
-        """Reduce the state `x` at `t` to its sufficient statistic for the datum, ``y = c x_0 + s zeta``."""
+        """Reduce the state `x` at `t` to its sufficient statistic for the datum, ``y = C x_0 + S zeta``."""
         return self.marginal(t).observe(x)
 
     def snr(self, t: Tensor | float) -> Tensor:
@@ -263,7 +262,7 @@ class LinearSDE(SDE):
         moments
             Mean and covariance of the data in the units of the process (`ScoreModel.state_moments`).
         """
-        return gaussian(moments).diffuse(self.marginal(self.T), self.e)
+        return gaussian(moments).diffuse(self.marginal(self.T), self.embedding)
 
     def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return the matrix root of the covariance of the marginal at `t`."""
@@ -272,7 +271,7 @@ class LinearSDE(SDE):
     def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return `G` at `t`; where it is infinite, as it may be at T if no signal is left there, that at `t_max`."""
         t, G = as_time(t, self.T), self.diffusion_operator(t)
-        infinite = ~G.matrix().isfinite().flatten(-2).all(-1)
+        infinite = ~G.is_finite()
         return self.diffusion_operator(torch.where(infinite, self.t_max, t)) if infinite.any() else G
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..answers import ask_score
 from ..fixed import remembered, weights_of
+from ..laws.embedding import Embedding, IntoChannels
 from ..laws.kernels import Kernel, Transition
 from ..laws.matrices import Matrix
 from ..laws.operators import Operator
@@ -109,19 +110,24 @@ class MatrixSDE(LinearSDE):
         return torch.cat([x[:, None], v], 1), law.log_prob(v)
 
     @cached_property
-    def e(self) -> Tensor:
-        """The state that a datum of 1 is lifted to, ``(k,)``."""
-        return self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0]
+    def embedding(self) -> Embedding:  # type: ignore[override]
+        """The map of a datum of 1 to the state that `embed` makes of it."""
+        return IntoChannels(self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0])
 
     @cached_property
     def datum(self) -> Matrix:
-        """``e eᵀ``, with a trace of width in the other channels, which may start at one point."""
-        return Matrix(torch.outer(self.e, self.e) + 1e-12 * torch.eye(len(self.e), dtype=torch.float64))
+        """``E Eᵀ``, with a trace of width in the other channels, which may start at one point."""
+        return Matrix(self._E @ self._E.T + 1e-12 * torch.eye(len(self.Sigma_0), dtype=torch.float64))
 
     def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the covariance of the state at `t` if at 0 it is `start`; by default `Sigma_0`, that of one datum."""
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
+
+    @cached_property
+    def _E(self) -> Tensor:
+        """Return the matrix that makes states of the numbers of a datum that are moved together; here each by itself."""
+        return self.embedding.matrix(1)
 
     @remembered
     def _root(self) -> RootTable:
@@ -151,12 +157,14 @@ class MatrixSDE(LinearSDE):
             return FallTable(self._fall, self.T)
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``log snr`` and its derivative ``−|Gᵀ Sigma⁻¹ p|² / snr`` with ``p = Phi e``, where ``snr = pᵀ Sigma⁻¹ p``."""
+        """Return ``log snr`` and its derivative, by ``d log(1 + snr) / dt = −tr(Gᵀ C⁻¹ P Pᵀ Sigma⁻¹ G) / m`` with ``P = Phi E``
+        of `m` columns and ``C = P Pᵀ + Sigma``.
+        """
         at = self.marginal(t)
-        R_inv = at.R.inv().matrix()
-        pull = R_inv.mT @ R_inv @ at.Phi.matrix() @ self.e[:, None]
-        G = self._checked_G(t)
-        return at.log_snr, -(G.mT @ pull).square().sum((-2, -1)) / at.snr
+        P, R_inv, G = at.Phi.matrix() @ self._E, at.R.inv().matrix(), self._checked_G(t)
+        seen = P.mT @ torch.linalg.solve(P @ P.mT + at.covariance.matrix(), G.expand(P.shape[:-2] + G.shape[-2:]))
+        told = P.mT @ R_inv.mT @ R_inv @ G
+        return at.log_snr, -(seen * told).sum((-2, -1)) / P.shape[-1] * (1 + 1 / at.snr)
 
     def flow(self, model: Read) -> MatrixFlow:
         """Return the probability flow, which is regular at 0 too."""
@@ -190,10 +198,6 @@ class MatrixFlow(Flow):
     def r(self, t: Tensor) -> Matrix:
         """Return the matrix root `R`, which maps `y` to the state."""
         return Matrix(self.sde._unit_root(t))
-
-    def log_scale(self, t: Tensor) -> Tensor:
-        """Return ``log |det R|`` divided by the number of channels."""
-        return super().log_scale(t) / len(self.sde.e)
 
     def field(self, tau: Tensor) -> Field:
         """Return ``dy/dt`` at one time, a function of the state."""

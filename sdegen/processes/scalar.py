@@ -5,27 +5,29 @@ Their probability flow has a clock of its own, `AngleFlow`. Nothing here evaluat
 
 from __future__ import annotations
 
-__all__ = ["AngleFlow", "ScalarSDE", "ScheduleSDE"]
+__all__ = ["AngleFlow", "ScalarSDE", "ScheduleSDE", "as_scalar", "is_scalar"]
 
 import math
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import asked_as
 from ..fixed import remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field, value_and_slope
-from .base import Flow, Read
+from .base import SDE, Flow, Read
 from .dynamics import as_time, coefficient
 from .inverse import FallTable
 from .linear import LinearSDE, check_order
 from .panels import Panels
 
 
+@asked_as("a scalar SDE, such as VP()")
 class ScalarSDE(LinearSDE):
     """The base class of scalar linear SDEs given by drift and diffusion, ``dx = f(t) x dt + g(t) dw``; ``alpha`` and
     ``sigma`` follow by quadrature.
@@ -49,6 +51,7 @@ class ScalarSDE(LinearSDE):
     0.5
     """
 
+    is_scalar = True
     sigma_0: float = 0.0
     piece: float | None = None
 
@@ -276,6 +279,31 @@ class ScheduleSDE(ScalarSDE):
     def _g(self, t: Tensor) -> Tensor:
         sigma, slope = _derivative(self.sigma, t)
         return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
+
+
+def is_scalar(sde: SDE) -> TypeGuard[ScalarSDE]:
+    """Tell whether a process is linear with numbers ``alpha(t)`` and ``sigma(t)``, the same for all coordinates."""
+    return sde.is_scalar
+
+
+def as_scalar(sde: SDE, why: str) -> ScalarSDE:
+    """Return a scalar process as it is; refuse any other, for the reason `why`.
+
+    Parameters
+    ----------
+    sde
+        Any process.
+    why
+        What is missing without, and what to do instead: it ends the sentence "... is not scalar".
+
+    Raises
+    ------
+    TypeError
+        If the process is not scalar.
+    """
+    if not is_scalar(sde):
+        raise TypeError(f"{type(sde).__name__} is not scalar{why}")
+    return sde
 
 
 def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..laws.operators import Diagonal, Elementwise, Operator, Scale
+from ..laws.diagonal import Diagonal
+from ..laws.operators import Elementwise, Operator, Scale
 from ..laws.products import pull_back, value_and_slopes
 from .dynamics import Dynamics, diffusion_at
 

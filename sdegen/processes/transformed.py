@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.coordinates import Coordinates
+from ..laws.diagonal import Diagonal
 from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed
 from ..laws.matrices import Matrix
 from ..laws.mixtures import Moments
-from ..laws.operators import Diagonal, Elementwise, Operator, Scale
+from ..laws.operators import Elementwise, Operator, Scale
 from ..laws.outside import as_law
 from ..laws.products import pull_back, value_and_slope
 from ..show import show_call

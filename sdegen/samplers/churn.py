@@ -16,6 +16,7 @@ from ..laws.marginals import LEAST_SIGNAL
 from ..models.score import ScoreModel
 from ..processes.grids import Grid, Karras, show_ratio
 from ..processes.linear import LinearSDE
+from ..processes.scalar import as_scalar
 from .base import Noise, Sampler, require_linear
 
 
@@ -84,11 +85,9 @@ class Churn(Sampler[ChurnStep, None]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[ChurnStep]:
         """Plan the noise levels, the raised noise levels, and the transitions between them."""
-        sde = require_linear(self, model.sde)
-        if len(sde.e) > 1:
-            raise TypeError(
-                f"Churn steps in sigma / alpha, which {type(sde).__name__} has not; use Restart or ExponentialSDE."
-            )
+        sde = as_scalar(
+            require_linear(self, model.sde), ", and Churn steps in sigma / alpha; use Restart or ExponentialSDE."
+        )
         return [self._coefficients(sde, t, s) for t, s in pairwise(times)]
 
     def _coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> ChurnStep:

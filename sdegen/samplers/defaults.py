@@ -9,6 +9,7 @@ from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from ..processes.linear import as_linear, is_linear
+from ..processes.scalar import is_scalar
 from .base import Sampler
 from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
@@ -66,7 +67,7 @@ def default(
     ValueError
         If `eta` is not 0 on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
     """
-    scalar = is_linear(model.sde) and len(model.sde.e) == 1
+    scalar = is_scalar(model.sde)
     if eta and not scalar:
         raise ValueError(
             f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."

@@ -23,7 +23,7 @@ from ..models.transformed import in_free_coordinates, states_in, states_out
 from ..precision import narrowed, widened
 from ..processes.base import SDE
 from ..processes.grids import Angle, Uniform
-from ..processes.linear import is_linear
+from ..processes.scalar import is_scalar
 from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
@@ -235,8 +235,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
     check_sampler_given(steps, sampler)
     if sampler is not None:
         return sampler
-    scalar = is_linear(model.sde) and len(model.sde.e) == 1  # whose flow runs in the angle, others' in t
-    grid = Angle(end=0.0) if scalar else Uniform(end=0.0)
+    grid = Angle(end=0.0) if is_scalar(model.sde) else Uniform(end=0.0)  # the flow of others runs in t
     if steps is not None:
         return Heun(steps, grid)
     tolerance = {torch.float64: 1e-7, torch.float32: 1e-5}.get(check_dtype(model, x), 1e-3)

@@ -65,7 +65,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
         if not is_linear(sde):  # its coefficients are functions of states whose shape is not known here
             return [EulerStep(t[i], h[i], reverse) for i in range(len(t))]
         F, G = sde.drift_operator(t), sde.diffusion_operator(t)
-        infinite = ~(F.matrix().isfinite() & G.matrix().isfinite()).flatten(-2).all(-1)
+        infinite = ~(F.is_finite() & G.is_finite())
         if infinite.any():
             raise ValueError(
                 f"a coefficient of {type(sde).__name__} is infinite at t = {t[infinite][0].item():.6g}; start the grid at "

@@ -36,12 +36,12 @@ import torch
 from torch import Tensor
 
 from ..laws.interpolation import gauss, lagrange, rule
-from ..laws.matrices import Matrix
 from ..laws.operators import Operator, Scale, add_product
 from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..precision import apply_matrix
 from ..processes.linear import LinearSDE
+from ..processes.scalar import is_scalar
 from .clocks import Clock
 from .references import Matched, PointMass, Reference
 
@@ -226,7 +226,7 @@ class Scalar:
 
 
 class Channels:
-    """The coefficients of exponential integrators on a matrix process, for the references `PointMass` and `Unbounded`."""
+    """The coefficients of exponential integrators of any linear process, for the references `PointMass` and `Unbounded`."""
 
     def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
         self.sde, self.clock, self.reference, self.like = sde, clock, reference, model.like
@@ -256,13 +256,15 @@ class Channels:
         integrals = self._integrals(
             phi, asked, phi[t], phi[s].maximum(self.phi(times.new_tensor(NEAREST * self.sde.T)))
         )
-        over = (..., None, None)
-        weights = l_s[over] * M_s.matrix() - l_t[over] * (carry @ M_t).matrix() - Psi_s.matrix() @ integrals
-        carry, *each = (Matrix(v).prepared(self.like) for v in (carry.matrix(), *weights))
-        return [Move(times[v.s], carry[i], None, [W[i] for W in each[: len(v.seen)]]) for i, v in enumerate(asked)]
+        past, moves = carry @ M_t, []
+        for i, v in enumerate(asked):  # of each, the weights of its evaluations are a row of operators
+            W = M_s[i] * l_s[:, i] - past[i] * l_t[:, i] - Psi_s[i] @ integrals[i]
+            W = W.prepared(self.like)
+            moves.append(Move(times[v.s], carry[i].prepared(self.like), None, [W[j] for j in range(len(v.seen))]))
+        return moves
 
-    def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> Tensor:
-        """Return ``∫ K l_j' dphi`` over every update, ``(evaluations, moves, k, k)``, with ``K = Psi⁻¹ M``.
+    def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> list[Operator]:
+        """Return ``∫ K l_j' dphi`` over every update, a row of as many operators as there are evaluations, with ``K = Psi⁻¹ M``.
 
         ``∫ l_j dK`` follows by parts. So it is exact for what a polynomial of degree 0 says, and `K`, which grows without bound
         towards the data and has kinks where coefficients jump, is not differentiated. Nodes are even in ``log phi``.
@@ -271,10 +273,11 @@ class Channels:
         length = (end / start).log()[:, None]
         path = start[:, None] * (0.5 * (z + 1) * length).exp()  # (moves, points)
         Psi, M = self.reference.pieces(self.sde.marginal(self.time(path.reshape(-1))))
-        K = (Psi.inv() @ M).matrix().unflatten(0, path.shape)
+        K = Psi.inv() @ M
         nodes = self.clock(phi)
         _, slope = value_and_slope(lambda u: polynomials(nodes, asked, self.clock(u)), path, path * length)
-        return torch.einsum("jmu,u,muab->jmab", slope, 0.5 * w, K)
+        weights = slope * (0.5 * w)
+        return [K[i * POINTS : (i + 1) * POINTS].mix(weights[:, i]) for i in range(len(asked))]
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the state as it is."""
@@ -298,7 +301,7 @@ def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, 
     """Choose the coefficients' formula for a process and a reference: by default the data's moments, on matrix processes a
     point mass.
     """
-    if len(sde.e) == 1:
+    if is_scalar(sde):
         return Scalar(sde, model, Matched() if reference is None else reference, clock)
     return Channels(sde, model, PointMass() if reference is None else reference, clock)
 

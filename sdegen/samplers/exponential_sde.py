@@ -10,7 +10,6 @@ __all__ = [
     "ExponentialSDE",
     "ExponentialSDEStep",
     "Line",
-    "as_map",
     "bridge_root",
     "carry_deviation",
     "line_through",
@@ -26,12 +25,12 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..laws.interpolation import lagrange, rule
 from ..laws.kernels import posterior
-from ..laws.matrices import Matrix
-from ..laws.operators import Operator, Scale
+from ..laws.operators import Operator
 from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from ..processes.linear import LinearSDE
+from ..processes.scalar import is_scalar
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
 from .exponential import check_distinct
@@ -99,9 +98,9 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
     def plan(self, model: ScoreModel, times: Tensor) -> list[ExponentialSDEStep]:
         """Plan the weights and roots of every step."""
         sde = require_linear(self, model.sde)
-        if len(sde.e) > 1 and self.eta not in (0, 1):
+        if not is_scalar(sde) and self.eta not in (0, 1):
             raise ValueError(
-                f"eta = {self.eta} on {type(sde).__name__}: between 0 and 1 a matrix process has no closed form; "
+                f"eta = {self.eta} on {type(sde).__name__}: between 0 and 1 its steps have no closed form; "
                 "use eta = 0, eta = 1, or DDIM(eta)."
             )
         steps = []
@@ -115,8 +114,7 @@ class ExponentialSDE(Sampler[ExponentialSDEStep, list[Tensor]]):
             seen = slice(max(0, k + 1 - self.order), k + 1)
             line = line_through(self.clock, phi[seen].flip(0), phi[k : k + 2])
             W = signal_weights(sde, t, s, inner_times[k], line, self.eta)
-            C = as_map(carry_deviation(sde, s, t, self.eta).matrix())
-            root = as_map(bridge_root(sde, s, t, self.eta).matrix())
+            C, root = carry_deviation(sde, s, t, self.eta), bridge_root(sde, s, t, self.eta)
             C, *W, root = (A.prepared(model.like) for A in (C, *W, root))
             steps.append(ExponentialSDEStep(clean[k], C, W, root))
         return steps
@@ -179,14 +177,9 @@ def signal_weights(sde: LinearSDE, t: Tensor, s: Tensor, inner: Tensor, line: Li
     """Return ``W_j = ∫_t^s l_j dM`` with ``M(u) = Psi_s Psi_u⁻¹ Phi_u``, by parts: `M` is bounded also where its slope is
     not.
     """
-    start = (carry_deviation(sde, s, t, eta) @ sde.marginal(t).Phi).matrix()
-    between = (carry_deviation(sde, s, inner, eta) @ sde.marginal(inner).Phi).matrix()
-    end = sde.marginal(s).Phi.matrix()
+    start = carry_deviation(sde, s, t, eta) @ sde.marginal(t).Phi
+    between = carry_deviation(sde, s, inner, eta) @ sde.marginal(inner).Phi
+    end = sde.marginal(s).Phi
     _, w = rule()
-    by_parts = torch.einsum("jz,z,zab->jab", line.slope, w, between)
-    return [as_map(line.end[j] * end - line.start[j] * start - by_parts[j]) for j in range(len(line.end))]
-
-
-def as_map(M: Tensor) -> Operator:
-    """Return a ``(k, k)`` matrix over the channels as an operator; a number where there is one channel."""
-    return Scale(M[0, 0]) if len(M) == 1 else Matrix(M)
+    weights = end * line.end - start * line.start - between.mix(line.slope * w)
+    return [weights[j] for j in range(len(line.end))]

@@ -92,7 +92,7 @@ def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -
     drawn = ask_draws(prior, n, torch.Generator().manual_seed(0)).double().cpu()
     if drawn.shape[1:] != law.means.shape[1:]:
         return  # which is refused where states are drawn
-    nats = _apart(law.means[0], _variances(law), drawn, len(sde.e))
+    nats = _apart(law.means[0], _variances(law), drawn, law.means[0].numel() // moments.mean.numel())
     if nats <= cost(HARDLY):
         return
     said = (

@@ -25,7 +25,7 @@ from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.base import SDE
 from ..processes.grids import Angle, Given
-from ..processes.linear import is_linear
+from ..processes.scalar import as_scalar
 from ..progress import should_show
 from ..warning import warn_caller
 from .base import Sampler
@@ -115,8 +115,7 @@ def fit_solver(
     TypeError, ValueError
         If the process is not scalar, the moments are not known, or a number is out of range.
     """
-    if not is_linear(model.sde) or len(model.sde.e) > 1:
-        raise TypeError(f"{type(model.sde).__name__} is not a scalar process; solvers are fitted for those.")
+    as_scalar(model.sde, ", and solvers are fitted to such processes; use the default sampler.")
     if final not in ("denoise", "sample"):
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
     numbers = model.require_moments().mean.numel()

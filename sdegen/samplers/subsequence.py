@@ -169,8 +169,8 @@ class StepCosts:
     @check_arguments
     def __init__(self, sde: LinearSDE, times: Tensor, errors: Tensor) -> None:
         check_tensor("times", times, ndim=1)
-        check_tensor("errors", errors, shape=(None, len(times), len(sde.e), len(sde.e)))
         at = sde.marginal(times)
+        check_tensor("errors", errors, shape=(None, len(times), at.R.size, at.R.size))
         sharp = ~at.R.log_abs_det().isfinite()
         if sharp.any():
             last = f"t = {times[sharp][0].item():.6g}, where {type(sde).__name__} has no noise"
@@ -305,9 +305,11 @@ def optimal_subsequence(
 
 
 def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
-    """Return ``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the channels, summed over coordinates: float64 ``(B, N, k, k)``."""
+    """Return ``e eᵀ`` of ``e = x_0 − x̂_0(x_t)`` over the numbers that the process moves together, summed over the others:
+    float64 ``(B, N, k, k)``.
+    """
     u_0 = model.sde.lift(x_0)
-    k = u_0[0].numel() // x_0[0].numel()
+    k = as_linear(model.sde, ".").marginal(times[:1]).R.size
     found = []
     for t in times:
         e = (u_0 - model.denoise(model.sde.perturb(x_0, t, z).x, t, **cond)).reshape(len(x_0), k, -1).double().cpu()

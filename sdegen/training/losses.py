@@ -322,7 +322,7 @@ def score_error(
         return W(ask_score(model, x, at.t, **cond) - known)
     if pool:
         seen = at.observe(x)
-        mean, of_y = pooled(model.sde.standardise(x_0), seen.y, seen.c, seen.s)
+        mean, of_y = pooled(model.sde.standardise(x_0), seen.y, seen.C, seen.S)
         clean, z = model.sde.embed(mean), seen.noise(x, of_y, at.R)
     else:
         clean = model.sde.lift(x_0)

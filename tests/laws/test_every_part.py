@@ -68,7 +68,7 @@ def modes() -> list[sdegen.GaussianMixture]:
 def network(sde: sdegen.LinearSDE, parametrization: Parametrization | None = None, labels: int = 0) -> sdegen.Model:
     """A network off its start, with dropout, which is not to be heard."""
     torch.manual_seed(0)
-    net = sdegen.nets.MLP(2 * len(sde.e), width=16, depth=2, **({"classes": labels} if labels else {}))
+    net = sdegen.nets.MLP(2 * len(sde.Sigma_0), width=16, depth=2, **({"classes": labels} if labels else {}))
     nn.init.normal_(net.last.weight, std=0.3)
     model = sdegen.Model(net, sde, parametrization).double()
     model.moments = RING.moments()
@@ -201,7 +201,7 @@ def test_every_parametrization_holds_to_its_laws(kind: str, sde: sdegen.LinearSD
         with pytest.raises(ValueError, match=r"alpha\(T\) = 0"):
             check_parametrization(parametrization, sde)
         return
-    singular = kind == "data" and len(sde.e) > 1 and sde.Sigma_0[0, 0] == 0
+    singular = kind == "data" and not sde.is_scalar and sde.Sigma_0[0, 0] == 0
     report = check_parametrization(parametrization, sde, AT_THE_DATA if singular else None)
     assert report.passed, report
 

@@ -81,7 +81,7 @@ def test_data_and_noise_turn_into_state_and_velocity_and_back(sde: Any, u: float
     close((at.C @ at.C.T + at.S @ at.S.T).matrix(), one, 1e-8)
     close((at.A @ at.A.T + at.B @ at.B.T).matrix(), one, 1e-8)
     assert (at.C @ at.A.T + at.S @ at.B.T).matrix().abs().max() < 1e-8
-    k = len(sde.e)
+    k = len(sde.Sigma_0)
     shape = (4, k, 2) if k > 1 else (4, 2)
     x_0, z = normal(1, *shape), normal(2, *shape)
     y, v = at.normalise(at.Phi(x_0) + at.R(z)), at.velocity(x_0, z)
@@ -123,13 +123,15 @@ def test_observation_is_sufficient(sde: Any, shape: tuple[int, ...], u: float, s
     at = sde.marginal(u * sde.T)
     x_0, z = normal(seed, 4, *shape), normal(seed + 1, *sde.lift(normal(seed, 4, *shape)).shape)
     seen = at.observe(at(sde.lift(x_0)).sample(z))
-    assert abs((seen.c**2 + seen.s**2).item() - 1) < 1e-9
+    assert abs((seen.C.c**2 + seen.S.c**2).item() - 1) < 1e-9
     silent = at.observe(at.R(z)).y  # the same noise without data
-    close(seen.y - silent, seen.c.item() * x_0, 1e-8)
-    g, p = seen.g, at.Phi.matrix() @ sde.e
+    close(seen.y - silent, seen.C.c.item() * x_0, 1e-8)
+    k = len(sde.Sigma_0)
+    g = seen.W.T(torch.ones(1, 1, dtype=torch.float64)).reshape(k)  # how a score of y becomes one of the state
+    p = (at.Phi.matrix() @ sde.embedding.matrix(1))[:, 0]
     rest = torch.zeros(1, 1, dtype=torch.float64) if seen.rest is None else seen.rest.matrix()
     assert (rest @ p).abs().max() < 1e-7 * (1 + rest.abs().max())
-    assert abs((g @ at.covariance.matrix() @ g).item() - seen.s.item() ** 2) < 1e-9
+    assert abs((g @ at.covariance.matrix() @ g).item() - seen.S.c.item() ** 2) < 1e-9
 
 
 @given(processes, floats(0.05, 0.95), seeds)

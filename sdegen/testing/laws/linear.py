@@ -67,11 +67,17 @@ def moments_follow_their_odes(sde: LinearSDE) -> None:
     close("Sigma'", slope, moved + moved.mT + noise, QUADRATURE, size)
 
 
+def _embedded(sde: LinearSDE) -> Tensor:
+    """Return the matrix `E` that makes states of the numbers of a datum that are moved together, ``(k, m)``."""
+    k, channels = sde.marginal(0.0).R.size, len(sde.embedding.matrix(1))
+    return sde.embedding.matrix(k // channels)
+
+
 def marginal_starts_at_the_data(sde: LinearSDE) -> None:
     """At 0 the mean is the datum and the covariance the declared one, ``Sigma_0``."""
     law = sde.marginal(0.0)
-    e = sde.e
-    close("Phi(0)", law.Phi.matrix() @ e, e, EXACT, 1.0)
+    E = _embedded(sde)
+    close("Phi(0)", law.Phi.matrix() @ E, E, EXACT, 1.0)
     close("covariance at 0", law.covariance.matrix(), sde.Sigma_0, EXACT, sde.Sigma_0.abs().max() + 1e-12)
 
 
@@ -132,26 +138,25 @@ def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
     ``x' = A x + c`` backwards with noise ``eta G`` moves a covariance by ``A S + S Aᵀ − eta² G Gᵀ``, which must be
     ``F S + S Fᵀ + G Gᵀ``.
     """
-    data = GaussianMixture(torch.ones(1), torch.tensor([[0.7]]), torch.tensor([0.5]))
-    model = Exact(sde, data)
-    k = len(sde.e)
-    shape = (k, 1) if k > 1 else (1,)
-    probe = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)]).reshape(
-        k + 1, *shape
-    )
+    shape = data(1, 1).shape
+    model = Exact(sde, GaussianMixture(torch.ones(1), torch.full(shape, 0.7), torch.tensor([0.5])))
+    E, like = _embedded(sde), sde.lift(data(1, 1))
+    k = len(E)
+    probe = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
+    probe = probe.reshape(k + 1, *like.shape[1:])
     for t in times(sde, 5):
         law = sde.marginal(t)
-        p = law.Phi.matrix() @ sde.e
-        S = 0.5 * p[:, None] * p[None] + law.covariance.matrix()
-        m = 0.7 * p
-        F, G = (c(t).matrix().expand(k, k) for c in (sde.drift_operator, sde.diffusion_operator))
+        P = law.Phi.matrix().reshape(-1, k, k)[0] @ E
+        S = 0.5 * P @ P.T + law.covariance.matrix().reshape(k, k)
+        m = 0.7 * P.sum(1)
+        F, G = (c(t).matrix().expand(1, k, k)[0] for c in (sde.drift_operator, sde.diffusion_operator))
         forward = F @ S + S @ F.T + G @ G.T
         size = (F.abs() @ S.abs() + (G @ G.T).abs()).amax()
         for eta in (0.0, 0.6, 1.0):
             reverse = sde.reverse(model, eta)
             out = reverse.drift(probe, t).reshape(k + 1, k)
             c, A = out[0], (out[1:] - out[0]).T
-            noise = diffusion_at(reverse, probe, t).matrix().expand(k, k)
+            noise = diffusion_at(reverse, probe, t).matrix().expand(1, k, k)[0]
             close(f"mean drift of the reversal, eta = {eta}", A @ m + c, F @ m, 1e-7, size)
             close(
                 f"covariance drift of the reversal, eta = {eta}", A @ S + S @ A.T - noise @ noise.T, forward, 1e-7, size
@@ -163,7 +168,7 @@ def flow_carries_the_marginals(sde: LinearSDE) -> None:
 
     In the flow's own clock and chart: what fails here is its velocity, or the root `R` of the marginals.
     """
-    x_0 = torch.tensor([[0.8]], dtype=torch.float64)
+    x_0 = torch.full_like(data(1, 1), 0.8)
     model = Exact(sde, GaussianMixture(torch.ones(1), x_0, torch.tensor([1e-12])))
     flow = sde.flow(model)
     u_0 = sde.lift(x_0)

@@ -1,0 +1,160 @@
+"""Linear maps of a state that multiply each of its coordinates along orthonormal axes by a number of its own: `Diagonal`."""
+
+from __future__ import annotations
+
+__all__ = ["Diagonal", "mean_log_snr"]
+
+import math
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from ..precision import at_least_single
+from .bases import Basis
+from .operators import Elementwise, Scale, add_product
+
+
+@final
+class Diagonal(Elementwise):
+    """Multiplication of every number of a state by one of its own, ``Q diag(c) Qᵀ``: `c` of shape ``(1, *)`` for all rows, or
+    ``(B, *)``.
+
+    Maps in one basis `Q` commute, and their sums and products are those of their numbers. The numbers of a linear process are
+    float64 on the CPU; those of a noise that depends on the state are like the state, and what they are differentiated by.
+
+    Parameters
+    ----------
+    c
+        The numbers, one row at least.
+    basis
+        The orthonormal axes `Q`; by default those of the state's own numbers.
+
+    Raises
+    ------
+    ValueError
+        If `c` has no rows; when it acts, if the state has another shape; if it is composed with a map in another basis.
+
+    Examples
+    --------
+    >>> Diagonal(torch.tensor([[1.0, 3.0]]))(torch.ones(2, 2)).tolist()
+    [[1.0, 3.0], [1.0, 3.0]]
+    """
+
+    def __init__(self, c: Tensor, basis: Basis | None = None) -> None:
+        if c.ndim == 0:
+            raise ValueError("a diagonal needs its rows, (1, *) or (B, *); for one number take Scale.")
+        self.c, self.basis = c if c.is_floating_point() else c.double(), basis
+
+    def _of(self, c: Tensor) -> Diagonal:
+        made = Diagonal.__new__(Diagonal)
+        made.c, made.basis = c, self.basis
+        return made
+
+    def _numbers(self, other: Any) -> Tensor:
+        """Return the numbers of another map along the same axes."""
+        if other.__class__ is Scale:
+            return self._over_rows(other.c)
+        if other.__class__ is not Diagonal or not (other.basis is self.basis or other.basis == self.basis):
+            raise ValueError(
+                f"a map that is diagonal in {_name(self.basis)} was composed with a {type(other).__name__}"
+                f"{f' in {_name(other.basis)}' if isinstance(other, Diagonal) else ''}; write both in one basis."
+            )
+        numbers: Tensor = other.c
+        return numbers
+
+    def _over_rows(self, number: Tensor) -> Tensor:
+        """Return a number, or one for each row, shaped to multiply the numbers of a row."""
+        number = number.to(self.c.device, self.c.dtype)
+        return number.reshape(-1, *[1] * (self.c.ndim - 1)) if number.ndim else number
+
+    @property
+    def size(self) -> int:
+        """How many numbers of a state the map acts on together."""
+        return self.c[0].numel()
+
+    @property
+    def axes(self) -> Basis | None:
+        return self.basis
+
+    def along(self, axes: Any) -> Tensor | None:
+        return self.c.flatten(1) if axes is self.basis or axes == self.basis else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        c = self._on(x)
+        return x * c if self.basis is None else self.basis.inverse(c * self.basis(x))
+
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        return add_product(y, self._on(x), x) if self.basis is None else y.add_(self(x))
+
+    def _on(self, x: Tensor) -> Tensor:
+        """Return the numbers in the dtype and on the device of a state, of whose shape they are."""
+        if self.c.shape[1:] != x.shape[1:] or len(self.c) not in (1, len(x)):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, where each number of states ({'B' if len(self.c) == 1 else len(self.c)}, "
+                f"{', '.join(map(str, self.c.shape[1:]))}) has a coefficient of its own; give states of that shape."
+            )
+        return self.c.to(x.device, x.dtype, non_blocking=True)
+
+    def prepared(self, like: Tensor | None) -> Diagonal:
+        return self if like is None else self._of(self.c.to(like.device, at_least_single(like.dtype)))
+
+    def __getitem__(self, i: Any) -> Diagonal:
+        if len(self.c) == 1:
+            return self
+        return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
+
+    def mix(self, weights: Tensor) -> Diagonal:
+        return self._of(torch.tensordot(weights, self.c.expand(weights.shape[1], *self.c.shape[1:]), 1))
+
+    def matrix(self) -> Tensor:
+        c = self.c.flatten(1).double().cpu()
+        if self.basis is None:
+            return torch.diag_embed(c)
+        d = c.shape[1]
+        Q = self.basis(torch.eye(d, dtype=torch.float64).reshape(d, *self.c.shape[1:])).reshape(d, d)
+        return (Q * c[:, None, :]) @ Q.T
+
+    def is_finite(self) -> Tensor:
+        return self.c.isfinite().flatten(1).all(1)
+
+    def __matmul__(self, other: Any) -> Diagonal:
+        return self._of(self.c * self._numbers(other))
+
+    def __add__(self, other: Any) -> Diagonal:
+        return self._of(self.c + self._numbers(other))
+
+    def __sub__(self, other: Any) -> Diagonal:
+        return self._of(self.c - self._numbers(other))
+
+    def __mul__(self, number: Tensor | float) -> Diagonal:
+        return self._of(self.c * (self._over_rows(number) if isinstance(number, Tensor) else number))
+
+    __rmul__ = __mul__
+
+    def log_abs_det(self) -> Tensor:
+        return self.c.abs().log().flatten(1).sum(1)
+
+    def log_snr(self, S: Diagonal) -> Tensor:
+        return mean_log_snr(2 * (self.c.abs().log() - S.c.log()).flatten(1))
+
+    def angle(self, S: Diagonal) -> tuple[Tensor, Tensor]:
+        level = self.log_snr(S)
+        return (0.5 * logsigmoid(level)).exp(), (0.5 * logsigmoid(-level)).exp()
+
+
+def _name(basis: Basis | None) -> str:
+    return "the state's own axes" if basis is None else repr(basis)
+
+
+def mean_log_snr(levels: Tensor) -> Tensor:
+    """Return the logarithm of the ratio `snr` whose ``log(1 + snr)`` is the mean, over the last axis, of those of ratios with
+    logarithms `levels`; a number too where the ratios themselves are none.
+    """
+    small = levels < -37  # where log(1 + s) is s to rounding
+    log_information = torch.where(small, levels, softplus(levels.clamp_min(-37)).log())
+    log_mean = log_information.logsumexp(-1) - math.log(levels.shape[-1])
+    information = log_mean.exp()
+    middle = torch.expm1(information.clamp(1e-16, 37)).log()
+    return torch.where(log_mean < -37, log_mean, torch.where(information > 37, information, middle))

@@ -1,0 +1,200 @@
+"""How data become states, the linear map `E` of a process, and what noised states then tell of the data: `Embedding`.
+
+States that are the data themselves (`Whole`) tell of them all that they are. Where each number of a datum becomes several of a
+state (`IntoChannels`), one number of them tells all that the state knows of it, an `Observation`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Embedding", "IntoChannels", "Observation", "Reduction", "Row", "WHOLE", "Whole"]
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..show import show_call
+from .kernels import Transition
+from .matrices import Matrix
+from .operators import Operator, Scale, full_matrix, rows
+
+
+class Observation(NamedTuple):
+    """The sufficient statistic of a state for its datum: ``y = C x_0 + S zeta`` with ``C Cᵀ + S Sᵀ = 1`` and standard noise.
+
+    The state's law is that of `y` times a Gaussian that does not depend on the data, so that
+    ``∇ log p(x) = Wᵀ ∇ log p(y) − rest x``.
+
+    Attributes
+    ----------
+    y
+        The sufficient statistic, of the shape of the data.
+    W
+        The map ``y = W x`` that makes it.
+    C, S
+        Maps of the data and of their noise; cosine and sine for numbers.
+    rest
+        Precision of what is left; None where nothing is.
+    """
+
+    y: Tensor
+    W: Any
+    C: Operator
+    S: Operator
+    rest: Matrix | None
+
+    def __repr__(self) -> str:
+        return show_call(self)
+
+    def score(self, x: Tensor, of_y: Tensor) -> Tensor:
+        """Return the score of the state `x` from `of_y`, the score of the statistic `y`."""
+        score: Tensor = self.W.T(of_y)
+        return score if self.rest is None else score - self.rest(x)
+
+    def noise(self, x: Tensor, of_y: Tensor, R: Operator) -> Tensor:
+        """Return the posterior mean of the noise that the root `R` scales, ``−Rᵀ`` times the score of the state `x`, from
+        `of_y`, the score of the statistic `y`; ``−Sᵀ of_y`` where nothing is left.
+        """
+        return -self.S.T(of_y) if self.rest is None else -R.T(self.score(x, of_y))
+
+
+class Reduction(NamedTuple):
+    """How states of some times are reduced to what they tell of their data: an `Observation`, before the state is known.
+
+    Attributes
+    ----------
+    W, C, S, rest
+        As of every `Observation`.
+    """
+
+    W: Any
+    C: Operator
+    S: Operator
+    rest: Matrix | None
+
+    def __repr__(self) -> str:
+        return show_call(self)
+
+
+class Embedding(ABC):
+    """The base class of linear maps `E` that make states of data."""
+
+    __repr__ = show_call
+
+    @abstractmethod
+    def reduce(self, law: Transition) -> Reduction:
+        """Return how states ``x = Phi E x_0 + R z`` are reduced to their sufficient statistic for the datum."""
+
+    @abstractmethod
+    def matrix(self, d: int) -> Tensor:
+        """Return `E` for data of `d` numbers, ``(n, d)`` with `n` those of a state."""
+
+    def seen_through(self, law: Transition, d: int) -> tuple[Tensor, Tensor]:
+        """Return the matrix ``Phi E``, ``(n, d)``, and the covariance ``R Rᵀ``, ``(n, n)``, of states of data of `d` numbers."""
+        E = self.matrix(d)
+        n = len(E)
+        return full_matrix(law.Phi, n).reshape(n, n) @ E, full_matrix(law.covariance, n).reshape(n, n)
+
+    def seen_along(self, law: Transition, axes: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the numbers of ``Phi E`` and of the covariance along orthonormal axes, each ``(1, d)`` or ``(1, 1)``, where both
+        maps are of this form; None otherwise.
+        """
+        return None
+
+
+class Whole(Embedding):
+    """The embedding of states that are the data: ``E = 1``, and with a root `r` of ``Phi Phiᵀ + R Rᵀ`` the statistic is
+    ``y = r⁻¹ x``.
+    """
+
+    def reduce(self, law: Transition) -> Reduction:
+        """Return the normalisation of states, which loses nothing."""
+        return Reduction(law.r_inv, law.C, law.S, None)
+
+    def matrix(self, d: int) -> Tensor:
+        """Return the identity."""
+        return torch.eye(d, dtype=torch.float64)
+
+    def seen_along(self, law: Transition, axes: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the numbers of ``Phi`` and of the covariance."""
+        c, v = law.Phi.along(axes), law.covariance.along(axes)
+        return None if c is None or v is None else (c, v)
+
+
+WHOLE = Whole()
+
+
+class IntoChannels(Embedding):
+    """The embedding of each number of a datum into `k` channels of a state, by a vector `e`: a number of the state, up to scale
+    ``eᵀ Phiᵀ Sigma⁻¹ x``, tells all that it knows of one of the datum.
+
+    Parameters
+    ----------
+    e
+        The state that a datum of 1 becomes, float64 ``(k,)``.
+    """
+
+    def __init__(self, e: Tensor) -> None:
+        self.e = e
+
+    def reduce(self, law: Transition) -> Reduction:
+        """Return how a state makes ``y = c x_0 + s zeta``, a number for each of the datum.
+
+        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
+        """
+        e = self.e
+        p = law.Phi.matrix() @ e  # (..., k)
+        L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + law.covariance.matrix())
+        L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
+        a = (L_inv @ p[..., None])[..., 0]
+        norm = a.norm(dim=-1, keepdim=True)
+        unit = torch.where(norm > 0, a / norm, torch.eye(len(e), dtype=a.dtype)[0])  # alpha = 0: any direction
+        g = (L_inv.mT @ unit[..., None])[..., 0]
+        s = (law.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
+        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
+        return Reduction(Row(g), Scale((g * p).sum(-1)), Scale(s), Matrix(rest))
+
+    def matrix(self, d: int) -> Tensor:
+        """Return the numbers of each channel for each of the data, ``(k d, d)``."""
+        return torch.kron(self.e[:, None].contiguous(), torch.eye(d, dtype=torch.float64))
+
+
+class Row:
+    """The map of a state ``(B, k, *)`` to the weighted sum ``(B, *)`` of its channels.
+
+    Parameters
+    ----------
+    g
+        The weights, float64, ``(k,)`` or ``(B, k)``.
+
+    Raises
+    ------
+    ValueError
+        When it acts, if the state has not `k` channels, or there are weights for another number of rows.
+    """
+
+    __repr__ = show_call
+
+    def __init__(self, g: Tensor) -> None:
+        self.g = g
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the weighted sum."""
+        k = self.g.shape[-1]
+        if x.ndim < 2 or x.shape[1] != k:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
+                "lift the data first with sde.lift(x)."
+            )
+        rows(self.g[..., 0], x)  # refuses another number of rows
+        return (self._over(x) * x).sum(1)
+
+    def T(self, y: Tensor) -> Tensor:
+        """Return the transposed map of numbers ``(B, *)``: as many for each channel, ``(B, k, *)``."""
+        y = y.unsqueeze(1)
+        return self._over(y) * y
+
+    def _over(self, x: Tensor) -> Tensor:
+        """Return the weights in the dtype and on the device of a state, shaped to multiply it."""
+        return self.g.to(x.device, x.dtype, non_blocking=True).reshape(*self.g.shape, *[1] * (x.ndim - 2))
