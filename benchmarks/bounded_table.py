@@ -8,8 +8,8 @@ logit-normals on the interval, of von Mises laws on the circle. Every process is
 perceptron of width 96 and depth 3, and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with
 log-densities of the model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
 
-The exact score, of geometric Brownian motion, is that of `FokkerPlanck` in its logarithm, on a grid. Rows of true samples are the
-floor of what is estimated from samples. "Two methods" is geometric Brownian motion as a user writes it, which is simulated.
+The exact score is that of `FokkerPlanck` on a grid, in the logarithm or the logit, or around the circle. Rows of true samples are
+the floor of what is estimated from samples. "Two methods" is geometric Brownian motion as a user writes it, which is simulated.
 """
 
 from __future__ import annotations
@@ -140,8 +140,11 @@ def processes_block(table: Table) -> str:
 
     def exact(case: Case, seed: int) -> Values:
         sde = case.sde()
-        inner = sde if sde.coordinates is not None else sdegen.Transformed(sde, coordinates.Log())
-        truth = sdegen.FokkerPlanck(inner, MIXTURE, 4000, 800)
+        if case.law.phi is None:
+            truth = sdegen.FokkerPlanck(sde, case.law)
+        else:
+            inner = sde if sde.coordinates is not None else sdegen.Transformed(sde, case.law.phi)
+            truth = sdegen.FokkerPlanck(inner, MIXTURE, 4000, 760)
         return divergence(case.law, truth, n // 4, seed) | compare(
             case.law, sdegen.sample(truth, samples, seed=seed), seed
         )
@@ -157,10 +160,7 @@ def processes_block(table: Table) -> str:
     rows = {}
     for name, case in CASES.items():
         rows[f"{name}, true samples"] = table.row("processes", f"{name}, true samples", partial(floor, case))
-        if name == "geometric Brownian motion":
-            rows[f"{name}, exact score"] = table.row(
-                "processes", f"{name}, exact score", partial(exact, case), once=True
-            )
+        rows[f"{name}, exact score"] = table.row("processes", f"{name}, exact score", partial(exact, case), once=True)
         rows[f"{name}, trained"] = table.row("processes", f"{name}, trained", partial(trained, case))
     return table.write("bounded", COLUMNS, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -147,29 +148,32 @@ def target_bias(sde: Any, law: sdegen.GaussianMixture, seed: int) -> float:
     each step a matrix of transition densities; for a drift that does not depend on time.
     """
     truth = sdegen.FokkerPlanck(sde, law, cells=2000)
-    x = truth.x
-    g2 = sde.diffusion(x, x).matrix().item() ** 2
+    t_0 = torch.zeros((), dtype=torch.float64)
+    g2 = sde.diffusion(t_0, t_0).matrix().item() ** 2
     steps = max(8, math.ceil((sde.T - sde.lag) / sde.lag))
-    shortest = steps * (2 * truth.width) ** 2 / g2  # a step must be resolved by the grid
+    widest = max(part.cells.width.item() for part in truth.parts)
+    shortest = steps * (2 * widest) ** 2 / g2  # a step must be resolved by the grid
     late = torch.linspace((sde.lag + shortest) ** 0.5, sde.T**0.5, 20, dtype=torch.float64).square()
     t = torch.cat([torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64) * sde.lag, late])
-    p_0 = truth.logs[0].exp().flatten(1)
-    logs = []
-    for time in t:
-        s = max(time.item() - sde.lag, 0.0)
-        p = p_0
-        if s > 0:
-            M = heun_densities(sde, x, s / steps, g2) * truth.width
-            for _ in range(steps):
-                p = M @ p
-        kernel = sde.kernel(x, s, time)
-        std = kernel.R.matrix()[:, 0, 0]
-        z = (x[:, None] - kernel.mean) / std
-        p = ((-0.5 * z.square()).exp() / (std * math.sqrt(2 * math.pi))) @ p * truth.width
-        logs.append(p.clamp_min(1e-300).log().reshape(truth.logs[0].shape))
-    seen = sdegen.FokkerPlanck(sde, law, cells=2000)
-    seen.times, seen.logs = t, torch.stack(logs)
-    return path_integral(sde, law, t, lambda x, t: seen.score(x, t) - truth.score(x, t), seed)
+    parts = []
+    for part in truth.parts:
+        cells, x, width = part.cells, part.cells.centres[:, 0], part.cells.width.item()
+        p_0, seen = cells.read(part.splines[0], cells.centres)[0].exp(), []
+        for time in t:
+            s, p = max(time.item() - sde.lag, 0.0), p_0
+            if s > 0:
+                M = heun_densities(sde, x, s / steps, g2) * width
+                for _ in range(steps):
+                    p = M @ p
+            kernel = sde.kernel(x, s, time)
+            std = kernel.R.matrix()[:, 0, 0]
+            z = (x[:, None] - kernel.mean) / std
+            p = ((-0.5 * z.square()).exp() / (std * math.sqrt(2 * math.pi))) @ p * width
+            seen.append(cells.splines(cells.log_density(p)))
+        parts.append(part._replace(splines=torch.stack(seen)))
+    chain = copy.copy(truth)
+    vars(chain).update(times=t, parts=parts)
+    return path_integral(sde, law, t, lambda x, t: chain.score(x, t) - truth.score(x, t), seed)
 
 
 def heun_densities(sde: Any, x: Tensor, h: float, g2: float) -> Tensor:

@@ -165,7 +165,7 @@ def test_states_of_training_have_the_law_of_the_grid(t: float) -> None:
 
 class Coupled(sdegen.SDE):
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        return -x.flip(1)
+        return -x - 0.5 * x.roll(1, 1)
 
     def diffusion(self, x: Tensor, t: Tensor) -> float:
         return 1.0
@@ -198,18 +198,24 @@ class Still(sdegen.SDE):
 
 
 def test_what_it_is_not_made_for_is_refused_in_a_sentence() -> None:
-    with pytest.raises(ValueError, match="Coupled moves coordinate 0 by the others"):
-        FokkerPlanck(Coupled(), PAIR)
+    three = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.ones(1))
+    with pytest.raises(ValueError, match="coordinates 0, 1, 2 of Coupled move each other"):
+        FokkerPlanck(Coupled(), three)
     with pytest.raises(ValueError, match="law of Growing does not fit"):
         FokkerPlanck(Growing(), PAIR, cells=64, steps=16)
-    tilted = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]))
-    with pytest.raises(ValueError, match="correlated coordinates"):
+    tilted = GaussianMixture(torch.ones(1), torch.zeros(1, 3), (torch.ones(3, 3) + torch.eye(3))[None])
+    with pytest.raises(ValueError, match=r"coordinates 0, 1, 2 of DoubleWell.*depend on each other in the data"):
         FokkerPlanck(sdegen.DoubleWell(), tilted)
+    with pytest.raises(ValueError, match="finer than a cell"):
+        FokkerPlanck(
+            sdegen.DoubleWell(T=0.1),
+            GaussianMixture(torch.ones(2) / 2, torch.tensor([[-2.0], [2.0]]), torch.full((2,), 1e-6)),
+        )
     with pytest.raises(ValueError, match="at least 16 and 3"):
         FokkerPlanck(sdegen.DoubleWell(), PAIR, cells=2)
-    with pytest.raises(ValueError, match="noise of Multiplied moves coordinate 1 by the others"):
-        FokkerPlanck(Multiplied(), PAIR)
-    with pytest.raises(ValueError, match=r"Still has no noise at -.*Transformed"):
+    with pytest.raises(ValueError, match="coordinates 0, 1, 2 of Multiplied"):
+        FokkerPlanck(Multiplied(), three)
+    with pytest.raises(ValueError, match=r"there is no noise at -.*Transformed"):
         FokkerPlanck(Still(), PAIR)
     with pytest.raises(ValueError, match="one time for all"):
         FokkerPlanck(sdegen.DoubleWell(), PAIR, 100, 10).score(torch.zeros(2, 2), torch.tensor([0.1, 0.2]))

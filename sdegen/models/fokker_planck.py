@@ -1,59 +1,80 @@
 """The numerically exact score of a nonlinear process, from its Fokker–Planck equation on a grid: `FokkerPlanck`.
 
-It covers processes that move every coordinate alone, started from a mixture whose components have independent
-coordinates: the law at any time is then a mixture of products of one-dimensional densities, in any dimension.
+Coordinates that move each other are solved for together, one or two of them; the law at any time is then a mixture of products of
+such densities, in any dimension.
 """
 
 from __future__ import annotations
 
-__all__ = ["FokkerPlanck"]
+__all__ = ["FokkerPlanck", "GridLaw"]
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_law
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
-from ..laws.mixtures import GaussianMixture, Moments, moments_of
-from ..laws.operators import Elementwise
-from ..laws.outside import ClosedLaw, as_closed
+from ..laws.cells import Axis, Cells
+from ..laws.chains import GridChain
+from ..laws.mixtures import Moments, moments_of
+from ..laws.outside import as_law
 from ..precision import at_least_single
 from ..processes.base import SDE
-from ..processes.dynamics import as_time, diffusion_at, drift_at
+from ..processes.dynamics import as_time
+from ..processes.equation import Equation
+from ..show import show_call
+from .gridded import check_mass, correlated, in_units_of, log_densities, sides
 from .named import read_conditions
 from .score import ScoreModel
 
 DRAWS = 65_536  # that moments are taken of, where they have no closed form
-FAINT = 1e-11  # of the peak: smaller densities are rounding errors, and are continued like a Gaussian's
+SEEN = 8  # states by which it is found out what moves what
+ROUGH = {1: (200, 60), 2: (40, 40)}  # cells and steps by which the ends of a grid are found
+FINER = 4.0  # times as many cells, at most, on a grid that has grown
+USUAL = {1: (1000, 760), 2: (160, 190)}
+MOMENTS = 60  # at which coefficients are compared
+WIDENINGS = 40  # of an end, by a quarter of the whole each
+BLOCKS = 19  # three below a quarter of the least of 16 that are even in the root of the time
+
+
+class Part(NamedTuple):
+    """Some coordinates, their grid, and splines through the log-densities of each component at all times, ``(times, K, ...)``."""
+
+    coordinates: list[int]
+    cells: Cells
+    splines: Tensor
 
 
 class FokkerPlanck(Fixed, ScoreModel):
-    """The score model of a nonlinear process started from a mixture, by its Fokker–Planck equation on a grid; coordinates
-    must move independently.
+    """The score model of a nonlinear process, by its Fokker–Planck equation on a grid; at most two coordinates move each other.
 
-    ``∂p/∂t = −∂(f p)/∂x + ½ ∂²(g² p)/∂x²`` for each coordinate of each component, by finite volumes of exponentially fitted
-    fluxes (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969), which conserve
-    mass and keep a stationary law, and the trapezoidal rule in time, both of order two. Between cells and times it is read
-    by cubics. It keeps ``cells × steps`` numbers for each coordinate of each component.
+    ``∂p/∂t = −∇·(f p) + ½ Σ_ij ∂_i ∂_j ((G Gᵀ)_ij p)``, for one coordinate or two that move each other, by finite volumes
+    (`laws.chains`), which keep mass and are positive, of order two in space and in time. Between cells and times it is read by
+    cubic splines. What moves alone is solved for alone, each component of a mixture by itself. It keeps ``cells × steps`` numbers
+    for each coordinate of each component, and ``cells² × steps`` for two together.
 
     Parameters
     ----------
     sde
-        Any SDE whose drift and noise act on each coordinate by itself, on which both may depend; linear ones serve as a check.
-        A process on a half-line or an interval goes in as `processes.Transformed`, which has no bounds.
+        Any SDE. Ends of its domain are walls that nothing passes, and a circle closes. Where a density is singular at an end,
+        give the process as `processes.Transformed`, which has no ends.
     distribution
-        The law of the data, in their own units, or of their coordinates where the process has some: a mixture whose components
-        have diagonal covariances.
+        The law of the data, in their own units, or of their coordinates where the process has some: a mixture of Gaussians, or of
+        one number or two any law with ``sample`` and ``log_prob``.
     cells, steps
-        Of the grid in space, which is widened until it holds the law, and in time, finer towards 0.
+        Of the grid for each coordinate, which is widened until it holds the law, and in time, finer towards 0; by default
+        1000 and 760, or 160 and 190 where two coordinates move each other.
 
     Raises
     ------
     ValueError
-        If coordinates move each other, a cell has no noise, or the process runs away.
+        If more than two coordinates move each other, a cell has no noise or the data are narrower than one, or the process runs
+        away.
 
     Examples
     --------
@@ -69,161 +90,112 @@ class FokkerPlanck(Fixed, ScoreModel):
 
     @check_arguments
     @torch.no_grad()
-    def __init__(
-        self,
-        sde: SDE,
-        distribution: ClosedLaw,
-        cells: int = 1000,
-        steps: int = 800,
-    ) -> None:
-        if cells < 16 or steps < 3:
+    def __init__(self, sde: SDE, distribution: Any, cells: int | None = None, steps: int | None = None) -> None:
+        if (cells or 16) < 16 or (steps or 3) < 3:
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
-        self.sde, self.distribution = sde, as_closed(distribution)
-        self.moments = self._moments()
-        law: GaussianMixture = self.distribution.in_units(sde.units)
-        means = law.means.reshape(len(law.weights), -1)
-        covariances = law._full()
-        variances = covariances.diagonal(dim1=1, dim2=2)
-        if not torch.equal(covariances, torch.diag_embed(variances)):
-            raise ValueError("a component has correlated coordinates; give components with diagonal covariances.")
-        self.d = means.shape[1]
-        self._check_alone()
-        self.times = sde.T * torch.linspace(0, 1, steps + 1, dtype=torch.float64).square()
-        reach = (means.abs() + 8 * variances.sqrt()).max().item()
-        for _ in range(12):
-            self._place(reach, cells)
-            z = (self.x[:, None, None] - means.T) / variances.T.sqrt()
-            first = (-0.5 * z.square()).exp() / (2 * math.pi * variances.T).sqrt()  # (cells, d, K)
-            if self._solve(first):
-                return
-            reach *= 1.4
-        raise ValueError(
-            f"the law of {type(sde).__name__} does not fit between −{reach:.3g} and {reach:.3g}; "
-            "the process diverges: give a smaller T, or a drift that confines it."
-        )
+        self.sde, self.distribution = sde, check_law("distribution", as_law(distribution), "sample", "log_prob")
+        self.moments = _moments(sde, self.distribution)
+        law = in_units_of(self.distribution, sde)
+        some = law.sample(SEEN, torch.Generator().manual_seed(0)).double()
+        self.event_shape, self._equation = some.shape[1:], Equation(sde, some)
+        groups = self._equation.groups(correlated(law, some[0].numel()))
+        self._check_few(max(groups, key=len))
+        usual = USUAL[max(map(len, groups))]
+        self.times = _times(sde.T, steps or usual[1])
+        self.weights = torch.ones(1, dtype=torch.float64) if len(groups) == 1 else law.weights
+        self.parts = [self._part(group, law, cells or usual[0]) for group in groups]
 
     @property
     def conditions(self) -> Conditions:
         """None: the truth of one law."""
         return NONE
 
-    def _check_alone(self) -> None:
-        """Refuse coordinates that move each other."""
-        x = torch.linspace(-1.3, 1.7, 5 * self.d, dtype=torch.float64).reshape(5, self.d)
-        t = torch.tensor(0.5 * self.sde.T, dtype=torch.float64)
-        for i in range(self.d):
-            other = x.flip(0).clone()
-            other[:, i] = x[:, i]
-            for what, function in (("drift", self._drift), ("noise", self._half_square)):
-                if not torch.equal(function(x, t)[:, i], function(other, t)[:, i]):
-                    raise ValueError(
-                        f"the {what} of {type(self.sde).__name__} moves coordinate {i} by the others; its law is no mixture of "
-                        "products, for which alone this is made: simulate it."
-                    )
+    def _check_few(self, widest: list[int]) -> None:
+        """Refuse more coordinates together than a grid has."""
+        if len(widest) > 2:
+            some = ", ".join(map(str, widest[:4])) + (", …" if len(widest) > 4 else "")
+            raise ValueError(
+                f"coordinates {some} of {type(self.sde).__name__} move each other, or depend on each other in the data, and a "
+                "grid has two at most: simulate it."
+            )
 
-    def _moments(self) -> Moments:
-        """Return the moments that the process is to be told, of the data or of their coordinates."""
-        if self.sde.coordinates is self.sde.measured_in or self.sde.coordinates is None:
-            return self.distribution.moments()
-        drawn = self.distribution.sample(DRAWS, torch.Generator().manual_seed(0))
-        return moments_of(self.sde.coordinates.inverse(drawn))
-
-    def _drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the drift at states ``(n, d)``."""
-        return drift_at(self.sde, x.reshape(len(x), *self.distribution.event_shape), t).reshape(x.shape)
-
-    def _half_square(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``½ g²`` of each coordinate at states ``(n, d)``.
+    def _part(self, group: list[int], law: Any, n: int) -> Part:
+        """Solve for the log-densities of a group of coordinates on a grid that holds them.
 
         Raises
         ------
         ValueError
-            If the noise is a matrix.
+            If there is none.
         """
-        G = diffusion_at(self.sde, x.reshape(len(x), *self.distribution.event_shape), t)
-        if not isinstance(G, Elementwise):
-            raise ValueError(f"the noise of {type(self.sde).__name__} is a matrix; simulate it.")
-        return 0.5 * G.gram()(torch.ones(len(x), *self.distribution.event_shape, dtype=x.dtype)).reshape(x.shape)
-
-    def _place(self, reach: float, cells: int) -> None:
-        """Lay the cells from ``−reach`` to `reach`."""
-        self.width = 2 * reach / cells
-        self.x = (torch.arange(cells, dtype=torch.float64) + 0.5) * self.width - reach
-
-    def _generator(self, i: int, t: Tensor) -> Tensor:
-        """Return the generator of coordinate `i` at `t`, its three diagonals ``(3, cells)`` as `solve_banded` has them."""
-
-        def alone(x: Tensor) -> Tensor:
-            return x[:, None] * torch.eye(self.d, dtype=x.dtype)[i]
-
-        edges = 0.5 * (self.x[1:] + self.x[:-1])
-        # The flux f p − ∂(D p)/∂x is (f − D') p − D ∂p/∂x.
-        D, slope = (
-            self._half_square(alone(edges), t)[:, i],
-            self._half_square(alone(self.x), t)[:, i].diff() / self.width,
+        first, axes = log_densities(law, group, self.event_shape), sides(self.sde, law, group)
+        rough, few = ROUGH[len(group)]
+        still, length = self._equation.is_still(_times(self.sde.T, min(MOMENTS, len(self.times)))), _longest(axes)
+        for _ in range(WIDENINGS):
+            wide = min(FINER, _longest(axes) / length)
+            if not self._run(group, first, Cells(axes, int(rough * wide)), _times(self.sde.T, few), still, axes):
+                continue
+            cells = Cells(axes, n)
+            check_mass(first(cells.centres), cells)
+            later = self._run(group, first, cells, self.times, still, axes)
+            if later:
+                logs = torch.cat([cells.fields(first(cells.centres)), cells.log_density(torch.cat(later, 1))])
+                splines = cells.splines(logs)
+                return Part(group, cells, splines.reshape(len(self.times), -1, *splines.shape[1:]))
+        ends = ", ".join(f"{axis.low:.3g} and {axis.high:.3g}" for axis in axes)
+        raise ValueError(
+            f"the law of {type(self.sde).__name__} does not fit between {ends}; the process diverges: give a smaller T, or a "
+            "drift that confines it."
         )
-        if not (D > 0).all():
-            raise ValueError(
-                f"{type(self.sde).__name__} has no noise at {edges[~(D > 0)][0].item():.6g}; give the process in coordinates in "
-                "which it has, processes.Transformed(sde, coordinates)."
-            )
-        P = (self._drift(alone(edges), t)[:, i] - slope) * self.width / D
-        up, down = (_bernoulli(sign * P) * D / self.width**2 for sign in (-1, 1))  # rates to the next cell, and back
-        bands = torch.zeros(3, len(self.x), dtype=torch.float64)
-        bands[0, 1:], bands[2, :-1] = down, up
-        bands[1, :-1] -= up
-        bands[1, 1:] -= down
-        return bands
 
-    def _step(self, p: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Advance densities ``(cells, d, K)`` from `t` to ``t + h``."""
-        from scipy.linalg import solve_banded  # loads on use
+    def _run(
+        self,
+        group: list[int],
+        first: Callable[[Tensor], Tensor],
+        cells: Cells,
+        times: Tensor,
+        still: bool,
+        axes: list[Axis],
+    ) -> list[Tensor]:
+        """Return the densities at all times but the first, ``(cells, K)``; none where the grid does not hold them, and the ends
+        of `axes` are moved then.
+        """
+        logs = first(cells.centres)
+        p = (logs - logs.amax(0)).exp()
+        p = p / (p.sum(0) * cells.volume)
+        chain, found = GridChain(cells, lambda t: self._equation.field(group, t), still), []
+        for t, h in zip(times[:-1], times.diff(), strict=True):
+            p = chain.advance(p, t, h.item())
+            reached = cells.reached(p)
+            for i, end in reached:
+                axes[i] = axes[i].wider(end)
+            if reached:
+                return []
+            found.append(p)
+        return found
 
-        moved = []
-        for i in range(self.d):
-            bands = 0.5 * h * self._generator(i, t + 0.5 * h)
-            q = p[:, i]
-            right = q + bands[1, :, None] * q
-            right[:-1] += bands[0, 1:, None] * q[1:]
-            right[1:] += bands[2, :-1, None] * q[:-1]
-            left = -bands
-            left[1] += 1
-            moved.append(torch.from_numpy(solve_banded((1, 1), left.numpy(), right.numpy())))
-        return torch.stack(moved, 1)
-
-    def _solve(self, p: Tensor) -> bool:
-        """Solve for the log-densities at all times, and tell whether the grid holds them."""
-        logs = [_log_with_tails(p)]
-        for t, h in zip(self.times[:-1], self.times.diff(), strict=True):
-            p = self._step(p, t, h)
-            if p[[0, -1]].max() > FAINT * p.max():
-                return False
-            logs.append(_log_with_tails(p))
-        self.logs = torch.stack(logs)  # (times, cells, d, K)
-        return True
-
-    def _read(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Interpolate log-density ``(B,)`` and score of states at one time, by cubics through four times and four cells."""
+    def _splines_at(self, t: Tensor | float) -> list[Tensor]:
+        """Return the splines of every part at one time, by cubics through four times."""
         t = as_time(t, self.sde.T)
         if t.ndim and not (t == t[0]).all():
             raise ValueError("the equation is read at one time for all states; pass a t of shape ().")
         t = t.reshape(-1)[0]
         k = int((torch.searchsorted(self.times, t) - 2).clamp(0, len(self.times) - 4))
         nodes = self.times[k : k + 4]
-        factors = [((t - nodes) / (nodes[j] - nodes))[torch.arange(4) != j].prod() for j in range(4)]
-        logs = (torch.stack(factors)[:, None, None, None] * self.logs[k : k + 4]).sum(0)
-        place = (x.to(logs).reshape(len(x), -1) - self.x[0]) / self.width
-        i = place.detach().floor().clamp(1, len(self.x) - 3)
-        u, i, at = (place - i)[..., None], i.long(), torch.arange(self.d)
-        a, b, c, e = (logs[i + shift, at] for shift in (-1, 0, 1, 2))  # (B, d, K)
-        # The cubic through the four, by its differences, and its slope.
-        d1, d2, d3 = b - a, 0.5 * (c - 2 * b + a), (e - 3 * c + 3 * b - a) / 6
-        v = u + 1
-        value = a + v * (d1 + (v - 1) * (d2 + (v - 2) * d3))
-        slope = d1 + (2 * v - 1) * d2 + (3 * v * v - 6 * v + 2) * d3
-        joint = value.sum(1) + self.distribution.weights.log()
-        score = (joint.softmax(1)[:, None] * slope).sum(2) / self.width
-        return joint.logsumexp(1).to(x.device, at_least_single(x.dtype)), score.reshape(x.shape).to(x)
+        factors = torch.stack([((t - nodes) / (nodes[j] - nodes))[torch.arange(4) != j].prod() for j in range(4)])
+        return [torch.tensordot(factors, part.splines[k : k + 4], 1) for part in self.parts]
+
+    def _read(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return log-density ``(B,)`` and score of states at one time."""
+        flat = x.to(self.times).reshape(len(x), -1)
+        total = self.weights.log().expand(len(x), -1)
+        slopes = []
+        for part, splines in zip(self.parts, self._splines_at(t), strict=True):
+            value, slope = part.cells.read(splines, flat[:, part.coordinates])
+            total = total + value
+            slopes.append(slope)
+        places = torch.tensor([i for part in self.parts for i in part.coordinates]).argsort()
+        score = (total.softmax(1)[:, :, None] * torch.cat(slopes, 2)[:, :, places]).sum(1)
+        return total.logsumexp(1).to(x.device, at_least_single(x.dtype)), score.reshape(x.shape).to(x)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, at one time `t` for all states."""
@@ -234,24 +206,69 @@ class FokkerPlanck(Fixed, ScoreModel):
         """Return ``log p_t(x)`` in nats, ``(B,)``, in float32 at least."""
         return self._read(x, t)[0]
 
+    def draw(self, n: int, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` states at `t`, ``(n, *event_shape)``, float64, from densities that are linear between cells."""
+        which = torch.multinomial(self.weights, n, True, generator=generator)
+        flat = torch.empty(n, self._equation.states.shape[1], dtype=torch.float64)
+        for part, splines in zip(self.parts, self._splines_at(t), strict=True):
+            p = part.cells.read(splines, part.cells.centres)[0].exp()
+            for k in which.unique().tolist():
+                rows = (which == k).nonzero()
+                flat[rows, part.coordinates] = part.cells.draw(p[:, k], len(rows), generator)
+        return flat.reshape(n, *self.event_shape)
 
-def _bernoulli(z: Tensor) -> Tensor:
-    """Return ``z / (e^z − 1)``."""
-    small = z.abs() < 1e-4
-    safe = torch.where(small, 1.0, z)
-    return torch.where(small, 1 - 0.5 * z + z.square() / 12, safe / torch.expm1(safe))
+    def law(self, t: Tensor | float) -> GridLaw:
+        """Return the law of the states at `t`, with ``sample``, ``log_prob`` and ``score``; that at T is the prior of a sampler
+        or a likelihood.
+        """
+        return GridLaw(self, as_time(t, self.sde.T))
 
 
-def _log_with_tails(p: Tensor) -> Tensor:
-    """Return logarithms of densities along dimension 0, continued by parabolas where they are too faint to be right."""
-    clear = p > FAINT * p.amax(0)
-    n = torch.arange(len(p))[:, None, None]
-    first = torch.where(clear, n, len(p)).amin(0)
-    last = torch.where(clear, n, -1).amax(0)
-    logs = p.clamp_min(1e-300).log()
-    for end, side, beyond in ((first, 1, n < first), (last, -1, n > last)):
-        a, b, c = (logs.gather(0, (end + side * shift)[None])[0] for shift in (0, 4, 8))
-        u = (n - end) * side / 4  # the parabola through three clear cells
-        curve = a + u * (b - a) + 0.5 * u * (u - 1) * (c - 2 * b + a)
-        logs = torch.where(beyond, curve, logs)
-    return logs
+class GridLaw:
+    """The law of the states at one time, by the equation on a grid.
+
+    Parameters
+    ----------
+    truth
+        The solution.
+    t
+        The time.
+    """
+
+    __repr__ = show_call
+
+    def __init__(self, truth: FokkerPlanck, t: Tensor) -> None:
+        self.truth, self.t = truth, t
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` states, ``(n, *event_shape)``, float64."""
+        return self.truth.draw(n, self.t, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density in nats, ``(B,)``."""
+        return self.truth.log_density(x, self.t)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return ``∇ log p``, of the shape of `x`."""
+        return self.truth.score(x, self.t)
+
+
+def _times(T: float, steps: int) -> Tensor:
+    """Return times that are finer towards 0, in `BLOCKS` of equal steps, which one factorisation serves."""
+    edges = np.concatenate([[0.0], 0.25 ** np.arange(7, 4, -1), np.linspace(0, 1, BLOCKS - 2)[1:] ** 2])
+    return T * torch.from_numpy(np.interp(np.linspace(0, BLOCKS, steps + 1), np.arange(BLOCKS + 1), edges))
+
+
+def _longest(axes: list[Axis]) -> float:
+    """Return the length of the longest side."""
+    return max(axis.high - axis.low for axis in axes)
+
+
+def _moments(sde: SDE, law: Any) -> Moments:
+    """Return the moments that the process is to be told, of the data or of their coordinates."""
+    phi = None if sde.coordinates is sde.measured_in else sde.coordinates
+    if phi is None and hasattr(law, "moments"):
+        known: Moments = law.moments()
+        return known
+    drawn = law.sample(DRAWS, torch.Generator().manual_seed(0))
+    return moments_of(drawn if phi is None else phi.inverse(drawn))

@@ -1,0 +1,98 @@
+"""The law of the data on a grid: its log-densities, what hangs together in it, and the sides of a grid that holds it."""
+
+from __future__ import annotations
+
+__all__ = ["check_mass", "correlated", "in_units_of", "log_densities", "sides"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.cells import Axis, Cells
+from ..laws.mixtures import GaussianMixture
+from ..processes.base import SDE
+
+NUMBERS = 8192  # of data, by whose range a grid is laid at first
+BEYOND = 0.3  # of that range to each side
+UNSEEN = -690.0  # the logarithm of no density
+COARSE = 0.01  # by which the mass of the data on the grid may be off
+
+
+def in_units_of(law: Any, sde: SDE) -> Any:
+    """Return the law in the units of the process.
+
+    Raises
+    ------
+    ValueError
+        If it does not say what it is in others.
+    """
+    if sde.units.plain:
+        return law
+    if not hasattr(law, "in_units"):
+        raise ValueError(
+            f"{type(sde).__name__} has data in units, and {type(law).__name__} no in_units(units); give a GaussianMixture, or a "
+            "process in plain units."
+        )
+    return law.in_units(sde.units)
+
+
+def correlated(law: Any, d: int) -> Tensor:
+    """Tell which coordinates belong together in the data, ``(d, d)``: those that a component correlates, or all of a law whose
+    components are not known.
+    """
+    if not isinstance(law, GaussianMixture):
+        return torch.ones(d, d, dtype=torch.bool)
+    return (law._full() != 0).any(0)
+
+
+def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    """Return the log-densities of the data, ``(N, K)``: of all coordinates in one, or of some for every component."""
+
+    def whole(x: Tensor) -> Tensor:
+        return law.log_prob(x.reshape(-1, *shape))[:, None].double().nan_to_num(neginf=UNSEEN)
+
+    if len(group) == shape.numel():
+        return whole
+    means = law.means.reshape(len(law.weights), -1)[:, group]
+    covariances = law._full()[:, group][:, :, group]
+    one = torch.ones(1, dtype=torch.float64)
+    parts = [GaussianMixture(one, m[None], C[None]) for m, C in zip(means, covariances, strict=True)]
+    return lambda x: torch.stack([part.log_prob(x) for part in parts], 1)
+
+
+def sides(sde: SDE, law: Any, group: list[int]) -> list[Axis]:
+    """Return the sides of a grid that holds the data: between the ends of the domain, where there are some."""
+    drawn = law.sample(NUMBERS, torch.Generator().manual_seed(0)).double()
+    domain = None if sde.coordinates is not None else sde.domain
+    low, high = (
+        None if (v := getattr(domain, name, None)) is None else float(v) for name in ("lower_bound", "upper_bound")
+    )
+    closed = False
+    if low is not None and high is not None:
+        end = torch.full_like(drawn[:1], high)
+        closed = torch.allclose(sde.enter(end), torch.full_like(end, low))
+    axes = []
+    for x in drawn.flatten(1).T[group]:
+        more = BEYOND * (x.max() - x.min()).item()
+        axes.append(
+            Axis(
+                x.min().item() - more if low is None else low,
+                x.max().item() + more if high is None else high,
+                (low is not None, high is not None),
+                closed,
+            )
+        )
+    return axes
+
+
+def check_mass(logs: Tensor, cells: Cells) -> None:
+    """Refuse data that the grid does not resolve, or that lie outside of the domain."""
+    mass = logs.exp().sum(0) * cells.volume
+    worst = mass[(mass - 1).abs().argmax()].item()
+    if not abs(worst - 1) <= COARSE:
+        raise ValueError(
+            f"the density of the data has the mass {worst:.4g} on the grid of {cells.n} cells a side: its detail is finer than a "
+            "cell, or some of it lies outside of the domain; give more cells, or data inside."
+        )
