@@ -6,7 +6,7 @@ such densities, in any dimension.
 
 from __future__ import annotations
 
-__all__ = ["FokkerPlanck", "GridLaw"]
+__all__ = ["FokkerPlanck", "GridLaw", "Part"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
