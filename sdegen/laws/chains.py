@@ -6,7 +6,7 @@ kept to rounding. Both are of order two.
 
 from __future__ import annotations
 
-__all__ = ["GridChain", "Coefficients", "generator"]
+__all__ = ["GridChain", "FluxTerms", "generator"]
 
 import math
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from torch import Tensor
 from .cells import Cells
 
 # Returns ``½ G Gᵀ``, (N, d, d), and ``f − ½ ∇·(G Gᵀ)``, (N, d), at points (N, d).
-Coefficients = Callable[[Tensor], tuple[Tensor, Tensor]]
+FluxTerms = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 GAMMA = 1 - math.sqrt(0.5)  # of the two-stage method of order two that forgets what is stiff
 FURTHEST = 12  # cells that a pair may lie apart, where noise is far stronger in one direction than across it
 NOTHING = 1e-13  # of the largest: a rate that is rounding
 
 
-def generator(cells: Cells, field: Coefficients) -> Any:
+def generator(cells: Cells, field: FluxTerms) -> Any:
     """Return the rates of a chain that follows a diffusion, a sparse matrix whose columns sum to zero: ``dp/dt = L p``.
 
     The flux ``b p − D ∇p``, with ``D = ½ G Gᵀ`` and ``b = f − ½ ∇·(G Gᵀ)``, is one between pairs of cells. With a matrix as ``D =
@@ -78,7 +78,7 @@ class GridChain:
         Whether it is the same at all times: rates are then formed once. Steps of one length are solved by one factorisation.
     """
 
-    def __init__(self, cells: Cells, field: Callable[[Tensor], Coefficients], still: bool) -> None:
+    def __init__(self, cells: Cells, field: Callable[[Tensor], FluxTerms], still: bool) -> None:
         self.cells, self.field, self.still = cells, field, still
         self._rates: Any = None
         self._solve: Callable[[Any], Any] = np.asarray
@@ -106,7 +106,7 @@ def _factorised(L: Any, h: float) -> Callable[[Any], Any]:
     return solve
 
 
-def _in_cells(cells: Cells, field: Coefficients, x: Tensor) -> tuple[Tensor, Tensor]:
+def _in_cells(cells: Cells, field: FluxTerms, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return `D` and `b` where lengths are counted in cells."""
     D, b = field(x)
     w = cells.width
@@ -122,7 +122,7 @@ def _in_cells(cells: Cells, field: Coefficients, x: Tensor) -> tuple[Tensor, Ten
     return D, b / w
 
 
-def _offsets(cells: Cells, field: Coefficients) -> list[Tensor]:
+def _offsets(cells: Cells, field: FluxTerms) -> list[Tensor]:
     """Return the offsets that the noise takes apart into, anywhere on the grid.
 
     Raises

@@ -7,7 +7,7 @@ __all__ = ["Equation"]
 import torch
 from torch import Tensor
 
-from ..laws.chains import Coefficients
+from ..laws.chains import FluxTerms
 from .base import SDE
 from .dynamics import diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise, gram_divergence
@@ -33,7 +33,7 @@ class Equation:
             with torch.enable_grad():
                 self._dependence = dependence_of_noise(sde, states, self._middle)
 
-    def field(self, group: list[int], t: Tensor) -> Coefficients:
+    def field(self, group: list[int], t: Tensor) -> FluxTerms:
         """Return the coefficients at `t` for some coordinates, a function of these alone; the others stay where they were."""
 
         def coefficients(x: Tensor) -> tuple[Tensor, Tensor]:
