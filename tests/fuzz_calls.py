@@ -19,6 +19,7 @@ from sdegen import (
     guidance,
     laws,
     measurements,
+    metrics,
     models,
     nets,
     processes,
@@ -65,6 +66,19 @@ HEAD = torch.randn(64, 10)
 
 
 flat = lambda x: x.flatten(1) @ HEAD
+
+
+class Widened:
+    """A posterior: a normal law around the observation."""
+
+    def sample(self, n: int, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn(n, *x.shape)
+
+    def log_prob(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return -0.5 * (theta - x).square().sum(1)
+
+
+RANKS, COVERAGE = metrics.Ranks(torch.rand(9, 2)), metrics.Coverage(torch.rand(9))
 
 
 def network(classes: int = 0) -> nn.Module:
@@ -329,10 +343,31 @@ CALLS: dict[str, Any] = {
     "metrics.KernelDensity": {"samples": X},
     "metrics.accuracy": {"samples": IMAGES, "labels": torch.arange(6), "net": flat},
     "metrics.classifier_test": {"k": 3, "seed": 0},
+    "metrics.crps": {"draws": X, "observed": X[0]},
     "metrics.density_coverage": {"generated": MANY, "real": OTHERS, "net": flat, "batch_size": 100},
+    "metrics.effective_share": {"log_weights": X[:, 0]},
     "metrics.feature_moments": {"data": MANY, "net": flat, "batch_size": 100},
     "metrics.FeatureNet": {"name": "digits-cnn-v1", "architecture": ARCHITECTURES["digits-cnn-v1"]},
     "metrics.features": {"name": "digits-cnn-v1"},
+    "metrics.find_coverage": {"posterior": Widened(), "theta": X, "x": X, "draws": 4},
+    "metrics.find_local_error": {
+        "posterior": Widened(),
+        "theta": X,
+        "x": X,
+        "observed": X[0],
+        "draws": 4,
+        "shuffles": 2,
+        "seed": 0,
+    },
+    "metrics.find_ranks": {"posterior": Widened(), "theta": X, "x": X, "draws": 4},
+    "metrics.find_tarp_coverage": {
+        "posterior": Widened(),
+        "theta": X,
+        "x": X,
+        "draws": 4,
+        "references": None,
+        "seed": 0,
+    },
     "metrics.fid": {"generated": MANY, "real": OTHERS, "net": flat, "batch_size": 100},
     "metrics.fid_infinity": {"generated": MANY, "real": OTHERS, "net": flat, "batch_size": 100},
     "metrics.frechet_distance": {"p": sdegen.moments_of(WIDE), "q": sdegen.moments_of(WIDE + 1)},
@@ -345,6 +380,7 @@ CALLS: dict[str, Any] = {
     "metrics.mmd": {},
     "metrics.mode_shares": {"law": RING},
     "metrics.precision_recall": {"generated": MANY, "real": OTHERS, "net": flat, "batch_size": 100},
+    "metrics.predictive_check": {"observed": X[0], "replicated": X, "statistic": lambda x: x.sum(1)},
     "metrics.prior_gap": {"distribution": RING, "n": 64, "seed": 0},
     "metrics.sliced_wasserstein": {"projections": 4, "seed": 0},
     "nets.Down": {"shape": (1, 8, 8), "outer": 2},
@@ -360,10 +396,12 @@ CALLS: dict[str, Any] = {
     "nets.UNet": {"channels": 1, "widths": (8, 8)},
     "plots.Album": {"folder": FOLDER / "album", "n": 4},
     "plots.animation": {"path": torch.randn(3, 8, 2), "file": FOLDER / "a.gif", "size": 32},
+    "plots.coverage": {"found": COVERAGE},
     "plots.density": {"law": RING, "points": 8},
     "plots.drawn": {"draw": lambda ax: None, "size": (1.0, 1.0)},
     "plots.images": {"x": IMAGES},
     "plots.losses": {"run": training.Run(steps=3, loss=[1.0, 2.0, 3.0])},
+    "plots.ranks": {"found": RANKS},
     "plots.trajectories": {"path": torch.randn(3, 8, 2)},
     "processes.AngleTable": {"alphas_cumprod": torch.tensor([0.9, 0.5, 0.1])},
     "processes.Stationary": {"event_shape": (2,)},
@@ -603,6 +641,7 @@ ALLOWED: dict[str, str] = {
     "metrics.FeatureMoments(hash)": "word",
     "metrics.FeatureNet(name)": "word",
     "metrics.KernelDensity(samples)": OTHER_SHAPE,
+    "metrics.effective_share(log_weights)": OTHER_SHAPE,
     "nets.Convolutional(depth)": "zero",
     "nets.Perceptron(depth)": "zero",
     "plots.animation(path)": "another axis",

@@ -193,7 +193,7 @@ def test_bytes_are_refused_where_they_would_all_be_white():
 
 def test_an_album_of_a_run_that_goes_on_draws_the_losses_before_too(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "losses", lambda run, ax: drawn.append(list(run.loss)))
+    monkeypatch.setattr(plots.training, "losses", lambda run, ax: drawn.append(list(run.loss)))
     x = torch.rand(64, 1, 4, 4)
     for steps in (3, 8):
         torch.manual_seed(0)

@@ -1,0 +1,273 @@
+"""Calibration of posteriors: whether, over many simulated pairs of parameters and data, regions of probability `p` hold the truth
+with frequency `p`.
+
+For a pair ``(theta, x)`` from the joint law and draws from a posterior given `x`, the truth has a *place* among the draws: the
+share of them that some number ranks below it. If the posterior is exact, places are uniform on [0, 1], whatever that number is.
+`find_ranks` takes each coordinate of the parameters, `find_coverage` the posterior's own density, and `find_tarp_coverage` the
+distance from a random point, which needs no density. Ties, and the finite number of draws, are broken at random, so that places
+of an exact posterior are uniform exactly.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Coverage", "Ranks", "find_coverage", "find_ranks", "find_tarp_coverage"]
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_number
+from ..show import show_call
+from .estimate import Estimate
+from .posteriors import ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
+
+
+class Ranks(NamedTuple):
+    """Places of the true parameters among draws from a posterior, coordinate by coordinate (simulation-based calibration).
+
+    Attributes
+    ----------
+    places
+        ``(K, d)``, in [0, 1]: uniform for an exact posterior.
+    """
+
+    places: Tensor
+
+    def __repr__(self) -> str:
+        return show_call(self)
+
+    def __str__(self) -> str:
+        lines = zip(self.bias, self.width, self.p_values.tolist())
+        return "\n".join(f"{i}: bias {b}, width {w}, p = {p:.2g}" for i, (b, w, p) in enumerate(lines))
+
+    @property
+    def bias(self) -> list[Estimate]:
+        """The mean place less ½, of each coordinate: positive where draws are too small."""
+        return [Estimate.of(column - 0.5) for column in self.places.T]
+
+    @property
+    def width(self) -> list[Estimate]:
+        """Twelve times the mean square of the place less ½, less 1, of each coordinate: positive where the posterior is too
+        narrow, or biased, and negative where it is too wide.
+        """
+        return [Estimate.of(12 * (column - 0.5).square() - 1) for column in self.places.T]
+
+    @property
+    def p_values(self) -> Tensor:
+        """The p-value of each coordinate's places being uniform, by the test of Kolmogorov and Smirnov, ``(d,)``."""
+        return torch.stack([_p_value(column) for column in self.places.T])
+
+
+class Coverage(NamedTuple):
+    """The credibility at which a posterior's regions first hold the true parameters, one number a simulated pair.
+
+    Attributes
+    ----------
+    places
+        ``(K,)``, in [0, 1]: uniform for an exact posterior.
+    """
+
+    places: Tensor
+
+    def __repr__(self) -> str:
+        return show_call(self)
+
+    def __str__(self) -> str:
+        return f"excess {self.excess}, p = {self.p_value:.2g}"
+
+    def at(self, level: float) -> Estimate:
+        """Return how often the region of a credible level holds the truth; an exact posterior's does as often as the level says.
+
+        Parameters
+        ----------
+        level
+            The probability that the posterior gives the region, in (0, 1).
+
+        Raises
+        ------
+        TypeError
+            If `level` is no number.
+        ValueError
+            If it lies outside of (0, 1).
+        """
+        level = check_number("level", level, above=0, below=1)
+        n, inside = len(self.places), int((self.places <= level).sum())
+        p = (inside + 1) / (n + 2)
+        return Estimate(inside / n, math.sqrt(p * (1 - p) / n))
+
+    @property
+    def excess(self) -> Estimate:
+        """The area between the curve of `at` and the diagonal: positive for a posterior too wide, negative for one too narrow."""
+        return Estimate.of(0.5 - self.places)
+
+    @property
+    def p_value(self) -> float:
+        """The p-value of the places being uniform, by the test of Kolmogorov and Smirnov."""
+        return _p_value(self.places).item()
+
+
+def _p_value(places: Tensor) -> Tensor:
+    from scipy.stats import kstest  # loads on use
+
+    return torch.tensor(kstest(places.numpy(), "uniform").pvalue, dtype=torch.float64)
+
+
+@check_arguments
+def find_ranks(
+    posterior: ConditionalSampler,
+    theta: Tensor,
+    x: Tensor,
+    draws: int = 100,
+    *,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Ranks:
+    """Find the place of each coordinate of the true parameters among draws from a posterior, and return the `Ranks`.
+
+    Simulation-based calibration: S. Talts et al., *Validating Bayesian inference algorithms with simulation-based calibration*,
+    2018, arXiv:1804.06788. A posterior that ignores the data altogether, the prior, passes too: look at `find_tarp_coverage`
+    besides.
+
+    Parameters
+    ----------
+    posterior
+        An object with ``sample(n, x)``.
+    theta, x
+        Pairs from the joint law, prior and simulator: parameters ``(K, *)`` and data ``(K, *)``.
+    draws
+        Draws from the posterior for each pair.
+    seed
+        Of the numbers that break ties; what the posterior draws has its own randomness.
+    progress
+        Whether to show a bar; by default on a terminal and in a notebook.
+
+    Raises
+    ------
+    TypeError
+        If parameters or data are not floating point.
+    ValueError
+        If their numbers differ, or draws have another shape than parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Exact:  # of theta ~ N(0, 1) and x ~ N(theta, 1)
+    ...     def sample(self, n, x): return 0.5 * x + 0.5**0.5 * torch.randn(n, 1)
+    >>> _ = torch.manual_seed(0)
+    >>> theta = torch.randn(400, 1)
+    >>> bool(find_ranks(Exact(), theta, theta + torch.randn(400, 1)).p_values > 0.01)
+    True
+    """
+    drawn = draw_for_pairs(posterior, theta, x, draws, progress).flatten(2)
+    return Ranks(find_places(drawn, theta.flatten(1)[:, None].to(drawn), seed))
+
+
+@check_arguments
+def find_coverage(
+    posterior: ConditionalLaw,
+    theta: Tensor,
+    x: Tensor,
+    draws: int = 100,
+    *,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Coverage:
+    """Find the credibility of the smallest region of highest posterior density that holds the true parameters, and return the
+    `Coverage`.
+
+    The place of a pair is the posterior probability of parameters denser than the true ones. Expected coverage: J. Hermans et
+    al., *A trust crisis in simulation-based inference?*, 2022, arXiv:2110.06581.
+
+    Parameters
+    ----------
+    posterior
+        An object with ``sample(n, x)`` and ``log_prob(theta, x)``.
+    theta, x
+        Pairs from the joint law, prior and simulator: parameters ``(K, *)`` and data ``(K, *)``.
+    draws
+        Draws from the posterior for each pair.
+    seed
+        Of the numbers that break ties; what the posterior draws has its own randomness.
+    progress
+        Whether to show a bar; by default on a terminal and in a notebook.
+
+    Raises
+    ------
+    TypeError
+        If parameters or data are not floating point.
+    ValueError
+        If their numbers differ, draws have another shape than parameters, or a log-density is NaN.
+    """
+    drawn = draw_for_pairs(posterior, theta, x, draws, progress)
+    density = torch.stack(
+        [posterior.log_prob(torch.cat([own, true[None].to(own)]), at) for own, true, at in zip(drawn, theta, x)]
+    )
+    if density.shape != (len(theta), draws + 1) or density.isnan().any():
+        raise ValueError(
+            f"posterior.log_prob gives {'NaN' if density.isnan().any() else f'shape {tuple(density.shape[1:])}'}; it must return "
+            f"a log-density for each of ({draws + 1}, *) parameters."
+        )
+    density = density.detach()
+    return Coverage(find_places(-density[:, :-1, None], -density[:, -1:, None], seed)[:, 0])
+
+
+@check_arguments
+def find_tarp_coverage(
+    posterior: ConditionalSampler,
+    theta: Tensor,
+    x: Tensor,
+    draws: int = 100,
+    *,
+    references: Tensor | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Coverage:
+    """Find the credibility of the ball around a random point that just reaches the true parameters, and return the `Coverage`.
+
+    Tests of accuracy with random points (TARP): P. Lemos et al., *Sampling-based accuracy testing of posterior estimators for
+    general inference*, 2023, arXiv:2302.03026. Where points depend on the data, no other posterior than the exact one passes for
+    all of them. Distances are taken in units of the parameters' standard deviations.
+
+    Parameters
+    ----------
+    posterior
+        An object with ``sample(n, x)``.
+    theta, x
+        Pairs from the joint law, prior and simulator: parameters ``(K, *)`` and data ``(K, *)``.
+    draws
+        Draws from the posterior for each pair.
+    references
+        The points, of the shape of `theta`; by default uniform in the box that the parameters fill.
+    seed
+        Of these points, and of the numbers that break ties; what the posterior draws has its own randomness.
+    progress
+        Whether to show a bar; by default on a terminal and in a notebook.
+
+    Raises
+    ------
+    TypeError
+        If parameters or data are not floating point.
+    ValueError
+        If their numbers differ, draws or points have another shape than parameters, or a parameter is the same in all pairs.
+    """
+    drawn = draw_for_pairs(posterior, theta, x, draws, progress).flatten(2)
+    true = theta.flatten(1).to(drawn)
+    low, high, std = true.amin(0), true.amax(0), true.std(0)
+    if not (std > 0).all():
+        raise ValueError(
+            "a coordinate of theta is the same in all pairs; give parameters that vary, drawn from their prior."
+        )
+    if references is None:
+        uniform = torch.rand(true.shape, dtype=torch.float64, generator=generator_apart(seed))
+        around = low + (high - low) * uniform.to(true)
+    elif references.shape != theta.shape:
+        raise ValueError(
+            f"references has shape {tuple(references.shape)}; give one point for each of theta, {tuple(theta.shape)}."
+        )
+    else:
+        around = references.flatten(1).to(true)
+    far, far_true = (((v - around[:, None]) / std).norm(dim=2, keepdim=True) for v in (drawn, true[:, None]))
+    return Coverage(find_places(far, far_true, None if seed is None else seed + 1)[:, 0])

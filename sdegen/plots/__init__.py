@@ -1,0 +1,21 @@
+"""Pictures: densities, samples, trajectories, loss curves, calibration. Each draws on an axis, given or new, and returns it."""
+
+from ..animation import animation
+from .axes import drawn
+from .calibration import coverage, ranks
+from .states import density, images, scatter, trajectories
+from .training import Album, Record, losses
+
+__all__ = [
+    "Album",
+    "Record",
+    "animation",
+    "coverage",
+    "density",
+    "drawn",
+    "images",
+    "losses",
+    "ranks",
+    "scatter",
+    "trajectories",
+]

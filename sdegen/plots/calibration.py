@@ -1,0 +1,75 @@
+"""Pictures of calibration: `coverage` curves beside the diagonal, and `ranks` as steps around the uniform law."""
+
+from __future__ import annotations
+
+__all__ = ["coverage", "ranks"]
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..animation import INK
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..metrics import Coverage, Ranks
+from .axes import RED, axis_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@check_arguments
+def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw how often credible regions hold the truth against their level, in the band of two standard errors of an exact
+    posterior.
+
+    A curve above the diagonal is of a posterior too wide, one below of a posterior too narrow.
+
+    Parameters
+    ----------
+    found
+        What `find_coverage` or `find_tarp_coverage` returned.
+    ax, title
+        The axis to draw on, and its title.
+    """
+    ax = axis_for(ax)
+    n, level = len(found.places), np.linspace(0.0, 1.0, 201)
+    error = 2 * np.sqrt(level * (1 - level) / n)
+    ax.fill_between(level, level - error, level + error, color=INK, alpha=0.15, linewidth=0)
+    ax.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
+    places = np.sort(found.places.numpy())
+    ax.step([0.0, *places, 1.0], [0.0, *np.arange(1, n + 1) / n, 1.0], where="post", color=RED, linewidth=1.2)
+    ax.set(xlabel="credible level", ylabel="share that holds the truth", aspect="equal")
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+@check_arguments
+def ranks(found: Ranks, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the ranks of the true parameters, one line a coordinate, in the band of two standard errors of an exact posterior.
+
+    A line that bulges up in the middle is of a posterior too wide, one that rises to both ends of a posterior too narrow, a
+    slope is of a bias.
+
+    Parameters
+    ----------
+    found
+        What `find_ranks` returned.
+    bins
+        Bins of the histogram.
+    ax, title
+        The axis to draw on, and its title.
+    """
+    check_count("bins", bins)
+    ax = axis_for(ax)
+    n, edges = len(found.places), np.linspace(0.0, 1.0, bins + 1)
+    error = 2 * np.sqrt((bins - 1) / n)  # of a count over its mean, n / bins
+    ax.axhspan(1 - error, 1 + error, color=INK, alpha=0.15, linewidth=0)
+    for i, column in enumerate(found.places.T.numpy()):
+        counts, _ = np.histogram(column, edges)
+        ax.stairs(counts * bins / n, edges, color=RED, alpha=0.4 + 0.6 / (1 + i), linewidth=1.2)
+    ax.set(xlabel="rank of the truth among draws", ylabel="density", ylim=(0, None))
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax

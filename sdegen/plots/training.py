@@ -1,0 +1,131 @@
+"""Pictures of a training run: its losses, and an album of samples that is written while it goes on."""
+
+from __future__ import annotations
+
+__all__ = ["Album", "Record", "losses"]
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..animation import INK
+from ..arguments import check_arguments
+from ..checks import check_count, check_interval, kind_of
+from ..data.pictures import written_whole
+from ..metrics.estimate import Estimate
+from ..samplers import sample
+from ..show import show_call
+from .axes import RED, axis_for, drawn
+from .states import images
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Record(Protocol):
+    """The losses of a training run that `losses` draws: of every step, and estimates on validation data, as a `Run` has them."""
+
+    loss: list[float]
+    validation: dict[int, Estimate]
+
+
+@check_arguments
+def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
+    """Draw the loss of a `Run`, its mean over a moving window, against the step; the validation loss with errors beside
+    it.
+
+    Parameters
+    ----------
+    run
+        What `fit` returned.
+    ax
+        The axis to draw on.
+    window
+        Steps in a mean; none is drawn of a run that is not longer.
+
+    Raises
+    ------
+    TypeError
+        If `run` is no such record.
+    """
+    check_count("window", window)
+    if isinstance(run, type) or not hasattr(run, "loss"):
+        raise TypeError(f"run {kind_of(run)}; give the record of a training, as fit returns it.")
+    ax = axis_for(ax)
+    values = np.asarray(run.loss)
+    ax.plot(values, color=INK, alpha=0.15, linewidth=0.6)
+    if len(values) > window:
+        means = np.convolve(values, np.full(window, 1 / window), mode="valid")
+        ax.plot(np.arange(window - 1, len(values)), means, color=INK, linewidth=1.2)
+    if run.validation:
+        found, errors = zip(*run.validation.values())
+        ax.errorbar(list(run.validation), found, errors, color=RED, marker=".", linewidth=1.2, label="validation")
+        ax.legend(frameon=False)
+    ax.set(xlabel="step", ylabel="loss")
+    return ax
+
+
+class Album:
+    """A callback of `fit` that draws samples of the averaged model and the loss so far, every few steps.
+
+    Writes ``samples-N.png`` and ``loss.png`` into a folder, each whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        The folder of the pictures; it is made.
+    every
+        Steps between two pictures.
+    n
+        Samples a picture.
+    low, high
+        The numbers that stand for black and white.
+    steps, seed
+        Of the default sampler, and its seed, the same for every picture: what changes is the model.
+    cond
+        Conditions of the samples.
+
+    Raises
+    ------
+    ValueError
+        If `every` is less than 1.
+
+    Examples
+    --------
+    ``fit(model, images.scaled(-1, 1), callbacks=[Album("pictures", every=500, label=torch.arange(36) % 10)])``
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int = 500,
+        n: int = 36,
+        low: float = -1.0,
+        high: float = 1.0,
+        steps: int = 10,
+        seed: int = 0,
+        **cond: Any,
+    ) -> None:
+        check_count("every", every), check_count("n", n), check_count("steps", steps)
+        check_interval("low and high", (low, high))
+        self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
+        self.steps, self.seed, self.cond = steps, seed, cond
+
+    def __call__(self, step: Any) -> None:
+        """Draw where it is time."""
+        if step.step % self.every:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with step.averaged() as model:
+            x = sample(model, self.n, steps=self.steps, seed=self.seed, progress=False, **self.cond)
+        self._write(f"samples-{step.step:08d}.png", partial(images, (x - self.low) / (self.high - self.low)))
+        self._write("loss.png", partial(losses, step.run))
+
+    def _write(self, name: str, draw: Callable[..., object]) -> None:
+        written_whole(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))

@@ -1,0 +1,200 @@
+"""Calibration against closed forms: of a Gaussian prior and likelihood whose posterior is known, and made wrong by a known
+amount."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdegen import metrics
+from sdegen.metrics import crps, effective_share, find_coverage, find_local_error, find_ranks, find_tarp_coverage
+
+NORMAL = torch.distributions.Normal(0.0, 1.0)
+DRAWS = 40
+
+
+class Gaussian:
+    """The posterior of ``theta ~ N(0, 1)`` from ``x ~ N(theta, 1)`` in each of two coordinates, with a factor on its standard
+    deviation, a shift by so many of these, and a correlation.
+    """
+
+    def __init__(self, factor: float = 1.0, shift: float = 0.0, correlation: float = 0.0, gain: float = 0.5) -> None:
+        std = math.sqrt(0.5)
+        self.root = (
+            factor * std * torch.linalg.cholesky(torch.tensor([[1.0, correlation], [correlation, 1.0]]).double())
+        )
+        self.gain, self.offset = gain, shift * std
+        self.inverse = self.root.inverse()
+
+    def sample(self, n: int, x: Tensor) -> Tensor:
+        return self.gain * x + self.offset + torch.randn(n, 2, dtype=torch.float64) @ self.root.T
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        return -0.5 * ((theta - self.gain * x - self.offset) @ self.inverse.T).square().sum(1)  # up to a constant
+
+
+PRIOR = Gaussian(math.sqrt(2), gain=0.0)  # of no use, and calibrated on average
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Tensor, Tensor]:
+    theta = torch.randn(1000, 2, dtype=torch.float64)
+    return theta, theta + torch.randn(1000, 2, dtype=torch.float64)
+
+
+def near(found: metrics.Estimate, truth: float) -> bool:
+    return abs(found.value - truth) < 4 * found.stderr
+
+
+def test_the_exact_posterior_is_calibrated(pairs: tuple[Tensor, Tensor]) -> None:
+    ranks = find_ranks(Gaussian(), *pairs, DRAWS)
+    assert all(near(e, 0.0) for e in [*ranks.bias, *ranks.width]) and (ranks.p_values > 1e-3).all()
+    for find in (find_coverage, find_tarp_coverage):
+        coverage = find(Gaussian(), *pairs, DRAWS)
+        assert near(coverage.excess, 0.0) and coverage.p_value > 1e-3
+        assert all(near(coverage.at(level), level) for level in (0.1, 0.5, 0.9))
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.5])
+def test_a_shift_shows_in_the_ranks(pairs: tuple[Tensor, Tensor], shift: float) -> None:
+    """A draw is below the truth with probability Φ(−shift / √2)."""
+    below = NORMAL.cdf(torch.tensor(-shift / math.sqrt(2))).item()
+    for bias in find_ranks(Gaussian(shift=shift), *pairs, DRAWS).bias:
+        assert near(bias, (DRAWS * below + 0.5) / (DRAWS + 1) - 0.5)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_width_shows_in_ranks_and_coverage(pairs: tuple[Tensor, Tensor], factor: float) -> None:
+    """In two dimensions the region of level `p` reaches to the radius with ``exp(−r² / 2 factor²) = 1 − p``, and holds
+    ``1 − (1 − p)^(factor²)``; the number of draws rounds levels to 1 / 41.
+    """
+    ranks, coverage = find_ranks(Gaussian(factor), *pairs, DRAWS), find_coverage(Gaussian(factor), *pairs, 200)
+    assert all((w.value > 0) == (factor < 1) and abs(w.value) > 5 * w.stderr for w in ranks.width)
+    for level in (0.2, 0.5, 0.8):
+        found = coverage.at(level)
+        assert abs(found.value - (1 - (1 - level) ** factor**2)) < 4 * found.stderr + 0.01
+    assert abs(coverage.excess.value - (0.5 - 1 / (1 + factor**2))) < 4 * coverage.excess.stderr + 0.005
+    assert coverage.p_value < 1e-6 and find_tarp_coverage(Gaussian(factor), *pairs, DRAWS).p_value < 1e-6
+
+
+def test_what_passes_the_ranks_may_fail_others(pairs: tuple[Tensor, Tensor]) -> None:
+    """Ranks of single coordinates see no correlation; coverage by density does, and random points do."""
+    wrong = Gaussian(correlation=0.9)
+    assert (find_ranks(wrong, *pairs, DRAWS).p_values > 1e-3).all()
+    assert find_coverage(wrong, *pairs, DRAWS).p_value < 1e-3
+
+
+def test_the_prior_passes_all_but_points_that_know_the_data(pairs: tuple[Tensor, Tensor]) -> None:
+    theta, x = pairs
+    assert find_coverage(PRIOR, theta, x, DRAWS).p_value > 1e-3
+    assert find_tarp_coverage(PRIOR, theta, x, DRAWS).p_value > 1e-3
+    assert find_tarp_coverage(PRIOR, theta, x, DRAWS, references=x).p_value < 1e-3
+    assert find_tarp_coverage(Gaussian(), theta, x, DRAWS, references=x).p_value > 1e-3
+
+
+def test_places_of_equal_numbers_are_uniform() -> None:
+    """Whole numbers, of which many tie: a posterior that is exact stays calibrated."""
+
+    class Coins:
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return (torch.rand(n, 1) < 0.3).double()
+
+    theta = (torch.rand(2000, 1) < 0.3).double()
+    assert find_ranks(Coins(), theta, theta, 10).p_values > 1e-3
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.6, 0.0), (1.0, 0.7)])
+def test_the_local_test_sees_errors_at_the_observation(
+    pairs: tuple[Tensor, Tensor], factor: float, shift: float
+) -> None:
+    torch.manual_seed(1)
+    wrong = (factor, shift) != (1.0, 0.0)
+    found = find_local_error(Gaussian(factor, shift), *pairs, torch.ones(2).double(), shuffles=19)
+    assert (found.p_value <= 0.05) == wrong
+    assert not wrong or found.error.value > 0.01
+
+
+def test_the_quadratic_classifier_is_that_of_bayes() -> None:
+    x, y = torch.randn(20_000, 1).double(), 1 + 0.5 * torch.randn(20_000, 1).double()
+    classifier = metrics.QuadraticClassifier(1e-8).fit(torch.cat([y, x]), torch.arange(40_000) < 20_000)
+    at = torch.linspace(-1.0, 2.0, 7).double()
+    ratio = torch.distributions.Normal(1.0, 0.5).log_prob(at) - NORMAL.log_prob(at)
+    assert (classifier.predict(at[:, None]) - ratio.sigmoid()).abs().max() < 0.03
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.0, 0.5), (-0.5, 2.0)])
+def test_crps_of_gaussians(mean: float, std: float) -> None:
+    """Of a Gaussian: ``std (z (2 Φ(z) − 1) + 2 φ(z) − 1 / √π)`` at ``z = (y − mean) / std``; three draws are as right as many."""
+    y = torch.randn(4000).double()
+    z = (y - mean) / std
+    truth = std * (z * (2 * NORMAL.cdf(z) - 1) + 2 * NORMAL.log_prob(z).exp() - 1 / math.sqrt(math.pi))
+    for n in (3, 200):
+        found = crps(mean + std * torch.randn(n, 4000).double(), y)
+        assert near(metrics.Estimate(found.value - truth.mean().item(), found.stderr), 0.0)
+
+
+def test_effective_share_of_normal_weights() -> None:
+    """Log-normal weights of log-variance v have ``(E w)² / E w² = exp(−v)``; the error is that seen over seeds."""
+    found = [effective_share(0.7 * torch.randn(5000).double() + 100) for _ in range(400)]
+    values = torch.tensor([e.value for e in found])
+    assert near(metrics.Estimate.of(values), math.exp(-0.49))
+    assert 0.88 < sum(e.stderr for e in found) / len(found) / values.std().item() < 1.12
+    assert effective_share(torch.tensor([0.0, -math.inf])).value == 0.5
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_a_predictive_check_is_the_tail_of_the_statistic(scale: float) -> None:
+    replicated = torch.randn(4000, 1).double()
+    found = metrics.predictive_check(torch.tensor([scale]).double(), replicated, lambda x: x[:, 0])
+    assert near(found, 1 - NORMAL.cdf(torch.tensor(scale)).item())
+    assert metrics.predictive_check(torch.ones(1), torch.tensor([[0.0], [1.0], [1.0], [2.0]]), lambda x: x[:, 0]).value == 0.5
+
+
+class Wrong(Gaussian):
+    def __init__(self, drawn: Tensor) -> None:
+        super().__init__()
+        self.drawn = drawn
+
+    def sample(self, n: int, x: Tensor) -> Tensor:
+        return self.drawn
+
+
+def test_one_seed_draws_points_apart_from_the_parameters() -> None:
+    """Parameters drawn with the seed that the metric is given too: its points do not follow them."""
+    torch.manual_seed(3)
+    theta = torch.rand(1000, 2).double()
+    prior = type("Prior", (), {"sample": lambda self, n, x: torch.rand(n, 2).double()})()
+    assert find_tarp_coverage(prior, theta, theta, DRAWS, seed=3).p_value > 1e-3
+
+
+@pytest.mark.parametrize("find", [find_ranks, find_coverage, find_tarp_coverage])
+@pytest.mark.parametrize(
+    "drawn", [torch.zeros(DRAWS, 3), torch.zeros(3, 2), torch.full((DRAWS, 2), math.nan), None, torch.tensor(1.0)]
+)
+def test_wrong_draws_are_refused_in_a_sentence(find, drawn) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"posterior"):
+        find(Wrong(drawn), torch.randn(3, 2), torch.randn(3, 2), DRAWS)
+
+
+def test_a_posterior_of_many_observations_is_asked_once(pairs: tuple[Tensor, Tensor]) -> None:
+    class Batched(Gaussian):
+        def sample_each(self, n: int, x: Tensor) -> Tensor:
+            return torch.stack([Gaussian.sample(self, n, own) for own in x])
+
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    found = []
+    for posterior in (Gaussian(), Batched()):
+        torch.manual_seed(5)
+        found.append(find_tarp_coverage(posterior, *pairs, DRAWS, seed=0))
+    assert torch.equal(found[0].places, found[1].places)
+
+
+@pytest.mark.parametrize("find", [find_ranks, find_coverage, find_tarp_coverage])
+def test_pairs_that_do_not_fit_are_refused(find) -> None:
+    with pytest.raises(ValueError, match="give pairs"):
+        find(Gaussian(), torch.randn(3, 2), torch.randn(4, 2), DRAWS)
