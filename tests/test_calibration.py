@@ -150,7 +150,10 @@ def test_a_predictive_check_is_the_tail_of_the_statistic(scale: float) -> None:
     replicated = torch.randn(4000, 1).double()
     found = metrics.predictive_check(torch.tensor([scale]).double(), replicated, lambda x: x[:, 0])
     assert near(found, 1 - NORMAL.cdf(torch.tensor(scale)).item())
-    assert metrics.predictive_check(torch.ones(1), torch.tensor([[0.0], [1.0], [1.0], [2.0]]), lambda x: x[:, 0]).value == 0.5
+    assert (
+        metrics.predictive_check(torch.ones(1), torch.tensor([[0.0], [1.0], [1.0], [2.0]]), lambda x: x[:, 0]).value
+        == 0.5
+    )
 
 
 class Wrong(Gaussian):
