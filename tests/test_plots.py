@@ -186,6 +186,23 @@ def test_an_album_draws_samples_and_losses_while_a_run_goes_on(tmp_path):
         plots.Album(tmp_path, every=0)
 
 
+def test_a_curve_of_coverage_is_what_the_metric_says():
+    found = sdegen.metrics.Coverage(torch.rand(300, dtype=torch.float64) ** 2)
+    line = plots.coverage(found, title="too wide").lines[-1]
+    x, y = line.get_xdata(), line.get_ydata()
+    for level in (0.1, 0.5, 0.9):
+        assert y[np.searchsorted(x, level, side="right") - 1] == pytest.approx(found.at(level).value)
+
+
+def test_ranks_are_drawn_as_a_density_for_each_coordinate():
+    found = sdegen.metrics.Ranks(torch.stack([torch.rand(400), 0.5 * torch.rand(400)], 1).double())
+    ax = plots.ranks(found, bins=10)
+    for column, steps in zip(found.places.T, ax.patches[-2:], strict=True):
+        values, edges, _ = steps.get_data()
+        assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
+        assert values[-1] == pytest.approx(10 * (column > 0.9).double().mean().item())
+
+
 def test_bytes_are_refused_where_they_would_all_be_white():
     with pytest.raises(TypeError, match=r"x has dtype torch\.uint8; give numbers in \[0, 1\], of bytes x / 255"):
         plots.images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
