@@ -19,7 +19,7 @@ __all__ = [
 
 import html
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -57,10 +57,13 @@ class Report:
         What was checked.
     results
         One `Result` a law.
+    left_out
+        The names of laws that do not apply, for each reason why.
     """
 
     subject: str
     results: list[Result]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -85,13 +88,19 @@ class Report:
         lines = [self._heading()]
         for r in self.results:
             lines.append(f"  {'ok    ' if r.passed else 'BROKEN'} {r.law}{': ' + r.detail if r.detail else ''}")
+        lines += [f"  –      {', '.join(laws)}: left out, since {reason}" for reason, laws in self.left_out.items()]
         return "\n".join(lines)
 
 
 Law = Callable[..., None]
 
 
-def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = None) -> Report:
+def check(
+    subject: Any,
+    laws: Iterable[Law],
+    expected: dict[str, str] | None = None,
+    left_out: dict[str, list[str]] | None = None,
+) -> Report:
     """Check a subject against laws, and return a `Report`.
 
     Parameters
@@ -102,6 +111,8 @@ def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = N
         Functions that raise `Violation`; any other exception breaks the law too.
     expected
         Laws that are expected to fail, by name, each with its reason; one that holds after all is then a failure.
+    left_out
+        Names of laws that do not apply to the subject, for each reason why.
 
     Raises
     ------
@@ -125,7 +136,7 @@ def check(subject: Any, laws: Iterable[Law], expected: dict[str, str] | None = N
             passed = reason is not None
             detail = f"fails as declared: {reason}" if passed else _sentence(error)
         results.append(Result(law.__name__, passed, detail))
-    return Report(type(subject).__name__, results)
+    return Report(type(subject).__name__, results, left_out or {})
 
 
 def _sentence(error: Exception) -> str:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["attributes_are_those_of_a_process", "check_sde", "laws_of", "made_up", "on", "sde_cases"]
+__all__ = [
+    "attributes_are_those_of_a_process",
+    "check_sde",
+    "groups_of",
+    "laws_of",
+    "left_out",
+    "made_up",
+    "on",
+    "sde_cases",
+]
 
 from collections.abc import Sequence
 from functools import wraps
@@ -17,19 +26,45 @@ from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import MatrixSDE
 from ..processes.scalar import ScalarSDE
 from ..processes.validity import check_process
-from .laws import EVERY, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED, probes
+from .laws import EVERY, KNOWN, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED, WAVES, probes
 from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
 OF_KIND: dict[type, list[Law]] = {LinearSDE: LINEAR, ScalarSDE: SCALAR, MatrixSDE: MATRIX}
+Group = tuple[list[Law], str | None]  # laws, and the reason why they do not apply, None where they do
+
+
+def groups_of(sde: SDE) -> list[Group]:
+    """All laws of processes, in groups: each with the reason why it does not apply to this process, or None."""
+    linear, known = is_linear(sde), not is_linear(sde) and sde.is_known
+    of_kind = {kind: OF_KIND[kind] for kind in reversed(type(sde).__mro__) if kind in OF_KIND} | OF_KIND
+    return [
+        (EVERY, None),
+        *((laws, None if isinstance(sde, kind) else f"it is no {kind.__name__}") for kind, laws in of_kind.items()),
+        (SIMULATED, "its kernels are exact" if linear or known else None),
+        (NONLINEAR, "they follow from the marginals of a linear process" if linear else None),
+        (
+            KNOWN,
+            None
+            if known
+            else "its marginals are held to its coefficients"
+            if linear
+            else "its kernels are of short steps alone",
+        ),
+        (WAVES, None if sde.harmonics is not None else "networks are shown its states as they are"),
+    ]
 
 
 def laws_of(sde: SDE) -> list[Law]:
-    """The laws that apply to a process: those of every SDE, then those of the classes it derives from, base first."""
-    of_kind = [law for kind in reversed(type(sde).__mro__) for law in OF_KIND.get(kind, [])]
-    if is_linear(sde):
-        return [*EVERY, *of_kind]
-    return [*EVERY, *of_kind, *([] if sde.is_known else SIMULATED), *NONLINEAR]
+    """The laws that apply to a process: those of every SDE, those of the classes it derives from, base first, and those of what
+    it can do.
+    """
+    return [law for laws, reason in groups_of(sde) if reason is None for law in laws]
+
+
+def left_out(sde: SDE) -> dict[str, list[str]]:
+    """The laws that do not apply to a process, by name, for each reason why."""
+    return {reason: [law.__name__ for law in laws] for laws, reason in groups_of(sde) if reason is not None}
 
 
 @check_arguments
@@ -39,7 +74,7 @@ def check_sde(
     data: Tensor | None = None,
     shape: Sequence[int] | None = None,
 ) -> Report:
-    """Check a process against its laws, and return a `Report`.
+    """Check a process against the laws of its kind, and return a `Report`, which also says which laws do not apply, and why.
 
     Parameters
     ----------
@@ -81,7 +116,7 @@ def check_sde(
     attributes = check(sde, [attributes_are_those_of_a_process])
     if not attributes.passed:  # and every law would say so again
         return attributes
-    return check(sde, [on(data, law) for law in laws_of(sde)], expected)
+    return check(sde, [on(data, law) for law in laws_of(sde)], expected, left_out(sde))
 
 
 @check_arguments

@@ -14,10 +14,12 @@ from torch import Tensor
 import sdegen
 from sdegen import CIR, CircularBrownianMotion, GeometricBrownianMotion, Jacobi, ReflectedBrownianMotion, SquaredBessel
 from sdegen.laws.circle import WrappedGaussian
+from sdegen.laws.harmonics import BoxHarmonics
 from sdegen.laws.kernels import Kernel, StateLaw
 from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.laws.operators import Operator, Scale, rows
 from sdegen.laws.positive import LogNormal
+from sdegen.laws.reflected import ReflectedGaussian
 from sdegen.processes.dynamics import diffusion_at, drift_at
 from sdegen.testing import check_sde
 
@@ -141,6 +143,44 @@ class OneWinding(CircularBrownianMotion):
         return Single(x_s, self.sigma_max * elapsed.sqrt())
 
 
+class OneWindingDensity(CircularBrownianMotion):
+    """Density and score of the kernel know one winding, which is the derivative of the other."""
+
+    def law_after(self, x_s: Tensor, elapsed: Tensor) -> StateLaw:
+        narrow = Kernel(x_s, Scale(self.sigma_max * elapsed.sqrt()))
+
+        class Single(WrappedGaussian):
+            def log_prob(self, x: Tensor) -> Tensor:
+                return narrow.log_prob(x)
+
+            def score(self, x: Tensor) -> Tensor:
+                return narrow.score(x)
+
+        return Single(x_s, self.sigma_max * elapsed.sqrt())
+
+
+class WithoutImages(ReflectedBrownianMotion):
+    """Density and score of the kernel forget what the walls have sent back."""
+
+    def law_after(self, x_s: Tensor, elapsed: Tensor) -> StateLaw:
+        narrow = Kernel(x_s, Scale(self.spread * elapsed.sqrt()))
+
+        class Single(ReflectedGaussian):
+            def log_prob(self, x: Tensor) -> Tensor:
+                return narrow.log_prob(x)
+
+            def score(self, x: Tensor) -> Tensor:
+                return narrow.score(x)
+
+        return Single(x_s, self.spread * elapsed.sqrt(), self.low, self.high)
+
+
+class OpenCircle(CircularBrownianMotion):
+    """Networks are shown the circle as an interval, whose ends they can tell apart."""
+
+    harmonics = BoxHarmonics(-math.pi, math.pi)
+
+
 class Unwrapped(CircularBrownianMotion):
     """Angles that go over the end are clamped there."""
 
@@ -239,6 +279,7 @@ class TransposedNoise(sdegen.SDE):
 
 KERNEL = {
     "kernel_is_generated_by_the_coefficients",
+    "kernel_scores_its_own_samples",
     "simulation_follows_the_kernel",
     "perturb_follows_the_simulation",
     "prior_is_the_law_at_T",
@@ -252,9 +293,12 @@ FAULTS = [
     wrong(RootOfSpread, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(SlowReturn, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(OtherMean, "kernel_is_generated_by_the_coefficients", KERNEL),
-    wrong(NegatedScore, "kernel_score_is_its_gradient"),
+    wrong(NegatedScore, "kernel_score_is_its_gradient", "kernel_scores_its_own_samples"),
     wrong(ForgottenSquare, "kernel_is_generated_by_the_coefficients", KERNEL),
-    wrong(OneWinding, "kernel_score_is_its_gradient"),
+    wrong(OneWinding, "kernel_score_is_its_gradient", "kernel_scores_its_own_samples"),
+    wrong(OneWindingDensity, "kernel_scores_its_own_samples"),
+    wrong(WithoutImages, "kernel_scores_its_own_samples"),
+    wrong(OpenCircle, "networks_see_what_the_boundary_keeps"),
     wrong(Unwrapped, "prior_is_the_law_at_T", KERNEL),
     wrong(LeakingBox, "prior_is_the_law_at_T", KERNEL),
     wrong(StickyBox, "prior_is_the_law_at_T", KERNEL),
