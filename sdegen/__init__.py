@@ -77,7 +77,11 @@ from .processes import (
     SDE,
     VE,
     VP,
+    Blurring,
     CircularBrownianMotion,
+    CoordinateScheduleSDE,
+    CoordinateSDE,
+    CorrelatedSDE,
     Cosine,
     DoubleWell,
     Dynamics,
@@ -104,8 +108,9 @@ from .training import NonFiniteLoss, Run, fit, losses, weightings
 
 __all__ = [
     # processes
-    "SDE", "Dynamics", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
-    "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell",
+    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse",
+    "ScalarSDE", "ScheduleSDE", "Transformed",
+    "Blurring", "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell",
     "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion",
     "SquaredBessel", "SubVP",
     "simulate",

@@ -4,15 +4,17 @@ of known ones.
 
 from . import grids, times
 from .base import SDE, Flow, Reverse
+from .blurring import Blurring
 from .circle import CircularBrownianMotion
 from .cld import CLD
+from .coordinates import CoordinateScheduleSDE, CoordinateSDE
 from .double_well import DoubleWell, Stationary
 from .dynamics import Dynamics
 from .jacobi import Jacobi
 from .known import KnownSDE
 from .learned import LearnedSchedule, LearnedSDE
 from .linear import LinearSDE
-from .matrix import MatrixSDE
+from .matrix import CorrelatedSDE, MatrixSDE
 from .positive import CIR, GeometricBrownianMotion, SquaredBessel
 from .reflected import ReflectedBrownianMotion
 from .scalar import ScalarSDE, ScheduleSDE
@@ -22,10 +24,10 @@ from .transformed import Transformed
 from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
-    "SDE", "Dynamics", "Flow", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
-    "simulate",
+    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "Flow", "KnownSDE", "LinearSDE", "MatrixSDE",
+    "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "simulate",
     # the zoo
-    "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell",
+    "Blurring", "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell",
     "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion", "SquaredBessel",
     "Stationary", "SubVP",
     "constant_betas", "cosine_betas", "linear_betas", "sigmoid_betas",

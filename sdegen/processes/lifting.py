@@ -29,6 +29,8 @@ class Lifting(Dynamics):
         A one-to-one map ``phi`` that data go through first; none by default (`in_coordinates`).
     units
         The units that data, in these coordinates, have in states; their own by default (`in_units`).
+    event_shape
+        The shape of a datum, of a process that is made for one; None for any.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class Lifting(Dynamics):
 
     coordinates: Coordinates | None = None
     units: Units = Units()
+    event_shape: tuple[int, ...] | None = None
     also_saved: tuple[str, ...] = ("coordinates", "units")
 
     def __init_subclass__(cls, **more: Any) -> None:

@@ -1,12 +1,12 @@
-"""Linear SDEs whose coefficients are matrices over the channels of the state: `MatrixSDE` takes ``F, G``.
+"""Linear SDEs whose coefficients are matrices ``F, G``: over the numbers of the data (`CorrelatedSDE`), or over channels that
+each number of a datum is lifted to (`MatrixSDE`).
 
-``Phi``, ``Sigma`` and the root `R` are derived from them. The data are the first channel unless a subclass lifts them
-otherwise.
+``Phi``, ``Sigma`` and the root `R` are derived from them.
 """
 
 from __future__ import annotations
 
-__all__ = ["MatrixFlow", "MatrixSDE"]
+__all__ = ["CorrelatedSDE", "CoupledSDE", "MatrixFlow", "MatrixSDE"]
 
 from abc import abstractmethod
 from functools import cached_property, partial
@@ -30,31 +30,23 @@ from .matrix_panels import MatrixPanels
 from .quadrature import RootTable, psd_cholesky
 
 
-class MatrixSDE(LinearSDE):
-    """The base class of linear SDEs with matrix coefficients: ``du = F(t) u dt + G(t) dw``, ``(k, k)`` matrices on the
-    channels of states ``(B, k, *)``.
+class CoupledSDE(LinearSDE):
+    """The base class of linear SDEs with matrix coefficients, ``du = F(t) u dt + G(t) dw``: what `MatrixSDE` and `CorrelatedSDE`
+    share.
 
     Give `F` and `G`; the moments follow by quadrature (see `matrix_panels.MatrixPanels`) and the root from its ODE (see
-    `quadrature.RootTable`). By default the data are the first channel and the others start as given by `Sigma_0`.
+    `quadrature.RootTable`).
 
     Attributes
     ----------
     Sigma_0
-        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``; a subclass gives it.
-
-    Raises
-    ------
-    NotImplementedError
-        When the process is first used, if a subclass gives no `Sigma_0`.
+        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``.
     """
 
-    @cached_property
-    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
-        """Refuse to be read: a subclass gives it."""
-        raise NotImplementedError(
-            f"{type(self).__name__} gives no Sigma_0, the covariance of the state at t = 0 given clean data; set it in "
-            "__init__ to a float64 tensor (k, k), torch.zeros(k, k, dtype=torch.float64) if the state starts without noise."
-        )
+    @property
+    @abstractmethod
+    def _E(self) -> Tensor:
+        """The matrix that makes states of the numbers of a datum that are moved together, ``(k, m)``."""
 
     @abstractmethod
     def F(self, t: Tensor) -> Tensor:
@@ -92,28 +84,6 @@ class MatrixSDE(LinearSDE):
 
     _panels: tuple[Any, MatrixPanels] | None = None
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Return the mean state at time 0: the data are the first channel, the others are 0."""
-        return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
-
-    def extract(self, u: Tensor) -> Tensor:
-        """Return the data in a state, its first channel."""
-        return u[:, 0]
-
-    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's
-        log-density.
-        """
-        rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
-        law = Kernel(torch.zeros_like(z[:, 1:]), rest)
-        v = law.sample(z[:, 1:])
-        return torch.cat([x[:, None], v], 1), law.log_prob(v)
-
-    @cached_property
-    def embedding(self) -> Embedding:  # type: ignore[override]
-        """The map of a datum of 1 to the state that `embed` makes of it."""
-        return IntoChannels(self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0])
-
     @cached_property
     def datum(self) -> Matrix:
         """``E Eᵀ``, with a trace of width in the other channels, which may start at one point."""
@@ -123,11 +93,6 @@ class MatrixSDE(LinearSDE):
         """Return the covariance of the state at `t` if at 0 it is `start`; by default `Sigma_0`, that of one datum."""
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
-
-    @cached_property
-    def _E(self) -> Tensor:
-        """Return the matrix that makes states of the numbers of a datum that are moved together; here each by itself."""
-        return self.embedding.matrix(1)
 
     @remembered
     def _root(self) -> RootTable:
@@ -182,6 +147,110 @@ class MatrixSDE(LinearSDE):
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
 
 
+class MatrixSDE(CoupledSDE):
+    """The base class of linear SDEs with matrix coefficients: ``du = F(t) u dt + G(t) dw``, ``(k, k)`` matrices on the
+    channels of states ``(B, k, *)``.
+
+    Give `F` and `G`; the moments follow by quadrature and the root from its ODE. By default the data are the first channel and
+    the others start as given by `Sigma_0`.
+
+    Attributes
+    ----------
+    Sigma_0
+        Covariance of the state at ``t = 0`` given clean data, ``(k, k)``; a subclass gives it.
+
+    Raises
+    ------
+    NotImplementedError
+        When the process is first used, if a subclass gives no `Sigma_0`.
+    """
+
+    @cached_property
+    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+        """Refuse to be read: a subclass gives it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no Sigma_0, the covariance of the state at t = 0 given clean data; set it in "
+            "__init__ to a float64 tensor (k, k), torch.zeros(k, k, dtype=torch.float64) if the state starts without noise."
+        )
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the mean state at time 0: the data are the first channel, the others are 0."""
+        return torch.stack([x] + [torch.zeros_like(x)] * (len(self.Sigma_0) - 1), 1)
+
+    def extract(self, u: Tensor) -> Tensor:
+        """Return the data in a state, its first channel."""
+        return u[:, 0]
+
+    def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return states at 0 whose data part is `x`, the rest drawn with noise `z` ``(B, k, *)``, and the rest's
+        log-density.
+        """
+        rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
+        law = Kernel(torch.zeros_like(z[:, 1:]), rest)
+        v = law.sample(z[:, 1:])
+        return torch.cat([x[:, None], v], 1), law.log_prob(v)
+
+    @cached_property
+    def embedding(self) -> Embedding:  # type: ignore[override]
+        """The map of a datum of 1 to the state that `embed` makes of it."""
+        return IntoChannels(self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0])
+
+    @cached_property
+    def _E(self) -> Tensor:
+        """Return the matrix that makes states of the numbers of a datum that are moved together; here each by itself."""
+        return self.embedding.matrix(1)
+
+
+class CorrelatedSDE(CoupledSDE):
+    """The base class of linear SDEs that couple the numbers of the data, ``dx = F(t) x dt + G(t) dw``: ``(d, d)`` matrices on
+    data ``(B, d)``, or on dimension 1 of data ``(B, d, *)``.
+
+    Noise that is correlated across the data, coupled oscillators, Ornstein–Uhlenbeck processes in several dimensions. The state
+    is the datum; give `F` and `G`, and the moments and the root follow as for `MatrixSDE`. A table of the root takes time and
+    memory as ``d³`` and ``d²``: it is for up to some dozens of numbers, and `CoordinateSDE` in a basis for more.
+
+    Attributes
+    ----------
+    Sigma_0
+        Covariance of the state at ``t = 0`` given clean data, ``(d, d)``; by default there is none.
+
+    Examples
+    --------
+    >>> class Coloured(CorrelatedSDE):
+    ...     def F(self, t): return -torch.eye(2, dtype=torch.float64)
+    ...     def G(self, t): return torch.tensor([[1.0, 0.0], [1.2, 0.5]], dtype=torch.float64)
+    >>> law = Coloured().marginal(1.0)
+    >>> (law.covariance.M / law.covariance.M[0, 0]).round(decimals=9).tolist()
+    [[1.0, 1.2], [1.2, 1.69]]
+    """
+
+    @cached_property
+    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+        """No noise at 0."""
+        F = torch.as_tensor(self.F(torch.zeros((), dtype=torch.float64)))
+        if F.ndim != 2 or F.shape[0] != F.shape[1]:
+            raise ValueError(
+                f"{type(self).__name__}.F returned shape {tuple(F.shape)} at one time; give a matrix (d, d), which acts on data "
+                "(B, d)."
+            )
+        return torch.zeros(F.shape, dtype=torch.float64)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of a datum, if it is a vector."""
+        return (len(self.Sigma_0),)
+
+    @cached_property
+    def _E(self) -> Tensor:
+        """The identity: states are the data."""
+        return torch.eye(len(self.Sigma_0), dtype=torch.float64)
+
+    @remembered
+    def t_min(self) -> float:
+        """Return the smallest time with ``snr <= 1e6``: below it the data are known to a thousandth."""
+        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
+
+
 class MatrixFlow(Flow):
     """The probability flow of a matrix process, in `t` and the rescaled state ``y = R⁻¹ u``, `R` the matrix root of the
     marginal's covariance.
@@ -193,7 +262,7 @@ class MatrixFlow(Flow):
     with the noise (``EDMParametrization(detail=...)``): it is taken a part in 1e8 of the way from 0.
     """
 
-    sde: MatrixSDE
+    sde: CoupledSDE
 
     def r(self, t: Tensor) -> Matrix:
         """Return the matrix root `R`, which maps `y` to the state."""

@@ -103,11 +103,10 @@ class Refined(ABC, Generic[P]):
             self.edges = torch.cat([starts, self.edges[-1:]])
 
     def _beside(self, jump: Tensor, points: int) -> Tensor:
-        """Return what jumps between neighbouring panels, ``(n - 1,)`` from last node to first, may hide from each, ``(n,)``."""
-        none = jump.new_zeros(1)
-        return (
-            self.edges.diff() * panel_rule(points).nodes[0] * torch.cat([none, jump]).maximum(torch.cat([jump, none]))
-        )
+        """Return what jumps between neighbouring panels, ``(n - 1, *)`` from last node to first, may hide from each of these."""
+        none = jump.new_zeros(1, *jump.shape[1:])
+        hidden = torch.cat([none, jump]).maximum(torch.cat([jump, none]))
+        return _over(self.edges.diff() * panel_rule(points).nodes[0], hidden) * hidden
 
 
 class _Integrals(NamedTuple):
@@ -153,6 +152,8 @@ class Panels(Refined[_Integrals]):
         Panels to begin with, all of one length.
     smooth
         Whether these are known to be pieces on which the coefficients are smooth, and may jump between.
+    shape
+        Of the coefficients at one time; all are integrated on the same panels, which are resolved for each.
 
     Raises
     ------
@@ -161,9 +162,16 @@ class Panels(Refined[_Integrals]):
     """
 
     def __init__(
-        self, f: OfTime, g: OfTime, start: float, end: float, number: int = 1024, smooth: bool = False
+        self,
+        f: OfTime,
+        g: OfTime,
+        start: float,
+        end: float,
+        number: int = 1024,
+        smooth: bool = False,
+        shape: tuple[int, ...] = (),
     ) -> None:
-        self.f, self.g = f, g
+        self.f, self.g, self.shape = f, g, shape
         edges = torch.linspace(start, end, number + 1, dtype=torch.float64)
         self.expected = edges if smooth else None
         self._refine(edges)
@@ -173,17 +181,20 @@ class Panels(Refined[_Integrals]):
         rule = panel_rule()
         h = (b - a)[:, None]
         u = a[:, None] + h * rule.nodes
-        f, g2 = evaluate(self.f, u, "f"), evaluate(self.g, u, "g").square()
-        drift = h[:, 0] * (f @ rule.weights)
-        rest = drift[:, None] - h * (f @ rule.integrals.T)  # integral of f from u to the end
+        f, g2 = (evaluate(c, u, name, self.shape) for c, name in ((self.f, "f"), (self.g, "g")))
+        g2 = g2.square()
+        if self.shape:  # (n, *, points)
+            f, g2, h = f.movedim(1, -1), g2.movedim(1, -1), h.reshape(-1, *[1] * len(self.shape), 1)
+        drift = h[..., 0] * (f @ rule.weights)
+        rest = drift[..., None] - h * (f @ rule.integrals.T)  # integral of f from u to the end
         log_noise = 2 * rest + g2.log()  # of the variance that comes at u
         with torch.no_grad():
-            largest = log_noise.amax(1, keepdim=True).clamp_min(-1e300)  # no noise has no logarithm
+            largest = log_noise.amax(-1, keepdim=True).clamp_min(-1e300)  # no noise has no logarithm
             tails = [_tail(f), _tail((log_noise - largest).exp())]
-            errors = [h[:, 0] * tails[0], (h[:, 0] * tails[1]).log() + largest[:, 0]]
-            size = h[:, 0] * (f.abs() @ rule.weights)
+            errors = [h[..., 0] * tails[0], (h[..., 0] * tails[1]).log() + largest[..., 0]]
+            size = h[..., 0] * (f.abs() @ rule.weights)
             ends = [f @ rule.ends.T, g2 @ rule.ends.T]
-        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), 1), size, *errors, *ends)
+        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), -1), size, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
         """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, 1 where it may be left."""
@@ -192,23 +203,24 @@ class Panels(Refined[_Integrals]):
         with torch.no_grad():
             a, b = self.edges[:-1], self.edges[1:]
             # Noise that sets in within the rounding of a time has no relative error to speak of.
-            sudden = self.log_noise[:-1].isneginf() & (b - a <= FINEST * b.abs()) & (a > self.edges[0])
+            instant = (b - a <= FINEST * b.abs()) & (a > self.edges[0])
+            sudden = self.log_noise[:-1].isneginf() & _over(instant, self.log_noise)
             drift_error = panels.drift_error + self._hidden(panels.drift_ends)
             error = panels.log_noise_error.logaddexp(self._hidden(panels.noise_ends).log()).where(~sudden, -torch.inf)
             relative = self._noise_at_edges(error) - self.log_noise
             self.error = 2 * _from_zero(drift_error) + relative.where(~relative.isnan(), -torch.inf).exp()
             drift = drift_error / (1 + _from_zero(panels.size)[1:])
             noise = (error - self.log_noise[1:]).nan_to_num(nan=-torch.inf).exp()
-            self.excess = (drift.maximum(noise) / RESOLVED).clamp_max(1e30)
+            self.excess = (drift.maximum(noise) / RESOLVED).clamp_max(1e30).reshape(len(a), -1).amax(1)
         return self.excess
 
     def _hidden(self, ends: Tensor) -> Tensor:
         """Return what a jump between the last node of a panel and the first of the next may hide from both, ``(n,)``; nothing
         at edges where jumps are expected.
         """
-        jump = (ends[1:, 0] - ends[:-1, 1]).abs()
+        jump = (ends[1:, ..., 0] - ends[:-1, ..., 1]).abs()
         if self.expected is not None:
-            jump = jump.where(~torch.isin(self.edges[1:-1], self.expected), 0.0)
+            jump = jump.where(_over(~torch.isin(self.edges[1:-1], self.expected), jump), 0.0)
         return self._beside(jump, POINTS)
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
@@ -230,11 +242,13 @@ class Panels(Refined[_Integrals]):
         last = self._integrate(self.edges[i], flat)
         log_alpha = self.drift[i] + last.drift
         log_noise = (self.log_noise[i] + 2 * last.drift).logaddexp(last.log_noise)
-        return log_alpha.reshape(t.shape), log_noise.reshape(t.shape)
+        shape = (*t.shape, *self.shape)
+        return log_alpha.reshape(shape), log_noise.reshape(shape)
 
     def _check(self, t: Tensor, i: Tensor) -> None:
         """Refuse times in the panels `i` at which quadrature is not sure."""
-        error = self.error[i].maximum(self.error[i + 1]).where(t > self.edges[0], 0.0)
+        error = self.error[i].maximum(self.error[i + 1]).reshape(len(i), -1)
+        error = (error.amax(1) if error.numel() else error.sum(1)).where(t > self.edges[0], 0.0)
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())
             where = self.edges[self.excess[: i[k] + 1].argmax()]
@@ -247,16 +261,21 @@ class Panels(Refined[_Integrals]):
 
 def _from_zero(values: Tensor) -> Tensor:
     """Return the cumulative sum of `values`, with 0 before it."""
-    return torch.cat([values.new_zeros(1), values.cumsum(0)])
+    return torch.cat([values.new_zeros(1, *values.shape[1:]), values.cumsum(0)])
+
+
+def _over(each: Tensor, values: Tensor) -> Tensor:
+    """Return one number for each panel shaped to go with values ``(n, *)``."""
+    return each.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _tail(values: Tensor) -> Tensor:
-    """Return the largest of the highest Legendre coefficients of values at the nodes of each panel, ``(n,)``."""
-    return (values @ panel_rule().tail.T).abs().amax(1)
+    """Return the largest of the highest Legendre coefficients of values at the nodes of each panel, ``(n, *)``."""
+    return (values @ panel_rule().tail.T).abs().amax(-1)
 
 
-def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
-    """Return the values of a coefficient at the times `u`, float64, of their shape.
+def evaluate(coefficient: OfTime, u: Tensor, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+    """Return the values of a coefficient at the times `u`, float64, ``(*u.shape, *shape)``.
 
     Parameters
     ----------
@@ -266,6 +285,8 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
         Times of any shape.
     name
         What to call it in an error.
+    shape
+        Of the coefficient at one time.
 
     Raises
     ------
@@ -280,14 +301,15 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
         found = f"numbers of {given.dtype}" if isinstance(given, (Tensor, np.ndarray)) else f"what {kind_of(given)}"
         raise TypeError(f"{name}(t) returned {found}; write it with elementwise torch functions of t, of real values.")
     values = numbers.double()
-    if values.ndim and values.shape != u.shape:
+    if values.ndim and values.shape not in ((*u.shape, *shape), shape):
         raise ValueError(
-            f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}; "
-            "write it with elementwise torch functions of t."
+            f"{name}(t) returned shape {tuple(values.shape)} for times of shape {tuple(u.shape)}, expected "
+            f"{(*u.shape, *shape)}; write it with elementwise torch functions of t."
         )
-    values = values.expand(u.shape)
-    if not values.isfinite().all():
-        worst = u.detach()[~values.detach().isfinite()].flatten()[0].item()
+    values = values.expand((*u.shape, *shape))
+    finite = values.detach().isfinite().reshape(*u.shape, -1).all(-1)
+    if not finite.all():
+        worst = u.detach()[~finite].flatten()[0].item()
         raise ValueError(
             f"{name}(t) is not finite at t = {worst:.6g}; give alpha and sigma instead (ScheduleSDE) if it diverges."
         )

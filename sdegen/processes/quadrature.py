@@ -21,7 +21,7 @@ from .panels import ALLOWED, OfTime, Panels, panel_rule
 STEADY = 1e-11  # what the turn of a root over one panel may err by
 
 
-def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor, shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
     """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature on panels of
     each interval (`panels.Panels`).
 
@@ -31,8 +31,12 @@ def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor) -> tuple[Tensor, 
         Drift and diffusion coefficients, elementwise functions of time.
     s, t
         Times ``(n,)``, ``s < t``, float64.
+    shape
+        Of the coefficients at one time.
     """
-    pairs = [Panels(f, g, first.item(), last.item(), number=16)(last) for first, last in zip(s, t, strict=True)]
+    pairs = [
+        Panels(f, g, first.item(), last.item(), number=16, shape=shape)(last) for first, last in zip(s, t, strict=True)
+    ]
     log_alpha, log_variance = (torch.stack(values) for values in zip(*pairs, strict=True))
     return log_alpha, log_variance
 

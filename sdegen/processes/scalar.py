@@ -7,40 +7,27 @@ from __future__ import annotations
 
 __all__ = ["AngleFlow", "ScalarSDE", "ScheduleSDE", "as_scalar", "is_scalar"]
 
-import math
-from abc import abstractmethod
-from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arguments import asked_as
-from ..fixed import remembered, weights_of
-from ..laws.kernels import Transition
 from ..laws.operators import Operator, Scale
-from ..laws.products import Field, value_and_slope
+from ..laws.products import Field
 from .base import SDE, Flow, Read
-from .dynamics import as_time, coefficient
+from .dynamics import coefficient
+from .elementwise import ElementwiseSDE, Scheduled
 from .inverse import FallTable
-from .linear import LinearSDE, check_order
-from .panels import Panels
 
 
 @asked_as("a scalar SDE, such as VP()")
-class ScalarSDE(LinearSDE):
+class ScalarSDE(ElementwiseSDE):
     """The base class of scalar linear SDEs given by drift and diffusion, ``dx = f(t) x dt + g(t) dw``; ``alpha`` and
     ``sigma`` follow by quadrature.
 
     Methods are elementwise torch functions of a float64 `t`. A subclass may also give ``alpha`` and ``sigma`` in closed
     form; `testing.check_sde` holds the two against each other.
-
-    Attributes
-    ----------
-    sigma_0
-        ``sigma(0)``, the smoothing of the data at ``t = 0``.
-    piece
-        Length of the pieces on which the coefficients are smooth, for a process whose derivatives jump; None otherwise.
 
     Examples
     --------
@@ -52,8 +39,6 @@ class ScalarSDE(LinearSDE):
     """
 
     is_scalar = True
-    sigma_0: float = 0.0
-    piece: float | None = None
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Take from a class with a schedule or a clock of its own the closed forms that it inherits from those of another."""
@@ -68,85 +53,8 @@ class ScalarSDE(LinearSDE):
         """``sigma_0²``, ``(1, 1)``."""
         return torch.tensor([[self.sigma_0**2]], dtype=torch.float64)
 
-    @abstractmethod
-    def f(self, t: Tensor) -> Tensor:
-        """Return the drift coefficient ``f(t)``."""
-
-    @abstractmethod
-    def g(self, t: Tensor) -> Tensor:
-        """Return the diffusion coefficient ``g(t)``."""
-
-    @property
-    def state(self) -> Any:
-        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module what its weights are,
-        of another the tensors, arrays, lists and networks that it holds.
-        """
-        return weights_of(self)
-
-    @cached_property
-    def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
-        return []
-
-    def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``log alpha`` and the logarithm of the variance that has come since 0.
-
-        `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
-        times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
-        """
-        state = (t._version, self._quadrature_state)
-        for known, then, pair in self._quadratures:
-            if known is t and then == state:
-                return pair
-        pair = self._known_panels()(t)
-        if not any(v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in pair):
-            self._quadratures[:] = [(t, state, pair), *self._quadratures[:3]]
-        return pair
-
-    @property
-    def _quadrature_state(self) -> tuple[Any, bool]:
-        """What decides about the quadrature: the coefficients' state, and whether derivatives of a module's are asked for."""
-        return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
-
-    def _known_panels(self) -> Panels:
-        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
-        anew.
-        """
-        state = self._quadrature_state
-        if self._panels is None or self._panels[0] != state:
-            number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
-            panels = Panels(self.f, self.g, 0.0, self.T, number, smooth=self.piece is not None)
-            if panels.drift.requires_grad or panels.log_noise.requires_grad:
-                return panels
-            self._panels = (state, panels)
-        return self._panels[1]
-
-    _panels: tuple[Any, Panels] | None = None
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""
-        return self._quadrature(t)[0].exp()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return the noise coefficient ``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
-        log_alpha, log_variance = self._quadrature(t)
-        if not self.sigma_0:
-            return (0.5 * log_variance).exp()
-        return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
-
-    @remembered
-    def t_min(self) -> float:
-        """Return the smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
-        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
-
-    def drift_operator(self, t: Tensor | float) -> Scale:
-        """Return ``f(t)``."""
-        t = as_time(t, self.T)
-        return Scale(coefficient(f"{type(self).__name__}.f", self.f(t), t))
-
-    def diffusion_operator(self, t: Tensor | float) -> Scale:
-        """Return ``g(t)``."""
-        t = as_time(t, self.T)
-        return Scale(coefficient(f"{type(self).__name__}.g", self.g(t), t))
+    def _map(self, name: str, value: Any, t: Tensor) -> Scale:
+        return Scale(coefficient(f"{type(self).__name__}.{name}", value, t))
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
@@ -157,28 +65,12 @@ class ScalarSDE(LinearSDE):
             sigma = coefficient(f"{type(self).__name__}.sigma", sigma, t)
         return Scale(alpha.expand(t.shape)), Scale(sigma.expand(t.shape))
 
-    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
-        """Return the law ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
-
-        The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda, which keeps its digits when
-        the times are close.
-        """
-        s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
-        sigma_s, sigma_t = self._alpha_sigma(s)[1], self._alpha_sigma(t)[1]
-        ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
-        ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on
-        return Transition(Scale(ratio), Scale(sigma_t * (-torch.expm1(self.fall(s, t))).clamp_min(0).sqrt()))
-
-    def _log_alpha(self, t: Tensor) -> Tensor:
-        """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
-        if type(self).alpha is ScalarSDE.alpha:
-            return self._quadrature(t)[0]
-        return torch.as_tensor(self.alpha(t), dtype=torch.float64).expand(t.shape).log()
-
     def log_snr(self, t: Tensor | float) -> Tensor:
         """Return ``2 log(alpha / sigma)``; −inf where no signal is left, inf where there is no noise."""
-        t = as_time(t, self.T)
-        return 2 * (self._log_alpha(t) - torch.as_tensor(self.sigma(t), dtype=torch.float64).log())
+        return self.levels(t)
+
+    def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
+        return self.fall(s, t)
 
     def angle_at(self, t: Tensor | float) -> Tensor:
         """Return the angle ``atan2(sigma, alpha)`` at `t`."""
@@ -249,36 +141,13 @@ class AngleFlow(Flow):
         return self.model.answer(x, question)
 
 
-class ScheduleSDE(ScalarSDE):
+class ScheduleSDE(Scheduled, ScalarSDE):
     """The base class of scalar linear SDEs given by a noise schedule, ``x_t = alpha(t) x_0 + sigma(t) z``; ``f`` and ``g``
     follow by differentiation.
 
     ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
     differentiable torch functions of `t`.
     """
-
-    @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
-        """Return the signal coefficient ``alpha(t)``."""
-
-    @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return the noise coefficient ``sigma(t)``."""
-
-    def f(self, t: Tensor) -> Tensor:
-        """Return ``alpha' / alpha``."""
-        alpha, slope = _derivative(self.alpha, t)
-        return slope / alpha
-
-    def g(self, t: Tensor) -> Tensor:
-        """Return ``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
-        g = self._g(t)
-        lost = g.isnan()
-        return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
-
-    def _g(self, t: Tensor) -> Tensor:
-        sigma, slope = _derivative(self.sigma, t)
-        return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
 
 
 def is_scalar(sde: SDE) -> TypeGuard[ScalarSDE]:
@@ -304,11 +173,3 @@ def as_scalar(sde: SDE, why: str) -> ScalarSDE:
     if not is_scalar(sde):
         raise TypeError(f"{type(sde).__name__} is not scalar{why}")
     return sde
-
-
-def _derivative(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
-    def lifted(u: Tensor) -> Tensor:
-        return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
-
-    t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
-    return value_and_slope(lifted, t, torch.ones_like(t))

@@ -19,7 +19,7 @@ from torch.distributions import constraints
 from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
 from ..laws.coordinates import check_domain
-from ..laws.operators import Elementwise, Operator, rows
+from ..laws.operators import Operator, rows
 from .dynamics import Dynamics, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
 
@@ -80,7 +80,7 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
         If the method has no order for noise that depends on it in this way.
     """
     start = t_0.reshape(-1)[0]
-    elementwise = isinstance(diffusion_at(dynamics, x[:1], start), Elementwise)
+    elementwise = diffusion_at(dynamics, x[:1], start).along(None) is not None
     dependence = dependence_of_noise(dynamics, x[:1], start)
     shape = x.shape[1:]
     if dynamics.free is not None:

@@ -70,7 +70,7 @@ def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
                 near = (other - slope * v).abs() <= 1e-3 * (slope * v).abs() + close * (1 + v.abs())
                 alone &= bool((near | ~(other.isfinite() & slope.isfinite())).all())
     if depends:
-        return Dependence.ALONE if alone and isinstance(G, Diagonal) else Dependence.ANY
+        return Dependence.ALONE if alone and isinstance(G, Diagonal) and G.basis is None else Dependence.ANY
     first = values[0][:1]
     rounding = 100 * torch.finfo(x.dtype).eps
     if not all(torch.allclose(v, first.expand_as(v), rtol=rounding, atol=0) for v in values):
@@ -104,7 +104,7 @@ def transforming() -> bool:
 
 def _squares(G: Operator) -> Tensor:
     """Return the numbers of ``G Gᵀ``, with rows: ``(·, 1)`` of a scale, ``(·, *)`` of a diagonal, ``(·, k, k)`` of matrices."""
-    if isinstance(G, Elementwise):
+    if isinstance(G, Elementwise) and G.along(None) is not None:
         c = G.c.square()
         return c.reshape(-1, 1) if isinstance(G, Scale) else c
     M = G.gram().matrix()

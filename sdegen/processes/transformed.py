@@ -16,7 +16,7 @@ from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed
 from ..laws.matrices import Matrix
 from ..laws.mixtures import Moments
-from ..laws.operators import Elementwise, Operator, Scale
+from ..laws.operators import Operator, Scale
 from ..laws.outside import as_law
 from ..laws.products import pull_back, value_and_slope
 from ..show import show_call
@@ -78,7 +78,7 @@ class Transformed(SDE):
 
     def _alone(self, G: Operator) -> bool:
         """Tell whether noise and map act on each coordinate alone."""
-        return isinstance(G, Elementwise) and self.coordinates.elementwise
+        return G.along(None) is not None and self.coordinates.elementwise
 
     @property
     def is_known(self) -> bool:  # type: ignore[override]

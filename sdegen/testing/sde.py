@@ -22,15 +22,20 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..processes.base import SDE
+from ..processes.elementwise import ElementwiseSDE
 from ..processes.linear import LinearSDE, is_linear
-from ..processes.matrix import MatrixSDE
-from ..processes.scalar import ScalarSDE
+from ..processes.matrix import CoupledSDE, MatrixSDE
 from ..processes.validity import check_process
-from .laws import EVERY, KNOWN, LINEAR, MATRIX, NONLINEAR, SCALAR, SIMULATED, WAVES, probes
+from .laws import COUPLED, ELEMENTWISE, EVERY, KNOWN, LINEAR, MATRIX, NONLINEAR, SIMULATED, WAVES, probes
 from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
-OF_KIND: dict[type, list[Law]] = {LinearSDE: LINEAR, ScalarSDE: SCALAR, MatrixSDE: MATRIX}
+OF_KIND: dict[type, list[Law]] = {
+    LinearSDE: LINEAR,
+    ElementwiseSDE: ELEMENTWISE,
+    CoupledSDE: COUPLED,
+    MatrixSDE: MATRIX,
+}
 Group = tuple[list[Law], str | None]  # laws, and the reason why they do not apply, None where they do
 
 
@@ -84,7 +89,7 @@ def check_sde(
         Laws that are expected to fail, by name, each with its reason.
     data
         Data ``(B, *)`` on which to check a process whose coefficients are made for one shape, as they are where they couple
-        coordinates; made-up data of several shapes by default.
+        coordinates; by default made-up data of the shape that the process says (`event_shape`), or of several shapes.
     shape
         The shape of a datum, in place of data: they are made up.
 
@@ -116,7 +121,7 @@ def check_sde(
     attributes = check(sde, [attributes_are_those_of_a_process])
     if not attributes.passed:  # and every law would say so again
         return attributes
-    return check(sde, [on(data, law) for law in laws_of(sde)], expected, left_out(sde))
+    return check(sde, [on(_for(sde, data), law) for law in laws_of(sde)], expected, left_out(sde))
 
 
 @check_arguments
@@ -128,7 +133,12 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
     sde, data
         As for `check_sde`.
     """
-    return cases(sde, [on(data, law) for law in laws_of(sde)])
+    return cases(sde, [on(_for(sde, data), law) for law in laws_of(sde)])
+
+
+def _for(sde: SDE, data: Tensor | None) -> Tensor | None:
+    """Return the data given, or made-up ones of the only shape that a process takes; None where it takes any."""
+    return made_up(sde, sde.event_shape) if data is None and sde.event_shape is not None else data
 
 
 def made_up(sde: SDE, shape: tuple[int, ...]) -> Tensor:

@@ -77,8 +77,9 @@ def marginal_starts_at_the_data(sde: LinearSDE) -> None:
     """At 0 the mean is the datum and the covariance the declared one, ``Sigma_0``."""
     law = sde.marginal(0.0)
     E = _embedded(sde)
-    close("Phi(0)", law.Phi.matrix() @ E, E, EXACT, 1.0)
-    close("covariance at 0", law.covariance.matrix(), sde.Sigma_0, EXACT, sde.Sigma_0.abs().max() + 1e-12)
+    k = len(E)
+    close("Phi(0)", law.Phi.matrix().reshape(k, k) @ E, E, EXACT, 1.0)
+    close("covariance at 0", law.covariance.matrix().reshape(k, k), sde.Sigma_0, EXACT, sde.Sigma_0.abs().max() + 1e-12)
 
 
 def signal_to_noise_decreases(sde: LinearSDE) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["MATRIX", "completion_follows_Sigma_0", "root_solves_its_equation"]
+__all__ = ["COUPLED", "MATRIX", "completion_follows_Sigma_0", "root_solves_its_equation"]
 
 import math
 
 import torch
 
-from ...processes.matrix import MatrixSDE
+from ...processes.matrix import CoupledSDE, MatrixSDE
 from ..report import QUADRATURE, Law, close, derivative
 from .probes import generator, steps, times
 
 
-def root_solves_its_equation(sde: MatrixSDE) -> None:
+def root_solves_its_equation(sde: CoupledSDE) -> None:
     """``R Rᵀ = Sigma`` and ``R' = (F + ½ G Gᵀ Sigma⁻¹) R``: a Cholesky factor satisfies only the first."""
     t = times(sde)
     h = steps(sde, t)
@@ -38,4 +38,5 @@ def completion_follows_Sigma_0(sde: MatrixSDE) -> None:
     close("log-density of the completion", log_density, normal - 0.5 * (torch.arange(k) > 0).double(), 1e-8, 1.0)
 
 
-MATRIX: list[Law] = [root_solves_its_equation, completion_follows_Sigma_0]
+COUPLED: list[Law] = [root_solves_its_equation]
+MATRIX: list[Law] = [completion_follows_Sigma_0]

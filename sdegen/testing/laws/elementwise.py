@@ -1,8 +1,15 @@
-"""The laws of a scalar SDE: the two pairs ``f, g`` and ``alpha, sigma`` are one process, to the last digits."""
+"""The laws of an SDE by numbers, the same for all coordinates or one for each: ``f, g`` and ``alpha, sigma`` are one process, to
+the last digits.
+"""
 
 from __future__ import annotations
 
-__all__ = ["SCALAR", "closed_form_matches_coefficients", "derivatives_reach_the_schedule", "schedule_keeps_its_digits"]
+__all__ = [
+    "ELEMENTWISE",
+    "closed_form_matches_coefficients",
+    "derivatives_reach_the_schedule",
+    "schedule_keeps_its_digits",
+]
 
 from typing import Any
 
@@ -10,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ...laws.products import value_and_slope
+from ...processes.elementwise import ElementwiseSDE
 from ...processes.quadrature import scalar_moments
-from ...processes.scalar import ScalarSDE
 from ..report import QUADRATURE, Law, close, derivative
 from .probes import steps, times
 
 
-def derivatives_reach_the_schedule(sde: ScalarSDE) -> None:
+def derivatives_reach_the_schedule(sde: ElementwiseSDE) -> None:
     """Forward-mode derivatives of `alpha` and `sigma` equal finite differences: no ``float(t)``, no branch on `t`."""
     t = times(sde)
     h = steps(sde, t)
@@ -24,13 +31,13 @@ def derivatives_reach_the_schedule(sde: ScalarSDE) -> None:
         schedule = getattr(sde, name)
 
         def lifted(u: Tensor, schedule: Any = schedule) -> Tensor:
-            return torch.as_tensor(schedule(u), dtype=torch.float64).expand(u.shape)
+            return torch.as_tensor(schedule(u), dtype=torch.float64).expand((*u.shape, *sde.coefficient_shape))
 
         value, slope = value_and_slope(lifted, t, torch.ones_like(t))
         close(f"derivative of {name}", slope, derivative(lifted, t, h), QUADRATURE, value.abs() / sde.T + slope.abs())
 
 
-def schedule_keeps_its_digits(sde: ScalarSDE) -> None:
+def schedule_keeps_its_digits(sde: ElementwiseSDE) -> None:
     """At small times `sigma` has the digits of float64: it follows its coefficients down to ``t = 1e-9 T``.
 
     Held against quadrature of `f` and `g`; a schedule that gives only `alpha` and `sigma` must be smooth there instead.
@@ -38,23 +45,28 @@ def schedule_keeps_its_digits(sde: ScalarSDE) -> None:
     t = (sde.piece or sde.T) * torch.logspace(-9, -2, 36, dtype=torch.float64)  # among so many, some round badly
     start = torch.zeros_like(t)
     try:
-        log_alpha, log_variance = scalar_moments(sde.f, sde.g, start, t)
+        log_alpha, log_variance = _moments(sde, start, t)
     except ValueError:
-        log_alpha, log_variance = scalar_moments(sde.f, sde.g, start + 1e-3 * t, t)
+        log_alpha, log_variance = _moments(sde, start + 1e-3 * t, t)
         start = 1e-3 * t
-    before = sde.sigma(start).square() if (start > 0).any() else torch.full_like(t, sde.sigma_0**2)
+    before = sde.sigma(start).square() if (start > 0).any() else torch.tensor(sde.sigma_0**2, dtype=torch.float64)
     want = ((2 * log_alpha).exp() * before + log_variance.exp()).sqrt()
     close("sigma at small times", sde.sigma(t), want, 1e-9)
 
 
-def closed_form_matches_coefficients(sde: ScalarSDE) -> None:
+def closed_form_matches_coefficients(sde: ElementwiseSDE) -> None:
     """`alpha` and `sigma` equal the quadrature of `f` and `g` over ``[s, t]``, wherever those are finite."""
     t = times(sde)
     s = 0.2 * t if sde.piece is None else t - 0.4 * sde.piece
-    log_alpha, log_variance = scalar_moments(sde.f, sde.g, s, t)
+    log_alpha, log_variance = _moments(sde, s, t)
     close("alpha(t) / alpha(s)", sde.alpha(t) / sde.alpha(s), log_alpha.exp(), QUADRATURE)
     want = ((2 * log_alpha).exp() * sde.sigma(s).square() + log_variance.exp()).sqrt()
     close("sigma(t)", sde.sigma(t), want, QUADRATURE)
 
 
-SCALAR: list[Law] = [derivatives_reach_the_schedule, schedule_keeps_its_digits, closed_form_matches_coefficients]
+def _moments(sde: ElementwiseSDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``log alpha`` and the log-variance between times, by quadrature of `f` and `g`."""
+    return scalar_moments(sde.f, sde.g, s, t, sde.coefficient_shape)
+
+
+ELEMENTWISE: list[Law] = [derivatives_reach_the_schedule, schedule_keeps_its_digits, closed_form_matches_coefficients]

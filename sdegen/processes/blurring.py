@@ -1,0 +1,86 @@
+"""Blurring diffusion: heat that spreads over an image, and noise."""
+
+from __future__ import annotations
+
+__all__ = ["Blurring"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_number
+from ..laws.bases import CosineBasis
+from .coordinates import CoordinateScheduleSDE
+from .scalar import ScalarSDE
+from .zoo import VP
+
+
+class Blurring(CoordinateScheduleSDE):
+    """Blurring diffusion: images ``(C, H, W)`` lose detail as heat spreads over them, while the noise of another process comes.
+
+    In the cosine basis of the image, ``alpha_k(t) = a(t) d_k(t)`` and ``sigma(t) = s(t)`` with `a` and `s` those of the process
+    `noise`, and ``d_k = (1 − least) exp(−½ λ_k b(t)²) + least`` for the frequency ``λ_k = π² (i² / H² + j² / W²)``: a Gaussian
+    blur of the width ``b(t) = blur sin²(π t / (2 T))`` pixels. S. Rissanen, M. Heinonen, A. Solin, *Generative modelling with
+    inverse heat dissipation*, 2022, arXiv:2206.13397; E. Hoogeboom and T. Salimans, *Blurring diffusion models*, 2022,
+    arXiv:2209.05557.
+
+    Parameters
+    ----------
+    shape
+        Of an image, ``(C, H, W)``.
+    blur
+        The width of the blur at T, in pixels, 0 for none; half of the longer side by default.
+    noise
+        The scalar process whose noise comes with it; `VP` by default.
+    least
+        What is left of the finest detail, beside `a`, however wide the blur.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not of three sides, `blur` negative, or `least` not between 0 and 1.
+
+    Examples
+    --------
+    >>> sde = Blurring((1, 8, 8))
+    >>> detail = sde.alpha(torch.tensor(0.5, dtype=torch.float64))[0]
+    >>> bool(detail[0, 0] > 100 * detail[7, 7])
+    True
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        blur: float | None = None,
+        noise: ScalarSDE | None = None,
+        least: float = 1e-3,
+    ) -> None:
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape = {tuple(shape)}; give that of an image, (C, H, W).")
+        if blur is not None:
+            check_number("blur", blur, at_least=0)
+        if not 0 < least < 1:
+            raise ValueError(f"least = {least}; what is left of detail lies between 0 and 1.")
+        self.shape, self.blur, self.least = tuple(shape), blur, least
+        self._widest = 0.5 * max(self.shape[1:]) if blur is None else blur
+        self.noise = VP() if noise is None else noise
+        self.T, self.sigma_0, self.basis = self.noise.T, self.noise.sigma_0, CosineBasis(2)
+        rows, columns = (torch.arange(n, dtype=torch.float64) / n for n in self.shape[1:])
+        self._frequencies = (math.pi**2 * (rows[:, None].square() + columns.square())).expand(self.shape)
+
+    def width(self, t: Tensor) -> Tensor:
+        """Return the width of the blur, ``blur sin²(π t / (2 T))``."""
+        return self._widest * (0.5 * math.pi / self.T * t).sin().square()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return ``a(t) d_k(t)``."""
+        t = t[..., None, None, None]
+        kept = (-0.5 * self._frequencies * self.width(t).square()).exp()
+        return self.noise.alpha(t) * ((1 - self.least) * kept + self.least)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return ``s(t)``, the same for all frequencies."""
+        return self.noise.sigma(t[..., None, None, None]).expand(*t.shape, *self.shape)

@@ -1,0 +1,206 @@
+"""Linear SDEs whose coefficients differ by coordinate of the data, in their own axes or in those of an orthonormal basis:
+`CoordinateSDE` from ``f, g``, `CoordinateScheduleSDE` from ``alpha, sigma``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CoordinateFlow", "CoordinateSDE", "CoordinateScheduleSDE"]
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws.bases import Basis
+from ..laws.diagonal import Diagonal, mean_log_snr
+from ..laws.mixtures import GaussianMixture, Moments
+from ..laws.operators import Operator
+from ..laws.products import Field
+from .base import Flow, Read
+from .dynamics import as_time, coefficient
+from .elementwise import ElementwiseSDE, Scheduled
+from .inverse import FallTable
+
+NEAREST = 1e-10  # of T: below it the rates of the flow are those there
+
+
+class CoordinateSDE(ElementwiseSDE):
+    """The base class of linear SDEs given by drift and diffusion for each coordinate, ``dx_i = f_i(t) x_i dt + g_i(t) dw_i``, in
+    the data's own axes or in an orthonormal basis.
+
+    Methods are torch functions of a float64 `t` that return a number for each number of a datum, ``(*t.shape, *event)``: write
+    ``t[..., None]`` for vectors. States, networks and noise stay in the data's own space; the basis is what coefficients are
+    numbers in. ``alpha`` and ``sigma`` follow by quadrature. One coordinate's ratio of signal to noise may fall faster than
+    another's: the clock of grids and training times is that of one number which would tell as much (`Operator.log_snr`).
+
+    Attributes
+    ----------
+    basis
+        The orthonormal basis (`laws.bases`); None for the data's own axes.
+    sigma_0
+        ``sigma(0)``, the smoothing of the data at ``t = 0``, the same for all coordinates.
+
+    Raises
+    ------
+    ValueError
+        In use, if a coefficient has another shape than the data.
+
+    Examples
+    --------
+    >>> class Anisotropic(CoordinateSDE):
+    ...     rates = torch.tensor([1.0, 5.0], dtype=torch.float64)
+    ...     def f(self, t): return -self.rates * t[..., None]
+    ...     def g(self, t): return (2 * self.rates * t[..., None]).sqrt()
+    >>> Anisotropic().alpha(torch.tensor(1.0, dtype=torch.float64)).log().tolist()
+    [-0.5, -2.5]
+    """
+
+    basis: Basis | None = None
+
+    @abstractmethod
+    def f(self, t: Tensor) -> Tensor:
+        """Return the drift coefficients, ``(*t.shape, *event)``."""
+
+    @abstractmethod
+    def g(self, t: Tensor) -> Tensor:
+        """Return the diffusion coefficients, ``(*t.shape, *event)``."""
+
+    def _given(self, t: Tensor) -> tuple[Any, ...]:
+        """Return the coefficients that the process is given by, at a time."""
+        return self.f(t), self.g(t)
+
+    @cached_property
+    def coefficient_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of a datum, `event`, as the coefficients say."""
+        t = torch.tensor(0.5 * self.T, dtype=torch.float64)
+        shapes = {tuple(torch.as_tensor(c).shape) for c in self._given(t)} - {()}
+        if len(shapes) != 1 or () in shapes:
+            raise ValueError(
+                f"coefficients of {type(self).__name__} have shapes {sorted(shapes) or [()]} at one time; give a number for each "
+                "of a datum, (*t.shape, *event), or derive the process from ScalarSDE."
+            )
+        return shapes.pop()
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of a datum."""
+        return self.coefficient_shape
+
+    @property
+    def Sigma_0(self) -> Tensor:  # type: ignore[override]
+        """``sigma_0²`` times the identity, ``(d, d)``."""
+        d = torch.Size(self.coefficient_shape).numel()
+        return self.sigma_0**2 * torch.eye(d, dtype=torch.float64)
+
+    def _map(self, name: str, value: Any, t: Tensor) -> Diagonal:
+        shape, who = self.coefficient_shape, f"{type(self).__name__}.{name}"
+        c = coefficient(who, value, t, () if isinstance(value, (int, float)) else shape)
+        return Diagonal(c.expand((*t.shape, *shape)).reshape(-1, *shape), self.basis)
+
+    @cached_property
+    def datum(self) -> Operator:
+        """The identity: states are the data."""
+        return Diagonal(torch.ones(1, *self.coefficient_shape, dtype=torch.float64), self.basis)
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return the logarithm of the ratio `snr` with ``log(1 + snr)`` the mean of ``log(1 + alpha_i² / sigma_i²)`` over the
+        coordinates.
+        """
+        t = as_time(t, self.T)
+        return mean_log_snr(self.levels(t).reshape(*t.shape, -1))
+
+    def _invert(self, level: Tensor) -> Tensor:
+        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
+        if self._falls is None or self._falls[0] != self.state:
+            with torch.no_grad():
+                self._falls = (self.state, FallTable(self._fall, self.T))
+        t = self._falls[1](level.reshape(-1))
+        return super()._invert(level) if t is None else t.reshape(level.shape)
+
+    _falls: tuple[Any, FallTable] | None = None
+
+    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log snr`` and its derivative: ``log(1 + snr)`` falls by the mean of ``g² / sigma² snr_i / (1 + snr_i)``."""
+        levels = self.levels(t).reshape(len(t), -1)
+        level = mean_log_snr(levels)
+        rates = (self._map("g", self.g(t), t).c / self._sigma_at(t)).square().reshape(len(t), -1)
+        return level, -(rates * (levels.sigmoid() / level.sigmoid()[:, None])).mean(1)
+
+    def flow(self, model: Read) -> CoordinateFlow:
+        """Return the probability flow in the angle of the clock."""
+        return CoordinateFlow(self, model)
+
+    def prior(self, moments: Moments) -> Any:
+        """Return the Gaussian that matches the data's moments at T; where only variances are known, those along the basis."""
+        if self.basis is None or moments.covariance.ndim == 2:
+            return super().prior(moments)
+        v = self.basis.variances(moments.covariance.reshape(1, *moments.mean.shape))
+        v = v + 1e-12 * v.max().clamp_min(1e-12)
+        law = GaussianMixture(torch.ones(1, dtype=torch.float64), moments.mean[None], v, self.basis)
+        return law.diffuse(self.marginal(self.T))
+
+
+class CoordinateScheduleSDE(Scheduled, CoordinateSDE):
+    """The base class of linear SDEs given by a noise schedule for each coordinate, ``alpha_i(t)`` and ``sigma_i(t)``, in the
+    data's own axes or in an orthonormal basis; ``f`` and ``g`` follow by differentiation.
+
+    Methods are torch functions of a float64 `t` that return ``(*t.shape, *event)``, as for `CoordinateSDE`, differentiable
+    by `t`.
+    """
+
+    def _given(self, t: Tensor) -> tuple[Any, ...]:
+        return self.alpha(t), self.sigma(t)
+
+
+class CoordinateFlow(Flow):
+    """The probability flow of a process by coordinate, in the angle ``atan(1 / √snr)`` of its clock and the normalised state
+    ``y = r⁻¹ x``.
+
+    Each coordinate turns by its own angle, ``dy_i / dphi_i = v_i`` with ``dphi_i / dt = ½ (g_i² / sigma_i²) cos(phi_i)
+    sin(phi_i)``. In the clock of the process, which turns by the mean of these in the same form, the rates ``dphi_i / dphi``
+    are of the order of one at both ends.
+    """
+
+    sde: CoordinateSDE
+
+    def __init__(self, sde: CoordinateSDE, model: Read) -> None:
+        self.sde, self.model = sde, model
+
+    def clock(self, t: Tensor) -> Tensor:
+        """Return the angle ``phi(t)`` of the clock."""
+        return self.sde.angle_at(t)
+
+    def time(self, tau: Tensor) -> Tensor:
+        """Return the time of an angle."""
+        return self.sde.time_of_angle(tau)
+
+    def r(self, t: Tensor) -> Operator:
+        """Return the root ``r = √(alpha² + sigma²)`` of each coordinate."""
+        return self.sde.marginal(t).r
+
+    def rates(self, t: Tensor) -> Diagonal:
+        """Return ``dphi_i / dphi`` at times of the process."""
+        t = t.clamp(NEAREST * self.sde.T, self.sde.t_max)
+        levels = self.sde.levels(t)
+        clock = mean_log_snr(levels.reshape(*t.shape, -1)).reshape(*t.shape, *[1] * (levels.ndim - t.ndim))
+        pull = (self.sde.diffusion_operator(t).c.reshape(levels.shape) / self.sde._sigma_at(t)).square()
+        share = (pull * levels.sigmoid() / clock.sigmoid()).reshape(*t.shape, -1).mean(-1).reshape(clock.shape)
+        turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
+        return self.sde._map("rates", pull / share * turns, t)
+
+    def field(self, tau: Tensor) -> Field:
+        """Return ``dy/dphi`` at one angle, a function of the state."""
+        t = self.time(tau)
+        at, rates = self.sde.marginal(t), self.rates(t)
+        return lambda y: rates(self.model.velocity_at(at.r(y), at))
+
+    def ask(self, tau: Tensor) -> list[Any]:
+        """Return questions for the model's velocity, times the rates, at each of the angles."""
+        t = self.time(tau)
+        return self.model.ask(t, velocity=self.rates(t))
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """Return ``dy/dphi``."""
+        return self.model.answer(x, question)

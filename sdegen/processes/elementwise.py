@@ -1,0 +1,207 @@
+"""Linear SDEs that move each coordinate by itself, ``dx_i = f_i(t) x_i dt + g_i(t) dw_i``: what `scalar` and `coordinates`
+share.
+
+``f, g`` and ``alpha, sigma`` are two descriptions of one process; each follows from the other. Nothing here evaluates a
+coefficient where it is infinite.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ElementwiseSDE", "Scheduled"]
+
+import math
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..fixed import remembered, weights_of
+from ..laws.kernels import Transition
+from ..laws.operators import Elementwise, Operator
+from ..laws.products import value_and_slope
+from .dynamics import as_time
+from .linear import LinearSDE, check_order
+from .panels import Panels
+
+
+class ElementwiseSDE(LinearSDE):
+    """The base class of linear SDEs whose coefficients multiply each coordinate by a number; ``alpha`` and ``sigma`` follow from
+    ``f`` and ``g`` by quadrature.
+
+    Attributes
+    ----------
+    sigma_0
+        ``sigma(0)``, the smoothing of the data at ``t = 0``.
+    piece
+        Length of the pieces on which the coefficients are smooth, for a process whose derivatives jump; None otherwise.
+    coefficient_shape
+        The shape of a coefficient at one time: ``()`` for numbers.
+    """
+
+    sigma_0: float = 0.0
+    piece: float | None = None
+    coefficient_shape: tuple[int, ...] = ()
+
+    @abstractmethod
+    def f(self, t: Tensor) -> Tensor:
+        """Return the drift coefficient ``f(t)``."""
+
+    @abstractmethod
+    def g(self, t: Tensor) -> Tensor:
+        """Return the diffusion coefficient ``g(t)``."""
+
+    @abstractmethod
+    def _map(self, name: str, value: Any, t: Tensor) -> Elementwise:
+        """Return a coefficient at the times `t` as an operator, checked for its shape."""
+
+    @property
+    def state(self) -> Any:
+        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module what its weights are,
+        of another the tensors, arrays, lists and networks that it holds.
+        """
+        return weights_of(self)
+
+    @cached_property
+    def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
+        return []
+
+    def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log alpha`` and the logarithm of the variance that has come since 0.
+
+        `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
+        times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
+        """
+        state = (t._version, self._quadrature_state)
+        for known, then, pair in self._quadratures:
+            if known is t and then == state:
+                return pair
+        pair = self._known_panels()(t)
+        if not any(v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in pair):
+            self._quadratures[:] = [(t, state, pair), *self._quadratures[:3]]
+        return pair
+
+    @property
+    def _quadrature_state(self) -> tuple[Any, bool]:
+        """What decides about the quadrature: the coefficients' state, and whether derivatives of a module's are asked for."""
+        return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
+
+    def _known_panels(self) -> Panels:
+        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
+        anew.
+        """
+        state = self._quadrature_state
+        if self._panels is None or self._panels[0] != state:
+            number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
+            panels = Panels(self.f, self.g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
+            if panels.drift.requires_grad or panels.log_noise.requires_grad:
+                return panels
+            self._panels = (state, panels)
+        return self._panels[1]
+
+    _panels: tuple[Any, Panels] | None = None
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""
+        return self._quadrature(t)[0].exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the noise coefficient ``sigma(t)``, with ``sigma² = alpha² (sigma_0² + ∫_0^t g² / alpha²)``."""
+        log_alpha, log_variance = self._quadrature(t)
+        if not self.sigma_0:
+            return (0.5 * log_variance).exp()
+        return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
+
+    @remembered
+    def t_min(self) -> float:
+        """Return the smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
+        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
+
+    def drift_operator(self, t: Tensor | float) -> Elementwise:
+        """Return ``f(t)``."""
+        t = as_time(t, self.T)
+        return self._map("f", self.f(t), t)
+
+    def diffusion_operator(self, t: Tensor | float) -> Elementwise:
+        """Return ``g(t)``."""
+        t = as_time(t, self.T)
+        return self._map("g", self.g(t), t)
+
+    def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
+        """Return `alpha` and `sigma`."""
+        return self._map("alpha", self.alpha(t), t), self._map("sigma", self.sigma(t), t)
+
+    def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
+        """Return the law ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
+
+        The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda of each coordinate, which keeps its
+        digits when the times are close.
+        """
+        s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
+        sigma_s, sigma_t = self._sigma_at(s), self._sigma_at(t)
+        ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
+        ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on
+        left = (-torch.expm1(self._fall_of_each(s, t))).clamp_min(0).sqrt()
+        both = torch.broadcast_tensors(s, t)[0]
+        return Transition(self._map("alpha", ratio, both), self._map("sigma", sigma_t * left, both))
+
+    def _sigma_at(self, t: Tensor) -> Tensor:
+        """Return `sigma` at checked times, ``(*t.shape, *coefficient_shape)``."""
+        return torch.as_tensor(self.sigma(t), dtype=torch.float64).expand((*t.shape, *self.coefficient_shape))
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
+        if type(self).alpha is ElementwiseSDE.alpha:
+            return self._quadrature(t)[0]
+        return torch.as_tensor(self.alpha(t), dtype=torch.float64).expand((*t.shape, *self.coefficient_shape)).log()
+
+    def levels(self, t: Tensor | float) -> Tensor:
+        """Return ``2 log(alpha / sigma)`` of each coordinate, ``(*t.shape, *coefficient_shape)``; −inf where no signal is left,
+        inf where there is no noise.
+        """
+        t = as_time(t, self.T)
+        return 2 * (self._log_alpha(t) - torch.as_tensor(self.sigma(t), dtype=torch.float64).log())
+
+    def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
+        """Return by how much `levels` fall from `s` to `t`: 0 where both are infinite alike."""
+        return (self.levels(t) - self.levels(s)).nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
+
+
+class Scheduled(ElementwiseSDE):
+    """The part of a process that is given by a noise schedule, ``x_t = alpha(t) x_0 + sigma(t) z``; ``f`` and ``g`` follow by
+    differentiation.
+
+    ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
+    differentiable torch functions of `t`.
+    """
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the signal coefficient ``alpha(t)``."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the noise coefficient ``sigma(t)``."""
+
+    def f(self, t: Tensor) -> Tensor:
+        """Return ``alpha' / alpha``."""
+        alpha, slope = self._derivative(self.alpha, t)
+        return slope / alpha
+
+    def g(self, t: Tensor) -> Tensor:
+        """Return ``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
+        g = self._g(t)
+        lost = g.isnan()
+        return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
+
+    def _g(self, t: Tensor) -> Tensor:
+        sigma, slope = self._derivative(self.sigma, t)
+        return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
+
+    def _derivative(self, schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+        def lifted(u: Tensor) -> Tensor:
+            return torch.as_tensor(schedule(u), dtype=torch.float64).expand((*u.shape, *self.coefficient_shape))
+
+        t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
+        return value_and_slope(lifted, t, torch.ones_like(t))
