@@ -125,11 +125,11 @@ class JacobiLaw:
         B, a, b = len(self.x_s), self.a.to(self._start), self.b.to(self._start)
         clock = self.clock.clamp_min(LEAST_CLOCK).expand(B, *self.clock.shape[1:])
         earliest = clock.reshape(B, -1).amin(1)
-        kind = (earliest / LEAST_CLOCK).log().div(math.log(4)).floor()  # within one, terms differ by a factor of 2
+        kind = (earliest / LEAST_CLOCK).log().div(math.log(16)).floor()  # within one, terms differ by a factor of 4
         parts = []
         for k in kind.unique():
             same = (kind == k).nonzero()[:, 0]
-            terms = terms_needed(a, b, LEAST_CLOCK * 4 ** k.item())
+            terms = terms_needed(a, b, LEAST_CLOCK * 16 ** k.item())
             for part in same.split(max(1, TABLE // (terms * self.x_s[0].numel()))):
                 at = part.to(a.device)
                 series = JacobiSeries(self._start[at], a, b, clock[part].to(a), terms)

@@ -124,7 +124,7 @@ class JacobiSeries:
                 (ahead - u).abs(),
                 torch.where(sought, ahead, u),
             )  # what is found does not depend on other numbers
-            sought = sought & (moved > 1e-8)  # the next step, convergence being quadratic, would be rounding
+            sought = sought & (moved > 1e-6)  # the next step, convergence being quadratic, would be about 1e-12
             if not sought.any():
                 break
         return u.sigmoid()

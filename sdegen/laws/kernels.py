@@ -20,6 +20,8 @@ from ..precision import widened
 from ..show import show_call
 from .operators import Operator
 
+PAIRS = 2**24  # numbers of differences of states that are held at once
+
 
 class StateLaw(Protocol):
     """The interface of the law of a state, one for each row of a batch."""
@@ -75,14 +77,15 @@ class Kernel(NamedTuple):
 
     def pooled_score_by(self, group: Tensor, x: Tensor) -> Tensor:
         """Return the score of `pooled_score`, with mixtures formed only among rows that share a number in `group`
-        ``(B,)``, such as their time.
+        ``(B,)``, such as their time, and of no more rows than memory holds the pairs of.
         """
-        score = self.score(x)
+        score, most = self.score(x), max(1, math.isqrt(PAIRS // x[0].numel()))
         shared, place = group.unique(return_inverse=True)
         if len(shared) < len(x):
             for k in range(len(shared)):
-                own = (place == k).nonzero()[:, 0]  # on the CPU, as R is: such an index serves states on any device
-                score[own] = Kernel(self.mean[own], self.R[own]).pooled_score(x[own])
+                of_one = (place == k).nonzero()[:, 0]  # on the CPU, as R is: such an index serves states on any device
+                for own in of_one.split(most):
+                    score[own] = Kernel(self.mean[own], self.R[own]).pooled_score(x[own])
         return score
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Conditions, conditions_of
 from ..laws.mixtures import Moments
+from ..laws.operators import Elementwise
 from ..laws.outside import as_law
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.times import EARLIEST
-from ..processes.transformed import Transformed
+from ..processes.transformed import Transformed, TransformedLaw
 from ..processes.validity import check_process
 from .network import Trainable
 from .score import check_dtype
@@ -48,9 +49,9 @@ class DirectModel(Trainable):
         Length that input and output are scaled by; the output alone where the network is shown waves.
     base
         A law whose ``score(x)`` the network's answer is added to, so that the network says only how the state differs from
-        noise. By default none; the prior, once the data's moments are known, of a process with a known law, where its score
-        has the limits at the ends of the domain that the score of the state has. In coordinates without bounds the network's
-        answer is then of the size of the noise, and less towards the ends.
+        noise. By default none; the prior, once the data's moments are known, of a process with a known law or in coordinates
+        without bounds, where its score has the limits at the ends of the domain that the score of the state has. In such
+        coordinates the network's answer is then of the size of the noise, and less towards the ends.
     orders
         How many waves of each kind are shown on a circle or in a box, ``cos x, cos 2x, …``: the width of the network grows with
         their number, and fine detail is easier to learn.
@@ -93,36 +94,40 @@ class DirectModel(Trainable):
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score, the network's output added to the base score."""
         dtype = check_dtype(self, x)
-        t = torch.as_tensor(t, dtype=torch.float64)
-        c_noise = 0.25 * t.clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T)).log().reshape(-1)
+        t = torch.as_tensor(t, dtype=torch.float64).clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T))
+        c_noise = 0.25 * t.log().reshape(-1)
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         waves = self.sde.harmonics
         shown = x / self.scale if waves is None else waves.show(x, self.orders)
         out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
         score = (out if waves is None else waves.score(x, out, self.orders)) / self.scale
-        if self.sde.is_known and (self.sde.coordinates is not None or waves is not None):
-            score = score * self._size(x, t)
         base = self._base()
+        if (self.sde.is_known or base is not None) and (self.sde.coordinates is not None or waves is not None):
+            score = score * self._size(x, t)
         return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
 
     def _size(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far.
+        """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far;
+        1 where noise moves coordinates together.
 
         Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which these coordinates
         bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``;
         more than that would carry states through the end in finite time.
         """
-        root = self.sde.root(t.clamp_min(EARLIEST * self.sde.T), x)
+        root = self.sde.root(t, x)
+        if not isinstance(root, Elementwise):
+            return torch.ones_like(x)
         rho = 1 / root.gram()(torch.ones_like(x))
         return rho / (1 + rho.sqrt())
 
     def _base(self) -> Any:
         """Return the law whose score the network's answer is added to; None if there is none."""
-        if self.base is not None or not self.sde.is_known or self.moments is None:
+        free = self.sde.is_known or self.sde.coordinates is not None
+        if self.base is not None or not free or self.moments is None:
             return self.base
         known, law = self._prior_of
         if known is not self.moments:
-            law = as_law(self.sde.prior(self.state_moments()))
+            law = _with_score(self.sde, self.state_moments())
             self._prior_of = self.moments, law
         return law
 
@@ -131,3 +136,13 @@ class DirectModel(Trainable):
         return self._marginal(t).noise_from_score(self.score(x, t, **cond))
 
     forward = score
+
+
+def _with_score(sde: SDE, moments: Moments) -> Any:
+    """Return the prior of a process; None if it declares none, or one that has no score."""
+    try:
+        law = as_law(sde.prior(moments))
+    except NotImplementedError:
+        return None
+    of_data = law.law if isinstance(law, TransformedLaw) else law
+    return law if hasattr(of_data, "score") else None

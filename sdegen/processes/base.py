@@ -76,8 +76,8 @@ class SDE(Lifting):
     N: int | None = None
     lag: float | None = None
     lag_tolerance: float = 1e-4
-    is_linear, is_scalar = False, False
-    is_known = False
+    is_linear, is_scalar, is_known = False, False, False
+    pool: int = 1
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def __init_subclass__(cls, **more: Any) -> None:

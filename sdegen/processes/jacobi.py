@@ -60,7 +60,7 @@ class Jacobi(BoundedSDE):
     [0.627, 0.972]
     """
 
-    domain = constraints.unit_interval
+    domain, pool = constraints.unit_interval, 1
 
     @check_arguments
     def __init__(

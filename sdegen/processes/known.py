@@ -29,9 +29,12 @@ class KnownSDE(SDE):
     ----------
     starts
         From where paths may start, where that is more than the domain: its boundary too, where paths enter from there.
+    pool
+        How many data a state of training may be from: its target is averaged over as many rows of the batch (`losses.Denoising`).
+        1 for a law that takes longer to compute than a network to answer.
     """
 
-    is_known = True
+    is_known, pool = True, 16
     starts: constraints.Constraint | None = None
 
     @property

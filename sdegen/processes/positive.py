@@ -27,11 +27,18 @@ from ..warning import warn_caller
 from .base import SDE
 from .known import KnownSDE
 
+EARLY = 1e-5  # of T, where training times begin: noise is a small part of data about 1 there
+
 
 class _Positive(KnownSDE):
     """The base class of processes of positive coordinates: subclasses give `drift`, `diffusion`, `law_after` and `prior`."""
 
     domain, free = constraints.positive, Log()
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        """A time at which there is 1/300 of the noise that there is at T."""
+        return EARLY * self.T
 
     @abstractmethod
     def law_after(self, x: Tensor, h: Tensor) -> StateLaw:

@@ -85,6 +85,11 @@ class Transformed(SDE):
         """Whether the law of the process of `x` is known, and with it that of the coordinates."""
         return self.sde.is_known
 
+    @property
+    def pool(self) -> int:  # type: ignore[override]
+        """How many data a target of training is averaged over, as for the process of `x`."""
+        return self.sde.pool
+
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> StateLaw:
         """Return the law of ``u_t`` given ``u_s``: exact where that of `x` is known, else that of a short step."""
         if not self.sde.is_known:

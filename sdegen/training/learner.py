@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..dense import check_dense
 from ..laws.mixtures import Moments
 from ..models.network import Trainable
-from ..processes.times import LogTimes
+from ..processes.times import LogTimes, SharedTimes
 from .losses import Denoising
 
 
@@ -75,7 +75,8 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
 def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     """Return the loss that `fit` minimises if none is given: the model's own ``loss``, or `losses.Denoising` for score models.
 
-    Of a nonlinear process with a known law, whose noise grows from 0 at no known rate, times are uniform in their logarithm.
+    Of a nonlinear process, whose noise grows from 0 at no known rate, times are uniform in their logarithm. Where its law is not
+    known a batch has 16 of them, so that rows that share one pool their targets.
 
     Raises
     ------
@@ -86,5 +87,7 @@ def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     if own is not None:
         return own
     if isinstance(model, Trainable):
-        return Denoising(times=LogTimes()) if model.sde.is_known else Denoising()
+        if model.sde.is_linear:
+            return Denoising()
+        return Denoising(times=LogTimes() if model.sde.is_known else SharedTimes(LogTimes()))
     raise TypeError(f"{type(model).__name__} has no loss; give one, loss=, or a model such as Model(net, sde).")

@@ -20,7 +20,7 @@ from ..checks import check_count, check_number
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
-from ..laws.kernels import Kernel, as_gaussian
+from ..laws.kernels import as_gaussian
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
 from ..likelihood.chain import last_log_prob, step_divergence
@@ -31,6 +31,7 @@ from ..processes.linear import is_linear
 from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
 from .finite import finite
 from .score_loss import ScoreLoss
+from .targets import pooled_target
 from .weightings import InverseVarianceWeighting, Weighting, refuse_weight
 
 
@@ -52,8 +53,7 @@ class Denoising(ScoreLoss):
         expectation and so the same minimiser, less variance, at the price of all pairwise distances in the batch. The
         idea of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
         models*, 2023, arXiv:2302.00670, with the batch as its own reference, which makes it exact. It is not used with
-        conditions, whose pairing with the data it would undo. Nonlinear processes pool rows that share a time
-        (`weightings.SharedTimes`).
+        conditions, whose pairing with the data it would undo. Of nonlinear processes see `targets.pooled_target`.
     antithetic
         Noise every datum twice, with z and −z, and take the mean: two network evaluations a datum. At small noise the
         target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A
@@ -296,10 +296,10 @@ def score_error(
     """Return the weighted error ``W (score − target)`` of denoising score matching, with the score of the transition
     kernel as target.
 
-    With `pool` the target is its mean given the noised state *and the whole batch of data*, which has the same
-    expectation and less variance (Rao–Blackwell): what the exact model of the batch's empirical law says. Nonlinear
-    processes pool the kernels of rows of one time, if times are shared (`weightings.SharedTimes`). A model that gives the
-    velocity has its error formed from that of the velocity: nothing is divided by a vanishing noise.
+    With `pool` the target is its mean given the noised state *and the whole batch of data*, which has the same expectation
+    and less variance (Rao–Blackwell): what the exact model of the batch's empirical law says. For nonlinear processes see
+    `targets.pooled_target`. A model that gives the velocity has its error formed from that of the velocity: nothing is divided
+    by a vanishing noise.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def score_error(
     """
     x, kernel, z, at = perturbed
     if not isinstance(at, Marginal):
-        known = kernel.pooled_score_by(at.t, x) if pool and isinstance(kernel, Kernel) else kernel.score(x)
+        known = pooled_target(model.sde, x_0, perturbed) if pool else kernel.score(x)
         return W(ask_score(model, x, at.t, **cond) - known)
     if pool:
         seen = at.observe(x)

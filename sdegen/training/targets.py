@@ -1,0 +1,48 @@
+"""Targets of denoising score matching on nonlinear processes, averaged over the data that may have made a state."""
+
+from __future__ import annotations
+
+__all__ = ["pooled_target"]
+
+import torch
+from torch import Tensor
+
+from ..laws.kernels import Kernel
+from ..laws.marginals import Perturbed
+from ..processes.base import SDE
+
+
+def pooled_target(sde: SDE, x_0: Tensor, perturbed: Perturbed) -> Tensor:
+    """Return the mean target ``E[∇ log p(x_t | x_0)]`` of each noised state, over the data of the batch that may have made it.
+
+    Given a state and some rows of data of which one has made it, any of them did so with its posterior weight: the
+    expectation is that of the target itself, and the variance is less (Rao–Blackwell). Where the law is known, rows go in
+    groups of ``sde.pool``, and each state of a group may be from each datum of it. Otherwise states are simulated, and rows
+    that share a time pool the short kernels that they end with (`weightings.SharedTimes`).
+
+    Parameters
+    ----------
+    sde
+        A nonlinear process.
+    x_0
+        The data ``(B, *)``.
+    perturbed
+        What they were noised to.
+    """
+    x, kernel, _, at = perturbed
+    if sde.pool > 1:
+        return _pool_data(sde, sde.lift(x_0), x, at.t)
+    return kernel.pooled_score_by(at.t, x) if isinstance(kernel, Kernel) else kernel.score(x)
+
+
+def _pool_data(sde: SDE, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """Return the score at each state of the equal mixture of its laws given the data of its group."""
+    n, size = len(x), min(sde.pool, len(x))
+    own = torch.arange(n)[:, None]
+    other = own - own % size + torch.arange(size)
+    pairs, missing = torch.where(other < n, other, own).flatten(), (other >= n).to(x.device)  # of the last group
+    law = sde.kernel(x_0[pairs], 0.0, t.repeat_interleave(size))
+    states = x.repeat_interleave(size, 0)
+    weights = law.log_prob(states).reshape(n, size).masked_fill(missing, -torch.inf).softmax(1)
+    scores = law.score(states).reshape(n, size, -1)
+    return (weights[:, :, None] * scores).sum(1).reshape(x.shape)
