@@ -1,87 +1,56 @@
-"""Exponential integrators of the probability flow on linear processes: the formula that `multistep` and `singlestep` share.
+"""Exponential integrators of reversed linear processes, at every noise level: the formula that their samplers share.
 
-All of these integrators are one formula. Between two times the flow of a *reference* (`references`) is followed in closed
-form, and what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a *clock*
-(`clocks`):
+All of these integrators are one formula. Between two times the reversed process of a *reference* (`references`) is followed in
+law, in closed form, and what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a
+*clock* (`clocks`):
 
-    x_s = carry(x_t) + Σ_j W_j q_j,    W_j = Psi_s ∫_t^s l_j(clock) dK.
+    x_s = carry(x_t) + Σ_j W_j q_j + root z,    W_j = Psi_s ∫_t^s l_j(clock) dK,    root rootᵀ = Cov_s − carry Cov_t carryᵀ,
 
-The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. They are made here by `Scalar` and
-`Channels`, for scalar and for matrix processes; `multistep` and `singlestep` choose what is interpolated. Not here: anything
-stochastic.
+where `Cov` is the covariance of the reference's states. Without noise (``eta = 0``) there is no root, and what is followed is
+the probability flow. The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. They are made
+here by `Scalar` and `Channels`, for scalar and for matrix processes; `multistep`, `exponential_sde` and `singlestep` choose
+what is interpolated.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "Asked",
     "Channels",
-    "Coefficient",
-    "Move",
-    "Node",
     "Scalar",
-    "add_multiple",
-    "apply_move",
     "check_distinct",
     "group_by_ends",
-    "multiply",
     "plan_pieces",
     "polynomials",
 ]
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..laws.interpolation import gauss, lagrange, rule
-from ..laws.operators import Operator, Scale, add_product
+from ..laws.operators import Operator, Scale
 from ..laws.products import value_and_slope
 from ..models.score import ScoreModel
 from ..precision import apply_matrix
 from ..processes.linear import LinearSDE
 from ..processes.scalar import is_scalar
 from .clocks import Clock
+from .moves import Asked, Coefficient, Move, Node, Spread
 from .references import Matched, PointMass, Reference
 
 POINTS = 24  # of the quadrature over an update of a matrix process
 NEAREST = 1e-8  # of T: below it the root of a process without noise at 0 is held
 
-Coefficient = Operator | Tensor  # a map of the state, or one number for every direction
-
-
-class Node(NamedTuple):
-    """Coefficients of one model evaluation, which turns a state into `q`: a question, and on scalar processes ``q = P
-    answer + a x + b``.
-    """
-
-    question: Any
-    affine: tuple[Tensor, Tensor, Tensor] | None = None
-
-
-class Move(NamedTuple):
-    """Coefficients of one update to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
-
-    s: Tensor
-    carry: Coefficient
-    shift: Tensor | None
-    weights: Sequence[Coefficient]
-
-
-class Asked(NamedTuple):
-    """A request for the coefficients of an update from time `t` to `s`, from evaluations at `seen`, newest first; all are
-    indices of times.
-    """
-
-    t: int
-    s: int
-    seen: Sequence[int]
-
 
 def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
     """Evaluate the Lagrange polynomials of the evaluations of every update at the points `z` ``(moves, *)``: ``(most,
     moves, *)``.
+
+    Raises
+    ------
+    ValueError
+        If the clock is infinite at one of them.
     """
     counts = [len(v.seen) for v in asked]
     l = z.new_zeros(max(counts), *z.shape)
@@ -90,6 +59,11 @@ def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
         nodes = clock[torch.tensor([asked[i].seen for i in alike])]
         check_distinct(nodes)
         l[:p, alike] = lagrange(nodes, z[alike])
+    if not l.isfinite().all():
+        raise ValueError(
+            "the clock is infinite at one of the times of the grid; use the clock angle or share, or a grid that stays off the "
+            "ends of the process."
+        )
     return l
 
 
@@ -127,8 +101,8 @@ def group_by_ends(asked: Sequence[Asked]) -> Tensor:
 class Scalar:
     """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
 
-    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
-        self.sde, self.clock, self.flow = sde, clock, sde.flow(model)
+    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock, eta: float = 0.0) -> None:
+        self.sde, self.clock, self.flow, self.eta = sde, clock, sde.flow(model), eta
         self.m, c, self.n, self.Q = reference.directions(model)
         self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
         self.like = model.like
@@ -161,6 +135,11 @@ class Scalar:
     def P_squared(self, phi: Tensor) -> Tensor:
         """Return ``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
+
+    def kept(self, end: Tensor, phi: Tensor) -> Tensor:
+        """Return the ratio at two angles of ``(P / cos)²``, the variance that the reference gives to ``x / alpha``: 0 to 1."""
+        ratio = self._over(phi.cos() / end.cos()).square()
+        return self.P_squared(end) / self.P_squared(phi) * ratio
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Plan the model evaluations ``q = P (v − v_reference)`` at the times ``(N,)``."""
@@ -197,16 +176,34 @@ class Scalar:
         size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
         for own in group_by_ends(asked).split(size):
             integrand = self.P_squared(path[own[:, 0]]).reciprocal_()
+            if self.eta:
+                integrand *= self.kept(end[own[:, 0], None], path[own[:, 0]]).pow_(0.5 * self.eta**2)
             integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
-        weights = integrals.mul_(r[s] * P_s)
+        weights = integrals.mul_((1 + self.eta**2) * r[s] * P_s)
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(end)))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
-        ratio = P_s / P_t
+        ratio = P_s / P_t * self.kept(end, start) ** (0.5 * self.eta**2)
         shift = r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())) * self.m
         shifts: Sequence[Tensor | None] = self.unbind(shift) if self.c.ndim else [None] * len(asked)
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
+
+    def spreads(self, times: Tensor) -> list[Spread]:
+        """Plan the noise of every step between the times: of variance ``P_s² − (P_s / P_t)² kept^eta² P_t²`` in each direction.
+
+        A reference without noise variance has no state of its own; its limit is ``eta² cos²_s (tan²_t − tan²_s)``.
+        """
+        phi, r = self.phi(times), self._over(_number(self.sde.marginal(times).r))
+        start, end, P_s = phi[:-1], phi[1:], self.P_squared(phi[1:]).sqrt()
+        kept = self.kept(end, start)
+        if self.n:
+            root = P_s * (-torch.expm1(self.eta**2 * kept.log()) / self.n).sqrt()
+        else:
+            root = self.eta * self._over(end.cos() * (start.tan().square() - end.tan().square()).sqrt())
+            root = root.expand_as(P_s)
+        carry = r[1:] / r[:-1] * P_s / self.P_squared(start).sqrt() * kept ** (0.5 * self.eta**2)
+        return [Spread(*v) for v in zip(self.split(carry), self.split(r[1:] * root), strict=True)]
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the coordinates of the state in the eigenbasis of the reference."""
@@ -228,9 +225,9 @@ class Scalar:
 class Channels:
     """The coefficients of exponential integrators of any linear process, for the references `PointMass` and `Unbounded`."""
 
-    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock) -> None:
-        self.sde, self.clock, self.reference, self.like = sde, clock, reference, model.like
-        reference.pieces(sde.marginal(sde.T))  # refuses the references that have none
+    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock, eta: float = 0.0) -> None:
+        self.sde, self.clock, self.reference, self.like, self.eta = sde, clock, reference, model.like, eta
+        reference.pieces(sde.marginal(sde.T), eta)  # refuses the references that have none
 
     def phi(self, t: Tensor) -> Tensor:
         """Return the angle ``atan(1 / √snr)`` at a time."""
@@ -250,7 +247,7 @@ class Channels:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
         at_t, at_s = (self.sde.marginal(times[v]) for v in (t, s))
-        (Psi_t, M_t), (Psi_s, M_s) = (self.reference.pieces(at) for at in (at_t, at_s))
+        (Psi_t, M_t), (Psi_s, M_s) = (self.reference.pieces(at, self.eta) for at in (at_t, at_s))
         phi, carry = self.phi(times), Psi_s @ Psi_t.inv()
         l_t, l_s = (polynomials(self.clock(phi), asked, self.clock(phi[v])) for v in (t, s))
         integrals = self._integrals(
@@ -272,12 +269,20 @@ class Channels:
         z, w = gauss(POINTS)
         length = (end / start).log()[:, None]
         path = start[:, None] * (0.5 * (z + 1) * length).exp()  # (moves, points)
-        Psi, M = self.reference.pieces(self.sde.marginal(self.time(path.reshape(-1))))
+        Psi, M = self.reference.pieces(self.sde.marginal(self.time(path.reshape(-1))), self.eta)
         K = Psi.inv() @ M
         nodes = self.clock(phi)
         _, slope = value_and_slope(lambda u: polynomials(nodes, asked, self.clock(u)), path, path * length)
         weights = slope * (0.5 * w)
         return [K[i * POINTS : (i + 1) * POINTS].mix(weights[:, i]) for i in range(len(asked))]
+
+    def spreads(self, times: Tensor) -> list[Spread]:
+        """Plan the noise of every step between the times."""
+        at_t, at_s = self.sde.marginal(times[:-1]), self.sde.marginal(times[1:])
+        (Psi_t, _), (Psi_s, _) = (self.reference.pieces(at, self.eta) for at in (at_t, at_s))
+        root = self.reference.root(at_t, at_s, self.sde.transition(times[1:], times[:-1]), self.eta)
+        carry, root = (A.prepared(self.like) for A in (Psi_s @ Psi_t.inv(), root))
+        return [Spread(carry[i], root[i]) for i in range(len(times) - 1)]
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the state as it is."""
@@ -297,28 +302,12 @@ def _number(A: Operator) -> Tensor:
     return A.matrix()[..., 0, 0]
 
 
-def plan_pieces(sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock) -> Scalar | Channels:
+def plan_pieces(
+    sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock, eta: float = 0.0
+) -> Scalar | Channels:
     """Choose the coefficients' formula for a process and a reference: by default the data's moments, on matrix processes a
     point mass.
     """
     if is_scalar(sde):
-        return Scalar(sde, model, Matched() if reference is None else reference, clock)
-    return Channels(sde, model, PointMass() if reference is None else reference, clock)
-
-
-def multiply(c: Coefficient, x: Tensor) -> Tensor:
-    """Apply a coefficient, an operator or one number for every direction, to `x`."""
-    return x * c.to(x) if isinstance(c, Tensor) else c(x)
-
-
-def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
-    """Add ``c x`` to `y`, in the memory of `y`, for a coefficient as of `multiply`, and return the sum."""
-    return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
-
-
-def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
-    """Apply an update to a state and its past evaluations, and return the new state."""
-    y = multiply(move.carry, x)
-    for weight, q in zip(move.weights, history, strict=False):
-        y = add_multiple(y, weight, q)
-    return y if move.shift is None else y.add_(move.shift.to(y))
+        return Scalar(sde, model, Matched() if reference is None else reference, clock, eta)
+    return Channels(sde, model, PointMass() if reference is None else reference, clock, eta)

@@ -16,7 +16,7 @@ from ..processes.base import SDE
 from ..processes.grids import Given
 from .base import Sampler
 from .clocks import share
-from .exponential import Move
+from .moves import Move
 from .multistep import Multistep, MultistepStep
 from .run import take_steps
 

@@ -14,7 +14,8 @@ from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
-from .exponential import Asked, Channels, Move, Node, Scalar, apply_move, plan_pieces
+from .exponential import Channels, Scalar, plan_pieces
+from .moves import Asked, Move, Node, Spread, add_multiple, apply_move, multiply
 from .references import Reference
 
 
@@ -27,14 +28,18 @@ class MultistepStep(NamedTuple):
     restart: bool
     correct: Move | None
     repair: tuple[Move, Node] | None
+    spread: Spread | None
 
 
 class MultistepMemory(NamedTuple):
-    """The memory of a multistep method: the first state, the state before the last update, and past evaluations, newest first."""
+    """The memory of a multistep method: the first state, the state that the last update began with, past evaluations, newest
+    first, and the noise that this update added.
+    """
 
     first: Tensor
     base: Tensor
     history: list[Tensor]
+    noise: Tensor | None
 
 
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
@@ -70,6 +75,8 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
     """
 
+    eta: float = 0.0  # the noise level of the reversed process
+
     @check_arguments
     def __init__(
         self,
@@ -88,7 +95,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
 
     def pieces(self, model: ScoreModel) -> Scalar | Channels:
         """Return the coefficients' formula for a model: `Scalar` or `Channels`."""
-        return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
+        return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock, self.eta)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights of every step."""
@@ -105,25 +112,32 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         moves = pieces.moves(times, asked)
         corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
         repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
-        return [MultistepStep(pieces, *c) for c in zip(nodes, moves[:n], restarts, corrections, repairs, strict=True)]
+        spreads = pieces.spreads(times) if self.eta else [None] * n
+        each = zip(nodes, moves[:n], restarts, corrections, repairs, spreads, strict=True)
+        return [MultistepStep(pieces, *c) for c in each]
 
     def step(
         self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None
     ) -> tuple[Tensor, MultistepMemory]:
-        """Evaluate the model once, and apply the formula."""
+        """Evaluate the model once, apply the formula, and add noise where there is any."""
         y = c.pieces.enter(x)
         q = c.pieces.evaluate(model, x, y, c.node)
-        first, base, history = (y, y, []) if state is None else state
+        first, base, history, e = (y, y, [], None) if state is None else state
         history = [q, *history]
         if c.correct is not None:
             y = self.advance(c.correct, base, history)
+            y = y if e is None else y + e
         if c.repair is not None:
             move, node = c.repair
             again = apply_move(move, first, history)
             history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
         base = first if c.restart else y
         out = self.advance(c.move, base, history)
-        return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order])
+        if c.spread is not None:
+            fresh = multiply(c.spread.root, c.pieces.enter(noise(x)))
+            e = add_multiple(fresh, c.spread.carry, e) if c.restart and e is not None else fresh
+            out = out + e
+        return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order], e)
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
         """Apply an update of the run to the state, and return the new state; `fit_solver` overrides this."""

@@ -15,7 +15,7 @@ from ..models.score import ScoreModel
 from ..processes.base import SDE, Flow
 from ..processes.grids import Grid
 from .base import Noise, Sampler
-from .exponential import Move, apply_move
+from .moves import Move, apply_move
 
 
 class RungeKutta(NamedTuple):

@@ -12,6 +12,17 @@ process, ``u = x / r`` and ``P² = c cos² phi + n sin² phi``, its flow keeps `
     d[(u − cos(phi) m) / P] / dphi = q / P²,    q = P (v − v_reference(u)),
 
 where `v` is the model's velocity: the integrand is bounded at both ends wherever ``c`` and ``n`` are not zero there.
+
+The reversed process at the noise level `eta`, ``dx = [f x − ½ (1 + eta²) g² score] dt + eta g dw``, differs in one factor. As
+the reference gives ``y = x / alpha`` the variance ``S = (P / cos phi)²``, and ``d(tan² phi)`` is that of the noise, its own
+score ``−n (y − m) / S`` makes ``(y − m) / S^{½ (1 + eta²)}`` a martingale, of variance ``S^{−eta²} / n``. So with
+``k(phi) = S(s) / S(phi)``, between the angles of `t` and `s`,
+
+    u_s − cos_s m = P_s / P_t k(t)^{½ eta²} (u_t − cos_t m) + (1 + eta²) P_s ∫ k^{½ eta²} q / P² dphi
+                    + P_s √((1 − k(t)^{eta²}) / n) z
+
+in law, if `q` is a function of time. Gaussian data have ``q = 0``: every step has their law. At ``eta = 1`` around a point
+mass the step without its integral is the bridge of the forward process.
 """
 
 from __future__ import annotations
@@ -25,7 +36,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..laws.kernels import Transition
+from ..laws.kernels import Transition, posterior
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..show import show_call
@@ -61,8 +72,8 @@ class Reference(ABC):
     def directions(self, model: ScoreModel) -> Directions:
         """Return the reference distribution in the eigenbasis of its covariance, for a model of a scalar process."""
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
-        """Return ``(Psi, M)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q``.
+    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
+        """Return ``(Psi, M)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q`` and noise.
 
         Raises
         ------
@@ -75,6 +86,10 @@ class Reference(ABC):
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """Return questions for the model's `q` at the times ``(N,)`` of a matrix process, whose marginals are `at`."""
+        raise NotImplementedError
+
+    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
+        """Return a root of the covariance of the noise that a step from `t` to `s` of a matrix process adds."""
         raise NotImplementedError
 
 
@@ -92,9 +107,24 @@ class PointMass(Reference):
         """Return directions without signal variance."""
         return Directions(_ZERO, _ZERO, 1.0, None)
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
-        """Return ``R`` and ``Phi``."""
-        return at.R, at.Phi
+    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
+        """Return ``R`` and ``Phi`` without noise, ``Sigma Phi⁻ᵀ`` and ``Phi`` at ``eta = 1``.
+
+        Raises
+        ------
+        ValueError
+            If `eta` is neither.
+        """
+        if eta not in (0, 1):
+            raise ValueError(
+                f"eta = {eta} on a matrix process: between 0 and 1 there is no closed form around a point mass; use eta = 0, "
+                "eta = 1, the reference Unbounded(), or DDIM(eta)."
+            )
+        return (at.covariance @ at.Phi.T.inv() if eta else at.R), at.Phi
+
+    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
+        """Return a root of the covariance of ``q(x_s | x_t, x_0)``."""
+        return posterior(at_s, at_t, s_to_t).covariance.sqrt()
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """Return questions for ``E[x_0 | x]``."""
@@ -111,9 +141,13 @@ class Unbounded(Reference):
         """Return directions without noise variance."""
         return Directions(_ZERO, _ONE, 0.0, None)
 
-    def pieces(self, at: Transition) -> tuple[Operator, Operator]:
-        """Return ``Phi`` and ``R``."""
-        return at.Phi, at.R
+    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
+        """Return ``Phi`` and ``(1 + eta²) R``."""
+        return at.Phi, at.R * (1 + eta**2)
+
+    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
+        """Return `eta` times the root of the forward transition's covariance, taken back to `s`."""
+        return s_to_t.Phi.inv() @ s_to_t.R * eta
 
     def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
         """Return questions for ``E[z | x]``."""

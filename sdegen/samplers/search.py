@@ -31,8 +31,8 @@ from ..warning import warn_caller
 from .base import Sampler
 from .clocks import share
 from .defaults import default
-from .exponential import Move, apply_move, multiply
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
+from .moves import Move, apply_move, multiply
 from .multistep import Multistep, MultistepStep
 from .start import check_known, start
 

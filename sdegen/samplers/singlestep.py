@@ -14,7 +14,8 @@ from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
-from .exponential import Asked, Channels, Move, Node, Scalar, apply_move, plan_pieces
+from .exponential import Channels, Scalar, plan_pieces
+from .moves import Asked, Move, Node, apply_move
 from .references import Reference
 
 

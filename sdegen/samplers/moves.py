@@ -1,0 +1,79 @@
+"""The moves of exponential integrators: their coefficients, and how these are applied to states.
+
+A coefficient is an operator, or one number for every direction. How they are found: `exponential`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Asked",
+    "Coefficient",
+    "Move",
+    "Node",
+    "Spread",
+    "add_multiple",
+    "apply_move",
+    "multiply",
+]
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..laws.operators import Operator, add_product
+
+Coefficient = Operator | Tensor  # a map of the state, or one number for every direction
+
+
+class Node(NamedTuple):
+    """Coefficients of one model evaluation, which turns a state into `q`: a question, and on scalar processes ``q = P
+    answer + a x + b``.
+    """
+
+    question: Any
+    affine: tuple[Tensor, Tensor, Tensor] | None = None
+
+
+class Move(NamedTuple):
+    """Coefficients of one update to the time `s`: ``x_s = carry x_t + shift + Σ_j weights[j] q_j``, newest evaluation first."""
+
+    s: Tensor
+    carry: Coefficient
+    shift: Tensor | None
+    weights: Sequence[Coefficient]
+
+
+class Spread(NamedTuple):
+    """Coefficients of the noise between two times: what was put in before is carried along, ``e_s = carry e_t + root z``."""
+
+    carry: Coefficient
+    root: Coefficient
+
+
+class Asked(NamedTuple):
+    """A request for the coefficients of an update from time `t` to `s`, from evaluations at `seen`, newest first; all are
+    indices of times.
+    """
+
+    t: int
+    s: int
+    seen: Sequence[int]
+
+
+def multiply(c: Coefficient, x: Tensor) -> Tensor:
+    """Apply a coefficient, an operator or one number for every direction, to `x`."""
+    return x * c.to(x) if isinstance(c, Tensor) else c(x)
+
+
+def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
+    """Add ``c x`` to `y`, in the memory of `y`, for a coefficient as of `multiply`, and return the sum."""
+    return add_product(y, c.to(x), x) if isinstance(c, Tensor) else c.onto(y, x)
+
+
+def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
+    """Apply an update to a state and its past evaluations, and return the new state."""
+    y = multiply(move.carry, x)
+    for weight, q in zip(move.weights, history, strict=False):
+        y = add_multiple(y, weight, q)
+    return y if move.shift is None else y.add_(move.shift.to(y))
