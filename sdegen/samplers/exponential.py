@@ -101,8 +101,10 @@ def group_by_ends(asked: Sequence[Asked]) -> Tensor:
 class Scalar:
     """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
 
-    def __init__(self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock, eta: float = 0.0) -> None:
-        self.sde, self.clock, self.flow, self.eta = sde, clock, sde.flow(model), eta
+    def __init__(
+        self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock, eta: float = 0.0, lean: float = 0.0
+    ) -> None:
+        self.sde, self.clock, self.flow, self.eta, self.lean = sde, clock, sde.flow(model), eta, lean
         self.m, c, self.n, self.Q = reference.directions(model)
         self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
         self.like = model.like
@@ -136,16 +138,23 @@ class Scalar:
         """Return ``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
 
+    def leaning(self, phi: Tensor) -> Tensor:
+        """Return ``(P / sin)^lean``, the factor of `q` as it is interpolated: near 1 where there is much noise."""
+        return (self.P_squared(phi).sqrt() / self._over(phi.sin())) ** self.lean
+
     def kept(self, end: Tensor, phi: Tensor) -> Tensor:
         """Return the ratio at two angles of ``(P / cos)²``, the variance that the reference gives to ``x / alpha``: 0 to 1."""
         ratio = self._over(phi.cos() / end.cos()).square()
         return self.P_squared(end) / self.P_squared(phi) * ratio
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """Plan the model evaluations ``q = P (v − v_reference)`` at the times ``(N,)``."""
+        """Plan the model evaluations ``q = P (v − v_reference)``, times its factor, at the times ``(N,)``."""
         at, phi = self.sde.marginal(t), self.phi(t)
         cos, sin, P = self._over(phi.cos()), self._over(phi.sin()), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
+        if self.lean:
+            factor = self.leaning(phi)
+            pull, P = factor * pull, factor * P
         a = -pull / self._over(_number(at.r))
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
@@ -178,6 +187,8 @@ class Scalar:
             integrand = self.P_squared(path[own[:, 0]]).reciprocal_()
             if self.eta:
                 integrand *= self.kept(end[own[:, 0], None], path[own[:, 0]]).pow_(0.5 * self.eta**2)
+            if self.lean:
+                integrand /= self.leaning(path[own[:, 0]])
             integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
         weights = integrals.mul_((1 + self.eta**2) * r[s] * P_s)
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
@@ -303,11 +314,16 @@ def _number(A: Operator) -> Tensor:
 
 
 def plan_pieces(
-    sde: LinearSDE, model: ScoreModel, reference: Reference | None, clock: Clock, eta: float = 0.0
+    sde: LinearSDE,
+    model: ScoreModel,
+    reference: Reference | None,
+    clock: Clock,
+    eta: float = 0.0,
+    lean: float = 0.0,
 ) -> Scalar | Channels:
     """Choose the coefficients' formula for a process and a reference: by default the data's moments, on matrix processes a
     point mass.
     """
     if is_scalar(sde):
-        return Scalar(sde, model, Matched() if reference is None else reference, clock, eta)
+        return Scalar(sde, model, Matched() if reference is None else reference, clock, eta, lean)
     return Channels(sde, model, PointMass() if reference is None else reference, clock, eta)

@@ -87,4 +87,5 @@ class ExponentialSDE(Multistep):
         """Return the coefficients' formula for a model, around a point mass where moments are not those of the samples."""
         unknown = self.reference is None and (model.conditioned or model.moments is None)
         reference = PointMass() if unknown else self.reference
-        return plan_pieces(require_linear(self, model.sde), model, reference, self.clock, self.eta)
+        lean = self.eta / (1 + self.eta) if self.order > 1 else 0.0
+        return plan_pieces(require_linear(self, model.sde), model, reference, self.clock, self.eta, lean)
