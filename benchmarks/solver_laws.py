@@ -1,4 +1,4 @@
-"""The solver table's orders of convergence, laws of stochastic samplers, and a trained network."""
+"""The solver table's orders of convergence, and a trained network."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 import sdegen
 from benchmarks import peers
 from benchmarks.rows import Values
-from benchmarks.solver_problems import GRIDS, TARGETS, Problem, run
+from benchmarks.solver_problems import TARGETS, Problem, run
 from benchmarks.tables import Table
 from sdegen import grids, metrics, samplers
-
-STOCHASTIC = {"ring": (10, 20, 50, 100, 200), "d = 8": (10, 20, 50)}
-POINTS = 10_000
-
 
 DOUBLED = (256, 512)
 
@@ -56,71 +51,6 @@ def orders_block(table: Table) -> str:
     names = dict.fromkeys([*ours_by_order(), *peers.deterministic(), *table.rows.names("order")])
     rows = {name: table.row("order", name, partial(order, name), once=True) for name in names}
     return table.write("order", {"stated": 0, "observed order": 2, "error": 9}, rows)
-
-
-def stochastic(n: int, end: float) -> dict[str, samplers.Sampler]:
-    """Stochastic samplers of ours with `n` evaluations, each on a grid of its own kind."""
-    grid = grids.LogSNR(end=end)
-    return {
-        "ExponentialSDE 1": samplers.ExponentialSDE(n, grid, order=1),
-        "ExponentialSDE 2": samplers.ExponentialSDE(n, grid, order=2),
-        "Ancestral": samplers.Ancestral(n, grid),
-        "Euler–Maruyama": samplers.EulerMaruyama(n, grids.Quadratic(end=end)),
-        "ReverseDiffusion": samplers.ReverseDiffusion(n, grids.Quadratic(end=end)),
-        "Churn": samplers.Churn(n // 2, grids.Karras(end=end)),
-    }
-
-
-def law(target: str, name: str, steps: tuple[int, ...], seed: int) -> Values:
-    """Distance of a sampler's samples from the law, with every number of evaluations; a peer's on the best of three grids.
-
-    The grid is chosen by other samples than those it is judged on: the least of several noisy figures is below the truth.
-    """
-    problem = Problem("VP", target, seed)
-    generator = torch.Generator().manual_seed(500 + seed)
-    d = problem.law.means.shape[1]
-    at = problem.sde.marginal(torch.tensor(problem.end, dtype=torch.float64))
-
-    def exact() -> Tensor:
-        x = at.Phi(problem.law.sample(POINTS, generator).double())
-        return x + at.R(torch.randn(POINTS, d, dtype=torch.float64, generator=generator))
-
-    def distance(x: Tensor, y: Tensor) -> metrics.Estimate:
-        return metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(seed))
-
-    true, other = exact(), exact()
-    cells: Values = {}
-    for n in steps:
-        torch.manual_seed(seed)
-        x_T = problem.start(POINTS, seed)
-        if name == "exact samples":
-            x = exact()
-        elif name in peers.stochastic():
-            peer, starts = peers.stochastic()[name], torch.cat([problem.start(POINTS, 50 + seed), x_T])
-            runs = [problem.by_peer(peer, make(problem.end), n, starts) for make in GRIDS.values()]
-            runs = [run for run in runs if run.isfinite().all()]
-            if not runs:
-                continue
-            x = min(runs, key=lambda run: distance(run[:POINTS], other).value)[POINTS:]
-        else:
-            sampler = stochastic(n, problem.end)[name]
-            x = sdegen.sample(problem.model, x_T=x_T, sampler=sampler, seed=seed, final="sample", progress=False)
-        cells[f"k-NN KL {n}"], cells[f"sliced W2 {n}"] = list(metrics.knn_kl(x, true)), list(distance(x, true))
-    return cells
-
-
-def law_block(table: Table) -> str:
-    """Return the law of stochastic samplers on the ring and in 8 dimensions."""
-    chosen = {"ring": (10, 50)} if table.quick else STOCHASTIC
-    rows: dict[str, Values] = {}
-    for target, steps in chosen.items():
-        names = [f"{target}: {name}" for name in ("exact samples", *stochastic(2, 1e-3), *peers.stochastic())]
-        kept = [name for name in table.rows.names("law") if name.startswith(f"{target}: ")]
-        for full in dict.fromkeys([*names, *kept]):
-            compute = partial(law, target, full.removeprefix(f"{target}: "), steps)
-            rows[full] = table.row("law", full, compute, seeds=1)
-    columns = {f"{what} {n}": 3 for what in ("k-NN KL", "sliced W2") for n in chosen["ring"]} | {"seeds": 0}
-    return table.write("law", columns, rows)
 
 
 LAPS = 15

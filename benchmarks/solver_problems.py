@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ HELD_OUT = (
 )
 
 
-TARGETS: dict[str, Callable[[int], sdegen.GaussianMixture]] = {
+Target = Callable[[int], sdegen.GaussianMixture]
+TARGETS: dict[str, Target] = {
     "ring": lambda seed: sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3),
     "d = 8": lambda seed: sdegen.data.random_mixture(8, seed=HELD_OUT + seed),
     "d = 64": lambda seed: sdegen.data.random_mixture(64, seed=HELD_OUT + seed),
@@ -29,18 +31,23 @@ PROCESSES: dict[str, tuple[Callable[[], Any], float]] = {"VP": (sdegen.VP, 1e-3)
 class Problem:
     """A target under a process: where its paths start, and where they end."""
 
-    def __init__(self, process: str, target: str, seed: int, tolerance: float = 1e-9) -> None:
-        make, self.end = PROCESSES[process]
-        self.sde, self.law = make(), TARGETS[target](seed)
+    def __init__(
+        self, process: str, target: str, seed: int, tolerance: float = 1e-9, make: Target | None = None
+    ) -> None:
+        process_of, self.end = PROCESSES[process]
+        self.sde, self.law, self.tolerance = process_of(), (make or TARGETS[target])(seed), tolerance
         self.model = sdegen.Exact(self.sde, self.law)
         at = self.sde.marginal(torch.tensor([self.sde.T, self.end], dtype=torch.float64))
         self.R_T = at.R.c[0]
         self.x_T = self.start(PATHS, 100 + seed)
         self.r = at.r.c  # alpha x_0 + sigma z, divided by it, is what the peers' solvers move
-        flow = samplers.ProbabilityFlow(
-            1, grids.Given(torch.tensor([self.sde.T, self.end], dtype=torch.float64)), rtol=tolerance, atol=tolerance
-        )
-        self.solution = sdegen.sample(self.model, x_T=self.x_T, sampler=flow, final="sample")
+
+    @cached_property
+    def solution(self) -> Tensor:
+        """Where the probability flow takes the paths, by adaptive steps."""
+        ends = grids.Given(torch.tensor([self.sde.T, self.end], dtype=torch.float64))
+        flow = samplers.ProbabilityFlow(1, ends, rtol=self.tolerance, atol=self.tolerance)
+        return sdegen.sample(self.model, x_T=self.x_T, sampler=flow, final="sample")
 
     def start(self, n: int, seed: int) -> Tensor:
         """States at T."""

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import command, peers
 from benchmarks.rows import Values
-from benchmarks.solver_laws import law_block, orders_block, trained_block
+from benchmarks.sampler_laws import law_block
+from benchmarks.solver_laws import orders_block, trained_block
 from benchmarks.solver_problems import GRIDS, PROCESSES, TARGETS, Problem, run
 from benchmarks.tables import Table, combine
 from sdegen import grids, samplers
