@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids
+from sdegen.laws.interpolation import gauss
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -27,6 +28,7 @@ from sdegen.samplers import (
     share,
 )
 from sdegen.samplers.adaptive import AdaptiveSDE, DyadicPath
+from sdegen.samplers.moves import multiply
 from sdegen.samplers.noise import SampleNoise
 from sdegen.samplers.references import PointMass, Unbounded
 from sdegen.testing import affine_moments, gaussian_data, response
@@ -143,6 +145,60 @@ def test_weights_are_those_of_sde_dpm_solver() -> None:
     torch.testing.assert_close(got.move.carry.c, sigma[2] / sigma[1] * (-h).exp(), rtol=1e-12, atol=0)
     torch.testing.assert_close(torch.stack([W.c for W in got.move.weights]), -torch.stack(want), rtol=1e-9, atol=0)
     torch.testing.assert_close(got.spread.root.c, sigma[2] * (1 - (-2 * h).exp()).sqrt(), rtol=1e-12, atol=0)
+
+
+def test_weights_with_a_corrector_are_those_of_sa_solver() -> None:
+    # Section 4 of arXiv:2309.05019 in its own variables, tau constant: the integrals of e^{(1 + tau²) lambda} l_j, here by a
+    # rule of many points, of the corrector through x_{i+1} and two predictions before.
+    sde, tau = sdegen.VP(), 0.7
+    times = torch.tensor([0.8, 0.6, 0.45, 0.3], dtype=torch.float64)
+    lam, sigma = 0.5 * sde.log_snr(times), sde.marginal(times).R.c
+    sampler = ExponentialSDE(3, grids.Given(times), 2, tau, log_ratio, PointMass(), corrector=True)
+    plan = sampler.plan(sdegen.Exact(sde, gaussian_data()), times)
+    z, w = gauss(60)
+    for move, seen, (t, s) in ((plan[2].correct, [2, 1, 0], (1, 2)), (plan[2].move, [2, 1], (2, 3))):
+        inner = lam[t] + 0.5 * (z + 1) * (lam[s] - lam[t])
+        kernel = 0.5 * w * (lam[s] - lam[t]) * (1 + tau**2) * sigma[s] * ((1 + tau**2) * inner - tau**2 * lam[s]).exp()
+        want = [(kernel * math.prod((inner - lam[i]) / (lam[j] - lam[i]) for i in seen if i != j)).sum() for j in seen]
+        torch.testing.assert_close(torch.stack([W.c for W in move.weights]), -torch.stack(want), rtol=1e-9, atol=1e-12)
+        h = lam[s] - lam[t]
+        torch.testing.assert_close(move.carry.c, sigma[s] / sigma[t] * (-(tau**2) * h).exp(), rtol=1e-12, atol=0)
+    root = sigma[3] * (1 - (-2 * tau**2 * h).exp()).sqrt()
+    torch.testing.assert_close(plan[2].spread.root.c, root, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "order", "within"), [(6, 2, 0.25), (8, 2, 0.15), (10, 3, 0.05), (20, 3, 0.01)])
+def test_modes_narrower_than_the_data_come_out_as_wide_as_they_are(steps: int, order: int, within: float) -> None:
+    """Exactly, without samples: a mode alone is a Gaussian that the moments of the data are far too wide for."""
+    for width in (0.03, 0.1, 0.2, 0.4):
+        mode = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -1.0]]), torch.tensor([width**2]))
+        model = sdegen.Exact(sdegen.VP(), mode)
+        model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
+        sampler = sdegen.samplers.default(model, steps, eta=1.0)
+        assert sampler.order == order and sampler.eta == 1.0
+        _, covariance = affine_moments(sampler, model)
+        at = model.sde.diffused(mode, sampler.times(model.sde, False)[-1]).moments()[1]
+        assert (covariance.trace() / at.trace()).sqrt().item() == pytest.approx(1.0, abs=within)
+
+
+def test_an_early_step_that_goes_again_keeps_its_noise() -> None:
+    # Order 3 takes its second step from the start: the noise of the first step has to be in it once, carried along.
+    sde, eta = sdegen.VP(), 0.8
+    model = sdegen.Exact(sde, gaussian_data())
+    sampler = ExponentialSDE(2, None, 3, eta)
+    times = sampler.times(sde, False)
+    plan, z = sampler.plan(model, times), [torch.full((1, 2), v, dtype=torch.float64) for v in (3.0, -2.0)]
+    ends = []
+    for noises in (z, [torch.zeros(1, 2, dtype=torch.float64)] * 2):
+        x, state, left = torch.ones(1, 2, dtype=torch.float64), None, list(noises)
+        for c in plan:
+            x, state = sampler.step(model, x, c, lambda _, left=left: left.pop(0), state)  # type: ignore[misc]
+        ends.append(x)
+    first, second = (c.spread for c in plan)
+    want = multiply(second.carry, multiply(first.root, plan[0].pieces.enter(z[0])))
+    want = plan[0].pieces.leave(want + multiply(second.root, plan[0].pieces.enter(z[1])), z[0])
+    # The model's answer moves with the noise of the first step too, but for data of the reference's law.
+    torch.testing.assert_close(ends[0] - ends[1], want, rtol=1e-9, atol=1e-9)
 
 
 def test_order_two_is_better_on_the_ring() -> None:
@@ -296,7 +352,7 @@ def test_processes_that_a_sampler_means_nothing_for_are_refused() -> None:
     for sampler in (ExponentialSDE(3), ReverseDiffusion(3), Churn(3, grids.Uniform()), Restart(Heun(3))):
         with pytest.raises(TypeError, match="needs the posterior mean"):
             sdegen.sample(nonlinear, x_T=torch.zeros(2, 1), sampler=sampler, final="sample")
-    with pytest.raises(TypeError, match="CLD has not"):
+    with pytest.raises(TypeError, match="CLD is not scalar"):
         sdegen.sample(sdegen.Exact(sdegen.CLD(), law), 2, sampler=Churn(3, grids.Uniform(end=0.1)))
     with pytest.raises(ValueError, match=r"eta = 0\.5 on a matrix process.*no closed form"):
         sdegen.sample(sdegen.Exact(sdegen.CLD(), law), 2, sampler=ExponentialSDE(3, eta=0.5))
