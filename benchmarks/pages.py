@@ -28,10 +28,11 @@ the peers on log-SNR, where their polynomials live.
 """,
     "law": """### Law of the stochastic samplers
 
-4,000 samples under VP by evaluations of the network: sliced W2 to as many exact ones; the width of the modes, by root mean squared
-Mahalanobis distances, less 1; the total variation of the modes' weights; on the ring KL(data‖samples) by nearest neighbours. Every sampler is on
-the best of three grids of the peers', chosen on other samples, and ours on their own too. The first row of a target is the floor. Mixtures differ from
-seed to seed; "uneven" ones have 2 to 32 dimensions, with weights and widths far apart, and none of them was used to choose anything.
+4,000 samples under VP by evaluations of the network: sliced W2 to as many exact ones; the width of the modes, by root mean
+squared Mahalanobis distances, less 1; the total variation of the modes' weights; on the ring KL(data‖samples) by nearest
+neighbours. Every sampler is on the best of three grids of the peers', chosen on other samples, and ours on their own too.
+The first row of a target is the floor. Mixtures differ from seed to seed; "uneven" ones have 2 to 32 dimensions, with weights
+and widths far apart. None of them was used to choose anything.
 
 """,
     "trained": """### A trained network

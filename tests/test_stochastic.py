@@ -167,10 +167,10 @@ def test_weights_with_a_corrector_are_those_of_sa_solver() -> None:
     torch.testing.assert_close(plan[2].spread.root.c, root, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("steps", "order", "within"), [(6, 2, 0.25), (8, 2, 0.15), (10, 3, 0.05), (20, 3, 0.01)])
+@pytest.mark.parametrize(("steps", "order", "within"), [(6, 2, 0.25), (8, 2, 0.1), (10, 3, 0.02), (20, 3, 0.004)])
 def test_modes_narrower_than_the_data_come_out_as_wide_as_they_are(steps: int, order: int, within: float) -> None:
     """Exactly, without samples: a mode alone is a Gaussian that the moments of the data are far too wide for."""
-    for width in (0.03, 0.1, 0.2, 0.4):
+    for width in (0.05, 0.1, 0.2, 0.4):
         mode = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -1.0]]), torch.tensor([width**2]))
         model = sdegen.Exact(sdegen.VP(), mode)
         model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))

@@ -24,8 +24,8 @@ score ``−n (y − m) / S`` makes ``(y − m) / S^{½ (1 + eta²)}`` a martinga
 in law, if `q` is a function of time. Gaussian data have ``q = 0``: every step has their law. At ``eta = 1`` around a point
 mass the step without its integral is the bridge of the forward process.
 
-With noise, what is interpolated is ``q (P / sin phi)^a``: at ``eta = 1`` a martingale of the reversed process for ``a = 1``. In between, at
-``a = eta / (1 + eta)``, modes narrower than the data keep their width (docs/design.md).
+With noise, what is interpolated is ``q (P / sin phi)^a``: at ``eta = 1`` a martingale of the reversed process for ``a = 1``.
+In between, at ``a = eta / (1 + eta)``, modes narrower than the data keep their width (docs/design.md).
 """
 
 from __future__ import annotations
