@@ -129,8 +129,8 @@ def test_where_the_state_does_not_tell_the_noise_it_is_left_alone(sde: Any, wrap
 
 FOLLOWERS = [
     DDIM(7), DDIM(7, eta=0.7), Ancestral(7), EulerMaruyama(9), Heun(6), ProbabilityFlow(5, method="rk4"),
-    Multistep(7, order=2, reference=PointMass()), Singlestep(9, order=2, reference=PointMass()), ExponentialSDE(7),
-    ReverseDiffusion(7),
+    Multistep(7, order=2, reference=PointMass()), Singlestep(9, order=2, reference=PointMass()),
+    ExponentialSDE(7, reference=PointMass()), ReverseDiffusion(7),
 ]  # fmt: skip
 
 

@@ -120,8 +120,8 @@ class PointMass(Reference):
         """
         if eta not in (0, 1):
             raise ValueError(
-                f"eta = {eta} on a matrix process: between 0 and 1 there is no closed form around a point mass; use eta = 0, "
-                "eta = 1, the reference Unbounded(), or DDIM(eta)."
+                f"eta = {eta} on a process that is not scalar: between 0 and 1 there is no closed form around a point mass; use "
+                "eta = 0, eta = 1, the reference Unbounded(), or DDIM(eta)."
             )
         return (at.covariance @ at.Phi.T.inv() if eta else at.R), at.Phi
 
