@@ -38,14 +38,14 @@ DETERMINISTIC: dict[str, tuple[Callable[[], Sampler], int]] = {
     "Multistep, point mass": (lambda: Multistep(STEPS, None, 2, PointMass()), 3),
     "Multistep, normal": (lambda: Multistep(STEPS, None, 3, Normal(), corrector=True), 4),
     **{f"Singlestep {p}": (lambda p=p: Singlestep(STEPS, order=p), 1) for p in (2, 3)},  # type: ignore[misc]
-    "ExponentialSDE, eta 0": (lambda: ExponentialSDE(STEPS, eta=0.0), 2),
+    "ExponentialSDE, eta 0": (lambda: ExponentialSDE(STEPS, eta=0.0), 3),
 }
 STOCHASTIC: dict[str, tuple[Callable[[], Sampler], int]] = {
     "DDIM, eta": (lambda: DDIM(STEPS, eta=0.5), 1),
     "Ancestral": (lambda: Ancestral(STEPS), 1),
     "Ancestral, large": (lambda: Ancestral(STEPS, variance=transition_variance), 1),
     "Euler–Maruyama": (lambda: EulerMaruyama(STEPS), 1),
-    "ExponentialSDE": (lambda: ExponentialSDE(STEPS), 2),
+    "ExponentialSDE": (lambda: ExponentialSDE(STEPS), 3),
     "ReverseDiffusion": (lambda: ReverseDiffusion(STEPS), 1),
 }
 
