@@ -31,7 +31,7 @@ from .products import value_and_slope
 
 
 class Coordinates(ABC):
-    """A one-to-one map ``u = phi(x)`` from data to numbers without bounds, row by row.
+    """A one-to-one map ``u = phi(x)`` from data to numbers, most often without bounds, row by row.
 
     Subclass it with `domain`, a call, `inverse` and `log_det`.
 
@@ -39,11 +39,14 @@ class Coordinates(ABC):
     ----------
     domain
         The constraint that data meet, of ``torch.distributions.constraints``.
+    image
+        The constraint that coordinates meet; most have no bounds.
     elementwise
         Whether each number of ``u`` is a function of one number of ``x``, in its place.
     """
 
     domain: constraints.Constraint = constraints.real
+    image: constraints.Constraint = constraints.real
     elementwise: bool = False
 
     __repr__ = show_call
@@ -68,6 +71,10 @@ class Coordinates(ABC):
         """Return ``phi''(x) / phi'(x)``, the derivative of ``log phi'``, of an elementwise map."""
         slope, second = value_and_slope(self.slope, x, torch.ones_like(x))
         return second / slope
+
+    def enter(self, u: Tensor) -> Tensor:
+        """Return coordinates that a step has moved, brought back into the image; here, where it has no bounds, as they are."""
+        return u
 
     def check(self, x: Tensor, name: str = "x") -> Tensor:
         """Return data that lie in the domain; refuse others, calling them `name`.
@@ -113,6 +120,8 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
 def _named(domain: constraints.Constraint) -> str:
     """Return a domain in words."""
     low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
+    if any(isinstance(end, Tensor) and end.numel() > 1 for end in (low, high)):
+        return "of its interval for each coordinate"
     if low is not None and high is not None:
         return f"({low:g}, {high:g})"
     if low is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["check_mass", "correlated", "in_units_of", "log_densities", "sides"]
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,24 +66,18 @@ def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Te
 def sides(sde: SDE, law: Any, group: list[int]) -> list[Axis]:
     """Return the sides of a grid that holds the data: between the ends of the domain, where there are some."""
     drawn = law.sample(NUMBERS, torch.Generator().manual_seed(0)).double()
-    domain = None if sde.coordinates is not None else sde.domain
-    low, high = (
-        None if (v := getattr(domain, name, None)) is None else float(v) for name in ("lower_bound", "upper_bound")
+    flat, shape = drawn.flatten(1), drawn[:1].shape
+    lowest, highest = (
+        torch.as_tensor(getattr(sde.domain, name, none), dtype=torch.float64).expand(shape)
+        for name, none in (("lower_bound", -torch.inf), ("upper_bound", torch.inf))
     )
-    closed = False
-    if low is not None and high is not None:
-        end = torch.full_like(drawn[:1], high)
-        closed = torch.allclose(sde.enter(end), torch.full_like(end, low))
+    closed = bool((lowest.isfinite() & highest.isfinite()).all()) and torch.allclose(sde.enter(highest), lowest)
     axes = []
-    for x in drawn.flatten(1).T[group]:
-        more = BEYOND * (x.max() - x.min()).item()
+    for i in group:
+        low, high, x = lowest.flatten()[i].item(), highest.flatten()[i].item(), flat[:, i]
+        more, walls = BEYOND * (x.max() - x.min()).item(), (low > -math.inf, high < math.inf)
         axes.append(
-            Axis(
-                x.min().item() - more if low is None else low,
-                x.max().item() + more if high is None else high,
-                (low is not None, high is not None),
-                closed,
-            )
+            Axis(low if walls[0] else x.min().item() - more, high if walls[1] else x.max().item() + more, walls, closed)
         )
     return axes
 

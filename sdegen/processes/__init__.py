@@ -12,6 +12,7 @@ from .double_well import DoubleWell, Stationary
 from .dynamics import Dynamics
 from .jacobi import Jacobi
 from .known import KnownSDE
+from .lamperti import Lamperti, lamperti
 from .learned import LearnedSchedule, LearnedSDE
 from .linear import LinearSDE
 from .matrix import CorrelatedSDE, MatrixSDE
@@ -25,7 +26,8 @@ from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
     "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "Flow", "KnownSDE", "LinearSDE", "MatrixSDE",
-    "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "simulate",
+    "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "Lamperti", "lamperti",
+    "simulate",
     # the zoo
     "Blurring", "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell",
     "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion", "SquaredBessel",

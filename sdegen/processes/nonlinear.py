@@ -95,7 +95,7 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
         dw = (diffusion_at(sde, x, now + 0.5 * h) * h.sqrt())(noise_like(x, generator))
         slope = drift_at(sde, x, now)
         ahead = drift_at(sde, x + slope * step + dw, now + h)
-        x = x + 0.5 * (slope + ahead) * step + dw
+        x = sde.enter(x + 0.5 * (slope + ahead) * step + dw)
     return x
 
 

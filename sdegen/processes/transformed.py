@@ -54,7 +54,11 @@ class Transformed(SDE):
                 "comes of it units."
             )
         self.sde, self.coordinates = sde, coordinates
-        self.T, self.t_min = sde.T, sde.t_min
+        self.T, self.t_min, self.domain = sde.T, sde.t_min, coordinates.image
+
+    def enter(self, u: Tensor) -> Tensor:
+        """Return coordinates that a step has moved, brought back into the image of the map."""
+        return self.coordinates.enter(u)
 
     def drift(self, u: Tensor, t: Tensor) -> Tensor:
         """Return ``J f + ½ Σ_k phi''[g_k, g_k]``."""
