@@ -2,10 +2,20 @@
 
 `laws` are Gaussian mixtures; `images` sets of bytes with their labels, `scaling` their numbers and the way back, `sets`
 the published ones, found or fetched by `files`, `readers` the user's own, `pictures` the way to files; `source` the batches that
-training takes, `rows` those of a `Dataset`, `stream` those that the user makes.
+training takes, `rows` those of a `Dataset`, `stream` those that the user makes;
+`table` named columns of many kinds, `columns`, as vectors.
 Images stay bytes until a batch is drawn, and are scaled only as the user says.
 """
 
+from .columns import (
+    CategoryColumn,
+    Column,
+    CountColumn,
+    GappedColumn,
+    IntervalColumn,
+    NumberColumn,
+    PositiveColumn,
+)
 from .files import File
 from .images import Images, Scaled, Split
 from .laws import gaussian_grid, gaussian_ring, random_mixture
@@ -16,17 +26,26 @@ from .scaling import Dequantisation, Scaling
 from .sets import digits, fashion_mnist, mnist, sprites, sprites_held_out
 from .source import Batch, Source
 from .stream import Stream
+from .table import Table
 
 __all__ = [
     "Batch",
+    "CategoryColumn",
+    "Column",
+    "CountColumn",
     "Dequantisation",
     "File",
+    "GappedColumn",
     "Images",
+    "IntervalColumn",
+    "NumberColumn",
+    "PositiveColumn",
     "Scaled",
     "Scaling",
     "Source",
     "Split",
     "Stream",
+    "Table",
     "collect",
     "digits",
     "fashion_mnist",

@@ -3,6 +3,7 @@ draws.
 """
 
 from . import bases, coordinates, derivatives, kernels
+from .columns import Columns
 from .diagonal import Diagonal
 from .empirical import Empirical
 from .harmonics import BoxHarmonics, CircleHarmonics
@@ -13,5 +14,5 @@ from .units import Units
 
 __all__ = [
     "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments",
-    "Operator", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
+    "Columns", "Operator", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
 ]  # fmt: skip

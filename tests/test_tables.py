@@ -1,0 +1,234 @@
+"""Tables become vectors and come back entry for entry; probabilities of rows are those of laws that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import sdegen
+from sdegen.data import CategoryColumn, CountColumn, GappedColumn, IntervalColumn, NumberColumn, PositiveColumn, Table
+from sdegen.laws.columns import Columns
+from sdegen.laws.coordinates import Log, LogOdds, StickBreaking
+
+FINITE = st.floats(-1e12, 1e12)
+ENTRIES = {
+    NumberColumn(): FINITE,
+    PositiveColumn(): st.floats(1e-12, 1e12),
+    IntervalColumn(-2.0, 5.0): st.floats(-1.9999, 4.9999),
+    CountColumn(): st.integers(0, 10**6),
+    CountColumn(None): st.integers(-(10**6), 10**6),
+    CountColumn(-3): st.integers(-3, 100),
+    CategoryColumn(("a", "b")): st.sampled_from(["a", "b"]),
+    CategoryColumn(tuple(range(7))): st.integers(0, 6),
+    CategoryColumn((False, True)): st.booleans(),
+}
+
+
+@given(st.data())
+def test_every_table_comes_back_entry_for_entry(drawn: st.DataObject) -> None:
+    """Any kinds in any order, with gaps and without, in the numbers that a process sees and as they are."""
+    kinds = drawn.draw(st.lists(st.sampled_from(list(ENTRIES)), min_size=1, max_size=4))
+    rows = drawn.draw(st.integers(1, 6))
+    columns, frame = {}, {}
+    for i, kind in enumerate(kinds):
+        gaps = drawn.draw(st.booleans())
+        entries = drawn.draw(st.lists(ENTRIES[kind], min_size=rows, max_size=rows))
+        if gaps:
+            entries = [None if j and drawn.draw(st.booleans()) else entry for j, entry in enumerate(entries)]
+        columns[f"c{i}"], frame[f"c{i}"] = GappedColumn(kind) if gaps else kind, entries
+    table = Table(columns)
+    x = table.encode(frame, torch.Generator().manual_seed(0))
+    assert x.shape == (rows, table.width) and x.dtype == torch.float64 and x.isfinite().all()
+    u = table.coordinates(table.coordinates.check(x))
+    for vectors in (x, table.coordinates.inverse(u)):
+        back = table.decode(vectors)
+        for name, entries in frame.items():
+            for was, found in zip(entries, back[name].tolist(), strict=True):
+                if was is None:
+                    assert found is None or math.isnan(found)
+                elif isinstance(was, float):
+                    assert found == pytest.approx(was, rel=1e-9, abs=1e-9)
+                else:
+                    assert found == was
+
+
+class Known:
+    """The law of the vectors of a category, a count and a positive number that do not depend on each other."""
+
+    shares = torch.tensor([0.5, 0.2, 0.3]).double()
+    rate = 2.5
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        back, places = self.table.decode(x), self.table.places
+        corner = torch.cdist(x[:, places["kind"]], self.table.columns["kind"]._corners).min(1).values
+        kind = self.shares[torch.tensor(["xyz".index(k) for k in back["kind"]])].log() - math.log(math.pi * 0.81)
+        count = torch.distributions.Poisson(self.rate).log_prob(torch.from_numpy(back["count"]).double())
+        price = torch.distributions.LogNormal(0.3, 0.8).log_prob(x[:, places["price"]][:, 0].double())
+        return torch.where(corner <= 0.9, kind, -torch.inf) + count + price
+
+
+def test_probabilities_of_rows_are_those_of_their_law() -> None:
+    table = Table({"kind": CategoryColumn(tuple("xyz")), "count": CountColumn(), "price": PositiveColumn()})
+    frame = {"kind": ["x", "z", "y"], "count": [0, 3, 7], "price": [1.0, 0.2, 5.0]}
+    truth = (
+        torch.tensor([0.5, 0.3, 0.2]).double().log()
+        + torch.distributions.Poisson(2.5).log_prob(torch.tensor([0.0, 3.0, 7.0]).double())
+        + torch.distributions.LogNormal(0.3, 0.8).log_prob(torch.tensor([1.0, 0.2, 5.0]).double())
+    )
+    assert torch.allclose(table.log_prob(Known(table), frame, draws=3), truth, atol=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3, 6])
+def test_corners_are_those_of_a_regular_simplex_and_noise_fills_its_ball(K: int) -> None:
+    column = CategoryColumn(tuple(range(K)))
+    distances = torch.pdist(column._corners)
+    assert torch.allclose(distances, torch.full_like(distances, 2.0)) and column._corners.sum(0).abs().max() < 1e-12
+    x = column.encode("c", np.zeros(4000, dtype=int)) - column._corners[0]
+    radius = x.norm(dim=1)
+    assert radius.max() <= 0.9
+    # Uniform in the ball: the share within half the radius is its share of the volume.
+    inside, expected = (radius < 0.45).double().mean().item(), 0.5 ** (K - 1)
+    assert abs(inside - expected) < 5 * math.sqrt(expected / 4000)
+
+
+def test_columns_have_the_determinant_of_their_derivative() -> None:
+    square = Columns([1, 2, 1], [Log(), None, LogOdds(-1, 3)])
+    x = torch.tensor([[0.3, -1.0, 2.0, 0.5], [4.0, 0.0, 1.0, -0.9]]).double()
+    for row, log_det in zip(x, square.log_det(x), strict=True):
+        J = torch.autograd.functional.jacobian(lambda v: square(v[None])[0], row)
+        assert torch.allclose(torch.linalg.slogdet(J).logabsdet, log_det)
+    assert torch.allclose(square.inverse(square(x)), x) and square.elementwise
+    mixed = Columns([1, 2, 1, 3], [Log(), None, LogOdds(-1, 3), StickBreaking()])
+    y = torch.cat([x, torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]).double()], 1)
+    assert mixed(y).shape == (2, 6) and not mixed.elementwise
+    with pytest.raises(ValueError, match="outside of the domain"):
+        mixed.check(-y)
+
+
+def mixed_rows(n: int, generator: torch.Generator) -> dict[str, list]:
+    """Rows whose columns hang together: a class, a positive number of its own scale, a count whose rate is this number."""
+    kind = torch.rand(n, generator=generator) < 0.3
+    price = (kind * 2.0 + 0.4 * torch.randn(n, generator=generator)).exp()
+    count = torch.poisson(price, generator=generator).long()
+    return {
+        "kind": [("cheap", "dear")[k] for k in kind.long()],
+        "price": (1000 * price).tolist(),
+        "count": count.tolist(),
+        "share": (torch.randn(n, generator=generator) - kind.float()).sigmoid().tolist(),
+    }
+
+
+@pytest.mark.slow
+def test_a_model_learns_a_mixed_table() -> None:
+    """A classifier cannot tell its rows from the law's, nor are shares and rates others."""
+    generator = torch.Generator().manual_seed(0)
+    frame = mixed_rows(20_000, generator)
+    table = Table.of(frame)
+    assert [type(c) for c in table.columns.values()] == [CategoryColumn, PositiveColumn, CountColumn, PositiveColumn]
+    table = Table({**table.columns, "share": IntervalColumn()})
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(table.width), sdegen.VP().in_coordinates(table.coordinates))
+    sdegen.fit(model, table.encode(frame, generator), steps=3000, seed=0, progress=False)
+    drawn = table.decode(sdegen.sample(model, 2000, seed=1))
+    fresh = mixed_rows(2000, generator)
+    standard = lambda frame: table.coordinates(table.encode(frame, generator))
+    found = sdegen.metrics.classifier_test(standard(drawn), standard(fresh), seed=0)
+    assert found.accuracy.value < 0.55
+    assert abs(np.mean(drawn["kind"] == "dear") - 0.3) < 0.03
+    dear = drawn["kind"] == "dear"
+    assert np.median(drawn["price"][dear]) == pytest.approx(1000 * math.exp(2), rel=0.1)
+    assert drawn["count"][dear].mean() == pytest.approx(math.exp(2 + 0.08), rel=0.1)
+
+
+def test_a_table_is_guessed_and_shows_itself() -> None:
+    frame = {
+        "a": [0.5, 1.5],
+        "b": [-0.5, 1.5],
+        "c": [1, 2],
+        "d": [-1, 2],
+        "e": ["u", "v"],
+        "f": [True, False],
+        "g": [None, 2.5],
+    }
+    kinds = [type(c) for c in Table.of(frame).columns.values()]
+    expected = [PositiveColumn, NumberColumn, CountColumn, CountColumn, CategoryColumn, CategoryColumn, GappedColumn]
+    assert kinds == expected
+    assert "e: CategoryColumn(levels=('u', 'v'))" in repr(Table.of(frame))
+
+
+def test_frames_of_pandas_go_in_and_out() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [30.5, np.nan, 41.0], "eyes": ["blue", None, "brown"], "children": [0, 2, 1]})
+    table = Table.of(frame)
+    back = table.decode(table.encode(frame), into=pandas.DataFrame)
+    assert list(back.columns) == ["age", "eyes", "children"]
+    assert back["age"].isna().tolist() == [False, True, False] and back["children"].tolist() == [0, 2, 1]
+    assert back["eyes"].tolist() == ["blue", None, "brown"]
+
+
+TABLE = Table(
+    {
+        "age": PositiveColumn(),
+        "eyes": CategoryColumn(("blue", "brown")),
+        "children": CountColumn(),
+        "share": IntervalColumn(),
+    }
+)
+GOOD = {"age": [30.0, 41.0], "eyes": ["blue", "brown"], "children": [0, 2], "share": [0.1, 0.9]}
+BAD = {
+    "nan": ({"age": [30.0, math.nan]}, "column 'age'.*row 1.*GappedColumn"),
+    "none": ({"age": [30.0, None]}, "column 'age'.*GappedColumn"),
+    "word": ({"age": [30.0, "old"]}, "column 'age' has 'old'.*CategoryColumn"),
+    "negative": ({"age": [30.0, -1.0]}, "column 'age'.*-1.0.*positive"),
+    "unseen": ({"eyes": ["blue", "green"]}, "column 'eyes'.*'green'.*row 1.*categories"),
+    "fraction": ({"children": [0, 1.5]}, "column 'children'.*1.5.*whole number"),
+    "below": ({"children": [0, -2]}, "column 'children'.*-2.*at least 0"),
+    "outside": ({"share": [0.1, 1.0]}, "column 'share'.*between 0 and 1"),
+    "lengths": ({"share": [0.1]}, "have shapes"),
+    "empty": (dict.fromkeys(GOOD, ()), "have shapes"),
+    "more": ({"height": [1.0, 2.0]}, "leave out .'height'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_entries_that_do_not_fit_are_refused_in_a_sentence(case: str) -> None:
+    changed, words = BAD[case]
+    with pytest.raises(ValueError, match=words):
+        TABLE.encode({**GOOD, **changed})
+
+
+def test_what_is_no_table_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"add .'share'"):
+        TABLE.encode({k: v for k, v in GOOD.items() if k != "share"})
+    with pytest.raises(TypeError, match="frame is a list"):
+        TABLE.encode([1, 2])
+    with pytest.raises(ValueError, match="x has shape"):
+        TABLE.decode(torch.zeros(3, 9))
+    with pytest.raises(ValueError, match="no entry at all"):
+        Table({"a": GappedColumn(NumberColumn())}).encode({"a": [None, math.nan]})
+    with pytest.raises(ValueError, match="two categories at least"):
+        CategoryColumn(["a", "a"])
+    with pytest.raises(ValueError, match="no columns"):
+        Table({})
+
+
+def test_a_process_in_the_coordinates_of_a_table_is_saved_with_its_model(tmp_path) -> None:
+    model = sdegen.Model(sdegen.nets.MLP(TABLE.width, width=8), sdegen.VP().in_coordinates(TABLE.coordinates))
+    sdegen.fit(model, TABLE.encode(GOOD).repeat(50, 1), steps=2, batch_size=10, seed=0, progress=False)
+    sdegen.save(model, tmp_path / "m.safetensors")
+    again = sdegen.load(tmp_path / "m.safetensors")
+    assert torch.equal(sdegen.sample(model, 3, seed=0, steps=3), sdegen.sample(again, 3, seed=0, steps=3))
+    x = sdegen.sample(model, 50, seed=0, steps=5)
+    back = TABLE.decode(x)
+    assert (
+        (back["age"] > 0).all() and (back["children"] >= 0).all() and ((back["share"] > 0) & (back["share"] < 1)).all()
+    )
