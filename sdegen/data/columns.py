@@ -16,6 +16,7 @@ __all__ = [
     "IntervalColumn",
     "NumberColumn",
     "PositiveColumn",
+    "find_gaps",
 ]
 
 import math
@@ -193,6 +194,11 @@ class GappedColumn(Column):
     ----------
     column
         The kind of the entries that are there.
+
+    Raises
+    ------
+    ValueError
+        When it encodes, if no entry is there.
     """
 
     @check_arguments
