@@ -76,7 +76,8 @@ def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     """Return the loss that `fit` minimises if none is given: the model's own ``loss``, or `losses.Denoising` for score models.
 
     Of a nonlinear process, whose noise grows from 0 at no known rate, times are uniform in their logarithm. Where its law is not
-    known a batch has 16 of them, so that rows that share one pool their targets.
+    known a batch has 16 of them, so that rows that share one pool their targets, and opposite noise cancels what is left of the
+    variance of a short kernel.
 
     Raises
     ------
@@ -89,5 +90,7 @@ def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     if isinstance(model, Trainable):
         if model.sde.is_linear:
             return Denoising()
-        return Denoising(times=LogTimes() if model.sde.is_known else SharedTimes(LogTimes()))
+        if model.sde.is_known:
+            return Denoising(times=LogTimes())
+        return Denoising(times=SharedTimes(LogTimes()), antithetic=True)
     raise TypeError(f"{type(model).__name__} has no loss; give one, loss=, or a model such as Model(net, sde).")
