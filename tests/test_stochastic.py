@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -500,3 +502,20 @@ def test_restart_forgets_at_the_jump() -> None:
     sampler = Restart(ExponentialSDE(4), [Interval(0.1, 1.0)])
     jump = next(c for c in sampler.plan(model, sampler.times(model.sde, False)) if c.up is not None)
     assert sampler.step(model, torch.zeros(2, 2), jump, torch.zeros_like, ["old"])[1] is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: Churn(2, grids.Given(torch.tensor([t, 0.5], dtype=torch.float64))),
+        lambda t: Churn(2, grids.Karras(start=t, end=0.5)),
+    ],
+    ids=["the sampler", "the grid"],
+)
+def test_a_start_is_refused_where_a_float32_state_has_lost_its_signal_and_nowhere_before(make: Any) -> None:
+    model = sdegen.Exact(sdegen.Cosine(), gaussian_data())
+    for signal in (0.9e-8, 1.1e-8):  # alpha / sigma
+        t = model.sde.time(signal**2).item()
+        lost = pytest.raises(ValueError, match="sigma / alpha is .*grid")
+        with lost if signal < 1e-8 else nullcontext():
+            sdegen.sample(model, 2, sampler=make(t))
