@@ -89,6 +89,13 @@ def test_exact_models_in_coordinates_have_the_transformed_law(phi: Coordinates) 
     ).all()
 
 
+def test_whitened_data_have_unit_covariance_to_the_digits_of_the_process() -> None:
+    root = TURN.float() @ torch.diag(torch.tensor([0.01, 10.0]))
+    covariance = root @ root.T  # whatever the dtype that it is given in
+    W = Whitening.of(torch.zeros(2), covariance).W
+    assert (W @ covariance.double() @ W.T - torch.eye(2)).abs().max() < 1e-9
+
+
 def test_coordinates_come_one_after_the_other() -> None:
     sde = sdegen.VP().in_coordinates(Whitening(torch.zeros(2), TURN)).in_coordinates(Log())
     x = torch.rand(5, 2, dtype=d64, generator=g()) + 0.1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, losses, nets, samplers, weightings
-from sdegen.processes.panels import Panels
+from sdegen.processes.panels import Panels, evaluate
 
 KINDS = ("jumps", "kinks", "waves", "stiff", "spike", "gap", "late", "faint")
 DRAWS = [(kind, seed) for kind in KINDS for seed in range(4)]
@@ -273,6 +273,11 @@ ANSWERS = {
     "a list": lambda t: [-1.0],
     "a tuple": lambda t: (t,),
 }
+
+
+def test_the_first_time_at_which_a_coefficient_is_not_finite_is_named() -> None:
+    with pytest.raises(ValueError, match=r"beta\(t\) is not finite at t = 0\.25;"):
+        evaluate(lambda t: (t - 0.25).log(), torch.tensor([0.5, 0.25, 0.125]), "beta")
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

@@ -68,6 +68,15 @@ def test_steps_are_equal_in_the_variable_that_the_grid_names(sde, grid):
     torch.testing.assert_close(steps, steps.mean().expand(11), rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize(("scale", "power", "time"), [(2.0, 0.5, 0.0), (0.5, 0.7, 0.3), (1.0, 1.0, 2.0)])
+@pytest.mark.parametrize("sde", [VP(), EDM(), CLD()], ids=name)
+def test_angle_grid_is_even_in_the_share_of_the_noise_and_the_time(sde, scale, power, time):
+    times = grids.Angle(0.97 * sde.T, 0.02 * sde.T, scale, power, time)(sde, 12)
+    share = 1 / (1 + scale * sde.snr(times).sqrt())
+    steps = (share**power + time * times / sde.T).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(11), rtol=1e-6, atol=0.0)
+
+
 def test_karras_grid_is_the_formula_of_the_paper_in_the_noise_level():
     n, rho = 18, 7.0
     sigma_min, sigma_max = 0.002, 80.0

@@ -580,3 +580,11 @@ def test_a_number_of_draws_is_checked_before_any_law_is_asked(n, own):
     law = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
     with pytest.raises(ValueError, match=rf"^n = {n}; .*\.$"):
         kl(law, Law() if own else law, n=n)
+
+
+@pytest.mark.parametrize(("metric", "least"), [(mmd, 3), (sliced_wasserstein, 2), (classifier_test, 4)])
+def test_the_fewest_points_that_have_an_answer_are_taken_and_no_fewer(metric, least):
+    x, y = normals(0, least, 2)
+    metric(x, y)  # is not refused
+    with pytest.raises(ValueError, match=f"generated has {least - 1} points; this metric needs at least {least}"):
+        metric(x[1:], y[1:])

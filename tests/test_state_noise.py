@@ -85,6 +85,8 @@ def test_reversed_drift_has_the_divergence_of_the_noise(name: str, eta: float) -
         want[b] = row.cos() - 0.5 * (1 + eta**2) * pull.reshape(row.shape)
     found = sde.reverse(Known(sde), eta).drift(x, torch.tensor(0.3))
     assert (found - want).abs().max() < 1e-8 * (1 + want.abs().max())
+    alone = sde.reverse(Known(sde), eta).drift(x[:1], torch.tensor(0.3))  # of one state as of several
+    assert (alone - want[:1]).abs().max() < 1e-8 * (1 + want.abs().max())
 
 
 @pytest.mark.parametrize("name", [name for name, (shape, _) in FORMS.items() if shape])
