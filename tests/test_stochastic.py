@@ -516,6 +516,6 @@ def test_a_start_is_refused_where_a_float32_state_has_lost_its_signal_and_nowher
     model = sdegen.Exact(sdegen.Cosine(), gaussian_data())
     for signal in (0.9e-8, 1.1e-8):  # alpha / sigma
         t = model.sde.time(signal**2).item()
-        lost = pytest.raises(ValueError, match="sigma / alpha is .*grid")
+        lost = pytest.raises(ValueError, match=r"sigma / alpha is .*grid")
         with lost if signal < 1e-8 else nullcontext():
             sdegen.sample(model, 2, sampler=make(t))
