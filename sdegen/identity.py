@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .description import PLAIN, Describer, also_kept, class_name, keeps, kept
+from .fixed import remembered
 from .written import attributes_read, attributes_set, closed_over, fingerprint, globals_read, methods, users_own
 
 _MAKING = ("__init__", "__new__", "__post_init__")
@@ -173,7 +174,8 @@ def _set_on(value: Any) -> dict[str, Any]:
         if not making
         for name in attributes_set(f.__code__)
     }
-    told = read - kept_up - _OF_MODULES
+    derived = {name for name in held if name.startswith("_") and isinstance(getattr(cls, name, None), remembered)}
+    told = read - kept_up - derived - _OF_MODULES
     fixed = {name: value._buffers[name] for name in held.get("_non_persistent_buffers_set", ())}
     return found | {name: part for name, part in sorted((dict(held) | fixed).items()) if name in told}
 

@@ -16,7 +16,8 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     ["construction", "dense", "description", "precision", "show", "storage", "waiting", "warning", "written"],
-    ["answers", "checks", "conditions", "fixed", "identity"],
+    ["fixed"],
+    ["answers", "checks", "conditions", "identity"],
     ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],

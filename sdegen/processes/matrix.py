@@ -195,7 +195,7 @@ class MatrixSDE(CoupledSDE):
         """The map of a datum of 1 to the state that `embed` makes of it."""
         return IntoChannels(self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0])
 
-    @cached_property
+    @property
     def _E(self) -> Tensor:
         """Return the matrix that makes states of the numbers of a datum that are moved together; here each by itself."""
         return self.embedding.matrix(1)
@@ -240,7 +240,7 @@ class CorrelatedSDE(CoupledSDE):
         """The shape of a datum, if it is a vector."""
         return (len(self.Sigma_0),)
 
-    @cached_property
+    @property
     def _E(self) -> Tensor:
         """The identity: states are the data."""
         return torch.eye(len(self.Sigma_0), dtype=torch.float64)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, samplers
+from sdegen.laws import bases
 from sdegen.samplers import (
     DDIM,
     AdaptiveSDE,
@@ -48,6 +49,31 @@ class Own(sdegen.ScalarSDE):
         return (1 + 20 * t).sqrt()
 
 
+class ByCoordinate(sdegen.CoordinateSDE):
+    """Rates that differ by coordinate, in turned axes."""
+
+    basis = bases.Axes(torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64))
+    rates = torch.tensor([8.0, 14.0], dtype=torch.float64)
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rates * t[..., None]
+
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * self.rates * t[..., None] + 0.2).sqrt()
+
+
+class Correlated(sdegen.CorrelatedSDE):
+    """A drift that turns, and noise that is correlated."""
+
+    T = 4.0
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.tensor([[-1.0, 0.6], [-0.3, -1.2]], dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.tensor([[1.2, 0.0], [0.9, 1.0]], dtype=torch.float64)
+
+
 class Setting(NamedTuple):
     """A process with the grids on which its coefficients are smooth, for methods in the angle and in the time."""
 
@@ -65,6 +91,8 @@ PROCESSES = {
     "OU": Setting(sdegen.OU, grids.Angle(), grids.Quadratic()),
     "own": Setting(Own, grids.Angle(), grids.Uniform()),
     "Rectified": Setting(sdegen.Rectified, grids.Angle(end=0.0)),
+    "by coordinate": Setting(ByCoordinate, grids.Angle(), grids.Uniform()),
+    "correlated": Setting(Correlated, grids.Angle(), grids.Uniform()),
 }
 KINDS = ("VP", "EDM", "Cosine", "CLD")
 Make = Callable[[int, grids.Grid], Sampler]
@@ -156,7 +184,12 @@ def test_every_method_has_its_order_on_every_kind_of_process(method: str, proces
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name not in KINDS])
 @pytest.mark.parametrize("method", OTHERS)
 @pytest.mark.turns(
-    "exponential SDE 2-own", "reverse diffusion-own", "exponential SDE 2-Rectified", "exponential SDE 2-OU"
+    "exponential SDE 2-own",
+    "reverse diffusion-own",
+    "exponential SDE 2-Rectified",
+    "exponential SDE 2-OU",
+    "*-by coordinate",
+    "*-correlated",
 )
 def test_methods_have_their_order_on_the_rest_of_the_zoo(method: str, process: str) -> None:
     make, order = METHODS[method]
@@ -175,6 +208,8 @@ EULER: dict[str, tuple[Make, int | None]] = {
 @pytest.mark.parametrize("method", EULER)
 @pytest.mark.turns(
     "*-CLD",
+    "*-by coordinate",
+    "*-correlated",
     "predictor-corrector-own",
     "predictor-corrector-EDM",
     "predictor-corrector-VE",
@@ -199,6 +234,7 @@ def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("final", ["sample", "denoise"])
+@pytest.mark.turns("*-by coordinate", "*-correlated")
 def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())
@@ -245,7 +281,7 @@ def test_a_fitted_solver_holds_to_the_laws_of_those_without_an_order(process: st
 @pytest.mark.parametrize("process", PROCESSES)
 def test_solvers_without_error_on_gaussian_data_are_exact_and_not_broken(process: str) -> None:
     # Around the Gaussian of the moments that the model is told, here the true ones, there is nothing left to be approximated.
-    if process == "CLD":
+    if not PROCESSES[process].sde().is_scalar:  # of which `Matched` has no form
         return
     sde, grid, _ = PROCESSES[process]
     matched = Matched()
