@@ -32,6 +32,7 @@ from .laws import (
     Matrix,
     Moments,
     Operator,
+    Profile,
     Scale,
     Units,
     coordinates,
@@ -115,7 +116,7 @@ __all__ = [
     "SquaredBessel", "SubVP",
     "simulate",
     # laws
-    "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Scale", "Units", "moments_of",
+    "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Profile", "Scale", "Units", "moments_of",
     # models
     "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
     "VelocityModel",

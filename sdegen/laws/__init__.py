@@ -10,9 +10,10 @@ from .harmonics import BoxHarmonics, CircleHarmonics
 from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Operator, Scale
+from .profiles import Profile
 from .units import Units
 
 __all__ = [
     "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments",
-    "Columns", "Operator", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
+    "Columns", "Operator", "Profile", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
 ]  # fmt: skip

@@ -12,9 +12,11 @@ import torch
 
 from .described import Described
 from .mixtures import Moments
+from .profiles import Profile
 from .units import Units
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
+_MEASURED = tuple(f"profile.{name}" for name in Profile._fields)  # after training: older files have none
 _EMPTY = torch.empty(0, dtype=torch.float64)
 
 
@@ -31,9 +33,12 @@ class Calibrated(Described):
     ----------
     moments
         Mean and covariance of the data, in their own units; None where they are not known.
+    profile
+        At which noise levels samples are decided; None where that was not measured.
     """
 
     moments: Moments | None
+    profile: Profile | None = None
     _given_units: Units | None = None
 
     @property
@@ -62,6 +67,8 @@ class Calibrated(Described):
         units = (_EMPTY, _EMPTY) if self.given_units is None else (self.given_units.mean, self.given_units.std)
         moments = (_EMPTY, _EMPTY) if self.moments is None else self.moments
         destination |= {prefix + name: value for name, value in zip(_KNOWN, (*moments, *units), strict=True)}
+        if self.profile is not None:
+            destination |= {prefix + name: value for name, value in zip(_MEASURED, self.profile, strict=True)}
 
     def _load_from_state_dict(
         self,
@@ -81,12 +88,15 @@ class Calibrated(Described):
             If the network was asked something else.
         """
         found = {name: state_dict.pop(prefix + name, None) for name in _KNOWN}
+        measured = [state_dict.pop(prefix + name, None) for name in _MEASURED]
         missing_keys += [prefix + name for name, value in found.items() if value is None]
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
         kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
             self.moments = known if known.covariance.numel() else None
+        known_part = [v.detach().double().cpu().clone() for v in measured if v is not None]
+        self.profile = Profile(*known_part) if len(known_part) == len(_MEASURED) else None
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None

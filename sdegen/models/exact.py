@@ -23,6 +23,10 @@ from ..processes.validity import check_process
 from .named import read_conditions
 from .score import ScoreModel
 
+QUICK = 2_000  # numbers of a law: of twice as many, half as many data are drawn, but not fewer than the next
+FEWEST = 4
+LONG = 20_000  # numbers of a law that would take long to ask
+
 
 @asked_as("an exact model, such as Exact(VP(), data.gaussian_ring())")
 class Exact(Fixed, ScoreModel):
@@ -50,7 +54,7 @@ class Exact(Fixed, ScoreModel):
     """
 
     sde: LinearSDE
-    settable = ("moments", "end")
+    settable = ("moments", "end", "profile")
 
     @check_arguments
     def __init__(self, sde: LinearSDE, distribution: ClosedLaw) -> None:
@@ -62,6 +66,14 @@ class Exact(Fixed, ScoreModel):
     def conditions(self) -> Conditions:
         """None: the truth of one law."""
         return NONE
+
+    def draw_data(self, n: int) -> Tensor | None:
+        """Draw `n` data of the law, fewer of one of many numbers, and none of one that would take long to ask."""
+        size = sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
+        if size > LONG:
+            return None
+        few = min(n, max(FEWEST, n * QUICK // max(size, 1)))
+        return self.distribution.sample(few, torch.Generator().manual_seed(0))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""

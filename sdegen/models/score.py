@@ -24,6 +24,7 @@ from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
+from ..laws.profiles import Profile
 from ..precision import at_least_single, is_finer, widened
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
@@ -43,6 +44,8 @@ class ScoreModel(ABC):
         The forward process.
     moments
         Mean and covariance of the data, in their own units, which the prior is matched to; None until known.
+    profile
+        At which noise levels samples are decided, as `fit` finds it; None until known.
     conditioned
         Whether the law of the samples is narrower than that of the data, as it is under a condition, a measurement or a class:
         moments that are the data's then tell little of it.
@@ -52,6 +55,7 @@ class ScoreModel(ABC):
 
     sde: SDE
     moments: Moments | None = None
+    profile: Profile | None = None
     end: float | None = None
     conditioned: bool = False
 
@@ -124,6 +128,10 @@ class ScoreModel(ABC):
         """
         return [name for name, value in cond.items() if has_rows(value, n)]
 
+    def draw_data(self, n: int) -> Tensor | None:
+        """Draw `n` data, the same at every call, where the model is the truth of a law that it knows; None otherwise."""
+        return None
+
     def require_moments(self, instead: str = "") -> Moments:
         """Return the mean and covariance of the data; raise an error if they are not known.
 
@@ -145,13 +153,8 @@ class ScoreModel(ABC):
         return self.moments
 
     def state_moments(self, instead: str = "") -> Moments:
-        """Return the mean and covariance of the data in the units of the process, those of the states; raise an error if they
-        are not known.
-
-        Parameters
-        ----------
-        instead
-            As for `require_moments`.
+        """Return the moments in the units of the process, those of the states; as `require_moments`, raise an error if they are
+        not known.
         """
         return self.require_moments(instead).in_units(self.sde.units)
 
@@ -309,16 +312,13 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
 
 
 def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
-    """Return what a model says at the times `t`, or what follows from that, if it is finite; refuse it otherwise.
+    """Return what a model says at the times `t`, ``()`` or ``(B,)``, or what follows from that, if it is finite; refuse it
+    otherwise.
 
     Parameters
     ----------
-    name
-        What it is called.
-    values
-        ``(B, *)``.
-    t
-        Times, ``()`` or ``(B,)``.
+    name, values, t
+        What it is called; ``(B, *)``; the times.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
 from .noise import SampleNoise
 from .ode import Heun, ProbabilityFlow
+from .profiles import EvenError, measure_profile
 from .references import Matched, Normal, PointMass, Reference, Unbounded
 from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion
@@ -42,6 +43,7 @@ __all__ = [
     "DDIM",
     "Encoded",
     "EulerMaruyama",
+    "EvenError",
     "ExponentialSDE",
     "Fitted",
     "Heun",
@@ -71,6 +73,7 @@ __all__ = [
     "interpolate",
     "learned_variance",
     "log_ratio",
+    "measure_profile",
     "optimal_subsequence",
     "posterior_variance",
     "quadratic_subsequence",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["default", "draws_images", "level", "nearest"]
+__all__ = ["along", "default", "draws_images", "level", "nearest"]
 
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments
+from ..laws.profiles import Profile
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from ..processes.linear import as_linear, is_linear
@@ -16,6 +17,7 @@ from .euler import EulerMaruyama
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
+from .profiles import EvenError, known_profile
 from .references import Normal, PointMass
 
 USUAL = 20  # steps, where the tables compare solvers
@@ -24,6 +26,7 @@ MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near t
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 WIDER = 1.5  # times the scale, under conditions
+POINTS = 0.5  # of the posterior variance of data that are smooth: below, they are points at that noise
 LEAST = 1e-3  # the level for data that are one point
 
 
@@ -33,11 +36,14 @@ def default(
 ) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
-    For scalar processes `Multistep` around the Gaussian of the data's own moments, on ``Angle(scale, power=0.5)`` with
-    ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions: samples decide at about
-    this level of noise what they become. High orders need room, so the order grows with the steps: two up to eight, by
-    extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector. From nine to twelve
-    the polynomials live in the log-SNR, and `scale` is 0.85 of that.
+    For scalar processes `Multistep` around the Gaussian of the data's own moments, on a grid whose steps have equal parts of the
+    error (`EvenError`): at which levels of noise samples are decided, `fit` has measured (``model.profile``), and of a true score
+    the first call measures it. High orders need room, so the order grows with the steps: two up to six, three up to twelve, four
+    beyond, the last with a corrector. Data that are points at the last noise are followed around a point mass.
+
+    Where no profile is known the grid is ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
+    ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions, a guess of that level from the moments, and the order is two up to
+    eight, by extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector.
 
     Under conditions or measurements the law of the samples is narrower than those moments: there, but for networks of images, it
     is `Multistep` around a point mass on the grid with 1.5 times the scale, of order two up to twelve steps and three beyond,
@@ -105,6 +111,9 @@ def default(
         scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
         grid = Angle(end=end, scale=scale, power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
+    profile = None if draws_images(model) else known_profile(model, end)
+    if profile is not None:
+        return along(profile, steps, end)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
     order, corrector, clock, factor = (
@@ -116,6 +125,31 @@ def default(
     if model.moments is None:
         return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
     grid = Angle(end=end, scale=factor * level(model.state_moments()), power=0.5)
+    return Multistep(steps, grid, order, clock=clock, corrector=corrector)
+
+
+def along(profile: Profile, steps: int, end: float | None) -> Multistep:
+    """Return the default for a law whose profile is known: `Multistep` on the grid of equal parts of the error.
+
+    Around the data's Gaussian the order is two up to six steps, three up to twelve, and four beyond, where a corrector makes it
+    of one of three. Data that are points where the run ends are followed around a point mass, which arrives at them.
+
+    Parameters
+    ----------
+    profile
+        Of the law.
+    steps, end
+        Of the grid.
+    """
+    grid = EvenError(profile, end=end)
+    last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
+    if profile.widths[last].min() < POINTS:
+        return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=grid.clock, corrector=True)
+    order, corrector, clock = (
+        (2, False, log_ratio) if steps < 7 else
+        (3, False, grid.clock) if steps < 13 else
+        (3, True, share)
+    )  # fmt: skip
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 

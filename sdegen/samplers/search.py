@@ -30,7 +30,7 @@ from ..progress import should_show
 from ..warning import warn_caller
 from .base import Sampler
 from .clocks import share
-from .defaults import default
+from .defaults import default, level
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
 from .moves import Move, apply_move, multiply
 from .multistep import Multistep, MultistepStep
@@ -146,9 +146,9 @@ class Search:
     ) -> None:
         self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
         self.plain = default(model, steps, eta=0.0)
-        assert isinstance(self.plain.grid, Angle)  # the default's own for scalar processes
+        assert self.plain.grid is not None  # the default has one
         self.plain.grid.end = end
-        self.scale = self.plain.grid.scale
+        self.scale = level(model.state_moments())
         check_known(model)
         x_T = widened(start(model, paths, seed))
         teacher = Multistep(self.FINE, Angle(end=end, scale=self.scale, power=0.5), 3, clock=share, corrector=True)

@@ -120,6 +120,7 @@ def fit(
     for _ in train(training, listeners):
         pass
     training.average.copy_to_model()
+    training.take_profile()
     return training.run
 
 

@@ -25,6 +25,9 @@ from ..laws.mixtures import Moments
 from ..metrics.estimate import Estimate
 from ..models.network import Trainable
 from ..models.score import ScoreModel
+from ..processes.scalar import is_scalar
+from ..samplers.defaults import draws_images, nearest
+from ..samplers.profiles import DRAWS, FEWEST, LEVELS, measure_profile
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
@@ -38,6 +41,7 @@ from .settings import Settings
 from .threads import Threads
 from .workers import Processes
 
+SHARE = 0.01  # of the evaluations of a training, that its profile may cost
 _CURVES = ("loss", "grad_norm", "lr")
 
 
@@ -251,6 +255,22 @@ class Training:
             torch.set_rng_state(own["cpu"])
         if "cuda" in own and device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], device)
+
+    def take_profile(self) -> None:
+        """Measure at which noise levels the samples of the trained model are decided (`samplers.measure_profile`), where its
+        default sampler asks for that and it costs no more than a hundredth of the training.
+        """
+        if not isinstance(self.model, Trainable) or not is_scalar(self.model.sde) or draws_images(self.model):
+            return
+        spent = 3 * self.run.steps * self.settings.batch_size  # a gradient costs two evaluations more
+        draws = min(DRAWS, int(SHARE * spent) // (2 * LEVELS))
+        self.model.profile = None
+        if draws >= FEWEST:
+            x, cond = next(iter(self.source.few(draws)))
+            end = nearest(self.model)
+            self.model.profile = measure_profile(
+                self.model, x[:draws], end=end, **{name: value[:draws] for name, value in cond.items()}
+            )
 
     @torch.no_grad()
     def _restore(self, kept: Checkpoint) -> None:

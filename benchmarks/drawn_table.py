@@ -1,0 +1,117 @@
+"""The default on families of targets that nothing was tuned on: its error over that of the best peer, and of the best grid.
+
+    python -m benchmarks.drawn_table            # pip install ".[peers]" first
+    python -m benchmarks.drawn_table --quick
+
+Exact scores of `drawn_targets`, VP and EDM, 96 paths and their ends by 240 steps of the fourth order. Every cell is a ratio, the
+default's error over that of the best peer on the best of its grids, chosen with hindsight for this very target and number of
+evaluations; below one the default is ahead. Root-mean-square with single distances cut at ten medians, and median. A second block
+holds the default's grid against ten others of the family `Angle`, the best chosen with hindsight, all else as in the default.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import command, peers
+from benchmarks.drawn_targets import DRAWN, draw
+from benchmarks.rows import Values
+from benchmarks.solver_problems import GRIDS, PROCESSES, Problem, run
+from benchmarks.tables import Table
+from sdegen import grids, samplers
+from sdegen.samplers.defaults import level
+
+EVALUATIONS = (5, 6, 8, 10, 20, 50)
+PATHS = 96
+CUT = 10  # medians, beyond which a distance counts no further
+SHAPES = [(scale, power) for scale in (0.25, 0.5, 0.7, 1.0, 1.5) for power in (0.5, 0.75)]
+
+
+class Drawn(Problem):
+    """A target of a family under a process."""
+
+    def __init__(self, process: str, family: str, seed: int) -> None:
+        make, self.end = PROCESSES[process]
+        self.sde, self.law = make(), draw(family, seed)
+        self.model = sdegen.Exact(self.sde, self.law)
+        self.model.end = self.end
+        at = self.sde.marginal(torch.tensor([self.sde.T, self.end], dtype=torch.float64))
+        self.R_T, self.r = at.R.c[0], at.r.c
+        self.x_T = self.start(PATHS, 100 + seed)
+        grid = grids.Angle(end=self.end, scale=level(self.law.moments()), power=0.5)
+        self.solution = run(self, samplers.Multistep(240, grid, 3, clock=samplers.share, corrector=True))
+
+    def errors(self, x: Tensor) -> tuple[float, float]:
+        """Root-mean-square distance from the solution, single ones cut, and median."""
+        distance = (x - self.solution).norm(dim=1)
+        median = distance.median()
+        return distance.minimum(CUT * median).square().mean().sqrt().item(), median.item()
+
+
+def compare(process: str, family: str, evaluations: tuple[int, ...], seed: int) -> Values:
+    """Ratios of the default's errors to the best peer's and to the best grid's, of a target that was not looked at before."""
+    problem = Drawn(process, family, 2 * seed + 1)
+    cells: Values = {}
+    for n in evaluations:
+        sampler = samplers.default(problem.model, n)
+        mine = problem.errors(run(problem, sampler))
+        for key, found in (("peer", by_peers(problem, n)), ("grid", on_grids(problem, sampler))):
+            for i, what in enumerate(("rms", "median")):
+                if found:
+                    cells[f"{key} {what} {n}"] = [mine[i] / min(v[i] for v in found), None]
+    return cells
+
+
+def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
+    """Errors of every peer on every grid."""
+    found = []
+    for peer in peers.deterministic().values():
+        for make in GRIDS.values():
+            if n // peer.cost < 2:
+                continue
+            try:
+                errors = problem.errors(problem.by_peer(peer, make(problem.end), n))
+            except (ValueError, IndexError, RuntimeError):
+                continue  # what a peer cannot do on a grid
+            if math.isfinite(errors[0]):
+                found.append(errors)
+    return found
+
+
+def on_grids(problem: Drawn, sampler: samplers.Sampler) -> list[tuple[float, float]]:
+    """Errors of the default's method on other grids, and on its own."""
+    assert isinstance(sampler, samplers.Multistep)
+    clock = samplers.share if sampler.steps >= 13 else samplers.log_ratio
+    found = [problem.errors(run(problem, sampler))]
+    for scale, power in SHAPES:
+        grid = grids.Angle(end=problem.end, scale=scale * level(problem.law.moments()), power=power)
+        other = samplers.Multistep(sampler.steps, grid, sampler.order, sampler.reference, clock, sampler.corrector)
+        found.append(problem.errors(run(problem, other)))
+    return found
+
+
+def block(key: str, table: Table) -> str:
+    """Return ratios per evaluation, of every process and family."""
+    some = (6, 10) if table.quick else EVALUATIONS
+    rows: dict[str, Values] = {}
+    for process in PROCESSES:
+        for family in DRAWN:
+            name = f"{process}, {family}"
+            found = table.row("drawn", name, partial(compare, process, family, some))
+            for what in ("rms", "median"):
+                rows[f"{name}: {what}"] = {str(n): found.get(f"{key} {what} {n}") for n in some}
+    return table.write(f"drawn_{key}", {str(n): 2 for n in some}, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("drawn_table", __doc__, [partial(block, "peer"), partial(block, "grid")], seeds=2)
+
+
+if __name__ == "__main__":
+    main()

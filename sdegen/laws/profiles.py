@@ -1,0 +1,36 @@
+"""The profile of a law: at which noise levels its samples are decided, and how wide it still is there."""
+
+from __future__ import annotations
+
+__all__ = ["Profile"]
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..arguments import asked_as
+from ..show import show_call
+
+
+@asked_as("a profile, such as samplers.measure_profile(model, data)")
+class Profile(NamedTuple):
+    """What is measured of a law at noise levels even in ``log(sigma / alpha)``; the default sampler lays its steps by it.
+
+    Attributes
+    ----------
+    log_ratios
+        The levels, rising, ``(K,)``.
+    changes
+        How fast what a model says beyond the Gaussian of the data's moments changes along the probability flow, per unit of
+        ``log(sigma / alpha)``, in units of a state ``x / √(alpha² + sigma²)``, ``(K,)``.
+    widths
+        Mean posterior variance of a number of the state over ``sigma² / (alpha² + sigma²)``: 1 where the law is smooth at this
+        level, 0 where it is a point, ``(K,)``.
+    """
+
+    log_ratios: Tensor
+    changes: Tensor
+    widths: Tensor
+
+    def __repr__(self) -> str:
+        return show_call(self)
