@@ -151,6 +151,7 @@ VALID: dict[str, Any] = {
     "GaussianMixture": MIXTURE,
     "Measurement": LINEAR,
     "Moments": sdegen.moments_of(WIDE),
+    "Profile": samplers.measure_profile(EXACT, X),
     "Parametrization": models.EDMParametrization(),
     "Weighting": training.weightings.UniformWeighting(),
     "TimeLaw": training.weightings.UniformTimes(),

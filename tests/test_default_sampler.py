@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, guidance, sample, samplers
+from sdegen.samplers.defaults import level
 from sdegen.testing.affine import affine_moments
 
 RING = sdegen.data.gaussian_ring()
@@ -74,7 +75,8 @@ def test_noise_is_put_back_where_a_network_draws_images() -> None:
         assert isinstance(samplers.default(plain, 10), samplers.Multistep)
         noisy = samplers.default(plain, 10, eta=0.5)
         assert isinstance(noisy, samplers.ExponentialSDE) and noisy.eta == 0.5
-        assert noisy.grid.scale == samplers.default(plain, 20).grid.scale  # type: ignore[union-attr]
+        assert isinstance(noisy.grid, grids.Angle)
+        assert noisy.grid.scale == level(plain.state_moments())
 
 
 @pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.DoubleWell()])

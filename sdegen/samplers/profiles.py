@@ -29,9 +29,10 @@ from ..processes.scalar import as_scalar
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
 APART = 0.05  # of log(sigma / alpha), between the two evaluations of a derivative along the flow
-FARTHEST = 9.0  # of |log(sigma / alpha)|: beyond, a law is one Gaussian or one point
+FARTHEST = 9.0  # from the logarithm of the spread: beyond, a law is one Gaussian or one point
 ROWS = 128  # states that are evaluated at a time
 POWER = 0.4  # of the error: between a third and a half, what methods of order two and one want
+TINY = 1e-30  # a variance that is none
 LEAST = 0.02  # of the steps at the densest level: so many there are at every level
 
 
@@ -74,9 +75,8 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     sde = as_scalar(model.sde, "; profiles are measured on those.")
     law = gaussian(model.state_moments())
     x_0 = sde.lift(data).double()
-    best, worst = sde.log_snr(torch.tensor([sde.t_min if end is None else end, sde.T], dtype=torch.float64))
-    low, high = (-0.5 * v.clamp(-2 * FARTHEST, 2 * FARTHEST) for v in (best, worst))
-    levels = torch.linspace(float(low), float(high), LEVELS, dtype=torch.float64)
+    levels = _levels(sde, end, law.moments().variance().clamp_min(TINY))
+    low = float(levels[0])
     noise = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x_0)
     rows = torch.arange(LEVELS * len(x_0))
     found = []
@@ -89,8 +89,20 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     return Profile(levels, changes, widths)
 
 
+def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:
+    """Return the levels that are looked at: those of the process that are near enough to the spread of the data."""
+    ends = torch.tensor([sde.t_min if end is None else end, sde.T], dtype=torch.float64)
+    low, high = (-0.5 * sde.log_snr(ends).detach()).tolist()
+    middle = 0.5 * variance.log().item()
+    if middle < low or middle > high:  # data that are nothing beside the noise, or never lost in it
+        low, high = max(low, -FARTHEST), min(high, FARTHEST)
+    else:
+        low, high = max(low, middle - FARTHEST), min(high, middle + FARTHEST)
+    return torch.linspace(low, high, LEVELS, dtype=torch.float64)
+
+
 def _look(
-    model: ScoreModel, sde: LinearSDE, law: GaussianMixture, x_0: Tensor, z: Tensor, level: Tensor, low: Tensor
+    model: ScoreModel, sde: LinearSDE, law: GaussianMixture, x_0: Tensor, z: Tensor, level: Tensor, low: float
 ) -> Tensor:
     """Return the changes and widths of `Profile` at a level for every row, ``(2, B)``."""
     over = (..., *[None] * (x_0.ndim - 1))
@@ -130,7 +142,7 @@ def known_profile(model: ScoreModel, end: float | None) -> Profile | None:
     end
         The last time that is looked at.
     """
-    if model.profile is None and model.moments is not None:
+    if model.profile is None and model.moments is not None and not model.conditions.names:
         data = model.draw_data(DRAWS)
         if data is not None:
             model.profile = measure_profile(model, data, end=end)
@@ -140,9 +152,12 @@ def known_profile(model: ScoreModel, end: float | None) -> Profile | None:
 class EvenError(Grid):
     """A time grid on which every step has an equal part of the error that a `Profile` tells of.
 
-    Times are even in ``W(l) = ∫ e^0.4 dl`` with ``l = log(sigma / alpha)`` and ``e(l) = changes exp(−∫ cos² phi (1 − widths) dl)``,
-    ``phi = atan(sigma / alpha)``, the inner integral from the data up to `l`: a displacement at `l` arrives multiplied by that
-    exponential. `clock` is `W` as a function of the angle: an integrator that interpolates in it takes equal steps.
+    Times are even in ``W(l) = ∫ e(l)^0.4 dl`` with ``l = log(sigma / alpha)``, ``phi = atan(sigma / alpha)`` and
+
+        e(l) = changes exp(−∫ cos² phi (1 − widths) dl),
+
+    the inner integral from the data up to `l`: a displacement at `l` arrives multiplied by that exponential. `clock` is `W` as a
+    function of the angle: an integrator that interpolates in it takes equal steps.
 
     Parameters
     ----------
@@ -185,7 +200,7 @@ class EvenError(Grid):
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
         """Return the times at the fractions `u` of the way in `W` between the ends, as far as the profile goes."""
         linear = as_linear(sde, "; the grid is even in log(sigma / alpha).")
-        ends = linear.log_snr(torch.tensor([end, start], dtype=torch.float64))
+        ends = linear.log_snr(torch.tensor([end, start], dtype=torch.float64)).detach()
         low, high = self._clock((-0.5 * ends).clamp(self._levels[0], self._levels[-1]))
         level = self._level(low + u * (high - low))
         return linear.time_of_log_snr((-2 * level).clamp(ends[1], ends[0]))
