@@ -49,7 +49,7 @@ def default(
     is `Multistep` around a point mass on the grid with 1.5 times the scale, of order two up to twelve steps and three beyond,
     with a corrector.
 
-    With noise it is `ExponentialSDE` around the same Gaussian on that second grid, of order two up to eight steps and three beyond.
+    With noise it is `ExponentialSDE` around the Gaussian on that second grid, of order two up to eight steps and three beyond.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
