@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .checks import (
     check_count,
@@ -29,6 +30,7 @@ from .checks import (
     check_tensor,
     kind_of,
 )
+from .signatures import check_call
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -139,6 +141,9 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (types.UnionType, typing.Union):
         return _check_any(parts, default)
+    if kind is Callable and parts and isinstance(parts[0], list):
+        asked = [getattr(one, "__name__", str(one)) for one in parts[0]]
+        return lambda name, value: check_call(name, check_function(name, value, "a function"), asked)
     if kind in CHECKS:
         return CHECKS[kind]
     if kind is float:
@@ -165,7 +170,8 @@ def _check_any(hints: Sequence[Any], default: Any) -> Check:
                 return one(name, value)
             except (TypeError, ValueError) as refusal:
                 refusals.append(refusal)
-        raise refusals[-1] if isinstance(refusals[-1], ValueError) else refusals[0]
+        last = isinstance(refusals[-1], ValueError) or inspect.isroutine(value)  # functions are named last
+        raise refusals[-1] if last else refusals[0]
 
     return check
 
@@ -200,11 +206,17 @@ def _check_protocol(kind: type) -> Check:
         n for base in kind.__mro__ for n, v in vars(base).items() if inspect.isfunction(v) and not n.startswith("_")
     ]
     own = [n for n in methods if n not in vars(typing.Protocol)]
+    asked = {}
+    for n in own:
+        parameters = list(inspect.signature(getattr(kind, n)).parameters.values())[1:]
+        asked[n] = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
     def check(name: str, value: Any) -> Any:
         lacking = [method for method in own if not callable(getattr(value, method, None))]
         if lacking or isinstance(value, type):
             raise TypeError(f"{name} {kind_of(value)}; give an object with {' and '.join(own)}.")
+        for method in () if isinstance(value, Distribution) else own:  # those of torch are called in another way
+            check_call(f"{name}.{method}", getattr(value, method), asked[method], conditions=True)
         return value
 
     return check

@@ -13,7 +13,6 @@ __all__ = [
     "check_function",
     "check_interval",
     "check_kind",
-    "check_law",
     "check_number",
     "check_tensor",
     "kind_of",
@@ -228,21 +227,6 @@ def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
     """
     if not callable(value):
         raise TypeError(f"{name} {kind_of(value)}; give {example}.")
-    return value
-
-
-def check_law(name: str, value: Any, *methods: str) -> Any:
-    """Return an object that can be sampled from, or has the `methods` named; refuse anything else, classes included.
-
-    Raises
-    ------
-    TypeError
-        If it lacks a method, or is a class.
-    """
-    needed = methods or ("sample",)
-    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
-        listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
-        raise TypeError(f"{name} {kind_of(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
     return value
 
 

@@ -132,8 +132,15 @@ class _Complete(Describer):
         arguments = {}
         for argument, parameter in _parameters(cls, place).items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                inside = isinstance(getattr(value, "model", None), nn.Module)
+                instead = (
+                    f"save {place}.model, the one inside, and make the {cls.__name__} again after loading"
+                    if inside
+                    else "name them in its constructor"
+                )
                 raise TypeError(
-                    f"{cls.__name__}.__init__ takes *args or **kwargs; name its arguments so it can be saved."
+                    f"{place} is a {cls.__name__}, which takes arguments of any name or number ({parameter}), and no file gives "
+                    f"these back; {instead}."
                 )
             if not keeps(value, argument):
                 raise TypeError(

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .show import show_value
+from .signatures import Overridable
 
 T = TypeVar("T")
 _MAKING = "_making"
 
 
-class Fixed:
+class Fixed(Overridable):
     """The base class of objects whose public attributes cannot be set once the constructor is done.
 
     What such an object derives from its attributes, tables and end times, it derives once. An attribute set afterwards would

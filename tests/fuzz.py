@@ -53,6 +53,8 @@ VALUES: dict[str, Any] = {
     "complex": 1j,
     "vector": torch.tensor([1.0, 2.0]),
     "object": object(),
+    "takes nothing": lambda: 1.0,
+    "takes nine": lambda a, b, c, d, e, f, g, h, i: 1.0,
 }
 CHANGES: dict[str, Callable[[Tensor], Any]] = {  # of a valid tensor
     "without rows": lambda x: x[:0],
@@ -74,7 +76,7 @@ NONSENSE: dict[str, str] = {
     "bool": "none half word class list object",
     "str": WRONG,
     "Tensor": WRONG,
-    "Callable": "none half word list object",
+    "Callable": "none half word list object;takes nothing;takes nine",
     "Sequence": "none half word class list object",
     "tuple": "none half word class list object",
     "Path": "none half class list object",
@@ -211,7 +213,8 @@ def tags(argument: Argument) -> list[str]:
     for kind in argument.kinds:
         if kind == "None":
             continue
-        known = NONSENSE.get(kind, NONSENSE["object"]).split()
+        words, *more = NONSENSE.get(kind, NONSENSE["object"]).split(";")
+        known = words.split() + more
         if isinstance(fresh(argument.valid), Tensor) and kind == "Tensor":
             known += CHANGES
         groups.append(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,3 +143,28 @@ def test_a_step_without_learned_variances_is_refused_before_it_is_made() -> None
     wrapper = Conditioned(sdegen.Model(Line(), sdegen.VP()))
     with pytest.raises(TypeError, match="learned variance"):
         sdegen.sample(wrapper, x_T=torch.zeros(1, 2), sampler=samplers.Ancestral(2, variance=samplers.learned_variance))
+
+
+LABELLED = {Conditioned: lambda m: Conditioned(m, label=1), guidance.Without: lambda m: guidance.Without(m, label=1)}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("exact", [False, True], ids=["network", "exact"])
+def test_a_wrapper_is_saved_whole_or_refused_with_what_to_save(kind: type, exact: bool, tmp_path: Path) -> None:
+    model: Any = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    if not exact or kind in LABELLED:
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP())
+        model.moments = MOMENTS
+    wrapped, path = LABELLED.get(kind, WRAPPERS[kind])(model), tmp_path / "model.safetensors"
+    if kind in LABELLED:
+        for place, whole in (("model", wrapped), ("model.model", guidance.Clipped(wrapped, -1.0, 1.0))):
+            who = f"{place} is a {kind.__name__}, which takes arguments of any name or number"
+            what = rf"save {place}\.model, the one inside, and make the {kind.__name__} again after loading\.$"
+            with pytest.raises(TypeError, match=rf"^{who} \(\*\*cond.*\), and no file gives these back; {what}"):
+                sdegen.save(whole, path)
+        wrapped = wrapped.model
+    sdegen.save(wrapped, path)
+    again = sdegen.load(path)
+    x, taken = torch.randn(3, 2), wrapped.conditions
+    cond = {name: value for name, value in {"y": torch.tensor([0.5]), "label": 1}.items() if taken.takes(name)}
+    assert torch.equal(wrapped.score(x, 0.5, **cond), again.score(x, 0.5, **cond))

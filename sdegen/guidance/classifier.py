@@ -24,6 +24,7 @@ from ..precision import dtype_of
 from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
+from ..signatures import check_call
 from .base import Tilted, check_units
 
 
@@ -65,6 +66,7 @@ class ClassifierGuidance(Tilted):
     ) -> None:
         super().__init__(model, scale, interval)
         self.classifier = check_function("classifier", classifier, "what is called as classifier(x, t)")
+        check_call("classifier", classifier, ["x", "t"], conditions=True)
         self.conditional = conditional
 
     @property

@@ -23,10 +23,11 @@ from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture
 from ..laws.products import pull_back
 from ..show import show_call
+from ..signatures import Overridable
 
 
 @asked_as("a measurement, such as measurements.random_projection(1, 2, std=0.1)")
-class Measurement(ABC):
+class Measurement(Overridable, ABC):
     """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
 
     Subclass it with `__call__`, the map without its noise.

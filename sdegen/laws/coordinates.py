@@ -27,10 +27,11 @@ from torch.distributions import transforms as T
 
 from ..arguments import check_arguments
 from ..show import show_call
+from ..signatures import Overridable
 from .products import value_and_slope
 
 
-class Coordinates(ABC):
+class Coordinates(Overridable, ABC):
     """A one-to-one map ``u = phi(x)`` from data to numbers, most often without bounds, row by row.
 
     Subclass it with `domain`, a call, `inverse` and `log_det`.

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..show import show_call
+from ..signatures import Overridable
 from .draws import rademacher_like
 from .products import Field, Products
 
@@ -157,7 +158,7 @@ class Traces(NamedTuple):
 
 
 @asked_as("ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives")
-class Divergence(ABC):
+class Divergence(Overridable, ABC):
     """A method to compute ``div field``: at one place by a call, or along a whole path with the same probes by `along`."""
 
     __repr__ = show_call

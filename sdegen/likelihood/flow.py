@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..answers import ask_draws
 from ..arguments import check_arguments
-from ..checks import check_count, check_law, check_tensor
+from ..checks import check_count, check_tensor
 from ..data.parts import check_batch
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
@@ -32,6 +32,7 @@ from ..samplers.noise import as_seed
 from ..samplers.priors import prior_of
 from ..samplers.start import check_known, chunks, start
 from ..show import show_call
+from ..signatures import check_law
 from .draws import log_density, log_mean, repeated
 from .path import Integration, Path, check_flow, follow, warn_of_passes
 

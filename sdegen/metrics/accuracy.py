@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..checks import check_count, check_function, kind_of
 from ..show import show_call
+from ..signatures import check_call
 from .estimate import Estimate, check_samples
 from .extraction import FeatureEstimate, identity
 
@@ -73,7 +74,10 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
     True
     """
-    check_function("net", getattr(net, "logits", net), "a network with logits"), check_count("batch_size", batch_size)
+    (
+        check_call("net", check_function("net", getattr(net, "logits", net), "a network with logits"), ["x"]),
+        check_count("batch_size", batch_size),
+    )
     check_samples(samples, "samples")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")

@@ -21,6 +21,7 @@ from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
 from ..processes.linear import LinearSDE
+from ..signatures import check_law
 from .estimate import Estimate, as_generator, check_samples
 
 
@@ -83,6 +84,7 @@ def kl(
                 f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of a score model "
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
+        check_law(name, law, "log_prob")
     check_count("n", n)
     if x is None:
         x = ask_draws(real, n, as_generator(generator, seed))

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_law
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.cells import Axis, Cells
@@ -28,6 +27,7 @@ from ..processes.base import SDE
 from ..processes.dynamics import as_time
 from ..processes.equation import Equation
 from ..show import show_call
+from ..signatures import check_law
 from .gridded import check_mass, correlated, in_units_of, log_densities, sides
 from .named import read_conditions
 from .score import ScoreModel

@@ -25,6 +25,7 @@ from ..precision import at_least_single
 from ..processes.linear import LinearSDE
 from ..processes.scalar import as_scalar
 from ..processes.validity import check_process
+from ..signatures import check_call
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
@@ -96,7 +97,7 @@ class Model(VelocityModel, Trainable):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__()
-        check_process(sde)
+        check_process(sde), check_call("net", net, ["x", "level"], conditions=True)
         self.net, self.sde = net, sde
         self.parametrization = EDMParametrization() if parametrization is None else parametrization
         self.parametrization.check(sde)

@@ -31,6 +31,7 @@ from ..laws.marginals import Marginal
 from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
 from ..show import show_call
+from ..signatures import Overridable
 
 
 class Coefficients(NamedTuple):
@@ -66,7 +67,7 @@ class Coefficients(NamedTuple):
 
 
 @asked_as("a parametrisation, such as models.EDMParametrization()")
-class Parametrization(ABC):
+class Parametrization(Overridable, ABC):
     """The base class of parametrisations: the network predicts a combination ``F = a x_0 + b z`` of clean data and noise.
 
     Subclasses give `a` and `b`; the four coefficients follow by inverting the rotation of `kernels.Transition`, so that

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..signatures import Overridable
+
 
 class ReversedStep(NamedTuple):
     """The prediction of a reversed step: posterior means of clean state and noise, and the logarithm of the step's variance."""
@@ -18,7 +20,7 @@ class ReversedStep(NamedTuple):
     log_variance: Tensor
 
 
-class LearnedReversal(ABC):
+class LearnedReversal(Overridable, ABC):
     """The interface of models that have learned the variance of a reversed step from `t` to `s` (`LearnedVariance`)."""
 
     @abstractmethod

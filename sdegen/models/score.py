@@ -29,12 +29,13 @@ from ..precision import at_least_single, is_finer, widened
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
 from ..show import show_call
+from ..signatures import Overridable
 from .question import Question
 from .reversal import LearnedReversal
 
 
 @asked_as("a score model, such as Exact(VP(), data.gaussian_ring())")
-class ScoreModel(ABC):
+class ScoreModel(Overridable, ABC):
     """The base class of score models, estimates of ``∇ log p_t(x)``. Subclass it with `score`; on a linear process the
     other predictions follow.
 

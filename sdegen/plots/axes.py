@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import check_arguments
 from ..checks import check_kind
+from ..signatures import check_call
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +52,7 @@ def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
     """
     from matplotlib.figure import Figure  # loads on use
 
+    check_call("draw", draw, [], ["ax"])
     figure = Figure(figsize=size, layout="constrained")
     draw(ax=figure.subplots())
     picture = io.BytesIO()

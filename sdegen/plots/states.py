@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..animation import INK
 from ..arguments import check_arguments
-from ..checks import check_count, check_law, check_number, check_tensor
+from ..checks import check_count, check_number, check_tensor
 from ..data.sheet import sheet
 from ..likelihood import Density
 from ..models import ScoreModel
+from ..signatures import check_law
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:

@@ -17,13 +17,14 @@ from ..arguments import asked_as, check_arguments
 from ..checks import check_number, check_tensor
 from ..laws.marginals import LEAST_SIGNAL
 from ..show import show_call
+from ..signatures import Overridable
 from .base import SDE
 
 APART = 1e-14  # of a time: what the next one must differ by at least
 
 
 @asked_as("a grid, such as grids.Angle()")
-class Grid(ABC):
+class Grid(Overridable, ABC):
     """The base class of time grids: decreasing times for the steps of a sampler.
 
     Parameters

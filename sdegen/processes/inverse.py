@@ -12,6 +12,7 @@ from torch import Tensor
 
 NODES = 1025  # a guess is then right to some nine digits, of which a step of Newton's makes all
 FIRST = 1e-10  # of T: earlier times are left to bisection
+NEAR = 1e-6  # of a level: what Newton's step leaves is of its square
 SURE = 1e-7  # a relative step so small leaves an error of its square
 
 
@@ -46,10 +47,15 @@ class FallTable:
         bend = width * (rest * self.slope[i - 1] - u * self.slope[i]) + (end - start) * (u - rest)
         first, last = start.exp(), end.exp().clamp_max(self.T)
         t = (start + u * (end - start) + u * rest * bend).exp().clamp(first, last)
+        if not t.isfinite().all():  # between a ratio and none, as in front of a T without signal
+            return None
         for _ in range(3):
             found, slope = self.fall(t)
             step = (level - found) / slope
             t = (t + step).clamp(first, last)
-            if (step.abs() <= SURE * t).all():
+            near = (level - found).abs() <= NEAR * (
+                1 + level.abs()
+            )  # where the slope diverges, steps are short anywhere
+            if (near & (step.abs() <= SURE * t)).all():
                 return t
         return None

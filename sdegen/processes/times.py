@@ -30,6 +30,7 @@ from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_function
 from ..fixed import Fixed, weights_of
 from ..show import show_call
+from ..signatures import check_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
 
@@ -212,7 +213,9 @@ class ImportanceTimes(TimeLaw):
     def __init__(self, density: Any = None, nodes: int = 512) -> None:
         check_count("nodes", nodes, 2)
         if density is not None:
-            check_function("density", density, "a function of the process and times")
+            check_call(
+                "density", check_function("density", density, "a function of the process and times"), ["sde", "t"]
+            )
         self.density, self.nodes = density, nodes
         self._table: tuple[Any, Any, Tensor, Tensor] | None = None
 

@@ -21,6 +21,7 @@ from ..processes.base import SDE
 from ..processes.grids import Angle, Grid, Uniform
 from ..processes.linear import LinearSDE, is_linear
 from ..show import show_call
+from ..signatures import Overridable
 
 Noise = Callable[[Tensor], Tensor]
 C = TypeVar("C")  # what a step needs, formed before the run
@@ -28,7 +29,7 @@ S = TypeVar("S")  # what a step remembers for the next
 
 
 @asked_as("a sampler with its steps, such as samplers.Heun(steps=18)")
-class Sampler(ABC, Generic[C, S]):
+class Sampler(Overridable, ABC, Generic[C, S]):
     """The base class of samplers: a rule for one step from ``x_t`` to ``x_s``, ``s < t``.
 
     A subclass says what its `plan` makes for a step, and what a step remembers for the next (None for nothing):

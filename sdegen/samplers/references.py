@@ -43,6 +43,7 @@ from ..laws.kernels import Transition, posterior
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..show import show_call
+from ..signatures import Overridable
 
 
 class Directions(NamedTuple):
@@ -64,7 +65,7 @@ class Directions(NamedTuple):
     Q: Tensor | None
 
 
-class Reference(ABC):
+class Reference(Overridable, ABC):
     """The base class of reference distributions: Gaussian laws of the data, or limits of them, whose flow is followed in
     closed form.
     """

@@ -26,6 +26,7 @@ from ..progress import should_show
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
+from .reach import warn_of_escape
 from .start import (
     check_conditions,
     check_known,
@@ -267,7 +268,7 @@ class Runner(NamedTuple):
     def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
         path = [x]
-        ranges: list[Tensor] = []  # looked at once, at the end: no synchronisation inside the loop
+        ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
         for i, (after, _) in enumerate(take_steps(self.sampler, steps, model, x, self.noise(first, self.times))):
             x = after
             ranges += torch.aminmax(x.detach())
@@ -282,20 +283,23 @@ class Runner(NamedTuple):
             ranges += torch.aminmax(x.detach())
             if self.callback is not None:
                 self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(ranges)
+        self._check(model, ranges)
         return torch.stack(path) if self.return_path else x
 
-    def _check(self, ranges: list[Tensor]) -> None:
-        """Refuse a run with a state that was not finite, of which `ranges` has the least and the largest number after every
-        move.
+    def _check(self, model: ScoreModel, ranges: list[Tensor]) -> None:
+        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ranges` has the least and the
+        largest number at the start and after every move.
 
         A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
         """
-        bad = ~torch.stack(ranges).isfinite().cpu() if ranges else torch.zeros(1, dtype=torch.bool)
+        ends = torch.stack(ranges).reshape(-1, 2).double().cpu()
+        bad = ~ends.isfinite().all(1)
         if bad.any():
-            i = int(bad.nonzero()[0, 0]) // 2
-            t = self.times[min(i, len(self.times) - 1)].item()
+            i = max(1, int(bad.nonzero()[0, 0]))
+            t = self.times[min(i, len(self.times)) - 1].item()
             raise ValueError(
-                f"the state turned non-finite in step {i + 1} of {len(ranges) // 2}, from t = {t:.6g}; take more steps, another "
+                f"the state turned non-finite in step {i} of {len(ends) - 1}, from t = {t:.6g}; take more steps, another "
                 "grid or sampler, or check the model at that time."
             )
+        stops = torch.cat([self.times[: len(ends) - self.denoise], self.times.new_zeros(int(self.denoise))])
+        warn_of_escape(model, stops, ends.abs().amax(1))

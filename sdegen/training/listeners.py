@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from ..checks import check_count, check_function
 from ..show import show_call
+from ..signatures import Overridable, check_call
 from .averages import Snapshots
 from .checkpoints import Folder
 from .run import Step
 from .state import Training
 
 
-class Listener:
+class Listener(Overridable):
     """The base class of training callbacks: override any of four methods, each of which does nothing by default.
 
     A plain function of a `Step` is as good as a listener that overrides ``__call__`` alone (`Function`). Where several processes
@@ -84,7 +85,7 @@ def listening(callback: Listener | Callable[[Step], Any]) -> Listener:
     example = "functions of a Step, or listeners, each in a list: callbacks=[look]"
     if isinstance(callback, type):
         raise TypeError(f"callbacks has the class {callback.__name__}; give {example}.")
-    return Function(check_function("callbacks", callback, example))
+    return Function(check_call("callback", check_function("callbacks", callback, example), ["step"]))
 
 
 class Bar(Listener):

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..arguments import check_seed
 from ..checks import check_count, check_function, check_kind, check_number
 from ..show import show_call
+from ..signatures import check_call
 from .averages import exponent
 
 STEPS = 4000  # of a run whose end nobody named
@@ -120,9 +121,12 @@ class Settings:
             self._keep(name, check_number, above=0)
         self._keep("weight_decay", check_number, at_least=0)
         self._keep("p_uncond", check_number, at_least=0, at_most=1, hint=", a probability")
-        check_function("schedule", self.schedule, "a function of the finished part of the run, such as cosine_decay")
+        example = "a function of the finished part of the run, such as cosine_decay"
+        check_call("schedule", check_function("schedule", self.schedule, example), ["done"])
         if self.loss is not None:
-            check_function("loss", self.loss, "a function that is called as loss(model, x, generator=generator)")
+            example = "a function that is called as loss(model, x, generator=generator)"
+            loss = check_function("loss", self.loss, example)
+            check_call("loss", loss, ["model", "x"], ["generator"], conditions=True)
         for name in ("lr_factors", "null"):
             check_kind(name, getattr(self, name), (dict, type(None)), "a dict, or None")
         if self.autocast not in (None, torch.bfloat16):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_law
 from ..metrics.estimate import Estimate
+from ..signatures import check_law
 from .dropping import check_taken
 from .finite import NonFiniteLoss
 from .listeners import Keeping

@@ -26,6 +26,7 @@ from ..processes.times import (
     UniformTimes,
 )
 from ..show import show_call
+from ..signatures import Overridable
 
 __all__ = [
     "SNRWeighting", "EDMWeighting", "InverseVarianceWeighting", "LikelihoodWeighting", "MinSNRWeighting", "UniformWeighting",
@@ -37,7 +38,7 @@ __all__ = [
 
 
 @asked_as("a weighting, such as weightings.UniformWeighting()")
-class Weighting(ABC):
+class Weighting(Overridable, ABC):
     """The base class of loss weightings lambda(t), given by an operator `W` with ``Wᵀ W = lambda``: the loss is ``‖W (s −
     target)‖²``.
     """

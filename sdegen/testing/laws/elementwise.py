@@ -59,7 +59,7 @@ def closed_form_matches_coefficients(sde: ElementwiseSDE) -> None:
     t = times(sde)
     s = 0.2 * t if sde.piece is None else t - 0.4 * sde.piece
     log_alpha, log_variance = _moments(sde, s, t)
-    close("alpha(t) / alpha(s)", sde.alpha(t) / sde.alpha(s), log_alpha.exp(), QUADRATURE)
+    close("alpha(t), from alpha(s)", sde.alpha(t), sde.alpha(s) * log_alpha.exp(), QUADRATURE)
     want = ((2 * log_alpha).exp() * sde.sigma(s).square() + log_variance.exp()).sqrt()
     close("sigma(t)", sde.sigma(t), want, QUADRATURE)
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from ...data import gaussian_ring
 from ...laws.kernels import Kernel, StateLaw
 from ...laws.mixtures import GaussianMixture, moments_of
-from ...laws.operators import Scale
+from ...laws.operators import Scale, rows
 from ...laws.outside import as_law
 from ...metrics import prior_gap
 from ...processes.base import SDE
@@ -39,7 +39,7 @@ from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ...processes.state_noise import dependence_of_noise
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
-from .probes import SHAPES, data, generator, shapes, states, steps, times, within
+from .probes import SHAPES, data, enough, generator, rate, shapes, states, steps, times, within
 
 PRIOR_TOLERANCE = 1e-3  # nats, at the default T
 
@@ -165,13 +165,13 @@ def kernel_is_generated_by_the_coefficients(sde: SDE) -> None:
     """Over a short step the kernel moves by ``f h`` and spreads by ``G Gᵀ h``."""
     t = times(sde, 5)
     x = states(sde, 5, 2)
-    h = 1e-7 * sde.T
+    h = torch.minimum(torch.full_like(t, 1e-7 * sde.T), 1e-4 / rate(sde, t))
     kernel = sde.kernel(x, t, t + h)
     f = sde.drift(x, t + h / 2)
     mean, covariance = _mean_and_covariance(kernel, x)
-    close("mean increment of the kernel", (mean - x) / h, f, 1e-3, 1e-2 + f.abs().amax())
+    close("mean increment of the kernel", (mean - x) / rows(h, x), f, 1e-3, 1e-2 + f.abs().amax())
     G = diffusion_at(sde, x, t + h / 2).matrix()
-    spread, want = covariance / h, (G @ G.mT).expand(5, *G.shape[-2:])
+    spread, want = covariance / h[:, None, None], (G @ G.mT).expand(5, *G.shape[-2:])
     if spread.shape != want.shape:  # a number's noise, in a kernel over coordinates
         want = want * torch.eye(spread.shape[-1], dtype=torch.float64)
     close("spread of the kernel per time", spread.expand(want.shape), want, 1e-3, 1e-2 + want.abs().amax())
@@ -210,12 +210,14 @@ def simulation_follows_the_kernel(sde: SDE) -> None:
     """Paths simulated from the coefficients have the kernel's mean and spread, within five standard errors."""
     n = 4000
     lag = sde.T if is_linear(sde) or sde.is_known else calibrate_lag(sde, states(sde, 256, 2), sde.lag_tolerance)
-    s, t = 0.3 * sde.T, 0.3 * sde.T + min(0.05 * sde.T, lag)
+    s = 0.3 * sde.T
+    relaxed = 0.5 / rate(sde, torch.tensor([s], dtype=torch.float64))
+    t = s + min(0.05 * sde.T, lag, relaxed.item())
     x = states(sde, 1, 2).expand(n, *states(sde, 1, 2).shape[1:]).contiguous()
     steps = 64
     if is_linear(sde):  # Euler's method sees no faster rate
-        rate = sde.drift_operator(0.5 * (s + t)).matrix().abs().amax().item()
-        steps = min(max(steps, math.ceil(40 * rate * (t - s))), 4096)
+        fastest = sde.drift_operator(0.5 * (s + t)).matrix().abs().amax().item()
+        steps = min(max(steps, math.ceil(40 * fastest * (t - s))), 4096)
     end = simulate(sde, x, s, t, steps=steps, generator=generator()).reshape(n, -1)
     kernel = sde.kernel(x[:1], s, t)
     draws = sde.kernel(x, s, t).sample(torch.randn(x.shape, dtype=torch.float64, generator=generator()))
@@ -255,7 +257,7 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
         return
     n = 4000
     x_0 = within(0.3 * ring.sample(n, generator())) if shapes() is SHAPES else data(n)
-    x = simulate(sde, sde.lift(x_0), 0.0, sde.T, steps=400, generator=generator())
+    x = simulate(sde, sde.lift(x_0), 0.0, sde.T, steps=enough(sde, sde.T, 400), generator=generator())
     prior = as_law(sde.prior(moments_of(x_0)))
     same_law("the prior", prior.sample(n, torch.Generator().manual_seed(21)), x)
 

@@ -83,19 +83,25 @@ def marginal_starts_at_the_data(sde: LinearSDE) -> None:
 
 
 def signal_to_noise_decreases(sde: LinearSDE) -> None:
-    """``snr`` falls strictly, and `time` inverts it."""
+    """``log snr`` falls strictly, but for where it has fallen out of the range of numbers."""
     t = sde.T * torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
-    snr = sde.snr(t)
-    if not (snr[1:] < snr[:-1]).all():
-        i = int((~(snr[1:] < snr[:-1])).nonzero()[0, 0])
+    level = sde.log_snr(t)
+    falls = (level[1:] < level[:-1]) | (level[1:].isneginf() & level[:-1].isneginf())
+    if not falls.all():
+        i = int((~falls).nonzero()[0, 0])
         raise Violation(
-            f"snr goes from {snr[i].item():.4g} to {snr[i + 1].item():.4g} between t = {t[i]:.3g} and {t[i + 1]:.3g}"
+            f"log snr goes from {level[i].item():.6g} to {level[i + 1].item():.6g} between t = {t[i]:.3g} and {t[i + 1]:.3g}"
         )
 
 
 def clock_inverts_the_snr(sde: LinearSDE) -> None:
-    """``time(snr(t)) = t``, and the flow's clock and chart invert too."""
-    t = times(sde)
+    """``time(snr(t)) = t``, and the flow's clock and chart invert too, as long as there is a signal to tell the time by."""
+    t = torch.cat(
+        [times(sde), sde.T * (1 - torch.logspace(-2, -6, 5, dtype=torch.float64))]
+    )  # where levels may fall to −inf
+    level = sde.log_snr(t)
+    close("the time of log snr(t)", sde.time_of_log_snr(level[level.isfinite()]), t[level.isfinite()], 1e-8, sde.T)
+    t = times(sde, until=sde.t_max)
     close("time(snr(t))", sde.time(sde.snr(t)), t, 1e-8, sde.T)
     flow = sde.flow(Exact(sde, gaussian_ring()))
     close("the flow's time(clock(t))", flow.time(flow.clock(t)), t, 1e-8, sde.T)
@@ -170,7 +176,8 @@ def flow_carries_the_marginals(sde: LinearSDE) -> None:
     In the flow's own clock and chart: what fails here is its velocity, or the root `R` of the marginals.
     """
     x_0 = torch.full_like(data(1, 1), 0.8)
-    model = Exact(sde, GaussianMixture(torch.ones(1), x_0, torch.tensor([1e-12])))
+    point = 1e-12 / sde.snr(0.15 * sde.t_max).clamp_min(1.0)  # a variance that no noise below is small beside
+    model = Exact(sde, GaussianMixture(torch.ones(1), x_0, point.reshape(1)))
     flow = sde.flow(model)
     u_0 = sde.lift(x_0)
     z = torch.randn(u_0.shape, dtype=torch.float64, generator=generator())
@@ -178,11 +185,11 @@ def flow_carries_the_marginals(sde: LinearSDE) -> None:
     def along(tau: Tensor) -> Tensor:
         return torch.cat([flow.chart(sde.marginal(t)(u_0).sample(z), t) for t in flow.time(tau)])
 
-    ends = flow.clock(torch.tensor([0.15, 0.85], dtype=torch.float64) * sde.T)
+    least, *ends, most = flow.clock(torch.tensor([0.0, 0.15, 0.85, 1.0], dtype=torch.float64) * sde.t_max)
     tau = torch.linspace(ends[0].item(), ends[1].item(), 5, dtype=torch.float64)
     # The stencil stays inside the clock, which a process that slows towards its ends leaves little of.
-    room = flow.clock(torch.tensor(sde.T, dtype=torch.float64)) - ends[1]
-    h = torch.minimum(1e-3 * (ends[1] - ends[0]), room / 8).expand(5)
+    room = torch.minimum(most - ends[1], ends[0] - least) / 8
+    h = torch.minimum(1e-3 * (ends[1] - ends[0]), room).expand(5)
     slope = derivative(along, tau, h)
     want = torch.cat([flow.velocity(along(tau[i : i + 1]), tau[i]) for i in range(5)])
     close("velocity along the path of one point", slope, want, 1e-5, 1 + want.abs().amax())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["SHAPES", "data", "generator", "on_data", "shapes", "states", "steps", "times", "within"]
+__all__ = ["SHAPES", "data", "enough", "generator", "on_data", "rate", "shapes", "states", "steps", "times", "within"]
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...processes.base import SDE
+from ...processes.linear import is_linear
 
+MOST = 4000  # steps of a simulation
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
 _DOMAIN: ContextVar[constraints.Constraint] = ContextVar("domain of a process", default=constraints.real)
 _GIVEN: ContextVar[Tensor | None] = ContextVar("data that a process is made for", default=None)
@@ -55,17 +58,38 @@ def data(n: int, *shape: int) -> Tensor:
     return given.detach().cpu().double()[torch.arange(n) % len(given)]
 
 
-def times(sde: SDE, n: int = 7) -> Tensor:
-    """Times inside ``(0, T)`` at no round fraction; for processes defined piecewise, at the middle of their pieces."""
-    t = sde.T * torch.linspace(0.031, 0.953, n, dtype=torch.float64)
+def times(sde: SDE, n: int = 7, until: float | None = None) -> Tensor:
+    """Times inside ``(0, T)`` at no round fraction, or before another last one; for processes defined piecewise, at the middle of
+    their pieces.
+    """
+    t = (sde.T if until is None else until) * torch.linspace(0.031, 0.953, n, dtype=torch.float64)
     piece = getattr(sde, "piece", None)
     return t if piece is None else ((t / piece).floor() + 0.5) * piece
 
 
 def steps(sde: SDE, t: Tensor) -> Tensor:
-    """Steps of the differences at `t`: three of them stay inside ``(0, T)``, and inside a piece."""
+    """Steps of the differences at `t`: three stay inside ``(0, T)``, and inside a piece, and in one little happens."""
     piece = getattr(sde, "piece", None)
-    return 0.01 * torch.minimum(t, sde.T - t) if piece is None else torch.full_like(t, 0.1 * piece)
+    h = 0.01 * torch.minimum(t, sde.T - t) if piece is None else torch.full_like(t, 0.1 * piece)
+    changes = rate(sde, t)
+    if is_linear(sde):  # and how fast the noise grows
+        G, R = sde.diffusion_operator(t).matrix(), sde.marginal(t).R.matrix()
+        changes = changes.maximum((G.abs().amax((-2, -1)) / R.abs().amax((-2, -1))).square() / 3)
+    return torch.minimum(h, 0.05 / changes.nan_to_num(nan=0.0))
+
+
+def rate(sde: SDE, t: Tensor) -> Tensor:
+    """How fast the drift changes states at the times `t`, ``(n,)``: what it moves two of them apart by, of their distance."""
+    n = len(t)
+    x = states(sde, 2 * n, 2)
+    f = sde.drift(x, t.repeat(2))
+    return (f[:n] - f[n:]).flatten(1).norm(dim=1) / (x[:n] - x[n:]).flatten(1).norm(dim=1)
+
+
+def enough(sde: SDE, t: float, least: int) -> int:
+    """A number of steps of Euler's method up to the time `t`, in each of which the drift does little; some thousands at most."""
+    fastest = rate(sde, times(sde)).max().item()
+    return min(max(least, math.ceil(10 * fastest * t)), MOST)
 
 
 def generator() -> torch.Generator:

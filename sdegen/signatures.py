@@ -1,0 +1,142 @@
+"""Whether functions from outside can be called as the library calls them: `check_call` of functions that are given, `check_law`
+of the methods of laws, and `Overridable` of methods that are overridden.
+
+It is asked once, where a function enters the library or a class is defined, and never before a call.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Overridable", "check_call", "check_law", "check_overrides"]
+
+import inspect
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+from torch import distributions as D
+from torch import nn
+
+from .checks import kind_of
+
+
+def check_call(
+    name: str,
+    function: Callable[..., Any],
+    arguments: Sequence[str],
+    keywords: Sequence[str] = (),
+    conditions: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that can be called with some arguments; refuse any other. One that does not tell what it takes passes.
+
+    Parameters
+    ----------
+    name
+        What an error calls it.
+    function
+        A function, or a network, of which ``forward`` is asked.
+    arguments
+        What it will be called with, in the words of an error.
+    keywords
+        The names of arguments that it will be called with by keyword.
+    conditions
+        Whether it may need more by keyword, as a network does that is conditional.
+
+    Raises
+    ------
+    TypeError
+        If it takes fewer, or needs more.
+
+    Examples
+    --------
+    >>> check_call("schedule", lambda: 1.0, ["done"])
+    Traceback (most recent call last):
+    TypeError: schedule takes (), and is called as schedule(done); give a function that takes that.
+    """
+    whole: Any = getattr(function, "_orig_mod", function)  # what torch.compile has wrapped
+    try:
+        signature = inspect.signature(whole.forward if isinstance(whole, nn.Module) else whole)
+    except (TypeError, ValueError):  # built in
+        return function
+    if not _takes(signature, arguments, keywords, conditions):
+        asked = ", ".join([*arguments, *(f"{word}=..." for word in keywords)])
+        raise TypeError(
+            f"{name} takes {_shown(signature)}, and is called as {name}({asked}); give a function that takes that."
+        )
+    return function
+
+
+def check_law(name: str, value: Any, *methods: str) -> Any:
+    """Return an object that can be sampled from, or has the `methods` named; refuse anything else, classes included.
+
+    Methods take ``(x)``, but for ``sample(n, generator)``; those of ``torch.distributions`` are called in another way (`as_law`).
+
+    Raises
+    ------
+    TypeError
+        If it lacks a method, or one cannot be called, or if it is a class.
+    """
+    needed = methods or ("sample",)
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
+        listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
+        raise TypeError(f"{name} {kind_of(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
+    for method in () if isinstance(value, D.Distribution) else needed:
+        check_call(f"{name}.{method}", getattr(value, method), ["n", "generator"] if method == "sample" else ["x"])
+    return value
+
+
+def check_overrides(cls: type) -> None:
+    """Refuse a class with a method that cannot be called as the one of the library that it overrides.
+
+    Parameters
+    ----------
+    cls
+        The class.
+
+    Raises
+    ------
+    TypeError
+        Naming the method.
+    """
+    for name, method in vars(cls).items():
+        if not isinstance(method, FunctionType) or name.startswith("_"):
+            continue
+        base = next((vars(kind)[name] for kind in cls.__mro__[1:] if name in vars(kind) and _is_ours(kind)), None)
+        if not isinstance(base, FunctionType):
+            continue
+        asked = list(inspect.signature(base).parameters.values())
+        places = [p.name for p in asked if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        words = [p.name for p in asked if p.kind is p.KEYWORD_ONLY]
+        own, conditions = inspect.signature(method), any(p.kind is p.VAR_KEYWORD for p in asked)
+        if not _takes(own, places, words, conditions):
+            raise TypeError(
+                f"{cls.__name__}.{name} takes {_shown(own)}, and is called as {name}({', '.join([*places, *words])}); define it "
+                "with these arguments."
+            )
+
+
+class Overridable:
+    """The base class of what the user derives from: a method that takes other arguments than the one it overrides is refused."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Check the methods of a class."""
+        super().__init_subclass__(**more)
+        check_overrides(cls)
+
+
+def _takes(signature: inspect.Signature, arguments: Sequence[str], keywords: Sequence[str], conditions: bool) -> bool:
+    bind = signature.bind_partial if conditions else signature.bind
+    try:
+        bind(*arguments, **dict.fromkeys(keywords))
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(signature: inspect.Signature) -> str:
+    """Return the names of a signature, without annotations."""
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(bare))
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __package__

@@ -1,0 +1,155 @@
+"""Functions and methods of the user that cannot be called as the library calls them are refused where they enter it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import fuzz
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import nets
+from sdegen.guidance.measurements import Measurement
+from sdegen.laws.coordinates import Coordinates
+from sdegen.laws.derivatives import Divergence
+from sdegen.laws.mixtures import Distribution
+from sdegen.models.parametrizations import Parametrization
+from sdegen.processes.grids import Grid
+from sdegen.processes.times import TimeLaw
+from sdegen.samplers.references import Reference
+from sdegen.signatures import check_call, check_law
+from sdegen.training import Listener
+from sdegen.training.weightings import Weighting
+
+BASES = [
+    sdegen.SDE, sdegen.ScalarSDE, sdegen.ScheduleSDE, sdegen.MatrixSDE, sdegen.processes.KnownSDE, sdegen.ScoreModel,
+    sdegen.samplers.Sampler, Grid, Weighting, Parametrization, Measurement, Divergence, Listener, Coordinates, Reference,
+    TimeLaw, Distribution,
+]  # fmt: skip
+FINAL = ("lift", "project", "complete", "velocity")  # which no class may override
+
+
+def methods() -> list[tuple[type, str]]:
+    """All public methods of the classes that users derive from."""
+    found = []
+    for base in BASES:
+        for name in dir(base):
+            method = inspect.getattr_static(base, name)
+            if isinstance(method, FunctionType) and not name.startswith("_") and name not in FINAL:
+                found.append((base, name))
+    return found
+
+
+def defined(source: str) -> Any:
+    scope: dict[str, Any] = {}
+    exec(f"def method({source}): ...", scope)
+    return scope["method"]
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
+def test_methods_that_take_other_arguments_are_refused(base: type) -> None:
+    drawn = [name for owner, name in methods() if owner is base]
+    assert drawn
+    for name in drawn:
+        parameters = list(inspect.signature(getattr(base, name)).parameters.values())
+        places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        words = [f"{p.name}=None" for p in parameters if p.kind is p.KEYWORD_ONLY]
+        rest = [f"**{p.name}" for p in parameters if p.kind is p.VAR_KEYWORD]
+        star = ["*", *words] if words else []
+        for right in (["self", *(f"a{i}" for i in range(len(places) - 1)), *star, *rest], ["*args", *words, "**more"]):
+            type("Right", (base,), {name: defined(", ".join(right))})
+        others = [[*star, *rest], [*places, "another", *star] if not rest else [*places[:-1], *star, *rest]]
+        if words:
+            others.append(places)
+        for other in others:
+            with pytest.raises(
+                TypeError, match=rf"^Other\.{name} takes \(.*\), and is called as {name}\(.*\); define it"
+            ):
+                type("Other", (base,), {name: defined(", ".join(other))})
+
+
+def test_one_of_a_base_of_the_user_is_held_to_the_librarys() -> None:
+    class Mine(sdegen.SDE):
+        """In the middle."""
+
+    with pytest.raises(
+        TypeError, match=r"Less\.drift takes \(self, x\), and is called as drift\(self, x, t\); define it"
+    ):
+
+        class Less(Mine):
+            def drift(self, x: Tensor) -> Tensor:  # type: ignore[override]
+                return -x
+
+
+def functions() -> list[fuzz.Case]:
+    """Every argument of a public name that is a function."""
+    return [case for name in fuzz.TARGETS for case in fuzz.cases_of(name) if case.nonsense.startswith("takes")]
+
+
+@pytest.mark.parametrize("case", functions(), ids=str)
+def test_functions_that_take_other_arguments_are_refused(case: fuzz.Case) -> None:
+    found, said = fuzz.verdict(case)
+    by_name = case == fuzz.Case("guidance.ClassifierGuidance", "classifier", "takes nine")  # they may be conditions
+    assert found == ("allowed" if by_name else "sentence"), said
+
+
+class Single(nn.Module):
+    """A network of the state alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Labelled(nn.Module):
+    """A network that needs a condition."""
+
+    def forward(self, x: Tensor, level: Tensor, label: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("make", [sdegen.Model, sdegen.DirectModel], ids=lambda make: make.__name__)
+def test_networks_take_a_state_and_a_level(make: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"net takes \(x\), and is called as net\(x, level\); give a function"):
+        make(Single(), sdegen.VP())
+    for net in (Labelled(), nets.MLP(2, width=4), torch.compile(nets.MLP(2, width=4))):
+        make(net, sdegen.VP())
+
+
+class Draws:
+    """A law without a generator."""
+
+    def sample(self, n: int) -> Tensor:
+        return torch.zeros(n, 2)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros(len(x))
+
+
+def test_laws_take_a_number_and_a_generator() -> None:
+    with pytest.raises(TypeError, match=r"law\.sample takes \(n\), and is called as law\.sample\(n, generator\); give"):
+        check_law("law", Draws())
+    with pytest.raises(TypeError, match=r"law\.log_prob takes \(x, y\), and is called as law\.log_prob\(x\); give"):
+        check_law("law", Draws(), "log_prob")
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    calls: list[Callable[[], Any]] = [
+        lambda: sdegen.fit(sdegen.Model(nets.MLP(2, width=4), sdegen.VP()), Draws(), steps=1),
+        lambda: sdegen.log_prob(model, torch.zeros(1, 2), prior=Draws()),
+        lambda: sdegen.metrics.kl(Draws(), sdegen.data.gaussian_ring(), n=10),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"takes \(.*\), and is called as .*; give a function that takes that"):
+            call()
+    for law in (torch.distributions.Normal(torch.zeros(2), 1.0), sdegen.data.gaussian_ring()):
+        check_law("law", law, "sample", "log_prob")
+
+
+def test_what_does_not_tell_passes() -> None:
+    for function in (torch.sin, max, print, lambda *a: 0, lambda a, b=1, *c, **d: 0):
+        assert check_call("f", function, ["x"]) is function
+    with pytest.raises(TypeError, match=r"callback takes \(\), and is called as callback\(step\); give a function"):
+        sdegen.fit(sdegen.Model(nets.MLP(2, width=4), sdegen.VP()), torch.randn(9, 2), steps=1, callbacks=[lambda: 1])
