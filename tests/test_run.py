@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from labelled import Labelled
 from torch import Tensor, nn
 
@@ -263,17 +265,34 @@ GIVEN: dict[str, tuple[str, Callable[[sdegen.Model, Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("shape", [(3,), (1,), (2, 2), (4, 1)], ids=str)
+SHAPES = st.lists(st.integers(1, 4), max_size=3).map(tuple)
+
+
 @pytest.mark.parametrize("door", GIVEN)
-def test_states_of_another_size_are_refused_where_moments_are_of_all_numbers(door: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("full", [True, False], ids=["full", "diagonal"])
+@pytest.mark.filterwarnings("ignore:a state reached")
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(data=SHAPES, other=SHAPES, lifted=st.booleans())
+@example((2,), (3,), False)
+@example((2,), (2, 2), False)
+@example((4,), (2, 2), False)
+@example((1, 4, 4), (1, 2, 2), False)
+def test_rows_are_shaped_like_the_data(
+    door: str, full: bool, data: tuple[int, ...], other: tuple[int, ...], lifted: bool
+) -> None:
     name, call = GIVEN[door]
-    model, x = sdegen.Model(AnySize(), sdegen.VP()), torch.ones(3, *shape, dtype=torch.float64)
-    mean, variances = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    model.moments = sdegen.Moments(mean, variances.diag())
-    sentence = (
-        rf"^{name} has shape {re.escape(str(tuple(x.shape)))}; the data have shape \(2,\): give rows like them\.$"
-    )
-    with pytest.raises(ValueError, match=sentence):
-        call(model, x)
-    model.moments = sdegen.Moments(mean, variances)
-    assert call(model, torch.ones(3, 2, dtype=torch.float64)).shape == (3, 2)
+    sde = sdegen.CLD() if lifted else sdegen.VP()
+    model, n = sdegen.Model(AnySize(), sde), math.prod(data)
+    variances = torch.ones(n, dtype=torch.float64)
+    model.moments = sdegen.Moments(torch.zeros(data, dtype=torch.float64), variances.diag() if full else variances)
+    image = len(data) > 1 and not full and len(data) == len(other) and data[0] == other[0]  # of other sides
+    like_states = lifted and other[:1] == (2,)  # what that is another shape of, the other tests say
+    states = torch.ones(3, *other, dtype=torch.float64)
+    if other != data and not image and not like_states:
+        said = rf"^{name} has shape {re.escape(str(tuple(states.shape)))}; the data have shape {re.escape(str(data))}: give rows"
+        with pytest.raises(ValueError, match=said):
+            call(model, states)
+    start = torch.ones(3, *data, dtype=torch.float64)
+    start = start if name == "x" or not lifted else sde.lift(start)
+    result = call(model, start)
+    assert result.shape[1:] == (data if door != "encode" or not lifted else (2, *data))

@@ -73,7 +73,8 @@ class DirectModel(Trainable):
         base = as_law(base)
         if base is not None and not hasattr(base, "score"):
             raise TypeError(f"base is {type(base).__name__}, which has no score; give a law with score(x), or None.")
-        check_process(sde), check_call("net", net, ["x", "level"], conditions=True)
+        check_process(sde)
+        check_call("net", net, ["x", "level"], conditions=True)
         sde = sde if sde.free is None or sde.coordinates is not None else Transformed(sde, sde.free)
         if check_count("orders", orders) > 1 and sde.harmonics is None:
             raise ValueError(

@@ -97,7 +97,8 @@ class Model(VelocityModel, Trainable):
         self, net: nn.Module, sde: LinearSDE, parametrization: Parametrization | None = None, end: float | None = None
     ) -> None:
         super().__init__()
-        check_process(sde), check_call("net", net, ["x", "level"], conditions=True)
+        check_process(sde)
+        check_call("net", net, ["x", "level"], conditions=True)
         self.net, self.sde = net, sde
         self.parametrization = EDMParametrization() if parametrization is None else parametrization
         self.parametrization.check(sde)

@@ -22,6 +22,7 @@ from ..answers import check_answer
 from ..checks import check_count, check_tensor
 from ..data.parts import has_rows, part_of
 from ..dense import check_dense
+from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
@@ -209,13 +210,26 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
-    moments = model.moments
-    if (
-        moments is not None and moments.covariance.ndim == 2 and model.sde.coordinates is None
-    ):  # over all numbers of a datum: no other size can be meant
-        sizes = {moments.mean.numel(), model.sde.embed(moments.mean[None]).numel()}
-        if x[0].numel() not in sizes:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}; the data have shape {tuple(moments.mean.shape)}: give rows like them."
-            )
+    if model.moments is not None and model.sde.coordinates is None:
+        _check_shape(name, x, model, model.moments)
     return widened(x)
+
+
+def _check_shape(name: str, x: Tensor, model: ScoreModel, moments: Moments) -> None:
+    """Refuse rows that are neither shaped like the data nor like their states; a network may take images of other sides.
+
+    Raises
+    ------
+    ValueError
+        Naming both shapes.
+    """
+    data, given = moments.mean.shape, x.shape[1:]
+    state = model.sde.embed(moments.mean[None]).shape[1:]
+    if given in (data, state):
+        return
+    resized = len(data) > 1 and moments.covariance.ndim == 1 and model.like is not None
+    for shape in (data, state):
+        before = len(shape) - len(data) + 1  # axes that are no sides of an image: its channels, and those of the state
+        if resized and len(given) == len(shape) and given[:before] == shape[:before]:
+            return
+    raise ValueError(f"{name} has shape {tuple(x.shape)}; the data have shape {tuple(data)}: give rows like them.")
