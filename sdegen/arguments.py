@@ -30,6 +30,7 @@ from .checks import (
     check_tensor,
     kind_of,
 )
+from .dense import refuse_meta
 from .signatures import check_call
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +108,11 @@ def check_arguments(door: F) -> F:
         checks = known()
         plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
         named = {n: checks[n](n, v) if n in checks.keys() - nameless else v for n, v in named.items()}
-        return door(*plain, *given[len(plain) :], **named)
+        try:
+            return door(*plain, *given[len(plain) :], **named)
+        except RuntimeError as failure:
+            refuse_meta(door.__name__, failure)
+            raise
 
     return typing.cast(F, checked)
 

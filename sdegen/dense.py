@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_dense"]
+__all__ = ["check_dense", "refuse_meta"]
 
 import torch
 from torch import Tensor
@@ -30,3 +30,25 @@ def check_dense(name: str, value: Tensor) -> None:
     if value.is_nested or value.is_quantized or value.layout != torch.strided:
         kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse"
         raise TypeError(f"{name} is a {kind} tensor; give a plain one, with rows of one shape, as to_dense() does.")
+
+
+def refuse_meta(who: str, failure: RuntimeError) -> None:
+    """Say of a failure of torch that the default device is meta, if it is; return otherwise.
+
+    Parameters
+    ----------
+    who
+        What was called.
+    failure
+        What torch said.
+
+    Raises
+    ------
+    RuntimeError
+        In place of the failure.
+    """
+    if torch.get_default_device().type == "meta" and "default device" not in str(failure):
+        raise RuntimeError(
+            f"{who} was called where torch's default device is meta, on which new tensors hold no numbers; call it outside of "
+            'torch.device("meta"), or after torch.set_default_device("cpu").'
+        ) from failure

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from ..answers import as_numbers, check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
+from ..dense import check_dense
 from ..fixed import Fixed
 from ..laws.coordinates import Coordinates
 from ..laws.diagonal import Diagonal
@@ -41,6 +42,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     if not isinstance(t, Tensor):
         t = _as_times(t, name)
     given = torch.as_tensor(t)
+    check_dense(name, given)
     t = torch.as_tensor(t, dtype=torch.float64).cpu()
     if t.ndim > 1:
         raise ValueError(f"{name} has shape {tuple(t.shape)}; times have shape () or (B,).")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..dense import check_dense
 from ..fixed import remembered
 from ..laws.draws import noise_like
 from ..laws.embedding import WHOLE, Embedding, Observation
@@ -181,7 +182,9 @@ class LinearSDE(SDE):
         ValueError
             If the ratio is not reached within ``[0, T]``.
         """
-        level = torch.as_tensor(snr, dtype=torch.float64).cpu().log()
+        ratio = torch.as_tensor(snr, dtype=torch.float64)
+        check_dense("snr", ratio)
+        level = ratio.cpu().log()
         lost = level.isneginf()
         if lost.any() and self.snr(self.T) == 0:  # which a process reaches, or comes too near to for a number
             level = torch.where(lost, self.log_snr(self.T), level)
