@@ -32,7 +32,7 @@ DOORS: dict[str, Callable[[], Any]] = {
     "edit": lambda: sdegen.edit(EXACT, X, 0.5, steps=2),
     "mmd": lambda: metrics.mmd(X, X.flip(0)),
     "kl": lambda: metrics.kl(RING, RING, n=10),
-    "knn_kl": lambda: metrics.knn_kl(MANY, MANY.flip(0)),
+    "knn_kl": lambda: metrics.knn_kl(MANY, MANY.flip(0) + 0.01),
     "sliced": lambda: metrics.sliced_wasserstein(X, X.flip(0)),
     "marginal": lambda: VP.marginal(0.3).snr,
     "marginal of times": lambda: VP.marginal(torch.rand(3)).snr,
