@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count, check_law, check_tensor
+from ..checks import check_count, check_tensor
 from ..laws.columns import Columns
+from ..signatures import check_law
 from .columns import CategoryColumn, Column, CountColumn, GappedColumn, NumberColumn, PositiveColumn, find_gaps
 
 
