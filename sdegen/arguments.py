@@ -6,7 +6,7 @@ function to check. Only calls from outside are held to it; steps of samplers and
 
 from __future__ import annotations
 
-__all__ = ["asked_as", "check_arguments", "check_seed"]
+__all__ = ["asked_as", "check_arguments", "check_law", "check_seed"]
 
 import functools
 import inspect
@@ -131,6 +131,25 @@ def check_seed(name: str, value: Any) -> int:
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"{name} = {seed}; it must be a whole number of 64 bits, from -2**63 to below 2**64.")
     return seed
+
+
+def check_law(name: str, value: Any, *methods: str) -> Any:
+    """Return an object that can be sampled from, or has the `methods` named; refuse anything else, classes included.
+
+    Methods take ``(x)``, but for ``sample(n, generator)``; those of ``torch.distributions`` are called in another way (`as_law`).
+
+    Raises
+    ------
+    TypeError
+        If it lacks a method, or one cannot be called, or if it is a class.
+    """
+    needed = methods or ("sample",)
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
+        listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
+        raise TypeError(f"{name} {kind_of(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
+    for method in () if isinstance(value, Distribution) else needed:
+        check_call(f"{name}.{method}", getattr(value, method), ["n", "generator"] if method == "sample" else ["x"])
+    return value
 
 
 def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:

@@ -1,22 +1,19 @@
-"""Whether functions from outside can be called as the library calls them: `check_call` of functions that are given, `check_law`
-of the methods of laws, and `Overridable` of methods that are overridden.
+"""Whether functions from outside can be called as the library calls them: `check_call` of functions that are given, and
+`Overridable` of methods that are overridden.
 
 It is asked once, where a function enters the library or a class is defined, and never before a call.
 """
 
 from __future__ import annotations
 
-__all__ = ["Overridable", "check_call", "check_law", "check_overrides"]
+__all__ = ["Overridable", "check_call", "check_overrides"]
 
 import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
-from torch import distributions as D
 from torch import nn
-
-from .checks import kind_of
 
 
 def check_call(
@@ -63,25 +60,6 @@ def check_call(
             f"{name} takes {_shown(signature)}, and is called as {name}({asked}); give a function that takes that."
         )
     return function
-
-
-def check_law(name: str, value: Any, *methods: str) -> Any:
-    """Return an object that can be sampled from, or has the `methods` named; refuse anything else, classes included.
-
-    Methods take ``(x)``, but for ``sample(n, generator)``; those of ``torch.distributions`` are called in another way (`as_law`).
-
-    Raises
-    ------
-    TypeError
-        If it lacks a method, or one cannot be called, or if it is a class.
-    """
-    needed = methods or ("sample",)
-    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
-        listed = " and ".join(f"{m}(n, generator=None)" if m == "sample" else f"{m}(x)" for m in needed)
-        raise TypeError(f"{name} {kind_of(value)}; give a law, an object with {listed}, such as data.gaussian_ring().")
-    for method in () if isinstance(value, D.Distribution) else needed:
-        check_call(f"{name}.{method}", getattr(value, method), ["n", "generator"] if method == "sample" else ["x"])
-    return value
 
 
 def check_overrides(cls: type) -> None:

@@ -16,6 +16,7 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     ["construction", "dense", "description", "precision", "show", "storage", "waiting", "warning", "written"],
+    ["signatures"],
     ["fixed"],
     ["answers", "checks", "conditions", "identity"],
     ["arguments", "progress"],

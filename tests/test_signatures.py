@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import nets
+from sdegen.arguments import check_law
 from sdegen.guidance.measurements import Measurement
 from sdegen.laws.coordinates import Coordinates
 from sdegen.laws.derivatives import Divergence
@@ -22,7 +23,7 @@ from sdegen.models.parametrizations import Parametrization
 from sdegen.processes.grids import Grid
 from sdegen.processes.times import TimeLaw
 from sdegen.samplers.references import Reference
-from sdegen.signatures import check_call, check_law
+from sdegen.signatures import check_call
 from sdegen.training import Listener
 from sdegen.training.weightings import Weighting
 

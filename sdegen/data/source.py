@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..answers import ask_draws
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..dense import check_dense
 from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..laws.outside import as_law
 from ..precision import at_least_single, is_finer, widened
 from ..show import show_call
-from ..signatures import check_law
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
 from .moments import joined

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.columns import Columns
-from ..signatures import check_law
 from .columns import CategoryColumn, Column, CountColumn, GappedColumn, NumberColumn, PositiveColumn, find_gaps
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..answers import ask_score
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..checks import check_count
 from ..data.parts import check_batch
 from ..laws.mixtures import GaussianMixture, Moments
@@ -32,7 +32,6 @@ from ..processes.times import AngleTimes, TimeLaw
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_states, chunks
 from ..show import show_call
-from ..signatures import check_law
 from .chain import last_log_prob, step_divergence
 from .draws import log_density, repeated, stderr_of_mean
 

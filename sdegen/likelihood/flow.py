@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..answers import ask_draws
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..data.parts import check_batch
 from ..laws.derivatives import Divergence, ExactDivergence
@@ -32,7 +32,6 @@ from ..samplers.noise import as_seed
 from ..samplers.priors import prior_of
 from ..samplers.start import check_known, chunks, start
 from ..show import show_call
-from ..signatures import check_law
 from .draws import log_density, log_mean, repeated
 from .path import Integration, Path, check_flow, follow, warn_of_passes
 

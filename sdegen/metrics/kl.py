@@ -16,12 +16,11 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from ..answers import ask_draws, ask_log_prob
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
 from ..processes.linear import LinearSDE
-from ..signatures import check_law
 from .estimate import Estimate, as_generator, check_samples
 
 

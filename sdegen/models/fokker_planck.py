@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.cells import Axis, Cells
@@ -27,7 +27,6 @@ from ..processes.base import SDE
 from ..processes.dynamics import as_time
 from ..processes.equation import Equation
 from ..show import show_call
-from ..signatures import check_law
 from .gridded import check_mass, correlated, in_units_of, log_densities, sides
 from .named import read_conditions
 from .score import ScoreModel

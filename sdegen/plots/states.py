@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ..animation import INK
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_number, check_tensor
 from ..data.sheet import sheet
 from ..likelihood import Density
 from ..models import ScoreModel
-from ..signatures import check_law
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:

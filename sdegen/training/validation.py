@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_arguments
+from ..arguments import check_arguments, check_law
 from ..metrics.estimate import Estimate
-from ..signatures import check_law
 from .dropping import check_taken
 from .finite import NonFiniteLoss
 from .listeners import Keeping
