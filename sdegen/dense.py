@@ -33,7 +33,7 @@ def check_dense(name: str, value: Tensor) -> None:
 
 
 def refuse_meta(who: str, failure: RuntimeError) -> None:
-    """Say of a failure of torch that the default device is meta, if it is; return otherwise.
+    """Raise an error that names the default device where that is meta, in place of what torch said; return otherwise.
 
     Parameters
     ----------

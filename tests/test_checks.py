@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdegen import checks
+from sdegen import arguments, checks
 
 WHOLE = [int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64, np.array, torch.tensor]
 WHOLE += [lambda v, d=d: torch.tensor(v, dtype=d) for d in (torch.uint8, torch.int8, torch.int32, torch.int64)]
@@ -99,13 +99,13 @@ class Law:
 
 def test_a_class_is_not_its_instance() -> None:
     law = Law()
-    assert checks.check_kind("law", law, Law, "Law()") is law and checks.check_law("law", law) is law
+    assert checks.check_kind("law", law, Law, "Law()") is law and arguments.check_law("law", law) is law
     with pytest.raises(TypeError, match=r"^law is the class Law; give Law\(\)\.$"):
         checks.check_kind("law", Law, Law, "Law()")
     with pytest.raises(TypeError, match=r"^law is the class Law; give a law, an object with sample"):
-        checks.check_law("law", Law)
+        arguments.check_law("law", Law)
     with pytest.raises(TypeError, match=r"^law is a Law; give .* log_prob\(x\)"):
-        checks.check_law("law", law, "log_prob")
+        arguments.check_law("law", law, "log_prob")
 
 
 def test_tensors_have_their_shape_and_kind() -> None:
