@@ -174,7 +174,7 @@ def test_likelihoods_and_samples_are_those_of_the_direct_route() -> None:
     for truth, _ in both_routes():
         prior = truth.law(truth.sde.T)
         assert (sdegen.log_prob(truth, near, prior=prior) - want).abs().max() < 3e-3
-        x = sdegen.sample(truth, 2000, x_T=prior.sample(2000, g(3)), seed=0)
+        x = sdegen.sample(truth, x_T=prior.sample(2000, g(3)), seed=0)
         assert (x > 0).all() and kstest(x[:, 0].numpy(), known).pvalue > 1e-3
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FAINT = 1e-11  # of the peak: smaller densities are continued like a Gaussian's, and are what an open side may hold
+FAINT = 1e-11  # of the peak: smaller densities are continued like a Gaussian's
+LITTLE = 1e-8  # of the peak: so much may come to an open end
 LEAST = 1e-300  # a density whose logarithm is still taken
 APART = 4  # cells between those that a parabola is laid through, so that rounding is not magnified
 WIDER = 0.25
@@ -101,7 +102,7 @@ class Cells:
 
     def reached(self, p: Tensor) -> list[tuple[int, int]]:
         """Return the open ends, pairs of an axis and 0 or 1, at which densities are not faint."""
-        fields, peak = p.max(1).values.reshape(self.counts), FAINT * p.max()
+        fields, peak = p.max(1).values.reshape(self.counts), LITTLE * p.max()
         ends = [(i, end) for i, axis in enumerate(self.axes) for end in (0, 1) if axis.open(end)]
         return [(i, end) for i, end in ends if not fields.select(i, -end).max() <= peak]
 
@@ -173,8 +174,8 @@ def _outer(parts: list[Tensor]) -> Tensor:
 
 
 def _continued(logs: Tensor, clear: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
-    """Return logarithms along dimension 0, continued from the last clear cells by parabolas that do not bend up, and what is
-    clear then: all of a line that has enough clear cells for it.
+    """Return logarithms along dimension 0, continued from the last clear cells by parabolas that fall and do not bend up, and
+    what is clear then: all of a line that has enough clear cells for it.
     """
     n = torch.arange(len(logs)).reshape(-1, *[1] * (logs.ndim - 1))
     inner = (n >= (PAD + 1) * axis.open(0)) & (n < len(logs) - (PAD + 1) * axis.open(1))
@@ -185,6 +186,6 @@ def _continued(logs: Tensor, clear: Tensor, axis: Axis) -> tuple[Tensor, Tensor]
     for end, side, beyond in ((first, 1, n < first), (last, -1, n > last)):
         a, b, c = (logs.gather(0, (end + side * k * APART).clamp(0, len(logs) - 1)[None])[0] for k in range(3))
         u = (n - end) * side / APART  # the parabola through three clear cells
-        curve = a + u * (b - a) + 0.5 * u * (u - 1) * (c - 2 * b + a).clamp_max(0)
+        curve = a + u * (b - a).clamp_min(0) + 0.5 * u * (u - 1) * (c - 2 * b + a).clamp_max(0)
         logs = torch.where(beyond & enough, curve, logs)
     return logs, clear | enough

@@ -1,7 +1,7 @@
 """Markov chains on a grid that follow a diffusion: rates between cells, and the density after a step of time.
 
-Rates are positive and what leaves a cell enters another, so that densities stay positive but for the error of a step, and mass is
-kept to rounding. Both are of order two.
+Rates are positive and what leaves a cell enters another: densities stay positive, but for the error of a step where these are too
+long, and mass is kept to rounding. Both are of order two.
 """
 
 from __future__ import annotations
