@@ -371,7 +371,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("kl_table", "annealed", 1),
         ("kl_table", "OU", 3),
         ("solver_table", "Multistep 2, corrected", 1),
-        ("solver_table", "ring: Churn", 1),
+        ("solver_table", "ring: Churn", 2),
         ("solver_table", "VP, ring", 2),
         ("posterior_table", "DPS, flow, 10", 2),
         ("guided_modes", "w = 1, network", 1),
