@@ -95,6 +95,14 @@ class _Nowhere(sdegen.ScoreModel):
         return torch.zeros_like(x)
 
 
+def test_without_a_number_there_are_as_many_steps_as_the_docstring_says() -> None:
+    plain, nonlinear = (
+        samplers.default(sdegen.Exact(sdegen.VP(), RING)),
+        samplers.default(_Nowhere(sdegen.DoubleWell())),
+    )
+    assert plain.steps == 20 and isinstance(nonlinear, samplers.EulerMaruyama) and nonlinear.steps == 500
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.8, 1.0])
 @pytest.mark.turns("0.8")
 def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:

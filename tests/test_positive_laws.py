@@ -211,6 +211,14 @@ def test_answers_have_the_dtype_of_the_states_and_positive_draws(dtype: torch.dt
         x = law.sample(z)
         assert x.dtype == law.score(x).dtype == dtype and (x > 0).all() and x.isfinite().all()
         assert law.log_prob(x).dtype == torch.promote_types(dtype, torch.float32) and law.log_prob(x).shape == (3,)
+    start, one, y = (
+        torch.tensor([[0.3], [1e4], [7.0]], dtype=dtype),
+        torch.ones(()),
+        torch.tensor([[0.4], [9990.0], [5.0]]),
+    )
+    of_states, of_numbers = (NoncentralChiSquare(2.5, v, one) for v in (start, start.double()))  # no digit more is lost
+    assert torch.equal(of_states.log_prob(y.double()), of_numbers.log_prob(y.double()))
+    assert torch.equal(of_states.score(y.double()), of_numbers.score(y.double()))
 
 
 def test_nothing_has_a_density_outside_of_the_domain() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import sdegen
 from sdegen.processes.dynamics import as_time
+from sdegen.processes.times import LogTimes
 
 ENDS = st.floats(1e-3, 1e3)
 
@@ -69,3 +70,11 @@ def test_one_time_expanded_to_all_rows_is_that_time(sde: sdegen.LinearSDE) -> No
     x, t = torch.ones(4, 2, dtype=torch.float64), torch.tensor(0.3 * sde.T, dtype=torch.float64)
     for method in (sde.drift, lambda x, t: sde.diffusion(x, t)(x), lambda x, t: sde.marginal(t)(x).mean):
         assert torch.equal(method(x, t.expand(4)), method(x, t.repeat(4)))
+
+
+@pytest.mark.parametrize(("sde", "first"), [(sdegen.VP(), 1e-5), (sdegen.OU(), 5e-6), (sdegen.DoubleWell(), 1e-3)])
+def test_log_times_are_one_in_each_of_equal_intervals_of_the_logarithm(sde: sdegen.SDE, first: float) -> None:
+    """From `t_min` on, or from a millionth of T where that is later."""
+    t, factor = LogTimes().sample(sde, 16, torch.Generator().manual_seed(0))
+    place = 16 * (t / first).log() / math.log(sde.T / first)
+    assert torch.equal((place + 1e-3).floor().sort().values, torch.arange(16.0).double()) and (factor == 1).all()
