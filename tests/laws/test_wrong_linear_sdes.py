@@ -114,7 +114,7 @@ class IgnoresGivenNoise(OU):
 class WrongRoot(OU):
     """`root` returns the covariance."""
 
-    def root(self, t: Tensor | float) -> Scale:
+    def root(self, t: Tensor | float, x: Tensor | None = None) -> Scale:
         return self.marginal(t).covariance
 
 
