@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_default_sampler import narrow
 from torch import Tensor
 
 import sdegen
 from sdegen import grids, sample, samplers
+from sdegen.conditions import Conditions
 from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
 from sdegen.samplers.defaults import level
 
@@ -109,14 +111,46 @@ def test_conditions_are_those_of_the_data() -> None:
     assert free.widths[-1] > 10 * given.widths[-1]
 
 
+class Posteriors(sdegen.Exact):
+    """The truth of one posterior, which knows the moments of all data, as a network under conditions does."""
+
+    def estimate(self, x: Tensor, t: Any, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        return super().estimate(x, t)
+
+    @property
+    def conditions(self) -> Any:
+        return Conditions(frozenset({"y"}))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.turns("0")
+def test_posteriors_are_as_wide_as_they_are(seed: int) -> None:
+    """Of linear Gaussian problems and of mixtures, ten steps, the variance within three per cent of the solution's."""
+    law, posterior = narrow(seed)
+    if seed % 2:  # one Gaussian of each
+        law, posterior = (
+            sdegen.GaussianMixture(torch.ones(1), p.means[:1], p.covariances[:1]) for p in (law, posterior)
+        )
+    model = Posteriors(sdegen.VP(), posterior)
+    model.moments, y = law.moments(), torch.zeros(1)
+    model.profile = measure_profile(model, drawn(posterior), y=y)
+    x_T = torch.randn(1000, len(posterior.means[0]), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    fine = Multistep(100, grids.Angle(power=0.5), 3, reference=PointMass(), clock=samplers.share, corrector=True)
+    now, known = (sample(model, x_T=x_T, sampler=s, steps=n, y=y) for s, n in ((None, 10), (fine, None)))
+    assert abs(now.var(0).sum() / known.var(0).sum() - 1) < 0.03
+    default = samplers.default(model, 10, conditioned=True)
+    assert isinstance(default, Multistep) and isinstance(default.reference, samplers.Normal)
+    assert not isinstance(samplers.default(model, 10).grid, EvenError)  # of the law without conditions nothing is known
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     model = sdegen.Exact(sdegen.VP(), RING)
     with pytest.raises(TypeError, match="profiles are measured on those"):
         measure_profile(sdegen.Exact(sdegen.CLD(), RING), drawn(RING))
-    l, e, w = measure_profile(model, drawn(RING))
+    l, e, w, given = measure_profile(model, drawn(RING))
     for bad in ((l.flip(0), e, w), (l, e[1:], w), (l[:1], e[:1], w[:1])):
         with pytest.raises(ValueError, match="give as many of each, at levels that rise"):
-            EvenError(sdegen.Profile(*bad))
+            EvenError(sdegen.Profile(*bad, given))
 
 
 def targets() -> st.SearchStrategy[sdegen.GaussianMixture]:

@@ -26,11 +26,20 @@ class Profile(NamedTuple):
     widths
         Mean posterior variance of a number of the state over ``sigma² / (alpha² + sigma²)``: 1 where the law is smooth at this
         level, 0 where it is a point, ``(K,)``.
+    given
+        Whether all this is of the law under conditions, each datum under its own, ``()``.
     """
 
     log_ratios: Tensor
     changes: Tensor
     widths: Tensor
+    given: Tensor
+
+    def variance(self) -> float:
+        """Return the mean variance of a number of the state, under its condition where there is one: at the highest level all of
+        it is left.
+        """
+        return float(self.widths[-1] * (2 * self.log_ratios[-1]).sigmoid())
 
     def __repr__(self) -> str:
         return show_call(self)

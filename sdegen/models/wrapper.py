@@ -22,6 +22,7 @@ from ..conditions import Conditions
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
+from ..laws.profiles import Profile
 from ..processes.base import SDE
 from ..show import show_call
 from .named import read_conditions
@@ -213,6 +214,11 @@ class Conditioned(Wrapper):
     def conditioned(self) -> bool:  # type: ignore[override]
         """Whether a condition is given, here or to the model inside."""
         return has_conditions(self.cond) or self.model.conditioned
+
+    @property
+    def profile(self) -> Profile | None:  # type: ignore[override]
+        """The profile of the model inside, which may be of the law under such conditions."""
+        return self.model.profile
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the model for some of the `n` samples of a run, and their rows of the conditions."""

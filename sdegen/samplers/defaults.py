@@ -18,7 +18,7 @@ from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
 from .profiles import EvenError, known_profile
-from .references import Normal, PointMass
+from .references import Normal, PointMass, Reference
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -45,9 +45,10 @@ def default(
     ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions, a guess of that level from the moments, and the order is two up to
     eight, by extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector.
 
-    Under conditions or measurements the law of the samples is narrower than those moments: there, but for networks of images, it
-    is `Multistep` around a point mass on the grid with 1.5 times the scale, of order two up to twelve steps and three beyond,
-    with a corrector.
+    Under conditions or measurements the law of the samples is narrower than those moments. A network that was trained with
+    conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that variance
+    around zero. Elsewhere, but for networks of images, it is `Multistep` around a point mass on the second grid with 1.5 times
+    the scale, of order two up to twelve steps and three beyond, with a corrector.
 
     With noise it is `ExponentialSDE` around the Gaussian on that second grid, of order two up to eight steps and three beyond.
 
@@ -105,15 +106,16 @@ def default(
             return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
         # Chosen as below, and on mixtures of uneven weights and widths in 2 to 16 dimensions.
         return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta)
+    profile = None if draws_images(model) else known_profile(model, end)
+    if profile is not None and bool(profile.given) == conditioned:
+        around = Normal(max(profile.variance(), LEAST**2)) if conditioned else None
+        return along(profile, steps, end, around)
     if conditioned and not draws_images(model):
         # The law of the samples is narrower than the moments say, and the flow of these leaves it three quarters of its width at
         # ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width at 3 to 20 steps.
         scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
         grid = Angle(end=end, scale=scale, power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
-    profile = None if draws_images(model) else known_profile(model, end)
-    if profile is not None:
-        return along(profile, steps, end)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
     order, corrector, clock, factor = (
@@ -128,7 +130,7 @@ def default(
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
 
 
-def along(profile: Profile, steps: int, end: float | None) -> Multistep:
+def along(profile: Profile, steps: int, end: float | None, around: Reference | None = None) -> Multistep:
     """Return the default for a law whose profile is known: `Multistep` on the grid of equal parts of the error.
 
     Around the data's Gaussian the order is two up to six steps, three up to twelve, and four beyond, where a corrector makes it
@@ -140,6 +142,8 @@ def along(profile: Profile, steps: int, end: float | None) -> Multistep:
         Of the law.
     steps, end
         Of the grid.
+    around
+        The reference of data that are no points; the Gaussian of the moments by default.
     """
     grid = EvenError(profile, end=end)
     last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
@@ -150,7 +154,7 @@ def along(profile: Profile, steps: int, end: float | None) -> Multistep:
         (3, False, grid.clock) if steps < 13 else
         (3, True, share)
     )  # fmt: skip
-    return Multistep(steps, grid, order, clock=clock, corrector=corrector)
+    return Multistep(steps, grid, order, around, clock, corrector)
 
 
 def draws_images(model: ScoreModel) -> bool:

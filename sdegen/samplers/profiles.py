@@ -86,7 +86,7 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
             bound = bind_rows(model, cond, which.to(x_0.device), x_0[:1], len(x_0))
             found.append(_look(bound, sde, law, x_0[which], noise[which], level, low))
     changes, widths = torch.cat(found, 1).reshape(2, LEVELS, len(x_0)).mean(2).cpu()
-    return Profile(levels, changes, widths)
+    return Profile(levels, changes, widths, torch.tensor(bool(cond)))
 
 
 def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class EvenError(Grid):
     def __init__(self, profile: Profile, start: float | None = None, end: float | None = None) -> None:
         super().__init__(start, end)
         self.profile = profile
-        l, changes, widths = (v.double().cpu() for v in profile)
+        l, changes, widths = (v.double().cpu() for v in profile[:3])
         gaps = l.diff()
         if not (len(l) > 1 and (gaps > 0).all() and len(l) == len(changes) == len(widths)):
             raise ValueError(
