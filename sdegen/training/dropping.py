@@ -22,6 +22,7 @@ from ..models.score import ScoreModel
 from ..samplers.edit import edit
 from ..samplers.encode import decode, encode, encode_with_error
 from ..samplers.interpolation import interpolate
+from ..samplers.profiles import measure_profile
 from ..samplers.run import sample
 from ..samplers.search import fit_solver
 from .score_loss import ScoreLoss
@@ -29,7 +30,7 @@ from .score_loss import ScoreLoss
 # What takes conditions of a score model by keyword, beside arguments of its own.
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
-    elbo, discrete_elbo, bits_per_dim, twisted_smc,
+    elbo, discrete_elbo, bits_per_dim, twisted_smc, measure_profile,
 )  # fmt: skip
 
 
