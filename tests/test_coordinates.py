@@ -325,7 +325,8 @@ def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path:
     sde, phi = BOUNDED[name]
     data = phi.inverse(0.4 * torch.randn(512, 2, generator=g()) + torch.tensor([0.3, -0.5]))
     torch.manual_seed(0)
-    model = sdegen.DirectModel(sdegen.nets.MLP(2, width=16, depth=1), sde)
+    seen = 2 if sde.harmonics is None else 4
+    model = sdegen.DirectModel(sdegen.nets.MLP(seen, width=16, depth=1), sde)
     sdegen.fit(model, data, steps=2, batch_size=64, seed=0)
     with torch.no_grad():
         for weight in model.parameters():

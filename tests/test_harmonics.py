@@ -55,7 +55,7 @@ def test_a_score_on_the_circle_has_no_jump(name: str, orders: int) -> None:
 @pytest.mark.parametrize("orders", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_score_in_the_box_has_no_part_through_a_wall_and_is_mirrored_there(name: str, orders: int) -> None:
-    model = shaken(NETWORKS[name](2 * orders), sdegen.ReflectedBrownianMotion(LOW, HIGH), orders=orders)
+    model = shaken(NETWORKS[name](2 * orders + 2), sdegen.ReflectedBrownianMotion(LOW, HIGH), orders=orders)
     x = torch.tensor([[LOW, 0.3], [1.0, HIGH], [HIGH, LOW]], dtype=d64)
     wall = (x == LOW) | (x == HIGH)
     score = model.score(x, 0.3)
@@ -69,47 +69,71 @@ def test_a_score_in_the_box_has_no_part_through_a_wall_and_is_mirrored_there(nam
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3, 5)], ids=str)
 def test_answers_are_taken_along_the_slopes(waves: Harmonics, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=d64, generator=g()).requires_grad_()
-    shown = waves.show(x, 2)
-    assert shown.shape == (4, 2 * waves.each * (shape[1] if len(shape) > 1 else 1), *shape[2:])
+    noise = torch.full(shape, 1e3, dtype=d64)  # at which no wall is near or far
+    shown = waves.show(x, noise, 2)
+    d = shape[1] if len(shape) > 1 else 1
+    many = 4 if isinstance(waves, CircleHarmonics) else 3
+    assert shown.shape == (4, many * d, *shape[2:])
+    orders = [1, 1, 2, 2] if many == 4 else [1, 2]
     answer = torch.randn(shown.shape, dtype=d64, generator=g(1))
-    (angle,) = torch.autograd.grad(waves.turns(x).sum(), x, retain_graph=True)  # in units of π
-    orders = torch.arange(1, 3, dtype=d64).repeat_interleave(waves.each * (shown.shape[1] // (2 * waves.each)))
-    weighted = answer / orders.reshape(1, -1, *[1] * (shown.ndim - 2))
-    (want,) = torch.autograd.grad((shown * weighted).sum(), x)
-    assert torch.allclose(waves.score(x.detach(), answer, 2), want / (math.pi * angle), atol=1e-12)
+    answer[:, len(orders) * d :] = 0
+    k = torch.tensor(orders + [1] * (many - len(orders)), dtype=d64).repeat_interleave(d)
+    weighted = answer / k.reshape(1, -1, *[1] * (shown.ndim - 2))
+    (want,) = torch.autograd.grad((shown * weighted).sum() * waves.length / math.pi, x)
+    assert torch.allclose(waves.score(x.detach(), answer, noise, 2), want, atol=1e-12)
+
+
+def test_nearness_of_a_wall_is_that_of_its_slope() -> None:
+    # The slope turns from 0 at a wall to 1 within the length of the noise, and what is shown is what its square lacks of 1.
+    waves, x = BoxHarmonics(LOW, HIGH), torch.linspace(LOW, HIGH, 201, dtype=d64)[:, None]
+    for size in (1e-3, 0.1, 10.0):
+        noise = torch.full_like(x, size)
+        slope = -waves.score(x, torch.tensor([[0.0, 1.0]], dtype=d64).expand(201, 2).contiguous(), noise)
+        assert torch.allclose(waves.show(x, noise)[:, 1:], 1 - slope.square())
+        assert slope[0] == slope[-1] == 0 and (slope >= 0).all()
+        near = torch.tensor([[LOW + 1e-3 * size]], dtype=d64)
+        found = -waves.score(near, torch.tensor([[0.0, 1.0]], dtype=d64), torch.full_like(near, size))
+        assert (
+            abs(found.item() / 1e-3 - 1) < 1e-3 or size == 10.0
+        )  # of the noise itself, while it is narrower than the box
+    assert slope.max() < 0.1
 
 
 def test_waves_are_the_eigenfunctions_of_the_kernels() -> None:
-    # What Brownian motion makes of a wave is the wave, smaller: E cos k x_t = exp(−½ k² sigma²) cos k x_0, in angles.
-    for sde in (sdegen.CircularBrownianMotion(), sdegen.ReflectedBrownianMotion(LOW, HIGH)):
+    # What Brownian motion makes of a wave is the wave, smaller: E cos k a_t = exp(−½ k² s²) cos k a_0, for noise s of the angle.
+    for sde, orders in (
+        (sdegen.CircularBrownianMotion(), [1, 1, 2, 2]),
+        (sdegen.ReflectedBrownianMotion(LOW, HIGH), [1, 2]),
+    ):
         assert sde.harmonics is not None
         x_0 = torch.full((20_000, 1), 0.4, dtype=d64)
         x = sde.perturb(x_0, 0.25, generator=g()).x
-        share = math.pi * sde.harmonics.turns(sde.sigma(torch.tensor(0.25, dtype=d64)) + torch.zeros(1)).item()
-        share -= math.pi * sde.harmonics.turns(torch.zeros(1, dtype=d64)).item()
-        for k, (now, then) in enumerate(zip(sde.harmonics.show(x, 2).T, sde.harmonics.show(x_0, 2).T, strict=True)):
-            order = k // sde.harmonics.each + 1
-            assert abs(now.mean() - math.exp(-0.5 * (order * share) ** 2) * then.mean()) < 5 * now.std() / 20_000**0.5
+        s = math.pi / sde.harmonics.length * sde.sigma(torch.tensor(0.25, dtype=d64)).item()
+        for k, now, then in zip(orders, *(sde.harmonics.show(v, torch.ones_like(v), 2).T for v in (x, x_0))):
+            assert abs(now.mean() - math.exp(-0.5 * (k * s) ** 2) * then.mean()) < 5 * now.std() / 20_000**0.5
 
 
 @pytest.mark.turns("circle")
 @pytest.mark.parametrize("name", ["circle", "box"])
 def test_densities_of_any_network_are_finite_and_their_mass_is_one(name: str) -> None:
     sde = sdegen.CircularBrownianMotion() if name == "circle" else sdegen.ReflectedBrownianMotion(LOW, HIGH)
-    model = shaken(NETWORKS["perceptron"](2 if name == "circle" else 1), sde)
+    model = shaken(NETWORKS["perceptron"](2), sde)
     model.moments = sdegen.Moments(torch.zeros(1, dtype=d64), torch.ones(1, dtype=d64))
     low, width = (-math.pi, 2 * math.pi) if name == "circle" else (LOW, HIGH - LOW)
-    x = low + width * (torch.arange(60, dtype=d64)[:, None] + 0.5) / 60
-    found = sdegen.log_prob(model, x, tolerance=1e-4)
+    # Towards a wall the density may go like any power of the distance: there are nodes at all its orders of magnitude.
+    v = torch.linspace(-20, 20, 81, dtype=d64)
+    share = v.sigmoid() if name == "box" else (torch.arange(60, dtype=d64) + 0.5) / 60
+    weights = 0.5 * share * (1 - share) if name == "box" else torch.full_like(share, 1 / 60)
+    found = sdegen.log_prob(model, (low + width * share)[:, None], tolerance=1e-4)
     assert found.isfinite().all() and found.max() - found.min() > 0.3  # no uniform law
-    assert abs(found.exp().mean() * width - 1) < 1e-3
+    assert abs((found.exp() * weights).sum() * width - 1) < 1e-3
     ends = torch.tensor([[low], [low + width]], dtype=d64)
     assert sdegen.log_prob(model, ends if name == "box" else wrap(ends), tolerance=1e-3).isfinite().all()
 
 
 def test_the_flow_of_any_network_stays_in_the_box() -> None:
     sde = sdegen.ReflectedBrownianMotion(LOW, HIGH)
-    model = shaken(NETWORKS["perceptron"](2), sde)
+    model = shaken(NETWORKS["perceptron"](4), sde)
     for sampler in (samplers.Heun(3), samplers.ProbabilityFlow(10, method="rk4")):
         assert sde.domain.check(sdegen.sample(model, 100, sampler=sampler, seed=0, return_path=True)).all()
     drawn, found = sdegen.sample_with_log_prob(model, 20, seed=0, tolerance=1e-4)
@@ -167,5 +191,6 @@ def test_what_cannot_be_is_refused_in_a_sentence(make: Any, words: str) -> None:
 
 def test_a_point_beyond_a_wall_is_shown_as_its_mirror_image() -> None:
     x = torch.linspace(-4, 6, 101, dtype=d64)[:, None]
-    shown = BoxHarmonics(LOW, HIGH).show(x, 3)
-    assert torch.allclose(shown, BoxHarmonics(LOW, HIGH).show(fold_into(x, LOW, HIGH), 3), atol=1e-12)
+    noise = torch.full_like(x, 0.2)
+    shown, image = (BoxHarmonics(LOW, HIGH).show(v, noise, 3) for v in (x, fold_into(x, LOW, HIGH)))
+    assert torch.allclose(shown, image, atol=1e-12)

@@ -24,37 +24,48 @@ from ..show import show_call
 class Harmonics(ABC):
     """The base class of what a network sees of states with bounds: waves of each number, and the slopes along which it answers.
 
-    Subclasses give `turns` and `waves`. The waves of order `k` go ``k / 2`` times round while a number goes once through the box,
-    or `k` times round a circle with it; a state ``(B, *)`` with `d` channels along dimension 1 becomes one with `each` times `d`
-    for every order, and the network's answer has the same shape.
+    Subclasses give `waves`, of states as angles ``π (x − low) / length``. A state ``(B, *)`` with `d` channels along dimension 1
+    becomes one with `d` for every wave, and the network's answer has the same shape.
+
+    Attributes
+    ----------
+    low, length
+        Where angles are 0, and the length of half a turn.
     """
 
-    each: int
+    low: float
+    length: float
 
     __repr__ = show_call
 
     @abstractmethod
-    def turns(self, x: Tensor) -> Tensor:
-        """Return states as angles in units of `π`, which go through a whole number for every end of the domain."""
+    def waves(self, u: Tensor, noise: Tensor, orders: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what is shown of angles `u`, and the slopes along which it is answered, each of size 1.
 
-    @abstractmethod
-    def waves(self, cos: Tensor, sin: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the waves of an angle and their slopes by it, `each` of them, of its cosine and sine."""
+        Parameters
+        ----------
+        u, noise
+            Angles, and the standard deviation of their noise, in units of `π`.
+        orders
+            The number of waves of each kind.
+        """
 
-    def show(self, x: Tensor, orders: int = 1) -> Tensor:
-        """Return what a network sees of states: ``(B, each · orders · d, *)`` of states ``(B, d, *)``.
+    def show(self, x: Tensor, noise: Tensor, orders: int = 1) -> Tensor:
+        """Return what a network sees of states: ``(B, waves · d, *)`` of states ``(B, d, *)``.
 
         Parameters
         ----------
         x
             States ``(B, *)``, in the domain or beyond.
+        noise
+            The standard deviation of the noise in them, of the shape of `x`.
         orders
             The number of waves of each kind.
         """
-        return _join(self._at(x, orders)[0])
+        return _join(self._at(x, noise, orders)[0])
 
-    def score(self, x: Tensor, answer: Tensor, orders: int = 1) -> Tensor:
-        """Return the sum of a network's numbers times the slopes of their waves, each of size 1, of the shape of `x`.
+    def score(self, x: Tensor, answer: Tensor, noise: Tensor, orders: int = 1) -> Tensor:
+        """Return the sum of a network's numbers times the slopes of their waves, of the shape of `x`.
 
         Parameters
         ----------
@@ -62,20 +73,16 @@ class Harmonics(ABC):
             States ``(B, *)``.
         answer
             What the network said, of the shape of what it was shown.
-        orders
+        noise, orders
             As for `show`.
         """
-        slopes = self._at(x, orders)[1]
+        slopes = self._at(x, noise, orders)[1]
         parts = answer.reshape(len(x), len(slopes), *x.shape[1:])
         return sum((slope * parts[:, i] for i, slope in enumerate(slopes)), torch.zeros_like(x))
 
-    def _at(self, x: Tensor, orders: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the waves of all orders at states, and their slopes."""
-        u, values, slopes = self.turns(x), list[Tensor](), list[Tensor]()
-        for k in range(1, orders + 1):
-            waves = self.waves(*_cos_and_sin(k * u))
-            values, slopes = values + waves[0], slopes + waves[1]
-        return values, slopes
+    def _at(self, x: Tensor, noise: Tensor, orders: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the waves at states, and the slopes."""
+        return self.waves((x - self.low) / self.length, noise / self.length, orders)
 
 
 class CircleHarmonics(Harmonics):
@@ -84,24 +91,24 @@ class CircleHarmonics(Harmonics):
     Examples
     --------
     >>> import math, torch
-    >>> CircleHarmonics().show(torch.tensor([[-math.pi], [math.pi]])).tolist()
+    >>> CircleHarmonics().show(torch.tensor([[-math.pi], [math.pi]]), torch.ones(2, 1)).tolist()
     [[-1.0, 0.0], [-1.0, 0.0]]
     """
 
-    each = 2
+    low, length = 0.0, math.pi
 
-    def turns(self, x: Tensor) -> Tensor:
-        """Return angles in units of `π`."""
-        return x / math.pi
-
-    def waves(self, cos: Tensor, sin: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return ``cos, sin`` and their slopes ``−sin, cos``."""
-        return [cos, sin], [-sin, cos]
+    def waves(self, u: Tensor, noise: Tensor, orders: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return ``cos k x, sin k x`` and the slopes ``−sin k x, cos k x``."""
+        pairs = [_cos_and_sin(k * u) for k in range(1, orders + 1)]
+        return [wave for pair in pairs for wave in pair], [slope for cos, sin in pairs for slope in (-sin, cos)]
 
 
 class BoxHarmonics(Harmonics):
-    """The waves ``cos(π k (x − low) / (high − low))`` of a number in an interval, which are level at both ends: what is made of
-    them has no slope there.
+    """The waves ``cos k a`` of a number in an interval, ``a = π (x − low) / (high − low)``, which are level at both ends: what is
+    made of them has no slope there. Besides, how near an end is for the noise `s` in the state, ``s² / (sin² a + s²)``.
+
+    The score of data that end at a wall turns there within the length of the noise, which a cosine hardly sees; the slope that
+    belongs to the nearness, ``sin a / √(sin² a + s²)``, does the same.
 
     Parameters
     ----------
@@ -116,11 +123,9 @@ class BoxHarmonics(Harmonics):
     Examples
     --------
     >>> import torch
-    >>> BoxHarmonics(0.0, 1.0).show(torch.tensor([[0.0], [0.5], [1.0]])).flatten().tolist()
-    [1.0, 0.0, -1.0]
+    >>> BoxHarmonics(0.0, 1.0).show(torch.tensor([[0.0], [0.5], [1.0]]), torch.ones(3, 1) / torch.pi).tolist()
+    [[1.0, 1.0], [0.0, 0.5], [-1.0, 1.0]]
     """
-
-    each = 1
 
     @check_arguments
     def __init__(self, low: float, high: float) -> None:
@@ -129,15 +134,13 @@ class BoxHarmonics(Harmonics):
             raise ValueError(
                 f"low = {low:g}, high = {high:g}; an interval has a length: give a low that is below high."
             )
-        self.low, self.high = low, high
+        self.low, self.high, self.length = low, high, high - low
 
-    def turns(self, x: Tensor) -> Tensor:
-        """Return the share of the interval that lies below `x`."""
-        return (x - self.low) / (self.high - self.low)
-
-    def waves(self, cos: Tensor, sin: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the cosine and its slope ``−sin``."""
-        return [cos], [-sin]
+    def waves(self, u: Tensor, noise: Tensor, orders: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return ``cos k a`` and the nearness of an end, and the slopes ``−sin k a`` and ``−sin a / √(sin² a + s²)``."""
+        pairs, s = [_cos_and_sin(k * u) for k in range(1, orders + 1)], math.pi * noise
+        steep = pairs[0][1] / (pairs[0][1].square() + s.square()).sqrt()
+        return [*(cos for cos, _ in pairs), 1 - steep.square()], [*(-sin for _, sin in pairs), -steep]
 
 
 def _cos_and_sin(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Conditions, conditions_of
+from ..laws.harmonics import Harmonics
 from ..laws.mixtures import Moments
 from ..laws.operators import Elementwise
 from ..laws.outside import as_law
@@ -35,8 +36,8 @@ class DirectModel(Trainable):
 
     On a circle or in a box a network that sees the state itself may have a jump where the circle closes, or push through a wall.
     There it is shown waves of the state (`SDE.harmonics`) and answers along their slopes: cosine and sine of each angle, so that
-    the score is periodic, or a cosine of each number in the box, so that it has no part through the walls. A network for two
-    angles is then one of four numbers, ``MLP(4)``; one for a box is as wide as the data.
+    the score is periodic, or cosine of each number in the box and nearness of a wall, so that it has no part through the walls. A
+    network for two angles, or for two numbers in a box, is then one of four, ``MLP(4)``.
 
     Parameters
     ----------
@@ -54,8 +55,8 @@ class DirectModel(Trainable):
         without bounds, where its score has the limits at the ends of the domain that the score of the state has. In such
         coordinates the network's answer is then of the size of the noise, and less towards the ends.
     orders
-        How many waves of each kind are shown on a circle or in a box, ``cos x, cos 2x, …``: the width of the network grows with
-        their number, and fine detail is easier to learn.
+        How many waves of each kind are shown on a circle or in a box, ``cos x, cos 2x, …``: fine detail is easier to learn with
+        more of them. A network for `d` angles then has ``2 orders d`` numbers, one for a box ``(orders + 1) d``.
 
     Raises
     ------
@@ -99,14 +100,26 @@ class DirectModel(Trainable):
         t = torch.as_tensor(t, dtype=torch.float64).clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T))
         c_noise = 0.25 * t.log().reshape(-1)
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
-        waves = self.sde.harmonics
-        shown = x / self.scale if waves is None else waves.show(x, self.orders)
-        out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
-        score = (out if waves is None else waves.score(x, out, self.orders)) / self.scale
+        if self.sde.harmonics is None:
+            out = check_answer("net", self.net((x / self.scale).to(dtype), c_noise, **cond), x.shape, x)
+        else:
+            out = self._along_waves(self.sde.harmonics, x, t, c_noise, dtype, **cond)
+        score = out / self.scale
         base = self._base()
-        if (self.sde.is_known or base is not None) and (self.sde.coordinates is not None or waves is not None):
+        if (self.sde.is_known or base is not None) and (
+            self.sde.coordinates is not None or self.sde.harmonics is not None
+        ):
             score = score * self._size(x, t)
         return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
+
+    def _along_waves(
+        self, waves: Harmonics, x: Tensor, t: Tensor, c_noise: Tensor, dtype: torch.dtype, /, **cond: Any
+    ) -> Tensor:
+        """Return the answer of a network that is shown waves of the state, along their slopes."""
+        noise = self.sde.root(t, x)(torch.ones_like(x))
+        shown = waves.show(x, noise, self.orders)
+        out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
+        return waves.score(x, out, noise, self.orders)
 
     def _size(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far;
