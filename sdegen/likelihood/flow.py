@@ -19,6 +19,7 @@ from ..answers import ask_draws
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..data.parts import check_batch
+from ..laws.coordinates import check_domain
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.outside import as_law
@@ -169,6 +170,8 @@ def estimate_log_prob(
     bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
     check_dtype(model, x)
     x = widened(x)
+    if sde.coordinates is None:  # which look at data themselves
+        check_domain(sde.domain, x)
 
     def at_start(u: Tensor, path: Path) -> Tensor:
         return log_density(prior, path.end) + path.log_volume

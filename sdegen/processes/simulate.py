@@ -163,7 +163,8 @@ def simulate(
     )
     clock = torch.linspace(0.0, 1.0, steps + 1 if return_path else 2, dtype=x.dtype, device=x.device)
     free = dynamics.free
-    start = flat if free is None else free(check_domain(dynamics.domain, flat))
+    check_domain(dynamics.domain, x)
+    start = flat if free is None else free(flat)
     solve = partial(torchsde.sdeint, clocked, bm=brownian, method=method, dt=1.0 / steps)
     if free is None and dynamics.domain is not constraints.real:  # whose boundary is met at every step
         path = _by_steps(dynamics, solve, start, steps, x.shape)

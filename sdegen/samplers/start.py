@@ -22,6 +22,7 @@ from ..answers import check_answer
 from ..checks import check_count, check_tensor
 from ..data.parts import has_rows, part_of
 from ..dense import check_dense
+from ..laws.coordinates import check_domain
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
@@ -202,7 +203,7 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     TypeError
         If they are not floating point.
     ValueError
-        If they are not finite, coarser than the model's weights, or on another device.
+        If they are not finite, outside of the domain, coarser than the model's weights, or on another device.
     """
     check_tensor(name, x, finite=False)
     if x.ndim == 0 or x.numel() == 0:
@@ -210,8 +211,10 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
-    if model.moments is not None and model.sde.coordinates is None:
-        _check_shape(name, x, model, model.moments)
+    if model.sde.coordinates is None:  # which look at data themselves
+        check_domain(model.sde.domain, x, name)
+        if model.moments is not None:
+            _check_shape(name, x, model, model.moments)
     return widened(x)
 
 
