@@ -53,14 +53,8 @@ def networks_see_what_the_boundary_keeps(sde: SDE) -> None:
         x = states(sde, 5, *shape)
         spread = x.amax() - x.amin() + 1
         for beyond in (x - 3 * spread, x + 3 * spread):
-            inside = sde.enter(beyond)
-            close(
-                "what a network is shown of a state beyond",
-                waves.show(beyond, 2),
-                waves.show(inside, 2),
-                100 * EXACT,
-                1.0,
-            )
+            there, here = (waves.show(v, torch.full_like(x, 0.1), 2) for v in (beyond, sde.enter(beyond)))
+            close("what a network is shown of a state beyond", there, here, 100 * EXACT, 1.0)
 
 
 KNOWN: list[Law] = [kernel_scores_its_own_samples]
