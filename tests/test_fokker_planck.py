@@ -217,5 +217,13 @@ def test_what_it_is_not_made_for_is_refused_in_a_sentence() -> None:
         FokkerPlanck(Multiplied(), three)
     with pytest.raises(ValueError, match=r"there is no noise at -.*Transformed"):
         FokkerPlanck(Still(), PAIR)
-    with pytest.raises(ValueError, match="one time for all"):
-        FokkerPlanck(sdegen.DoubleWell(), PAIR, 100, 10).score(torch.zeros(2, 2), torch.tensor([0.1, 0.2]))
+
+
+def test_each_state_is_read_at_a_time_of_its_own() -> None:
+    truth = FokkerPlanck(sdegen.DoubleWell(T=1.0), PAIR, 200, 76)
+    x, t = PAIR.sample(6, seeded()), torch.tensor([0.0, 0.02, 0.3, 0.31, 0.8, 1.0], dtype=torch.float64)
+    alone = torch.cat([truth.score(x[i : i + 1], t[i]) for i in range(6)])
+    assert torch.allclose(truth.score(x, t), alone, rtol=1e-10, atol=1e-10)
+    assert (truth.score(x, t) - truth.score(x, 0.3)).abs().max() > 0.1
+    with pytest.raises(ValueError, match="one coefficient per row"):
+        truth.score(x, t[:4])

@@ -128,6 +128,32 @@ class Cells:
 
     def read(self, splines: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values of splines and their slopes at points `x` ``(B, d)``: ``(B, K)`` and ``(B, K, d)``."""
+        flat, weights = self._weights(x)
+        found = torch.einsum("kbn,bnm->bkm", splines.flatten(1)[:, flat], weights)
+        return found[..., 0], found[..., 1:]
+
+    def read_between(self, series: Tensor, first: Tensor, factors: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `read` does of sums of successive splines of a series, each row's own.
+
+        Parameters
+        ----------
+        series
+            Splines, ``(times, K, ...)``.
+        first
+            The number of the first spline of each row, ``(B,)``.
+        factors
+            By which they and those after them are multiplied, ``(p, B)``.
+        x
+            Points ``(B, d)``.
+        """
+        flat, weights = self._weights(x)
+        values = series.flatten(2)
+        near = sum(f[:, None, None] * values[(first + j)[:, None], :, flat] for j, f in enumerate(factors))
+        found = torch.einsum("bnk,bnm->bkm", near, weights)
+        return found[..., 0], found[..., 1:]
+
+    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the places of the coefficients that are not 0 at points, ``(B, 4^d)``, and their weights in value and slopes."""
         flat, values, slopes = torch.zeros(len(x), 1, dtype=torch.long), [], []
         for i, axis in enumerate(self.axes):
             place = (x[:, i] - axis.low) / self.width[i] - 0.5
@@ -146,12 +172,10 @@ class Cells:
             slopes.append(torch.stack([-(v**2), 3 * u**2 - 4 * u, 4 * v - 3 * v**2, u**2], 1) / (2 * self.width[i]))
             at = cell.long()[:, None] + torch.arange(1, 5)
             flat = (flat[:, :, None] * (self.n + 2 * PAD) + at[:, None, :]).flatten(1)
-        near = splines.flatten(1)[:, flat]  # (K, B, 4^d)
-        weights = [_outer(values)]
-        for i in range(len(self.axes)):
-            weights.append(_outer([slopes[j] if j == i else values[j] for j in range(len(self.axes))]))
-        found = torch.einsum("kbn,bnm->bkm", near, torch.stack(weights, -1))
-        return found[..., 0], found[..., 1:]
+        parts = [values] + [
+            [slopes[j] if j == i else values[j] for j in range(len(values))] for i in range(len(values))
+        ]
+        return flat, torch.stack([_outer(part) for part in parts], -1)
 
     def log_density(self, p: Tensor) -> Tensor:
         """Return logarithms of densities ``(cells, K)`` as ``(K, *counts)``, continued where they are too faint to be right."""

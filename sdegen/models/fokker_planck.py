@@ -20,7 +20,9 @@ from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.cells import Axis, Cells
 from ..laws.chains import GridChain
+from ..laws.interpolation import lagrange
 from ..laws.mixtures import Moments, moments_of
+from ..laws.operators import rows
 from ..laws.outside import as_law
 from ..precision import at_least_single
 from ..processes.base import SDE
@@ -172,24 +174,21 @@ class FokkerPlanck(Fixed, ScoreModel):
             found.append(p)
         return found
 
-    def _splines_at(self, t: Tensor | float) -> list[Tensor]:
-        """Return the splines of every part at one time, by cubics through four times."""
-        t = as_time(t, self.sde.T)
-        if t.ndim and not (t == t[0]).all():
-            raise ValueError("the equation is read at one time for all states; pass a t of shape ().")
-        t = t.reshape(-1)[0]
-        k = int((torch.searchsorted(self.times, t) - 2).clamp(0, len(self.times) - 4))
-        nodes = self.times[k : k + 4]
-        factors = torch.stack([((t - nodes) / (nodes[j] - nodes))[torch.arange(4) != j].prod() for j in range(4)])
-        return [torch.tensordot(factors, part.splines[k : k + 4], 1) for part in self.parts]
+    def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first of four times about each of `t` ``(B,)``, and the factors of the cubic through them, ``(4, B)``."""
+        first = (torch.searchsorted(self.times, t) - 2).clamp(0, len(self.times) - 4)
+        return first, lagrange(self.times[first[:, None] + torch.arange(4)], t)
 
     def _read(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return log-density ``(B,)`` and score of states at one time."""
+        """Return log-density ``(B,)`` and score of states."""
+        t = as_time(t, self.sde.T)
+        rows(t, x)  # refuses another number of times
+        first, factors = self._between(t.expand(len(x)).contiguous())
         flat = x.to(self.times).reshape(len(x), -1)
         total = self.weights.log().expand(len(x), -1)
         slopes = []
-        for part, splines in zip(self.parts, self._splines_at(t), strict=True):
-            value, slope = part.cells.read(splines, flat[:, part.coordinates])
+        for part in self.parts:
+            value, slope = part.cells.read_between(part.splines, first, factors, flat[:, part.coordinates])
             total = total + value
             slopes.append(slope)
         places = torch.tensor([i for part in self.parts for i in part.coordinates]).argsort()
@@ -197,7 +196,7 @@ class FokkerPlanck(Fixed, ScoreModel):
         return total.logsumexp(1).to(x.device, at_least_single(x.dtype)), score.reshape(x.shape).to(x)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
-        """Return ``∇ log p_t(x)``, at one time `t` for all states."""
+        """Return ``∇ log p_t(x)``, of the shape of `x`, at one time or one for each state."""
         read_conditions(self, cond, self.score)
         return self._read(x, t)[1]
 
@@ -209,7 +208,9 @@ class FokkerPlanck(Fixed, ScoreModel):
         """Draw `n` states at `t`, ``(n, *event_shape)``, float64, from densities that are linear between cells."""
         which = torch.multinomial(self.weights, n, True, generator=generator)
         flat = torch.empty(n, self._equation.states.shape[1], dtype=torch.float64)
-        for part, splines in zip(self.parts, self._splines_at(t), strict=True):
+        first, factors = self._between(as_time(t, self.sde.T).reshape(1))
+        for part in self.parts:
+            splines = torch.tensordot(factors[:, 0], part.splines[first.item() : first.item() + 4], 1)
             p = part.cells.read(splines, part.cells.centres)[0].exp()
             for k in which.unique().tolist():
                 rows = (which == k).nonzero()
