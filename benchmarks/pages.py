@@ -42,6 +42,11 @@ A perceptron trained on the ring under VP; runs timed in turns, the median of 15
 """,
 }
 
+DRAWN = {
+    "drawn_peer": "### Over the best peer\n\n",
+    "drawn_grid": "### Over the best of ten grids\n\n",
+}
+
 SPEED: dict[str, tuple[str, list[str] | None]] = {
     "step": (
         """### Microseconds a step
@@ -184,6 +189,8 @@ def filled() -> Pages:
     blocks = [f"{text}{table(stem, of='solver_table')}\n" for stem, text in SOLVERS.items()]
     picture = "![error against evaluations](results/solver_table/solver.png)\n"
     put(pages, HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
+    drawn = [f"{text}{table(stem, of='drawn_table')}\n" for stem, text in DRAWN.items()]
+    put(pages, HERE / "README.md", "drawn", "\n".join(drawn))
     speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
     put(pages, HERE / "README.md", "speed", "\n".join(speed))
     put(
