@@ -118,7 +118,7 @@ def laws_in(module: str) -> set[str]:
 def test_the_report_says_which_laws_do_not_apply_and_why() -> None:
     said = str(check_sde(OU())).splitlines()
     (matrix,) = [line for line in said if "MatrixSDE" in line]
-    assert "root_solves_its_equation" in matrix and matrix.endswith("left out, since it is no MatrixSDE")
+    assert "completion_follows_Sigma_0" in matrix and matrix.endswith("left out, since it is no MatrixSDE")
     (walls,) = [line for line in said if "networks_see_what_the_boundary_keeps" in line]
     assert walls.endswith("since networks are shown its states as they are")
 
