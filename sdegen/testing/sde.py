@@ -27,6 +27,8 @@ from ..processes.linear import LinearSDE, is_linear
 from ..processes.matrix import CoupledSDE, MatrixSDE
 from ..processes.validity import check_process
 from .laws import COUPLED, ELEMENTWISE, EVERY, KNOWN, LINEAR, MATRIX, NONLINEAR, SIMULATED, WAVES, probes
+from .laws.every import perturbation_is_its_kernel
+from .laws.nonlinear import perturb_follows_the_simulation
 from .laws.probes import on_data
 from .report import Law, Report, cases, check
 
@@ -36,6 +38,7 @@ OF_KIND: dict[type, list[Law]] = {
     CoupledSDE: COUPLED,
     MatrixSDE: MATRIX,
 }
+PERTURBED: list[Law] = [perturbation_is_its_kernel, perturb_follows_the_simulation]
 Group = tuple[list[Law], str | None]  # laws, and the reason why they do not apply, None where they do
 
 
@@ -43,7 +46,7 @@ def groups_of(sde: SDE) -> list[Group]:
     """All laws of processes, in groups: each with the reason why it does not apply to this process, or None."""
     linear, known = is_linear(sde), not is_linear(sde) and sde.is_known
     of_kind = {kind: OF_KIND[kind] for kind in reversed(type(sde).__mro__) if kind in OF_KIND} | OF_KIND
-    return [
+    groups: list[Group] = [
         (EVERY, None),
         *((laws, None if isinstance(sde, kind) else f"it is no {kind.__name__}") for kind, laws in of_kind.items()),
         (SIMULATED, "its kernels are exact" if linear or known else None),
@@ -58,6 +61,10 @@ def groups_of(sde: SDE) -> list[Group]:
         ),
         (WAVES, None if sde.harmonics is not None else "networks are shown its states as they are"),
     ]
+    if sde.free is None or sde.is_known:
+        return groups
+    rest: list[Group] = [([law for law in laws if law not in PERTURBED], reason) for laws, reason in groups]
+    return [*rest, (PERTURBED, "its states are noised in coordinates without bounds; check Transformed(sde, sde.free)")]
 
 
 def laws_of(sde: SDE) -> list[Law]:

@@ -80,7 +80,29 @@ def test_nonlinear_process_with_a_number_for_its_noise_passes() -> None:
     assert report.passed, report
 
 
+class Stock(sdegen.SDE):
+    """A user's process on the half-line, in two methods."""
+
+    T, domain, free = 5.0, torch.distributions.constraints.positive, sdegen.coordinates.Log()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x * x.log()
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return 0.8 * x
+
+    def prior(self, moments: Moments) -> Any:
+        return torch.distributions.LogNormal(torch.full(moments.mean.shape, -0.32, dtype=torch.float64), 0.32**0.5)
+
+
+def test_a_process_of_ones_own_on_the_half_line_passes() -> None:
+    report = check_sde(Stock())
+    assert report.passed, report
+    assert "check Transformed(sde, sde.free)" in str(report)
+
+
 ZOO = {
+    "half-line, two methods": Stock,
     **RIGHT,
     "CIR": sdegen.CIR,
     "Jacobi": lambda: sdegen.Jacobi(2.0, 2.0),
