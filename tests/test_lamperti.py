@@ -196,6 +196,7 @@ def test_a_step_beyond_an_end_is_reflected() -> None:
     u = torch.tensor([[-0.3], [0.3], [0.0]], dtype=d64)
     assert torch.allclose(root.enter(u)[:2], torch.full((2, 1), 0.3, dtype=d64)) and (root.enter(u) > 0).all()
     assert torch.allclose(root.inverse(u)[0], root.inverse(u)[1])
+    assert (lamperti(SquareRoot()).enter(u) > 0).all()
     high = unit.image.upper_bound
     assert torch.allclose(unit.enter(torch.tensor([[high + 0.1]], dtype=d64)), torch.tensor([[high - 0.1]], dtype=d64))
 
