@@ -16,6 +16,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from sdegen.laws.bessel import bessel_ratio, log_bessel
+from sdegen.laws.chi_square import quantile_of_root
 from sdegen.laws.kernels import Kernel
 from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.laws.operators import Scale
@@ -219,6 +220,16 @@ def test_answers_have_the_dtype_of_the_states_and_positive_draws(dtype: torch.dt
     of_states, of_numbers = (NoncentralChiSquare(2.5, v, one) for v in (start, start.double()))  # no digit more is lost
     assert torch.equal(of_states.log_prob(y.double()), of_numbers.log_prob(y.double()))
     assert torch.equal(of_states.score(y.double()), of_numbers.score(y.double()))
+
+
+def test_draws_of_one_batch_near_zero_and_far_from_it_are_those_of_each_alone() -> None:
+    df, a, z = (
+        torch.tensor([[2.0], [0.5], [2.0]]).double(),
+        torch.tensor([[1.0], [100.0], [1e4]]).double(),
+        torch.ones(3, 1),
+    )
+    alone = torch.cat([quantile_of_root(*(v[i : i + 1] for v in (df, a, z.double()))) for i in range(3)])
+    assert torch.equal(quantile_of_root(df, a, z.double()), alone)
 
 
 def test_nothing_has_a_density_outside_of_the_domain() -> None:
