@@ -200,6 +200,7 @@ def filled() -> Pages:
         f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
     )
     put(pages, HERE / "README.md", "bounded", f"{table('bounded', of='bounded_table')}\n")
+    put(pages, HERE / "README.md", "blurring", f"{table('blurring', of='blurring_table')}\n")
     put(
         pages,
         HERE / "README.md",

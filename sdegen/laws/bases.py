@@ -140,8 +140,8 @@ class FourierBasis(_AlongSides):
 
     Examples
     --------
-    >>> FourierBasis()(torch.ones(1, 4)).tolist()
-    [[2.0, 0.0, 0.0, 0.0]]
+    >>> FourierBasis()(torch.ones(1, 4))[0, 0].item()
+    2.0
     """
 
     @check_arguments

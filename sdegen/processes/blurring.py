@@ -31,7 +31,7 @@ class Blurring(CoordinateScheduleSDE):
     shape
         Of an image, ``(C, H, W)``.
     blur
-        The width of the blur at T, in pixels, 0 for none; half of the longer side by default.
+        The width of the blur at T, in pixels, 0 for none; an eighth of the longer side by default.
     noise
         The scalar process whose noise comes with it; `VP` by default.
     least
@@ -45,7 +45,7 @@ class Blurring(CoordinateScheduleSDE):
     Examples
     --------
     >>> sde = Blurring((1, 8, 8))
-    >>> detail = sde.alpha(torch.tensor(0.5, dtype=torch.float64))[0]
+    >>> detail = sde.alpha(torch.tensor(1.0, dtype=torch.float64))[0]
     >>> bool(detail[0, 0] > 100 * detail[7, 7])
     True
     """
@@ -65,7 +65,7 @@ class Blurring(CoordinateScheduleSDE):
         if not 0 < least < 1:
             raise ValueError(f"least = {least}; what is left of detail lies between 0 and 1.")
         self.shape, self.blur, self.least = tuple(shape), blur, least
-        self._widest = 0.5 * max(self.shape[1:]) if blur is None else blur
+        self._widest = max(self.shape[1:]) / 8 if blur is None else blur
         self.noise = VP() if noise is None else noise
         self.T, self.sigma_0, self.basis = self.noise.T, self.noise.sigma_0, CosineBasis(2)
         rows, columns = (torch.arange(n, dtype=torch.float64) / n for n in self.shape[1:])
