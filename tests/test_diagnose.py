@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scipy.integrate
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sdegen
 from sdegen import diagnose, samplers
@@ -206,6 +206,6 @@ def test_a_finite_set_of_data_and_a_network(device: torch.device, dtype: torch.d
 
 def test_what_cannot_be_diagnosed_is_refused() -> None:
     with pytest.raises(TypeError, match="DoubleWell is not linear"):
-        diagnose(sdegen.DirectModel(nn.Identity(), sdegen.DoubleWell()), RING)
+        diagnose(sdegen.DirectModel(sdegen.nets.MLP(1, width=4), sdegen.DoubleWell()), RING)
     with pytest.raises(ValueError, match=r"n = 10; distances of 8 blocks need at least 64"):
         diagnose(sdegen.Exact(sdegen.VP(), RING), RING, n=10)

@@ -92,7 +92,7 @@ class FokkerPlanck(Fixed, ScoreModel):
     @check_arguments
     @torch.no_grad()
     def __init__(self, sde: SDE, distribution: Any, cells: int | None = None, steps: int | None = None) -> None:
-        if (cells or 16) < 16 or (steps or 3) < 3:
+        if (cells is not None and cells < 16) or (steps is not None and steps < 3):
             raise ValueError(f"cells = {cells}, steps = {steps}; give at least 16 and 3.")
         self.sde, self.distribution = sde, check_law("distribution", as_law(distribution), "sample", "log_prob")
         self.moments = _moments(sde, self.distribution)
