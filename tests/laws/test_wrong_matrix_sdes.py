@@ -96,7 +96,7 @@ FAULTS = [
         "marginal_starts_at_the_data",
         "signal_to_noise_decreases",
         "clock_inverts_the_snr",
-        "simulation_follows_the_kernel",
+        "reversal_keeps_the_marginals",
     ),
     wrong(ProjectsTheVelocity, "lift_and_project_agree", "completion_follows_Sigma_0"),
     wrong(ForgottenVelocities, "marginal_starts_at_the_data", "clock_inverts_the_snr", "signal_to_noise_decreases"),
