@@ -71,7 +71,7 @@ MODELS: dict[str, Callable[[], Later]] = {
 }
 
 
-@pytest.mark.turns("*eta=0.5*-jacobi", "Heun*-jacobi")
+@pytest.mark.turns("*eta=0.5*-jacobi", "Heun*-jacobi", "EulerMaruyama(steps=200*-jacobi")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "sampler", [samplers.EulerMaruyama(200), samplers.EulerMaruyama(150, eta=0.5), samplers.Heun(60)], ids=repr
@@ -92,6 +92,7 @@ def test_densities_by_the_flow_are_those_of_the_data(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.turns("jacobi")
 def test_what_denoising_learns_is_the_score_of_the_states(name: str) -> None:
     # The mean over the data of the kernel's score, given the state, is the score of the law at t: regressed on functions of it.
     model, t = MODELS[name](), 0.3

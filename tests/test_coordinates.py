@@ -71,7 +71,9 @@ def test_a_bijection_is_inverted_and_its_log_determinant_is_that_of_its_jacobian
         assert torch.allclose(phi.slope(x), slope) and torch.allclose(phi.bend(x), second / slope)
 
 
-@pytest.mark.turns("SoftplusInverse*", "LogOdds(low=-2*", "Whitening*")
+@pytest.mark.turns(
+    "SoftplusInverse*", "LogOdds(low=-2*", "Whitening*", "LogOdds(low=0*", "Successive(parts=(SoftplusInverse*"
+)
 @pytest.mark.parametrize("phi", ALL, ids=repr)
 def test_exact_models_in_coordinates_have_the_transformed_law(phi: Coordinates) -> None:
     model = sdegen.Exact(sdegen.VP().in_coordinates(phi), PAIR)
@@ -319,7 +321,7 @@ BOUNDED: dict[str, tuple[sdegen.SDE, Coordinates]] = {
 }
 
 
-@pytest.mark.turns("geometric Brownian motion", "squared Bessel")
+@pytest.mark.turns("geometric Brownian motion", "squared Bessel", "CIR")
 @pytest.mark.parametrize("name", BOUNDED)
 def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path: Path) -> None:
     sde, phi = BOUNDED[name]

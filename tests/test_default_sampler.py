@@ -261,6 +261,7 @@ def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any, kin
 
 
 @pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)
+@pytest.mark.turns("*sigma_0=0.1)")
 def test_the_default_on_matrix_processes_keeps_a_high_order(sde: Any) -> None:
     """Steps even in the noise alone have order 1.5 there: the last of them is long in the time."""
     ring = sdegen.data.gaussian_ring(radius=4.0, std=0.8)

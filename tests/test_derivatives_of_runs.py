@@ -114,6 +114,7 @@ def test_densities_have_the_derivatives_of_differences(divergence: sdegen.deriva
 
 
 @pytest.mark.parametrize("method", [None, "dopri5"])
+@pytest.mark.turns("dopri5")
 def test_adaptive_densities_have_the_derivatives_of_differences(method: str | None) -> None:
     model, x = network(sdegen.VP()), RING.sample(2, torch.Generator().manual_seed(0))
     agrees_with_differences(lambda x: sdegen.log_prob(model, x, method=method, tolerance=1e-6, grad=True), x, 1e-3)

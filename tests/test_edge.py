@@ -111,6 +111,7 @@ def test_moments_are_those_of_the_integral_and_clocks_invert(kind: str, seed: in
 
 
 @pytest.mark.parametrize(("kind", "seed"), DRAWS)
+@pytest.mark.turns("late-[123]", "faint-[123]")
 def test_grids_fall_or_are_refused(kind: str, seed: int) -> None:
     sde = Drawn(kind, seed)
     for grid in (grids.Angle(), grids.Angle(scale=1e-3, power=0.5), grids.LogSNR(), grids.Karras(), grids.Uniform()):

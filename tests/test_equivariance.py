@@ -204,6 +204,7 @@ def test_samples_scale_with_the_data_to_the_bit(
         assert torch.equal(got.double(), want.double() * change.a)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(st.sampled_from(sorted(PROCESSES)), st.sampled_from(sorted(SAMPLERS)), changes, st.booleans())
 def test_samples_follow_the_data(process: str, sampler: str, change: Change, truth: bool) -> None:
     make = exact if truth else learned
@@ -257,6 +258,7 @@ def test_densities_differ_by_the_volume_of_the_change(process: str, change: Chan
         close(got[-1], want[-1] + log_volume(change), change)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(st.sampled_from(KINDS), mild)
 def test_data_are_encoded_edited_and_joined_alike(process: str, change: Change) -> None:
     here, there = (learned(made(process), law) for law in (LAW, change.law(LAW)))
@@ -467,6 +469,7 @@ def fitted(kind: str, x: Tensor, label: Tensor | None) -> Any:
 @pytest.mark.parametrize("kind", LEARNERS)
 @settings(max_examples=max(2, settings().max_examples // 5))
 @given(change=st.one_of(powers, changes), labelled=st.booleans())
+@pytest.mark.turns("schedule", "well", "two matrices", "CLD")
 def test_what_is_learned_follows_the_data(kind: str, change: Change, labelled: bool) -> None:
     """``sample(fit(a x + b)) = a sample(fit(x)) + b``."""
     x = LAW.sample(40, torch.Generator().manual_seed(0))

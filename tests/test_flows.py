@@ -81,6 +81,7 @@ def test_the_mass_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*FLOWS, *IMAGES])
+@pytest.mark.turns("RealNVP, three channels")
 def test_determinant_and_inverse(name: str) -> None:
     torch.manual_seed(0)
     flow = stirred((FLOWS | IMAGES)[name](), 0.03)
@@ -240,6 +241,7 @@ def test_the_estimated_divergence_has_no_bias() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4)])
+@pytest.mark.turns("shape1")
 def test_the_log_determinant_is_estimated_without_bias(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     flow = stirred(ResidualFlow(shape, blocks=3, width=12), 0.5).eval()

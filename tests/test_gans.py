@@ -87,7 +87,7 @@ def shifted(dim: int, by: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("kind", TRUE)
-@pytest.mark.turns("TotalVariation", "Hellinger", "JensenShannon", "ReverseKL", "Pearson")
+@pytest.mark.turns("TotalVariation", "Hellinger", "JensenShannon", "ReverseKL", "Pearson", "Game")
 def test_a_trained_critic_recovers_the_divergence(kind: type[FDivergence]) -> None:
     torch.manual_seed(0)
     model = GAN(Alike(), nets.Perceptron(1, 1, 32, 1), 1, divergence=kind())
@@ -359,6 +359,7 @@ def test_players_of_other_shapes_are_told(generator: nn.Module, critic: nn.Modul
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.turns("1")
 def test_a_penalised_gan_finds_both_modes(seed: int) -> None:
     law = sdegen.GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]]), torch.tensor([0.25, 0.25]))
     torch.manual_seed(seed)

@@ -35,7 +35,7 @@ def shuffled(sde: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.turns("dtype1-*")
+@pytest.mark.turns("dtype1-*", "dtype0-LearnedSDE")
 def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.dtype) -> None:
     sde = kind().to(dtype)
     report = check_sde(sde)

@@ -45,7 +45,7 @@ def law_at(sde: sdegen.LinearSDE, t: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("sde", SCALAR, ids=name)
-@pytest.mark.turns("Rectified", "DDPM", "SubVP", "EDM", "Cosine")
+@pytest.mark.turns("Rectified", "DDPM", "SubVP", "EDM", "Cosine", "OU", "VE")
 def test_exact_model_from_the_true_terminal_law_gives_the_closed_form(sde: sdegen.LinearSDE) -> None:
     x = RING.sample(60, torch.Generator().manual_seed(0))
     got = log_prob(sdegen.Exact(sde, RING), x, prior=law_at(sde, sde.T))

@@ -52,7 +52,7 @@ def objective(loss: Any, sde: Any, size: float, n: int = 60_000) -> Tensor:
     "weighting",
     [weightings.UniformWeighting(), weightings.InverseVarianceWeighting(), weightings.LikelihoodWeighting()],
 )
-@pytest.mark.turns("weighting[01]-CLD")
+@pytest.mark.turns("weighting[01]-CLD", "weighting2-CLD")
 def test_denoising_exceeds_its_minimum_by_the_score_error(sde: Any, weighting: weightings.Weighting) -> None:
     # L(s + e) − L(s) = E‖W e‖²: the cross term vanishes at the score and only there.
     loss = losses.Denoising(weighting, pooled=False)

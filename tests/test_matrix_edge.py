@@ -107,6 +107,7 @@ def test_laws_are_products_of_those_of_the_pieces(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.turns("3")
 def test_roots_follow_their_equation_over_jumps(seed: int) -> None:
     """In the clock ``B = ∫ beta`` of a process of one `A` and `Q`, the equation of the root does not see the jumps of `beta`."""
     sde = Drawn("same", seed)

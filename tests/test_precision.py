@@ -138,7 +138,7 @@ def runs(make: Callable[[torch.dtype], Any], x_T: Tensor, sampler: Sampler, **co
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", ["exact", "network"])
-@pytest.mark.turns("*-AdaptiveSDE-matrix")
+@pytest.mark.turns("*-AdaptiveSDE-matrix", "*-ProbabilityFlow-matrix")
 def test_every_sampler_in_every_dtype(name: str, process: str, kind: str) -> None:
     """A run is that of float64 but for float32's rounding, for that of what it returns and, of a network, of its own answers."""
     sde = PROCESSES[process]
@@ -362,6 +362,7 @@ PRIOR = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
 
 
 @pytest.mark.parametrize("process", ["two methods", "nonlinear"])
+@pytest.mark.turns("two methods")
 def test_log_densities_end_and_are_right(process: str) -> None:
     """The flow is followed in float32 at least, to what the network's own answers are exact to."""
     sde, x = PROCESSES[process], coarse(4, 2)
@@ -409,6 +410,7 @@ def test_bytes_have_bits_under_a_network_of_half_precision(dtype: torch.dtype) -
 @pytest.mark.parametrize("process", ["scalar", "matrix"])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.turns("*float16-False-matrix", "*float32-True-matrix")
 def test_codes_edits_and_points_between(dtype: torch.dtype, exact: bool, process: str) -> None:
     """Latents, their decoding, interpolation and editing are those of float64 to what the dtype allows."""
     sde, x = PROCESSES[process], coarse(4, 2)
@@ -448,6 +450,7 @@ def fitted(dtype: torch.dtype, data: Any = RING, **more: Any) -> tuple[Any, Any]
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.turns("torch.float16")
 def test_networks_of_half_precision_learn_as_those_of_float32(dtype: torch.dtype) -> None:
     model, run = fitted(dtype, steps=200, lr=1e-2)
     whole, want = fitted(torch.float32, steps=200, lr=1e-2)
@@ -639,6 +642,7 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.turns("torch.float16-ContinuousFlow")
 def test_baselines_of_half_precision_have_the_losses_of_float32(name: str, dtype: torch.dtype) -> None:
     """What their networks answer is of half precision, and what is made of it of float32; so are their densities."""
     losses, x = [], coarse(3, 2)

@@ -165,7 +165,7 @@ def test_both_modes_give_the_same_traces(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.turns("our DiT", "encoder layer")
+@pytest.mark.turns("our DiT", "encoder layer", "LSTM", "GRU", "MultiheadAttention")
 def test_likelihoods_and_losses_take_every_network(name: str) -> None:
     model = sdegen.Model(made(name), sdegen.VP()).double()
     law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, D), torch.ones(1))

@@ -79,6 +79,7 @@ def readings(model: Any, x: Tensor) -> dict[str, Tensor]:
     exponents=st.tuples(*[st.floats(math.log10(SMALL), math.log10(LARGE))] * 2),
     offset=st.floats(-50, 50),
 )
+@pytest.mark.turns("ContinuousFlow")
 def test_a_baseline_of_scaled_data_is_the_scaled_baseline(
     kind: str, exponents: tuple[float, float], offset: float
 ) -> None:

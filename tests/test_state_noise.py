@@ -170,6 +170,7 @@ RUNS: list[samplers.Sampler] = [
 
 
 @pytest.mark.parametrize("sampler", RUNS, ids=repr)
+@pytest.mark.turns("*eta=0.5)")
 def test_samples_of_the_exact_score_have_the_law_of_the_data(sampler: samplers.Sampler) -> None:
     sde = Geometric()
     x = sdegen.sample(Truth(sde), 1500, sampler=sampler, seed=0).log()

@@ -172,7 +172,9 @@ def held(make: Make, process: str, order: int, steps: tuple[int, int]) -> None:
         if (method, process) != ("exponential SDE 2, eta 0.5", "CLD")  # which has no closed form between 0 and 1
     ],
 )
-@pytest.mark.turns("multistep 3-CLD", "flow, heun3-EDM", "exponential SDE 2-Cosine", "exponential SDE 2-EDM")
+@pytest.mark.turns(
+    "multistep 3-CLD", "flow, heun3-EDM", "exponential SDE 2-Cosine", "exponential SDE 2-EDM", "*-Cosine", "ddim-CLD"
+)
 def test_every_method_has_its_order_on_every_kind_of_process(method: str, process: str) -> None:
     make, order = METHODS[method]
     steps = LATE.get(method, (32, 64))
@@ -215,6 +217,10 @@ EULER: dict[str, tuple[Make, int | None]] = {
     "predictor-corrector-VE",
     "predictor-corrector-OU",
     "euler-maruyama, eta 0.5-own",
+    "*-EDM",
+    "*-OU",
+    "predictor-corrector-VP",
+    "euler-own",
 )
 def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     (make, declared), (sde, _, grid) = EULER[method], PROCESSES[process]
@@ -234,7 +240,7 @@ def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("final", ["sample", "denoise"])
-@pytest.mark.turns("*-by coordinate", "*-correlated")
+@pytest.mark.turns("*-by coordinate", "*-correlated", "sample-CLD")
 def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())

@@ -203,7 +203,15 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("GeometricByCoordinate", "ConstantAtTwoStates")
+@pytest.mark.turns(
+    "GeometricByCoordinate",
+    "ConstantAtTwoStates",
+    "Geometric",
+    "RandomDrift",
+    "CountsItsCalls",
+    "CastsToFloat64",
+    "BatchMean",
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
 
