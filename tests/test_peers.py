@@ -139,7 +139,7 @@ def follow(
         theirs = first is None or k <= first
         x, state = sampler.step(model, path[k] if theirs else states[k], c, noise, state)
         if corrected is not None and theirs:
-            state = (state[0], corrected[k], state[2])
+            state = state._replace(base=corrected[k])
         states.append(x)
     return [*states, model.denoise(path[-2], times[-1])] if final == "denoise" else states
 

@@ -18,6 +18,7 @@ import sdegen
 from sdegen import baselines, guidance, metrics, samplers
 from sdegen.guidance import measurements
 from sdegen.laws.empirical import pooled
+from sdegen.laws.operators import Scale
 from sdegen.models.wrapper import Conditioned
 from sdegen.nets.plain import Perceptron
 from sdegen.precision import at_least_single, is_finer, narrowed, widened
@@ -331,11 +332,11 @@ def test_pooled_means_are_formed_in_float32(d: int, dtype: torch.dtype) -> None:
     """Distances to far data differ by less than half precision tells apart; so they do under an autocast."""
     data, y = (coarse(n, d, seed=n) + mean for n, mean in ((50, 8), (9, 6)))
     data, y = data.to(dtype), y.to(dtype)
-    c, s = torch.tensor(0.8).double(), torch.tensor(0.6).double()
-    want = pooled(data.double(), y.double(), c, s)
+    C, S = (Scale(torch.tensor(v, dtype=torch.float64)) for v in (0.8, 0.6))
+    want = pooled(data.double(), y.double(), C, S)
     for mixed in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            got = pooled(data, y, c, s)
+            got = pooled(data, y, C, S)
         for a, b in zip(got, want, strict=True):
             assert a.dtype == dtype and (a.double() - b).norm() < (torch.finfo(dtype).eps + 1e-4) * b.norm()
 

@@ -139,7 +139,12 @@ OTHERS = (
 )  # on the rest of the zoo
 QUICK_ON_CLD = ("ddim", "multistep 3")  # whose thousands of matrices take seconds with other methods
 # Methods whose order shows between other steps.
-LATE = {"reverse diffusion": (256, 512), "multistep 4": (64, 128), "exponential SDE 2": (64, 128)}
+LATE = {
+    "reverse diffusion": (256, 512),
+    "multistep 4": (64, 128),
+    "exponential SDE 2": (64, 128),
+    "exponential SDE 2 in the share": (64, 128),
+}
 
 
 # Orders above three rise slowly where the state oscillates: 3.5 and 3.6 of four, 4.4 of five are seen from 256 to 512 steps.

@@ -58,8 +58,8 @@ class MixedInMemory(Multistep):
     """The first step is right; what it remembers is a mean over the batch, which the next ones use."""
 
     def step(self, model: Any, x: Tensor, c: Any, noise: Any, state: Any) -> Any:
-        x_s, (first, base, history) = super().step(model, x, c, noise, state)
-        return x_s, (first, base, [0.99 * q + 0.01 * q.mean(0) for q in history])
+        x_s, memory = super().step(model, x, c, noise, state)
+        return x_s, memory._replace(history=[0.99 * q + 0.01 * q.mean(0) for q in memory.history])
 
 
 class RemembersByItself(Multistep):
