@@ -19,8 +19,8 @@ from torch import Tensor
 
 
 def as_numbers(answer: Any) -> Tensor | None:
-    """Return real numbers that a coefficient is, Python's or NumPy's, as a tensor, float64; a tensor as it is, and None of
-    anything else.
+    """Return real numbers that a coefficient is, Python's or NumPy's, as a new tensor, float64; a tensor as it is, and None
+    of anything else.
 
     Examples
     --------
@@ -31,7 +31,9 @@ def as_numbers(answer: Any) -> Tensor | None:
     if isinstance(answer, Tensor):
         return answer
     real = answer.dtype.kind in "iuf" if isinstance(answer, (np.ndarray, np.generic)) else isinstance(answer, Real)
-    return torch.as_tensor(answer, dtype=torch.float64) if real and not isinstance(answer, bool) else None
+    if not real or isinstance(answer, bool):
+        return None
+    return torch.tensor(np.array(answer, dtype=np.float64, order="C"))  # an array may be filled anew by its owner
 
 
 def check_answer(

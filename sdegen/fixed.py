@@ -6,6 +6,7 @@ __all__ = ["Fixed", "remembered", "weights_of"]
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -45,8 +46,13 @@ class Fixed(Overridable):
         Raises
         ------
         AttributeError
-            If the object has been made.
+            If the object has been made, or if a method of its class has this name and the value cannot be called in its place.
         """
+        if not callable(value) and isinstance(getattr(type(self), name, None), FunctionType):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} = {show_value(value)} would hide the method {name} of its class; give the "
+                "attribute, and the argument that it keeps, another name."
+            )
         free = name.startswith("_") or name in self.settable or (name == "training" and isinstance(self, nn.Module))
         if not free and _MAKING not in vars(self):
             kind = type(self).__name__

@@ -279,7 +279,7 @@ FREE |= {"logits": ("pairs",), "logits, trained": ("an axis behind", "an axis be
 FREE |= {"decoder without law": ("an axis behind", "an axis between")}
 FREE |= {"a coefficient of a schedule": ("a number", "whole numbers", "one axis less", "no axes")}
 for how in ("simulated", "perturbed"):
-    FREE[f"noise of a process, {how}"] = ("a number", "whole numbers", "one axis less", "no axes")
+    FREE[f"noise of a process, {how}"] = ("a number", "whole numbers", "an array", "one axis less", "no axes")
 CASES = [(door, wrong) for door in DOORS for wrong in WRONG if wrong not in FREE.get(door, ())]
 
 

@@ -19,14 +19,14 @@ from sdegen import load, models, nets, save, storage
 class Drifting(sdegen.ScalarSDE):
     """An SDE of the user's."""
 
-    def __init__(self, pull: float, levels: torch.Tensor) -> None:
-        self.pull, self.levels = pull, torch.as_tensor(levels, dtype=torch.float64)
+    def __init__(self, pull: float, sizes: torch.Tensor) -> None:
+        self.pull, self.sizes = pull, torch.as_tensor(sizes, dtype=torch.float64)
 
     def f(self, t):
         return -self.pull * t
 
     def g(self, t):
-        return self.levels.sum() * (1 + t).sqrt()
+        return self.sizes.sum() * (1 + t).sqrt()
 
 
 class Tied(nn.Module):
@@ -441,7 +441,7 @@ class Bent(Own):
         ),
         (
             lambda: sdegen.Model(Greedy(2, [1.0, 2.0]), sdegen.VP()),
-            r"Greedy\.__init__ takes \*args or \*\*kwargs; name its arguments",
+            r"model\.net is a Greedy, which takes arguments of any name .*\(\*args\).*; name them in its constructor",
         ),
         (
             lambda: sdegen.Model(Bent(2, torch.tanh), sdegen.VP()),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import sdegen
+from sdegen.processes.dynamics import diffusion_at
 
 KINDS: dict[str, Callable[[float], Any]] = {
     "float": float,
@@ -101,6 +102,39 @@ def test_arrays_are_matrix_coefficients(kind: Any) -> None:
     F, G = np.array([[0, 4], [-4, -8]]), np.array([[1, 0], [0, 4]])
     want = readings(Matrices(torch.tensor(F).double(), torch.tensor(G).double()))
     assert torch.allclose(readings(Matrices(F.astype(kind), G.astype(kind))), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (1, 2)], ids=["rows", "numbers", "one row"])
+def test_arrays_are_noise_as_they_were_when_returned(shape: tuple[int, ...], kind: Any) -> None:
+    """Their numbers are taken as they are, in float64, and the owner of an array may fill it anew."""
+    part = 1 if kind is np.int64 else 1 / 3
+    given = (part * np.arange(1, 1 + np.prod(shape)).reshape(shape)).astype(kind)[::-1]
+    same = torch.tensor(given.tolist(), dtype=torch.float64)
+    x, t = torch.linspace(1, 2, 6, dtype=torch.float64).reshape(3, 2), torch.tensor(0.3, dtype=torch.float64)
+    got, want = diffusion_at(Noise(given), x, t), diffusion_at(Noise(same), x, t)
+    assert torch.equal(got(x), want(x)) and got(x).dtype == torch.float64
+    if len(given) == 1:
+        one, two = (
+            sdegen.simulate(Noise(g), x, 0.0, 0.5, steps=2, generator=torch.Generator().manual_seed(0))
+            for g in (given, same)
+        )
+        assert torch.equal(one, two)
+    given[:] = 0
+    assert torch.equal(got(x), want(x))
+
+
+@pytest.mark.parametrize("read", ["marginal", "f", "g"])
+def test_a_schedule_that_loses_its_derivative_is_refused(read: str) -> None:
+    class Lost(sdegen.ScheduleSDE):
+        def alpha(self, t: Tensor) -> Any:
+            return np.cos(np.array(t.tolist()))
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return t.sin()
+
+    with pytest.raises(TypeError, match=r"^Lost\.alpha returned an array of NumPy, .*write it with elementwise torch"):
+        getattr(Lost(), read)(torch.tensor([0.1, 0.2], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("value", NONE)

@@ -191,7 +191,7 @@ def test_what_has_no_bound_is_refused() -> None:
     model = sdegen.Exact(sdegen.VP(), RING)
     for bound in (elbo, discrete_elbo):
         with pytest.raises(TypeError, match="DoubleWell is not linear"):
-            bound(sdegen.DirectModel(nn.Identity(), sdegen.DoubleWell()), x)
+            bound(sdegen.DirectModel(sdegen.nets.MLP(2, width=4), sdegen.DoubleWell()), x)
         with pytest.raises(TypeError, match=r"x has dtype torch\.int64"):
             bound(model, x.long())
         with pytest.raises(ValueError, match="draws = 0"):

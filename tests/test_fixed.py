@@ -310,3 +310,18 @@ def test_importance_times_of_another_process_are_tabulated_anew() -> None:
     for sde in (sdegen.VP(), sdegen.VE(), sdegen.VP()):
         drawn, new = (l.sample(sde, 6, torch.Generator().manual_seed(1)) for l in (law, times.ImportanceTimes(nodes=8)))
         assert torch.equal(drawn[0], new[0]) and torch.equal(drawn[1], new[1])
+
+
+def test_an_attribute_that_would_hide_a_method_is_refused() -> None:
+    class Hiding(sdegen.ScalarSDE):
+        def __init__(self, levels: list[float]) -> None:
+            self.levels = levels  # type: ignore[assignment,method-assign]
+
+        def f(self, t: Tensor) -> Tensor:
+            return -t
+
+        def g(self, t: Tensor) -> Tensor:
+            return 1 + t
+
+    with pytest.raises(AttributeError, match=r"^Hiding\.levels = .* would hide the method levels .*another name\.$"):
+        Hiding([0.5, 1.0])

@@ -56,7 +56,7 @@ def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrizatio
     parametrization = kind(std=1.7)
     if sde.snr(sde.T) == 0 and kind in (NoiseParametrization, ScoreParametrization):
         with pytest.raises(ValueError, match=r"alpha\(T\) = 0"):
-            sdegen.Model(nn.Identity(), sde, parametrization)
+            sdegen.Model(sdegen.nets.MLP(2, width=4), sde, parametrization)
         return
     t = sde.T * torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
     x = sde.perturb(LAW.sample(4, torch.Generator().manual_seed(0)), t, generator=torch.Generator().manual_seed(1)).x

@@ -96,7 +96,7 @@ class CoordinateSDE(ElementwiseSDE):
 
     def _map(self, name: str, value: Any, t: Tensor) -> Diagonal:
         shape, who = self.coefficient_shape, f"{type(self).__name__}.{name}"
-        c = coefficient(who, value, t, () if isinstance(value, (int, float)) else shape)
+        c = coefficient(who, self._taken(name, value), t, () if isinstance(value, (int, float)) else shape)
         return Diagonal(c.expand((*t.shape, *shape)).reshape(-1, *shape), self.basis)
 
     @cached_property

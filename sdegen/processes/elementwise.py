@@ -14,6 +14,7 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +56,10 @@ class ElementwiseSDE(LinearSDE):
     @abstractmethod
     def _map(self, name: str, value: Any, t: Tensor) -> Elementwise:
         """Return a coefficient at the times `t` as an operator, checked for its shape."""
+
+    def _taken(self, name: str, value: Any) -> Any:
+        """Return what the method of a coefficient returned; a process refuses what it cannot differentiate."""
+        return value
 
     @property
     def state(self) -> Any:
@@ -186,7 +191,7 @@ class Scheduled(ElementwiseSDE):
 
     def f(self, t: Tensor) -> Tensor:
         """Return ``alpha' / alpha``."""
-        alpha, slope = self._derivative(self.alpha, t)
+        alpha, slope = self._derivative("alpha", t)
         return slope / alpha
 
     def g(self, t: Tensor) -> Tensor:
@@ -196,12 +201,22 @@ class Scheduled(ElementwiseSDE):
         return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
 
     def _g(self, t: Tensor) -> Tensor:
-        sigma, slope = self._derivative(self.sigma, t)
+        sigma, slope = self._derivative("sigma", t)
         return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
 
-    def _derivative(self, schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _taken(self, name: str, value: Any) -> Any:
+        """Return what a schedule returned; refuse an array, whose derivative by time is lost."""
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError(
+                f"{type(self).__name__}.{name} returned an array of NumPy, which has no derivative by t, and f and g follow "
+                "from it; write it with elementwise torch functions of t."
+            )
+        return value
+
+    def _derivative(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
         def lifted(u: Tensor) -> Tensor:
-            return torch.as_tensor(schedule(u), dtype=torch.float64).expand((*u.shape, *self.coefficient_shape))
+            value = self._taken(name, getattr(self, name)(u))
+            return torch.as_tensor(value, dtype=torch.float64).expand((*u.shape, *self.coefficient_shape))
 
         t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
         return value_and_slope(lifted, t, torch.ones_like(t))

@@ -54,15 +54,15 @@ class ScalarSDE(ElementwiseSDE):
         return torch.tensor([[self.sigma_0**2]], dtype=torch.float64)
 
     def _map(self, name: str, value: Any, t: Tensor) -> Scale:
-        return Scale(coefficient(f"{type(self).__name__}.{name}", value, t))
+        return Scale(coefficient(f"{type(self).__name__}.{name}", self._taken(name, value), t))
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
         alpha, sigma = self.alpha(t), self.sigma(t)
         if not isinstance(alpha, Tensor) or alpha.shape != t.shape or alpha.dtype != t.dtype:
-            alpha = coefficient(f"{type(self).__name__}.alpha", alpha, t)
+            alpha = self._map("alpha", alpha, t).c
         if not isinstance(sigma, Tensor) or sigma.shape != t.shape or sigma.dtype != t.dtype:
-            sigma = coefficient(f"{type(self).__name__}.sigma", sigma, t)
+            sigma = self._map("sigma", sigma, t).c
         return Scale(alpha.expand(t.shape)), Scale(sigma.expand(t.shape))
 
     def log_snr(self, t: Tensor | float) -> Tensor:
