@@ -41,6 +41,13 @@ def test_density_integrates_to_one_with_the_stated_moments(law: GaussianMixture)
     torch.testing.assert_close((x - mean).T @ ((x - mean) * p[:, None]), covariance, rtol=0, atol=1e-8)
 
 
+def test_draws_in_units_do_not_depend_on_the_form_of_the_covariances() -> None:
+    diagonals, units = FULL.diagonal(dim1=1, dim2=2), sdegen.laws.Units(torch.zeros(2), torch.tensor([5.0, 0.1]))
+    laws = [GaussianMixture(WEIGHTS, MEANS, c).in_units(units) for c in (diagonals, diagonals.diag_embed())]
+    first, second = (law.sample(50, torch.Generator().manual_seed(0)) for law in laws)
+    torch.testing.assert_close(first, second)
+
+
 @each
 def test_log_prob_equals_torch_distributions(
     law: GaussianMixture, device: torch.device, dtype: torch.dtype, eps: float

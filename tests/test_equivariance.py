@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -205,6 +205,7 @@ def test_samples_scale_with_the_data_to_the_bit(
 
 
 @settings(max_examples=settings().max_examples // 3)
+@example("Cosine", "default", Change(columns(1e3, 3e-4), columns(2e5, -3)), True)  # whose steps are measured
 @given(st.sampled_from(sorted(PROCESSES)), st.sampled_from(sorted(SAMPLERS)), changes, st.booleans())
 def test_samples_follow_the_data(process: str, sampler: str, change: Change, truth: bool) -> None:
     make = exact if truth else learned

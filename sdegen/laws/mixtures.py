@@ -260,7 +260,9 @@ class GaussianMixture(Distribution):
             covariances = self.covariances / units.std.square()  # of any form
             return GaussianMixture(self.weights, units.standardise(self.means), covariances, self.basis)
         if self._covariances.U is not None or self.basis is not None:
-            covariances = self._full() / torch.outer(std.flatten(), std.flatten())
+            full = self._full() / torch.outer(std.flatten(), std.flatten())
+            own = full.diagonal(dim1=1, dim2=2)  # of diagonal matrices, whose axes are those of the data
+            covariances = own.reshape(self.means.shape) if torch.equal(own.diag_embed(), full) else full
         else:
             covariances = self._covariances.lam.expand(self._flat.shape).reshape(self.means.shape) / std.square()
         return GaussianMixture(self.weights, units.standardise(self.means), covariances)

@@ -67,13 +67,15 @@ class Exact(Fixed, ScoreModel):
         """None: the truth of one law."""
         return NONE
 
-    def draw_data(self, n: int) -> Tensor | None:
-        """Draw `n` data of the law, fewer of one of many numbers, and none of one that would take long to ask."""
+    def draw_standardised(self, n: int) -> Tensor | None:
+        """Draw `n` data of the law in the coordinates and units of the process, fewer of a law of many numbers, and none of one
+        that would take long to ask.
+        """
         size = sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
         if size > LONG:
             return None
         few = min(n, max(FEWEST, n * QUICK // max(size, 1)))
-        return self.distribution.sample(few, torch.Generator().manual_seed(0))
+        return self._law.sample(few, torch.Generator().manual_seed(0))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""

@@ -129,8 +129,8 @@ class ScoreModel(Overridable, ABC):
         """
         return [name for name, value in cond.items() if has_rows(value, n)]
 
-    def draw_data(self, n: int) -> Tensor | None:
-        """Draw `n` data, the same at every call, where the model is the truth of a law that it knows; None otherwise."""
+    def draw_standardised(self, n: int) -> Tensor | None:
+        """Draw `n` data in the units of the process, always the same ones, of a model that is the truth of its law; else None."""
         return None
 
     def require_moments(self, instead: str = "") -> Moments:

@@ -52,9 +52,9 @@ class Lamperti(Coordinates):
 
     Examples
     --------
-    >>> import sdegen
+    >>> import torch, sdegen
     >>> phi = Lamperti(sdegen.CIR(sigma=0.5))
-    >>> phi(torch.tensor([[4.0]], dtype=torch.float64)).item()  # 2 √x / sigma
+    >>> round(phi(torch.tensor([[4.0]], dtype=torch.float64)).item(), 6)  # 2 √x / sigma
     8.0
     """
 
@@ -200,11 +200,11 @@ def lamperti(sde: SDE, shape: Sequence[int] = (1,), coordinates: Coordinates | N
 
     Examples
     --------
-    >>> import sdegen
+    >>> import torch, sdegen
     >>> sde = lamperti(sdegen.GeometricBrownianMotion(sigma=0.5))
-    >>> u = sde.coordinates(torch.tensor([[1.0], [2.0]], dtype=torch.float64))  # log(x) / sigma
-    >>> [round(v, 4) for v in u[:, 0].tolist()], sde.noise_at(0.5, u).c[:, 0].tolist()
-    ([0.0, 1.3863], [1.0, 1.0])
+    >>> u = sde.coordinates(torch.tensor([[2.0], [4.0]], dtype=torch.float64))  # log(x) / sigma
+    >>> [[round(v, 4) for v in row.tolist()] for row in (u[:, 0], sde.noise_at(0.5, u).c[:, 0])]
+    [[1.3863, 2.7726], [1.0, 1.0]]
     """
     if coordinates is None:
         return Transformed(sde, Lamperti(sde, shape))
