@@ -42,7 +42,7 @@ def test_density_integrates_to_one_with_the_stated_moments(law: GaussianMixture)
 
 
 def test_draws_in_units_do_not_depend_on_the_form_of_the_covariances() -> None:
-    diagonals, units = FULL.diagonal(dim1=1, dim2=2), sdegen.laws.Units(torch.zeros(2), torch.tensor([5.0, 0.1]))
+    diagonals, units = FULL.diagonal(dim1=1, dim2=2), sdegen.laws.Units(torch.zeros(2), torch.tensor([0.1, 5.0]))
     laws = [GaussianMixture(WEIGHTS, MEANS, c).in_units(units) for c in (diagonals, diagonals.diag_embed())]
     first, second = (law.sample(50, torch.Generator().manual_seed(0)) for law in laws)
     torch.testing.assert_close(first, second)
