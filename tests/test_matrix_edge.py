@@ -50,7 +50,7 @@ class Drawn(sdegen.MatrixSDE):
         if kind == "same":
             A[:], root[:] = A[:1], root[:1]
         self.starts = torch.from_numpy(np.concatenate([[0.0], inner])) * self.T
-        self.A, self.root = torch.from_numpy(A), torch.from_numpy(root)
+        self.A, self.spread = torch.from_numpy(A), torch.from_numpy(root)
         self.level, self.wave = (torch.from_numpy(np.asarray(v)) / self.T for v in (level, self.wave))
         self.Sigma_0 = torch.diag(torch.from_numpy(rng.uniform(0.01, 0.2, k)))
 
@@ -65,7 +65,7 @@ class Drawn(sdegen.MatrixSDE):
         return self.beta(t)[..., None, None] * self.A[self.piece(t)]
 
     def G(self, t: Tensor) -> Tensor:
-        return self.beta(t).sqrt()[..., None, None] * self.root[self.piece(t)]
+        return self.beta(t).sqrt()[..., None, None] * self.spread[self.piece(t)]
 
     def truth(self, s: float, t: float) -> tuple[Tensor, Tensor]:
         """``Phi`` and ``Sigma``, from the pieces between two times."""
@@ -78,7 +78,7 @@ class Drawn(sdegen.MatrixSDE):
                 half = 0.5 * omega * (high + low - 2 * first), 0.5 * omega * (high - low)
                 B = self.level[i] * (high - low) + self.wave[i] / omega * 2 * math.sin(half[0]) * math.sin(half[1])
                 for part in [B / math.ceil(B + 1)] * math.ceil(B + 1):  # Van Loan's formula grows like exp(B)
-                    P, S = van_loan(self.A[i], self.root[i] @ self.root[i].T, part)
+                    P, S = van_loan(self.A[i], self.spread[i] @ self.spread[i].T, part)
                     Phi, Sigma = P @ Phi, P @ Sigma @ P.T + S
         return Phi, Sigma
 
@@ -111,7 +111,7 @@ def test_laws_are_products_of_those_of_the_pieces(kind: str, seed: int) -> None:
 def test_roots_follow_their_equation_over_jumps(seed: int) -> None:
     """In the clock ``B = ∫ beta`` of a process of one `A` and `Q`, the equation of the root does not see the jumps of `beta`."""
     sde = Drawn("same", seed)
-    A, Q = sde.A[0], sde.root[0] @ sde.root[0].T
+    A, Q = sde.A[0], sde.spread[0] @ sde.spread[0].T
     ends = torch.cat([sde.starts, torch.tensor([sde.T]).double()])
     B = torch.cat([torch.zeros(1).double(), (sde.level * ends.diff()).cumsum(0)])
 
