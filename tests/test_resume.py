@@ -168,10 +168,8 @@ children = multiprocessing.get_context("forkserver")
 def child(folder, begun, done, threads):
     torch.set_num_threads(threads)
     begun.set()
-    started = time.perf_counter()
     model, record = run(Path(folder), every=1)
     save_file({"weights": flat(model), "loss": torch.tensor(record.loss, dtype=torch.float64)}, done)
-    Path(f"{done}.seconds").write_text(str(time.perf_counter() - started))
 
 
 def launched(folder, done):
@@ -182,26 +180,33 @@ def launched(folder, done):
     return process
 
 
+def last_step(folder: Path) -> int:
+    """The step of the last whole checkpoint of a run, 0 before the first."""
+    files = checkpoints.Folder(folder).files() if folder.exists() else []
+    return int(files[-1].stem.split("-")[1]) if files else 0
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(whole, tmp_path):
     """SIGKILL at random moments, a checkpoint every step: most of the time one is being written."""
     children.set_forkserver_preload(["sdegen", "pytest", "torch._dynamo"])
     process = launched(tmp_path / "undisturbed", tmp_path / "a")
     process.join()
-    length = float((tmp_path / "a.seconds").read_text())
-    chance, folder, reached = random.Random(0), tmp_path / "run", []
-    for tries in range(100):
+    chance, folder, reached = random.Random(0), tmp_path / "run", [0]
+    for _ in range(100):
         process = launched(folder, tmp_path / "b")
-        process.join(
-            chance.uniform(0.02, 0.3) * length * 1.05**tries
-        )  # a machine may be busier now than it was undisturbed
+        wanted = reached[-1] + chance.randint(
+            1, 8
+        )  # steps, not seconds: a machine may be busier or less busy than it was
+        while process.exitcode is None and last_step(folder) < wanted:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.005))
         if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:
             break
-        files = checkpoints.Folder(folder).files()
-        reached.append(int(files[-1].stem.split("-")[1]) if files else 0)
+        reached.append(last_step(folder))
     assert process.exitcode == 0 and reached == sorted(reached)
     assert len({step for step in reached if 0 < step < 60}) >= 2, reached  # it was interrupted in its midst
     for name in ("a", "b"):
