@@ -26,6 +26,7 @@ from .score import ScoreModel
 QUICK = 2_000  # numbers of a law: of twice as many, half as many data are drawn, but not fewer than the next
 FEWEST = 4
 LONG = 20_000  # numbers of a law that would take long to ask
+DATA_SEED = 8_061_997  # one that nobody takes, nor any other draw of the library
 
 
 @asked_as("an exact model, such as Exact(VP(), data.gaussian_ring())")
@@ -75,7 +76,7 @@ class Exact(Fixed, ScoreModel):
         if size > LONG:
             return None
         few = min(n, max(FEWEST, n * QUICK // max(size, 1)))
-        return self._law.sample(few, torch.Generator().manual_seed(0))
+        return self._law.sample(few, torch.Generator().manual_seed(DATA_SEED))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""

@@ -33,6 +33,7 @@ FARTHEST = 9.0  # from the logarithm of the spread: beyond, a law is one Gaussia
 ROWS = 128  # states that are evaluated at a time
 POWER = 0.4  # of the error: between a third and a half, what methods of order two and one want
 TINY = 1e-30  # a variance that is none
+NOISE_SEED = 5_070_141  # one that nobody takes, nor any other draw of the library
 LEAST = 0.02  # of the steps at the densest level: so many there are at every level
 
 
@@ -80,7 +81,7 @@ def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, 
     sde, law = as_scalar(model.sde, "; profiles are measured on those."), gaussian(model.state_moments())
     levels = _levels(sde, end, law.moments().variance().clamp_min(TINY))
     low = float(levels[0])
-    noise = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x_0)
+    noise = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(NOISE_SEED)).to(x_0)
     rows = torch.arange(LEVELS * len(x_0))
     found = []
     with torch.no_grad(), evaluating(model):
