@@ -143,7 +143,8 @@ class Table:
             If it has another shape, or holds NaN or infinite values.
         """
         x = check_tensor("x", x, shape=(None, self.width)).detach().cpu().double()
-        return into({name: column.decode(x[:, self.places[name]]) for name, column in self.columns.items()})
+        parts = x.split([column.width for column in self.columns.values()], 1)
+        return into({name: column.decode(v) for (name, column), v in zip(self.columns.items(), parts, strict=True)})
 
     @check_arguments
     def log_prob(self, law: Any, frame: Any, draws: int = 10, generator: torch.Generator | None = None) -> Tensor:

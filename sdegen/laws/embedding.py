@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..show import show_call
 from .kernels import Transition
-from .matrices import Matrix
+from .matrices import Matrix, check_channels
 from .operators import Operator, Scale, full_matrix, rows
 
 
@@ -181,12 +181,7 @@ class Row:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the weighted sum."""
-        k = self.g.shape[-1]
-        if x.ndim < 2 or x.shape[1] != k:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
-                "lift the data first with sde.lift(x)."
-            )
+        check_channels(x, self.g.shape[-1])
         rows(self.g[..., 0], x)  # refuses another number of rows
         return (self._over(x) * x).sum(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Matrix"]
+__all__ = ["Matrix", "check_channels"]
 
 from typing import Any, final
 
@@ -46,11 +46,7 @@ class Matrix(Operator):
 
     def __call__(self, x: Tensor) -> Tensor:
         k = self.M.shape[-1]
-        if x.ndim < 2 or x.shape[1] != k:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
-                "lift the data first with sde.lift(x)."
-            )
+        check_channels(x, k)
         if self.M.ndim > 2:
             rows(self.M[:, 0, 0], x)  # refuses another number of rows
         M = self.M.to(x.device, x.dtype, non_blocking=True)
@@ -157,3 +153,18 @@ class Matrix(Operator):
 
     def one(self) -> Matrix:
         return Matrix(torch.eye(self.M.shape[-1], dtype=torch.float64).expand(self.M.shape))
+
+
+def check_channels(x: Tensor, k: int) -> None:
+    """Refuse states that have not `k` channels.
+
+    Raises
+    ------
+    ValueError
+        If the shape of `x` is not ``(B, k, *)``.
+    """
+    if x.ndim < 2 or x.shape[1] != k:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
+            "lift the data first with sde.lift(x)."
+        )

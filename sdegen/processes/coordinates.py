@@ -18,9 +18,9 @@ from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import Operator
 from ..laws.products import Field
-from .base import Flow, Read
+from .base import Read
 from .dynamics import as_time, coefficient
-from .elementwise import ElementwiseSDE, Scheduled
+from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
 
 NEAREST = 1e-10  # of T: below it the rates of the flow are those there
@@ -154,7 +154,7 @@ class CoordinateScheduleSDE(Scheduled, CoordinateSDE):
         return self.alpha(t), self.sigma(t)
 
 
-class CoordinateFlow(Flow):
+class CoordinateFlow(ElementwiseFlow):
     """The probability flow of a process by coordinate, in the angle ``atan(1 / √snr)`` of its clock and the normalised state
     ``y = r⁻¹ x``.
 
@@ -164,21 +164,6 @@ class CoordinateFlow(Flow):
     """
 
     sde: CoordinateSDE
-
-    def __init__(self, sde: CoordinateSDE, model: Read) -> None:
-        self.sde, self.model = sde, model
-
-    def clock(self, t: Tensor) -> Tensor:
-        """Return the angle ``phi(t)`` of the clock."""
-        return self.sde.angle_at(t)
-
-    def time(self, tau: Tensor) -> Tensor:
-        """Return the time of an angle."""
-        return self.sde.time_of_angle(tau)
-
-    def r(self, t: Tensor) -> Operator:
-        """Return the root ``r = √(alpha² + sigma²)`` of each coordinate."""
-        return self.sde.marginal(t).r
 
     def rates(self, t: Tensor) -> Diagonal:
         """Return ``dphi_i / dphi`` at times of the process."""
@@ -200,7 +185,3 @@ class CoordinateFlow(Flow):
         """Return questions for the model's velocity, times the rates, at each of the angles."""
         t = self.time(tau)
         return self.model.ask(t, velocity=self.rates(t))
-
-    def slope(self, x: Tensor, question: Any) -> Tensor:
-        """Return ``dy/dphi``."""
-        return self.model.answer(x, question)

@@ -7,7 +7,7 @@ coefficient where it is infinite.
 
 from __future__ import annotations
 
-__all__ = ["ElementwiseSDE", "Scheduled"]
+__all__ = ["ElementwiseFlow", "ElementwiseSDE", "Scheduled"]
 
 import math
 from abc import abstractmethod
@@ -22,6 +22,7 @@ from ..fixed import remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
+from .base import Flow, Read
 from .dynamics import as_time
 from .linear import LinearSDE, check_order
 from .panels import Panels
@@ -171,6 +172,35 @@ class ElementwiseSDE(LinearSDE):
     def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
         """Return by how much `levels` fall from `s` to `t`: 0 where both are infinite alike."""
         return (self.levels(t) - self.levels(s)).nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
+
+
+class ElementwiseFlow(Flow):
+    """The base class of probability flows in the angle ``atan(1 / √snr)`` of the process as time, and the normalised state
+    ``y = r⁻¹ x``.
+
+    A subclass gives the slope ``dy/dphi`` by `field`, and by `ask` as a question for the model.
+    """
+
+    sde: ElementwiseSDE
+
+    def __init__(self, sde: ElementwiseSDE, model: Read) -> None:
+        self.sde, self.model = sde, model
+
+    def clock(self, t: Tensor) -> Tensor:
+        """Return the angle ``phi(t)``."""
+        return self.sde.angle_at(t)
+
+    def time(self, tau: Tensor) -> Tensor:
+        """Return the time of an angle."""
+        return self.sde.time_of_angle(tau)
+
+    def r(self, t: Tensor) -> Operator:
+        """Return the root ``r = √(alpha² + sigma²)``, of each coordinate where they differ."""
+        return self.sde.marginal(t).r
+
+    def slope(self, x: Tensor, question: Any) -> Tensor:
+        """Return ``dy/dphi``."""
+        return self.model.answer(x, question)
 
 
 class Scheduled(ElementwiseSDE):

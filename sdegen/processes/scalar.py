@@ -15,9 +15,9 @@ from torch import Tensor
 from ..arguments import asked_as
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field
-from .base import SDE, Flow, Read
+from .base import SDE, Read
 from .dynamics import coefficient
-from .elementwise import ElementwiseSDE, Scheduled
+from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
 
 
@@ -101,7 +101,7 @@ class ScalarSDE(ElementwiseSDE):
         return AngleFlow(self, model)
 
 
-class AngleFlow(Flow):
+class AngleFlow(ElementwiseFlow):
     """The probability flow of a scalar process, with the angle ``phi = atan2(sigma, alpha)`` as time and the state
     rescaled to ``y = x / r``.
 
@@ -109,21 +109,6 @@ class AngleFlow(Flow):
     """
 
     sde: ScalarSDE
-
-    def __init__(self, sde: ScalarSDE, model: Read) -> None:
-        self.sde, self.model = sde, model
-
-    def clock(self, t: Tensor) -> Tensor:
-        """Return the angle ``phi(t)``."""
-        return self.sde.angle_at(t)
-
-    def time(self, tau: Tensor) -> Tensor:
-        """Return the time of an angle."""
-        return self.sde.time_of_angle(tau)
-
-    def r(self, t: Tensor) -> Operator:
-        """Return the scale ``r = √(alpha² + sigma²)``."""
-        return self.sde.marginal(t).r
 
     def field(self, tau: Tensor) -> Field:
         """Return ``dy/dphi`` at one angle, a function of the state."""
@@ -135,10 +120,6 @@ class AngleFlow(Flow):
         """Return questions for the model's velocity at each of the angles."""
         t = self.time(tau)
         return self.model.ask(t, velocity=self.sde.marginal(t).Phi.one())
-
-    def slope(self, x: Tensor, question: Any) -> Tensor:
-        """Return ``dy/dphi``."""
-        return self.model.answer(x, question)
 
 
 class ScheduleSDE(Scheduled, ScalarSDE):
