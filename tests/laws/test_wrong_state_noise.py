@@ -301,7 +301,7 @@ FAULTS = [
     wrong(OpenCircle, "networks_see_what_the_boundary_keeps"),
     wrong(Unwrapped, "prior_is_the_law_at_T", KERNEL),
     wrong(LeakingBox, "prior_is_the_law_at_T", KERNEL),
-    wrong(StickyBox, "prior_is_the_law_at_T", KERNEL),
+    wrong(StickyBox, "prior_is_the_law_at_T", KERNEL, "networks_see_what_the_boundary_keeps"),
     wrong(NarrowPrior, "prior_is_the_law_at_T"),
     wrong(WithoutIto, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(TwiceIto, "kernel_is_generated_by_the_coefficients", KERNEL),
