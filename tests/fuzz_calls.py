@@ -334,12 +334,6 @@ CALLS: dict[str, Any] = {
     "guidance.twisted_smc": {"model": guidance.PiGDM(EXACT, LINEAR), "particles": 4, "y": torch.tensor([0.5])},
     "training.losses.InputPerturbation": {},
     "training.losses.Hybrid": {},
-    "training.losses.score_error": {
-        "x_0": X,
-        "perturbed": VP.perturb(X, torch.full((8,), 0.5)),
-        "W": laws.Scale(1.0),
-        "pool": True,
-    },
     "guidance.measurements.Linear": {"A": torch.ones(1, 2)},
     "guidance.measurements.Mask": {"mask": torch.tensor([True, False])},
     "guidance.measurements.Downsample": {"factor": 2},
@@ -704,7 +698,6 @@ EXCEPTIONS: dict[str, str] = {
     "samplers.learned_variance": STEP_PART,
     "samplers.posterior_variance": STEP_PART,
     "samplers.transition_variance": STEP_PART,
-    "training.losses.score_error": STEP_PART,
     "training.cosine_decay": STEP_PART,
     "training.constant_rate": STEP_PART,
 }

@@ -35,7 +35,7 @@ def test_pooled_targets_are_slopes_of_the_mixture_of_the_laws_of_a_group(name: s
     sde, x_0 = PROCESSES[name], data(n)
     t = 0.2 + 0.5 * torch.rand(n, generator=g(2), dtype=d64)
     drawn = sde.perturb(x_0, t, generator=g(3))
-    found = pooled_target(sde, x_0, drawn)
+    found = pooled_target(sde, drawn)
     size = min(sde.pool, n)
     for i in range(n):
         group = slice(i - i % size, i - i % size + size)
@@ -48,7 +48,7 @@ def test_pooled_targets_are_slopes_of_the_mixture_of_the_laws_of_a_group(name: s
 def test_pooling_leaves_the_regression_on_the_state_and_takes_its_share_of_the_variance() -> None:
     sde, x_0, t = PROCESSES["circle"], data(16_000), torch.tensor(0.3, dtype=d64)
     drawn = sde.perturb(x_0, t, generator=g(4))
-    pooled, plain = pooled_target(sde, x_0, drawn), drawn.kernel.score(drawn.x)
+    pooled, plain = pooled_target(sde, drawn), drawn.kernel.score(drawn.x)
     for test in (drawn.x.cos(), drawn.x.sin(), (2 * drawn.x).sin()):
         gap = (pooled - plain) * test
         assert (gap.mean(0).abs() < 4 * gap.std(0) / len(gap) ** 0.5).all()

@@ -151,12 +151,15 @@ class Perturbed(NamedTuple):
         The noise it was drawn with.
     at
         Its times, and what the process says of them: for linear processes the law of the state given the data.
+    data
+        What it was made from, in the coordinates and units of the process, ``(B, *)``.
     """
 
     x: Tensor
     kernel: StateLaw
     z: Tensor
     at: Level
+    data: Tensor
 
     def __repr__(self) -> str:
         return show_call(self)

@@ -114,8 +114,8 @@ class SDE(Lifting):
         TypeError
             If states have bounds, which a Gaussian may leave.
         """
-        t = as_time(t, self.T)
-        x_0 = self.lift(x_0)
+        t, data = as_time(t, self.T), self.standardise(x_0)
+        x_0 = self.embed(data)
         check_domain(self.domain, x_0)
         if self.free is not None:
             raise TypeError(
@@ -131,7 +131,7 @@ class SDE(Lifting):
         kernel = self.kernel(x_s, s, t)
         z = noise_like(x_0, generator) if z is None else z
         x = kernel.sample(z)
-        return Perturbed(x, kernel, z, self.at(t, x))
+        return Perturbed(x, kernel, z, self.at(t, x), data)
 
     def prior(self, moments: Moments) -> Any:
         """Return the distribution that samplers start from at T, anything with ``sample(n, generator)`` and ``log_prob(x)``.

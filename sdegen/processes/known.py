@@ -82,10 +82,11 @@ class KnownSDE(SDE):
         generator
             Randomness.
         """
-        t, x_0 = as_time(t, self.T), self.lift(x_0)
+        t, data = as_time(t, self.T), self.standardise(x_0)
+        x_0 = self.embed(data)
         rows(t, x_0)  # refuses another number of times
         check_domain(self._starts, x_0, "x_0")
         kernel = self.law(x_0, torch.zeros_like(t), t)
         z = noise_like(x_0, generator) if z is None else z
         x = kernel.sample(z)
-        return Perturbed(x, kernel, z, self.at(t.expand(len(x_0)), x))
+        return Perturbed(x, kernel, z, self.at(t.expand(len(x_0)), x), data)

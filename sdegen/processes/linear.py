@@ -131,7 +131,8 @@ class LinearSDE(SDE):
             If `z` has another shape than the states, or `t` lies outside of ``[0, T]``, or is neither one time nor
             one for each.
         """
-        u_0 = self.lift(x_0)
+        data = self.standardise(x_0)
+        u_0 = self.embed(data)
         z = noise_like(u_0, generator) if z is None else z
         if z.shape != u_0.shape:
             raise ValueError(
@@ -139,7 +140,7 @@ class LinearSDE(SDE):
             )
         at = self.marginal(t)
         kernel = at(u_0)
-        return Perturbed(kernel.sample(z), kernel, z, at)
+        return Perturbed(kernel.sample(z), kernel, z, at, data)
 
     @check_arguments
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:

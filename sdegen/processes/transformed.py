@@ -109,8 +109,8 @@ class Transformed(SDE):
         if not self.sde.is_known:
             return super().perturb(x_0, t, z, generator)
         drawn = self.sde.perturb(x_0, t, z, generator)
-        u = self.coordinates(drawn.x)
-        return Perturbed(u, TransformedLaw(drawn.kernel, self.coordinates), drawn.z, self.at(drawn.at.t, u))
+        u, law = self.coordinates(drawn.x), TransformedLaw(drawn.kernel, self.coordinates)
+        return Perturbed(u, law, drawn.z, self.at(drawn.at.t, u), self.standardise(x_0))
 
     def prior(self, moments: Moments) -> TransformedLaw:
         """Return the prior of the process of `x`, in these coordinates.

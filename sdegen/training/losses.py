@@ -7,7 +7,7 @@ DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting`. No loss her
 
 from __future__ import annotations
 
-__all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "Variational", "score_error"]
+__all__ = ["Denoising", "Hybrid", "Implicit", "InputPerturbation", "Variational"]
 
 from typing import Any
 
@@ -85,22 +85,37 @@ class Denoising(ScoreLoss):
         draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
         total = x_0.new_zeros(len(x_0))
         for draw in draws:
-            error = self.error(model, x_0, draw, W, generator, **cond)
+            error = self.error(model, draw, W, generator, **cond)
             total = total + error.square().reshape(len(x_0), -1).sum(1)
         return finite(total * (factor / len(draws)).to(total, non_blocking=True), t)
 
     def error(
         self,
         model: ScoreModel,
-        x_0: Tensor,
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
         /,
         **cond: Any,
     ) -> Tensor:
-        """Return the weighted error of the score, ``W (score − target)``, at the noised states, of their shape."""
-        return score_error(model, x_0, perturbed, W, self.pooled and not cond, **cond)
+        """Return the weighted error of the score, ``W (score − target)``, at the noised states, of their shape.
+
+        A pooled target is what the exact model of the batch's empirical law says. A model that gives the velocity has its
+        error formed from that of the velocity: nothing is divided by a vanishing noise.
+        """
+        pool = self.pooled and not cond
+        x, kernel, z, at, data = perturbed
+        if not isinstance(at, Marginal):
+            target = pooled_target(model.sde, perturbed) if pool else kernel.score(x)
+            return W(ask_score(model, x, at.t, **cond) - target)
+        if pool:
+            seen = at.observe(x)
+            data, of_y = pooled(data, seen.y, seen.C, seen.S)
+            z = seen.noise(x, of_y, at.R)
+        if isinstance(model, VelocityModel):
+            error = model.velocity_at(x, at, **cond) - at.velocity(model.sde.embed(data), z)
+            return (W @ at.velocity_to_score)(error)
+        return W(ask_score(model, x, at.t, **cond) - at.score_from_noise(z))
 
 
 class InputPerturbation(Denoising):
@@ -139,7 +154,6 @@ class InputPerturbation(Denoising):
     def error(
         self,
         model: ScoreModel,
-        x_0: Tensor,
         perturbed: Perturbed,
         W: Operator,
         generator: torch.Generator | None = None,
@@ -288,47 +302,6 @@ class Variational(ScoreLoss):
         values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
         values = values - last_log_prob(model, x_0, ends[0], first, **cond)
         return finite(values, t)
-
-
-def score_error(
-    model: ScoreModel, x_0: Tensor, perturbed: Perturbed, W: Operator, pool: bool, /, **cond: Any
-) -> Tensor:
-    """Return the weighted error ``W (score − target)`` of denoising score matching, with the score of the transition
-    kernel as target.
-
-    With `pool` the target is its mean given the noised state *and the whole batch of data*, which has the same expectation
-    and less variance (Rao–Blackwell): what the exact model of the batch's empirical law says. For nonlinear processes see
-    `targets.pooled_target`. A model that gives the velocity has its error formed from that of the velocity: nothing is divided
-    by a vanishing noise.
-
-    Parameters
-    ----------
-    model
-        The score model.
-    x_0
-        The data ``(B, *)``.
-    perturbed
-        The noised states, their kernels, the noise they were made with and their times.
-    W
-        The weighting.
-    pool
-        Whether targets are pooled.
-    cond
-        Conditions of the model.
-    """
-    x, kernel, z, at = perturbed
-    if not isinstance(at, Marginal):
-        known = pooled_target(model.sde, x_0, perturbed) if pool else kernel.score(x)
-        return W(ask_score(model, x, at.t, **cond) - known)
-    if pool:
-        seen = at.observe(x)
-        mean, of_y = pooled(model.sde.standardise(x_0), seen.y, seen.C, seen.S)
-        clean, z = model.sde.embed(mean), seen.noise(x, of_y, at.R)
-    else:
-        clean = model.sde.lift(x_0)
-    if isinstance(model, VelocityModel):
-        return (W @ at.velocity_to_score)(model.velocity_at(x, at, **cond) - at.velocity(clean, z))
-    return W(ask_score(model, x, at.t, **cond) - at.score_from_noise(z))
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -172,7 +173,7 @@ class Settings:
             )
         return cls(**changes) if settings is None else replace(settings, **changes)
 
-    @property
+    @cached_property
     def last(self) -> int | None:
         """The number of the last step; None if only `seconds` limit the run."""
         return STEPS if self.steps is None and self.seconds is None else self.steps

@@ -12,7 +12,7 @@ from ..laws.marginals import Perturbed
 from ..processes.base import SDE
 
 
-def pooled_target(sde: SDE, x_0: Tensor, perturbed: Perturbed) -> Tensor:
+def pooled_target(sde: SDE, perturbed: Perturbed) -> Tensor:
     """Return the mean target ``E[∇ log p(x_t | x_0)]`` of each noised state, over the data of the batch that may have made it.
 
     Given a state and some rows of data of which one has made it, any of them did so with its posterior weight: the
@@ -24,14 +24,12 @@ def pooled_target(sde: SDE, x_0: Tensor, perturbed: Perturbed) -> Tensor:
     ----------
     sde
         A nonlinear process.
-    x_0
-        The data ``(B, *)``.
     perturbed
-        What they were noised to.
+        The noised states, with the data they were made from.
     """
-    x, kernel, _, at = perturbed
+    x, kernel, _, at, data = perturbed
     if sde.pool > 1:
-        return _pool_data(sde, sde.lift(x_0), x, at.t)
+        return _pool_data(sde, sde.embed(data), x, at.t)
     return kernel.pooled_score_by(at.t, x) if isinstance(kernel, Kernel) else kernel.score(x)
 
 

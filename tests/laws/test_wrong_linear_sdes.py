@@ -69,25 +69,25 @@ class VarianceForRoot(VP):
     """`perturb` declares a kernel with ``sigma²`` for ``sigma``; its states are right."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z, at = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, Kernel(kernel.mean, kernel.R @ kernel.R), z, at)
+        drawn = super().perturb(x_0, t, z, generator)
+        return drawn._replace(kernel=Kernel(drawn.kernel.mean, drawn.kernel.R @ drawn.kernel.R))
 
 
 class VarianceForRootThroughout(VP):
     """`perturb` draws, too, with ``sigma²`` for ``sigma``."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        _, kernel, z, at = super().perturb(x_0, t, z, generator)
-        kernel = Kernel(kernel.mean, kernel.R @ kernel.R)
-        return Perturbed(kernel.sample(z), kernel, z, at)
+        drawn = super().perturb(x_0, t, z, generator)
+        kernel = Kernel(drawn.kernel.mean, drawn.kernel.R @ drawn.kernel.R)
+        return drawn._replace(x=kernel.sample(drawn.z), kernel=kernel)
 
 
 class OtherNoise(VP):
     """The `z` that `perturb` returns is not the one it used."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z, at = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, kernel, z.roll(1, 0), at)
+        drawn = super().perturb(x_0, t, z, generator)
+        return drawn._replace(z=drawn.z.roll(1, 0))
 
 
 class FirstTimePerturbs(OU):

@@ -61,7 +61,7 @@ class PerturbsInOneStep(DoubleWell):
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
         kernel = self.kernel(x_0, torch.zeros(len(x_0)), torch.as_tensor(t).expand(len(x_0)))
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t), x_0)
 
 
 class PerturbsTheData(DoubleWell):
@@ -71,7 +71,7 @@ class PerturbsTheData(DoubleWell):
         t = torch.as_tensor(t).expand(len(x_0))
         kernel = self.kernel(x_0, (t - 0.02).clamp_min(0), t)
         z = noise_like(x_0, generator) if z is None else z
-        return Perturbed(kernel.sample(z), kernel, z, self.at(t))
+        return Perturbed(kernel.sample(z), kernel, z, self.at(t), x_0)
 
 
 class NumpyDrift(DoubleWell):
@@ -85,8 +85,8 @@ class WellWithOtherNoise(DoubleWell):
     """The `z` that `perturb` returns is not the one it used."""
 
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
-        x, kernel, z, at = super().perturb(x_0, t, z, generator)
-        return Perturbed(x, kernel, -z, at)
+        drawn = super().perturb(x_0, t, z, generator)
+        return drawn._replace(z=-drawn.z)
 
 
 FAULTS = [
