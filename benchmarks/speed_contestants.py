@@ -67,7 +67,7 @@ def whole(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
 def standardised(net: nn.Module, x: Tensor) -> sdegen.Model:
     """The network as a model of independent coordinates of unit variance."""
     model = sdegen.Model(net, sdegen.VP())
-    model.moments = sdegen.Moments(torch.zeros(x.shape[1:]), torch.ones(x.shape[1:]))
+    model.moments = sdegen.Moments(torch.zeros(x.shape[1:]), torch.ones(x[0].numel()))
     return model
 
 

@@ -18,7 +18,7 @@ ORDER = [
     ["construction", "dense", "description", "precision", "show", "storage", "waiting", "warning", "written"],
     ["signatures"],
     ["fixed"],
-    ["answers", "checks", "conditions", "identity"],
+    ["answers", "checks", "conditions", "identity", "recall"],
     ["arguments", "progress"],
     ["laws", "nets"],
     ["data", "processes"],

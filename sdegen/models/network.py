@@ -110,6 +110,12 @@ class Model(VelocityModel, Trainable):
         """Return the process and what is predicted."""
         return super().asked() | {"parametrization": self.parametrization}
 
+    def planned_by(self) -> Any:
+        """Return all but the network: the process, what is predicted, what is known of the data, and the kind of the weights."""
+        like = self.like
+        kind = None if like is None else (like.dtype, like.device)
+        return type(self), self.sde, self.parametrization, self.moments, self.profile, self.end, kind
+
     @property
     def conditions(self) -> Conditions:
         """The conditions that the network takes by name."""

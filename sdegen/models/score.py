@@ -129,6 +129,10 @@ class ScoreModel(Overridable, ABC):
         """
         return [name for name, value in cond.items() if has_rows(value, n)]
 
+    def planned_by(self) -> Any:
+        """Return all that plans of a run depend on, for `recall`; by default what it cannot look into, so that none is kept."""
+        return object()
+
     def draw_standardised(self, n: int) -> Tensor | None:
         """Draw `n` data in the units of the process, always the same ones, of a model that is the truth of its law; else None."""
         return None
@@ -210,18 +214,16 @@ class ScoreModel(Overridable, ABC):
         x, denoise, noise, score, velocity
             `X`, `D`, `N`, `S`, `V`: one operator for all times, or one for each; None for none.
         """
-        given = {"denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
+        given = {"x": x, "denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
         readings = {name: W.prepared(self.like) for name, W in given.items() if W is not None}
-        X = None if x is None else x.prepared(self.like)
-        return [
-            Question(t[i], None if X is None else X[i], {name: W[i] for name, W in readings.items()})
-            for i in range(len(t))
-        ]
+        X = readings.pop("x", None)
+        each = ({name: W[i] for name, W in readings.items()} for i in range(len(t)))
+        return [Question(t[i], None if X is None else X[i], W) for i, W in enumerate(each)]
 
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the value of a question from `ask` at the state `x`, ``(B, *)``: a new tensor of its shape."""
         t, X, readings = question
-        known = {"x": x}
+        known: dict[str, Tensor] = {}
         if "denoise" in readings and "noise" in readings:
             known["denoise"], known["noise"] = self._estimated(x, t, **cond)
         total = None if X is None else X(x)
@@ -238,11 +240,8 @@ class ScoreModel(Overridable, ABC):
         return check_answer(who, x_0, x.shape, x), check_answer(who, eps, x.shape, x)
 
     def _marginal(self, t: Tensor | float) -> Marginal:
-        return self._linear.marginal(t)
-
-    @property
-    def _linear(self) -> LinearSDE:
-        return as_linear(self.sde, ": its noised states have no closed-form posterior means. Use score(x, t).")
+        why = ": its noised states have no closed-form posterior means. Use score(x, t)."
+        return as_linear(self.sde, why).marginal(t)
 
 
 class VelocityModel(ScoreModel):

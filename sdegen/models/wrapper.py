@@ -220,6 +220,10 @@ class Conditioned(Wrapper):
         """The profile of the model inside, which may be of the law under such conditions."""
         return self.model.profile
 
+    def planned_by(self) -> Any:
+        """Return what plans of the model inside depend on: of the conditions only whether there are any."""
+        return type(self), self.model.planned_by(), self.conditioned
+
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the model for some of the `n` samples of a run, and their rows of the conditions."""
         cut, inside = cut_rows(self.model, self.cond, rows, x, n), self.model.part(rows, x, n)

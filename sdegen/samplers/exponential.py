@@ -104,7 +104,7 @@ class Scalar:
     def __init__(
         self, sde: LinearSDE, model: ScoreModel, reference: Reference, clock: Clock, eta: float = 0.0, lean: float = 0.0
     ) -> None:
-        self.sde, self.clock, self.flow, self.eta, self.lean = sde, clock, sde.flow(model), eta, lean
+        self.sde, self.clock, self.eta, self.lean = sde, clock, eta, lean
         self.m, c, self.n, self.Q = reference.directions(model)
         self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
         self.like = model.like
@@ -124,11 +124,11 @@ class Scalar:
 
     def phi(self, t: Tensor) -> Tensor:
         """Return the angle ``atan2(sigma, alpha)`` at a time."""
-        return self.flow.clock(t)
+        return self.sde.angle_at(t)
 
     def time(self, phi: Tensor) -> Tensor:
         """Return the time at which the angle is `phi`."""
-        return self.flow.time(phi)
+        return self.sde.time_of_angle(phi)
 
     def _over(self, values: Tensor) -> Tensor:
         """Reshape values to broadcast over directions behind their own axes."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 __all__ = ["warn_of_escape"]
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
+from ..recall import recall
 from ..warning import warn_caller
 
 FARTHEST = 1e3  # root mean squares
@@ -36,7 +39,7 @@ def warn_of_escape(model: ScoreModel, times: Tensor, largest: Tensor) -> None:
     largest
         The largest number in size of the states there.
     """
-    usual = _root_mean_squares(model, times)
+    usual = recall(partial(_root_mean_squares, model, times), "reach", model.sde, model.moments, times)
     if usual is None:
         return
     if not is_linear(model.sde):

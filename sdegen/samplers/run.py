@@ -21,8 +21,9 @@ from ..models.score import ScoreModel, evaluating
 from ..models.transformed import in_free_coordinates, states_in
 from ..models.wrapper import has_conditions
 from ..precision import narrowed
-from ..processes.linear import is_linear
+from ..processes.linear import as_linear, is_linear
 from ..progress import should_show
+from ..recall import recall
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
@@ -143,14 +144,13 @@ def sample(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
         )
     seed = as_seed(seed, generator)
-    sampler = default(model, steps, conditioned=has_conditions(cond)) if sampler is None else sampler
     sde = model.sde
     final = ("denoise" if is_linear(sde) else "sample") if final is None else final
     if final not in ("denoise", "sample"):
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
-    times = sampler.times(sde, final == "denoise")
+    sampler, times = _choose(model, sampler, steps, has_conditions(cond), final == "denoise")
     n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
@@ -172,6 +172,18 @@ def sample(
             "model, or take a finer dtype."
         )
     return narrowed("samples", found, sde.units.telling(dtype, found.device))
+
+
+def _choose(
+    model: ScoreModel, sampler: Sampler | None, steps: int | None, conditioned: bool, denoise: bool
+) -> tuple[Sampler, Tensor]:
+    """Return the sampler given, or the default, and the times at which it stops."""
+
+    def choose() -> tuple[Sampler, Tensor]:
+        chosen = default(model, steps, conditioned=conditioned) if sampler is None else sampler
+        return chosen, chosen.times(model.sde, denoise)
+
+    return recall(choose, "choose", model.planned_by(), sampler, steps, conditioned, denoise)
 
 
 def take_steps(
@@ -252,7 +264,9 @@ class Runner(NamedTuple):
         Tensor
             ``(n, *)``, or ``(times, n, *)`` with the path.
         """
-        show, ends, planned, steps = should_show(progress), [], None, []
+        show, ends, planned = should_show(progress), [], None
+        steps: list[Any] = []
+        last = None
         with (
             torch.set_grad_enabled(self.grad),
             evaluating(model),
@@ -260,12 +274,23 @@ class Runner(NamedTuple):
         ):
             for first, x, bound in parts:
                 if bound is not planned:  # a plan may hold the model, and with it the conditions
-                    planned, steps = bound, plan(bound, self.times)
+                    planned = bound
+                    about = bound.planned_by(), plan, self.times, self.denoise
+                    steps, last = recall(partial(self._plan, plan, bound), "plan", *about)
                     bar.total = len(steps) * len(parts)
-                ends.append(self._run_chunk(bound, steps, x, first, bar))
+                ends.append(self._run_chunk(bound, steps, last, x, first, bar))
         return torch.cat(ends, 1 if self.return_path else 0)
 
-    def _run_chunk(self, model: ScoreModel, steps: list[Any], x: Tensor, first: int, bar: Any) -> Tensor:
+    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], model: ScoreModel) -> tuple[list[Any], Any]:
+        """Return the plan of all steps, and the question for the clean data after the last; None where they do not follow."""
+        steps = plan(model, self.times)
+        if not self.denoise:
+            return steps, None
+        last = self.times[-1:]
+        one = as_linear(model.sde, ", and has no denoiser.").marginal(last).Phi.one()
+        return steps, model.ask(last, denoise=one)[0]
+
+    def _run_chunk(self, model: ScoreModel, steps: list[Any], last: Any, x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
         path = [x]
         ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
@@ -278,7 +303,7 @@ class Runner(NamedTuple):
                 self.callback(i, self.times[i + 1], x)
             bar.update()
         if self.denoise:
-            x = check_answer(f"{type(model).__name__}.denoise", model.denoise(x, self.times[-1]), x.shape, x)
+            x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, last), x.shape, x)
             path.append(x)
             ranges += torch.aminmax(x.detach())
             if self.callback is not None:

@@ -27,7 +27,8 @@ from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
 from ..precision import widened
-from ..processes.linear import is_linear
+from ..processes.linear import LinearSDE, is_linear
+from ..recall import recall
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
@@ -146,7 +147,7 @@ def check_known(model: ScoreModel) -> None:
     sde = model.sde
     if model.moments is None or not is_linear(sde):
         return
-    spread = (sde.snr(0.0).detach() * model.state_moments().variance()).sqrt().item()
+    spread = _spread(sde, model, 0.0)
     if 0 < spread < KNOWN:
         raise ValueError(
             f"{type(sde).__name__} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
@@ -166,15 +167,25 @@ def warn_of_narrow_data(model: ScoreModel, end: Tensor) -> None:
     end
         The last time of the grid; of one that was chosen otherwise nothing is said.
     """
-    if model.moments is None or not is_linear(model.sde) or end.item() != model.sde.t_min:
+    sde, last = model.sde, end.item()
+    if model.moments is None or not is_linear(sde) or last != sde.t_min:
         return
-    spread = (model.sde.snr(end).detach() * model.state_moments().variance()).sqrt().item()
+    spread = _spread(sde, model, last)
     if 0 < spread < KNOWN:
         warn_caller(
             f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will not "
             "have the spread of the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
             "sampler a grid that goes nearer to 0, grids.Angle(end=...)."
         )
+
+
+def _spread(sde: LinearSDE, model: ScoreModel, t: float) -> float:
+    """Return by how many times the noise at `t` the data spread."""
+
+    def spread() -> float:
+        return (sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
+
+    return recall(spread, "spread", sde, model.moments, t)
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:

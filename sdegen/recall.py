@@ -1,0 +1,140 @@
+"""Results that depend on values alone, computed once: `recall` finds them again by the values they were computed from.
+
+Values are compared by what they hold, so that a number changed in place is seen. Of what the library cannot look into, such as
+networks and whatever users have written, nothing is remembered.
+"""
+
+from __future__ import annotations
+
+__all__ = ["recall"]
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .fixed import Fixed, weights_of
+
+T = TypeVar("T")
+_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+_NUMBERS = 2**22  # in a result that is kept, at most
+
+
+class _Kept(NamedTuple):
+    key: Any
+    result: Any
+
+
+_kept: deque[_Kept] = deque(maxlen=16)  # the latest first
+
+
+class _Untold(Exception):
+    """A value that cannot be looked into, or that is differentiated."""
+
+
+def recall(compute: Callable[[], T], *about: Any) -> T:
+    """Return what a function computes, or what it computed of equal values before, one of the last 16 results.
+
+    Results are shared: who takes one leaves it as it is. Not kept are those of more than four million numbers, of values that can
+    not be looked into, and of tensors that are being differentiated.
+
+    Parameters
+    ----------
+    compute
+        Computes the result from the values, and from nothing else.
+    about
+        The values: numbers, words, tensors, tuples and lists of values, processes, functions and objects of the library.
+
+    Examples
+    --------
+    >>> numbers = torch.ones(2)
+    >>> total = recall(numbers.sum, "sum", numbers)
+    >>> recall(numbers.sum, "sum", torch.ones(2)) is total
+    True
+    >>> numbers[0] = 2
+    >>> recall(numbers.sum, "sum", numbers)
+    tensor(3.)
+    """
+    try:
+        key = _held(about)
+    except _Untold:
+        return compute()
+    for kept in tuple(_kept):  # other threads may add to it
+        if kept.key == key:
+            return kept.result
+    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):  # others may differentiate by it
+        result = compute()
+    try:
+        if _size(result) <= _NUMBERS:
+            _kept.appendleft(_Kept(key, result))
+    except _Untold:
+        pass
+    return result
+
+
+def _held(value: Any) -> Any:
+    """Return what a value holds, so that it compares equal to what is held by another of which the same is computed."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, _bytes(value)
+    if isinstance(value, (tuple, list)):
+        return [type(value), *map(_held, value)]
+    if isinstance(value, Fixed):
+        return value, _weights(value)
+    return [_known(value), *(part for each in _parts(value).items() for part in (each[0], _held(each[1])))]
+
+
+def _size(value: Any) -> int:
+    """Count the numbers in a result; refuse one that holds a model, which is larger and may be another the next time."""
+    if isinstance(value, (*_PLAIN, Fixed)):
+        return 0
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, (tuple, list)):
+        return sum(map(_size, value))
+    _known(value)
+    return sum(map(_size, _parts(value).values()))
+
+
+def _known(value: Any) -> Any:
+    """Return the function that a value calls, or its class, if the library has written it; refuse any other, and networks."""
+    written = value.__func__ if isinstance(value, MethodType) else value
+    written = written if isinstance(written, (FunctionType, BuiltinFunctionType, type)) else type(value)
+    ours = written is functools.partial or written.__module__.split(".")[0] == __package__
+    if not ours or isinstance(value, nn.Module) or getattr(written, "__closure__", None) is not None:
+        raise _Untold
+    return written
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """Return what a function has been given before, or the attributes of an object."""
+    if isinstance(value, MethodType):
+        return {"self": value.__self__}
+    if isinstance(value, functools.partial):
+        return {"function": value.func, "arguments": value.args, "named": [*value.keywords.items()]}
+    if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
+        return {}
+    return vars(value)
+
+
+def _bytes(value: Tensor) -> bytes:
+    """Return the numbers of a tensor as they are in memory."""
+    if value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value) or _differentiated(value):
+        raise _Untold
+    return value.detach().cpu().contiguous().numpy().tobytes()
+
+
+def _weights(value: Fixed) -> Any:
+    """Return what an object that stays as it was made holds of numbers that may change all the same."""
+    if isinstance(value, nn.Module) and any(map(_differentiated, value.parameters())):
+        raise _Untold
+    return weights_of(value)
+
+
+def _differentiated(value: Tensor) -> bool:
+    return value.requires_grad and torch.is_grad_enabled()
