@@ -10,6 +10,8 @@ __all__ = ["ANY", "NONE", "Conditions", "check_labels", "conditions_of"]
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +81,19 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     (True, False)
     """
     whole: Any = getattr(function, "_orig_mod", function)  # what torch.compile has wrapped
+    called = whole.forward if isinstance(whole, nn.Module) else whole
+    if isinstance(called, MethodType):  # of a class, which is asked once
+        return _read_once(called.__func__, inputs, 1)
+    return _read(called, inputs, 0)
+
+
+def _read(function: Any, inputs: int, own: int) -> Conditions:
+    """Return the conditions of a function whose first `own` arguments are bound."""
     try:
-        signature = inspect.signature(whole.forward if isinstance(whole, nn.Module) else whole)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # built in, or no function at all
         return ANY
-    parameters = list(signature.parameters.values())
+    parameters = list(signature.parameters.values())[own:]
     free = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = free[inputs:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     taken = [p for p in named if p.kind is not p.POSITIONAL_ONLY]
@@ -93,6 +103,9 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
         frozenset(p.name for p in taken if p.default is p.empty),
         frozenset(p.name for p in free[:inputs] if p.kind is p.POSITIONAL_OR_KEYWORD) | {"self"},
     )
+
+
+_read_once = lru_cache(256)(_read)
 
 
 def check_labels(label: Any, n: int, classes: int, least: int = 0) -> Tensor:

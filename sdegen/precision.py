@@ -6,7 +6,7 @@ computed, in float32. Nothing that is float32 or finer is changed.
 
 from __future__ import annotations
 
-__all__ = ["at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "widened"]
+__all__ = ["all_finite", "at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "widened"]
 
 from typing import Any
 
@@ -35,6 +35,17 @@ def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
     (True, False)
     """
     return torch.promote_types(dtype, other) == dtype
+
+
+def all_finite(x: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite.
+
+    Their sum tells in a quarter of the time or less, unless it overflows; then each is looked at.
+
+    >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([torch.inf, -torch.inf]))
+    (True, False)
+    """
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def apply_matrix(a: Tensor, b: Tensor) -> Tensor:

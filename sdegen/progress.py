@@ -1,10 +1,13 @@
-"""Whether to show a progress bar."""
+"""Progress bars: whether to show one, and one that is not shown."""
 
 from __future__ import annotations
 
-__all__ = ["should_show"]
+__all__ = ["should_show", "show_bar"]
 
 import sys
+from typing import Any
+
+from tqdm import tqdm
 
 from .checks import check_flag
 
@@ -14,3 +17,11 @@ def should_show(progress: bool | None) -> bool:
     if progress is not None:
         return check_flag("progress", progress)
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def show_bar(progress: bool | None, name: str) -> Any:
+    """Return the progress bar of a run, as `should_show` says; where none is shown, one for all that does nothing."""
+    return tqdm(desc=name, leave=False) if should_show(progress) else _HIDDEN
+
+
+_HIDDEN = tqdm(disable=True)

@@ -341,7 +341,8 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
     training = []
     if isinstance(model, nn.Module):
         training = [module for module in model.modules() if module.training]
-        model.eval()
+        if training:
+            model.eval()
     try:
         yield
     finally:

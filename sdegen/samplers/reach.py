@@ -7,9 +7,9 @@ long for the model.
 
 from __future__ import annotations
 
-__all__ = ["warn_of_escape"]
+__all__ = ["Reach", "reach_of", "warn_of_escape"]
 
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,47 +17,40 @@ from torch import Tensor
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
-from ..recall import recall
 from ..warning import warn_caller
 
 FARTHEST = 1e3  # root mean squares
 OWN = 10.0  # of them, from which on a start is one that the user has put there
 
 
-def warn_of_escape(model: ScoreModel, times: Tensor, largest: Tensor) -> None:
-    """Warn of the first time at which a state was farther from 0 than data and noise can be.
+class Reach(NamedTuple):
+    """How far the states of a run are from 0 where they are data and noise.
 
-    Nothing is said where the moments of the data are not known, or those of the states do not follow from them. A start that is
-    far away itself, as one that the user gives may be, moves the bound with it.
+    Attributes
+    ----------
+    times
+        Where the run begins and stops; 0 for clean data.
+    usual
+        The root mean squares there, of the coordinate and channel where they are largest.
+    linear
+        Whether they are known at all times, as on linear processes, or those of the data alone.
+    """
+
+    times: list[float]
+    usual: list[float]
+    linear: bool
+
+
+def reach_of(model: ScoreModel, times: Tensor) -> Reach | None:
+    """Return how far states go at the times of a run, float64; None where the moments of the data are not known, or those of the
+    states do not follow from them.
 
     Parameters
     ----------
     model
         A score model.
     times
-        Where the run began and stopped, float64, one for each of `largest`; 0 for clean data.
-    largest
-        The largest number in size of the states there.
-    """
-    usual = recall(partial(_root_mean_squares, model, times), "reach", model.sde, model.moments, times)
-    if usual is None:
-        return
-    if not is_linear(model.sde):
-        usual = usual.clamp_min(largest[0].item())
-    start = (largest[0] / usual[0]).item()
-    far = largest > (FARTHEST * usual).clamp_min(usual.max().item()) * (start if start > OWN else 1.0)
-    if far.any():
-        i = int(far.nonzero()[0, 0])
-        warn_caller(
-            f"a state reached {largest[i].item():.3g} at t = {times[i].item():.4g}, where data and noise have a root mean square "
-            f"of {usual[i].item():.3g}: the run has gone where the process brings no data; take more steps or another sampler, "
-            "or, of a guided model, a smaller scale or an interval that begins later."
-        )
-
-
-def _root_mean_squares(model: ScoreModel, times: Tensor) -> Tensor | None:
-    """Return the root mean square of states at the times, of the coordinate and channel where it is largest; None where it is not
-    known.
+        Where the run begins and stops; 0 for clean data.
     """
     sde = model.sde
     if model.moments is None or (not is_linear(sde) and sde.coordinates is not None):
@@ -65,10 +58,36 @@ def _root_mean_squares(model: ScoreModel, times: Tensor) -> Tensor | None:
     moments = model.state_moments()
     square = (moments.mean.double().flatten().square() + moments.variances()).max().cpu()
     if not is_linear(sde):
-        return square.sqrt().expand(times.shape)
+        return Reach(times.tolist(), square.sqrt().expand(times.shape).tolist(), False)
     with torch.no_grad():
         at = sde.marginal(times)
-        return torch.hypot(_largest(at.Phi) * square.sqrt(), _largest(at.R)).expand(times.shape)
+        usual = torch.hypot(_largest(at.Phi) * square.sqrt(), _largest(at.R)).expand(times.shape)
+    return Reach(times.tolist(), usual.tolist(), True)
+
+
+def warn_of_escape(reach: Reach, largest: list[float]) -> None:
+    """Warn of the first time at which a state was farther from 0 than data and noise can be.
+
+    A start that is far away itself, as one that the user gives may be, moves the bound with it.
+
+    Parameters
+    ----------
+    reach
+        What is known of the model.
+    largest
+        The largest numbers in size of the states, at the first of its times and on, and of clean data the last.
+    """
+    times, usual, linear = reach
+    usual = usual if linear else [max(u, largest[0]) for u in usual]
+    start, widest = largest[0] / usual[0], max(usual)
+    for t, here, most in zip(times, usual, largest, strict=True):
+        if most > max(FARTHEST * here, widest) * (start if start > OWN else 1.0):
+            warn_caller(
+                f"a state reached {most:.3g} at t = {t:.4g}, where data and noise have a root mean square of {here:.3g}: the run "
+                "has gone where the process brings no data; take more steps or another sampler, or, of a guided model, a smaller "
+                "scale or an interval that begins later."
+            )
+            return
 
 
 def _largest(A: Operator) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["Callback", "NoiseSource", "Runner", "sample", "take_steps"]
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..answers import check_answer, check_pair
 from ..arguments import check_arguments
@@ -22,12 +22,12 @@ from ..models.transformed import in_free_coordinates, states_in
 from ..models.wrapper import has_conditions
 from ..precision import narrowed
 from ..processes.linear import as_linear, is_linear
-from ..progress import should_show
+from ..progress import show_bar
 from ..recall import recall
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .reach import warn_of_escape
+from .reach import Reach, reach_of, warn_of_escape
 from .start import (
     check_conditions,
     check_known,
@@ -35,6 +35,7 @@ from .start import (
     check_states,
     chunks,
     rows_of_part,
+    spread_at,
     start,
     warn_of_narrow_data,
 )
@@ -150,7 +151,7 @@ def sample(
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
-    sampler, times = _choose(model, sampler, steps, has_conditions(cond), final == "denoise")
+    sampler, times, spread = _choose(model, sampler, steps, has_conditions(cond), final == "denoise")
     n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
@@ -161,7 +162,7 @@ def sample(
     else:
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
     if final == "denoise":
-        warn_of_narrow_data(model, times[-1])
+        warn_of_narrow_data(spread, times[-1])
     parts = list(chunks(model, x, batch, cond, rows.start, n))
     run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path, grad)
     found = run(model, sampler.plan, parts, progress)
@@ -176,12 +177,15 @@ def sample(
 
 def _choose(
     model: ScoreModel, sampler: Sampler | None, steps: int | None, conditioned: bool, denoise: bool
-) -> tuple[Sampler, Tensor]:
-    """Return the sampler given, or the default, and the times at which it stops."""
+) -> tuple[Sampler, Tensor, float | None]:
+    """Return the sampler given, or the default, the times at which it stops, and the spread of the data beside the noise at the
+    last, if the grid has not chosen that otherwise.
+    """
 
-    def choose() -> tuple[Sampler, Tensor]:
+    def choose() -> tuple[Sampler, Tensor, float | None]:
         chosen = default(model, steps, conditioned=conditioned) if sampler is None else sampler
-        return chosen, chosen.times(model.sde, denoise)
+        times = chosen.times(model.sde, denoise)
+        return chosen, times, spread_at(model, times[-1]) if times[-1].item() == model.sde.t_min else None
 
     return recall(choose, "choose", model.planned_by(), sampler, steps, conditioned, denoise)
 
@@ -212,6 +216,14 @@ def take_steps(
         after, state = check_pair(who, moved, "the states and what is remembered")
         x = model.sde.enter(check_answer(who, after, shape, x))
         yield x, state
+
+
+class Course(NamedTuple):
+    """What is known of a run before its states: the steps, the question for clean data after the last, and how far states go."""
+
+    steps: list[Any]
+    question: Any
+    reach: Reach | None
 
 
 class Runner(NamedTuple):
@@ -264,35 +276,32 @@ class Runner(NamedTuple):
         Tensor
             ``(n, *)``, or ``(times, n, *)`` with the path.
         """
-        show, ends, planned = should_show(progress), [], None
-        steps: list[Any] = []
-        last = None
+        ends, planned, course = [], None, Course([], None, None)
         with (
             torch.set_grad_enabled(self.grad),
             evaluating(model),
-            tqdm(disable=not show, desc=type(self.sampler).__name__, leave=False) as bar,
+            show_bar(progress, type(self.sampler).__name__) as bar,
         ):
             for first, x, bound in parts:
                 if bound is not planned:  # a plan may hold the model, and with it the conditions
-                    planned = bound
-                    about = bound.planned_by(), plan, self.times, self.denoise
-                    steps, last = recall(partial(self._plan, plan, bound), "plan", *about)
-                    bar.total = len(steps) * len(parts)
-                ends.append(self._run_chunk(bound, steps, last, x, first, bar))
+                    planned, about = bound, (bound.planned_by(), plan, self.times, self.denoise)
+                    course = recall(partial(self._plan, plan, bound), "plan", *about)
+                    bar.total = len(course.steps) * len(parts)
+                ends.append(self._run_chunk(bound, course, x, first, bar))
         return torch.cat(ends, 1 if self.return_path else 0)
 
-    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], model: ScoreModel) -> tuple[list[Any], Any]:
-        """Return the plan of all steps, and the question for the clean data after the last; None where they do not follow."""
-        steps = plan(model, self.times)
-        if not self.denoise:
-            return steps, None
-        last = self.times[-1:]
-        one = as_linear(model.sde, ", and has no denoiser.").marginal(last).Phi.one()
-        return steps, model.ask(last, denoise=one)[0]
+    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], model: ScoreModel) -> Course:
+        """Plan all that follows from the times alone."""
+        steps, times, question = plan(model, self.times), self.times, None
+        stops = times[: len(steps) + 1]
+        if self.denoise:
+            one = as_linear(model.sde, ", and has no denoiser.").marginal(times[-1:]).Phi.one()
+            stops, question = torch.cat([stops, times.new_zeros(1)]), model.ask(times[-1:], denoise=one)[0]
+        return Course(steps, question, reach_of(model, stops))
 
-    def _run_chunk(self, model: ScoreModel, steps: list[Any], last: Any, x: Tensor, first: int, bar: Any) -> Tensor:
+    def _run_chunk(self, model: ScoreModel, course: Course, x: Tensor, first: int, bar: Any) -> Tensor:
         """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
-        path = [x]
+        steps, path = course.steps, [x]
         ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
         for i, (after, _) in enumerate(take_steps(self.sampler, steps, model, x, self.noise(first, self.times))):
             x = after
@@ -303,28 +312,28 @@ class Runner(NamedTuple):
                 self.callback(i, self.times[i + 1], x)
             bar.update()
         if self.denoise:
-            x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, last), x.shape, x)
+            x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
             path.append(x)
             ranges += torch.aminmax(x.detach())
             if self.callback is not None:
                 self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(model, ranges)
+        self._check(course, torch.stack(ranges).tolist())
         return torch.stack(path) if self.return_path else x
 
-    def _check(self, model: ScoreModel, ranges: list[Tensor]) -> None:
-        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ranges` has the least and the
+    def _check(self, course: Course, ends: list[float]) -> None:
+        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ends` has the least and the
         largest number at the start and after every move.
 
         A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
         """
-        ends = torch.stack(ranges).reshape(-1, 2).double().cpu()
-        bad = ~ends.isfinite().all(1)
-        if bad.any():
-            i = max(1, int(bad.nonzero()[0, 0]))
+        largest = [max(abs(low), abs(high)) for low, high in zip(ends[::2], ends[1::2], strict=True)]
+        bad = [i for i, most in enumerate(largest) if not math.isfinite(most)]
+        if bad:
+            i = max(1, bad[0])
             t = self.times[min(i, len(self.times)) - 1].item()
             raise ValueError(
-                f"the state turned non-finite in step {i} of {len(ends) - 1}, from t = {t:.6g}; take more steps, another "
+                f"the state turned non-finite in step {i} of {len(largest) - 1}, from t = {t:.6g}; take more steps, another "
                 "grid or sampler, or check the model at that time."
             )
-        stops = torch.cat([self.times[: len(ends) - self.denoise], self.times.new_zeros(int(self.denoise))])
-        warn_of_escape(model, stops, ends.abs().amax(1))
+        if course.reach is not None:
+            warn_of_escape(course.reach, largest)

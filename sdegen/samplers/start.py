@@ -9,6 +9,7 @@ __all__ = [
     "check_states",
     "chunks",
     "rows_of_part",
+    "spread_at",
     "start",
     "warn_of_narrow_data",
 ]
@@ -26,9 +27,8 @@ from ..laws.coordinates import check_domain
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
-from ..precision import widened
-from ..processes.linear import LinearSDE, is_linear
-from ..recall import recall
+from ..precision import all_finite, widened
+from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
@@ -144,34 +144,26 @@ def check_known(model: ScoreModel) -> None:
     ValueError
         If the data spread by less than `KNOWN` times the noise at 0; data that are one point are known whatever the noise.
     """
-    sde = model.sde
-    if model.moments is None or not is_linear(sde):
-        return
-    spread = _spread(sde, model, 0.0)
-    if 0 < spread < KNOWN:
+    spread, name = spread_at(model, 0.0), type(model.sde).__name__
+    if spread is not None and 0 < spread < KNOWN:
         raise ValueError(
-            f"{type(sde).__name__} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
+            f"{name} smooths the data: they spread by {spread:.3g} times the noise at t = 0, from where their "
             "posterior mean is narrower than they are. Give the process the units of the data, "
             "sde.in_units(law.moments().units()), or less noise at 0, or pass x_T."
         )
 
 
-def warn_of_narrow_data(model: ScoreModel, end: Tensor) -> None:
-    """Warn that posterior means have not the spread of the data where a grid ends at the process's own `t_min` and the noise
-    there is not small beside them.
+def warn_of_narrow_data(spread: float | None, end: Tensor) -> None:
+    """Warn that posterior means have not the spread of the data where a grid ends and the noise there is not small beside them.
 
     Parameters
     ----------
-    model
-        A score model; nothing is said of one whose moments are not known.
+    spread
+        Of the data beside that noise; None where nothing is to be said of it.
     end
-        The last time of the grid; of one that was chosen otherwise nothing is said.
+        The last time of the grid.
     """
-    sde, last = model.sde, end.item()
-    if model.moments is None or not is_linear(sde) or last != sde.t_min:
-        return
-    spread = _spread(sde, model, last)
-    if 0 < spread < KNOWN:
+    if spread is not None and 0 < spread < KNOWN:
         warn_caller(
             f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will not "
             "have the spread of the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
@@ -179,13 +171,11 @@ def warn_of_narrow_data(model: ScoreModel, end: Tensor) -> None:
         )
 
 
-def _spread(sde: LinearSDE, model: ScoreModel, t: float) -> float:
-    """Return by how many times the noise at `t` the data spread."""
-
-    def spread() -> float:
-        return (sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
-
-    return recall(spread, "spread", sde, model.moments, t)
+def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
+    """Return by how many times the noise at a time the data spread; None where their moments or the noise are not known."""
+    if model.moments is None or not is_linear(model.sde):
+        return None
+    return (model.sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
@@ -219,7 +209,7 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     check_tensor(name, x, finite=False)
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; give states (B, *), one row at least.")
-    if not x.isfinite().all():
+    if not all_finite(x):
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
     if model.sde.coordinates is None:  # which look at data themselves
@@ -238,8 +228,10 @@ def _check_shape(name: str, x: Tensor, model: ScoreModel, moments: Moments) -> N
         Naming both shapes.
     """
     data, given = moments.mean.shape, x.shape[1:]
+    if given == data:
+        return
     state = model.sde.embed(moments.mean[None]).shape[1:]
-    if given in (data, state):
+    if given == state:
         return
     resized = len(data) > 1 and moments.covariance.ndim == 1 and model.like is not None
     for shape in (data, state):
