@@ -183,7 +183,7 @@ def test_one_bar_for_each_way_over_all_chunks(
                 totals.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(sys.modules["sdegen.samplers.run"], "tqdm", Watched)
+    monkeypatch.setattr(sys.modules["sdegen.progress"], "tqdm", Watched)
     encode_with_error(sdegen.Exact(sdegen.VP(), RING), ring[:5], steps=4, batch=2, progress=True)
     assert totals[0] == (12, 12) and set(totals) == {(12, 12)}
     assert "Heun" in capsys.readouterr().err

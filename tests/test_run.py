@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from labelled import Labelled
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import sdegen
-from sdegen import grids, sample, samplers
+from sdegen import grids, progress, sample, samplers
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -218,13 +219,13 @@ def test_callback_is_called_for_every_chunk_and_may_end_the_run() -> None:
 def test_one_bar_over_all_chunks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     totals = []
 
-    class Watched(samplers.run.tqdm):  # type: ignore[misc, name-defined]
+    class Watched(tqdm):  # type: ignore[type-arg]
         def close(self) -> None:
             if hasattr(self, "n"):
                 totals.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(samplers.run, "tqdm", Watched)
+    monkeypatch.setattr(progress, "tqdm", Watched)
     sample(sdegen.Exact(sdegen.VP(), RING), 5, sampler=Heun(4), batch=2, final="sample", progress=True)
     assert (12, 12) in totals and len(set(totals)) == 1
     assert "Heun" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Callback", "NoiseSource", "Runner", "sample", "take_steps"]
+__all__ = ["Callback", "Course", "NoiseSource", "Runner", "sample", "take_steps"]
 
 import math
 from collections.abc import Callable, Iterator
