@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import sdegen
 from sdegen import fit, load, models, nets, save, storage
+from sdegen.construction import _Bounded
 from sdegen.training.averages import Snapshots
 from sdegen.training.checkpoints import Folder
 
@@ -46,6 +47,29 @@ def is_sentence(message: str) -> bool:
 def parts(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     with safe_open(path, framework="pt") as file:
         return file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
+# --- the size of what is made -----------------------------------------------------------------------------------------
+
+FIFTY: dict[str, Callable[[], torch.Tensor]] = {
+    "a size by name": lambda: torch.zeros(size=(50,)),
+    "a size by name, filled": lambda: torch.full(size=(5, 10), fill_value=2.0, dtype=torch.float64),
+    "an end by name": lambda: torch.arange(end=50),
+    "steps by name": lambda: torch.linspace(0, 1, steps=50),
+    "a generator": lambda: torch.randn(50, generator=torch.Generator().manual_seed(0)),
+    "a generator of integers": lambda: torch.randint(high=3, size=(50,), generator=torch.Generator()),
+    "a permutation": lambda: torch.randperm(n=50, generator=torch.Generator(), dtype=torch.int32),
+    "a place": lambda: torch.ones(50, out=torch.empty(0)),
+    "no pinning": lambda: torch.empty(50, pin_memory=False),
+}
+
+
+@pytest.mark.parametrize("how", FIFTY)
+def test_numbers_count_however_they_are_asked_for(how: str) -> None:
+    with _Bounded(149):
+        assert FIFTY[how]().numel() == FIFTY[how]().numel() == 50
+        with pytest.raises(ValueError, match="larger than the file"):
+            FIFTY[how]()
 
 
 # --- any byte ---------------------------------------------------------------------------------------------------------

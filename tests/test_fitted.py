@@ -15,7 +15,7 @@ import sdegen
 from sdegen import grids, samplers
 from sdegen.conditions import Conditions
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
-from sdegen.samplers.search import Knobs, Search
+from sdegen.samplers.search import Knobs, Search, robust_least_squares
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
@@ -63,6 +63,35 @@ def test_a_solver_is_judged_on_paths_that_nothing_has_seen(monkeypatch: pytest.M
     for found, sampler in ((solver.error, solver), (solver.default_error, default(model, 4, eta=0.0))):
         apart = distance(sampler, held)  # from the flow itself; no single one counts for more than ten medians
         assert found == pytest.approx(apart.minimum(10 * apart.median()).square().mean().sqrt().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("final", ["sample", "denoise"])
+def test_the_teacher_is_at_no_distance_from_its_own_paths(final: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "FINE", 12)
+    model = sdegen.Exact(sdegen.VP(), RING)
+    search = Search(model, 4, 32, 0, final, None, {})
+    teacher = Multistep(12 + search.denoise, grids.Angle(scale=search.scale, power=0.5), 3, clock=share, corrector=True)
+    assert [search.error(teacher, paths) for paths in (search.train, search.choose, search.held)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_least_squares_that_few_rows_do_not_move(dtype: torch.dtype) -> None:
+    seed = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 5, 3, generator=seed).to(dtype)
+    theta = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    target = (features.double() @ theta).to(dtype)
+    exact = robust_least_squares(features, target)
+    assert exact.dtype is torch.float64
+    assert_close(exact, theta, rtol=0, atol=2e-3)  # the ridge is a thousandth of the features
+    first = features[..., :1]  # one column f has the answer Σ w f·y / (1.001 Σ w f·f)
+    assert_close(
+        robust_least_squares(first, (0.3 * first[..., 0].double()).to(dtype)), theta[:1] / 1.001, rtol=1e-6, atol=0
+    )
+    target[:6] += 1e4  # a tenth of the rows
+    assert_close(robust_least_squares(features, target), exact, rtol=0, atol=2e-3)
+    assert_close(
+        robust_least_squares(1e6 * features, 1e6 * target), robust_least_squares(features, target), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_where_fitting_does_not_help_the_default_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

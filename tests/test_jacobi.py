@@ -15,7 +15,7 @@ from torch import distributions as D
 
 from sdegen.laws.circle import log_wrapped, wrap
 from sdegen.laws.jacobi import LEAST_CLOCK, JacobiLaw
-from sdegen.laws.jacobi_series import orthonormal_jacobi
+from sdegen.laws.jacobi_series import orthonormal_jacobi, terms_needed
 from sdegen.laws.jacobi_short import _without_pole, angle_of, log_density_and_slope
 from sdegen.laws.mixtures import Moments
 from sdegen.laws.reflected import ReflectedGaussian
@@ -94,6 +94,17 @@ def test_polynomials_are_those_of_jacobi_and_orthonormal(a: float, b: float) -> 
     theirs = torch.from_numpy(special.eval_jacobi(n, b - 1, a - 1, 2 * x.numpy()[None] - 1))
     theirs = theirs / theirs.square().mul(w).sum(1, keepdim=True).sqrt()
     assert (P - theirs).abs().max() < 1e-10 * P.abs().max()
+
+
+@pytest.mark.parametrize("clock", [2e-4, 3e-3, 0.05, 0.8, 13.0, 200.0])
+def test_the_terms_that_are_left_out_are_below_rounding(clock: float) -> None:
+    x = torch.tensor([1e-300, 0.1, 0.6, 1 - 1e-16], dtype=d64)
+    for a, b in ((0.05, 0.05), (0.5, 12.0), (1.0, 1.0), (20.0, 3.0), (20.0, 20.0)):
+        n = terms_needed(real(a), real(b), clock)
+        k = torch.arange(2 * n, dtype=d64)[:, None]
+        P = orthonormal_jacobi(real(a), real(b), 2 * n, x)
+        summands = torch.einsum("kx,ky->kxy", (-0.5 * k * (k - 1 + a + b) * clock).exp() * P, P).abs()
+        assert (summands[n:].sum(0) <= 1e-16 * summands.sum(0)).all()
 
 
 # --- the law ------------------------------------------------------------------------------------------------------

@@ -698,6 +698,15 @@ def test_what_was_set_on_a_network_is_told_apart_and_not_saved(tmp_path, case):
         sdegen.save(changed, tmp_path / "changed")
 
 
+def test_the_side_that_has_a_weight_alone_is_named() -> None:
+    few, many = nn.Linear(2, 2, bias=False), nn.Linear(2, 2)
+    moments = sdegen.data.gaussian_ring().moments()
+    for then, now, has in ((many, few, "the checkpoint"), (few, many, "the model")):
+        tensors = {f"weight:{name}": value for name, value in then.state_dict().items()}
+        with pytest.raises(ValueError, match=rf"^run is of .*|^run holds weights of .*: only {has} has bias;"):
+            checkpoints.Checkpoint(Path("run"), 1, 0.0, {}, tensors).check({}, now, moments)
+
+
 NETS_TOLD_APART = {
     "activations": (lambda: Around(nn.Linear(2, 2), nn.SiLU()), lambda: Around(nn.Linear(2, 2), nn.ReLU())),
     "code": (lambda: edited(1), lambda: edited(2)),

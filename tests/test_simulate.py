@@ -47,6 +47,19 @@ def test_reversed_paths_return_to_the_data() -> None:
         assert found.value < floor.value + 4 * (found.stderr + floor.stderr) + 0.05
 
 
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
+@pytest.mark.parametrize(("mu", "sigma"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 2.0)])
+def test_one_step_of_geometric_brownian_motion_is_exact(mu: float, sigma: float, method: str) -> None:
+    """Its steps are made in the logarithm, whose coefficients are constant: there is nothing that a step could miss."""
+    sde, h = sdegen.processes.GeometricBrownianMotion(mu, sigma, T=2.0), torch.tensor([0.3, -0.3] * 2000).double()
+    x = torch.tensor([[0.01, 3.0]], dtype=torch.float64).expand(4000, 2)
+    end = simulate(sde, x, 0.5 + 0 * h, 0.5 + h, steps=1, method=method, generator=torch.Generator().manual_seed(0))
+    z = ((end / x).log() - (mu * h - 0.5 * sigma**2 * h.abs())[:, None]) / (sigma * 0.3**0.5)
+    for side in (z[h > 0], z[h < 0]):
+        assert (side.mean(0).abs() < 5 / 2000**0.5).all()
+        assert ((side.T.cov() - torch.eye(2)).abs() < 5 * (2 / 2000) ** 0.5).all()
+
+
 def test_every_row_may_run_over_its_own_interval() -> None:
     sde = sdegen.OU()
     t = torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64).repeat(3000)
