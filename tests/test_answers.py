@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -299,6 +300,26 @@ def test_a_right_answer_is_taken(door: str) -> None:
 @pytest.mark.parametrize(("door", "wrong"), CASES)
 def test_a_wrong_answer_is_refused_where_it_enters(door: str, wrong: str) -> None:
     refused(door, wrong)
+
+
+DIFFUSERS = ": a network of diffusers goes in by sdegen.from_diffusers(unet, scheduler)"
+REMEDIES: dict[str, tuple[Answer, str]] = {
+    "None": (lambda y: None, " (is a return missing?)"),
+    "a tuple": (lambda y: (y, None), ": wrap it to return the entry that is meant"),
+    "a list": (lambda y: [y], ": wrap it to return the entry that is meant"),
+    "an output": (lambda y: SimpleNamespace(sample=y), DIFFUSERS),
+    "a dict of samples": (lambda y: {"sample": y}, DIFFUSERS),
+    "a dict": (lambda y: {"noise": y}, ": wrap it to return the value that is meant"),
+    "a tuple without tensors": (lambda y: (1.0,), ""),
+    "a number": (lambda y: 1.5, ""),
+}
+
+
+@pytest.mark.parametrize("wrong", REMEDIES)
+def test_a_refusal_tells_how_the_tensor_comes_out_of_the_answer(wrong: str) -> None:
+    answer, remedy = REMEDIES[wrong]
+    with pytest.raises(TypeError, match=rf"must return one tensor, the shape of the state{re.escape(remedy)}\.$"):
+        Model(Net(answer), VP()).score(torch.ones(4, 2).double(), 0.5)
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if "coefficient" not in door])

@@ -16,6 +16,7 @@ from torch.distributions import constraints
 
 import sdegen
 from sdegen import GaussianMixture
+from sdegen.laws.monotone import Antiderivative
 from sdegen.laws.products import value_and_slope
 from sdegen.processes import Lamperti, Transformed, lamperti, simulate
 
@@ -60,6 +61,31 @@ FORMS: dict[str, tuple[sdegen.SDE, Callable[[Tensor], Tensor], Tensor]] = {
     "on the line": (Bent(), lambda x: x.sinh(), LINE),
     "constant": (sdegen.DoubleWell(g=0.5), lambda x: 2 * x, LINE),
 }
+
+
+def test_integrals_of_exponentials_go_on_beyond_the_interval_as_they_are() -> None:
+    rates = torch.tensor([0.3, -0.2, 0.0, 1.0, -1.5], dtype=torch.float64)
+    F = Antiderivative(lambda v: (rates * v[:, None]).exp(), -3.0, 3.0, exponential=True)
+    v = torch.tensor([-6.0, -2.5, -1.9, 0.0, 0.4, 2.9, 3.5, 5.0], dtype=torch.float64)[:, None].expand(8, 5)
+    # 0 at −∞ where that is finite, else at 0
+    want = torch.stack(
+        [r.mul(u).exp() / r if r > 0 else torch.expm1(r * u) / r if r < 0 else u for r, u in zip(rates, v.T)], 1
+    )
+    torch.testing.assert_close(F(v), want, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(F.slope(v), (rates * v).exp(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(F.bend(v), rates.expand(8, 5), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(F.inverse(want), v, rtol=0, atol=1e-8)
+    torch.testing.assert_close(F.low, torch.where(rates > 0, 0.0, -torch.inf).double())
+    torch.testing.assert_close(F.high, torch.where(rates < 0, -1 / rates, torch.inf))
+
+
+def test_integrals_go_on_in_straight_lines_where_that_is_asked() -> None:
+    F = Antiderivative(lambda v: (1 + v.square())[:, None], -2.0, 2.0, exponential=False)
+    v = torch.tensor([-5.0, -1.5, -0.5, 0.0, 1.9, 2.5, 9.0], dtype=torch.float64)[:, None]
+    within = v.clamp(-2, 2)
+    want = within + within**3 / 3 + (v - within) * (1 + within.square())
+    torch.testing.assert_close(F(v), want, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(F.inverse(want), v, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -25,7 +25,7 @@ class Antiderivative:
     """An integral ``F(v) = ∫ w dv`` of positive functions `w`, one for each of `m` columns, with derivatives, and its inverse.
 
     Beyond the interval `w` goes on as an exponential, or as a constant. ``F`` is 0 at the lower end of all numbers where it is
-    finite there, else at 0.
+    finite there, else at the middle of an interval about 0, or at the first edge of a panel from 0 on.
 
     Parameters
     ----------

@@ -438,6 +438,14 @@ class BeyondTheEnd(UniformTimes):
         return t * 1.1, factor
 
 
+class SingleTimes(UniformTimes):
+    """Times are float32: near 0 their levels of noise are rough."""
+
+    def sample(self, sde: Any, n: int, generator: Any = None) -> tuple[Tensor, Tensor]:
+        t, factor = super().sample(sde, n, generator)
+        return t.float(), factor
+
+
 class NoFactorForOne(UniformTimes):
     """A batch of one has a factor without an axis."""
 
@@ -482,6 +490,7 @@ class InverseFactor(ImportanceTimes):
 TIMES: list[Fault] = [
     (BeyondTheEnd, "times_lie_inside", {"factor_undoes_the_law"}),
     (NoFactorForOne, "times_lie_inside", set()),
+    (SingleTimes, "times_lie_inside", set()),
     (OwnRandomness, "generator_decides_the_draw", set()),
     (AlwaysTheSame, "generator_decides_the_draw", {"factor_undoes_the_law"}),
     (ForgetsTheFactor, "factor_undoes_the_law", set()),
