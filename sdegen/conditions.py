@@ -1,23 +1,109 @@
-"""The names of the conditions that a model takes, read off signatures, and the checks of class labels.
+"""The conditions that a model takes: their names, what a value of one datum is where a network declares it, and checks of both.
 
-A model takes what its network's ``forward`` takes. Whatever is passed to `sample` or `log_prob` beyond their own arguments is a
-condition, so that a name which neither knows is a mistake: it is refused before anything is run.
+A model takes what its network declares (`Condition`), or else what the ``forward`` of the network takes. Whatever is passed to
+`sample` or `log_prob` beyond their own arguments is a condition, so that a name which neither knows is a mistake: it is refused
+before anything is run.
 """
 
 from __future__ import annotations
 
-__all__ = ["ANY", "NONE", "Conditions", "check_labels", "conditions_of"]
+__all__ = ["ANY", "NONE", "Condition", "Conditions", "check_labels", "check_numbers", "conditions_of", "has_rows"]
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .show import show_call
 from .waiting import at_hand
+
+
+class Condition(ABC):
+    """The base class of conditions that a network declares: what a value of one datum is, how it enters, how often it is lost.
+
+    A value of one datum has `ndim` sides, so that one with a side more has a row for each: that tells it, not how long the first
+    side happens to be.
+
+    Parameters
+    ----------
+    dropout
+        The probability that a datum loses the condition in training, on its own, so that the network learns the law without it
+        too. At 0 it is never lost, and no run goes without it; with None it is lost only with all others (``p_uncond`` of
+        `training.Settings`).
+
+    Attributes
+    ----------
+    null
+        The number that stands for a value that is lost.
+    """
+
+    dropout: float | None
+    null: float = math.nan
+
+    __repr__ = show_call
+
+    @property
+    def extra(self) -> int:
+        """Channels that it adds to a state."""
+        return 0
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """Sides of a value."""
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """What a value is, for refusals."""
+
+    @abstractmethod
+    def read(self, name: str, value: Any, look: bool = True) -> Tensor:
+        """Return a value, or a row for each datum, as a tensor; refuse any other shape, and numbers that are none if `look`."""
+
+    @abstractmethod
+    def entry(self, features: int) -> nn.Module:
+        """Return the module by which values enter a network.
+
+        It is called as ``entry(value, e, x)``, with a row for each datum or one for all, or None where the condition is lost, and
+        returns features of the noise level ``(n, features)`` and states ``(n, C, *grid)`` with what the condition says.
+        """
+
+    @property
+    def needed(self) -> bool:
+        """Whether no run goes without it."""
+        return self.dropout == 0
+
+    def check_dropout(self) -> None:
+        """Refuse a `dropout` that is no probability.
+
+        Raises
+        ------
+        ValueError
+            If it is neither a number from 0 to below 1 nor None.
+        """
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout}; give a probability from 0 to below 1, or None.")
+
+    def has_rows(self, name: str, value: Tensor, n: int) -> bool:
+        """Tell whether a value has a row for each of `n` data; without it is one for all.
+
+        Raises
+        ------
+        ValueError
+            If it has rows, and not `n`.
+        """
+        if value.ndim > self.ndim and len(value) != n:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; give {self.what}, one for all rows or one for each of {n}."
+            )
+        return value.ndim > self.ndim
 
 
 class Conditions(NamedTuple):
@@ -33,12 +119,15 @@ class Conditions(NamedTuple):
         Those of `names` that it cannot go without.
     never
         Names that it cannot take as conditions, since its other arguments have them; of modules ``self`` is one.
+    kinds
+        What those are that its network declares, by name.
     """
 
     names: frozenset[str] = frozenset()
     others: bool = False
     needed: frozenset[str] = frozenset()
     never: frozenset[str] = frozenset()
+    kinds: Mapping[str, Condition] = MappingProxyType({})
 
     def takes(self, name: str) -> bool:
         """Tell whether a condition of this name is taken."""
@@ -51,14 +140,37 @@ class Conditions(NamedTuple):
     def without(self, names: Iterable[str]) -> Conditions:
         """Return the conditions without some, which are then not taken any more."""
         less = frozenset(names)
-        return Conditions(self.names - less, self.others, self.needed - less, self.never | less)
+        kinds = {name: kind for name, kind in self.kinds.items() if name not in less}
+        return Conditions(self.names - less, self.others, self.needed - less, self.never | less, kinds)
 
     def both(self, other: Conditions) -> Conditions:
         """Return the conditions that two models take together."""
         names = frozenset(name for name in self.names | other.names if self.takes(name) and other.takes(name))
         return Conditions(
-            names, self.others and other.others, self.needed | other.needed, (self.never | other.never) - names
+            names,
+            self.others and other.others,
+            self.needed | other.needed,
+            (self.never | other.never) - names,
+            {**other.kinds, **self.kinds},
         )
+
+    def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
+        """Name the conditions that have a row for each of `n` data: those declared that have a side more than one value, and of
+        others all tensors whose first side is `n`.
+
+        Parameters
+        ----------
+        cond
+            Values by name.
+        n
+            The number of data.
+        """
+        kinds = self.kinds
+        return [
+            k
+            for k, v in cond.items()
+            if (kinds[k].has_rows(k, v, n) if k in kinds and isinstance(v, Tensor) else has_rows(v, n))
+        ]
 
 
 NONE = Conditions()
@@ -66,7 +178,8 @@ ANY = Conditions(others=True)
 
 
 def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
-    """Return the conditions that a function takes by keyword after its first arguments; any, where it does not tell.
+    """Return the conditions that a network declares, a dict of `Condition` by name as its attribute ``declared``, or else those
+    that a function takes by keyword after its first arguments; any, where it does not tell.
 
     Parameters
     ----------
@@ -82,9 +195,15 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     """
     whole: Any = getattr(function, "_orig_mod", function)  # what torch.compile has wrapped
     called = whole.forward if isinstance(whole, nn.Module) else whole
-    if isinstance(called, MethodType):  # of a class, which is asked once
-        return _read_once(called.__func__, inputs, 1)
-    return _read(called, inputs, 0)
+    method = isinstance(called, MethodType)  # of a class, which is asked once
+    found = _read_once(called.__func__, inputs, 1) if method else _read(called, inputs, 0)
+    declared = getattr(whole, "declared", None) if isinstance(whole, nn.Module) else None
+    if declared is None:
+        return found
+    needed = frozenset(name for name, kind in declared.items() if kind.needed)
+    return Conditions(
+        found.names.union(declared), False, found.needed - declared.keys() | needed, found.never, declared
+    )
 
 
 def _read(function: Any, inputs: int, own: int) -> Conditions:
@@ -108,7 +227,14 @@ def _read(function: Any, inputs: int, own: int) -> Conditions:
 _read_once = lru_cache(256)(_read)
 
 
-def check_labels(label: Any, n: int, classes: int, least: int = 0) -> Tensor:
+def has_rows(value: Any, n: int) -> bool:
+    """Tell whether a value of which nothing was declared is a tensor with one row for each of `n` data; any other value is shared
+    by all of them.
+    """
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
+
+
+def check_labels(label: Any, n: int | None, classes: int, least: int = 0, name: str = "label") -> Tensor:
     """Return class labels as whole numbers, int64, of shape ``()`` or ``(n,)``; refuse anything else.
 
     Unsigned labels are widened before anything is added to them, so that 255 stays 255, and no class. Values on an accelerator
@@ -119,11 +245,13 @@ def check_labels(label: Any, n: int, classes: int, least: int = 0) -> Tensor:
     label
         A number, or numbers: a tensor, an array or a list.
     n
-        The number of rows.
+        The number of rows; None for any.
     classes
         The number of classes.
     least
         The least label: −1 where that is no class.
+    name
+        What an error calls them.
 
     Raises
     ------
@@ -132,19 +260,62 @@ def check_labels(label: Any, n: int, classes: int, least: int = 0) -> Tensor:
     ValueError
         If there is neither one nor one for each row, or one is out of range.
     """
-    what = f"give whole numbers from {least} to {classes - 1}, one for all rows or one for each of {n}"
-    try:
-        label = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"label is a {type(label).__name__}; {what}.") from None
+    each = "" if n is None else f" of {n}"
+    what = f"give whole numbers from {least} to {classes - 1}, one for all rows or one for each{each}"
+    label = _as_numbers(name, label, what)
     if label.dtype == torch.bool or label.is_floating_point() or label.is_complex():
-        raise TypeError(f"label has dtype {label.dtype}; {what}.")
-    if label.shape not in ((), (n,)):
-        raise ValueError(f"label has shape {tuple(label.shape)}; {what}.")
+        raise TypeError(f"{name} has dtype {label.dtype}; {what}.")
+    if label.ndim > 1 or (n is not None and label.shape not in ((), (n,))):
+        raise ValueError(f"{name} has shape {tuple(label.shape)}; {what}.")
     label = label.long()
     looked_at = at_hand(label.device) and not torch.compiler.is_compiling()  # no graph can look
     if looked_at and ((label < least) | (label >= classes)).any():
         bad = label.min() if (label < least).any() else label.max()
         none = ", and -1 means none" if least < 0 else ""
-        raise ValueError(f"label reaches {bad.item()}; labels run from 0 to {classes - 1}{none}.")
+        raise ValueError(f"{name} reaches {bad.item()}; labels run from 0 to {classes - 1}{none}.")
     return label
+
+
+def check_numbers(
+    kind: Condition, name: str, value: Any, axis: int, size: int, gaps: tuple[int, ...] | None, look: bool
+) -> Tensor:
+    """Return the value of a condition that is made of real numbers, or a row for each datum, as floating point.
+
+    Parameters
+    ----------
+    kind, name, value
+        What was declared, and what was given.
+    axis, size
+        The axis whose length is declared, counted from the last, and that length.
+    gaps
+        Axes along which numbers are missing, NaN, together: () if none may be, None if each may.
+    look
+        Whether to look at the numbers.
+
+    Raises
+    ------
+    TypeError
+        If they are no real numbers.
+    ValueError
+        If the shape is another, or a number is infinite, or missing where it may not be.
+    """
+    what = f"give {kind.what}, one for all rows or one for each"
+    value = _as_numbers(name, value, what)
+    if value.is_complex():
+        raise TypeError(f"{name} has dtype {value.dtype}; {what}.")
+    if value.ndim not in (kind.ndim, kind.ndim + 1) or value.shape[axis] != size:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; {what}.")
+    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    if look:
+        missing = value.isnan()
+        allowed = missing if gaps is None else missing.all(gaps, keepdim=True) if gaps else torch.zeros_like(missing)
+        if (value.isinf() | (missing & ~allowed)).any():
+            raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
+    return value
+
+
+def _as_numbers(name: str, value: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is a {type(value).__name__}; {what}.") from None

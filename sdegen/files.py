@@ -7,11 +7,10 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "load", "pretrained", "renamed", "save", "upgrade"]
+__all__ = ["SHIPPED", "load", "pretrained", "save"]
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,23 +33,14 @@ from .models.score import ScoreModel
 from .processes import times
 from .samplers import Fitted
 from .storage import parsed, read_whole, write_whole
+from .upgrades import UPGRADES, upgrade
 
-FORMAT = "sdegen-3"  # the second had no checksum, and lists for tuples
+FORMAT = "sdegen-4"  # in the third a label was no condition among others
 _AGAIN = "save the model again."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
 _LIBRARY = (
     baselines, coordinates, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times,
 )  # fmt: skip
-# What the first format called classes and their chapters.
-_CLASSES_OF_1 = {
-    f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")
-} | {
-    "foreign.Steps": "StepIndex", "foreign.Times": "ScaledTime", "foreign.Level": "NoiseLevel",
-    "baselines.Chain": "Composition", "baselines.Flow": "NormalizingFlow", "baselines.Affine": "AffineMap",
-    "baselines.Layer": "LatentLayer",
-    "guidance.Affine": "AffineExtrapolation",
-}  # fmt: skip
-_CHAPTERS_OF_1 = {"distributions": "laws", "foreign": "models", "measurements": "guidance", "weightings": "processes"}
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
 _KINDS = (nn.Module, ScoreModel, Fitted)
 
@@ -126,7 +116,8 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
         what = "is a folder" if path.is_dir() else "is not there"
         raise FileNotFoundError(f"{path} {what}; give the file that save wrote.")
     header, tensors = read_whole(path, (FORMAT, *UPGRADES), _AGAIN, "it is not a saved sdegen model.")
-    described = upgrade(header, path)
+    described = parsed(path, header, "model", dict, _AGAIN)
+    described, tensors = upgrade(described, tensors, header["format"], FORMAT)
     model = construct(described, tensors, _library() | own, str(path))
     _check_model(model, path)
     if isinstance(model, nn.Module):
@@ -227,42 +218,6 @@ def _check_return(
             raise ValueError(
                 f"{place} comes back as another tensor; keep what the constructor was given as self.{place.split('.')[-1]}."
             )
-
-
-def renamed(value: Any, name: Callable[[str], str]) -> Any:
-    """Return a model's description with the name of each class replaced by ``name(old name)``."""
-    if isinstance(value, list):
-        return [renamed(v, name) for v in value]
-    if not isinstance(value, dict):
-        return value
-    return {k: name(v) if k == "class" else renamed(v, name) for k, v in value.items()}
-
-
-def _name_of_2(name: str) -> str:
-    """Return the name that the second format has for a class: by its folder, where the first had the module."""
-    chapter, dot, cls = name.rpartition(".")
-    return f"{_CHAPTERS_OF_1.get(chapter, chapter)}{dot}{_CLASSES_OF_1.get(name, cls)}"
-
-
-UPGRADES: dict[str, tuple[str, Callable[[Any], Any]]] = {  # from each older format to the next
-    "sdegen-2": ("sdegen-3", lambda described: described),
-    "sdegen-1": ("sdegen-2", partial(renamed, name=_name_of_2)),
-}
-
-
-def upgrade(header: dict[str, str], path: str | Path) -> Any:
-    """Return the description of the model in a file's header, converted to the present file format.
-
-    Raises
-    ------
-    ValueError
-        If there is no description that could be read.
-    """
-    found, described = header["format"], parsed(Path(path), header, "model", dict, _AGAIN)
-    while found != FORMAT:
-        found, upgrade = UPGRADES[found]
-        described = upgrade(described)
-    return described
 
 
 def _check_moments(moments: Moments | None, path: Path) -> None:

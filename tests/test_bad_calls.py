@@ -99,10 +99,10 @@ bad(
 bad("a number for data", ValueError, fitted(lambda w: w.x[0, 0]), r"^data .*\(\)")
 bad(
     "a label without classes",
-    ValueError,
+    TypeError,
     fitted(lambda w: (w.x, torch.zeros(5, dtype=torch.long, device=w.device))),
-    r"^a label was given to a network without classes",
-    r"classes=N",
+    r"^the data has the condition 'label'",
+    r"which takes none",
 )
 bad(
     "label too large",

@@ -26,7 +26,7 @@ ORDER = [
     ["samplers", "baselines"],
     ["likelihood", "guidance"],
     ["diagnose", "animation", "testing"],
-    ["plots"],
+    ["plots", "upgrades"],
     ["files"],
     ["training"],
 ]

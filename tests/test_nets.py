@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdegen.nets import MLP, CoordinateTransformer, Fourier, HyperMLP, Sinusoidal
-from sdegen.nets.embeddings import Label
+from sdegen.nets.entries import LabelEntry
 
 NETS = {
     "mlp": lambda dim: MLP(dim, width=16, depth=2),
@@ -162,7 +162,7 @@ def test_wrong_labels_are_refused(labelled, draw, device, label, message):
 def test_a_label_for_a_network_without_classes_is_refused(device, dtype, draw):
     net = MLP(2, width=8, depth=1).to(device, dtype)
     with pytest.raises(
-        ValueError, match=r"a label was given to a network without classes; construct it with classes=N"
+        TypeError, match=r"no condition 'label', it was constructed with none; construct it with conditions="
     ):
         net(draw(3, 2), draw(1), label=torch.zeros(3, dtype=torch.long, device=device))
 
@@ -196,10 +196,10 @@ def test_fourier_frequencies_have_their_scale_and_are_kept():
 
 def test_labels_have_a_vector_each_and_one_for_none():
     torch.manual_seed(0)
-    table = Label(3, 5)
-    vectors = table(torch.tensor([-1, 0, 1, 2]), 4)
+    table, e, x = LabelEntry(3, 5), torch.zeros(1, 5), torch.zeros(4, 1, 2)
+    vectors = table(torch.tensor([-1, 0, 1, 2]), e, x)[0]
     assert (torch.cdist(vectors, vectors) + 10 * torch.eye(4) > 0.1).all()
-    assert torch.equal(table(None, 2), vectors[:1].expand(2, 5))
+    assert torch.equal(table(None, e, x)[0], vectors[:1])
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_labels_go_with_their_rows_and_matter(build, draw, device, eps):
     assert torch.equal(net(x, level), net(x, level, label=-1))
     with pytest.raises(ValueError, match=r"label reaches 3; labels run from 0 to 2"):
         net(x, level, label=3)
-    with pytest.raises(ValueError, match=r"a label was given to a network without classes"):
+    with pytest.raises(TypeError, match=r"the network has no condition 'label', it was constructed with none"):
         build()(x, level, label=labels)
 
 

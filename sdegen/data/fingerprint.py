@@ -29,6 +29,7 @@ class Fingerprint:
         """Add rows ``(n, *)`` of any dtype, on any device."""
         for chunk in x.detach().split(CHUNK):
             flat = chunk.reshape(len(chunk), -1).double()
+            flat = torch.where(flat.isnan(), math.pi, flat)  # of conditions with gaps
             columns, rows = (
                 _weights(n, seed).to(flat) for n, seed in ((flat.shape[1], 0), (len(chunk), 1 + self.parts))
             )

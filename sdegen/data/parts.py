@@ -4,7 +4,7 @@ part by part.
 
 from __future__ import annotations
 
-__all__ = ["change_rows", "check_batch", "has_rows", "in_parts", "part_of"]
+__all__ = ["change_rows", "check_batch", "in_parts", "part_of"]
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count
-
-
-def has_rows(value: Any, n: int) -> bool:
-    """Tell whether a value is a tensor with one row for each of `n` data; any other value is shared by all of them."""
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
+from ..conditions import has_rows
 
 
 def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:

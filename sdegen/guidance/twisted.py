@@ -110,7 +110,7 @@ def twisted_smc(
     """
     if not isinstance(model, Measured):
         raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
-    check_conditions(cond)
+    check_conditions(model, cond)
     check_count("particles", particles), check_number("threshold", threshold, at_least=0, at_most=1)
     if not model.one_width:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Conditions at the doors: unknown names are refused with the name that may be meant, arrays and lists become tensors."""
+"""Conditions at the doors: names and values are held to what a network declares, arrays and lists become tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def keywords_of(door: Callable[..., Any]) -> list[str]:
 def read_conditions(
     model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
-    """Return the conditions of a call, arrays and lists of numbers as tensors; refuse names that the model does not take.
+    """Return the conditions of a call, arrays and lists of numbers as tensors; refuse names that the model does not take, and
+    values that are none of what its network declares.
 
     Parameters
     ----------
@@ -42,7 +43,9 @@ def read_conditions(
     Raises
     ------
     TypeError
-        If the model takes no such condition, or cannot go without one that is missing.
+        If the model takes no such condition, or cannot go without one that is missing, or a value has no numbers.
+    ValueError
+        If a value has another shape than was declared, or numbers that cannot be.
     """
     known = model.conditions
     if not cond and not known.needed:
@@ -58,10 +61,14 @@ def read_conditions(
                 f"perhaps {meant[0]!r} is meant" if meant else f"{taken}, and {door.__name__} itself {', '.join(own)}"
             )
             raise TypeError(f"{who}, and {type(model).__name__} takes no condition of that name: {rest}.")
-    missing = sorted(known.needed - cond.keys())
+    missing = sorted(name for name in known.needed if name not in cond or (name in known.kinds and cond[name] is None))
     if complete and missing:
         raise TypeError(f"{type(model).__name__} needs the condition {missing[0]!r}; pass {missing[0]}=....")
-    return {name: _as_tensor(value, model.like) for name, value in cond.items()}
+    kinds = known.kinds
+    return {
+        name: kinds[name].read(name, value) if name in kinds and value is not None else _as_tensor(value, model.like)
+        for name, value in cond.items()
+    }
 
 
 def _as_tensor(value: Any, like: Tensor | None) -> Any:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ..answers import ask_score, check_answer, check_pair
 from ..arguments import asked_as
 from ..conditions import Conditions, conditions_of
-from ..data.parts import has_rows
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -115,8 +114,7 @@ class ScoreModel(Overridable, ABC):
         return self
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions that have a row for each of `n` samples, and so are cut with them: by default all tensors
-        whose first side is `n`.
+        """Name the conditions that have a row for each of `n` samples, and so are cut with them (`Conditions.with_rows`).
 
         Parameters
         ----------
@@ -127,7 +125,7 @@ class ScoreModel(Overridable, ABC):
         n
             How many samples it has.
         """
-        return [name for name, value in cond.items() if has_rows(value, n)]
+        return self.conditions.with_rows(cond, n)
 
     def planned_by(self) -> Any:
         """Return all that plans of a run depend on, for `recall`; by default what it cannot look into, so that none is kept."""

@@ -1,9 +1,11 @@
 """Networks, independent of any SDE: ``net(x, level, **cond)`` maps a state, and a noise level for each row, to the state's
 shape.
 
-Those of `plain` are told no level.
+Those of `plain` are told no level. What the others are conditioned on is declared: labels, vectors, sets and channels
+(`conditions`).
 """
 
+from .conditions import Channels, Label, Set, Vector
 from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
 from .hypernet import HyperMLP
@@ -15,14 +17,18 @@ from .unet import UNet
 
 __all__ = [
     "MLP",
+    "Channels",
     "Convolutional",
     "CoordinateTransformer",
     "DiT",
     "Down",
     "Fourier",
     "HyperMLP",
+    "Label",
     "Perceptron",
+    "Set",
     "Sinusoidal",
     "UNet",
     "Up",
+    "Vector",
 ]

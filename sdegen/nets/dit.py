@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["ConditionedLayer", "DiT"]
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..conditions import Condition
 from .attention import SelfAttention
+from .conditions import declare
 from .embeddings import Sinusoidal
-from .images import Condition, check_images, places, products, tokens, zero
+from .images import Features, check_images, places, products, tokens, zero
 
 
 class ConditionedLayer(nn.Module):
@@ -54,11 +58,13 @@ class DiT(nn.Module):
     width, depth, heads
         Features of a token (a multiple of 4), layers, attention heads.
     classes
-        Number of classes of the keyword condition ``label`` (see `embeddings.Label`), 0 for none.
+        Number of classes of the keyword condition ``label``, 0 for none: short for ``{"label": Label(classes, dropout=None)}``.
     out_channels
         Channels returned, `channels` by default; twice as many for learned variances.
     mixed
         Form products in bfloat16; weights, and what is returned, stay as they are.
+    conditions
+        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Channels(1)}``.
 
     Raises
     ------
@@ -83,6 +89,7 @@ class DiT(nn.Module):
         classes: int = 0,
         out_channels: int | None = None,
         mixed: bool = False,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> None:
         super().__init__()
         if out_channels is not None:
@@ -94,8 +101,9 @@ class DiT(nn.Module):
             )
         self.channels, self.patch, self.width, self.depth, self.heads = channels, patch, width, depth, heads
         self.classes, self.out_channels, self.mixed = classes, out_channels, mixed
-        self.condition = Condition(width, classes)
-        self.first = nn.Linear(channels * patch**2, width)
+        self.conditions = conditions
+        self.condition = Features(width, declare(conditions, classes))
+        self.first = nn.Linear((channels + self.condition.given.extra) * patch**2, width)
         self.place = Sinusoidal(width // 2, slowest=1e-2 * math.pi, fastest=math.pi / 2)
         self.layers = nn.ModuleList(ConditionedLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -107,22 +115,33 @@ class DiT(nn.Module):
 
     @classmethod
     def small(
-        cls, channels: int, size: int, classes: int = 0, out_channels: int | None = None, mixed: bool = False
+        cls,
+        channels: int,
+        size: int,
+        classes: int = 0,
+        out_channels: int | None = None,
+        mixed: bool = False,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> DiT:
         """Build a network of about 1.9 million parameters for images of side `size`; at most 64 tokens where patches of 4
         tile them.
         """
         patch = next(p for p in (4, 2, 1) if size % p == 0 and size >= 4 * p)
-        return cls(channels, patch, classes=classes, out_channels=out_channels, mixed=mixed)
+        return cls(channels, patch, classes=classes, out_channels=out_channels, mixed=mixed, conditions=conditions)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions that the network takes."""
+        return self.condition.given.kinds
+
+    def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
         """Map images `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to images ``(B, out_channels, H,
         W)``.
 
         Raises
         ------
         ValueError
-            If `x` is not ``(B, channels, H, W)``, patches do not tile it, or labels do not fit.
+            If `x` is not ``(B, channels, H, W)``, patches do not tile it, or conditions do not fit.
         """
         check_images(x, self.channels)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
@@ -130,9 +149,10 @@ class DiT(nn.Module):
                 f"x has shape {tuple(x.shape)}; patch = {self.patch} must divide height and width. Pad the images, or "
                 "construct the network with another patch."
             )
-        e = self.condition(level, label, x)[:, None]
+        e, seen = self.condition(level, x, cond)
+        e = e[:, None]
         with products(x, self.mixed):
-            patches = F.pixel_unshuffle(x, self.patch)
+            patches = F.pixel_unshuffle(seen, self.patch)
             h = self.first(tokens(patches)) + self._places(patches)
             for layer in self.layers:
                 h = layer(h, e)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fourier", "Frequencies", "Label", "Sinusoidal"]
+__all__ = ["Fourier", "Frequencies", "Sinusoidal"]
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_number
-from ..conditions import check_labels
 
 
 class Frequencies(nn.Module):
@@ -94,37 +93,3 @@ class Fourier(Frequencies):
             raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
         self.dim, self.scale = dim, check_number("scale", scale, above=0)
         self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
-
-
-class Label(nn.Module):
-    """A learned embedding of class labels, with one more vector for no label.
-
-    The null condition is written as the label ``-1``, or by leaving the condition out.
-
-    Parameters
-    ----------
-    classes
-        Number of classes; labels run from 0.
-    dim
-        Number of features.
-    """
-
-    def __init__(self, classes: int, dim: int) -> None:
-        super().__init__()
-        self.classes, self.dim = classes, dim
-        self.table = nn.Embedding(classes + 1, dim)
-
-    def forward(self, label: Tensor | None, n: int) -> Tensor:
-        """Return features ``(n, dim)`` of labels ``(n,)`` or ``()``, or of no label, None.
-
-        Raises
-        ------
-        TypeError
-            If labels are not whole numbers.
-        ValueError
-            If they are not one per row; or, on a CPU, not in ``[-1, classes)``, which an accelerator refuses by itself.
-        """
-        if label is None:
-            label = torch.full((n,), -1, device=self.table.weight.device)
-        label = check_labels(label, n, self.classes, -1)
-        return self.table(label.to(self.table.weight.device, non_blocking=True).expand(n) + 1)

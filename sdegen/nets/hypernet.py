@@ -4,10 +4,16 @@ from __future__ import annotations
 
 __all__ = ["HyperMLP"]
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..conditions import Condition
+from .conditions import declare
 from .embeddings import Sinusoidal
+from .entries import Conditioning
 from .mlp import flatten_states, reshape_output
 
 
@@ -26,35 +32,52 @@ class HyperMLP(nn.Module):
         Hidden units, and number of hidden layers.
     rank
         Matrices mixed in each layer.
+    conditions
+        What the network is conditioned on, by name (`conditions.Condition`): the matrices depend on it as on the noise level.
 
     Raises
     ------
     ValueError
-        If a size is less than 1.
+        If a size is less than 1, or a condition has another grid or a name that cannot be.
     """
 
     @check_arguments
-    def __init__(self, dim: int, width: int = 96, depth: int = 4, rank: int = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int = 96,
+        depth: int = 4,
+        rank: int = 4,
+        conditions: Mapping[str, Condition] | None = None,
+    ) -> None:
         super().__init__()
         if min(dim, width, depth, rank) < 1:
             raise ValueError(f"dim = {dim}, width = {width}, depth = {depth}, rank = {rank}: give positive sizes.")
-        self.dim, self.width, self.depth, self.rank = dim, width, depth, rank
+        self.dim, self.width, self.depth, self.rank, self.conditions = dim, width, depth, rank, conditions
         self.embedding = Sinusoidal()
         self.hyper = nn.Sequential(
             nn.Linear(self.embedding.dim, width), nn.SiLU(), nn.Linear(width, depth * (rank + 2 * width))
         )
-        self.first = nn.Linear(dim, width)
+        self.given = Conditioning(declare(conditions), width, sides=1)
+        self.first = nn.Linear(dim * (1 + self.given.extra), width)
         self.layers = nn.ModuleList(nn.Linear(width, width * rank, bias=False) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions that the network takes."""
+        return self.given.kinds
+
+    def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
-        written = self.hyper(self.embedding(level).to(x.dtype)).reshape(len(level), self.depth, -1)
+        states = flatten_states(x, self.dim)[:, None]
+        e, states = self.given(self.hyper[0](self.embedding(level).to(x.dtype)), states, cond)
+        written = self.hyper[1:](e).reshape(len(e), self.depth, -1)
         mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
-        h = self.first(flatten_states(x, self.dim))
+        h = self.first(states.flatten(1))
         for i, layer in enumerate(self.layers):
             each = layer(self.act(h)).reshape(len(x), self.rank, self.width)
             moved = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)

@@ -1,42 +1,46 @@
-"""Parts that networks on images ``(B, C, H, W)`` share: padding, memory layout, and the embedding of noise level and label."""
+"""Parts that networks on images ``(B, C, H, W)`` share: padding, memory layout, features of noise level and conditions."""
 
 from __future__ import annotations
 
-__all__ = ["Condition", "channels_last", "check_images", "pad_to_multiple", "places", "products", "tokens", "zero"]
+__all__ = ["Features", "channels_last", "check_images", "pad_to_multiple", "places", "products", "tokens", "zero"]
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embeddings import Label, Sinusoidal
-from .mlp import add_label
+from ..conditions import Condition
+from .embeddings import Sinusoidal
+from .entries import Conditioning
 
 
-class Condition(nn.Module):
-    """The sum of an embedding of the noise level and one of the label.
+class Features(nn.Module):
+    """The sum of an embedding of the noise level and those of the conditions; those on the grid become channels of the images.
 
     Parameters
     ----------
     features
         The number of features.
-    classes
-        Number of classes (see `embeddings.Label`), 0 for none.
+    kinds
+        The conditions by name.
     """
 
-    def __init__(self, features: int, classes: int) -> None:
+    def __init__(self, features: int, kinds: Mapping[str, Condition]) -> None:
         super().__init__()
         self.embedding = Sinusoidal()
         self.level = nn.Sequential(nn.Linear(self.embedding.dim, features), nn.SiLU(), nn.Linear(features, features))
-        self.label = Label(classes, features) if classes else None
+        self.given = Conditioning(kinds, features, sides=2)
         self.act = nn.SiLU()
 
-    def forward(self, level: Tensor, label: Tensor | None, x: Tensor) -> Tensor:
-        """Return features ``(n, features)`` of levels ``(n,)`` and labels ``(n,)``, in the dtype of the `n` images `x`; ``(1,
-        features)`` where all share both.
+    def forward(self, level: Tensor, x: Tensor, cond: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return features ``(n, features)`` of levels ``(n,)`` and conditions, in the dtype of the `n` images `x`, or ``(1,
+        features)`` where all share both; and the images with the channels of conditions.
         """
-        return self.act(add_label(self.label, self.level(self.embedding(level).to(x.dtype)), label, len(x)))
+        e, x = self.given(self.level(self.embedding(level).to(x.dtype)), x, cond)
+        return self.act(e), x
 
 
 def check_images(x: Tensor, channels: int) -> None:

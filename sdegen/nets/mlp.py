@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["MLP", "ResidualLayer", "add_label", "flatten_states", "reshape_output"]
+__all__ = ["MLP", "ResidualLayer", "flatten_states", "reshape_output"]
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
-from .embeddings import Label, Sinusoidal
+from ..conditions import Condition
+from .conditions import declare
+from .embeddings import Sinusoidal
+from .entries import Conditioning
 
 
 class ResidualLayer(nn.Module):
@@ -52,16 +56,18 @@ class MLP(nn.Module):
     out
         Coordinates returned, `dim` by default; twice `dim` for learned variances.
     classes
-        Number of classes of the keyword condition ``label`` (see `embeddings.Label`), 0 for none.
+        Number of classes of the keyword condition ``label``, 0 for none: short for ``{"label": Label(classes, dropout=None)}``.
     embedding
         The embedding of the noise level; `Sinusoidal` by default.
     residual
         Add each block to its input.
+    conditions
+        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"theta": Vector(3)}``.
 
     Raises
     ------
     ValueError
-        If a size is less than 1, or `classes` is negative.
+        If a size is less than 1, `classes` is negative, or a condition has another grid or a name that cannot be.
     """
 
     @check_arguments
@@ -74,6 +80,7 @@ class MLP(nn.Module):
         classes: int = 0,
         embedding: Any = None,
         residual: bool = True,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> None:
         super().__init__()
         if embedding is not None:
@@ -85,25 +92,29 @@ class MLP(nn.Module):
                 f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes."
             )
         self.dim, self.width, self.depth, self.out, self.classes = dim, width, depth, out, classes
-        self.residual = residual
+        self.residual, self.conditions = residual, conditions
         self.embedding = Sinusoidal() if embedding is None else embedding
         self.level = nn.Sequential(nn.Linear(self.embedding.dim, width), nn.SiLU())
-        self.label = Label(classes, width) if classes else None
-        self.first = nn.Linear(dim, width)
+        self.given = Conditioning(declare(conditions, classes), width, sides=1)
+        self.first = nn.Linear(dim * (1 + self.given.extra), width)
         self.blocks = nn.ModuleList(ResidualLayer(width, width, residual) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim if out is None else out)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions that the network takes."""
+        return self.given.kinds
+
+    def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
         """Map states `x` and the noise level ``(B,)``, or ``(1,)`` where all rows share it, to the shape of `x`, ``(B,
         *)``.
         """
-        e = self.level(self.embedding(level).to(x.dtype))
-        if self.label is not None or label is not None:
-            e = add_label(self.label, e, label, len(x))
-        h = self.first(flatten_states(x, self.dim))
+        states = flatten_states(x, self.dim)[:, None]
+        e, states = self.given(self.level(self.embedding(level).to(x.dtype)), states, cond)
+        h = self.first(states.flatten(1))
         for block in self.blocks:
             h = block(h, e)
         return reshape_output(self.last(self.act(h)), x)
@@ -123,21 +134,6 @@ def flatten_states(x: Tensor, dim: int) -> Tensor:
             f"x has shape {tuple(x.shape)}, the network takes dim = {dim} coordinates; construct it with dim={rows.shape[1]}."
         )
     return rows
-
-
-def add_label(table: Label | None, e: Tensor, label: Tensor | None, n: int) -> Tensor:
-    """Add the features of `n` labels to features, and return the sum.
-
-    Raises
-    ------
-    ValueError
-        If a label is given to a network without classes.
-    """
-    if table is None:
-        if label is not None:
-            raise ValueError("a label was given to a network without classes; construct it with classes=N.")
-        return e
-    return e + table(label, n)
 
 
 def reshape_output(out: Tensor, x: Tensor) -> Tensor:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 __all__ = ["AttentionLayer", "CoordinateTransformer"]
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..conditions import Condition
+from .conditions import declare
 from .embeddings import Sinusoidal
+from .entries import Conditioning
 from .mlp import flatten_states, reshape_output
 
 
@@ -47,36 +53,52 @@ class CoordinateTransformer(nn.Module):
         Coordinates of a state.
     width, depth, heads
         Features of a token, layers, attention heads.
+    conditions
+        What the network is conditioned on, by name (`conditions.Condition`): it joins the token of the noise level, or those of
+        the coordinates.
 
     Raises
     ------
     ValueError
-        If a size is less than 1, or `heads` does not divide `width`.
+        If a size is less than 1, `heads` does not divide `width`, or a condition has another grid or a name that cannot be.
     """
 
     @check_arguments
-    def __init__(self, dim: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        conditions: Mapping[str, Condition] | None = None,
+    ) -> None:
         super().__init__()
         if min(dim, width, depth, heads) < 1 or width % heads:
             raise ValueError(
                 f"dim = {dim}, width = {width}, depth = {depth}, heads = {heads}: heads must divide width."
             )
-        self.dim, self.width, self.depth, self.heads = dim, width, depth, heads
+        self.dim, self.width, self.depth, self.heads, self.conditions = dim, width, depth, heads, conditions
         self.embedding = Sinusoidal()
         self.coordinate = Sinusoidal(32, slowest=0.5, fastest=8.0)
         self.level = nn.Linear(self.embedding.dim, width)
-        self.value = nn.Linear(self.coordinate.dim + 1, width)
+        self.given = Conditioning(declare(conditions), width, sides=1)
+        self.value = nn.Linear(self.coordinate.dim + 1 + self.given.extra, width)
         self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
         self.layers = nn.Sequential(*(AttentionLayer(width, heads) for _ in range(depth)))
         self.last = nn.Linear(width, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions that the network takes."""
+        return self.given.kinds
+
+    def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         states = flatten_states(x, self.dim)
         features = self.coordinate(states.reshape(-1)).to(x.dtype).reshape(len(x), self.dim, -1)
-        tokens = self.value(torch.cat([features, states[..., None]], 2))
-        level_token = self.level(self.embedding(level).to(x.dtype))[:, None].expand(len(x), 1, -1)
-        tokens = torch.cat([tokens, level_token], 1) + self.place
+        e, states = self.given(self.level(self.embedding(level).to(x.dtype)), states[:, None], cond)
+        tokens = self.value(torch.cat([features, states.mT], 2))
+        tokens = torch.cat([tokens, e[:, None].expand(len(x), 1, -1)], 1) + self.place
         return reshape_output(self.last(self.layers(tokens)[:, : self.dim])[..., 0], x)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["UNet", "shortest"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..conditions import Condition
 from .blocks import Block, Norm
-from .images import Condition, channels_last, check_images, pad_to_multiple, products, zero
+from .conditions import declare
+from .images import Features, channels_last, check_images, pad_to_multiple, products, zero
 
 
 class UNet(nn.Module):
@@ -43,7 +46,7 @@ class UNet(nn.Module):
         Side of the squares of pixels that become channels of one place at the start (space to depth): 2 saves three
         quarters of the work.
     classes
-        Number of classes of the keyword condition ``label`` (see `embeddings.Label`), 0 for none.
+        Number of classes of the keyword condition ``label``, 0 for none: short for ``{"label": Label(classes, dropout=None)}``.
     out_channels
         Channels returned, `channels` by default; twice as many for learned variances.
     dropout
@@ -51,6 +54,8 @@ class UNet(nn.Module):
     mixed
         Form products in bfloat16, three times as fast on CPUs with AMX (see ``benchmarks/train_speed.py``) and much slower
         on those without AVX-512; weights, and what is returned, stay as they are.
+    conditions
+        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Channels(1)}``.
 
     Raises
     ------
@@ -77,6 +82,7 @@ class UNet(nn.Module):
         out_channels: int | None = None,
         dropout: float = 0.0,
         mixed: bool = False,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> None:
         super().__init__()
         check_count("heads", heads), check_number("dropout", dropout, at_least=0, below=1)
@@ -93,8 +99,9 @@ class UNet(nn.Module):
         self.heads, self.patch, self.classes, self.out_channels = heads, patch, classes, out_channels
         self.dropout, self.mixed = dropout, mixed
         features = 2 * widths[0]
-        self.condition = Condition(features, classes)
-        self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.conditions = conditions
+        self.condition = Features(features, declare(conditions, classes))
+        self.first = nn.Conv2d((channels + self.condition.given.extra) * patch**2, widths[0], 3, padding=1)
 
         def path(inner: int, skip: int, level: int) -> nn.ModuleList:
             """Build the blocks of one level; each but the first has its width as input, and all see `skip` channels more."""
@@ -120,12 +127,21 @@ class UNet(nn.Module):
         classes: int = 0,
         out_channels: int | None = None,
         mixed: bool = False,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> UNet:
         """Build a network of about 1.8 million parameters for images of side `size`, or height and width, such as digits; in
         patches of 2 from 16 on.
         """
         patch = 2 if shortest(size) >= 16 else 1
-        return cls(channels, (96, 128), patch=patch, classes=classes, out_channels=out_channels, mixed=mixed)
+        return cls(
+            channels,
+            (96, 128),
+            patch=patch,
+            classes=classes,
+            out_channels=out_channels,
+            mixed=mixed,
+            conditions=conditions,
+        )
 
     @classmethod
     def large(
@@ -135,26 +151,32 @@ class UNet(nn.Module):
         classes: int = 0,
         out_channels: int | None = None,
         mixed: bool = False,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> UNet:
         """Build a network of about 35 million parameters for images of side `size`, or height and width; in patches of 2 from
         64 on.
         """
         patch = 2 if shortest(size) >= 64 else 1
         widths = (128, 256, 256, 384)
-        return cls(channels, widths, 2, (1,), 4, patch, classes, out_channels, dropout=0.1, mixed=mixed)
+        return cls(channels, widths, 2, (1,), 4, patch, classes, out_channels, 0.1, mixed, conditions)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions that the network takes."""
+        return self.condition.given.kinds
+
+    def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
         """Map images `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to images ``(B, out_channels, H,
         W)``.
 
         Raises
         ------
         ValueError
-            If `x` is not ``(B, channels, H, W)``, or labels do not fit.
+            If `x` is not ``(B, channels, H, W)``, or conditions do not fit.
         """
         check_images(x, self.channels)
-        e = self.condition(level, label, x)
-        whole = pad_to_multiple(x, self.patch * 2 ** (len(self.widths) - 1))
+        e, seen = self.condition(level, x, cond)
+        whole = pad_to_multiple(seen, self.patch * 2 ** (len(self.widths) - 1))
         with products(x, self.mixed):
             out = self._paths(F.pixel_unshuffle(whole, self.patch), e).to(x.dtype)
         return F.pixel_shuffle(out, self.patch)[:, :, : x.shape[2], : x.shape[3]].contiguous()

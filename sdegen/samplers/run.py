@@ -139,7 +139,7 @@ def sample(
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     check_batch(batch)
-    check_conditions(cond)
+    check_conditions(model, cond)
     if part is not None and seed is None and generator is None:
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..answers import check_answer
 from ..checks import check_count, check_tensor
-from ..data.parts import has_rows, part_of
+from ..conditions import has_rows
+from ..data.parts import part_of
 from ..dense import check_dense
 from ..laws.coordinates import check_domain
 from ..laws.mixtures import Moments
@@ -49,16 +50,18 @@ def check_sampler_given(steps: int | None, sampler: Sampler | None) -> None:
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
 
 
-def check_conditions(cond: dict[str, Any]) -> None:
-    """Refuse conditions that are not finite, of which a model might make samples all the same.
+def check_conditions(model: ScoreModel, cond: dict[str, Any]) -> None:
+    """Refuse conditions that are not finite, of which a model might make samples all the same; where a network declares what they
+    are, that has been done.
 
     Raises
     ------
     ValueError
         Naming the condition.
     """
+    kinds = model.conditions.kinds
     for name, value in cond.items():
-        if isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
+        if name not in kinds and isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
 
 

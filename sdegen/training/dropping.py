@@ -5,12 +5,13 @@ from __future__ import annotations
 __all__ = ["DOORS", "Drop", "check_taken"]
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..conditions import Condition
 from ..data import Batch
 from ..guidance.twisted import twisted_smc
 from ..likelihood.bits import bits_per_dim
@@ -35,7 +36,8 @@ DOORS = (
 
 
 class Drop:
-    """Condition dropout for classifier-free guidance: each row of a batch loses all its conditions with probability `p`.
+    """Condition dropout for classifier-free guidance: each row of a batch loses all its conditions with probability `p`, and each
+    of those that a network declares with a probability of its own, independently.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
 
@@ -44,43 +46,74 @@ class Drop:
     p
         The probability.
     null
-        What a lost condition becomes, by name: a number, or a tensor of the shape of one row. Those it does not name are
-        never lost. By default ``{"label": -1}``.
+        What a condition becomes that is lost with all others, by name: a number, or a tensor of the shape of one row. Those it
+        does not name are never lost so. By default the nulls of those declared that may be lost, and ``{"label": -1}`` where a
+        network declares none.
     cond
         The conditions of the data, one row a datum.
+    kinds
+        What the network declares, by name; None for nothing.
 
     Raises
     ------
     ValueError
-        If `p` is no probability, or `null` names what the data has not, or a value that is none of its condition's.
+        If `p` is no probability, or `null` names what the data has not, what is never lost, or a value that is none of its
+        condition's.
     """
 
-    def __init__(self, p: float, null: dict[str, Any] | None, cond: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        p: float,
+        null: dict[str, Any] | None,
+        cond: dict[str, Tensor],
+        kinds: Mapping[str, Condition] | None = None,
+    ) -> None:
+        kinds = kinds or {}
         if not 0 <= p <= 1:
             raise ValueError(f"p_uncond = {p}; it must be a probability.")
-        self.p, self.null = p, {"label": -1} if null is None else null
-        missing = sorted(self.null.keys() - cond.keys())
-        if p and (missing or not self.null):
-            raise ValueError(
-                f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(cond)}; name those to lose and "
-                "their null values: null={name: value}."
-                if missing
-                else f"p_uncond = {p}, but null is empty; name the conditions to lose: null={{name: value}}."
-            )
-        for name in self.null if p else ():
-            _check_null(name, torch.as_tensor(self.null[name]), cond[name])
+        nulls = {name: kind.null for name, kind in kinds.items() if name in cond and not kind.needed}
+        together = (nulls if kinds else {"label": -1}) if null is None else null
+        if p:
+            _check_together(p, together, cond, kinds)
+        lost = [(together, p), *(({name: value}, kinds[name].dropout or 0.0) for name, value in nulls.items())]
+        self.lost = [(names, chance) for names, chance in lost if chance]
+        for names, _ in self.lost:
+            for name, value in names.items():
+                _check_null(name, torch.as_tensor(value), cond[name])
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Drop conditions of a batch at random, and return it."""
-        lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < self.p
-        cond = {name: self._without(name, value, lost) for name, value in batch.cond.items()}
+        cond = dict(batch.cond)
+        for names, chance in self.lost:
+            lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < chance
+            cond |= {name: _without(cond[name], null, lost) for name, null in names.items()}
         return Batch(batch.x, cond)
 
-    def _without(self, name: str, value: Tensor, lost: Tensor) -> Tensor:
-        if name not in self.null:
-            return value
-        rows = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1))
-        return torch.where(rows, torch.as_tensor(self.null[name]).to(value, non_blocking=True), value)
+
+def _check_together(p: float, null: dict[str, Any], cond: dict[str, Tensor], kinds: Mapping[str, Condition]) -> None:
+    """Refuse to lose together what the data has not, what is never lost, or nothing."""
+    for name in null:
+        if name in kinds and kinds[name].needed:
+            raise ValueError(
+                f"p_uncond = {p}, but the network declares {name} as never lost; declare it with dropout=None, or with a "
+                "probability of its own."
+            )
+    missing = sorted(null.keys() - cond.keys())
+    if missing or not null:
+        raise ValueError(
+            f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(cond)}; name those to lose and "
+            "their null values: null={name: value}."
+            if missing
+            else f"p_uncond = {p}, but null is empty; name the conditions to lose: null={{name: value}}."
+        )
+
+
+def _without(value: Tensor, null: Any, lost: Tensor) -> Tensor:
+    """Return a condition with its null in the rows that have lost it."""
+    rows, null = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
+    if null.isnan().any():  # whole numbers of a vector or a mask
+        value = value if value.is_floating_point() else value.to(null.dtype)
+    return torch.where(rows, null.to(value, non_blocking=True), value)
 
 
 def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:
@@ -95,6 +128,7 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
     """
     if isinstance(model, ScoreModel):
         _check_names(objective, model, cond)
+        _check_declared(model, cond)
     parameters = inspect.signature(objective).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -124,6 +158,24 @@ def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict
             )
 
 
+def _check_declared(model: ScoreModel, cond: dict[str, Tensor]) -> None:
+    """Refuse data without a condition that the network is never without, and values that are none of what it declares."""
+    kinds = model.conditions.kinds
+    for name, kind in kinds.items():
+        if name in cond:
+            value = kind.read(name, cond[name])
+            kind.has_rows(name, value, len(value))
+            if value.ndim == kind.ndim:
+                raise ValueError(
+                    f"the condition {name!r} of the data has shape {tuple(value.shape)}; give {kind.what}, one for each datum."
+                )
+        elif kind.needed:
+            raise TypeError(
+                f"the data has no condition {name!r}, which the network is never without; give it in (x, {{{name!r}: ...}}), or "
+                "declare it with a dropout."
+            )
+
+
 def _check_null(name: str, null: Tensor, value: Tensor) -> None:
     """Refuse a null value that a condition cannot take: it would become another, or spread over the rows."""
     if null.shape not in ((), value.shape[1:]):
@@ -131,7 +183,11 @@ def _check_null(name: str, null: Tensor, value: Tensor) -> None:
             f"null[{name!r}] has shape {tuple(null.shape)}, a row of the condition {tuple(value.shape[1:])}; give a number, or "
             "a tensor of the shape of one row."
         )
-    if not value.is_floating_point() and not torch.equal(null.to(value.dtype).to(null.dtype), null):
+    if (
+        not value.is_floating_point()
+        and not null.isnan().any()
+        and not torch.equal(null.to(value.dtype).to(null.dtype), null)
+    ):
         raise ValueError(
             f"null[{name!r}] = {null.tolist()} is no {value.dtype}, which the condition is; convert the condition to a dtype "
             "that holds it, such as torch.long."

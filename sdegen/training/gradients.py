@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..answers import check_answer
+from ..conditions import conditions_of, has_rows
 from ..data import Batch
-from ..data.parts import has_rows, part_of
+from ..data.parts import part_of
 from .copies import FloatCopies
 from .finite import NonFiniteLoss
 from .workers import Processes
@@ -137,6 +138,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
         If it is asked about another number of rows, which then are not those of the batch.
     """
     whole, own = net.forward, net.__dict__.get("forward")
+    taken = conditions_of(net)
     own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point() and p.dtype.itemsize <= 2), None)
 
     def forward(x: Tensor, /, *args: Any, **cond: Any) -> Any:
@@ -155,7 +157,8 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
         ):  # of half precision, and not called as such by its model already
             given = tuple(v.to(own_dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in given)
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
-            out = whole(*given, **{name: pick(value) for name, value in cond.items()})
+            named = taken.with_rows(cond, size)
+            out = whole(*given, **{name: value[rows] if name in named else value for name, value in cond.items()})
         return tuple(placed(part.to(x.dtype)) for part in out) if isinstance(out, tuple) else placed(out.to(x.dtype))
 
     def placed(out: Tensor) -> Tensor:

@@ -55,8 +55,9 @@ def fit(
         spread from then on (`Trainable.measure`).
     data
         A law, a tensor, ``(x, cond)``, a `Dataset`, images (`data.Source`), or an iterable of batches such as a `DataLoader`
-        (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``. The null condition
-        is the label -1.
+        (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``. What data
+        are without one the network learns where training loses it: by the probability that `nets.Label` and the like declare for
+        each, or all at once by ``p_uncond``.
     settings
         What the weights depend on; the default ones if none are given.
     validation, validate_every
@@ -180,7 +181,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
                 break
             rate = settings.rate(run.steps, done)
             batch = next(batches)
-            if training.drop.p:
+            if training.drop.lost:
                 batch = training.drop(batch, training.generator)
             # Once the number of threads is known, a step saves the call.
             with training.threads.timed() if training.threads.number is None else nullcontext():

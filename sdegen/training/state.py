@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_count, check_kind
+from ..conditions import NONE
 from ..data import Batch
 from ..data.fingerprint import tolerance
 from ..data.source import Source
@@ -25,6 +26,7 @@ from ..laws.mixtures import Moments
 from ..metrics.estimate import Estimate
 from ..models.network import Trainable
 from ..models.score import ScoreModel
+from ..nets.entries import measure_conditions
 from ..processes.scalar import is_scalar
 from ..samplers.defaults import draws_images, nearest
 from ..samplers.profiles import DRAWS, FEWEST, LEVELS, measure_profile
@@ -103,7 +105,8 @@ class Training:
         self.settings, self.run = settings, Run(settings=settings, model=model)
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
         self.source = self.batches_of(data)
-        self.drop = Drop(settings.p_uncond, settings.null, self.source.cond)
+        taken = model.conditions if isinstance(model, ScoreModel) else NONE
+        self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, taken.kinds)
         raw = self.source.moments(self.generator)
         self.moments = self._in_coordinates(raw)
         self.processes.share(model)
@@ -131,8 +134,10 @@ class Training:
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
         # only now: a model that is refused stays as it was
-        if kept is None and isinstance(model, Calibrated):
-            model.measure(self.moments)
+        if kept is None:
+            if isinstance(model, Calibrated):
+                model.measure(self.moments)
+            measure_conditions(model, self.source.few)
         cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)

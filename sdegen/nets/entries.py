@@ -1,0 +1,278 @@
+"""Modules by which conditions enter a network, and `Conditioning`, which holds those of one.
+
+Each is called as ``entry(value, e, x)``, with a row for each datum or one for all, or None where the condition is lost, and
+returns features of the noise level ``(n, features)`` and states ``(n, C, *grid)`` with what the condition says.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChannelEntry",
+    "ConditionUnits",
+    "Conditioning",
+    "LabelEntry",
+    "SetEntry",
+    "VectorEntry",
+    "measure_conditions",
+]
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditions import Condition
+
+ROWS = 1024  # of a batch that units are taken of
+
+
+class LabelEntry(nn.Module):
+    """A learned vector for each class, and one for none, added to the features of the noise level.
+
+    Parameters
+    ----------
+    classes, features
+        Number of classes, and of features.
+    """
+
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.table = nn.Embedding(classes + 1, features)
+
+    def forward(self, label: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the vectors of labels, ``(n,)`` or ``(1,)``, to features ``(n, features)`` or ``(1, features)``."""
+        weight = self.table.weight
+        if label is None:
+            return e + weight[:1], x
+        return e + self.table(label.to(weight.device, non_blocking=True) + 1), x
+
+
+class ConditionUnits(nn.Module):
+    """Units in which the numbers of a condition have mean 0 and standard deviation 1, once `measure` was told of some.
+
+    Parameters
+    ----------
+    size
+        How many numbers have units of their own.
+    axis
+        Their axis, counted from the last.
+    """
+
+    mean: Tensor
+    std: Tensor
+    measured: Tensor
+
+    def __init__(self, size: int, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("measured", torch.tensor(False))
+
+    def measure(self, values: Iterable[Tensor]) -> None:
+        """Take the units of batches of values ``(B, *)``, if none are known; missing numbers have no say, and equal ones keep
+        their unit.
+        """
+        if self.measured:
+            return
+        rows = torch.cat([value.movedim(self.axis, 0).flatten(1).double() for value in values], 1)
+        there = ~rows.isnan()
+        number = there.sum(1).clamp_min(1)
+        mean = rows.nan_to_num().sum(1) / number
+        std = (torch.where(there, rows - mean[:, None], 0.0).square().sum(1) / number).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * mean.abs(), std, 1.0))
+        self.measured.fill_(True)
+
+    def forward(self, value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values in these units, 0 where they are missing, and where they are not: in the dtype of `like`."""
+        value = value.to(like.device, non_blocking=True)
+        there, over = ~value.isnan(), (..., *[None] * (-1 - self.axis))
+        known = ((value - self.mean[over]) / self.std[over]).masked_fill(~there, 0)
+        return known.to(like.dtype), there.to(like.dtype)
+
+
+class VectorEntry(nn.Module):
+    """Two layers on a vector in units of its spread, added to the features of the noise level; a learned vector for none.
+
+    Parameters
+    ----------
+    size, gaps
+        As for `Vector`.
+    features
+        The number of features.
+    """
+
+    def __init__(self, size: int, gaps: bool, features: int) -> None:
+        super().__init__()
+        self.gaps, self.units = gaps, ConditionUnits(size, -1)
+        inner = nn.Linear(size * (1 + gaps), features)
+        self.layers = nn.Sequential(inner, nn.SiLU(), nn.Linear(features, features))
+        self.null = nn.Parameter(torch.zeros(features))
+
+    def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; those without any number add the null."""
+        if value is None:
+            return e + self.null, x
+        known, there = self.units(value, self.null)
+        said = self.layers(torch.cat([known, there], 1) if self.gaps else known)
+        lost = there.sum(1, keepdim=True) == 0
+        return e + torch.where(lost, self.null, said), x
+
+
+class SetEntry(nn.Module):
+    """Attention with a learned query over the elements of a set and one element that is always there; added to the features of
+    the noise level, together with the number of elements.
+
+    Parameters
+    ----------
+    size
+        Numbers of an element.
+    features
+        The number of features.
+    """
+
+    def __init__(self, size: int, features: int) -> None:
+        super().__init__()
+        self.units = ConditionUnits(size, -1)
+        self.heads = next(k for k in (4, 2, 1) if features % k == 0)
+        self.elements = nn.Sequential(nn.Linear(size, features), nn.SiLU(), nn.Linear(features, features))
+        self.always = nn.Parameter(torch.zeros(features))
+        self.keys, self.values = nn.Linear(features, self.heads), nn.Linear(features, features)
+        self.join = nn.Sequential(nn.Linear(features + 1, features), nn.SiLU(), nn.Linear(features, features))
+
+    def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what sets ``(n, number, size)`` or ``(1, number, size)`` say to features."""
+        if value is None:
+            value = self.units.mean.new_zeros(1, 0, len(self.units.mean))
+        known, there = self.units(value, self.always)
+        h = torch.cat([self.always.expand(len(known), 1, -1), self.elements(known)], 1)
+        there = torch.cat([there.new_ones(len(known), 1), there[:, :, 0]], 1)  # (n, 1 + number)
+        weights = self.keys(h).masked_fill(there[:, :, None] == 0, -torch.inf).softmax(1)  # (n, 1 + number, heads)
+        seen = self.values(h).unflatten(2, (self.heads, -1))
+        pooled = (weights[..., None] * seen).sum(1).flatten(1)
+        return e + self.join(torch.cat([pooled, there.sum(1, keepdim=True).log()], 1)), x
+
+
+class ChannelEntry(nn.Module):
+    """Further channels of the state: the condition in units of its spread, 0 where it is missing, and where it is not.
+
+    Parameters
+    ----------
+    channels, sides
+        As for `Channels`.
+    """
+
+    def __init__(self, channels: int, sides: int) -> None:
+        super().__init__()
+        self.channels, self.units = channels, ConditionUnits(channels, -1 - sides)
+
+    def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more.
+
+        Raises
+        ------
+        ValueError
+            If the grids differ.
+        """
+        n, grid = len(x), x.shape[2:]
+        if value is None:
+            return e, torch.cat([x, x.new_zeros(n, 2 * self.channels, *grid)], 1)
+        if value.shape[2:] != grid:
+            raise ValueError(
+                f"a condition is given on a grid of {tuple(value.shape[2:])}, the state on one of {tuple(grid)}; resize it."
+            )
+        both = torch.cat(self.units(value, x), 1)
+        return e, torch.cat([x, both.expand(n, *both.shape[1:])], 1)
+
+
+class Conditioning(nn.Module):
+    """The conditions of a network, which enter it one after the other.
+
+    Parameters
+    ----------
+    kinds
+        By name.
+    features
+        The number of features of the noise level.
+    sides
+        Sides of the grid of the network's states.
+
+    Attributes
+    ----------
+    extra
+        Channels that a state gets.
+
+    Raises
+    ------
+    ValueError
+        If one is on another grid.
+    """
+
+    def __init__(self, kinds: Mapping[str, Condition], features: int, sides: int) -> None:
+        super().__init__()
+        self.kinds, self.extra = dict(kinds), sum(kind.extra for kind in kinds.values())
+        for name, kind in kinds.items():
+            if kind.extra and kind.ndim != 1 + sides:
+                raise ValueError(
+                    f"{name} is {kind}, and the network's states have a grid of {sides} sides; give Channels(..., sides={sides})."
+                )
+        self.entries = nn.ModuleDict({f"{name}_": kind.entry(features) for name, kind in kinds.items()})
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether there are numbers whose units are not known."""
+        return any(isinstance(part, ConditionUnits) and not part.measured for part in self.modules())
+
+    def measure(self, seen: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take the units of the conditions' numbers from some batches, where none are known."""
+        for name in self.kinds:
+            units = getattr(self.entries[f"{name}_"], "units", None)
+            values = [cond[name] for cond in seen if name in cond]
+            if units is not None and values:
+                units.measure(values)
+
+    def forward(self, e: Tensor, x: Tensor, cond: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the features of the noise level and the states ``(n, C, *grid)`` with all that the conditions say.
+
+        Raises
+        ------
+        TypeError
+            If there is a condition of another name, or one is missing that training never lost.
+        ValueError
+            If a value has another shape.
+        """
+        for name in cond.keys() - self.kinds.keys():
+            if cond[name] is not None:
+                own = ", ".join(self.kinds) or "none"
+                raise TypeError(
+                    f"the network has no condition {name!r}, it was constructed with {own}; construct it with "
+                    f"conditions={{{name!r}: ...}}."
+                )
+        for name, kind in self.kinds.items():
+            value = cond.get(name)
+            if value is None and kind.needed:
+                raise TypeError(f"the network needs the condition {name!r}; pass {name}=....")
+            if value is not None:
+                value = kind.read(name, value, look=False)
+                value = value if kind.has_rows(name, value, len(x)) else value[None]
+            e, x = self.entries[f"{name}_"](value, e, x)
+        return e, x
+
+
+def measure_conditions(model: nn.Module, batches: Callable[[int], Iterable[Any]]) -> None:
+    """Give the numbers of conditions the units of some data, in all networks of a model that have none yet.
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    batches
+        Called with a number of rows, it gives a few batches of data whose conditions are ``batch.cond`` (`data.Source.few`).
+    """
+    asked = [part for part in model.modules() if isinstance(part, Conditioning) and part.unmeasured]
+    seen = [batch.cond for batch in batches(ROWS)] if asked else []
+    for part in asked:
+        part.measure(seen)
