@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = ["Rescaled", "RescaledGuidance", "check_share", "contrast"]
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class RescaledGuidance(CleanState, Extrapolated):
 
     Parameters
     ----------
-    model, scale, null, interval
+    model, scale, null, interval, drop
         As for `ClassifierFree`, which this is for ``rescale = 0``.
     rescale
         In [0, 1]; 1 gives the conditional model's standard deviation, and the paper's choice is 0.7.
@@ -39,6 +40,8 @@ class RescaledGuidance(CleanState, Extrapolated):
     ValueError
         If the interval is out of order, the scale not finite or `rescale` not in [0, 1]; and for data of one number, which have
         no standard deviation.
+    TypeError
+        As for `ClassifierFree`.
     """
 
     @check_arguments
@@ -49,9 +52,10 @@ class RescaledGuidance(CleanState, Extrapolated):
         rescale: float = 0.7,
         null: dict[str, Any] | None = None,
         interval: tuple[float, float] | None = None,
+        drop: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(model, Without(model, **(null or {})), scale, interval)
-        self.null = null
+        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        self.null, self.drop = null, drop
         self.rescale = check_share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = ["AffineExtrapolation", "Autoguidance", "ClassifierFree", "Extrapolated", "Without", "stack_estimate"]
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,28 +79,47 @@ def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, /, **cond: A
 
 
 class Without(Conditioned):
-    """A score model called with fixed conditions, whatever conditions the caller gives.
+    """A score model called with fixed conditions, whatever conditions the caller gives, or whatever is given of some.
 
     Parameters
     ----------
     model
         A score model.
+    drop
+        The names of the conditions that are not passed on; None for all.
     cond
-        The conditions it gets, by keyword; none for the model without condition.
+        The conditions it gets instead, by keyword; none for the model without condition.
+
+    Raises
+    ------
+    TypeError
+        If the model takes no such condition, or cannot go without one.
     """
 
-    def __init__(self, model: ScoreModel, /, **cond: Any) -> None:
+    def __init__(self, model: ScoreModel, drop: Sequence[str] | None = None, /, **cond: Any) -> None:
         super().__init__(model, **cond)
-        read_conditions(model, cond, type(self))
+        self.drop = None if drop is None else tuple(drop)
+        if drop is None:
+            read_conditions(model, cond, type(self))
+        for name in drop or ():
+            if not model.conditions.takes(name):
+                raise TypeError(f"drop has {name!r}, and {type(model).__name__} takes no condition of that name.")
+            if name in model.conditions.needed and name not in cond:
+                raise TypeError(
+                    f"drop has {name!r}, which {type(model).__name__} needs; train it without, as nets.Label(..., dropout=0.1) "
+                    "does, or give another value by null."
+                )
 
     @property
     def conditions(self) -> Conditions:
-        """Any: they are passed over."""
+        """Any: those dropped are passed over."""
         return ANY
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
-        """Return the fixed conditions."""
-        return self.cond
+        """Return the fixed conditions, and those of the call that are not dropped."""
+        if self.drop is None:
+            return self.cond
+        return {name: value for name, value in cond.items() if name not in self.drop} | self.cond
 
 
 class AffineExtrapolation(Extrapolated):
@@ -152,6 +171,10 @@ class ClassifierFree(AffineExtrapolation):
     model, 0 the unconditional one, more than 1 pushes away from it. With a *negative* condition for `null`, it pushes away
     from that: ``ClassifierFree(model, 2.0, null={"label": 3})``.
 
+    Of several conditions each can have a scale of its own,
+    ``ClassifierFree(ClassifierFree(model, v, drop=["b"]), w, drop=["a"])``, by four evaluations of the network. Where `a` and `b`
+    are independent given the state, it is ``s + w ∇ log p(a | x) + v ∇ log p(b | x)`` with the score `s` without both.
+
     Parameters
     ----------
     model
@@ -163,11 +186,15 @@ class ClassifierFree(AffineExtrapolation):
         The null conditions, passed in place of those given; by default all are left out.
     interval
         As for `Extrapolated`.
+    drop
+        The names of the conditions that guidance pushes along, such as ``["label"]``; all by default. Others hold for both.
 
     Raises
     ------
     ValueError
         If the interval is out of order, or the scale not finite.
+    TypeError
+        If the model takes no condition of a name, or one that is left out is needed.
     """
 
     @check_arguments
@@ -177,9 +204,10 @@ class ClassifierFree(AffineExtrapolation):
         scale: float,
         null: dict[str, Any] | None = None,
         interval: tuple[float, float] | None = None,
+        drop: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(model, Without(model, **(null or {})), scale, interval)
-        self.null = null
+        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        self.null, self.drop = null, drop
 
 
 class Autoguidance(AffineExtrapolation):

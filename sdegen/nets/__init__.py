@@ -5,7 +5,7 @@ Those of `plain` are told no level. What the others are conditioned on is declar
 (`conditions`).
 """
 
-from .conditions import Channels, Label, Set, Vector
+from .conditions import Fields, Label, Set, Vector
 from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
 from .hypernet import HyperMLP
@@ -17,7 +17,7 @@ from .unet import UNet
 
 __all__ = [
     "MLP",
-    "Channels",
+    "Fields",
     "Convolutional",
     "CoordinateTransformer",
     "DiT",

@@ -8,7 +8,7 @@ has lost, how sets of different numbers of elements share a tensor, and how gaps
 from __future__ import annotations
 
 __all__ = [
-    "Channels",
+    "Fields",
     "Label",
     "Set",
     "Vector",
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
 from ..conditions import Condition, check_labels, check_numbers
-from .entries import ChannelEntry, LabelEntry, SetEntry, VectorEntry
+from .entries import FieldEntry, LabelEntry, SetEntry, VectorEntry
 
 
 @check_arguments
@@ -165,7 +165,7 @@ class Set(Condition):
 
 @check_arguments
 @dataclass(frozen=True, repr=False)
-class Channels(Condition):
+class Fields(Condition):
     """A condition on the grid of the state, ``(channels, *grid)``: an image, a field, what is known of the state, or a mask.
 
     It becomes further channels of the state, and so do as many that tell where it is given.
@@ -215,9 +215,9 @@ class Channels(Condition):
         """Return values ``(channels, *grid)`` or ``(n, channels, *grid)``, checked."""
         return check_numbers(self, name, value, -1 - self.sides, self.channels, None if self.gaps else (), look)
 
-    def entry(self, features: int) -> ChannelEntry:
+    def entry(self, features: int) -> FieldEntry:
         """Return the module by which values enter a network."""
-        return ChannelEntry(self.channels, self.sides)
+        return FieldEntry(self.channels, self.sides)
 
 
 def declare(conditions: Mapping[str, Condition] | None, classes: int = 0) -> dict[str, Condition]:

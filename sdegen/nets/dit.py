@@ -64,7 +64,7 @@ class DiT(nn.Module):
     mixed
         Form products in bfloat16; weights, and what is returned, stay as they are.
     conditions
-        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Channels(1)}``.
+        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Fields(1)}``.
 
     Raises
     ------

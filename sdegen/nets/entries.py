@@ -7,7 +7,7 @@ returns features of the noise level ``(n, features)`` and states ``(n, C, *grid)
 from __future__ import annotations
 
 __all__ = [
-    "ChannelEntry",
+    "FieldEntry",
     "ConditionUnits",
     "Conditioning",
     "LabelEntry",
@@ -156,13 +156,13 @@ class SetEntry(nn.Module):
         return e + self.join(torch.cat([pooled, there.sum(1, keepdim=True).log()], 1)), x
 
 
-class ChannelEntry(nn.Module):
+class FieldEntry(nn.Module):
     """Further channels of the state: the condition in units of its spread, 0 where it is missing, and where it is not.
 
     Parameters
     ----------
     channels, sides
-        As for `Channels`.
+        As for `Fields`.
     """
 
     def __init__(self, channels: int, sides: int) -> None:
@@ -170,21 +170,9 @@ class ChannelEntry(nn.Module):
         self.channels, self.units = channels, ConditionUnits(channels, -1 - sides)
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more.
-
-        Raises
-        ------
-        ValueError
-            If the grids differ.
-        """
+        """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
         n, grid = len(x), x.shape[2:]
-        if value is None:
-            return e, torch.cat([x, x.new_zeros(n, 2 * self.channels, *grid)], 1)
-        if value.shape[2:] != grid:
-            raise ValueError(
-                f"a condition is given on a grid of {tuple(value.shape[2:])}, the state on one of {tuple(grid)}; resize it."
-            )
-        both = torch.cat(self.units(value, x), 1)
+        both = x.new_zeros(1, 2 * self.channels, *grid) if value is None else torch.cat(self.units(value, x), 1)
         return e, torch.cat([x, both.expand(n, *both.shape[1:])], 1)
 
 
@@ -217,7 +205,7 @@ class Conditioning(nn.Module):
         for name, kind in kinds.items():
             if kind.extra and kind.ndim != 1 + sides:
                 raise ValueError(
-                    f"{name} is {kind}, and the network's states have a grid of {sides} sides; give Channels(..., sides={sides})."
+                    f"{name} is {kind}, and the network's states have a grid of {sides} sides; give Fields(..., sides={sides})."
                 )
         self.entries = nn.ModuleDict({f"{name}_": kind.entry(features) for name, kind in kinds.items()})
 
@@ -257,6 +245,11 @@ class Conditioning(nn.Module):
                 raise TypeError(f"the network needs the condition {name!r}; pass {name}=....")
             if value is not None:
                 value = kind.read(name, value, look=False)
+                if kind.extra and value.shape[1 - kind.ndim :] != x.shape[2:]:
+                    raise ValueError(
+                        f"{name} is given on a grid of {tuple(value.shape[1 - kind.ndim :])}, the state on one of "
+                        f"{tuple(x.shape[2:])}; resize it."
+                    )
                 value = value if kind.has_rows(name, value, len(x)) else value[None]
             e, x = self.entries[f"{name}_"](value, e, x)
         return e, x

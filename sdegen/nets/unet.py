@@ -55,7 +55,7 @@ class UNet(nn.Module):
         Form products in bfloat16, three times as fast on CPUs with AMX (see ``benchmarks/train_speed.py``) and much slower
         on those without AVX-512; weights, and what is returned, stay as they are.
     conditions
-        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Channels(1)}``.
+        What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Fields(1)}``.
 
     Raises
     ------

@@ -71,12 +71,12 @@ class Drop:
         kinds = kinds or {}
         if not 0 <= p <= 1:
             raise ValueError(f"p_uncond = {p}; it must be a probability.")
-        nulls = {name: kind.null for name, kind in kinds.items() if name in cond and not kind.needed}
+        nulls = {name: kind.null for name, kind in kinds.items() if not kind.needed}
         together = (nulls if kinds else {"label": -1}) if null is None else null
         if p:
             _check_together(p, together, cond, kinds)
-        lost = [(together, p), *(({name: value}, kinds[name].dropout or 0.0) for name, value in nulls.items())]
-        self.lost = [(names, chance) for names, chance in lost if chance]
+        own = [({name: value}, kinds[name].dropout or 0.0) for name, value in nulls.items() if name in cond]
+        self.lost = [(names, chance) for names, chance in ((together, p), *own) if chance]
         for names, _ in self.lost:
             for name, value in names.items():
                 _check_null(name, torch.as_tensor(value), cond[name])

@@ -105,8 +105,8 @@ class Training:
         self.settings, self.run = settings, Run(settings=settings, model=model)
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
         self.source = self.batches_of(data)
-        taken = model.conditions if isinstance(model, ScoreModel) else NONE
-        self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, taken.kinds)
+        kinds = (model.conditions if isinstance(model, ScoreModel) else NONE).kinds
+        self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, kinds)
         raw = self.source.moments(self.generator)
         self.moments = self._in_coordinates(raw)
         self.processes.share(model)
@@ -133,14 +133,17 @@ class Training:
             learned = [p for group in self.optimiser.param_groups for p in group["params"]]
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
-        # only now: a model that is refused stays as it was
         if kept is None:
-            if isinstance(model, Calibrated):
-                model.measure(self.moments)
-            measure_conditions(model, self.source.few)
+            self._measure()  # only now: a model that is refused stays as it was
         cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
+
+    def _measure(self) -> None:
+        """Tell the model in which units data and conditions have mean 0 and standard deviation 1."""
+        if isinstance(self.model, Calibrated):
+            self.model.measure(self.moments)
+        measure_conditions(self.model, self.source.few)
 
     def _in_coordinates(self, moments: Moments) -> Moments:
         """Return the moments that the process is to be told: those of the data, or of coordinates that it has them in."""

@@ -1,0 +1,372 @@
+"""Declared conditions: labels, vectors, sets and channels in every network, their rows, their nulls, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_conditions import RUNS
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import VP, Model, fit, guidance, nets, sample
+from sdegen.data import Batch
+from sdegen.guidance import measurements
+from sdegen.models import Conditioned
+from sdegen.nets import Fields, Label, Set, Vector
+from sdegen.nets.entries import ConditionUnits, SetEntry
+from sdegen.training.dropping import Drop
+
+N = 5
+RING = sdegen.data.gaussian_ring()
+SMALL: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
+    "MLP": (lambda **c: nets.MLP(2, width=8, depth=1, **c), (2,)),
+    "HyperMLP": (lambda **c: nets.HyperMLP(2, width=8, depth=1, rank=2, **c), (2,)),
+    "CoordinateTransformer": (lambda **c: nets.CoordinateTransformer(2, width=8, depth=1, heads=2, **c), (2,)),
+    "UNet": (lambda **c: nets.UNet(1, (8, 8), **c), (1, 5, 6)),
+    "DiT": (lambda **c: nets.DiT(1, width=8, depth=1, **c), (1, 4, 6)),
+}
+GAP = float("nan")
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """The network with weights that all have a say, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data = 0.4 * torch.randn(p.shape, generator=generator)
+    return net.double().eval()
+
+
+def values(kind: str, shape: tuple[int, ...], n: int = N) -> tuple[Any, Tensor]:
+    """A condition that may be lost, for states of a shape, and a value for each of `n` data."""
+    draws, grid = torch.Generator().manual_seed(1), (shape[1:] if len(shape) > 1 else shape)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(n, *sizes, dtype=torch.float64, generator=draws)
+
+    if kind == "label":
+        return Label(3, dropout=0.1), torch.arange(n) % 3
+    if kind == "vector":
+        return Vector(3, dropout=0.1), normal(3)
+    if kind == "gaps":
+        return Vector(3, gaps=True, dropout=0.1), normal(3).masked_fill(normal(3) > 0.5, GAP)
+    if kind == "set":
+        known = normal(4, 2)
+        known[0, 2:], known[1, :1] = GAP, GAP
+        return Set(2, dropout=0.1), known
+    if kind == "channels":
+        return Fields(2, len(grid), dropout=0.1), normal(2, *grid)
+    return Fields(1, len(grid), gaps=True, dropout=0.1), normal(1, *grid).masked_fill(normal(1, *grid) > 0.3, GAP)
+
+
+KINDS = ("label", "vector", "gaps", "set", "channels", "known")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_condition_reaches_its_own_row_and_none_is_its_null(name: str, kind: str) -> None:
+    make, shape = SMALL[name]
+    declared, value = values(kind, shape)
+    net = awake(make(conditions={"c": declared}))
+    x, level = torch.randn(N, *shape, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    together = net(x, level, c=value)
+    for i in range(N):
+        torch.testing.assert_close(net(x[i : i + 1], level, c=value[i])[0], together[i])  # one for all
+        torch.testing.assert_close(net(x[i : i + 1], level, c=value[i : i + 1])[0], together[i])
+    assert ((together - net(x, level, c=value.roll(1, 0))).abs().flatten(1).amax(1) > 1e-6).all()
+    null = torch.full_like(value, declared.null)
+    torch.testing.assert_close(net(x, level), net(x, level, c=null))
+    some = torch.where(torch.arange(N).reshape(-1, *[1] * (value.ndim - 1)) < 2, null, value)
+    torch.testing.assert_close(net(x, level, c=some)[:2], net(x, level)[:2])
+    torch.testing.assert_close(net(x, level, c=some)[2:], together[2:])
+    assert ((together - net(x, level)).abs().flatten(1).amax(1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", ["vector", "set", "channels"])
+@pytest.mark.parametrize("name", SMALL)
+def test_forward_derivatives_go_through_every_condition(name: str, kind: str) -> None:
+    make, shape = SMALL[name]
+    declared, value = values(kind, shape)
+    net = awake(make(conditions={"c": declared}))
+    x, v = torch.randn(2, N, *shape, dtype=torch.float64)
+    level = torch.zeros(1, dtype=torch.float64)
+    _, slope = torch.func.jvp(lambda u: net(u, level, c=value), (x,), (v,))
+    h = 1e-6
+    numeric = (net(x + h * v, level, c=value) - net(x - h * v, level, c=value)) / (2 * h)
+    torch.testing.assert_close(slope, numeric, rtol=1e-5, atol=1e-6)
+
+
+def test_several_conditions_come_together_in_every_network() -> None:
+    for make, shape in SMALL.values():
+        declared = {kind: values(kind, shape) for kind in KINDS}
+        net = awake(make(conditions={kind: one for kind, (one, _) in declared.items()}))
+        x, level = torch.randn(N, *shape, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        cond = {kind: value for kind, (_, value) in declared.items()}
+        whole = net(x, level, **cond)
+        for kind in KINDS:  # each has a say of its own
+            less = {k: v for k, v in cond.items() if k != kind}
+            assert ((net(x, level, **less) - whole).abs().flatten(1).amax(1) > 1e-7).all(), kind
+
+
+def test_classes_are_the_condition_label() -> None:
+    for name in ("MLP", "UNet", "DiT"):
+        make, shape = SMALL[name]
+        x, level, label = torch.randn(3, *shape, dtype=torch.float64), torch.zeros(1).double(), torch.tensor([0, -1, 2])
+        one, other = awake(make(classes=3)), awake(make(conditions={"label": Label(3, dropout=None)}))
+        assert torch.equal(one(x, level, label=label), other(x, level, label=label))
+
+
+# --- sets ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=4), room=st.integers(4, 6), seed=st.integers(0, 99))
+def test_sets_have_no_order_and_places_without_an_element_no_say(sizes: list[int], room: int, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    entry = awake(SetEntry(2, 8))
+    elements = [torch.randn(k, 2, dtype=torch.float64, generator=draws) for k in sizes]
+    ragged = torch.full((len(sizes), room, 2), GAP, dtype=torch.float64)
+    for row, own in zip(ragged, elements):
+        row[torch.randperm(room, generator=draws)[: len(own)]] = own
+    e, x = torch.zeros(1, 8, dtype=torch.float64), torch.zeros(len(sizes), 1, 2)
+    found = entry(ragged, e, x)[0]
+    for i, own in enumerate(elements):
+        torch.testing.assert_close(found[i : i + 1], entry(own[None], e, x)[0])
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def conditioned_model(**kinds: Any) -> Model:
+    model = Model(awake(nets.MLP(2, width=8, depth=1, conditions=kinds)), VP()).double()
+    model.moments = RING.moments()
+    return model
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_is_given_for_all_is_never_cut_however_long_it_is(run: str) -> None:
+    """A vector of as many numbers as the run has samples, or a part of it, is one vector."""
+    for size in (N, 3):
+        model = conditioned_model(theta=Vector(size), seen=Set(2, dropout=0.1))
+        theta, seen = torch.linspace(-1, 1, size).double(), torch.linspace(0, 1, 2 * size).double().reshape(size, 2)
+        each = {"theta": theta.expand(N, size), "seen": seen.expand(N, size, 2)}
+        shared = {"theta": theta, "seen": seen}
+        torch.testing.assert_close(RUNS[run](model, shared, 3), RUNS[run](model, each, None), rtol=1e-7, atol=1e-7)
+        fixed = [RUNS[run](Conditioned(model, **cond), {}, batch) for cond, batch in ((shared, 3), (each, None))]
+        torch.testing.assert_close(*fixed, rtol=1e-7, atol=1e-7)
+
+
+def test_particles_share_a_vector_as_long_as_they_are_many() -> None:
+    SEEN = measurements.Mask(torch.tensor([True, False]), std=0.5)
+    model = guidance.PiGDM(conditioned_model(theta=Vector(N)), SEEN)
+    y, theta = torch.tensor([0.3]).double(), torch.linspace(-1, 1, N).double()
+    assert guidance.twisted_smc(model, N, steps=2, seed=0, y=y, theta=theta).x.shape == (N, 2)
+    with pytest.raises(ValueError, match="theta has a row for each particle; give one theta without rows"):
+        guidance.twisted_smc(model, N, steps=2, seed=0, y=y, theta=theta.expand(N, N))
+
+
+def test_accumulated_parts_have_the_gradient_of_the_whole() -> None:
+    found = []
+    for parts in (1, 2):
+        model = conditioned_model(theta=Vector(4, dropout=0.3), label=Label(3))
+        theta, x = torch.linspace(-1, 1, 16).double().reshape(4, 4), RING.sample(4, torch.Generator().manual_seed(0))
+        data = (x, {"theta": theta, "label": torch.tensor([0, 1, 2, 0])})
+        found.append(fit(model, data, steps=2, batch_size=4, accumulate=parts, seed=0).grad_norm)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+# --- losing ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_condition_is_lost_on_its_own() -> None:
+    """With its own probability, independently of the others, and none that is never lost."""
+    n = 20_000
+    kinds = {"a": Label(3, dropout=0.2), "b": Vector(2, dropout=0.5), "c": Set(1), "d": Vector(1, dropout=None)}
+    cond = {"a": torch.zeros(n).long(), "b": torch.ones(n, 2), "c": torch.ones(n, 1, 1), "d": torch.ones(n, 1).long()}
+    after = Drop(0.1, None, cond, kinds)(Batch(torch.zeros(n, 1), cond), torch.Generator().manual_seed(0)).cond
+    a, b, c, d = after["a"] == -1, after["b"].isnan().all(1), after["c"].isnan().any((1, 2)), after["d"].isnan()[:, 0]
+    assert torch.equal(after["b"].isnan().any(1), b) and not c.any()
+    p_a, p_b = 1 - 0.9 * 0.8, 1 - 0.9 * 0.5  # together, or on its own
+    for lost, p in ((a, p_a), (b, p_b), (d, 0.1), (a & b, 0.1 + 0.9 * 0.2 * 0.5), (a & d, 0.1), (b & d, 0.1)):
+        assert abs(lost.double().mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
+
+
+def test_nothing_is_drawn_where_nothing_is_lost() -> None:
+    assert not Drop(0.0, None, {"a": torch.zeros(3)}, {"a": Vector(1)}).lost
+
+
+@settings(max_examples=30, deadline=None)
+@given(scale=st.floats(1e-4, 1e4), shift=st.floats(-1e3, 1e3))
+def test_conditions_enter_in_units_of_their_spread(scale: float, shift: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 2, 3, 4, dtype=torch.float64, generator=draws)
+    rows[rows > 1] = GAP
+    found = []
+    for value in (rows, scale * (shift + rows)):
+        units = ConditionUnits(2, -3).double()
+        units.measure([value[:20], value[20:]])
+        known, there = units(value, value)
+        assert torch.equal(there, (~value.isnan()).double())
+        assert known.sum((0, 2, 3)).abs().max() < 1e-6
+        torch.testing.assert_close(known.square().sum((0, 2, 3)) / there.sum((0, 2, 3)), torch.ones(2).double())
+        units.measure([value * 3])  # they are known
+        found.append(units(value, value)[0])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_conditioned_model_comes_back_from_its_file(tmp_path: Path) -> None:
+    for make, shape in SMALL.values():
+        declared = {kind: values(kind, shape) for kind in KINDS}
+        model = Model(awake(make(conditions={kind: one for kind, (one, _) in declared.items()})), VP())
+        for part in model.modules():
+            if isinstance(part, ConditionUnits):
+                part.measure([7 * torch.ones(3, *[len(part.mean)] * 4)])
+        sdegen.save(model, tmp_path / "model")
+        again = sdegen.load(tmp_path / "model")
+        x, cond = torch.randn(N, *shape, dtype=torch.float64), {kind: value for kind, (_, value) in declared.items()}
+        assert torch.equal(again.score(x, 0.5, **cond), model.score(x, 0.5, **cond))
+        assert again.conditions == model.conditions
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Any, Any, str]] = {
+    "a vector of another length": (Vector(3), torch.zeros(2), r"c has shape \(2,\); give vectors \(3,\), one for all"),
+    "a number for a vector": (Vector(1), 0.5, r"c has shape \(\); give vectors \(1,\)"),
+    "numbers that would broadcast": (Vector(1), torch.zeros(N), rf"c has shape \({N},\); give vectors \(1,\)"),
+    "one row": (Vector(3), torch.zeros(1, 3), rf"c has shape \(1, 3\); give vectors \(3,\), .* one for each of {N}\."),
+    "too few rows": (Vector(3), torch.zeros(4, 3), rf"c has shape \(4, 3\); give .* one for each of {N}\."),
+    "too many sides": (Vector(3), torch.zeros(N, 1, 3), rf"c has shape \({N}, 1, 3\); give vectors"),
+    "no numbers": (Vector(3), "abc", r"c is a str; give vectors \(3,\)"),
+    "complex numbers": (Vector(1), torch.zeros(1, dtype=torch.complex64), r"c has dtype torch.complex64; give vectors"),
+    "a gap": (Vector(2), [1.0, GAP], r"c holds NaN or infinite values; remove or replace them\."),
+    "infinity among gaps": (Vector(2, gaps=True), [float("inf"), GAP], r"c holds NaN or infinite values"),
+    "half an element": (Set(2), [[1.0, GAP]], r"c holds NaN or infinite values"),
+    "elements of another length": (Set(2), torch.zeros(4, 3), r"c has shape \(4, 3\); give sets \(number, 2\)"),
+    "one element": (Set(2), torch.zeros(2), r"c has shape \(2,\); give sets \(number, 2\)"),
+    "other channels": (Fields(1, 1), torch.zeros(2, 2), r"c has shape \(2, 2\); give values \(1, side\) on the grid"),
+    "another grid": (Fields(1, 1), torch.zeros(1, 3), r"c is given on a grid of \(3,\), the state on one of \(2,\)"),
+    "a label too many": (Label(3), 3, r"c reaches 3; labels run from 0 to 2\."),
+    "no label where it is needed": (Label(3), -1, r"c reaches -1; labels run from 0 to 2\."),
+    "a label that is a fraction": (Label(3), 0.5, r"c has dtype torch.float32; give whole numbers from 0 to 2"),
+    "too few labels": (Label(3), torch.zeros(4).long(), rf"c has shape \(4,\); give .* one for each of {N}\."),
+}
+DOORS = ("sample", "encode", "log_prob", "elbo", "interpolate")
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_value_that_is_none_is_refused_in_a_sentence(case: str) -> None:
+    kind, value, sentence = WRONG[case]
+    model = conditioned_model(c=kind)
+    for door in DOORS:
+        for batch in (None, 2):
+            with pytest.raises((TypeError, ValueError), match=sentence) as caught:
+                RUNS[door](model, {"c": value}, batch)
+            assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_what_is_missing_or_unknown_is_refused() -> None:
+    model, x = conditioned_model(theta=Vector(2), label=Label(3, dropout=0.1)), torch.zeros(N, 2).double()
+    for wrong, sentence in (
+        ({}, r"Model needs the condition 'theta'; pass theta="),
+        ({"theta": None}, r"Model needs the condition 'theta'; pass theta="),
+        ({"tehta": torch.zeros(2)}, r"no argument 'tehta', .*: perhaps 'theta' is meant\."),
+        ({"theta": torch.zeros(2), "gruff": 1}, r"takes no condition of that name: it takes label, theta"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            sample(model, N, steps=2, seed=0, **wrong)
+    with pytest.raises(TypeError, match=r"the network needs the condition 'theta'; pass theta="):
+        model.score(x, 0.5)
+    with pytest.raises(TypeError, match=r"the network has no condition 'mood', it was constructed with theta, label;"):
+        model.net(x, torch.zeros(1).double(), theta=torch.zeros(2), mood=1)
+    with pytest.raises(TypeError, match=r"drop has 'theta', which Model needs; train it without"):
+        guidance.ClassifierFree(model, 2.0, drop=["theta"])
+    with pytest.raises(TypeError, match=r"drop has 'mood', and Model takes no condition of that name"):
+        guidance.ClassifierFree(model, 2.0, drop=["mood"])
+    with pytest.raises(TypeError, match=r"needs the condition 'theta'"):
+        guidance.ClassifierFree(model, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("cond", "sentence"),
+    [
+        ({}, r"the data has no condition 'c', which the network is never without; give it in \(x, \{'c': ...\}\)"),
+        ({"c": torch.zeros(N)}, r"c has shape \(5,\); give vectors \(2,\)"),
+        ({"c": torch.full((N, 2), GAP)}, r"c holds NaN or infinite values"),
+        ({"c": torch.zeros(N, 2), "d": torch.zeros(N)}, r"the data has the condition 'd', .* which takes c;"),
+    ],
+    ids=["missing", "shape", "gaps", "unknown"],
+)
+def test_data_that_do_not_fit_the_network_are_refused(cond: dict[str, Tensor], sentence: str) -> None:
+    model = Model(nets.MLP(2, width=8, depth=1, conditions={"c": Vector(2)}), VP())
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        fit(model, (torch.randn(N, 2), cond), steps=1, seed=0)
+
+
+def test_a_set_for_all_data_is_no_set_for_each() -> None:
+    model = Model(nets.MLP(2, width=8, depth=1, conditions={"c": Set(2)}), VP())
+    with pytest.raises(
+        ValueError, match=r"the condition 'c' of the data has shape \(5, 2\); give sets .*, one for each"
+    ):
+        fit(model, (torch.randn(N, 2), {"c": torch.zeros(N, 2)}), steps=1, seed=0)
+
+
+def test_what_is_never_lost_is_not_lost_with_others() -> None:
+    model = Model(nets.MLP(2, width=8, depth=1, conditions={"c": Vector(2)}), VP())
+    data = (torch.randn(N, 2), {"c": torch.randn(N, 2)})
+    with pytest.raises(ValueError, match=r"p_uncond = 0.1, but the network declares c as never lost; declare it with"):
+        fit(model, data, steps=1, seed=0, p_uncond=0.1, null={"c": GAP})
+    with pytest.raises(ValueError, match=r"p_uncond = 0.1, but null is empty"):
+        fit(model, data, steps=1, seed=0, p_uncond=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Label(0), r"classes = 0; "),
+        (lambda: Vector(0), r"size = 0; "),
+        (lambda: Vector(2, dropout=1.0), r"dropout = 1.0; give a probability from 0 to below 1, or None\."),
+        (lambda: Set(2, dropout=-0.1), r"dropout = -0.1; give a probability"),
+        (lambda: nets.MLP(2, conditions={"level": Vector(1)}), r"conditions has the name 'level'; give a word"),
+        (lambda: nets.MLP(2, conditions={"a b": Vector(1)}), r"conditions has the name 'a b'; give a word"),
+        (lambda: nets.MLP(2, conditions={"c": 3}), r"conditions\['c'\] is an int; give how a condition enters"),
+        (lambda: nets.MLP(2, classes=2, conditions={"label": Label(2)}), r"classes = 2 is a condition 'label', and"),
+        (
+            lambda: nets.MLP(2, conditions={"c": Fields(1)}),
+            r"c is Fields\(channels=1, .* give Fields\(..., sides=1\)",
+        ),
+        (
+            lambda: nets.UNet(1, (8,), conditions={"c": Fields(1, 1)}),
+            r"a grid of 2 sides; give Fields\(..., sides=2\)",
+        ),
+    ],
+)
+def test_what_is_no_condition_is_refused(make: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        make()
+
+
+# --- guidance --------------------------------------------------------------------------------------------------------
+
+
+def test_guidance_drops_the_conditions_that_it_names() -> None:
+    model = conditioned_model(a=Vector(2, dropout=0.1), b=Label(3, dropout=0.1))
+    x, a, b = torch.randn(N, 2).double(), torch.randn(N, 2).double(), torch.arange(N) % 3
+    both, only_a, only_b, none = (model.score(x, 0.5, **c) for c in ({"a": a, "b": b}, {"a": a}, {"b": b}, {}))
+    for drop, weak in ((["a"], only_b), (["b"], only_a), (["a", "b"], none), (None, none)):
+        guided = guidance.ClassifierFree(model, 3.0, drop=drop)
+        torch.testing.assert_close(guided.score(x, 0.5, a=a, b=b), weak + 3.0 * (both - weak))
+    w, v = 2.0, 5.0
+    nested = guidance.ClassifierFree(guidance.ClassifierFree(model, v, drop=["b"]), w, drop=["a"])
+    want = (1 - w) * (1 - v) * none + w * (1 - v) * only_a + (1 - w) * v * only_b + w * v * both
+    torch.testing.assert_close(nested.score(x, 0.5, a=a, b=b), want)
+    whole = sample(nested, N, steps=3, seed=0, a=a, b=b)
+    torch.testing.assert_close(sample(nested, N, steps=3, seed=0, batch=2, a=a, b=b), whole, rtol=1e-7, atol=1e-7)
