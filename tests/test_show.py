@@ -26,7 +26,7 @@ BIG = torch.arange(1000.0, dtype=torch.float64).reshape(500, 2) / 1000
 def catalogue() -> dict[str, tuple[Any, list[str]]]:
     """Objects by a name, and what their lines have to say besides the name of the class."""
     ring, vp = sdegen.data.gaussian_ring(), sdegen.VP(beta_max=15.0)
-    exact, net = sdegen.Exact(vp, ring), nets.MLP(2, width=16, depth=1)
+    exact, net = sdegen.Exact(vp, ring), nets.MLP(2, width=16, depth=1, classes=4)
     model, images = sdegen.Model(net, vp), sdegen.data.sprites().train
     mask = measurements.Mask(torch.tensor([True, False]), std=0.25)
     measured = guidance.DPS(model, mask, scale=0.75)

@@ -96,6 +96,7 @@ class Without(Conditioned):
         If the model takes no such condition, or cannot go without one.
     """
 
+    @check_arguments
     def __init__(self, model: ScoreModel, drop: Sequence[str] | None = None, /, **cond: Any) -> None:
         super().__init__(model, **cond)
         self.drop = None if drop is None else tuple(drop)
