@@ -1,13 +1,22 @@
 """Checks of what code from outside answers: networks, laws, measurements, losses, samplers and sources of noise.
 
 An answer is checked once, where it enters the library. A tensor of another shape would often broadcast, and what comes of it
-looks like a result. Nothing here reads values, for which a step would wait on an accelerator: whether they are finite is asked at
-the end of a run, and of the loss.
+looks like a result. Nothing here but `check_reading` reads values, for which a step would wait on an accelerator: whether they
+are finite is asked at the end of a run, and of the loss.
 """
 
 from __future__ import annotations
 
-__all__ = ["as_numbers", "ask_draws", "ask_log_prob", "ask_score", "check_answer", "check_pair", "check_each"]
+__all__ = [
+    "as_numbers",
+    "ask_draws",
+    "ask_log_prob",
+    "ask_score",
+    "check_answer",
+    "check_pair",
+    "check_each",
+    "check_reading",
+]
 
 from collections.abc import Sequence
 from numbers import Real
@@ -190,3 +199,27 @@ def _remedy(answer: Any) -> str:
     if isinstance(answer, dict):
         return ": wrap it to return the value that is meant"
     return ""
+
+
+def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
+    """Return what a model says at the times `t`, ``()`` or ``(B,)``, or what follows from that, if it is finite; refuse it
+    otherwise.
+
+    Parameters
+    ----------
+    name, values, t
+        What it is called; ``(B, *)``; the times.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite; the message names the first time.
+    """
+    bad = ~values.isfinite().reshape(len(values), -1).all(1).cpu()
+    if bad.any():
+        at = t.expand(len(values))[bad]
+        raise ValueError(
+            f"the model's {name} is not finite at t = {at[0].item():.6g} ({len(at)} of {len(values)} rows); look at the model at "
+            "that time."
+        )
+    return values

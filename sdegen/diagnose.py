@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .answers import ask_draws, ask_log_prob, ask_score
+from .answers import ask_draws, ask_log_prob, ask_score, check_reading
 from .arguments import check_arguments
 from .checks import check_count
 from .laws.draws import resample_systematically
@@ -27,7 +27,7 @@ from .laws.outside import ClosedLaw, as_closed, as_law
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
-from .models.score import ScoreModel, check_reading, evaluating
+from .models.score import ScoreModel, evaluating
 from .processes.base import SDE
 from .processes.grids import Angle
 from .processes.linear import as_linear

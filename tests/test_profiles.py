@@ -138,7 +138,7 @@ def test_posteriors_are_as_wide_as_they_are(seed: int) -> None:
     fine = Multistep(100, grids.Angle(power=0.5), 3, reference=PointMass(), clock=samplers.share, corrector=True)
     now, known = (sample(model, x_T=x_T, sampler=s, steps=n, y=y) for s, n in ((None, 10), (fine, None)))
     assert abs(now.var(0).sum() / known.var(0).sum() - 1) < 0.03
-    default = samplers.default(model, 10, conditioned=True)
+    default = samplers.default(sdegen.Conditioned(model, y=y), 10)
     assert isinstance(default, Multistep) and isinstance(default.reference, samplers.Normal)
     assert not isinstance(samplers.default(model, 10).grid, EvenError)  # of the law without conditions nothing is known
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..answers import check_answer
 from ..checks import check_interval, check_number
+from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..models.score import ScoreModel
 from ..models.wrapper import Wrapper
@@ -129,6 +130,10 @@ class Tilted(Guided):
         x_0, eps, slope = self._tilted(x, t, **cond)
         more_x_0, more_eps = self.resolve_gradient(slope * rows(weight, x), t)
         return x_0 + more_x_0, eps + more_eps
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return None: what a gradient makes of the law is not known."""
+        return None
 
     def resolve_gradient(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return what a gradient `slope` of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and

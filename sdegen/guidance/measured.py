@@ -20,12 +20,15 @@ from torch import Tensor
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, kind_of
 from ..conditions import Conditions
+from ..laws.mixtures import Moments
 from ..laws.operators import rows
 from ..laws.products import pull_back
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, dot
-from .measurements import Measurement
+from .measurements import Measurement, posterior_moments
+
+MANY = 256  # numbers of a datum, of which no covariance is formed
 
 
 class Informed(Guided):
@@ -54,6 +57,13 @@ class Informed(Guided):
             return named
         y, one = as_measured(cond["y"]), self.measurement.measure(self.sde.project(torch.zeros_like(x[:1])))
         return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return the moments that Gaussian data of the model's moments have given the measurement; None for many numbers."""
+        known = self.model.conditional_moments(**self.passed_on(**cond))
+        if known is None or "y" not in cond or known.mean.numel() > MANY:
+            return None
+        return posterior_moments(known, self.measurement, as_measured(cond["y"]))
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""

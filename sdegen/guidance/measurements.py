@@ -6,7 +6,17 @@ the coordinates. Wrappers of `guidance` sample what may have been measured; `mix
 
 from __future__ import annotations
 
-__all__ = ["Blur", "Downsample", "Grey", "Linear", "Mask", "Measurement", "mixture_posterior", "random_projection"]
+__all__ = [
+    "Blur",
+    "Downsample",
+    "Grey",
+    "Linear",
+    "Mask",
+    "Measurement",
+    "mixture_posterior",
+    "posterior_moments",
+    "random_projection",
+]
 
 import math
 from abc import ABC, abstractmethod
@@ -19,8 +29,9 @@ from torch.nn import functional
 from ..answers import check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_number, check_tensor
+from ..laws.conditioning import update_gaussians
 from ..laws.draws import noise_like
-from ..laws.mixtures import GaussianMixture
+from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.products import pull_back
 from ..show import show_call
 from ..signatures import Overridable
@@ -302,21 +313,38 @@ def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor)
     if len(y) != len(A):
         raise ValueError(f"y has {len(y)} numbers; of a datum {len(A)} are measured. Give those of one datum.")
     means, C = law.flat()
-    S = A @ C @ A.T + measurement.std**2 * torch.eye(len(A), dtype=torch.float64)
-    K = torch.linalg.solve(S, A @ C).mT  # C Aᵀ S⁻¹, of a symmetric S
-    residual = y - means @ A.T
+    moved, rest, residual, S = update_gaussians(means, C, A, measurement.std, y)
     evidence = torch.distributions.MultivariateNormal(torch.zeros_like(y), S).log_prob(residual)
-    left = torch.eye(C.shape[-1], dtype=torch.float64) - K @ A
-    # Joseph's form: symmetric and positive whatever the rounding.
-    rest = left @ C @ left.mT + measurement.std**2 * K @ K.mT
     log_weights = (law.weights.log() + evidence).log_softmax(0)
-    kept = log_weights > log_weights.max() - 600 * math.log(
-        2
-    )  # a weight that is zero in float64 belongs to no component
-    moved = means + torch.einsum("kdm,km->kd", K, residual)
+    kept = log_weights > log_weights.max() - 600 * math.log(2)  # those that float64 tells from zero
     weights = log_weights[kept].softmax(0)
-    return GaussianMixture(weights, moved[kept].reshape(-1, *law.event_shape), _symmetric(rest[kept]))
+    return GaussianMixture(weights, moved[kept].reshape(-1, *law.event_shape), rest[kept])
 
 
-def _symmetric(C: Tensor) -> Tensor:
-    return 0.5 * (C + C.mT)
+def posterior_moments(moments: Moments, measurement: Measurement, y: Tensor) -> Moments | None:
+    """Return mean and covariance of Gaussian data given a measurement `y`, from those without it.
+
+    Of other data they are those of the best linear estimate and of its error, on average no narrower than the posterior.
+
+    Parameters
+    ----------
+    moments
+        Of the data, ``d`` numbers; the mean may have a row for each sample.
+    measurement
+        What was done to the data.
+    y
+        What was seen, of one datum or of each.
+
+    Returns
+    -------
+    Moments
+        The mean has a row for each `y`, if there are several; None where `y` is not what is measured of data.
+    """
+    shape = moments.event_shape
+    A, y = measurement.matrix(shape), y.detach().cpu().double()
+    means, C = (v.detach().cpu().double() for v in (moments.mean.reshape(-1, A.shape[1]), moments.covariance))
+    if y.numel() % len(A) or len({1, len(means), y.numel() // len(A)}) > 2:
+        return None
+    C = C if C.ndim == 2 else C.diag()
+    moved, rest, _, _ = update_gaussians(means, C[None], A, measurement.std, y.reshape(-1, len(A)))
+    return Moments(moved.reshape(shape if len(moved) == 1 else (-1, *shape)), rest[0])

@@ -41,13 +41,18 @@ class Moments(NamedTuple):
     Attributes
     ----------
     mean
-        ``(*event_shape)``, with `d` coordinates.
+        ``(*event_shape)``, with `d` coordinates; of laws under conditions that differ from sample to sample, with a row for each.
     covariance
         ``(d, d)``, or the variances of the coordinates, ``(d,)``.
     """
 
     mean: Tensor
     covariance: Tensor
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of a datum."""
+        return self.mean.shape if self.mean.numel() == self.covariance.shape[-1] else self.mean.shape[1:]
 
     def __repr__(self) -> str:
         return show_call(self)
@@ -62,10 +67,8 @@ class Moments(NamedTuple):
 
     def units(self) -> Units:
         """Return the units in which such data have mean 0 and standard deviation 1: of vectors each coordinate by itself, of
-        data of other shapes all together, whose coordinates differ in place and not in kind.
-
-        A constant coordinate, whose variance is no more than rounding, has the root mean square of the others' standard
-        deviations; constant data have 1.
+        data of other shapes all together, whose coordinates differ in place and not in kind. A constant coordinate, whose
+        variance is no more than rounding, has the root mean square of the others' standard deviations; constant data have 1.
         """
         mean, variances = self.mean.double(), self.variances()
         std = variances.sqrt()
@@ -79,7 +82,7 @@ class Moments(NamedTuple):
         """Return the moments of the same data in other units."""
         if units.plain:
             return self
-        C, std = self.covariance.double(), units.std.expand(self.mean.shape).flatten()
+        C, std = self.covariance.double(), units.std.expand(self.event_shape).flatten()
         C = C / torch.outer(std, std) if C.ndim == 2 else C / std.square()
         return Moments(units.standardise(self.mean.double()), C)
 
@@ -269,12 +272,9 @@ class GaussianMixture(Distribution):
 
     def moments(self) -> Moments:
         """Return the mean and the full covariance of the mixture."""
-        w = self.weights
-        mean = w @ self._flat
+        mean = self.weights @ self._flat
         centred = self._flat - mean
-        covariance = torch.einsum("k,kij->ij", w, self._covariances.matrices()) + torch.einsum(
-            "k,ki,kj->ij", w, centred, centred
-        )
+        covariance = torch.einsum("k,kij->ij", self.weights, self._full() + centred[:, :, None] * centred[:, None])
         return Moments(mean.reshape(self.event_shape), covariance)
 
     def diffuse(self, transition: Transition, embedding: Embedding = WHOLE) -> GaussianMixture:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import ask_score
+from ..answers import ask_score, check_reading
 from ..arguments import check_arguments, check_law
 from ..checks import check_count
 from ..data.parts import check_batch
@@ -23,7 +23,7 @@ from ..laws.outside import as_law
 from ..laws.units import Units
 from ..models.exact import Exact
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, check_reading, evaluating
+from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.grids import LogSNR

@@ -16,6 +16,7 @@ from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.embedding import Observation
 from ..laws.marginals import Marginal
+from ..laws.mixtures import Moments
 from ..laws.outside import ClosedLaw, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE
@@ -157,6 +158,20 @@ class ExactConditional(Fixed, ScoreModel):
     def conditions(self) -> Conditions:
         """The label."""
         return Conditions(frozenset({"label"}))
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return the moments of the law of a label; of many, their means in rows, and the mean of their covariances."""
+        label = cond.get("label")
+        if label is None:
+            return self.moments
+        rows = torch.as_tensor(label)
+        each = [self._models[k].moments for k in self._checked(rows, rows.numel()).tolist()]
+        means, covariances = zip(*each, strict=True)
+        if rows.ndim == 0:
+            return each[0]
+        full = any(C.ndim == 2 for C in covariances)
+        C = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances]).mean(0)
+        return Moments(torch.stack(means), C)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""

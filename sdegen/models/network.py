@@ -61,6 +61,16 @@ class Trainable(ScoreModel, Calibrated):
         if self.sde.rescalable:
             super().measure(moments)
 
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return the moments that are known, and under conditions, where `fit` has measured the variance under them, that
+        variance around the mean of all data.
+        """
+        known, profile = super().conditional_moments(**cond), self.profile
+        if known is not None or self.moments is None or profile is None or not profile.given:
+            return known
+        std = self.sde.units.std.expand(self.moments.mean.shape).flatten()
+        return Moments(self.moments.mean, profile.variance() * std.square())
+
     def asked(self) -> dict[str, Any]:
         """Return the process, whose states the network is given, and its coordinates."""
         return {"sde": self.sde, "coordinates": self.sde.coordinates}

@@ -6,7 +6,7 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
-__all__ = ["ScoreModel", "VelocityModel", "check_dtype", "check_reading", "evaluating", "rotated"]
+__all__ = ["ScoreModel", "VelocityModel", "check_dtype", "evaluating", "rotated"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -161,6 +161,18 @@ class ScoreModel(Overridable, ABC):
         """
         return self.require_moments(instead).in_units(self.sde.units)
 
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return the mean and covariance of the law that is sampled under conditions, in the data's own units; None where they
+        are not known, as by default under any condition.
+
+        Parameters
+        ----------
+        cond
+            Conditions by name. Where they have a row for each sample, the mean has one too, and the covariance is that of all.
+        """
+        given = self.conditioned or any(value is not None for value in cond.values())
+        return None if given else self.moments
+
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""
@@ -307,30 +319,6 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
             "and not coarser: move one to the other, x.to(dtype=..., device=...) or model.to(...)."
         )
     return weight.dtype
-
-
-def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
-    """Return what a model says at the times `t`, ``()`` or ``(B,)``, or what follows from that, if it is finite; refuse it
-    otherwise.
-
-    Parameters
-    ----------
-    name, values, t
-        What it is called; ``(B, *)``; the times.
-
-    Raises
-    ------
-    ValueError
-        If a value is NaN or infinite; the message names the first time.
-    """
-    bad = ~values.isfinite().reshape(len(values), -1).all(1).cpu()
-    if bad.any():
-        at = t.expand(len(values))[bad]
-        raise ValueError(
-            f"the model's {name} is not finite at t = {at[0].item():.6g} ({len(at)} of {len(values)} rows); look at the model at "
-            "that time."
-        )
-    return values
 
 
 @contextmanager

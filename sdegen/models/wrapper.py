@@ -143,6 +143,10 @@ class Wrapper(nn.Module, ScoreModel):
         """Return the conditions that the model inside is called with."""
         return cond
 
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return what the model inside knows of the law under the conditions that are passed on to it."""
+        return self.model.conditional_moments(**self.passed_on(**cond))
+
 
 class WrappedReversal(LearnedReversal):
     """Reversed steps with a wrapper's mean and the variance that the model inside has learned.
@@ -221,8 +225,8 @@ class Conditioned(Wrapper):
         return self.model.profile
 
     def planned_by(self) -> Any:
-        """Return what plans of the model inside depend on: of the conditions only whether there are any."""
-        return type(self), self.model.planned_by(), self.conditioned
+        """Return what plans of the model inside depend on: of the conditions whether there are any, and what law they make."""
+        return type(self), self.model.planned_by(), self.conditioned, self.conditional_moments()
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the model for some of the `n` samples of a run, and their rows of the conditions."""

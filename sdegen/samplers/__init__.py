@@ -19,7 +19,7 @@ from .multistep import Multistep
 from .noise import SampleNoise
 from .ode import Heun, ProbabilityFlow
 from .profiles import EvenError, measure_profile
-from .references import Matched, Normal, PointMass, Reference, Unbounded
+from .references import Matched, MatchedConditional, Normal, PointMass, Reference, Unbounded
 from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion
 from .run import sample
@@ -50,6 +50,7 @@ __all__ = [
     "Interval",
     "Langevin",
     "Matched",
+    "MatchedConditional",
     "Multistep",
     "Normal",
     "PointMass",

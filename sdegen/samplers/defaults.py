@@ -18,7 +18,7 @@ from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
 from .profiles import EvenError, known_profile
-from .references import Normal, PointMass, Reference
+from .references import MatchedConditional, Normal, PointMass, Reference
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -31,9 +31,7 @@ LEAST = 1e-3  # the level for data that are one point
 
 
 @check_arguments
-def default(
-    model: ScoreModel, steps: int | None = None, eta: float | None = None, conditioned: bool = False
-) -> Sampler:
+def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
     For scalar processes `Multistep` around the Gaussian of the data's own moments, on a grid whose steps have equal parts of the
@@ -47,10 +45,11 @@ def default(
 
     Under conditions or measurements the law of the samples is narrower than those moments. A network that was trained with
     conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that variance
-    around zero. Elsewhere, but for networks of images, it is `Multistep` around a point mass on the second grid with 1.5 times
-    the scale, of order two up to twelve steps and three beyond, with a corrector.
+    around zero. Elsewhere, but for networks of images, it is `Multistep` on the second grid with 1.5 times the scale, of order
+    two up to twelve steps and three beyond, with a corrector: around the Gaussian of the moments under the conditions where these
+    are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass where not.
 
-    With noise it is `ExponentialSDE` around the Gaussian on that second grid, of order two up to eight steps and three beyond.
+    With noise it is `ExponentialSDE` around these Gaussians on that second grid, of order two up to eight steps and three beyond.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
@@ -63,14 +62,11 @@ def default(
     Parameters
     ----------
     model
-        Any score model.
+        Any score model; for a run with conditions, the model under these, ``Conditioned(model, **cond)``.
     steps
         Network evaluations.
     eta
         Noise put back, on scalar processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
-
-    conditioned
-        Whether the run has conditions; a model with conditions or measurements of its own says so itself.
 
     Raises
     ------
@@ -97,25 +93,28 @@ def default(
         even = {"power": 2 / 3, "time": 0.3} if steps >= 30 else {}
         grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0, **even)
         return Multistep(steps, grid, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
-    conditioned = conditioned or model.conditioned
+    conditioned = model.conditioned
+    known = conditioned and not draws_images(model) and model.conditional_moments() is not None
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:
         scale = 1.0 if model.moments is None else level(model.state_moments())
         grid = Angle(end=end, scale=scale, power=0.5)
-        if conditioned or model.moments is None or draws_images(model):
+        if not known and (conditioned or model.moments is None or draws_images(model)):
             return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
         # Chosen as below, and on mixtures of uneven weights and widths in 2 to 16 dimensions.
-        return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta)
+        return ExponentialSDE(
+            steps, grid, 2 if steps < 9 else 3, eta, reference=MatchedConditional() if known else None
+        )
     profile = None if draws_images(model) else known_profile(model, end)
     if profile is not None and bool(profile.given) == conditioned:
         around = Normal(max(profile.variance(), LEAST**2)) if conditioned else None
         return along(profile, steps, end, around)
     if conditioned and not draws_images(model):
-        # The law of the samples is narrower than the moments say, and the flow of these leaves it three quarters of its width at
-        # ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width at 3 to 20 steps.
+        # The law of the samples is narrower than the data's moments say, and the flow of these leaves it three quarters of its
+        # width at ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width.
         scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
         grid = Angle(end=end, scale=scale, power=0.5)
-        return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=share, corrector=True)
+        return Multistep(steps, grid, 2 if steps < 13 else 3, MatchedConditional(), share, corrector=True)
     # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
     # steps that is worse than not to.
     order, corrector, clock, factor = (

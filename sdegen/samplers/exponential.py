@@ -106,7 +106,7 @@ class Scalar:
     ) -> None:
         self.sde, self.clock, self.eta, self.lean = sde, clock, eta, lean
         self.m, c, self.n, self.Q = reference.directions(model)
-        self.c = c.expand(torch.broadcast_shapes(c.shape, self.m.shape))
+        self.c = c if c.ndim else c.expand(self.m.shape)
         self.like = model.like
         if self.Q is not None and self.like is not None:
             self.Q = self.Q.to(self.like)
@@ -134,6 +134,10 @@ class Scalar:
         """Reshape values to broadcast over directions behind their own axes."""
         return values[(..., *[None] * self.c.ndim)]
 
+    def _of_mean(self, values: Tensor) -> Tensor:
+        """Multiply the mean, or one for every sample, by numbers ``(N, *directions)``."""
+        return (values[:, None] if self.m.ndim > self.c.ndim else values) * self.m
+
     def P_squared(self, phi: Tensor) -> Tensor:
         """Return ``c cos² phi + n sin² phi``, ``(*phi.shape, *directions)``."""
         return torch.addcmul(self._over(self.n * phi.sin().square()), self.c, self._over(phi.cos().square()))
@@ -158,7 +162,7 @@ class Scalar:
         a = -pull / self._over(_number(at.r))
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
-        b = pull * cos * self.m + P * sin * self.m
+        b = self._of_mean(pull * cos + P * sin)
         questions = model.ask(t, velocity=at.Phi.one())
         affine = zip(self.unbind(P), self.unbind(a), self.unbind(b), strict=True)
         return [Node(*v) for v in zip(questions, affine, strict=True)]
@@ -195,7 +199,7 @@ class Scalar:
             last = self._over(polynomials(clock, asked, self.clock(end)))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
         ratio = P_s / P_t * self.kept(end, start) ** (0.5 * self.eta**2)
-        shift = r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())) * self.m
+        shift = self._of_mean(r[s] * (self._over(end.cos()) - ratio * self._over(start.cos())))
         shifts: Sequence[Tensor | None] = self.unbind(shift) if self.c.ndim else [None] * len(asked)
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]

@@ -84,7 +84,7 @@ class ExponentialSDE(Multistep):
             self.convergence_order = min(order + corrector, 2)
 
     def pieces(self, model: ScoreModel) -> Scalar | Channels:
-        """Return the coefficients' formula for a model, around a point mass where moments are not those of the samples."""
+        """Return the coefficients' formula for a model, around a point mass where the moments of the samples are not known."""
         unknown = self.reference is None and (model.conditioned or model.moments is None)
         reference = PointMass() if unknown else self.reference
         lean = self.eta / (1 + self.eta) if self.order > 1 else 0.0

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import check_reading
 from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, check_reading, evaluating
+from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows
 from ..processes.base import SDE
 from ..processes.grids import Grid

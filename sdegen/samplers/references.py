@@ -30,7 +30,7 @@ In between, at ``a = eta / (1 + eta)``, modes narrower than the data keep their 
 
 from __future__ import annotations
 
-__all__ = ["Directions", "Matched", "Normal", "PointMass", "Reference", "Unbounded"]
+__all__ = ["Directions", "Matched", "MatchedConditional", "Normal", "PointMass", "Reference", "Unbounded"]
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.kernels import Transition, posterior
+from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..show import show_call
@@ -52,7 +53,7 @@ class Directions(NamedTuple):
     Attributes
     ----------
     mean
-        In those directions; ``()`` for zero.
+        In those directions, one for all samples or ``(B, *)`` one for each; ``()`` for zero.
     signal, noise
         Variances: `signal` ``()``, or one for every direction; `noise` a number.
     Q
@@ -203,9 +204,37 @@ class Matched(Normal):
 
     def directions(self, model: ScoreModel) -> Directions:
         """Return the eigenvectors of the covariance as directions."""
-        moments = model.state_moments(", or choose the reference Normal()")
-        mean, covariance = (v.detach().cpu().double() for v in moments)
-        if covariance.ndim < 2 or mean.numel() == 1 or len(covariance) != mean.numel():
-            return Directions(mean, covariance.reshape(mean.shape), 1.0, None)
-        values, Q = torch.linalg.eigh(covariance)
-        return Directions(mean.reshape(-1) @ Q, values.clamp_min(0.0), 1.0, Q)
+        return _eigenbasis(model.state_moments(", or choose the reference Normal()"))
+
+
+class MatchedConditional(Normal):
+    """The Gaussian reference with the mean and covariance of the law under the conditions of the run, where a model knows them
+    (`ScoreModel.conditional_moments`), and a point mass where it does not.
+
+    Of a linear measurement they follow from the moments of the data, as if these were Gaussian; of such data a posterior then
+    costs one evaluation. Each sample has the mean of its own conditions.
+
+    Raises
+    ------
+    TypeError
+        In a run, if the process is a matrix process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def directions(self, model: ScoreModel) -> Directions:
+        """Return the eigenvectors of the covariance as directions, or those of a point mass."""
+        moments = model.conditional_moments()
+        return PointMass().directions(model) if moments is None else _eigenbasis(moments.in_units(model.sde.units))
+
+
+def _eigenbasis(moments: Moments) -> Directions:
+    """Return a Gaussian of given moments in the eigenbasis of its covariance."""
+    mean, covariance = (v.detach().cpu().double() for v in moments)
+    shape = moments.event_shape
+    if covariance.ndim < 2 or len(covariance) == 1:
+        return Directions(mean, covariance.reshape(shape), 1.0, None)
+    values, Q = torch.linalg.eigh(covariance)
+    flat = mean.reshape(*mean.shape[: mean.ndim - len(shape)], len(Q))
+    return Directions(flat @ Q, values.clamp_min(0.0), 1.0, Q)

@@ -19,7 +19,7 @@ from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..models.transformed import in_free_coordinates, states_in
-from ..models.wrapper import has_conditions
+from ..models.wrapper import Conditioned
 from ..precision import narrowed
 from ..processes.linear import as_linear, is_linear
 from ..progress import show_bar
@@ -151,7 +151,7 @@ def sample(
         raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
     if final == "denoise" and not is_linear(sde):
         raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
-    sampler, times, spread = _choose(model, sampler, steps, has_conditions(cond), final == "denoise")
+    sampler, times, spread = _choose(model, sampler, steps, cond, final == "denoise")
     n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
@@ -176,18 +176,19 @@ def sample(
 
 
 def _choose(
-    model: ScoreModel, sampler: Sampler | None, steps: int | None, conditioned: bool, denoise: bool
+    model: ScoreModel, sampler: Sampler | None, steps: int | None, cond: dict[str, Any], denoise: bool
 ) -> tuple[Sampler, Tensor, float | None]:
-    """Return the sampler given, or the default, the times at which it stops, and the spread of the data beside the noise at the
-    last, if the grid has not chosen that otherwise.
+    """Return the sampler given, or the default under the conditions, the times at which it stops, and the spread of the data
+    beside the noise at the last, if the grid has not chosen that otherwise.
     """
+    whole = Conditioned(model, **cond) if cond and sampler is None else model
 
     def choose() -> tuple[Sampler, Tensor, float | None]:
-        chosen = default(model, steps, conditioned=conditioned) if sampler is None else sampler
+        chosen = default(whole, steps) if sampler is None else sampler
         times = chosen.times(model.sde, denoise)
         return chosen, times, spread_at(model, times[-1]) if times[-1].item() == model.sde.t_min else None
 
-    return recall(choose, "choose", model.planned_by(), sampler, steps, conditioned, denoise)
+    return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)
 
 
 def take_steps(
