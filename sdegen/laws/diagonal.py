@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Diagonal", "mean_log_snr"]
 
 import math
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -104,6 +105,10 @@ class Diagonal(Elementwise):
         if len(self.c) == 1:
             return self
         return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
+
+    @classmethod
+    def blocks(cls, maps: Sequence[Diagonal], n: int) -> Diagonal:
+        return maps[0]._of(torch.cat([A.c for A in maps]).repeat_interleave(n, 0))
 
     def mix(self, weights: Tensor) -> Diagonal:
         return self._of(torch.tensordot(weights, self.c.expand(weights.shape[1], *self.c.shape[1:]), 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Matrix", "check_channels"]
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -67,6 +68,10 @@ class Matrix(Operator):
 
     def __getitem__(self, i: Any) -> Matrix:
         return self if self.M.ndim == 2 else self._of(self.M[i])
+
+    @classmethod
+    def blocks(cls, maps: Sequence[Matrix], n: int) -> Matrix:
+        return cls._of(torch.stack([A.M.reshape(A.M.shape[-2:]) for A in maps]).repeat_interleave(n, 0))
 
     def mix(self, weights: Tensor) -> Matrix:
         return self._of(torch.tensordot(weights, self.M.expand(weights.shape[1], *self.M.shape[-2:]), 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["Elementwise", "Operator", "Scale", "add_product", "as_operator", "full_matrix", "rows"]
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self, final
 
 import torch
@@ -42,6 +43,11 @@ class Operator(ABC):
     @abstractmethod
     def __getitem__(self, i: Any) -> Self:
         """Return the map of one row, or of some; the map itself where there is one for all."""
+
+    @classmethod
+    @abstractmethod
+    def blocks(cls, maps: Sequence[Self], n: int) -> Self:
+        """Return the map that acts on blocks of `n` rows, the first of `maps` on the first block."""
 
     @abstractmethod
     def mix(self, weights: Tensor) -> Self:
@@ -261,6 +267,10 @@ class Scale(Elementwise):
 
     def __getitem__(self, i: Any) -> Scale:
         return self if self.c.ndim == 0 else self._of(self.c[i])
+
+    @classmethod
+    def blocks(cls, maps: Sequence[Scale], n: int) -> Scale:
+        return maps[0]._of(torch.stack([A.c.reshape(()) for A in maps]).repeat_interleave(n))
 
     def mix(self, weights: Tensor) -> Scale:
         return self._of(weights @ self.c.expand(weights.shape[1]))

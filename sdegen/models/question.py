@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Question"]
+__all__ = ["Question", "gather"]
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..laws.operators import Operator
-from ..show import show_call
+from ..show import show_call, show_value
 
 
 class Question(NamedTuple):
@@ -32,3 +34,38 @@ class Question(NamedTuple):
 
     def __repr__(self) -> str:
         return show_call(self)
+
+
+def gather(questions: Sequence[Any], n: int) -> Any:
+    """Put questions of one kind into a single one, for blocks of `n` states each, and return it.
+
+    Operators and numbers of time become those of rows; an operator that some of the questions go without is 0 for these.
+
+    Parameters
+    ----------
+    questions
+        Made by `ScoreModel.ask`: of operators, times and what is the same in all, in tuples and dicts.
+    n
+        States in a block.
+
+    Raises
+    ------
+    TypeError
+        If they hold anything else.
+    """
+    first = next((part for part in questions if part is not None), None)
+    if isinstance(first, Operator):
+        return first.blocks([first * 0.0 if part is None else part for part in questions], n)
+    if isinstance(first, Tensor) and first.numel() == 1:
+        return torch.cat([part.reshape(1) for part in questions]).repeat_interleave(n)
+    if isinstance(first, dict):
+        return {name: gather([part[name] for part in questions], n) for name in first}
+    if isinstance(first, tuple):
+        parts = [gather(alike, n) for alike in zip(*questions, strict=True)]
+        return first._make(parts) if hasattr(first, "_make") else tuple(parts)
+    if any(part != first for part in questions):
+        raise TypeError(
+            f"questions hold {show_value(first)} and other such things, which have no rows; let ask put all that differs between "
+            "times into operators and numbers."
+        )
+    return first

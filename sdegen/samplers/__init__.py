@@ -18,6 +18,7 @@ from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
 from .noise import SampleNoise
 from .ode import Heun, ProbabilityFlow
+from .picard import Picard
 from .profiles import EvenError, measure_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference, Unbounded
 from .restart import Interval, Restart
@@ -53,6 +54,7 @@ __all__ = [
     "MatchedConditional",
     "Multistep",
     "Normal",
+    "Picard",
     "PointMass",
     "PredictorCorrector",
     "ProbabilityFlow",

@@ -18,7 +18,7 @@ from .base import Sampler
 from .clocks import share
 from .moves import Move
 from .multistep import Multistep, MultistepStep
-from .run import take_steps
+from .steps import take_steps
 
 
 class Fitted(Multistep):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Callback", "Course", "NoiseSource", "Runner", "sample", "take_steps"]
+__all__ = ["Callback", "Course", "NoiseSource", "Runner", "sample"]
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import check_answer, check_pair
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..data.parts import check_batch
@@ -21,12 +21,14 @@ from ..models.score import ScoreModel, evaluating
 from ..models.transformed import in_free_coordinates, states_in
 from ..models.wrapper import Conditioned
 from ..precision import narrowed
+from ..processes.base import SDE
 from ..processes.linear import as_linear, is_linear
 from ..progress import show_bar
 from ..recall import recall
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
+from .picard import Ahead, Picard, as_picard
 from .reach import Reach, reach_of, warn_of_escape
 from .start import (
     check_conditions,
@@ -39,6 +41,7 @@ from .start import (
     start,
     warn_of_narrow_data,
 )
+from .steps import take_steps
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -60,6 +63,7 @@ def sample(
     noise: NoiseSource = SampleNoise,
     batch: int | None = None,
     part: tuple[int, int] | None = None,
+    parallel: int | Picard | None = None,
     return_path: bool = False,
     grad: bool = False,
     progress: bool | None = None,
@@ -97,6 +101,12 @@ def sample(
         ``(rank, number)``: draw only the part of the run that falls to process `rank` of `number`, counted from 0. Parts are
         neighbours, as equal as can be, and put together in order they are the whole run, but for rounding as with `batch`.
         `n`, `x_T` and conditions are those of the whole. Give all processes the same seed.
+    parallel
+        Take so many steps together: what the model says at them is guessed, it is asked about all of them in one call, and the
+        guesses are put right, round after round, until they are what it says (`Picard`, which also tells the rounds). The samples
+        are the same, to a few millionths or to what rounding becomes in the run; so is the noise. For accelerators: a run of
+        hundreds of steps waits for 10 to 25 calls, but the model is asked about several times as many states, up to
+        ``parallel × batch`` a call. For samplers that ask all they need in `plan`.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
     grad
@@ -124,7 +134,7 @@ def sample(
     ValueError
         If arguments contradict each other, nothing is known of the prior, or a state turns non-finite.
     TypeError
-        If the sampler is none, or does not suit the process; or the model takes no condition of a name.
+        If the sampler is none, or does not suit the process or `parallel`; or the model takes no condition of a name.
 
     Examples
     --------
@@ -144,27 +154,24 @@ def sample(
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
         )
-    seed = as_seed(seed, generator)
-    sde = model.sde
-    final = ("denoise" if is_linear(sde) else "sample") if final is None else final
-    if final not in ("denoise", "sample"):
-        raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
-    if final == "denoise" and not is_linear(sde):
-        raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
-    sampler, times, spread = _choose(model, sampler, steps, cond, final == "denoise")
+    if parallel is not None and grad:
+        raise ValueError("grad=True and parallel were both given; guesses have no derivatives: leave one of them out.")
+    seed, sde = as_seed(seed, generator), model.sde
+    denoise = _ends_denoised(sde, final)
+    sampler, times, spread = _choose(model, sampler, steps, cond, denoise)
     n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
     rows = rows_of_part(part, n)
     if x_T is None:
-        if final == "denoise":
+        if denoise:
             check_known(model)
         x = start(model, rows.stop - rows.start, seed, rows.start)
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
-    if final == "denoise":
+    if denoise:
         warn_of_narrow_data(spread, times[-1])
     parts = list(chunks(model, x, batch, cond, rows.start, n))
-    run = Runner(sampler, times, final == "denoise", partial(noise, seed), callback, return_path, grad)
+    run = Runner(sampler, times, denoise, partial(noise, seed), callback, return_path, grad, parallel)
     found = run(model, sampler.plan, parts, progress)
     found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
     if sde.coordinates is not None and not found.isfinite().all():  # of states that were
@@ -173,6 +180,16 @@ def sample(
             "model, or take a finer dtype."
         )
     return narrowed("samples", found, sde.units.telling(dtype, found.device))
+
+
+def _ends_denoised(sde: SDE, final: str | None) -> bool:
+    """Tell whether a run ends in the posterior mean of the clean data, as it does by default on linear processes."""
+    final = ("denoise" if is_linear(sde) else "sample") if final is None else final
+    if final not in ("denoise", "sample"):
+        raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
+    if final == "denoise" and not is_linear(sde):
+        raise TypeError(f'{type(sde).__name__} is not linear and has no denoiser; use final="sample".')
+    return final == "denoise"
 
 
 def _choose(
@@ -189,34 +206,6 @@ def _choose(
         return chosen, times, spread_at(model, times[-1]) if times[-1].item() == model.sde.t_min else None
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)
-
-
-def take_steps(
-    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise, state: Any = None
-) -> Iterator[tuple[Tensor, Any]]:
-    """Take the steps of a plan, and yield after each the states and what the sampler remembers there.
-
-    Parameters
-    ----------
-    sampler, plan
-        A sampler, and its plan for the model.
-    model
-        A score model.
-    x, state
-        The states to begin from, ``(B, *)``, and what is remembered there.
-    noise
-        Gives the steps their noise.
-    """
-    shape, who = x.shape, f"{type(sampler).__name__}.step"
-
-    def checked(like: Tensor) -> Tensor:
-        return check_answer("noise", noise(like), like.shape, like)
-
-    for c in plan:
-        moved = sampler.step(model, x, c, checked, state)
-        after, state = check_pair(who, moved, "the states and what is remembered")
-        x = model.sde.enter(check_answer(who, after, shape, x))
-        yield x, state
 
 
 class Course(NamedTuple):
@@ -240,7 +229,7 @@ class Runner(NamedTuple):
         Whether a move to clean data follows the last step.
     noise
         Called as ``noise(first, times)`` for the samples from place `first` on, it returns the noise of their steps.
-    callback, return_path, grad
+    callback, return_path, grad, parallel
         As for `sample`.
     """
 
@@ -251,6 +240,7 @@ class Runner(NamedTuple):
     callback: Callback | None = None
     return_path: bool = False
     grad: bool = False
+    parallel: int | Picard | None = None
 
     def __call__(
         self,
@@ -278,6 +268,7 @@ class Runner(NamedTuple):
             ``(n, *)``, or ``(times, n, *)`` with the path.
         """
         ends, planned, course = [], None, Course([], None, None)
+        ahead, way = None, as_picard(self.parallel)
         with (
             torch.set_grad_enabled(self.grad),
             evaluating(model),
@@ -285,27 +276,35 @@ class Runner(NamedTuple):
         ):
             for first, x, bound in parts:
                 if bound is not planned:  # a plan may hold the model, and with it the conditions
-                    planned, about = bound, (bound.planned_by(), plan, self.times, self.denoise)
-                    course = recall(partial(self._plan, plan, bound), "plan", *about)
+                    planned, ahead = bound, None if way is None else Ahead(bound, way)
+                    asked = ahead or bound
+                    about = asked.planned_by(), plan, self.times, self.denoise
+                    course = recall(partial(self._plan, plan, asked, bound), "plan", *about)
                     bar.total = len(course.steps) * len(parts)
-                ends.append(self._run_chunk(bound, course, x, first, bar))
+                noise = self.noise(first, self.times)
+                if ahead is None:
+                    moves = take_steps(self.sampler, course.steps, bound, x, noise)
+                else:
+                    moves = ahead.take_steps(self.sampler, course.steps, x, noise)
+                ends.append(self._run_chunk(bound, course, moves, x, bar))
         return torch.cat(ends, 1 if self.return_path else 0)
 
-    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], model: ScoreModel) -> Course:
-        """Plan all that follows from the times alone."""
-        steps, times, question = plan(model, self.times), self.times, None
+    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], asked: ScoreModel, model: ScoreModel) -> Course:
+        """Plan all that follows from the times alone: steps that ask one model, and an end that asks another."""
+        steps, times, question = plan(asked, self.times), self.times, None
         stops = times[: len(steps) + 1]
         if self.denoise:
             one = as_linear(model.sde, ", and has no denoiser.").marginal(times[-1:]).Phi.one()
             stops, question = torch.cat([stops, times.new_zeros(1)]), model.ask(times[-1:], denoise=one)[0]
         return Course(steps, question, reach_of(model, stops))
 
-    def _run_chunk(self, model: ScoreModel, course: Course, x: Tensor, first: int, bar: Any) -> Tensor:
-        """Run the states `x`, the first of which has the place `first` in the run, and return those they end in."""
+    def _run_chunk(
+        self, model: ScoreModel, course: Course, moves: Iterator[tuple[Tensor, Any]], x: Tensor, bar: Any
+    ) -> Tensor:
+        """Run the states `x` through their moves, and return those they end in."""
         steps, path = course.steps, [x]
         ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
-        for i, (after, _) in enumerate(take_steps(self.sampler, steps, model, x, self.noise(first, self.times))):
-            x = after
+        for i, (x, _) in enumerate(moves):
             ranges += torch.aminmax(x.detach())
             if self.return_path:
                 path.append(x)
