@@ -122,6 +122,7 @@ def test_no_model_takes_more_rounds_than_a_run_in_turn_has_calls(sampler: Sample
 def test_a_window_of_one_is_the_run_in_turn_to_the_bit(sampler: Sampler) -> None:
     torch.manual_seed(0)
     picard, model = Picard(1), sdegen.Model(sdegen.nets.MLP(2, width=40, depth=2), sdegen.VP())
+    model.moments = RING.moments()
     for weight in model.net.parameters():
         nn.init.normal_(weight, std=0.3)
     one, two = (
