@@ -197,6 +197,7 @@ AFFINE = sdegen.Exact(VP, sdegen.testing.gaussian_data())  # in float64
 # Arguments by the name of the callable: what the signature does not tell. Methods are a pair: the object, and the arguments.
 CALLS: dict[str, Any] = {
     "simulate": {"dynamics": VP, "t_0": 0.0, "t_1": 0.5},
+    "Blurring": {"shape": (1, 4, 4)},
     "Empirical": {"data": X},
     "GaussianMixture": {"weights": torch.tensor([0.5, 0.5]), "means": torch.randn(2, 2), "covariances": torch.ones(2)},
     "Matrix": {"M": torch.tensor([[2.0, 0.3], [0.1, 1.0]])},
@@ -525,7 +526,8 @@ def use(name: str, result: Any) -> Any:
         x = torch.zeros(8, result.distribution.means.shape[1]) if isinstance(result, sdegen.FokkerPlanck) else X
         return result, result.score(x, 0.3, **cond)
     if isinstance(result, processes.SDE) and not isinstance(result, processes.Reverse):
-        return result, result.perturb(within(result.domain), torch.full((8,), 0.1))[0]
+        x = within(result.domain) if result.event_shape is None else torch.zeros(8, *result.event_shape)
+        return result, result.perturb(x, torch.full((8,), 0.1))[0]
     if isinstance(result, models.Parametrization):
         return result, sdegen.Model(network(), VP, result).score(X, 0.3)
     if isinstance(result, training.weightings.Weighting):
@@ -557,6 +559,7 @@ ALLOWED: dict[str, str] = {
     "seed": "minus, zero, none",  # any whole number, or a fresh one
     "scale": "minus, zero",  # a factor that turns guidance round, or off
     "rescale": "zero",
+    "blur": "zero",
     "eta": "zero",  # no noise
     "end": "zero",  # the data's own time
     "t": "zero",

@@ -141,18 +141,21 @@ class IntoChannels(Embedding):
     def reduce(self, law: Transition) -> Reduction:
         """Return how a state makes ``y = c x_0 + s zeta``, a number for each of the datum.
 
-        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not.
+        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not, but for channels at rest: those
+        with neither data nor noise, which tell nothing.
         """
         e = self.e
         p = law.Phi.matrix() @ e  # (..., k)
-        L = torch.linalg.cholesky(p[..., :, None] * p[..., None, :] + law.covariance.matrix())
+        M = p[..., :, None] * p[..., None, :] + law.covariance.matrix()
+        resting = (M.diagonal(dim1=-2, dim2=-1) == 0).double().diag_embed()
+        L = torch.linalg.cholesky(M + resting)
         L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
         a = (L_inv @ p[..., None])[..., 0]
         norm = a.norm(dim=-1, keepdim=True)
         unit = torch.where(norm > 0, a / norm, torch.eye(len(e), dtype=a.dtype)[0])  # alpha = 0: any direction
         g = (L_inv.mT @ unit[..., None])[..., 0]
         s = (law.R.matrix().mT @ g[..., None])[..., 0].norm(dim=-1)
-        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :]
+        rest = L_inv.mT @ L_inv - g[..., :, None] * g[..., None, :] - resting
         return Reduction(Row(g), Scale((g * p).sum(-1)), Scale(s), Matrix(rest))
 
     def matrix(self, d: int) -> Tensor:

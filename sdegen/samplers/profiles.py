@@ -26,6 +26,7 @@ from ..processes.base import SDE
 from ..processes.grids import Grid
 from ..processes.linear import LinearSDE, as_linear, gaussian
 from ..processes.scalar import as_scalar
+from .start import check_states
 
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
@@ -59,9 +60,9 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     Raises
     ------
     TypeError
-        If the process is not scalar.
+        If the process is not scalar, or data are no floating-point numbers.
     ValueError
-        If the moments are not known, or the model says something that is not finite.
+        If the moments are not known, data are none that the model could take, or it says something that is not finite.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     True
     """
     cond = read_conditions(model, cond, measure_profile)
-    return _measure(model, model.sde.lift(data).double(), end, cond)
+    return _measure(model, model.sde.lift(check_states("data", data, model)).double(), end, cond)
 
 
 def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, Any]) -> Profile:
