@@ -79,12 +79,21 @@ def test_noise_is_put_back_where_a_network_draws_images() -> None:
         assert noisy.grid.scale == level(plain.state_moments())
 
 
-@pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.DoubleWell()])
-def test_noise_is_refused_where_the_default_has_none(sde: Any) -> None:
-    model = sdegen.Model(sdegen.nets.MLP(2 * len(sde.Sigma_0)), sde) if sde.is_linear else _Nowhere(sde)
+def test_noise_is_refused_where_the_default_has_none() -> None:
+    model = _Nowhere(sdegen.DoubleWell())
     assert samplers.default(model, 10, eta=0.0).steps == 10
     with pytest.raises(ValueError, match="adds no noise there"):
         samplers.default(model, 10, eta=0.5)
+
+
+def test_processes_that_are_not_scalar_are_followed_around_the_data_s_gaussian_where_it_is_known() -> None:
+    known = sdegen.Exact(sdegen.CLD(), RING)
+    for eta, kind in ((0.0, samplers.Multistep), (0.5, samplers.ExponentialSDE)):
+        chosen = samplers.default(known, 10, eta)
+        assert isinstance(chosen, kind) and isinstance(chosen.reference, samplers.Matched) and chosen.eta == eta
+    unknown = sdegen.Model(sdegen.nets.MLP(4), sdegen.CLD())
+    around = samplers.default(unknown, 10)
+    assert isinstance(around, samplers.Multistep) and isinstance(around.reference, samplers.PointMass)
 
 
 class _Nowhere(sdegen.ScoreModel):

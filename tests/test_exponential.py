@@ -266,8 +266,6 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="moments"):
         sdegen.sample(model, x_T=torch.randn(3, 2), sampler=Multistep(4))
     assert sdegen.sample(model, x_T=torch.randn(3, 2), steps=4).shape == (3, 2)  # the default makes do without
-    with pytest.raises(TypeError, match="PointMass"):
-        sdegen.sample(sdegen.Exact(sdegen.CLD(), RING), 3, sampler=Multistep(4, reference=Normal()))
     with pytest.raises(ValueError, match="alpha"):
         sdegen.sample(sdegen.Exact(sdegen.Rectified(), RING), 3, sampler=Multistep(4, reference=Unbounded()))
     assert angle(torch.tensor(0.3)) == torch.tensor(0.3)

@@ -356,8 +356,6 @@ def test_processes_that_a_sampler_means_nothing_for_are_refused() -> None:
             sdegen.sample(nonlinear, x_T=torch.zeros(2, 1), sampler=sampler, final="sample")
     with pytest.raises(TypeError, match="CLD is not scalar"):
         sdegen.sample(sdegen.Exact(sdegen.CLD(), law), 2, sampler=Churn(3, grids.Uniform(end=0.1)))
-    with pytest.raises(ValueError, match=r"eta = 0\.5 on a process that is not scalar.*no closed form"):
-        sdegen.sample(sdegen.Exact(sdegen.CLD(), law), 2, sampler=ExponentialSDE(3, eta=0.5))
     cosine = sdegen.Exact(sdegen.Cosine(), law)
     with pytest.raises(ValueError, match=r"the clock is infinite at one of"):
         sdegen.sample(

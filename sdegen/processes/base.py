@@ -76,7 +76,7 @@ class SDE(Lifting):
     N: int | None = None
     lag: float | None = None
     lag_tolerance: float = 1e-4
-    is_linear, is_scalar, is_known = False, False, False
+    is_linear, is_scalar, is_by_coordinate, is_known = False, False, False, False
     pool: int = 1
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-__all__ = ["CoordinateFlow", "CoordinateSDE", "CoordinateScheduleSDE"]
+__all__ = ["CoordinateFlow", "CoordinateSDE", "CoordinateScheduleSDE", "is_by_coordinate"]
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import Operator
 from ..laws.products import Field
-from .base import Read
+from .base import SDE, Read
 from .dynamics import as_time, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
@@ -57,6 +57,7 @@ class CoordinateSDE(ElementwiseSDE):
     [-0.5, -2.5]
     """
 
+    is_by_coordinate = True
     basis: Basis | None = None
 
     @abstractmethod
@@ -132,11 +133,39 @@ class CoordinateSDE(ElementwiseSDE):
         """Return the probability flow in the angle of the clock."""
         return CoordinateFlow(self, model)
 
+    def along(self, covariance: Tensor) -> Tensor:
+        """Return a covariance ``(d, d)`` of data along the axes of the process."""
+        if self.basis is None:
+            return covariance
+        unit = torch.eye(len(covariance), dtype=covariance.dtype).reshape(-1, *self.coefficient_shape)
+        axes = self.basis(unit).flatten(1)
+        return axes.T @ covariance @ axes
+
+    def variances(self, covariance: Tensor) -> Tensor:
+        """Return the variances of data along the axes of the process, ``(1, *event)``, from their covariance ``(d, d)``, or
+        from the variances of their own numbers ``(d,)``, as if these were independent.
+        """
+        shape = 1, *self.coefficient_shape
+        if covariance.ndim == 2:
+            return self.along(covariance).diagonal().reshape(shape)
+        own = covariance.reshape(shape)
+        return own if self.basis is None else self.basis.variances(own)
+
+    def turning(self, t: Tensor) -> Tensor:
+        """Return the rates ``dphi_i / dphi`` by which the angles of the coordinates turn with that of the clock, at times."""
+        t = t.clamp(NEAREST * self.T, self.t_max)
+        levels = self.levels(t)
+        clock = mean_log_snr(levels.reshape(*t.shape, -1)).reshape(*t.shape, *[1] * (levels.ndim - t.ndim))
+        pull = (self.diffusion_operator(t).c.reshape(levels.shape) / self._sigma_at(t)).square()
+        share = (pull * levels.sigmoid() / clock.sigmoid()).reshape(*t.shape, -1).mean(-1).reshape(clock.shape)
+        turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
+        return pull / share * turns
+
     def prior(self, moments: Moments) -> Any:
         """Return the Gaussian that matches the data's moments at T; where only variances are known, those along the basis."""
         if self.basis is None or moments.covariance.ndim == 2:
             return super().prior(moments)
-        v = self.basis.variances(moments.covariance.reshape(1, *moments.mean.shape))
+        v = self.variances(moments.covariance)
         v = v + 1e-12 * v.max().clamp_min(1e-12)
         law = GaussianMixture(torch.ones(1, dtype=torch.float64), moments.mean[None], v, self.basis)
         return law.diffuse(self.marginal(self.T))
@@ -167,13 +196,7 @@ class CoordinateFlow(ElementwiseFlow):
 
     def rates(self, t: Tensor) -> Diagonal:
         """Return ``dphi_i / dphi`` at times of the process."""
-        t = t.clamp(NEAREST * self.sde.T, self.sde.t_max)
-        levels = self.sde.levels(t)
-        clock = mean_log_snr(levels.reshape(*t.shape, -1)).reshape(*t.shape, *[1] * (levels.ndim - t.ndim))
-        pull = (self.sde.diffusion_operator(t).c.reshape(levels.shape) / self.sde._sigma_at(t)).square()
-        share = (pull * levels.sigmoid() / clock.sigmoid()).reshape(*t.shape, -1).mean(-1).reshape(clock.shape)
-        turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
-        return self.sde._map("rates", pull / share * turns, t)
+        return self.sde._map("rates", self.sde.turning(t), t)
 
     def field(self, tau: Tensor) -> Field:
         """Return ``dy/dphi`` at one angle, a function of the state."""
@@ -185,3 +208,8 @@ class CoordinateFlow(ElementwiseFlow):
         """Return questions for the model's velocity, times the rates, at each of the angles."""
         t = self.time(tau)
         return self.model.ask(t, velocity=self.rates(t))
+
+
+def is_by_coordinate(sde: SDE) -> TypeGuard[CoordinateSDE]:
+    """Tell whether a process is linear with numbers ``alpha_i(t)`` and ``sigma_i(t)`` for each coordinate."""
+    return sde.is_by_coordinate

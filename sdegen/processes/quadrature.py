@@ -63,13 +63,15 @@ def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RootTable:
-    """A table over time of the matrix root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``.
+    """A table over time of the matrix root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``; or,
+    with noise, of the matrix that solves ``dR/dt = (F + ½ (1 + eta²) G Gᵀ Sigma⁻¹) R``.
 
     A deterministic sampler moves noise as ``R(s) R(t)⁻¹``; only this root makes that the probability flow (Q. Zhang,
     M. Tao, Y. Chen, *gDDIM: Generalized denoising diffusion implicit models*, 2022, arXiv:2206.05564). Write ``R = L Q``
     with `L` the Cholesky factor and ``R(T) = L(T)``. Then ``Q' = Omega Q`` with `Omega` antisymmetric, which is
     integrated from T towards 0 in ``log t`` on panels (`matrix_panels.MatrixPanels`), and interpolated by the polynomials
-    there. With ``Sigma(0)`` singular, Q turns without limit in ``log t``: below ``start * T`` it is held.
+    there. With ``Sigma(0)`` singular, Q turns without limit in ``log t``: below ``start * T`` it is held. With noise, `Q` grows
+    too.
 
     Parameters
     ----------
@@ -79,6 +81,8 @@ class RootTable:
         The last time.
     number, start
         Number of panels to begin with, and where the first begins as a fraction of T.
+    eta
+        The noise level of the reversed process whose deviations `R` moves.
 
     Raises
     ------
@@ -86,15 +90,25 @@ class RootTable:
         If `Sigma` is singular at a time after 0; at a call, if the root has an estimated error above a millionth.
     """
 
-    def __init__(self, F: OfTime, G: OfTime, Sigma: OfTime, T: float, number: int = 512, start: float = 1e-8) -> None:
-        self.F, self.G, self.Sigma, self.T = F, G, Sigma, T
+    def __init__(
+        self,
+        F: OfTime,
+        G: OfTime,
+        Sigma: OfTime,
+        T: float,
+        number: int = 512,
+        start: float = 1e-8,
+        eta: float = 0.0,
+    ) -> None:
+        self.F, self.G, self.Sigma, self.T, self.eta = F, G, Sigma, T, eta
         low, high = math.log(T * start), math.log(T)
         panels = MatrixPanels(self._turn, None, low, high, number, STEADY)
         self.edges, self.error = panels.edges, panels.error
         Q = [torch.eye(panels.Phi.shape[-1], dtype=torch.float64)]
-        for step in panels.Phi.flip(0):
-            Q.append(step.mT @ Q[-1])
-        self.Q = panels.Psi.mT @ torch.stack(Q[:-1]).flip(0)[:, None]  # (panels, points, k, k)
+        back, between = (torch.linalg.inv(P) if eta else P.mT for P in (panels.Phi, panels.Psi))
+        for step in back.flip(0):
+            Q.append(step @ Q[-1])
+        self.Q = between @ torch.stack(Q[:-1]).flip(0)[:, None]  # (panels, points, k, k)
 
     def _turn(self, log_t: Tensor) -> Tensor:
         """Return `Omega` at times ``(n,)``."""
@@ -114,7 +128,8 @@ class RootTable:
         rate = drift + drift.mT + noise  # L⁻¹ Sigma' L⁻ᵀ
         lower = rate.tril(-1) + 0.5 * torch.diag_embed(rate.diagonal(dim1=-2, dim2=-1))  # L⁻¹ L'
         Omega = drift + 0.5 * noise - lower
-        return t[:, None, None] * 0.5 * (Omega - Omega.mT)  # antisymmetric but for rounding
+        turn = 0.5 * (Omega - Omega.mT)  # antisymmetric but for rounding
+        return t[:, None, None] * (turn + 0.5 * self.eta**2 * noise if self.eta else turn)
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return ``R(t)``, of shape ``(*t.shape, k, k)``."""
@@ -124,7 +139,8 @@ class RootTable:
         place = (u - self.edges[i]) / (self.edges[i + 1] - self.edges[i])
         weights = lagrange(panel_rule(self.Q.shape[1]).nodes, place)
         Q = torch.einsum("pn,npab->nab", weights, self.Q[i])
-        Q = 0.5 * Q @ (3 * torch.eye(Q.shape[-1], dtype=Q.dtype) - Q.mT @ Q)  # back onto the orthogonal matrices
+        if not self.eta:
+            Q = 0.5 * Q @ (3 * torch.eye(Q.shape[-1], dtype=Q.dtype) - Q.mT @ Q)  # back onto the orthogonal matrices
         return psd_cholesky(self.Sigma(t)) @ Q.reshape(*t.shape, *Q.shape[1:])
 
     def _check(self, u: Tensor, i: Tensor) -> None:

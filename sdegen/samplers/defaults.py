@@ -14,11 +14,12 @@ from ..processes.scalar import is_scalar
 from .base import Sampler
 from .clocks import angle, log_ratio, share
 from .euler import EulerMaruyama
+from .exponential import follows_moments
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
 from .profiles import EvenError, known_profile
-from .references import MatchedConditional, Normal, PointMass, Reference
+from .references import Matched, MatchedConditional, Normal, PointMass, Reference
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -55,9 +56,11 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
     reversed process.
 
-    For matrix processes the like of the first around a point mass, from 30 steps on with a part of the grid even in the time;
-    Euler–Maruyama in 500 steps for nonlinear ones, or in coordinates without bounds the probability flow, by adaptive steps
-    unless their number is given. Grids end at ``model.end``, or as `nearest` says. Why: docs/choose_a_sampler.md.
+    For other linear processes the like of the first with a corrector, of order two up to nine steps and three beyond, from 30
+    steps on with a part of the grid even in the time. Around a point mass, where the Gaussian is not known or takes matrices over
+    more than 32 numbers, the order grows later. Euler–Maruyama in 500 steps for nonlinear ones, or in coordinates without bounds
+    the probability flow, by adaptive steps unless their number is given. Grids end at ``model.end``, or as `nearest` says.
+    Why: docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -66,19 +69,18 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     steps
         Network evaluations.
     eta
-        Noise put back, on scalar processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
+        Noise put back, on linear processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
 
     Raises
     ------
     ValueError
-        If `eta` is not 0 on another process: choose `ExponentialSDE` or `EulerMaruyama` there.
+        If `eta` is not 0 on a nonlinear process: choose `ExponentialSDE` or `EulerMaruyama` there.
     """
-    scalar = is_scalar(model.sde)
-    if eta and not scalar:
-        raise ValueError(
-            f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."
-        )
     if not is_linear(model.sde):
+        if eta:
+            raise ValueError(
+                f"eta = {eta} on {type(model.sde).__name__}: the default adds no noise there; choose a sampler."
+            )
         if model.sde.coordinates is not None:
             # The noise of an explicit step is without limit where coordinates bring an end of the domain to infinity.
             return ProbabilityFlow() if steps is None else Heun(max(1, steps // 2))
@@ -86,13 +88,8 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     steps = USUAL if steps is None else steps
     end = nearest(model)
     plain = Multistep.default_grid(end=end)
-    if not scalar:
-        # orders grow as below, but later: around a point mass more is left to extrapolate
-        spread = 1.0 if model.moments is None else float(model.state_moments().variance()) ** 0.5
-        # The noise grows like a power of t: high orders want steps even in both (`Angle`).
-        even = {"power": 2 / 3, "time": 0.3} if steps >= 30 else {}
-        grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0, **even)
-        return Multistep(steps, grid, 1 if steps < 13 else 2 if steps < 30 else 3, clock=share, corrector=True)
+    if not is_scalar(model.sde):
+        return _of_many_angles(model, steps, eta or 0.0, end)
     conditioned = model.conditioned
     known = conditioned and not draws_images(model) and model.conditional_moments() is not None
     eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
@@ -127,6 +124,22 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
     grid = Angle(end=end, scale=factor * level(model.state_moments()), power=0.5)
     return Multistep(steps, grid, order, clock=clock, corrector=corrector)
+
+
+def _of_many_angles(model: ScoreModel, steps: int, eta: float, end: float | None) -> Multistep:
+    """Return the default for a linear process that is not scalar."""
+    spread = 1.0 if model.moments is None else float(model.state_moments().variance()) ** 0.5
+    # The noise of matrix processes grows like a power of t: high orders want steps even in both (`Angle`).
+    even = {"power": 2 / 3, "time": 0.3} if steps >= 30 else {}
+    grid = Angle(end=end, scale=spread if 0 < spread < 1 else 1.0, **even)
+    around: Reference
+    if draws_images(model) or not follows_moments(model) or model.conditional_moments() is None:
+        around, order = PointMass(), 1 if steps < 13 else 2 if steps < 30 else 3  # more is left to extrapolate
+    else:  # chosen on mixtures in 2 to 16 dimensions, of every kind of process
+        around, order = MatchedConditional() if model.conditioned else Matched(), 2 if steps < 10 else 3
+    if eta:
+        return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta, reference=around)
+    return Multistep(steps, grid, order, around, share, corrector=True)
 
 
 def along(profile: Profile, steps: int, end: float | None, around: Reference | None = None) -> Multistep:

@@ -9,7 +9,7 @@ from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import require_linear
 from .clocks import Clock, angle
-from .exponential import Channels, Scalar, plan_pieces
+from .exponential import Pieces, plan_pieces
 from .multistep import Multistep
 from .references import PointMass, Reference
 
@@ -42,23 +42,22 @@ class ExponentialSDE(Multistep):
     order
         1, 2 or 3.
     eta
-        Noise level of the reversed SDE: 1 its own, 0 the probability flow; around a point mass on matrix processes one of
-        these two.
+        Noise level of the reversed SDE: 1 its own, 0 the probability flow.
     clock
         The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
     reference
-        The law whose reversed process is exact; by default the data's own moments on scalar processes. On matrix processes, under
-        conditions and for models that know no moments it is a point mass.
+        The law whose reversed process is exact; by default as for `Multistep`, and a point mass under conditions and for models
+        that know no moments.
     corrector
         Correct every state with the evaluation made there, the noise unchanged.
 
     Raises
     ------
     ValueError
-        If `order` is not 1, 2 or 3, or `eta` negative; in a run, if `eta` is not 0 or 1 around a point mass on a matrix process,
-        or the clock of a step of a higher order is infinite, or as for `Multistep`.
+        If `order` is not 1, 2 or 3, or `eta` negative; in a run, if the clock of a step of a higher order is infinite, or as for
+        `Multistep`.
     TypeError
-        In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
+        In a run, if the process is not linear.
     """
 
     @check_arguments
@@ -83,7 +82,7 @@ class ExponentialSDE(Multistep):
         if eta:
             self.convergence_order = min(order + corrector, 2)
 
-    def pieces(self, model: ScoreModel) -> Scalar | Channels:
+    def pieces(self, model: ScoreModel) -> Pieces:
         """Return the coefficients' formula for a model, around a point mass where the moments of the samples are not known."""
         unknown = self.reference is None and (model.conditioned or model.moments is None)
         reference = PointMass() if unknown else self.reference

@@ -27,12 +27,12 @@ Coefficient = Operator | Tensor  # a map of the state, or one number for every d
 
 
 class Node(NamedTuple):
-    """Coefficients of one model evaluation, which turns a state into `q`: a question, and on scalar processes ``q = P
-    answer + a x + b``.
+    """Coefficients of one model evaluation, which turns a state into `q`: a question, and where this is not the answer ``q = P
+    answer + a x + b``, numbers for every direction, or the maps ``P, a``.
     """
 
     question: Any
-    affine: tuple[Tensor, Tensor, Tensor] | None = None
+    affine: tuple[Any, ...] | None = None
 
 
 class Move(NamedTuple):

@@ -14,7 +14,7 @@ from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
-from .exponential import Channels, Scalar, plan_pieces
+from .exponential import Pieces, plan_pieces
 from .moves import Asked, Move, Node, Spread, add_multiple, apply_move, multiply
 from .references import Reference
 
@@ -22,7 +22,7 @@ from .references import Reference
 class MultistepStep(NamedTuple):
     """Coefficients of a multistep step: its evaluation, its update, and the updates that correct earlier states."""
 
-    pieces: Scalar | Channels
+    pieces: Pieces
     node: Node
     move: Move
     restart: bool
@@ -60,7 +60,8 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
     order
         Order of the method, 1 to 4.
     reference
-        The law whose flow is exact; the data's own moments by default on scalar processes, a point mass on others.
+        The law whose flow is exact; by default the data's own moments. On processes that are not scalar it is a point mass where
+        these are not known, or would take matrices over more than 32 numbers.
     clock
         The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
     corrector
@@ -70,9 +71,9 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
     ------
     ValueError
         If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or
-        the reference is `Matched` and the model does not know its data's moments.
+        the reference is `Matched` and the model does not know its data's moments, or it takes too large matrices.
     TypeError
-        In a run, if the process is not linear, or a matrix process with a reference for scalar ones.
+        In a run, if the process is not linear.
     """
 
     eta: float = 0.0  # the noise level of the reversed process
@@ -93,8 +94,8 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         self.order, self.reference, self.clock, self.corrector = order, reference, clock, corrector
         self.convergence_order = order + 1 if corrector else order
 
-    def pieces(self, model: ScoreModel) -> Scalar | Channels:
-        """Return the coefficients' formula for a model: `Scalar` or `Channels`."""
+    def pieces(self, model: ScoreModel) -> Pieces:
+        """Return the coefficients' formula for a model."""
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock, self.eta)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:

@@ -30,40 +30,45 @@ In between, at ``a = eta / (1 + eta)``, modes narrower than the data keep their 
 
 from __future__ import annotations
 
-__all__ = ["Directions", "Matched", "MatchedConditional", "Normal", "PointMass", "Reference", "Unbounded"]
+__all__ = ["Matched", "MatchedConditional", "Normal", "PointMass", "Reference", "ReferenceLaw", "Unbounded"]
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..laws.kernels import Transition, posterior
 from ..laws.mixtures import Moments
-from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..show import show_call
 from ..signatures import Overridable
 
 
-class Directions(NamedTuple):
-    """A Gaussian reference distribution in the eigenbasis of its covariance.
+class ReferenceLaw(NamedTuple):
+    """The Gaussian law of a reference, or the limit of such laws.
 
     Attributes
     ----------
     mean
-        In those directions, one for all samples or ``(B, *)`` one for each; ``()`` for zero.
-    signal, noise
-        Variances: `signal` ``()``, or one for every direction; `noise` a number.
-    Q
-        Orthogonal, ``(d, d)``, from flattened data to directions; None where they are the coordinates.
+        Of the shape of a datum, with a row for each sample where they differ; ``()`` for zero.
+    covariance
+        ``(d, d)`` over the flattened datum, the variances of its coordinates ``(d,)``, or one for all ``()``.
+    noise
+        Variance of the noise that the process adds to it; 0 in the limit of infinite variances, which are then in units of it.
     """
 
     mean: Tensor
-    signal: Tensor
+    covariance: Tensor
     noise: float
-    Q: Tensor | None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of a datum; ``()`` where mean and variance are those of all coordinates."""
+        return Moments(self.mean, self.covariance).event_shape if self.covariance.ndim else self.mean.shape
+
+    def __repr__(self) -> str:
+        return show_call(self)
 
 
 class Reference(Overridable, ABC):
@@ -74,28 +79,8 @@ class Reference(Overridable, ABC):
     __repr__ = show_call
 
     @abstractmethod
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return the reference distribution in the eigenbasis of its covariance, for a model of a scalar process."""
-
-    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
-        """Return ``(Psi, M)``: on a matrix process ``d(Psi⁻¹ x) = d(Psi⁻¹ M) q`` and noise.
-
-        Raises
-        ------
-        TypeError
-            If the reference has no such form there.
-        """
-        raise TypeError(
-            f"{type(self).__name__} is a reference for scalar processes; on a matrix process use PointMass or Unbounded."
-        )
-
-    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Return questions for the model's `q` at the times ``(N,)`` of a matrix process, whose marginals are `at`."""
-        raise NotImplementedError
-
-    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
-        """Return a root of the covariance of the noise that a step from `t` to `s` of a matrix process adds."""
-        raise NotImplementedError
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return the law that is followed for a model, in the units of its process."""
 
 
 _ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -108,32 +93,9 @@ class PointMass(Reference):
     arXiv:2211.01095.
     """
 
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return directions without signal variance."""
-        return Directions(_ZERO, _ZERO, 1.0, None)
-
-    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
-        """Return ``R`` and ``Phi`` without noise, ``Sigma Phi⁻ᵀ`` and ``Phi`` at ``eta = 1``.
-
-        Raises
-        ------
-        ValueError
-            If `eta` is neither.
-        """
-        if eta not in (0, 1):
-            raise ValueError(
-                f"eta = {eta} on a process that is not scalar: between 0 and 1 there is no closed form around a point mass; use "
-                "eta = 0, eta = 1, the reference Unbounded(), or DDIM(eta)."
-            )
-        return (at.covariance @ at.Phi.T.inv() if eta else at.R), at.Phi
-
-    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
-        """Return a root of the covariance of ``q(x_s | x_t, x_0)``."""
-        return posterior(at_s, at_t, s_to_t).covariance.sqrt()
-
-    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Return questions for ``E[x_0 | x]``."""
-        return model.ask(t, denoise=at.Phi.one())
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return a law without variance."""
+        return ReferenceLaw(_ZERO, _ZERO, 1.0)
 
 
 class Unbounded(Reference):
@@ -142,21 +104,9 @@ class Unbounded(Reference):
     Q. Zhang, Y. Chen, *Fast sampling of diffusion models with exponential integrator* (DEIS), 2022, arXiv:2204.13902.
     """
 
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return directions without noise variance."""
-        return Directions(_ZERO, _ONE, 0.0, None)
-
-    def pieces(self, at: Transition, eta: float = 0.0) -> tuple[Operator, Operator]:
-        """Return ``Phi`` and ``(1 + eta²) R``."""
-        return at.Phi, at.R * (1 + eta**2)
-
-    def root(self, at_t: Transition, at_s: Transition, s_to_t: Transition, eta: float) -> Operator:
-        """Return `eta` times the root of the forward transition's covariance, taken back to `s`."""
-        return s_to_t.Phi.inv() @ s_to_t.R * eta
-
-    def ask(self, model: ScoreModel, t: Tensor, at: Transition) -> list[Any]:
-        """Return questions for ``E[z | x]``."""
-        return model.ask(t, noise=at.Phi.one())
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return a law beside whose variance the noise is nothing."""
+        return ReferenceLaw(_ZERO, _ONE, 0.0)
 
 
 class Normal(Reference):
@@ -179,9 +129,9 @@ class Normal(Reference):
             raise ValueError(f"variance = {variance}; it must be positive: PointMass is the limit 0.")
         self.variance = variance
 
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return one direction that stands for all."""
-        return Directions(_ZERO, torch.tensor(self.variance, dtype=torch.float64), 1.0, None)
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return the law of one variance in all coordinates."""
+        return ReferenceLaw(_ZERO, torch.tensor(self.variance, dtype=torch.float64), 1.0)
 
 
 class Matched(Normal):
@@ -195,16 +145,14 @@ class Matched(Normal):
     ------
     ValueError
         In a run, if the model does not know its data's moments.
-    TypeError
-        In a run, if the process is a matrix process.
     """
 
     def __init__(self) -> None:
         super().__init__()
 
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return the eigenvectors of the covariance as directions."""
-        return _eigenbasis(model.state_moments(", or choose the reference Normal()"))
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return the law of the data's moments."""
+        return _gaussian(model.state_moments(", or choose the reference Normal()"))
 
 
 class MatchedConditional(Normal):
@@ -213,28 +161,18 @@ class MatchedConditional(Normal):
 
     Of a linear measurement they follow from the moments of the data, as if these were Gaussian; of such data a posterior then
     costs one evaluation. Each sample has the mean of its own conditions.
-
-    Raises
-    ------
-    TypeError
-        In a run, if the process is a matrix process.
     """
 
     def __init__(self) -> None:
         super().__init__()
 
-    def directions(self, model: ScoreModel) -> Directions:
-        """Return the eigenvectors of the covariance as directions, or those of a point mass."""
+    def law(self, model: ScoreModel) -> ReferenceLaw:
+        """Return the law of the moments under the conditions, or a point mass."""
         moments = model.conditional_moments()
-        return PointMass().directions(model) if moments is None else _eigenbasis(moments.in_units(model.sde.units))
+        return PointMass().law(model) if moments is None else _gaussian(moments.in_units(model.sde.units))
 
 
-def _eigenbasis(moments: Moments) -> Directions:
-    """Return a Gaussian of given moments in the eigenbasis of its covariance."""
+def _gaussian(moments: Moments) -> ReferenceLaw:
+    """Return a Gaussian of given moments."""
     mean, covariance = (v.detach().cpu().double() for v in moments)
-    shape = moments.event_shape
-    if covariance.ndim < 2 or len(covariance) == 1:
-        return Directions(mean, covariance.reshape(shape), 1.0, None)
-    values, Q = torch.linalg.eigh(covariance)
-    flat = mean.reshape(*mean.shape[: mean.ndim - len(shape)], len(Q))
-    return Directions(flat @ Q, values.clamp_min(0.0), 1.0, Q)
+    return ReferenceLaw(mean, covariance if len(covariance) > 1 else covariance.reshape(1), 1.0)

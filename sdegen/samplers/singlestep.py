@@ -14,7 +14,7 @@ from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
-from .exponential import Channels, Scalar, plan_pieces
+from .exponential import Pieces, plan_pieces
 from .moves import Asked, Move, Node, apply_move
 from .references import Reference
 
@@ -22,7 +22,7 @@ from .references import Reference
 class SinglestepStep(NamedTuple):
     """Coefficients of a single-step method: the evaluation at each stage, and the updates to each later stage and to the end."""
 
-    pieces: Scalar | Channels
+    pieces: Pieces
     nodes: list[Node]
     moves: list[Move]
 
@@ -98,7 +98,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         return pieces.leave(apply_move(moves[-1], y, [history[0], history[-1]]), x), None
 
 
-def _between(pieces: Scalar | Channels, t: Tensor, s: Tensor, fraction: float) -> Tensor:
+def _between(pieces: Pieces, t: Tensor, s: Tensor, fraction: float) -> Tensor:
     """Return the time at a fraction of the clock between two, by bisection on the angle."""
     low, high = pieces.phi(s), pieces.phi(t)
     first, last = pieces.clock(high), pieces.clock(low)

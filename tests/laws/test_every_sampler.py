@@ -36,6 +36,7 @@ from sdegen.samplers import (
     share,
     transition_variance,
 )
+from sdegen.samplers.references import ReferenceLaw
 from sdegen.testing import check_sampler, gaussian_data
 
 
@@ -170,12 +171,7 @@ def held(make: Make, process: str, order: int, steps: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("method", "process"),
-    [
-        pytest.param(method, process, marks=marks(method, process))
-        for method in METHODS
-        for process in KINDS
-        if (method, process) != ("exponential SDE 2, eta 0.5", "CLD")  # which has no closed form between 0 and 1
-    ],
+    [pytest.param(method, process, marks=marks(method, process)) for method in METHODS for process in KINDS],
 )
 @pytest.mark.turns(
     "multistep 3-CLD", "flow, heun3-EDM", "exponential SDE 2-Cosine", "exponential SDE 2-EDM", "*-Cosine", "ddim-CLD"
@@ -290,10 +286,9 @@ def test_a_fitted_solver_holds_to_the_laws_of_those_without_an_order(process: st
 
 
 @pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.turns("CLD", "by coordinate", "correlated")
 def test_solvers_without_error_on_gaussian_data_are_exact_and_not_broken(process: str) -> None:
     # Around the Gaussian of the moments that the model is told, here the true ones, there is nothing left to be approximated.
-    if not PROCESSES[process].sde().is_scalar:  # of which `Matched` has no form
-        return
     sde, grid, _ = PROCESSES[process]
     matched = Matched()
     moments = gaussian_data().moments()
@@ -301,8 +296,8 @@ def test_solvers_without_error_on_gaussian_data_are_exact_and_not_broken(process
     class Told(Matched):
         """The true moments, whatever the model says."""
 
-        def directions(self, model: sdegen.ScoreModel) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-            return matched.directions(sdegen.Exact(model.sde, gaussian_data()))
+        def law(self, model: sdegen.ScoreModel) -> ReferenceLaw:
+            return matched.law(sdegen.Exact(model.sde, gaussian_data()))
 
     assert torch.equal(moments.mean, gaussian_data().means[0])
     for make in (

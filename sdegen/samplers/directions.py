@@ -1,0 +1,236 @@
+"""Coefficients of exponential integrators on processes that move each direction by itself: one formula for every direction of
+the reference's covariance (`Scalar`), or for every coordinate of a process by coordinate (`ByCoordinate`).
+
+The formula: `references`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ByCoordinate", "Scalar"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..laws.interpolation import rule
+from ..laws.marginals import Marginal
+from ..laws.operators import Scale
+from ..models.score import ScoreModel
+from ..precision import apply_matrix
+from ..processes.coordinates import CoordinateSDE
+from ..processes.elementwise import ElementwiseSDE
+from .clocks import Clock
+from .moves import Asked, Coefficient, Move, Node, Spread
+from .polynomials import group_by_ends, polynomials
+from .references import ReferenceLaw
+
+
+class Scalar:
+    """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
+
+    def __init__(
+        self,
+        sde: ElementwiseSDE,
+        model: ScoreModel,
+        law: ReferenceLaw,
+        clock: Clock,
+        eta: float = 0.0,
+        lean: float = 0.0,
+    ) -> None:
+        self.sde, self.clock, self.eta, self.lean = sde, clock, eta, lean
+        self.like = model.like
+        self.m, self.c, self.n = self._directions(law)
+
+    def _directions(self, law: ReferenceLaw) -> tuple[Tensor, Tensor, float]:
+        """Return mean and variances of the reference in the eigenbasis of its covariance, and the variance of its noise."""
+        (mean, c, noise), self.Q = law, None
+        if c.ndim == 2:
+            c, Q = torch.linalg.eigh(c)
+            mean = mean.reshape(*mean.shape[: mean.ndim - len(law.event_shape)], len(Q)) @ Q
+            self.Q = Q if self.like is None else Q.to(self.like)
+            return mean, c.clamp_min(0.0), noise
+        return mean, c.reshape(law.event_shape) if c.ndim else c.expand(mean.shape), noise
+
+    def split(self, values: Tensor) -> list[Coefficient]:
+        """Split coefficients ``(N, *directions)`` into `N` prepared ones, numbers as operators."""
+        if self.c.ndim:
+            return [*self.unbind(values)]
+        scale = Scale(values).prepared(self.like)
+        return [scale[i] for i in range(len(values))]
+
+    def unbind(self, values: Tensor) -> list[Tensor]:
+        """Split coefficients ``(N, directions)`` into `N` prepared vectors, one number for every direction."""
+        return list((values if self.like is None else values.to(self.like)).unbind())
+
+    def phi(self, t: Tensor) -> Tensor:
+        """Return the angle ``atan2(sigma, alpha)`` at a time."""
+        return self.sde.angle_at(t)
+
+    def time(self, phi: Tensor) -> Tensor:
+        """Return the time at which the angle is `phi`."""
+        return self.sde.time_of_angle(phi)
+
+    def _over(self, values: Tensor) -> Tensor:
+        """Reshape values to broadcast over directions behind their own axes."""
+        return values[(..., *[None] * self.c.ndim)]
+
+    def _of_mean(self, values: Tensor) -> Tensor:
+        """Multiply the mean, or one for every sample, by numbers ``(N, *directions)``."""
+        return (values[:, None] if self.m.ndim > self.c.ndim else values) * self.m
+
+    def angles(self, phi: Tensor, t: Tensor) -> Tensor:
+        """Return the angle of every direction at the times `t`, where that of the process is `phi`: the same."""
+        return self._over(phi)
+
+    def turned(self, phi: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the angle of every direction where that of the process is `phi`, and its derivative by that; None for 1."""
+        return self._over(phi), None
+
+    def root(self, at: Marginal) -> Tensor:
+        """Return ``r = √(alpha² + sigma²)`` of every direction, ``(N, *directions)``."""
+        return self._over(at.r.matrix()[..., 0, 0])
+
+    def P_squared(self, phi: Tensor) -> Tensor:
+        """Return ``c cos² phi + n sin² phi`` at angles of every direction, ``(*, *directions)``."""
+        return torch.addcmul(self.n * phi.sin().square(), self.c, phi.cos().square())
+
+    def leaning(self, phi: Tensor) -> Tensor:
+        """Return ``(P / sin)^lean``, the factor of `q` as it is interpolated: near 1 where there is much noise."""
+        return (self.P_squared(phi).sqrt() / phi.sin()) ** self.lean
+
+    def kept(self, end: Tensor, phi: Tensor) -> Tensor:
+        """Return the ratio at two angles of ``(P / cos)²``, the variance that the reference gives to ``x / alpha``: 0 to 1."""
+        return self.P_squared(end) / self.P_squared(phi) * (phi.cos() / end.cos()).square()
+
+    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
+        """Plan the model evaluations ``q = P (v − v_reference)``, times its factor, at the times ``(N,)``."""
+        at, phi = self.sde.marginal(t), self.angles(self.phi(t), t)
+        cos, sin, P = phi.cos(), phi.sin(), self.P_squared(phi).sqrt()
+        pull = sin * cos * (self.n - self.c) / P
+        if self.lean:
+            factor = self.leaning(phi)
+            pull, P = factor * pull, factor * P
+        a = -pull / self.root(at)
+        if not self.c.ndim:
+            return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
+        b = self._of_mean(pull * cos + P * sin)
+        questions = model.ask(t, velocity=at.Phi.one())
+        affine = zip(self.unbind(P), self.unbind(a), self.unbind(b), strict=True)
+        return [Node(*v) for v in zip(questions, affine, strict=True)]
+
+    def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+        """Plan the coefficients of the updates that are asked for."""
+        if not asked:
+            return []
+        t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
+        phi, r = self.phi(times), self.root(self.sde.marginal(times))
+        angles = self.angles(phi, times)
+        start, end = angles[t], angles[s]
+        P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
+        unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
+        if unable.any():
+            raise ValueError(
+                f"alpha is zero at t = {times[t][unable][0].item():.6g}, where an unbounded reference has no flow; choose the "
+                "reference Normal() or Matched(), or a grid that starts earlier."
+            )
+        u, w = rule()
+        length = (phi[s] - phi[t])[:, None]
+        path = phi[t][:, None] + length * u  # (moves, points)
+        clock = self.clock(phi)
+        l = polynomials(clock, asked, self.clock(path)) * length * w  # (evaluations, moves, points)
+        integrals = l.new_empty(*l.shape[:2], *self.c.shape)
+        size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
+        for own in group_by_ends(asked).split(size):
+            between, turns = self.turned(path[own[:, 0]])
+            integrand = self.P_squared(between).reciprocal_()
+            if turns is not None:
+                integrand *= turns
+            if self.eta:
+                integrand *= self.kept(end[own[:, 0], None], between).pow_(0.5 * self.eta**2)
+            if self.lean:
+                integrand /= self.leaning(between)
+            integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
+        weights = integrals.mul_((1 + self.eta**2) * r[s] * P_s)
+        if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
+            last = self._over(polynomials(clock, asked, self.clock(phi[s])))
+            weights = torch.where(P_s > 0, weights, -r[s] * last)
+        ratio = P_s / P_t * self.kept(end, start) ** (0.5 * self.eta**2)
+        shift = self._of_mean(r[s] * (end.cos() - ratio * start.cos()))
+        shifts: Sequence[Tensor | None] = self.unbind(shift) if self.c.ndim else [None] * len(asked)
+        each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
+        return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
+
+    def spreads(self, times: Tensor) -> list[Spread]:
+        """Plan the noise of every step between the times: of variance ``P_s² − (P_s / P_t)² kept^eta² P_t²`` in each direction.
+
+        A reference without noise variance has no state of its own; its limit is ``eta² cos²_s (tan²_t − tan²_s)``.
+        """
+        phi, r = self.angles(self.phi(times), times), self.root(self.sde.marginal(times))
+        start, end, P_s = phi[:-1], phi[1:], self.P_squared(phi[1:]).sqrt()
+        kept = self.kept(end, start)
+        if self.n:
+            root = P_s * (-torch.expm1(self.eta**2 * kept.log()) / self.n).sqrt()
+        else:
+            root = self.eta * end.cos() * (start.tan().square() - end.tan().square()).sqrt()
+            root = root.expand_as(P_s)
+        carry = r[1:] / r[:-1] * P_s / self.P_squared(start).sqrt() * kept ** (0.5 * self.eta**2)
+        return [Spread(*v) for v in zip(self.split(carry), self.split(r[1:] * root), strict=True)]
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the coordinates of the state in the eigenbasis of the reference."""
+        return x if self.Q is None else apply_matrix(x.reshape(len(x), -1), self.Q.to(x))
+
+    def leave(self, x: Tensor, like: Tensor) -> Tensor:
+        """Return the state from its coordinates in the eigenbasis of the reference."""
+        return x if self.Q is None else apply_matrix(x, self.Q.to(x).T).reshape(like.shape)
+
+    def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
+        """Evaluate `q` at the state `x`, whose coordinates are `y`."""
+        q = self.enter(model.answer(x, node.question))
+        if node.affine is None:
+            return q
+        P, a, b = (v.to(y) for v in node.affine)
+        return torch.addcmul(b, a, y).addcmul_(P, q)
+
+
+class ByCoordinate(Scalar):
+    """The coefficients on a process by coordinate, along its axes: each coordinate turns by its own angle.
+
+    Of a reference whose covariance is not diagonal there, the variances along these axes are taken.
+    """
+
+    sde: CoordinateSDE
+
+    def _directions(self, law: ReferenceLaw) -> tuple[Tensor, Tensor, float]:
+        """Return mean and variances of the reference along the axes of the process, and the variance of its noise."""
+        (mean, c, noise), self.Q, shape = law, None, self.sde.coefficient_shape
+        if c.ndim:
+            c = self.sde.variances(c)[0]
+        if mean.ndim:
+            mean = self.enter(mean.reshape(-1, *shape)).reshape(mean.shape)
+        return mean, c.expand(shape), noise
+
+    def angles(self, phi: Tensor, t: Tensor) -> Tensor:
+        """Return ``atan2(sigma, alpha)`` of every coordinate at the times `t`."""
+        return (-0.5 * self.sde.levels(t)).exp().atan()
+
+    def turned(self, phi: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the angle of every coordinate where that of the clock is `phi`, and its derivative by that."""
+        t = self.time(phi.reshape(-1))
+        shape = (*phi.shape, *self.sde.coefficient_shape)
+        return self.angles(phi, t).reshape(shape), self.sde.turning(t).reshape(shape)
+
+    def root(self, at: Marginal) -> Tensor:
+        """Return ``r = √(alpha² + sigma²)`` of every coordinate."""
+        numbers = at.r.along(self.sde.basis)
+        assert numbers is not None
+        return numbers.reshape(-1, *self.sde.coefficient_shape)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the coordinates of the state along the axes of the process."""
+        return x if self.sde.basis is None else self.sde.basis(x)
+
+    def leave(self, x: Tensor, like: Tensor) -> Tensor:
+        """Return the state from its coordinates."""
+        return x if self.sde.basis is None else self.sde.basis.inverse(x)
