@@ -59,21 +59,26 @@ def recall(compute: Callable[[], T], *about: Any) -> T:
     >>> recall(numbers.sum, "sum", numbers)
     tensor(3.)
     """
-    try:
-        key = _held(about)
-    except _Untold:
+    key = _or_none(_held, about)
+    if key is None:
         return compute()
     for kept in tuple(_kept):  # other threads may add to it
         if kept.key == key:
             return kept.result
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):  # others may differentiate by it
         result = compute()
-    try:
-        if _size(result) <= _NUMBERS:
-            _kept.appendleft(_Kept(key, result))
-    except _Untold:
-        pass
+    size = _or_none(_size, result)
+    if size is not None and size <= _NUMBERS:
+        _kept.appendleft(_Kept(key, result))
     return result
+
+
+def _or_none(look: Callable[[Any], Any], value: Any) -> Any:
+    """Return what is found in a value; None where it cannot be looked into."""
+    try:
+        return look(value)
+    except _Untold:
+        return None
 
 
 def _held(value: Any) -> Any:

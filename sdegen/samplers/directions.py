@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..laws.diagonal import Diagonal
 from ..laws.interpolation import rule
 from ..laws.marginals import Marginal
 from ..laws.operators import Scale
@@ -21,7 +22,7 @@ from ..precision import apply_matrix
 from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
-from .moves import Asked, Coefficient, Move, Node, Spread
+from .moves import Asked, Coefficient, Move, Node, Spread, add_multiple, multiply
 from .polynomials import group_by_ends, polynomials
 from .references import ReferenceLaw
 
@@ -52,6 +53,11 @@ class Scalar:
             return mean, c.clamp_min(0.0), noise
         return mean, c.reshape(law.event_shape) if c.ndim else c.expand(mean.shape), noise
 
+    @property
+    def own_axes(self) -> bool:
+        """Whether directions are the numbers of a state themselves."""
+        return self.Q is None
+
     def split(self, values: Tensor) -> list[Coefficient]:
         """Split coefficients ``(N, *directions)`` into `N` prepared ones, numbers as operators."""
         if self.c.ndim:
@@ -75,9 +81,13 @@ class Scalar:
         """Reshape values to broadcast over directions behind their own axes."""
         return values[(..., *[None] * self.c.ndim)]
 
-    def _of_mean(self, values: Tensor) -> Tensor:
-        """Multiply the mean, or one for every sample, by numbers ``(N, *directions)``."""
-        return (values[:, None] if self.m.ndim > self.c.ndim else values) * self.m
+    def constants(self, values: Tensor) -> Sequence[Tensor | None]:
+        """Multiply the mean, or one for every sample, by numbers ``(N, *directions)``, and split them into prepared constants;
+        None where it is 0.
+        """
+        if not self.m.any():
+            return [None] * len(values)
+        return self.unbind((values[:, None] if self.m.ndim > self.c.ndim else values) * self.m)
 
     def angles(self, phi: Tensor, t: Tensor) -> Tensor:
         """Return the angle of every direction at the times `t`, where that of the process is `phi`: the same."""
@@ -114,10 +124,12 @@ class Scalar:
         a = -pull / self.root(at)
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
-        b = self._of_mean(pull * cos + P * sin)
-        questions = model.ask(t, velocity=at.Phi.one())
-        affine = zip(self.unbind(P), self.unbind(a), self.unbind(b), strict=True)
-        return [Node(*v) for v in zip(questions, affine, strict=True)]
+        b = self.constants(pull * cos + P * sin)
+        if self.own_axes:
+            questions = model.ask(t, x=Diagonal(a), velocity=Diagonal(P))
+            return [Node(question, None, constant) for question, constant in zip(questions, b, strict=True)]
+        questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
+        return [Node(*v) for v in zip(questions, affine, b, strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
         """Plan the coefficients of the updates that are asked for."""
@@ -156,8 +168,7 @@ class Scalar:
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
         ratio = P_s / P_t * self.kept(end, start) ** (0.5 * self.eta**2)
-        shift = self._of_mean(r[s] * (end.cos() - ratio * start.cos()))
-        shifts: Sequence[Tensor | None] = self.unbind(shift) if self.c.ndim else [None] * len(asked)
+        shifts = self.constants(r[s] * (end.cos() - ratio * start.cos()))
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
@@ -188,10 +199,10 @@ class Scalar:
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
         """Evaluate `q` at the state `x`, whose coordinates are `y`."""
         q = self.enter(model.answer(x, node.question))
-        if node.affine is None:
-            return q
-        P, a, b = (v.to(y) for v in node.affine)
-        return torch.addcmul(b, a, y).addcmul_(P, q)
+        if node.affine is not None:
+            P, a = node.affine
+            return add_multiple(multiply(a, y, node.constant), P, q)
+        return q if node.constant is None else q.add_(node.constant.to(q))
 
 
 class ByCoordinate(Scalar):
@@ -210,6 +221,11 @@ class ByCoordinate(Scalar):
         if mean.ndim:
             mean = self.enter(mean.reshape(-1, *shape)).reshape(mean.shape)
         return mean, c.expand(shape), noise
+
+    @property
+    def own_axes(self) -> bool:
+        """Whether the axes of the process are those of its states."""
+        return self.sde.basis is None
 
     def angles(self, phi: Tensor, t: Tensor) -> Tensor:
         """Return ``atan2(sigma, alpha)`` of every coordinate at the times `t`."""

@@ -17,7 +17,7 @@ from ..processes.grids import Given
 from .base import Sampler
 from .clocks import share
 from .moves import Move
-from .multistep import Multistep, MultistepStep
+from .multistep import Multistep, MultistepStep, merge_corrections
 from .steps import take_steps
 
 
@@ -61,23 +61,23 @@ class Fitted(Multistep):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights, multiplied by the fitted factors."""
-        return multiplied_plan(super().plan(model, times), self.factors)
+        return multiplied_plan(self.updates(model, times), self.factors)
 
 
 def multiplied_move(move: Move, factors: Tensor) -> Move:
     return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
-def multiplied_plan(plan: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
-    """Multiply the weights of a plan, one row of factors for every move, and return the new plan."""
-    moves = sum(1 + (c.correct is not None) for c in plan)
+def multiplied_plan(updates: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
+    """Multiply the weights of all updates and corrections, one row of factors for every move, and return the plan."""
+    moves = sum(1 + (c.correct is not None) for c in updates)
     if len(factors) < moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     rows, steps = iter(factors), []
-    for c in plan:
+    for c in updates:
         correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
         steps.append(c._replace(correct=correct, move=multiplied_move(c.move, next(rows))))
-    return steps
+    return merge_corrections(steps)
 
 
 def travel(

@@ -13,12 +13,14 @@ __all__ = [
     "Spread",
     "add_multiple",
     "apply_move",
+    "apply_after",
     "multiply",
 ]
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..laws.operators import Operator, add_product
@@ -28,11 +30,12 @@ Coefficient = Operator | Tensor  # a map of the state, or one number for every d
 
 class Node(NamedTuple):
     """Coefficients of one model evaluation, which turns a state into `q`: a question, and where this is not the answer ``q = P
-    answer + a x + b``, numbers for every direction, or the maps ``P, a``.
+    answer + a x + b`` with ``(P, a)``, numbers for every direction or maps, and a constant `b` of every direction.
     """
 
     question: Any
-    affine: tuple[Any, ...] | None = None
+    affine: tuple[Any, Any] | None = None
+    constant: Tensor | None = None
 
 
 class Move(NamedTuple):
@@ -61,9 +64,16 @@ class Asked(NamedTuple):
     seen: Sequence[int]
 
 
-def multiply(c: Coefficient, x: Tensor) -> Tensor:
-    """Apply a coefficient, an operator or one number for every direction, to `x`."""
-    return x * c.to(x) if isinstance(c, Tensor) else c(x)
+def multiply(c: Coefficient, x: Tensor, constant: Tensor | None = None) -> Tensor:
+    """Apply a coefficient, an operator or one number for every direction, to `x`, and add a constant of every direction."""
+    if not isinstance(c, Tensor):
+        return c(x)
+    return x * c.to(x) if constant is None else torch.addcmul(constant.to(x), c.to(x), x)
+
+
+def apply_after(a: Coefficient, b: Coefficient) -> Coefficient:
+    """Return the coefficient that does what `b` and then `a` do."""
+    return a * b if isinstance(a, Tensor) else a @ b
 
 
 def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
@@ -73,7 +83,7 @@ def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
 
 def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     """Apply an update to a state and its past evaluations, and return the new state."""
-    y = multiply(move.carry, x)
+    y = multiply(move.carry, x, move.shift)
     for weight, q in zip(move.weights, history, strict=False):
         y = add_multiple(y, weight, q)
-    return y if move.shift is None else y.add_(move.shift.to(y))
+    return y

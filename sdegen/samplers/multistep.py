@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Multistep", "MultistepMemory", "MultistepStep"]
+__all__ = ["Multistep", "MultistepMemory", "MultistepStep", "merge_corrections"]
 
-from collections.abc import Sequence
+from itertools import pairwise
+from operator import add, sub
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,31 +16,57 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Move, Node, Spread, add_multiple, apply_move, multiply
+from .moves import Asked, Move, Node, Spread, add_multiple, apply_after, apply_move, multiply
 from .references import Reference
 
 
 class MultistepStep(NamedTuple):
-    """Coefficients of a multistep step: its evaluation, its update, and the updates that correct earlier states."""
+    """Coefficients of a multistep step: its evaluation, its update and noise, and the repair of an earlier evaluation.
+
+    Attributes
+    ----------
+    restart, again
+        Whether the update begins at the first state, and whether that of the next step does.
+    correct
+        The update that corrects the state with its own evaluation, until `merge_corrections`.
+    """
 
     pieces: Pieces
     node: Node
     move: Move
     restart: bool
+    again: bool
     correct: Move | None
     repair: tuple[Move, Node] | None
     spread: Spread | None
 
 
 class MultistepMemory(NamedTuple):
-    """The memory of a multistep method: the first state, the state that the last update began with, past evaluations, newest
-    first, and the noise that this update added.
+    """The memory of a multistep method: the first state, past evaluations, newest first, and the noise since that state, while
+    updates begin there.
     """
 
     first: Tensor
-    base: Tensor
     history: list[Tensor]
     noise: Tensor | None
+
+
+def merge_corrections(steps: list[MultistepStep]) -> list[MultistepStep]:
+    """Put the correction of every state into the update that begins there, and return the new plan.
+
+    A corrected state is never evaluated, it is only where the next update begins. It differs from the state by weights alone,
+    ``Σ (W^c_j − W_j) q_j``, since carry, shift and noise are those of the update that led there; so it costs one weight more.
+    """
+    merged = steps[:1]
+    for before, c in pairwise(steps):
+        if c.correct is not None and not c.restart:
+            newest, *corrected = c.correct.weights
+            apart = [newest, *map(sub, corrected, before.move.weights)]
+            carried = [apply_after(c.move.carry, W) for W in apart]
+            weights = [*map(add, c.move.weights, carried), *carried[len(c.move.weights) :]]
+            c = c._replace(move=c.move._replace(weights=weights))
+        merged.append(c._replace(correct=None))
+    return merged
 
 
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
@@ -99,7 +126,11 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock, self.eta)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
-        """Plan the weights of every step."""
+        """Plan the weights of every step, corrections merged into them."""
+        return merge_corrections(self.updates(model, times))
+
+    def updates(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
+        """Plan the weights of every update and every correction, each by itself."""
         pieces, p, n = self.pieces(model), self.order, len(times) - 1
         nodes = pieces.nodes(model, times[:-1])
         seen = [range(k, max(k - p, -1), -1) for k in range(n)]
@@ -114,7 +145,8 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
         repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
         spreads = pieces.spreads(times) if self.eta else [None] * n
-        each = zip(nodes, moves[:n], restarts, corrections, repairs, spreads, strict=True)
+        again = [*restarts[1:], False][:n]
+        each = zip(nodes, moves[:n], restarts, again, corrections, repairs, spreads, strict=True)
         return [MultistepStep(pieces, *c) for c in each]
 
     def step(
@@ -123,23 +155,19 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         """Evaluate the model once, apply the formula, and add noise where there is any."""
         y = c.pieces.enter(x)
         q = c.pieces.evaluate(model, x, y, c.node)
-        first, base, history, e = (y, y, [], None) if state is None else state
+        first, history, e = (y, [], None) if state is None else state
         history = [q, *history]
-        if c.correct is not None:
-            y = self.advance(c.correct, base, history)
-            y = y if e is None else y + e
         if c.repair is not None:
             move, node = c.repair
             again = apply_move(move, first, history)
             history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
-        base = first if c.restart else y
-        out = self.advance(c.move, base, history)
+        out = apply_move(c.move, first if c.restart else y, history)
         if c.spread is not None:
-            fresh = multiply(c.spread.root, c.pieces.enter(noise(x)))
-            e = add_multiple(fresh, c.spread.carry, e) if c.restart and e is not None else fresh
-            out = out + e
-        return c.pieces.leave(out, x), MultistepMemory(first, base, history[: self.order], e)
-
-    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """Apply an update of the run to the state, and return the new state; `fit_solver` overrides this."""
-        return apply_move(move, y, history)
+            z = c.pieces.enter(noise(x))
+            if c.restart or c.again:
+                fresh = multiply(c.spread.root, z)
+                e = add_multiple(fresh, c.spread.carry, e) if c.restart and e is not None else fresh
+                out = out + e
+            else:
+                out = add_multiple(out, c.spread.root, z)
+        return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], e if c.again else None)

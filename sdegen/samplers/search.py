@@ -28,12 +28,12 @@ from ..processes.grids import Angle, Given
 from ..processes.scalar import as_scalar
 from ..progress import should_show
 from ..warning import warn_caller
-from .base import Sampler
+from .base import Noise, Sampler
 from .clocks import share
 from .defaults import default, level
 from .fitted import Fitted, multiplied_move, multiplied_plan, travel
 from .moves import Move, apply_move, multiply
-from .multistep import Multistep, MultistepStep
+from .multistep import Multistep, MultistepMemory, MultistepStep
 from .start import check_known, start
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
@@ -45,8 +45,20 @@ class Student(Multistep):
 
     def __init__(self, stops: Tensor, order: int, teacher: dict[float, Tensor]) -> None:
         super().__init__(max(1, len(stops) - 1), Given(stops), order, clock=share, corrector=True)
-        self.teacher = teacher
+        self.teacher, self.base = teacher, torch.empty(0)
         self.found: list[Tensor] = []
+
+    def step(
+        self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None
+    ) -> tuple[Tensor, MultistepMemory]:
+        """Evaluate the model, correct the state, and go on from there."""
+        y = c.pieces.enter(x)
+        first, history, _ = (y, [], None) if state is None else state
+        history = [c.pieces.evaluate(model, x, y, c.node), *history]
+        y = y if c.correct is None else self.advance(c.correct, self.base, history)
+        self.base = first if c.restart else y
+        out = self.advance(c.move, self.base, history)
+        return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], None)
 
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
         """Apply the update with the factors that bring it nearest to the teacher, and return the new state."""
@@ -197,7 +209,7 @@ class Search:
         pieces = Multistep(2).pieces(model)
         teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
         student = Student(times, order, teacher)
-        travel(student, student.plan(model, times), model, self.train.states[0])
+        travel(student, student.updates(model, times), model, self.train.states[0])
         return Fitted(times, torch.stack(student.found), order, self.denoise)
 
     def snap(self, grid: Angle) -> list[int]:
@@ -283,7 +295,7 @@ class Knobs:
         self.flow, self.model, self.fitted = sde.flow(model), model, fitted
         self.stops = fitted.stops.double()
         self.ticks = share(self.flow.clock(self.stops))
-        self.known = (self.stops, Multistep.plan(fitted, model, self.stops))
+        self.known = (self.stops, fitted.updates(model, self.stops))
         moves = [(k, m) for k, c in enumerate(self.known[1]) for m in (c.correct, c.move) if m is not None]
         counts = torch.tensor([len(m.weights) for _, m in moves])
         self.mask = torch.arange(fitted.order + 1) < counts[:, None]
@@ -305,5 +317,5 @@ class Knobs:
     def plan(self, sampler: Fitted) -> list[MultistepStep]:
         """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
         if not torch.equal(self.known[0], sampler.stops):
-            self.known = (sampler.stops, Multistep.plan(sampler, self.model, sampler.stops))
+            self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
         return multiplied_plan(self.known[1], sampler.factors)
