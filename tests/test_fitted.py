@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import sdegen
-from sdegen import grids, samplers
+from sdegen import grids, guidance, measurements, samplers
 from sdegen.conditions import Conditions
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
-from sdegen.samplers.search import Knobs, Search, robust_least_squares
+from sdegen.samplers.knobs import Knobs
+from sdegen.samplers.search import Search
+from sdegen.samplers.student import robust_least_squares
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
@@ -146,6 +148,42 @@ def test_conditions_belong_to_their_paths() -> None:
     label = torch.arange(256) % 2
     solver = samplers.fit_solver(model, steps=5, paths=256, final="sample", label=label)
     assert solver.error < 0.5 * solver.default_error  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_guided_models_are_fitted_to_conditions_that_are_drawn(tmp_path: Path) -> None:
+    """Judged under measurements that nothing was fitted under, and again under others."""
+    seen = measurements.Mask(torch.tensor([True, False]), std=0.5)
+    model = guidance.MomentMatching(sdegen.Exact(sdegen.VP(), RING), seen)
+
+    def draw(n: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"y": seen.sample(RING.sample(n, generator), generator)}
+
+    solver = samplers.fit_solver(model, steps=3, paths=64, rounds=1, conditions=draw)
+    assert isinstance(solver, Fitted) and isinstance(solver.reference, samplers.MatchedConditional)
+    assert solver.error is not None and solver.default_error is not None and solver.error < 0.8 * solver.default_error
+    g = torch.Generator().manual_seed(5)
+    x_T, new = torch.randn(50, 2, dtype=torch.float64, generator=g), draw(50, g)
+    fine = Multistep(40, grids.Angle(power=0.5), 3, samplers.MatchedConditional(), share, True)
+    plain = default(sdegen.Conditioned(model, **new), 3)
+    sdegen.save(solver, tmp_path / "solver.safetensors")
+    back = sdegen.load(tmp_path / "solver.safetensors")
+    x, y, z, want = (sdegen.sample(model, x_T=x_T, sampler=s, **new) for s in (solver, plain, back, fine))
+    assert torch.equal(x, z)
+    assert (x - want).norm(dim=1).median() < 0.8 * (y - want).norm(dim=1).median()
+
+
+def test_conditions_that_cannot_be_drawn_are_refused() -> None:
+    model = sdegen.ExactConditional(sdegen.VP(), [RING, RING], RING)
+    labels = torch.zeros(16, dtype=torch.int64)
+    for conditions, cond, kind, message in (
+        (lambda n, g: labels, {}, TypeError, "conditions returned a Tensor; return a dictionary"),
+        (lambda n, g: {"label": labels}, {"label": 1}, ValueError, "label was given and drawn; give it, or"),
+        (lambda n, g: {"label": 1}, {}, ValueError, "conditions returned none with a row for each of 16 paths; return"),
+        (lambda n, g: {"labels": labels}, {}, TypeError, "no argument 'labels'"),
+    ):
+        with pytest.raises(kind, match=message):
+            samplers.fit_solver(model, steps=2, paths=16, conditions=conditions, **cond)
 
 
 def test_gaussian_data_leave_nothing_to_fit() -> None:

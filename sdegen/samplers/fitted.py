@@ -18,6 +18,7 @@ from .base import Sampler
 from .clocks import share
 from .moves import Move
 from .multistep import Multistep, MultistepStep, merge_corrections
+from .references import Reference
 from .steps import take_steps
 
 
@@ -34,6 +35,8 @@ class Fitted(Multistep):
         Order of the method.
     denoise
         Whether it was fitted for ``final="denoise"``.
+    reference
+        As for `Multistep`.
 
     Raises
     ------
@@ -46,9 +49,11 @@ class Fitted(Multistep):
     default_error: float | None = None
 
     @check_arguments
-    def __init__(self, stops: Tensor, factors: Tensor, order: int, denoise: bool) -> None:
+    def __init__(
+        self, stops: Tensor, factors: Tensor, order: int, denoise: bool, reference: Reference | None = None
+    ) -> None:
         check_tensor("stops", stops, ndim=1), check_tensor("factors", factors, shape=(None, order + 1))
-        super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, clock=share, corrector=True)
+        super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, reference, share, corrector=True)
         self.stops, self.factors, self.denoise = stops, factors, denoise
         self.convergence_order = None  # factors are fitted to one number of steps
 

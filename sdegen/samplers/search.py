@@ -9,9 +9,9 @@ better than the default, the default comes back, with a warning.
 
 from __future__ import annotations
 
-__all__ = ["Knobs", "Search", "Student", "TeacherPaths", "fit_solver", "robust_least_squares"]
+__all__ = ["Search", "TeacherPaths", "fit_solver"]
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,68 +19,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..arguments import check_arguments
+from ..data.parts import has_rows
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
-from ..models.wrapper import bind_rows
+from ..models.wrapper import Conditioned, bind_rows
 from ..precision import widened
-from ..processes.base import SDE
-from ..processes.grids import Angle, Given
+from ..processes.grids import Angle
 from ..processes.scalar import as_scalar
 from ..progress import should_show
 from ..warning import warn_caller
-from .base import Noise, Sampler
+from .base import Sampler
 from .clocks import share
-from .defaults import default, level
-from .fitted import Fitted, multiplied_move, multiplied_plan, travel
-from .moves import Move, apply_move, multiply
-from .multistep import Multistep, MultistepMemory, MultistepStep
+from .defaults import WIDER, default, draws_images, level
+from .fitted import Fitted, travel
+from .knobs import Knobs
+from .multistep import Multistep
+from .references import Matched, MatchedConditional
 from .start import check_known, start
+from .student import Student
 
-RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
 CUT = 10.0  # medians, beyond which a distance counts no further
-
-
-class Student(Multistep):
-    """A multistep sampler that, at each update, fits the factors on its weights to a teacher's trajectory."""
-
-    def __init__(self, stops: Tensor, order: int, teacher: dict[float, Tensor]) -> None:
-        super().__init__(max(1, len(stops) - 1), Given(stops), order, clock=share, corrector=True)
-        self.teacher, self.base = teacher, torch.empty(0)
-        self.found: list[Tensor] = []
-
-    def step(
-        self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None
-    ) -> tuple[Tensor, MultistepMemory]:
-        """Evaluate the model, correct the state, and go on from there."""
-        y = c.pieces.enter(x)
-        first, history, _ = (y, [], None) if state is None else state
-        history = [c.pieces.evaluate(model, x, y, c.node), *history]
-        y = y if c.correct is None else self.advance(c.correct, self.base, history)
-        self.base = first if c.restart else y
-        out = self.advance(c.move, self.base, history)
-        return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], None)
-
-    def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
-        """Apply the update with the factors that bring it nearest to the teacher, and return the new state."""
-        used = history[: len(move.weights)]
-        features = torch.stack([multiply(w, q).flatten(1) for w, q in zip(move.weights, used, strict=True)], -1)
-        rest = (self.teacher[move.s.item()] - apply_move(move, y, used)).flatten(1)
-        factors = 1 + robust_least_squares(features, rest)
-        self.found.append(torch.nn.functional.pad(factors, (0, self.order + 1 - len(factors)), value=1.0))
-        return apply_move(multiplied_move(move, factors), y, used)
-
-
-def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
-    """Find ``theta`` near 0 with ``features theta = target`` by least squares in which rows with large errors weigh less."""
-    features, target = features.double(), target.double()
-    theta = features.new_zeros(features.shape[-1])
-    for _ in range(4):
-        size = (target - features @ theta).norm(dim=1)
-        w = 1 / size.maximum(size.median()).clamp_min(1e-300)
-        gram = torch.einsum("b,bdi,bdj->ij", w, features, features)
-        right = torch.einsum("b,bdi,bd->i", w, features, target)
-        theta = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), right)
-    return theta.cpu()
 
 
 @check_arguments
@@ -94,9 +52,13 @@ def fit_solver(
     final: str = "denoise",
     end: float | None = None,
     progress: bool | None = None,
+    conditions: Callable[[int, torch.Generator], dict[str, Any]] | None = None,
     **cond: Any,
 ) -> Sampler:
     """Fit a solver of `steps` evaluations to a model of a scalar process, and return it.
+
+    Of a conditional or guided model it is fitted to paths under conditions, those given or drawn. Those of the paths held back
+    were drawn like the others, and nothing was fitted under them.
 
     Parameters
     ----------
@@ -115,6 +77,8 @@ def fit_solver(
         As in `sample`, and the last time.
     progress, cond
         As in `sample`; conditions with rows have one for every path.
+    conditions
+        Draws conditions, ``conditions(n, generator)`` those of `n` paths by name, with a row for each.
 
     Returns
     -------
@@ -125,7 +89,18 @@ def fit_solver(
     Raises
     ------
     TypeError, ValueError
-        If the process is not scalar, the moments are not known, or a number is out of range.
+        If the process is not scalar, the moments are not known, a number is out of range, or a condition is both given and drawn.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> modes = [sdegen.GaussianMixture(torch.ones(1), m[None], v[None]) for m, v in zip(ring.means, ring.covariances)]
+    >>> guided = sdegen.guidance.ClassifierFree(sdegen.ExactConditional(sdegen.VP(), modes, ring), scale=2.0)
+    >>> labels = lambda n, generator: {"label": torch.randint(8, (n,), generator=generator)}
+    >>> solver = fit_solver(guided, steps=5, paths=64, rounds=2, conditions=labels)
+    >>> solver.error < 0.8 * solver.default_error
+    True
     """
     as_scalar(model.sde, ", and solvers are fitted to such processes; use the default sampler.")
     if final not in ("denoise", "sample"):
@@ -135,9 +110,34 @@ def fit_solver(
         paths = max(64, min(512, 65_536 // numbers))
     if paths < 16 or steps < 2 or rounds < 0:
         raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
+    if conditions is not None:
+        cond = cond | _draw(conditions, paths, seed, cond)
     cond, show = read_conditions(model, cond, fit_solver), should_show(progress)
     with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
         return Search(model, steps, paths, seed, final, end, cond).run(rounds, bar)
+
+
+def _draw(
+    conditions: Callable[[int, torch.Generator], dict[str, Any]], paths: int, seed: int, cond: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw the conditions of paths.
+
+    Raises
+    ------
+    TypeError
+        If what is drawn is no dictionary.
+    ValueError
+        If it has a condition that is given too, or none with a row for each path.
+    """
+    drawn = conditions(paths, torch.Generator().manual_seed(seed))
+    if not isinstance(drawn, dict):
+        raise TypeError(f"conditions returned a {type(drawn).__name__}; return a dictionary of conditions by name.")
+    twice = sorted(drawn.keys() & cond.keys())
+    if twice:
+        raise ValueError(f"{twice[0]} was given and drawn; give it, or let conditions return it.")
+    if not any(has_rows(value, paths) for value in drawn.values()):
+        raise ValueError(f"conditions returned none with a row for each of {paths} paths; return tensors (n, ...).")
+    return drawn
 
 
 class TeacherPaths(NamedTuple):
@@ -157,13 +157,17 @@ class Search:
         self, model: ScoreModel, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
     ) -> None:
         self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
-        self.plain = default(model, steps, eta=0.0)
+        whole = Conditioned(model, **cond) if cond else model
+        self.plain = default(whole, steps, eta=0.0)
         assert self.plain.grid is not None  # the default has one
         self.plain.grid.end = end
-        self.scale = level(model.state_moments())
+        narrow = whole.conditioned and not draws_images(model)
+        self.reference = MatchedConditional() if narrow else Matched()
+        self.scale = level(model.state_moments()) * (WIDER if narrow else 1)
         check_known(model)
         x_T = widened(start(model, paths, seed))
-        teacher = Multistep(self.FINE, Angle(end=end, scale=self.scale, power=0.5), 3, clock=share, corrector=True)
+        grid = Angle(end=end, scale=self.scale, power=0.5)
+        teacher = Multistep(self.FINE, grid, 3, self.reference, share, corrector=True)
         self.fine = teacher.times(self.sde, False)
         order = torch.randperm(paths, generator=torch.Generator().manual_seed(seed))
         self.train, self.choose, self.held = (
@@ -206,11 +210,11 @@ class Search:
         """
         places = self.snap(grid)
         times, model = self.fine[places], self.train.model
-        pieces = Multistep(2).pieces(model)
+        pieces = Multistep(2, reference=self.reference).pieces(model)
         teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
-        student = Student(times, order, teacher)
+        student = Student(times, order, self.reference, teacher)
         travel(student, student.updates(model, times), model, self.train.states[0])
-        return Fitted(times, torch.stack(student.found), order, self.denoise)
+        return Fitted(times, torch.stack(student.found), order, self.denoise, self.reference)
 
     def snap(self, grid: Angle) -> list[int]:
         """Return distinct indices of the teacher's times nearest to those of a grid."""
@@ -286,36 +290,3 @@ class Search:
         x = model.denoise(x, times[-1]) if self.denoise else x
         distance = (x - paths.ends).flatten(1).norm(dim=1)
         return distance.minimum(CUT * distance.median()).square().mean().sqrt().item()
-
-
-class Knobs:
-    """The parameters of the search: logarithms of the gaps between the times, on the clock, and the factors on the weights."""
-
-    def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
-        self.flow, self.model, self.fitted = sde.flow(model), model, fitted
-        self.stops = fitted.stops.double()
-        self.ticks = share(self.flow.clock(self.stops))
-        self.known = (self.stops, fitted.updates(model, self.stops))
-        moves = [(k, m) for k, c in enumerate(self.known[1]) for m in (c.correct, c.move) if m is not None]
-        counts = torch.tensor([len(m.weights) for _, m in moves])
-        self.mask = torch.arange(fitted.order + 1) < counts[:, None]
-        gaps = -self.ticks.diff()
-        self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask]])
-        self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
-
-    def sampler(self, p: Tensor) -> Fitted:
-        """Make the solver with the parameters `p`, and return it."""
-        n = len(self.ticks) - 1
-        factors = self.fitted.factors.double().clone()
-        factors[self.mask] = p[n:]
-        ticks = self.ticks[0] + (self.ticks[-1] - self.ticks[0]) * p[:n].softmax(0).cumsum(0)[:-1]
-        inner = self.flow.time(torch.atan(ticks / (1 - ticks)))
-        return Fitted(
-            torch.cat([self.stops[:1], inner, self.stops[-1:]]), factors, self.fitted.order, self.fitted.denoise
-        )
-
-    def plan(self, sampler: Fitted) -> list[MultistepStep]:
-        """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
-        if not torch.equal(self.known[0], sampler.stops):
-            self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
-        return multiplied_plan(self.known[1], sampler.factors)

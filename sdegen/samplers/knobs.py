@@ -1,0 +1,46 @@
+"""What the second fit of a solver turns, all at once: its times, and the factors on its weights, as one vector of numbers."""
+
+from __future__ import annotations
+
+__all__ = ["Knobs"]
+
+import torch
+from torch import Tensor
+
+from ..models.score import ScoreModel
+from ..processes.base import SDE
+from .clocks import share
+from .fitted import Fitted, multiplied_plan
+from .multistep import MultistepStep
+
+
+class Knobs:
+    """The parameters of the search: logarithms of the gaps between the times, on the clock, and the factors on the weights."""
+
+    def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
+        self.flow, self.model, self.fitted = sde.flow(model), model, fitted
+        self.stops = fitted.stops.double()
+        self.ticks = share(self.flow.clock(self.stops))
+        self.known = (self.stops, fitted.updates(model, self.stops))
+        moves = [(k, m) for k, c in enumerate(self.known[1]) for m in (c.correct, c.move) if m is not None]
+        counts = torch.tensor([len(m.weights) for _, m in moves])
+        self.mask = torch.arange(fitted.order + 1) < counts[:, None]
+        gaps = -self.ticks.diff()
+        self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask]])
+        self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
+
+    def sampler(self, p: Tensor) -> Fitted:
+        """Make the solver with the parameters `p`, and return it."""
+        n = len(self.ticks) - 1
+        factors = self.fitted.factors.double().clone()
+        factors[self.mask] = p[n:]
+        ticks = self.ticks[0] + (self.ticks[-1] - self.ticks[0]) * p[:n].softmax(0).cumsum(0)[:-1]
+        inner = self.flow.time(torch.atan(ticks / (1 - ticks)))
+        stops, kept = torch.cat([self.stops[:1], inner, self.stops[-1:]]), self.fitted
+        return Fitted(stops, factors, kept.order, kept.denoise, kept.reference)
+
+    def plan(self, sampler: Fitted) -> list[MultistepStep]:
+        """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
+        if not torch.equal(self.known[0], sampler.stops):
+            self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
+        return multiplied_plan(self.known[1], sampler.factors)
