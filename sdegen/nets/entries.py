@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,14 @@ class ConditionUnits(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         self.register_buffer("measured", torch.tensor(False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the units, and keep them in float32 at least: one of a thousandth of the mean would be lost in bfloat16."""
+        exact = self.mean, self.std
+        super()._apply(fn, recurse)
+        if self.mean.dtype.itemsize <= 2:
+            self.mean, self.std = (v.to(self.mean.device) for v in exact)
+        return self
 
     def measure(self, values: Iterable[Tensor]) -> None:
         """Take the units of batches of values ``(B, *)``, if none are known; missing numbers have no say, and equal ones keep

@@ -120,7 +120,8 @@ def sample(
         ``(B, *)`` in float32 at least, the clean data at time 0 after the last move of ``"denoise"``. With `batch`, once for
         every chunk in turn. What it returns is ignored; an exception ends the run.
     cond
-        Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all.
+        Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all. What a row
+        is, a network says that declares them (`nets.Vector` and the like); of others tensors whose first side is `n` have rows.
 
     Returns
     -------
