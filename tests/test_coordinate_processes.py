@@ -315,6 +315,25 @@ def test_blurring_without_blur_is_its_noise() -> None:
     close(blurred, plain, 1e-8)
 
 
+def test_the_clock_of_blurring_is_that_of_its_noise_and_changes_no_flow() -> None:
+    class Told(sdegen.Blurring):
+        """With the clock that its states tell."""
+
+        def clock(self, t: Tensor) -> None:
+            return None
+
+    sde, told = (kind((1, 1, 3), blur=1.0) for kind in (sdegen.Blurring, Told))
+    t = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64)
+    close(sde.snr(t), sde.noise.snr(t), 1e-12)
+    close(sde.time(sde.snr(t)), t, 1e-9)
+    assert (told.snr(t) < sde.snr(t)).all()  # of detail the states tell less
+    law, turned = sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 1, 1, 3), torch.tensor([0.5])), []
+    for process in (sde, told):  # by its own angle in the time, whatever the clock
+        pace = (process.angle_at(t + 1e-6) - process.angle_at(t - 1e-6)) / 2e-6
+        turned.append(process.flow(sdegen.Exact(process, law)).rates(t).c * pace[:, None, None, None])
+    close(*turned, 1e-6)
+
+
 def test_priors_of_images_match_the_variances_along_the_basis() -> None:
     sde = sdegen.Blurring((1, 9, 9), blur=1.0, noise=sdegen.OU(T=0.3))
     v = 0.5 + normal(1, 1, 9, 9, seed=3).square()

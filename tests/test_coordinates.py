@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,19 @@ BOUNDED: dict[str, tuple[sdegen.SDE, Coordinates]] = {
     "Jacobi": (sdegen.Jacobi(2.0, 2.0), LogOdds()),
     "box": (sdegen.ReflectedBrownianMotion(0.0, 1.0), LogOdds()),
 }
+
+
+@pytest.mark.parametrize(
+    ("phi", "variance"),
+    [(Log(), lambda u: (-u).exp()), (LogOdds(-1.0, 3.0), lambda u: 1 / (u.sigmoid() * (-u).sigmoid()))],
+    ids=["log", "log-odds"],
+)
+def test_an_end_that_noise_reaches_is_not_far_away(phi: Coordinates, variance: Callable[[Tensor], Tensor]) -> None:
+    """Of square-root noise, whose variance in the data vanishes at an end in proportion: what a network sees rises, and ends."""
+    u = torch.linspace(-30, 30, 61, dtype=d64)
+    seen = phi.seen(u, (0.01 * variance(u)).sqrt())
+    assert (seen.diff() > 0).all() and abs(seen[0].item() - math.log(0.01)) < 1e-2
+    assert torch.equal(phi.seen(u, torch.zeros_like(u)), u)
 
 
 @pytest.mark.turns("geometric Brownian motion", "squared Bessel", "CIR")

@@ -79,6 +79,14 @@ def test_noise_is_put_back_where_a_network_draws_images() -> None:
         assert noisy.grid.scale == level(plain.state_moments())
 
 
+def test_noise_is_put_back_where_an_image_is_blurred_too() -> None:
+    model = sdegen.Model(sdegen.nets.UNet.small(1, 8, 3), sdegen.Blurring((1, 8, 8)))
+    model.moments = sdegen.Moments(torch.zeros(1, 8, 8), torch.ones(64))
+    noisy = samplers.default(model, 6)
+    assert isinstance(noisy, samplers.ExponentialSDE) and noisy.eta == 0.8
+    assert all(isinstance(samplers.default(model, n, eta), samplers.Multistep) for n, eta in ((5, None), (10, 0.0)))
+
+
 def test_noise_is_refused_where_the_default_has_none() -> None:
     model = _Nowhere(sdegen.DoubleWell())
     assert samplers.default(model, 10, eta=0.0).steps == 10

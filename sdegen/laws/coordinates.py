@@ -73,6 +73,12 @@ class Coordinates(Overridable, ABC):
         slope, second = value_and_slope(self.slope, x, torch.ones_like(x))
         return second / slope
 
+    def seen(self, u: Tensor, noise: Tensor) -> Tensor:
+        """Return coordinates as a network is shown them, for noise of a standard deviation in them of the shape of `u`: an end of
+        the domain that this noise reaches is not far away. Here as they are.
+        """
+        return u
+
     def enter(self, u: Tensor) -> Tensor:
         """Return coordinates that a step has moved, brought back into the image; here, where it has no bounds, as they are."""
         return u
@@ -172,6 +178,10 @@ class Log(_OfTorch):
         """Return ``phi'' / phi' = −1 / x``."""
         return -1 / x
 
+    def seen(self, u: Tensor, noise: Tensor) -> Tensor:
+        """Return ``log(x + V / x)`` with the variance ``V = x² noise²`` of the noise in `x`."""
+        return u + noise.square().log1p()
+
 
 class SoftplusInverse(_OfTorch):
     """The inverse of the softplus function, ``u = log(e^x − 1)``, for positive data: near `x` itself where these are large."""
@@ -224,6 +234,11 @@ class LogOdds(_OfTorch):
     def bend(self, x: Tensor) -> Tensor:
         """Return ``phi'' / phi' = 1 / (high − x) − 1 / (x − low)``."""
         return 1 / (self.high - x) - 1 / (x - self.low)
+
+    def seen(self, u: Tensor, noise: Tensor) -> Tensor:
+        """Return ``log((p + q) / (1 − p + q))`` for the share `p` of the interval below and ``q = p (1 − p) noise²``."""
+        variance = noise.square()
+        return u + (variance * (-u).sigmoid()).log1p() - (variance * u.sigmoid()).log1p()
 
 
 class StickBreaking(_OfTorch):

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..show import show_call
 from .embedding import WHOLE, Embedding, Observation, Reduction
@@ -81,10 +82,15 @@ class Marginal(Transition, Level):
         The times, float64, ``()`` or ``(B,)``.
     embedding
         How data become states; by default the data are the states.
+    clock
+        The logarithm of the ratio of signal to noise that the process says to have, of the shape of `t`; None for the one that
+        its states tell.
     """
 
-    def __init__(self, Phi: Operator, R: Operator, t: Tensor, embedding: Embedding = WHOLE) -> None:
-        self.Phi, self.R, self.t, self.embedding, self.G = Phi, R, t, embedding, None
+    def __init__(
+        self, Phi: Operator, R: Operator, t: Tensor, embedding: Embedding = WHOLE, clock: Tensor | None = None
+    ) -> None:
+        self.Phi, self.R, self.t, self.embedding, self.clock, self.G = Phi, R, t, embedding, clock, None
 
     @cached_property
     def _reduction(self) -> Reduction:
@@ -93,6 +99,8 @@ class Marginal(Transition, Level):
     @cached_property
     def angle(self) -> tuple[Tensor, Tensor]:
         """The cosine and the sine of the angle whose ratio squared is `snr`, float64, ``()`` or ``(B,)``."""
+        if self.clock is not None:
+            return (0.5 * logsigmoid(self.clock)).exp(), (0.5 * logsigmoid(-self.clock)).exp()
         c, s = self._reduction.C.angle(self._reduction.S)
         return c.reshape(self.t.shape), s.reshape(self.t.shape)
 
@@ -106,6 +114,8 @@ class Marginal(Transition, Level):
     @cached_property
     def log_snr(self) -> Tensor:
         """The logarithm of `snr`, which a ratio too large or too small for a number has too; −inf where no signal is left."""
+        if self.clock is not None:
+            return self.clock
         return self._reduction.C.log_snr(self._reduction.S).reshape(self.t.shape)
 
     @property

@@ -46,7 +46,8 @@ class DirectModel(Trainable):
         nothing.
     sde
         Any SDE. One whose states have bounds and coordinates without any, such as `CIR` on the half-line, is taken in these
-        (`Transformed`): the network sees ``log x``, and no step of a sampler leaves the domain.
+        (`Transformed`): no step of a sampler leaves the domain. The network sees ``log(x + V / x)`` on the half-line, `V` the
+        variance of the noise so far, and its like on an interval (`Coordinates.seen`): an end that noise reaches is not far away.
     scale
         Length that input and output are scaled by; the output alone where the network is shown waves.
     base
@@ -100,16 +101,17 @@ class DirectModel(Trainable):
         t = torch.as_tensor(t, dtype=torch.float64).clamp_min(max(self.sde.t_min, EARLIEST * self.sde.T))
         c_noise = 0.25 * t.log().reshape(-1)
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
+        noise = self._noise(x, t)
         if self.sde.harmonics is None:
-            out = check_answer("net", self.net((x / self.scale).to(dtype), c_noise, **cond), x.shape, x)
+            free = self.sde.coordinates
+            seen = x if noise is None or free is None else free.seen(x, noise)
+            out = check_answer("net", self.net((seen / self.scale).to(dtype), c_noise, **cond), x.shape, x)
         else:
             out = self._along_waves(self.sde.harmonics, x, t, c_noise, dtype, **cond)
         score = out / self.scale
         base = self._base()
-        if (self.sde.is_known or base is not None) and (
-            self.sde.coordinates is not None or self.sde.harmonics is not None
-        ):
-            score = score * self._size(x, t)
+        if noise is not None and (self.sde.is_known or base is not None):
+            score = score * _size(noise)
         return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
 
     def _along_waves(
@@ -121,19 +123,14 @@ class DirectModel(Trainable):
         out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
         return waves.score(x, out, noise, self.orders)
 
-    def _size(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far;
-        1 where noise moves coordinates together.
-
-        Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which these coordinates
-        bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``;
-        more than that would carry states through the end in finite time.
+    def _noise(self, x: Tensor, t: Tensor) -> Tensor | None:
+        """Return the standard deviation of the noise so far in each number of a state, where states have or had bounds; None
+        elsewhere, and where noise moves coordinates together.
         """
+        if self.sde.coordinates is None and self.sde.harmonics is None:
+            return None
         root = self.sde.root(t, x)
-        if not isinstance(root, Elementwise):
-            return torch.ones_like(x)
-        rho = 1 / root.gram()(torch.ones_like(x))
-        return rho / (1 + rho.sqrt())
+        return root(torch.ones_like(x)) if isinstance(root, Elementwise) else None
 
     def _base(self) -> Any:
         """Return the law whose score the network's answer is added to; None if there is none."""
@@ -151,6 +148,17 @@ class DirectModel(Trainable):
         return self._marginal(t).noise_from_score(self.score(x, t, **cond))
 
     forward = score
+
+
+def _size(noise: Tensor) -> Tensor:
+    """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far.
+
+    Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which coordinates without bounds
+    bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``; more
+    than that would carry states through the end in finite time.
+    """
+    rho = 1 / noise.square()
+    return rho / (1 + rho.sqrt())
 
 
 def _with_score(sde: SDE, moments: Moments) -> Any:

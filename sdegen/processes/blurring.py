@@ -71,6 +71,10 @@ class Blurring(CoordinateScheduleSDE):
         rows, columns = (torch.arange(n, dtype=torch.float64) / n for n in self.shape[1:])
         self._frequencies = (math.pi**2 * (rows[:, None].square() + columns.square())).expand(self.shape)
 
+    def clock(self, t: Tensor) -> Tensor:
+        """Return that of the process `noise`: most of what an image is lies in its coarse detail, which blurring leaves."""
+        return self.noise.log_snr(t)
+
     def width(self, t: Tensor) -> Tensor:
         """Return the width of the blur, ``blur sin²(π t / (2 T))``."""
         return self._widest * (0.5 * math.pi / self.T * t).sin().square()

@@ -17,7 +17,7 @@ from ..laws.bases import Basis
 from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import Operator
-from ..laws.products import Field
+from ..laws.products import Field, value_and_slope
 from .base import SDE, Read
 from .dynamics import as_time, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
@@ -107,10 +107,11 @@ class CoordinateSDE(ElementwiseSDE):
 
     def log_snr(self, t: Tensor | float) -> Tensor:
         """Return the logarithm of the ratio `snr` with ``log(1 + snr)`` the mean of ``log(1 + alpha_i² / sigma_i²)`` over the
-        coordinates.
+        coordinates, unless the process declares its `clock`.
         """
         t = as_time(t, self.T)
-        return mean_log_snr(self.levels(t).reshape(*t.shape, -1))
+        declared = self.clock(t)
+        return mean_log_snr(self.levels(t).reshape(*t.shape, -1)) if declared is None else declared
 
     def _invert(self, level: Tensor) -> Tensor:
         """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
@@ -123,7 +124,11 @@ class CoordinateSDE(ElementwiseSDE):
     _falls: tuple[Any, FallTable] | None = None
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``log snr`` and its derivative: ``log(1 + snr)`` falls by the mean of ``g² / sigma² snr_i / (1 + snr_i)``."""
+        """Return ``log snr`` and its derivative: ``log(1 + snr)`` falls by the mean of ``g² / sigma² snr_i / (1 + snr_i)``,
+        unless the process declares its `clock`.
+        """
+        if self.clock(t) is not None:
+            return value_and_slope(self.log_snr, t, torch.ones_like(t))
         levels = self.levels(t).reshape(len(t), -1)
         level = mean_log_snr(levels)
         rates = (self._map("g", self.g(t), t).c / self._sigma_at(t)).square().reshape(len(t), -1)
@@ -155,11 +160,10 @@ class CoordinateSDE(ElementwiseSDE):
         """Return the rates ``dphi_i / dphi`` by which the angles of the coordinates turn with that of the clock, at times."""
         t = t.clamp(NEAREST * self.T, self.t_max)
         levels = self.levels(t)
-        clock = mean_log_snr(levels.reshape(*t.shape, -1)).reshape(*t.shape, *[1] * (levels.ndim - t.ndim))
+        clock, fall = (v.reshape(*t.shape, *[1] * (levels.ndim - t.ndim)) for v in self._fall(t.reshape(-1)))
         pull = (self.diffusion_operator(t).c.reshape(levels.shape) / self._sigma_at(t)).square()
-        share = (pull * levels.sigmoid() / clock.sigmoid()).reshape(*t.shape, -1).mean(-1).reshape(clock.shape)
         turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
-        return pull / share * turns
+        return -pull / fall * turns
 
     def prior(self, moments: Moments) -> Any:
         """Return the Gaussian that matches the data's moments at T; where only variances are known, those along the basis."""

@@ -70,7 +70,11 @@ class LinearSDE(SDE):
         deterministic samplers need.
         """
         t = as_time(t, self.T)
-        return Marginal(*self._marginal(t), t, self.embedding)
+        return Marginal(*self._marginal(t), t, self.embedding, self.clock(t))
+
+    def clock(self, t: Tensor) -> Tensor | None:
+        """Return `log_snr` as the process declares it; None for that of what states tell (`Operator.log_snr`)."""
+        return None
 
     @abstractmethod
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:

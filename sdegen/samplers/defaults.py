@@ -8,6 +8,7 @@ from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..laws.profiles import Profile
 from ..models.score import ScoreModel
+from ..processes.coordinates import is_by_coordinate
 from ..processes.grids import Angle
 from ..processes.linear import as_linear, is_linear
 from ..processes.scalar import is_scalar
@@ -54,7 +55,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
-    reversed process.
+    reversed process, on processes by coordinate too.
 
     For other linear processes the like of the first with a corrector, of order two up to nine steps and three beyond, from 30
     steps on with a part of the grid even in the time. Around a point mass, where the Gaussian is not known or takes matrices over
@@ -87,12 +88,17 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         return EulerMaruyama(LONG if steps is None else steps)
     steps = USUAL if steps is None else steps
     end = nearest(model)
+    if eta is None:
+        mended = is_scalar(model.sde) or is_by_coordinate(model.sde)
+        eta = MENDS * (mended and steps >= NOISE_FROM and draws_images(model))
+    if eta and draws_images(model) and is_by_coordinate(model.sde):
+        grid = Angle(end=end, scale=level(model.state_moments()), power=0.5)
+        return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
     plain = Multistep.default_grid(end=end)
     if not is_scalar(model.sde):
-        return _of_many_angles(model, steps, eta or 0.0, end)
+        return _of_many_angles(model, steps, eta, end)
     conditioned = model.conditioned
     known = conditioned and not draws_images(model) and model.conditional_moments() is not None
-    eta = MENDS * (steps >= NOISE_FROM and draws_images(model)) if eta is None else eta
     if eta:
         scale = 1.0 if model.moments is None else level(model.state_moments())
         grid = Angle(end=end, scale=scale, power=0.5)
