@@ -74,9 +74,7 @@ class Coordinates(Overridable, ABC):
         return second / slope
 
     def seen(self, u: Tensor, noise: Tensor) -> Tensor:
-        """Return coordinates as a network is shown them, for noise of a standard deviation in them of the shape of `u`: an end of
-        the domain that this noise reaches is not far away. Here as they are.
-        """
+        """Return coordinates as a network sees them, given their noise: ends that it reaches are not far. Here as they are."""
         return u
 
     def enter(self, u: Tensor) -> Tensor:
