@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -134,3 +135,23 @@ def test_words_are_among_their_choices() -> None:
     assert checks.check_function("schedule", math.cos, "a function") is math.cos
     with pytest.raises(TypeError, match=r"^schedule is a str; give a function\.$"):
         checks.check_function("schedule", "cosine", "a function")
+
+
+LONG: dict[str, tuple[Any, str]] = {
+    "text": ("9" * 79, "a str"),
+    "a whole number": (10**81, "a int"),
+    "words": (["word " * 8] * 3, "a list"),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_values_of_more_than_a_line_are_shown_by_their_kind(what: str) -> None:
+    value, kind = LONG[what]
+    with pytest.raises((TypeError, ValueError), match=rf"^x = {kind}; give 'left' or 'right'\.$"):
+        checks.check_choice("x", value, ("left", "right"))
+
+
+@pytest.mark.parametrize("value", ["9" * 78, 10**79, [1, 2]])
+def test_values_of_a_line_are_shown_as_they_are(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^x = {re.escape(repr(value))}; "):
+        checks.check_choice("x", value, ("left", "right"))

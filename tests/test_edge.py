@@ -223,6 +223,15 @@ def test_quadrature_that_is_not_sure_says_so(f, g) -> None:
         Panels(f, g, 0.0, 1.0)(torch.tensor([0.3, 1.0]).double())
 
 
+def test_times_at_which_quadrature_is_not_yet_sure_are_refused() -> None:
+    """Noise that is hardly integrable at 0 is little of what there is at the end."""
+    panels = Panels(lambda t: 0 * t, lambda t: (t**-0.9 + 1e8).sqrt(), 0.0, 1.0)
+    torch.testing.assert_close(panels(torch.ones(1).double())[1].exp(), torch.tensor([1e8 + 10]).double())
+    for t in (2e-19, 1e-17, 1e-12):
+        with pytest.raises(ValueError, match=r"quadrature of f and g is not sure: at t = "):
+            panels(torch.tensor([t], dtype=torch.float64))
+
+
 def test_what_diverges_at_the_end_is_right_before_it() -> None:
     t = torch.linspace(0, 0.999, 30, dtype=torch.float64)
     log_alpha, _ = Panels(lambda t: -1 / (1 - t), lambda t: 1 + 0 * t, 0.0, 1.0)(t)

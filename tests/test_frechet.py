@@ -321,8 +321,12 @@ def test_fid_says_what_it_is_of():
 @pytest.mark.filterwarnings("ignore:1 samples of 1 features")
 def test_fid_warns_of_few_samples_and_refuses_others():
     x, y = normals(0, 10, 40, 12)
-    with pytest.warns(UserWarning, match="10 samples of 12 features: the covariance is singular"):
-        fid(x, y)
+    for d in (10, 12):  # n points span n − 1 directions
+        with pytest.warns(UserWarning, match=f"10 samples of {d} features: the covariance is singular"):
+            fid(x[:, :d], y[:, :d])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fid(x[:, :9], y[:, :9])
     with pytest.warns(UserWarning, match="5 samples of 6 features"):
         fid_infinity(x[:, :6], y[:, :6])
     with pytest.raises(ValueError, match="1 features so far"):

@@ -62,6 +62,8 @@ def test_fixed_steps_know_their_error_and_lose_it_at_their_order(method: str, sd
         assert (error <= 1.5 * found.stderr + 1e-9).float().mean() > 0.8
         assert found.evaluations == (n + n // 2) * len(TABLEAUS[method].c)
         errors.append(error.square().mean().sqrt())
+        # half as many steps err by up to 2^order as much, and by no more than the first of them to no order
+        assert found.stderr.square().mean().sqrt() < 2.0 ** (TABLEAUS[method].order + 2) * errors[-1] + 1e-9
     order = (errors[0] / errors[1]).log2()
     assert order > TABLEAUS[method].order - 0.5
     u, found = sdegen.sample_with_log_prob(model, 6, method=method, steps=32, prior=end, seed=0)

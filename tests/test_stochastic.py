@@ -99,6 +99,25 @@ def test_gaussian_data_are_exact_in_law_at_every_step(process: str, eta: float) 
                 torch.testing.assert_close(a.flatten(), b.flatten(), rtol=1e-10, atol=1e-10)
 
 
+POINTS: dict[str, Callable[[], sdegen.LinearSDE]] = {name: make for name, (make, _) in PROCESSES.items()}
+POINTS["CLD from a point"] = sdegen.CLD
+
+
+@pytest.mark.parametrize("process", POINTS)
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_a_clean_state_that_is_always_the_same_is_left_by_its_own_law(process: str, eta: float) -> None:
+    sde, one = POINTS[process](), torch.ones(1, dtype=torch.float64)
+    law = sdegen.GaussianMixture(one, torch.tensor([[1.5, -0.5]], dtype=torch.float64), 1e-24 * one)
+    model, grid = sdegen.Exact(sde, law), grids.Uniform(end=0.05 * sde.T)
+    if isinstance(sde, sdegen.CLD):
+        eta = round(eta)  # between 0 and 1 there is no closed form
+    for steps, order in ((1, 1), (3, 1), (3, 2)):
+        sampler = ExponentialSDE(steps, grid, order, eta, reference=PointMass())
+        want = sde.diffused(law, sampler.times(sde, False)[-1]).moments()
+        for a, b in zip(affine_moments(sampler, model), want, strict=True):
+            torch.testing.assert_close(a.flatten(), b.flatten(), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_without_bound_the_reference_s_noise_is_that_of_the_process(eta: float) -> None:
     # A score of zero leaves the forward process taken back, with eta² of its noise: on numbers and on matrices alike.

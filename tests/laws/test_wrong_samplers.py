@@ -13,6 +13,7 @@ from torch import Tensor
 import sdegen
 from sdegen.samplers import DDIM, Ancestral, Heun, Langevin, Multistep, Sampler
 from sdegen.testing import check_sampler, response, sampler_cases
+from sdegen.testing.report import Violation
 
 
 class LosesAMove(DDIM):
@@ -175,3 +176,14 @@ def test_what_is_no_sampler_and_no_linear_process_is_refused() -> None:
 @pytest.mark.parametrize("law", sampler_cases(DDIM, sdegen.VP(), steps=(16, 32)))
 def test_laws_as_pytest_cases(law: Callable[[], None]) -> None:
     law()
+
+
+@pytest.mark.parametrize("settings", [{"order": 5.0}, {"largest": 1e-9}, {"final": "denoise", "largest": 1e-9}])
+def test_cases_are_held_to_the_settings_that_they_are_given(settings: dict[str, Any]) -> None:
+    broken = []
+    for law in sampler_cases(DDIM, sdegen.VP(), steps=(16, 32), **settings):
+        try:
+            law.values[0]()
+        except Violation:
+            broken.append(law.id)
+    assert broken == list(check_sampler(DDIM, sdegen.VP(), steps=(16, 32), **settings).failures) != []
