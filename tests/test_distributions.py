@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import Empirical, GaussianMixture
+from sdegen import Empirical, GaussianMixture, Scale
+from sdegen.laws.kernels import Kernel
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 MEANS = torch.tensor([[0.0, 1.0], [2.0, -1.0], [-1.5, 0.5]], dtype=torch.float64)
@@ -39,6 +40,17 @@ def test_density_integrates_to_one_with_the_stated_moments(law: GaussianMixture)
     assert abs(p.sum().item() - 1) < 1e-10
     torch.testing.assert_close(p @ x, mean, rtol=0, atol=1e-9)
     torch.testing.assert_close((x - mean).T @ ((x - mean) * p[:, None]), covariance, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 2), (1, 2, 3)])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_kernels_have_the_density_of_independent_numbers(rows: int, shape: tuple[int, ...]) -> None:
+    seed = torch.Generator().manual_seed(0)
+    mean, x = torch.randn(2, rows, *shape, dtype=torch.float64, generator=seed)
+    std = torch.rand(rows, dtype=torch.float64, generator=seed) + 0.1
+    found = Kernel(mean, Scale(std)).log_prob(x)
+    want = torch.distributions.Normal(mean, std.reshape(-1, *[1] * len(shape))).log_prob(x).reshape(rows, -1).sum(1)
+    torch.testing.assert_close(found, want)
 
 
 def test_draws_in_units_do_not_depend_on_the_form_of_the_covariances() -> None:

@@ -28,6 +28,8 @@ from sdegen.samplers import (
     log_ratio,
     share,
 )
+from sdegen.samplers.exponential import polynomials
+from sdegen.samplers.moves import Asked
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
@@ -97,6 +99,25 @@ def test_paths_of_a_law_that_is_not_gaussian_are_followed_at_the_order(method: s
     for reference in references:
         found, error = order_of_paths(lambda n, g, r=reference: make(n, g, r), process, steps)
         assert found > order - 0.15 and error < 0.15, (type(reference).__name__, found, error)
+
+
+@pytest.mark.parametrize("seen", [[1], [1, 0], [2, 1, 0]])
+@pytest.mark.parametrize("reference", [PointMass(), Unbounded()], ids=lambda r: type(r).__name__)
+def test_weights_on_matrices_are_integrals_of_polynomials(reference: Reference, seen: list[int]) -> None:
+    """``Psi_s ∫ l_j dK``, against a sum over four thousand pieces."""
+    sde = sdegen.CLD(sigma_0=0.1)
+    sampler = Multistep(3, grids.Uniform(end=0.05), 2, reference)
+    model, times = sdegen.Exact(sde, RING), sampler.times(sde, False)
+    pieces, asked = sampler.pieces(model), [Asked(1, 2, seen)]
+    (move,) = pieces.moves(times, asked)
+    phi = pieces.phi(times)
+    edges = torch.linspace(phi[1].log().item(), phi[2].log().item(), 4001, dtype=torch.float64).exp()
+    Psi, M = reference.pieces(sde.marginal(pieces.time(edges)), 0.0)
+    K = (Psi.inv() @ M).matrix()
+    l = polynomials(phi, asked, 0.5 * (edges[1:] + edges[:-1])[None])[:, 0]
+    want = Psi.matrix()[-1] @ torch.einsum("jn,nab->jab", l, K.diff(dim=0))
+    for weight, exact in zip(move.weights, want, strict=True):
+        torch.testing.assert_close(weight.matrix().squeeze().double(), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reference", [PointMass(), Unbounded()], ids=lambda r: type(r).__name__)
