@@ -47,7 +47,11 @@ SHAPES = {"1x2": (1, 2), "1x3x32x32": (1, 3, 32, 32), "64x3x32x32": (64, 3, 32, 
 
 
 class Echo(nn.Module):
-    """A network that takes no time: it returns its input."""
+    """A network that takes no time: it returns its input. It has a weight, as networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor, *level: Any) -> Tensor:
         return x

@@ -58,16 +58,20 @@ def ours(make: Callable[[int], Sampler], net: nn.Module, x: Tensor, steps: int) 
     return set_up
 
 
-def whole(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """`sdegen.sample` with all its defaults: its plan, loop, checks and the last move to clean data are in the run."""
+def whole(eta: float | None, net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
+    """`sdegen.sample` with all its defaults, but for the noise: its plan, loop, checks and the last move to clean data are in the
+    run.
+    """
     model = standardised(net, x)
-    return lambda: lambda: sdegen.sample(model, x_T=x, steps=steps, progress=False)
+    if eta is None:
+        return lambda: lambda: sdegen.sample(model, x_T=x, steps=steps, progress=False)
+    return lambda: lambda: sdegen.sample(model, x_T=x, sampler=samplers.default(model, steps, eta), progress=False)
 
 
 def standardised(net: nn.Module, x: Tensor) -> sdegen.Model:
-    """The network as a model of independent coordinates of unit variance."""
-    model = sdegen.Model(net, sdegen.VP())
-    model.moments = sdegen.Moments(torch.zeros(x.shape[1:]), torch.ones(x[0].numel()))
+    """The network as a model of independent coordinates, each with a mean and a variance of its own, about 0 and 1."""
+    model, d = sdegen.Model(net, sdegen.VP()), x[0].numel()
+    model.moments = sdegen.Moments(torch.linspace(-1, 1, d).reshape(x.shape[1:]), torch.linspace(0.5, 1.5, d))
     return model
 
 
@@ -122,6 +126,13 @@ def in_k_diffusion(name: str, net: nn.Module, x: Tensor, steps: int) -> Callable
     return lambda: partial(solve, net, x, k.get_sigmas_karras(steps, 0.01, 50.0), disable=True)
 
 
+def sde_in_k_diffusion(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
+    """Its stochastic second-order solver, with plain draws instead of a Brownian tree."""
+    k = k_diffusion("sampling")
+    solve = partial(k.sample_dpmpp_2m_sde, noise_sampler=lambda high, low: torch.randn_like(x))
+    return lambda: partial(solve, net, x, k.get_sigmas_karras(steps, 0.01, 50.0), disable=True)
+
+
 def in_torchdiffeq(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
     """Euler's method of torchdiffeq, the network as the right-hand side."""
 
@@ -166,7 +177,8 @@ CONTESTANTS: dict[str, Contestant] = {
     ),
     "sdegen default, matched moments": partial(ours, lambda n: samplers.Multistep(n, None, 3, corrector=True)),
     "sdegen Heun, 2 evaluations": partial(ours, samplers.Heun),
-    "sdegen.sample, default, all": whole,
+    "sdegen.sample, default without noise, all": partial(whole, 0.0),
+    "sdegen.sample, default, all": partial(whole, None),
     "torchdiffeq Euler": in_torchdiffeq,
     "azula DDIM": partial(in_azula, "DDIMSampler"),
     "azula Euler": partial(in_azula, "EulerSampler"),
@@ -181,5 +193,6 @@ CONTESTANTS: dict[str, Contestant] = {
     "sdegen Euler–Maruyama": partial(ours, samplers.EulerMaruyama),
     "azula DDPM": partial(in_azula, "DDPMSampler"),
     "k-diffusion Euler ancestral": partial(in_k_diffusion, "euler_ancestral"),
+    "k-diffusion DPM++ 2M SDE": sde_in_k_diffusion,
     "diffusers DDPM": partial(in_diffusers, "DDPMScheduler", {"clip_sample": False}),
 }

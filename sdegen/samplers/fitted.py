@@ -17,7 +17,7 @@ from ..processes.grids import Given
 from .base import Sampler
 from .clocks import share
 from .moves import Move
-from .multistep import Multistep, MultistepStep, merge_corrections
+from .multistep import Multistep, MultistepStep, merge_updates
 from .references import Reference
 from .steps import take_steps
 
@@ -82,7 +82,7 @@ def multiplied_plan(updates: list[MultistepStep], factors: Tensor) -> list[Multi
     for c in updates:
         correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
         steps.append(c._replace(correct=correct, move=multiplied_move(c.move, next(rows))))
-    return merge_corrections(steps)
+    return merge_updates(steps)
 
 
 def travel(

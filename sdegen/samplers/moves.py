@@ -46,6 +46,14 @@ class Move(NamedTuple):
     shift: Tensor | None
     weights: Sequence[Coefficient]
 
+    def with_constants(self, constants: Sequence[Tensor | None]) -> Move:
+        """Return the update from evaluations that go without their constants, newest first."""
+        shift = self.shift
+        for W, constant in zip(self.weights, constants, strict=False):
+            if constant is not None:
+                shift = multiply(W, constant) if shift is None else shift + multiply(W, constant)
+        return self._replace(shift=shift)
+
 
 class Spread(NamedTuple):
     """Coefficients of the noise between two times: what was put in before is carried along, ``e_s = carry e_t + root z``."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Multistep", "MultistepMemory", "MultistepStep", "merge_corrections"]
+__all__ = ["Multistep", "MultistepMemory", "MultistepStep", "merge_updates"]
 
-from itertools import pairwise
 from operator import add, sub
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ class MultistepStep(NamedTuple):
     restart, again
         Whether the update begins at the first state, and whether that of the next step does.
     correct
-        The update that corrects the state with its own evaluation, until `merge_corrections`.
+        The update that corrects the state with its own evaluation, until `merge_updates`.
     """
 
     pieces: Pieces
@@ -51,21 +50,26 @@ class MultistepMemory(NamedTuple):
     noise: Tensor | None
 
 
-def merge_corrections(steps: list[MultistepStep]) -> list[MultistepStep]:
-    """Put the correction of every state into the update that begins there, and return the new plan.
+def merge_updates(steps: list[MultistepStep]) -> list[MultistepStep]:
+    """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return the new plan.
 
     A corrected state is never evaluated, it is only where the next update begins. It differs from the state by weights alone,
     ``Σ (W^c_j − W_j) q_j``, since carry, shift and noise are those of the update that led there; so it costs one weight more.
     """
-    merged = steps[:1]
-    for before, c in pairwise(steps):
+    merged: list[MultistepStep] = []
+    constants: list[Tensor | None] = []
+    for k, c in enumerate(steps):
+        constants = [c.node.constant, *constants]
+        move, repair = c.move, c.repair
         if c.correct is not None and not c.restart:
             newest, *corrected = c.correct.weights
-            apart = [newest, *map(sub, corrected, before.move.weights)]
-            carried = [apply_after(c.move.carry, W) for W in apart]
-            weights = [*map(add, c.move.weights, carried), *carried[len(c.move.weights) :]]
-            c = c._replace(move=c.move._replace(weights=weights))
-        merged.append(c._replace(correct=None))
+            apart = [newest, *map(sub, corrected, steps[k - 1].move.weights)]
+            carried = [apply_after(move.carry, W) for W in apart]
+            move = move._replace(weights=[*map(add, move.weights, carried), *carried[len(move.weights) :]])
+        if repair is not None:
+            repair = repair[0].with_constants(constants), repair[1]._replace(constant=None)
+        node, move = c.node._replace(constant=None), move.with_constants(constants)
+        merged.append(c._replace(node=node, move=move, correct=None, repair=repair))
     return merged
 
 
@@ -127,7 +131,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights of every step, corrections merged into them."""
-        return merge_corrections(self.updates(model, times))
+        return merge_updates(self.updates(model, times))
 
     def updates(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights of every update and every correction, each by itself."""
