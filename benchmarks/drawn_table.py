@@ -24,7 +24,7 @@ from benchmarks.rows import Values
 from benchmarks.solver_problems import GRIDS, PROCESSES, Problem, run
 from benchmarks.tables import Table
 from sdegen import grids, samplers
-from sdegen.samplers.defaults import level
+from sdegen.samplers.trials import level
 
 EVALUATIONS = (5, 6, 8, 10, 20, 50)
 PATHS = 64

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, guidance, sample, samplers
-from sdegen.samplers.defaults import level
+from sdegen.samplers.trials import level
 from sdegen.testing.affine import affine_moments
 
 RING = sdegen.data.gaussian_ring()

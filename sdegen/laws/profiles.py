@@ -28,12 +28,16 @@ class Profile(NamedTuple):
         level, 0 where it is a point, ``(K,)``.
     given
         Whether all this is of the law under conditions, each datum under its own, ``()``.
+    choices
+        For each number of steps, from 0, which of the default's solvers was nearest to the flow, by its place among them; −1
+        where none was tried, ``(13,)``.
     """
 
     log_ratios: Tensor
     changes: Tensor
     widths: Tensor
     given: Tensor
+    choices: Tensor
 
     def variance(self) -> float:
         """Return the mean variance of a number of the state, under its condition where there is one: at the highest level all of

@@ -11,6 +11,7 @@ from .defaults import default
 from .edit import edit
 from .encode import Encoded, decode, encode, encode_with_error
 from .euler import EulerMaruyama
+from .even_error import EvenError
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
 from .interpolation import interpolate
@@ -19,7 +20,7 @@ from .multistep import Multistep
 from .noise import SampleNoise
 from .ode import Heun, ProbabilityFlow
 from .picard import Picard
-from .profiles import EvenError, measure_profile
+from .profiles import measure_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference, Unbounded
 from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion

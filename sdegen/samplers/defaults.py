@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-__all__ = ["along", "default", "draws_images", "level", "nearest"]
+__all__ = ["default", "draws_images", "nearest"]
 
 from ..arguments import check_arguments
-from ..laws.mixtures import Moments
-from ..laws.profiles import Profile
 from ..models.score import ScoreModel
 from ..processes.coordinates import is_by_coordinate
 from ..processes.grids import Angle
 from ..processes.linear import as_linear, is_linear
 from ..processes.scalar import is_scalar
 from .base import Sampler
-from .clocks import angle, log_ratio, share
+from .clocks import share
 from .euler import EulerMaruyama
 from .exponential import follows_moments
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
-from .profiles import EvenError, known_profile
+from .profiles import known_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference
+from .trials import TURN, WIDER, choose_solver, ground_of, guess, level
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
 MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near the FID of a thousand steps of DDPM
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
-TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
-WIDER = 1.5  # times the scale, under conditions
-POINTS = 0.5  # of the posterior variance of data that are smooth: below, they are points at that noise
-LEAST = 1e-3  # the level for data that are one point
 
 
 @check_arguments
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
-    For scalar processes `Multistep` around the Gaussian of the data's own moments, on a grid whose steps have equal parts of the
-    error (`EvenError`): at which levels of noise samples are decided, `fit` has measured (``model.profile``), and of a true score
-    the first call measures it. High orders need room, so the order grows with the steps: two up to six, three up to twelve, four
-    beyond, the last with a corrector. Data that are points at the last noise are followed around a point mass.
+    For scalar processes `Multistep`: in up to twelve steps, that of a few solvers which came nearest to the model's own flow when
+    they were tried on some paths. `fit` has tried them (``model.profile``), and of a true score the first call with that number
+    of steps does. They differ in their grid, of equal parts of the measured error (`EvenError`) or around a level that is guessed
+    from the moments (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass.
+
+    In more steps, or where none were tried, it is the first kind of grid and that Gaussian, with an order that grows with the
+    steps, as high orders need room: one in two, two up to six, three up to twelve, four beyond, the last with a corrector. Data
+    that are points at the last noise are followed around a point mass.
 
     Where no profile is known the grid is ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
-    ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions, a guess of that level from the moments, and the order is two up to
-    eight, by extrapolation up to five and then by a corrector, three up to twelve, four beyond, both with a corrector.
+    ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions, and the order is two up to eight, by extrapolation up to five and then
+    by a corrector, three up to twelve, four beyond, both with a corrector.
 
     Under conditions or measurements the law of the samples is narrower than those moments. A network that was trained with
     conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that variance
@@ -94,42 +93,28 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     if eta and draws_images(model) and is_by_coordinate(model.sde):
         grid = Angle(end=end, scale=level(model.state_moments()), power=0.5)
         return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
-    plain = Multistep.default_grid(end=end)
     if not is_scalar(model.sde):
         return _of_many_angles(model, steps, eta, end)
     conditioned = model.conditioned
     known = conditioned and not draws_images(model) and model.conditional_moments() is not None
+    scale = None if model.moments is None else level(model.state_moments())
     if eta:
-        scale = 1.0 if model.moments is None else level(model.state_moments())
-        grid = Angle(end=end, scale=scale, power=0.5)
+        grid = Angle(end=end, scale=scale or 1.0, power=0.5)
         if not known and (conditioned or model.moments is None or draws_images(model)):
             return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
         # Chosen as below, and on mixtures of uneven weights and widths in 2 to 16 dimensions.
         return ExponentialSDE(
             steps, grid, 2 if steps < 9 else 3, eta, reference=MatchedConditional() if known else None
         )
-    profile = None if draws_images(model) else known_profile(model, end)
-    if profile is not None and bool(profile.given) == conditioned:
-        around = Normal(max(profile.variance(), LEAST**2)) if conditioned else None
-        return along(profile, steps, end, around)
+    profile = model.profile if conditioned or draws_images(model) else known_profile(model, end, steps)
+    if profile is not None and not draws_images(model) and bool(profile.given) == conditioned:
+        return choose_solver(ground_of(model, profile, end), steps)
     if conditioned and not draws_images(model):
         # The law of the samples is narrower than the data's moments say, and the flow of these leaves it three quarters of its
         # width at ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width.
-        scale = WIDER * (TURN if model.moments is None else level(model.state_moments()))
-        grid = Angle(end=end, scale=scale, power=0.5)
+        grid = Angle(end=end, scale=WIDER * (scale or TURN), power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, MatchedConditional(), share, corrector=True)
-    # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
-    # steps that is worse than not to.
-    order, corrector, clock, factor = (
-        (2, False, share, 1.0) if steps < 6 else
-        (1, True, angle, 1.0) if steps < 9 else
-        (2, True, log_ratio, 0.85) if steps < 13 else  # the one place where this clock was better, in 64 dimensions
-        (3, True, share, 1.0)
-    )  # fmt: skip
-    if model.moments is None:
-        return Multistep(steps, plain, order, reference=Normal(), clock=clock, corrector=corrector)
-    grid = Angle(end=end, scale=factor * level(model.state_moments()), power=0.5)
-    return Multistep(steps, grid, order, clock=clock, corrector=corrector)
+    return guess(steps, end, scale, Normal() if scale is None else None)
 
 
 def _of_many_angles(model: ScoreModel, steps: int, eta: float, end: float | None) -> Multistep:
@@ -146,33 +131,6 @@ def _of_many_angles(model: ScoreModel, steps: int, eta: float, end: float | None
     if eta:
         return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta, reference=around)
     return Multistep(steps, grid, order, around, share, corrector=True)
-
-
-def along(profile: Profile, steps: int, end: float | None, around: Reference | None = None) -> Multistep:
-    """Return the default for a law whose profile is known: `Multistep` on the grid of equal parts of the error.
-
-    Around the data's Gaussian the order is two up to six steps, three up to twelve, and four beyond, where a corrector makes it
-    of one of three. Data that are points where the run ends are followed around a point mass, which arrives at them.
-
-    Parameters
-    ----------
-    profile
-        Of the law.
-    steps, end
-        Of the grid.
-    around
-        The reference of data that are no points; the Gaussian of the moments by default.
-    """
-    grid = EvenError(profile, end=end)
-    last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
-    if profile.widths[last].min() < POINTS:
-        return Multistep(steps, grid, 2 if steps < 13 else 3, reference=PointMass(), clock=grid.clock, corrector=True)
-    order, corrector, clock = (
-        (2, False, log_ratio) if steps < 7 else
-        (3, False, grid.clock) if steps < 13 else
-        (3, True, share)
-    )  # fmt: skip
-    return Multistep(steps, grid, order, around, clock, corrector)
 
 
 def draws_images(model: ScoreModel) -> bool:
@@ -193,12 +151,3 @@ def nearest(model: ScoreModel) -> float | None:
         return None
     ratio = sde.snr(sde.t_min).item() / narrow
     return 0.0 if ratio >= sde.snr(0.0) else sde.time(ratio).item()
-
-
-def level(moments: Moments) -> float:
-    """Return the noise level ``0.4 √tr(Sigma) / D^(1/6)`` around which the default grid takes most steps."""
-    covariance = moments.covariance.double()
-    trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
-    dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)
-    found = float(TURN * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6))
-    return found if found > 0 else LEAST

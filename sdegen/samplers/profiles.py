@@ -1,15 +1,12 @@
-"""The default's measurement: at which noise levels a law is decided (`measure_profile`), and the grid and clock that follow
-(`EvenError`).
-
-A step of length `h` from the level ``l = log(sigma / alpha)`` misses about ``h^(p+1) e(l)``, where `e` is how fast the model's
-answer changes along the flow, beyond what the reference follows in closed form, times how much of a displacement is left at
-the end. The total error of given steps is least where all have equal parts of it, ``h ∝ e^(−1/(p+1))``.
+"""The default's measurement: at which noise levels a law is decided, and which solvers are nearest to its flow
+(`measure_profile`).
 """
 
 from __future__ import annotations
 
-__all__ = ["EvenError", "known_profile", "measure_profile"]
+__all__ = ["known_profile", "measure_profile", "profile_cost"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,34 +14,40 @@ from torch import Tensor
 
 from ..answers import check_reading
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows
-from ..processes.base import SDE
-from ..processes.grids import Grid
-from ..processes.linear import LinearSDE, as_linear, gaussian
+from ..processes.linear import LinearSDE, gaussian
 from ..processes.scalar import as_scalar
 from .start import check_states
+from .trials import MOST, ground_of, trial_cost, try_solvers, untried
 
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
+FEW = 8  # data, from which on solvers are tried
+NOISES = 4  # paths from each, in trials
 APART = 0.05  # of log(sigma / alpha), between the two evaluations of a derivative along the flow
 FARTHEST = 9.0  # from the logarithm of the spread: beyond, a law is one Gaussian or one point
 ROWS = 128  # states that are evaluated at a time
-POWER = 0.4  # of the error: between a third and a half, what methods of order two and one want
 TINY = 1e-30  # a variance that is none
+TRIED = (1, 2, 3, 4, 5, 6, 8, 10)  # steps; in between, what was nearest in fewer
 NOISE_SEED = 5_070_141  # one that nobody takes, nor any other draw of the library
-LEAST = 0.02  # of the steps at the densest level: so many there are at every level
 
 
 @check_arguments
-def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None, **cond: Any) -> Profile:
-    """Measure at which noise levels the samples of a model are decided, and return that as a `Profile`.
+def measure_profile(
+    model: ScoreModel, data: Tensor, *, end: float | None = None, steps: Sequence[int] = TRIED, **cond: Any
+) -> Profile:
+    """Measure at which noise levels the samples of a model are decided, and which solvers are nearest to its flow in a few
+    steps, and return that as a `Profile`.
 
     Each datum is noised to 32 levels with one and the same noise, and the model is asked twice, there and a short way along its
-    flow: 64 evaluations a datum. `fit` does so with 16 of the data, and keeps the result as ``model.profile``.
+    flow: 64 evaluations a datum. From each begin four paths at the first time, and solvers follow them to the last in each of the
+    numbers of steps, one in three to nine ways, and what comes nearest to a run of many steps is remembered: about 350
+    evaluations a path. `fit` does so with 16 of the data, and keeps the result as ``model.profile``.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
         Data of the model's law, ``(M, *)``; a dozen are enough.
     end
         The last time that is looked at; the process's ``t_min`` by default.
+    steps
+        Numbers of steps in which solvers are tried, from 1 to 12; none where it is empty.
     cond
         Conditions, one value for all data or with a row for each.
 
@@ -62,7 +67,8 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     TypeError
         If the process is not scalar, or data are no floating-point numbers.
     ValueError
-        If the moments are not known, data are none that the model could take, or it says something that is not finite.
+        If the moments are not known, data are none that the model could take, it says something that is not finite, or steps are
+        not from 1 to 12.
 
     Examples
     --------
@@ -75,7 +81,43 @@ def measure_profile(model: ScoreModel, data: Tensor, *, end: float | None = None
     True
     """
     cond = read_conditions(model, cond, measure_profile)
-    return _measure(model, model.sde.lift(check_states("data", data, model)).double(), end, cond)
+    for n in steps:
+        if check_count("steps", n) > MOST:
+            raise ValueError(
+                f"steps = {n}; solvers are tried in 1 to {MOST} steps: with more they are chosen by the profile."
+            )
+    x_0 = model.sde.lift(check_states("data", data, model)).double()
+    profile = _measure(model, x_0, end, cond)
+    if not steps:
+        return profile
+    choices = profile.choices.clone()
+    for n, nearest in zip(sorted(steps), _try(model, x_0, profile, end, sorted(steps), cond), strict=True):
+        choices[n:] = nearest
+    return profile._replace(choices=choices)
+
+
+def profile_cost(steps: Sequence[int] = TRIED) -> int:
+    """Return how often a model is asked for each datum of a profile.
+
+    Parameters
+    ----------
+    steps
+        Numbers of steps in which solvers are tried.
+    """
+    return 2 * LEVELS + NOISES * trial_cost(steps)
+
+
+def _try(
+    model: ScoreModel, x_0: Tensor, profile: Profile, end: float | None, steps: Sequence[int], cond: dict[str, Any]
+) -> list[int]:
+    """Return which solver is nearest to the flow at each number of steps, from data that are states, noised to the first time."""
+    sde, n = as_scalar(model.sde, "; solvers are tried on those."), len(x_0)
+    rows = torch.arange(n, device=x_0.device).repeat(NOISES)
+    noise = torch.randn(
+        NOISES * n, *x_0.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(NOISE_SEED)
+    )
+    x_T = model.cast_states(sde.marginal(sde.T)(x_0[rows]).sample(noise.to(x_0)))
+    return try_solvers(bind_rows(model, cond, rows, x_0[:1], n), x_T, ground_of(model, profile, end), steps)
 
 
 def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, Any]) -> Profile:
@@ -92,7 +134,7 @@ def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, 
             bound = bind_rows(model, cond, which.to(x_0.device), x_0[:1], len(x_0))
             found.append(_look(bound, sde, law, x_0[which], noise[which], level, low))
     changes, widths = torch.cat(found, 1).reshape(2, LEVELS, len(x_0)).mean(2).cpu()
-    return Profile(levels, changes, widths, torch.tensor(bool(cond)))
+    return Profile(levels, changes, widths, torch.tensor(bool(cond)), untried())
 
 
 def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:
@@ -138,8 +180,9 @@ def _look(
     return torch.stack([change, width])
 
 
-def known_profile(model: ScoreModel, end: float | None) -> Profile | None:
-    """Return the profile that a model has been given, or of a true score measure it once; None where there is none.
+def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile | None:
+    """Return the profile that a model has been given, or of a true score measure it once, and try solvers once in each number of
+    steps; None where there is none.
 
     Parameters
     ----------
@@ -147,89 +190,22 @@ def known_profile(model: ScoreModel, end: float | None) -> Profile | None:
         Any score model of a scalar process.
     end
         The last time that is looked at.
+    steps
+        Of the run that asks.
     """
-    if model.profile is None and model.moments is not None and not model.conditions.names:
-        data = model.draw_standardised(DRAWS)
-        if data is not None:
-            model.profile = _measure(model, model.sde.embed(data).double(), end, {})
-    return model.profile
-
-
-class EvenError(Grid):
-    """A time grid on which every step has an equal part of the error that a `Profile` tells of.
-
-    Times are even in ``W(l) = ∫ e(l)^0.4 dl`` with ``l = log(sigma / alpha)``, ``phi = atan(sigma / alpha)`` and
-
-        e(l) = changes exp(−∫ cos² phi (1 − widths) dl),
-
-    the inner integral from the data up to `l`: a displacement at `l` arrives multiplied by that exponential. `clock` is `W` as a
-    function of the angle: an integrator that interpolates in it takes equal steps.
-
-    Parameters
-    ----------
-    profile
-        As `measure_profile` finds it.
-    start, end
-        As for every grid.
-
-    Raises
-    ------
-    ValueError
-        If the profile is of levels that do not rise.
-
-    Examples
-    --------
-    >>> import torch, sdegen
-    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
-    >>> grid = EvenError(measure_profile(model, model.distribution.sample(16, torch.Generator().manual_seed(0))))
-    >>> times = grid(model.sde, 4)
-    >>> times[0].item(), bool((times.diff() < 0).all()), round(times[-1].item() / model.sde.t_min, 6)
-    (1.0, True, 1.0)
-    """
-
-    @check_arguments
-    def __init__(self, profile: Profile, start: float | None = None, end: float | None = None) -> None:
-        super().__init__(start, end)
-        self.profile = profile
-        l, changes, widths = (v.double().cpu() for v in profile[:3])
-        gaps = l.diff()
-        if not (len(l) > 1 and (gaps > 0).all() and len(l) == len(changes) == len(widths)):
-            raise ValueError(
-                f"profile has {len(l)} levels, {len(changes)} changes and {len(widths)} widths; give as many of each, at levels "
-                "that rise, such as measure_profile(model, data)."
-            )
-        kept = torch.cumulative_trapezoid((-2 * l).sigmoid() * (1 - widths), l)
-        error = changes * torch.cat([l.new_zeros(1), -kept]).exp()
-        density = (error / error.max().clamp_min(1e-300)) ** POWER + LEAST
-        self._levels, self._density, self._gaps = l, density, gaps
-        self._passed = torch.cat([l.new_zeros(1), torch.cumulative_trapezoid(density, l)])
-
-    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return the times at the fractions `u` of the way in `W` between the ends, as far as the profile goes."""
-        linear = as_linear(sde, "; the grid is even in log(sigma / alpha).")
-        ends = linear.log_snr(torch.tensor([end, start], dtype=torch.float64)).detach()
-        low, high = self._clock((-0.5 * ends).clamp(self._levels[0], self._levels[-1]))
-        level = self._level(low + u * (high - low))
-        return linear.time_of_log_snr((-2 * level).clamp(ends[1], ends[0]))
-
-    def clock(self, phi: Tensor) -> Tensor:
-        """Return `W` at angles ``atan(sigma / alpha)``, of any shape; beyond the profile it rises by no more than one."""
-        return self._clock(phi.tan().log())
-
-    def _clock(self, level: Tensor) -> Tensor:
-        """Return `W` at levels."""
-        l = self._levels.to(level)
-        inside = level.clamp(l[0], l[-1])
-        i = (torch.searchsorted(l, inside.contiguous()) - 1).clamp(0, len(l) - 2)
-        density, gap = self._density.to(level), self._gaps.to(level)[i]
-        part = (inside - l[i]) / gap
-        passed = self._passed.to(level)[i] + gap * part * (density[i] + 0.5 * part * (density[i + 1] - density[i]))
-        outside = level - inside
-        return passed - density[torch.where(outside > 0, -1, 0)] * torch.expm1(-outside.abs()) * outside.sign()
-
-    def _level(self, passed: Tensor) -> Tensor:
-        """Return the levels at which `W` is `passed`, the inverse of `_clock` within the profile."""
-        i = (torch.searchsorted(self._passed, passed.contiguous()) - 1).clamp(0, len(self._levels) - 2)
-        first, slope, gap = self._density[i], self._density[i + 1] - self._density[i], self._gaps[i]
-        rest = (passed - self._passed[i]) / gap
-        return self._levels[i] + gap * 2 * rest / (first + (first.square() + 2 * slope * rest).clamp_min(0).sqrt())
+    profile = model.profile
+    tried = profile is not None and (steps > MOST or profile.choices[steps] >= 0)
+    if tried or model.moments is None or model.conditions.names:
+        return profile
+    data = model.draw_standardised(DRAWS)
+    if data is None:
+        return profile
+    x_0 = model.sde.embed(data).double()
+    if profile is None:
+        profile = _measure(model, x_0, end, {})
+    if steps <= MOST:
+        choices = profile.choices.clone()
+        choices[steps] = _try(model, x_0, profile, end, [steps], {})[0]
+        profile = profile._replace(choices=choices)
+    model.profile = profile
+    return profile

@@ -30,13 +30,14 @@ from ..progress import should_show
 from ..warning import warn_caller
 from .base import Sampler
 from .clocks import share
-from .defaults import WIDER, default, draws_images, level
+from .defaults import default, draws_images
 from .fitted import Fitted, travel
 from .knobs import Knobs
 from .multistep import Multistep
 from .references import Matched, MatchedConditional
 from .start import check_known, start
 from .student import Student
+from .trials import WIDER, level
 
 CUT = 10.0  # medians, beyond which a distance counts no further
 

@@ -29,7 +29,7 @@ from ..models.score import ScoreModel
 from ..nets.entries import measure_conditions
 from ..processes.scalar import is_scalar
 from ..samplers.defaults import draws_images, nearest
-from ..samplers.profiles import DRAWS, FEWEST, LEVELS, measure_profile
+from ..samplers.profiles import DRAWS, FEW, FEWEST, TRIED, measure_profile, profile_cost
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
@@ -265,19 +265,21 @@ class Training:
             torch.cuda.set_rng_state(own["cuda"], device)
 
     def take_profile(self) -> None:
-        """Measure at which noise levels the samples of the trained model are decided (`samplers.measure_profile`), where its
-        default sampler asks for that and it costs no more than a hundredth of the training.
+        """Measure at which noise levels the samples of the trained model are decided, and after a longer training try solvers on
+        it (`samplers.measure_profile`), where its default sampler asks for that and it costs no more than a hundredth of the
+        training.
         """
         if not isinstance(self.model, Trainable) or not is_scalar(self.model.sde) or draws_images(self.model):
             return
         spent = 3 * self.run.steps * self.settings.batch_size  # a gradient costs two evaluations more
-        draws = min(DRAWS, int(SHARE * spent) // (2 * LEVELS))
+        tried = TRIED if SHARE * spent >= FEW * profile_cost(TRIED) else ()
+        draws = min(DRAWS, int(SHARE * spent) // profile_cost(tried))
         self.model.profile = None
         if draws >= FEWEST:
             x, cond = next(iter(self.source.few(draws)))
             end = nearest(self.model)
             self.model.profile = measure_profile(
-                self.model, x[:draws], end=end, **{name: value[:draws] for name, value in cond.items()}
+                self.model, x[:draws], end=end, steps=tried, **{name: value[:draws] for name, value in cond.items()}
             )
 
     @torch.no_grad()

@@ -1,0 +1,269 @@
+"""Trials of the default: which of some solvers keeps nearest to a model's own flow, in a given number of steps (`try_solvers`).
+
+Equal parts of the error are the best steps in the limit of many. Of a few, each as long as the law's own changes or longer, the
+error is not its leading term: where to look, how far to extrapolate and what to follow in closed form depend on more of the law
+than its profile tells. So they are tried, on paths of the model itself.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Ground", "along", "choose_solver", "ground_of", "guess", "level", "trial_cost", "try_solvers", "untried"]
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..laws.mixtures import Moments
+from ..laws.profiles import Profile
+from ..models.score import ScoreModel, evaluating
+from ..processes.grids import Angle
+from .clocks import angle, log_ratio, share
+from .even_error import EvenError
+from .multistep import Multistep
+from .references import Normal, PointMass, Reference
+from .steps import take_steps
+
+TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
+WIDER = 1.5  # times the scale, under conditions
+POINTS = 0.5  # of the posterior variance of data that are smooth: below, they are points at that noise
+LEAST = 1e-3  # the level for data that are one point
+MOST = 12  # steps that are tried: of more, the leading term of the error says enough
+FINE = 12  # steps, beside three for each of those tried, of the run that stands for the flow
+CUT = 10.0  # medians, beyond which a distance counts no further
+
+
+class Ground(NamedTuple):
+    """What solvers of a law are laid out by.
+
+    Attributes
+    ----------
+    profile
+        Of the law.
+    level
+        The noise level at which, by its moments, it is decided.
+    end
+        The last time.
+    around
+        The reference of data that are no points; None for the Gaussian of the moments.
+    """
+
+    profile: Profile
+    level: float
+    end: float | None
+    around: Reference | None
+
+
+def ground_of(model: ScoreModel, profile: Profile, end: float | None) -> Ground:
+    """Return what solvers of a model's law are laid out by: under conditions around the Gaussian of the variance there.
+
+    Parameters
+    ----------
+    model
+        A score model whose data's moments are known.
+    profile
+        Of its law.
+    end
+        The last time.
+    """
+    scale = level(model.state_moments())
+    if not profile.given:
+        return Ground(profile, scale, end, None)
+    return Ground(profile, WIDER * scale, end, Normal(max(profile.variance(), LEAST**2)))
+
+
+def level(moments: Moments) -> float:
+    """Return the noise level ``0.4 √tr(Sigma) / D^(1/6)`` around which a grid that is guessed takes most steps."""
+    covariance = moments.covariance.double()
+    trace = covariance.trace() if covariance.ndim == 2 else covariance.sum()
+    dimensions = trace.square() / covariance.square().sum().clamp_min(1e-300)
+    found = float(TURN * trace.sqrt() / dimensions.clamp_min(1) ** (1 / 6))
+    return found if found > 0 else LEAST
+
+
+def guess(steps: int, end: float | None, scale: float | None, around: Reference | None = None) -> Multistep:
+    """Return the default for a law of which moments are known at most: `Multistep` with its order by the number of steps.
+
+    Parameters
+    ----------
+    steps, end
+        Of the grid.
+    scale
+        The noise level around which it takes most steps; None for none.
+    around
+        The reference; the Gaussian of the moments by default.
+    """
+    # Chosen on exact scores of the ring and of mixtures in 8 and 64 dimensions: high orders extrapolate, and over a few long
+    # steps that is worse than not to.
+    order, corrector, clock, factor = (
+        (2, False, share, 1.0) if steps < 6 else
+        (1, True, angle, 1.0) if steps < 9 else
+        (2, True, log_ratio, 0.85) if steps < 13 else  # the one place where this clock was better, in 64 dimensions
+        (3, True, share, 1.0)
+    )  # fmt: skip
+    grid = Multistep.default_grid(end=end) if scale is None else Angle(end=end, scale=factor * scale, power=0.5)
+    return Multistep(steps, grid, order, around, clock, corrector)
+
+
+def along(ground: Ground, steps: int) -> Multistep:
+    """Return the default for a law whose profile is known and which is not tried: `Multistep` on equal parts of the error.
+
+    Around the data's Gaussian the order is one in two steps, two up to six, three up to twelve, and four beyond, where a
+    corrector makes it of one of three. Data that are points where the run ends are followed around a point mass, which arrives
+    at them.
+
+    Parameters
+    ----------
+    ground
+        Of the law.
+    steps
+        Of the grid.
+    """
+    profile = ground.profile
+    last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
+    if profile.widths[last].min() < POINTS:
+        return _by_error(ground, steps, 0.4, 2 if steps < 13 else 3, True, PointMass())
+    if steps < 13:
+        return _by_error(ground, steps, 0.4, 1 if steps < 3 else 2 if steps < 7 else 3)
+    return Multistep(steps, EvenError(profile, end=ground.end), 3, ground.around, share, True)
+
+
+def _by_error(
+    ground: Ground,
+    steps: int,
+    power: float,
+    order: int,
+    corrector: bool = False,
+    around: Reference | None = None,
+) -> Multistep:
+    """Return a solver on equal parts of a power of the error."""
+    grid = EvenError(ground.profile, end=ground.end, power=power)
+    return Multistep(steps, grid, order, around or ground.around, grid.clock, corrector)
+
+
+def _by_level(
+    ground: Ground,
+    steps: int,
+    factor: float,
+    order: int,
+    corrector: bool = False,
+    around: Reference | None = None,
+) -> Multistep:
+    """Return a solver whose steps are densest around some times the level of the moments."""
+    grid = Angle(end=ground.end, scale=factor * ground.level, power=0.5)
+    return Multistep(steps, grid, order, around or ground.around, share, corrector)
+
+
+def _by_guess(ground: Ground, steps: int) -> Multistep:
+    """Return the solver for a law of which the moments are known alone."""
+    return guess(steps, ground.end, ground.level, ground.around)
+
+
+class _Contestant(NamedTuple):
+    """A solver that is tried, between two numbers of steps."""
+
+    fewest: int
+    most: int
+    lay: Callable[[Ground, int], Multistep]
+
+
+# Order three goes far out of a few steps, and order one wastes many. Models keep the places of what was nearest: add at the end.
+CONTESTANTS = (  # the guess is the first, and tried at every number
+    _Contestant(1, MOST, _by_guess),
+    _Contestant(2, 3, partial(_by_error, power=1 / 2, order=1)),
+    _Contestant(2, 6, partial(_by_error, power=1 / 3, order=2)),
+    _Contestant(1, 5, partial(_by_level, factor=1.0, order=1)),
+    _Contestant(1, 3, partial(_by_level, factor=2.0, order=1, corrector=True, around=PointMass())),
+    _Contestant(4, 6, partial(_by_error, power=1 / 3, order=2, corrector=True)),
+    _Contestant(4, 6, partial(_by_level, factor=0.5, order=2)),
+    _Contestant(4, MOST, partial(_by_error, power=1 / 2, order=3)),
+    _Contestant(4, MOST, partial(_by_error, power=1 / 2, order=2, corrector=True)),
+    _Contestant(4, MOST, partial(_by_error, power=1 / 3, order=2, corrector=True, around=PointMass())),
+    _Contestant(7, MOST, partial(_by_error, power=1 / 3, order=3)),
+    _Contestant(7, MOST, partial(_by_level, factor=1.0, order=2, corrector=True, around=PointMass())),
+    _Contestant(4, MOST, partial(_by_level, factor=2.5, order=2, corrector=True, around=PointMass())),
+)
+
+
+def untried() -> Tensor:
+    """Return the choices of a law of which nothing was tried: −1 at each number of steps."""
+    return torch.full((MOST + 1,), -1)
+
+
+def try_solvers(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[int]) -> list[int]:
+    """Run solvers on paths of a model, and return which is the nearest to its flow for each number of steps, by its place in
+    `CONTESTANTS`.
+
+    Of each the median and the root-mean-square distance from the end of a run of many steps are held against those of the guess,
+    single distances cut at ten medians: the one says what most samples are off by, the other what those are that go elsewhere.
+    The nearest has the smallest larger of the two ratios, so that it is behind the guess in neither.
+
+    Parameters
+    ----------
+    model
+        A score model of a scalar process, whose data's moments are known, with its conditions bound to it.
+    x_T
+        States at the first time, ``(B, *)``.
+    ground
+        What solvers are laid out by.
+    steps
+        Numbers of steps.
+    """
+    nearest = []
+    with torch.no_grad(), evaluating(model):
+        flow = _travel(model, along(ground, _fine(steps)), x_T)
+        for n in steps:
+            entered = _entered(n)
+            missed = torch.stack([_miss(_travel(model, CONTESTANTS[i].lay(ground, n), x_T), flow) for i in entered])
+            nearest.append(entered[int((missed / missed[0]).amax(1).nan_to_num(torch.inf).argmin())])
+    return nearest
+
+
+def trial_cost(steps: Sequence[int]) -> int:
+    """Return how often a model is asked on each path of a trial.
+
+    Parameters
+    ----------
+    steps
+        Numbers of steps.
+    """
+    return _fine(steps) + sum(n * len(_entered(n)) for n in steps) if steps else 0
+
+
+def _fine(steps: Sequence[int]) -> int:
+    """Return the number of steps of the run that stands for the flow."""
+    return 3 * max(steps) + FINE
+
+
+def _entered(steps: int) -> list[int]:
+    """Return the places of the solvers that are tried in a number of steps."""
+    return [i for i, one in enumerate(CONTESTANTS) if one.fewest <= steps <= one.most]
+
+
+def _miss(x: Tensor, flow: Tensor) -> Tensor:
+    """Return the median and the root-mean-square distance of states from the end of the flow."""
+    distance = (x - flow).double().flatten(1).norm(dim=1).cpu()
+    median = distance.median().clamp_min(1e-300)
+    return torch.stack([median, distance.minimum(CUT * median).square().mean().sqrt().clamp_min(1e-300)])
+
+
+def _travel(model: ScoreModel, solver: Multistep, x: Tensor) -> Tensor:
+    """Return the states at the last time of a solver."""
+    plan = solver.plan(model, solver.times(model.sde, denoise=False))
+    return [states for states, _ in take_steps(solver, plan, model, x, torch.zeros_like)][-1]
+
+
+def choose_solver(ground: Ground, steps: int) -> Multistep:
+    """Return the default for a law whose profile is known: what was nearest at this number of steps, or `along`.
+
+    Parameters
+    ----------
+    ground
+        Of the law, with the choices in its profile.
+    steps
+        Of the grid.
+    """
+    chosen = int(ground.profile.choices[steps]) if steps <= MOST else -1
+    return CONTESTANTS[chosen].lay(ground, steps) if chosen >= 0 else along(ground, steps)
