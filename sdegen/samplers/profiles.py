@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-__all__ = ["known_profile", "measure_profile", "profile_cost"]
+__all__ = ["affordable", "known_profile", "measure_profile", "profile_cost"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -105,6 +105,20 @@ def profile_cost(steps: Sequence[int] = TRIED) -> int:
         Numbers of steps in which solvers are tried.
     """
     return 2 * LEVELS + NOISES * trial_cost(steps)
+
+
+def affordable(evaluations: int) -> tuple[int, Sequence[int]]:
+    """Return of how many data a profile can be measured with some evaluations, 0 if of too few, and in which numbers of steps
+    solvers can be tried.
+
+    Parameters
+    ----------
+    evaluations
+        Of the model, each of one state.
+    """
+    steps = TRIED if evaluations >= FEW * profile_cost(TRIED) else ()
+    draws = min(DRAWS, evaluations // profile_cost(steps))
+    return draws if draws >= FEWEST else 0, steps
 
 
 def _try(

@@ -29,7 +29,7 @@ from ..models.score import ScoreModel
 from ..nets.entries import measure_conditions
 from ..processes.scalar import is_scalar
 from ..samplers.defaults import draws_images, nearest
-from ..samplers.profiles import DRAWS, FEW, FEWEST, TRIED, measure_profile, profile_cost
+from ..samplers.profiles import affordable, measure_profile
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
@@ -272,10 +272,9 @@ class Training:
         if not isinstance(self.model, Trainable) or not is_scalar(self.model.sde) or draws_images(self.model):
             return
         spent = 3 * self.run.steps * self.settings.batch_size  # a gradient costs two evaluations more
-        tried = TRIED if SHARE * spent >= FEW * profile_cost(TRIED) else ()
-        draws = min(DRAWS, int(SHARE * spent) // profile_cost(tried))
+        draws, tried = affordable(int(SHARE * spent))
         self.model.profile = None
-        if draws >= FEWEST:
+        if draws:
             x, cond = next(iter(self.source.few(draws)))
             end = nearest(self.model)
             self.model.profile = measure_profile(
