@@ -265,14 +265,13 @@ class Training:
             torch.cuda.set_rng_state(own["cuda"], device)
 
     def take_profile(self) -> None:
-        """Measure at which noise levels the samples of the trained model are decided, and after a longer training try solvers on
-        it (`samplers.measure_profile`), where its default sampler asks for that and it costs no more than a hundredth of the
-        training.
+        """Measure the profile of the trained model (`samplers.measure_profile`), where its default sampler asks for that and it
+        costs no more than a hundredth of the training.
         """
         if not isinstance(self.model, Trainable) or not is_scalar(self.model.sde) or draws_images(self.model):
             return
-        spent = 3 * self.run.steps * self.settings.batch_size  # a gradient costs two evaluations more
-        draws, tried = affordable(int(SHARE * spent))
+        # a gradient costs two evaluations more
+        draws, tried = affordable(int(SHARE * 3 * self.run.steps * self.settings.batch_size))
         self.model.profile = None
         if draws:
             x, cond = next(iter(self.source.few(draws)))
