@@ -180,6 +180,34 @@ def test_accumulated_parts_have_the_gradient_of_the_whole() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+class Own(nn.Module):
+    """A network of the user's that adds a vector to the state, and may say that it is one."""
+
+    def __init__(self, says: bool) -> None:
+        super().__init__()
+        self.line = nn.Linear(2, 2)
+        if says:
+            self.declared = {"shift": Vector(2)}
+
+    def forward(self, x: Tensor, level: Tensor, shift: Tensor) -> Tensor:
+        return self.line(x + shift)
+
+
+def test_a_network_of_the_user_may_say_what_a_row_is() -> None:
+    """Of one that says nothing, a tensor as long as the run is cut."""
+    shift, x = torch.tensor([1.0, -1.0]), torch.zeros(2, 2)
+    for says in (True, False):
+        model = Model(Own(says), VP())
+        assert model.with_rows({"shift": shift}, x, 2) == ([] if says else ["shift"])
+        assert model.with_rows({"shift": shift.expand(2, 2)}, x, 2) == ["shift"]
+    model = Model(Own(True), VP())
+    model.moments = RING.moments()
+    one, whole = (sample(model, 2, steps=2, seed=0, batch=batch, shift=shift) for batch in (1, None))
+    torch.testing.assert_close(one, whole)
+    with pytest.raises(ValueError, match=r"shift has shape \(3, 2\); give vectors \(2,\), .* one for each of 2\."):
+        sample(model, 2, steps=2, seed=0, batch=1, shift=torch.zeros(3, 2))
+
+
 # --- losing ----------------------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
     """
     if isinstance(model, ScoreModel):
         _check_names(objective, model, cond)
-        _check_declared(model, cond)
+        _check_declared(objective, model, cond)
     parameters = inspect.signature(objective).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -158,7 +158,7 @@ def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict
             )
 
 
-def _check_declared(model: ScoreModel, cond: dict[str, Tensor]) -> None:
+def _check_declared(objective: Callable[..., Tensor], model: ScoreModel, cond: dict[str, Tensor]) -> None:
     """Refuse data without a condition that the network is never without, and values that are none of what it declares."""
     kinds = model.conditions.kinds
     for name, kind in kinds.items():
@@ -169,7 +169,7 @@ def _check_declared(model: ScoreModel, cond: dict[str, Tensor]) -> None:
                 raise ValueError(
                     f"the condition {name!r} of the data has shape {tuple(value.shape)}; give {kind.what}, one for each datum."
                 )
-        elif kind.needed:
+        elif kind.needed and isinstance(objective, ScoreLoss):  # another may have it from elsewhere
             raise TypeError(
                 f"the data has no condition {name!r}, which the network is never without; give it in (x, {{{name!r}: ...}}), or "
                 "declare it with a dropout."
