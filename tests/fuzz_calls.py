@@ -417,6 +417,7 @@ CALLS: dict[str, Any] = {
         "factors": torch.ones(8, 3),
         "order": 2,
         "denoise": True,
+        "noises": torch.ones(2),
     },
     "samplers.StepCosts": {"times": torch.tensor([0.9, 0.5, 0.1]), "errors": torch.ones(4, 3, 1, 1)},
     "samplers.fit_solver": {"steps": 2, "paths": 64, "rounds": 1, "progress": False},

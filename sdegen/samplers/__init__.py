@@ -14,6 +14,7 @@ from .euler import EulerMaruyama
 from .even_error import EvenError
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
+from .fitting import fit_solver
 from .interpolation import interpolate
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
@@ -25,7 +26,6 @@ from .references import Matched, MatchedConditional, Normal, PointMass, Referenc
 from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion
 from .run import sample
-from .search import fit_solver
 from .singlestep import Singlestep
 from .subsequence import (
     StepCosts,

@@ -1,4 +1,4 @@
-"""A multistep sampler with fitted times and weights: the result of `search.fit_solver`."""
+"""A multistep sampler with fitted times and weights: the result of `fitting.fit_solver`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from ..checks import check_tensor
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Given
-from .base import Sampler
-from .clocks import share
+from .base import Noise, Sampler
+from .clocks import angle, share
+from .exponential import Pieces
+from .exponential_sde import ExponentialSDE
 from .moves import Move
 from .multistep import Multistep, MultistepStep, merge_updates
 from .references import Reference
 from .steps import take_steps
 
 
-class Fitted(Multistep):
-    """A `Multistep` sampler with a corrector, whose times are fitted and whose weights are multiplied by fitted factors.
+class Fitted(ExponentialSDE):
+    """A sampler whose times are fitted and whose weights are multiplied by fitted factors: without noise `Multistep` with a
+    corrector, with noise `ExponentialSDE` without one.
 
     Parameters
     ----------
@@ -35,8 +38,10 @@ class Fitted(Multistep):
         Order of the method.
     denoise
         Whether it was fitted for ``final="denoise"``.
-    reference
-        As for `Multistep`.
+    reference, eta
+        As for `ExponentialSDE`.
+    noises
+        Factors on the noise of the steps, ``(steps,)``; 1 by default.
 
     Raises
     ------
@@ -50,11 +55,22 @@ class Fitted(Multistep):
 
     @check_arguments
     def __init__(
-        self, stops: Tensor, factors: Tensor, order: int, denoise: bool, reference: Reference | None = None
+        self,
+        stops: Tensor,
+        factors: Tensor,
+        order: int,
+        denoise: bool,
+        reference: Reference | None = None,
+        eta: float = 0.0,
+        noises: Tensor | None = None,
     ) -> None:
         check_tensor("stops", stops, ndim=1), check_tensor("factors", factors, shape=(None, order + 1))
-        super().__init__(max(1, len(stops) - (not denoise)), Given(stops), order, reference, share, corrector=True)
-        self.stops, self.factors, self.denoise = stops, factors, denoise
+        if noises is not None:
+            check_tensor("noises", noises, shape=(len(stops) - 1,))
+        steps = max(1, len(stops) - (not denoise))
+        clock = angle if eta else share
+        super().__init__(steps, Given(stops), order, eta, clock, reference, corrector=not eta)
+        self.stops, self.factors, self.denoise, self.noises = stops, factors, denoise, noises
         self.convergence_order = None  # factors are fitted to one number of steps
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
@@ -64,29 +80,37 @@ class Fitted(Multistep):
             raise ValueError(f'this solver was fitted for final="{mode}"; sample with that, or fit another.')
         return self._grid(sde)(sde, len(self.stops))
 
+    def pieces(self, model: ScoreModel) -> Pieces:
+        """Return the coefficients' formula for a model, without noise that of `Multistep`."""
+        return super().pieces(model) if self.eta else Multistep.pieces(self, model)
+
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
-        """Plan the weights, multiplied by the fitted factors."""
-        return multiplied_plan(self.updates(model, times), self.factors)
+        """Plan the weights and the noise, multiplied by the fitted factors."""
+        return multiplied_plan(self.updates(model, times), self.factors, self.noises)
 
 
 def multiplied_move(move: Move, factors: Tensor) -> Move:
     return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
-def multiplied_plan(updates: list[MultistepStep], factors: Tensor) -> list[MultistepStep]:
-    """Multiply the weights of all updates and corrections, one row of factors for every move, and return the plan."""
+def multiplied_plan(updates: list[MultistepStep], factors: Tensor, noises: Tensor | None = None) -> list[MultistepStep]:
+    """Multiply the weights of all updates and corrections, one row of factors for every move, and the noise of every step, and
+    return the plan.
+    """
     moves = sum(1 + (c.correct is not None) for c in updates)
     if len(factors) < moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     rows, steps = iter(factors), []
-    for c in updates:
+    for k, c in enumerate(updates):
+        if c.spread is not None and noises is not None:
+            c = c._replace(spread=c.spread._replace(root=c.spread.root * noises[k]))
         correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
         steps.append(c._replace(correct=correct, move=multiplied_move(c.move, next(rows))))
     return merge_updates(steps)
 
 
 def travel(
-    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None
+    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None, noise: Noise = torch.zeros_like
 ) -> list[tuple[Tensor, Any]]:
     """Run a plan, and return the states before every step and after the last, each with the sampler's memory there."""
-    return [(x, state), *take_steps(sampler, plan, model, x, torch.zeros_like, state)]
+    return [(x, state), *take_steps(sampler, plan, model, x, noise, state)]

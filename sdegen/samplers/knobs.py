@@ -15,7 +15,7 @@ from .multistep import MultistepStep
 
 
 class Knobs:
-    """The parameters of the search: logarithms of the gaps between the times, on the clock, and the factors on the weights."""
+    """The parameters of the search: logarithms of the gaps between the times, on the clock, and factors on weights and noise."""
 
     def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
         self.flow, self.model, self.fitted = sde.flow(model), model, fitted
@@ -26,21 +26,24 @@ class Knobs:
         counts = torch.tensor([len(m.weights) for _, m in moves])
         self.mask = torch.arange(fitted.order + 1) < counts[:, None]
         gaps = -self.ticks.diff()
-        self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask]])
-        self.acts = [0] * len(gaps) + [k for k, m in moves for _ in m.weights]  # the step in which each first acts
+        noises = gaps[:0] if fitted.noises is None else fitted.noises.double()
+        self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask], noises])
+        acts = [k for k, m in moves for _ in m.weights]
+        self.acts = [0] * len(gaps) + acts + [*range(len(noises))]  # the step in which each first acts
 
     def sampler(self, p: Tensor) -> Fitted:
         """Make the solver with the parameters `p`, and return it."""
-        n = len(self.ticks) - 1
-        factors = self.fitted.factors.double().clone()
-        factors[self.mask] = p[n:]
-        ticks = self.ticks[0] + (self.ticks[-1] - self.ticks[0]) * p[:n].softmax(0).cumsum(0)[:-1]
+        n, kept = len(self.ticks) - 1, self.fitted
+        gaps, weights, noises = p.split([n, int(self.mask.sum()), len(p) - n - int(self.mask.sum())])
+        factors = kept.factors.double().clone()
+        factors[self.mask] = weights
+        ticks = self.ticks[0] + (self.ticks[-1] - self.ticks[0]) * gaps.softmax(0).cumsum(0)[:-1]
         inner = self.flow.time(torch.atan(ticks / (1 - ticks)))
-        stops, kept = torch.cat([self.stops[:1], inner, self.stops[-1:]]), self.fitted
-        return Fitted(stops, factors, kept.order, kept.denoise, kept.reference)
+        stops, own = torch.cat([self.stops[:1], inner, self.stops[-1:]]), None if kept.noises is None else noises
+        return Fitted(stops, factors, kept.order, kept.denoise, kept.reference, kept.eta, own)
 
     def plan(self, sampler: Fitted) -> list[MultistepStep]:
         """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
         if not torch.equal(self.known[0], sampler.stops):
             self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
-        return multiplied_plan(self.known[1], sampler.factors)
+        return multiplied_plan(self.known[1], sampler.factors, sampler.noises)

@@ -1,7 +1,7 @@
-"""Solvers fitted to a model's own trajectories, for sampling with few evaluations.
+"""The search for a solver fitted to a model's own trajectories.
 
-`fit_solver` lets an accurate solver draw paths, and then moves two things: the times at which a `Multistep` sampler stops, and
-the factors that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
+An accurate solver draws paths, and then two things are moved: the times at which a `Multistep` sampler stops, and the factors
+that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
 grids of several shapes; then all at once, by Gauss–Newton steps on where the paths end. No gradient passes through the
 network, so the memory is that of sampling. What is returned is judged on paths that nothing was fitted to; where that is no
 better than the default, the default comes back, with a warning.
@@ -9,28 +9,24 @@ better than the default, the default comes back, with a warning.
 
 from __future__ import annotations
 
-__all__ = ["Search", "TeacherPaths", "fit_solver"]
+__all__ = ["Search", "TeacherPaths"]
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..arguments import check_arguments
-from ..data.parts import has_rows
-from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned, bind_rows
 from ..precision import widened
 from ..processes.grids import Angle
-from ..processes.scalar import as_scalar
-from ..progress import should_show
+from ..processes.linear import as_linear
 from ..warning import warn_caller
 from .base import Sampler
 from .clocks import share
+from .coarsened import CoarsenedNoise
 from .defaults import default, draws_images
+from .exponential_sde import ExponentialSDE
 from .fitted import Fitted, travel
 from .knobs import Knobs
 from .multistep import Multistep
@@ -42,111 +38,13 @@ from .trials import WIDER, level
 CUT = 10.0  # medians, beyond which a distance counts no further
 
 
-@check_arguments
-def fit_solver(
-    model: ScoreModel,
-    *,
-    steps: int = 6,
-    paths: int | None = None,
-    rounds: int = 20,
-    seed: int = 0,
-    final: str = "denoise",
-    end: float | None = None,
-    progress: bool | None = None,
-    conditions: Callable[[int, torch.Generator], dict[str, Any]] | None = None,
-    **cond: Any,
-) -> Sampler:
-    """Fit a solver of `steps` evaluations to a model of a scalar process, and return it.
-
-    Of a conditional or guided model it is fitted to paths under conditions, those given or drawn. Those of the paths held back
-    were drawn like the others, and nothing was fitted under them.
-
-    Parameters
-    ----------
-    model
-        Any score model of a scalar process whose data's moments are known.
-    steps
-        Evaluations of the network, the last denoising included.
-    paths
-        Trajectories of the teacher: half to fit, a quarter to choose by, a quarter held back. By default 512, fewer where
-        states have more than 128 numbers, 64 at least.
-    rounds
-        The number of Gauss–Newton steps, at most. One costs about ``2 steps²`` evaluations of each path it fits to.
-    seed
-        Seed of the paths' starting states.
-    final, end
-        As in `sample`, and the last time.
-    progress, cond
-        As in `sample`; conditions with rows have one for every path.
-    conditions
-        Draws conditions, ``conditions(n, generator)`` those of `n` paths by name, with a row for each.
-
-    Returns
-    -------
-    Sampler
-        A `Fitted` solver with the attributes ``error`` and ``default_error``, on the paths held back: root-mean-square
-        distances from the teacher, single ones cut at ten medians. Or the default, with a warning, where fitting did not help.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the process is not scalar, the moments are not known, a number is out of range, or a condition is both given and drawn.
-
-    Examples
-    --------
-    >>> import sdegen
-    >>> ring = sdegen.data.gaussian_ring()
-    >>> modes = [sdegen.GaussianMixture(torch.ones(1), m[None], v[None]) for m, v in zip(ring.means, ring.covariances)]
-    >>> guided = sdegen.guidance.ClassifierFree(sdegen.ExactConditional(sdegen.VP(), modes, ring), scale=2.0)
-    >>> labels = lambda n, generator: {"label": torch.randint(8, (n,), generator=generator)}
-    >>> solver = fit_solver(guided, steps=5, paths=64, rounds=2, conditions=labels)
-    >>> solver.error < 0.8 * solver.default_error
-    True
-    """
-    as_scalar(model.sde, ", and solvers are fitted to such processes; use the default sampler.")
-    if final not in ("denoise", "sample"):
-        raise ValueError(f'final = {final!r}; expected "denoise" or "sample".')
-    numbers = model.require_moments().mean.numel()
-    if paths is None:
-        paths = max(64, min(512, 65_536 // numbers))
-    if paths < 16 or steps < 2 or rounds < 0:
-        raise ValueError(f"paths = {paths}, steps = {steps}, rounds = {rounds}; at least 16, 2 and 0 are needed.")
-    if conditions is not None:
-        cond = cond | _draw(conditions, paths, seed, cond)
-    cond, show = read_conditions(model, cond, fit_solver), should_show(progress)
-    with torch.no_grad(), evaluating(model), tqdm(disable=not show, desc="fit", leave=False) as bar:
-        return Search(model, steps, paths, seed, final, end, cond).run(rounds, bar)
-
-
-def _draw(
-    conditions: Callable[[int, torch.Generator], dict[str, Any]], paths: int, seed: int, cond: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw the conditions of paths.
-
-    Raises
-    ------
-    TypeError
-        If what is drawn is no dictionary.
-    ValueError
-        If it has a condition that is given too, or none with a row for each path.
-    """
-    drawn = conditions(paths, torch.Generator().manual_seed(seed))
-    if not isinstance(drawn, dict):
-        raise TypeError(f"conditions returned a {type(drawn).__name__}; return a dictionary of conditions by name.")
-    twice = sorted(drawn.keys() & cond.keys())
-    if twice:
-        raise ValueError(f"{twice[0]} was given and drawn; give it, or let conditions return it.")
-    if not any(has_rows(value, paths) for value in drawn.values()):
-        raise ValueError(f"conditions returned none with a row for each of {paths} paths; return tensors (n, ...).")
-    return drawn
-
-
 class TeacherPaths(NamedTuple):
     """Trajectories of the teacher, from some of the starting states."""
 
     model: ScoreModel  # bound to their conditions
     states: Tensor  # (times, B, *)
     ends: Tensor  # (B, *), where the student should arrive
+    noise: CoarsenedNoise | None = None
 
 
 class Search:
@@ -155,20 +53,30 @@ class Search:
     FINE = 160  # times of the teacher, which the student starts its search from
 
     def __init__(
-        self, model: ScoreModel, steps: int, paths: int, seed: int, final: str, end: float | None, cond: dict[str, Any]
+        self,
+        model: ScoreModel,
+        steps: int,
+        paths: int,
+        seed: int,
+        final: str,
+        end: float | None,
+        cond: dict[str, Any],
+        eta: float = 0.0,
     ) -> None:
-        self.sde, self.steps, self.denoise = model.sde, steps, final == "denoise"
+        self.sde = as_linear(model.sde, "; its noise has no level.")
+        self.steps, self.denoise = steps, final == "denoise"
+        self.seed, self.eta, self.moments = seed, eta, model.state_moments()
         whole = Conditioned(model, **cond) if cond else model
-        self.plain = default(whole, steps, eta=0.0)
+        self.plain = default(whole, steps, eta)
         assert self.plain.grid is not None  # the default has one
         self.plain.grid.end = end
         narrow = whole.conditioned and not draws_images(model)
         self.reference = MatchedConditional() if narrow else Matched()
-        self.scale = level(model.state_moments()) * (WIDER if narrow else 1)
+        self.scale = level(self.moments) * (WIDER if narrow else 1)
         check_known(model)
         x_T = widened(start(model, paths, seed))
         grid = Angle(end=end, scale=self.scale, power=0.5)
-        teacher = Multistep(self.FINE, grid, 3, self.reference, share, corrector=True)
+        teacher = ExponentialSDE(self.FINE, grid, 3, eta, share, self.reference, corrector=True)
         self.fine = teacher.times(self.sde, False)
         order = torch.randperm(paths, generator=torch.Generator().manual_seed(seed))
         self.train, self.choose, self.held = (
@@ -180,9 +88,13 @@ class Search:
         self, model: ScoreModel, teacher: Sampler, x_T: Tensor, which: Tensor, cond: dict[str, Any]
     ) -> TeacherPaths:
         """Run the teacher, and return its trajectories from some of the starting states."""
-        bound = bind_rows(model, cond, which, x_T[:1], len(x_T))
+        bound = self.bind(model, x_T, which, cond)
         path = torch.stack([x for x, _ in travel(teacher, teacher.plan(bound, self.fine), bound, x_T[which])])
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
+
+    def bind(self, model: ScoreModel, x_T: Tensor, which: Tensor, cond: dict[str, Any]) -> ScoreModel:
+        """Return the model under the conditions of some of the paths."""
+        return bind_rows(model, cond, which, x_T[:1], len(x_T))
 
     def run(self, rounds: int, bar: Any) -> Sampler:
         """Fit several grids and orders update by update, refine the best of them as a whole, and return it."""

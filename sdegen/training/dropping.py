@@ -22,10 +22,10 @@ from ..models.named import keywords_of
 from ..models.score import ScoreModel
 from ..samplers.edit import edit
 from ..samplers.encode import decode, encode, encode_with_error
+from ..samplers.fitting import fit_solver
 from ..samplers.interpolation import interpolate
 from ..samplers.profiles import measure_profile
 from ..samplers.run import sample
-from ..samplers.search import fit_solver
 from .score_loss import ScoreLoss
 
 # What takes conditions of a score model by keyword, beside arguments of its own.
