@@ -91,6 +91,7 @@ from .processes import (
     KnownSDE,
     LearnedSchedule,
     LearnedSDE,
+    LiftedSDE,
     LinearSDE,
     MatrixSDE,
     Rectified,
@@ -109,8 +110,8 @@ from .training import NonFiniteLoss, Run, fit, losses, weightings
 
 __all__ = [
     # processes
-    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "KnownSDE", "LinearSDE", "MatrixSDE", "Reverse",
-    "ScalarSDE", "ScheduleSDE", "Transformed",
+    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "KnownSDE", "LiftedSDE", "LinearSDE",
+    "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed",
     "Blurring", "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "Cosine", "DoubleWell",
     "GeometricBrownianMotion", "Jacobi", "LearnedSDE", "LearnedSchedule", "Rectified", "ReflectedBrownianMotion",
     "SquaredBessel", "SubVP",

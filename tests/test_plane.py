@@ -17,6 +17,7 @@ from sdegen.laws.cells import Axis, Cells
 from sdegen.laws.chains import GridChain, generator
 from sdegen.laws.coordinates import Coordinates, Log
 from sdegen.processes import Transformed
+from sdegen.processes.quadrature import van_loan
 
 d64 = torch.float64
 PAIR = GaussianMixture(
@@ -119,6 +120,36 @@ def test_two_coordinates_have_their_closed_form_at_order_two(name: str) -> None:
         widths.append(truth.parts[0].cells.width.prod().sqrt().item())
     assert errors[1] < 0.04
     assert math.log(errors[0] / errors[1]) / math.log(widths[0] / widths[1]) > 1.85
+
+
+def test_correlated_noise_and_a_turning_drift_have_their_gaussian_at_order_two() -> None:
+    mean, C = torch.tensor([0.4, -0.3], dtype=d64), torch.tensor([[[0.5, -0.2], [-0.2, 0.4]]], dtype=d64)
+    errors, T, free = [], 0.5, (False, False)
+    for n in (48, 96):
+        cells = Cells([Axis(-4.0, 4.0, free), Axis(-4.0, 4.0, free)], n)
+        chain = GridChain(cells, lambda t: lambda x: ((0.5 * G @ G.T).expand(len(x), 2, 2), x @ F.T), True)
+        p = GaussianMixture(torch.ones(1), mean[None], C).log_prob(cells.centres).exp()[:, None]
+        for _ in range(n // 4):
+            p = chain.advance(p, torch.zeros(()), T / (n // 4))
+        Phi, noise = van_loan(F, G @ G.T, torch.tensor(T, dtype=d64))
+        want = GaussianMixture(torch.ones(1), (Phi @ mean)[None], Phi @ C @ Phi.T + noise)
+        errors.append((p[:, 0] - want.log_prob(cells.centres).exp()).abs().sum() * cells.volume)
+    assert errors[1] < 0.015
+    assert math.log2(errors[0] / errors[1]) > 1.8
+
+
+def test_cells_that_are_too_wide_for_the_drift_are_refused() -> None:
+    class Thin(Turning):
+        """Noise that is a fifth as strong across as along."""
+
+        def diffusion(self, x: Tensor, t: Tensor) -> Matrix:
+            return Matrix(torch.tensor([[1.0, 0.0], [1.0, 0.2]], dtype=d64))
+
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), 0.3))
+    with pytest.raises(
+        ValueError, match=r"32 cells a side are too wide for Thin: .* add 4\.3 times .*; give cells = 163 or so"
+    ):
+        FokkerPlanck(Thin(), law, 32, 12)
 
 
 def test_coordinates_that_move_alone_have_the_product_of_their_answers() -> None:

@@ -6,7 +6,7 @@ long, and mass is kept to rounding. Both are of order two.
 
 from __future__ import annotations
 
-__all__ = ["GridChain", "FluxTerms", "generator"]
+__all__ = ["GridChain", "FluxTerms", "added_noise", "generator"]
 
 import math
 from collections.abc import Callable
@@ -62,6 +62,26 @@ def generator(cells: Cells, field: FluxTerms) -> Any:
     size = len(cells.centres)
     entries = torch.cat(rates).numpy(), (torch.cat(rows).numpy(), torch.cat(columns).numpy())
     return sparse.csc_matrix(entries, shape=(size, size))
+
+
+def added_noise(cells: Cells, field: FluxTerms, p: Tensor) -> float:
+    """Return the noise that fitted fluxes add where a drift is strong for the noise across a cell, as a part of that of the
+    process: the mean of ``tr(D⁻¹ Σ λ (½ P coth ½ P − 1) e eᵀ)`` over densities, the largest of them.
+
+    Parameters
+    ----------
+    cells, field
+        As for `generator`.
+    p
+        The densities, ``(cells, K)``.
+    """
+    D, b = _in_cells(cells, field, cells.centres)
+    offsets, shares = _selling(D) if D.shape[1] == 2 else (torch.ones(len(D), 1, 1), D[:, 0])
+    e, inverse = offsets.double(), torch.linalg.inv(D)
+    half = 0.5 * torch.einsum("nid,nde,ne->ni", e, inverse, b)
+    more = torch.where(half.abs() < 1e-4, half.square() / 3, half / half.tanh() - 1)
+    part = torch.einsum("ni,nid,nde,nie->n", shares * more, e, inverse, e)
+    return float(((part @ p) / p.sum(0)).max())
 
 
 class GridChain:

@@ -1,12 +1,13 @@
 """How data become states, the linear map `E` of a process, and what noised states then tell of the data: `Embedding`.
 
 States that are the data themselves (`Whole`) tell of them all that they are. Where each number of a datum becomes several of a
-state (`IntoChannels`), one number of them tells all that the state knows of it, an `Observation`.
+state (`IntoChannels`), one number of them tells all that the state knows of it, an `Observation`; where `m` numbers become `k`
+(`Lift`), `m` do.
 """
 
 from __future__ import annotations
 
-__all__ = ["Embedding", "IntoChannels", "Observation", "Reduction", "Row", "WHOLE", "Whole"]
+__all__ = ["Embedding", "IntoChannels", "Lift", "Observation", "Reduction", "Row", "WHOLE", "Whole", "Wide"]
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..precision import apply_matrix
 from ..show import show_call
 from .kernels import Transition
 from .matrices import Matrix, check_channels
@@ -90,6 +92,10 @@ class Embedding(ABC):
     def matrix(self, d: int) -> Tensor:
         """Return `E` for data of `d` numbers, ``(n, d)`` with `n` those of a state."""
 
+    def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a state of data of the shape `event`; here the same."""
+        return tuple(event)
+
     def seen_through(self, law: Transition, d: int) -> tuple[Tensor, Tensor]:
         """Return the matrix ``Phi E``, ``(n, d)``, and the covariance ``R Rᵀ``, ``(n, n)``, of states of data of `d` numbers."""
         E = self.matrix(d)
@@ -161,6 +167,80 @@ class IntoChannels(Embedding):
     def matrix(self, d: int) -> Tensor:
         """Return the numbers of each channel for each of the data, ``(k d, d)``."""
         return torch.kron(self.e[:, None].contiguous(), torch.eye(d, dtype=torch.float64))
+
+    def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of `k` channels of data."""
+        return len(self.e), *event
+
+
+class Lift(Embedding):
+    """The embedding of `m` numbers of a datum into `k` of a state by a matrix `E`, along dimension 1: `m` numbers of the state
+    tell all that it knows of them.
+
+    With ``E = 1`` states are the data, as for `Whole`; with one column they are the channels of `IntoChannels`, for data with one
+    number there.
+
+    Parameters
+    ----------
+    E
+        Float64 ``(k, m)``, of rank `m`.
+    """
+
+    def __init__(self, E: Tensor) -> None:
+        self.E = E
+
+    def reduce(self, law: Transition) -> Reduction:
+        """Return how a state makes ``y = C x_0 + S zeta``, as many numbers as the datum has.
+
+        With ``L Lᵀ = P Pᵀ + Sigma``, ``P = Phi E`` and the columns `Q` of ``L⁻¹ P = Q C``, it is ``y = Qᵀ L⁻¹ x``, and `S` is a
+        root of what ``Qᵀ L⁻¹`` leaves of the noise. Like that of channels it is regular where ``Sigma`` is not.
+        """
+        P = law.Phi.matrix() @ self.E
+        L = torch.linalg.cholesky(P @ P.mT + law.covariance.matrix())
+        L_inv = torch.linalg.solve_triangular(L, torch.eye(len(self.E), dtype=L.dtype), upper=False)
+        Q, C = torch.linalg.qr(L_inv @ P)
+        W = Q.mT @ L_inv
+        S = torch.linalg.qr((W @ law.R.matrix()).mT, mode="r").R.mT
+        return Reduction(Wide(W), Matrix(C), Matrix(S), Matrix(L_inv.mT @ L_inv - W.mT @ W))
+
+    def matrix(self, d: int) -> Tensor:
+        """Return the numbers of a state for each of the data, ``(k d / m, d)``."""
+        return torch.kron(self.E.contiguous(), torch.eye(d // self.E.shape[1], dtype=torch.float64))
+
+    def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a state, `k` numbers for the `m` along the first dimension of data."""
+        return len(self.E), *event[1:]
+
+
+class Wide:
+    """The map of a state ``(B, k, *)`` to numbers ``(B, m, *)`` by a matrix along dimension 1.
+
+    Parameters
+    ----------
+    M
+        Float64, ``(m, k)`` or ``(B, m, k)``.
+
+    Raises
+    ------
+    ValueError
+        When it acts, if the state has not `k` channels, or there are matrices for another number of rows.
+    """
+
+    __repr__ = show_call
+
+    def __init__(self, M: Tensor) -> None:
+        self.M = M
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the numbers."""
+        check_channels(x, self.M.shape[-1])
+        rows(self.M[..., 0, 0], x)  # refuses another number of rows
+        M = self.M.to(x.device, x.dtype, non_blocking=True)
+        return apply_matrix(M, x.flatten(2) if x.ndim > 2 else x[..., None]).reshape(len(x), -1, *x.shape[2:])
+
+    def T(self, y: Tensor) -> Tensor:
+        """Return the transposed map of numbers ``(B, m, *)``."""
+        return Wide(self.M.mT)(y)
 
 
 class Row:

@@ -97,8 +97,7 @@ class Empirical(Distribution):
         seen = embedding.seen_along(transition, axes)
         if seen is None:
             M, Sigma = embedding.seen_through(transition, d)
-            channels = (len(M) // d,) if len(M) > d else ()
-            means = (data.reshape(len(data), d) @ M.T).reshape(len(data), *channels, *self.event_shape)
+            means = (data.reshape(len(data), d) @ M.T).reshape(len(data), *embedding.shape(self.event_shape))
             return GaussianMixture(weights, means, Sigma.expand(len(data), -1, -1))
         v = seen[1]
         covariances = v[0].expand(len(data)) if v.shape[1] == 1 else v.reshape(1, *self.event_shape).expand(data.shape)

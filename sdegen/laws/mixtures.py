@@ -278,16 +278,13 @@ class GaussianMixture(Distribution):
         return Moments(mean.reshape(self.event_shape), covariance)
 
     def diffuse(self, transition: Transition, embedding: Embedding = WHOLE) -> GaussianMixture:
-        """Return the law of ``Phi E x + R z``, `x` from this mixture, over `event_shape`, or over ``(k, *event_shape)`` where `E`
-        makes `k` channels of it.
-        """
+        """Return the law of ``Phi E x + R z``, `x` from this mixture, over states of the shape that `E` makes of the data."""
         check_single(transition)
         (K, d), axes = self._flat.shape, self._covariances.axes_of(transition.Phi)
         seen = embedding.seen_along(transition, axes)
         if seen is None:
             M, Sigma = embedding.seen_through(transition, d)
-            channels = (len(M) // d,) if len(M) > d else ()
-            means = (self._flat @ M.T).reshape(K, *channels, *self.event_shape)
+            means = (self._flat @ M.T).reshape(K, *embedding.shape(self.event_shape))
             return GaussianMixture(self.weights, means, M @ self._full() @ M.T + Sigma)
         c, v = seen
         means = transition.Phi(self.means)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["FokkerPlanck", "GridLaw", "Part"]
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from ..arguments import check_arguments, check_law
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.cells import Axis, Cells
-from ..laws.chains import GridChain
+from ..laws.chains import GridChain, added_noise
 from ..laws.interpolation import lagrange
 from ..laws.mixtures import Moments, moments_of
 from ..laws.operators import rows
@@ -38,6 +39,7 @@ SEEN = 8  # states by which it is found out what moves what
 ROUGH = {1: (200, 60), 2: (40, 40)}  # cells and steps by which the ends of a grid are found
 FINER = 4.0  # times as many cells, at most, on a grid that has grown
 USUAL = {1: (1000, 760), 2: (160, 190)}
+WIDE = 1 / 3  # of the noise: scores are then off by a tenth
 MOMENTS = 60  # at which coefficients are compared
 WIDENINGS = 40  # of an end, by a quarter of the whole each
 BLOCKS = 19  # three below a quarter of the least of 16 that are even in the root of the time
@@ -55,9 +57,10 @@ class FokkerPlanck(Fixed, ScoreModel):
     """The score model of a nonlinear process, by its Fokker–Planck equation on a grid; at most two coordinates move each other.
 
     ``∂p/∂t = −∇·(f p) + ½ Σ_ij ∂_i ∂_j ((G Gᵀ)_ij p)``, for one coordinate or two that move each other, by finite volumes
-    (`laws.chains`), which keep mass and are positive, of order two in space and in time. Between cells and times it is read by
-    cubic splines. What moves alone is solved for alone, each component of a mixture by itself. It keeps ``cells × steps`` numbers
-    for each coordinate of each component, and ``cells² × steps`` for two together.
+    (`laws.chains`), which keep mass, of order two in space and in time. Rates between cells are positive; a density may be
+    negative by a part of the error of a step, and is read there as one that is too faint to be right. Between cells and times it
+    is read by cubic splines. What moves alone is solved for alone, each component of a mixture by itself. It keeps ``cells ×
+    steps`` numbers for each coordinate of each component, and ``cells² × steps`` for two together.
 
     Parameters
     ----------
@@ -74,8 +77,8 @@ class FokkerPlanck(Fixed, ScoreModel):
     Raises
     ------
     ValueError
-        If more than two coordinates move each other, a cell has no noise or the data are narrower than one, or the process runs
-        away.
+        If more than two coordinates move each other, a cell has no noise, or is too wide for the data or for the drift beside the
+        noise, or the process runs away.
 
     Examples
     --------
@@ -129,7 +132,9 @@ class FokkerPlanck(Fixed, ScoreModel):
             If there is none.
         """
         first, axes = log_densities(law, group, self.event_shape), sides(self.sde, law, group)
-        rough, few = ROUGH[len(group)]
+        cells, (rough, few) = Cells(axes, n), ROUGH[len(group)]
+        logs = first(cells.centres)
+        rough = max(rough, int(n * self._check_width(cells, group, [(logs - logs.amax(0)).exp()]) ** 0.5))
         still, length = self._equation.is_still(_times(self.sde.T, min(MOMENTS, len(self.times)))), _longest(axes)
         for _ in range(WIDENINGS):
             wide = min(FINER, _longest(axes) / length)
@@ -139,6 +144,7 @@ class FokkerPlanck(Fixed, ScoreModel):
             check_mass(first(cells.centres), cells)
             later = self._run(group, first, cells, self.times, still, axes)
             if later:
+                self._check_width(cells, group, later)
                 logs = torch.cat([cells.fields(first(cells.centres)), cells.log_density(torch.cat(later, 1))])
                 splines = cells.splines(logs)
                 return Part(group, cells, splines.reshape(len(self.times), -1, *splines.shape[1:]))
@@ -147,6 +153,26 @@ class FokkerPlanck(Fixed, ScoreModel):
             f"the law of {type(self.sde).__name__} does not fit between {ends}; the process diverges: give a smaller T, or a "
             "drift that confines it."
         )
+
+    def _check_width(self, cells: Cells, group: list[int], p: list[Tensor]) -> float:
+        """Return the noise that fluxes add to that of the process, midway and at the end, at densities at all times but the first
+        or at one; refuse cells on which it is not small.
+
+        Raises
+        ------
+        ValueError
+            If cells are too wide.
+        """
+        added = 0.0
+        for i in (len(self.times) // 2 - 1, len(self.times) - 2):
+            field = self._equation.field(group, 0.5 * (self.times[i] + self.times[i + 1]))
+            added = max(added, added_noise(cells, field, p[min(i, len(p) - 1)]))
+        if added > WIDE:
+            raise ValueError(
+                f"{cells.n} cells a side are too wide for {type(self.sde).__name__}: where its noise is weak for its drift they "
+                f"would add {added:.2g} times that noise; give cells = {math.ceil(cells.n * math.sqrt(2 * added / WIDE))} or so."
+            )
+        return added
 
     def _run(
         self,

@@ -14,6 +14,7 @@ from .jacobi import Jacobi
 from .known import KnownSDE
 from .lamperti import Lamperti, lamperti
 from .learned import LearnedSchedule, LearnedSDE
+from .lifted import LiftedSDE
 from .linear import LinearSDE
 from .matrix import CorrelatedSDE, MatrixSDE
 from .positive import CIR, GeometricBrownianMotion, SquaredBessel
@@ -25,8 +26,8 @@ from .transformed import Transformed
 from .zoo import EDM, OU, VE, VP, Cosine, Rectified, SubVP
 
 __all__ = [
-    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "Flow", "KnownSDE", "LinearSDE", "MatrixSDE",
-    "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "Lamperti", "lamperti",
+    "SDE", "CoordinateSDE", "CoordinateScheduleSDE", "CorrelatedSDE", "Dynamics", "Flow", "KnownSDE", "LiftedSDE", "LinearSDE",
+    "MatrixSDE", "Reverse", "ScalarSDE", "ScheduleSDE", "Transformed", "Lamperti", "lamperti",
     "simulate",
     # the zoo
     "Blurring", "CIR", "CLD", "CircularBrownianMotion", "DDPM", "EDM", "OU", "VE", "VP", "AngleTable", "Cosine", "DoubleWell",

@@ -69,8 +69,7 @@ def moments_follow_their_odes(sde: LinearSDE) -> None:
 
 def _embedded(sde: LinearSDE) -> Tensor:
     """Return the matrix `E` that makes states of the numbers of a datum that are moved together, ``(k, m)``."""
-    k, channels = sde.marginal(0.0).R.size, len(sde.embedding.matrix(1))
-    return sde.embedding.matrix(k // channels)
+    return sde.embedding.matrix(torch.Size(sde.event_shape or ()).numel())
 
 
 def marginal_starts_at_the_data(sde: LinearSDE) -> None:
