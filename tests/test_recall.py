@@ -23,7 +23,7 @@ class Echo(nn.Module):
         self.size = nn.Parameter(torch.tensor(size))
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.size * x
+        return self.size * x if label is None else -self.size * x
 
 
 def model_of(*shape: int, size: float = 0.5, **options: Any) -> sdegen.Model:
@@ -102,6 +102,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
     "few steps": (partial(model_of, 2), {"steps": 5}),
     "images": (partial(model_of, 1, 4, 4), {}),
     "labelled images": (partial(model_of, 1, 4, 4), {"label": torch.arange(3)}),
+    "guided": (lambda: sdegen.guidance.ClassifierFree(model_of(2), 2.0), {"label": torch.arange(3)}),
     "DDIM": (partial(model_of, 2), {"sampler": samplers.DDIM(5)}),
     "to noise left in": (partial(model_of, 2), {"final": "sample"}),
 }
@@ -162,3 +163,15 @@ def test_derivatives_are_taken_through_a_plan_made_without_them() -> None:
         sample(model, x_T=torch.ones(1, 2), steps=6)
     sample(model, x_T=x_T, steps=6, grad=True).sum().backward()
     assert x_T.grad is not None and x_T.grad.abs().min() > 0
+
+
+def test_a_guided_run_follows_its_scale() -> None:
+    model, x_T = model_of(2), torch.ones(1, 2)
+    guided = sdegen.guidance.ClassifierFree(model, 2.0)
+    one = sample(guided, x_T=x_T, steps=6, label=torch.zeros(1))
+    guided.interval = (0.0, 0.5)
+    weaker = sample(guided, x_T=x_T, steps=6, label=torch.zeros(1))
+    fresh = sample(
+        sdegen.guidance.ClassifierFree(model, 2.0, interval=(0.0, 0.5)), x_T=x_T, steps=6, label=torch.zeros(1)
+    )
+    assert torch.equal(weaker, fresh) and not torch.equal(one, weaker)

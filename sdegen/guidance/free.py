@@ -133,6 +133,11 @@ class AffineExtrapolation(Extrapolated):
         As for `Extrapolated`.
     """
 
+    def planned_by(self) -> Any:
+        """Return what plans of both models depend on, and how they are weighted."""
+        models = self.model.planned_by(), self.weak.planned_by()
+        return type(self), models, self.scale, self.interval, self.conditioned
+
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Prepare the questions of both models, and ``scale − 1`` at each of the times."""
         check_units(self.sde, self.weak.sde, "the weaker model")
