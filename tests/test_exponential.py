@@ -28,8 +28,8 @@ from sdegen.samplers import (
     log_ratio,
     share,
 )
-from sdegen.samplers.exponential import polynomials
 from sdegen.samplers.moves import Asked
+from sdegen.samplers.polynomials import polynomials
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
