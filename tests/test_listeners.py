@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_settings_are_an_object_keywords_or_both(tiny):
         model = tiny()
         run = fit(model, RING, asked, **more)
         weights.append(flat(model))
-        assert vars(run.settings) == vars(settings)
+        assert asdict(run.settings) == asdict(settings)
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
 
 

@@ -245,7 +245,7 @@ class Scale(Elementwise):
     def __matmul__(self, other: Any) -> Any:
         if other.__class__ is not Scale:
             return other @ self  # a number commutes
-        made = Scale.__new__(Scale)  # without another call: a step of training composes five times
+        made = Scale.__new__(Scale)  # without another call: a step of training composes five times, and multiplies
         made.c = self.c * other.c
         return made
 
@@ -285,7 +285,9 @@ class Scale(Elementwise):
         return self.c.isfinite()
 
     def __mul__(self, number: Tensor | float) -> Scale:
-        return Scale(self.c * number)
+        made = Scale.__new__(Scale)
+        made.c = self.c * number
+        return made
 
     __rmul__ = __mul__
 
