@@ -112,7 +112,7 @@ def test_weights_on_matrices_are_integrals_of_polynomials(reference: Reference, 
     (move,) = pieces.moves(times, asked)
     phi = pieces.phi(times)
     edges = torch.linspace(phi[1].log().item(), phi[2].log().item(), 4001, dtype=torch.float64).exp()
-    Psi, M = reference.pieces(sde.marginal(pieces.time(edges)), 0.0)
+    Psi, M = pieces.pieces(sde.marginal(pieces.time(edges)))
     K = (Psi.inv() @ M).matrix()
     l = polynomials(phi, asked, 0.5 * (edges[1:] + edges[:-1])[None])[:, 0]
     want = Psi.matrix()[-1] @ torch.einsum("jn,nab->jab", l, K.diff(dim=0))
