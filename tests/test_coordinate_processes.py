@@ -345,10 +345,23 @@ def test_priors_of_images_match_the_variances_along_the_basis() -> None:
     assert (sde.basis(drawn).var(0) / sde.basis.variances(v[None] if v.ndim == 3 else v)).isfinite().all()
 
 
-@pytest.mark.parametrize("make", [Uneven, Spiral, Principal])
+class Momenta(sdegen.MatrixSDE):
+    """Channels of a user's own, which derive how data become states."""
+
+    def __init__(self) -> None:
+        self.Sigma_0 = torch.diag(torch.tensor([0.01, 0.04], dtype=torch.float64))
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 2.0], [-2.0, -4.0]], dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", [Uneven, Spiral, Principal, Momenta])
 def test_such_processes_are_trained_and_saved(make: Callable[[], sdegen.LinearSDE], tmp_path: Any) -> None:
     torch.manual_seed(0)
-    model = sdegen.Model(nets.MLP(2, width=16, depth=1), make())
+    model = sdegen.Model(nets.MLP(4 if make is Momenta else 2, width=16, depth=1), make())
     run = sdegen.fit(model, DATA.sample(256).float(), steps=6, batch_size=64, seed=0, progress=False)
     assert all(math.isfinite(loss) for loss in run.loss)
     sdegen.save(model, tmp_path / "model.safetensors")

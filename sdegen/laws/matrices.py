@@ -90,13 +90,13 @@ class Matrix(Operator):
         return self.M
 
     def __matmul__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M @ other.M)
+        return self._of(self.M @ other.M)
 
     def __add__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M + other.M)
+        return self._of(self.M + other.M)
 
     def __sub__(self, other: Matrix) -> Matrix:
-        return Matrix(self.M - other.M)
+        return self._of(self.M - other.M)
 
     def __mul__(self, number: Tensor | float) -> Matrix:
         return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])

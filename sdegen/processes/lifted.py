@@ -74,7 +74,7 @@ class LiftedSDE(CoupledSDE):
         """The shape of a datum, if it is a vector."""
         return (self._E.shape[1],)
 
-    @cached_property
+    @property
     def embedding(self) -> Embedding:  # type: ignore[override]
         """The lift."""
         return Lift(self._E)
