@@ -28,6 +28,7 @@ from sdegen.samplers.trials import level
 
 EVALUATIONS = (5, 6, 8, 10, 20, 50)
 PATHS = 64
+FIRST = 3  # odd seed that nothing was chosen on and no earlier table has shown
 CUT = 10  # medians, beyond which a distance counts no further
 PEERS = (  # the others of the solver table are the same as one of these to rounding, or were ahead nowhere
     "diffusers dpmsolver 2M midpoint", "diffusers dpmsolver 3M heun", "diffusers DEIS-2", "diffusers DEIS-3",
@@ -61,7 +62,7 @@ class Drawn(Problem):
 
 def compare(process: str, family: str, evaluations: tuple[int, ...], seed: int) -> Values:
     """Ratios of the default's errors to the best peer's and to the best grid's, of a target that was not looked at before."""
-    problem = Drawn(process, family, 2 * seed + 1)
+    problem = Drawn(process, family, 2 * seed + FIRST)
     cells: Values = {}
     for n in evaluations:
         sampler = samplers.default(problem.model, n)
@@ -93,11 +94,12 @@ def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
 def on_grids(problem: Drawn, sampler: samplers.Sampler) -> list[tuple[float, float]]:
     """Errors of the default's method on other grids, and on its own."""
     assert isinstance(sampler, samplers.Multistep)
-    clock = samplers.share if sampler.steps >= 13 else samplers.log_ratio
     found = [problem.errors(run(problem, sampler))]
     for scale, power in SHAPES:
         grid = grids.Angle(end=problem.end, scale=scale * level(problem.law.moments()), power=power)
-        other = samplers.Multistep(sampler.steps, grid, sampler.order, sampler.reference, clock, sampler.corrector)
+        other = samplers.Multistep(
+            sampler.steps, grid, sampler.order, sampler.reference, samplers.share, sampler.corrector
+        )
         found.append(problem.errors(run(problem, other)))
     return found
 
@@ -117,7 +119,7 @@ def block(key: str, table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    command.run("drawn_table", __doc__, [partial(block, "peer"), partial(block, "grid")], seeds=1)
+    command.run("drawn_table", __doc__, [partial(block, "peer"), partial(block, "grid")], seeds=2)
 
 
 if __name__ == "__main__":
