@@ -4,18 +4,18 @@
     python -m benchmarks.bounded_table --quick
 
 Data of two numbers in the domain of each process, mixtures with closed-form densities: of log-normals on the half-line, of
-logit-normals on the interval, of von Mises laws on the circle. Every process is trained by `fit` as it is, a `DirectModel` of a
-perceptron of width 96 and depth 3, and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with
-log-densities of the model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
+logit-normals on the interval, of von Mises laws on the torus, of beta laws in the box. Every process is trained by `fit` as it
+is, a `DirectModel` of a perceptron of width 96 and depth 3, and sampled by its default sampler. ``KL(data‖model)`` is Monte
+Carlo over data, with log-densities of the model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or
+logits of both.
 
 The exact score is that of `FokkerPlanck` on a grid, in the logarithm or the logit, or around the circle. Rows of true samples are
-the floor of what is estimated from samples. "Two methods" is geometric Brownian motion as a user writes it, which is simulated.
-``CPU s`` are the seconds that cores have spent on the training, of all threads together; a busy machine has the same.
+the floor of what is estimated from samples. "Two methods" are geometric Brownian motion and CIR as a user writes them, which are
+simulated. ``CPU s`` are the seconds that cores have spent on the training, of all threads together; a busy machine has the same.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch import distributions as D
 
 import sdegen
 from benchmarks import command
@@ -51,28 +52,33 @@ class Through:
         return MIXTURE.log_prob(self.phi(x)) + self.phi.log_det(x)
 
 
-class VonMises:
-    """A mixture of two von Mises laws of two angles."""
+class Mixed:
+    """A mixture of two laws of two numbers.
+
+    Parameters
+    ----------
+    family
+        Of the laws of each number.
+    first, second
+        Its parameters, for each number of each law.
+    """
 
     phi = None
 
-    def __init__(self) -> None:
-        D, f64 = torch.distributions, torch.float64
-        places = torch.tensor([[-2.5, 0.3], [1.0, 2.8]], dtype=f64)
-        widths = torch.tensor([[6.0, 3.0], [4.0, 8.0]], dtype=f64)
-        self.law = D.MixtureSameFamily(
-            D.Categorical(torch.tensor([0.4, 0.6], dtype=f64)), D.Independent(D.VonMises(places, widths), 1)
-        )
+    def __init__(self, family: Any, first: list[list[float]], second: list[list[float]]) -> None:
+        a, b, weights = (torch.tensor(v, dtype=torch.float64) for v in (first, second, [0.4, 0.6]))
+        self.law = D.MixtureSameFamily(D.Categorical(weights), D.Independent(family(a, b), 1))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw angles in ``[−π, π)``."""
+        """Draw numbers."""
         with seeded(generator):
-            x = self.law.sample((n,))
-        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+            drawn: Tensor = self.law.sample((n,))
+        return drawn
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats."""
-        return self.law.log_prob(x)
+        value: Tensor = self.law.log_prob(x)
+        return value
 
 
 class TwoMethods(sdegen.SDE):
@@ -93,6 +99,25 @@ class TwoMethods(sdegen.SDE):
         return sdegen.GeometricBrownianMotion().prior(moments)
 
 
+class OwnCIR(sdegen.SDE):
+    """The square-root process, as a user writes it, with the law that it settles in."""
+
+    T = 5.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Back to 1."""
+        return 1 - x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise as large as the root of the state."""
+        return x.sqrt()
+
+    def prior(self, moments: sdegen.Moments) -> Any:
+        """A gamma law."""
+        two = torch.full(moments.mean.shape, 2.0, dtype=torch.float64)
+        return D.Gamma(two, two)
+
+
 class Case(NamedTuple):
     """A process, its data, and the network that is trained."""
 
@@ -109,11 +134,23 @@ def plain(seen: int = 2) -> nn.Module:
 HALF_LINE = Through(coordinates.Log())
 CASES = {
     "geometric Brownian motion": Case(sdegen.GeometricBrownianMotion, HALF_LINE, plain),
-    "two methods": Case(lambda: sdegen.Transformed(TwoMethods(), coordinates.Log()), HALF_LINE, plain),
+    "geometric Brownian motion, two methods": Case(
+        lambda: sdegen.Transformed(TwoMethods(), coordinates.Log()), HALF_LINE, plain
+    ),
     "CIR": Case(sdegen.CIR, HALF_LINE, plain),
+    "CIR, two methods": Case(lambda: sdegen.Transformed(OwnCIR(), coordinates.Log()), HALF_LINE, plain),
     "squared Bessel": Case(sdegen.SquaredBessel, HALF_LINE, plain),
     "Jacobi": Case(lambda: sdegen.Jacobi(2.0, 2.0), Through(coordinates.LogOdds()), plain),
-    "circle": Case(sdegen.CircularBrownianMotion, VonMises(), partial(plain, 4)),
+    "torus": Case(
+        sdegen.CircularBrownianMotion,
+        Mixed(D.VonMises, [[-2.5, 0.3], [1.0, 2.8]], [[6.0, 3.0], [4.0, 8.0]]),
+        partial(plain, 4),
+    ),
+    "box": Case(
+        sdegen.ReflectedBrownianMotion,
+        Mixed(D.Beta, [[1.5, 6.0], [5.0, 2.0]], [[6.0, 3.0], [2.0, 1.5]]),
+        partial(plain, 4),
+    ),
 }
 COLUMNS = {"KL(data‖model)": 4, "k-NN KL": 3, "CPU s": 0, "seeds": 0}
 

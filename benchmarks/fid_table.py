@@ -9,6 +9,8 @@ against real: as many training images. The 1,000-step rows set what a CPU can af
 said. FID, KID, precision and recall are of the features of the shipped network of the data set, which also tells whether a
 sample is of the class it was asked for; the column after that says by how many points it finds so less often than in real
 images held back, in the class where this is most.
+
+Of the sprites two more models are trained, of VP and of blurring diffusion, alike but for the process.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import math
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ from benchmarks import command
 from benchmarks.files import made
 from benchmarks.rows import Values
 from benchmarks.tables import Table
-from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits
+from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits, train_on
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
 
@@ -40,6 +43,11 @@ LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest 
 LEVEL = 5.0  # those of a larger sigma / alpha
 SCALING = Scaling(-1, 1)
 COUNT = 2000
+SHORT = 1500  # steps of batches of 64, a tenth of what the shipped models have seen
+PROCESSES: dict[str, Callable[[], sdegen.LinearSDE]] = {
+    "VP": sdegen.VP,
+    "blurring, 2 pixels": lambda: sdegen.Blurring((3, 16, 16)),
+}
 SEEDS = {"digits": 4, "sprites": 4}  # where fewer images are held back than a row has samples
 BATCH = 250
 NETWORKS = {
@@ -101,6 +109,17 @@ class Task:
         steps = 150 if self.table.quick else 600
         path = self.table.out / "models" / "learned.safetensors"
         return sdegen.load(made(path, lambda path: sdegen.save(self._learn(steps), path)))
+
+    def short(self, process: str) -> Any:
+        """A model of a process after a short training, of all but the process alike."""
+        path = self.table.out / "models" / f"{process.replace(' ', '-').replace(',', '')}-{SHORT}.safetensors"
+        images = SPLITS[self.data]().train
+        preset, sde = replace(PRESETS["shipped"], batch_size=64, warmup=100), PROCESSES[process]()
+
+        def make(path: Path) -> None:
+            sdegen.save(train_on(images, SHORT, preset, path.with_suffix(""), sde=sde, progress=False)[0], path)
+
+        return sdegen.load(made(path, make))
 
     def _learn(self, steps: int) -> Any:
         images = SPLITS[self.data]().train
@@ -184,7 +203,7 @@ def learned(model: Any, steps: int) -> samplers.Sampler:
     )
 
 
-def recipes(quick: bool) -> dict[str, Recipe]:
+def recipes(quick: bool, data: str) -> dict[str, Recipe]:
     """All rows but the floor."""
     evaluations = (10, 50) if quick else EVALUATIONS
     full = 200 if quick else 1000
@@ -204,6 +223,13 @@ def recipes(quick: bool) -> dict[str, Recipe]:
     found["default, 10, without class"] = Recipe(default, labelled=False)
     for n in evaluations:
         found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), lambda task: task.learned)
+    if data == "sprites":
+        found |= {
+            f"{name}, short training, default, 20": Recipe(
+                partial(samplers.default, steps=20), partial(Task.short, process=name)
+            )
+            for name in PROCESSES
+        }
     return found
 
 
@@ -284,7 +310,7 @@ def fid_block(table: Table) -> str:
     own = table.within(data if count == COUNT else f"{data}-{count}")  # rows know no count
     task = Task(own)
     rows = {"training images (floor)": own.row("fid", "training images", partial(floor, task), once=True)}
-    for name, recipe in recipes(table.quick).items():
+    for name, recipe in recipes(table.quick, data).items():
         rows[name] = own.row("fid", name, partial(sampled, task, name, recipe), seeds=SEEDS.get(data))
     return own.write("fid", COLUMNS, rows)
 

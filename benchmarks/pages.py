@@ -200,7 +200,6 @@ def filled() -> Pages:
         f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
     )
     put(pages, HERE / "README.md", "bounded", f"{table('bounded', of='bounded_table')}\n")
-    put(pages, HERE / "README.md", "blurring", f"{table('blurring', of='blurring_table')}\n")
     put(
         pages,
         HERE / "README.md",
@@ -273,7 +272,8 @@ def card(name: str) -> str:
     known = json.loads((HERE / "results" / "train_images" / name / "card.json").read_text())
     lines = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items()]
     rows = table("fid", ["FID", "accuracy", "evaluations", "count", "features"], of=f"fid_table/{name}")
-    return f"## `{name.replace('_', '-')}-unet-v1`\n\n" + "\n".join(lines) + f"\n\n{rows}\n"
+    own = "\n".join(row for row in rows.splitlines() if "short training" not in row)  # which is of other models
+    return f"## `{name.replace('_', '-')}-unet-v1`\n\n" + "\n".join(lines) + f"\n\n{own}\n"
 
 
 if __name__ == "__main__":

@@ -89,12 +89,16 @@ PRESETS = {
 }
 
 
-def build(images: Images, preset: Preset = PRESETS["shipped"], learned: bool = False) -> sdegen.Model:
-    """An untrained model of a set of images."""
+def build(
+    images: Images, preset: Preset = PRESETS["shipped"], learned: bool = False, sde: sdegen.LinearSDE | None = None
+) -> sdegen.Model:
+    """An untrained model of a set of images, of a DDPM where no process is given."""
     channels, size = images.x.shape[1:3]
     net = sdegen.nets.UNet.small(channels, size, len(images.label_names), 2 * channels if learned else None)
     kind = sdegen.LearnedVariance if learned else sdegen.Model
-    sde = sdegen.DDPM().in_units(Units())  # bytes as numbers in [−1, 1], for which the settings were chosen
+    sde = (sdegen.DDPM() if sde is None else sde).in_units(
+        Units()
+    )  # bytes as numbers in [−1, 1], for which the settings were chosen
     return kind(net, sde, preset.parametrization, None if preset.end is None else sde.time(preset.end**-2).item())
 
 
@@ -106,11 +110,12 @@ def train(
 
 
 def train_on(
-    images: Images, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None, **more: Any
-) -> tuple[sdegen.Model, sdegen.Run]:
+    images: Images, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None,
+    sde: sdegen.LinearSDE | None = None, **more: Any,
+) -> tuple[sdegen.Model, sdegen.Run]:  # fmt: skip
     """A model of any images, conditional on their labels if they have some, and the record of its training."""
     torch.manual_seed(0)
-    model = build(images, preset)
+    model = build(images, preset, sde=sde)
     run = sdegen.fit(
         model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
         schedule=preset.schedule, loss=preset.loss, p_uncond=0.0 if images.labels is None else P_UNCOND,

@@ -305,7 +305,6 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 
 COMPLETE = [
-    "blurring_table",
     "kl_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", "drawn_table", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),

@@ -235,7 +235,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
         "many dimensions have cells up to 1.32",
         lambda: [max(cells("drawn_table/drawn_peer", r".*, nested, .*", *("5", "6", "8", "10", "20", "50")))],
     ),
-    ("benchmarks/README.md", "sampler with 20 evaluations, against", of(20)),
+    ("benchmarks/README.md", "sampler with 20 evaluations. Besides", of(20)),
     ("benchmarks/README.md", "AdamW at 4e-3", lambda: [sdegen.training.Settings().lr]),
     ("benchmarks/README.md", "larger\nencoder at a rate of 1e-3", of(1e-3)),
     ("docs/images.md", "a constant rate of 2e-4", of(2e-4)),
