@@ -6,12 +6,13 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
-__all__ = ["LinearSDE", "as_linear", "gaussian", "is_linear", "check_order"]
+__all__ = ["LinearSDE", "as_kind", "as_linear", "gaussian", "is_linear", "check_order"]
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
 from .base import SDE
 from .dynamics import as_time
+
+Kind = TypeVar("Kind", bound=SDE)
 
 
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,8 +306,28 @@ def as_linear(sde: SDE, why: str) -> LinearSDE:
     TypeError
         If the process is not linear.
     """
-    if not is_linear(sde):
-        raise TypeError(f"{type(sde).__name__} is not linear{why}")
+    return as_kind(sde, is_linear, "linear", why)
+
+
+def as_kind(sde: SDE, is_kind: Callable[[SDE], TypeGuard[Kind]], name: str, why: str) -> Kind:
+    """Return a process of a kind as it is; refuse any other, for the reason `why`.
+
+    Parameters
+    ----------
+    sde
+        Any process.
+    is_kind
+        Tells whether it is one.
+    name, why
+        What the kind is called, and what is missing without: the sentence "... is not {name}{why}".
+
+    Raises
+    ------
+    TypeError
+        If the process is of another kind.
+    """
+    if not is_kind(sde):
+        raise TypeError(f"{type(sde).__name__} is not {name}{why}")
     return sde
 
 

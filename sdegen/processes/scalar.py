@@ -19,6 +19,7 @@ from .base import SDE, Read
 from .dynamics import coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
+from .linear import as_kind
 
 
 @asked_as("a scalar SDE, such as VP()")
@@ -151,6 +152,4 @@ def as_scalar(sde: SDE, why: str) -> ScalarSDE:
     TypeError
         If the process is not scalar.
     """
-    if not is_scalar(sde):
-        raise TypeError(f"{type(sde).__name__} is not scalar{why}")
-    return sde
+    return as_kind(sde, is_scalar, "scalar", why)
