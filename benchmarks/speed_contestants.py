@@ -65,7 +65,7 @@ def whole(eta: float | None, net: nn.Module, x: Tensor, steps: int) -> Callable[
     model = standardised(net, x)
     if eta is None:
         return lambda: lambda: sdegen.sample(model, x_T=x, steps=steps, progress=False)
-    return lambda: lambda: sdegen.sample(model, x_T=x, sampler=samplers.default(model, steps, eta), progress=False)
+    return lambda: partial(sdegen.sample, model, x_T=x, sampler=samplers.default(model, steps, eta), progress=False)
 
 
 def standardised(net: nn.Module, x: Tensor) -> sdegen.Model:
