@@ -223,6 +223,13 @@ def test_quadrature_that_is_not_sure_says_so(f, g) -> None:
         Panels(f, g, 0.0, 1.0)(torch.tensor([0.3, 1.0]).double())
 
 
+def test_a_drift_alone_is_resolved_where_it_is_steep() -> None:
+    bump = lambda t: -5 - 3e3 * (-((t - 0.4) / 1e-4).square()).exp()
+    log_alpha, log_noise = Panels(bump, lambda t: 0 * t, 0.0, 1.0)(torch.tensor([0.3, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(log_alpha, torch.tensor([-1.5, -5 - 0.3 * math.pi**0.5]).double(), rtol=1e-6, atol=0)
+    assert log_noise.isneginf().all()
+
+
 def test_times_at_which_quadrature_is_not_yet_sure_are_refused() -> None:
     """Noise that is hardly integrable at 0 is little of what there is at the end."""
     panels = Panels(lambda t: 0 * t, lambda t: (t**-0.9 + 1e8).sqrt(), 0.0, 1.0)

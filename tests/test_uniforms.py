@@ -53,6 +53,8 @@ DRAWS: dict[str, tuple[Callable[[torch.dtype], Tensor], float, float]] = {
     "relaxed draws of five": (lambda dtype: relaxed(5, dtype), -1e6, 1e6),
     "gradient penalty": (penalised, 0, 1e6),
     "Bernoulli": (lambda dtype: Bernoulli().draw(LOGITS.to(dtype), SEED()), 0, 1),
+    "Bernoulli, never 1": (lambda dtype: Bernoulli().draw(torch.full((3,), -1e4, dtype=dtype), SEED()), 0, 0),
+    "Bernoulli, always 1": (lambda dtype: Bernoulli().draw(torch.full((3,), 1e4, dtype=dtype), SEED()), 1, 1),
     "continuous Bernoulli": (lambda dtype: Continuous().draw(LOGITS.to(dtype), SEED()), 0, 1),
     "a random mixture": (lambda dtype: data.random_mixture(3, 4, 0).weights, 0, 1),
     "a double well": (lambda dtype: Stationary(1.0, 1.0, (2,)).sample(3, SEED()), -6, 6),
