@@ -94,6 +94,13 @@ def test_states_outside_of_a_domain_are_refused(name: str) -> None:
             samplers.decode(model_of(name), x)
 
 
+def test_states_in_coordinates_that_have_ends_of_their_own_are_refused_beyond_these() -> None:
+    model = sdegen.DirectModel(nets.MLP(2, width=8, depth=1), sdegen.Jacobi.of_dirichlet(torch.tensor([2.0, 3.0, 2.0])))
+    x_T = torch.tensor([[0.2, 1.2]], dtype=d64)
+    with pytest.raises(ValueError, match=r"^x_T has 1 values outside of the domain .*1.2 is among them"):
+        sdegen.sample(model, x_T=x_T, steps=2)
+
+
 @pytest.mark.parametrize("name", [n for n in PROCESSES if n not in ("data in coordinates",)])
 def test_a_score_is_refused_where_there_is_no_noise(name: str) -> None:
     sde = PROCESSES[name].make()

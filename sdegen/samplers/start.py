@@ -215,10 +215,9 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
     if not all_finite(x):
         raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
     check_dtype(model, x)
-    if model.sde.coordinates is None:  # which look at data themselves
-        check_domain(model.sde.domain, x, name)
-        if model.moments is not None:
-            _check_shape(name, x, model, model.moments)
+    check_domain(model.sde.domain, x, name)
+    if model.sde.coordinates is None and model.moments is not None:  # coordinates may have another shape than the data
+        _check_shape(name, x, model, model.moments)
     return widened(x)
 
 
