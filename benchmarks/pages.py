@@ -83,6 +83,11 @@ Seconds, ratio to ours of the same round, and how far the values are from ours, 
     ),
 }
 
+TOGETHER = {
+    "ring": "### The ring, eight samples\n\nTrue score, float64.\n\n",
+    "images": "### Fashion-MNIST, four images\n\nThe shipped network of 1.8 million parameters, float32.\n\n",
+}
+
 LIKELIHOOD = {
     "flow": """### Integrating the flow
 
@@ -193,6 +198,8 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "drawn", "\n".join(drawn))
     speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
     put(pages, HERE / "README.md", "speed", "\n".join(speed))
+    together = [f"{text}{table(stem, of='parallel_table')}\n" for stem, text in TOGETHER.items()]
+    put(pages, HERE / "README.md", "together", "\n".join(together))
     put(
         pages,
         HERE / "README.md",

@@ -1,0 +1,125 @@
+"""Steps taken together: the calls of a network that a run waits for, the states it is asked about, and what that costs on a CPU.
+
+    python -m benchmarks.parallel_table --threads 1      # ten minutes of one core
+    python -m benchmarks.parallel_table --threads 1 --quick
+
+Runs of `sample(..., parallel=window)` beside the run in turn of the same seed: with the true score of the ring, eight samples in
+float64, and with the shipped network of Fashion-MNIST, four images in float32. *Calls* are those that a run waits for one after
+the other, the last move to clean data included; *states* are what the network is asked about for each sample; *difference* is the
+largest of any number of the samples, which for the images lie in [−1, 1]. Times are processor time of one thread, which has no
+use for larger calls; what an accelerator would make of them is not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.speed_timing import seconds
+from benchmarks.tables import Table
+from sdegen.models import ScoreModel
+from sdegen.samplers import Picard, Sampler
+
+TIMES = 2  # each run is timed, of which the shortest counts
+COLUMNS = {"calls in turn": 0, "calls": 0, "states": 0, "difference": 1, "seconds in turn": 2, "seconds": 2}
+
+
+class Case(NamedTuple):
+    """A run: how the sampler is made for a model, and how its steps are taken together."""
+
+    sampler: Callable[[ScoreModel], Sampler]
+    window: int
+    tolerance: float = 1e-6
+
+
+def ddim(steps: int) -> Callable[[ScoreModel], Sampler]:
+    """Return what makes DDIM of so many steps."""
+    return lambda model: sdegen.samplers.DDIM(steps)
+
+
+def ddpm(steps: int) -> Callable[[ScoreModel], Sampler]:
+    """Return what makes ancestral sampling of so many steps."""
+    return lambda model: sdegen.samplers.Ancestral(steps)
+
+
+def usual(steps: int) -> Callable[[ScoreModel], Sampler]:
+    """Return what makes the default sampler of so many steps."""
+    return lambda model: sdegen.samplers.default(model, steps)
+
+
+RING = {
+    "DDIM, 1000 steps, window 1000": Case(ddim(1000), 1000),
+    "DDIM, 1000 steps, window 100": Case(ddim(1000), 100),
+    "DDPM, 1000 steps, window 1000": Case(ddpm(1000), 1000),
+    "DDPM, 1000 steps, window 100": Case(ddpm(1000), 100),
+    "default, 20 steps, window 20": Case(usual(20), 20),
+}
+IMAGES = {
+    "DDIM, 200 steps, window 200": Case(ddim(200), 200),
+    "DDIM, 200 steps, window 50": Case(ddim(200), 50),
+    "DDIM, 200 steps, window 50, tolerance 0.001": Case(ddim(200), 50, 1e-3),
+    "DDPM, 200 steps, window 50": Case(ddpm(200), 50),
+    "default, 20 steps, window 20": Case(usual(20), 20),
+}
+
+
+def ring() -> tuple[ScoreModel, dict[str, Any]]:
+    """Return the true score of the ring, and states to start from."""
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    return model, {"x_T": torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
+
+
+def images() -> tuple[ScoreModel, dict[str, Any]]:
+    """Return the shipped network of Fashion-MNIST, and classes to draw."""
+    return sdegen.pretrained("fashion_mnist"), {"n": 4, "label": torch.arange(4)}
+
+
+def compare(problem: Callable[[], tuple[ScoreModel, dict[str, Any]]], case: Case, times: int, seed: int) -> Values:
+    """Return the counts and the times of a run whose steps are taken together, beside the run in turn."""
+    model, given = problem()
+    sampler, picard = case.sampler(model), Picard(case.window, case.tolerance)
+    draw = partial(sdegen.sample, model, sampler=sampler, seed=seed, progress=False, **given)
+    in_turn, together = (shortest(partial(draw, parallel=way), times) for way in (None, picard))
+    return {
+        "calls in turn": [float(sampler.steps), None],
+        "calls": [picard.rounds + 1.0, None],
+        "states": [picard.evaluations / len(together[1]) + 1, None],
+        "difference": [(in_turn[1] - together[1]).abs().max().item(), None],
+        "seconds in turn": [in_turn[0], None],
+        "seconds": [together[0], None],
+    }
+
+
+def shortest(draw: Callable[[], Tensor], times: int) -> tuple[float, Tensor]:
+    """Return the least time of several runs, and the samples of the last."""
+    found = [seconds(draw) for _ in range(times)]
+    return min(taken for taken, _ in found), found[-1][1]
+
+
+def block(
+    name: str, problem: Callable[[], tuple[ScoreModel, dict[str, Any]]], cases: dict[str, Case], table: Table
+) -> str:
+    """Return the rows of one model."""
+    times = 1 if table.quick else TIMES
+    rows = {
+        label: table.row(name, label, partial(compare, problem, case, times), once=True)
+        for label, case in cases.items()
+    }
+    return table.write(name, COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    blocks = [partial(block, "ring", ring, RING), partial(block, "images", images, IMAGES)]
+    command.run("parallel_table", __doc__, blocks, seeds=1, timed=True)
+
+
+if __name__ == "__main__":
+    main()
