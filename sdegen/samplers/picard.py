@@ -32,7 +32,7 @@ from .base import Noise, Sampler
 from .steps import take_steps
 
 T = TypeVar("T")
-NOISE = 100  # times the rounding of a number: what a long run of steps gathers, and no round takes away
+NOISE = 6.0  # times the rounding of a number, for each guess that a state follows from: no round takes it away
 SHOWS = 1000  # times that a change has to be to show a slope
 IN_TURN = "sample without parallel, or by a sampler that asks all it needs in its plan, such as DDIM or Multistep"
 
@@ -57,7 +57,8 @@ class Picard:
     window
         Most questions of a sample that the model is asked together; most samplers have one a step. With 1 the run is as without.
     tolerance
-        Change of a number, in root mean squares of the states, up to which it has not moved; at least a hundred roundings.
+        Change of a number, in root mean squares of the states, up to which it has not moved; at least what rounding becomes in so
+        many steps. Samples differ by a few of it.
 
     Attributes
     ----------
@@ -133,13 +134,13 @@ class Guess:
             said.addcmul_(beyond, _inner(along, change))
         return said
 
-    def holds(self, tolerance: float) -> bool:
-        """Tell whether the states are those that the model was asked about; also if they are not finite, for which a run is
-        refused.
+    def holds(self, tolerance: float, after: int) -> bool:
+        """Tell whether the states are those that the model was asked about, to what rounding becomes `after` so many guesses; also
+        if they are not finite, for which a run is refused.
         """
         if self.seen is None:
             return False
-        tolerance = max(tolerance, NOISE * torch.finfo(self.x.dtype).eps)
+        tolerance = max(tolerance, NOISE * after**0.5 * torch.finfo(self.x.dtype).eps)
         near = (self.x - self.seen[0]).abs().max() <= tolerance * self.x.square().mean().sqrt()
         return bool(near) or not bool(self.x.isfinite().all())
 
@@ -249,7 +250,7 @@ class Ahead(Wrapper):
     def _count_known(self, known: int) -> int:
         """Count the guesses of this round, from the first, that hold, of which so many are known to."""
         made, tolerance = self.guesses.made[: self.guesses.place], self.picard.tolerance
-        while known < len(made) and made[known].holds(tolerance):
+        while known < len(made) and made[known].holds(tolerance, known + 1):
             known += 1
         return known
 
