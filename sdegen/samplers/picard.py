@@ -135,8 +135,9 @@ class Guess:
         return said
 
     def holds(self, tolerance: float, after: int) -> bool:
-        """Tell whether the states are those that the model was asked about, to what rounding becomes `after` so many guesses; also
-        if they are not finite, for which a run is refused.
+        """Tell whether the states are those that the model was asked about, to what rounding becomes `after` so many guesses.
+
+        So are those that are not finite, for which a run is refused.
         """
         if self.seen is None:
             return False
