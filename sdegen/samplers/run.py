@@ -105,7 +105,7 @@ def sample(
         Take so many steps together: what the model says at them is guessed, it is asked about all of them in one call, and the
         guesses are put right, round after round, until they are what it says (`Picard`, which also tells the rounds). The samples
         are the same, to a few millionths or to what rounding becomes in the run; so is the noise. For accelerators: a run of
-        hundreds of steps waits for 10 to 25 calls, but the model is asked about several times as many states, up to
+        hundreds of steps waits for 10 to 40 calls, but the model is asked about several times as many states, up to
         ``parallel × batch`` a call. For samplers that ask all they need in `plan`.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
