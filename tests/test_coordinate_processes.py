@@ -290,6 +290,22 @@ def test_bases_are_orthonormal(basis: Any, shape: tuple[int, ...]) -> None:
     close((Scale(2.0) @ A)(x), 2 * A(x), 1e-12)
 
 
+AXES = [bases.CosineBasis(2), bases.FourierBasis(2), bases.CosineBasis(1)]
+TURNED = bases.Axes(
+    torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+)
+
+
+@pytest.mark.parametrize(
+    ("basis", "shape"), [*((b, s) for b in AXES for s in ((3, 4, 4), (2, 5, 6))), (TURNED, (12,)), (TURNED, (3, 4))]
+)
+def test_variances_along_axes_are_those_of_independent_numbers(basis: Any, shape: tuple[int, ...]) -> None:
+    d = math.prod(shape)
+    Q = basis(torch.eye(d, dtype=torch.float64).reshape(d, *shape)).reshape(d, d)  # (i, j): of number i along axis j
+    v = torch.rand(3, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(basis.variances(v.reshape(3, *shape)).reshape(3, d), v @ Q.square())
+
+
 def test_cosines_are_heat_that_no_edge_lets_out() -> None:
     n = 6
     laplacian = torch.zeros(n, n, dtype=torch.float64)
