@@ -99,16 +99,16 @@ class Matrix(Operator):
         return self._of(self.M - other.M)
 
     def __mul__(self, number: Tensor | float) -> Matrix:
-        return Matrix(self.M * torch.as_tensor(number, dtype=torch.float64)[..., None, None])
+        return self._of(self.M * torch.as_tensor(number, dtype=self.M.dtype)[..., None, None])
 
     __rmul__ = __mul__
 
     @property
     def T(self) -> Matrix:
-        return Matrix(self.M.mT)
+        return self._of(self.M.mT)
 
     def gram(self) -> Matrix:
-        return Matrix(self.M @ self.M.mT)
+        return self._of(self.M @ self.M.mT)
 
     def hypot(self, other: Matrix) -> Matrix:
         return (self.gram() + other.gram()).cholesky()
