@@ -35,7 +35,8 @@ class Sampler(Overridable, ABC, Generic[C, S]):
     A subclass says what its `plan` makes for a step, and what a step remembers for the next (None for nothing):
     ``class DDIM(Sampler[DDIMStep, None])``.
 
-    A step of a sampler with coefficients from `plan` can be compiled with the network in it, as one graph for all steps:
+    A step of a sampler with coefficients from `plan` can be compiled by torch 2.11 and later with the network in it, as one graph
+    for all steps:
 
         sampler.step = torch.compile(sampler.step, fullgraph=True)
 
