@@ -29,7 +29,9 @@ from sdegen.samplers import (
 )
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-pytestmark = pytest.mark.skipif(TORCH < (2, 11), reason="torch.compile before 2.11 does not follow a step's coefficients")
+pytestmark = pytest.mark.skipif(
+    TORCH < (2, 11), reason="torch.compile before 2.11 does not follow a step's coefficients"
+)
 
 STEPS = 12  # more than the recompilations that torch allows
 # The graphs of a run: one, and where a step remembers those before it one more for each that has fewer to remember.

@@ -292,6 +292,7 @@ def test_no_step_of_a_sampler_leaves_the_domain(sampler: samplers.Sampler | None
         assert abs(x.log().mean()) < 0.05 and abs(x.log().std() - 0.2) < 0.03
 
 
+@pytest.mark.slow
 def test_latents_and_densities_are_of_the_process_as_it_was_written() -> None:
     model = Truth()
     x = (0.2 * torch.randn(3, 2, dtype=d64, generator=g())).exp()

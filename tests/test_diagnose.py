@@ -88,6 +88,7 @@ def test_discretisation_is_what_the_sampler_does_to_the_variance(steps: int) -> 
     assert near(term.w2, abs(math.sqrt(made) - math.sqrt(true)))
 
 
+@pytest.mark.slow
 def test_a_score_off_by_a_factor_costs_its_error_along_the_path() -> None:
     sde, c = sdegen.VP(), 1.2
     model = Scaled(sdegen.Exact(sde, NORMAL), c)

@@ -191,6 +191,7 @@ def test_one_bar_for_each_way_over_all_chunks(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_coordinates_of_the_data_come_back_from_a_lifted_state(ring: Tensor) -> None:
     model = sdegen.Exact(sdegen.CLD(), RING)
     first, second, other = (encode(model, ring[:5], seed=seed) for seed in (0, 0, 1))

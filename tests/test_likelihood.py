@@ -64,6 +64,7 @@ def test_the_field_of_one_time_asks_the_process_nothing_more(
     torch.testing.assert_close(field(y), want, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_critically_damped_langevin_joint_and_data_marginal() -> None:
     sde = sdegen.CLD()
     model = sdegen.Exact(sde, RING)
@@ -76,6 +77,7 @@ def test_critically_damped_langevin_joint_and_data_marginal() -> None:
     assert (marginal - RING.log_prob(x)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_matrix_process_is_followed_in_the_chart_of_its_gaussian() -> None:
     """In plain `t` and `u` the same error takes twice as many evaluations; and the way back is the same way."""
     sde = sdegen.CLD()
@@ -142,6 +144,7 @@ def test_prior_gap_is_small_and_is_the_whole_difference(sde: sdegen.LinearSDE) -
     assert 0 <= gap.value < 1e-3
 
 
+@pytest.mark.slow
 def test_with_a_prior_the_likelihood_is_off_by_its_gap() -> None:
     # T = 1 leaves a gap that shows: KL(data ‖ model) is then exactly KL(law at T ‖ prior). The matched Gaussian leaves
     # 0.02 nats of the 0.32 that a standard normal prior would.
@@ -187,6 +190,7 @@ def test_a_hundred_and_twenty_evaluations_for_a_millionth(sde: sdegen.LinearSDE)
     assert (found.value - law_at(sde, 0.0).log_prob(x)).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_half_the_evaluations_of_adaptive_runge_kutta_in_time_at_the_same_error() -> None:
     # RK45 over the batch as one vector, from t = 1e-5 on; its error falls with its evaluations as a power between tolerances
     runs = [score_sde(tolerance, torch.float64, 300, 0) for tolerance in (1e-4, 1e-5, 1e-6, 1e-7)]
@@ -250,6 +254,7 @@ def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
     assert (exact.value - log_prob(model, y, joint=True, prior=given)).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_samples_of_a_network_come_with_their_density_in_its_dtype(device: torch.device, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = sdegen.Model(sdegen.nets.MLP(2, width=16, depth=1), sdegen.VP()).to(device, dtype)

@@ -310,6 +310,7 @@ def test_kde_kl_is_scipys_kernel_density():
     assert kde_kl_once(x, PAIR, h=0.25) == pytest.approx((q * np.log(q / p)).sum(), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_kde_kl_of_the_ring_is_the_sources_and_modes_too_wide_lower_it():
     """It ranks nothing: on common random numbers a sampler with 1 % too wide modes scores lower than the truth."""
     true, wide = (

@@ -259,6 +259,7 @@ def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
 
 
 @pytest.mark.parametrize("process", ["VP", "EDM", "CLD"])
+@pytest.mark.turns("EDM", "CLD")
 def test_the_default_with_noise_holds_to_the_laws(process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())
