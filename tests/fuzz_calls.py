@@ -611,6 +611,7 @@ ALLOWED: dict[str, str] = {
     "mean": "minus, zero, none, half",
     "tolerance": "none",
     "steps": "none",  # as many as are usual
+    "samplers.EvenError(power)": "zero",  # steps even in log(sigma / alpha)
     "simulate(x)": OTHER_SHAPE,
     "Empirical(data)": OTHER_SHAPE,
     "GaussianMixture(means)": "another column, an array, its list",
@@ -640,6 +641,7 @@ ALLOWED: dict[str, str] = {
     "data.save_pngs(images)": "another column",
     "guidance.measurements.Mask(mask)": "of truth values, its list",
     "guidance.measurements.mixture_posterior(y)": "another axis",
+    "guidance.measurements.posterior_moments(y)": "without rows, another column, another axis",  # read number by number
     "metrics.FeatureMoments(extractor)": "word",
     "metrics.FeatureMoments(hash)": "word",
     "metrics.FeatureNet(name)": "word",

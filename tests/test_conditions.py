@@ -25,6 +25,7 @@ from sdegen.models import Conditioned, DirectModel, ScoreModel, Wrapper
 from sdegen.models.named import keywords_of
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
+from sdegen.samplers.picard import Ahead
 from sdegen.training.dropping import DOORS
 
 RING = sdegen.data.gaussian_ring()
@@ -77,6 +78,7 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
 def test_every_wrapper_is_among_them() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
+    between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPED)
 
 

@@ -59,6 +59,14 @@ def test_steps_are_equal_in_the_clock_of_the_grid(sde: Any) -> None:
     assert times[0] == sde.T and times[-1] == sde.t_min
 
 
+def test_without_a_power_of_the_error_steps_are_equal_in_the_level() -> None:
+    sde = sdegen.VP()
+    gaps = sde.log_snr(
+        EvenError(measure_profile(sdegen.Exact(sde, RING), drawn(RING), steps=()), power=0)(sde, 12)
+    ).diff()
+    assert (gaps[1:] / gaps[1] - 1).abs().max() < 1e-6
+
+
 def test_the_default_follows_what_the_data_are() -> None:
     points = sdegen.Exact(sdegen.VP(), sdegen.Empirical(drawn(RING, 8)))
     ring = sdegen.Exact(sdegen.VP(), RING)

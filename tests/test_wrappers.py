@@ -17,6 +17,7 @@ from sdegen.guidance import measurements
 from sdegen.models import Conditioned, ScoreModel, Trainable, Wrapper
 from sdegen.models.score import evaluating
 from sdegen.models.transformed import TransformedModel
+from sdegen.samplers.picard import Ahead
 
 SEEN = measurements.Mask(torch.tensor([True, False]), std=0.1)
 CLASSIFIER = guidance.ExactClassifier(sdegen.VP(), [sdegen.data.gaussian_ring()] * 2)
@@ -63,6 +64,7 @@ def kinds(base: type) -> set[type]:
 def test_every_wrapper_is_held_to_these_laws() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
+    between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPERS)
 
 

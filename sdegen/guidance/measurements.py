@@ -321,6 +321,7 @@ def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor)
     return GaussianMixture(weights, moved[kept].reshape(-1, *law.event_shape), rest[kept])
 
 
+@check_arguments
 def posterior_moments(moments: Moments, measurement: Measurement, y: Tensor) -> Moments | None:
     """Return mean and covariance of Gaussian data given a measurement `y`, from those without it.
 

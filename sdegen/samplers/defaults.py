@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["default", "draws_images", "nearest"]
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..models.score import ScoreModel
 from ..processes.coordinates import is_by_coordinate
 from ..processes.grids import Angle
@@ -74,8 +75,10 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     Raises
     ------
     ValueError
-        If `eta` is not 0 on a nonlinear process: choose `ExponentialSDE` or `EulerMaruyama` there.
+        If `steps` is not positive, or `eta` is not 0 on a nonlinear process: choose `ExponentialSDE` or `EulerMaruyama` there.
     """
+    if steps is not None:
+        check_count("steps", steps)
     if not is_linear(model.sde):
         if eta:
             raise ValueError(

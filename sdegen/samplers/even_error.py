@@ -50,7 +50,8 @@ class EvenError(Grid):
     --------
     >>> import torch, sdegen
     >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
-    >>> grid = EvenError(measure_profile(model, model.distribution.sample(16, torch.Generator().manual_seed(0))))
+    >>> data = model.distribution.sample(16, torch.Generator().manual_seed(0))
+    >>> grid = EvenError(sdegen.samplers.measure_profile(model, data))
     >>> times = grid(model.sde, 4)
     >>> times[0].item(), bool((times.diff() < 0).all()), round(times[-1].item() / model.sde.t_min, 6)
     (1.0, True, 1.0)
