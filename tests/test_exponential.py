@@ -220,7 +220,7 @@ def test_stages_lie_at_the_halves_or_thirds_of_the_clock(process: str, clock: An
     times = times.flip(0) if up else times
     Singlestep(n, order=order, clock=clock).plan(Asked(sde, RING), times)
     hand = lambda t: clock((-0.5 * sde.log_snr(t)).exp().atan())
-    t, s, between = hand(times[:-1]), hand(times[1:]), hand(torch.cat(seen)[n + 1 :])
+    t, s, between = hand(times[:-1]), hand(times[1:]), hand(torch.cat(seen)[n:])
     for j, stage in enumerate(between.split(n), 1):
         torch.testing.assert_close((stage - t) / (s - t), torch.full_like(t, j / order), rtol=0, atol=1e-12)
 

@@ -60,6 +60,13 @@ def test_gaussian_data_are_exact_in_one_step_at_every_noise_level(case: str) -> 
             assert (found - known.reshape(found.shape)).abs().max() < 1e-10
 
 
+def test_stages_lead_to_data_without_noise_where_the_model_is_not_asked() -> None:
+    model, sampler = sdegen.Exact(sdegen.CLD(), SKEW), Singlestep(1, grids.Angle(end=0.0), reference=Matched())
+    want = model.sde.diffused(SKEW, 0.0).moments()
+    for found, known in zip(affine_moments(sampler, model), want, strict=True):
+        assert (found - known.reshape(found.shape)).abs().max() < 1e-10
+
+
 def white(law: sdegen.GaussianMixture) -> sdegen.GaussianMixture:
     return sdegen.GaussianMixture(law.weights, W(law.means), W.W @ law.covariances @ W.W.T)
 

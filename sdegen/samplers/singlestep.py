@@ -72,15 +72,16 @@ class Singlestep(Sampler[SinglestepStep, None]):
         up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
         ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
         between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
-        # Stage j of step k is at the place k for j = 0, else at (n + 1) + (j − 1) n + k.
-        stops = torch.cat([times, *between])
-        nodes = pieces.nodes(model, stops)
-        stages = [[k, *((n + 1) + (j - 1) * n + k for j in range(1, p))] for k in range(n)]
+        # Stage j of step k is at the place j n + k, and the end of the run, where no model is asked, behind them all.
+        stops = torch.cat([times[:-1], *between, times[-1:]])
+        nodes = pieces.nodes(model, stops[:-1])
+        stages = [range(k, p * n, n) for k in range(n)]
         asked = []
-        for k, stage in enumerate(stages):
+        for stage, end in zip(stages, [*range(1, n), p * n], strict=True):
+            k = stage[0]
             asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
-            asked.append(Asked(k, k + 1, [stage[-1], k]))
+            asked.append(Asked(k, end, [stage[-1], k]))
         moves = pieces.moves(stops, asked)
         return [
             SinglestepStep(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)])
