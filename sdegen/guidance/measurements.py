@@ -331,10 +331,8 @@ def posterior_moments(moments: Moments, measurement: Measurement, y: Tensor) -> 
     ----------
     moments
         Of the data, ``d`` numbers; the mean may have a row for each sample.
-    measurement
-        What was done to the data.
-    y
-        What was seen, of one datum or of each.
+    measurement, y
+        What was done to the data, and what was seen, of one datum or of each.
 
     Returns
     -------
