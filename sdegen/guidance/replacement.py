@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
@@ -50,6 +51,10 @@ class Replacement(Informed, CleanState):
         super().__init__(model)
         self.measurement = check_measurement(measurement)
         self.iterations = None if iterations is None else check_count("iterations", iterations)
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return None: samples are no draws of a posterior, whose moments they would follow."""
+        return None
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the completed clean state and its noise."""

@@ -164,11 +164,11 @@ class ExactConditional(Fixed, ScoreModel):
         label = cond.get("label")
         if label is None:
             return self.moments
-        rows = torch.as_tensor(label)
-        each = [self._models[k].moments for k in self._checked(rows, rows.numel()).tolist()]
+        rows = check_labels(label, None, len(self.laws), -1)
+        each = [self._models[k].moments for k in rows.reshape(-1).tolist()]
+        if rows.ndim == 0 or not each:
+            return each[0] if each else None
         means, covariances = zip(*each, strict=True)
-        if rows.ndim == 0:
-            return each[0]
         full = any(C.ndim == 2 for C in covariances)
         C = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances]).mean(0)
         return Moments(torch.stack(means), C)
