@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import sdegen
 from benchmarks.posterior_table import NOISES
 
 HERE = Path(__file__).parent
@@ -220,7 +221,7 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
     put(pages, HERE.parent / "docs" / "choose_a_sampler.md", "noise", noise_block([name for name, _ in fids]))
     cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
-    put(pages, HERE.parent / "sdegen" / "weights" / "README.md", "cards", "\n".join(cards))
+    put(pages, Path(sdegen.__file__).parent / "weights" / "README.md", "cards", "\n".join(cards))
     for name in ("train_speed", "race"):
         if (HERE / "results" / name / f"{name}.md").exists():
             put(pages, HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
