@@ -159,6 +159,7 @@ def test_a_crash_while_a_row_is_written_leaves_the_others(tmp_path: Path, monkey
     assert list(read(tmp_path / "rows.jsonl")) == [Key("tiny", "first", 0)]
 
 
+@pytest.mark.slow
 def test_processes_share_the_rows_and_lose_none(tmp_path: Path) -> None:
     (tmp_path / "tiny.py").write_text(TINY)
     (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())

@@ -80,6 +80,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux gives it")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pairs() -> None:
     """Of 4,500 points with as many others: one number a pair would take 154 MB."""
     where = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}

@@ -131,6 +131,7 @@ def test_densities_of_any_network_are_finite_and_their_mass_is_one(name: str) ->
     assert sdegen.log_prob(model, ends if name == "box" else wrap(ends), tolerance=1e-3).isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_flow_of_any_network_stays_in_the_box() -> None:
     sde = sdegen.ReflectedBrownianMotion(LOW, HIGH)
     model = shaken(NETWORKS["perceptron"](4), sde)

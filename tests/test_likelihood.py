@@ -237,7 +237,7 @@ def test_hutchpp_with_as_many_directions_as_coordinates_is_exact() -> None:
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.Rectified(), sdegen.CLD()], ids=name)
-@pytest.mark.turns("CLD", "Rectified")
+@pytest.mark.slow
 def test_samples_come_with_their_density(sde: sdegen.LinearSDE) -> None:
     model, n = sdegen.Exact(sde, RING), 200 if sde.is_scalar else 8
     u, found = sdegen.sample_with_log_prob(model, n, seed=3)
@@ -298,6 +298,7 @@ def test_an_exact_divergence_of_many_numbers_that_nobody_asked_for_is_told_of(
             assert all(f"of {d} numbers takes as many passes" in text and "Hutchinson" in text for text in told)
 
 
+@pytest.mark.slow
 def test_a_density_goes_in_parts() -> None:
     law, most = sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.ones(1, 2)), 0
     model = sdegen.Exact(sdegen.VP(), law)

@@ -70,7 +70,7 @@ def unnormalised(law: sdegen.GaussianMixture, A: Measurement, y: Tensor, x: Tens
 
 
 @pytest.mark.parametrize("std", [0.2, 1.0, 5.0])
-@pytest.mark.turns("0.2", "5.0")
+@pytest.mark.slow
 def test_the_posterior_in_the_plane_is_that_of_quadrature(std: float) -> None:
     A, y = Linear(torch.tensor([[1.0, 0.5]], dtype=torch.float64), std), torch.tensor([2.0], dtype=torch.float64)
     side = torch.linspace(-9, 9, 1201, dtype=torch.float64)

@@ -165,6 +165,7 @@ state.destroy_process_group()
 
 
 @launched
+@pytest.mark.slow
 def test_two_processes_sample_as_one(tmp_path):
     torch.manual_seed(0)
     model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP()).double()

@@ -31,6 +31,7 @@ def test_forward_paths_have_the_kernels_moments(sde: sdegen.LinearSDE, method: s
     assert ((end.T.cov() - want).abs() < 0.12 * spread[:, None] * spread[None]).all()
 
 
+@pytest.mark.slow
 def test_reversed_paths_return_to_the_data() -> None:
     sde = sdegen.OU()
     law = sdegen.data.random_mixture(2, modes=3, seed=0)

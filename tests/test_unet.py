@@ -330,6 +330,7 @@ LEARNERS = {"unet": lambda: UNet(1, (32, 32)), "dit": lambda: DiT(1, patch=2, wi
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.turns("dit")
 def test_a_network_learns_a_handful_of_images(name, device):
     """The DDPM loss on 32 bars falls far below that of the best linear guess, pixel by pixel, with which EDM starts."""
     torch.manual_seed(0)
