@@ -26,6 +26,7 @@ from .base import Sampler
 from .clocks import share
 from .coarsened import CoarsenedNoise
 from .defaults import default, draws_images
+from .distances import CUT, average_distances
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted, travel
 from .knobs import Knobs
@@ -34,8 +35,6 @@ from .references import Matched, MatchedConditional
 from .start import check_known, start
 from .student import Student
 from .trials import WIDER, level
-
-CUT = 10.0  # medians, beyond which a distance counts no further
 
 
 class TeacherPaths(NamedTuple):
@@ -201,5 +200,4 @@ class Search:
         times, model = sampler.times(self.sde, self.denoise), paths.model
         x = travel(sampler, sampler.plan(model, times), model, paths.states[0])[-1][0]
         x = model.denoise(x, times[-1]) if self.denoise else x
-        distance = (x - paths.ends).flatten(1).norm(dim=1)
-        return distance.minimum(CUT * distance.median()).square().mean().sqrt().item()
+        return average_distances((x - paths.ends).flatten(1).norm(dim=1)).item()

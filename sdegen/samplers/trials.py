@@ -21,6 +21,7 @@ from ..laws.profiles import Profile
 from ..models.score import ScoreModel, evaluating
 from ..processes.grids import Angle
 from .clocks import angle, log_ratio, share
+from .distances import average_distances
 from .even_error import EvenError
 from .multistep import Multistep
 from .references import Normal, PointMass, Reference
@@ -32,7 +33,6 @@ POINTS = 0.5  # of the posterior variance of data that are smooth: below, they a
 LEAST = 1e-3  # the level for data that are one point
 MOST = 12  # steps that are tried: of more, the leading term of the error says enough
 FINE = 12  # steps, beside three for each of those tried, of the run that stands for the flow
-CUT = 10.0  # medians, beyond which a distance counts no further
 
 
 class Ground(NamedTuple):
@@ -245,8 +245,7 @@ def _entered(steps: int) -> list[int]:
 def _miss(x: Tensor, flow: Tensor) -> Tensor:
     """Return the median and the root-mean-square distance of states from the end of the flow."""
     distance = (x - flow).double().flatten(1).norm(dim=1).cpu()
-    median = distance.median().clamp_min(1e-300)
-    return torch.stack([median, distance.minimum(CUT * median).square().mean().sqrt().clamp_min(1e-300)])
+    return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
 
 
 def _travel(model: ScoreModel, solver: Multistep, x: Tensor) -> Tensor:
