@@ -166,8 +166,10 @@ class ExactConditional(Fixed, ScoreModel):
             return self.moments
         rows = check_labels(label, None, len(self.laws), -1)
         each = [self._models[k].moments for k in rows.reshape(-1).tolist()]
-        if rows.ndim == 0 or not each:
-            return each[0] if each else None
+        if not each:
+            return None
+        if rows.ndim == 0:
+            return each[0]
         means, covariances = zip(*each, strict=True)
         full = any(C.ndim == 2 for C in covariances)
         C = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances]).mean(0)
