@@ -442,7 +442,7 @@ class Flat(sdegen.CorrelatedSDE):
             lambda: Diagonal(torch.ones(1, 2)) @ Diagonal(torch.ones(1, 2), bases.CosineBasis()),
             "write both in one basis",
         ),
-        (lambda: sdegen.Blurring((1, 0, 8)), r"give that of an image, \(C, H, W\)"),
+        (lambda: sdegen.Blurring((1, 0, 8)), r"give that of a datum, such as \(C, H, W\)"),
         (lambda: sdegen.Blurring((1, 8, 8), least=0.0), "between 0 and 1"),
         (
             lambda: sdegen.GaussianMixture(

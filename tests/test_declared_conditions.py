@@ -397,11 +397,11 @@ def test_what_is_never_lost_is_not_lost_with_others() -> None:
         (lambda: nets.MLP(2, classes=2, conditions={"label": Label(2)}), r"classes = 2 is a condition 'label', and"),
         (
             lambda: nets.MLP(2, conditions={"c": Fields(1)}),
-            r"c is Fields\(channels=1, .* give Fields\(..., sides=1\)",
+            r"c is Fields\(channels=1, .* give Fields\(..., dims=1\)",
         ),
         (
             lambda: nets.UNet(1, (8,), conditions={"c": Fields(1, 1)}),
-            r"a grid of 2 sides; give Fields\(..., sides=2\)",
+            r"a grid of 2 dimensions; give Fields\(..., dims=2\)",
         ),
     ],
 )

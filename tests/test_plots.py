@@ -186,6 +186,17 @@ def test_an_album_draws_samples_and_losses_while_a_run_goes_on(tmp_path):
         plots.Album(tmp_path, every=0)
 
 
+def test_an_album_of_signals_is_drawn_by_what_is_given(tmp_path):
+    seen = []
+    album = plots.Album(tmp_path, every=1, n=2, low=-1, high=3, steps=1, draw=lambda x, ax: seen.append(x))
+    model = sdegen.Model(sdegen.nets.UNet(1, (8,), dims=1), sdegen.VP())
+    sdegen.fit(model, torch.rand(16, 1, 5), steps=1, batch_size=8, ema=0.0, callbacks=[album], progress=False)
+    x = sdegen.sample(model, 2, steps=1, seed=0, progress=False)
+    torch.testing.assert_close(seen[0], (x + 1) / 4)
+    with pytest.raises(ValueError, match=r"expected images .* of volumes give slices, x\[:, :, k\]"):
+        plots.images(torch.rand(2, 1, 4, 4, 4))
+
+
 def test_a_curve_of_coverage_is_what_the_metric_says():
     found = sdegen.metrics.Coverage(torch.rand(300, dtype=torch.float64) ** 2)
     line = plots.coverage(found, title="too wide").lines[-1]

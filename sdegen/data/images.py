@@ -70,7 +70,10 @@ class Images:
         if self.x.dtype != torch.uint8:
             raise TypeError(f"x has dtype {self.x.dtype}; images are bytes, torch.uint8: see Scaling.inverse.")
         if self.x.ndim != 4 or len(self.x) == 0:
-            raise ValueError(f"x has shape {tuple(self.x.shape)}; expected (N, C, H, W) with at least one image.")
+            raise ValueError(
+                f"x has shape {tuple(self.x.shape)}; expected (N, C, H, W) with at least one image; signals and volumes "
+                "go to `fit` as a tensor."
+            )
         check_count("levels", self.levels, at_least=2)
         if self.levels < 256 and self.x.max() >= self.levels:
             raise ValueError(f"x holds {self.x.max()}; with levels = {self.levels} its largest is {self.levels - 1}.")

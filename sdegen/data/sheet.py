@@ -38,7 +38,9 @@ def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any
         raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")
     check_tensor("x", x)
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W).")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected images (N, 1, H, W) or (N, 3, H, W); of volumes give slices, x[:, :, k]."
+        )
     check_count("gap", gap, 0)
     if columns is not None:
         check_count("columns", columns)

@@ -1,4 +1,4 @@
-"""Blocks of convolutional networks on images ``(B, C, H, W)``, in any memory format."""
+"""Blocks of convolutional networks on signals, images and volumes ``(B, C, *grid)``, in any memory format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["AttentionBlock", "Block", "Norm", "ResBlock"]
 from torch import Tensor, nn
 
 from .attention import SelfAttention, is_differentiated
-from .images import places, tokens, zero
+from .spatial import convolution, places, tokens, zero
 
 GROUP = 32  # channels normalised together: below 16, torch's channels-last kernels are up to 20 times slower
 
@@ -20,14 +20,14 @@ class Norm(nn.GroupNorm):
     Parameters
     ----------
     channels
-        Channels of the images.
+        Channels of the states.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(next(n for n in range(max(channels // GROUP, 1), 0, -1) if channels % n == 0), channels)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``(B, channels, H, W)`` to the same shape."""
+        """Map ``(B, channels, *grid)`` to the same shape."""
         return super().forward(
             h.contiguous() if is_differentiated(h) else h
         )  # torch's forward-mode rule takes no other
@@ -38,7 +38,7 @@ class ResBlock(nn.Module):
 
     K. He et al., *Deep residual learning*, 2015, arXiv:1512.03385; told as by J. Ho, A. Jain, P. Abbeel, 2020,
     arXiv:2006.11239, with one normalisation and one nonlinearity, not two, for two convolutions. Starts as its skip: the
-    identity where the number of channels stays, a 1x1 convolution where it changes.
+    identity where the number of channels stays, a convolution place by place where it changes.
 
     Parameters
     ----------
@@ -48,26 +48,28 @@ class ResBlock(nn.Module):
         Number of features `e`.
     dropout
         Probability that a hidden unit is dropped in training.
+    dims
+        Dimensions of the grid.
     """
 
-    def __init__(self, inner: int, outer: int, features: int, dropout: float = 0.0) -> None:
+    def __init__(self, inner: int, outer: int, features: int, dropout: float = 0.0, dims: int = 2) -> None:
         super().__init__()
         self.norm = Norm(inner)
-        self.conv_1 = nn.Conv2d(inner, outer, 3, padding=1, bias=False)  # the shift has a bias
+        self.conv_1 = convolution(dims, inner, outer, 3, bias=False)  # the shift has a bias
         self.shift = nn.Linear(features, outer)
         self.act, self.dropout = nn.SiLU(), nn.Dropout(dropout)
-        self.conv_2 = nn.Conv2d(outer, outer, 3, padding=1)
-        self.skip = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
+        self.conv_2 = convolution(dims, outer, outer, 3)
+        self.skip = nn.Identity() if inner == outer else convolution(dims, inner, outer, 1)
         zero(self.conv_2)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """Map ``(B, inner, H, W)`` and features ``(B, features)`` or ``(1, features)`` to ``(B, outer, H, W)``."""
-        hidden = self.conv_1(self.norm(h)) + self.shift(e)[:, :, None, None]
+        """Map ``(B, inner, *grid)`` and features ``(B, features)`` or ``(1, features)`` to ``(B, outer, *grid)``."""
+        hidden = self.conv_1(self.norm(h)) + self.shift(e)[(..., *[None] * (h.ndim - 2))]
         return self.skip(h) + self.conv_2(self.dropout(self.act(hidden)))
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention between all pixels of an image, then a feed-forward layer at each, each with a residual connection.
+    """Self-attention between all places of a grid, then a feed-forward layer at each, each with a residual connection.
 
     ``h + attention(norm(h))``, then ``h + feed(norm(h))``. Starts as the identity.
 
@@ -88,7 +90,7 @@ class AttentionBlock(nn.Module):
         zero(self.feed[-1])
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``(B, channels, H, W)`` to the same shape."""
+        """Map ``(B, channels, *grid)`` to the same shape."""
         h = h + places(self.attention(tokens(self.norm_1(h))), h)
         return h + places(self.feed(tokens(self.norm_2(h))), h)
 
@@ -96,11 +98,11 @@ class AttentionBlock(nn.Module):
 class Block(nn.Module):
     """A residual block, followed by an attention block if `heads` is given."""
 
-    def __init__(self, inner: int, outer: int, features: int, dropout: float, heads: int) -> None:
+    def __init__(self, inner: int, outer: int, features: int, dropout: float, heads: int, dims: int) -> None:
         super().__init__()
-        self.residual = ResBlock(inner, outer, features, dropout)
+        self.residual = ResBlock(inner, outer, features, dropout, dims)
         self.attention = AttentionBlock(outer, heads) if heads else nn.Identity()
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """Map ``(B, inner, H, W)`` and features to ``(B, outer, H, W)``."""
+        """Map ``(B, inner, *grid)`` and features to ``(B, outer, *grid)``."""
         return self.attention(self.residual(h, e))

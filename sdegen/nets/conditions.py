@@ -174,8 +174,8 @@ class Fields(Condition):
     ----------
     channels
         Channels of a value.
-    sides
-        Sides of the grid: 2 for networks on images, 1 for those on vectors, whose grid is their coordinates.
+    dims
+        Dimensions of the grid: 2 for networks on images, 1 for those on vectors, whose grid is their coordinates.
     gaps
         Whether values may be missing in places, NaN: with it the condition may be the state itself where it is known.
     dropout
@@ -188,18 +188,18 @@ class Fields(Condition):
     """
 
     channels: int
-    sides: int = 2
+    dims: int = 2
     gaps: bool = False
     dropout: float | None = 0.0
 
     def __post_init__(self) -> None:
-        check_count("channels", self.channels), check_count("sides", self.sides)
+        check_count("channels", self.channels), check_count("dims", self.dims)
         self.check_dropout()
 
     @property
     def ndim(self) -> int:
         """Sides of a value."""
-        return 1 + self.sides
+        return 1 + self.dims
 
     @property
     def extra(self) -> int:
@@ -209,15 +209,15 @@ class Fields(Condition):
     @property
     def what(self) -> str:
         """What a value is, for refusals."""
-        return f"values ({self.channels}, {', '.join(['side'] * self.sides)}) on the grid of the state"
+        return f"values ({self.channels}, {', '.join(['side'] * self.dims)}) on the grid of the state"
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
         """Return values ``(channels, *grid)`` or ``(n, channels, *grid)``, checked."""
-        return check_numbers(self, name, value, -1 - self.sides, self.channels, None if self.gaps else (), look)
+        return check_numbers(self, name, value, -1 - self.dims, self.channels, None if self.gaps else (), look)
 
     def entry(self, features: int) -> FieldEntry:
         """Return the module by which values enter a network."""
-        return FieldEntry(self.channels, self.sides)
+        return FieldEntry(self.channels, self.dims)
 
 
 def declare(conditions: Mapping[str, Condition] | None, classes: int = 0) -> dict[str, Condition]:

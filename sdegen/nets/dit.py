@@ -1,4 +1,4 @@
-"""A diffusion transformer (DiT) on images."""
+"""A diffusion transformer (DiT) on signals, images and volumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ from ..conditions import Condition
 from .attention import SelfAttention
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .images import Features, check_images, places, products, tokens, zero
+from .spatial import (
+    Features,
+    check_dims,
+    check_grid,
+    cut_to,
+    join_patches,
+    pad_to_multiple,
+    places,
+    products,
+    sides_of,
+    split_patches,
+    tokens,
+    zero,
+)
 
 
 class ConditionedLayer(nn.Module):
@@ -44,19 +57,21 @@ class ConditionedLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """A diffusion transformer over the patches of an image, conditioned on noise level and label by adaptive layer normalisation.
+    """A diffusion transformer over the patches of a signal, an image or a volume, conditioned on noise level and label by
+    adaptive layer normalisation.
 
     W. Peebles and S. Xie, *Scalable diffusion models with transformers*, 2022, arXiv:2212.09748. Positions are fixed sines
-    and cosines of row and column, so images may be of any size that patches tile.
+    and cosines along each dimension of the grid, so states may be of any size: where patches do not tile them they are
+    continued by their last places, and what comes back is cut to size.
 
     Parameters
     ----------
     channels
-        Channels of the images.
+        Channels of the states.
     patch
         Side of a patch, one token each.
     width, depth, heads
-        Features of a token (a multiple of 4), layers, attention heads.
+        Features of a token (at least two for each dimension), layers, attention heads.
     classes
         Number of classes of the keyword condition ``label``, 0 for none: short for ``{"label": Label(classes, dropout=None)}``.
     out_channels
@@ -65,17 +80,21 @@ class DiT(nn.Module):
         Form products in bfloat16; weights, and what is returned, stay as they are.
     conditions
         What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Fields(1)}``.
+    dims
+        Dimensions of the grid: 1 for signals, 2 for images, 3 for volumes.
 
     Raises
     ------
     ValueError
-        If sizes are not positive, `width` is no multiple of 4, or `heads` does not divide it.
+        If sizes are not positive, `width` is less than ``2 dims``, `heads` does not divide it, or `dims` is none of the three.
 
     Examples
     --------
     >>> net = DiT.small(channels=1, size=28, classes=10)
     >>> net(torch.randn(2, 1, 28, 28), torch.zeros(2), label=torch.tensor([3, -1])).shape
     torch.Size([2, 1, 28, 28])
+    >>> DiT(3, patch=4, dims=1)(torch.randn(2, 3, 50), torch.zeros(2)).shape
+    torch.Size([2, 3, 50])
     """
 
     @check_arguments
@@ -90,26 +109,27 @@ class DiT(nn.Module):
         out_channels: int | None = None,
         mixed: bool = False,
         conditions: Mapping[str, Condition] | None = None,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         if out_channels is not None:
             check_count("out_channels", out_channels)
-        if min(channels, patch, width, depth) < 1 or width % 4 or classes < 0:
+        if min(channels, patch, depth) < 1 or width < 2 * check_dims(dims) or classes < 0:
             raise ValueError(
                 f"channels = {channels}, patch = {patch}, width = {width}, depth = {depth}, classes = {classes}: give "
-                "positive sizes, and a width that 4 divides."
+                f"positive sizes, and a width of at least {2 * dims}."
             )
         self.channels, self.patch, self.width, self.depth, self.heads = channels, patch, width, depth, heads
         self.classes, self.out_channels, self.mixed = classes, out_channels, mixed
-        self.conditions = conditions
-        self.condition = Features(width, declare(conditions, classes))
-        self.first = nn.Linear((channels + self.condition.given.extra) * patch**2, width)
-        self.place = Sinusoidal(width // 2, slowest=1e-2 * math.pi, fastest=math.pi / 2)
+        self.conditions, self.dims = conditions, dims
+        self.condition = Features(width, declare(conditions, classes), dims)
+        self.first = nn.Linear((channels + self.condition.given.extra) * patch**dims, width)
+        self.place = Sinusoidal(2 * (width // (2 * dims)), slowest=1e-2 * math.pi, fastest=math.pi / 2)
         self.layers = nn.ModuleList(ConditionedLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         out = channels if out_channels is None else out_channels
-        self.last = nn.Linear(width, out * patch**2)
+        self.last = nn.Linear(width, out * patch**dims)
         zero(self.modulate)
         zero(self.last)
 
@@ -117,17 +137,26 @@ class DiT(nn.Module):
     def small(
         cls,
         channels: int,
-        size: int,
+        size: int | tuple[int, ...],
         classes: int = 0,
         out_channels: int | None = None,
         mixed: bool = False,
         conditions: Mapping[str, Condition] | None = None,
     ) -> DiT:
-        """Build a network of about 1.9 million parameters for images of side `size`; at most 64 tokens where patches of 4
-        tile them.
+        """Build a network of about 1.9 million parameters for images of side `size`, or for states on a grid of sides `size`:
+        ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches are the largest of 4, 2 and 1 that tile the grid, four a side or more.
         """
-        patch = next(p for p in (4, 2, 1) if size % p == 0 and size >= 4 * p)
-        return cls(channels, patch, classes=classes, out_channels=out_channels, mixed=mixed, conditions=conditions)
+        sides = sides_of(size)
+        patch = next((p for p in (4, 2) if all(n % p == 0 and n >= 4 * p for n in sides)), 1)
+        return cls(
+            channels,
+            patch,
+            classes=classes,
+            out_channels=out_channels,
+            mixed=mixed,
+            conditions=conditions,
+            dims=len(sides),
+        )
 
     @property
     def declared(self) -> dict[str, Condition]:
@@ -135,35 +164,31 @@ class DiT(nn.Module):
         return self.condition.given.kinds
 
     def forward(self, x: Tensor, level: Tensor, **cond: Any) -> Tensor:
-        """Map images `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to images ``(B, out_channels, H,
-        W)``.
+        """Map states `x` and the noise level ``(B,)``, or ``(1,)`` where all share it, to states ``(B, out_channels, *grid)``.
 
         Raises
         ------
         ValueError
-            If `x` is not ``(B, channels, H, W)``, patches do not tile it, or conditions do not fit.
+            If `x` is not ``(B, channels, *grid)``, or conditions do not fit.
         """
-        check_images(x, self.channels)
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; patch = {self.patch} must divide height and width. Pad the images, or "
-                "construct the network with another patch."
-            )
+        check_grid(x, self.channels, self.dims)
         e, seen = self.condition(level, x, cond)
         e = e[:, None]
         with products(x, self.mixed):
-            patches = F.pixel_unshuffle(seen, self.patch)
+            patches = split_patches(pad_to_multiple(seen, self.patch), self.patch)
             h = self.first(tokens(patches)) + self._places(patches)
             for layer in self.layers:
                 h = layer(h, e)
             shift, scale = self.modulate(e).chunk(2, -1)
             out = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
-        return F.pixel_shuffle(places(out.to(x.dtype), patches), self.patch).contiguous()
+        return cut_to(x, join_patches(places(out.to(x.dtype), patches), self.patch))
 
     def _places(self, patches: Tensor) -> Tensor:
-        """Return features ``(H W, width)`` of the places of an image ``(B, C, H, W)``."""
-        rows, columns = (
-            self.place(torch.arange(n, device=patches.device)).to(patches.dtype) for n in patches.shape[2:]
-        )
-        grid = torch.broadcast_tensors(rows[:, None], columns[None])
-        return torch.cat(grid, 2).flatten(0, 1)
+        """Return features ``(places, width)`` of the places of states ``(B, C, *grid)``: equal shares tell of each dimension, and
+        the rest is 0.
+        """
+        grid = patches.shape[2:]
+        along = [self.place(torch.arange(n, device=patches.device)).to(patches.dtype) for n in grid]
+        over = [f.reshape(*[1] * i, -1, *[1] * (self.dims - 1 - i), self.place.dim) for i, f in enumerate(along)]
+        told = torch.cat(torch.broadcast_tensors(*over), -1).flatten(0, -2)
+        return F.pad(told, (0, self.width - told.shape[1]))

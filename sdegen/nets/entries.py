@@ -169,13 +169,13 @@ class FieldEntry(nn.Module):
 
     Parameters
     ----------
-    channels, sides
+    channels, dims
         As for `Fields`.
     """
 
-    def __init__(self, channels: int, sides: int) -> None:
+    def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
-        self.channels, self.units = channels, ConditionUnits(channels, -1 - sides)
+        self.channels, self.units = channels, ConditionUnits(channels, -1 - dims)
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
@@ -193,8 +193,8 @@ class Conditioning(nn.Module):
         By name.
     features
         The number of features of the noise level.
-    sides
-        Sides of the grid of the network's states.
+    dims
+        Dimensions of the grid of the network's states.
 
     Attributes
     ----------
@@ -207,13 +207,13 @@ class Conditioning(nn.Module):
         If one is on another grid.
     """
 
-    def __init__(self, kinds: Mapping[str, Condition], features: int, sides: int) -> None:
+    def __init__(self, kinds: Mapping[str, Condition], features: int, dims: int) -> None:
         super().__init__()
         self.kinds, self.extra = dict(kinds), sum(kind.extra for kind in kinds.values())
         for name, kind in kinds.items():
-            if kind.extra and kind.ndim != 1 + sides:
+            if kind.extra and kind.ndim != 1 + dims:
                 raise ValueError(
-                    f"{name} is {kind}, and the network's states have a grid of {sides} sides; give Fields(..., sides={sides})."
+                    f"{name} is {kind}, and the network's states have a grid of {dims} dimensions; give Fields(..., dims={dims})."
                 )
         self.entries = nn.ModuleDict({f"{name}_": kind.entry(features) for name, kind in kinds.items()})
 

@@ -58,7 +58,7 @@ class HyperMLP(nn.Module):
         self.hyper = nn.Sequential(
             nn.Linear(self.embedding.dim, width), nn.SiLU(), nn.Linear(width, depth * (rank + 2 * width))
         )
-        self.given = Conditioning(declare(conditions), width, sides=1)
+        self.given = Conditioning(declare(conditions), width, dims=1)
         self.first = nn.Linear(dim * (1 + self.given.extra), width)
         self.layers = nn.ModuleList(nn.Linear(width, width * rank, bias=False) for _ in range(depth))
         self.act = nn.SiLU()

@@ -95,7 +95,7 @@ class MLP(nn.Module):
         self.residual, self.conditions = residual, conditions
         self.embedding = Sinusoidal() if embedding is None else embedding
         self.level = nn.Sequential(nn.Linear(self.embedding.dim, width), nn.SiLU())
-        self.given = Conditioning(declare(conditions, classes), width, sides=1)
+        self.given = Conditioning(declare(conditions, classes), width, dims=1)
         self.first = nn.Linear(dim * (1 + self.given.extra), width)
         self.blocks = nn.ModuleList(ResidualLayer(width, width, residual) for _ in range(depth))
         self.act = nn.SiLU()

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
-from .images import channels_last, check_images, zero
 from .mlp import flatten_states
+from .spatial import channels_last, check_grid, zero
 
 
 class Residual(nn.Module):
@@ -95,5 +95,5 @@ class Convolutional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to ``(B, outer, H, W)``."""
-        check_images(x, self.inner)
+        check_grid(x, self.inner, 2)
         return self.last(F.silu(self.blocks(self.first(channels_last(x)))))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count
-from .images import channels_last, check_images
 from .mlp import flatten_states
+from .spatial import channels_last, check_grid
 
 
 class Down(nn.Module):
@@ -51,7 +51,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to ``(B, outer)``."""
-        check_images(x, self.shape[0])
+        check_grid(x, self.shape[0], 2)
         return self.layers(channels_last(x))
 
 

@@ -81,7 +81,7 @@ class CoordinateTransformer(nn.Module):
         self.embedding = Sinusoidal()
         self.coordinate = Sinusoidal(32, slowest=0.5, fastest=8.0)
         self.level = nn.Linear(self.embedding.dim, width)
-        self.given = Conditioning(declare(conditions), width, sides=1)
+        self.given = Conditioning(declare(conditions), width, dims=1)
         self.value = nn.Linear(self.coordinate.dim + 1 + self.given.extra, width)
         self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
         self.layers = nn.Sequential(*(AttentionLayer(width, heads) for _ in range(depth)))

@@ -18,6 +18,7 @@ from ..data.pictures import written_whole
 from ..metrics.estimate import Estimate
 from ..samplers import sample
 from ..show import show_call
+from ..signatures import check_call
 from .axes import RED, axis_for, drawn
 from .states import images
 
@@ -87,6 +88,9 @@ class Album:
         Of the default sampler, and its seed, the same for every picture: what changes is the model.
     cond
         Conditions of the samples.
+    draw
+        What draws samples that are no images, called as ``draw(x, ax=...)`` with `low` at 0 and `high` at 1: of volumes
+        ``lambda x, ax: plots.images(x[:, :, 0], ax=ax)``.
 
     Raises
     ------
@@ -110,12 +114,13 @@ class Album:
         high: float = 1.0,
         steps: int = 10,
         seed: int = 0,
+        draw: Callable[..., object] = images,
         **cond: Any,
     ) -> None:
         check_count("every", every), check_count("n", n), check_count("steps", steps)
-        check_interval("low and high", (low, high))
+        check_interval("low and high", (low, high)), check_call("draw", draw, ["x"], ["ax"])
         self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
-        self.steps, self.seed, self.cond = steps, seed, cond
+        self.steps, self.seed, self.draw, self.cond = steps, seed, draw, cond
 
     def __call__(self, step: Any) -> None:
         """Draw where it is time."""
@@ -124,7 +129,7 @@ class Album:
         self.folder.mkdir(parents=True, exist_ok=True)
         with step.averaged() as model:
             x = sample(model, self.n, steps=self.steps, seed=self.seed, progress=False, **self.cond)
-        self._write(f"samples-{step.step:08d}.png", partial(images, (x - self.low) / (self.high - self.low)))
+        self._write(f"samples-{step.step:08d}.png", partial(self.draw, (x - self.low) / (self.high - self.low)))
         self._write("loss.png", partial(losses, step.run))
 
     def _write(self, name: str, draw: Callable[..., object]) -> None:

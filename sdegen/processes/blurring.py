@@ -1,4 +1,4 @@
-"""Blurring diffusion: heat that spreads over an image, and noise."""
+"""Blurring diffusion: heat that spreads over a signal, an image or a volume, and noise."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from .zoo import VP
 
 
 class Blurring(CoordinateScheduleSDE):
-    """Blurring diffusion: images ``(C, H, W)`` lose detail as heat spreads over them, while the noise of another process comes.
+    """Blurring diffusion: images ``(C, H, W)``, signals ``(C, L)`` or volumes ``(C, D, H, W)`` lose detail as heat spreads over
+    them, while the noise of another process comes.
 
-    In the cosine basis of the image, ``alpha_k(t) = a(t) d_k(t)`` and ``sigma(t) = s(t)`` with `a` and `s` those of the process
+    In the cosine basis of an image, ``alpha_k(t) = a(t) d_k(t)`` and ``sigma(t) = s(t)`` with `a` and `s` those of the process
     `noise`, and ``d_k = (1 − least) exp(−½ λ_k b(t)²) + least`` for the frequency ``λ_k = π² (i² / H² + j² / W²)``: a Gaussian
     blur of the width ``b(t) = blur sin²(π t / (2 T))`` pixels. S. Rissanen, M. Heinonen, A. Solin, *Generative modelling with
     inverse heat dissipation*, 2022, arXiv:2206.13397; E. Hoogeboom and T. Salimans, *Blurring diffusion models*, 2022,
@@ -29,9 +30,9 @@ class Blurring(CoordinateScheduleSDE):
     Parameters
     ----------
     shape
-        Of an image, ``(C, H, W)``.
+        Of a datum, ``(C, *grid)``.
     blur
-        The width of the blur at T, in pixels, 0 for none; an eighth of the longer side by default.
+        The width of the blur at T, in pixels, 0 for none; an eighth of the longest side by default.
     noise
         The scalar process whose noise comes with it; `VP` by default.
     least
@@ -40,7 +41,7 @@ class Blurring(CoordinateScheduleSDE):
     Raises
     ------
     ValueError
-        If the shape is not of three sides, `blur` negative, or `least` not between 0 and 1.
+        If the shape has no grid, or a side of none, `blur` negative, or `least` not between 0 and 1.
 
     Examples
     --------
@@ -53,13 +54,13 @@ class Blurring(CoordinateScheduleSDE):
     @check_arguments
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         blur: float | None = None,
         noise: ScalarSDE | None = None,
         least: float = 1e-3,
     ) -> None:
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape = {tuple(shape)}; give that of an image, (C, H, W).")
+        if len(shape) < 2 or min(shape) < 1:
+            raise ValueError(f"shape = {tuple(shape)}; give that of a datum, such as (C, H, W) of an image.")
         if blur is not None:
             check_number("blur", blur, at_least=0)
         if not 0 < least < 1:
@@ -67,9 +68,9 @@ class Blurring(CoordinateScheduleSDE):
         self.shape, self.blur, self.least = tuple(shape), blur, least
         self._widest = max(self.shape[1:]) / 8 if blur is None else blur
         self.noise = VP() if noise is None else noise
-        self.T, self.sigma_0, self.basis = self.noise.T, self.noise.sigma_0, CosineBasis(2)
-        rows, columns = (torch.arange(n, dtype=torch.float64) / n for n in self.shape[1:])
-        self._frequencies = (math.pi**2 * (rows[:, None].square() + columns.square())).expand(self.shape)
+        self.T, self.sigma_0, self.basis = self.noise.T, self.noise.sigma_0, CosineBasis(len(shape) - 1)
+        waves = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) / n for n in self.shape[1:]), indexing="ij")
+        self._frequencies = (math.pi**2 * torch.stack(waves).square().sum(0)).expand(self.shape)
 
     def clock(self, t: Tensor) -> Tensor:
         """Return that of the process `noise`: most of what an image is lies in its coarse detail, which blurring leaves."""
@@ -81,10 +82,14 @@ class Blurring(CoordinateScheduleSDE):
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return ``a(t) d_k(t)``."""
-        t = t[..., None, None, None]
+        t = self._over(t)
         kept = (-0.5 * self._frequencies * self.width(t).square()).exp()
         return self.noise.alpha(t) * ((1 - self.least) * kept + self.least)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Return ``s(t)``, the same for all frequencies."""
-        return self.noise.sigma(t[..., None, None, None]).expand(*t.shape, *self.shape)
+        return self.noise.sigma(self._over(t)).expand(*t.shape, *self.shape)
+
+    def _over(self, t: Tensor) -> Tensor:
+        """Return times with an axis for each of a datum."""
+        return t[(..., *[None] * len(self.shape))]
