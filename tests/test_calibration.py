@@ -201,3 +201,64 @@ def test_a_posterior_of_many_observations_is_asked_once(pairs: tuple[Tensor, Ten
 def test_pairs_that_do_not_fit_are_refused(find) -> None:
     with pytest.raises(ValueError, match="give pairs"):
         find(Gaussian(), torch.randn(3, 2), torch.randn(4, 2), DRAWS)
+
+
+@pytest.mark.parametrize("K", [2, 5, 10])
+def test_points_do_not_tell_the_true_parameters_from_draws(K: int) -> None:
+    """Few pairs of many parameters: points in a box of the true ones alone would lie nearer to these."""
+
+    class Exact:
+        def sample_each(self, n: int, x: Tensor) -> Tensor:
+            return 0.5 * x[:, None] + 0.5**0.5 * torch.randn(len(x), n, x.shape[1])
+
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return self.sample_each(n, x[None])[0]
+
+    torch.manual_seed(0)
+    places = []
+    for _ in range(600 // K):
+        theta = torch.randn(K, 5)
+        places.append(find_tarp_coverage(Exact(), theta, theta + torch.randn(K, 5), 15).places)
+    found = metrics.Estimate.of(torch.cat(places))
+    assert abs(found.value - 0.5) < 4 * found.stderr
+
+
+def test_parameters_that_are_numbers_are_vectors_of_one() -> None:
+    class Laws(Gaussian):
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return 0.5 * x + torch.linspace(-2, 2, n).reshape(-1, *[1] * x.ndim)
+
+        def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+            return -((theta - 0.5 * x).square().reshape(-1))
+
+    theta, x = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(0))
+    for find in (find_ranks, find_coverage, find_tarp_coverage):
+        one, other = (find(Laws(), *v, 9, seed=0).places for v in ((theta, x), (theta[:, 0], x[:, 0])))
+        assert torch.equal(one, other)
+    one, other = (
+        find_local_error(Laws(), *v, v[1][0], 9, shuffles=3, seed=0) for v in ((theta, x), (theta[:, 0], x[:, 0]))
+    )
+    assert one == other
+
+
+def test_points_and_answers_that_are_none_are_refused() -> None:
+    theta, x = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+
+    class Says(Gaussian):
+        def __init__(self, density: object = None) -> None:
+            super().__init__()
+            self.density = density
+
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return torch.zeros(n, 2 if x[0] == 0 else 3)
+
+        def log_prob(self, theta: Tensor, x: Tensor) -> object:
+            return self.density
+
+    with pytest.raises(ValueError, match="references holds NaN"):
+        find_tarp_coverage(Gaussian(), theta, x, DRAWS, references=theta * math.nan)
+    with pytest.raises(ValueError, match="parameters of one shape"):
+        find_ranks(Says(), theta, torch.tensor([[0.0], [1.0], [0.0], [1.0]]), DRAWS)
+    for density, error in ((None, TypeError), (torch.zeros(DRAWS + 1, 1), ValueError), (torch.tensor(0.0), ValueError)):
+        with pytest.raises(error, match=r"posterior.log_prob"):
+            find_coverage(Says(density), theta, torch.zeros(4, 2), DRAWS)

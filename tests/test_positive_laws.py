@@ -473,6 +473,11 @@ for maker, names in (
             f"{name} = nan",
         )
         bad(f"{maker.__name__}, {name} = '1'", TypeError, lambda w, m=maker, k={name: "1"}: m(**k), f"{name} = '1'")
+bad("states below numbers", ValueError, lambda w: CIR(1.0, 1e-3, 1.0), "0.004 degrees of freedom")
+bad("a dimension of next to nothing", ValueError, lambda w: SquaredBessel(1e-3), "0.001 degrees of freedom")
+bad("growth beyond numbers", ValueError, lambda w: GeometricBrownianMotion(100.0, 1.0), "give an earlier T")
+bad("decay below numbers", ValueError, lambda w: GeometricBrownianMotion(-100.0, 1.0), "give an earlier T")
+bad("noise beyond numbers", ValueError, lambda w: GeometricBrownianMotion(800.0, 40.0, T=9.0), "give an earlier T")
 bad("a mean growth of NaN", ValueError, lambda w: GeometricBrownianMotion(mu=math.nan), "mu = nan")
 for sde in PROCESSES:
     who = type(sde).__name__

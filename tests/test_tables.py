@@ -22,11 +22,13 @@ ENTRIES = {
     PositiveColumn(): st.floats(1e-12, 1e12),
     IntervalColumn(-2.0, 5.0): st.floats(-1.9999, 4.9999),
     CountColumn(): st.integers(0, 10**6),
-    CountColumn(None): st.integers(-(10**6), 10**6),
+    CountColumn(0): st.integers(2**52 - 10**6, 2**52),  # where a float has a half besides, and no more
+    CountColumn(None): st.integers(-(2**52), 2**52),
     CountColumn(-3): st.integers(-3, 100),
     CategoryColumn(("a", "b")): st.sampled_from(["a", "b"]),
     CategoryColumn(tuple(range(7))): st.integers(0, 6),
     CategoryColumn((False, True)): st.booleans(),
+    CategoryColumn(("x", 2, 2.5, b"y", "x\0", True)): st.sampled_from(["x", 2, 2.5, b"y", "x\0", True]),
 }
 
 
@@ -47,7 +49,9 @@ def test_every_table_comes_back_entry_for_entry(drawn: st.DataObject) -> None:
     assert x.shape == (rows, table.width) and x.dtype == torch.float64 and x.isfinite().all()
     u = table.coordinates(table.coordinates.check(x))
     for vectors in (x, table.coordinates.inverse(u)):
+        before = vectors.clone()
         back = table.decode(vectors)
+        assert torch.equal(vectors, before)
         for name, entries in frame.items():
             for was, found in zip(entries, back[name].tolist(), strict=True):
                 if was is None:
@@ -55,7 +59,7 @@ def test_every_table_comes_back_entry_for_entry(drawn: st.DataObject) -> None:
                 elif isinstance(was, float):
                     assert found == pytest.approx(was, rel=1e-9, abs=1e-9)
                 else:
-                    assert found == was
+                    assert found == was and type(found) is type(was)
 
 
 class Known:
@@ -85,6 +89,37 @@ def test_probabilities_of_rows_are_those_of_their_law() -> None:
         + torch.distributions.LogNormal(0.3, 0.8).log_prob(torch.tensor([1.0, 0.2, 5.0]).double())
     )
     assert torch.allclose(table.log_prob(Known(table), frame, draws=3), truth, atol=1e-12)
+
+
+GAPPED = {
+    "numbers": (NumberColumn(), [-2000.0, 1000.0, 7000.0, None, None]),
+    "positive": (PositiveColumn(), [2e-6, 7e-6, None]),
+    "interval": (IntervalColumn(), [0.2, None, 0.7]),
+    "counts": (CountColumn(), [2, None, 9, 4]),
+    "categories": (CategoryColumn(tuple("xyz")), ["x", None, "y", "z", "y"]),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+@pytest.mark.parametrize("case", GAPPED)
+def test_the_probability_of_a_gap_has_no_units(case: str, scale: float) -> None:
+    """Of a law by which three of ten entries are missing, and whose vectors are then those of a Gaussian in coordinates."""
+    column, entries = GAPPED[case]
+    entries = entries * 20
+    table = Table({"c": GappedColumn(column)})
+    rows = torch.tensor([entry is None for entry in entries])
+    fill = table.encode({"c": entries}, torch.Generator().manual_seed(1))[rows, 1:]
+    u = fill if column.coordinates is None else column.coordinates(fill)
+    normal = torch.distributions.Normal(u.mean(0), scale * u.std(0))  # another than fills the gaps
+
+    class Law:
+        def log_prob(self, x: Tensor) -> Tensor:
+            u = x[:, 1:] if column.coordinates is None else column.coordinates(x[:, 1:])
+            slope = 0.0 if column.coordinates is None else column.coordinates.log_det(x[:, 1:])
+            return math.log(0.3 / 1.8) + normal.log_prob(u).sum(1) + slope
+
+    found = table.log_prob(Law(), {"c": entries}, draws=100, generator=torch.Generator().manual_seed(0))[rows]
+    assert found.exp().mean().item() == pytest.approx(0.3, rel=0.1)
 
 
 @pytest.mark.parametrize("K", [2, 3, 6])
@@ -173,6 +208,70 @@ def test_frames_of_pandas_go_in_and_out() -> None:
     assert list(back.columns) == ["age", "eyes", "children"]
     assert back["age"].isna().tolist() == [False, True, False] and back["children"].tolist() == [0, 2, 1]
     assert back["eyes"].tolist() == ["blue", None, "brown"]
+
+
+def test_what_is_missing_is_found_in_every_form() -> None:
+    pandas = pytest.importorskip("pandas")
+    for kind, entries in (("boolean", [True, None, False]), ("string", ["x", None, "y"]), ("Int64", [5, None, 7])):
+        frame = pandas.DataFrame({"a": pandas.array(entries, dtype=kind)})
+        assert Table.of(frame).decode(Table.of(frame).encode(frame))["a"][[0, 2]].tolist() == entries[::2], kind
+        assert isinstance(Table.of(frame).columns["a"], GappedColumn)
+    masked = {"a": np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])}
+    assert np.isnan(Table.of(masked).decode(Table.of(masked).encode(masked))["a"]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool])
+def test_tensors_are_columns(dtype: torch.dtype) -> None:
+    entries = torch.tensor([1.0, 0.0, 1.0], requires_grad=dtype == torch.float32).to(dtype)
+    frame = {"a": entries}
+    back = Table.of(frame).decode(Table.of(frame).encode(frame))["a"]
+    assert back.tolist() == entries.tolist()
+
+
+DAYS = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")
+STRANGE = {
+    "times": (DAYS, "column 'a' holds times"),
+    "spans": (DAYS - DAYS[0], "column 'a' holds spans of time"),
+    "no time": (np.array(["2020-01-01", "NaT"], dtype="datetime64[ns]"), "column 'a' holds times"),
+    "dates": (DAYS.tolist(), "column 'a' has a date among its entries"),
+    "complex": ([1 + 2j, 2.0], "column 'a' holds complex numbers"),
+    "ragged": ([[1.0], [2.0, 3.0]], "column 'a' has lists"),
+    "one": (["x", "x"], "column 'a' has 'x' alone"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_what_is_neither_number_nor_category_is_refused(case: str) -> None:
+    entries, words = STRANGE[case]
+    with pytest.raises(ValueError, match=words):
+        Table.of({"a": entries})
+
+
+@pytest.mark.parametrize(
+    "entries", [[2**53 + 1, 0], np.array([2**63 + 5], dtype=np.uint64), [10**400, 1], ["1.5", "2"]]
+)
+def test_numbers_that_would_be_others_are_refused(entries) -> None:
+    with pytest.raises(ValueError, match="column 'a' has"):
+        Table({"a": NumberColumn()}).encode({"a": entries})
+    with pytest.raises(ValueError, match="column 'a' has"):
+        Table({"a": CountColumn()}).encode({"a": entries})
+
+
+def test_counts_have_ends() -> None:
+    with pytest.raises(ValueError, match=r"at least -4503599627370496, of at most 2\*\*52"):
+        Table({"a": CountColumn(-(2**52))}).encode({"a": [1]})
+    with pytest.raises(ValueError, match="whole numbers reach 1e"):
+        Table({"a": CountColumn()}).decode(torch.tensor([[1e30], [3.0]]))
+
+
+@pytest.mark.parametrize(
+    ("levels", "error"), [((1.0, math.nan), ValueError), (([1], [2]), TypeError), ((1, True), ValueError)]
+)
+def test_levels_that_cannot_be_found_again_are_refused(levels: tuple, error: type[Exception]) -> None:
+    with pytest.raises(error, match="levels"):
+        CategoryColumn(levels)
+    with pytest.raises(ValueError, match="one of the 2 categories"):
+        Table({"a": CategoryColumn((1, 2))}).encode({"a": np.array([[1], None, 1], dtype=object)})
 
 
 TABLE = Table(

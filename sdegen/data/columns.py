@@ -16,7 +16,6 @@ __all__ = [
     "IntervalColumn",
     "NumberColumn",
     "PositiveColumn",
-    "find_gaps",
 ]
 
 import math
@@ -33,7 +32,9 @@ from ..checks import check_count, check_interval
 from ..laws.columns import Columns
 from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
 from ..show import show_call
+from .entries import find_gaps, read_numbers, refuse_entries
 
+LARGEST = 2**52  # whole number, with which float64 has a half besides
 REACH = 0.9  # of half the distance between two corners of a simplex: noise never reaches the other half
 
 
@@ -59,6 +60,13 @@ class Column(ABC):
             If an entry is not of this kind.
         """
 
+    def encode_with_volume(
+        self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the numbers of entries, and the logarithms of the volumes from which their noise was drawn, ``(N,)`` float64."""
+        x = self.encode(name, entries, generator)
+        return x, x.new_full((len(x),), self.log_volume)
+
     @abstractmethod
     def decode(self, x: Tensor) -> np.ndarray:
         """Return the entries of numbers ``(N, width)``, ``(N,)``."""
@@ -68,10 +76,10 @@ class NumberColumn(Column):
     """A column of numbers of either sign, as they are."""
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        return torch.from_numpy(_as_numbers(name, entries))[:, None]
+        return torch.from_numpy(read_numbers(name, entries))[:, None]
 
     def decode(self, x: Tensor) -> np.ndarray:
-        entries: np.ndarray = x[:, 0].numpy()
+        entries: np.ndarray = x[:, 0].numpy().copy()
         return entries
 
 
@@ -82,7 +90,7 @@ class PositiveColumn(NumberColumn):
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         x = super().encode(name, entries)
-        _refuse(
+        refuse_entries(
             name, entries, x[:, 0] <= 0, "positive; take NumberColumn(), or CountColumn() for whole numbers from 0 on"
         )
         return x
@@ -110,7 +118,9 @@ class IntervalColumn(NumberColumn):
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         x = super().encode(name, entries)
         outside = (x[:, 0] <= self.low) | (x[:, 0] >= self.high)
-        _refuse(name, entries, outside, f"between {self.low:g} and {self.high:g}, without these; widen the bounds")
+        refuse_entries(
+            name, entries, outside, f"between {self.low:g} and {self.high:g}, without these; widen the bounds"
+        )
         return x
 
 
@@ -125,7 +135,7 @@ class CountColumn(Column):
     Raises
     ------
     ValueError
-        If it is no whole number.
+        If it is no whole number; when it decodes, if a number is beyond those that it encodes.
     """
 
     @check_arguments
@@ -134,15 +144,21 @@ class CountColumn(Column):
         self.coordinates = None if at_least is None else SoftplusInverse()
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        x = torch.from_numpy(_as_numbers(name, entries))
+        x = torch.from_numpy(read_numbers(name, entries))
         least = -math.inf if self.at_least is None else self.at_least
         bound = "" if self.at_least is None else f" of at least {self.at_least}"
-        _refuse(name, entries, (x != x.round()) | (x < least) | (x.abs() > 2**52), f"a whole number{bound}")
-        # Never 0, which would meet the bound; of large numbers the noise keeps what digits there are.
+        above = x - (self.at_least or 0)
+        wrong = (x != x.round()) | (x < least) | (torch.maximum(x.abs(), above.abs()) > LARGEST)
+        refuse_entries(name, entries, wrong, f"a whole number{bound}, of at most 2**52")
+        # Never 0, which would meet the bound, and below 1 after rounding too, which is a half where numbers are large.
         noise = torch.rand(len(x), dtype=torch.float64, generator=generator).clamp(1e-9, 1 - 1e-9)
-        return (x - (self.at_least or 0) + noise)[:, None]
+        return torch.minimum(above + noise, torch.nextafter(above + 1, above))[:, None]
 
     def decode(self, x: Tensor) -> np.ndarray:
+        if (x.abs() > 2 * LARGEST).any():
+            raise ValueError(
+                f"whole numbers reach {x.abs().max():.3g}, of at most 2**52; look at the model that x is sampled from."
+            )
         found: np.ndarray = (x[:, 0].floor().long() + (self.at_least or 0)).numpy()
         return found
 
@@ -157,15 +173,25 @@ class CategoryColumn(Column):
 
     Raises
     ------
+    TypeError
+        If one cannot be a key of a dictionary, as a list cannot.
     ValueError
-        If there are fewer than two, or one twice.
+        If there are fewer than two, or one twice, or NaN.
     """
 
     @check_arguments
     def __init__(self, levels: Sequence[Any]) -> None:
-        self.levels = tuple(level.item() if isinstance(level, np.generic) else level for level in levels)
-        if len(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
-            raise ValueError(f"levels = {self.levels}; give two categories at least, each once.")
+        plain = (np.bool_, np.number, np.str_, np.bytes_)
+        self.levels = tuple(level.item() if isinstance(level, plain) else level for level in levels)
+        for level in self.levels:
+            if not _is_hashable(level):
+                raise TypeError(f"levels holds {level!r}; give words, numbers or truth values.")
+        if len(self.levels) < 2 or len(set(self.levels)) < len(self.levels) or any(v != v for v in self.levels):
+            raise ValueError(
+                f"levels = {self.levels}; give two categories at least, each once. NaN is a gap: GappedColumn(...)."
+            )
+        one = len({type(level) for level in self.levels}) == 1 and isinstance(self.levels[0], (str, bool, int, float))
+        self._entries = np.array(self.levels) if one else np.fromiter(self.levels, dtype=object, count=len(self.levels))
         self.width = len(self.levels) - 1
         self._corners = _simplex(len(self.levels))
         half = 0.5 * self.width
@@ -173,22 +199,25 @@ class CategoryColumn(Column):
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         place = {level: i for i, level in enumerate(self.levels)}
-        found = torch.tensor([place.get(entry, -1) for entry in entries.tolist()], dtype=torch.long)
-        _refuse(name, entries, found < 0, f"one of the {len(self.levels)} categories of the column")
+        known = [place.get(entry, -1) if _is_hashable(entry) else -1 for entry in entries.tolist()]
+        found = torch.tensor(known, dtype=torch.long)
+        refuse_entries(name, entries, found < 0, f"one of the {len(self.levels)} categories of the column")
         z = torch.randn(len(found), self.width, dtype=torch.float64, generator=generator)
         radius = torch.rand(len(found), 1, dtype=torch.float64, generator=generator) ** (1 / self.width)
         return self._corners[found] + REACH * radius * z / z.norm(dim=1, keepdim=True)
 
     def decode(self, x: Tensor) -> np.ndarray:
         nearest = torch.cdist(x, self._corners).argmin(1)
-        return np.array(self.levels)[nearest.numpy()]
+        entries: np.ndarray = self._entries[nearest.numpy()]
+        return entries
 
 
 class GappedColumn(Column):
-    """A column in which entries may be missing: NaN, or None.
+    """A column in which entries may be missing: NaN, None, or what pandas has for these.
 
-    A number more says which are, and a model learns it with the rest; the gaps themselves are filled with other entries of the
-    column, drawn at random, which are dropped on the way back.
+    A number more says which are, and a model learns it with the rest; the gaps themselves are filled with numbers that are
+    dropped on the way back, drawn from a Gaussian of the mean and the spread of the others in the column's coordinates, so that
+    the density is known by which the probability of a gap is bounded.
 
     Parameters
     ----------
@@ -210,14 +239,24 @@ class GappedColumn(Column):
         self.log_volume = self._there.log_volume + column.log_volume
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        there = ~find_gaps(entries)
-        known = np.flatnonzero(there)
-        if not len(known):
-            raise ValueError(f"column {name!r} has no entry at all; leave it out.")
-        other = torch.randint(len(known), (len(entries),), generator=generator).numpy()
-        filled = np.where(there, np.arange(len(entries)), known[other])
-        numbers = self.column.encode(name, entries[filled], generator)
-        return torch.cat([self._there.encode(name, there, generator), numbers], 1)
+        return self.encode_with_volume(name, entries, generator)[0]
+
+    def encode_with_volume(
+        self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gaps = find_gaps(entries)
+        if gaps.all():
+            raise ValueError(f"column {name!r} has no entry at all; leave it out, or give rows in which it has one.")
+        known, volume = self.column.encode_with_volume(name, entries[~gaps], generator)
+        flags, around_flags = self._there.encode_with_volume(name, ~gaps, generator)
+        numbers, volumes, lost = (
+            known.new_empty(len(gaps), known.shape[1]),
+            known.new_empty(len(gaps)),
+            torch.from_numpy(gaps),
+        )
+        numbers[~lost], volumes[~lost] = known, volume
+        numbers[lost], volumes[lost] = _fill(known, int(gaps.sum()), self.column.coordinates, generator)
+        return torch.cat([flags, numbers], 1), around_flags + volumes
 
     def decode(self, x: Tensor) -> np.ndarray:
         there, entries = self._there.decode(x[:, :1]), self.column.decode(x[:, 1:])
@@ -226,46 +265,29 @@ class GappedColumn(Column):
         return entries
 
 
-def find_gaps(entries: np.ndarray) -> np.ndarray:
-    """Tell which entries of a column are missing, NaN or None, ``(N,)``."""
-    return np.array([entry is None or entry != entry for entry in entries.tolist()], dtype=bool)
+def _fill(
+    known: Tensor, n: int, coordinates: Coordinates | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Draw `n` rows of numbers like those known, and return them with the logarithms of one over their density."""
+    u = known if coordinates is None else coordinates(known)
+    mean, std = u.mean(0), u.std(0, correction=0)
+    std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # of equal numbers, which have no spread
+    z = torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
+    drawn = mean + std * z
+    volume = (0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(1)
+    if coordinates is None:
+        return drawn, volume
+    x = coordinates.inverse(drawn)
+    return x, volume - coordinates.log_det(x)
 
 
-def _as_numbers(name: str, entries: np.ndarray) -> np.ndarray:
-    """Return entries as float64 numbers; refuse what are none, and gaps.
-
-    Raises
-    ------
-    ValueError
-        If an entry is no finite number.
-    """
+def _is_hashable(value: Any) -> bool:
+    """Tell whether a value may be the key of a dictionary, its parts included."""
     try:
-        numbers = np.array(entries, dtype=np.float64)  # a copy of its own
-    except (TypeError, ValueError):
-        wrong = next(e for e in entries.tolist() if isinstance(e, str) or not isinstance(e, (int, float)))
-        raise ValueError(
-            f"column {name!r} has {wrong!r} among its entries, which is no number; declare it as CategoryColumn(levels), or as "
-            "GappedColumn(...) if it is missing."
-        ) from None
-    gaps = torch.from_numpy(~np.isfinite(numbers))
-    _refuse(name, entries, gaps, "a finite number; declare a column with gaps as GappedColumn(...)")
-    return numbers
-
-
-def _refuse(name: str, entries: np.ndarray, wrong: Tensor, expected: str) -> None:
-    """Refuse a column with wrong entries.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
-    if wrong.any():
-        row = int(wrong.nonzero()[0, 0])
-        raise ValueError(
-            f"column {name!r} has {int(wrong.sum())} entries that do not fit, the first {entries[row]!r} in row {row}; each must "
-            f"be {expected}."
-        )
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _simplex(K: int) -> Tensor:

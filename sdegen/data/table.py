@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["Table"]
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from torch import Tensor
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.columns import Columns
-from .columns import CategoryColumn, Column, CountColumn, GappedColumn, NumberColumn, PositiveColumn, find_gaps
+from .columns import CategoryColumn, Column, CountColumn, GappedColumn, NumberColumn, PositiveColumn
+from .entries import find_gaps, read_frame
 
 
 class Table:
@@ -59,7 +62,8 @@ class Table:
         """Make the table that a frame seems to be: look at it before you use it.
 
         Words and truth values are categories, those that occur; whole numbers counts, from 0 on if none is negative; other
-        numbers positive if all of them are. A column in which entries are missing has gaps.
+        numbers positive if all of them are. A column in which entries are missing has gaps. Times are no numbers: subtract the
+        first, and divide by a unit.
 
         Parameters
         ----------
@@ -71,10 +75,10 @@ class Table:
         TypeError
             If it has no named columns.
         ValueError
-            If columns have different lengths, or one has fewer than two values where it should be a category.
+            If columns have different lengths, or one is of no such kind, as times are, or has one category alone.
         """
-        names, entries = _read(frame)
-        return cls({name: _guess(entries[name]) for name in names})
+        names, entries = read_frame(frame)
+        return cls({name: _guess(name, entries[name]) for name in names})
 
     def __repr__(self) -> str:
         return f"Table({', '.join(f'{name}: {column!r}' for name, column in self.columns.items())})"
@@ -115,7 +119,11 @@ class Table:
         ValueError
             If names or lengths do not fit, or entries are not of their column's kind.
         """
-        names, entries = _read(frame)
+        return self._encode(frame, generator)[0]
+
+    def _encode(self, frame: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Return the rows of a frame as vectors, and the logarithms of the volumes of their noise, ``(N,)``."""
+        names, entries = read_frame(frame)
         missing, unknown = [n for n in self.columns if n not in entries], [n for n in names if n not in self.columns]
         if missing or unknown:
             raise ValueError(
@@ -123,7 +131,8 @@ class Table:
                 + (f"add {missing}" if missing else f"leave out {unknown}")
                 + "."
             )
-        return torch.cat([column.encode(name, entries[name], generator) for name, column in self.columns.items()], 1)
+        parts = [c.encode_with_volume(name, entries[name], generator) for name, c in self.columns.items()]
+        return torch.cat([x for x, _ in parts], 1), torch.stack([volume for _, volume in parts]).sum(0)
 
     def decode(self, x: Tensor, into: Callable[[dict[str, np.ndarray]], Any] = dict) -> Any:
         """Return vectors ``(N, width)`` as a table.
@@ -153,7 +162,8 @@ class Table:
 
         ``log P(row) >= E log mean_k p(x_k) V``, with `V` the volume of the noise, by which a row becomes the vectors ``x_k``; it
         rises with the number of draws (Y. Burda, R. Grosse and R. Salakhutdinov, *Importance weighted autoencoders*, 2016,
-        arXiv:1509.00519). Without such columns it is exact.
+        arXiv:1509.00519). Without such columns it is exact. Where an entry is missing, `V` is one over the density of what fills
+        the gap, which depends on the entries of the frame that are there.
 
         Parameters
         ----------
@@ -174,49 +184,35 @@ class Table:
             If names or lengths do not fit, or entries are not of their column's kind.
         """
         check_law("law", law, "log_prob"), check_count("draws", draws)
-        volume = sum(column.log_volume for column in self.columns.values())
-        found = torch.stack([law.log_prob(self.encode(frame, generator)).double() for _ in range(draws)])
-        return found.logsumexp(0) - math.log(draws) + volume
+        found = []
+        for _ in range(draws):
+            x, log_volume = self._encode(frame, generator)
+            found.append(law.log_prob(x).double() + log_volume)
+        return torch.stack(found).logsumexp(0) - math.log(draws)
 
 
-def _read(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the names of a frame's columns, and its columns as arrays.
+def _guess(name: str, entries: np.ndarray) -> Column:
+    """Return the kind of column that entries seem to be of.
 
     Raises
     ------
-    TypeError
-        If it has no named columns.
     ValueError
-        If their lengths differ, or there are no rows.
+        If they seem to be of no kind, or are of one category alone.
     """
-    names: Sequence[Any] | None = list(frame) if isinstance(frame, Mapping) else getattr(frame, "columns", None)
-    if names is None or isinstance(frame, type):
-        raise TypeError(
-            f"frame is a {type(frame).__name__}; give columns by their names: a dictionary of lists or arrays, or a frame of "
-            "pandas or polars."
-        )
-    entries = {name: _as_entries(frame[name]) for name in names}
-    lengths = {name: column.shape for name, column in entries.items()}
-    if len(set(lengths.values())) != 1 or any(len(shape) != 1 or shape == (0,) for shape in lengths.values()):
-        raise ValueError(f"the columns of the frame have shapes {lengths}; give as many entries in each, one at least.")
-    return list(names), entries
-
-
-def _as_entries(column: Any) -> np.ndarray:
-    """Return the entries of a column as an array, in which numbers among words stay numbers."""
-    entries = np.asarray(column)
-    mixed = entries.dtype.kind in "US" and not all(isinstance(entry, (str, bytes)) for entry in column)
-    return np.array(column, dtype=object) if mixed else entries
-
-
-def _guess(entries: np.ndarray) -> Column:
-    """Return the kind of column that entries seem to be of."""
     gaps = find_gaps(entries)
-    known = entries[~gaps]
+    known = entries[~gaps].tolist()
     if gaps.any():
-        return GappedColumn(_guess(np.array(known.tolist()))) if len(known) else GappedColumn(NumberColumn())
-    if known.dtype.kind not in "iuf":
-        return CategoryColumn(sorted(set(known.tolist())))
-    if known.dtype.kind in "iu":
-        return CountColumn(0 if known.min() >= 0 else None)
-    return PositiveColumn() if (known > 0).all() else NumberColumn()
+        return GappedColumn(_guess(name, entries[~gaps]) if known else NumberColumn())
+    if all(isinstance(entry, (Real, Decimal)) and not isinstance(entry, bool) for entry in known):
+        if all(isinstance(entry, Integral) for entry in known):
+            return CountColumn(0 if min(known) >= 0 else None)
+        return PositiveColumn() if min(known) > 0 else NumberColumn()
+    strange = {type(entry).__name__ for entry in known if not isinstance(entry, (str, bytes, bool, Real))}
+    levels = [] if strange else sorted(set(known), key=lambda level: (type(level).__name__, level))
+    if len(levels) < 2:
+        why = f"{levels[0]!r} alone" if levels else f"a {min(strange)} among its entries"
+        raise ValueError(
+            f"column {name!r} has {why}; leave it out, or declare its kind, such as CategoryColumn(levels) with two levels at "
+            "least."
+        )
+    return CategoryColumn(levels)

@@ -149,7 +149,7 @@ class _OfTorch(Coordinates):
 
     def log_det(self, x: Tensor) -> Tensor:
         u = self(x)
-        return -self.transform.log_abs_det_jacobian(u, x).reshape(len(x), -1).sum(1)
+        return -self.transform.log_abs_det_jacobian(u, x).unsqueeze(-1).flatten(1).sum(1)
 
 
 class Log(_OfTorch):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_number
+from ..checks import check_number, check_tensor
 from ..show import show_call
 from .estimate import Estimate
 from .posteriors import ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
@@ -161,8 +161,8 @@ def find_ranks(
     >>> bool(find_ranks(Exact(), theta, theta + torch.randn(400, 1)).p_values > 0.01)
     True
     """
-    drawn = draw_for_pairs(posterior, theta, x, draws, progress).flatten(2)
-    return Ranks(find_places(drawn, theta.flatten(1)[:, None].to(drawn), seed))
+    drawn = draw_for_pairs(posterior, theta, x, draws, progress)
+    return Ranks(find_places(_as_rows(drawn, 2), _as_rows(theta, 1)[:, None].to(drawn), seed))
 
 
 @check_arguments
@@ -202,15 +202,10 @@ def find_coverage(
         If their numbers differ, draws have another shape than parameters, or a log-density is NaN.
     """
     drawn = draw_for_pairs(posterior, theta, x, draws, progress)
+    pairs = zip(drawn, theta, x, strict=True)
     density = torch.stack(
-        [posterior.log_prob(torch.cat([own, true[None].to(own)]), at) for own, true, at in zip(drawn, theta, x)]
+        [_log_density(posterior, torch.cat([own, true[None].to(own)]), at) for own, true, at in pairs]
     )
-    if density.shape != (len(theta), draws + 1) or density.isnan().any():
-        raise ValueError(
-            f"posterior.log_prob gives {'NaN' if density.isnan().any() else f'shape {tuple(density.shape[1:])}'}; it must return "
-            f"a log-density for each of ({draws + 1}, *) parameters."
-        )
-    density = density.detach()
     return Coverage(find_places(-density[:, :-1, None], -density[:, -1:, None], seed)[:, 0])
 
 
@@ -229,7 +224,7 @@ def find_tarp_coverage(
 
     Tests of accuracy with random points (TARP): P. Lemos et al., *Sampling-based accuracy testing of posterior estimators for
     general inference*, 2023, arXiv:2302.03026. Where points depend on the data, no other posterior than the exact one passes for
-    all of them. Distances are taken in units of the parameters' standard deviations.
+    all of them. Distances are taken in units of the standard deviations of parameters and draws.
 
     Parameters
     ----------
@@ -240,7 +235,8 @@ def find_tarp_coverage(
     draws
         Draws from the posterior for each pair.
     references
-        The points, of the shape of `theta`; by default uniform in the box that the parameters fill.
+        The points, of the shape of `theta`; by default uniform in the box that parameters fill, of each pair the true ones or one
+        of the draws: points by the true ones alone would be nearer to them than to draws.
     seed
         Of these points, and of the numbers that break ties; what the posterior draws has its own randomness.
     progress
@@ -253,21 +249,47 @@ def find_tarp_coverage(
     ValueError
         If their numbers differ, draws or points have another shape than parameters, or a parameter is the same in all pairs.
     """
-    drawn = draw_for_pairs(posterior, theta, x, draws, progress).flatten(2)
-    true = theta.flatten(1).to(drawn)
-    low, high, std = true.amin(0), true.amax(0), true.std(0)
-    if not (std > 0).all():
-        raise ValueError(
-            "a coordinate of theta is the same in all pairs; give parameters that vary, drawn from their prior."
-        )
-    if references is None:
-        uniform = torch.rand(true.shape, dtype=torch.float64, generator=generator_apart(seed))
-        around = low + (high - low) * uniform.to(true)
-    elif references.shape != theta.shape:
+    if references is not None and check_tensor("references", references).shape != theta.shape:
         raise ValueError(
             f"references has shape {tuple(references.shape)}; give one point for each of theta, {tuple(theta.shape)}."
         )
-    else:
-        around = references.flatten(1).to(true)
-    far, far_true = (((v - around[:, None]) / std).norm(dim=2, keepdim=True) for v in (drawn, true[:, None]))
-    return Coverage(find_places(far, far_true, None if seed is None else seed + 1)[:, 0])
+    drawn = _as_rows(draw_for_pairs(posterior, theta, x, draws, progress), 2)
+    true = _as_rows(theta, 1)[:, None].to(drawn)
+    if not (true.std(0) > 0).all():
+        raise ValueError(
+            "a coordinate of theta is the same in all pairs; give parameters that vary, drawn from their prior."
+        )
+    alike = torch.cat([drawn, true], 1)  # of an exact posterior: what follows must not tell the true ones
+    around = _points_among(alike, generator_apart(seed)) if references is None else _as_rows(references, 1).to(true)
+    far = ((alike - around[:, None]) / alike.flatten(0, 1).std(0)).norm(dim=2, keepdim=True)
+    return Coverage(find_places(far[:, :-1], far[:, -1:], None if seed is None else seed + 1)[:, 0])
+
+
+def _points_among(alike: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw points ``(K, d)`` uniform in the box that parameters ``(K, n, d)`` fill, one of each row taken at random."""
+    K, n, d = alike.shape
+    one = alike[torch.arange(K), torch.randint(n, (K,), generator=generator)]
+    low, high = one.amin(0), one.amax(0)
+    return low + (high - low) * torch.rand(K, d, dtype=torch.float64, generator=generator).to(alike)
+
+
+def _log_density(posterior: ConditionalLaw, theta: Tensor, x: Tensor) -> Tensor:
+    """Return the posterior's log-density of parameters ``(n, *)``, checked, ``(n,)``.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, or is NaN.
+    """
+    found = check_tensor("posterior.log_prob(theta, x)", posterior.log_prob(theta, x), finite=False).detach()
+    if found.shape != (len(theta),) or found.isnan().any():
+        raise ValueError(
+            f"posterior.log_prob gives {'NaN' if found.isnan().any() else f'shape {tuple(found.shape)}'}; it must return "
+            f"a log-density for each of ({len(theta)}, *) parameters."
+        )
+    return found
+
+
+def _as_rows(x: Tensor, axes: int) -> Tensor:
+    """Return what has so many axes before a row's own with these as one, also where a row is one number."""
+    return x.unsqueeze(-1).flatten(axes)

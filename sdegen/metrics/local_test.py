@@ -179,7 +179,7 @@ def find_local_error(
 
 def _join(theta: Tensor, x: Tensor) -> Tensor:
     """Return parameters and data side by side, ``(n, d)``."""
-    return torch.cat([v.detach().cpu().double().flatten(1) for v in (theta, x)], 1)
+    return torch.cat([v.detach().cpu().double().unsqueeze(-1).flatten(1) for v in (theta, x)], 1)
 
 
 def _errors(classifier: Classifier, points: Tensor, labels: Tensor, asked: Tensor) -> Tensor:

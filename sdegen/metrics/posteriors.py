@@ -66,13 +66,20 @@ def draw_for_each(posterior: ConditionalSampler, x: Tensor, draws: int, progress
     TypeError
         If what it draws is no tensor of floating-point numbers.
     ValueError
-        If it draws another number, or NaN or infinite values.
+        If it draws another number, NaN or infinite values, or parameters of several shapes.
     """
     if isinstance(posterior, BatchedSampler):
         return _check_draws(f"posterior.sample_each({draws}, x)", posterior.sample_each(draws, x), (len(x), draws))
     observations = enumerate(tqdm(x, desc="posteriors", disable=not should_show(progress)))
     each = ((f"posterior.sample({draws}, x[{i}])", posterior.sample(draws, observed)) for i, observed in observations)
-    return torch.stack([_check_draws(name, theta, (draws,)) for name, theta in each])
+    found = [_check_draws(name, theta, (draws,)) for name, theta in each]
+    for i, theta in enumerate(found):
+        if theta.shape != found[0].shape:
+            raise ValueError(
+                f"posterior.sample({draws}, x[{i}]) has shape {tuple(theta.shape)}, and that of x[0] {tuple(found[0].shape)}; it "
+                "must return parameters of one shape."
+            )
+    return torch.stack(found)
 
 
 def _check_draws(name: str, theta: Tensor, counts: tuple[int, ...]) -> Tensor:

@@ -28,6 +28,8 @@ from .base import SDE
 from .known import KnownSDE
 
 EARLY = 1e-5  # of T, where training times begin: noise is a small part of data about 1 there
+FEWEST = 0.04  # degrees of freedom: of fewer, more than one state in a million is nearer to 0 than any number but 0
+FARTHEST = 700.0  # the logarithm of a state, whose exponential is a number up to about 709
 
 
 class _Positive(KnownSDE):
@@ -68,13 +70,18 @@ class GeometricBrownianMotion(_Positive):
     Raises
     ------
     ValueError
-        If `sigma` or `T` is not positive.
+        If `sigma` or `T` is not positive, or they and `mu` take states to what no number is.
     """
 
     @check_arguments
     def __init__(self, mu: float = 0.0, sigma: float = 1.0, T: float = 9.0) -> None:
         if not (sigma > 0 and T > 0):
             raise ValueError(f"sigma = {sigma}, T = {T}; both must be positive.")
+        if (far := abs(mu - 0.5 * sigma**2) * T + 6 * sigma * T**0.5) > FARTHEST:
+            raise ValueError(
+                f"mu = {mu:g}, sigma = {sigma:g}, T = {T:g}: logarithms of states move by up to {far:.3g}, and exp({FARTHEST:g}) "
+                "is the largest number that there is; give an earlier T."
+            )
         self.mu, self.sigma, self.T = mu, sigma, T
         self.units = Units()
 
@@ -154,8 +161,19 @@ class _SquareRoot(_Positive):
         df = torch.where(start > 0, self.df, 2 * mean.square() / variance)
         return Repeated(NoncentralChiSquare(df, start[None], 0.5 * variance / (mean + start)), m.shape)
 
-    def _warn_of_zero(self, said: str) -> None:
-        """Warn where paths reach 0, for all that is wrong there."""
+    def _check_zero(self, said: str) -> None:
+        """Warn where paths reach 0, for all that is wrong there.
+
+        Raises
+        ------
+        ValueError
+            If states are nearer to 0 than numbers.
+        """
+        if self.df < FEWEST:
+            raise ValueError(
+                f"{said} by far: with {self.df:.2g} degrees of freedom many states are nearer to 0 than any number; give at "
+                f"least {FEWEST}."
+            )
         if self.df < 2:
             warn_caller(
                 f"{said}: paths reach 0, near which the score grows like 1 / x. The transitions are exact all the same, "
@@ -187,7 +205,8 @@ class CIR(_SquareRoot):
     Raises
     ------
     ValueError
-        If one of them is not positive.
+        If one of them is not positive, or there are less than 0.04 degrees of freedom, so that many states are nearer to 0 than
+        any number.
     """
 
     @check_arguments
@@ -197,7 +216,7 @@ class CIR(_SquareRoot):
         self.kappa, self.theta, self.sigma, self.T = kappa, theta, sigma, T
         self.df = 4 * kappa * theta / sigma**2
         self.units = Units()
-        self._warn_of_zero(f"2 kappa theta = {2 * kappa * theta:.6g} is below sigma² = {sigma**2:.6g}")
+        self._check_zero(f"2 kappa theta = {2 * kappa * theta:.6g} is below sigma² = {sigma**2:.6g}")
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """Return ``kappa (theta − x)``."""
@@ -231,7 +250,7 @@ class SquaredBessel(_SquareRoot):
     Raises
     ------
     ValueError
-        If one of them is not positive.
+        If one of them is not positive, or `delta` is below 0.04, so that many states are nearer to 0 than any number.
     """
 
     @check_arguments
@@ -241,7 +260,7 @@ class SquaredBessel(_SquareRoot):
         self.delta, self.T = delta, T
         self.df = delta
         self.units = Units()
-        self._warn_of_zero(f"delta = {delta:.6g} is below 2")
+        self._check_zero(f"delta = {delta:.6g} is below 2")
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `delta`."""

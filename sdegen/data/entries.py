@@ -1,0 +1,140 @@
+"""Frames of any library as arrays of entries by the names of their columns, with what is missing and what is no number found."""
+
+from __future__ import annotations
+
+__all__ = ["read_numbers", "find_gaps", "read_frame", "refuse_entries"]
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EXACT = 2**53  # beyond, there are whole numbers that are no float64
+WHAT = {"m": "spans of time", "M": "times", "c": "complex numbers", "V": "records"}
+
+
+def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the names of a frame's columns, and its columns as arrays.
+
+    Raises
+    ------
+    TypeError
+        If it has no named columns.
+    ValueError
+        If their lengths differ, there are no rows, or entries are times or complex numbers.
+    """
+    names: Sequence[Any] | None = list(frame) if isinstance(frame, Mapping) else getattr(frame, "columns", None)
+    if names is None or isinstance(frame, type):
+        raise TypeError(
+            f"frame is a {type(frame).__name__}; give columns by their names: a dictionary of lists or arrays, or a frame of "
+            "pandas or polars."
+        )
+    entries = {name: _as_entries(name, frame[name]) for name in names}
+    lengths = {name: column.shape for name, column in entries.items()}
+    if len(set(lengths.values())) != 1 or any(len(shape) != 1 or shape == (0,) for shape in lengths.values()):
+        raise ValueError(f"the columns of the frame have shapes {lengths}; give as many entries in each, one at least.")
+    return list(names), entries
+
+
+def _as_entries(name: str, column: Any) -> np.ndarray:
+    """Return the entries of a column as an array, in which words and numbers stay what they are, and what is masked is None.
+
+    Raises
+    ------
+    ValueError
+        If they are times or complex numbers, which would lose a part as numbers, or are lists of their own.
+    """
+    if isinstance(column, Tensor):
+        column = column.detach().cpu()
+        column = column.double() if column.is_floating_point() else column
+    try:
+        entries = _unmask(column) if isinstance(column, np.ma.MaskedArray) else np.asarray(column)
+        entries = np.array(column, dtype=object) if entries.dtype.kind in "US" and entries is not column else entries
+    except ValueError:
+        raise ValueError(
+            f"column {name!r} has lists of different lengths for entries; give one entry for each row."
+        ) from None
+    if entries.dtype.kind in WHAT:
+        raise ValueError(
+            f"column {name!r} holds {WHAT[entries.dtype.kind]}; give numbers, of times such as days since the first one: "
+            "(times - first) / numpy.timedelta64(1, 'D')."
+        )
+    if entries.dtype == object and entries.ndim == 1:
+        plain = (entry.item() if isinstance(entry, (np.bool_, np.number)) else entry for entry in entries)
+        entries = np.fromiter(plain, dtype=object, count=len(entries))
+    return entries
+
+
+def _unmask(column: np.ma.MaskedArray[Any, Any]) -> np.ndarray:
+    """Return the entries of a masked array as objects, None where they are masked."""
+    entries = column.data.astype(object)
+    entries[np.ma.getmaskarray(column)] = None
+    return entries
+
+
+def find_gaps(entries: np.ndarray) -> np.ndarray:
+    """Tell which entries of a column are missing, NaN, None or what pandas has for these, ``(N,)``."""
+    return np.array([_is_missing(entry) for entry in entries.tolist()], dtype=bool)
+
+
+def _is_missing(entry: Any) -> bool:
+    """Tell whether an entry is none: it does not equal itself, or will not say."""
+    if entry is None:
+        return True
+    try:
+        return bool(entry != entry)
+    except TypeError:  # as pandas.NA
+        return True
+    except ValueError:  # an array, which is no entry, but is there
+        return False
+
+
+def read_numbers(name: str, entries: np.ndarray) -> np.ndarray:
+    """Return entries as float64 numbers; refuse what are none, what float64 would round to another number, and gaps.
+
+    Raises
+    ------
+    ValueError
+        If an entry is no finite number, or a whole number that float64 does not hold.
+    """
+    whole = entries.dtype.kind in "iu"
+    for entry in () if entries.dtype.kind in "biuf" else entries.tolist():
+        if not isinstance(entry, (Real, Decimal)):
+            raise ValueError(
+                f"column {name!r} has {entry!r} among its entries, which is no number; declare it as CategoryColumn(levels), or "
+                "as GappedColumn(...) if it is missing."
+            )
+        whole = whole or isinstance(entry, int)
+    try:
+        numbers = np.array(entries, dtype=np.float64)  # a copy of its own
+    except OverflowError:
+        numbers = np.array([entry if abs(entry) < EXACT else np.inf for entry in entries.tolist()], dtype=np.float64)
+    refuse_entries(
+        name, entries, ~np.isfinite(numbers), "a finite number; declare a column with gaps as GappedColumn(...)"
+    )
+    if whole and (np.abs(numbers) >= EXACT).any():
+        pairs = zip(entries.tolist(), numbers.tolist(), strict=True)
+        rounded = np.array([isinstance(entry, int) and entry != number for entry, number in pairs])
+        refuse_entries(name, entries, rounded, "a number that float64 holds; subtract a part that all have")
+    return numbers
+
+
+def refuse_entries(name: str, entries: np.ndarray, wrong: np.ndarray | Tensor, expected: str) -> None:
+    """Refuse a column with wrong entries.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    rows = torch.as_tensor(wrong).nonzero()
+    if len(rows):
+        row = int(rows[0, 0])
+        raise ValueError(
+            f"column {name!r} has {len(rows)} entries that do not fit, the first {entries[row]!r} in row {row}; each must be "
+            f"{expected}."
+        )
