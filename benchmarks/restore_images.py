@@ -32,7 +32,7 @@ from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
 from sdegen import guidance, measurements, metrics, plots, samplers
 from sdegen.files import SHIPPED
-from sdegen.guidance.measurements import Measurement
+from sdegen.guidance.measurements import LinearMeasurement
 
 COLUMNS = {"PSNR": 2, "agrees": 3, "misfit": 2, "evaluations": 0, "s per 100": 1, "seeds": 0}
 STD = 0.1
@@ -42,7 +42,7 @@ TASKS = ("a square missing", "a quarter of the pixels", "blurred", "reduced four
 MEASURED = "measured"
 
 
-def tasks(shape: tuple[int, ...]) -> dict[str, Measurement]:
+def tasks(shape: tuple[int, ...]) -> dict[str, LinearMeasurement]:
     """Return what is done to images of this shape."""
     side = shape[1]
     hole = torch.ones(shape, dtype=torch.bool)
@@ -68,7 +68,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], samplers.Sampler, int]]:
     }
 
 
-def judged(x: Tensor, original: Tensor, y: Tensor, A: Measurement, net: Any) -> Values:
+def judged(x: Tensor, original: Tensor, y: Tensor, A: LinearMeasurement, net: Any) -> Values:
     """The columns of restored images in [−1, 1]."""
     shown, truth = ((v + 1) / 2 for v in (x.clamp(-1, 1), original))
     psnr = -10 * (shown - truth).square().flatten(1).mean(1).log10()
@@ -115,7 +115,7 @@ class Images:
         return sdegen.pretrained(self.data).to(self.table.device)
 
     @cached_property
-    def tasks(self) -> dict[str, Measurement]:
+    def tasks(self) -> dict[str, LinearMeasurement]:
         """What is measured."""
         return tasks(tuple(self.original.shape[1:]))
 

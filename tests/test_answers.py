@@ -19,7 +19,7 @@ from sdegen import VP, Exact, Model, fit, sample
 from sdegen.baselines import GAN, VAE, Autoencoder, ContinuousFlow
 from sdegen.baselines.likelihoods import Gaussian
 from sdegen.guidance import ClassifierGuidance, CleanState, NoisyClassifier, PiGDM, Replacement, Tilted
-from sdegen.guidance.measurements import Measurement
+from sdegen.guidance.measurements import LinearMeasurement
 from sdegen.models import DirectModel, LearnedVariance, Parametrization, ScoreModel, from_network
 from sdegen.models.foreign import NetworkClock
 from sdegen.samplers import DDIM, EulerMaruyama, Heun, Langevin
@@ -113,7 +113,7 @@ class Pull(sdegen.SDE):
         return Law()
 
 
-class Seen(Measurement):
+class Seen(LinearMeasurement):
     def __init__(self, answer: Answer) -> None:
         super().__init__(0.5)
         self.answer = answer

@@ -2,13 +2,15 @@
 
 The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
 factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).
-All are wrong for mixtures, `benchmarks/posterior_table.py` says by how much; `measurements.mixture_posterior` is the truth.
+Where the map is not linear, `A` is its derivative at the predicted datum, and where the noise is not Gaussian, its variance and
+what was seen are those of `NoiseLaw.local_gaussian` there. All are wrong for mixtures, `benchmarks/posterior_table.py` says by
+how much; `measurements.mixture_posterior` is the truth.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "as_measured", "check_measured", "check_measurement",
+    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "as_measured", "check_measured",
 ]  # fmt: skip
 
 from abc import abstractmethod
@@ -26,7 +28,7 @@ from ..laws.products import pull_back
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, dot
-from .measurements import Measurement, posterior_moments
+from .measurements import LinearMeasurement, Measurement, posterior_moments
 
 MANY = 256  # numbers of a datum, of which no covariance is formed
 
@@ -59,11 +61,13 @@ class Informed(Guided):
         return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments that Gaussian data of the model's moments have given the measurement; None for many numbers."""
-        known = self.model.conditional_moments(**self.passed_on(**cond))
-        if known is None or "y" not in cond or known.mean.numel() > MANY:
+        """Return the moments that Gaussian data of the model's moments have given a linear measurement; None for others, and for
+        many numbers.
+        """
+        known, A = self.model.conditional_moments(**self.passed_on(**cond)), self.measurement
+        if known is None or "y" not in cond or known.mean.numel() > MANY or not isinstance(A, LinearMeasurement):
             return None
-        return posterior_moments(known, self.measurement, as_measured(cond["y"]))
+        return posterior_moments(known, A, as_measured(cond["y"]))
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""
@@ -73,7 +77,7 @@ class Informed(Guided):
 @asked_as("a DPS or PiGDM around a score model")
 class Measured(Informed, Tilted):
     """A score model conditioned on a measurement of its data, by ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)`` with `Q` taken
-    as constant.
+    as constant, for any measurement: the map is linearised, and the noise made Gaussian, at the predicted datum.
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
     What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
@@ -94,7 +98,8 @@ class Measured(Informed, Tilted):
     TypeError
         If the process is not linear, or `measurement` is none.
     ValueError
-        If the scale is not finite, or the interval out of order; at a call, if `y` is missing or has another shape.
+        If the scale is not finite, or the interval out of order; at a call, if `y` is missing, has another shape or is nothing
+        that the noise can give, or what is measured of a predicted datum is not finite or has no derivative.
 
     Attributes
     ----------
@@ -113,7 +118,7 @@ class Measured(Informed, Tilted):
         interval: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(model, scale, interval)
-        self.measurement = check_measurement(measurement)
+        self.measurement = measurement
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
@@ -122,23 +127,31 @@ class Measured(Informed, Tilted):
     def tilt_with_log_density(
         self, x: Tensor, t: Tensor | float, /, **cond: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return clean state, noise and gradient as `tilted` does, and ``−½ residualᵀ Q⁻¹ residual``, ``(B,)``: ``log p(y
-        | x_t)`` without its ``−½ log |Q|``.
+        """Return clean state, noise and gradient as `tilted` does, and ``log p(y | x_t)`` without its ``−½ log |Q|``, ``(B,)``:
+        of Gaussian noise ``−½ residualᵀ Q⁻¹ residual``.
         """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
             return self.measurement.measure(self.sde.project(x_0)), (x_0, eps)
 
-        seen, (x_0, eps), back = pull_back(look, x)
-        residual = check_measured(cond, seen) - seen
-        u = self.apply_precision(residual, back, self.sde.project(x_0).shape[1:], t)
-        return x_0, eps, back(u), -0.5 * dot(residual, u)
+        try:
+            seen, (x_0, eps), back = pull_back(look, x)
+        except RuntimeError:
+            self.measurement.explain_failure(self.sde.project(x))
+            raise
+        height, residual, std = self.measurement.local_gaussian(check_measured(cond, seen), seen)
+        u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
+        slope = back(u)
+        self.measurement.check_derivative(seen, u, slope)
+        return x_0, eps, slope, height - 0.5 * dot(residual, u)
 
     @abstractmethod
-    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """Return ``Q_t⁻¹ residual`` for data of the given shape; `back` multiplies by the transpose of ``∂ A E[x_0 | x_t]
-        / ∂x``.
+    def apply_precision(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor:
+        """Return ``Q_t⁻¹ residual`` for noise of standard deviation `std`, near the predicted data; `back` multiplies by the
+        transpose of ``∂ A E[x_0 | x_t] / ∂x``.
         """
 
 
@@ -156,9 +169,11 @@ class DPS(Measured):
         As for `Measured`.
     """
 
-    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """Return ``residual / std²``."""
-        return residual / self.measurement.std**2
+    def apply_precision(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor:
+        """Return ``residual / std²``: the slope of the log-likelihood."""
+        return residual / std**2
 
 
 class Solved(Measured):
@@ -185,13 +200,15 @@ class Solved(Measured):
         super().__init__(model, measurement, scale, interval)
         self.iterations = None if iterations is None else check_count("iterations", iterations)
 
-    def apply_precision(self, residual: Tensor, back: Map, shape: torch.Size, t: Tensor | float) -> Tensor:
-        """Return ``Q⁻¹ residual``."""
-        spread = self.spread(back, shape, t)
-        return conjugate_gradients(lambda u: self.measurement.std**2 * u + spread(u), residual, self.iterations)
+    def apply_precision(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor:
+        """Return ``Q⁻¹ residual``, solved in units of the noise, of which there may be one for each number."""
+        spread = self.spread(back, data, t)
+        return conjugate_gradients(lambda u: u + spread(u / std) / std, residual / std, self.iterations) / std
 
     @abstractmethod
-    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+    def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
         """Return the product ``u -> A V Aᵀ u``; arguments as for `apply_precision`."""
 
 
@@ -233,17 +250,17 @@ class PiGDM(Solved):
             raise ValueError(f"variance = {variance}; give the variance of the data, a positive number.")
         self.variance = variance
 
-    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+    def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
         """Return ``u -> r_t² A Aᵀ u``."""
-        A, v = self.measurement, self.variance
+        v, units = self.variance, self.sde.units
+        forth, transpose = self.measurement.product_at(data), self.measurement.transpose_at(data)
         if v is None:
             v = float(self.require_moments(", or give variance=..., that of a coordinate of the data").variance())
-        units = self.sde.units
         v = v / units.scale**2
         r_squared = v / (1 + v * self.sde.snr(t))
 
         def product(u: Tensor) -> Tensor:
-            return rows(r_squared, u) * A.measure(units.stretch(units.stretch(A.transpose(u, shape))))
+            return rows(r_squared, u) * forth(units.stretch(units.stretch(transpose(u))))
 
         return product
 
@@ -267,25 +284,10 @@ class MomentMatching(Solved):
 
     one_width = False
 
-    def spread(self, back: Map, shape: torch.Size, t: Tensor | float) -> Map:
+    def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
         """Return ``u -> A Cov Aᵀ u``."""
-        to_clean, sde = self.to_clean(t), self.sde
-        return lambda u: self.measurement.measure(sde.units.stretch(sde.extract(to_clean(back(u)))))
-
-
-def check_measurement(given: Any) -> Measurement:
-    """Return a `Measurement`; raise an error for anything else.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
-    if not isinstance(given, Measurement):
-        raise TypeError(
-            f"measurement is a {type(given).__name__}; give what was done to the data, as in PiGDM(model, Mask(mask, 0.1))."
-        )
-    return given
+        to_clean, sde, forth = self.to_clean(t), self.sde, self.measurement.product_at(data)
+        return lambda u: forth(sde.units.stretch(sde.extract(to_clean(back(u)))))
 
 
 def as_measured(y: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear measurements with Gaussian noise, ``y = A x + std n``, of vectors and of images.
+"""Linear measurements with Gaussian noise, ``y = A x + std n``, of vectors and of images; others are `Nonlinear`.
 
 A measurement says what it does to data, and all else follows: its transpose by differentiation, its matrix from the images of
 the coordinates. Wrappers of `guidance` sample what may have been measured; `mixture_posterior` is the truth for mixtures.
@@ -7,99 +7,27 @@ the coordinates. Wrappers of `guidance` sample what may have been measured; `mix
 from __future__ import annotations
 
 __all__ = [
-    "Blur",
-    "Downsample",
-    "Grey",
-    "Linear",
-    "Mask",
-    "Measurement",
-    "mixture_posterior",
-    "posterior_moments",
-    "random_projection",
-]
+    "BernoulliNoise", "GaussianNoise", "LaplaceNoise", "NoiseLaw", "PoissonNoise", "QuantisedNoise", "StudentNoise",
+    "Blur", "Downsample", "Grey", "Linear", "LinearMeasurement", "Mask", "Measurement", "Nonlinear",
+    "mixture_posterior", "posterior_moments", "random_projection",
+]  # fmt: skip
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..answers import check_each
-from ..arguments import asked_as, check_arguments
+from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.conditioning import update_gaussians
-from ..laws.draws import noise_like
 from ..laws.mixtures import GaussianMixture, Moments
-from ..laws.products import pull_back
-from ..show import show_call
-from ..signatures import Overridable
+from .measuring import LinearMeasurement, Measurement, Nonlinear
+from .noises import BernoulliNoise, GaussianNoise, LaplaceNoise, NoiseLaw, PoissonNoise, QuantisedNoise, StudentNoise
 
 
-@asked_as("a measurement, such as measurements.random_projection(1, 2, std=0.1)")
-class Measurement(Overridable, ABC):
-    """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
-
-    Subclass it with `__call__`, the map without its noise.
-
-    Parameters
-    ----------
-    std
-        Standard deviation of the noise, in units of `y`; positive.
-
-    Raises
-    ------
-    ValueError
-        If `std` is not positive.
-    """
-
-    __repr__ = show_call
-
-    @check_arguments
-    def __init__(self, std: float) -> None:
-        if not (std > 0 and math.isfinite(std)):
-            raise ValueError(
-                f"std = {std}; a measurement has some noise: give its standard deviation, a positive number."
-            )
-        self.std = float(std)
-
-    @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """Measure data ``(B, *)`` without noise, and return ``A x``, ``(B, *)`` of any shape."""
-
-    def measure(self, x: Tensor) -> Tensor:
-        """Return ``A x``, checked: one measurement for each datum, in the dtype of the data."""
-        return check_each(type(self).__name__, self(x), len(x), x, "one measurement for each datum, (B, *)")
-
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Measure data, and return ``A x + std n``."""
-        y = self.measure(x)
-        return y + self.std * noise_like(y, generator)
-
-    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return ``log N(y; A x, std²)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of ``A x``."""
-        seen = self.measure(x)
-        if y.shape != seen.shape:
-            raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
-        residual = (y - seen).reshape(len(y), -1)
-        return -0.5 * (residual / self.std).square().sum(1) - residual.shape[1] * math.log(
-            self.std * math.sqrt(2 * math.pi)
-        )
-
-    def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
-        """Return ``Aᵀ y``, data ``(B, *shape)``."""
-        zero = y.new_zeros(len(y), *shape)
-        return pull_back(lambda x: (self.measure(x), ()), zero)[2](y)
-
-    def matrix(self, shape: torch.Size) -> Tensor:
-        """Return `A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
-        d = math.prod(shape)
-        basis = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
-        return self.measure(basis).reshape(d, -1).T
-
-
-class Linear(Measurement):
+class Linear(LinearMeasurement):
     """A measurement by any matrix, ``y = A x + std n``.
 
     Parameters
@@ -151,7 +79,7 @@ def random_projection(m: int, d: int, std: float, seed: int = 0) -> Linear:
     return Linear(A, std)
 
 
-class Mask(Measurement):
+class Mask(LinearMeasurement):
     """A measurement of some coordinates of a datum, as for inpainting.
 
     Parameters
@@ -188,7 +116,7 @@ class Mask(Measurement):
         return x.flatten(1)[:, self.places.to(x.device)]
 
 
-class Downsample(Measurement):
+class Downsample(LinearMeasurement):
     """A measurement of an image at lower resolution: the mean of every square of pixels, ``(B, C, H / factor, W / factor)``.
 
     Parameters
@@ -220,7 +148,7 @@ class Downsample(Measurement):
         return functional.avg_pool2d(x, self.factor)
 
 
-class Blur(Measurement):
+class Blur(LinearMeasurement):
     """A measurement of an image blurred by a Gaussian, with zeros beyond the border.
 
     Parameters
@@ -257,7 +185,7 @@ class Blur(Measurement):
         return functional.conv2d(down, bell.reshape(1, 1, 1, -1).repeat(C, 1, 1, 1), padding=(0, reach), groups=C)
 
 
-class Grey(Measurement):
+class Grey(LinearMeasurement):
     """A measurement of the grey levels of a colour image: the mean over its channels, ``(B, 1, H, W)``.
 
     Parameters
@@ -279,7 +207,7 @@ class Grey(Measurement):
 
 
 @check_arguments
-def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor) -> GaussianMixture:
+def mixture_posterior(law: GaussianMixture, measurement: LinearMeasurement, y: Tensor) -> GaussianMixture:
     """Return the exact posterior of Gaussian-mixture data given a measurement `y`: a mixture again.
 
     Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
@@ -322,7 +250,7 @@ def mixture_posterior(law: GaussianMixture, measurement: Measurement, y: Tensor)
 
 
 @check_arguments
-def posterior_moments(moments: Moments, measurement: Measurement, y: Tensor) -> Moments | None:
+def posterior_moments(moments: Moments, measurement: LinearMeasurement, y: Tensor) -> Moments | None:
     """Return mean and covariance of Gaussian data given a measurement `y`, from those without it.
 
     Of other data they are those of the best linear estimate and of its error, on average no narrower than the posterior.

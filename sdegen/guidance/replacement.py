@@ -16,8 +16,8 @@ from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
-from .measured import Informed, check_measured, check_measurement
-from .measurements import Measurement
+from .measured import Informed, check_measured
+from .measuring import LinearMeasurement
 
 
 class Replacement(Informed, CleanState):
@@ -34,22 +34,24 @@ class Replacement(Informed, CleanState):
     model
         A score model of a linear process.
     measurement
-        What was done to the data.
+        What was done to the data, a linear map.
     iterations
         Of the conjugate gradients that solve with ``A Aᵀ``; as many as numbers measured, at most 30, by default.
 
     Raises
     ------
     TypeError
-        If the process is not linear, or `measurement` is none.
+        If the process or the measurement is not linear.
     ValueError
         At a call, if `y` is missing or has another shape.
     """
 
+    measurement: LinearMeasurement
+
     @check_arguments
-    def __init__(self, model: ScoreModel, measurement: Measurement, iterations: int | None = None) -> None:
+    def __init__(self, model: ScoreModel, measurement: LinearMeasurement, iterations: int | None = None) -> None:
         super().__init__(model)
-        self.measurement = check_measurement(measurement)
+        self.measurement = measurement
         self.iterations = None if iterations is None else check_count("iterations", iterations)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:

@@ -1,0 +1,206 @@
+"""What a measurement is: a map of data that torch can differentiate, and the law of its noise.
+
+Methods ask two things of a measurement: the log-likelihood of what was seen, with its derivatives, and near a predicted datum a
+linear map with Gaussian noise. Of linear maps with Gaussian noise that is the measurement itself (`LinearMeasurement`), of others
+it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_at`) and `NoiseLaw.local_gaussian`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["LinearMeasurement", "Measurement", "Nonlinear"]
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..answers import check_each
+from ..arguments import asked_as, check_arguments
+from ..laws.products import pull_back, value_and_slope
+from ..show import show_call
+from ..signatures import Overridable
+from .conjugate_gradients import Map
+from .noises import GaussianNoise, LocalGaussian, NoiseLaw
+
+
+@asked_as("a measurement, such as measurements.random_projection(1, 2, std=0.1)")
+class Measurement(Overridable, ABC):
+    """The base class of measurements: ``y ~ p(y | f(x))`` with any map `f` that torch can differentiate, and any noise.
+
+    Subclass it with `__call__`, the map without its noise; `Nonlinear` takes a function. Where the map is linear and the noise
+    Gaussian, take `LinearMeasurement`, of which more is known.
+
+    Parameters
+    ----------
+    noise
+        The law of the noise; a number is the standard deviation of Gaussian noise.
+
+    Raises
+    ------
+    ValueError
+        If it is a number that is not positive.
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(self, noise: NoiseLaw | float) -> None:
+        self.noise = noise if isinstance(noise, NoiseLaw) else GaussianNoise(noise)
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Measure data ``(B, *)`` without noise, and return ``f(x)``, ``(B, *)`` of any shape."""
+
+    def measure(self, x: Tensor) -> Tensor:
+        """Return ``f(x)``, checked: one measurement for each datum, in the dtype of the data."""
+        return check_each(self._name, self(x), len(x), x, "one measurement for each datum, (B, *)")
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Measure data, and return what is seen, with noise."""
+        return self.noise.sample(self.measure(x), generator)
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return ``log p(y | x)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of what is measured."""
+        seen = self.measure(x)
+        if y.shape != seen.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
+        return self.noise.log_prob(y, seen)
+
+    def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
+        """Return a Gaussian in place of the likelihood of `y` where ``f(x)`` is near `seen`; an error if that is not finite."""
+        if not seen.isfinite().all():
+            raise ValueError(
+                f"{self._name} returned NaN or infinite values for predicted data; give a function that is finite wherever the "
+                "model may predict."
+            )
+        return self.noise.local_gaussian(y, seen)
+
+    def product_at(self, x: Tensor) -> Map:
+        """Return the product with the Jacobian at data `x`, ``v -> (∂f/∂x) v``."""
+        return lambda v: value_and_slope(self.measure, x, v)[1]
+
+    def transpose_at(self, x: Tensor) -> Map:
+        """Return the product with the transposed Jacobian at data `x`, ``u -> (∂f/∂x)ᵀ u``."""
+        return pull_back(lambda x: (self.measure(x), ()), x)[2]
+
+    def check_derivative(self, seen: Tensor, u: Tensor, slope: Tensor) -> None:
+        """Refuse, by a ValueError, a map whose derivative is zero at all data while its values differ: it rounds or leaves torch.
+
+        Parameters
+        ----------
+        seen
+            ``f`` of several data, ``(B, *)``.
+        u, slope
+            What the transposed derivative was multiplied by, and the product.
+        """
+        if not slope.any() and u.any() and (seen != seen[:1]).any():
+            raise ValueError(
+                f"the derivative of {self._name} is zero at all data, and its values differ: it rounds, thresholds, detaches or "
+                "leaves torch. Let derivatives through, and say what rounds by the noise (QuantisedNoise, BernoulliNoise)."
+            )
+
+    def explain_failure(self, x: Tensor) -> None:
+        """Refuse, by a ValueError, a map that has values at data `x` and fails where torch differentiates it; else do nothing."""
+        with torch.no_grad():
+            self(x)
+        try:
+            with torch.enable_grad():
+                differentiable = self(x.detach().requires_grad_()).requires_grad
+        except RuntimeError:
+            differentiable = False
+        if not differentiable:
+            raise ValueError(
+                f"{self._name} cannot be differentiated by torch, as where it leaves torch for NumPy; compute with functions of "
+                "torch, or with a torch.autograd.Function that has a derivative."
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+
+@asked_as("a linear measurement, such as measurements.random_projection(1, 2, std=0.1)")
+class LinearMeasurement(Measurement):
+    """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
+
+    Subclass it with `__call__`, the map without its noise.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the noise, in units of `y`; positive.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive.
+    """
+
+    @check_arguments
+    def __init__(self, std: float) -> None:
+        super().__init__(std)
+        self.std = float(std)
+
+    def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
+        """Return the likelihood itself, but for its constant."""
+        return self.noise.local_gaussian(y, seen)
+
+    def product_at(self, x: Tensor) -> Map:
+        """Return `measure`, the same at all data."""
+        return self.measure
+
+    def transpose_at(self, x: Tensor) -> Map:
+        """Return `transpose` to data of the shape of `x`."""
+        return lambda u: self.transpose(u, x.shape[1:])
+
+    def check_derivative(self, seen: Tensor, u: Tensor, slope: Tensor) -> None:
+        """Ask nothing: a linear map that is not constant has a derivative."""
+
+    def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
+        """Return ``Aᵀ y``, data ``(B, *shape)``."""
+        zero = y.new_zeros(len(y), *shape)
+        return pull_back(lambda x: (self.measure(x), ()), zero)[2](y)
+
+    def matrix(self, shape: torch.Size) -> Tensor:
+        """Return `A` for data of this shape, ``(m, d)`` over the flattened data, float64."""
+        d = math.prod(shape)
+        basis = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
+        return self.measure(basis).reshape(d, -1).T
+
+
+class Nonlinear(Measurement):
+    """A measurement by any function that torch can differentiate, with any noise.
+
+    For example magnitudes ``|A x|`` (phase retrieval), ``x.clamp(-1, 1)`` (saturation), a gamma curve, a network; a linear map
+    too, where the noise is not Gaussian. Where a method needs a matrix, it takes the derivative at the predicted datum.
+
+    Parameters
+    ----------
+    operator
+        Returns for data ``(B, *)`` what is measured of each, ``(B, *)``.
+    noise
+        The law of the noise; a number is the standard deviation of Gaussian noise.
+
+    Raises
+    ------
+    ValueError
+        If `noise` is a number that is not positive; in a run, if the function is not finite, or has no derivative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> A = Nonlinear(lambda x: x.square(), 0.1)
+    >>> A(torch.tensor([[3.0]])).tolist(), A.product_at(torch.tensor([[3.0]]))(torch.ones(1, 1)).tolist()
+    ([[9.0]], [[6.0]])
+    """
+
+    @check_arguments
+    def __init__(self, operator: Callable[[Tensor], Tensor], noise: NoiseLaw | float) -> None:
+        super().__init__(noise)
+        self.operator = operator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``operator(x)``."""
+        return self.operator(x)
