@@ -2,7 +2,7 @@
 
 Chapters, each built on those before: `laws` of Gaussians; `nets` and `data`; `processes`, the forward SDEs, and their times;
 `models`, which give a score; `metrics`; `samplers`; `baselines`, other families; `likelihood`; `guidance`; `diagnose`, `plots`
-and `testing`, what one judges by; `files`; and `training`.
+and `testing`, what one judges by; `files`; `training`; and `inference`, from simulations.
 """
 
 __version__ = "0.2.0"
@@ -11,6 +11,7 @@ from . import (
     baselines,
     data,
     guidance,
+    inference,
     laws,
     likelihood,
     metrics,
@@ -128,7 +129,8 @@ __all__ = [
     "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo",
     "estimate_log_prob", "log_prob", "sample_with_log_prob",
     # chapters
-    "baselines", "coordinates", "data", "derivatives", "foreign", "grids", "guidance", "kernels", "laws", "likelihood",
+    "baselines", "coordinates", "data", "derivatives", "foreign", "grids", "guidance", "inference", "kernels", "laws",
+    "likelihood",
     "losses", "measurements",
     "metrics", "models", "nets", "plots", "processes", "samplers", "testing", "training", "weightings",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from sdegen import (
     data,
     grids,
     guidance,
+    inference,
     laws,
     measurements,
     metrics,
@@ -195,6 +196,13 @@ MANY, OTHERS = torch.rand(200, 1, 8, 8), torch.rand(200, 1, 8, 8) ** 1.1
 MAKE = lambda steps: samplers.DDIM(steps)
 WRAP = lambda inner: guidance.EpsilonScaling(inner, 1.05)
 AFFINE = sdegen.Exact(VP, sdegen.testing.gaussian_data())  # in float64
+
+BOX = torch.distributions.Uniform(-4 * torch.ones(2), 4 * torch.ones(2))
+GUESS = inference.LinearGuess.of(WIDE, WIDE + torch.randn(80, 2))[0]
+TOLD = lambda: nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(2)})
+ASKED = guidance.PiGDM(EXACT, LINEAR)
+QUICK = {"steps": 1, "batch_size": 8, "progress": False}
+LEARNED = inference.fit_posterior(BOX, (X.clamp(-3, 3), X), TOLD(), **QUICK)
 
 # Arguments by the name of the callable: what the signature does not tell. Methods are a pair: the object, and the arguments.
 CALLS: dict[str, Any] = {
@@ -460,7 +468,20 @@ CALLS: dict[str, Any] = {
     "training.Settings": {"steps": 3, "seconds": 1.0, "p_uncond": 0.1, "seed": 0},
     "training.cosine_decay": {"done": 0.5},
     "training.constant_rate": {"done": 0.5},
+    "laws.NormalRanks": {"law": BOX},
+    "laws.InverseTransform": {"transform": torch.distributions.transforms.ExpTransform().inv},
+    "laws.free_coordinates": {"law": BOX},
+    "inference.AmortisedPosterior": {"model": ASKED, "prior": BOX},
+    "inference.ConditionalDensity": {"model": ASKED},
+    "inference.LinearGuess": {name: getattr(GUESS, name) for name in ("mean", "std", "A", "b", "L")},
+    "inference.draw_pairs": {"prior": BOX, "simulator": field, "batched": True},
+    "inference.fit_posterior": {"prior": BOX, "pairs": (X.clamp(-3, 3), X), "net": Lazy(TOLD), **QUICK},
+    "inference.fit_likelihood": {"pairs": (X, X.sin()), "net": Lazy(TOLD), **QUICK},
     # methods
+    "AmortisedPosterior.sample": Method(LEARNED, {"x": X[0], "steps": 2}),
+    "AmortisedPosterior.sample_each": Method(LEARNED, {"steps": 2}),
+    "AmortisedPosterior.log_prob": Method(LEARNED, {"x": X[0]}),
+    "AmortisedPosterior.find_mode": Method(LEARNED, {"x": X[0], "draws": 4, "steps": 1}),
     "GaussianMixture.sample": Method(RING, {}),
     "GaussianMixture.log_prob": Method(RING, {}),
     "Empirical.sample": Method(laws.Empirical(X), {}),

@@ -29,6 +29,7 @@ ORDER = [
     ["plots", "upgrades"],
     ["files"],
     ["training"],
+    ["inference"],
 ]
 FLOOR = {chapter: floor for floor, row in enumerate(ORDER) for chapter in row}
 

@@ -11,9 +11,12 @@ from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Operator, Scale
 from .profiles import Profile
+from .supports import InverseTransform, NormalRanks, free_coordinates
 from .units import Units
 
 __all__ = [
-    "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture", "Matrix", "Moments",
-    "Columns", "Operator", "Profile", "Scale", "Units", "bases", "coordinates", "derivatives", "kernels", "moments_of",
+    "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture",
+    "InverseTransform", "Matrix", "Moments", "NormalRanks",
+    "Columns", "Operator", "Profile", "Scale", "Units", "bases", "coordinates", "derivatives", "free_coordinates", "kernels",
+    "moments_of",
 ]  # fmt: skip

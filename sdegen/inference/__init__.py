@@ -1,0 +1,11 @@
+"""Inference from simulations: posteriors and likelihoods learned from pairs of parameters and simulated data."""
+
+from .conditional import ConditionalDensity
+from .fits import fit_likelihood, fit_posterior
+from .guess import LinearGuess
+from .pairs import Pairs, draw_pairs
+from .posterior import AmortisedPosterior
+
+__all__ = [
+    "AmortisedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "draw_pairs", "fit_likelihood", "fit_posterior",
+]  # fmt: skip

@@ -1,0 +1,178 @@
+"""Laws of one thing given another, by a conditional score model: `ConditionalDensity`."""
+
+from __future__ import annotations
+
+__all__ = ["ConditionalDensity"]
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_tensor
+from ..data.parts import check_batch
+from ..laws.coordinates import Coordinates
+from ..likelihood import log_prob
+from ..models import Conditioned, ScoreModel
+from ..samplers import Sampler, sample
+from ..show import show_call
+from ..training import Run
+from .guess import LinearGuess
+
+
+class ConditionalDensity:
+    """The law of `y` given `x` that a score model with one condition has learned, as an object that `metrics` take.
+
+    The model is of ``r = L⁻¹ (phi(y) − m(x))``: `y` in coordinates `phi` without bounds, less the best linear guess from `x`.
+
+    Parameters
+    ----------
+    model
+        A score model that is conditioned on `x`, by whatever name.
+    coordinates
+        The map ``phi``; none by default.
+    guess
+        ``m`` and ``L``; without it the model is of ``phi(y)`` itself.
+    sampler
+        How to sample it; the default sampler otherwise.
+    batch
+        Most states that go through the model at a time; all by default.
+
+    Attributes
+    ----------
+    run
+        What the training has done; None for a model from elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If the model has no condition, or more than one, of which ``Conditioned(model, label=3)`` fixes one; or `batch` is no
+        whole number of at least 1.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> from sdegen import guidance, measurements
+    >>> seen = measurements.Linear(torch.tensor([[1.0, 0.0]]), std=0.5)
+    >>> posterior = ConditionalDensity(guidance.PiGDM(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), seen))
+    >>> posterior.sample(100, torch.tensor([3.0])).shape
+    torch.Size([100, 2])
+    """
+
+    run: Run | None = None
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        coordinates: Coordinates | None = None,
+        guess: LinearGuess | None = None,
+        sampler: Sampler | None = None,
+        batch: int | None = None,
+    ) -> None:
+        names = sorted(model.conditions.names)
+        if len(names) != 1:
+            listed = f"the conditions {', '.join(names)}" if names else "no condition that it names"
+            raise ValueError(
+                f"the model has {listed}; give one with a single condition, and fix others by Conditioned."
+            )
+        self.model, self.coordinates, self.guess, self.name = model, coordinates, guess, names[0]
+        check_batch(batch)
+        self.sampler, self.batch = sampler, batch
+
+    def sample(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
+        """Draw `n` values given one `x`, and return them, ``(n, *)``; arguments and refusals are those of `sample_each`."""
+        return self.sample_each(n, check_tensor("x", x, finite=False)[None], steps=steps, seed=seed)[0]
+
+    def sample_each(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
+        """Draw `n` values given each of several `x`, and return them, ``(K, n, *)``.
+
+        Parameters
+        ----------
+        n
+            How many for each.
+        x
+            ``(K, *)``.
+        steps
+            Steps of the default sampler.
+        seed
+            Of the draws; a fresh one by default.
+
+        Raises
+        ------
+        TypeError
+            If `x` is no tensor of floating-point numbers.
+        ValueError
+            If `n` is no whole number of at least 1, `x` has another shape than the model was trained on, or holds NaN or infinite
+            values.
+        """
+        n, x = check_count("n", n), self._check_rows(x)
+        given = x.repeat_interleave(n, 0)
+        bound = Conditioned(self.model, **{self.name: given})
+        u = sample(bound, len(given), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
+        return self.to_values(u, given).unflatten(0, (len(x), n))
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the log-density in nats of values ``(n, *)`` given one `x`, ``(n,)``; −∞ outside of their domain.
+
+        Parameters
+        ----------
+        y
+            The values.
+        x
+            What they are given.
+
+        Raises
+        ------
+        TypeError
+            If one is no tensor of floating-point numbers.
+        ValueError
+            If one has another shape than the model was trained on, or holds NaN or infinite values.
+        """
+        x = self._check_rows(check_tensor("x", x, finite=False)[None])
+        inside = self._inside(self._check_values(y))
+        found = torch.full((len(y),), -torch.inf, dtype=y.dtype, device=y.device)
+        if inside.any():
+            own = y[inside]
+            states = self.model.cast_states(self.to_states(own, x))
+            bound = Conditioned(self.model, **{self.name: x.expand(len(own), *x.shape[1:])})
+            value = log_prob(bound, states, batch=self.batch)
+            found[inside] = value.to(found) + self.log_volume(own)
+        return found
+
+    def _check_rows(self, x: Tensor) -> Tensor:
+        """Return what values are given, a row for each; refuse another shape, and what is not finite."""
+        kind = self.model.conditions.kinds.get(self.name)
+        if kind is None:
+            return check_tensor("x", x)
+        hint = f", {kind.what} with a row for each"
+        return kind.read("x", check_tensor("x", x, ndim=kind.ndim + 1, finite=False, hint=hint))
+
+    def _check_values(self, y: Tensor) -> Tensor:
+        """Return values; refuse what is no tensor ``(n, *)`` of the shape that the guess is made for."""
+        check_tensor("y", y, shape=None if self.guess is None else (None, len(self.guess.b)))
+        if y.ndim == 0 or not len(y):
+            raise ValueError(f"y has shape {tuple(y.shape)}; give values (n, *), one row at least.")
+        return y
+
+    def _inside(self, y: Tensor) -> Tensor:
+        """Tell which values lie in the domain, ``(n,)``."""
+        if self.coordinates is None:
+            return torch.ones(len(y), dtype=torch.bool, device=y.device)
+        return self.coordinates.domain.check(y).reshape(len(y), -1).all(1)
+
+    def to_states(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return values ``(n, *)``, given `x` with a row for each or one for all, as states of the model."""
+        u = y if self.coordinates is None else self.coordinates(y)
+        return u if self.guess is None else self.guess.miss(u, x)
+
+    def to_values(self, r: Tensor, x: Tensor) -> Tensor:
+        """Return the values of states of the model: the inverse of `to_states`."""
+        u = r if self.guess is None else self.guess.restore(r, x)
+        return u if self.coordinates is None else self.coordinates.inverse(u)
+
+    def log_volume(self, y: Tensor) -> Tensor:
+        """Return by how much the log-density of values is larger than that of states, ``(n,)``."""
+        volume = y.new_zeros(len(y)) if self.coordinates is None else self.coordinates.log_det(y)
+        return volume if self.guess is None else volume + self.guess.log_det

@@ -1,0 +1,107 @@
+"""The best linear guess of one vector from another, and what it misses in units of its spread: `LinearGuess`."""
+
+from __future__ import annotations
+
+__all__ = ["LinearGuess"]
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_tensor
+from ..show import show_call
+
+FAR = 5.0  # standard deviations of data, beyond which a guess goes no further
+
+
+class LinearGuess:
+    """A linear guess ``m(x) = A f(x) + b`` of vectors `u` from data, and the numbers ``r = L⁻¹ (u − m(x))`` that it misses.
+
+    `f` standardises the data, and holds them within five standard deviations, so that no datum sends the guess far away; `L` is
+    the Cholesky root of the covariance of what is missed. Of a linear Gaussian pair `r` is standard normal whatever the data, and
+    there is nothing left for a network to learn.
+
+    Parameters
+    ----------
+    mean, std
+        Of the data, ``(k,)``.
+    A, b
+        The guess, ``(d, k)`` and ``(d,)``.
+    L
+        The root, ``(d, d)``, lower triangular.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor of floating-point numbers.
+    ValueError
+        If shapes do not belong together, numbers are not finite, or spreads not positive.
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(self, mean: Tensor, std: Tensor, A: Tensor, b: Tensor, L: Tensor) -> None:
+        k, d = (len(check_tensor(name, v, ndim=1)) for name, v in (("mean", mean), ("b", b)))
+        check_tensor("std", std, shape=(k,)), check_tensor("A", A, shape=(d, k)), check_tensor("L", L, shape=(d, d))
+        if not ((std > 0).all() and (L.diagonal() > 0).all()):
+            raise ValueError("std or the diagonal of L holds numbers that are not positive; give spreads.")
+        self.mean, self.std, self.A, self.b, self.L = (v.detach().double().cpu() for v in (mean, std, A, b, L))
+
+    @classmethod
+    def of(cls, u: Tensor, x: Tensor) -> tuple[LinearGuess, Tensor]:
+        """Fit the guess to pairs, and return it with what it would miss of each pair had it been fitted to the others.
+
+        Least squares with a ridge as weak as one pair of unit spread. What is missed of pairs that it was fitted to is too
+        little, by a share that grows with the number of coefficients; of those left out it is what will be missed of new ones.
+
+        Parameters
+        ----------
+        u, x
+            ``(N, d)`` and ``(N, k)``.
+
+        Raises
+        ------
+        ValueError
+            If some coordinate of `u` is the same in all pairs, or follows from the others.
+        """
+        u, x = u.double().cpu(), x.double().cpu()
+        mean, std = x.mean(0), x.std(0, correction=0)
+        std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)
+        guess = cls(mean, std, torch.zeros(u.shape[1], x.shape[1]), u.mean(0), torch.eye(u.shape[1]))
+        features = guess._features(x)
+        rows = torch.cat([features, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+        ridge = torch.eye(rows.shape[1], dtype=torch.float64)
+        ridge[-1, -1] = 0.0
+        root = torch.linalg.cholesky(rows.T @ rows + ridge)
+        fitted = torch.cholesky_solve(rows.T @ u, root)
+        leverage = torch.linalg.solve_triangular(root, rows.T, upper=False).square().sum(0)
+        missed = (u - rows @ fitted) / (1 - leverage)[:, None]
+        L, singular = torch.linalg.cholesky_ex(missed.T @ missed / len(missed))
+        if singular:
+            raise ValueError(
+                "a coordinate of theta is the same in all pairs, or follows from the others and the data; leave it out, or add "
+                "noise."
+            )
+        guess.A, guess.b, guess.L = fitted[:-1].T, fitted[-1], L
+        return guess, torch.linalg.solve_triangular(L, missed.T, upper=False).T
+
+    def miss(self, u: Tensor, x: Tensor) -> Tensor:
+        """Return what the guess from data ``(B, k)`` misses of vectors ``(B, d)``, ``r = L⁻¹ (u − m(x))``."""
+        far = u.double().cpu() - self._mean(x)
+        return torch.linalg.solve_triangular(self.L, far.T, upper=False).T.to(u)
+
+    def restore(self, r: Tensor, x: Tensor) -> Tensor:
+        """Return the vectors of which the guess misses `r`, ``m(x) + L r``: the inverse of `miss`."""
+        return (self._mean(x) + r.double().cpu() @ self.L.T).to(r)
+
+    @property
+    def log_det(self) -> float:
+        """By how much the log-density of `u` is larger than that of `r`, ``−log det L``."""
+        return -self.L.diagonal().log().sum().item()
+
+    def _features(self, x: Tensor) -> Tensor:
+        return ((x.double().cpu() - self.mean) / self.std).clamp(-FAR, FAR)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return self._features(x) @ self.A.T + self.b

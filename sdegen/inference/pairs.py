@@ -1,0 +1,157 @@
+"""Pairs of parameters and the data that a simulator makes of them: `Pairs`, and `draw_pairs`, which runs the simulator."""
+
+from __future__ import annotations
+
+__all__ = ["Pairs", "draw_pairs"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..arguments import check_arguments, check_law
+from ..checks import check_count, check_tensor
+from ..laws.draws import seeded
+from ..laws.outside import as_law
+from ..progress import should_show
+from ..show import show_call
+from ..signatures import check_call
+from ..warning import warn_caller
+
+
+class Pairs(NamedTuple):
+    """Parameters, and the data simulated from each.
+
+    Attributes
+    ----------
+    theta
+        Parameters, ``(N, d)``.
+    x
+        Data, ``(N, *)``: a row for each.
+    lost
+        Simulations that failed, whose pairs were left out.
+    """
+
+    theta: Tensor
+    x: Tensor
+    lost: int = 0
+
+    def __repr__(self) -> str:
+        return show_call(self)
+
+    @classmethod
+    def of(cls, theta: Tensor, x: Tensor) -> Pairs:
+        """Return the pairs whose data are finite, and warn of how many are not.
+
+        Parameters
+        ----------
+        theta, x
+            As above, with NaN or infinite values in data where a simulation failed.
+
+        Raises
+        ------
+        TypeError
+            If parameters or data are no tensors of floating-point numbers.
+        ValueError
+            If parameters are no vectors, numbers of rows differ, or all data hold NaN or infinite values.
+        """
+        check_tensor("theta", theta), check_tensor("x", x, finite=False)
+        if theta.ndim != 2 or not theta.numel():
+            raise ValueError(f"theta has shape {tuple(theta.shape)}; give vectors of parameters, (N, d).")
+        if x.ndim == 0 or len(x) != len(theta):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)} for {len(theta)} parameters; give a row for each. A simulator that takes "
+                "one vector at a time is run with batched=False."
+            )
+        whole = x.reshape(len(x), -1).isfinite().all(1)
+        kept = int(whole.sum())
+        if kept == 0:
+            raise ValueError(
+                f"x holds NaN or infinite values in all of {len(x)} rows; look at what the simulator does with these parameters."
+            )
+        if kept < len(x):
+            warn_caller(
+                f"{len(x) - kept} of {len(x)} simulations have NaN or infinite data and are left out: what is learned is the law "
+                "of parameters whose simulation succeeds."
+            )
+        return cls(theta[whole], x[whole], len(x) - kept)
+
+    def plus(self, other: Pairs) -> Pairs:
+        """Return these pairs and others."""
+        return Pairs(torch.cat([self.theta, other.theta]), torch.cat([self.x, other.x]), self.lost + other.lost)
+
+
+@check_arguments
+def draw_pairs(
+    prior: Any,
+    simulator: Callable[..., Any],
+    n: int,
+    *,
+    batched: bool = True,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Pairs:
+    """Draw parameters from a prior, simulate data from each, and return the `Pairs`.
+
+    Parameters
+    ----------
+    prior
+        A law of vectors, of ``torch.distributions`` or of this library, or a `Truncated` one.
+    simulator
+        Called as ``simulator(theta)`` with parameters ``(n, d)``, it returns data ``(n, *)``, a tensor or an array.
+    n
+        How many.
+    batched
+        Whether the simulator takes all parameters at once; otherwise it is called with one vector ``(d,)`` at a time, and returns
+        one datum.
+    seed
+        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``; all are left as they were.
+    progress
+        Whether to show a bar where simulations go one at a time; by default on a terminal and in a notebook.
+
+    Returns
+    -------
+    Pairs
+        The pairs whose data are finite: others are left out, counted and warned of.
+
+    Raises
+    ------
+    TypeError
+        If the prior is no law, the simulator no function, or what it returns no numbers.
+    ValueError
+        If draws are no vectors, data have not a row for each, or all of them hold NaN or infinite values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> prior = torch.distributions.Uniform(-torch.ones(2), torch.ones(2))
+    >>> pairs = draw_pairs(prior, lambda theta: theta + 0.1 * torch.randn_like(theta), 100, seed=0)
+    >>> pairs.theta.shape, pairs.x.shape, pairs.lost
+    (torch.Size([100, 2]), torch.Size([100, 2]), 0)
+    """
+    n, simulator = check_count("n", n), check_call("simulator", simulator, ["theta"])
+    generator = torch.Generator()
+    generator.manual_seed(seed) if seed is not None else generator.seed()
+    theta = as_law(check_law("prior", prior)).sample(n, generator).to(torch.get_default_dtype())
+    if theta.ndim != 2:
+        raise ValueError(
+            f"prior draws {n} parameters of shape {tuple(theta.shape)}; give a law of vectors, whose draws are ({n}, d)."
+        )
+    with seeded(generator):
+        if batched:
+            return Pairs.of(theta, _as_data(simulator(theta)))
+        each = tqdm(theta, desc="simulations", disable=not should_show(progress))
+        return Pairs.of(theta, torch.stack([_as_data(simulator(one)) for one in each]))
+
+
+def _as_data(x: Any) -> Tensor:
+    """Return what a simulator returned as a tensor of floating-point numbers."""
+    try:
+        data = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"simulator returned {type(x).__name__}; it must return a tensor or an array of numbers."
+        ) from None
+    return data if data.is_floating_point() else data.to(torch.get_default_dtype())

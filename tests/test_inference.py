@@ -1,0 +1,297 @@
+"""Inference from simulations, held to posteriors that are known: of linear Gaussian pairs, of bounded priors, of exact laws."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from refusals import Refusals, check_refusal
+from torch import Tensor
+from torch import distributions as D
+
+import sdegen
+from sdegen import inference, measurements, nets
+from sdegen.guidance import PiGDM
+from sdegen.inference import AmortisedPosterior, ConditionalDensity, LinearGuess, Pairs, draw_pairs, fit_posterior
+from sdegen.laws import InverseTransform, NormalRanks, free_coordinates
+
+BOX = D.Uniform(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0]))
+NORMAL = D.MultivariateNormal(torch.zeros(2), torch.eye(2))
+TWO = torch.ones(2)
+
+
+def noisy(theta: Tensor) -> Tensor:
+    """Parameters with noise of standard deviation one half."""
+    return theta + 0.5 * torch.randn_like(theta)
+
+
+def small(d: int = 2, k: int = 2) -> nets.MLP:
+    return nets.MLP(d, width=8, depth=1, conditions={"seen": nets.Vector(k)})
+
+
+def quick(prior: Any, pairs: Any, **settings: Any) -> AmortisedPosterior:
+    torch.manual_seed(0)
+    return fit_posterior(
+        prior, pairs, small(), **{"steps": 2, "batch_size": 64, "seed": 0, "progress": False, **settings}
+    )
+
+
+# Coordinates of a prior
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        BOX, D.Independent(D.Exponential(TWO), 1), D.LogNormal(0 * TWO, TWO), D.Gamma(2 * TWO, TWO), D.Beta(2 * TWO, TWO),
+        D.Dirichlet(torch.ones(3)),
+    ],
+    ids=lambda law: type(law).__name__,
+)  # fmt: skip
+def test_coordinates_of_a_prior_have_no_bounds_and_the_volume_that_they_say(law: Any) -> None:
+    phi = free_coordinates(law)
+    assert phi is not None
+    theta = law.sample((500,)).double()
+    u = phi(theta)
+    assert torch.allclose(phi.inverse(u), theta, atol=1e-6)
+    far = phi.inverse(torch.cat([u - 30, u + 30]))
+    assert phi.domain.check(far).all() and far.isfinite().all()
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: phi.inverse(v[None])[0]))(u[:20])
+    if jacobian.shape[1] == jacobian.shape[2]:  # parts of a whole are one more than their coordinates
+        assert torch.allclose(-torch.linalg.slogdet(jacobian).logabsdet, phi.log_det(theta[:20]), atol=1e-5)
+    if isinstance(phi, NormalRanks):
+        assert D.Normal(0, 1).cdf(u).sort(0).values.sub(torch.linspace(0, 1, 500)[:, None]).abs().max() < 0.08
+
+
+def test_ranks_are_found_where_a_law_knows_them_and_bounds_elsewhere() -> None:
+    assert isinstance(free_coordinates(BOX), NormalRanks) and isinstance(
+        free_coordinates(D.Beta(TWO, TWO)), InverseTransform
+    )
+    assert free_coordinates(NORMAL) is None and free_coordinates(sdegen.data.gaussian_ring()) is None
+
+
+# The linear guess
+
+
+def test_a_guess_leaves_nothing_of_a_linear_gaussian_pair() -> None:
+    """Of theta ~ N(0, 1) and x = theta + z / 2 the posterior is N(0.8 x, 0.2)."""
+    theta = torch.randn(20_000, 2, dtype=torch.float64)
+    x = noisy(theta)
+    guess, r = LinearGuess.of(theta, x)
+    assert torch.allclose(torch.cov(torch.cat([r, x], 1).T)[:2, :2], torch.eye(2).double(), atol=0.05)
+    assert (r.T @ x / len(x)).abs().max() < 0.05
+    assert torch.allclose(guess.restore(0 * r[:9], x[:9]), 0.8 * x[:9], atol=0.05)
+    assert guess.log_det == pytest.approx(-math.log(0.2), abs=0.05)
+    assert torch.allclose(guess.restore(guess.miss(theta, x), x), theta)
+
+
+def test_what_is_missed_is_that_of_a_guess_from_the_other_pairs() -> None:
+    theta, x = torch.randn(12, 2, dtype=torch.float64), torch.randn(12, 3, dtype=torch.float64)
+    guess, r = LinearGuess.of(theta, x)
+    features = torch.cat([(x - guess.mean) / guess.std, torch.ones(12, 1)], 1).clamp(-5, 5)
+    for i in range(12):
+        others = torch.arange(12) != i
+        rows, ridge = features[others], torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0]).double())
+        fitted = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ theta[others])
+        assert torch.allclose(guess.L @ r[i], theta[i] - features[i] @ fitted)
+
+
+def test_a_datum_far_away_does_not_send_the_guess_far_away() -> None:
+    theta = torch.randn(500, 2)
+    guess, _ = LinearGuess.of(theta, noisy(theta))
+    assert guess.restore(torch.zeros(1, 2), torch.full((1, 2), 1e9)).abs().max() < 10
+
+
+# Densities
+
+
+def test_an_exact_model_gives_the_exact_posterior() -> None:
+    """Pseudo-inverse guidance of Gaussian data is exact, and has a condition of another name."""
+    law, seen = (
+        D.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double()),
+        measurements.Linear(torch.eye(2).double(), 0.5),
+    )
+    posterior = ConditionalDensity(
+        PiGDM(sdegen.Exact(sdegen.VP(), law), seen), sampler=sdegen.samplers.ExponentialSDE(50)
+    )
+    x = torch.tensor([[1.0, -1.0], [0.0, 2.0]], dtype=torch.float64)
+    drawn = posterior.sample_each(2000, x, seed=0)
+    assert drawn.shape == (2, 2000, 2)
+    assert torch.allclose(drawn.mean(1), 0.8 * x, atol=0.06) and torch.allclose(
+        drawn.var(1), 0.2 * torch.ones(2, 2).double(), atol=0.03
+    )
+    assert torch.equal(posterior.sample(5, x[0], seed=1), posterior.sample_each(5, x[:1], seed=1)[0])
+
+
+def test_a_fitted_linear_gaussian_posterior_is_the_true_one() -> None:
+    pairs = draw_pairs(NORMAL, noisy, 4000, seed=0)
+    posterior = quick(NORMAL, pairs)
+    x = torch.tensor([1.0, -0.5])
+    truth = D.Independent(D.Normal(0.8 * x, 0.2**0.5), 1)
+    theta = truth.sample((200,))
+    assert (truth.log_prob(theta) - posterior.log_prob(theta, x)).mean().abs() < 0.02
+
+
+@pytest.mark.slow
+def test_the_mode_of_a_gaussian_posterior_is_its_mean() -> None:
+    posterior, x = quick(NORMAL, draw_pairs(NORMAL, noisy, 4000, seed=0)), torch.tensor([1.0, -0.5])
+    assert torch.allclose(posterior.find_mode(x, draws=20, steps=4, seed=0), 0.8 * x, atol=0.05)
+
+
+def test_a_bounded_posterior_has_all_its_mass_within_the_prior() -> None:
+    posterior = quick(BOX, draw_pairs(BOX, noisy, 500, seed=0))
+    x = torch.tensor([0.9, 2.9])
+    drawn = posterior.sample(500, x, steps=5, seed=0)
+    assert BOX.support.check(drawn).all()
+    side = torch.linspace(0, 1, 41)[:-1] + 1 / 80
+    grid = torch.cartesian_prod(2 * side - 1, 3 * side)
+    assert posterior.log_prob(grid, x).exp().mean().item() * 6 == pytest.approx(1.0, abs=0.02)
+    assert posterior.log_prob(torch.tensor([[1.1, 1.0], [0.0, -0.1]]), x).isneginf().all()
+
+
+@pytest.mark.slow
+def test_a_trained_posterior_is_calibrated_and_told_from_none_of_another_width() -> None:
+    pairs, test = (draw_pairs(BOX, noisy, n, seed=seed) for n, seed in ((3000, 0), (150, 1)))
+    posterior = fit_posterior(
+        BOX,
+        pairs,
+        nets.MLP(2, width=32, depth=2, conditions={"x0": nets.Vector(2)}),
+        steps=600,
+        batch_size=256,
+        seed=0,
+        progress=False,
+    )
+    for found in (
+        sdegen.metrics.find_tarp_coverage(posterior, test.theta, test.x, seed=0),
+        sdegen.metrics.find_coverage(posterior, test.theta, test.x, 50, seed=0),
+    ):
+        assert abs(found.excess.value) < 3 * found.excess.stderr
+
+
+@pytest.mark.slow
+def test_a_likelihood_is_the_same_with_roles_exchanged() -> None:
+    pairs = draw_pairs(NORMAL, noisy, 4000, seed=0)
+    likelihood = inference.fit_likelihood(pairs, small(), steps=2, batch_size=64, seed=0, progress=False)
+    theta = torch.tensor([0.5, -1.0])
+    truth = D.Independent(D.Normal(theta, 0.5), 1)
+    x = truth.sample((200,))
+    assert (truth.log_prob(x) - likelihood.log_prob(x, theta)).mean().abs() < 0.02
+
+
+# Simulations
+
+
+def test_failed_simulations_are_left_out_and_counted() -> None:
+    def half(theta: Tensor) -> Tensor:
+        return torch.where(theta[:, :1] > 0, theta, math.nan)
+
+    with pytest.warns(UserWarning, match=r"of 100 simulations have NaN or infinite data and are left out"):
+        pairs = draw_pairs(NORMAL, half, 100, seed=0)
+    assert 20 < pairs.lost < 80 and len(pairs.theta) == len(pairs.x) == 100 - pairs.lost
+    assert (pairs.theta[:, 0] > 0).all() and torch.equal(pairs.theta, pairs.x)
+
+
+def test_a_seed_gives_the_same_simulations_of_any_source_and_leaves_it_as_it_was() -> None:
+    import numpy as np
+
+    def simulate(theta: Tensor) -> Any:
+        return theta.numpy() + np.random.standard_normal(theta.shape)  # noqa: NPY002
+
+    before = torch.get_rng_state()
+    first, second = (draw_pairs(BOX, simulate, 5, seed=3) for _ in range(2))
+    assert torch.equal(first.x, second.x) and torch.equal(before, torch.get_rng_state())
+    assert torch.equal(
+        draw_pairs(BOX, lambda one: one.sum()[None], 5, batched=False, seed=3).x, first.theta.sum(1, keepdim=True)
+    )
+
+
+bad = Refusals()
+bad(
+    "a simulator of nothing but NaN",
+    ValueError,
+    lambda w: draw_pairs(NORMAL, lambda theta: theta / 0 * 0, 5),
+    r"all of 5 rows",
+    "look at",
+)
+bad(
+    "one datum for all",
+    ValueError,
+    lambda w: draw_pairs(NORMAL, lambda theta: theta[0], 5),
+    r"x has shape \(2,\) for 5",
+    "batched=False",
+)
+bad("a simulator of words", TypeError, lambda w: draw_pairs(NORMAL, lambda theta: ["a"], 5), "simulator returned list")
+bad("a prior of numbers", ValueError, lambda w: draw_pairs(D.Normal(0.0, 1.0), noisy, 5), r"shape \(5,\)", "vectors")
+bad(
+    "a prior of whole numbers",
+    TypeError,
+    lambda w: quick(D.Poisson(TWO), Pairs(TWO.expand(9, 2), TWO.expand(9, 2))),
+    "whole numbers",
+)
+bad("a prior without density", TypeError, lambda w: quick(Sampled(), w), "log_prob")
+bad(
+    "parameters out of the prior",
+    ValueError,
+    lambda w: quick(BOX, (w.theta - 1, w.x)),
+    r"pairs has \d+ of 50 parameters",
+    "drawn from the prior",
+)
+bad(
+    "validation out of the prior",
+    ValueError,
+    lambda w: quick(BOX, w, validation=(w.theta + 9, w.x)),
+    "validation has 50 of 50",
+)
+bad("three tensors more", ValueError, lambda w: quick(BOX, (w.theta, w.x, 0, 0)), "has 4 parts")
+bad(
+    "images without a network",
+    ValueError,
+    lambda w: fit_posterior(BOX, (w.theta, w.x[..., None]), steps=1),
+    r"\(50, 2, 1\)",
+    "network",
+)
+bad(
+    "a constant parameter",
+    ValueError,
+    lambda w: quick(NORMAL, (w.theta * torch.tensor([1.0, 0.0]), w.x)),
+    "same in all pairs",
+)
+bad("two conditions", ValueError, lambda w: ConditionalDensity(two_conditions()), "conditions a, b", "Conditioned")
+bad("another datum", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(3)), r"x has shape")
+bad("a datum for each", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(5, 2)), r"x has shape")
+bad("a datum that is NaN", ValueError, lambda w: POSTERIOR.sample(5, torch.tensor([0.0, math.nan])), "x .*NaN")
+bad(
+    "other parameters",
+    ValueError,
+    lambda w: POSTERIOR.log_prob(torch.zeros(4, 3), torch.zeros(2)),
+    r"y has shape \(4, 3\)",
+)
+bad("no draws", ValueError, lambda w: POSTERIOR.sample(0, torch.zeros(2)), "n = 0")
+bad("ranks of a law that has none", TypeError, lambda w: NormalRanks(D.Beta(TWO, TWO)), "distribution function")
+
+
+class Sampled:
+    """A prior without a density."""
+
+    def sample(self, n: int, generator: Any = None) -> Tensor:
+        return torch.randn(n, 2)
+
+
+def two_conditions() -> sdegen.Model:
+    return sdegen.Model(
+        nets.MLP(2, width=8, depth=1, conditions={"a": nets.Vector(2), "b": nets.Vector(2)}), sdegen.VP()
+    )
+
+
+POSTERIOR = AmortisedPosterior(
+    sdegen.Model(small(), sdegen.VP()),
+    BOX,
+    free_coordinates(BOX),
+    LinearGuess.of(torch.randn(50, 2), torch.randn(50, 2))[0],
+)
+
+
+@pytest.mark.parametrize(("call", "error", "says"), bad.rows)
+def test_what_is_none_is_refused_in_a_sentence(call: Any, error: type[Exception], says: tuple[str, ...]) -> None:
+    check_refusal(draw_pairs(BOX, noisy, 50, seed=0), call, error, says)
