@@ -61,6 +61,7 @@ WIDE = torch.randn(80, 2)
 IMAGES = torch.rand(6, 1, 8, 8)
 BYTES = (255 * torch.rand(6, 1, 8, 8)).byte()
 FEW = data.Images(BYTES, torch.arange(6) % 2, ("a", "b"))
+ONE_COLUMN = data.Table({"a": data.NumberColumn()})
 TABLE = sdegen.DDPM(processes.linear_betas(20, 1e-3, 0.4))
 FOLDER = Path(tempfile.mkdtemp())
 HEAD = torch.randn(64, 10)
@@ -89,6 +90,13 @@ def network(classes: int = 0) -> nn.Module:
 def model(classes: int = 0) -> sdegen.Model:
     made = sdegen.Model(network(classes), VP)
     made.moments = sdegen.moments_of(RING.sample(64, torch.Generator().manual_seed(0)))
+    return made
+
+
+def table_model() -> sdegen.Model:
+    known = nets.Vector(1, gaps=True, dropout=None)
+    made = sdegen.Model(nets.MLP(1, width=8, depth=1, conditions={"known": known}), VP)
+    made.moments = sdegen.moments_of(X[:, :1])
     return made
 
 
@@ -309,6 +317,8 @@ CALLS: dict[str, Any] = {
     "data.GappedColumn": {"column": data.NumberColumn()},
     "data.Stream": {"data": [X, X]},
     "data.Table": {"columns": {"a": data.NumberColumn()}},
+    "data.TableRows": {"table": ONE_COLUMN, "frame": {"a": [0.5, 1.5]}},
+    "likelihood.TableDensity": {"table": ONE_COLUMN, "model": Lazy(lambda: table_model())},
     "data.from_arrays": {"x": BYTES.numpy()},
     "data.from_dataset": {"dataset": [(row, 0) for row in BYTES]},
     "data.from_folder": {"path": Lazy(lambda: pictures())},

@@ -3,7 +3,7 @@
 `laws` are Gaussian mixtures; `images` sets of bytes with their labels, `scaling` their numbers and the way back, `sets`
 the published ones, found or fetched by `files`, `readers` the user's own, `pictures` the way to files; `source` the batches that
 training takes, `rows` those of a `Dataset`, `stream` those that the user makes;
-`table` named columns of many kinds, `columns`, as vectors.
+`table` named columns of many kinds, `columns` and `gaps`, as vectors, and `table_rows` batches of them in which some are known.
 Images stay bytes until a batch is drawn, and are scaled only as the user says.
 """
 
@@ -11,12 +11,12 @@ from .columns import (
     CategoryColumn,
     Column,
     CountColumn,
-    GappedColumn,
     IntervalColumn,
     NumberColumn,
     PositiveColumn,
 )
 from .files import File
+from .gaps import GappedColumn
 from .images import Images, Scaled, Split
 from .laws import gaussian_grid, gaussian_ring, random_mixture
 from .pictures import save_pngs
@@ -27,6 +27,7 @@ from .sets import digits, fashion_mnist, mnist, sprites, sprites_held_out
 from .source import Batch, Source
 from .stream import Stream
 from .table import Table
+from .table_rows import TableRows
 
 __all__ = [
     "Batch",
@@ -46,6 +47,7 @@ __all__ = [
     "Split",
     "Stream",
     "Table",
+    "TableRows",
     "collect",
     "digits",
     "fashion_mnist",

@@ -1,5 +1,5 @@
 """Columns of a table, each of which becomes a few numbers that a score model can learn, and comes back: numbers, positive
-numbers, numbers of an interval, whole numbers, categories, and any of these with gaps.
+numbers, numbers of an interval, whole numbers and categories.
 
 A whole number becomes a number by uniform noise, of which the floor is taken on the way back; a category a point near its corner
 of a regular simplex, of which the nearest corner is taken. Both are exactly undone, and the noise has a volume, by which
@@ -12,7 +12,6 @@ __all__ = [
     "CategoryColumn",
     "Column",
     "CountColumn",
-    "GappedColumn",
     "IntervalColumn",
     "NumberColumn",
     "PositiveColumn",
@@ -29,10 +28,9 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_interval
-from ..laws.columns import Columns
 from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
 from ..show import show_call
-from .entries import find_gaps, read_numbers, refuse_entries
+from .entries import read_numbers, refuse_entries
 
 LARGEST = 2**52  # whole number, with which float64 has a half besides
 REACH = 0.9  # of half the distance between two corners of a simplex: noise never reaches the other half
@@ -49,8 +47,23 @@ class Column(ABC):
     """The map that takes these numbers to numbers without bounds; None where they have none."""
     log_volume = 0.0
     """The logarithm of the volume that noise fills around an entry; 0 without noise."""
+    middle: float | Tensor = 0.0
+    """The mean of the noise."""
 
     @abstractmethod
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
+        """Return the numbers of entries ``(N,)`` of the column `name` without their noise, ``(N, width)`` float64.
+
+        Raises
+        ------
+        ValueError
+            If an entry is not of this kind.
+        """
+
+    def spread(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the numbers of `centre` with noise; as they are, unless a kind says otherwise."""
+        return x
+
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Return the numbers of entries ``(N,)`` of the column `name`, ``(N, width)`` float64.
 
@@ -59,6 +72,7 @@ class Column(ABC):
         ValueError
             If an entry is not of this kind.
         """
+        return self.spread(self.centre(name, entries), generator)
 
     def encode_with_volume(
         self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
@@ -66,6 +80,21 @@ class Column(ABC):
         """Return the numbers of entries, and the logarithms of the volumes from which their noise was drawn, ``(N,)`` float64."""
         x = self.encode(name, entries, generator)
         return x, x.new_full((len(x),), self.log_volume)
+
+    def ask(self, name: str, entries: np.ndarray) -> Tensor:
+        """Return what a network is told of entries ``(N,)``, ``(N, width)``: the middle of their noise, and NaN where an entry is
+        missing and asked for.
+
+        Raises
+        ------
+        ValueError
+            If an entry is not of this kind.
+        """
+        return self.centre(name, entries) + self.middle
+
+    def log_volumes(self, entries: np.ndarray) -> Tensor:
+        """Return the logarithms of the volumes of the noise of those of the entries ``(N,)`` that are there, ``(N,)``."""
+        return torch.full((len(entries),), self.log_volume, dtype=torch.float64)
 
     @abstractmethod
     def decode(self, x: Tensor) -> np.ndarray:
@@ -75,7 +104,7 @@ class Column(ABC):
 class NumberColumn(Column):
     """A column of numbers of either sign, as they are."""
 
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
         return torch.from_numpy(read_numbers(name, entries))[:, None]
 
     def decode(self, x: Tensor) -> np.ndarray:
@@ -88,8 +117,8 @@ class PositiveColumn(NumberColumn):
 
     coordinates = Log()
 
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        x = super().encode(name, entries)
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
+        x = super().centre(name, entries)
         refuse_entries(
             name, entries, x[:, 0] <= 0, "positive; take NumberColumn(), or CountColumn() for whole numbers from 0 on"
         )
@@ -115,8 +144,8 @@ class IntervalColumn(NumberColumn):
         self.low, self.high = check_interval("low and high", (low, high))
         self.coordinates = LogOdds(self.low, self.high)
 
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        x = super().encode(name, entries)
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
+        x = super().centre(name, entries)
         outside = (x[:, 0] <= self.low) | (x[:, 0] >= self.high)
         refuse_entries(
             name, entries, outside, f"between {self.low:g} and {self.high:g}, without these; widen the bounds"
@@ -138,21 +167,26 @@ class CountColumn(Column):
         If it is no whole number; when it decodes, if a number is beyond those that it encodes.
     """
 
+    middle = 0.5
+
     @check_arguments
     def __init__(self, at_least: int | None = 0) -> None:
         self.at_least = None if at_least is None else check_count("at_least", at_least, at_least=None)
         self.coordinates = None if at_least is None else SoftplusInverse()
 
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
         x = torch.from_numpy(read_numbers(name, entries))
         least = -math.inf if self.at_least is None else self.at_least
         bound = "" if self.at_least is None else f" of at least {self.at_least}"
         above = x - (self.at_least or 0)
         wrong = (x != x.round()) | (x < least) | (torch.maximum(x.abs(), above.abs()) > LARGEST)
         refuse_entries(name, entries, wrong, f"a whole number{bound}, of at most 2**52")
+        return above[:, None]
+
+    def spread(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         # Never 0, which would meet the bound, and below 1 after rounding too, which is a half where numbers are large.
-        noise = torch.rand(len(x), dtype=torch.float64, generator=generator).clamp(1e-9, 1 - 1e-9)
-        return torch.minimum(above + noise, torch.nextafter(above + 1, above))[:, None]
+        noise = torch.rand(len(x), 1, dtype=torch.float64, generator=generator).clamp(1e-9, 1 - 1e-9)
+        return torch.minimum(x + noise, torch.nextafter(x + 1, x))
 
     def decode(self, x: Tensor) -> np.ndarray:
         if (x.abs() > 2 * LARGEST).any():
@@ -197,88 +231,22 @@ class CategoryColumn(Column):
         half = 0.5 * self.width
         self.log_volume = half * math.log(math.pi) - math.lgamma(half + 1) + self.width * math.log(REACH)
 
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
         place = {level: i for i, level in enumerate(self.levels)}
         known = [place.get(entry, -1) if _is_hashable(entry) else -1 for entry in entries.tolist()]
         found = torch.tensor(known, dtype=torch.long)
         refuse_entries(name, entries, found < 0, f"one of the {len(self.levels)} categories of the column")
-        z = torch.randn(len(found), self.width, dtype=torch.float64, generator=generator)
-        radius = torch.rand(len(found), 1, dtype=torch.float64, generator=generator) ** (1 / self.width)
-        return self._corners[found] + REACH * radius * z / z.norm(dim=1, keepdim=True)
+        return self._corners[found]
+
+    def spread(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+        radius = torch.rand(len(x), 1, dtype=torch.float64, generator=generator) ** (1 / self.width)
+        return x + REACH * radius * z / z.norm(dim=1, keepdim=True)
 
     def decode(self, x: Tensor) -> np.ndarray:
         nearest = torch.cdist(x, self._corners).argmin(1)
         entries: np.ndarray = self._entries[nearest.numpy()]
         return entries
-
-
-class GappedColumn(Column):
-    """A column in which entries may be missing: NaN, None, or what pandas has for these.
-
-    A number more says which are, and a model learns it with the rest; the gaps themselves are filled with numbers that are
-    dropped on the way back, drawn from a Gaussian of the mean and the spread of the others in the column's coordinates, so that
-    the density is known by which the probability of a gap is bounded.
-
-    Parameters
-    ----------
-    column
-        The kind of the entries that are there.
-
-    Raises
-    ------
-    ValueError
-        When it encodes, if no entry is there.
-    """
-
-    @check_arguments
-    def __init__(self, column: Column) -> None:
-        self.column = column
-        self._there = CategoryColumn((False, True))
-        self.width = 1 + column.width
-        self.coordinates = column.coordinates and Columns([1, column.width], [None, column.coordinates])
-        self.log_volume = self._there.log_volume + column.log_volume
-
-    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        return self.encode_with_volume(name, entries, generator)[0]
-
-    def encode_with_volume(
-        self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        gaps = find_gaps(entries)
-        if gaps.all():
-            raise ValueError(f"column {name!r} has no entry at all; leave it out, or give rows in which it has one.")
-        known, volume = self.column.encode_with_volume(name, entries[~gaps], generator)
-        flags, around_flags = self._there.encode_with_volume(name, ~gaps, generator)
-        numbers, volumes, lost = (
-            known.new_empty(len(gaps), known.shape[1]),
-            known.new_empty(len(gaps)),
-            torch.from_numpy(gaps),
-        )
-        numbers[~lost], volumes[~lost] = known, volume
-        numbers[lost], volumes[lost] = _fill(known, int(gaps.sum()), self.column.coordinates, generator)
-        return torch.cat([flags, numbers], 1), around_flags + volumes
-
-    def decode(self, x: Tensor) -> np.ndarray:
-        there, entries = self._there.decode(x[:, :1]), self.column.decode(x[:, 1:])
-        entries = entries if entries.dtype.kind == "f" else entries.astype(object)
-        entries[~there] = np.nan if entries.dtype.kind == "f" else None
-        return entries
-
-
-def _fill(
-    known: Tensor, n: int, coordinates: Coordinates | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Draw `n` rows of numbers like those known, and return them with the logarithms of one over their density."""
-    u = known if coordinates is None else coordinates(known)
-    mean, std = u.mean(0), u.std(0, correction=0)
-    std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # of equal numbers, which have no spread
-    z = torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
-    drawn = mean + std * z
-    volume = (0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(1)
-    if coordinates is None:
-        return drawn, volume
-    x = coordinates.inverse(drawn)
-    return x, volume - coordinates.log_det(x)
 
 
 def _is_hashable(value: Any) -> bool:

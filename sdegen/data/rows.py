@@ -1,12 +1,13 @@
-"""Rows of a user's `Dataset`: read anew whenever they are drawn (`Rows`), or once for all (`collect`).
+"""Rows that are read anew whenever they are drawn (`Rows`), such as those of a user's `Dataset`, or once for all (`collect`).
 
 A `TensorDataset`, and a part or a union of such, holds tensors that do not change: those are taken as they are.
 """
 
 from __future__ import annotations
 
-__all__ = ["Rows", "collect", "held", "parted"]
+__all__ = ["DatasetRows", "Rows", "collect", "held", "parted"]
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,21 @@ def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
     return x, cond if isinstance(cond, dict) else {"label": cond}
 
 
-class Rows:
+class Rows(ABC):
+    """The base class of data whose rows are asked for by their numbers, and read or made anew whenever they are drawn."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def read(self, which: Tensor, generator: torch.Generator | None = None) -> tuple[Any, dict[str, Tensor]]:
+        """Return the data ``(n, *)`` of rows by their numbers ``(n,)``, and their conditions; what is random draws from the
+        generator.
+        """
+
+
+class DatasetRows(Rows):
     """The rows of a map-style `Dataset`, each read anew whenever it is drawn.
 
     A data set that changes its rows at random (crops, mirrors, noise) so gives other ones in every pass. Where rows are random,
@@ -100,12 +115,12 @@ class Rows:
 def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     """Read every row of a `Dataset` once, and return the data ``(N, *)`` and their conditions, ready for `sdegen.fit`.
 
-    For rows that do not change this is faster than to read them anew in every pass. Raises as `Rows`.
+    For rows that do not change this is faster than to read them anew in every pass. Raises as `DatasetRows`.
 
     Parameters
     ----------
     dataset
-        As for `Rows`.
+        As for `DatasetRows`.
 
     Examples
     --------
@@ -115,7 +130,7 @@ def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     >>> collect(Squares())[1]
     {'label': tensor([0, 1, 0, 1])}
     """
-    rows = Rows(dataset)
+    rows = DatasetRows(dataset)
     return rows.read(torch.arange(len(rows)))
 
 

@@ -26,7 +26,7 @@ from ..show import show_call
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
 from .moments import joined
-from .rows import Rows, held, parted
+from .rows import DatasetRows, Rows, held, parted
 
 DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
 MANY = 65_536  # rows that moments are taken of, where there is no end of them or reading them all takes long
@@ -61,8 +61,8 @@ class Source:
     data
         Anything with ``sample(n, generator)``, or a law of ``torch.distributions``; a tensor ``(N, *)``; a pair of it and its
         conditions, a dict of tensors ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of
-        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); or images with their scaling
-        (`Scaled`), whose labels become ``label``.
+        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); rows of a table
+        (`TableRows`); or images with their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
         Those of the network that learns. Coarser data, or data on another device, are refused; laws and images become its dtype,
         float32 at least.
@@ -111,10 +111,10 @@ class Source:
                 f"data is a {type(data).__name__}, which gives rows one by one; give the batches of "
                 "torch.utils.data.DataLoader(data, batch_size=...)."
             )
-        if isinstance(data, Dataset):
-            tensors = held(data)
+        if isinstance(data, (Dataset, Rows)):
+            tensors = held(data) if isinstance(data, Dataset) else None
             if tensors is None or len(tensors) > 2:
-                self.x = Rows(data)
+                self.x = data if isinstance(data, Rows) else DatasetRows(data)
                 self.cond = self._read(torch.arange(1), torch.Generator()).cond
                 return
             data = tensors if len(tensors) == 2 else tensors[0]

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.columns import Columns
-from .columns import CategoryColumn, Column, CountColumn, GappedColumn, NumberColumn, PositiveColumn
+from .columns import CategoryColumn, Column, CountColumn, NumberColumn, PositiveColumn
 from .entries import find_gaps, read_frame
+from .gaps import GappedColumn
 
 
 class Table:
@@ -123,16 +124,79 @@ class Table:
 
     def _encode(self, frame: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the rows of a frame as vectors, and the logarithms of the volumes of their noise, ``(N,)``."""
-        names, entries = read_frame(frame)
-        missing, unknown = [n for n in self.columns if n not in entries], [n for n in names if n not in self.columns]
-        if missing or unknown:
-            raise ValueError(
-                f"the frame has columns {names}, the table {list(self.columns)}; "
-                + (f"add {missing}" if missing else f"leave out {unknown}")
-                + "."
-            )
+        entries = self.read(frame)
         parts = [c.encode_with_volume(name, entries[name], generator) for name, c in self.columns.items()]
         return torch.cat([x for x, _ in parts], 1), torch.stack([volume for _, volume in parts]).sum(0)
+
+    def read(self, frame: Any, some: bool = False) -> dict[str, np.ndarray]:
+        """Return the columns of a frame as arrays ``(N,)`` by their names, which are the table's.
+
+        Parameters
+        ----------
+        frame
+            As for `encode`.
+        some
+            Whether columns of the table may be left out.
+
+        Raises
+        ------
+        TypeError
+            If it has no named columns.
+        ValueError
+            If names or lengths do not fit.
+        """
+        names, entries = read_frame(frame)
+        missing, unknown = [n for n in self.columns if n not in entries], [n for n in names if n not in self.columns]
+        if unknown or (missing and not some):
+            raise ValueError(
+                f"the frame has columns {names}, the table {list(self.columns)}; "
+                + (f"leave out {unknown}" if unknown else f"add {missing}")
+                + "."
+            )
+        return entries
+
+    def tell(self, frame: Any) -> Tensor:
+        """Return what a network learns to be told of rows, ``(N, width)``: the coordinates of all entries without their noise,
+        and NaN for those that are missing.
+
+        Parameters
+        ----------
+        frame
+            As for `encode`.
+
+        Raises
+        ------
+        TypeError
+            If it has no named columns.
+        ValueError
+            If names or lengths do not fit, or entries are not of their column's kind.
+        """
+        entries = self.read(frame)
+        told = [column.centre(name, entries[name]) + column.middle for name, column in self.columns.items()]
+        return self.coordinates(torch.cat(told, 1))
+
+    def ask(self, given: Any) -> Tensor:
+        """Return what a network is told of the entries that are given, ``(N, width)``: their coordinates without noise, and NaN
+        in the place of all that is asked for.
+
+        Parameters
+        ----------
+        given
+            Some columns of a frame. In columns with gaps entries that are missing are asked for, as such that are there.
+
+        Raises
+        ------
+        TypeError
+            If it has no named columns.
+        ValueError
+            If names or lengths do not fit, or entries are not of their column's kind.
+        """
+        entries = self.read(given, some=True)
+        told = {name: self.columns[name].ask(name, column) for name, column in entries.items()}
+        known = torch.full((len(next(iter(told.values()))), self.width), math.nan, dtype=torch.float64)
+        for name, numbers in told.items():
+            known[:, self.places[name]] = numbers
+        return self.coordinates(known)
 
     def decode(self, x: Tensor, into: Callable[[dict[str, np.ndarray]], Any] = dict) -> Any:
         """Return vectors ``(N, width)`` as a table.

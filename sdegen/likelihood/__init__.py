@@ -5,9 +5,10 @@ from .density import Density
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .flow import LogProb, estimate_log_prob, log_prob, sample_with_log_prob
 from .hierarchy import diffusion_hierarchy
+from .tables import TableDensity
 
 __all__ = [
-    "Bound", "Chain", "Density", "LogProb", "bits_per_dim", "diffusion_hierarchy", "discrete_elbo", "elbo",
+    "Bound", "Chain", "Density", "LogProb", "TableDensity", "bits_per_dim", "diffusion_hierarchy", "discrete_elbo", "elbo",
     "estimate_log_prob", "log_prob",
     "sample_with_log_prob",
 ]  # fmt: skip

@@ -1,0 +1,110 @@
+"""Columns of a table in which entries may be missing: `GappedColumn`."""
+
+from __future__ import annotations
+
+__all__ = ["GappedColumn"]
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..laws.columns import Columns
+from ..laws.coordinates import Coordinates
+from .columns import CategoryColumn, Column
+from .entries import find_gaps
+
+
+class GappedColumn(Column):
+    """A column in which entries may be missing: NaN, None, or what pandas has for these.
+
+    A number more says which are, and a model learns it with the rest; the gaps themselves are filled with numbers that are
+    dropped on the way back, drawn from a Gaussian of the mean and the spread of the others in the column's coordinates, so that
+    the density is known by which the probability of a gap is bounded.
+
+    Parameters
+    ----------
+    column
+        The kind of the entries that are there.
+
+    Raises
+    ------
+    ValueError
+        When it encodes, if no entry is there.
+    """
+
+    @check_arguments
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        self._there = CategoryColumn((False, True))
+        self.width = 1 + column.width
+        self.coordinates = column.coordinates and Columns([1, column.width], [None, column.coordinates])
+        self.log_volume = self._there.log_volume + column.log_volume
+        self.middle = torch.cat([torch.zeros(1), torch.ones(column.width) * column.middle]).double()
+
+    def centre(self, name: str, entries: np.ndarray) -> Tensor:
+        """Return which entries are there, and their numbers; NaN for those of entries that are not."""
+        there = ~find_gaps(entries)
+        x = torch.full((len(entries), self.width), math.nan, dtype=torch.float64)
+        x[:, :1] = self._there.centre(name, there)
+        if there.any():
+            x[there, 1:] = self.column.centre(name, entries[there])
+        return x
+
+    def spread(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.cat([self._there.spread(x[:, :1], generator), self.column.spread(x[:, 1:], generator)], 1)
+
+    def ask(self, name: str, entries: np.ndarray) -> Tensor:
+        """Return that all entries are there, and those that are not missing."""
+        asked = super().ask(name, entries)
+        asked[:, :1] = self._there.centre(name, np.ones(len(entries), dtype=bool))
+        return asked
+
+    def log_volumes(self, entries: np.ndarray) -> Tensor:
+        """Return the logarithms of the volumes of noise: of a missing entry that of the number which says so."""
+        there = torch.from_numpy(~find_gaps(entries))
+        return self._there.log_volume + there * self.column.log_volume
+
+    def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+        return self.encode_with_volume(name, entries, generator)[0]
+
+    def encode_with_volume(
+        self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gaps = find_gaps(entries)
+        if gaps.all():
+            raise ValueError(f"column {name!r} has no entry at all; leave it out, or give rows in which it has one.")
+        known, volume = self.column.encode_with_volume(name, entries[~gaps], generator)
+        flags, around_flags = self._there.encode_with_volume(name, ~gaps, generator)
+        numbers, volumes, lost = (
+            known.new_empty(len(gaps), known.shape[1]),
+            known.new_empty(len(gaps)),
+            torch.from_numpy(gaps),
+        )
+        numbers[~lost], volumes[~lost] = known, volume
+        numbers[lost], volumes[lost] = _fill(known, int(gaps.sum()), self.column.coordinates, generator)
+        return torch.cat([flags, numbers], 1), around_flags + volumes
+
+    def decode(self, x: Tensor) -> np.ndarray:
+        there, entries = self._there.decode(x[:, :1]), self.column.decode(x[:, 1:])
+        entries = entries if entries.dtype.kind == "f" else entries.astype(object)
+        entries[~there] = np.nan if entries.dtype.kind == "f" else None
+        return entries
+
+
+def _fill(
+    known: Tensor, n: int, coordinates: Coordinates | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Draw `n` rows of numbers like those known, and return them with the logarithms of one over their density."""
+    u = known if coordinates is None else coordinates(known)
+    mean, std = u.mean(0), u.std(0, correction=0)
+    std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # of equal numbers, which have no spread
+    z = torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
+    drawn = mean + std * z
+    volume = (0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(1)
+    if coordinates is None:
+        return drawn, volume
+    x = coordinates.inverse(drawn)
+    return x, volume - coordinates.log_det(x)
