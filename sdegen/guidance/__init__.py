@@ -7,7 +7,7 @@ It is a module only so that samplers find the dtype, device and mode of the netw
 from .base import CleanState, Guided, Tilted
 from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
-from .conjugate_gradients import conjugate_gradients
+from .conjugate_gradients import conjugate_gradients, minimal_residuals
 from .contrast import Rescaled, RescaledGuidance, contrast
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .measured import DPS, Measured, MomentMatching, PiGDM
@@ -19,6 +19,7 @@ __all__ = [
     "CleanState", "Guided", "Tilted",
     "Autoguidance", "ClassifierFree", "Extrapolated", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
-    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "repaint", "Particles", "twisted_smc",
+    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "minimal_residuals",
+    "repaint", "Particles", "twisted_smc",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

@@ -1,8 +1,10 @@
-"""The method of conjugate gradients for symmetric positive linear maps, for every row of a batch."""
+"""Linear equations solved for every row of a batch, of maps given by their products: `conjugate_gradients` for maps that are
+symmetric and positive, `minimal_residuals` for those that ought to be, as what a network says of a covariance is not.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Map", "conjugate_gradients", "dot"]
+__all__ = ["Map", "conjugate_gradients", "dot", "minimal_residuals"]
 
 from collections.abc import Callable
 
@@ -12,6 +14,9 @@ from torch import Tensor
 from ..laws.operators import rows
 
 Map = Callable[[Tensor], Tensor]
+
+SLACK = 1e-3  # of the least eigenvalue, for rounding
+SKEW = 0.3  # of a product of two directions by the map, beside their own products, that may depend on their order
 
 
 def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
@@ -42,6 +47,60 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
         after = dot(r, r)
         p = r + rows(torch.where(active, after / size, 0.0), r) * p
         size = after
+    return u
+
+
+def minimal_residuals(product: Map, b: Tensor, iterations: int | None = None, least: float = 0.0) -> Tensor:
+    """Solve ``M u = b`` row by row, for a map that ought to be symmetric with no eigenvalue below `least`, as far as it is so.
+
+    Of all combinations of ``b, M b, M² b, ...`` it takes the one with the least ``‖b − M u‖``, which never grows, whatever the
+    map. A row stays where it is as soon as the map is no such thing along the residual `r`: where ``rᵀ M r < least rᵀ r``, or
+    ``rᵀ M q`` and ``qᵀ M r`` of an earlier one `q` differ by more than 0.3 of ``√(rᵀ M r · qᵀ M q)``. What lies beyond is an
+    error of the map, and its inverse may be of any size. S. Eisenstat, H. Elman, M. Schultz, *Variational iterative methods for
+    nonsymmetric systems of linear equations*, 1983 (generalised conjugate residuals).
+
+    Parameters
+    ----------
+    product
+        ``M u`` for ``(B, *)``.
+    b
+        ``(B, *)``.
+    iterations
+        As many as numbers in a row, at most 30, by default; rows that are solved stay.
+    least
+        The least eigenvalue that such a map has.
+
+    Examples
+    --------
+    >>> minimal_residuals(lambda u: u * torch.tensor([1.0, 4.0]), torch.tensor([[1.0, 1.0]])).tolist()
+    [[1.0, 0.25]]
+    """
+    m, eps = b[0].numel(), torch.finfo(b.dtype).eps
+    u, r = torch.zeros_like(b), b
+    solved, sound = eps**2 * dot(b, b), torch.ones(len(b), dtype=torch.bool, device=b.device)
+    asked: list[tuple[Tensor, Tensor, Tensor]] = []  # residuals, their products, and how the map curves along them
+    basis: list[tuple[Tensor, Tensor]] = []  # steps, whose products are orthonormal
+    for _ in range(min(m, 30) if iterations is None else iterations):
+        step, image = r, product(r)
+        curved = dot(r, image)
+        sound = sound & (curved >= (1 - SLACK) * least * dot(r, r)) & (curved > 10 * eps * dot(r, r))
+        for q, Mq, bent in asked:
+            sound = sound & ((dot(q, image) - dot(r, Mq)).abs() <= SKEW * (bent * curved).clamp_min(0).sqrt())
+        asked.append((r, image, curved))
+        size = dot(image, image)
+        for _ in range(2):  # once more for what rounding has left
+            for p, Mp in basis:
+                along = dot(Mp, image)
+                step, image = step - rows(along, step) * p, image - rows(along, image) * Mp
+        left = dot(image, image)
+        active = sound & (dot(r, r) > solved) & (left > (10 * eps) ** 2 * size)
+        if not active.any():
+            break
+        unit = torch.where(active, torch.where(active, left, 1.0).rsqrt(), 0.0)
+        step, image = rows(unit, step) * step, rows(unit, image) * image
+        basis.append((step, image))
+        along = dot(image, r)
+        u, r = u + rows(along, u) * step, r - rows(along, r) * image
     return u
 
 

@@ -27,7 +27,7 @@ from ..laws.operators import rows
 from ..laws.products import pull_back
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
-from .conjugate_gradients import Map, conjugate_gradients, dot
+from .conjugate_gradients import Map, conjugate_gradients, dot, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
 
 MANY = 256  # numbers of a datum, of which no covariance is formed
@@ -278,11 +278,18 @@ class MomentMatching(Solved):
     model, measurement, scale, interval
         As for `Measured`.
     iterations
-        Of the conjugate gradients that solve with `Q`; as many as numbers measured, at most 30, by default. For networks,
-        whose derivative is not symmetric, a few are safer.
+        Of the minimal residuals that solve with `Q`; as many as numbers measured, at most 30, by default. The derivative of a
+        network is a covariance along some directions only: it is followed as far as it is symmetric and positive.
     """
 
     one_width = False
+
+    def apply_precision(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor:
+        """Return ``Q⁻¹ residual``, as far as `Q` is the covariance of anything."""
+        spread = self.spread(back, data, t)
+        return minimal_residuals(lambda u: u + spread(u / std) / std, residual / std, self.iterations, 1.0) / std
 
     def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
         """Return ``u -> A Cov Aᵀ u``."""

@@ -1,0 +1,140 @@
+"""Time series: posteriors of stationary Gaussian processes against their closed form, and derivatives that are no covariance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sdegen
+from sdegen import measurements, samplers
+from sdegen.guidance import MomentMatching, minimal_residuals
+
+F64 = torch.float64
+
+
+def smooth(length: int, width: float, jitter: float) -> sdegen.GaussianMixture:
+    """A stationary process with a squared-exponential covariance, nearly singular."""
+    place = torch.arange(length, dtype=F64)
+    C = (-0.5 * ((place[:, None] - place) / width).square()).exp() + jitter * torch.eye(length)
+    return sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, length), C[None])
+
+
+def rough(length: int, memory: float) -> sdegen.GaussianMixture:
+    """The Ornstein–Uhlenbeck process at whole times."""
+    place = torch.arange(length, dtype=F64)
+    C = (-(place[:, None] - place).abs() / memory).exp()
+    return sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, length), C[None])
+
+
+def with_a_gap(length: int, every: int, std: float) -> measurements.Mask:
+    seen = torch.zeros(length, dtype=torch.bool)
+    seen[::every] = True
+    seen[length // 4 : length // 2] = False
+    return measurements.Mask(seen, std)
+
+
+def seen_of(law: sdegen.GaussianMixture, A: measurements.Measurement) -> torch.Tensor:
+    return A.sample(law.sample(1, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))[0]
+
+
+@pytest.mark.parametrize(
+    ("sde", "length", "std"),
+    [
+        (sdegen.VP(), 16, 1e-3),
+        (sdegen.EDM(), 64, 1.0),
+        pytest.param(sdegen.VP(), 64, 1e-3, marks=pytest.mark.slow),
+        pytest.param(sdegen.VP(), 128, 1.0, marks=pytest.mark.slow),
+        pytest.param(sdegen.EDM(), 128, 1e-3, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_moment_matching_of_a_series_is_the_smoother(sde: sdegen.SDE, length: int, std: float) -> None:
+    for law, every in ((smooth(length, 8.0, 1e-6), 5), (smooth(length, 20.0, 1e-8), 2), (rough(length, 10.0), 1)):
+        A = with_a_gap(length, every, std)
+        y = seen_of(law, A)
+        posterior = measurements.mixture_posterior(law, A, y)
+        wrapped, truth = MomentMatching(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior)
+        for ratio in (30.0, 1.0, 0.03):
+            t = sde.time(torch.tensor(ratio**-2, dtype=F64))
+            at, data = sde.marginal(t), posterior.sample(3, torch.Generator().manual_seed(2))
+            x = at.Phi(data) + at.R(torch.randn(data.shape, dtype=F64, generator=torch.Generator().manual_seed(3)))
+            torch.testing.assert_close(wrapped.denoise(x, t, y=y), truth.denoise(x, t), rtol=0, atol=5e-3)
+
+
+class Flawed(sdegen.ScoreModel):
+    """The truth of a law with an error of its velocity that is linear in the state and has no symmetry, as networks err."""
+
+    def __init__(self, sde: Any, law: sdegen.GaussianMixture, error: float) -> None:
+        self.sde, self.moments, self.inside = sde, law.moments(), sdegen.Exact(sde, law)
+        d = law.event_shape[0]
+        self.error = error * torch.randn(d, d, dtype=F64, generator=torch.Generator().manual_seed(5)) / d**0.5
+
+    def estimate(self, x: torch.Tensor, t: Any, /, **cond: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        at = self.sde.marginal(t)
+        y = at.normalise(x)
+        v = at.velocity(*self.inside.estimate(x, t)) + y @ self.error
+        return at.denoise(y, v), at.noise(y, v)
+
+    def score(self, x: torch.Tensor, t: Any, /, **cond: Any) -> torch.Tensor:
+        return self.sde.marginal(t).score_from_noise(self.estimate(x, t)[1])
+
+
+@pytest.mark.parametrize(
+    ("sde", "std"),
+    [(sdegen.VP(), 1e-3), pytest.param(sdegen.EDM(), 1e-3, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_a_derivative_that_is_no_covariance_leads_nowhere_else(sde: sdegen.SDE, std: float) -> None:
+    """The error of the mean stays below the spread of the data, which conjugate gradients leave."""
+    law = smooth(64, 8.0, 1e-6)
+    A = with_a_gap(64, 5, std)
+    y = seen_of(law, A)
+    wrapped = MomentMatching(Flawed(sde, law, 0.02), A)
+    x = sdegen.sample(wrapped, 20, sampler=samplers.ExponentialSDE(20), seed=0, y=y)
+    assert (x.mean(0) - measurements.mixture_posterior(law, A, y).moments().mean).abs().max() < 1
+    assert x.abs().max() < 6
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5, None])
+def test_minimal_residuals_are_the_least_of_the_krylov_space(iterations: int | None) -> None:
+    generator = torch.Generator().manual_seed(2)
+    turn = torch.linalg.qr(torch.randn(7, 7, dtype=F64, generator=generator)).Q
+    M, b = turn @ torch.linspace(1, 4, 7).double().diag() @ turn.T, torch.randn(3, 7, dtype=F64, generator=generator)
+    u = minimal_residuals(lambda u: u @ M, b, iterations, least=1.0)
+    k = 7 if iterations is None else iterations
+    K = torch.stack([b @ torch.linalg.matrix_power(M, j) for j in range(k)], -1)
+    want = K @ torch.linalg.lstsq(M @ K, b[..., None]).solution
+    torch.testing.assert_close(u, want[..., 0], rtol=1e-7, atol=1e-9)
+
+
+def test_minimal_residuals_grow_with_no_map_and_stop_where_it_is_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(40, 6, dtype=F64, generator=generator)
+    b[3] = 0
+    M = torch.randn(40, 6, 6, dtype=F64, generator=generator)
+    times = lambda M: lambda u: (M @ u[..., None])[..., 0]
+    left = b.norm(dim=1)
+    for iterations in range(1, 7):
+        u = minimal_residuals(times(M), b, iterations)
+        after = (b - times(M)(u)).norm(dim=1)
+        assert (after <= left * (1 + 1e-12)).all()
+        left = after
+    assert (minimal_residuals(times(-M @ M.mT), b) == 0).all()  # negative
+    skew = torch.eye(6, dtype=F64) + 10 * (M - M.mT)
+    u = minimal_residuals(times(skew), b)
+    torch.testing.assert_close(u, minimal_residuals(times(skew), b, 1))  # the second product depends on the order
+    sound = M @ M.mT + torch.eye(6)
+    torch.testing.assert_close(minimal_residuals(times(sound), b, least=1.0), torch.linalg.solve(sound, b))
+    assert (minimal_residuals(times(sound), b, least=1e4) == 0).all()
+
+
+@pytest.mark.parametrize("power", [-120, 120])
+def test_minimal_residuals_are_linear_in_the_right_side(power: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    half = torch.randn(6, 6, dtype=F64, generator=generator)
+    M, b = half @ half.T + 0.1 * torch.eye(6), torch.randn(5, 6, dtype=F64, generator=generator)
+    for iterations in (1, 3, None):
+        u, scaled = (minimal_residuals(lambda u: u @ M, c * b, iterations, 0.1) for c in (1.0, 2.0**power))
+        assert torch.equal(scaled, 2.0**power * u)
