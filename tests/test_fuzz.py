@@ -78,7 +78,7 @@ def test_numbers_out_of_their_bounds_are_refused_in_a_sentence(nonsense: str) ->
 
 FRACTIONS = {  # of one, by the interval that the documentation gives
     "[0, 1]": "data.Scaled(flips), guidance.Rescaled(rescale), guidance.RescaledGuidance(rescale), samplers.DDIM(eta), "
-    "guidance.twisted_smc(threshold), training.Settings(p_uncond)",
+    "guidance.annealed_smc(threshold), guidance.twisted_smc(threshold), training.Settings(p_uncond)",
     "(0, 1]": "guidance.DynamicThreshold(quantile)",
     "[0, 1)": "nets.UNet(dropout), Model(end), LearnedVariance(end)",
     "(0, 1)": "baselines.ResidualFlow(bound), processes.constant_betas(beta), processes.cosine_betas(largest), "

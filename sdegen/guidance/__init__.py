@@ -4,6 +4,7 @@ A wrapper changes what a trained model says while sampling, never its weights; a
 It is a module only so that samplers find the dtype, device and mode of the network inside. Train the model, then wrap it.
 """
 
+from .annealed import annealed_smc
 from .base import CleanState, Guided, Tilted
 from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
@@ -13,6 +14,7 @@ from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .measured import DPS, Measured, MomentMatching, PiGDM
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
+from .split import decoupled_annealing, split_gibbs
 from .twisted import Particles, twisted_smc
 
 __all__ = [
@@ -20,6 +22,6 @@ __all__ = [
     "Autoguidance", "ClassifierFree", "Extrapolated", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "minimal_residuals",
-    "repaint", "Particles", "twisted_smc",
+    "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

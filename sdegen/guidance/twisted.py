@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Particles", "twisted_smc"]
+__all__ = ["Particles", "draw_indices", "effective", "refuse_rows", "twisted_smc"]
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ..checks import check_count, check_number
 from ..laws.draws import noise_like, resample_systematically
 from ..laws.kernels import posterior
 from ..models.named import read_conditions
-from ..models.score import evaluating
+from ..models.score import ScoreModel, evaluating
 from ..processes.grids import Angle, Grid
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions, check_known, start
@@ -24,7 +24,7 @@ from .measured import Measured, check_measured
 
 
 class Particles(NamedTuple):
-    """Weighted samples of data: the result of `twisted_smc`.
+    """Weighted samples of data: the result of `twisted_smc` and `annealed_smc`.
 
     Attributes
     ----------
@@ -34,11 +34,14 @@ class Particles(NamedTuple):
         ``(n,)``, summing to one, float64.
     resampled
         How often the particles were drawn anew on the way.
+    evaluations
+        How often the model was asked about each.
     """
 
     x: Tensor
     weights: Tensor
     resampled: int
+    evaluations: int
 
     def __repr__(self) -> str:
         return show_call(self)
@@ -46,7 +49,7 @@ class Particles(NamedTuple):
     @property
     def effective(self) -> float:
         """The effective sample size, ``1 / Σ weights²``."""
-        return 1 / self.weights.square().sum().item()
+        return effective(self.weights)
 
     def mean(self, of: Tensor | None = None) -> Tensor:
         """Return the weighted mean of the data, or of values ``(n, *)`` computed from the data, float64."""
@@ -55,7 +58,7 @@ class Particles(NamedTuple):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` of the particles by their weights, some several times."""
-        return self.x[_draw_indices(self.weights, n, generator)]
+        return self.x[draw_indices(self.weights, n, generator)]
 
 
 @check_arguments
@@ -127,7 +130,7 @@ def twisted_smc(
     with torch.no_grad(), evaluating(model):
         check_known(model)
         x = start(model, particles, seed)
-        _refuse_rows(model, cond, x)
+        refuse_rows(model, cond, x)
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0
         for i, t in enumerate(times):
@@ -135,7 +138,7 @@ def twisted_smc(
             log_weights = _checked(log_weights + pending + log_twist.double().cpu(), t)
             weights = log_weights.softmax(0)
             if weights.square().sum() * particles * threshold > 1:
-                kept = _draw_indices(weights, particles, draws)
+                kept = draw_indices(weights, particles, draws)
                 x_0, eps, slope, log_twist = (v[kept.to(v.device)] for v in (x_0, eps, slope, log_twist))
                 log_weights, resampled = torch.zeros_like(log_weights), resampled + 1
             if i + 1 == len(times):
@@ -155,10 +158,10 @@ def twisted_smc(
         data = sde.project(x_0)
         last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
-    return Particles(data, log_weights.softmax(0), resampled)
+    return Particles(data, log_weights.softmax(0), resampled, len(times))
 
 
-def _refuse_rows(model: Measured, cond: dict[str, Any], x: Tensor) -> None:
+def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
     """Refuse values with a row for each particle: particles are drawn anew and change places on the way."""
     named = model.with_rows(cond, x[:1], len(x)) if len(x) > 1 else []
     if named:
@@ -169,7 +172,12 @@ def _refuse_rows(model: Measured, cond: dict[str, Any], x: Tensor) -> None:
         raise ValueError("a condition fixed in the model has a row for each particle; give one without rows for all.")
 
 
-def _draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+def effective(weights: Tensor) -> float:
+    """Return the effective number ``1 / Σ weights²`` of weights of sum one."""
+    return 1 / weights.square().sum().item()
+
+
+def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Draw indices by systematic resampling: each as often as its weight says, to within one."""
     return resample_systematically(weights, n, torch.rand((), dtype=torch.float64, generator=generator))
 

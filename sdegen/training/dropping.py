@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..data import Batch
+from ..guidance.annealed import annealed_smc
+from ..guidance.split import decoupled_annealing, split_gibbs
 from ..guidance.twisted import twisted_smc
 from ..likelihood.bits import bits_per_dim
 from ..likelihood.density import Density
@@ -32,6 +34,7 @@ from .score_loss import ScoreLoss
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
     elbo, discrete_elbo, bits_per_dim, twisted_smc, measure_profile,
+    annealed_smc, decoupled_annealing, split_gibbs,
 )  # fmt: skip
 
 

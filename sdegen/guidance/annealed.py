@@ -1,0 +1,145 @@
+"""Annealed sequential Monte Carlo: particles that are weighted from noise level to noise level, and moved by split Gibbs."""
+
+from __future__ import annotations
+
+__all__ = ["annealed_smc"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..data.parts import check_batch
+from ..models.named import read_conditions
+from ..models.score import ScoreModel
+from ..progress import show_bar
+from ..samplers.noise import as_seed
+from ..samplers.start import check_conditions
+from .coupling import Coupling
+from .measuring import LinearMeasurement
+from .twisted import Particles, draw_indices, effective, refuse_rows
+
+SLOWEST = 0.95  # the next noise level in parts of the last, at most
+HALVINGS = 40  # of the interval that the next level is sought in
+
+
+@check_arguments
+def annealed_smc(
+    model: ScoreModel,
+    measurement: LinearMeasurement,
+    particles: int,
+    *,
+    y: Any,
+    steps: int = 20,
+    moves: int = 1,
+    threshold: float = 0.5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Particles:
+    """Draw samples of data given a measurement by annealed sequential Monte Carlo, exact in the limit of many particles, and
+    return `Particles`.
+
+    Draws of the model are weighted by ``N(y; A x, std² + level² A D² Aᵀ)``, at a level that leaves a share `threshold` of
+    them effective; they are drawn anew by their weights, and moved by turns of `split_gibbs` at the level, which leave their
+    law as it is. So on to lower levels, and in the end to none, where the weights are those of the posterior. No weight is of
+    a path or of a proposal: in many dimensions only the numbers measured make them uneven, and modes get the weights that are
+    theirs, which the moves alone would not give them. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*,
+    2006; for the moves see `split_gibbs`.
+
+    Parameters
+    ----------
+    model
+        A score model of a scalar process.
+    measurement
+        What was done to the data, a linear map with Gaussian noise.
+    particles
+        How many; samples drawn from four times as many are nearly as good as independent ones.
+    y
+        What was measured of one datum.
+    steps
+        Evaluations of a move; the first data, drawn from the model, take twice as many.
+    moves
+        Turns of the split Gibbs sampler at a level.
+    threshold
+        The share of the particles that a step to the next level leaves effective; the higher, the more levels.
+    seed, generator
+        Randomness.
+    batch
+        Most particles that go through the model at a time; all by default.
+    progress
+        Show a bar of the levels; by default where standard error is a terminal.
+    cond
+        Conditions of the model, which all particles share.
+
+    Returns
+    -------
+    Particles
+        Weighted samples; they depend on each other, and a second run is the way to an error.
+
+    Raises
+    ------
+    TypeError
+        If the process is not scalar, or has data in other coordinates; or the measurement is not linear.
+    ValueError
+        If `y` has another shape than what is measured of one datum, a condition has a row for each particle, or too many
+        numbers are measured.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> from sdegen.guidance.measurements import Mask
+    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    >>> found = annealed_smc(model, Mask([True, False], std=0.1), 400, y=[3.0], seed=0)
+    >>> bool((found.mean()[0] - 3.0).abs() < 0.1)
+    True
+    """
+    check_count("particles", particles), check_count("steps", steps), check_count("moves", moves)
+    check_number("threshold", threshold, at_least=0, at_most=1)
+    check_batch(batch)
+    check_conditions(model, cond)
+    cond = read_conditions(model, cond, annealed_smc)
+    draws = torch.Generator().manual_seed(as_seed(seed, generator))
+    coupling, level, resampled = Coupling(model, measurement, y, draws, steps, batch, cond), math.inf, 0
+    with torch.no_grad(), show_bar(progress, "annealed_smc") as bar:
+        x = coupling.draw_prior(particles)
+        refuse_rows(model, cond, x)
+        coupling.refuse_rows(x)
+        misfit = coupling.misfit(x)
+        known = torch.zeros(
+            particles, dtype=torch.float64
+        )  # of the likelihood at the level that the particles are drawn at
+        while True:
+            level = _next_level(coupling, misfit, known, level, threshold)
+            weights = (coupling.log_likelihood(misfit, level) - known).softmax(0)
+            if level == 0:
+                return Particles(x, weights, resampled, coupling.asked)
+            x, resampled = x[draw_indices(weights, particles, draws).to(x.device)], resampled + 1
+            for _ in range(moves):
+                x = coupling.draw_data(coupling.draw_copy(x, level), level)
+            misfit = coupling.misfit(x)
+            known = coupling.log_likelihood(misfit, level)
+            bar.update()
+
+
+def _next_level(coupling: Coupling, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
+    """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
+
+    def keeps(level: float) -> bool:
+        weights = (coupling.log_likelihood(misfit, level) - known).softmax(0)
+        return effective(weights) >= threshold * len(weights)
+
+    low, high = coupling.least, min(SLOWEST * level, coupling.largest)
+    if high <= low or keeps(0.0):
+        return 0.0
+    if keeps(low):
+        return low
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high

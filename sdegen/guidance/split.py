@@ -1,0 +1,209 @@
+"""Posteriors by turns: a Gaussian draw given what was measured, and a denoised one given the model, at falling noise levels."""
+
+from __future__ import annotations
+
+__all__ = ["decoupled_annealing", "split_gibbs"]
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..data.parts import check_batch
+from ..models.named import read_conditions
+from ..models.score import ScoreModel
+from ..progress import show_bar
+from ..samplers.multistep import Multistep
+from ..samplers.noise import as_seed
+from ..samplers.start import check_conditions
+from .coupling import Coupling
+from .measuring import LinearMeasurement
+
+FIRST = 3.0  # spreads of the data: the first level of a run
+LAST = 0.1  # of the variance of the measurement's noise: what the last level adds to it
+
+
+@check_arguments
+def split_gibbs(
+    model: ScoreModel,
+    measurement: LinearMeasurement,
+    n: int,
+    *,
+    y: Any,
+    levels: Sequence[float] | int = 20,
+    steps: int = 10,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Draw samples of data given a measurement by the split Gibbs sampler (PnP-DM), and return them, ``(n, *)``.
+
+    At every noise level a noisy copy of the data is drawn given them and `y`, which is Gaussian, and data given the copy,
+    by the model's reversed process. At one level this leaves the law ``p(x) N(y; A x, std² + level² A D² Aᵀ)`` as it is,
+    `D` the spread of the data's units, so that many turns at a low level come to the posterior. Falling levels come near it
+    in few turns, but modes keep the weights that they had when the noise last reached from one to the other, which
+    `annealed_smc` puts right. Z. Wu et al., *Principled probabilistic imaging using diffusion models as plug-and-play
+    priors*, 2024, arXiv:2405.18782.
+
+    Parameters
+    ----------
+    model
+        A score model of a scalar process.
+    measurement
+        What was done to the data, a linear map with Gaussian noise.
+    n
+        How many.
+    y
+        What was measured, of one datum for all samples or a row for each.
+    levels
+        Noise levels ``sigma / alpha`` of the turns, one after the other; or how many, evenly spaced in their logarithm, from
+        three times the spread of the data to where a copy adds a tenth to the variance of the measurement's noise.
+    steps
+        Evaluations of a turn; the first data, drawn from the model, take twice as many.
+    seed, generator
+        Randomness.
+    batch
+        Most samples that go through the model at a time; all by default.
+    progress
+        Show a bar; by default where standard error is a terminal.
+    cond
+        Conditions of the model.
+
+    Raises
+    ------
+    TypeError
+        If the process is not scalar, or has data in other coordinates; or the measurement is not linear.
+    ValueError
+        If a level is not above those where the model's data end, `y` has another shape than what is measured, or too many
+        numbers are measured.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> from sdegen.guidance.measurements import Mask
+    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    >>> x = split_gibbs(model, Mask([True, False], std=0.1), 100, y=[3.0], seed=0)
+    >>> bool((x[:, 0].mean() - 3.0).abs() < 0.1)
+    True
+    """
+    coupling = _couple(model, measurement, y, steps, (seed, generator), batch, cond, split_gibbs)
+    with torch.no_grad():
+        x = coupling.draw_prior(n)
+        for level in _told(_read_levels(coupling, levels, x), progress, "split_gibbs"):
+            x = coupling.draw_data(coupling.draw_copy(x, level), level)
+    return x
+
+
+@check_arguments
+def decoupled_annealing(
+    model: ScoreModel,
+    measurement: LinearMeasurement,
+    n: int,
+    *,
+    y: Any,
+    levels: Sequence[float] | int = 40,
+    steps: int = 5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Draw samples of data given a measurement by decoupled annealing (DAPS), and return them, ``(n, *)``.
+
+    From a state at every noise level the probability flow is followed to data in few steps; data are drawn from the Gaussian
+    about these, of the level's width, given `y`; and they are noised to the next level anew, so that what the flow errs is
+    not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et al.,
+    *Improving diffusion inverse problem solving with decoupled noise annealing*, 2024, arXiv:2407.01521, where the draw is by
+    Langevin steps; here it is exact.
+
+    Parameters
+    ----------
+    model, measurement, n, y
+        As for `split_gibbs`.
+    levels
+        As for `split_gibbs`, but from the largest of the process if a number.
+    steps
+        Evaluations of the flow from a level.
+    seed, generator, batch, progress, cond
+        As for `split_gibbs`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `split_gibbs`.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> from sdegen.guidance.measurements import Mask
+    >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    >>> x = decoupled_annealing(model, Mask([True, False], std=0.1), 100, y=[3.0], seed=0)
+    >>> bool((x[:, 0].mean() - 3.0).abs() < 0.1)
+    True
+    """
+    coupling = _couple(model, measurement, y, steps, (seed, generator), batch, cond, decoupled_annealing)
+    with torch.no_grad():
+        x = coupling.draw_prior(n)
+        turns = _read_levels(coupling, levels, x, coupling.largest)
+        for level in _told(turns, progress, "decoupled_annealing"):
+            clean = coupling.denoise(coupling.add_noise(x, level), level, Multistep(steps))
+            x = coupling.draw_copy(clean, level)
+    return x
+
+
+def _couple(
+    model: ScoreModel,
+    measurement: LinearMeasurement,
+    y: Any,
+    steps: int,
+    source: tuple[int | None, torch.Generator | None],
+    batch: int | None,
+    cond: dict[str, Any],
+    door: Callable[..., Any],
+) -> Coupling:
+    """Return the coupling of a call, whose conditions are checked."""
+    check_count("steps", steps)
+    check_batch(batch)
+    check_conditions(model, cond)
+    cond = read_conditions(model, cond, door)
+    draws = torch.Generator().manual_seed(as_seed(*source))
+    return Coupling(model, measurement, y, draws, steps, batch, cond)
+
+
+def _read_levels(
+    coupling: Coupling, levels: Sequence[float] | int, x: Tensor, first: float | None = None
+) -> list[float]:
+    """Return the levels of a call, checked; where only their number is given, from the first to that of the least use.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is not above those where the model's data end.
+    """
+    if isinstance(levels, int):
+        number = check_count("levels", levels)
+        first = FIRST * coupling.spread if first is None else first
+        last = max(LAST**0.5 * coupling.reach(x), coupling.least)
+        shares = torch.linspace(0, 1, number, dtype=torch.float64) if number > 1 else torch.ones(1)
+        return [first * (min(last, first) / first) ** share for share in shares.tolist()]
+    least = coupling.least
+    given = [check_number("levels", level, above=0) for level in levels]
+    if not given or min(given) < least:
+        low = f"has {min(given):.4g}" if given else "is empty"
+        raise ValueError(f"levels {low}; give noise levels sigma / alpha, of at least {least:.4g} for this model.")
+    return given
+
+
+def _told(turns: list[float], progress: bool | None, name: str) -> Iterator[float]:
+    """Yield the levels, and tell a progress bar of each."""
+    with show_bar(progress, name) as bar:
+        bar.total = len(turns)
+        for level in turns:
+            yield level
+            bar.update()

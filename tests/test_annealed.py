@@ -1,0 +1,189 @@
+"""Split Gibbs, decoupled annealing and annealed particles, against laws that are known in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sdegen
+from sdegen import metrics
+from sdegen.guidance import annealed_smc, decoupled_annealing, split_gibbs
+from sdegen.guidance.coupling import Coupling
+from sdegen.guidance.measurements import Linear, Mask, mixture_posterior, random_projection
+from sdegen.laws.conditioning import update_gaussians
+from sdegen.laws.units import Units
+
+RING = sdegen.data.gaussian_ring()
+EXACT = sdegen.Exact(sdegen.VP(), RING)
+ACROSS = Linear(
+    torch.tensor([[0.6, 0.8]], dtype=torch.float64), 0.4
+)  # of length one, so that copies add to its noise alike
+Y = torch.tensor([2.5], dtype=torch.float64)
+
+
+def coupled(model: Any = EXACT, A: Any = ACROSS, y: Any = Y, steps: int = 20, seed: int = 0) -> Coupling:
+    return Coupling(model, A, y, torch.Generator().manual_seed(seed), steps, None, {})
+
+
+def law_at(level: float) -> sdegen.GaussianMixture:
+    """Return the law of the data where a copy of a noise level is measured, as a measurement with more noise gives it."""
+    return mixture_posterior(RING, Linear(ACROSS.A, (ACROSS.std**2 + level**2) ** 0.5), Y)
+
+
+def modes_off(x: torch.Tensor, truth: sdegen.GaussianMixture) -> float:
+    return 0.5 * (truth.component_log_prob(x).softmax(1).mean(0) - truth.weights).abs().sum().item()
+
+
+# --- the coupling -----------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_has_its_conditional_mean_and_covariance() -> None:
+    """In units of another spread for each coordinate, measured by correlated directions."""
+    std = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.ones(1))
+    model = sdegen.Exact(sdegen.VP().in_units(Units(torch.zeros(3, dtype=torch.float64), std)), law)
+    A, y, level, n = random_projection(2, 3, 0.3), torch.tensor([1.0, -2.0], dtype=torch.float64), 0.7, 40_000
+    x = torch.tensor([[1.0, 0.5, -0.5]], dtype=torch.float64)
+    mean, covariance, _, S = update_gaussians(x, (level * std).square().diag()[None], A.A, A.std, y)
+    z = coupled(model, A, y).draw_copy(x.expand(n, 3), level)
+    torch.testing.assert_close(z.mean(0), mean[0], rtol=0, atol=5 * (covariance[0].diagonal().max() / n).sqrt().item())
+    torch.testing.assert_close(z.T.cov(), covariance[0], rtol=0, atol=0.03)
+    # And the data alone have the likelihood of the wider noise.
+    other = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    coupling = coupled(model, A, y)
+    found = coupling.log_likelihood(coupling.misfit(other), level)
+    expected = torch.distributions.MultivariateNormal(other @ A.A.T, S[0]).log_prob(y)
+    torch.testing.assert_close(found - found[0], expected - expected[0])
+
+
+def test_turns_leave_the_law_of_their_level_as_it_is() -> None:
+    level, n = 0.8, 1500
+    law, coupling = law_at(level), coupled()
+    x, reference = (law.sample(n, torch.Generator().manual_seed(k)) for k in (0, 1))
+    floor = metrics.sliced_wasserstein(x, reference, seed=0)
+    with torch.no_grad():
+        for _ in range(2):
+            x = coupling.draw_data(coupling.draw_copy(x, level), level)
+    found = metrics.sliced_wasserstein(x, reference, seed=0)
+    assert found.value < floor.value + 4 * (found.stderr**2 + floor.stderr**2) ** 0.5
+    assert modes_off(x, law) < 0.05 < 0.1 < modes_off(x, law_at(0.0))
+    assert coupling.asked == 2 * 20
+
+
+# --- split Gibbs ------------------------------------------------------------------------------------------------------
+
+
+def test_many_turns_at_one_level_come_to_its_law() -> None:
+    level, law = 1.5, law_at(1.5)
+    x = split_gibbs(EXACT, ACROSS, 1000, y=Y, levels=[level] * 10, steps=10, seed=0)
+    assert modes_off(x, law) < 0.07 < 0.3 < modes_off(RING.sample(1000, torch.Generator().manual_seed(0)), law)
+    assert (x.mean(0) - law.moments().mean).norm() < 0.3  # the standard deviations are above 2
+
+
+def test_falling_levels_meet_the_measurement_and_images_keep_their_shape() -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(16, 16, dtype=torch.float64, generator=generator) / 4
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 4, 4), (half @ half.T + 0.1 * torch.eye(16))[None])
+    A = Mask(torch.arange(16).reshape(1, 4, 4) % 3 == 0, 0.2)
+    y = A.sample(law.sample(1, generator), generator)[0]
+    truth = mixture_posterior(law, A, y).moments()
+    x = split_gibbs(sdegen.Exact(sdegen.VP(), law), A, 600, y=y, levels=10, seed=0)
+    assert x.shape == (600, 1, 4, 4)
+    spread = truth.covariance.diagonal().sqrt()
+    assert ((x.mean(0) - truth.mean).flatten() / spread).abs().max() < 0.35
+    assert (x.flatten(1).std(0) / spread - 1).abs().max() < 0.2
+
+
+def test_each_sample_has_its_own_measurement_where_each_is_given_one() -> None:
+    A = Mask(torch.tensor([True, False]), 0.1)
+    y = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    for draw in (split_gibbs, decoupled_annealing):
+        assert (draw(EXACT, A, 7, y=y, levels=8, seed=0)[:, :1] - y).abs().max() < 0.5
+
+
+def test_conditions_reach_the_model() -> None:
+    modes = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.full((1,), 0.25)) for m in RING.means]
+    model = sdegen.ExactConditional(sdegen.VP(), modes, RING)
+    A = Linear(ACROSS.A, 5.0)  # which tells next to nothing
+    for label in (0, 3):
+        x = split_gibbs(model, A, 60, y=Y, levels=6, steps=8, seed=0, label=label)
+        assert (x.mean(0) - RING.means[label]).norm() < 0.3
+    found = annealed_smc(model, A, 60, y=Y, steps=8, seed=0, label=3)
+    assert (found.mean() - RING.means[3]).norm() < 0.3
+
+
+# --- decoupled annealing ----------------------------------------------------------------------------------------------
+
+
+def test_decoupled_annealing_has_the_moments_of_its_recursion() -> None:
+    """On Gaussian data the flow is linear, and mean and variance of every turn are known; they are not the posterior's."""
+    m, C, y, n, levels = 1.0, 2.0, 2.5, 20_000, [2.0, 0.9, 0.5]
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 1), m), torch.full((1,), C))
+    A = Linear(torch.ones(1, 1, dtype=torch.float64), 0.6)
+    mean, variance = m, C
+    for level in levels:
+        shrink = (C / (C + level**2)) ** 0.5
+        mean, variance = m + shrink * (mean - m), shrink**2 * (variance + level**2)
+        gain = level**2 / (level**2 + A.std**2)
+        mean, variance = mean + gain * (y - mean), (1 - gain) ** 2 * variance + (1 - gain) * level**2
+    x = decoupled_annealing(sdegen.Exact(sdegen.VP(), law), A, n, y=[y], levels=levels, steps=12, seed=0)
+    assert abs(x.mean().item() - mean) < 5 * (variance / n) ** 0.5
+    assert abs(x.var().item() / variance - 1) < 5 * (2 / n) ** 0.5
+    truth = mixture_posterior(law, A, torch.tensor([y])).moments()
+    assert abs(mean - truth.mean.item()) > 20 * (variance / n) ** 0.5
+
+
+# --- annealed particles -----------------------------------------------------------------------------------------------
+
+
+def test_annealed_particles_have_the_posterior() -> None:
+    truth = mixture_posterior(RING, ACROSS, Y)
+    found = annealed_smc(EXACT, ACROSS, 2000, y=Y, seed=0)
+    assert abs(found.weights.sum() - 1) < 1e-9 and found.effective > 0.5 * 2000
+    assert found.evaluations == 40 + 20 * found.resampled > 60
+    x = found.sample(1000, torch.Generator().manual_seed(0))
+    assert modes_off(x, truth) < 0.03 < 0.1 < modes_off(split_gibbs(EXACT, ACROSS, 1000, y=Y, levels=8, seed=0), truth)
+    reference, other = (truth.sample(1000, torch.Generator().manual_seed(k)) for k in (1, 2))
+    floor = metrics.sliced_wasserstein(other, reference, seed=0)
+    assert metrics.sliced_wasserstein(x, reference, seed=0).value < floor.value + 6 * floor.stderr
+
+
+@pytest.mark.slow
+def test_the_error_of_annealed_particles_falls_like_the_root_of_their_number() -> None:
+    truth = mixture_posterior(RING, ACROSS, Y)
+    mean, error = truth.moments().mean, {}
+    for n in (64, 1024):
+        runs = [annealed_smc(EXACT, ACROSS, n, y=Y, seed=k) for k in range(12)]
+        error[n] = torch.stack([run.mean() - mean for run in runs]).square().sum(1).mean().sqrt()
+    assert 2.4 < error[64] / error[1024] < 6.6  # 4 expected
+    bias = torch.stack([run.mean() - mean for run in runs]).mean(0)
+    assert bias.norm() < 3 * error[1024] / 12**0.5
+
+
+def test_one_particle_and_a_measurement_that_tells_nothing_are_limits() -> None:
+    assert annealed_smc(EXACT, ACROSS, 1, y=Y, steps=4, seed=0).weights.tolist() == [1.0]
+    found = annealed_smc(EXACT, Linear(ACROSS.A, 1e4), 200, y=Y, steps=4, seed=0)
+    assert found.resampled == 0 and found.evaluations == 8 and found.effective > 199.9
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_couplings_refuse_what_they_cannot_do(monkeypatch: Any) -> None:
+    with pytest.raises(TypeError, match="CLD is not scalar"):
+        split_gibbs(sdegen.Exact(sdegen.CLD(), RING), ACROSS, 3, y=Y)
+    with pytest.raises(ValueError, match=r"y has shape \(2,\); expected what is measured of one datum, \(1,\)"):
+        split_gibbs(EXACT, ACROSS, 3, y=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"levels has 1e-06; give noise levels sigma / alpha, of at least"):
+        split_gibbs(EXACT, ACROSS, 3, y=Y, levels=[1.0, 1e-6])
+    with pytest.raises(ValueError, match="levels is empty"):
+        decoupled_annealing(EXACT, ACROSS, 3, y=Y, levels=[])
+    with pytest.raises(ValueError, match="y has a row for each particle"):
+        annealed_smc(EXACT, ACROSS, 3, y=torch.ones(3, 1))
+    with pytest.raises(TypeError, match="takes no condition of that name"):
+        annealed_smc(EXACT, ACROSS, 3, y=Y, colour=1)
+    monkeypatch.setattr("sdegen.guidance.coupling.MOST", 0)
+    with pytest.raises(ValueError, match="1 numbers are measured"):
+        split_gibbs(EXACT, ACROSS, 3, y=Y)
