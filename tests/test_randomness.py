@@ -129,8 +129,11 @@ def network() -> sdegen.Model:
     return sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
 
 
+LINEAR = sdegen.measurements.Linear(torch.eye(2, dtype=torch.float64)[:1], 0.5)
+
+
 def measured() -> sdegen.ScoreModel:
-    return guidance.PiGDM(EXACT, sdegen.measurements.Linear(torch.eye(2, dtype=torch.float64)[:1], 0.5))
+    return guidance.PiGDM(EXACT, LINEAR)
 
 
 Y = torch.tensor([3.0], dtype=torch.float64)
@@ -154,6 +157,11 @@ DOORS: dict[str, Callable[[int], Any]] = {
         EXACT, 40, seed=seed, divergence=sdegen.derivatives.Hutchinson()
     ),
     "particles": lambda seed: guidance.twisted_smc(measured(), 32, steps=4, seed=seed, y=Y),
+    "annealed particles": lambda seed: guidance.annealed_smc(EXACT, LINEAR, 32, steps=3, seed=seed, y=Y),
+    "split Gibbs": lambda seed: guidance.split_gibbs(EXACT, LINEAR, 9, levels=2, steps=3, seed=seed, y=Y),
+    "decoupled annealing": lambda seed: guidance.decoupled_annealing(
+        EXACT, LINEAR, 9, levels=2, steps=3, seed=seed, y=Y
+    ),
     "fit": lambda seed: sdegen.fit(network(), RING, steps=3, batch_size=16, seed=seed, progress=False),
     "classifier test": lambda seed: metrics.classifier_test(X[:20], X[20:], seed=seed),
     "kl": lambda seed: metrics.kl(RING, RING, n=64, seed=seed),

@@ -18,7 +18,7 @@ from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
-from .coupling import Coupling
+from .coupling import CoupledCopy
 from .measuring import LinearMeasurement
 from .twisted import Particles, draw_indices, effective, refuse_rows
 
@@ -105,7 +105,7 @@ def annealed_smc(
     check_conditions(model, cond)
     cond = read_conditions(model, cond, annealed_smc)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
-    coupling, level, resampled = Coupling(model, measurement, y, draws, steps, batch, cond), math.inf, 0
+    coupling, level, resampled = CoupledCopy(model, measurement, y, draws, steps, batch, cond), math.inf, 0
     with torch.no_grad(), show_bar(progress, "annealed_smc") as bar:
         x = coupling.draw_prior(particles)
         refuse_rows(model, cond, x)
@@ -127,7 +127,7 @@ def annealed_smc(
             bar.update()
 
 
-def _next_level(coupling: Coupling, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
+def _next_level(coupling: CoupledCopy, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:

@@ -6,7 +6,7 @@ what was seen, `y`. Given data and `y`, the copy is Gaussian; given the copy, th
 
 from __future__ import annotations
 
-__all__ = ["Coupling"]
+__all__ = ["CoupledCopy"]
 
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.base import Sampler
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.run import sample
+from ..samplers.start import check_conditions
 from .measured import as_measured, check_measured
 from .measuring import LinearMeasurement
 
@@ -29,7 +30,7 @@ WIDE = 100.0  # spreads of the data: of a copy with more noise nothing is learne
 FINE = 1e-6  # of the largest level: the least that is told from none
 
 
-class Coupling:
+class CoupledCopy:
     """A score model's data, coupled with a measured copy of them by Gaussian noise.
 
     With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``, which the two draws, one after the
@@ -57,7 +58,7 @@ class Coupling:
     TypeError
         If the process is not scalar, or has data in other coordinates.
     ValueError
-        If too many numbers are measured.
+        If `y` is not finite, or too many numbers are measured.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Coupling:
         self.model, self.measurement, self.y = model, measurement, as_measured(y)
         self.generator, self.steps, self.batch, self.cond = generator, steps, batch, cond
         self.sde = _require_plain(model)
+        check_conditions(model, {"y": self.y})
         self.asked = 0  # evaluations of the model so far, of each sample
         self._axes: tuple[Tensor, Tensor] | None = None
 

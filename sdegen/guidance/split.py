@@ -19,7 +19,7 @@ from ..progress import show_bar
 from ..samplers.multistep import Multistep
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
-from .coupling import Coupling
+from .coupling import CoupledCopy
 from .measuring import LinearMeasurement
 
 FIRST = 3.0  # spreads of the data: the first level of a run
@@ -166,18 +166,18 @@ def _couple(
     batch: int | None,
     cond: dict[str, Any],
     door: Callable[..., Any],
-) -> Coupling:
+) -> CoupledCopy:
     """Return the coupling of a call, whose conditions are checked."""
     check_count("steps", steps)
     check_batch(batch)
     check_conditions(model, cond)
     cond = read_conditions(model, cond, door)
     draws = torch.Generator().manual_seed(as_seed(*source))
-    return Coupling(model, measurement, y, draws, steps, batch, cond)
+    return CoupledCopy(model, measurement, y, draws, steps, batch, cond)
 
 
 def _read_levels(
-    coupling: Coupling, levels: Sequence[float] | int, x: Tensor, first: float | None = None
+    coupling: CoupledCopy, levels: Sequence[float] | int, x: Tensor, first: float | None = None
 ) -> list[float]:
     """Return the levels of a call, checked; where only their number is given, from the first to that of the least use.
 
