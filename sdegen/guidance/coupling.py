@@ -21,8 +21,7 @@ from ..samplers.base import Sampler
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.run import sample
 from ..samplers.start import check_conditions
-from .measured import as_measured, check_measured
-from .measuring import LinearMeasurement
+from .measuring import LinearMeasurement, as_measured, check_measured
 
 MOST = 2**13  # measured numbers, of which a square matrix is decomposed
 TOGETHER = 256  # rows of that matrix that are formed at a time

@@ -10,7 +10,7 @@ how much; `measurements.mixture_posterior` is the truth.
 from __future__ import annotations
 
 __all__ = [
-    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved", "as_measured", "check_measured",
+    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved",
 ]  # fmt: skip
 
 from abc import abstractmethod
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
-from ..checks import check_count, kind_of
+from ..checks import check_count
 from ..conditions import Conditions
 from ..laws.mixtures import Moments
 from ..laws.operators import rows
@@ -29,6 +29,7 @@ from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, dot, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
+from .measuring import as_measured, check_measured
 
 MANY = 256  # numbers of a datum, of which no covariance is formed
 
@@ -74,7 +75,7 @@ class Informed(Guided):
         return {k: v for k, v in cond.items() if k != "y"}
 
 
-@asked_as("a DPS or PiGDM around a score model")
+@asked_as("a PiGDM, MomentMatching or DPS around a score model")
 class Measured(Informed, Tilted):
     """A score model conditioned on a measurement of its data, by ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)`` with `Q` taken
     as constant, for any measurement: the map is linearised, and the noise made Gaussian, at the predicted datum.
@@ -100,14 +101,7 @@ class Measured(Informed, Tilted):
     ValueError
         If the scale is not finite, or the interval out of order; at a call, if `y` is missing, has another shape or is nothing
         that the noise can give, or what is measured of a predicted datum is not finite or has no derivative.
-
-    Attributes
-    ----------
-    one_width
-        Whether `Q` is the same for all states, so that its determinant cancels where states are weighed against each other.
     """
-
-    one_width = True
 
     @check_arguments
     def __init__(
@@ -122,13 +116,13 @@ class Measured(Informed, Tilted):
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""
-        return self.tilt_with_log_density(x, t, **cond)[:3]
+        return self.tilt_with_log_density(x, t, False, **cond)[:3]
 
     def tilt_with_log_density(
-        self, x: Tensor, t: Tensor | float, /, **cond: Any
+        self, x: Tensor, t: Tensor | float, weighed: bool = True, /, **cond: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return clean state, noise and gradient as `tilted` does, and ``log p(y | x_t)`` without its ``−½ log |Q|``, ``(B,)``:
-        of Gaussian noise ``−½ residualᵀ Q⁻¹ residual``.
+        """Return clean state, noise and gradient as `tilted` does, and ``log p(y | x_t)``, ``(B,)``, but for a constant of all
+        states: of Gaussian noise ``−½ residualᵀ Q⁻¹ residual − ½ log |Q|``, without the determinant if it is not `weighed`.
         """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -144,7 +138,10 @@ class Measured(Informed, Tilted):
         u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
         slope = back(u)
         self.measurement.check_derivative(seen, u, slope)
-        return x_0, eps, slope, height - 0.5 * dot(residual, u)
+        log_density = height - 0.5 * dot(residual, u)
+        if weighed:
+            log_density = log_density - self.log_width(residual, std, back, self.sde.project(x_0), t)
+        return x_0, eps, slope, log_density
 
     @abstractmethod
     def apply_precision(
@@ -153,6 +150,12 @@ class Measured(Informed, Tilted):
         """Return ``Q_t⁻¹ residual`` for noise of standard deviation `std`, near the predicted data; `back` multiplies by the
         transpose of ``∂ A E[x_0 | x_t] / ∂x``.
         """
+
+    def log_width(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor | float:
+        """Return ``½ log |Q / std²|`` beside that of other states, ``(B,)``: 0 where `Q` is taken for the same in all."""
+        return 0.0
 
 
 class DPS(Measured):
@@ -282,8 +285,6 @@ class MomentMatching(Solved):
         network is a covariance along some directions only: it is followed as far as it is symmetric and positive.
     """
 
-    one_width = False
-
     def apply_precision(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor:
@@ -291,40 +292,27 @@ class MomentMatching(Solved):
         spread = self.spread(back, data, t)
         return minimal_residuals(lambda u: u + spread(u / std) / std, residual / std, self.iterations, 1.0) / std
 
+    def log_width(
+        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
+    ) -> Tensor | float:
+        """Return ``½ log |1 + A Cov Aᵀ / std²|``, ``(B,)``, by one derivative for each number measured; what the derivative of a
+        network has of negative variances counts as none.
+
+        Raises
+        ------
+        ValueError
+            If more than 256 numbers are measured.
+        """
+        m, spread = residual[0].numel(), self.spread(back, data, t)
+        if m > MANY:
+            raise ValueError(
+                f"{m} numbers are measured, and their determinant takes as many derivatives; give at most {MANY}, or use PiGDM."
+            )
+        basis = torch.eye(m, dtype=residual.dtype, device=residual.device).reshape(m, *residual.shape[1:])
+        S = torch.stack([(spread(e.expand_as(residual) / std) / std).flatten(1) for e in basis], 2)
+        return 0.5 * torch.linalg.eigvalsh(0.5 * (S + S.mT)).clamp_min(0).log1p().sum(1)
+
     def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
         """Return ``u -> A Cov Aᵀ u``."""
         to_clean, sde, forth = self.to_clean(t), self.sde, self.measurement.product_at(data)
         return lambda u: forth(sde.units.stretch(sde.extract(to_clean(back(u)))))
-
-
-def as_measured(y: Any) -> Tensor:
-    """Return what was measured as a tensor.
-
-    Raises
-    ------
-    TypeError
-        If it is no real numbers.
-    """
-    try:
-        given = torch.as_tensor(y)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"y {kind_of(y)}; give a tensor of what was measured, or numbers.") from None
-    if given.is_complex():
-        raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
-    return given
-
-
-def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
-    """Check the condition `y`, and return one for each row."""
-    one = tuple(seen.shape[1:])
-    if "y" not in cond:
-        raise ValueError(
-            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each."
-        )
-    y = as_measured(cond["y"]).to(seen)
-    y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
-    if y.shape not in (seen.shape, one, (1, *one)):
-        raise ValueError(
-            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}."
-        )
-    return y.expand(seen.shape)

@@ -7,17 +7,19 @@ it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_a
 
 from __future__ import annotations
 
-__all__ = ["LinearMeasurement", "Measurement", "Nonlinear"]
+__all__ = ["LinearMeasurement", "Measurement", "Nonlinear", "as_measured", "check_measured"]
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..answers import check_each
 from ..arguments import asked_as, check_arguments
+from ..checks import kind_of
 from ..laws.products import pull_back, value_and_slope
 from ..show import show_call
 from ..signatures import Overridable
@@ -204,3 +206,36 @@ class Nonlinear(Measurement):
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``operator(x)``."""
         return self.operator(x)
+
+
+def as_measured(y: Any) -> Tensor:
+    """Return what was measured as a tensor.
+
+    Raises
+    ------
+    TypeError
+        If it is no real numbers.
+    """
+    try:
+        given = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"y {kind_of(y)}; give a tensor of what was measured, or numbers.") from None
+    if given.is_complex():
+        raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
+    return given
+
+
+def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
+    """Check the condition `y`, and return one for each row."""
+    one = tuple(seen.shape[1:])
+    if "y" not in cond:
+        raise ValueError(
+            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each."
+        )
+    y = as_measured(cond["y"]).to(seen)
+    y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
+    if y.shape not in (seen.shape, one, (1, *one)):
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}; expected what is measured of one datum, {one}, or of each, {tuple(seen.shape)}."
+        )
+    return y.expand(seen.shape)

@@ -16,8 +16,8 @@ from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
-from .measured import Informed, check_measured
-from .measuring import LinearMeasurement
+from .measured import Informed
+from .measuring import LinearMeasurement, check_measured
 
 
 class Replacement(Informed, CleanState):

@@ -20,7 +20,8 @@ from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions, check_known, start
 from ..show import show_call
 from .base import require_clean_means
-from .measured import Measured, check_measured
+from .measured import Measured
+from .measuring import check_measured
 
 
 class Particles(NamedTuple):
@@ -86,7 +87,8 @@ def twisted_smc(
     Parameters
     ----------
     model
-        A `DPS` or `PiGDM` around a score model.
+        A `PiGDM`, `MomentMatching` or `DPS` around a score model. Of `MomentMatching` the width differs between states, and its
+        determinant enters ψ, for one derivative more of the model for each number measured.
     particles
         How many.
     steps, grid
@@ -106,19 +108,16 @@ def twisted_smc(
     Raises
     ------
     TypeError
-        If the model is no `DPS` or `PiGDM`: that of `MomentMatching` has a width of its own in every state, which is not
-        computed.
+        If the model is none of these.
     ValueError
         If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
     """
     if not isinstance(model, Measured):
-        raise TypeError(f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM or DPS.")
+        raise TypeError(
+            f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM, MomentMatching or DPS."
+        )
     check_conditions(model, cond)
     check_count("particles", particles), check_number("threshold", threshold, at_least=0, at_most=1)
-    if not model.one_width:
-        raise TypeError(
-            f"the covariance of {type(model).__name__} depends on the state, and its determinant is not known: use PiGDM."
-        )
     cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = (Angle(end=model.end) if grid is None else grid)(sde, steps)

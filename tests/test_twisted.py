@@ -1,0 +1,51 @@
+"""Particles on moment matching, whose width is another in every state: its determinant, and what they come to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sdegen
+from sdegen.guidance import MomentMatching, twisted_smc
+from sdegen.guidance.measurements import Linear, mixture_posterior
+from sdegen.laws.units import Units
+
+RING = sdegen.data.gaussian_ring()
+A = Linear(torch.tensor([[1.0, 0.3], [0.0, 1.0]], dtype=torch.float64), 0.5)
+Y = torch.tensor([3.0, 0.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_moment_matching_knows_the_density_of_what_was_measured(share: float) -> None:
+    """The Gaussian of the moments that the data have given the state, which a mixture knows in closed form."""
+    units = Units(torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([2.0, 0.5], dtype=torch.float64))
+    for sde in (sdegen.VP(), sdegen.VE(), sdegen.VP().in_units(units)):
+        t, draws = share * sde.T, torch.Generator().manual_seed(0)
+        data, at = RING.sample(6, draws), sde.marginal(t)
+        z = torch.randn(6, 2, dtype=torch.float64, generator=draws)
+        x = at.Phi(sde.lift(data)) + at.R(z)
+        level = (-0.5 * sde.log_snr(t)).exp().item()
+        noised = sde.restore(at.Phi.inv()(x))  # the data, plus noise of the level in their units
+        expected = []
+        for row in noised:
+            spread = torch.ones(2, dtype=torch.float64) if sde.units.plain else sde.units.std
+            seen = mixture_posterior(RING, Linear((1 / spread).diag(), level), row / spread).moments()
+            Q = A.std**2 * torch.eye(2) + A.A @ seen.covariance @ A.A.T
+            expected.append(torch.distributions.MultivariateNormal(A.A @ seen.mean, Q).log_prob(Y))
+        found = MomentMatching(sdegen.Exact(sde, RING), A).tilt_with_log_density(x, t, y=Y)[3]
+        torch.testing.assert_close(found - found[0], torch.stack(expected) - expected[0], rtol=1e-6, atol=1e-6)
+
+
+def test_particles_on_moment_matching_find_the_weights_of_modes() -> None:
+    line = Linear(A.A[:1], 0.5)
+    truth = mixture_posterior(RING, line, Y[:1])
+    found = twisted_smc(MomentMatching(sdegen.Exact(sdegen.VP(), RING), line), 1500, steps=60, seed=0, y=Y[:1])
+    shares = found.mean(truth.component_log_prob(found.x).softmax(1))
+    assert 0.5 * (shares - truth.weights).abs().sum() < 0.06
+    assert found.evaluations == 60
+
+
+def test_a_determinant_of_very_many_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdegen.guidance.measured.MANY", 1)
+    with pytest.raises(ValueError, match="2 numbers are measured, and their determinant takes as many derivatives"):
+        twisted_smc(MomentMatching(sdegen.Exact(sdegen.VP(), RING), A), 10, y=Y)
