@@ -153,6 +153,18 @@ def test_derivatives_either_way_are_finite_differences(build, draw, dims):
     torch.testing.assert_close((back * direction).sum(), (direction * central).sum(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("grid", [(7,), (2, 2, 2), (2, 5, 1), (3, 4, 4)], ids=str)
+def test_bfloat16_has_the_same_derivatives(build, generator, device, grid):
+    """Of volumes of depth 2, whose gradients torch forms of memory that was never written, too."""
+    x, level = (torch.randn(s, generator=generator).to(device) for s in ((8, 1, *grid), (8,)))
+    slopes = []
+    for mixed in (False, True):
+        net = build(1, len(grid), mixed=mixed).float()
+        net(x, level).square().mean().backward()
+        slopes.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert torch.cosine_similarity(*slopes, 0) > 0.99
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_every_condition_is_heard_in_every_dimension(build, draw, dims, device):
     kinds = {"label": Label(3), "v": Vector(2), "s": Set(2), "f": Fields(2, dims)}

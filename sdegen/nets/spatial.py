@@ -6,6 +6,7 @@ from __future__ import annotations
 
 __all__ = [
     "Features",
+    "VolumeConvolution",
     "channels_last",
     "check_dims",
     "check_grid",
@@ -35,9 +36,25 @@ from ..conditions import Condition
 from .embeddings import Sinusoidal
 from .entries import Conditioning
 
+
+class VolumeConvolution(nn.Conv3d):
+    """A convolution of volumes whose weights have the right gradient in bfloat16 too.
+
+    On CPUs torch (2.13) forms that of volumes of depth 2 from memory it never wrote. Padded before, not by the convolution, these
+    are of depth 4 and right.
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``(B, C, D, H, W)`` to as many channels as there are, on the same grid."""
+        depth, *others = (side // 2 for side in self.kernel_size)
+        if h.shape[2] != 2 or not depth:
+            return super().forward(h)
+        return F.conv3d(F.pad(h, (0, 0, 0, 0, depth, depth)), self.weight, self.bias, padding=(0, *others))
+
+
 # By the number of dimensions of a grid, from 1.
 GRIDS = ("signals (B, {}, L)", "images (B, {}, H, W)", "volumes (B, {}, D, H, W)")
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, VolumeConvolution)
 POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
