@@ -55,6 +55,7 @@ from .likelihood import (
     sample_with_log_prob,
 )
 from .models import (
+    Composed,
     Conditioned,
     DirectModel,
     Exact,
@@ -120,8 +121,8 @@ __all__ = [
     # laws
     "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Profile", "Scale", "Units", "moments_of",
     # models
-    "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model", "ScoreModel",
-    "VelocityModel",
+    "Composed", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model",
+    "ScoreModel", "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Density",

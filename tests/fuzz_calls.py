@@ -228,6 +228,11 @@ CALLS: dict[str, Any] = {
         "cells": 32,
         "steps": 8,
     },
+    "Composed": {
+        "windows": sdegen.Exact(VP, RING),
+        "overlaps": sdegen.Exact(VP, laws.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))),
+        "length": 4,
+    },
     "LearnedVariance": {"net": Lazy(lambda: nets.MLP(2, width=8, depth=1, out=4))},
     "LearnedSDE": {"degree": 3},
     "LearnedSchedule": {"degree": 3},

@@ -1,5 +1,6 @@
 """Score models: exact ones of known distributions, networks, networks from elsewhere, and numerical Fokker–Planck solutions."""
 
+from .composed import Composed
 from .diffusers import from_diffusers, to_diffusers
 from .direct import DirectModel
 from .exact import Exact, ExactConditional
@@ -19,7 +20,7 @@ from .score import ScoreModel, VelocityModel
 from .wrapper import Conditioned, Wrapper
 
 __all__ = [
-    "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedReversal", "LearnedVariance",
+    "Composed", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedReversal", "LearnedVariance",
     "Model", "ScoreModel", "Trainable", "VelocityModel", "Wrapper",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for
