@@ -312,6 +312,46 @@ def test_samples_know_what_was_measured_each_its_own() -> None:
         torch.testing.assert_close(part.T.cov(), truth.covariance, atol=0.12, rtol=0)
 
 
+def pushed(model: Any, wrapper: Any, x: torch.Tensor, t: float, y: torch.Tensor) -> torch.Tensor:
+    """How far the noise is pushed, squared."""
+    return (wrapper.noise(x, t, y=y) - model.noise(x, t)).square().sum(1)
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.6])
+def test_true_pushes_have_at_most_a_mean_square_of_the_measured_numbers(t: float) -> None:
+    """Of Gaussian data: on this rests the longest push of DPS."""
+    law, sde = correlated(), sdegen.VP()
+    A = Linear(torch.tensor([[1.0, -0.5, 0.2], [0.3, 1.0, 0.0]], dtype=torch.float64), 0.01)
+    model, data = sdegen.Exact(sde, law), law.sample(4000, torch.Generator().manual_seed(0))
+    y, x = A.sample(data, torch.Generator().manual_seed(1)), sde.perturb(data, torch.full((4000,), t))[0]
+    square = pushed(model, MomentMatching(model, A), x, t, y)
+    assert 0.01 < square.mean() < 2 + 4 * square.std() / 4000**0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_pushes_of_dps_are_the_slope_of_the_likelihood_up_to_twice_the_root_of_the_measured_numbers(
+    scale: float,
+) -> None:
+    sde, t = sdegen.VP(), 0.5
+    A = Linear(torch.tensor([[1.0, 0.3]], dtype=torch.float64), 1.0)
+    model, x, y = sdegen.Exact(sde, RING), states(sde, RING, t, 200), torch.tensor([3.0], dtype=torch.float64)
+    slope = torch.func.grad(lambda x: A.log_prob(y.expand(len(x), 1), model.denoise(x, t)).sum())(x)
+    raw = (scale * sde.marginal(t).R.T(slope)).square().sum(1)
+    found = pushed(model, DPS(model, A, scale=scale), x, t, y)
+    assert 0.1 < (raw > 4).double().mean() < 0.9
+    torch.testing.assert_close(found, raw.clamp_max(4.0), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [samplers.Multistep(20), samplers.ExponentialSDE(20)], ids=name)
+def test_dps_stays_with_the_data_however_few_the_steps_and_precise_the_measurement(sampler: Any) -> None:
+    law = sdegen.data.random_mixture(8, modes=8)
+    A = Linear(torch.eye(8, dtype=torch.float64)[:2], 0.03)
+    y = A.sample(law.sample(1, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))[0]
+    x = sdegen.sample(DPS(sdegen.Exact(sdegen.VP(), law), A), 200, sampler=sampler, seed=0, y=y)
+    away = (x - law.moments().mean).square().sum(1) / law.moments().covariance.trace()
+    assert away.max() < 10
+
+
 @pytest.mark.parametrize("sampler", [samplers.DDIM(12), samplers.Ancestral(12), samplers.Multistep(12)], ids=name)
 def test_replaced_coordinates_end_at_what_was_seen(sampler: samplers.Sampler) -> None:
     A, y = Mask(torch.tensor([True, False]), 0.01), torch.tensor([2.5], dtype=torch.float64)

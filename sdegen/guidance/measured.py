@@ -136,7 +136,7 @@ class Measured(Informed, Tilted):
             raise
         height, residual, std = self.measurement.local_gaussian(check_measured(cond, seen), seen)
         u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
-        slope = back(u)
+        slope = self.limit(back(u), residual[0].numel(), t)
         self.measurement.check_derivative(seen, u, slope)
         log_density = height - 0.5 * dot(residual, u)
         if weighed:
@@ -157,14 +157,22 @@ class Measured(Informed, Tilted):
         """Return ``½ log |Q / std²|`` beside that of other states, ``(B,)``: 0 where `Q` is taken for the same in all."""
         return 0.0
 
+    def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
+        """Return the slope as it is, or no larger than one can be that `m` measured numbers make."""
+        return slope
+
 
 class DPS(Measured):
     """Diffusion posterior sampling (DPS): a measurement model with ``Q = std²``, which ignores the uncertainty of the
-    predicted data.
+    predicted data, and with pushes that are no longer than true ones.
 
     H. Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687. At large noise
-    the pull is too strong by orders of magnitude; the paper replaces it by one of fixed length in every step, which is a step
-    rule and no score. `scale` below 1 or an `interval` tame it, or many steps do.
+    the slope is too steep by orders of magnitude, and any step too long for it; the paper has pushes of fixed length, one for
+    each step. Here the length has a bound. The true push on the noise, ``Rᵀ ∇ log p(y | x_t) = E[z | x_t] − E[z | x_t, y]``, has
+    for mean square what `y` takes from the variance of `z`: of Gaussian data at most the number of the measured numbers, or of
+    those of a datum if they are fewer. A longer one than twice the root of that is shortened to it. So a run cannot diverge:
+    states are moved by multiples of the noise that is left, and the pull is stable where that is below the measurement's. Where
+    steps are few or the measurement is precise, it is a coarse approximation all the same.
 
     Parameters
     ----------
@@ -177,6 +185,12 @@ class DPS(Measured):
     ) -> Tensor:
         """Return ``residual / std²``: the slope of the log-likelihood."""
         return residual / std**2
+
+    def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
+        """Return the slope, shortened to ``|scale Rᵀ slope|² = 4 min(m, d)`` where it is longer; a datum has `d` numbers."""
+        push = self.scale * self._marginal(t).R.T(slope)
+        most = 4.0 * min(m, self.sde.project(slope)[0].numel())
+        return slope * rows((most / dot(push, push).clamp_min(most)).sqrt(), slope)
 
 
 class Solved(Measured):
