@@ -1,12 +1,16 @@
-"""Mean and covariance of data that come in parts."""
+"""Mean and covariance of data that come in parts, and parts of data that are larger than memory."""
 
 from __future__ import annotations
 
-__all__ = ["joined"]
+__all__ = ["in_parts", "joined"]
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from ..laws.mixtures import Moments
+
+NUMBERS = 2**22  # of a part: 32 MiB in float64
 
 
 def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
@@ -39,3 +43,15 @@ def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
         )
         n += more
     return Moments(mean, covariance)
+
+
+def in_parts(x: Tensor) -> tuple[Tensor, ...]:
+    """Return data ``(N, *)`` in parts of rows, each of some four million numbers or one row, so that what is made of a part is
+    no larger.
+
+    Parameters
+    ----------
+    x
+        The data, which may be mapped from a file.
+    """
+    return x.split(max(1, NUMBERS * len(x) // max(1, x.numel())))

@@ -4,7 +4,7 @@ silently.
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Source", "check_finite", "check_rows"]
+__all__ = ["Batch", "Source"]
 
 from collections.abc import Iterator
 from copy import copy
@@ -17,15 +17,16 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..answers import ask_draws
 from ..arguments import check_arguments, check_law
-from ..dense import check_dense
 from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..laws.outside import as_law
-from ..precision import at_least_single, is_finer, widened
+from ..precision import at_least_single, widened
 from ..show import show_call
+from .accepted import check_finite, check_rows, loses_digits
+from .arrays import mapped
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
-from .moments import joined
+from .moments import in_parts, joined
 from .rows import DatasetRows, Rows, held, parted
 
 DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
@@ -61,8 +62,9 @@ class Source:
     data
         Anything with ``sample(n, generator)``, or a law of ``torch.distributions``; a tensor ``(N, *)``; a pair of it and its
         conditions, a dict of tensors ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of
-        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); rows of a table
-        (`TableRows`); or images with their scaling (`Scaled`), whose labels become ``label``.
+        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); a memory-mapped array
+        ``numpy.load(path, mmap_mode="r")``, alone or with its conditions, of which only rows that are drawn are read; rows of a
+        table (`TableRows`); or images with their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
         Those of the network that learns. Coarser data, or data on another device, are refused; laws and images become its dtype,
         float32 at least.
@@ -94,7 +96,7 @@ class Source:
         if self.law is not None:
             x = ask_draws(self.law, FEW, torch.Generator())
             check_finite(x, "data.sample(n)")
-            if not cast and device.type != "mps" and _loses_digits(x, self.dtype):  # which has no float64
+            if not cast and device.type != "mps" and loses_digits(x, self.dtype):  # which has no float64
                 self.dtype = x.dtype
             return
         if isinstance(data, Images):
@@ -111,6 +113,7 @@ class Source:
                 f"data is a {type(data).__name__}, which gives rows one by one; give the batches of "
                 "torch.utils.data.DataLoader(data, batch_size=...)."
             )
+        data = mapped(data)
         if isinstance(data, (Dataset, Rows)):
             tensors = held(data) if isinstance(data, Dataset) else None
             if tensors is None or len(tensors) > 2:
@@ -121,12 +124,12 @@ class Source:
         x, self.cond = parted(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
-        if cast and _loses_digits(x, self.dtype, 0.03):
+        if cast and loses_digits(x, self.dtype, 0.03):
             raise ValueError(
                 f"data is {x.dtype}, and so far from zero that {self.dtype}, which the model takes, hardly tells its rows apart; "
                 "subtract the mean first, or make the model finer: model.double()."
             )
-        self.x = x.to(self.dtype) if cast else widened(x)
+        self.x = x
         if x.device != device:
             raise ValueError(
                 f"data is {x.dtype} on {x.device}, the model {dtype} on {device}; move one to the other: "
@@ -167,21 +170,27 @@ class Source:
         if coordinates is not None:
             if self.x is None:
                 return moments_of(coordinates(coordinates.check(ask_draws(self.law, MANY, generator).double(), "data")))
-            return joined(
-                (len(part.x), moments_of(coordinates(coordinates.check(part.x.double(), "data"))))
-                for part in self.once(READ)
-            )
+            parts = self._some(generator) if isinstance(self.x, Rows) else (part.x for part in self.once(READ))
+            mapped = (coordinates(coordinates.check(part.double(), "data")) for part in parts)
+            return joined((len(u), moments_of(u)) for u in mapped)
         if isinstance(self.x, Scaled):
             return self.x.moments()
-        if isinstance(self.x, Rows):
-            places = torch.arange(min(len(self.x), MANY)) * len(self.x) // min(len(self.x), MANY)
-            parts = (self._read(which, generator).x for which in places.split(READ))
-            return joined((len(part), moments_of(part)) for part in parts)
         if self.x is not None:
-            return moments_of(self.x)
+            parts = self._some(generator) if isinstance(self.x, Rows) else map(self._as_states, in_parts(self.x))
+            return joined((len(part), moments_of(part)) for part in parts)
         if hasattr(self.law, "moments"):
             return self.law.moments()
         return moments_of(ask_draws(self.law, MANY, generator))
+
+    def _some(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Read rows from all over the data, of which not all are held, 65,536 at most."""
+        assert isinstance(self.x, Rows)
+        few = min(len(self.x), MANY)
+        return (self._read(which, generator).x for which in (torch.arange(few) * len(self.x) // few).split(READ))
+
+    def _as_states(self, x: Tensor) -> Tensor:
+        """Return rows in the dtype in which a model is given them."""
+        return x.to(self.dtype) if self.cast else widened(x)
 
     def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
         """Return fingerprints of the data, and of each of the conditions, by which they are known again in their order
@@ -232,7 +241,7 @@ class Source:
             return self._read(which, generator)
         else:
             assert self.x is not None
-            x = self.x[which.to(self.x.device, non_blocking=True)]
+            x = self._as_states(self.x[which.to(self.x.device, non_blocking=True)])
         return Batch(x, {name: value[which.to(value.device, non_blocking=True)] for name, value in self.cond.items()})
 
     def _read(self, which: Tensor, generator: torch.Generator) -> Batch:
@@ -244,7 +253,7 @@ class Source:
             bad = int(which[(~x.isfinite()).reshape(len(x), -1).any(1)][0])
             raise ValueError(f"data holds NaN or infinite values in row {bad}; remove or replace them.")
         moved = {name: value.to(self.device, non_blocking=True) for name, value in cond.items()}
-        return Batch((x.to(self.dtype) if self.cast else widened(x)).to(self.device, non_blocking=True), moved)
+        return Batch(self._as_states(x).to(self.device, non_blocking=True), moved)
 
     def few(self, size: int) -> Iterator[Batch]:
         """Return a few random batches, the same at every call; what is to come in a run stays as it is."""
@@ -263,14 +272,6 @@ class Source:
             yield self._rows(rows, generator)
 
 
-def _loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
-    """Tell whether rounding rows to a dtype changes one by more than a share of its unit, as it does far from zero."""
-    if is_finer(dtype, x.dtype):
-        return False
-    lost = (x.double() - x.to(dtype).double()).abs()
-    return bool((lost > share * moments_of(x).units().std.to(x.device)).any())
-
-
 def _known(columns: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
     """Return the fingerprint of each column; data of floating point are standardised first."""
     found = {}
@@ -280,63 +281,3 @@ def _known(columns: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
             sums.add(standardised(part, moments) if name == "x" and part.is_floating_point() else part)
         found[name] = sums.value()
     return found
-
-
-def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
-    """Refuse data that are not ``(N, *)`` in the given dtype or a finer one, or whose conditions do not have `N` rows.
-
-    Parameters
-    ----------
-    x, cond
-        Data and conditions as `parted` returns them.
-    dtype
-        The model's dtype.
-    what
-        What an error calls them.
-
-    Raises
-    ------
-    TypeError
-        If data are no floating-point tensor, or a condition is no tensor.
-    ValueError
-        If data are empty or of a coarser dtype, or conditions do not match them in number.
-    """
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{what} is a {type(x).__name__}; give a tensor, (tensor, conditions), a Dataset, an iterable of batches such as a "
-            "DataLoader, or anything with sample(n)."
-        )
-    check_dense(what, x)
-    if not x.is_floating_point():
-        raise TypeError(
-            f"{what} has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
-        )
-    if x.ndim == 0:
-        raise ValueError(f"{what} has shape (); give a tensor (N, *), one row a datum.")
-    if len(x) == 0:
-        raise ValueError(f"{what} is empty; give at least one row.")
-    if not is_finer(x.dtype, dtype):
-        raise ValueError(
-            f"{what} is {x.dtype} on {x.device}, the model {dtype}; data are not coarser than the model: move one to the other, "
-            "data.to(dtype=...) or model.to(...)."
-        )
-    for name, value in cond.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
-        if value.ndim == 0:
-            raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
-        if len(value) != len(x):
-            raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
-
-
-def check_finite(x: Tensor, what: str) -> None:
-    """Refuse data ``(N, *)`` that are not finite.
-
-    Raises
-    ------
-    ValueError
-        Naming the first row.
-    """
-    if not x.isfinite().all():
-        bad = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0, 0])
-        raise ValueError(f"{what} holds NaN or infinite values, first in row {bad}; remove or replace them.")

@@ -19,11 +19,12 @@ from ..laws.mixtures import Moments, moments_of
 from ..precision import at_least_single, widened
 from ..show import show_call
 from ..waiting import at_hand
+from .accepted import check_finite, check_rows
 from .fingerprint import Fingerprint, standardised, tolerance
 from .images import Images, Scaled, Split
 from .moments import joined
 from .rows import parted
-from .source import Batch, Source, check_finite, check_rows
+from .source import Batch, Source
 
 _ROWS = 65_536  # data that moments are taken of, where all are too many
 _SOME = 4  # batches that are kept for statistics
@@ -90,9 +91,10 @@ class Stream:
         self._batches = self._endless()
 
     def moments(self, generator: torch.Generator, coordinates: Coordinates | None = None) -> Moments:
-        """Return mean and covariance of the first data, or of their coordinates by one pass; the generator is not used."""
+        """Return mean and covariance of the first data, or of their coordinates, read once more; the generator is not used."""
         if coordinates is not None:
-            parts = (coordinates(coordinates.check(part.x.double(), "data")) for part in self.once(_ROWS))
+            some = _up_to(_ROWS, self.once(_ROWS))
+            parts = (coordinates(coordinates.check(part.x.double(), "data")) for part in some)
             return joined((len(u), moments_of(u)) for u in parts)
         return self._moments
 

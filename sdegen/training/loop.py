@@ -54,10 +54,10 @@ def fit(
         are set to those of the data before the first step; a score model that has none yet takes its data in units of their
         spread from then on (`Trainable.measure`).
     data
-        A law, a tensor, ``(x, cond)``, a `Dataset`, images (`data.Source`), or an iterable of batches such as a `DataLoader`
-        (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``. What data
-        are without one the network learns where training loses it: by the probability that `nets.Label` and the like declare for
-        each, or all at once by ``p_uncond``.
+        A law, a tensor, ``(x, cond)``, a `Dataset`, a memory-mapped array, images (`data.Source`), or an iterable of batches such
+        as a `DataLoader` (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``.
+        What data are without one the network learns where training loses it: by the probability that `nets.Label` and the like
+        declare for each, or all at once by ``p_uncond``.
     settings
         What the weights depend on; the default ones if none are given.
     validation, validate_every

@@ -1,0 +1,87 @@
+"""What data have to be that a model learns from: rows of numbers, finite, and no coarser than the model."""
+
+from __future__ import annotations
+
+__all__ = ["check_finite", "check_rows", "loses_digits"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dense import check_dense
+from ..laws.mixtures import moments_of
+from ..precision import is_finer
+from .moments import in_parts, joined
+
+
+def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
+    """Refuse data that are not ``(N, *)`` in the given dtype or a finer one, or whose conditions do not have `N` rows.
+
+    Parameters
+    ----------
+    x, cond
+        Data and conditions as `parted` returns them.
+    dtype
+        The model's dtype.
+    what
+        What an error calls them.
+
+    Raises
+    ------
+    TypeError
+        If data are no floating-point tensor, or a condition is no tensor.
+    ValueError
+        If data are empty or of a coarser dtype, or conditions do not match them in number.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{what} is a {type(x).__name__}; give a tensor, (tensor, conditions), a Dataset, an iterable of batches such as a "
+            "DataLoader, or anything with sample(n)."
+        )
+    check_dense(what, x)
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{what} has dtype {x.dtype}; convert and scale it to floating point first, as in x / 127.5 - 1."
+        )
+    if x.ndim == 0:
+        raise ValueError(f"{what} has shape (); give a tensor (N, *), one row a datum.")
+    if len(x) == 0:
+        raise ValueError(f"{what} is empty; give at least one row.")
+    if not is_finer(x.dtype, dtype):
+        raise ValueError(
+            f"{what} is {x.dtype} on {x.device}, the model {dtype}; data are not coarser than the model: move one to the other, "
+            "data.to(dtype=...) or model.to(...)."
+        )
+    for name, value in cond.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
+        if value.ndim == 0:
+            raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
+        if len(value) != len(x):
+            raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    """Refuse data ``(N, *)`` that are not finite.
+
+    Raises
+    ------
+    ValueError
+        Naming the first row.
+    """
+    before = 0
+    for part in in_parts(x):
+        wrong = ~part.isfinite()
+        if wrong.any():
+            bad = before + int(wrong.reshape(len(part), -1).any(1).nonzero()[0, 0])
+            raise ValueError(f"{what} holds NaN or infinite values, first in row {bad}; remove or replace them.")
+        before += len(part)
+
+
+def loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
+    """Tell whether rounding rows to a dtype changes one by more than a share of its unit, as it does far from zero."""
+    if is_finer(dtype, x.dtype):
+        return False
+    least = share * joined((len(part), moments_of(part)) for part in in_parts(x)).units().std.to(x.device)
+    return any(bool(((part.double() - part.to(dtype).double()).abs() > least).any()) for part in in_parts(x))
