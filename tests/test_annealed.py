@@ -10,8 +10,8 @@ import torch
 import sdegen
 from sdegen import metrics
 from sdegen.guidance import annealed_smc, decoupled_annealing, split_gibbs
-from sdegen.guidance.coupling import CoupledCopy
-from sdegen.guidance.measurements import Linear, Mask, mixture_posterior, random_projection
+from sdegen.guidance.coupling import AcceptedNoise, CoupledCopy
+from sdegen.guidance.measurements import Linear, Mask, Nonlinear, PoissonNoise, mixture_posterior, random_projection
 from sdegen.laws.conditioning import update_gaussians
 from sdegen.laws.units import Units
 
@@ -169,6 +169,46 @@ def test_one_particle_and_a_measurement_that_tells_nothing_are_limits() -> None:
     assert found.resampled == 0 and found.evaluations == 8 and found.effective > 199.9
 
 
+# --- any measurement --------------------------------------------------------------------------------------------------
+
+ALIKE = Nonlinear(ACROSS, ACROSS.std)  # the same measurement, of which it is not known that it is linear
+
+
+def test_accepted_moves_leave_a_power_of_the_likelihood_as_it_is() -> None:
+    """At level 1 the power is a half: that of the same measurement with twice the variance of noise."""
+    n = 1500
+    law = mixture_posterior(RING, Linear(ACROSS.A, ACROSS.std * 2**0.5), Y)
+    laws = AcceptedNoise(EXACT, ALIKE, Y, torch.Generator().manual_seed(0), 12, None, {})
+    x, reference = (law.sample(n, torch.Generator().manual_seed(k)) for k in (0, 1))
+    begin, floor = x, metrics.sliced_wasserstein(x, reference, seed=0)
+    with torch.no_grad():
+        for _ in range(3):
+            x = laws.move(x, 1.0)
+    found = metrics.sliced_wasserstein(x, reference, seed=0)
+    assert found.value < floor.value + 4 * (found.stderr**2 + floor.stderr**2) ** 0.5
+    assert modes_off(x, law) < 0.05
+    assert 0.2 < (x != begin).all(1).double().mean() < 0.999
+    refused = laws.draw_data(laws.add_noise(law.sample(n), 3.0), 3.0)  # all of them accepted
+    assert modes_off(refused, law) > 0.1
+
+
+def test_annealed_particles_take_any_measurement() -> None:
+    truth = mixture_posterior(RING, ACROSS, Y)
+    found = annealed_smc(EXACT, ALIKE, 3000, y=Y, steps=12, moves=2, seed=0)
+    assert modes_off(found.sample(1500, torch.Generator().manual_seed(0)), truth) < 0.05
+    assert found.evaluations == 24 + 24 * found.resampled > 24
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:  # without a derivative that tells anything
+        return 1 + (x[:, :1] > 0).double()
+
+    counted = annealed_smc(EXACT, Nonlinear(rounded, PoissonNoise()), 1000, y=[0.0], steps=8, seed=0)
+    right = (RING.means[:, 0] > 1e-6).double().mean().item() + 0.5 * (
+        RING.means[:, 0].abs() < 1e-6
+    ).double().mean().item()
+    expected = right * 0.1353353 / (right * 0.1353353 + (1 - right) * 0.3678794)  # exp(-2) and exp(-1)
+    assert abs(counted.mean((counted.x[:, 0] > 0).double()).item() - expected) < 0.05
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +227,10 @@ def test_couplings_refuse_what_they_cannot_do(monkeypatch: Any) -> None:
         split_gibbs(EXACT, ACROSS, 3, y=[float("nan")])
     with pytest.raises(TypeError, match="takes no condition of that name"):
         annealed_smc(EXACT, ACROSS, 3, y=Y, colour=1)
+    with pytest.raises(TypeError, match="measurement is a Nonlinear; give a linear measurement"):
+        split_gibbs(EXACT, ALIKE, 3, y=Y)
+    with pytest.raises(ValueError, match="likelihood is NaN for some of the data"):
+        annealed_smc(EXACT, Nonlinear(lambda x: x[:, :1].log(), 0.3), 20, y=[0.0], steps=2, seed=0)
     monkeypatch.setattr("sdegen.guidance.coupling.MOST", 0)
     with pytest.raises(ValueError, match="1 numbers are measured"):
         split_gibbs(EXACT, ACROSS, 3, y=Y)

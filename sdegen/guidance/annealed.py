@@ -18,8 +18,8 @@ from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
-from .coupling import CoupledCopy
-from .measuring import LinearMeasurement
+from .coupling import AcceptedNoise, CoupledCopy, NoisedData
+from .measuring import LinearMeasurement, Measurement
 from .twisted import Particles, draw_indices, effective, refuse_rows
 
 SLOWEST = 0.95  # the next noise level in parts of the last, at most
@@ -29,7 +29,7 @@ HALVINGS = 40  # of the interval that the next level is sought in
 @check_arguments
 def annealed_smc(
     model: ScoreModel,
-    measurement: LinearMeasurement,
+    measurement: Measurement,
     particles: int,
     *,
     y: Any,
@@ -52,12 +52,16 @@ def annealed_smc(
     theirs, which the moves alone would not give them. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*,
     2006; for the moves see `split_gibbs`.
 
+    Of a measurement that is not linear, or whose noise is not Gaussian, the laws are those of powers of the likelihood, from 0
+    to 1. A move is to noise the data and denoise them, accepted by Metropolis' rule with the ratio of the likelihoods: the pair
+    of before and after is as likely the other way round. Half of the moves are accepted, so that `moves` of 2 or 4 are worth it.
+
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data, a linear map with Gaussian noise.
+        What was done to the data: a map with any noise, whose derivatives are not needed.
     particles
         How many; samples drawn from four times as many are nearly as good as independent ones.
     y
@@ -65,7 +69,7 @@ def annealed_smc(
     steps
         Evaluations of a move; the first data, drawn from the model, take twice as many.
     moves
-        Turns of the split Gibbs sampler at a level.
+        Moves at a level: turns of the split Gibbs sampler, or noisings and denoisings.
     threshold
         The share of the particles that a step to the next level leaves effective; the higher, the more levels.
     seed, generator
@@ -85,10 +89,10 @@ def annealed_smc(
     Raises
     ------
     TypeError
-        If the process is not scalar, or has data in other coordinates; or the measurement is not linear.
+        If the process is not scalar, or has data in other coordinates.
     ValueError
-        If `y` has another shape than what is measured of one datum, a condition has a row for each particle, or too many
-        numbers are measured.
+        If `y` has another shape than what is measured of one datum, a condition has a row for each particle, too many numbers
+        are measured by a linear map, or a likelihood is NaN.
 
     Examples
     --------
@@ -105,36 +109,37 @@ def annealed_smc(
     check_conditions(model, cond)
     cond = read_conditions(model, cond, annealed_smc)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
-    coupling, level, resampled = CoupledCopy(model, measurement, y, draws, steps, batch, cond), math.inf, 0
+    kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else AcceptedNoise
+    laws, level, resampled = kind(model, measurement, y, draws, steps, batch, cond), math.inf, 0
     with torch.no_grad(), show_bar(progress, "annealed_smc") as bar:
-        x = coupling.draw_prior(particles)
+        x = laws.draw_prior(particles)
         refuse_rows(model, cond, x)
-        coupling.refuse_rows(x)
-        misfit = coupling.misfit(x)
+        laws.refuse_rows(x)
+        misfit = laws.misfit(x)
         known = torch.zeros(
             particles, dtype=torch.float64
         )  # of the likelihood at the level that the particles are drawn at
         while True:
-            level = _next_level(coupling, misfit, known, level, threshold)
-            weights = (coupling.log_likelihood(misfit, level) - known).softmax(0)
+            level = _next_level(laws, misfit, known, level, threshold)
+            weights = (laws.log_likelihood(misfit, level) - known).softmax(0)
             if level == 0:
-                return Particles(x, weights, resampled, coupling.asked)
+                return Particles(x, weights, resampled, laws.asked)
             x, resampled = x[draw_indices(weights, particles, draws).to(x.device)], resampled + 1
             for _ in range(moves):
-                x = coupling.draw_data(coupling.draw_copy(x, level), level)
-            misfit = coupling.misfit(x)
-            known = coupling.log_likelihood(misfit, level)
+                x = laws.move(x, level)
+            misfit = laws.misfit(x)
+            known = laws.log_likelihood(misfit, level)
             bar.update()
 
 
-def _next_level(coupling: CoupledCopy, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
+def _next_level(laws: NoisedData, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:
-        weights = (coupling.log_likelihood(misfit, level) - known).softmax(0)
+        weights = (laws.log_likelihood(misfit, level) - known).softmax(0)
         return effective(weights) >= threshold * len(weights)
 
-    low, high = coupling.least, min(SLOWEST * level, coupling.largest)
+    low, high = laws.least, min(SLOWEST * level, laws.largest)
     if high <= low or keeps(0.0):
         return 0.0
     if keeps(low):

@@ -1,13 +1,17 @@
-"""The coupling of data with a noisy copy of them that is measured: its conditional laws, and the law of the data alone.
+"""Laws between those of the data and of data given a measurement, and moves that keep them, by noising and denoising.
 
-The joint law is ``p(x) N(z; x, level² D²) N(y; A z, std²)``, with the spread `D` of the units of the data `x`, their copy `z` and
-what was seen, `y`. Given data and `y`, the copy is Gaussian; given the copy, the data are what the reversed process makes of it.
+`CoupledCopy` is for linear measurements: of the data there is a noisy copy, which is measured. The joint law is
+``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and what was seen, `y`, with the spread `D` of the
+data's units. Given data and `y`, the copy is Gaussian; given the copy, the data are what the reversed process makes of it.
+`AcceptedNoise`, for all other measurements, accepts or refuses what comes back.
 """
 
 from __future__ import annotations
 
-__all__ = ["CoupledCopy"]
+__all__ = ["AcceptedNoise", "CoupledCopy", "NoisedData"]
 
+import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -21,26 +25,29 @@ from ..samplers.base import Sampler
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.run import sample
 from ..samplers.start import check_conditions
-from .measuring import LinearMeasurement, as_measured, check_measured
+from .measuring import LinearMeasurement, Measurement, as_measured, check_measured
 
 MOST = 2**13  # measured numbers, of which a square matrix is decomposed
 TOGETHER = 256  # rows of that matrix that are formed at a time
 WIDE = 100.0  # spreads of the data: of a copy with more noise nothing is learned
+FIRST = 3.0  # spreads of the data: the noise of the first moves that are accepted or not
+FLAT = 1e8  # the level of a likelihood to the power of 1e-16
+HALF = 0.5  # of the moves, that are accepted
 FINE = 1e-6  # of the largest level: the least that is told from none
 
 
-class CoupledCopy:
-    """A score model's data, coupled with a measured copy of them by Gaussian noise.
+class NoisedData(ABC):
+    """The base class of the laws that lead from a model's data to data given what was measured, and of moves that keep them.
 
-    With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``, which the two draws, one after the
-    other, leave as it is; as the level goes to 0 it becomes the posterior.
+    Every law is ``p(x)`` times a likelihood that is flat at the largest level and the true one at 0. Subclass it with `misfit`,
+    `log_likelihood` and `move`.
 
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data, a linear map.
+        What was done to the data.
     y
         What was seen, of one datum or of each.
     generator
@@ -57,13 +64,13 @@ class CoupledCopy:
     TypeError
         If the process is not scalar, or has data in other coordinates.
     ValueError
-        If `y` is not finite, or too many numbers are measured.
+        If `y` is not finite.
     """
 
     def __init__(
         self,
         model: ScoreModel,
-        measurement: LinearMeasurement,
+        measurement: Measurement,
         y: Any,
         generator: torch.Generator,
         steps: int,
@@ -75,54 +82,34 @@ class CoupledCopy:
         self.sde = _require_plain(model)
         check_conditions(model, {"y": self.y})
         self.asked = 0  # evaluations of the model so far, of each sample
-        self._axes: tuple[Tensor, Tensor] | None = None
 
     @property
     def largest(self) -> float:
-        """The noise level from which couplings begin: that of the process at T, at most a hundred spreads of the data."""
+        """The level from which laws begin: the noise of the process at T, at most a hundred spreads of the data."""
         return min(_level(self.sde, self.sde.T), WIDE * self.spread)
 
     @property
     def least(self) -> float:
-        """The least noise level of a coupling: twice that where the model's data end."""
+        """The least noise level that data are noised to: twice that where the model's data end."""
         end = self.sde.t_min if self.model.end is None else self.model.end
-        return max(2 * _level(self.sde, end), FINE * self.largest)
+        return max(2 * _level(self.sde, end), FINE * min(_level(self.sde, self.sde.T), WIDE * self.spread))
 
     @property
     def spread(self) -> float:
         """The standard deviation of a number of the data, in the units of the process."""
         return self.model.state_moments(" for the noise levels").variance().sqrt().item()
 
-    def reach(self, x: Tensor) -> float:
-        """Return the level at which a copy adds the variance of the measurement's noise to what is seen best of data like `x`."""
-        values, _ = self._decomposed(x)
-        return self.measurement.std / values[-1].sqrt().clamp_min(torch.finfo(torch.float64).tiny).item()
-
+    @abstractmethod
     def misfit(self, x: Tensor) -> Tensor:
-        """Return ``y − A x`` along the eigenvectors of ``A D² Aᵀ``, ``(n, m)``, float64 on the CPU."""
-        _, vectors = self._decomposed(x)
-        return self._missed(x).flatten(1).double().cpu() @ vectors
+        """Return what the likelihoods of all levels are computed from, a row for each of the data, float64 on the CPU."""
 
+    @abstractmethod
     def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
-        """Return ``log N(y; A x, S)`` of data with this misfit, ``(n,)``, but for a constant of all data and levels."""
-        values, _ = self._decomposed(misfit)
-        S = self.measurement.std**2 + level**2 * values
-        return -0.5 * (misfit.square() / S).sum(1) - 0.5 * S.log().sum()
+        """Return the logarithm of the likelihood at a level, ``(n,)``, float64, but for a constant of all data and levels."""
 
-    def draw_copy(self, x: Tensor, level: float) -> Tensor:
-        """Draw the copy given the data and what was measured, exactly: a copy without the measurement, put right by its misfit
-        to a measurement with noise.
-
-        ``z = z' + level² D² Aᵀ S⁻¹ (y + std n − A z')`` with ``z' ~ N(x, level² D²)``. G. Papandreou, A. Yuille, *Gaussian
-        sampling by local perturbations*, 2010.
-        """
-        A, stretch = self.measurement, self.sde.units.stretch
-        z = self.add_noise(x, level)
-        missed = self._missed(z)
-        missed = missed + A.std * noise_like(missed, self.generator)
-        values, vectors = (v.to(missed) for v in self._decomposed(x))
-        u = (missed.flatten(1) @ vectors / (A.std**2 + level**2 * values)) @ vectors.T
-        return z + level**2 * stretch(stretch(A.transpose(u.reshape(missed.shape), x.shape[1:])))
+    @abstractmethod
+    def move(self, x: Tensor, level: float) -> Tensor:
+        """Move data so that the law of a level stays as it is."""
 
     def draw_prior(self, n: int) -> Tensor:
         """Draw `n` data of the model alone, in twice the evaluations of other draws: from pure noise it is further."""
@@ -130,13 +117,13 @@ class CoupledCopy:
         sampler = ExponentialSDE(2 * self.steps, Angle(end=self.model.end))
         return sample(self.model, n, sampler=sampler, seed=self._seed(), batch=self.batch, progress=False, **self.cond)
 
-    def add_noise(self, x: Tensor, level: float) -> Tensor:
-        """Draw the copy given the data alone."""
-        return x + level * self.sde.units.stretch(noise_like(x, self.generator))
-
     def draw_data(self, z: Tensor, level: float) -> Tensor:
         """Draw the data given the copy, by the reversed process from its noise level."""
         return self.denoise(z, level, ExponentialSDE(self.steps))
+
+    def add_noise(self, x: Tensor, level: float) -> Tensor:
+        """Draw the copy given the data alone."""
+        return x + level * self.sde.units.stretch(noise_like(x, self.generator))
 
     def denoise(self, z: Tensor, level: float, sampler: Sampler) -> Tensor:
         """Return what a sampler makes of copies of a noise level; its grid begins there."""
@@ -162,6 +149,64 @@ class CoupledCopy:
         seen = self.measurement.measure(x)
         return check_measured({"y": self.y}, seen) - seen
 
+
+class CoupledCopy(NoisedData):
+    """A score model's data, coupled with a measured copy of them by Gaussian noise, for linear measurements.
+
+    With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``, which the two draws, one after the
+    other, leave as it is; as the level goes to 0 it becomes the posterior.
+
+    Parameters
+    ----------
+    model, y, generator, steps, batch, cond
+        As for `NoisedData`.
+    measurement
+        What was done to the data, a linear map.
+
+    Raises
+    ------
+    ValueError
+        If too many numbers are measured.
+    """
+
+    measurement: LinearMeasurement
+    _axes: tuple[Tensor, Tensor] | None = None
+
+    def reach(self, x: Tensor) -> float:
+        """Return the level at which a copy adds the variance of the measurement's noise to what is seen best of data like `x`."""
+        values, _ = self._decomposed(x)
+        return self.measurement.std / values[-1].sqrt().clamp_min(torch.finfo(torch.float64).tiny).item()
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """Return ``y − A x`` along the eigenvectors of ``A D² Aᵀ``, ``(n, m)``, float64 on the CPU."""
+        _, vectors = self._decomposed(x)
+        return self._missed(x).flatten(1).double().cpu() @ vectors
+
+    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
+        """Return ``log N(y; A x, S)`` of data with this misfit, ``(n,)``, but for a constant of all data and levels."""
+        values, _ = self._decomposed(misfit)
+        S = self.measurement.std**2 + level**2 * values
+        return -0.5 * (misfit.square() / S).sum(1) - 0.5 * S.log().sum()
+
+    def move(self, x: Tensor, level: float) -> Tensor:
+        """Draw a copy of the data, and data given the copy: a turn of the split Gibbs sampler."""
+        return self.draw_data(self.draw_copy(x, level), level)
+
+    def draw_copy(self, x: Tensor, level: float) -> Tensor:
+        """Draw the copy given the data and what was measured, exactly: a copy without the measurement, put right by its misfit
+        to a measurement with noise.
+
+        ``z = z' + level² D² Aᵀ S⁻¹ (y + std n − A z')`` with ``z' ~ N(x, level² D²)``. G. Papandreou, A. Yuille, *Gaussian
+        sampling by local perturbations*, 2010.
+        """
+        A, stretch = self.measurement, self.sde.units.stretch
+        z = self.add_noise(x, level)
+        missed = self._missed(z)
+        missed = missed + A.std * noise_like(missed, self.generator)
+        values, vectors = (v.to(missed) for v in self._decomposed(x))
+        u = (missed.flatten(1) @ vectors / (A.std**2 + level**2 * values)) @ vectors.T
+        return z + level**2 * stretch(stretch(A.transpose(u.reshape(missed.shape), x.shape[1:])))
+
     def _decomposed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return eigenvalues and eigenvectors of ``A D² Aᵀ``, float64, found at the first call from data of the shape."""
         if self._axes is None:
@@ -177,6 +222,58 @@ class CoupledCopy:
             values, vectors = torch.linalg.eigh(torch.cat(rows).flatten(1))
             self._axes = values.clamp_min(0), vectors
         return self._axes
+
+
+class AcceptedNoise(NoisedData):
+    """A score model's data with powers of any likelihood, ``p(x) p(y | x)^β`` with ``β = 1 / (1 + level²)``.
+
+    Data that are noised and denoised again are a reversible move of ``p(x)``: a pair of before and after is as likely as after
+    and before. So Metropolis' rule accepts it with the ratio of the likelihoods alone, and no density of the data is needed. The
+    noise is made so that half of the moves are accepted.
+
+    Parameters
+    ----------
+    model, measurement, y, generator, steps, batch, cond
+        As for `NoisedData`.
+    """
+
+    reach: float | None = None  # the noise of the next move
+
+    @property
+    def largest(self) -> float:
+        """A level at which the likelihood counts for nothing."""
+        return FLAT
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """Return ``log p(y | x)``, ``(n, 1)``.
+
+        Raises
+        ------
+        ValueError
+            If it is NaN or plus infinity for one of the data, or the likelihood is zero for all.
+        """
+        found = self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(x)), x).double().cpu()
+        if not (found < torch.inf).all() or found.isneginf().all():
+            raise ValueError(
+                "the likelihood is NaN for some of the data, or zero for all; give a measurement of finite likelihood wherever "
+                "the model draws data, or more particles."
+            )
+        return found[:, None]
+
+    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
+        """Return ``β log p(y | x)``, ``(n,)``."""
+        return misfit[:, 0] / (1 + level**2)
+
+    def move(self, x: Tensor, level: float) -> Tensor:
+        """Noise the data and denoise them, and keep what is accepted."""
+        reach = FIRST * self.spread if self.reach is None else self.reach
+        other = self.draw_data(self.add_noise(x, reach), reach)
+        before, after = (self.log_likelihood(self.misfit(state), level) for state in (x, other))
+        chance = (after - before).exp().clamp_max(1)
+        accepted = torch.rand(len(x), dtype=torch.float64, generator=self.generator) < chance
+        factor = math.exp(chance.mean().item() - HALF)
+        self.reach = min(max(reach * factor**2, self.least), FIRST * self.spread)
+        return torch.where(accepted.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), other, x)
 
 
 def _level(sde: ScalarSDE, t: float) -> float:
