@@ -107,7 +107,7 @@ class ConditionalDensity:
             If `n` is no whole number of at least 1, `x` has another shape than the model was trained on, or holds NaN or infinite
             values.
         """
-        n, x = check_count("n", n), self._check_rows(x)
+        n, x = check_count("n", n), self.check_rows(x)
         given = x.repeat_interleave(n, 0)
         bound = Conditioned(self.model, **{self.name: given})
         u = sample(bound, len(given), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
@@ -130,7 +130,7 @@ class ConditionalDensity:
         ValueError
             If one has another shape than the model was trained on, or holds NaN or infinite values.
         """
-        x = self._check_rows(check_tensor("x", x, finite=False)[None])
+        x = self.check_rows(check_tensor("x", x, finite=False)[None])
         inside = self._inside(self._check_values(y))
         found = torch.full((len(y),), -torch.inf, dtype=y.dtype, device=y.device)
         if inside.any():
@@ -141,7 +141,7 @@ class ConditionalDensity:
             found[inside] = value.to(found) + self.log_volume(own)
         return found
 
-    def _check_rows(self, x: Tensor) -> Tensor:
+    def check_rows(self, x: Tensor) -> Tensor:
         """Return what values are given, a row for each; refuse another shape, and what is not finite."""
         kind = self.model.conditions.kinds.get(self.name)
         if kind is None:

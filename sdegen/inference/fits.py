@@ -24,6 +24,7 @@ from .pairs import Pairs
 from .posterior import AmortisedPosterior
 
 GIVEN = "given"  # the name of the condition of networks that are made here
+WIDTH = 64  # of the network that is made by default: a few thousand simulations teach no larger one more
 
 Density = TypeVar("Density", bound=ConditionalDensity)
 
@@ -53,7 +54,7 @@ def fit_posterior(
         What `draw_pairs` returned, or ``(theta, x)``; pairs with NaN or infinite data are left out, and warned of.
     net
         A network of as many coordinates as there are parameters, with a single condition that takes `x`; by default
-        ``MLP(d, conditions={"given": Vector(k)})`` for data ``(N, k)``.
+        ``MLP(d, width=64, conditions={"given": Vector(k)})`` for data ``(N, k)``.
     validation
         Other pairs, whose loss is measured now and then: see ``posterior.run.validation``.
     progress
@@ -167,7 +168,7 @@ def _prepare(
                 f"theta and x have shapes {tuple(y.shape)} and {tuple(x.shape)}, and the default network is of vectors given "
                 "vectors; give a net of your own, with one condition."
             )
-        net = MLP(u.shape[1], conditions={GIVEN: Vector(x.shape[1])})
+        net = MLP(u.shape[1], width=WIDTH, conditions={GIVEN: Vector(x.shape[1])})
     guess, r = LinearGuess.of(u, x) if vectors else (None, u)
     return Model(net, VP()), guess, r
 

@@ -1,0 +1,121 @@
+"""Posteriors learned from simulations, beside those that are known: accuracy, calibration, and what training costs.
+
+    python -m benchmarks.inference_table            # two minutes of one core a row
+    python -m benchmarks.inference_table --quick
+
+Every method has the same 10,000 simulations. ``C2ST`` is the accuracy of a nearest-neighbour classifier between 2,000 draws and
+as many of the true posterior, in units of its standard deviations, the mean over ten data; ``KL(truth‖model)`` in nats over the same
+data, where the true density is known. ``TARP`` and ``coverage`` are the areas between curve and diagonal over new pairs: positive
+for a posterior too wide, negative for one too narrow, and 0 but for their errors for one that is calibrated. True posteriors are
+exact draws, or the ends of 2,000 Markov chains (`benchmarks.simulators`). ``CPU s`` are the seconds that cores have spent on the
+training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.simulators import TASKS, Task
+from benchmarks.tables import Table
+from sdegen import inference, metrics
+from sdegen.laws.draws import seeded
+
+Fit = Callable[[Task, inference.Pairs, int], Any]
+COLUMNS = {"C2ST": 3, "KL(truth‖model)": 3, "TARP": 3, "coverage": 3, "CPU s": 0, "seeds": 0}
+SIMULATIONS, STEPS, DRAWS, DATA = 10_000, 12_000, 2000, 10
+
+
+class Known:
+    """The true posterior, as an object that can be drawn from."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def sample(self, n: int, x: Tensor) -> Tensor:
+        """Draw parameters given one datum."""
+        return self.task.draw(x, n)
+
+
+def learned(steps: int, task: Task, pairs: inference.Pairs, seed: int) -> inference.AmortisedPosterior:
+    """The posterior of a score model."""
+    torch.manual_seed(seed)
+    return inference.fit_posterior(task.prior, pairs, steps=steps, seed=seed, progress=False)
+
+
+def judged(task: Task, posterior: Any, data: int, draws: int, seed: int) -> Values:
+    """How far draws, and where it is known the density, are from the true posterior's."""
+    found = inference.draw_pairs(task.prior, task.simulate, data, seed=2000 + seed)
+    accuracies, gaps = [], []
+    for x in found.x:
+        truth = task.draw(x, draws)
+        mean, std = truth.mean(0), truth.std(0)
+        drawn = (posterior.sample(draws, x) - mean) / std
+        accuracies.append(metrics.classifier_test(drawn, (truth - mean) / std, seed=seed).accuracy.value)
+        if task.log_density is not None and hasattr(posterior, "log_prob"):
+            own = truth[:200]
+            gaps.append((task.log_density(own, x) - posterior.log_prob(own, x)).mean().item())
+    values: Values = {"C2ST": mean_of(accuracies)}
+    return values | {"KL(truth‖model)": mean_of(gaps)} if gaps else values
+
+
+def mean_of(values: list[float]) -> list[float]:
+    """A mean and its standard error."""
+    found = metrics.Estimate.of(torch.tensor(values, dtype=torch.float64))
+    return [found.value, found.stderr]
+
+
+def calibrated(task: Task, posterior: Any, pairs: int, covered: int, seed: int) -> Values:
+    """How far credible regions are from holding the truth as often as they say."""
+    test = inference.draw_pairs(task.prior, task.simulate, pairs, seed=3000 + seed)
+    found = metrics.find_tarp_coverage(posterior, test.theta, test.x, seed=seed, progress=False)
+    values: Values = {"TARP": list(found.excess)}
+    if hasattr(posterior, "log_prob") and covered:
+        theta, x = test.theta[:covered], test.x[:covered]
+        found = metrics.find_coverage(posterior, theta, x, 50, seed=seed, progress=False)
+        values["coverage"] = list(found.excess)
+    return values
+
+
+def tasks_block(table: Table) -> str:
+    """Return the rows of every task."""
+    n, draws, data, pairs, covered = (1000, 500, 2, 50, 5) if table.quick else (SIMULATIONS, DRAWS, DATA, 300, 60)
+    steps = 200 if table.quick else STEPS
+
+    def floor(make: Callable[[], Task], seed: int) -> Values:
+        with seeded(torch.Generator().manual_seed(seed)):
+            task = make()
+            return judged(task, Known(task), data, draws, seed)
+
+    def row(make: Callable[[], Task], fit: Fit, seed: int) -> Values:
+        with seeded(torch.Generator().manual_seed(seed)):
+            task = make()
+            simulated = inference.draw_pairs(task.prior, task.simulate, n, seed=1000 + seed)
+            began = time.process_time()
+            posterior = fit(task, simulated, seed)
+            spent = time.process_time() - began
+            found = judged(task, posterior, data, draws, seed)
+            return found | calibrated(task, posterior, pairs, covered, seed) | {"CPU s": [spent, None]}
+
+    rows = {}
+    for name, make in TASKS.items():
+        rows[f"{name}, true draws"] = table.row("tasks", f"{name}, true draws", partial(floor, make), once=True)
+        score = partial(row, make, partial(learned, steps))
+        rows[f"{name}, score"] = table.row("tasks", f"{name}, score", score, once=True)
+    return table.write("tasks", COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("inference_table", __doc__, [tasks_block], seeds=1)
+
+
+if __name__ == "__main__":
+    main()

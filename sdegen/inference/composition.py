@@ -1,0 +1,232 @@
+"""Posteriors of parameters given many observations, composed of those given each: `ComposedPosterior`."""
+
+from __future__ import annotations
+
+__all__ = ["Composed", "ComposedPosterior"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..conditions import NONE, Conditions
+from ..laws import GaussianMixture, Moments, NormalRanks, Units
+from ..laws.outside import as_law
+from ..likelihood import log_prob
+from ..models import Conditioned, Exact, ScoreModel
+from ..processes.linear import as_linear
+from ..samplers import Sampler, sample
+from ..show import show_call
+from .posterior import AmortisedPosterior
+
+LEAST = 1e-6  # part of the prior's precision that an observation tells at least, in every direction
+
+
+class Composed(ScoreModel):
+    """A score model of one law given several observations, made of one that is given each.
+
+    Given the state, clean data have the precision ``P_0 = C_0⁻¹ + snr`` under the prior, and ``P_j = C_j⁻¹ + snr`` under the
+    posterior of observation `j`, if these are Gaussian of covariance `C`. The product of the posteriors over the prior to the
+    power ``n − 1`` then has the denoiser ``Λ⁻¹ (Σ_j P_j D_j − (n − 1) P_0 D_0)`` with ``Λ = Σ_j P_j − (n − 1) P_0``, and noise
+    alike: exact for Gaussian laws at all times, for others as the noise ceases, where all weights are one. J. Linhart et al.,
+    *Diffusion posterior sampling for simulation-based inference in tall data settings*, 2024, arXiv:2404.07593.
+
+    Parameters
+    ----------
+    model
+        A score model on a linear process, whose states are those here less a shift of each observation.
+    name
+        The model's condition.
+    x
+        The observations, ``(n, *)``.
+    shifts
+        ``(n, d)``: what a datum of the model lacks to be one here.
+    prior
+        Mean and covariance of the Gaussian prior, ``(d,)`` and ``(d, d)``.
+    means, covariances
+        Those of the posterior of each observation, ``(n, d)`` and ``(n, d, d)``.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        name: str,
+        x: Tensor,
+        shifts: Tensor,
+        prior: Moments,
+        means: Tensor,
+        covariances: Tensor,
+    ) -> None:
+        self.model, self.name, self.x, self.shifts = model, name, x, shifts.double()
+        self.sde = as_linear(model.sde, ", and composition is of clean data.").in_units(Units())
+        one = GaussianMixture(torch.ones(1), prior.mean[None], prior.covariance[None])
+        self.prior = Exact(self.sde, one)
+        self.own = prior.covariance.inverse()
+        self.told = _positive(covariances.inverse() - self.own, self.own)  # precision that each observation adds
+        total = self.own + self.told.sum(0)
+        pulled = ((self.own + self.told) @ means[:, :, None]).sum(0)[:, 0] - (len(x) - 1) * self.own @ prior.mean
+        covariance = total.inverse()
+        self.moments = Moments(covariance @ pulled, 0.5 * (covariance + covariance.T))
+
+    @property
+    def like(self) -> Tensor | None:
+        """A weight of the model inside."""
+        return self.model.like
+
+    @property
+    def conditions(self) -> Conditions:
+        """None: the observations are fixed."""
+        return NONE
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the score ``−R⁻ᵀ eps`` of the composed noise."""
+        return self._marginal(t).score_from_noise(self.estimate(x, t)[1])
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the composed clean state and noise."""
+        number, t = len(self.x), torch.as_tensor(t)
+        times = t.repeat_interleave(number) if t.ndim and len(t) > 1 else t
+        shifts = self.shifts.to(x).repeat(len(x), 1)
+        states = x.repeat_interleave(number, 0) - self.sde.marginal(times).Phi(shifts)
+        given = self.x.repeat(len(x), *[1] * (self.x.ndim - 1))
+        clean, noise = self.model.estimate(states, times, **{self.name: given})
+        each = torch.stack([clean + shifts, noise], 2).unflatten(0, (len(x), number)).double()  # (B, n, d, 2)
+        base = torch.stack(self.prior.estimate(x, t), 2).double()
+        cosine, sine = (v.reshape(-1, 1, 1) for v in self.sde.marginal(t).angle)
+        own = sine.square() * self.own + cosine.square() * torch.eye(len(self.own), dtype=torch.float64)  # (B, d, d)
+        told = sine.square()[..., None] * self.told  # (B, n, d, d)
+        pulled = ((own[:, None] + told) @ each).sum(1) - (number - 1) * own @ base
+        found = torch.linalg.solve(own + told.sum(1), pulled).to(x)
+        return found[..., 0], found[..., 1]
+
+
+def _positive(told: Tensor, own: Tensor) -> Tensor:
+    """Return precisions without directions in which they are negative, as no observation takes away what the prior tells."""
+    root = torch.linalg.cholesky(own)
+    white = torch.linalg.solve_triangular(root, told, upper=False)
+    white = torch.linalg.solve_triangular(root, white.mT, upper=False)
+    values, vectors = torch.linalg.eigh(0.5 * (white + white.mT))
+    half = root @ vectors * values.clamp_min(LEAST).sqrt()[:, None]
+    return half @ half.mT
+
+
+class ComposedPosterior:
+    """The posterior of parameters given any number of observations that are independent given these, from one that has learned
+    to be given a single one.
+
+    Parameters
+    ----------
+    posterior
+        Given a single observation; its prior is Gaussian, or of independent numbers that know their distribution function, as
+        uniform ones do.
+    draws
+        From the posterior of each observation, to measure its covariance.
+    sampler
+        How to sample the composed model; ``ExponentialSDE(100)`` would suit one that is far from Gaussian. The default sampler
+        otherwise.
+
+    Raises
+    ------
+    TypeError
+        If the prior is none of these.
+    ValueError
+        If `draws` is no whole number of at least 2.
+
+    Examples
+    --------
+    >>> from sdegen import guidance, measurements
+    >>> from sdegen.processes import VP
+    >>> prior, seen = torch.distributions.Normal(torch.zeros(2), torch.ones(2)), measurements.Linear(torch.eye(2), 1.0)
+    >>> single = AmortisedPosterior(guidance.PiGDM(Exact(VP(), prior), seen), prior)
+    >>> theta = ComposedPosterior(single).sample(1000, torch.ones(9, 2), seed=0)
+    >>> theta.mean(0).sub(0.9).abs().max().item() < 0.05  # nine observations of 1, and a prior around 0
+    True
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(self, posterior: AmortisedPosterior, draws: int = 1000, sampler: Sampler | None = None) -> None:
+        self.posterior, self.draws, self.sampler = posterior, check_count("draws", draws, at_least=2), sampler
+        self.prior = _gaussian_prior(posterior)
+
+    @check_arguments
+    def sample(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
+        """Draw `n` parameters given observations ``(number, *)``, and return them, ``(n, d)``.
+
+        Raises
+        ------
+        ValueError
+            If `n` is no whole number of at least 1, `x` has no row for each observation, or holds NaN or infinite values.
+        """
+        model = self.compose(x, seed)
+        return self._parameters(sample(model, n, steps=steps, sampler=self.sampler, seed=seed, progress=False))
+
+    @check_arguments
+    def log_prob(self, theta: Tensor, x: Tensor, *, seed: int | None = None) -> Tensor:
+        """Return the log-density in nats of parameters ``(n, d)`` given observations ``(number, *)``, ``(n,)``.
+
+        Raises
+        ------
+        ValueError
+            If the shapes are others, or parameters lie outside of the prior's support.
+        """
+        phi, model = self.posterior.coordinates, self.compose(x, seed)
+        u = theta if phi is None else phi(phi.check(theta, "theta"))
+        volume = 0.0 if phi is None else phi.log_det(theta)
+        w = torch.linalg.solve_triangular(self._root, u.double().T, upper=False).T
+        own = log_prob(model, model.cast_states(w)).double() - self._root.diagonal().log().sum()
+        return (own + volume).to(theta)
+
+    def compose(self, x: Tensor, seed: int | None = None) -> Composed:
+        """Return the score model of the parameters given observations, in coordinates in which the guess of the posterior misses
+        standard numbers.
+
+        Parameters
+        ----------
+        x
+            The observations, ``(number, *)``.
+        seed
+            Of the draws that covariances are measured on.
+        """
+        one, x = self.posterior, self.posterior.check_rows(x)
+        bound = Conditioned(one.model, **{one.name: x.repeat_interleave(self.draws, 0)})
+        r = sample(bound, len(x) * self.draws, sampler=one.sampler, seed=seed, batch=one.batch, progress=False)
+        units = one.model.sde.units
+        states = units.standardise(r.double()).unflatten(0, (len(x), self.draws))
+        origin = torch.zeros(len(x), r.shape[1], dtype=torch.float64)
+        shifts = -units.standardise(origin if one.guess is None else one.guess.miss(origin, x))
+        centred = states - states.mean(1, keepdim=True)
+        covariances = centred.mT @ centred / (self.draws - 1)
+        mean = torch.linalg.solve_triangular(self._root, self.prior.mean[:, None], upper=False)[:, 0]
+        white = torch.linalg.solve_triangular(self._root, torch.linalg.cholesky(self.prior.covariance), upper=False)
+        prior = Moments(mean, white @ white.T)
+        return Composed(one.model, one.name, x, shifts, prior, states.mean(1) + shifts, covariances)
+
+    @property
+    def _root(self) -> Tensor:
+        """From states without shift to parameters in coordinates without bounds."""
+        one = self.posterior
+        L = torch.eye(len(self.prior.mean), dtype=torch.float64) if one.guess is None else one.guess.L
+        return L * one.model.sde.units.std.expand(len(L))
+
+    def _parameters(self, w: Tensor) -> Tensor:
+        u = (w.double() @ self._root.T).to(w)
+        return u if self.posterior.coordinates is None else self.posterior.coordinates.inverse(u)
+
+
+def _gaussian_prior(posterior: AmortisedPosterior) -> Moments:
+    """Return mean and covariance of the prior in the posterior's coordinates, where it is Gaussian."""
+    law = as_law(posterior.prior)
+    if isinstance(posterior.coordinates, NormalRanks):
+        d = law.event_shape[0]
+        return Moments(torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
+    if posterior.coordinates is not None or not isinstance(law, GaussianMixture) or len(law.weights) > 1:
+        raise TypeError(
+            f"the prior {posterior.prior!r} is not Gaussian in coordinates without bounds; compose under a Gaussian one, or one "
+            "of independent numbers whose laws know their distribution function, such as Uniform."
+        )
+    mean, covariance = law.moments()
+    return Moments(mean.double(), torch.diag(covariance).double() if covariance.ndim == 1 else covariance.double())
