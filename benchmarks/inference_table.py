@@ -4,11 +4,11 @@
     python -m benchmarks.inference_table --quick
 
 Every method has the same 10,000 simulations. ``C2ST`` is the accuracy of a nearest-neighbour classifier between 2,000 draws and
-as many of the true posterior, in units of its standard deviations, the mean over ten data; ``KL(truth‖model)`` in nats over the same
-data, where the true density is known. ``TARP`` and ``coverage`` are the areas between curve and diagonal over new pairs: positive
-for a posterior too wide, negative for one too narrow, and 0 but for their errors for one that is calibrated. True posteriors are
-exact draws, or the ends of 2,000 Markov chains (`benchmarks.simulators`). ``CPU s`` are the seconds that cores have spent on the
-training.
+as many of the true posterior, in units of its standard deviations, the mean over ten data; ``KL(truth‖model)`` in nats over the
+same data, where the true density is known. ``TARP`` and ``coverage`` are the areas between curve and diagonal over new pairs:
+positive for a posterior too wide, negative for one too narrow, and 0 but for their errors for one that is calibrated. True
+posteriors are exact draws, or the ends of 2,000 Markov chains (`benchmarks.simulators`). ``CPU s`` are the seconds that cores
+have spent on the training.
 """
 
 from __future__ import annotations

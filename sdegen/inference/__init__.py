@@ -1,5 +1,6 @@
 """Inference from simulations: posteriors and likelihoods learned from pairs of parameters and simulated data."""
 
+from .composition import Composed, ComposedPosterior
 from .conditional import ConditionalDensity
 from .fits import fit_likelihood, fit_posterior
 from .guess import LinearGuess
@@ -7,5 +8,6 @@ from .pairs import Pairs, draw_pairs
 from .posterior import AmortisedPosterior
 
 __all__ = [
-    "AmortisedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "draw_pairs", "fit_likelihood", "fit_posterior",
+    "AmortisedPosterior", "Composed", "ComposedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "draw_pairs",
+    "fit_likelihood", "fit_posterior",
 ]  # fmt: skip

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count
+from ..checks import check_count, check_tensor
 from ..conditions import NONE, Conditions
 from ..laws import GaussianMixture, Moments, NormalRanks, Units
 from ..laws.outside import as_law
 from ..likelihood import log_prob
 from ..models import Conditioned, Exact, ScoreModel
-from ..processes.linear import as_linear
+from ..processes.linear import LinearSDE, as_linear
 from ..samplers import Sampler, sample
 from ..show import show_call
 from .posterior import AmortisedPosterior
@@ -48,6 +48,8 @@ class Composed(ScoreModel):
     means, covariances
         Those of the posterior of each observation, ``(n, d)`` and ``(n, d, d)``.
     """
+
+    sde: LinearSDE
 
     def __init__(
         self,
@@ -170,9 +172,14 @@ class ComposedPosterior:
 
         Raises
         ------
+        TypeError
+            If parameters or observations are no tensors of floating-point numbers.
         ValueError
             If the shapes are others, or parameters lie outside of the prior's support.
         """
+        check_tensor("theta", theta, shape=(None, len(self.prior.mean)))
+        if not len(theta):
+            raise ValueError("theta has no rows; give one vector of parameters at least.")
         phi, model = self.posterior.coordinates, self.compose(x, seed)
         u = theta if phi is None else phi(phi.check(theta, "theta"))
         volume = 0.0 if phi is None else phi.log_det(theta)

@@ -1,0 +1,117 @@
+"""Posteriors given many observations, composed of those given each: exact for Gaussian laws, whatever their number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch import distributions as D
+
+import sdegen
+from sdegen import inference, measurements, nets
+from sdegen.guidance import MomentMatching
+from sdegen.inference import AmortisedPosterior, Composed, ComposedPosterior, LinearGuess
+from sdegen.laws import Moments, free_coordinates
+
+PRIOR = D.MultivariateNormal(torch.tensor([1.0, -1.0]).double(), torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double())
+A = torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
+X = torch.tensor([[1.0, 0.0], [2.0, -1.0], [0.0, 0.5], [1.5, 1.0]], dtype=torch.float64)
+
+
+def truth(x: Tensor) -> D.MultivariateNormal:
+    """The posterior given observations ``A theta + z / 2``."""
+    own = PRIOR.precision_matrix
+    covariance = (own + len(x) * A.T @ A / 0.25).inverse()
+    return D.MultivariateNormal(covariance @ (own @ PRIOR.mean + A.T @ x.sum(0) / 0.25), covariance)
+
+
+def single() -> AmortisedPosterior:
+    """The posterior given one observation, exact."""
+    return AmortisedPosterior(MomentMatching(sdegen.Exact(sdegen.VP(), PRIOR), measurements.Linear(A, 0.5)), PRIOR)
+
+
+def test_denoisers_and_noise_of_gaussian_posteriors_compose_to_those_of_their_product() -> None:
+    """With the covariances that are known, at every time, beside the true score of the posterior given all."""
+    each = [truth(x[None]) for x in X]
+    means, covariances = (torch.stack([getattr(law, name) for law in each]) for name in ("mean", "covariance_matrix"))
+    prior = Moments(PRIOR.mean, PRIOR.covariance_matrix)
+    composed = Composed(single().model, "y", X, torch.zeros(4, 2), prior, means, covariances)
+    exact = sdegen.Exact(sdegen.VP(), truth(X))
+    assert torch.allclose(composed.moments.mean, truth(X).mean)
+    assert torch.allclose(composed.moments.covariance, truth(X).covariance_matrix)
+    w = torch.randn(5, 2, dtype=torch.float64)
+    for t in (1e-5, 0.5, torch.tensor([0.01, 0.1, 0.3, 0.7, 1.0], dtype=torch.float64)):
+        for ours, theirs in zip(composed.estimate(w, t), exact.estimate(w, t), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(composed.score(w, 0.3), exact.score(w, 0.3), atol=1e-6)
+
+
+def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
+    """Of any network, through coordinates of the prior, a linear guess and units."""
+    torch.manual_seed(0)
+    net = nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(3)}).double()
+    for p in net.parameters():
+        p.data = 0.3 * torch.randn_like(p)
+    units = sdegen.Units(torch.tensor([0.1, -0.2]), torch.tensor([1.5, 0.7]))
+    model = sdegen.Model(net, sdegen.VP().in_units(units))
+    model.moments = Moments(torch.zeros(2), torch.eye(2))
+    guess, _ = LinearGuess.of(torch.randn(50, 2), torch.randn(50, 3))
+    box = D.Uniform(-torch.ones(2).double(), torch.ones(2).double())
+    posterior = AmortisedPosterior(model, box, free_coordinates(box), guess)
+    x = torch.randn(1, 3, dtype=torch.float64)
+    together = ComposedPosterior(posterior, draws=50)
+    theta = 0.9 * box.sample((4,))
+    composed = together.compose(x, seed=0)
+    w = torch.linalg.solve_triangular(guess.L * units.std, free_coordinates(box)(theta).T, upper=False).T
+    states = model.sde.lift(posterior.to_states(theta, x))
+    ours, theirs = composed.estimate(w, 1e-6)[0] - w, model.estimate(states, 1e-6, seen=x[0])[0] - states
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    shift = 0.6 * composed.shifts  # a state at a time at which the signal is less than one
+    t = float(composed.sde.time(torch.tensor(0.36 / 0.64)))
+    clean = model.estimate(w - shift, t, seen=x[0])[0] + composed.shifts
+    assert torch.allclose(composed.estimate(w, t)[0], clean, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_draws_and_densities_given_many_observations_are_those_of_the_truth() -> None:
+    together = ComposedPosterior(single())
+    theta = together.sample(2000, X, seed=0)
+    assert torch.allclose(theta.mean(0), truth(X).mean, atol=0.06)
+    assert torch.allclose(torch.cov(theta.T), truth(X).covariance_matrix, atol=0.02)
+    assert (truth(X).log_prob(theta[:50]) - together.log_prob(theta[:50], X, seed=1)).mean().abs() < 0.05
+
+
+@pytest.mark.slow
+def test_a_trained_posterior_composes_within_the_bounds_of_its_prior() -> None:
+    """Of a uniform prior and normal noise the posterior given all is that given their mean, cut off by the prior."""
+    box = D.Uniform(-torch.ones(1), torch.ones(1))
+    pairs = inference.draw_pairs(box, lambda theta: theta + torch.randn_like(theta), 5000, seed=0)
+    net = nets.MLP(1, width=32, depth=2, conditions={"seen": nets.Vector(1)})
+    posterior = inference.fit_posterior(box, pairs, net, steps=800, batch_size=256, seed=0, progress=False)
+    x = 0.8 + torch.randn(20, 1, generator=torch.Generator().manual_seed(1))
+    theta = ComposedPosterior(posterior).sample(2000, x, seed=0)
+    grid = torch.linspace(-1, 1, 2001)
+    weights = (-0.5 * 20 * (grid - x.mean()).square()).softmax(0)
+    mean = (weights * grid).sum()
+    std = (weights * (grid - mean).square()).sum().sqrt()
+    assert theta.abs().max() <= 1
+    assert abs(theta.mean() - mean) < 0.15 * std and abs(theta.std() / std - 1) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("prior", "says"),
+    [(D.Beta(torch.ones(2), torch.ones(2)), "not Gaussian"), (sdegen.data.gaussian_ring(), "not Gaussian")],
+)
+def test_a_prior_whose_noised_score_is_not_known_is_refused(prior: object, says: str) -> None:
+    one = single()
+    one.prior, one.coordinates = prior, free_coordinates(prior)
+    with pytest.raises(TypeError, match=says):
+        ComposedPosterior(one)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2), torch.full((3, 2), torch.nan)])
+def test_what_is_no_row_for_each_observation_is_refused(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = sdegen.Model(nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(2)}), sdegen.VP())
+    with pytest.raises(ValueError, match="x "):
+        ComposedPosterior(AmortisedPosterior(model, PRIOR)).sample(3, x)
