@@ -283,3 +283,33 @@ def test_an_animation_that_cannot_be_drawn_says_why(tmp_path, path, titles, says
     with pytest.raises(ValueError, match=says):
         plots.animation(path, tmp_path / "a.gif", titles=titles)
     assert not list(tmp_path.iterdir())
+
+
+def test_marginals_have_a_histogram_of_each_parameter_and_the_points_of_each_pair():
+    theta = torch.randn(300, 3, dtype=torch.float64)
+    figure = plots.marginals(theta, truth=torch.tensor([0.5, -1.0, 2.0]), names=["a", "b", "c"], bins=7, most=50)
+    axes = np.array(figure.axes).reshape(3, 3)
+    for i, j in np.ndindex(3, 3):
+        shown = axes[i, j]
+        if j > i:
+            assert not shown.axison
+        elif i == j:
+            assert sum(bar.get_height() * bar.get_width() for bar in shown.patches) == pytest.approx(1.0)
+        else:
+            np.testing.assert_array_equal(shown.collections[0].get_offsets(), theta[:50][:, [j, i]].numpy())
+        if j <= i:
+            assert shown.lines[0].get_xdata()[0] == [0.5, -1.0, 2.0][j]
+    assert [ax.get_xlabel() for ax in axes[-1]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"theta": torch.zeros(1, 2)}, "two at least"),
+        ({"truth": torch.zeros(3)}, "truth"),
+        ({"names": ["a"]}, "1 words"),
+    ],
+)
+def test_draws_that_make_no_triangle_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        plots.marginals(**{"theta": torch.randn(9, 2), **change})

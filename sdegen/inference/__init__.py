@@ -6,8 +6,9 @@ from .fits import fit_likelihood, fit_posterior
 from .guess import LinearGuess
 from .pairs import Pairs, draw_pairs
 from .posterior import AmortisedPosterior
+from .truncation import Truncated
 
 __all__ = [
-    "AmortisedPosterior", "Composed", "ComposedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "draw_pairs",
-    "fit_likelihood", "fit_posterior",
+    "AmortisedPosterior", "Composed", "ComposedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "Truncated",
+    "draw_pairs", "fit_likelihood", "fit_posterior",
 ]  # fmt: skip

@@ -1,8 +1,11 @@
-"""Pictures: densities, samples, trajectories, loss curves, calibration. Each draws on an axis, given or new, and returns it."""
+"""Pictures: densities, samples, trajectories, loss curves, calibration. Each draws on an axis, given or new, and returns it;
+`marginals` returns a figure of many.
+"""
 
 from ..animation import animation
 from .axes import drawn
 from .calibration import coverage, ranks
+from .marginals import marginals
 from .states import density, images, scatter, trajectories
 from .training import Album, Record, losses
 
@@ -15,6 +18,7 @@ __all__ = [
     "drawn",
     "images",
     "losses",
+    "marginals",
     "ranks",
     "scatter",
     "trajectories",
