@@ -17,6 +17,7 @@ from functools import lru_cache
 from types import MappingProxyType, MethodType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -305,7 +306,7 @@ def check_numbers(
         raise TypeError(f"{name} has dtype {value.dtype}; {what}.")
     if value.ndim not in (kind.ndim, kind.ndim + 1) or value.shape[axis] != size:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; {what}.")
-    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    value = value if value.is_floating_point() else value.double()
     if look:
         missing = value.isnan()
         allowed = missing if gaps is None else missing.all(gaps, keepdim=True) if gaps else torch.zeros_like(missing)
@@ -315,7 +316,10 @@ def check_numbers(
 
 
 def _as_numbers(name: str, value: Any, what: str) -> Tensor:
+    """Return numbers as a tensor, those of Python with all their digits."""
     try:
-        return torch.as_tensor(value)
+        if isinstance(value, (Tensor, np.ndarray, np.generic)):
+            return torch.as_tensor(value)
+        return torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is a {type(value).__name__}; {what}.") from None

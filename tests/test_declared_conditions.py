@@ -247,6 +247,50 @@ def test_conditions_enter_in_units_of_their_spread(scale: float, shift: float) -
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
+SECONDS = 1_700_000_000  # since 1970, of which float32 holds every 128th
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@settings(max_examples=6, deadline=None)
+@given(scale=st.sampled_from([1, 2**4, 2**10]), shift=st.sampled_from([0, 10**6, -SECONDS, SECONDS]))
+def test_numbers_far_from_zero_keep_their_differences(dtype: torch.dtype, scale: int, shift: int) -> None:
+    """In a network of float32: for tensors, lists and arrays, and after a move to another precision and back."""
+    rows = torch.randint(-9, 10, (30, 2), generator=torch.Generator().manual_seed(scale)).to(dtype)
+    x, level = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(1)
+    found = []
+    for far in (rows, scale * rows + shift):
+        torch.manual_seed(0)
+        net = nets.MLP(2, width=8, depth=1, conditions={"c": Vector(2, dropout=0.1)})
+        awake(net).float()
+        units = next(part for part in net.modules() if isinstance(part, ConditionUnits))
+        units.measure([far[:20], far[20:]])
+        for value in (far[:5], far[:5].tolist(), far[:5].numpy()):
+            found.append(net(x, level, c=value))
+        before = units(far.double(), x)[0]
+        net.bfloat16().float()
+        torch.testing.assert_close(units(far.double(), x)[0], before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_numbers_that_are_equal_have_no_spread_and_others_have(dtype: torch.dtype) -> None:
+    rounding = torch.finfo(dtype).eps
+    for spread, expected in ((0.0, 1.0), (8 * rounding, 8 * rounding)):
+        units = ConditionUnits(1, -1).double()
+        units.measure([torch.tensor([[1.0 - spread], [1.0 + spread]], dtype=dtype)])
+        torch.testing.assert_close(units.std.item(), expected)
+
+
+def test_whole_numbers_keep_their_digits_where_some_are_lost() -> None:
+    batch = Batch(torch.zeros(50, 2), {"c": SECONDS + torch.arange(50)[:, None]})
+    dropped = Drop(0.0, None, batch.cond, {"c": Vector(1, dropout=0.5)})(batch, torch.Generator().manual_seed(0)).cond[
+        "c"
+    ]
+    kept = ~dropped.isnan()
+    assert 0 < kept.sum() < 50 and torch.equal(dropped[kept], batch.cond["c"].double()[kept])
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

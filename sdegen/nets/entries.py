@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..conditions import Condition
 
 ROWS = 1024  # of a batch that units are taken of
+EQUAL = 2.0  # roundings of a number, within which others are equal to it
 
 
 class LabelEntry(nn.Module):
@@ -52,6 +53,9 @@ class LabelEntry(nn.Module):
 class ConditionUnits(nn.Module):
     """Units in which the numbers of a condition have mean 0 and standard deviation 1, once `measure` was told of some.
 
+    The mean is subtracted in two parts, the second what rounding leaves of the first: of times that are counted in seconds since
+    1970 the spread may be less than that.
+
     Parameters
     ----------
     size
@@ -61,6 +65,7 @@ class ConditionUnits(nn.Module):
     """
 
     mean: Tensor
+    rest: Tensor
     std: Tensor
     measured: Tensor
 
@@ -68,15 +73,16 @@ class ConditionUnits(nn.Module):
         super().__init__()
         self.axis = axis
         self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("rest", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         self.register_buffer("measured", torch.tensor(False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the units, and keep them in float32 at least: one of a thousandth of the mean would be lost in bfloat16."""
-        exact = self.mean, self.std
+        exact = self.mean, self.rest, self.std
         super()._apply(fn, recurse)
         if self.mean.dtype.itemsize <= 2:
-            self.mean, self.std = (v.to(self.mean.device) for v in exact)
+            self.mean, self.rest, self.std = (v.to(self.mean.device) for v in exact)
         return self
 
     def measure(self, values: Iterable[Tensor]) -> None:
@@ -85,20 +91,24 @@ class ConditionUnits(nn.Module):
         """
         if self.measured:
             return
-        rows = torch.cat([value.movedim(self.axis, 0).flatten(1).double() for value in values], 1)
+        given = list(values)
+        rows = torch.cat([value.movedim(self.axis, 0).flatten(1).double() for value in given], 1)
         there = ~rows.isnan()
         number = there.sum(1).clamp_min(1)
         mean = rows.nan_to_num().sum(1) / number
         std = (torch.where(there, rows - mean[:, None], 0.0).square().sum(1) / number).sqrt()
+        eps = torch.finfo(given[0].dtype).eps if given[0].is_floating_point() else 0.0
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * mean.abs(), std, 1.0))
+        self.rest.copy_(mean - self.mean.double())
+        self.std.copy_(torch.where(std > EQUAL * eps * mean.abs(), std, 1.0))
         self.measured.fill_(True)
 
     def forward(self, value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return values in these units, 0 where they are missing, and where they are not: in the dtype of `like`."""
+        value = value.float() if like.device.type == "mps" else value  # which has no float64
         value = value.to(like.device, non_blocking=True)
         there, over = ~value.isnan(), (..., *[None] * (-1 - self.axis))
-        known = ((value - self.mean[over]) / self.std[over]).masked_fill(~there, 0)
+        known = ((value - self.mean[over] - self.rest[over]) / self.std[over]).masked_fill(~there, 0)
         return known.to(like.dtype), there.to(like.dtype)
 
 

@@ -115,7 +115,7 @@ def _without(value: Tensor, null: Any, lost: Tensor) -> Tensor:
     """Return a condition with its null in the rows that have lost it."""
     rows, null = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
     if null.isnan().any():  # whole numbers of a vector or a mask
-        value = value if value.is_floating_point() else value.to(null.dtype)
+        value = value if value.is_floating_point() else value.double()
     return torch.where(rows, null.to(value, non_blocking=True), value)
 
 
