@@ -130,3 +130,109 @@ def test_a_lift_that_loses_a_datum_is_refused() -> None:
 @pytest.mark.slow
 def test_a_lift_holds_all_laws_of_a_process() -> None:
     assert sdegen.testing.check_sde(Hidden(), data=DATA.sample(200, g())).passed
+
+
+# --- lifts of other shapes
+
+
+class Given(sdegen.LiftedSDE):
+    """The process of `Hidden` with another lift and other noise at 0."""
+
+    T = 3.0
+
+    def __init__(self, E: Tensor, Sigma_0: Tensor) -> None:
+        self.E, self.Sigma_0 = E, Sigma_0
+
+    def F(self, t: Tensor) -> Tensor:
+        return A[: len(self.E), : len(self.E)]
+
+    def G(self, t: Tensor) -> Tensor:
+        return B[: len(self.E), : len(self.E)]
+
+
+class Both(sdegen.MatrixSDE):
+    """A channel that begins at the datum, and one that begins at twice the datum and some noise."""
+
+    T = 3.0
+
+    def __init__(self, noise: float) -> None:
+        self.Sigma_0 = torch.tensor([[0.0, 0.0], [0.0, noise]], dtype=d64)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return torch.stack([x, 2 * x], 1)
+
+    def F(self, t: Tensor) -> Tensor:
+        return A[:2, :2]
+
+    def G(self, t: Tensor) -> Tensor:
+        return B[:2, :2]
+
+
+SQUARE = torch.tensor([[0.0, 2.0], [-1.5, 0.3]], dtype=d64)
+NARROW = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]], dtype=d64)
+LIFTS = {
+    "square": lambda: Given(SQUARE, torch.zeros(2, 2, dtype=d64)),
+    "square, smoothed": lambda: Given(SQUARE, 1e-6 * torch.eye(2, dtype=d64)),
+    "whole numbers": lambda: Given(
+        torch.tensor([[0, 1], [2, 0], [0, 0]]), torch.diag(torch.tensor([0.0, 0.0, 0.3])).double()
+    ),
+    "two channels": lambda: Both(0.3),
+}
+
+
+@pytest.mark.parametrize("name", LIFTS)
+def test_data_have_the_density_of_their_states_but_for_the_rest_and_the_volume(name: str) -> None:
+    sde, x = LIFTS[name](), GAUSSIAN.sample(4, g())
+    u, less = sde.complete(x, torch.randn(sde.lift(x).shape, dtype=d64, generator=g(1)))
+    close(sde.project(u), x, 1e-14)
+    close(sde.diffused(GAUSSIAN, 0.0).log_prob(u) - less, GAUSSIAN.log_prob(x), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIFTS)
+def test_densities_know_the_volume_of_every_lift(name: str) -> None:
+    sde = LIFTS[name]()
+    model, x, prior = sdegen.Exact(sde, GAUSSIAN), GAUSSIAN.sample(2, g()), sde.diffused(GAUSSIAN, sde.T)
+    assert (sdegen.log_prob(model, x, prior=prior) - GAUSSIAN.log_prob(x)).abs().max() < 1e-4
+    if name.startswith("square"):
+        y, drawn = sdegen.sample_with_log_prob(model, 2, prior=prior, seed=0)
+        assert (drawn.value - GAUSSIAN.log_prob(y)).abs().max() < 1e-4
+
+
+ACROSS = [NARROW, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=d64)]
+
+
+@pytest.mark.parametrize("E", ACROSS)
+def test_states_without_noise_across_the_lift_tell_all_at_the_start(E: Tensor) -> None:
+    sde, x = Given(E, torch.zeros(3, 3, dtype=d64)), DATA.sample(4, g())
+    assert sde.snr(0.0).isinf()
+    seen = sde.marginal(0.0).observe(sde.lift(x))
+    close(torch.linalg.solve(seen.C.matrix(), seen.y[..., None])[..., 0], x, 1e-12)
+
+
+@pytest.mark.slow
+def test_lifts_without_noise_across_are_sampled_but_have_no_density() -> None:
+    for E in ACROSS:
+        model = sdegen.Exact(Given(E, torch.zeros(3, 3, dtype=d64)), GAUSSIAN)
+        found, known = sdegen.sample(model, 4000, seed=0), GAUSSIAN.moments()
+        assert (found.mean(0) - known.mean).abs().max() < 0.05
+        assert (torch.cov(found.T) - known.covariance).abs().max() < 0.05
+        with pytest.raises(ValueError, match="no noise in some direction"):
+            sdegen.log_prob(model, found[:2])
+
+
+def test_two_channels_that_begin_without_noise_are_as_one() -> None:
+    x = DATA.sample(4, g())
+    seen = Both(0.0).marginal(0.0).observe(Both(0.0).lift(x))
+    close(seen.y / seen.C.matrix().flatten(), x, 1e-12)
+    assert seen.S.matrix().abs().max() < 1e-12
+
+
+def test_data_of_another_size_than_the_process_are_refused() -> None:
+    for sde in (Hidden(), sdegen.Blurring((1, 4, 4))):
+        wide = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.eye(3)[None])
+        model = sdegen.Exact(sde, wide)
+        with pytest.raises(ValueError, match=r"numbers, and there are 3 here|moves states of shape"):
+            sdegen.sample(model, 2, seed=0)
+    with pytest.raises(ValueError, match="real numbers"):
+        Given(NARROW + 0j, torch.zeros(3, 3, dtype=d64)).lift(torch.zeros(2, 2))

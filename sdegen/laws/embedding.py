@@ -147,13 +147,12 @@ class IntoChannels(Embedding):
     def reduce(self, law: Transition) -> Reduction:
         """Return how a state makes ``y = c x_0 + s zeta``, a number for each of the datum.
 
-        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not, but for channels at rest: those
-        with neither data nor noise, which tell nothing.
+        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not, but for directions at rest.
         """
         e = self.e
         p = law.Phi.matrix() @ e  # (..., k)
         M = p[..., :, None] * p[..., None, :] + law.covariance.matrix()
-        resting = (M.diagonal(dim1=-2, dim2=-1) == 0).double().diag_embed()
+        resting = _at_rest(M)
         L = torch.linalg.cholesky(M + resting)
         L_inv = torch.linalg.solve_triangular(L, torch.eye(len(e), dtype=L.dtype), upper=False)
         a = (L_inv @ p[..., None])[..., 0]
@@ -193,23 +192,50 @@ class Lift(Embedding):
         """Return how a state makes ``y = C x_0 + S zeta``, as many numbers as the datum has.
 
         With ``L Lᵀ = P Pᵀ + Sigma``, ``P = Phi E`` and the columns `Q` of ``L⁻¹ P = Q C``, it is ``y = Qᵀ L⁻¹ x``, and `S` is a
-        root of what ``Qᵀ L⁻¹`` leaves of the noise. Like that of channels it is regular where ``Sigma`` is not.
+        root of what ``Qᵀ L⁻¹`` leaves of the noise. Like that of channels it is regular where ``Sigma`` is not, but for
+        directions at rest.
         """
         P = law.Phi.matrix() @ self.E
-        L = torch.linalg.cholesky(P @ P.mT + law.covariance.matrix())
+        M = P @ P.mT + law.covariance.matrix()
+        resting = _at_rest(M)
+        L = torch.linalg.cholesky(M + resting)
         L_inv = torch.linalg.solve_triangular(L, torch.eye(len(self.E), dtype=L.dtype), upper=False)
         Q, C = torch.linalg.qr(L_inv @ P)
         W = Q.mT @ L_inv
         S = torch.linalg.qr((W @ law.R.matrix()).mT, mode="r").R.mT
-        return Reduction(Wide(W), Matrix(C), Matrix(S), Matrix(L_inv.mT @ L_inv - W.mT @ W))
+        return Reduction(Wide(W), Matrix(C), Matrix(S), Matrix(L_inv.mT @ L_inv - W.mT @ W - resting))
 
     def matrix(self, d: int) -> Tensor:
-        """Return the numbers of a state for each of the data, ``(k d / m, d)``."""
-        return torch.kron(self.E.contiguous(), torch.eye(d // self.E.shape[1], dtype=torch.float64))
+        """Return the numbers of a state for each of the data, ``(k d / m, d)``.
+
+        Raises
+        ------
+        ValueError
+            If `d` is no multiple of `m`.
+        """
+        m = self.E.shape[1]
+        if d % m:
+            raise ValueError(
+                f"the process lifts {m} numbers, and there are {d} here; give data, or moments of data, of its shape."
+            )
+        return torch.kron(self.E.contiguous(), torch.eye(d // m, dtype=torch.float64))
 
     def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a state, `k` numbers for the `m` along the first dimension of data."""
         return len(self.E), *event[1:]
+
+
+def _at_rest(M: Tensor) -> Tensor:
+    """Return the projection on the directions in which states have neither data nor noise, and so tell nothing, of matrices ``M``
+    ``(..., k, k)`` of their second moments; 0 where there are none.
+    """
+    singular = torch.linalg.cholesky_ex(M).info > 0
+    if not singular.any():
+        return torch.zeros_like(M)
+    values, vectors = torch.linalg.eigh(M)
+    least = M.shape[-1] * torch.finfo(M.dtype).eps * values[..., -1:]
+    still = (values <= least) & singular[..., None]
+    return (vectors * still.to(M)[..., None, :]) @ vectors.mT
 
 
 class Wide:

@@ -330,7 +330,17 @@ def as_operator(A: Operator | Tensor | float) -> Operator:
 
 
 def full_matrix(A: Operator, d: int) -> Tensor:
-    """Return a map as a matrix over all `d` numbers of a state, flattened: ``(..., d, d)``."""
+    """Return a map as a matrix over all `d` numbers of a state, flattened: ``(..., d, d)``.
+
+    Raises
+    ------
+    ValueError
+        If it does not act on so many.
+    """
+    if d % A.size:
+        raise ValueError(
+            f"the process moves states of {A.size} numbers, and there are {d} here; give data, or moments of data, of its shape."
+        )
     M = A.matrix()
     one = torch.eye(d // A.size, dtype=M.dtype)
     return (M[..., :, None, :, None] * one[:, None, :]).reshape(*M.shape[:-2], d, d)

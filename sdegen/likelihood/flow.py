@@ -184,8 +184,9 @@ def estimate_log_prob(
             return of_states(x)
         if not whole:
             return _marginalise(sde, x, draws, of_states, generator)
-        found = of_states(sde.lift(x))
-        return found._replace(value=found.value - sde.log_volume(x))
+        u, less = sde.complete(x, sde.lift(x))  # which has no rest to draw
+        found = of_states(u)
+        return found._replace(value=found.value - less)
 
 
 @check_arguments
@@ -261,7 +262,7 @@ def sample_with_log_prob(
         data = model.sde.project(end)
     if data.shape != end.shape:
         return end, found
-    return data, found._replace(value=found.value - model.sde.log_volume(data))
+    return data, found._replace(value=found.value - model.sde.complete(data, end)[1])
 
 
 def _carry(

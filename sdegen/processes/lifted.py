@@ -56,11 +56,12 @@ class LiftedSDE(CoupledSDE):
     @property
     def _E(self) -> Tensor:
         """The lift, float64."""
-        E = torch.as_tensor(self.E).double()
-        if E.ndim != 2 or torch.linalg.matrix_rank(E) < E.shape[1]:
+        E = torch.as_tensor(self.E)
+        E = E if E.is_complex() else E.double()
+        if E.is_complex() or E.ndim != 2 or torch.linalg.matrix_rank(E) < E.shape[1]:
             raise ValueError(
                 f"{type(self).__name__}.E of shape {tuple(E.shape)} is no lift: two data would have one state; give a matrix "
-                "(k, m) whose columns are independent."
+                "(k, m) of real numbers whose columns are independent."
             )
         return E
 
@@ -92,8 +93,10 @@ class LiftedSDE(CoupledSDE):
         log-density of the data is less than that of the state: the rest's, and the volume of the lift.
         """
         across = self._across
+        volume = 0.5 * torch.linalg.slogdet(self._E.T @ self._E).logabsdet.item() * x[0].numel() / self._E.shape[1]
+        if not across.numel():
+            return self.embed(x), x.new_full((len(x),), -volume)
         noise = Wide(across.T)(z)
         law = Kernel(torch.zeros_like(noise), Matrix(psd_cholesky(across.T @ self.Sigma_0 @ across)))
         rest = law.sample(noise)
-        volume = 0.5 * torch.linalg.slogdet(self._E.T @ self._E).logabsdet.item() * x[0].numel() / self._E.shape[1]
         return self.embed(x) + Wide(across)(rest), law.log_prob(rest) - volume

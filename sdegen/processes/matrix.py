@@ -188,7 +188,7 @@ class MatrixSDE(CoupledSDE):
         rest = Matrix(psd_cholesky(self.Sigma_0[1:, 1:]))
         law = Kernel(torch.zeros_like(z[:, 1:]), rest)
         v = law.sample(z[:, 1:])
-        return torch.cat([x[:, None], v], 1), law.log_prob(v)
+        return self.embed(x) + torch.cat([torch.zeros_like(x[:, None]), v], 1), law.log_prob(v)
 
     @cached_property
     def embedding(self) -> Embedding:  # type: ignore[override]
