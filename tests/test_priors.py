@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import sdegen
 from sdegen import metrics, processes
-from sdegen.samplers.priors import cost
+from sdegen.samplers.priors import check_start, cost
 
 RING = sdegen.data.gaussian_ring()
 
@@ -115,3 +115,52 @@ def test_a_learned_process_that_shrinks_its_noise_is_refused() -> None:
         ValueError, match=r"the prior of LearnedSDE is 1.5 nats a coordinate from .*train the process, or pass x_T"
     ):
         sdegen.sample(sdegen.Exact(processes.LearnedSDE(rate=5.0), RING), 3, steps=3, seed=0)
+
+
+STARTS = {
+    "VP": (sdegen.VP(), 0.97),
+    "SubVP": (sdegen.SubVP(), 0.97),
+    "EDM": (sdegen.EDM(), 0.8),
+    "VE": (sdegen.VE(), 0.95),
+    "Cosine": (sdegen.Cosine(), 0.98),
+    "Rectified": (sdegen.Rectified(), 0.95),
+    "OU": (sdegen.OU(), 0.9),
+}
+
+
+@settings(max_examples=4, deadline=None)
+@given(early=st.floats(0.02, 0.1))
+@pytest.mark.parametrize("name", STARTS)
+def test_a_grid_that_begins_early_is_told_from_one_that_begins_late(name: str, early: float) -> None:
+    """States of the prior are those at T: of an early start they are asked for, and late ones are as good as T."""
+    sde, late = STARTS[name]
+    model, grid = sdegen.Exact(sde, RING), processes.grids.Uniform
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sdegen.sample(model, 3, sampler=sdegen.samplers.DDIM(2, grid(start=late * sde.T)), seed=0)
+    sampler = sdegen.samplers.DDIM(2, grid(start=early * sde.T, end=0.01 * sde.T))
+    with pytest.raises(
+        ValueError, match=r"the grid begins at t = .* off by .* nats a coordinate; begin at T, or pass x_T"
+    ):
+        sdegen.sample(model, 3, sampler=sampler, seed=0)
+    x_T = sde.diffused(RING, early * sde.T).sample(3)
+    assert sdegen.sample(model, x_T=x_T, sampler=sampler, seed=0).isfinite().all()
+
+
+@pytest.mark.parametrize("t", [0.6, 5.0, 40.0])
+def test_the_cost_of_an_early_start_is_known_of_gaussian_data(t: float) -> None:
+    sde, one = sdegen.EDM(), sdegen.Moments(torch.ones(2), torch.eye(2))
+    v, V = (1 + sde.sigma(torch.tensor([t, sde.T]).double()) ** 2).tolist()
+    nats = 0.5 * (v / V - 1 - math.log(v / V)) + cost((v - 1) ** -0.5)
+    if nats > cost(3.0):
+        with pytest.raises(ValueError, match=rf"off by {nats:.2g} nats"):
+            check_start(sde, one, t)
+    elif nats > cost(1.0):
+        with pytest.warns(UserWarning, match=rf"off by {nats:.2g} nats"):
+            check_start(sde, one, t)
+
+
+def test_a_fitted_solver_is_refused_on_a_process_of_another_time() -> None:
+    solver = sdegen.samplers.Fitted(torch.tensor([1.0, 0.5, 0.1]), torch.ones(5, 2), 1, denoise=True)
+    with pytest.raises(ValueError, match="the grid begins at t = 1"):
+        sdegen.sample(sdegen.Exact(sdegen.EDM(), RING), 3, sampler=solver, seed=0)

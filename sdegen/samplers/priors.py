@@ -9,7 +9,7 @@ are one point but for a few, far away, come as near to it as one likes. The seco
 
 from __future__ import annotations
 
-__all__ = ["cost", "prior_of"]
+__all__ = ["check_start", "cost", "prior_of"]
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ from ..answers import ask_draws
 from ..laws.mixtures import Moments
 from ..laws.outside import as_law
 from ..processes.base import SDE
-from ..processes.linear import LinearSDE, is_linear
+from ..processes.linear import LinearSDE, gaussian, is_linear
 from ..warning import warn_caller
 
 HARDLY = 1.0  # the spread of the data beside the noise at T from where on a Gaussian may cost half a bit a coordinate
@@ -92,7 +92,8 @@ def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -
     drawn = ask_draws(prior, n, torch.Generator().manual_seed(0)).double().cpu()
     if drawn.shape[1:] != law.means.shape[1:]:
         return  # which is refused where states are drawn
-    nats = _apart(law.means[0], _variances(law), drawn, law.means[0].numel() // moments.mean.numel())
+    channels = law.means[0].numel() // moments.mean.numel()
+    nats = _apart(law.means[0], _variances(law), drawn.mean(0), drawn.var(0), channels)
     if nats <= cost(HARDLY):
         return
     said = (
@@ -106,6 +107,39 @@ def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -
     )
 
 
+def check_start(sde: SDE, moments: Moments, t: float) -> None:
+    """Refuse to begin a run with states of the prior at a time whose law is another, or warn: a grid may begin where it likes,
+    but then states of that time are asked for.
+
+    Parameters
+    ----------
+    sde, moments
+        As for `prior_of`.
+    t
+        The first time of the run.
+
+    Raises
+    ------
+    ValueError
+        If the prior may be as far from the law there as one of data that spread by more than `REMEMBERED` times the noise.
+    """
+    if not is_linear(sde) or t >= sde.T * (1 - 1e-9):
+        return
+    late, early = (gaussian(moments).diffuse(sde.marginal(s), sde.embedding) for s in (sde.T, t))
+    channels = early.means[0].numel() // moments.mean.numel()
+    nats = _apart(early.means[0], _variances(early), late.means[0], _variances(late), channels)
+    nats += cost((sde.snr(t).detach() * moments.variance()).sqrt().item())
+    if nats <= cost(HARDLY):
+        return
+    said = (
+        f"the grid begins at t = {t:.6g}, and the prior of {type(sde).__name__} is the law of states at T = {sde.T:g}: it may be "
+        f"off by {nats:.2g} nats a coordinate"
+    )
+    if not nats <= cost(REMEMBERED):
+        raise ValueError(f"{said}; begin at T, or pass x_T, states of the time at which the grid begins.")
+    warn_caller(f"{said}; begin nearer to T, or pass x_T, states of the time at which the grid begins.")
+
+
 def _variances(law: Any) -> Tensor:
     """Return the variances of the coordinates of a Gaussian, of the shape of its mean."""
     mean, C = law.means[0], law.covariances[0]
@@ -113,10 +147,7 @@ def _variances(law: Any) -> Tensor:
     return C.diagonal().reshape(mean.shape) if full else C.expand(mean.shape)
 
 
-def _apart(mean: Tensor, variances: Tensor, drawn: Tensor, channels: int) -> float:
-    """Return ``KL(N ‖ prior)`` of Gaussians a coordinate, all those of a channel taken to have the same spread."""
-    split = (channels, -1)
-    v = variances.reshape(split).mean(1)
-    V = drawn.var(0).reshape(split).mean(1)
-    off = (drawn.mean(0) - mean).reshape(split).square().mean(1)
+def _apart(m: Tensor, v: Tensor, mean: Tensor, variances: Tensor, channels: int) -> float:
+    """Return ``KL(N(m, v) ‖ N(mean, variances))`` of Gaussians a coordinate, those of a channel taken to have one spread."""
+    v, V, off = (part.reshape(channels, -1).mean(1) for part in (v, variances, (mean - m).square()))
     return (0.5 * (v / V - 1 - (v / V).log() + off / V)).sum().item()

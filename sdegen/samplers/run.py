@@ -133,7 +133,8 @@ def sample(
     Raises
     ------
     ValueError
-        If arguments contradict each other, nothing is known of the prior, or a state turns non-finite.
+        If arguments contradict each other, nothing is known of the prior, the grid begins far from it without `x_T`, or a state
+        turns non-finite.
     TypeError
         If the sampler is none, or does not suit the process or `parallel`; or the model takes no condition of a name.
 
@@ -165,7 +166,7 @@ def sample(
     if x_T is None:
         if denoise:
             check_known(model)
-        x = start(model, rows.stop - rows.start, seed, rows.start)
+        x = start(model, rows.stop - rows.start, seed, rows.start, times[0].item())
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype

@@ -13,6 +13,8 @@ __all__ = [
     "start",
     "warn_of_narrow_data",
 ]
+
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +35,7 @@ from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
-from .priors import prior_of
+from .priors import check_start, prior_of
 
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
@@ -122,12 +124,15 @@ def _without_mistake(model: ScoreModel, batch: int, n: int) -> int:
     return batch
 
 
-def start(model: ScoreModel, n: int, seed: int, first: int = 0) -> Tensor:
-    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model."""
+def start(model: ScoreModel, n: int, seed: int, first: int = 0, t: float = math.inf) -> Tensor:
+    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model for a run from the
+    time `t` on; by default from T.
+    """
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
         check_dense("the model's first weight", model.like)
     n, prior = check_count("n", n), prior_of(model.sde, moments, "pass x_T")
+    check_start(model.sde, moments, t)
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"
