@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import constraints
 
 import sdegen
 from sdegen import samplers
+from sdegen.laws.columns import Columns
 from sdegen.laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse, StickBreaking, Successive, Whitening
 from sdegen.laws.derivatives import exact_divergence
 from sdegen.processes.dynamics import diffusion_at
@@ -70,6 +73,50 @@ def test_a_bijection_is_inverted_and_its_log_determinant_is_that_of_its_jacobian
         one = torch.ones_like(x)
         slope, second = torch.func.jvp(lambda y: torch.func.jvp(phi, (y,), (one,))[1], (x,), (one,))
         assert torch.allclose(phi.slope(x), slope) and torch.allclose(phi.bend(x), second / slope)
+
+
+FAR = [LogOdds(1e6, 1e6 + 1), LogOdds(-1e9, 1.0 - 1e9), LogOdds(0.1, 0.3), LogOdds(-3.0, 1e-3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, d64])
+@settings(max_examples=20, deadline=None)
+@given(u=st.floats(-1000, 1000))
+def test_no_number_is_brought_out_of_the_domain(dtype: torch.dtype, u: float) -> None:
+    for phi in (Log(), SoftplusInverse(), LogOdds(), *FAR):
+        x = phi.inverse(torch.tensor([[u]], dtype=dtype))
+        assert x.dtype == dtype and (phi.domain.check(x) | x.isposinf()).all(), phi
+        assert not phi(x).isneginf().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, d64])
+def test_data_of_coordinates_are_told_apart(dtype: torch.dtype) -> None:
+    """Where rounding would cost more than a few hundredths of the spread, data are of a finer dtype than states."""
+    u = torch.linspace(-1, 1, 200, dtype=d64)[:, None]
+    mean = torch.tensor([1e7], dtype=d64)
+    for phi in (LogOdds(), *FAR, Whitening(mean, torch.eye(1, dtype=d64)), Columns([1], [LogOdds(1e6, 1e6 + 1)])):
+        for maps in (phi, Successive([phi, Whitening(torch.zeros(1), 0.5 * torch.eye(1))])):
+            sde = sdegen.VP().in_coordinates(maps)
+            exact, found = sde.restore(u), sde.restore(u.to(dtype))
+            assert exact.dtype == d64 and torch.finfo(found.dtype).bits >= torch.finfo(dtype).bits
+            rounding = (sde.restore(u.to(dtype).double()) - found.double()).abs().max()
+            assert rounding < 0.05 * exact.std(), (phi, dtype)
+    assert sdegen.VP().in_coordinates(LogOdds()).restore(u.to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, d64])
+def test_samples_in_far_bounds_are_told_apart(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    sde = sdegen.VP().in_coordinates(LogOdds(1e6, 1e6 + 1))
+    model = sdegen.Model(sdegen.nets.MLP(1, width=8, depth=1), sde).to(dtype)
+    model.moments = sdegen.Moments(torch.zeros(1), torch.ones(1, 1))
+    x = sdegen.sample(model, 50, steps=2, seed=0)
+    assert x.dtype == d64 and len(x.unique()) == 50 and sde.data_domain.check(x).all()
+
+
+def test_a_mean_far_away_is_taken_off_without_a_loss() -> None:
+    mean = torch.tensor([16777217.0, -3e7 + 1], dtype=d64)  # which float32 rounds
+    phi, x = Whitening(mean, torch.eye(2, dtype=d64)), torch.tensor([[16777218.0, -3e7]], dtype=torch.float32)
+    assert phi(x).tolist() == [[1.0, -1.0]]
 
 
 @pytest.mark.turns(

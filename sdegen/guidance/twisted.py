@@ -128,7 +128,7 @@ def twisted_smc(
     draws = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad(), evaluating(model):
         check_known(model)
-        x = start(model, particles, seed, t=times[0].item())
+        x = start(model, particles, seed, times=times)
         refuse_rows(model, cond, x)
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0

@@ -48,6 +48,7 @@ class Columns(Coordinates):
         bounded = any(part is not None for part in maps)
         self.domain = constraints.cat(vectors, dim=-1, lengths=list(widths)) if bounded else constraints.real
         self.elementwise = all(part is None or part.elementwise for part in maps)
+        self.offset = max(0.0 if part is None else part.offset for part in maps)
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.cat([v if part is None else part(v) for part, v in self._split(x)], 1)

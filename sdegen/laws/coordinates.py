@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = [
     "Coordinates",
     "Successive",
-    "check_domain",
     "Log",
     "LogOdds",
     "SoftplusInverse",
@@ -28,6 +27,7 @@ from torch.distributions import transforms as T
 from ..arguments import check_arguments
 from ..show import show_call
 from ..signatures import Overridable
+from .domains import check_domain
 from .products import value_and_slope
 
 
@@ -44,11 +44,14 @@ class Coordinates(Overridable, ABC):
         The constraint that coordinates meet; most have no bounds.
     elementwise
         Whether each number of ``u`` is a function of one number of ``x``, in its place.
+    offset
+        How far from 0 data are, in units of their spread, where the map says: data of numbers too coarse for it are made finer.
     """
 
     domain: constraints.Constraint = constraints.real
     image: constraints.Constraint = constraints.real
     elementwise: bool = False
+    offset: float = 0.0
 
     __repr__ = show_call
 
@@ -90,48 +93,6 @@ class Coordinates(Overridable, ABC):
             If some do not.
         """
         return check_domain(self.domain, x, name)
-
-
-def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> Tensor:
-    """Return numbers that meet a constraint; refuse others.
-
-    Parameters
-    ----------
-    domain
-        The constraint.
-    x
-        ``(B, *)``.
-    name
-        What they are called in the error.
-
-    Raises
-    ------
-    ValueError
-        If some do not.
-    """
-    if domain is constraints.real:  # of what is finite, which is asked elsewhere
-        return x
-    inside = domain.check(x)
-    if not inside.all():
-        bad = x.reshape(-1)[(~inside).reshape(-1).nonzero()[0, 0]] if inside.shape == x.shape else None
-        seen = "" if bad is None else f": {bad.item():.6g} is among them"
-        raise ValueError(
-            f"{name} has {int((~inside).sum())} values outside of the domain {_named(domain)}{seen}; remove them, or take a "
-            "process for another domain."
-        )
-    return x
-
-
-def _named(domain: constraints.Constraint) -> str:
-    """Return a domain in words."""
-    low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
-    if any(isinstance(end, Tensor) and end.numel() > 1 for end in (low, high)):
-        return "of its interval for each coordinate"
-    if low is not None and high is not None:
-        return f"({low:g}, {high:g})"
-    if low is not None:
-        return f"x > {low:g}"
-    return type(domain).__name__.lstrip("_").lower()
 
 
 class _OfTorch(Coordinates):
@@ -187,6 +148,10 @@ class SoftplusInverse(_OfTorch):
     domain, elementwise = constraints.positive, True
     transform = T.SoftplusTransform()
 
+    def inverse(self, u: Tensor) -> Tensor:
+        """Return ``log(1 + e^u)``; a number below the least that its dtype holds with all digits is rounded up to that."""
+        return super().inverse(u).clamp_min(torch.finfo(u.dtype).tiny)
+
     def slope(self, x: Tensor) -> Tensor:
         """Return ``phi' = 1 / (1 − e^−x)``."""
         return -1 / torch.expm1(-x)
@@ -221,9 +186,15 @@ class LogOdds(_OfTorch):
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         if not low < high:
             raise ValueError(f"low = {low}, high = {high}; the lower bound comes first.")
-        self.low, self.high = low, high
+        self.low, self.high, self.offset = low, high, max(abs(low), abs(high)) / (high - low)
         self.domain = constraints.interval(low, high)
         self.transform = T.ComposeTransform([T.SigmoidTransform(), T.AffineTransform(low, high - low)])
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """Return ``low + (high − low) sigmoid(u)``; a number that rounding brings to an end is the one next to it."""
+        low, high = torch.tensor([self.low, self.high], dtype=u.dtype)
+        inside = torch.nextafter(low, high).item(), torch.nextafter(high, low).item()
+        return super().inverse(u).clamp(*inside)
 
     def slope(self, x: Tensor) -> Tensor:
         """Return ``phi' = 1 / (x − low) + 1 / (high − x)``."""
@@ -274,6 +245,7 @@ class Whitening(Coordinates):
         self._log_det = torch.linalg.slogdet(W).logabsdet.item()
         if singular or not self._inverse.isfinite().all():
             raise ValueError("W has no inverse; give an invertible matrix.")
+        self.offset = (mean.flatten().abs() / self._inverse.norm(dim=1)).max().item() if mean.numel() else 0.0
 
     @classmethod
     def of(cls, mean: Tensor, covariance: Tensor) -> Whitening:
@@ -285,7 +257,9 @@ class Whitening(Coordinates):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W (x − mean)``."""
-        return ((x - self.mean.to(x)).flatten(1) @ self.W.T.to(x)).reshape(x.shape)
+        mean = self.mean.to(x)
+        rest = (self.mean.to(x.device) - mean.double()).to(x) if x.device.type != "mps" else 0.0
+        return ((x - mean - rest).flatten(1) @ self.W.T.to(x)).reshape(x.shape)
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return ``mean + W⁻¹ u``."""
@@ -316,6 +290,7 @@ class Successive(Coordinates):
             raise ValueError("no coordinates to go through one after the other; give one at least.")
         self.parts = tuple(parts)
         self.domain, self.elementwise = self.parts[0].domain, all(part.elementwise for part in self.parts)
+        self.offset = max(part.offset for part in self.parts)
 
     def __call__(self, x: Tensor) -> Tensor:
         for part in self.parts:

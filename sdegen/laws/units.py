@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Units"]
+__all__ = ["Units", "dtype_that_tells"]
 
 import torch
 from torch import Tensor
@@ -11,6 +11,21 @@ from ..arguments import check_arguments
 from ..show import show_call
 
 APART = 0.03  # of the spread, for neighbouring numbers of a dtype at the mean: rounding then costs a hundredth of it
+
+
+def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) -> torch.dtype:
+    """Return the coarsest dtype, from the given one on, in which rounding costs little of the spread of data.
+
+    Parameters
+    ----------
+    dtype, device
+        Of the data.
+    offset
+        How far from 0 they are, in units of their spread.
+    """
+    finer = [torch.promote_types(dtype, other) for other in (dtype, torch.float32)]
+    told = (dtype for dtype in finer if torch.finfo(dtype).eps * offset <= APART)
+    return next(told, finer[-1] if device.type == "mps" else torch.float64)  # mps has no float64
 
 
 class Units:
@@ -93,9 +108,7 @@ class Units:
         """Return the coarsest dtype, from the given one on, in which rounding data in their own coordinates costs little of their
         spread: float64 where the mean is some 250,000 times the standard deviation, for numbers of float32.
         """
-        finer = [torch.promote_types(dtype, other) for other in (dtype, torch.float32)]
-        told = (dtype for dtype in finer if torch.finfo(dtype).eps * self._offset <= APART)
-        return next(told, finer[-1] if device.type == "mps" else torch.float64)  # mps has no float64
+        return dtype_that_tells(dtype, device, self._offset)
 
     def stretch(self, u: Tensor) -> Tensor:
         """Return ``std u``, the difference of data in their own coordinates that is `u` in these units."""

@@ -19,8 +19,8 @@ from ..answers import ask_draws
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..data.parts import check_batch
-from ..laws.coordinates import check_domain
 from ..laws.derivatives import Divergence, ExactDivergence
+from ..laws.domains import check_domain
 from ..laws.draws import noise_like
 from ..laws.outside import as_law
 from ..models.named import read_conditions

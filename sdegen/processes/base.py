@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from ..answers import ask_score
 from ..arguments import asked_as, check_arguments
-from ..laws.coordinates import check_domain
+from ..laws.domains import check_domain
 from ..laws.draws import noise_like
 from ..laws.kernels import StateLaw
 from ..laws.marginals import Level, Marginal, Perturbed

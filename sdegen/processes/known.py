@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..laws.coordinates import check_domain
+from ..laws.domains import check_domain
 from ..laws.draws import noise_like
 from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed

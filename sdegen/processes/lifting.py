@@ -9,11 +9,12 @@ __all__ = ["Lifting"]
 from copy import copy
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..laws.coordinates import Coordinates, Successive
-from ..laws.units import Units
+from ..laws.units import Units, dtype_that_tells
 from .dynamics import Dynamics
 
 
@@ -108,9 +109,20 @@ class Lifting(Dynamics):
         return self.units.standardise(x if self.coordinates is None else self.coordinates(self.coordinates.check(x)))
 
     def restore(self, u: Tensor) -> Tensor:
-        """Return data of the coordinates and units of the process as they are; the inverse of `standardise`."""
+        """Return data of the coordinates and units of the process as they are, in a dtype that tells them (`telling`); the
+        inverse of `standardise`.
+        """
         x = self.units.restore(u)
-        return x if self.coordinates is None else self.coordinates.inverse(x)
+        if self.coordinates is None:
+            return x
+        return self.coordinates.inverse(x.to(self.telling(x.dtype, x.device)))
+
+    def telling(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """Return the coarsest dtype, from the given one on, in which rounding data costs little of their spread: as the units and
+        the coordinates say.
+        """
+        told = self.units.telling(dtype, device)
+        return told if self.coordinates is None else dtype_that_tells(told, device, self.coordinates.offset)
 
     def log_volume(self, x: Tensor) -> Tensor | float:
         """Return by how much the log-density of data is less than that in the coordinates and units of the process: ``(B,)``, or

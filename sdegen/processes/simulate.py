@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
-from ..laws.coordinates import check_domain
+from ..laws.domains import check_domain
 from ..laws.operators import Operator, rows
 from .dynamics import Dynamics, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise

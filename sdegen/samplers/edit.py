@@ -93,4 +93,4 @@ def edit(
     state, at = sde.lift(check_states("x", x, model)), sde.marginal(t)
     z = SampleNoise(seed)(state)  # a sample's own, however many there are
     edited = sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)
-    return narrowed("data", edited, sde.units.telling(x.dtype, edited.device))
+    return narrowed("data", edited, sde.telling(x.dtype, edited.device))

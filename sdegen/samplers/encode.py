@@ -189,7 +189,7 @@ def decode(
     x = model.sde.project(
         _follow(model, states, _sampler(model, steps, sampler, states), False, batch, grad, progress, cond)
     )
-    return narrowed("data", x, model.sde.units.telling(z.dtype, x.device))
+    return narrowed("data", x, model.sde.telling(z.dtype, x.device))
 
 
 def _follow(

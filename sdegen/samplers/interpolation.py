@@ -78,7 +78,7 @@ def interpolate(
     K, B = arc.shape[:2]
     bound = bind_rows(model, cond, torch.arange(B).repeat(K), ends[0][:1], B)
     points = decode(bound, arc.flatten(0, 1), **how)
-    return narrowed("data", points.reshape(K, *x.shape), model.sde.units.telling(x.dtype, x.device))
+    return narrowed("data", points.reshape(K, *x.shape), model.sde.telling(x.dtype, x.device))
 
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ def sample(
     if x_T is None:
         if denoise:
             check_known(model)
-        x = start(model, rows.stop - rows.start, seed, rows.start, times[0].item())
+        x = start(model, rows.stop - rows.start, seed, rows.start, times)
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
@@ -181,7 +181,7 @@ def sample(
             f"samples are too large for {found.dtype} in the data's own coordinates, {sde.coordinates!r} undone; look at the "
             "model, or take a finer dtype."
         )
-    return narrowed("samples", found, sde.units.telling(dtype, found.device))
+    return narrowed("samples", found, sde.telling(dtype, found.device))
 
 
 def _ends_denoised(sde: SDE, final: str | None) -> bool:

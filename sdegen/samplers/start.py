@@ -14,7 +14,6 @@ __all__ = [
     "warn_of_narrow_data",
 ]
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +25,7 @@ from ..checks import check_count, check_tensor
 from ..conditions import has_rows
 from ..data.parts import part_of
 from ..dense import check_dense
-from ..laws.coordinates import check_domain
+from ..laws.domains import check_domain
 from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
@@ -124,15 +123,16 @@ def _without_mistake(model: ScoreModel, batch: int, n: int) -> int:
     return batch
 
 
-def start(model: ScoreModel, n: int, seed: int, first: int = 0, t: float = math.inf) -> Tensor:
-    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model for a run from the
-    time `t` on; by default from T.
+def start(model: ScoreModel, n: int, seed: int, first: int = 0, times: Tensor | None = None) -> Tensor:
+    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model for a run through some
+    times; by default from T.
     """
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
         check_dense("the model's first weight", model.like)
     n, prior = check_count("n", n), prior_of(model.sde, moments, "pass x_T")
-    check_start(model.sde, moments, t)
+    if times is not None and times[0] > times[-1]:  # a run that stays at one time forgets where it began
+        check_start(model.sde, moments, times[0].item())
     x_T = draw(prior, n, seed, moments.mean.numel(), first)
     shape = model.sde.embed(moments.mean[None]).shape[1:]
     who = f"{type(prior).__name__}.sample"

@@ -1,0 +1,50 @@
+"""Domains of data and states: what numbers must meet (`check_domain`)."""
+
+from __future__ import annotations
+
+__all__ = ["check_domain"]
+
+from torch import Tensor
+from torch.distributions import constraints
+
+
+def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> Tensor:
+    """Return numbers that meet a constraint; refuse others.
+
+    Parameters
+    ----------
+    domain
+        The constraint.
+    x
+        ``(B, *)``.
+    name
+        What they are called in the error.
+
+    Raises
+    ------
+    ValueError
+        If some do not.
+    """
+    if domain is constraints.real:  # of what is finite, which is asked elsewhere
+        return x
+    inside = domain.check(x)
+    if not inside.all():
+        bad = x.reshape(-1)[(~inside).reshape(-1).nonzero()[0, 0]] if inside.shape == x.shape else None
+        seen = "" if bad is None else f": {bad.item():.6g} is among them"
+        raise ValueError(
+            f"{name} has {int((~inside).sum())} values outside of the domain {_named(domain)}{seen}; remove them, or take a "
+            "process for another domain."
+        )
+    return x
+
+
+def _named(domain: constraints.Constraint) -> str:
+    """Return a domain in words."""
+    low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
+    if any(isinstance(end, Tensor) and end.numel() > 1 for end in (low, high)):
+        return "of its interval for each coordinate"
+    if low is not None and high is not None:
+        return f"({low:g}, {high:g})"
+    if low is not None:
+        return f"x > {low:g}"
+    return type(domain).__name__.lstrip("_").lower()
