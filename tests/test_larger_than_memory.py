@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sdegen
 from sdegen.data import Source, Stream
-from sdegen.data.moments import NUMBERS, in_parts
+from sdegen.data.moments import NUMBERS, split_rows
 from sdegen.training import constant_rate
 
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ def test_maps_that_cannot_be_trained_on_are_refused_in_a_sentence(tmp_path: Path
 def test_parts_are_rows_in_order_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdegen.data.moments.NUMBERS", 64)
     for x in (X, X[:1], torch.zeros(3, 100), torch.zeros(5, 0)):
-        parts = in_parts(x)
+        parts = split_rows(x)
         assert torch.equal(torch.cat(parts), x) and all(len(p) == 1 or p.numel() <= 64 for p in parts)
     whole, found = sdegen.moments_of(X), Source(X, torch.float64, CPU).moments(torch.Generator())
     torch.testing.assert_close(found.covariance, whole.covariance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dense import check_dense
 from ..laws.mixtures import moments_of
 from ..precision import is_finer
-from .moments import in_parts, joined
+from .moments import joined, split_rows
 
 
 def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
@@ -71,7 +71,7 @@ def check_finite(x: Tensor, what: str) -> None:
         Naming the first row.
     """
     before = 0
-    for part in in_parts(x):
+    for part in split_rows(x):
         wrong = ~part.isfinite()
         if wrong.any():
             bad = before + int(wrong.reshape(len(part), -1).any(1).nonzero()[0, 0])
@@ -83,5 +83,5 @@ def loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
     """Tell whether rounding rows to a dtype changes one by more than a share of its unit, as it does far from zero."""
     if is_finer(dtype, x.dtype):
         return False
-    least = share * joined((len(part), moments_of(part)) for part in in_parts(x)).units().std.to(x.device)
-    return any(bool(((part.double() - part.to(dtype).double()).abs() > least).any()) for part in in_parts(x))
+    least = share * joined((len(part), moments_of(part)) for part in split_rows(x)).units().std.to(x.device)
+    return any(bool(((part.double() - part.to(dtype).double()).abs() > least).any()) for part in split_rows(x))

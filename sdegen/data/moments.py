@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["in_parts", "joined"]
+__all__ = ["split_rows", "joined"]
 
 from collections.abc import Iterable
 
@@ -45,7 +45,7 @@ def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
     return Moments(mean, covariance)
 
 
-def in_parts(x: Tensor) -> tuple[Tensor, ...]:
+def split_rows(x: Tensor) -> tuple[Tensor, ...]:
     """Return data ``(N, *)`` in parts of rows, each of some four million numbers or one row, so that what is made of a part is
     no larger.
 

@@ -26,7 +26,7 @@ from .accepted import check_finite, check_rows, loses_digits
 from .arrays import mapped
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
-from .moments import in_parts, joined
+from .moments import joined, split_rows
 from .rows import DatasetRows, Rows, held, parted
 
 DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
@@ -176,7 +176,7 @@ class Source:
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if self.x is not None:
-            parts = self._some(generator) if isinstance(self.x, Rows) else map(self._as_states, in_parts(self.x))
+            parts = self._some(generator) if isinstance(self.x, Rows) else map(self._as_states, split_rows(self.x))
             return joined((len(part), moments_of(part)) for part in parts)
         if hasattr(self.law, "moments"):
             return self.law.moments()
