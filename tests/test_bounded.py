@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from later import Later
 from scipy import stats
 from torch import Tensor
 
@@ -17,57 +17,20 @@ from sdegen.conditions import NONE, Conditions
 from sdegen.models.score import ScoreModel
 from sdegen.processes.bounded import BoundedSDE
 from sdegen.processes.circle import CircularBrownianMotion
-from sdegen.processes.dynamics import as_time
 from sdegen.processes.jacobi import Jacobi
 from sdegen.processes.reflected import ReflectedBrownianMotion
 
 d64 = torch.float64
-WEIGHTS = (0.4, 0.6)
 
 
-class Later(ScoreModel):
-    """The exact model of data that are two points after some noise of the process itself: their law at `t` is that of a later
-    time.
-    """
-
-    def __init__(self, sde: BoundedSDE, points: tuple[float, float], share: float) -> None:
-        self._sde, self.points, self.share = sde, points, share
-        self.moments = sdegen.Moments(torch.zeros(1, dtype=d64), torch.ones(1, dtype=d64))
-
-    @property
-    def sde(self) -> BoundedSDE:
-        return self._sde
-
-    @property
-    def conditions(self) -> Conditions:
-        return NONE
-
-    def laws(self, x: Tensor, t: Tensor | float) -> list[Any]:
-        elapsed = self.sde.elapsed(as_time(t, self.sde.T)) + self.share
-        return [self.sde.law_after(torch.full_like(x, point), elapsed) for point in self.points]
-
-    def joint(self, x: Tensor, t: Tensor | float) -> Tensor:
-        return torch.stack([law.log_prob(x) + math.log(w) for law, w in zip(self.laws(x, t), WEIGHTS, strict=True)])
-
-    def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:
-        return self.joint(x, t).logsumexp(0)
-
-    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
-        parts = self.joint(x, t).softmax(0)
-        return sum((p[:, None].to(x) * law.score(x) for p, law in zip(parts, self.laws(x, t), strict=True)), 0 * x)
-
-    def data(self, n: int, seed: int) -> Tensor:
-        numbers = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, 1, dtype=d64, generator=numbers)
-        which = (torch.rand(n, 1, dtype=d64, generator=numbers) < WEIGHTS[1]).to(d64)
-        first, second = (law.sample(z) for law in self.laws(z, 0.0))
-        return torch.lerp(first, second, which)
+def later(sde: BoundedSDE, points: tuple[float, float], noise: float) -> Later:
+    return Later(sde, points, noise, sde.elapsed)
 
 
 MODELS: dict[str, Callable[[], Later]] = {
-    "circle": lambda: Later(CircularBrownianMotion(), (3.0, -1.0), 0.003),
-    "box": lambda: Later(ReflectedBrownianMotion(), (0.02, 0.7), 0.002),
-    "jacobi": lambda: Later(Jacobi(1.5, 2.0), (0.02, 0.7), 0.003),
+    "circle": lambda: later(CircularBrownianMotion(), (3.0, -1.0), 0.003),
+    "box": lambda: later(ReflectedBrownianMotion(), (0.02, 0.7), 0.002),
+    "jacobi": lambda: later(Jacobi(1.5, 2.0), (0.02, 0.7), 0.003),
 }
 
 
@@ -80,14 +43,14 @@ def test_samplers_bring_the_data_back_and_stay_inside(name: str, sampler: sample
     model = MODELS[name]()
     path = sdegen.sample(model, 2000, sampler=sampler, seed=0, return_path=True)
     assert model.sde.domain.check(path).all()
-    assert stats.ks_2samp(path[-1, :, 0].double(), model.data(20_000, 1)[:, 0]).pvalue > 1e-3
+    assert stats.ks_2samp(path[-1, :, 0].double(), model.draw(20_000, 0.0, 1)[:, 0]).pvalue > 1e-3
 
 
 @pytest.mark.turns("box", "jacobi")
 @pytest.mark.parametrize("name", MODELS)
 def test_densities_by_the_flow_are_those_of_the_data(name: str) -> None:
     model = MODELS[name]()
-    x = model.data(24, 2)
+    x = model.draw(24, 0.0, 2)
     assert (sdegen.log_prob(model, x, tolerance=1e-5) - model.log_density(x, 0.0)).abs().max() < 1e-4
 
 
@@ -96,7 +59,7 @@ def test_densities_by_the_flow_are_those_of_the_data(name: str) -> None:
 def test_what_denoising_learns_is_the_score_of_the_states(name: str) -> None:
     # The mean over the data of the kernel's score, given the state, is the score of the law at t: regressed on functions of it.
     model, t = MODELS[name](), 0.3
-    drawn = model.sde.perturb(model.data(40_000, 3), t, generator=torch.Generator().manual_seed(4))
+    drawn = model.sde.perturb(model.draw(40_000, 0.0, 3), t, generator=torch.Generator().manual_seed(4))
     gap = (drawn.kernel.score(drawn.x) - model.score(drawn.x, t)) * drawn.at.R(torch.ones_like(drawn.x))
     for function in (torch.ones_like, torch.sin, torch.cos, torch.square):
         value = (gap * function(drawn.x))[:, 0]

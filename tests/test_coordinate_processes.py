@@ -172,6 +172,15 @@ def test_one_process_written_otherwise_draws_the_same_samples_on_the_same_noise(
     drawn = sdegen.sample(FULL, x_T=end, **run)
     close(sdegen.sample(WRITTEN, x_T=end, **run), drawn, 1e-8)
     close(sdegen.sample(WHITENED, x_T=end @ torch.linalg.inv(L).T, **run), drawn, 1e-8)
+    turn = torch.linalg.solve(
+        Q @ VARIANCES.sqrt().diag() @ Q.T, L
+    )  # from one root of the noise's covariance to the other
+
+    def source(seed: int, first: int, times: Tensor) -> Callable[[Tensor], Tensor]:
+        inner = samplers.SampleNoise(seed, first, times)
+        return lambda like: inner(like) @ turn.T
+
+    close(sdegen.sample(BY_AXES, x_T=end, noise=source, **run), drawn, 1e-8)
 
 
 class Uneven(sdegen.CoordinateSDE):
@@ -260,10 +269,10 @@ def test_posteriors_by_any_maps_agree(law: Any, t: float) -> None:
     for sde in (Uneven(), Principal(), Spiral()):
         at = sde.marginal(t)
         seen = at.observe(x)
-        as_matrices = [Matrix(A.matrix().reshape(2, 2)) for A in (seen.C, seen.S)]
-        for a, b in zip(law.observed(seen.y, seen.C, seen.S), law.observed(seen.y, *as_matrices), strict=True):
+        as_matrices = [Matrix(A.matrix().reshape(2, 2)) for A in (seen.by.C, seen.by.S)]
+        for a, b in zip(law.observed(seen.y, seen.by.C, seen.by.S), law.observed(seen.y, *as_matrices), strict=True):
             close(a, b, 1e-8)
-        close(seen.score(x, law.observed(seen.y, seen.C, seen.S)[1]), sde.diffused(law, t).score(x), 1e-7)
+        close(seen.by.score(x, law.observed(seen.y, seen.by.C, seen.by.S)[1]), sde.diffused(law, t).score(x), 1e-7)
     numbers = law.observed(x, 0.8, 0.6)
     eye = torch.eye(2, dtype=torch.float64)
     for maps in ((Diagonal(0.8 * torch.ones(1, 2).double()), Diagonal(0.6 * torch.ones(1, 2).double())), (

@@ -32,7 +32,7 @@ def test_the_default_ends_where_the_model_says_with_the_posterior_mean(sde: Any,
     if not known:
         model.moments = None
     x_T = prior.sample(n, torch.Generator().manual_seed(0))
-    at = sde.observe(torch.zeros(1, len(sde.Sigma_0)), torch.tensor(end))
+    at = sde.observe(torch.zeros(1, len(sde.Sigma_0)), torch.tensor(end)).by
     c, s = at.C.c.square().item(), at.S.c.square().item()
     for stop, variance in ((None, 0.25), (end, c * 0.25**2 / (c * 0.25 + s))):
         model.end = stop

@@ -76,6 +76,22 @@ def test_the_teacher_is_at_no_distance_from_its_own_paths(final: str, monkeypatc
     assert [search.error(teacher, paths) for paths in (search.train, search.choose, search.held)] == [0, 0, 0]
 
 
+@pytest.mark.slow
+def test_a_solver_ends_where_the_default_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "FINE", 8)
+    torch.manual_seed(0)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sdegen.VP(), end=0.2)
+    model.moments = gaussian_data().moments()
+    for end, last in ((None, 0.2), (0.4, 0.4)):
+        search = Search(model, 3, 16, 0, "denoise", end, {})
+        for times in (search.fine, search.plain.times(model.sde, True), search.by_moves(grids.Angle(), 1).stops):
+            assert times[-1].item() == pytest.approx(last)
+    exact = sdegen.Exact(sdegen.VP(), RING)
+    before = default(exact, 6).grid.end
+    Search(exact, 6, 16, 0, "sample", 0.3, {})
+    assert default(exact, 6).grid.end == before  # the default of others is left as it was
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_least_squares_that_few_rows_do_not_move(dtype: torch.dtype) -> None:
     seed = torch.Generator().manual_seed(0)

@@ -68,7 +68,7 @@ def test_states_of_a_lift_have_the_law_of_the_matrix_exponential(t: float) -> No
     close(SDE.diffused(DATA, t).log_prob(u), want.log_prob(u), 1e-9)
     close(sdegen.Exact(SDE, DATA).score(u, t), score, 1e-8)
     seen = SDE.marginal(t).observe(u)
-    close((seen.C.gram() + seen.S.gram()).matrix(), torch.eye(2, dtype=d64), 1e-12)
+    close((seen.by.C.gram() + seen.by.S.gram()).matrix(), torch.eye(2, dtype=d64), 1e-12)
     told = torch.eye(2, dtype=d64) + P.T @ torch.linalg.solve(Phi @ SDE.Sigma_0 @ Phi.T + noise, P)
     close(SDE.snr(t).log1p(), 0.5 * torch.linalg.slogdet(told).logabsdet, 1e-9)
 

@@ -254,3 +254,16 @@ def test_a_direct_model_adds_its_base_and_knows_no_time_before_training() -> Non
     assert not torch.equal(plain.score(x, 0.0), plain.score(x, 2 * sde.t_min))
     with pytest.raises(TypeError, match="base is MLP, which has no score"):
         sdegen.DirectModel(net, sde, base=net)
+
+
+def test_moments_that_change_in_place_change_what_the_network_is_told() -> None:
+    torch.manual_seed(0)
+    model, other = (sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sdegen.VP()) for _ in range(2))
+    model.moments, other.moments = (
+        sdegen.Moments(torch.zeros(2).double(), c * torch.ones(2).double()) for c in (1.0, 4.0)
+    )
+    assert model.std == 1.0
+    model.moments.covariance.mul_(4)
+    assert model.std == other.std == 2.0
+    model.moments = sdegen.Moments(model.moments.mean, torch.ones(2).double())
+    assert model.std == 1.0

@@ -266,7 +266,6 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "Heun": lambda: samplers.Heun(40),
     "ProbabilityFlow": lambda: samplers.ProbabilityFlow(),
     "EulerMaruyama": lambda: samplers.EulerMaruyama(300),
-    "AdaptiveSDE": lambda: samplers.AdaptiveSDE(),
 }
 
 
@@ -276,7 +275,7 @@ def wells() -> FokkerPlanck:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.turns("default", "Heun", "ProbabilityFlow", "EulerMaruyama", "AdaptiveSDE")
+@pytest.mark.turns("default", "Heun", "ProbabilityFlow", "EulerMaruyama")
 def test_samplers_bring_the_data_back_through_coupled_noise(wells: FokkerPlanck, name: str) -> None:
     prior = wells.law(2.0)
     x = sdegen.sample(wells, sampler=SAMPLERS[name](), x_T=prior.sample(2000, g(1)), seed=0)

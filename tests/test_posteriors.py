@@ -573,6 +573,16 @@ def test_an_edit_begins_at_its_time_and_takes_conditions() -> None:
         sdegen.edit(sdegen.DirectModel(sdegen.nets.MLP(2), sdegen.DoubleWell()), x, 0.5)
 
 
+def test_an_edit_chooses_its_default_as_a_run_under_the_same_conditions_does() -> None:
+    truth, x = sdegen.ExactConditional(sdegen.VP(), MODES, RING), RING.means[0].expand(3, 2)
+    chosen = samplers.default(sdegen.models.Conditioned(truth, label=2), 5)
+    assert not torch.equal(chosen.times(truth.sde, True), samplers.default(truth, 5).times(truth.sde, True))
+    own = sdegen.edit(truth, x, 0.8, steps=5, label=2, seed=0)
+    assert torch.equal(own, sdegen.edit(truth, x, 0.8, sampler=chosen, label=2, seed=0))
+    with pytest.raises(TypeError, match=r"edit has no argument 'lable'.*perhaps 'label' is meant"):
+        sdegen.edit(truth, x, 0.8, lable=2)
+
+
 # --- particles --------------------------------------------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ class ExactClassifier:
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return ``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
         seen = self.sde.observe(x, t)
-        logs = torch.stack([law.observed_log_prob(seen.y, seen.C, seen.S) for law in self._laws], 1)
+        logs = torch.stack([law.observed_log_prob(seen.y, seen.by.C, seen.by.S) for law in self._laws], 1)
         return logs + self.weights.log().to(x)
 
 

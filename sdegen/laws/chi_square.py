@@ -17,7 +17,8 @@ from torch import Tensor
 from .bessel import log_bessel
 
 LARGE = 300.0  # mean of y above which its root is far from 0, and scipy's series slower than a quadrature
-NODES, SHORT_NODES = 24, 4  # of the quadrature over a tail, and over a step: errors are below 1e-14
+# Nodes and weights of the quadrature over a tail, and over a step: errors are below 1e-14.
+TAIL, SHORT = ([torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(n)] for n in (24, 4))
 STEPS = 3  # of Newton's method
 CHUNK = 2**11  # numbers whose tails are integrated at once
 
@@ -88,12 +89,12 @@ def _by_quadrature(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
     side = torch.where(z < 0, -1.0, 1.0).double()
     w = _guess(df, a, z) - a
     end = w + side * ((z.square() + 74).sqrt() - z.abs())  # the spread is at most one: e^-37 of the tail lies beyond
-    tail = side * _integral(df, a, w, end, NODES)
+    tail = side * _integral(df, a, w, end, TAIL)
     for _ in range(STEPS):
         found = -side * torch.special.ndtri(tail)
         normal = (-0.5 * found.square()).exp() / math.sqrt(2 * math.pi)
         step = (z - found) * normal / log_density_of_root(df, a, a + w, w, far=True).exp()
-        tail = tail - side * _integral(df, a, w, w + step, SHORT_NODES)
+        tail = tail - side * _integral(df, a, w, w + step, SHORT)
         w = w + step
     return a + w
 
@@ -110,9 +111,9 @@ def _guess(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
     return (mean * power ** (1 / h)).sqrt()
 
 
-def _integral(df: Tensor, a: Tensor, low: Tensor, high: Tensor, nodes: int) -> Tensor:
-    """Return the integral of the density of the root from ``a + low`` to ``a + high`` by Gauss and Legendre."""
-    x, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(nodes))
+def _integral(df: Tensor, a: Tensor, low: Tensor, high: Tensor, rule: list[Tensor]) -> Tensor:
+    """Return the integral of the density of the root from ``a + low`` to ``a + high`` by the nodes and weights of a rule."""
+    x, weights = rule
     half = 0.5 * (high - low)
     w = (low + half)[..., None] + half[..., None] * x
     df, a = df[..., None], a[..., None]

@@ -22,25 +22,23 @@ from .matrices import Matrix, check_channels
 from .operators import Operator, Scale, full_matrix, rows
 
 
-class Observation(NamedTuple):
-    """The sufficient statistic of a state for its datum: ``y = C x_0 + S zeta`` with ``C Cᵀ + S Sᵀ = 1`` and standard noise.
+class Reduction(NamedTuple):
+    """How states of some times are reduced to what they tell of their data, ``y = W x = C x_0 + S zeta`` with
+    ``C Cᵀ + S Sᵀ = 1`` and standard noise.
 
     The state's law is that of `y` times a Gaussian that does not depend on the data, so that
     ``∇ log p(x) = Wᵀ ∇ log p(y) − rest x``.
 
     Attributes
     ----------
-    y
-        The sufficient statistic, of the shape of the data.
     W
-        The map ``y = W x`` that makes it.
+        The map ``y = W x`` of states.
     C, S
         Maps of the data and of their noise; cosine and sine for numbers.
     rest
         Precision of what is left; None where nothing is.
     """
 
-    y: Tensor
     W: Any
     C: Operator
     S: Operator
@@ -61,19 +59,19 @@ class Observation(NamedTuple):
         return -self.S.T(of_y) if self.rest is None else -R.T(self.score(x, of_y))
 
 
-class Reduction(NamedTuple):
-    """How states of some times are reduced to what they tell of their data: an `Observation`, before the state is known.
+class Observation(NamedTuple):
+    """The sufficient statistic of a state for its datum, and how it was made.
 
     Attributes
     ----------
-    W, C, S, rest
-        As of every `Observation`.
+    y
+        The sufficient statistic, of the shape of the data.
+    by
+        The reduction of the state.
     """
 
-    W: Any
-    C: Operator
-    S: Operator
-    rest: Matrix | None
+    y: Tensor
+    by: Reduction
 
     def __repr__(self) -> str:
         return show_call(self)

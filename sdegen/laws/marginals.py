@@ -144,8 +144,7 @@ class Marginal(Transition, Level):
         ValueError
             If the states have not `k` channels, or laws are neither one nor as many as the states.
         """
-        by = self._reduction
-        return Observation(by.W(x), by.W, by.C, by.S, by.rest)
+        return Observation(self._reduction.W(x), self._reduction)
 
 
 class Perturbed(NamedTuple):

@@ -84,19 +84,19 @@ class Exact(Fixed, ScoreModel):
         read_conditions(self, cond, self.score)
         states = widened(x)
         seen, _, of_y = self._observed(states, self.sde.marginal(t))
-        return seen.score(states, of_y).to(x.dtype)
+        return seen.by.score(states, of_y).to(x.dtype)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         read_conditions(self, cond, self.estimate)
         at, states = self.sde.marginal(t), widened(x)
         seen, mean, of_y = self._observed(states, at)
-        return self.sde.embed(mean).to(x.dtype), seen.noise(states, of_y, at.R).to(x.dtype)
+        return self.sde.embed(mean).to(x.dtype), seen.by.noise(states, of_y, at.R).to(x.dtype)
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
         seen, who = at.observe(x), f"{type(self.distribution).__name__}.observed"
-        found = self._law.observed(seen.y, seen.C, seen.S)
+        found = self._law.observed(seen.y, seen.by.C, seen.by.S)
         mean, of_y = check_pair(who, found, "the posterior mean and the score")
         return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 

@@ -140,13 +140,16 @@ class Model(VelocityModel, Trainable):
             return self.parametrization.std / self.sde.units.scale
         if self.moments is None:
             return 1.0
-        known, units, std = self._std_of
-        if known is not self.moments or units is not self.sde.units:
+        covariance, units = self.moments.covariance, self.sde.units
+        state = None if covariance.is_inference() else covariance._version  # of values, which may be changed in place
+        known, then, of, std = self._std_of
+        if known is not covariance or then != state or of is not units:
             std = self.state_moments().variance().sqrt().item()
-            self._std_of = self.moments, self.sde.units, std
+            self._std_of = covariance, state, units, std
         return std
 
-    _std_of: tuple[Moments | None, Units | None, float] = (None, None, 1.0)  # what the last answer was computed from
+    # What the last answer was computed from, and the answer.
+    _std_of: tuple[Tensor | None, int | None, Units | None, float] = (None, None, None, 1.0)
 
     def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the velocity ``c_skip x + c_out F(c_in x, c_noise)`` of the network `F`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["Flow", "Read", "Reverse", "SDE", "Scored"]
 
 import math
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +30,7 @@ from ..show import show_call
 from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
-from .state_noise import Dependence, dependence_of_noise, gram_divergence, transforming
+from .state_noise import Dependence, GramDivergence
 
 
 class Scored(Protocol):
@@ -254,12 +255,9 @@ class Reverse(Dynamics):
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
         self.domain, self.free = sde.domain, sde.free
-        self._dependence = Dependence.NONE if sde.is_linear else None
-
-    def look_at(self, x: Tensor, t: Tensor) -> None:
-        """Find out how the noise depends on the state, once; within a transform of torch.func any dependence is allowed for."""
-        if self._dependence is None and not transforming():
-            self._dependence = dependence_of_noise(self.sde, x, t.reshape(-1)[0])
+        self.divergence = GramDivergence(
+            f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), Dependence.NONE if sde.is_linear else None
+        )
 
     def enter(self, x: Tensor) -> Tensor:
         """Return states brought back into the domain by the rule of the forward process."""
@@ -267,11 +265,8 @@ class Reverse(Dynamics):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """Return ``f − ½ (1 + eta²) (∇·(G Gᵀ) + G Gᵀ score)``."""
-        self.look_at(x, t)
         G = diffusion_at(self.sde, x, t)
-        pull = G(G.T(ask_score(self.model, x, t)))
-        if self._dependence is not Dependence.NONE:
-            pull = pull + gram_divergence(self.sde, x, t, self._dependence or Dependence.ANY)
+        pull = self.divergence.add_to(G(G.T(ask_score(self.model, x, t))), x, t)
         return drift_at(self.sde, x, t) - 0.5 * (1 + self.eta**2) * pull
 
     def diffusion(self, x: Tensor, t: Tensor) -> Operator:
@@ -317,7 +312,7 @@ class Flow:
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the chart coordinates ``y = r⁻¹ x`` of a state."""
         if self._reverse is not None:
-            self._reverse.look_at(x, t)  # before what is to be differentiated
+            self._reverse.divergence.look_at(x, t)  # before what is to be differentiated
         return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 __all__ = ["Equation"]
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..laws.chains import FluxTerms
 from .base import SDE
 from .dynamics import diffusion_at, drift_at
-from .state_noise import Dependence, dependence_of_noise, gram_divergence
+from .state_noise import Dependence, GramDivergence
 
 ROUNDING = 1e-12  # of the largest: so small a change of a coefficient is none
 
@@ -28,10 +30,11 @@ class Equation:
 
     def __init__(self, sde: SDE, states: Tensor) -> None:
         self.sde, self.states, self.shape = sde, states.reshape(len(states), -1), states.shape[1:]
-        self._dependence, self._middle = Dependence.NONE, torch.tensor(0.5 * sde.T, dtype=torch.float64)
-        if not sde.is_linear:
-            with torch.enable_grad():
-                self._dependence = dependence_of_noise(sde, states, self._middle)
+        self._middle = torch.tensor(0.5 * sde.T, dtype=torch.float64)
+        self._divergence = GramDivergence(
+            f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), Dependence.NONE if sde.is_linear else None
+        )
+        self._divergence.look_at(states, self._middle)
 
     def field(self, group: list[int], t: Tensor) -> FluxTerms:
         """Return the coefficients at `t` for some coordinates, a function of these alone; the others stay where they were."""
@@ -51,7 +54,7 @@ class Equation:
         D = torch.stack(
             [gram(axis.reshape(self.shape).expand(x.shape)).reshape(states.shape)[:, group] for axis in axes], -1
         )
-        b = drift_at(self.sde, x, t) - 0.5 * gram_divergence(self.sde, x, t, self._dependence)
+        b = drift_at(self.sde, x, t) - 0.5 * self._divergence.add_to(torch.zeros_like(x), x, t)
         return 0.5 * D, b.reshape(states.shape)[:, group]
 
     def is_still(self, times: Tensor) -> bool:

@@ -81,7 +81,9 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
     """
     start = t_0.reshape(-1)[0]
     elementwise = diffusion_at(dynamics, x[:1], start).along(None) is not None
-    dependence = dependence_of_noise(dynamics, x[:1], start)
+    dependence = dependence_of_noise(
+        f"{type(dynamics).__name__}.diffusion", partial(diffusion_at, dynamics), x[:1], start
+    )
     shape = x.shape[1:]
     if dynamics.free is not None:
         if not elementwise or dependence is Dependence.ANY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Dependence", "dependence_of_noise", "gram_divergence", "transforming"]
+__all__ = ["Dependence", "GramDivergence", "dependence_of_noise"]
 
 from collections.abc import Callable
 from enum import Enum
@@ -14,31 +14,34 @@ from torch import Tensor
 from ..laws.diagonal import Diagonal
 from ..laws.operators import Elementwise, Operator, Scale
 from ..laws.products import pull_back, value_and_slopes
-from .dynamics import Dynamics, diffusion_at
+
+Noise = Callable[[Tensor, Tensor], Operator]  # what it is at states and times
 
 SCALES = (0.01, 0.1, 1.0, 1.0, 10.0, 100.0)  # of the states that noise is looked at in
 ROWS = 8  # of each batch of them
 
 
 class Dependence(Enum):
-    """How the diffusion `G` depends on the state: not at all, each number of it on its own number alone, or in any way."""
+    """How noise `G` depends on the state: not at all, each number of it on its own number alone, or in any way."""
 
     NONE = 0
     ALONE = 1
     ANY = 2
 
 
-def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
-    """Find out how the diffusion of a process depends on the state at a time, and return it.
+def dependence_of_noise(name: str, noise: Noise, x: Tensor, t: Tensor) -> Dependence:
+    """Find out how noise depends on the state at a time, and return it.
 
     That it does not is read off from the graph of derivatives, which no value hides. States for the rest are random, at scales
     from a hundredth to a hundred, in several batches, of either sign and of one. Within a transform of torch.func
-    (`transforming`), where graphs cannot be looked at, it is not to be called.
+    (`_transforming`), where graphs cannot be looked at, it is not to be called.
 
     Parameters
     ----------
-    sde
-        Any process.
+    name
+        What the noise is called in an error, such as ``"CIR.diffusion"``.
+    noise
+        A function of states and times: the diffusion `G` of a process, or another root.
     x
         States ``(B, *)``, for their shape, dtype and device.
     t
@@ -55,14 +58,14 @@ def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
             states = torch.from_numpy(scale * sign(numbers.standard_normal((ROWS, *x.shape[1:]))))
             states = states.to(x.device, x.dtype)
             with torch.enable_grad():
-                G = diffusion_at(sde, states.requires_grad_(), t)
+                G = noise(states.requires_grad_(), t)
                 found = _squares(G)
                 slope = _pull(found, states, torch.ones_like(found))
             values += [found.detach()] if len(found) == ROWS else [found.detach().expand(ROWS, *found.shape[1:])]
             if slope is None:
                 continue
             depends = True
-            _check_rows(sde, found, states)
+            _check_rows(name, found, states)
             v = torch.from_numpy(numbers.standard_normal(found.shape)).to(found)
             other = _pull(found, states, v)
             if isinstance(G, Diagonal) and other is not None:
@@ -75,25 +78,25 @@ def dependence_of_noise(sde: Dynamics, x: Tensor, t: Tensor) -> Dependence:
     rounding = 100 * torch.finfo(x.dtype).eps
     if not all(torch.allclose(v, first.expand_as(v), rtol=rounding, atol=0) for v in values):
         raise ValueError(
-            f"{type(sde).__name__}.diffusion depends on x and has no derivative by it, which the reversal of the process needs; "
+            f"{name} depends on x and has no derivative by it, which the reversal of the process needs; "
             "compute it by torch functions of x, without detach or no_grad."
         )
     return Dependence.NONE
 
 
-def _check_rows(sde: Dynamics, values: Tensor, x: Tensor) -> None:
-    """Refuse a diffusion whose first row depends on the others."""
+def _check_rows(name: str, values: Tensor, x: Tensor) -> None:
+    """Refuse noise whose first row depends on the others."""
     v = torch.zeros_like(values)
     v[0] = 1
     slope = _pull(values, x, v)
     if len(values) < len(x) or (slope is not None and slope[1:].nan_to_num(0.0).any()):
         raise ValueError(
-            f"{type(sde).__name__}.diffusion of one row depends on the states of others, for which no process is reversed; "
+            f"{name} of one row depends on the states of others, for which no process is reversed; "
             "compute each row's noise from its own state."
         )
 
 
-def transforming() -> bool:
+def _transforming() -> bool:
     """Tell whether a function is being transformed by torch.func, in which tensors take no graph of their own."""
     try:
         torch.empty(0).requires_grad_()
@@ -118,40 +121,54 @@ def _pull(values: Tensor, x: Tensor, v: Tensor) -> Tensor | None:
     return torch.autograd.grad(values, x, v, retain_graph=True, allow_unused=True)[0]
 
 
-def gram_divergence(sde: Dynamics, x: Tensor, t: Tensor, dependence: Dependence) -> Tensor:
-    """Return the divergence of the noise's covariance, ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij``, ``(B, *)``, by automatic
-    differentiation: one derivative where each number depends on its own alone, as many as a state has numbers otherwise.
+class GramDivergence:
+    """The divergence of the covariance of noise, ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij``, by automatic differentiation: one
+    derivative where each number depends on its own alone, as many as a state has numbers otherwise.
+
+    How `G` depends on the state is found out once, by the first states it is asked about.
 
     Parameters
     ----------
-    sde
-        Any process.
-    x
-        States ``(B, *)``.
-    t
-        Times, ``()`` or ``(B,)``.
+    name
+        What the noise is called in an error, such as ``"CIR.diffusion"``.
+    noise
+        A function of states and times: the diffusion `G` of a process, or another root.
     dependence
-        How `G` depends on the state (`dependence_of_noise`).
+        How it depends on the state, where that is known.
     """
-    if dependence is Dependence.NONE:
-        return torch.zeros_like(x)
 
-    def squares(y: Tensor) -> Tensor:
-        found = _squares(diffusion_at(sde, y, t))
-        return found.to(y.device, y.dtype).expand(len(y), *found.shape[1:])
+    def __init__(self, name: str, noise: Noise, dependence: Dependence | None = None) -> None:
+        self.name, self.noise, self.dependence = name, noise, dependence
 
-    if dependence is Dependence.ALONE:
-        return _slope_of_sum(squares, x)
-    d = x[0].numel()
-    axes = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
-    value, slopes = value_and_slopes(squares, x, axes)  # (d, B, ...), along each number of the state
-    if value.shape == x.shape:
-        return torch.diagonal(slopes.flatten(2), dim1=0, dim2=2).reshape(x.shape)
-    if value.shape[1:] == (1,):
-        return slopes[..., 0].T.reshape(x.shape)
-    k = value.shape[-1]
-    by_place = slopes.reshape(k, d // k, len(x), k, k)  # of number r in channel j, entry (i, j)
-    return torch.einsum("jrbij->bir", by_place).reshape(x.shape)
+    def look_at(self, x: Tensor, t: Tensor) -> None:
+        """Find out how the noise depends on the state, once; within a transform of torch.func any dependence is allowed for."""
+        if self.dependence is None and not _transforming():
+            self.dependence = dependence_of_noise(self.name, self.noise, x, t.reshape(-1)[0])
+
+    def add_to(self, pull: Tensor, x: Tensor, t: Tensor, factor: float = 1.0) -> Tensor:
+        """Return the sum of `pull` and the divergence times a factor, at states ``(B, *)`` and times ``()`` or ``(B,)``."""
+        self.look_at(x, t)
+        return pull if self.dependence is Dependence.NONE else pull + factor * self._divergence(x, t)
+
+    def _divergence(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the divergence, ``(B, *)``."""
+
+        def squares(y: Tensor) -> Tensor:
+            found = _squares(self.noise(y, t))
+            return found.to(y.device, y.dtype).expand(len(y), *found.shape[1:])
+
+        if self.dependence is Dependence.ALONE:
+            return _slope_of_sum(squares, x)
+        d = x[0].numel()
+        axes = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+        value, slopes = value_and_slopes(squares, x, axes)  # (d, B, ...), along each number of the state
+        if value.shape == x.shape:
+            return torch.diagonal(slopes.flatten(2), dim1=0, dim2=2).reshape(x.shape)
+        if value.shape[1:] == (1,):
+            return slopes[..., 0].T.reshape(x.shape)
+        k = value.shape[-1]
+        by_place = slopes.reshape(k, d // k, len(x), k, k)  # of number r in channel j, entry (i, j)
+        return torch.einsum("jrbij->bir", by_place).reshape(x.shape)
 
 
 def _slope_of_sum(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

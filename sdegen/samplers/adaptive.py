@@ -17,23 +17,30 @@ from ..laws.operators import rows
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Reverse
 from ..processes.grids import Grid, Uniform
+from ..processes.state_noise import Dependence
 from .base import Noise, Sampler
 from .euler import EulerMaruyama, EulerStep
 
 LEVELS = 40  # the shortest step is 2^-40 of the interval
+FAR = 4.0  # the error of a step to where there is no number: a quarter of it is tried
 
 
 class AdaptiveSDE(Sampler[EulerStep, None]):
     """An adaptive stochastic improved Euler method, with a step size for each sample from the difference to Euler–Maruyama.
 
-    ``x' = x − h f(x, t) + eta G(t) w`` is held against ``x'' = ½ (x' + x − h f(x', t − h) + eta G(t − h) w)`` with the
+    ``x' = x − h f(x, t) + eta G(x, t) w`` is held against ``x'' = ½ (x' + x − h f(x', t − h) + eta G(x', t − h) w)`` with the
     reversed drift `f` and one increment ``w`` of variance `h`. A step is kept where the root mean square of
     ``(x' − x'') / max(atol, rtol |x'|, rtol |x'_before|)`` is at most 1, and goes on from ``x''``; the next length is
     ``0.9 h E^-0.9``, rounded down to a half of a half of the interval. Two evaluations a trial, as many trials as the slowest
     sample needs. A. Jolicoeur-Martineau et al., *Gotta go fast when generating data with score-based models*, 2021,
-    arXiv:2105.14080; there a rejected step keeps its scaled noise, here the Brownian path: the bridges of C. Rackauckas
-    and Q. Nie, *Adaptive methods for stochastic differential equations via natural embeddings and rejection sampling with
-    memory*, 2017. For every SDE whose coefficients are finite at both ends of the grid.
+    arXiv:2105.14080; there a rejected step keeps its scaled noise, here the Brownian path: the bridges of C. Rackauckas and Q.
+    Nie, *Adaptive methods for stochastic differential equations via natural embeddings and rejection sampling with memory*, 2017.
+
+    Where each coordinate's noise depends on it, `f` is Stratonovich's drift, in which sense ``x''`` converges, ``½ eta² G G'``
+    apart from Itô's: a method in Itô's sense would have another law, since lengths that depend on the noise of the step itself
+    are no harm only to one of order one (J. Gaines and T. Lyons, *Variable step size control in the numerical solution of
+    stochastic differential equations*, 1997). For every SDE with such noise, or noise that depends on no state, whose
+    coefficients are finite at both ends of the grid.
 
     Parameters
     ----------
@@ -47,8 +54,8 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
     Raises
     ------
     ValueError
-        If `rtol` or `eta` is negative, or `atol` not positive; in a run, if a coefficient is infinite at the first time,
-        or no step meets the tolerance.
+        If `rtol` or `eta` is negative, or `atol` not positive; in a run, if a coefficient is infinite at the first time, no step
+        meets the tolerance, or noise that depends on the state couples its coordinates.
     """
 
     default_grid = Uniform
@@ -74,23 +81,41 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         """Integrate from one end to the other; every trial draws noise once, so a sample's noise does not depend on the
         batch.
         """
+        self._check_noise(x, c)
         path, before = DyadicPath(x, c.h), x
         while not path.done.all():
             w = path.next(noise(x))
             t, h = c.t - path.start, path.length
             euler = self._euler(x, x, t, h, w, c.reverse)
-            improved = 0.5 * (euler + self._euler(x, euler, (t - h).maximum(c.t - c.h), h, w, c.reverse))
+            there = c.reverse.enter(euler)
+            improved = 0.5 * (euler + self._euler(x, there, (t - h).maximum(c.t - c.h), h, w, c.reverse))
             scale = self.rtol * torch.maximum(euler.abs(), before.abs())
             error = ((euler - improved) / scale.clamp_min(self.atol)).flatten(1).square().mean(1).sqrt().double().cpu()
             kept = path.judge(error)
             here = kept.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
-            x, before = torch.where(here, improved, x), torch.where(here, euler, before)
+            x, before = c.reverse.enter(torch.where(here, improved, x)), torch.where(here, euler, before)
         return x, None
+
+    def _check_noise(self, x: Tensor, c: EulerStep) -> None:
+        """Refuse noise whose Lévy areas would be needed.
+
+        Raises
+        ------
+        ValueError
+            If it depends on the state, and not each coordinate's on this one alone.
+        """
+        c.reverse.divergence.look_at(x, c.t)
+        if self.eta and c.reverse.divergence.dependence is Dependence.ANY:
+            raise ValueError(
+                f"noise of {type(c.reverse.sde).__name__} depends on the state and couples its coordinates: steps of chosen "
+                "lengths need Lévy areas there, which are not drawn; take EulerMaruyama, or eta = 0."
+            )
 
     @staticmethod
     def _euler(x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor, reverse: Reverse) -> Tensor:
-        """Take Euler's step from `x` with the coefficients of the state `at` and the time `t`."""
-        return x - reverse.drift(at, t) * rows(h, x) + reverse.diffusion(at, t)(w)
+        """Take Euler's step from `x` with the coefficients of the state `at` and the time `t`, in Stratonovich's sense."""
+        drift = reverse.divergence.add_to(reverse.drift(at, t), at, t, 0.25 * reverse.eta**2)
+        return x - drift * rows(h, x) + reverse.diffusion(at, t)(w)
 
 
 class DyadicPath:
@@ -153,10 +178,11 @@ class DyadicPath:
         Raises
         ------
         ValueError
-            If an error is not finite, or the shortest part is still too long.
+            If the shortest part is still too long.
         """
+        error = error.nan_to_num(FAR, posinf=FAR)
         kept = (error <= 1) & ~self.done
-        failed = ~error.isfinite() | ((error > 1) & (self.level >= LEVELS))
+        failed = (error > 1) & (self.level >= LEVELS)
         if (failed & ~self.done).any():
             t = self.start[failed & ~self.done][0].item()
             raise ValueError(

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from ..models.named import keywords_of, read_conditions
 from ..models.score import ScoreModel
+from ..models.wrapper import Conditioned
 from ..precision import narrowed
 from ..processes.linear import is_linear
 from .base import Sampler
@@ -80,7 +82,10 @@ def edit(
     check_states("x", x, model), check_number("t", t, above=0)
     check_sampler_given(steps, sampler)
     seed = as_seed(seed, generator)
-    sampler = copy(default(model, steps) if sampler is None else sampler)
+    own = keywords_of(sample)
+    cond = read_conditions(model, {name: value for name, value in more.items() if name not in own}, edit)
+    whole = Conditioned(model, **cond) if cond else model
+    sampler = copy(default(whole, steps) if sampler is None else sampler)
     sampler.grid = copy(sampler.default_grid() if sampler.grid is None else sampler.grid)
     sampler.grid.start = t
     sampler.grid.ends(sde)  # refuses a time that is none

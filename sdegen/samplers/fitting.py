@@ -62,7 +62,7 @@ def fit_solver(
     seed
         Seed of the paths' starting states.
     final, end
-        As in `sample`, and the last time.
+        As in `sample`, and the last time; by default that of the default sampler.
     progress, cond
         As in `sample`; conditions with rows have one for every path.
     conditions

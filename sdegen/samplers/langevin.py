@@ -1,7 +1,8 @@
 """Langevin dynamics: at one time, annealed over decreasing noise levels, or as a corrector after another sampler's steps.
 
-``x ← x + h R Rᵀ score + √(2h) R z`` with the root `R` of the noise at that time, ``= x − h R eps + √(2h) R z``: steps are
-measured in the noise's own scale and direction, per sample, never by a batch mean. Unadjusted: its law is off by O(h).
+``x ← x + h (R Rᵀ score + ∇·(R Rᵀ)) + √(2h) R z`` with the root `R` of the noise at that time, ``= x − h R eps + √(2h) R z``
+where it does not depend on the state: steps are measured in the noise's own scale and direction, per sample, never by a batch
+mean. Unadjusted: its law is off by O(h).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 __all__ = ["AnnealedLangevin", "Langevin", "LangevinStep", "PredictorCorrector"]
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,25 +18,30 @@ from torch import Tensor
 
 from ..answers import ask_score
 from ..arguments import check_arguments
+from ..laws.kernels import Transition
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid, LogSNR
 from ..processes.linear import is_linear
+from ..processes.state_noise import GramDivergence
 from .base import C, Noise, S, Sampler
 
 
 class LangevinStep(NamedTuple):
-    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance; None on processes
-    that are not linear, whose diffusion may ask for states of the right shape.
+    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance; on processes that
+    are not linear, whose diffusion may ask for states of the right shape, the divergence of that covariance instead.
     """
 
     t: Tensor
     R: Operator | None
+    divergence: GramDivergence | None = None
 
 
 class Langevin(Sampler[LangevinStep, None]):
-    """Unadjusted Langevin dynamics at one time (G. Parisi, *Correlation functions and computer simulations*, 1981).
+    """Unadjusted Langevin dynamics at one time (G. Parisi, *Correlation functions and computer simulations*, 1981), with the
+    divergence that noise which depends on the state asks for (M. Girolami and B. Calderhead, *Riemann manifold Langevin and
+    Hamiltonian Monte Carlo methods*, 2011).
 
     Parameters
     ----------
@@ -65,14 +72,27 @@ class Langevin(Sampler[LangevinStep, None]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[LangevinStep]:
         """Plan the matrix root of the noise at each of the times."""
-        known = is_linear(model.sde)
-        return [LangevinStep(s, model.sde.root(s) if known else None) for s in times[1:]]
+        sde = model.sde
+        if is_linear(sde):
+            return [LangevinStep(s, sde.root(s)) for s in times[1:]]
+        divergence = GramDivergence(f"{type(sde).__name__}.root", partial(_root_at, sde))
+        return [LangevinStep(s, None, divergence) for s in times[1:]]
 
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Take one Langevin step towards the law at ``c.t``."""
-        R = model.sde.root(c.t, x) if c.R is None else c.R
+        R = _root_at(model.sde, x, c.t) if c.R is None else c.R
         drift = R(R.T(ask_score(model, x, c.t)))
+        if c.divergence is not None:
+            drift = c.divergence.add_to(drift, x, c.t)
         return x + self.h * drift + R(noise(x)) * math.sqrt(2 * self.h), None
+
+
+def _root_at(sde: SDE, x: Tensor, t: Tensor) -> Operator:
+    """Return a root of the covariance of noise at states and times; in coordinates without bounds, where noise has no limit
+    towards an end of the domain, what ``R / √(1 + R Rᵀ)`` leaves of it.
+    """
+    R = sde.root(t, x)
+    return R if sde.coordinates is None else Transition(R.one(), R).S
 
 
 class AnnealedLangevin(Langevin):
@@ -140,8 +160,8 @@ class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
     def step(
         self, model: ScoreModel, x: Tensor, c: tuple[C, LangevinStep], noise: Noise, state: S | None
     ) -> tuple[Tensor, S]:
-        """Predict, then correct."""
+        """Predict, then correct, each step begun inside the domain."""
         x, remembered = self.predictor.step(model, x, c[0], noise, state)
         for _ in range(self.corrector.steps):
-            x, _ = self.corrector.step(model, x, c[1], noise, None)
+            x, _ = self.corrector.step(model, model.sde.enter(x), c[1], noise, None)
         return x, remembered

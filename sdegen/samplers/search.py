@@ -11,6 +11,7 @@ from __future__ import annotations
 
 __all__ = ["Search", "TeacherPaths"]
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -66,16 +67,18 @@ class Search:
         self.steps, self.denoise = steps, final == "denoise"
         self.seed, self.eta, self.moments = seed, eta, model.state_moments()
         whole = Conditioned(model, **cond) if cond else model
-        self.plain = default(whole, steps, eta)
-        assert self.plain.grid is not None  # the default has one
-        self.plain.grid.end = end
+        self.plain = copy(default(whole, steps, eta))  # others may be using it
+        self.plain.grid = grid = copy(self.plain.grid)
+        assert grid is not None  # the default has one
+        if end is not None:
+            grid.end = end
         narrow = whole.conditioned and not draws_images(model)
         self.reference = MatchedConditional() if narrow else Matched()
         self.scale = level(self.moments) * (WIDER if narrow else 1)
         check_known(model)
         x_T = widened(start(model, paths, seed))
-        grid = Angle(end=end, scale=self.scale, power=0.5)
-        teacher = ExponentialSDE(self.FINE, grid, 3, eta, share, self.reference, corrector=True)
+        fine = Angle(end=grid.end, scale=self.scale, power=0.5)
+        teacher = ExponentialSDE(self.FINE, fine, 3, eta, share, self.reference, corrector=True)
         self.fine = teacher.times(self.sde, False)
         order = torch.randperm(paths, generator=torch.Generator().manual_seed(seed))
         self.train, self.choose, self.held = (

@@ -110,8 +110,8 @@ class Denoising(ScoreLoss):
             return W(ask_score(model, x, at.t, **cond) - target)
         if pool:
             seen = at.observe(x)
-            data, of_y = pooled(data, seen.y, seen.C, seen.S)
-            z = seen.noise(x, of_y, at.R)
+            data, of_y = pooled(data, seen.y, seen.by.C, seen.by.S)
+            z = seen.by.noise(x, of_y, at.R)
         if isinstance(model, VelocityModel):
             error = model.velocity_at(x, at, **cond) - at.velocity(model.sde.embed(data), z)
             return (W @ at.velocity_to_score)(error)

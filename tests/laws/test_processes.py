@@ -123,15 +123,15 @@ def test_observation_is_sufficient(sde: Any, shape: tuple[int, ...], u: float, s
     at = sde.marginal(u * sde.T)
     x_0, z = normal(seed, 4, *shape), normal(seed + 1, *sde.lift(normal(seed, 4, *shape)).shape)
     seen = at.observe(at(sde.lift(x_0)).sample(z))
-    assert abs((seen.C.c**2 + seen.S.c**2).item() - 1) < 1e-9
+    assert abs((seen.by.C.c**2 + seen.by.S.c**2).item() - 1) < 1e-9
     silent = at.observe(at.R(z)).y  # the same noise without data
-    close(seen.y - silent, seen.C.c.item() * x_0, 1e-8)
+    close(seen.y - silent, seen.by.C.c.item() * x_0, 1e-8)
     k = len(sde.Sigma_0)
-    g = seen.W.T(torch.ones(1, 1, dtype=torch.float64)).reshape(k)  # how a score of y becomes one of the state
+    g = seen.by.W.T(torch.ones(1, 1, dtype=torch.float64)).reshape(k)  # how a score of y becomes one of the state
     p = (at.Phi.matrix() @ sde.embedding.matrix(1))[:, 0]
-    rest = torch.zeros(1, 1, dtype=torch.float64) if seen.rest is None else seen.rest.matrix()
+    rest = torch.zeros(1, 1, dtype=torch.float64) if seen.by.rest is None else seen.by.rest.matrix()
     assert (rest @ p).abs().max() < 1e-7 * (1 + rest.abs().max())
-    assert abs((g @ at.covariance.matrix() @ g).item() - seen.S.c.item() ** 2) < 1e-9
+    assert abs((g @ at.covariance.matrix() @ g).item() - seen.by.S.c.item() ** 2) < 1e-9
 
 
 @given(processes, floats(0.05, 0.95), seeds)

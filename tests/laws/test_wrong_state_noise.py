@@ -238,6 +238,33 @@ class NoiseInX(WithoutIto):
         return diffusion_at(self.sde, self.coordinates.inverse(u), t)
 
 
+class WrongJacobian(WithoutIto):
+    """The map's slope is taken for that of its inverse: the drift is divided by what it is to be multiplied with."""
+
+    def drift(self, u: Tensor, t: Tensor) -> Tensor:
+        x = self.coordinates.inverse(u)
+        return super().drift(u, t) / self.coordinates.slope(x)
+
+    diffusion = sdegen.Transformed.diffusion
+
+
+class HalfLamperti(sdegen.Transformed):
+    """Lamperti's coordinates of geometric Brownian motion off by a factor of two, and noise of 1 all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(GeometricBrownianMotion(sigma=0.5), sdegen.coordinates.Log())
+
+    def diffusion(self, u: Tensor, t: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+
+class DriftForwards(CIR):
+    """The drift has the wrong sign: it leaves the mean."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -super().drift(x, t)
+
+
 class NoDivergence(CIR):
     """The reversal pulls along the score alone."""
 
@@ -306,6 +333,9 @@ FAULTS = [
     wrong(WithoutIto, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(TwiceIto, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(NoiseInX, "kernel_is_generated_by_the_coefficients", KERNEL),
+    wrong(WrongJacobian, "kernel_is_generated_by_the_coefficients", KERNEL),
+    wrong(HalfLamperti, "kernel_is_generated_by_the_coefficients", KERNEL),
+    wrong(DriftForwards, "kernel_is_generated_by_the_coefficients", KERNEL),
     wrong(NoDivergence, "reversal_pulls_along_the_score"),
     wrong(HalfDivergence, "reversal_pulls_along_the_score"),
 ]
@@ -314,6 +344,9 @@ FAULTS = [
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
 @pytest.mark.turns(
     "TwiceIto",
+    "WrongJacobian",
+    "HalfLamperti",
+    "DriftForwards",
     "RootOfSpread",
     "SlowReturn",
     "NegatedScore",

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def noise_has_derivatives(sde: SDE) -> None:
     """``G`` depends on `x` by torch functions, or not at all: the reversal of the process needs its divergence."""
     for t in times(sde, 4):
         try:
-            dependence_of_noise(sde, states(sde, 1, 3), t)
+            dependence_of_noise(f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), states(sde, 1, 3), t)
         except ValueError as refused:
             raise Violation(str(refused)) from refused
 
