@@ -151,22 +151,13 @@ def test_a_bounded_posterior_has_all_its_mass_within_the_prior() -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_posterior_is_calibrated_and_told_from_none_of_another_width() -> None:
-    pairs, test = (draw_pairs(BOX, noisy, n, seed=seed) for n, seed in ((3000, 0), (150, 1)))
-    posterior = fit_posterior(
-        BOX,
-        pairs,
-        nets.MLP(2, width=32, depth=2, conditions={"x0": nets.Vector(2)}),
-        steps=600,
-        batch_size=256,
-        seed=0,
-        progress=False,
-    )
-    for found in (
-        sdegen.metrics.find_tarp_coverage(posterior, test.theta, test.x, seed=0),
-        sdegen.metrics.find_coverage(posterior, test.theta, test.x, 50, seed=0),
-    ):
-        assert abs(found.excess.value) < 3 * found.excess.stderr
+def test_a_trained_posterior_is_calibrated() -> None:
+    pairs, test = (draw_pairs(BOX, noisy, n, seed=seed) for n, seed in ((2000, 0), (300, 1)))
+    net = nets.MLP(2, width=32, depth=2, conditions={"seen": nets.Vector(2)})
+    posterior = fit_posterior(BOX, pairs, net, steps=400, batch_size=256, seed=0, progress=False)
+    tarp = sdegen.metrics.find_tarp_coverage(posterior, test.theta, test.x, 40, seed=0)
+    coverage = sdegen.metrics.find_coverage(posterior, test.theta[:10], test.x[:10], 40, seed=0)
+    assert all(abs(found.excess.value) < 3 * found.excess.stderr for found in (tarp, coverage))
 
 
 @pytest.mark.slow
