@@ -207,6 +207,8 @@ def filled() -> Pages:
         "guided",
         f"{table('guided_modes', of='guided_modes')}\n\n![one mode](results/guided_modes/guided_modes.png)\n",
     )
+    columns = [table(stem, of="columns_table") for stem in ("columns_samples", "columns_densities")]
+    put(pages, HERE / "README.md", "columns", "\n\n".join(columns) + "\n")
     put(pages, HERE / "README.md", "bounded", f"{table('bounded', of='bounded_table')}\n")
     put(
         pages,

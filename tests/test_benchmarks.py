@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sdegen
-from benchmarks import command, origins, rows, tables, train_images
+from benchmarks import columns_law, command, origins, rows, tables, train_images
 from benchmarks.rows import Key, Rows, Values, read
 
 ROOT = Path(__file__).parent.parent
@@ -313,7 +314,7 @@ COMPLETE = [
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
-    "bounded_table", "drawn_table", "race", "fid_table --data mnist", "families_table --data mnist",
+    "bounded_table", "columns_table", "drawn_table", "race", "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
 
@@ -347,6 +348,22 @@ def test_the_committed_table_is_what_its_rows_say(line: str, tmp_path: Path, mon
             for file in (path, tables.COMMITTED / path.relative_to(tmp_path))
         )
         assert ours == theirs, path.name
+
+
+def test_densities_of_the_law_of_columns_are_normalised() -> None:
+    """Stein's identity, ``E x d log p / dx = −1``, of numbers; and regions given all else have probabilities that sum to one."""
+    drawn = columns_law.draw(20_000, torch.Generator().manual_seed(0))
+    for name in ("warmth", "income", "spare", "mood", "rent"):
+        x = drawn[name].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(columns_law.log_terms(drawn | {name: x}).sum(), x)
+        ends = (1 - x) if name == "spare" else torch.ones(())  # a field that vanishes at both ends of the interval
+        found = (x * ends * slope + (1 - 2 * x if name == "spare" else 1)).detach()
+        assert abs(found.mean()) < 5 * found.std() / len(found) ** 0.5, name
+    drawn = columns_law.silenced(drawn, torch.Generator().manual_seed(1))
+    every = [columns_law.log_region(drawn | {"region": torch.full_like(drawn["region"], k)}) for k in range(3)]
+    assert torch.allclose(torch.stack(every).exp().sum(0), torch.ones(20_000).double())
+    gone = columns_law.log_terms(drawn)[drawn["mood"].isnan(), columns_law.CHAIN.index("mood")]
+    assert torch.allclose(gone, columns_law.SILENT[drawn["region"][drawn["mood"].isnan()].long()].log())
 
 
 @pytest.mark.skipif(not tables.COMMITTED.exists(), reason="a source distribution leaves the rows of the tables out")
