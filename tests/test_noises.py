@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import guidance, samplers
-from sdegen.guidance import DPS, MomentMatching, PiGDM, twisted_smc
+from sdegen.guidance import DPS, MomentMatching, PiGDM, annealed_smc, twisted_smc
 from sdegen.guidance.measurements import (
     BernoulliNoise,
     GaussianNoise,
@@ -233,6 +233,29 @@ def test_weights_of_particles_are_right_in_the_limit(name: str) -> None:
     assert abs(found.mean() - mean) < 0.1 * variance**0.5
     spread = torch.stack([run.mean((run.x - mean).square())[0] for run in runs]).mean()
     assert abs(spread / variance - 1) < 0.2
+
+
+def check_against_quadrature(name: str, particles: int, runs: int, within: float) -> None:
+    A, y = SEEN[name]
+    truth, model = posterior(A, y), sdegen.Exact(sdegen.VP(), ONE)
+    mean = (truth @ LINE).item()
+    spread = (truth @ (LINE - mean).square()).sqrt().item()
+    found = [annealed_smc(model, A, particles, y=[y], moves=2, seed=k, progress=False) for k in range(runs)]
+    x, weights = torch.cat([run.x for run in found]), torch.cat([run.weights for run in found]) / runs
+    assert abs(weights @ x[:, 0] - mean) < within * spread
+    assert abs((weights @ (x[:, 0] - mean).square()).sqrt() / spread - 1) < within
+    shares = weights @ (x < LINE[::100, 0]).double()
+    assert (shares - truth.cumsum(0)[::100]).abs().max() < within
+
+
+def test_annealed_particles_are_those_of_quadrature() -> None:
+    check_against_quadrature("square", 1000, 1, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEEN)
+def test_many_annealed_particles_are_nearer(name: str) -> None:
+    check_against_quadrature(name, 4000, 3, 0.03)
 
 
 # --- what means nothing -------------------------------------------------------------------------------------------------
