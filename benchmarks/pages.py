@@ -140,6 +140,8 @@ POSTERIORS = {
     for noise in NOISES
 }
 
+FIELDS = {"signals": "### Signals of 32 places\n\n", "volumes": "### Volumes of 5 × 4 × 6 places\n\n"}
+
 RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
 
 FIDS = {
@@ -216,6 +218,8 @@ def filled() -> Pages:
         "posteriors",
         "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
+    fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
+    put(pages, HERE / "README.md", "fields", "\n".join(fields))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()

@@ -314,7 +314,8 @@ COMPLETE = [
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
-    "bounded_table", "columns_table", "drawn_table", "race", "fid_table --data mnist", "families_table --data mnist",
+    "bounded_table", "columns_table", "drawn_table", "fields_table", "race", "fid_table --data mnist",
+    "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
 
@@ -395,6 +396,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("posterior_table", "DPS, flow, 10", 2),
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
+        ("fields_table", "UNet", 2),
         ("families_table", "8 categories", 1),
         ("families_table", "residual flow", 2),
         ("speed", "512", 1),

@@ -62,6 +62,23 @@ def test_a_blur_spreads_a_point_by_its_width() -> None:
     assert abs((seen.sum(0) * place.square()).sum().sqrt() / 1.5 - 1) < 0.02  # cut at three widths
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_means_and_blurs_are_those_of_torch_along_every_side(dims: int) -> None:
+    x = torch.randn(2, 1, *(4, 6, 8)[:dims], dtype=torch.float64)
+    functional = torch.nn.functional
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[dims - 1]
+    torch.testing.assert_close(Downsample(2, 0.1)(x), pool(x, 2))
+    blur = Blur(0.8, 0.1)
+    cube = blur.bell
+    for _ in range(dims - 1):
+        cube = cube[..., None] * blur.bell
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
+    torch.testing.assert_close(blur(x), convolve(x, cube[None, None], padding="same"))
+    for measurement in (Downsample(2, 0.1), blur):
+        with pytest.raises(ValueError, match=r"x has shape \(2, 4\); expected \(B, C, \*grid\)"):
+            measurement(x.flatten(1)[:, :4])
+
+
 # --- the posterior ----------------------------------------------------------------------------------------------------
 
 

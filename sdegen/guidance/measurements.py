@@ -117,12 +117,13 @@ class Mask(LinearMeasurement):
 
 
 class Downsample(LinearMeasurement):
-    """A measurement of an image at lower resolution: the mean of every square of pixels, ``(B, C, H / factor, W / factor)``.
+    """A measurement of an image, a signal or a volume at lower resolution: the mean of every square of pixels, stretch or cube,
+    ``(B, C, *grid / factor)``.
 
     Parameters
     ----------
     factor
-        Side of a square; it divides height and width.
+        Side of a square; it divides all sides.
     std
         Standard deviation of the noise.
 
@@ -141,15 +142,17 @@ class Downsample(LinearMeasurement):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the means over squares."""
-        if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
+        if x.ndim < 3 or any(n % self.factor for n in x.shape[2:]):
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; expected (B, C, H, W) with sides divisible by {self.factor}."
+                f"x has shape {tuple(x.shape)}; expected (B, C, *grid), such as images (B, C, H, W), with sides divisible by "
+                f"{self.factor}."
             )
-        return functional.avg_pool2d(x, self.factor)
+        cut = x.reshape(*x.shape[:2], *(k for n in x.shape[2:] for k in (n // self.factor, self.factor)))
+        return cut.mean(tuple(range(3, cut.ndim, 2)))
 
 
 class Blur(LinearMeasurement):
-    """A measurement of an image blurred by a Gaussian, with zeros beyond the border.
+    """A measurement of an image, a signal or a volume blurred by a Gaussian, with zeros beyond the border.
 
     Parameters
     ----------
@@ -158,11 +161,10 @@ class Blur(LinearMeasurement):
     std
         Standard deviation of the noise.
 
-
     Raises
     ------
     ValueError
-        If `width` or `std` is not positive; at a call, if data are no images.
+        If `width` or `std` is not positive; at a call, if data have no grid.
     """
 
     @check_arguments
@@ -177,12 +179,17 @@ class Blur(LinearMeasurement):
         self.bell = bell / bell.sum()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Blur images along both sides, ``(B, C, H, W)``; beyond the border the data are taken for 0."""
-        if x.ndim != 4:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W).")
-        C, reach, bell = x.shape[1], len(self.bell) // 2, self.bell.to(x)
-        down = functional.conv2d(x, bell.reshape(1, 1, -1, 1).repeat(C, 1, 1, 1), padding=(reach, 0), groups=C)
-        return functional.conv2d(down, bell.reshape(1, 1, 1, -1).repeat(C, 1, 1, 1), padding=(0, reach), groups=C)
+        """Blur data ``(B, C, *grid)`` along every side; beyond the border they are taken for 0."""
+        C, dims, bell = x.shape[1], x.ndim - 2, self.bell.to(x)
+        if not 1 <= dims <= 3:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, C, *grid), such as images (B, C, H, W).")
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
+        for axis in range(dims):
+            along = [len(bell) if i == axis else 1 for i in range(dims)]
+            x = convolve(
+                x, bell.reshape(1, 1, *along).repeat(C, 1, *[1] * dims), padding=[n // 2 for n in along], groups=C
+            )
+        return x
 
 
 class Grey(LinearMeasurement):
