@@ -89,12 +89,13 @@ class Shear(Coordinates):
 
 
 class Case(NamedTuple):
-    """An exact model of one number or two, with draws ``(n, t, seed)`` of the states that a run begins with, and draws,
-    log-densities and distribution functions of the law at `t` as samples are.
+    """An exact model of one number or two, with draws ``(n, t, seed)`` and log-densities of the states that a run begins with,
+    and draws, log-densities and distribution functions of the law at `t` as samples are.
     """
 
     model: sdegen.ScoreModel
     begin: Callable[[int, float, int], Tensor]
+    log_begin: Callable[[Tensor, float], Tensor]
     draw: Callable[[int, float, int], Tensor]
     log_prob: Callable[[Tensor, float], Tensor]
     cdf: Callable[[Tensor, float], Tensor]
@@ -121,7 +122,8 @@ def gaussian(sde: sdegen.LinearSDE, phi: Coordinates | None = None, model: sdege
     known = Exact(sde if phi is None else sde.in_coordinates(phi), MIXTURE)
     begin = lambda n, t, seed: sde.diffused(MIXTURE, t).sample(n, torch.Generator().manual_seed(seed))
     draw = lambda n, t, seed: out(begin(n, t, seed))
-    return Case(known if model is None else model, begin, draw, log_prob, cdf)
+    log_begin = lambda u, t: sde.diffused(MIXTURE, t).log_prob(u)
+    return Case(known if model is None else model, begin, log_begin, draw, log_prob, cdf)
 
 
 def seen(sde: sdegen.LinearSDE, phi: Coordinates) -> Case:
@@ -131,7 +133,7 @@ def seen(sde: sdegen.LinearSDE, phi: Coordinates) -> Case:
 
 def later(sde: Any, points: tuple[float, float], noise: float, folds: bool = False) -> Case:
     model = Later(sde, points, noise, getattr(sde, "elapsed", lambda t: t), folds=folds)
-    return Case(model, model.draw, model.draw, model.log_density, model.cdf)
+    return Case(model, model.draw, model.log_density, model.draw, model.log_density, model.cdf)
 
 
 LINEAR: dict[str, Callable[[], Case]] = {
@@ -174,7 +176,8 @@ OF_CLEAN_DATA: dict[str, Callable[[], samplers.Sampler]] = {
     "reverse diffusion": lambda: samplers.ReverseDiffusion(400),
 }
 NEEDS_AREAS = ("noise in a matrix by state", "adaptive")
-CELLS = [(case, kind) for case in CASES for kind in OF_SCORES if (case, kind) != NEEDS_AREAS]
+LOOKS_BEYOND = ("Jacobi", "flow")  # an adaptive integrator tries states beyond an end, where there is no noise
+CELLS = [(case, kind) for case in CASES for kind in OF_SCORES if (case, kind) not in (NEEDS_AREAS, LOOKS_BEYOND)]
 CELLS += [(case, kind) for case in LINEAR for kind in OF_CLEAN_DATA]
 
 
@@ -205,18 +208,18 @@ def test_samples_of_exact_scores_have_the_closed_form(name: str, kind: str) -> N
 @pytest.mark.turns("*")
 def test_densities_of_exact_scores_are_the_closed_form(name: str) -> None:
     case = CASES[name]()
-    x = case.draw(12, 0.0, 2)
+    x = case.draw(6, 0.0, 2)
 
     class AtTheEnd:
-        """The law of the data at T."""
+        """The law of the states at T."""
 
         def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-            return case.draw(n, case.model.sde.T, 3)
+            return case.begin(n, case.model.sde.T, 3)
 
         def log_prob(self, x: Tensor) -> Tensor:
-            return case.log_prob(x, case.model.sde.T)
+            return case.log_begin(x, case.model.sde.T)
 
-    found = sdegen.log_prob(case.model, x, prior=AtTheEnd(), tolerance=1e-6)
+    found = sdegen.log_prob(case.model, x, prior=AtTheEnd(), tolerance=3e-6)
     assert (found - case.log_prob(x, 0.0)).abs().max() < 1e-4
 
 
@@ -229,6 +232,7 @@ def test_samplers_of_clean_data_refuse_what_has_no_posterior_mean(name: str) -> 
             sdegen.sample(case.model, x_T=case.begin(4, case.model.sde.T, 1), sampler=make(), seed=0)
 
 
+@pytest.mark.slow
 def test_steps_of_chosen_length_refuse_noise_whose_areas_they_would_need() -> None:
     model = CASES[NEEDS_AREAS[0]]().model
     x_T = torch.zeros(4, 2, dtype=d64)
