@@ -218,6 +218,7 @@ def filled() -> Pages:
         "posteriors",
         "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
+    put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))

@@ -394,6 +394,8 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("solver_table", "ring: Churn", 2),
         ("solver_table", "VP, ring", 2),
         ("posterior_table", "DPS, flow, 10", 2),
+        ("posterior_table", "annealed SMC", 4),
+        ("posterior_table", "2 dimensions", 2),
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
         ("fields_table", "UNet", 2),
