@@ -185,7 +185,7 @@ def compare(dim: int, noise: float, n: int, seed: int) -> Values:
 
 def unseen_block(table: Table) -> str:
     """Return the table of the recommended method on ten measurements more."""
-    n = 500 if table.quick else 2000
+    n = 500 if table.quick else 1000
     rows = {}
     for dim in (2,) if table.quick else (2, 8, 32):
         for noise in NOISES:

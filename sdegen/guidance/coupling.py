@@ -180,7 +180,7 @@ class CoupledCopy(NoisedData):
     def misfit(self, x: Tensor) -> Tensor:
         """Return ``y − A x`` along the eigenvectors of ``A D² Aᵀ``, ``(n, m)``, float64 on the CPU."""
         _, vectors = self._decomposed(x)
-        return self._missed(x).flatten(1).double().cpu() @ vectors
+        return self._missed(x).flatten(1).cpu().double() @ vectors
 
     def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
         """Return ``log N(y; A x, S)`` of data with this misfit, ``(n,)``, but for a constant of all data and levels."""
@@ -211,7 +211,7 @@ class CoupledCopy(NoisedData):
         """Return eigenvalues and eigenvectors of ``A D² Aᵀ``, float64, found at the first call from data of the shape."""
         if self._axes is None:
             A, stretch = self.measurement, self.sde.units.stretch
-            one = A.measure(x[:1].double().cpu())[0]
+            one = A.measure(x[:1].cpu().double())[0]
             if one.numel() > MOST:
                 raise ValueError(
                     f"{one.numel()} numbers are measured, and a matrix of as many sides is decomposed; measure at most {MOST}, "
@@ -252,7 +252,7 @@ class AcceptedNoise(NoisedData):
         ValueError
             If it is NaN or plus infinity for one of the data, or the likelihood is zero for all.
         """
-        found = self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(x)), x).double().cpu()
+        found = self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(x)), x).cpu().double()
         if not (found < torch.inf).all() or found.isneginf().all():
             raise ValueError(
                 "the likelihood is NaN for some of the data, or zero for all; give a measurement of finite likelihood wherever "
