@@ -142,6 +142,13 @@ POSTERIORS = {
 
 FIELDS = {"signals": "### Signals of 32 places\n\n", "volumes": "### Volumes of 5 × 4 × 6 places\n\n"}
 
+SERIES = {
+    "composition": "### Long series from true scores of windows\n\n",
+    "windows": "### Long series from trained windows\n\nOf the smooth process.\n\n",
+    "posteriors": "### Forecasts and imputation\n\n",
+    "stiff": "### A covariance that is nearly singular\n\n64 places, nine of them measured.\n\n",
+}
+
 RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
 
 FIDS = {
@@ -221,6 +228,8 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))
+    series = [f"{text}{table(stem, of='series_table')}\n" for stem, text in SERIES.items()]
+    put(pages, HERE / "README.md", "series", "\n".join(series))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()

@@ -3,7 +3,7 @@
     python -m benchmarks.series_table           # two seeds, five minutes of one core
     python -m benchmarks.series_table --quick
 
-Data are stationary Gaussian processes of unit variance, of which every posterior is known: it is the smoother's. Of 32 places of an
+Data are stationary Gaussian processes of unit variance, whose posteriors are known: those of the smoother. Of 32 places of an
 autoregression on two places the first half is measured, or all but two gaps, with noise of standard deviation 0.1; of each of 10
 series 200 draws are made. ``mean`` is the root mean square distance of their mean from the smoother's, in units of the
 smoother's spread, at the places that were not measured; ``spread`` that of the logarithm of their standard deviation;
@@ -13,7 +13,7 @@ Of 64 places of a process so smooth that its covariance is nearly singular nine 
 in units of the data, and ``largest`` the largest number drawn.
 
 The error of a composition is ``KL(truth‖samples)``, in nats a place, of series of 49 places drawn with true scores of windows:
-the flow is linear there, and nothing is random. Trained windows are judged by the covariances of 2,000 series at
+the flow is linear there, and nothing is random. Trained windows are judged by the covariances of 500 series at
 distances up to 15: the root mean square error.
 """
 
@@ -152,7 +152,7 @@ def judge(task: str, draw: Draw, count: int, draws: int, evaluations: int, seed:
 
 def posteriors_block(table: Table) -> str:
     """Return the rows of forecasts and imputation."""
-    few, many, count, draws = (100, 200, 4, 20) if table.quick else (1500, 2500, 10, 200)
+    few, many, count, draws = (100, 200, 4, 20) if table.quick else (1000, 1500, 10, 200)
     exact, trained = partial(true_model, law(SMOOTH, PLACES)), partial(unconditional, law(SMOOTH, PLACES), few)
     methods: dict[str, tuple[Draw, int]] = {
         "smoother (floor)": (by_smoother, 0),
@@ -186,7 +186,7 @@ def stiff(length: int) -> sdegen.GaussianMixture:
 
 def stiff_block(table: Table) -> str:
     """Return the rows of the nearly singular process."""
-    steps, n = (100, 20) if table.quick else (1500, 200)
+    steps, n = (100, 20) if table.quick else (1000, 200)
     data, seen = stiff(64), torch.zeros(64, dtype=torch.bool)
     seen[::5] = True
     seen[20:40] = False
@@ -300,7 +300,7 @@ def autocovariance(x: Tensor) -> Tensor:
 
 def windows_block(table: Table) -> str:
     """Return the rows of compositions of trained windows, and of true ones."""
-    steps, n = (100, 200) if table.quick else (1500, 2000)
+    steps, n = (100, 200) if table.quick else (1000, 500)
     truth = covariance(SMOOTH, LONG)[0, :16]
 
     def judged(x: Tensor) -> Values:

@@ -1,9 +1,9 @@
-"""The pictures of the pages that take too long to be drawn while the site is built: about two minutes of one core.
+"""The pictures of the pages that take too long to be drawn while the site is built: about three minutes of one core.
 
-    python docs/pictures.py
+    PYTHONPATH=. python docs/pictures.py
 
 Data that turn into noise and back, on the ring and on handwritten digits; and the paths of the reversed process beside
-those of the probability flow.
+those of the probability flow; a forecast beside the smoother's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import sdegen
+from benchmarks.series_table import PLACES, SMOOTH, by_mask, conditional, covariance, law, measured
 from sdegen import plots, samplers
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -85,8 +86,33 @@ def paths() -> None:
     figure.savefig(PICTURES / "paths.png", dpi=110)
 
 
+def series() -> None:
+    """A forecast and two gaps of an autoregression, by a network that is told what is known, beside the smoother."""
+    model, C, place = conditional(1500, 0), covariance(SMOOTH, PLACES), torch.arange(PLACES)
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for ax, task, seed in zip(figure.subplots(1, 2, sharey=True), ("forecast", "imputation"), (3, 4)):
+        A, draws = measured(task), torch.Generator().manual_seed(seed)
+        x = law(SMOOTH, PLACES).sample(1, draws)
+        y = A.sample(x, draws)
+        drawn = by_mask(lambda _: model, A, y.expand(2000, -1), seed).double()
+        smoother = sdegen.measurements.posterior_moments(sdegen.Moments(torch.zeros(PLACES), C), A, y[0])
+        assert smoother is not None
+        mean, half = smoother.mean, 1.645 * smoother.covariance.diagonal().sqrt()
+        ax.fill_between(place, mean - half, mean + half, color="0.8", label="smoother, nine tenths")
+        ax.plot(place, mean, color="0.4", label="smoother, mean")
+        for level, name in ((0.05, "network, nine tenths"), (0.95, None)):
+            ax.plot(place, drawn.quantile(level, 0), "--", color="C1", label=name)
+        ax.plot(place, drawn.mean(0), color="C1", label="network, mean")
+        ax.plot(place, x[0], ":", color="k", label="truth")
+        ax.plot(A.places, y[0], ".", color="C0", label="measured")
+        ax.set(title=task, xlabel="place")
+    ax.legend(fontsize=7, loc="lower right")
+    figure.savefig(PICTURES / "series.png", dpi=110)
+
+
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
+    series()
     paths()
     digits()
     ring()

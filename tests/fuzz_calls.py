@@ -229,7 +229,7 @@ CALLS: dict[str, Any] = {
         "steps": 8,
     },
     "Composed": {
-        "windows": sdegen.Exact(VP, RING),
+        "model": sdegen.Exact(VP, RING),
         "overlaps": sdegen.Exact(VP, laws.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))),
         "length": 4,
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,42 @@ def with_a_gap(length: int, every: int, std: float) -> measurements.Mask:
 
 def seen_of(law: sdegen.GaussianMixture, A: measurements.Measurement) -> torch.Tensor:
     return A.sample(law.sample(1, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))[0]
+
+
+def kalman_smoother(F: np.ndarray, Q: np.ndarray, P: np.ndarray, y: np.ndarray, std: float) -> tuple[Any, Any]:
+    """Means and variances of the first component of ``z_t = F z_(t-1) + N(0, Q)``, given noisy values of it, NaN where unseen.
+
+    Filter and smoother of Kalman, and of Rauch, Tung and Striebel, written without a covariance of the whole series.
+    """
+    m, filtered, predicted = np.zeros(len(F)), [], []
+    for t, value in enumerate(y):
+        m, P = (F @ m, F @ P @ F.T + Q) if t else (m, P)
+        predicted.append((m, P))
+        if not np.isnan(value):
+            gain = P[:, 0] / (P[0, 0] + std**2)
+            m, P = m + gain * (value - m[0]), P - np.outer(gain, P[0])
+        filtered.append((m, P))
+    found = [filtered[-1]]
+    for (m, P), (ahead, V) in zip(filtered[-2::-1], predicted[:0:-1], strict=True):
+        back = P @ F.T @ np.linalg.inv(V)
+        found.append((m + back @ (found[-1][0] - ahead), P + back @ (found[-1][1] - V) @ back.T))
+    return np.array([m[0] for m, _ in found[::-1]]), np.array([P[0, 0] for _, P in found[::-1]])
+
+
+@pytest.mark.parametrize("std", [1e-3, 0.1, 1.0])
+def test_posteriors_of_an_autoregression_are_those_of_the_kalman_smoother(std: float) -> None:
+    F, Q = np.array([[1.6, -0.8], [1.0, 0.0]]), np.diag([1.0, 0.0])
+    P = np.linalg.solve(np.eye(4) - np.kron(F, F), Q.flatten()).reshape(2, 2)
+    C = np.array([[(np.linalg.matrix_power(F, abs(i - j)) @ P)[0, 0] for j in range(40)] for i in range(40)])
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 40), torch.from_numpy(C)[None])
+    A = with_a_gap(40, 1, std)
+    y = seen_of(law, A)
+    whole = np.full(40, np.nan)
+    whole[A.places.numpy()] = y.numpy()
+    means, variances = kalman_smoother(F, Q, P, whole, std)
+    found = measurements.mixture_posterior(law, A, y).moments()
+    torch.testing.assert_close(found.mean, torch.from_numpy(means), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.covariance.diagonal(), torch.from_numpy(variances), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,12 @@ class Composed(Wrapper):
     places than an overlap has; noised states remember longer, and what is lost falls exponentially with the widths.
 
     F. Rozet and G. Louppe, *Score-based data assimilation*, 2023, arXiv:2306.10574, take the middle of each window instead,
-    which needs one model, and of the true scores has an error ten to a hundred times as large at the same width. Places
-    are the last side of a state, ``(*, length)``.
+    which needs one model; beyond the shortest windows that has the larger error, and more so the wider they are. Places are
+    the last side of a state, ``(*, length)``.
 
     Parameters
     ----------
-    windows
+    model
         A score model of windows ``(*, w)``, of a linear process that treats all places alike.
     overlaps
         A score model of what two neighbouring windows share, ``(*, o)`` with ``o < w``, of the same process in the same units.
@@ -65,11 +65,11 @@ class Composed(Wrapper):
     """
 
     @check_arguments
-    def __init__(self, windows: ScoreModel, overlaps: ScoreModel, length: int) -> None:
-        super().__init__(windows)
+    def __init__(self, model: ScoreModel, overlaps: ScoreModel, length: int) -> None:
+        super().__init__(model)
         self.overlaps = overlaps
         instead = ": the width of a window is read from them"
-        window, overlap = (tuple(m.require_moments(instead).event_shape) for m in (windows, overlaps))
+        window, overlap = (tuple(m.require_moments(instead).event_shape) for m in (model, overlaps))
         if not window or window[:-1] != overlap[:-1] or not 0 < overlap[-1] < window[-1]:
             raise ValueError(
                 f"windows have data of shape {window}, overlaps of {overlap}; give models of (*, w) and of (*, o) with o < w."
@@ -94,14 +94,8 @@ class Composed(Wrapper):
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
-        """Refuse moments of series.
-
-        Raises
-        ------
-        AttributeError
-            Always.
-        """
-        raise AttributeError("the moments of series follow from those of their windows; set those of the model inside.")
+        """Set the moments of series, in place of those that windows make; they hold until the model inside gets others."""
+        self._known = (self.model.moments, moments)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
         """Return the moments of series whose windows have those that the model of windows knows under the conditions."""
