@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdegen import metrics
 from sdegen.metrics import crps, effective_share, find_coverage, find_local_error, find_ranks, find_tarp_coverage
+from sdegen.metrics.posteriors import find_places
 
 NORMAL = torch.distributions.Normal(0.0, 1.0)
 DRAWS = 40
@@ -262,3 +263,45 @@ def test_points_and_answers_that_are_none_are_refused() -> None:
     for density, error in ((None, TypeError), (torch.zeros(DRAWS + 1, 1), ValueError), (torch.tensor(0.0), ValueError)):
         with pytest.raises(error, match=r"posterior.log_prob"):
             find_coverage(Says(density), theta, torch.zeros(4, 2), DRAWS)
+
+
+def test_a_place_is_uniform_between_those_below_and_those_equal() -> None:
+    drawn, true = (
+        torch.tensor([[[1.0], [2.0], [2.0], [3.0]]]).repeat(2000, 1, 1),
+        torch.tensor([[[2.0]]]).repeat(2000, 1, 1),
+    )
+    places = find_places(drawn, true, seed=0)
+    assert 0.2 < places.min() < 0.21 and 0.79 < places.max() < 0.8  # one of four below, two equal
+    assert abs(places.mean() - 0.5) < 4 * (0.6**2 / 12 / 2000) ** 0.5
+
+
+def test_one_draw_is_enough_for_uniform_places() -> None:
+    torch.manual_seed(0)
+    theta = torch.randn(500, 2, dtype=torch.float64)
+    found = find_ranks(Gaussian(), theta, theta + torch.randn(500, 2, dtype=torch.float64), 1, seed=0)
+    assert (found.p_values > 1e-3).all()
+
+
+def test_bias_and_width_of_places_that_are_known() -> None:
+    ends, middle, low = (
+        metrics.Ranks(torch.tensor(v)[:, None].repeat(20, 1)) for v in ([0.0, 1.0], [0.5, 0.5], [0.2, 0.4])
+    )
+    assert [found.width[0].value for found in (ends, middle)] == [2.0, -1.0]
+    assert [found.bias[0].value for found in (ends, middle)] == [0.0, 0.0] and abs(low.bias[0].value + 0.2) < 1e-6
+    levels = metrics.Coverage(torch.tensor([0.1, 0.3, 0.3, 0.9]))
+    assert [levels.at(level).value for level in (0.05, 0.2, 0.5, 0.95)] == [0.0, 0.25, 0.75, 1.0]
+    assert abs(levels.excess.value - 0.1) < 1e-6
+
+
+def test_the_least_p_value_is_one_over_the_classifiers(pairs: tuple[Tensor, Tensor]) -> None:
+    """Of which one is that of the labels as they are; a classifier that sees nothing has the greatest."""
+
+    class Blind:
+        def fit(self, points: Tensor, labels: Tensor) -> None: ...
+
+        def predict(self, points: Tensor) -> Tensor:
+            return torch.full((len(points),), 0.5)
+
+    theta, x = pairs[0][:300], pairs[1][:300]
+    assert find_local_error(Gaussian(0.3), theta, x, x[0], 50, shuffles=9, seed=0).p_value == 0.1
+    assert find_local_error(Gaussian(), theta, x, x[0], 50, classifier=Blind(), shuffles=9, seed=0).p_value == 1.0

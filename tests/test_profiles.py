@@ -262,3 +262,30 @@ def test_no_grid_found_by_search_is_much_better(sde: Any, law: sdegen.GaussianMi
     ]
     own, *found = errors(model, x_T, [samplers.default(model, n), *others])
     assert own < 1.5 * min(found)
+
+
+@pytest.mark.parametrize("what", [pytest.param("weights", marks=pytest.mark.slow), "end", "moments"])
+def test_a_profile_is_of_the_model_as_it_is(what: str) -> None:
+    """A run depends on nothing that ran before the model changed; a profile that was given is kept."""
+
+    def made() -> sdegen.Exact:
+        return sdegen.Exact(sdegen.processes.LearnedSchedule() if what == "weights" else sdegen.VP(), RING)
+
+    def changed(model: sdegen.Exact) -> sdegen.Exact:
+        if what == "weights":
+            for p in model.sde.parameters():
+                p.data.add_(0.3)
+        elif what == "end":
+            model.end = 0.3
+        else:
+            model.moments = sdegen.Moments(model.moments.mean, 0.2 * model.moments.covariance)
+        return model
+
+    model = made()
+    before = sample(model, 3, steps=3, seed=0)
+    after, fresh = sample(changed(model), 3, steps=3, seed=0), sample(changed(made()), 3, steps=3, seed=0)
+    assert torch.equal(after, fresh) and not torch.equal(before, after)
+    given = measure_profile(model, drawn(RING, 4), steps=())._replace(choices=torch.full((13,), 2))
+    model.profile = given
+    sample(changed(model), 2, steps=3, seed=0)
+    assert model.profile is given

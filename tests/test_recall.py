@@ -175,3 +175,48 @@ def test_a_guided_run_follows_its_scale() -> None:
         sdegen.guidance.ClassifierFree(model, 2.0, interval=(0.0, 0.5)), x_T=x_T, steps=6, label=torch.zeros(1)
     )
     assert torch.equal(weaker, fresh) and not torch.equal(one, weaker)
+
+
+def test_a_function_that_holds_what_may_change_is_asked_again() -> None:
+    held, compute = [1.0], Counting()
+    written = lambda phi: phi * held[0]
+    written.__module__ = "sdegen.made"  # as if by the library
+    for value in (1.0, 2.0):
+        held[0] = value
+        recall(compute, "closure", written)
+    assert compute.times == 2
+
+
+class Anisotropic(sdegen.CoordinateSDE):
+    def __init__(self) -> None:
+        self.rates = torch.tensor([4.0, 8.0], dtype=torch.float64)
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rates * torch.ones_like(t)[..., None]
+
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * self.rates).sqrt() * torch.ones_like(t)[..., None]
+
+
+@pytest.mark.parametrize("make", [pytest.param(sdegen.processes.LearnedSchedule, marks=pytest.mark.slow), Anisotropic])
+def test_a_plan_follows_the_numbers_of_a_process(make: Any) -> None:
+    """Of its weights, and of attributes that are changed in place."""
+
+    def change(sde: Any) -> None:
+        for v in sde.parameters() if isinstance(sde, nn.Module) else [sde.rates]:
+            v.data.mul_(1.3)
+
+    x_T, sampler, ring = torch.ones(2, 2, dtype=torch.float64), samplers.DDIM(3), sdegen.data.gaussian_ring()
+    sde, fresh = make(), make()
+    model = sdegen.Exact(sde, ring)
+    before = sample(model, x_T=x_T, sampler=sampler)
+    change(sde), change(fresh)
+    after = sample(model, x_T=x_T, sampler=sampler)
+    assert torch.allclose(after, sample(sdegen.Exact(fresh, ring), x_T=x_T, sampler=sampler), rtol=1e-9)
+    assert not torch.allclose(before, after, rtol=1e-6)
+    net = sdegen.Model(model_of(2).net, sde).double()
+    net.moments = ring.moments()
+    before = sample(net, x_T=x_T, sampler=sampler)  # whose plans are kept
+    change(sde)
+    after = sample(net, x_T=x_T, sampler=sampler)
+    assert not torch.allclose(before, after, rtol=1e-6)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..answers import check_reading
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..fixed import weights_of
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile
 from ..models.named import read_conditions
@@ -195,8 +196,8 @@ def _look(
 
 
 def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile | None:
-    """Return the profile that a model has been given, or of a true score measure it once, and try solvers once in each number of
-    steps; None where there is none.
+    """Return the profile that a model has been given, or of a true score measure it once, as long as it stays the same, and try
+    solvers once in each number of steps; None where there is none.
 
     Parameters
     ----------
@@ -207,7 +208,10 @@ def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile |
     steps
         Of the run that asks.
     """
-    profile = model.profile
+    about, profile = _about(model, end), model.profile
+    of, measured = vars(model).get("_measured", (about, profile))
+    if measured is profile and of != about:
+        profile = None  # it was of the same model before that changed
     tried = profile is not None and (steps > MOST or profile.choices[steps] >= 0)
     if tried or model.moments is None or model.conditions.names:
         return profile
@@ -222,4 +226,11 @@ def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile |
         choices[steps] = _try(model, x_0, profile, end, [steps], {})[0]
         profile = profile._replace(choices=choices)
     model.profile = profile
+    vars(model)["_measured"] = about, profile
     return profile
+
+
+def _about(model: ScoreModel, end: float | None) -> Any:
+    """Return what the profile of a true score depends on and that may change."""
+    moments = [] if model.moments is None else [v.detach().double().cpu().numpy().tobytes() for v in model.moments]
+    return weights_of(model.sde), moments, end
