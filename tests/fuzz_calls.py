@@ -724,7 +724,6 @@ EXCEPTIONS: dict[str, str] = {
     "laws.kernels.as_gaussian": "a check of other modules",
     "laws.kernels.check_noise": "a check of other modules",
     "processes.grids.show_ratio": "words of an error",
-    "training.weightings.refuse_weight": "raises an error, whatever it is given",
     "testing.weighting_cases": "pairs laws with what they are given; `check_weighting` tries it",
     "testing.wrapper_cases": "pairs laws with what they are given; `check_wrapper` tries it",
     "pretrained": "takes one word, of which test_pretrained tries others",

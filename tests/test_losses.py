@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,17 @@ from sdegen.training.settings import Settings
 from sdegen.training.state import Training
 
 DATA = gaussian_data()
-MOST_CALLS = 120  # of functions of the library in one step of the default loss
+MOST_CALLS = 121  # of functions of the library in one step of the default loss
+
+
+class At(weightings.TimeLaw):
+    """One time for all."""
+
+    def __init__(self, t: float) -> None:
+        self.t = t
+
+    def sample(self, sde: Any, n: int, generator: Any = None) -> tuple[Tensor, Tensor]:
+        return torch.full((n,), self.t, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
 
 
 class Off(ScoreModel):
@@ -217,6 +228,71 @@ def test_parts_of_a_loss_that_are_left_out_are_those_that_are_documented(kind: s
 def test_implicit_refuses_directional_weights() -> None:
     with pytest.raises(ValueError, match="scalar weighting"):
         losses.Implicit(weightings.InverseVarianceWeighting())(Off(sdegen.CLD(), torch.zeros(())), DATA.sample(4))
+
+
+class SquareRoot(sdegen.SDE):
+    """A square-root process, as a user writes it."""
+
+    T = 5.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return 1 - x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+class OffSettled(ScoreModel):
+    """The score of the law that the square-root process settles in, in logarithms, off by a known field."""
+
+    def __init__(self, sde: Any, size: Tensor) -> None:
+        self.sde, self.size = sde, size
+        self.moments = sdegen.Moments(torch.ones(2).double(), 0.5 * torch.ones(2).double())
+
+    def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        return 2 - 2 * x.exp() + self.size * x
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.Denoising(pooled=False),
+        losses.Denoising(),
+        losses.Denoising(pooled=False, antithetic=True),
+        losses.Denoising(weightings.LikelihoodWeighting(), antithetic=True),
+        losses.InputPerturbation(0.0, antithetic=True),
+        losses.Implicit(),
+        losses.Implicit(divergence=Hutchinson()),
+        losses.Implicit(weightings.LikelihoodWeighting()),
+    ],
+    ids=repr,
+)
+@pytest.mark.turns(
+    "known*", "simulated-*LikelihoodWeighting*", "simulated-*pooled=False)", "*Hutchinson*", "*nodes=512))"
+)
+@pytest.mark.parametrize("known", [False, True], ids=["simulated", "known"])
+def test_the_score_is_the_minimiser_where_noise_depends_on_the_state(loss: Any, known: bool) -> None:
+    """Data of the settled law keep it, so that the score is known at every time; there the loss has no slope."""
+    sde = sdegen.processes.Transformed(sdegen.CIR() if known else SquareRoot(), sdegen.coordinates.Log())
+    if known and isinstance(loss, losses.InputPerturbation):
+        with pytest.raises(TypeError, match="no Gaussian: there is no noise to add to"):
+            loss(OffSettled(sde, torch.zeros(())), torch.ones(2, 2))
+        return
+    sde.lag = 0.01
+    loss = copy.copy(loss)
+    loss.times = At(0.05)
+    data = torch.distributions.Gamma(torch.tensor([2.0, 2.0]).double(), 2.0)
+    torch.manual_seed(0)
+    slopes, curves = [], []
+    for k in range(20):  # rows of a batch that pool their targets are not independent
+        x_0 = data.sample((100,) if getattr(loss, "pooled", False) else (400,))
+        for found, off in ((slopes, 0.0), (curves, 1.0)):
+            size = torch.tensor(off, dtype=torch.float64, requires_grad=True)
+            value = loss(OffSettled(sde, size), x_0, generator=torch.Generator().manual_seed(k)).mean()
+            found.append(torch.autograd.grad(value, size)[0])
+    slope, curve = torch.stack(slopes), torch.stack(curves)
+    assert slope.mean().abs() < 4.5 * slope.std() / 20**0.5
+    assert curve.mean() > 5 * slope.mean().abs()
 
 
 class Mixed(nn.Module):

@@ -391,6 +391,28 @@ def test_points_outside_of_the_support_have_no_density() -> None:
     assert law.log_prob(x).tolist() == pytest.approx([-math.log(3.0), -math.inf, -math.inf])
 
 
+@pytest.mark.parametrize(
+    ("theirs", "by_hand"),
+    [
+        (D.Gamma(torch.tensor([2.0, 3.5]).double(), 1.5), lambda x: torch.tensor([1.0, 2.5]) / x - 1.5),
+        (D.Beta(torch.tensor([2.0, 0.5]).double(), 3.0), lambda x: torch.tensor([1.0, -0.5]) / x - 2.0 / (1 - x)),
+        (D.Gumbel(torch.zeros(2).double(), 2.0), lambda x: 0.5 * ((-x / 2).exp() - 1)),
+    ],
+)
+def test_a_law_of_torch_has_the_score_of_its_density(theirs: D.Distribution, by_hand: Any) -> None:
+    law = as_law(theirs)
+    x = law.sample(50, seeded(0))
+    assert torch.allclose(law.score(x), by_hand(x), rtol=1e-12)
+    bent = torch.func.jacrev(law.score)(x[:1]).reshape(2, 2).diagonal()  # a score is differentiated again
+    slope = torch.func.jacrev(by_hand)(x[:1]).reshape(2, 2).diagonal()
+    assert torch.allclose(bent, slope.double(), rtol=1e-12)
+
+
+def test_points_outside_of_the_support_have_no_score() -> None:
+    score = as_law(LAWS["uniform"]()).score(torch.tensor([[0.5, 0.5], [2.0, 0.0]], dtype=torch.float64))
+    assert torch.equal(score[0], torch.zeros(2, dtype=torch.float64)) and score[1].isnan().all()
+
+
 def test_a_prior_of_torch_starts_samples_and_likelihoods() -> None:
     class Own(sdegen.VP):
         def prior(self, moments: Any) -> D.Distribution:

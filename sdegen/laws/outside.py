@@ -13,6 +13,7 @@ from torch import distributions as D
 from ..show import show_call
 from .draws import seeded
 from .mixtures import Distribution, GaussianMixture, check_event
+from .products import pull_back
 
 ClosedLaw = Distribution | D.Distribution  # what is given for a law in closed form
 
@@ -65,6 +66,14 @@ class TorchLaw:
         # A law with checks of its own refuses points outside of its support.
         value = self._joint.log_prob(torch.where(place, own, self._one))
         return torch.where(inside, value, -torch.inf).to(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return ``∇ log p(x)``, of the shape of `x`, the derivative of the log-density; NaN outside of the support, where there
+        is none.
+        """
+        value, _, back = pull_back(lambda y: (self.log_prob(y), ()), x)
+        inside = (value > -torch.inf).reshape(-1, *[1] * len(self.event_shape))
+        return torch.where(inside, back(torch.ones_like(value)), torch.nan)
 
     def _inside(self, x: Tensor) -> Tensor:
         """Tell which points lie in the support, ``(B,)``; all where the law does not say."""

@@ -32,7 +32,7 @@ from ..processes.times import ImportanceTimes, StratifiedTimes, TimeLaw
 from .finite import finite
 from .score_loss import ScoreLoss
 from .targets import pooled_target
-from .weightings import InverseVarianceWeighting, Weighting, refuse_weight
+from .weightings import InverseVarianceWeighting, Weighting, weight_at
 
 
 class Denoising(ScoreLoss):
@@ -79,13 +79,10 @@ class Denoising(ScoreLoss):
         x_0 = widened(x_0)
         t, factor = self.times.draw(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
-        W = self.weighting.operator(model.sde, perturbed.at)
-        if not isinstance(W, Operator):
-            refuse_weight(self.weighting, W)
-        draws = [perturbed, perturbed.mirrored()] if self.antithetic else [perturbed]
+        draws = [perturbed, _mirrored(model.sde, perturbed)] if self.antithetic else [perturbed]
         total = x_0.new_zeros(len(x_0))
         for draw in draws:
-            error = self.error(model, draw, W, generator, **cond)
+            error = self.error(model, draw, weight_at(self.weighting, model.sde, draw.at), generator, **cond)
             total = total + error.square().reshape(len(x_0), -1).sum(1)
         return finite(total * (factor / len(draws)).to(total, non_blocking=True), t)
 
@@ -163,17 +160,21 @@ class InputPerturbation(Denoising):
         """Return the weighted error of the score in terms of the noise, ``W R⁻ᵀ (z − eps)``, of the shape of the states."""
         R, t = as_gaussian(perturbed.kernel, ": there is no noise to add to; take Denoising().").R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
-        if not is_linear(model.sde):
+        if not is_linear(
+            model.sde
+        ):  # noise may depend on the state: the weight is that of the state that is asked about
+            W = weight_at(self.weighting, model.sde, model.sde.at(t, x))
             return W(ask_score(model, x, t, **cond) + R.inv().T(perturbed.z))
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
 
 
 class Implicit(ScoreLoss):
-    """Implicit score matching: ``E_t lambda E [½ ‖s‖² + div s]``, which needs noised states but not their transition density.
+    """Implicit score matching: ``E_t E [½ ‖W s‖² + div(Wᵀ W s)]``, which needs noised states but not their transition density.
 
     Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
     models by score matching*, 2005; with a Hutchinson divergence, sliced score matching: Y. Song et al., 2019,
-    arXiv:1905.07088. Scalar weights only: a direction-dependent weight changes the divergence term.
+    arXiv:1905.07088. Where noise depends on the state, so does its weight, whose slope is part of the divergence. Linear
+    processes take scalar weights only, ``lambda (½ ‖s‖² + div s)``.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ class Implicit(ScoreLoss):
     Raises
     ------
     ValueError
-        At a call, if the weight is a matrix, as it is on every matrix process.
+        At a call, if the weight is a matrix on a linear process, as it is on every matrix process.
     """
 
     @check_arguments
@@ -208,16 +209,24 @@ class Implicit(ScoreLoss):
         x_0 = widened(x_0)
         t, factor = self.times.draw(model.sde, len(x_0), generator)
         perturbed = _noised(model.sde, x_0, t, generator)
-        weight = self.weighting.operator(model.sde, perturbed.at)
-        if not isinstance(weight, Operator):
-            refuse_weight(self.weighting, weight)
+        x, at = perturbed.x, perturbed.at
+        weight = weight_at(self.weighting, model.sde, at)
+        if not isinstance(at, Marginal):  # noise may depend on the state, and the weight with it
+
+            def weighted(y: Tensor) -> Tensor:
+                W = weight_at(self.weighting, model.sde, model.sde.at(t, y))
+                return W.T(W(ask_score(model, y, t, **cond)))
+
+            field, divergence = self.divergence(weighted, x, generator=generator)
+            values = 0.5 * weight.T.inv()(field).square().reshape(len(x), -1).sum(1) + divergence
+            return finite(values * rows(factor, values), t)
         W = weight.matrix()
         if W.shape[-1] != 1:
             raise ValueError(
                 f"{type(self.weighting).__name__} weights directions on this process; implicit score matching needs a "
                 "scalar weighting such as UniformWeighting() on a scalar process."
             )
-        score, divergence = self.divergence(lambda y: ask_score(model, y, t, **cond), perturbed.x, generator=generator)
+        score, divergence = self.divergence(lambda y: ask_score(model, y, t, **cond), x, generator=generator)
         values = 0.5 * score.square().reshape(len(score), -1).sum(1) + divergence
         return finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
@@ -302,6 +311,12 @@ class Variational(ScoreLoss):
         values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
         values = values - last_log_prob(model, x_0, ends[0], first, **cond)
         return finite(values, t)
+
+
+def _mirrored(sde: SDE, perturbed: Perturbed) -> Perturbed:
+    """Return the states drawn with the opposite noise, and their own noise level where that depends on the state."""
+    other = perturbed.mirrored()
+    return other if isinstance(other.at, Marginal) else other._replace(at=sde.at(other.at.t, other.x))
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:

@@ -7,7 +7,6 @@ A *weighting* is written as lambda on the squared score error, ``lambda ‖s −
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from ..signatures import Overridable
 
 __all__ = [
     "SNRWeighting", "EDMWeighting", "InverseVarianceWeighting", "LikelihoodWeighting", "MinSNRWeighting", "UniformWeighting",
-    "Weighting", "refuse_weight",
+    "Weighting", "weight_at",
     # laws of the time
     "AngleTimes", "DiscreteTimes", "ImportanceTimes", "LogNormalTimes", "SharedTimes", "StratifiedTimes", "TimeLaw",
     "UniformTimes",
@@ -54,24 +53,20 @@ class Weighting(Overridable, ABC):
         return self.operator(sde, sde.at(t))
 
 
-def refuse_weight(weighting: Weighting, W: Any) -> NoReturn:
-    """Refuse a weighting whose method `operator` gave something else.
-
-    Parameters
-    ----------
-    weighting
-        The weighting.
-    W
-        What it gave.
+def weight_at(weighting: Weighting, sde: SDE, at: Level) -> Operator:
+    """Return the operator `W` of a weighting at a noise level, checked to be one.
 
     Raises
     ------
     TypeError
-        Always.
+        If the weighting's method `operator` gave something else.
     """
-    raise TypeError(
-        f"{type(weighting).__name__}.operator returned a {type(W).__name__}; give an operator, such as at.R.T * 0.5."
-    )
+    W = weighting.operator(sde, at)
+    if not isinstance(W, Operator):
+        raise TypeError(
+            f"{type(weighting).__name__}.operator returned a {type(W).__name__}; give an operator, such as at.R.T * 0.5."
+        )
+    return W
 
 
 class UniformWeighting(Weighting):
