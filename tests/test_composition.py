@@ -10,7 +10,7 @@ from torch import distributions as D
 import sdegen
 from sdegen import inference, measurements, nets
 from sdegen.guidance import MomentMatching
-from sdegen.inference import AmortisedPosterior, Composed, ComposedPosterior, LinearGuess
+from sdegen.inference import AmortisedPosterior, ComposedPosterior, ComposedScore, LinearGuess
 from sdegen.laws import Moments, free_coordinates
 
 PRIOR = D.MultivariateNormal(torch.tensor([1.0, -1.0]).double(), torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double())
@@ -35,7 +35,7 @@ def test_denoisers_and_noise_of_gaussian_posteriors_compose_to_those_of_their_pr
     each = [truth(x[None]) for x in X]
     means, covariances = (torch.stack([getattr(law, name) for law in each]) for name in ("mean", "covariance_matrix"))
     prior = Moments(PRIOR.mean, PRIOR.covariance_matrix)
-    composed = Composed(single().model, "y", X, torch.zeros(4, 2), prior, means, covariances)
+    composed = ComposedScore(single().model, "y", X, torch.zeros(4, 2), prior, means, covariances)
     exact = sdegen.Exact(sdegen.VP(), truth(X))
     assert torch.allclose(composed.moments.mean, truth(X).mean)
     assert torch.allclose(composed.moments.covariance, truth(X).covariance_matrix)

@@ -1,6 +1,6 @@
 """Inference from simulations: posteriors and likelihoods learned from pairs of parameters and simulated data."""
 
-from .composition import Composed, ComposedPosterior
+from .composition import ComposedPosterior, ComposedScore
 from .conditional import ConditionalDensity
 from .fits import fit_likelihood, fit_posterior
 from .guess import LinearGuess
@@ -9,6 +9,6 @@ from .posterior import AmortisedPosterior
 from .truncation import Truncated
 
 __all__ = [
-    "AmortisedPosterior", "Composed", "ComposedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "Truncated",
+    "AmortisedPosterior", "ComposedScore", "ComposedPosterior", "ConditionalDensity", "LinearGuess", "Pairs", "Truncated",
     "draw_pairs", "fit_likelihood", "fit_posterior",
 ]  # fmt: skip

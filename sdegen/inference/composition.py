@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Composed", "ComposedPosterior"]
+__all__ = ["ComposedScore", "ComposedPosterior"]
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from .posterior import AmortisedPosterior
 LEAST = 1e-6  # part of the prior's precision that an observation tells at least, in every direction
 
 
-class Composed(ScoreModel):
+class ComposedScore(ScoreModel):
     """A score model of one law given several observations, made of one that is given each.
 
     Given the state, clean data have the precision ``P_0 = C_0⁻¹ + snr`` under the prior, and ``P_j = C_j⁻¹ + snr`` under the
@@ -187,7 +187,7 @@ class ComposedPosterior:
         own = log_prob(model, model.cast_states(w)).double() - self._root.diagonal().log().sum()
         return (own + volume).to(theta)
 
-    def compose(self, x: Tensor, seed: int | None = None) -> Composed:
+    def compose(self, x: Tensor, seed: int | None = None) -> ComposedScore:
         """Return the score model of the parameters given observations, in coordinates in which the guess of the posterior misses
         standard numbers.
 
@@ -210,7 +210,7 @@ class ComposedPosterior:
         mean = torch.linalg.solve_triangular(self._root, self.prior.mean[:, None], upper=False)[:, 0]
         white = torch.linalg.solve_triangular(self._root, torch.linalg.cholesky(self.prior.covariance), upper=False)
         prior = Moments(mean, white @ white.T)
-        return Composed(one.model, one.name, x, shifts, prior, states.mean(1) + shifts, covariances)
+        return ComposedScore(one.model, one.name, x, shifts, prior, states.mean(1) + shifts, covariances)
 
     @property
     def _root(self) -> Tensor:

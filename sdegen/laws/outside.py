@@ -70,6 +70,11 @@ class TorchLaw:
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`, the derivative of the log-density; NaN outside of the support, where there
         is none.
+
+        Parameters
+        ----------
+        x
+            ``(B, *event_shape)``.
         """
         value, _, back = pull_back(lambda y: (self.log_prob(y), ()), x)
         inside = (value > -torch.inf).reshape(-1, *[1] * len(self.event_shape))

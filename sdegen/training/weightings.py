@@ -56,6 +56,15 @@ class Weighting(Overridable, ABC):
 def weight_at(weighting: Weighting, sde: SDE, at: Level) -> Operator:
     """Return the operator `W` of a weighting at a noise level, checked to be one.
 
+    Parameters
+    ----------
+    weighting
+        The weighting.
+    sde
+        The process.
+    at
+        Its noise level at the states.
+
     Raises
     ------
     TypeError
