@@ -259,7 +259,7 @@ def composition(kind: str, width: int, make: Callable[[int], sdegen.ScoreModel])
         return make(LONG)
     if kind == "middle":
         return Middle(make(width), LONG)
-    return sdegen.Composed(make(width), make(width - 1 if kind == "all but one shared" else width // 2 + 1), LONG)
+    return sdegen.LongSeries(make(width), make(width - 1 if kind == "all but one shared" else width // 2 + 1), LONG)
 
 
 KINDS = ("all but one shared", "half shared", "middle")

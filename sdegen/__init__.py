@@ -55,13 +55,13 @@ from .likelihood import (
     sample_with_log_prob,
 )
 from .models import (
-    Composed,
     Conditioned,
     DirectModel,
     Exact,
     ExactConditional,
     FokkerPlanck,
     LearnedVariance,
+    LongSeries,
     Model,
     ScoreModel,
     VelocityModel,
@@ -121,7 +121,7 @@ __all__ = [
     # laws
     "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Profile", "Scale", "Units", "moments_of",
     # models
-    "Composed", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model",
+    "LongSeries", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model",
     "ScoreModel", "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood

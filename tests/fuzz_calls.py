@@ -228,7 +228,7 @@ CALLS: dict[str, Any] = {
         "cells": 32,
         "steps": 8,
     },
-    "Composed": {
+    "LongSeries": {
         "model": sdegen.Exact(VP, RING),
         "overlaps": sdegen.Exact(VP, laws.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))),
         "length": 4,

@@ -21,7 +21,7 @@ from sdegen import VP, Exact, ExactConditional, Model, fit, guidance, sample, sa
 from sdegen.conditions import Conditions, check_labels
 from sdegen.guidance import measurements
 from sdegen.laws.derivatives import Hutchinson
-from sdegen.models import Composed, Conditioned, DirectModel, ScoreModel, Wrapper
+from sdegen.models import Conditioned, DirectModel, LongSeries, ScoreModel, Wrapper
 from sdegen.models.named import keywords_of
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
@@ -78,7 +78,7 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
 def test_every_wrapper_is_among_them() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
-    between |= {Composed}  # of longer states than those inside: see test_composed
+    between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPED)
 

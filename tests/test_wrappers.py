@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import guidance, samplers
 from sdegen.guidance import measurements
-from sdegen.models import Composed, Conditioned, ScoreModel, Trainable, Wrapper
+from sdegen.models import Conditioned, LongSeries, ScoreModel, Trainable, Wrapper
 from sdegen.models.score import evaluating
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers.picard import Ahead
@@ -64,7 +64,7 @@ def kinds(base: type) -> set[type]:
 def test_every_wrapper_is_held_to_these_laws() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
-    between |= {Composed}  # of longer states than those inside: see test_composed
+    between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPERS)
 

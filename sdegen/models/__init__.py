@@ -1,11 +1,11 @@
 """Score models: exact ones of known distributions, networks, networks from elsewhere, and numerical Fokker–Planck solutions."""
 
-from .composed import Composed
 from .diffusers import from_diffusers, to_diffusers
 from .direct import DirectModel
 from .exact import Exact, ExactConditional
 from .fokker_planck import FokkerPlanck
 from .foreign import from_denoiser, from_network
+from .long_series import LongSeries
 from .network import LearnedVariance, Model, Trainable
 from .parametrizations import (
     DataParametrization,
@@ -20,7 +20,7 @@ from .score import ScoreModel, VelocityModel
 from .wrapper import Conditioned, Wrapper
 
 __all__ = [
-    "Composed", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedReversal", "LearnedVariance",
+    "LongSeries", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedReversal", "LearnedVariance",
     "Model", "ScoreModel", "Trainable", "VelocityModel", "Wrapper",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for

@@ -12,8 +12,8 @@ import torch
 import sdegen
 from sdegen import nets
 from sdegen.guidance import MomentMatching, measurements
-from sdegen.models import Composed
-from sdegen.models.composed import extend
+from sdegen.models import LongSeries
+from sdegen.models.long_series import extend
 
 F64 = torch.float64
 SDE = sdegen.VP()
@@ -52,9 +52,9 @@ def precision(model: sdegen.ScoreModel, length: int, t: float) -> torch.Tensor:
 def test_series_of_short_memory_are_exact_without_noise(w: int, o: int) -> None:
     length = w + 4 * (w - o)
     C = stationary(length)
-    model = Composed(exact(C, w), exact(C, o), length)
+    model = LongSeries(exact(C, w), exact(C, o), length)
     torch.testing.assert_close(precision(model, length, 0.0), torch.linalg.inv(C), rtol=1e-7, atol=1e-7)
-    short = Composed(exact(C, 2), exact(C, 1), length)  # an overlap of one place, where the memory is of two
+    short = LongSeries(exact(C, 2), exact(C, 1), length)  # an overlap of one place, where the memory is of two
     assert (precision(short, length, 0.0) - torch.linalg.inv(C)).abs().max() > 0.1
 
 
@@ -62,7 +62,7 @@ def test_series_of_short_memory_are_exact_without_noise(w: int, o: int) -> None:
 def test_windows_of_the_composed_law_are_right_at_every_time(sde: Any) -> None:
     """The law with the composed score has the marginals of its windows, as graphs whose cliques are in a row have."""
     C = stationary(20)
-    model, w = Composed(exact(C, 6, sde), exact(C, 4, sde), 20), 6
+    model, w = LongSeries(exact(C, 6, sde), exact(C, 4, sde), 20), 6
     channels = 2 if isinstance(sde, sdegen.CLD) else 1
     n = 20 * channels
     basis = torch.eye(n, dtype=F64).reshape(n, *((channels, 20) if channels == 2 else (20,)))
@@ -79,7 +79,7 @@ def test_the_error_falls_exponentially_with_the_width_and_readings_agree() -> No
     C, t = stationary(49, (0.8,)), float(SDE.time(torch.tensor(1.0)))
     truth, errors = precision(exact(C, 49), 49, t), []
     for w in (3, 5, 9, 17):
-        model = Composed(exact(C, w), exact(C, w - 1), 49)
+        model = LongSeries(exact(C, w), exact(C, w - 1), 49)
         errors.append((precision(model, 49, t) - truth).abs().max().item())
     rates = [b / a for a, b in pairwise(errors)]
     assert rates[0] < 0.6 and rates[1] < rates[0] ** 1.5 and rates[2] < rates[1] ** 1.5
@@ -92,7 +92,7 @@ def test_the_error_falls_exponentially_with_the_width_and_readings_agree() -> No
 
 def test_moments_of_series_are_those_of_windows_that_continue_each_other() -> None:
     C = stationary(20)
-    found = Composed(exact(C, 5), exact(C, 2), 20).require_moments()
+    found = LongSeries(exact(C, 5), exact(C, 2), 20).require_moments()
     torch.testing.assert_close(found.covariance, C)
     # Two channels, each with the past of both: x_t = A x_(t - 1) + noise, of covariance A^k S at distance k.
     A = torch.tensor([[0.7, 0.3], [-0.2, 0.5]], dtype=F64)
@@ -102,7 +102,7 @@ def test_moments_of_series_are_those_of_windows_that_continue_each_other() -> No
     flat = lambda n: block(n).permute(0, 1, 3, 2).reshape(2 * n, 2 * n)
     windows = sdegen.Moments(torch.zeros(2, 4, dtype=F64), flat(4))
     torch.testing.assert_close(extend(windows, 1, 13).covariance, flat(13))
-    model = Composed(exact(C, 5), exact(C, 2), 20)
+    model = LongSeries(exact(C, 5), exact(C, 2), 20)
     model.moments = other = sdegen.Moments(torch.zeros(20), torch.ones(20))
     assert model.moments is other and model.model.moments.covariance.shape == (5, 5)
     many = extend(windows, 1, 202)  # no covariance of so many numbers
@@ -111,7 +111,7 @@ def test_moments_of_series_are_those_of_windows_that_continue_each_other() -> No
 
 def test_samples_are_those_of_the_series() -> None:
     C = stationary(20, (0.8,))
-    model, truth = Composed(exact(C, 12), exact(C, 11), 20), exact(C, 20)
+    model, truth = LongSeries(exact(C, 12), exact(C, 11), 20), exact(C, 20)
     ends = [sdegen.sample(m, x_T=torch.eye(20, dtype=F64), steps=10) for m in (model, truth)]
     torch.testing.assert_close(*ends, rtol=0, atol=5e-3)
     parts = sdegen.sample(model, 7, steps=3, seed=0, batch=3)
@@ -123,7 +123,7 @@ def test_samples_are_those_of_the_series() -> None:
 @pytest.mark.slow
 def test_densities_are_those_of_the_series() -> None:
     C = stationary(20, (0.8,))
-    model, truth = Composed(exact(C, 12), exact(C, 11), 20), exact(C, 20)
+    model, truth = LongSeries(exact(C, 12), exact(C, 11), 20), exact(C, 20)
     data = truth.distribution.sample(4, torch.Generator().manual_seed(0))
     found, expected = (sdegen.log_prob(m, data, method="rk4", steps=12) for m in (model, truth))
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
@@ -137,7 +137,7 @@ def test_a_measured_series_is_the_smoother_but_for_the_composition() -> None:
     A = measurements.Mask(seen, 0.05)
     y = A.sample(law(C).sample(1, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))[0]
     posterior = measurements.mixture_posterior(law(C), A, y).moments()
-    model = MomentMatching(Composed(exact(C, 12), exact(C, 11), 30), A)
+    model = MomentMatching(LongSeries(exact(C, 12), exact(C, 11), 30), A)
     x = sdegen.sample(model, 400, steps=15, seed=0, y=y)
     spread = posterior.covariance.diagonal().sqrt()
     assert ((x.mean(0) - posterior.mean) / spread).abs().max() < 0.3
@@ -158,7 +158,7 @@ def networks(kinds: Any) -> tuple[sdegen.Model, sdegen.Model]:
 
 def test_conditions_reach_the_windows_and_are_cut_where_they_lie_on_the_grid() -> None:
     windows, overlaps = networks({"label": nets.Label(3), "known": nets.Fields(1, dims=1, gaps=True)})
-    model = Composed(windows, overlaps, 11)
+    model = LongSeries(windows, overlaps, 11)
     x, t = torch.randn(4, 11), torch.tensor([0.1, 0.3, 0.5, 0.9])
     label, known = torch.tensor([0, 2, 1, 0]), torch.randn(4, 1, 11)
     known[:, :, 4:6] = float("nan")
@@ -173,7 +173,7 @@ def test_conditions_reach_the_windows_and_are_cut_where_they_lie_on_the_grid() -
     held = sdegen.Conditioned(model, label=label, known=known)
     found, whole = (sdegen.sample(held, 4, steps=2, seed=0, batch=b) for b in (2, None))
     torch.testing.assert_close(found, whole)
-    inside = Composed(sdegen.Conditioned(windows, label=label), sdegen.Conditioned(overlaps, label=label), 11)
+    inside = LongSeries(sdegen.Conditioned(windows, label=label), sdegen.Conditioned(overlaps, label=label), 11)
     torch.testing.assert_close(sdegen.sample(inside, 4, steps=2, seed=0, batch=2, known=known), whole)
     with pytest.raises(ValueError, match="known has 5 places, the series 11"):
         model.noise(x, 0.3, label=1, known=known[0, :, :5])
@@ -181,8 +181,8 @@ def test_conditions_reach_the_windows_and_are_cut_where_they_lie_on_the_grid() -
 
 def test_series_are_saved_and_read_with_both_models(tmp_path: Path) -> None:
     C = stationary(11)
-    model = Composed(exact(C, 5), exact(C, 3), 11)
-    assert repr(model).startswith("Composed(Exact(") and repr(model).count("Exact(") == 2
+    model = LongSeries(exact(C, 5), exact(C, 3), 11)
+    assert repr(model).startswith("LongSeries(Exact(") and repr(model).count("Exact(") == 2
     sdegen.save(model, tmp_path / "series.safetensors")
     x = torch.randn(2, 11, dtype=F64)
     torch.testing.assert_close(sdegen.load(tmp_path / "series.safetensors").score(x, 0.3), model.score(x, 0.3))
@@ -191,11 +191,11 @@ def test_series_are_saved_and_read_with_both_models(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     C = stationary(8)
     with pytest.raises(ValueError, match="the series has 12 places; windows of 5 that share 3 fill 11 or 13"):
-        Composed(exact(C, 5), exact(C, 3), 12)
+        LongSeries(exact(C, 5), exact(C, 3), 12)
     with pytest.raises(ValueError, match="o < w"):
-        Composed(exact(C, 3), exact(C, 3), 9)
+        LongSeries(exact(C, 3), exact(C, 3), 9)
     apart = SDE.in_units(sdegen.Units(torch.zeros(5), torch.tensor([1.0, 1.0, 1.0, 1.0, 1.1])))
     other = SDE.in_units(sdegen.Units(0.0, 1.1))
     for windows, overlaps in ((apart, SDE), (SDE, other), (SDE, sdegen.Cosine()), (SDE, sdegen.EDM())):
         with pytest.raises(ValueError, match="treats all places alike"):
-            Composed(exact(C, 5, windows), exact(C, 3, overlaps), 11)
+            LongSeries(exact(C, 5, windows), exact(C, 3, overlaps), 11)

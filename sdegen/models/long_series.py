@@ -1,8 +1,8 @@
-"""Long series from models of short windows: `Composed`, which goes from window to window."""
+"""Long series from models of short windows: `LongSeries`, which goes from window to window."""
 
 from __future__ import annotations
 
-__all__ = ["Composed", "extend"]
+__all__ = ["LongSeries", "extend"]
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ MANY = 256  # numbers of a series, of which no covariance is formed
 APART = 1e-6  # of a state, for rounding
 
 
-class Composed(Wrapper):
+class LongSeries(Wrapper):
     """The score model of long series, composed of a model of their windows and one of what neighbouring windows share.
 
     ``∇ log q_t(x) = Σ_k ∇ log p_t(window k) − Σ_k ∇ log p_t(overlap k)``: each window continues the one before, given the places
@@ -58,7 +58,7 @@ class Composed(Wrapper):
     >>> place = torch.arange(9.0)
     >>> C = 0.8 ** (place[:, None] - place).abs()  # of an autoregressive process
     >>> exact = lambda n: sdegen.Exact(sdegen.VP(), sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, n), C[None, :n, :n]))
-    >>> model, truth = Composed(exact(3), exact(2), length=9), exact(9)
+    >>> model, truth = LongSeries(exact(3), exact(2), length=9), exact(9)
     >>> x = torch.randn(5, 9, dtype=torch.float64)
     >>> torch.allclose(model.score(x, 0.0), truth.score(x, 0.0))
     True
