@@ -219,6 +219,7 @@ def filled() -> Pages:
     columns = [table(stem, of="columns_table") for stem in ("columns_samples", "columns_densities")]
     put(pages, HERE / "README.md", "columns", "\n\n".join(columns) + "\n")
     put(pages, HERE / "README.md", "bounded", f"{table('bounded', of='bounded_table')}\n")
+    put(pages, HERE / "README.md", "inference", f"{table('tasks', of='inference_table')}\n")
     put(
         pages,
         HERE / "README.md",
