@@ -720,7 +720,6 @@ ALLOWED: dict[str, str] = {
 STEP_PART = "a part of a step, which checks nothing: what it is given was checked at the door"
 EXCEPTIONS: dict[str, str] = {
     "processes.grids.check_falling": "a check of other modules",
-    "laws.domains.check_domain": "a check of other modules",
     "laws.kernels.as_gaussian": "a check of other modules",
     "laws.kernels.check_noise": "a check of other modules",
     "processes.grids.show_ratio": "words of an error",
