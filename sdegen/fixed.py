@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fixed", "remembered", "weights_of"]
+__all__ = ["Fixed", "bytes_of", "is_unknown", "remembered", "weights_of"]
 
 import functools
 from collections.abc import Callable
@@ -79,6 +79,21 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
+def is_unknown(value: Tensor) -> bool:
+    """Tell whether the numbers of a tensor cannot be read: those of a meta tensor, or of the argument of a function that is
+    being transformed (``torch.func``).
+    """
+    return value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def bytes_of(value: Tensor) -> bytes:
+    """Return the numbers of a tensor as bytes, also within a transformation of functions (``torch.func``), where what is formed
+    of a plain tensor is none.
+    """
+    with torch._C._DisableFuncTorch():
+        return value.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def weights_of(thing: Any) -> Any:
     """Return what a module's parameters and buffers are now, to know when they have changed; of another object what its
     attributes hold that can be changed in place, tensors, arrays, lists and networks, and None where there are none.
@@ -89,9 +104,9 @@ def weights_of(thing: Any) -> Any:
         held = [(k, v) for k, v in own.items() if not isinstance(getattr(type(thing), k, None), derived)]
         return [(name, _content(value)) for name, value in held] or None
     values = [*thing.parameters(), *thing.buffers()]
-    if any(v.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values):
+    if any(map(is_unknown, values)):
         return object()  # equal to none
-    return tuple(v.detach().double().cpu().numpy().tobytes() for v in values)
+    return tuple(map(bytes_of, values))
 
 
 _CHANGEABLE = (Tensor, np.ndarray, list, dict, set, nn.Module)
@@ -104,9 +119,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes()
     if isinstance(value, Tensor):
-        hidden = value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value)
-        real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-        return object() if hidden else (value.shape, real.detach().double().cpu().numpy().tobytes())
+        return object() if is_unknown(value) else (value.dtype, value.shape, bytes_of(value))
     if isinstance(value, dict):
         return [(key, _content(part)) for key, part in value.items()]
     return [_content(part) for part in value] if isinstance(value, (list, tuple, set)) else value

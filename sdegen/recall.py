@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .fixed import Fixed, weights_of
+from .fixed import Fixed, bytes_of, is_unknown, weights_of
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -129,9 +129,9 @@ def _parts(value: Any) -> dict[str, Any]:
 
 def _bytes(value: Tensor) -> bytes:
     """Return the numbers of a tensor as they are in memory."""
-    if value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value) or _differentiated(value):
+    if is_unknown(value) or _differentiated(value):
         raise _Untold
-    return value.detach().cpu().contiguous().numpy().tobytes()
+    return bytes_of(value)
 
 
 def _weights(value: Fixed) -> Any:

@@ -48,6 +48,49 @@ def test_with_other_parameters_only_the_prior_which_does_not_follow_may_be_off(k
     assert set(check_sde(shuffled(kind()).double()).failures) <= {"prior_is_the_law_at_T"}
 
 
+class Paced(nn.Module, sdegen.ScalarSDE):
+    """A process with parameters, as a user writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = nn.Parameter(torch.tensor([0.1, 20.0], dtype=torch.float64).log())
+
+    def beta(self, t: Tensor) -> Tensor:
+        low, high = self.ends.exp()
+        return low + (high - low) * t
+
+    def f(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+
+@pytest.mark.slow
+def test_a_process_with_parameters_of_a_user_obeys_the_laws() -> None:
+    report = check_sde(Paced())
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("transformed", ["forward", "reverse", "second"])
+def test_what_follows_from_a_users_parameters_has_derivatives_in_time(transformed: str) -> None:
+    """Of the drift's integral: panels are made of parameters alone, whatever is done to the times."""
+    sde, t = Paced(), torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+    def log_alpha(t: Tensor) -> Tensor:
+        return sde.alpha(t).log().sum()
+
+    beta = sde.beta(t).detach()
+    if transformed == "forward":
+        found, want = torch.func.jvp(log_alpha, (t,), (torch.ones_like(t),))[1], -0.5 * beta.sum()
+    elif transformed == "reverse":
+        found, want = torch.func.grad(log_alpha)(t), -0.5 * beta
+    else:
+        found = torch.func.jacfwd(torch.func.grad(log_alpha))(t).diagonal()
+        want = -0.5 * (beta[1] - beta[0]) / (t[1] - t[0]) * torch.ones_like(t)
+    assert torch.allclose(found, want, rtol=1e-6)
+
+
 def test_bernsteins_form_is_the_sum_of_its_basis() -> None:
     c = torch.randn(6, dtype=torch.float64, generator=seeded())
     t = torch.linspace(0, 1, 7, dtype=torch.float64)

@@ -11,6 +11,7 @@ __all__ = ["ElementwiseFlow", "ElementwiseSDE", "Scheduled"]
 
 import math
 from abc import abstractmethod
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..fixed import remembered, weights_of
+from ..fixed import is_unknown, remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
@@ -100,7 +101,10 @@ class ElementwiseSDE(LinearSDE):
         state = self._quadrature_state
         if self._panels is None or self._panels[0] != state:
             number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
-            panels = Panels(self.f, self.g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
+            own = [*self.parameters(), *self.buffers()] if isinstance(self, nn.Module) else []
+            # Panels do not depend on the times that are asked about: these may be differentiated, and panels are not.
+            with nullcontext() if any(map(is_unknown, own)) else torch._C._DisableFuncTorch():
+                panels = Panels(self.f, self.g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
             if panels.drift.requires_grad or panels.log_noise.requires_grad:
                 return panels
             self._panels = (state, panels)
