@@ -328,7 +328,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "another grid": (Fields(1, 1), torch.zeros(1, 3), r"c is given on a grid of \(3,\), the state on one of \(2,\)"),
     "a label too many": (Label(3), 3, r"c reaches 3; labels run from 0 to 2\."),
     "no label where it is needed": (Label(3), -1, r"c reaches -1; labels run from 0 to 2\."),
-    "a label that is a fraction": (Label(3), 0.5, r"c has dtype torch.float32; give whole numbers from 0 to 2"),
+    "a label that is a fraction": (Label(3), 0.5, r"c has dtype torch.float64; give whole numbers from 0 to 2"),
     "too few labels": (Label(3), torch.zeros(4).long(), rf"c has shape \(4,\); give .* one for each of {N}\."),
 }
 DOORS = ("sample", "encode", "log_prob", "elbo", "interpolate")

@@ -137,7 +137,7 @@ def test_labels_without_a_law_are_refused() -> None:
             model.score(x, 0.5, label=label)
     with pytest.raises(ValueError, match=r"label has shape \(2,\)"):
         model.score(x, 0.5, label=torch.zeros(2, dtype=torch.long))
-    with pytest.raises(TypeError, match=r"label has dtype torch.float32; give whole numbers"):
+    with pytest.raises(TypeError, match=r"label has dtype torch.float64; give whole numbers"):
         model.score(x, 0.5, label=1.0)
     with pytest.raises(TypeError, match=r"no argument 'labels', .* perhaps 'label' is meant\."):
         model.score(x, 0.5, labels=1)

@@ -207,7 +207,7 @@ def test_states_without_noise_across_the_lift_tell_all_at_the_start(E: Tensor) -
     sde, x = Given(E, torch.zeros(3, 3, dtype=d64)), DATA.sample(4, g())
     assert sde.snr(0.0).isinf()
     seen = sde.marginal(0.0).observe(sde.lift(x))
-    close(torch.linalg.solve(seen.C.matrix(), seen.y[..., None])[..., 0], x, 1e-12)
+    close(torch.linalg.solve(seen.by.C.matrix(), seen.y[..., None])[..., 0], x, 1e-12)
 
 
 @pytest.mark.slow
@@ -224,8 +224,8 @@ def test_lifts_without_noise_across_are_sampled_but_have_no_density() -> None:
 def test_two_channels_that_begin_without_noise_are_as_one() -> None:
     x = DATA.sample(4, g())
     seen = Both(0.0).marginal(0.0).observe(Both(0.0).lift(x))
-    close(seen.y / seen.C.matrix().flatten(), x, 1e-12)
-    assert seen.S.matrix().abs().max() < 1e-12
+    close(seen.y / seen.by.C.matrix().flatten(), x, 1e-12)
+    assert seen.by.S.matrix().abs().max() < 1e-12
 
 
 def test_data_of_another_size_than_the_process_are_refused() -> None:

@@ -72,8 +72,8 @@ def minimal_residuals(product: Map, b: Tensor, iterations: int | None = None, le
 
     Examples
     --------
-    >>> minimal_residuals(lambda u: u * torch.tensor([1.0, 4.0]), torch.tensor([[1.0, 1.0]])).tolist()
-    [[1.0, 0.25]]
+    >>> minimal_residuals(lambda u: u * torch.tensor([1.0, 4.0]), torch.tensor([[1.0, 1.0]]))
+    tensor([[1.0000, 0.2500]])
     """
     m, eps = b[0].numel(), torch.finfo(b.dtype).eps
     u, r = torch.zeros_like(b), b
