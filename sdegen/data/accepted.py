@@ -1,4 +1,4 @@
-"""What data have to be that a model learns from: rows of numbers, finite, and no coarser than the model."""
+"""Checks of training data: rows of finite numbers, in a dtype no coarser than the model's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of any library as arrays of entries by the names of their columns, with what is missing and what is no number found."""
+"""Frames of any library as arrays of entries by the names of their columns, and which entries are missing or no numbers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def find_gaps(entries: np.ndarray) -> np.ndarray:
 
 
 def _is_missing(entry: Any) -> bool:
-    """Tell whether an entry is none: it does not equal itself, or will not say."""
+    """Tell whether an entry is missing: it is None, does not equal itself, or cannot be compared."""
     if entry is None:
         return True
     try:

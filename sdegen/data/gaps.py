@@ -20,9 +20,9 @@ from .entries import find_gaps
 class GappedColumn(Column):
     """A column in which entries may be missing: NaN, None, or what pandas has for these.
 
-    A number more says which are, and a model learns it with the rest; the gaps themselves are filled with numbers that are
-    dropped on the way back, drawn from a Gaussian of the mean and the spread of the others in the column's coordinates, so that
-    the density is known by which the probability of a gap is bounded.
+    One more number tells which entries are missing, and a model learns it with the rest. Gaps are filled with numbers from a
+    Gaussian of the mean and the spread of the other entries, in the column's coordinates, and decoding drops these numbers. The
+    density of the Gaussian is known, so that the probability of a gap can be bounded.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class GappedColumn(Column):
         self.middle = torch.cat([torch.zeros(1), torch.ones(column.width) * column.middle]).double()
 
     def centre(self, name: str, entries: np.ndarray) -> Tensor:
-        """Return which entries are there, and their numbers; NaN for those of entries that are not."""
+        """Return which entries are there, and their numbers, NaN where an entry is missing."""
         there = ~find_gaps(entries)
         x = torch.full((len(entries), self.width), math.nan, dtype=torch.float64)
         x[:, :1] = self._there.centre(name, there)
@@ -57,7 +57,7 @@ class GappedColumn(Column):
         return torch.cat([self._there.spread(x[:, :1], generator), self.column.spread(x[:, 1:], generator)], 1)
 
     def ask(self, name: str, entries: np.ndarray) -> Tensor:
-        """Return that all entries are there, and those that are not missing."""
+        """Return what a network is told of entries ``(N,)``: that all of them are there, and the numbers of those not missing."""
         asked = super().ask(name, entries)
         asked[:, :1] = self._there.centre(name, np.ones(len(entries), dtype=bool))
         return asked

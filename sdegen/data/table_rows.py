@@ -21,10 +21,10 @@ class TableRows(Rows):
     """The rows of a frame as vectors for `fit`, of which random columns are known, so that one network learns the law of any
     columns given any others.
 
-    With every batch the noise of whole numbers and categories is drawn anew, and a number of columns that are known, from none
-    to all but one, each as often, and which they are. A network is told these by its condition ``known``: their coordinates
-    without noise, ``(width,)``, NaN where nothing is known. In the vector itself numbers that are known, or of an entry that is
-    missing, are normal noise of the column's own mean and spread. What a model learns is so a density of all numbers,
+    Every batch draws the noise of whole numbers and categories anew, and which columns are known: first how many, from none to
+    all but one with equal probability, then which. A network is told these by its condition ``known``: their coordinates
+    without noise, ``(width,)``, NaN where nothing is known. In the vector itself, numbers that are known and numbers of missing
+    entries are replaced by normal noise of the column's mean and spread. So a model learns a density of all numbers,
     ``p(x_unknown | x_known) N(noise)``, from which conditional densities follow without another integral
     (`likelihood.TableDensity`), and the network spends nothing on copying what it was told.
 

@@ -45,15 +45,15 @@ def annealed_smc(
     """Draw samples of data given a measurement by annealed sequential Monte Carlo, exact in the limit of many particles, and
     return `Particles`.
 
-    Draws of the model are weighted by ``N(y; A x, std² + level² A D² Aᵀ)``, at a level that leaves a share `threshold` of
-    them effective; they are drawn anew by their weights, and moved by turns of `split_gibbs` at the level, which leave their
-    law as it is. So on to lower levels, and in the end to none, where the weights are those of the posterior. No weight is of
-    a path or of a proposal: in many dimensions only the numbers measured make them uneven, and modes get the weights that are
-    theirs, which the moves alone would not give them. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*,
-    2006; for the moves see `split_gibbs`.
+    Draws of the model are weighted by ``N(y; A x, std² + level² A D² Aᵀ)``, `D` the spread of the data's units, at a noise
+    level that leaves a share `threshold` of them effective; they are resampled by their weights, and moved by turns of
+    `split_gibbs` at the level, which leave their law as it is. This is repeated at lower levels down to 0, where the weights
+    are those of the posterior. The weights are of data, not of paths, so that only the measured numbers make them uneven,
+    however many dimensions the data have; and modes get their true weights, which the moves alone would not give them.
+    P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006; for the moves see `split_gibbs`.
 
-    Of a measurement that is not linear, or whose noise is not Gaussian, the laws are those of powers of the likelihood, from 0
-    to 1. A move is to noise the data and denoise them, accepted by Metropolis' rule with the ratio of the likelihoods: the pair
+    For a measurement that is not linear, or whose noise is not Gaussian, the laws have powers of the likelihood, from 0 to 1. A
+    move noises the data and denoises them, and is accepted by Metropolis' rule with the ratio of the likelihoods, since the pair
     of before and after is as likely the other way round. Half of the moves are accepted, so that `moves` of 2 or 4 are worth it.
 
     Parameters
@@ -84,7 +84,7 @@ def annealed_smc(
     Returns
     -------
     Particles
-        Weighted samples; they depend on each other, and a second run is the way to an error.
+        Weighted samples; they depend on each other, so repeat the run to estimate an error.
 
     Raises
     ------
@@ -116,9 +116,7 @@ def annealed_smc(
         refuse_rows(model, cond, x)
         laws.refuse_rows(x)
         misfit = laws.misfit(x)
-        known = torch.zeros(
-            particles, dtype=torch.float64
-        )  # of the likelihood at the level that the particles are drawn at
+        known = torch.zeros(particles, dtype=torch.float64)  # log-likelihood at the level of the particles
         while True:
             level = _next_level(laws, misfit, known, level, threshold)
             weights = (laws.log_likelihood(misfit, level) - known).softmax(0)

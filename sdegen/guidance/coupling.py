@@ -1,6 +1,6 @@
-"""Laws between those of the data and of data given a measurement, and moves that keep them, by noising and denoising.
+"""Laws between that of the data and that of data given a measurement, and moves that keep them, by noising and denoising.
 
-`CoupledCopy` is for linear measurements: of the data there is a noisy copy, which is measured. The joint law is
+`CoupledCopy` is for linear measurements: it adds a noisy copy of the data, and the measurement is of the copy. The joint law is
 ``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and what was seen, `y`, with the spread `D` of the
 data's units. Given data and `y`, the copy is Gaussian; given the copy, the data are what the reversed process makes of it.
 `AcceptedNoise`, for all other measurements, accepts or refuses what comes back.
@@ -29,11 +29,11 @@ from .measuring import LinearMeasurement, Measurement, as_measured, check_measur
 
 MOST = 2**13  # measured numbers, of which a square matrix is decomposed
 TOGETHER = 256  # rows of that matrix that are formed at a time
-WIDE = 100.0  # spreads of the data: of a copy with more noise nothing is learned
+WIDE = 100.0  # spreads of the data: a copy with more noise tells nothing
 FIRST = 3.0  # spreads of the data: the noise of the first moves that are accepted or not
 FLAT = 1e8  # the level of a likelihood to the power of 1e-16
 HALF = 0.5  # of the moves, that are accepted
-FINE = 1e-6  # of the largest level: the least that is told from none
+FINE = 1e-6  # of the largest level: levels below this count as none
 
 
 class NoisedData(ABC):
@@ -85,14 +85,19 @@ class NoisedData(ABC):
 
     @property
     def largest(self) -> float:
-        """The level from which laws begin: the noise of the process at T, at most a hundred spreads of the data."""
-        return min(_level(self.sde, self.sde.T), WIDE * self.spread)
+        """The level of the first law, which is almost that of the data alone."""
+        return self._noisiest
 
     @property
     def least(self) -> float:
         """The least noise level that data are noised to: twice that where the model's data end."""
         end = self.sde.t_min if self.model.end is None else self.model.end
-        return max(2 * _level(self.sde, end), FINE * min(_level(self.sde, self.sde.T), WIDE * self.spread))
+        return max(2 * _level(self.sde, end), FINE * self._noisiest)
+
+    @property
+    def _noisiest(self) -> float:
+        """The noise level at T, at most a hundred spreads of the data."""
+        return min(_level(self.sde, self.sde.T), WIDE * self.spread)
 
     @property
     def spread(self) -> float:
@@ -109,10 +114,10 @@ class NoisedData(ABC):
 
     @abstractmethod
     def move(self, x: Tensor, level: float) -> Tensor:
-        """Move data so that the law of a level stays as it is."""
+        """Return moved data; a move keeps the law of a level."""
 
     def draw_prior(self, n: int) -> Tensor:
-        """Draw `n` data of the model alone, in twice the evaluations of other draws: from pure noise it is further."""
+        """Draw `n` data of the model alone, in twice the evaluations of other draws, as pure noise is further from data."""
         self.asked += 2 * self.steps
         sampler = ExponentialSDE(2 * self.steps, Angle(end=self.model.end))
         return sample(self.model, n, sampler=sampler, seed=self._seed(), batch=self.batch, progress=False, **self.cond)
@@ -173,7 +178,9 @@ class CoupledCopy(NoisedData):
     _axes: tuple[Tensor, Tensor] | None = None
 
     def reach(self, x: Tensor) -> float:
-        """Return the level at which a copy adds the variance of the measurement's noise to what is seen best of data like `x`."""
+        """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
+        measured best, for data of the shape of `x`.
+        """
         values, _ = self._decomposed(x)
         return self.measurement.std / values[-1].sqrt().clamp_min(torch.finfo(torch.float64).tiny).item()
 
@@ -225,7 +232,7 @@ class CoupledCopy(NoisedData):
 
 
 class AcceptedNoise(NoisedData):
-    """A score model's data with powers of any likelihood, ``p(x) p(y | x)^β`` with ``β = 1 / (1 + level²)``.
+    """Laws of a score model's data times powers of any likelihood, ``p(x) p(y | x)^β`` with ``β = 1 / (1 + level²)``.
 
     Data that are noised and denoised again are a reversible move of ``p(x)``: a pair of before and after is as likely as after
     and before. So Metropolis' rule accepts it with the ratio of the likelihoods alone, and no density of the data is needed. The
@@ -237,7 +244,7 @@ class AcceptedNoise(NoisedData):
         As for `NoisedData`.
     """
 
-    reach: float | None = None  # the noise of the next move
+    next_noise: float | None = None  # that data are given in the next move
 
     @property
     def largest(self) -> float:
@@ -266,13 +273,13 @@ class AcceptedNoise(NoisedData):
 
     def move(self, x: Tensor, level: float) -> Tensor:
         """Noise the data and denoise them, and keep what is accepted."""
-        reach = FIRST * self.spread if self.reach is None else self.reach
-        other = self.draw_data(self.add_noise(x, reach), reach)
+        noise = FIRST * self.spread if self.next_noise is None else self.next_noise
+        other = self.draw_data(self.add_noise(x, noise), noise)
         before, after = (self.log_likelihood(self.misfit(state), level) for state in (x, other))
         chance = (after - before).exp().clamp_max(1)
         accepted = torch.rand(len(x), dtype=torch.float64, generator=self.generator) < chance
         factor = math.exp(chance.mean().item() - HALF)
-        self.reach = min(max(reach * factor**2, self.least), FIRST * self.spread)
+        self.next_noise = min(max(noise * factor**2, self.least), FIRST * self.spread)
         return torch.where(accepted.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), other, x)
 
 

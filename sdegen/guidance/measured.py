@@ -158,21 +158,21 @@ class Measured(Informed, Tilted):
         return 0.0
 
     def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
-        """Return the slope as it is, or no larger than one can be that `m` measured numbers make."""
+        """Return the slope, shortened to what `m` measured numbers can make at most; by default as it is."""
         return slope
 
 
 class DPS(Measured):
     """Diffusion posterior sampling (DPS): a measurement model with ``Q = std²``, which ignores the uncertainty of the
-    predicted data, and with pushes that are no longer than true ones.
+    predicted data, and whose guidance is shortened where it is longer than true guidance can be.
 
     H. Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687. At large noise
-    the slope is too steep by orders of magnitude, and any step too long for it; the paper has pushes of fixed length, one for
-    each step. Here the length has a bound. The true push on the noise, ``Rᵀ ∇ log p(y | x_t) = E[z | x_t] − E[z | x_t, y]``, has
-    for mean square what `y` takes from the variance of `z`: of Gaussian data at most the number of the measured numbers, or of
-    those of a datum if they are fewer. A longer one than twice the root of that is shortened to it. So a run cannot diverge:
-    states are moved by multiples of the noise that is left, and the pull is stable where that is below the measurement's. Where
-    steps are few or the measurement is precise, it is a coarse approximation all the same.
+    the slope is too steep by orders of magnitude, so that any step is too long; the paper gives the guidance a fixed length, one
+    for each step. Here the length has a bound. The true change of the predicted noise,
+    ``Rᵀ ∇ log p(y | x_t) = E[z | x_t] − E[z | x_t, y]``, has as its mean square what `y` takes from the variance of `z`: for
+    Gaussian data at most the number of measured numbers, or that of a datum's numbers if they are fewer. Guidance longer
+    than twice the root of that number is shortened to it. So a run cannot diverge: states are moved by multiples of the noise
+    that is left. Where steps are few or the measurement is precise, DPS is a coarse approximation all the same.
 
     Parameters
     ----------
@@ -302,15 +302,15 @@ class MomentMatching(Solved):
     def apply_precision(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor:
-        """Return ``Q⁻¹ residual``, as far as `Q` is the covariance of anything."""
+        """Return ``Q⁻¹ residual``, solved along directions in which `Q` is a covariance."""
         spread = self.spread(back, data, t)
         return minimal_residuals(lambda u: u + spread(u / std) / std, residual / std, self.iterations, 1.0) / std
 
     def log_width(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor | float:
-        """Return ``½ log |1 + A Cov Aᵀ / std²|``, ``(B,)``, by one derivative for each number measured; what the derivative of a
-        network has of negative variances counts as none.
+        """Return ``½ log |1 + A Cov Aᵀ / std²|``, ``(B,)``, by one derivative for each number measured; negative eigenvalues,
+        which the derivative of a network may have, count as 0.
 
         Raises
         ------

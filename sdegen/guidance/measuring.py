@@ -1,8 +1,8 @@
 """What a measurement is: a map of data that torch can differentiate, and the law of its noise.
 
 Methods ask two things of a measurement: the log-likelihood of what was seen, with its derivatives, and near a predicted datum a
-linear map with Gaussian noise. Of linear maps with Gaussian noise that is the measurement itself (`LinearMeasurement`), of others
-it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_at`) and `NoiseLaw.local_gaussian`.
+linear map with Gaussian noise. For a linear map with Gaussian noise that is the measurement itself (`LinearMeasurement`), for
+others it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_at`) and `NoiseLaw.local_gaussian`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class LinearMeasurement(Measurement):
         return lambda u: self.transpose(u, x.shape[1:])
 
     def check_derivative(self, seen: Tensor, u: Tensor, slope: Tensor) -> None:
-        """Ask nothing: a linear map that is not constant has a derivative."""
+        """Refuse nothing: a linear map that is not constant has a derivative."""
 
     def transpose(self, y: Tensor, shape: torch.Size) -> Tensor:
         """Return ``Aᵀ y``, data ``(B, *shape)``."""

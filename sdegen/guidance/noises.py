@@ -1,8 +1,8 @@
 """Laws of the noise of measurements: what may be seen of a number, given the number that is measured without noise.
 
-A law says how likely what was seen is, and draws. Methods that need Gaussians take one that has the slope of the log-likelihood
-at a point, and the Fisher information there for its curvature (`NoiseLaw.local_gaussian`): of Gaussian noise it is the likelihood
-itself, of other noise an approximation, which is good where the prediction is precise.
+A law has the log-likelihood of what was seen, and draws it. Methods that need a Gaussian take the one that has the slope of the
+log-likelihood at a point, and the Fisher information there for its curvature (`NoiseLaw.local_gaussian`): for Gaussian noise it
+is the likelihood itself, for other noise an approximation, which is good where the prediction is precise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LocalGaussian(NamedTuple):
     height
         ``(B,)``, or 0 where it is a constant of the noise.
     residual
-        ``(B, *)``, what is seen beside what was expected: ``y − z`` of Gaussian noise.
+        ``(B, *)``, how far what was seen is from what was expected: ``y − z`` for Gaussian noise.
     std
         A number, or ``(B, *)``.
     """
@@ -74,8 +74,8 @@ class NoiseLaw(Overridable, ABC):
         """Return the Fisher information of `z` in what is seen, of the shape of `z`, or another positive curvature of the
         negative log-likelihood of `y`.
 
-        By default ``(∂m/∂z)² / v`` with mean `m` and variance `v` of the law, which no unbiased estimate can beat: all of it in
-        families such as Poisson's, less in others.
+        By default ``(∂m/∂z)² / v`` with mean `m` and variance `v` of the law: the Fisher information itself in families such as
+        Poisson's, a lower bound on it in others.
         """
         mean, _, back = pull_back(lambda z: (self.law(z).mean, ()), z)
         return back(torch.ones_like(mean)).square() / self.law(z).variance
@@ -159,7 +159,7 @@ class GaussianNoise(NoiseLaw):
 class PoissonNoise(NoiseLaw):
     """Counts of independent events: ``y ~ Poisson(z)``, of which what is measured without noise is the mean, a positive number.
 
-    Of information ``1 / z`` the local Gaussian is ``N(z, z)``, that of many counts.
+    Its information is ``1 / z``, so that the local Gaussian is ``N(z, z)``, as for many counts.
 
     Raises
     ------
@@ -244,7 +244,7 @@ class StudentNoise(NoiseLaw):
 class BernoulliNoise(NoiseLaw):
     """Yes or no: ``y = 1`` with probability ``1 / (1 + exp(−z))``, else 0; what is measured without noise are log-odds.
 
-    Its information is ``p (1 − p)``, taken for at least the rounding of the dtype.
+    Its information is ``p (1 − p)``, or the rounding of the dtype if that is larger.
 
     Raises
     ------
@@ -266,8 +266,8 @@ class BernoulliNoise(NoiseLaw):
 class QuantisedNoise(NoiseLaw):
     """Normal noise, then rounding to levels ``offset + k step``: ``p(y | z)`` is the probability of the interval rounded to `y`.
 
-    The curvature of its local Gaussian is that of what was seen, which is never negative: nothing within a wide interval,
-    ``1 / std²`` outside, and ``1 / (std² + step² / 12)`` where steps are short.
+    The curvature of its local Gaussian is the observed information, which is never negative: nearly 0 where `z` lies within a
+    wide interval, ``1 / std²`` where it lies outside, and ``1 / (std² + step² / 12)`` where steps are short.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ class QuantisedNoise(NoiseLaw):
         return _Rounded(z, self)
 
     def information(self, y: Tensor, z: Tensor) -> Tensor:
-        """Return ``−∂² log p(y | z) / ∂z²``, taken for at least the rounding of the dtype beside ``1 / std²``."""
+        """Return ``−∂² log p(y | z) / ∂z²``, at least ``1 / std²`` times the rounding of the dtype."""
 
         def slope(z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             each, _, back = pull_back(lambda z: (self._each(y.double(), z), ()), z)

@@ -43,10 +43,10 @@ def split_gibbs(
 ) -> Tensor:
     """Draw samples of data given a measurement by the split Gibbs sampler (PnP-DM), and return them, ``(n, *)``.
 
-    At every noise level a noisy copy of the data is drawn given them and `y`, which is Gaussian, and data given the copy,
+    At every noise level a noisy copy is drawn given the data and `y`, from a Gaussian, and then data are drawn given the copy,
     by the model's reversed process. At one level this leaves the law ``p(x) N(y; A x, std² + level² A D² Aᵀ)`` as it is,
-    `D` the spread of the data's units, so that many turns at a low level come to the posterior. Falling levels come near it
-    in few turns, but modes keep the weights that they had when the noise last reached from one to the other, which
+    `D` the spread of the data's units, so that many turns at a low level come to the posterior. Falling levels come near
+    the posterior in few turns, but modes keep the weights that they had when the noise last reached from one to the other, which
     `annealed_smc` puts right. Z. Wu et al., *Principled probabilistic imaging using diffusion models as plug-and-play
     priors*, 2024, arXiv:2405.18782.
 
@@ -79,7 +79,7 @@ def split_gibbs(
     TypeError
         If the process is not scalar, or has data in other coordinates; or the measurement is not linear.
     ValueError
-        If a level is not above those where the model's data end, `y` has another shape than what is measured, or too many
+        If a level is below the least that the model can denoise, `y` has another shape than what is measured, or too many
         numbers are measured.
 
     Examples
@@ -116,9 +116,9 @@ def decoupled_annealing(
 ) -> Tensor:
     """Draw samples of data given a measurement by decoupled annealing (DAPS), and return them, ``(n, *)``.
 
-    From a state at every noise level the probability flow is followed to data in few steps; data are drawn from the Gaussian
-    about these, of the level's width, given `y`; and they are noised to the next level anew, so that what the flow errs is
-    not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et al.,
+    At every noise level the probability flow takes a state to data in few steps; new data are drawn given `y` from the Gaussian
+    around these data, of the level's width; and fresh noise takes the new data to the next level, so that errors of the flow
+    are not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et al.,
     *Improving diffusion inverse problem solving with decoupled noise annealing*, 2024, arXiv:2407.01521, where the draw is by
     Langevin steps; here it is exact.
 
@@ -127,7 +127,7 @@ def decoupled_annealing(
     model, measurement, n, y
         As for `split_gibbs`.
     levels
-        As for `split_gibbs`, but from the largest of the process if a number.
+        As for `split_gibbs`; a number of levels begins at the largest of the process.
     steps
         Evaluations of the flow from a level.
     seed, generator, batch, progress, cond
@@ -179,12 +179,12 @@ def _couple(
 def _read_levels(
     coupling: CoupledCopy, levels: Sequence[float] | int, x: Tensor, first: float | None = None
 ) -> list[float]:
-    """Return the levels of a call, checked; where only their number is given, from the first to that of the least use.
+    """Return the levels of a call, checked; where only their number is given, from the first to the lowest useful one.
 
     Raises
     ------
     ValueError
-        If there is none, or one is not above those where the model's data end.
+        If there is none, or one is below the least that the model can denoise.
     """
     if isinstance(levels, int):
         number = check_count("levels", levels)

@@ -34,9 +34,9 @@ class Particles(NamedTuple):
     weights
         ``(n,)``, summing to one, float64.
     resampled
-        How often the particles were drawn anew on the way.
+        How often the particles were resampled on the way.
     evaluations
-        How often the model was asked about each.
+        Evaluations of the model for each particle.
     """
 
     x: Tensor
@@ -77,24 +77,24 @@ def twisted_smc(
     """Draw samples of ``p(x_0 | y)`` by the twisted diffusion sampler, exact in the limit of many particles, and return
     `Particles`.
 
-    Particles go down the reversed chain by the steps that `model` proposes, and are weighted by what those differ from the
-    unconditional steps and by how much the predicted likelihood has changed,
+    Particles go down the reversed chain by the steps that `model` proposes, and are weighted by how these steps differ from the
+    unconditional ones and by how much the predicted likelihood has changed,
     ``p(x_s | x_t) ψ_s(x_s) / (q(x_s | x_t) ψ_t(x_t))`` with ``ψ_t ≈ p(y | x_t)``; in the end ψ is the true likelihood. Where the
-    weights are uneven, particles are drawn anew. The error falls as one over the root of their number, whatever the proposal,
+    weights are uneven, particles are resampled. The error falls as one over the root of their number, whatever the proposal,
     towards the posterior of the chain of so many steps. L. Wu, B. Trippe, C. Naesseth, D. Blei, J. Cunningham, *Practical and
     asymptotically exact conditional sampling in diffusion models*, 2023, arXiv:2306.17775.
 
     Parameters
     ----------
     model
-        A `PiGDM`, `MomentMatching` or `DPS` around a score model. Of `MomentMatching` the width differs between states, and its
-        determinant enters ψ, for one derivative more of the model for each number measured.
+        A `PiGDM`, `MomentMatching` or `DPS` around a score model. The width of `MomentMatching` differs between states, so that
+        its determinant enters ψ, which costs one derivative more of the model for each number measured.
     particles
         How many.
     steps, grid
         Steps and time grid of the chain; `Angle` by default.
     threshold
-        Particles are drawn anew where the effective ones are fewer than this share.
+        Particles are resampled where the effective ones are fewer than this share.
     seed, generator
         Randomness.
     cond
@@ -103,7 +103,7 @@ def twisted_smc(
     Returns
     -------
     Particles
-        Weighted samples; they depend on each other, and a second run is the way to an error.
+        Weighted samples; they depend on each other, so repeat the run to estimate an error.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def twisted_smc(
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
-    """Refuse values with a row for each particle: particles are drawn anew and change places on the way."""
+    """Refuse values with a row for each particle: resampling changes which particle is in which row."""
     named = model.with_rows(cond, x[:1], len(x)) if len(x) > 1 else []
     if named:
         raise ValueError(
@@ -182,6 +182,7 @@ def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> 
 
 
 def _checked(log_weights: Tensor, t: Tensor) -> Tensor:
+    """Return the logarithms of weights at a time; refuse NaN, and weights that are all zero."""
     if not log_weights.isfinite().any() or log_weights.isnan().any():
         raise ValueError(f"the weights turned non-finite at t = {t.item():.6g}; take more steps, or another wrapper.")
     return log_weights

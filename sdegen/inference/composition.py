@@ -21,32 +21,33 @@ from ..samplers import Sampler, sample
 from ..show import show_call
 from .posterior import AmortisedPosterior
 
-LEAST = 1e-6  # part of the prior's precision that an observation tells at least, in every direction
+LEAST = 1e-6  # of the prior's precision: the least that an observation adds in any direction
 
 
 class ComposedScore(ScoreModel):
-    """A score model of one law given several observations, made of one that is given each.
+    """A score model of parameters given several observations, composed of a score model that is given one observation.
 
     Given the state, clean data have the precision ``P_0 = C_0⁻¹ + snr`` under the prior, and ``P_j = C_j⁻¹ + snr`` under the
     posterior of observation `j`, if these are Gaussian of covariance `C`. The product of the posteriors over the prior to the
-    power ``n − 1`` then has the denoiser ``Λ⁻¹ (Σ_j P_j D_j − (n − 1) P_0 D_0)`` with ``Λ = Σ_j P_j − (n − 1) P_0``, and noise
-    alike: exact for Gaussian laws at all times, for others as the noise ceases, where all weights are one. J. Linhart et al.,
-    *Diffusion posterior sampling for simulation-based inference in tall data settings*, 2024, arXiv:2404.07593.
+    power ``n − 1`` then has the denoiser ``Λ⁻¹ (Σ_j P_j D_j − (n − 1) P_0 D_0)`` with ``Λ = Σ_j P_j − (n − 1) P_0``. The
+    predicted noise is averaged with the same weights. This is exact for Gaussian laws at all times, and for other laws as the
+    noise goes to zero, where all precisions are alike. J. Linhart et al., *Diffusion posterior sampling for simulation-based
+    inference in tall data settings*, 2024, arXiv:2404.07593.
 
     Parameters
     ----------
     model
-        A score model on a linear process, whose states are those here less a shift of each observation.
+        A score model on a linear process; its states are those of the composed model less the shift of the observation.
     name
-        The model's condition.
+        The name of the model's condition.
     x
         The observations, ``(n, *)``.
     shifts
-        ``(n, d)``: what a datum of the model lacks to be one here.
+        ``(n, d)``: what is added to clean states of the model, for each observation.
     prior
         Mean and covariance of the Gaussian prior, ``(d,)`` and ``(d, d)``.
     means, covariances
-        Those of the posterior of each observation, ``(n, d)`` and ``(n, d, d)``.
+        Mean and covariance of the posterior given each observation, ``(n, d)`` and ``(n, d, d)``.
     """
 
     sde: LinearSDE
@@ -66,7 +67,7 @@ class ComposedScore(ScoreModel):
         one = GaussianMixture(torch.ones(1), prior.mean[None], prior.covariance[None])
         self.prior = Exact(self.sde, one)
         self.own = prior.covariance.inverse()
-        self.told = _positive(covariances.inverse() - self.own, self.own)  # precision that each observation adds
+        self.told = _clip_negative(covariances.inverse() - self.own, self.own)  # precision that each observation adds
         total = self.own + self.told.sum(0)
         pulled = ((self.own + self.told) @ means[:, :, None]).sum(0)[:, 0] - (len(x) - 1) * self.own @ prior.mean
         covariance = total.inverse()
@@ -104,8 +105,10 @@ class ComposedScore(ScoreModel):
         return found[..., 0], found[..., 1]
 
 
-def _positive(told: Tensor, own: Tensor) -> Tensor:
-    """Return precisions without directions in which they are negative, as no observation takes away what the prior tells."""
+def _clip_negative(told: Tensor, own: Tensor) -> Tensor:
+    """Return added precisions whose negative eigenvalues, relative to the prior's precision, are raised to a small positive
+    number, since no observation takes away what the prior tells.
+    """
     root = torch.linalg.cholesky(own)
     white = torch.linalg.solve_triangular(root, told, upper=False)
     white = torch.linalg.solve_triangular(root, white.mT, upper=False)
@@ -115,19 +118,20 @@ def _positive(told: Tensor, own: Tensor) -> Tensor:
 
 
 class ComposedPosterior:
-    """The posterior of parameters given any number of observations that are independent given these, from one that has learned
-    to be given a single one.
+    """The posterior of parameters given any number of observations, composed of a posterior that was trained on single ones.
+
+    The observations are independent of each other given the parameters.
 
     Parameters
     ----------
     posterior
-        Given a single observation; its prior is Gaussian, or of independent numbers that know their distribution function, as
-        uniform ones do.
+        The posterior given a single observation. Its prior must be Gaussian, or of independent numbers whose distribution
+        function is known, such as uniform ones.
     draws
-        From the posterior of each observation, to measure its covariance.
+        How many draws of the posterior given each observation its covariance is measured on.
     sampler
-        How to sample the composed model; ``ExponentialSDE(100)`` would suit one that is far from Gaussian. The default sampler
-        otherwise.
+        How to sample the composed model; the default sampler otherwise. ``ExponentialSDE(100)`` suits a model that is far
+        from Gaussian.
 
     Raises
     ------
@@ -188,8 +192,8 @@ class ComposedPosterior:
         return (own + volume).to(theta)
 
     def compose(self, x: Tensor, seed: int | None = None) -> ComposedScore:
-        """Return the score model of the parameters given observations, in coordinates in which the guess of the posterior misses
-        standard numbers.
+        """Return the score model of the parameters given observations. Its states are the parameters in coordinates without
+        bounds, in units of what the linear guess of the posterior misses.
 
         Parameters
         ----------
@@ -214,12 +218,13 @@ class ComposedPosterior:
 
     @property
     def _root(self) -> Tensor:
-        """From states without shift to parameters in coordinates without bounds."""
+        """The matrix that takes states without shift to parameters in coordinates without bounds."""
         one = self.posterior
         L = torch.eye(len(self.prior.mean), dtype=torch.float64) if one.guess is None else one.guess.L
         return L * one.model.sde.units.std.expand(len(L))
 
     def _parameters(self, w: Tensor) -> Tensor:
+        """Return the parameters of states of the composed model."""
         u = (w.double() @ self._root.T).to(w)
         return u if self.posterior.coordinates is None else self.posterior.coordinates.inverse(u)
 

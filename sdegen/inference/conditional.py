@@ -1,4 +1,4 @@
-"""Laws of one thing given another, by a conditional score model: `ConditionalDensity`."""
+"""Laws of one variable given another, learned by a conditional score model: `ConditionalDensity`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class ConditionalDensity:
     Attributes
     ----------
     run
-        What the training has done; None for a model from elsewhere.
+        The record of the training; None for a model that was trained elsewhere.
 
     Raises
     ------
     ValueError
-        If the model has no condition, or more than one, of which ``Conditioned(model, label=3)`` fixes one; or `batch` is no
+        If the model has no condition, or more than one (``Conditioned(model, label=3)`` fixes one of them); or `batch` is no
         whole number of at least 1.
 
     Examples

@@ -176,7 +176,7 @@ def _prepare(
 def _train(
     density: Density, model: Model, r: Tensor, x: Tensor, held: tuple[Tensor, Tensor] | None, **how: Any
 ) -> Density:
-    """Train the model of a conditional density on what it is of, and return the density with the record."""
+    """Train the model of a conditional density on states `r` given `x`, and return the density with the record."""
     validation = held and (density.to_states(*held), {density.name: held[1]})
     density.run = fit(model, (r, {density.name: x}), validation=validation, **how)
     return density

@@ -17,9 +17,9 @@ FAR = 5.0  # standard deviations of data, beyond which a guess goes no further
 class LinearGuess:
     """A linear guess ``m(x) = A f(x) + b`` of vectors `u` from data, and the numbers ``r = L⁻¹ (u − m(x))`` that it misses.
 
-    `f` standardises the data, and holds them within five standard deviations, so that no datum sends the guess far away; `L` is
-    the Cholesky root of the covariance of what is missed. Of a linear Gaussian pair `r` is standard normal whatever the data, and
-    there is nothing left for a network to learn.
+    `f` standardises the data and clips them to five standard deviations, so that no datum sends the guess far away; `L` is the
+    Cholesky root of the covariance of what is missed. If `u` and the data are jointly Gaussian, `r` is standard normal whatever
+    the data, and there is nothing left for a network to learn.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ class LinearGuess:
 
     @classmethod
     def of(cls, u: Tensor, x: Tensor) -> tuple[LinearGuess, Tensor]:
-        """Fit the guess to pairs, and return it with what it would miss of each pair had it been fitted to the others.
+        """Fit the guess to pairs by least squares, and return it with its leave-one-out residuals `r`, ``(N, d)``.
 
-        Least squares with a ridge as weak as one pair of unit spread. What is missed of pairs that it was fitted to is too
-        little, by a share that grows with the number of coefficients; of those left out it is what will be missed of new ones.
+        The ridge is as weak as one pair of unit spread. Residuals of pairs that the guess was fitted to are too small, by a
+        share that grows with the number of coefficients; those of pairs that were left out are as large as on new pairs.
 
         Parameters
         ----------

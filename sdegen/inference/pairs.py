@@ -79,7 +79,7 @@ class Pairs(NamedTuple):
         return cls(theta[whole], x[whole], len(x) - kept)
 
     def plus(self, other: Pairs) -> Pairs:
-        """Return these pairs and others."""
+        """Return these pairs followed by others."""
         return Pairs(torch.cat([self.theta, other.theta]), torch.cat([self.x, other.x]), self.lost + other.lost)
 
 
@@ -107,7 +107,7 @@ def draw_pairs(
         Whether the simulator takes all parameters at once; otherwise it is called with one vector ``(d,)`` at a time, and returns
         one datum.
     seed
-        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``; all are left as they were.
+        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``, whose global states are restored.
     progress
         Whether to show a bar where simulations go one at a time; by default on a terminal and in a notebook.
 

@@ -53,8 +53,8 @@ class AmortisedPosterior(ConditionalDensity):
     def find_mode(self, x: Tensor, draws: int = 1000, steps: int = 20, *, seed: int | None = None) -> Tensor:
         """Find the parameters of highest posterior density given one `x`, and return them, ``(d,)``.
 
-        The densest of some draws is where an ascent begins, by the method of Broyden, Fletcher, Goldfarb and Shanno, on the
-        density of the parameters themselves.
+        An ascent by L-BFGS begins at the densest of some draws. The density is that of the parameters themselves, not of their
+        coordinates without bounds.
 
         Parameters
         ----------

@@ -20,15 +20,15 @@ TRIES = 500  # blocks, after which a region is called too small
 
 
 class Truncated:
-    """A prior within the region of highest posterior density given one datum, for simulations where they tell most of it.
+    """A prior cut down to the region of highest posterior density given one datum, for a further round of simulations.
 
     Within the region draws have the prior's density up to a constant, so that the posterior given this datum stays the same, and
-    what is trained on them needs no correction: train on the pairs of all rounds together. Given other data it is not right any
-    more. M. Deistler et al., *Truncated proposals for scalable and hassle-free simulation-based inference*, 2022,
+    what is trained on them needs no correction: train on the pairs of all rounds together. Given other data the trained
+    posterior is wrong. M. Deistler et al., *Truncated proposals for scalable and hassle-free simulation-based inference*, 2022,
     arXiv:2210.04815; with score models L. Sharrock et al., 2022, arXiv:2210.04872.
 
-    Draws are those of the prior that lie in the box which the posterior's own fill, and are as dense under it as all but a share
-    `cut` of these.
+    A draw of the prior is kept if it lies in the bounding box of draws of the posterior, and its posterior density is at least
+    that of all but a share `cut` of them.
 
     Parameters
     ----------

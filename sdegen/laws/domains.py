@@ -1,4 +1,4 @@
-"""Domains of data and states: what numbers must meet (`check_domain`)."""
+"""Domains of data and states, and the check that numbers lie in one (`check_domain`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
     ValueError
         If some do not.
     """
-    if domain is constraints.real:  # of what is finite, which is asked elsewhere
+    if domain is constraints.real:  # finite numbers are checked elsewhere
         return x
     inside = domain.check(x)
     if not inside.all():

@@ -22,10 +22,10 @@ LEAST = 2.0**-53  # probability on either side of a number: beyond it a double c
 
 
 class NormalRanks(Coordinates):
-    """Normal numbers that have the ranks which numbers have in laws of their own, ``u = Phi⁻¹(F(x))``, elementwise.
+    """The map of numbers of given laws to standard normal numbers of the same rank, ``u = Phi⁻¹(F(x))``, elementwise.
 
-    Numbers from these laws become standard normal, so that nothing is left of their bounds. Computed in float64; ranks of less
-    than 2⁻⁵³ on either side are taken for that.
+    Draws of these laws become standard normal, so that their bounds are gone. Computed in float64; ranks are clipped to at least
+    2⁻⁵³ from 0 and 1.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class NormalRanks(Coordinates):
         inner = _of_numbers(law)
         if not _knows_ranks(inner):
             raise TypeError(
-                f"{law!r} does not know its distribution function and the inverse; take a InverseTransform."
+                f"{law!r} does not know its distribution function and the inverse; take an InverseTransform."
             )
         self.law, self.domain = inner, _support(inner)
 

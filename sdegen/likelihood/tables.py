@@ -49,7 +49,7 @@ class TableDensity:
     TypeError
         If the network declares no condition ``known``.
     ValueError
-        If that is another than the table's, or `batch` is not a positive whole number.
+        If that condition does not fit the table, or `batch` is not a positive whole number.
 
     Examples
     --------
@@ -81,10 +81,7 @@ class TableDensity:
                 "the model's network declares no condition 'known', by which columns are given; construct it with "
                 f"conditions={{'known': {wanted}}}, and train it on data.TableRows."
             )
-        kind = model.conditions.kinds.get("known")
-        if kind is not None and (
-            kind.dropout or getattr(kind, "size", 0) != table.width or not getattr(kind, "gaps", 0)
-        ):
+        if kind.dropout or getattr(kind, "size", 0) != table.width or not getattr(kind, "gaps", 0):
             raise ValueError(f"the network's condition 'known' is {kind}; declare it as {wanted}.")
         if not table.coordinates.elementwise:
             raise ValueError("a column has coordinates that are no function of one number each; give others.")
@@ -104,8 +101,8 @@ class TableDensity:
         n
             The number of rows.
         given
-            Columns by their names, of `n` entries or with one that holds for all rows; in columns with gaps those that are
-            missing are drawn, as such that are there. By default nothing is given.
+            Columns by their names, with `n` entries each or one for all rows. In columns with gaps, missing entries are drawn,
+            and none comes back missing. By default nothing is given.
         generator
             Source of the randomness.
         into
@@ -140,7 +137,8 @@ class TableDensity:
         categories and gaps, times the density of the rest.
 
         ``log P(row | given) >= E log mean_k p(x_k | given) V / N(noise_k)``, with `V` the volume of the noise by which a row
-        becomes the vectors ``x_k``, and the noise in the place of what is given or missing. It rises with the number of draws
+        becomes the vectors ``x_k``, and `N` the density of the noise in the place of numbers that are given or missing. The bound
+        rises with the number of draws
         (Y. Burda, R. Grosse and R. Salakhutdinov, *Importance weighted autoencoders*, 2016, arXiv:1509.00519).
 
         Parameters

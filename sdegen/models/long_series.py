@@ -27,13 +27,14 @@ class LongSeries(Wrapper):
     """The score model of long series, composed of a model of their windows and one of what neighbouring windows share.
 
     ``∇ log q_t(x) = Σ_k ∇ log p_t(window k) − Σ_k ∇ log p_t(overlap k)``: each window continues the one before, given the places
-    that they share. Of all laws that remember no more than these it is the nearest to that of the series in the Kullback–Leibler
-    divergence, and its windows have the right law, at every time. At noise 0 it is exact for data with a memory of no more
-    places than an overlap has; noised states remember longer, and what is lost falls exponentially with the widths.
+    that they share. Of all laws with no longer memory than an overlap it is the nearest to that of the series in the
+    Kullback–Leibler divergence, and its windows have the right law, at every time. At noise 0 it is exact for data with a
+    memory of no more places than an overlap has; noised states remember longer, and what is lost falls exponentially with the
+    widths.
 
     F. Rozet and G. Louppe, *Score-based data assimilation*, 2023, arXiv:2306.10574, take the middle of each window instead,
     which needs one model; beyond the shortest windows that has the larger error, and more so the wider they are. Places are
-    the last side of a state, ``(*, length)``.
+    the last axis of a state, ``(*, length)``.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class LongSeries(Wrapper):
     overlaps
         A score model of what two neighbouring windows share, ``(*, o)`` with ``o < w``, of the same process in the same units.
     length
-        Places of a series, ``w`` and any number of times ``w − o`` more; of states of other such lengths there are scores too.
+        Places of a series, ``w`` plus a multiple of ``w − o``; states of other such lengths have scores too.
 
     Raises
     ------
@@ -87,8 +88,8 @@ class LongSeries(Wrapper):
 
     @property
     def moments(self) -> Moments | None:
-        """The moments of series: the mean of a window's places, and the covariance that windows make by continuing each other;
-        of many numbers its diagonal. None while the model of windows knows none.
+        """The moments of series: the mean over the places of a window, and the covariance of windows that continue each other,
+        for many numbers its diagonal. None while the model of windows knows none.
         """
         return self._extended(self.model.moments)
 
@@ -98,13 +99,13 @@ class LongSeries(Wrapper):
         self._known = (self.model.moments, moments)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of series whose windows have those that the model of windows knows under the conditions."""
+        """Return the moments of series made of the windows' own, if no condition is given; None under conditions."""
         inside = {name: value for name, value in cond.items() if value is not None}
         return None if inside else self._extended(self.model.conditional_moments())
 
     @property
     def reversal(self) -> LearnedReversal | None:
-        """None: learned variances of windows make none of series."""
+        """None: learned variances of windows do not give variances of series."""
         return None
 
     @property
@@ -113,7 +114,7 @@ class LongSeries(Wrapper):
         return self.model.conditions.both(self.overlaps.conditions)
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-        """Return the model for some of the `n` samples of a run: of the models inside for these."""
+        """Return the model for some of the `n` samples of a run, made of the models inside for these samples."""
         return super().part(rows, x[..., : self.width], n)
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:

@@ -40,8 +40,8 @@ from .entries import Conditioning
 class VolumeConvolution(nn.Conv3d):
     """A convolution of volumes whose weights have the right gradient in bfloat16 too.
 
-    On CPUs torch (2.13) forms that of volumes of depth 2 from memory it never wrote. Padded before, not by the convolution, these
-    are of depth 4 and right.
+    On CPUs torch (2.13) computes the gradient for volumes of depth 2 from memory it never wrote. Padded before the convolution,
+    not by it, such volumes have depth 4 and the gradient is right.
     """
 
     def forward(self, h: Tensor) -> Tensor:
