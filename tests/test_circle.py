@@ -160,6 +160,15 @@ def test_wrapping_ends_in_the_domain(dtype: torch.dtype) -> None:
     assert torch.equal(wrap(inside), inside)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_angles_that_are_rounded_to_an_end_are_data(dtype: torch.dtype) -> None:
+    """The largest double below half a turn is more than half a turn as a single: both ends are one angle, noised alike."""
+    ends = torch.tensor([[math.nextafter(math.pi, 0.0)], [-math.pi]], dtype=d64).to(dtype)
+    sde, z = CircularBrownianMotion(), torch.ones(2, 1, dtype=dtype)
+    x = sde.perturb(ends, 0.3, z=z).x
+    assert sde.domain.check(x).all() and torch.allclose(x[0], x[1], atol=20 * torch.finfo(dtype).eps)
+
+
 def test_reversed_by_its_score_the_process_brings_the_data_back() -> None:
     # Data under a mixture of two wrapped Gaussians, whose score at any noise is known; the step's own rule wraps it.
     sde, centres, spread = CircularBrownianMotion(), torch.tensor([2.9, -1.0], dtype=d64), 0.3

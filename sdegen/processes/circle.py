@@ -52,7 +52,7 @@ class CircularBrownianMotion(BoundedBrownianMotion):
     [-2.73, -2.447]
     """
 
-    domain = constraints.half_open_interval(-math.pi, math.pi)
+    domain = constraints.interval(-math.pi, math.pi)  # both ends are one angle, and numbers are rounded to either
     harmonics = CircleHarmonics()
 
     @check_arguments
