@@ -86,8 +86,8 @@ NONSENSE: dict[str, str] = {
 
 
 def hole(x: Tensor, value: float) -> Tensor:
-    x = x.detach().clone() if x.is_floating_point() else x.double()
-    x.reshape(-1)[0] = value
+    x = (x.detach() if x.is_floating_point() else x.double()).clone(memory_format=torch.contiguous_format)
+    x.view(-1)[0] = value
     return x
 
 

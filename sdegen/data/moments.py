@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 
-NUMBERS = 2**22  # of a part: 32 MiB in float64
+NUMBERS = 2**20  # of a part: 8 MiB in float64
 
 
 def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
