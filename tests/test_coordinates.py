@@ -120,7 +120,13 @@ def test_a_mean_far_away_is_taken_off_without_a_loss() -> None:
 
 
 @pytest.mark.turns(
-    "SoftplusInverse*", "LogOdds(low=-2*", "Whitening*", "LogOdds(low=0*", "Successive(parts=(SoftplusInverse*"
+    "SoftplusInverse*",
+    "LogOdds(low=-2*",
+    "Whitening*",
+    "LogOdds(low=0*",
+    "Successive(parts=(SoftplusInverse*",
+    "StickBreaking*",
+    "Successive*",
 )
 @pytest.mark.parametrize("phi", ALL, ids=repr)
 def test_exact_models_in_coordinates_have_the_transformed_law(phi: Coordinates) -> None:
@@ -383,7 +389,7 @@ def test_an_end_that_noise_reaches_is_not_far_away(phi: Coordinates, variance: C
     assert torch.equal(phi.seen(u, torch.zeros_like(u)), u)
 
 
-@pytest.mark.turns("geometric Brownian motion", "squared Bessel", "CIR")
+@pytest.mark.turns("geometric Brownian motion", "squared Bessel", "CIR", "Jacobi")
 @pytest.mark.parametrize("name", BOUNDED)
 def test_whatever_a_network_says_samples_stay_in_the_domain(name: str, tmp_path: Path) -> None:
     sde, phi = BOUNDED[name]

@@ -117,6 +117,7 @@ def fault(sde: Any, name: str, reading: str, end: float, value: Any, x: Tensor) 
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
+@pytest.mark.turns("CLD*")
 def test_readings_at_both_ends_are_numbers_or_refused_in_a_sentence(sde: Any) -> None:
     drawn, faults = 0, []
     for name, make in models(sde):

@@ -149,6 +149,7 @@ def test_runs_that_begin_midway_are_whole_runs() -> None:
             assert_close(J[..., i], ((run - search.train.ends) - rest) / h, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_conditions_belong_to_their_paths() -> None:
     # Each class has its own distribution: with the classes shuffled against the paths nothing could be fitted.
     left, right = (sdegen.GaussianMixture(RING.weights, RING.means * s, RING.covariances) for s in (1.0, 0.5))

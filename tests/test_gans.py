@@ -101,7 +101,7 @@ def test_a_trained_critic_recovers_the_divergence(kind: type[FDivergence]) -> No
 
 
 @pytest.mark.parametrize("weight", [10.0, 100.0])
-@pytest.mark.turns("100.0")
+@pytest.mark.turns("100.0", "10.0")
 def test_the_penalised_critic_recovers_the_distance(weight: float) -> None:
     """The distance of Wasserstein between a law and its copy shifted by m is |m|.
 

@@ -165,7 +165,7 @@ def test_with_three_halves_it_is_a_brownian_motion_conditioned_to_stay(clock: fl
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (2.0, 3.0), (0.3, 0.8)])
 @pytest.mark.parametrize("clock", [1e-4, 1e-3, 0.1])
-@pytest.mark.turns("0.0001-0.3-0.8")
+@pytest.mark.turns("0.0001-0.3-0.8", "0.0001*")
 def test_where_the_series_is_lost_the_short_formula_is_right_to_second_order(a: float, b: float, clock: float) -> None:
     x_s = torch.tensor([0.03, 0.1, 1e-6], dtype=d64)
     theta = (angle_of(x_s) + 8.5 * math.sqrt(clock)).clamp_max(3.1)
@@ -255,6 +255,7 @@ def test_samples_have_the_law_in_one_batch_of_many_times() -> None:
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_a_short_step_has_drift_and_noise_of_the_equation() -> None:
     sde, t, h = Jacobi(2.0, 3.0), torch.tensor(0.5, dtype=d64), 2e-4
     y = (torch.arange(4000, dtype=d64) + 0.5) * math.pi / 4000

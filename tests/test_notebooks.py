@@ -22,7 +22,7 @@ def cells(notebook: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.data
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-@pytest.mark.turns("guided_ddpm_on_mnist")
+@pytest.mark.turns("guided_ddpm_on_mnist", "ddpm_ddim_on_sprites", "flows_and_gans")
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 def test_a_notebook_runs(notebook: Path) -> None:
     names: dict[str, Any] = {}

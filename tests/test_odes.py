@@ -49,7 +49,7 @@ def test_a_method_alone_is_right_or_refused(method: str) -> None:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("method", TABLEAUS)
-@pytest.mark.turns("*-Rectified", "rk4-VP", "heun2-VP")
+@pytest.mark.turns("*-Rectified", "rk4-VP", "heun2-VP", "heun3-VP")
 def test_fixed_steps_know_their_error_and_lose_it_at_their_order(method: str, sde: sdegen.LinearSDE) -> None:
     x = RING.sample(40, torch.Generator().manual_seed(1))
     model, end = sdegen.Exact(sde, RING), sde.diffused(RING, sde.T)
