@@ -91,7 +91,10 @@ def bytes_of(value: Tensor) -> bytes:
     of a plain tensor is none.
     """
     with torch._C._DisableFuncTorch():
-        return value.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        own = value.detach().cpu()
+        if own.is_floating_point() and own.itemsize < 4:  # some of which NumPy has not
+            own = own.view(torch.int16 if own.itemsize == 2 else torch.int8)
+        return (own.resolve_conj() if own.is_complex() else own).numpy().tobytes()
 
 
 def weights_of(thing: Any) -> Any:

@@ -86,7 +86,9 @@ def _held(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
-        return value.dtype, value.shape, _bytes(value)
+        if (value.requires_grad and torch.is_grad_enabled()) or is_unknown(value):
+            raise _Untold
+        return value.dtype, value.shape, bytes_of(value)
     if isinstance(value, (tuple, list)):
         return [type(value), *map(_held, value)]
     if isinstance(value, Fixed):
@@ -127,19 +129,8 @@ def _parts(value: Any) -> dict[str, Any]:
     return vars(value)
 
 
-def _bytes(value: Tensor) -> bytes:
-    """Return the numbers of a tensor as they are in memory."""
-    if is_unknown(value) or _differentiated(value):
-        raise _Untold
-    return bytes_of(value)
-
-
 def _weights(value: Fixed) -> Any:
     """Return what an object that stays as it was made holds of numbers that may change all the same."""
-    if isinstance(value, nn.Module) and any(map(_differentiated, value.parameters())):
+    if isinstance(value, nn.Module) and torch.is_grad_enabled() and any(p.requires_grad for p in value.parameters()):
         raise _Untold
     return weights_of(value)
-
-
-def _differentiated(value: Tensor) -> bool:
-    return value.requires_grad and torch.is_grad_enabled()
