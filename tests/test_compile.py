@@ -105,7 +105,7 @@ def assert_same(model: sdegen.Model, sampler: Sampler, graphs: Sampler, **option
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC)
-@pytest.mark.turns("Multistep 4", "Multistep, normal", "Multistep 3")
+@pytest.mark.turns("Multistep 2", "ExponentialSDE, eta 0", "Multistep 4", "Multistep, normal", "Multistep 3")
 def test_a_step_is_one_graph(case: str) -> None:
     make, graphs = DETERMINISTIC[case]
     backend = Counting()

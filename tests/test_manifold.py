@@ -93,6 +93,7 @@ def test_a_lost_mode_costs_coverage_and_recall_and_invented_points_density_and_p
 
 
 @pytest.mark.parametrize("law", ["same", "narrow"])
+@pytest.mark.turns("narrow")
 def test_they_know_their_errors(law):
     scale, shift = (1.0, 0.0) if law == "same" else (0.8, 0.5)
     found = []

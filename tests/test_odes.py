@@ -135,6 +135,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.turns("log_prob, adaptive_heun")
 def test_a_network_that_is_no_number_at_some_level_is_named_with_the_time(door: str) -> None:
     x = RING.sample(3, torch.Generator().manual_seed(0)).float()
     for above, level, value in ((True, 0.0, torch.nan), (False, -0.4, torch.inf)):

@@ -139,7 +139,16 @@ def runs(make: Callable[[torch.dtype], Any], x_T: Tensor, sampler: Sampler, **co
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", ["exact", "network"])
-@pytest.mark.turns("*-AdaptiveSDE-matrix", "*-ProbabilityFlow-matrix")
+@pytest.mark.turns(
+    "exact-AnnealedLangevin-matrix",
+    "exact-ExponentialSDE-matrix",
+    "exact-Singlestep-matrix",
+    "network-PredictorCorrector-matrix",
+    "network-Restart-matrix",
+    "network-AdaptiveSDE-two methods",
+    "*-AdaptiveSDE-matrix",
+    "*-ProbabilityFlow-matrix",
+)
 def test_every_sampler_in_every_dtype(name: str, process: str, kind: str) -> None:
     """A run is that of float64 but for float32's rounding, for that of what it returns and, of a network, of its own answers."""
     sde = PROCESSES[process]

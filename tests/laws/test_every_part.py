@@ -152,6 +152,7 @@ SEEN = sdegen.guidance.measurements.Mask(torch.tensor([True, False]), std=0.3)
 
 @pytest.mark.parametrize("sde", [VP(), EDM(), Cosine(), CLD(sigma_0=0.1)], ids=name)
 @pytest.mark.parametrize("kind", WRAPPERS)
+@pytest.mark.turns("*-CLD")
 def test_every_wrapper_of_the_truth_holds_to_its_laws(kind: str, sde: sdegen.LinearSDE) -> None:
     wrap, neutral = WRAPPERS[kind]
     scaled = kind == "epsilon scaling" and sde.snr(sde.T) == 0

@@ -107,5 +107,6 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
+@pytest.mark.turns("CompletesWith*", "TransitionFromRandomVelocity", "CholeskyRoot")
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

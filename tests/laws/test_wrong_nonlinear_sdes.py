@@ -108,6 +108,14 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("PerturbsInOneStep", "LongLag", "PerturbsTheData", "NumpyDrift", "KernelAtRest")
+@pytest.mark.turns(
+    "WellWithOtherNoise",
+    "WrongStationaryLaw",
+    "PerturbsInOneStep",
+    "LongLag",
+    "PerturbsTheData",
+    "NumpyDrift",
+    "KernelAtRest",
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -365,6 +365,6 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("NoiseOfAnotherTable", "OneStepLate", "SinglePrecisionTwoMethods")
+@pytest.mark.turns("RisingSignal", "ShrunkData", "NoiseOfAnotherTable", "OneStepLate", "SinglePrecisionTwoMethods")
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

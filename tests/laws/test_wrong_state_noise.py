@@ -42,7 +42,7 @@ RIGHT: list[tuple[sdegen.SDE, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("sde", "expected"), RIGHT, ids=lambda v: repr(v) if isinstance(v, sdegen.SDE) else "")
-@pytest.mark.turns("Transformed*", "CIR(kappa=1*", "SquaredBessel*")
+@pytest.mark.turns("Jacobi*", "Transformed*", "CIR(kappa=1*", "SquaredBessel*")
 def test_the_right_ones_hold_all_laws(sde: sdegen.SDE, expected: dict[str, str]) -> None:
     report = check_sde(sde, expected)
     assert report.passed, report
