@@ -178,7 +178,8 @@ def _set_on(value: Any) -> dict[str, Any]:
         name for (f, _), making in zip(functions, made, strict=True) if making for name in attributes_set(f.__code__)
     }
     derived = {name for name in held if name.startswith("_") and isinstance(getattr(cls, name, None), remembered)}
-    derived |= {name for name in held if isinstance(getattr(cls, name, None), functools.cached_property)} - given
+    kinds = (functools.cached_property, remembered)
+    derived |= {name for name in held if isinstance(getattr(cls, name, None), kinds)} - given
     told = read - kept_up - derived - _OF_MODULES
     fixed = {name: value._buffers[name] for name in held.get("_non_persistent_buffers_set", ())}
     return found | {name: part for name, part in sorted((dict(held) | fixed).items()) if name in told}

@@ -222,3 +222,23 @@ def test_what_was_set_on_a_process_beside_its_arguments_comes_back(tmp_path: Pat
     save(sdegen.DirectModel(sdegen.nets.MLP(2, width=8), well), tmp_path / "model")
     assert load(tmp_path / "model").sde.lag == 0.125
     assert load(tmp_path / "model").sde.perturb(torch.zeros(3, 2), 0.5).x.shape == (3, 2)
+
+
+class OwnRates(sdegen.ScalarSDE):
+    """A process as a user writes it, whose derived times are remembered once they have been asked for."""
+
+    def f(self, t: torch.Tensor) -> torch.Tensor:
+        return -5 * t
+
+    def g(self, t: torch.Tensor) -> torch.Tensor:
+        return (10 * t).sqrt()
+
+
+def test_what_a_process_of_a_user_remembers_is_none_of_its_settings(tmp_path: Path) -> None:
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), OwnRates())
+    model.moments = sdegen.data.gaussian_ring().moments()
+    asked = model.sde.t_min, model.sde.t_max
+    assert {"t_min", "t_max"} <= vars(model.sde).keys()
+    sdegen.save(model, tmp_path / "model.safetensors")
+    again = sdegen.load(tmp_path / "model.safetensors", classes=[OwnRates])
+    assert (again.sde.t_min, again.sde.t_max) == asked
