@@ -489,7 +489,7 @@ CALLS: dict[str, Any] = {
     "training.cosine_decay": {"done": 0.5},
     "training.constant_rate": {"done": 0.5},
     "laws.NormalRanks": {"law": BOX},
-    "laws.InverseTransform": {"transform": torch.distributions.transforms.ExpTransform().inv},
+    "laws.coordinates.InverseTransform": {"transform": torch.distributions.transforms.ExpTransform().inv},
     "laws.free_coordinates": {"law": BOX},
     "inference.AmortisedPosterior": {"model": ASKED, "prior": BOX},
     "inference.ConditionalDensity": {"model": ASKED},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["split_rows", "joined"]
+__all__ = ["joined", "split_rows"]
 
 from collections.abc import Iterable
 
@@ -46,7 +46,7 @@ def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
 
 
 def split_rows(x: Tensor) -> tuple[Tensor, ...]:
-    """Return data ``(N, *)`` in parts of rows, each of some four million numbers or one row, so that what is made of a part is
+    """Return data ``(N, *)`` in parts of rows, each of a million numbers at most or one row, so that what is made of a part is
     no larger.
 
     Parameters

@@ -119,7 +119,7 @@ def annealed_smc(
         known = torch.zeros(particles, dtype=torch.float64)  # log-likelihood at the level of the particles
         while True:
             level = _next_level(laws, misfit, known, level, threshold)
-            weights = (laws.log_likelihood(misfit, level) - known).softmax(0)
+            weights = _weigh(laws, misfit, known, level)
             if level == 0:
                 return Particles(x, weights, resampled, laws.asked)
             x, resampled = x[draw_indices(weights, particles, draws).to(x.device)], resampled + 1
@@ -130,12 +130,16 @@ def annealed_smc(
             bar.update()
 
 
+def _weigh(laws: NoisedData, misfit: Tensor, known: Tensor, level: float) -> Tensor:
+    """Return the weights, of sum one, that take particles of log-likelihood `known` to the law of a level."""
+    return (laws.log_likelihood(misfit, level) - known).softmax(0)
+
+
 def _next_level(laws: NoisedData, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:
-        weights = (laws.log_likelihood(misfit, level) - known).softmax(0)
-        return effective(weights) >= threshold * len(weights)
+        return effective(_weigh(laws, misfit, known, level)) >= threshold * len(known)
 
     low, high = laws.least, min(SLOWEST * level, laws.largest)
     if high <= low or keeps(0.0):

@@ -94,8 +94,8 @@ def split_gibbs(
     coupling = _couple(model, measurement, y, steps, (seed, generator), batch, cond, split_gibbs)
     with torch.no_grad():
         x = coupling.draw_prior(n)
-        for level in _told(_read_levels(coupling, levels, x), progress, "split_gibbs"):
-            x = coupling.draw_data(coupling.draw_copy(x, level), level)
+        for level in _show_levels(_read_levels(coupling, levels, x), progress, "split_gibbs"):
+            x = coupling.move(x, level)
     return x
 
 
@@ -151,7 +151,7 @@ def decoupled_annealing(
     with torch.no_grad():
         x = coupling.draw_prior(n)
         turns = _read_levels(coupling, levels, x, coupling.largest)
-        for level in _told(turns, progress, "decoupled_annealing"):
+        for level in _show_levels(turns, progress, "decoupled_annealing"):
             clean = coupling.denoise(coupling.add_noise(x, level), level, Multistep(steps))
             x = coupling.draw_copy(clean, level)
     return x
@@ -200,8 +200,8 @@ def _read_levels(
     return given
 
 
-def _told(turns: list[float], progress: bool | None, name: str) -> Iterator[float]:
-    """Yield the levels, and tell a progress bar of each."""
+def _show_levels(turns: list[float], progress: bool | None, name: str) -> Iterator[float]:
+    """Yield noise levels one by one, and show on a progress bar how many are done."""
     with show_bar(progress, name) as bar:
         bar.total = len(turns)
         for level in turns:

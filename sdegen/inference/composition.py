@@ -15,7 +15,7 @@ from ..conditions import NONE, Conditions
 from ..laws import GaussianMixture, Moments, NormalRanks, Units
 from ..laws.outside import as_law
 from ..likelihood import log_prob
-from ..models import Conditioned, Exact, ScoreModel
+from ..models import Exact, ScoreModel
 from ..processes.linear import LinearSDE, as_linear
 from ..samplers import Sampler, sample
 from ..show import show_call
@@ -203,8 +203,7 @@ class ComposedPosterior:
             Of the draws that covariances are measured on.
         """
         one, x = self.posterior, self.posterior.check_rows(x)
-        bound = Conditioned(one.model, **{one.name: x.repeat_interleave(self.draws, 0)})
-        r = sample(bound, len(x) * self.draws, sampler=one.sampler, seed=seed, batch=one.batch, progress=False)
+        r = one.draw_states(self.draws, x, seed=seed)
         units = one.model.sde.units
         states = units.standardise(r.double()).unflatten(0, (len(x), self.draws))
         origin = torch.zeros(len(x), r.shape[1], dtype=torch.float64)

@@ -108,10 +108,15 @@ class ConditionalDensity:
             values.
         """
         n, x = check_count("n", n), self.check_rows(x)
-        given = x.repeat_interleave(n, 0)
-        bound = Conditioned(self.model, **{self.name: given})
-        u = sample(bound, len(given), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
-        return self.to_values(u, given).unflatten(0, (len(x), n))
+        states = self.draw_states(n, x, steps, seed)
+        return self.to_values(states, x.repeat_interleave(n, 0)).unflatten(0, (len(x), n))
+
+    def draw_states(self, n: int, x: Tensor, steps: int | None = None, seed: int | None = None) -> Tensor:
+        """Draw `n` states of the model given each of several `x` that are checked, and return them one after the other,
+        ``(K n, *)``; arguments are those of `sample_each`.
+        """
+        bound = Conditioned(self.model, **{self.name: x.repeat_interleave(n, 0)})
+        return sample(bound, n * len(x), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         """Return the log-density in nats of values ``(n, *)`` given one `x`, ``(n,)``; −∞ outside of their domain.

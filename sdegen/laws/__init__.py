@@ -4,6 +4,7 @@ draws.
 
 from . import bases, coordinates, derivatives, kernels
 from .columns import Columns
+from .coordinates import InverseTransform
 from .diagonal import Diagonal
 from .empirical import Empirical
 from .harmonics import BoxHarmonics, CircleHarmonics
@@ -11,7 +12,7 @@ from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Operator, Scale
 from .profiles import Profile
-from .supports import InverseTransform, NormalRanks, free_coordinates
+from .supports import NormalRanks, free_coordinates
 from .units import Units
 
 __all__ = [

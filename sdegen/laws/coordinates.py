@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "Coordinates",
+    "InverseTransform",
     "Successive",
     "Log",
     "LogOdds",
@@ -215,6 +216,27 @@ class StickBreaking(_OfTorch):
 
     domain = constraints.simplex
     transform = T.StickBreakingTransform()
+
+
+class InverseTransform(_OfTorch):
+    """The inverse of a transform of ``torch.distributions``, which takes numbers without bounds to data.
+
+    Parameters
+    ----------
+    transform
+        From coordinates to data, such as ``biject_to(law.support)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> shares = InverseTransform(torch.distributions.biject_to(constraints.simplex))
+    >>> shares.inverse(torch.zeros(1, 3)).sum().item()
+    1.0
+    """
+
+    @check_arguments
+    def __init__(self, transform: T.Transform) -> None:
+        self.transform, self.domain = transform, transform.codomain
 
 
 class Whitening(Coordinates):

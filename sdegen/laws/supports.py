@@ -6,7 +6,7 @@ of all others the support says which map to take (`InverseTransform`).
 
 from __future__ import annotations
 
-__all__ = ["InverseTransform", "NormalRanks", "free_coordinates"]
+__all__ = ["NormalRanks", "free_coordinates"]
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import distributions as D
 from torch.distributions import constraints
 
 from ..arguments import check_arguments, check_law
-from .coordinates import Coordinates
+from .coordinates import Coordinates, InverseTransform
 
 LEAST = 2.0**-53  # probability on either side of a number: beyond it a double cannot tell it from 1
 
@@ -75,40 +75,6 @@ class NormalRanks(Coordinates):
     def _log_slope(self, x: Tensor) -> Tensor:
         x = x.double()
         return self.law.log_prob(x) - D.Normal(0.0, 1.0).log_prob(self(x))
-
-
-class InverseTransform(Coordinates):
-    """The inverse of a transform of ``torch.distributions``, which takes numbers without bounds to data.
-
-    Parameters
-    ----------
-    transform
-        From coordinates to data, such as ``biject_to(law.support)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> shares = InverseTransform(D.biject_to(constraints.simplex))
-    >>> shares.inverse(torch.zeros(1, 3)).sum().item()
-    1.0
-    """
-
-    @check_arguments
-    def __init__(self, transform: D.Transform) -> None:
-        self.transform, self.domain = transform, transform.codomain
-
-    def __call__(self, x: Tensor) -> Tensor:
-        u: Tensor = self.transform.inv(x)
-        return u
-
-    def inverse(self, u: Tensor) -> Tensor:
-        x: Tensor = self.transform(u)
-        return x
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """Return ``log |∂u/∂x|``, ``(B,)``."""
-        u = self(x)
-        return -self.transform.log_abs_det_jacobian(u, x).reshape(len(x), -1).sum(1)
 
 
 def free_coordinates(law: Any) -> Coordinates | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..answers import check_reading
 from ..arguments import check_arguments
 from ..checks import check_count
-from ..fixed import weights_of
+from ..fixed import bytes_of, weights_of
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile
 from ..models.named import read_conditions
@@ -232,5 +232,5 @@ def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile |
 
 def _about(model: ScoreModel, end: float | None) -> Any:
     """Return what the profile of a true score depends on and that may change."""
-    moments = [] if model.moments is None else [v.detach().double().cpu().numpy().tobytes() for v in model.moments]
+    moments = [] if model.moments is None else [bytes_of(v) for v in model.moments]
     return weights_of(model.sde), moments, end

@@ -160,9 +160,8 @@ class InputPerturbation(Denoising):
         """Return the weighted error of the score in terms of the noise, ``W R⁻ᵀ (z − eps)``, of the shape of the states."""
         R, t = as_gaussian(perturbed.kernel, ": there is no noise to add to; take Denoising().").R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
-        if not is_linear(
-            model.sde
-        ):  # noise may depend on the state: the weight is that of the state that is asked about
+        if not is_linear(model.sde):
+            # Noise may depend on the state: the weight is that of the state that is asked about.
             W = weight_at(self.weighting, model.sde, model.sde.at(t, x))
             return W(ask_score(model, x, t, **cond) + R.inv().T(perturbed.z))
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
