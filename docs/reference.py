@@ -17,7 +17,7 @@ import sdegen
 PACKAGE = Path(sdegen.__file__).parent
 CHAPTERS = (  # in the order of the theory
     "laws", "processes", "nets", "data", "models", "metrics", "samplers", "baselines", "likelihood", "guidance",
-    "diagnose", "plots", "animation", "testing", "files", "training",
+    "inference", "diagnose", "plots", "animation", "testing", "files", "training",
 )  # fmt: skip
 APART = re.compile(r"(<pre\b.*?</pre>|<a\b.*?</a>|<h[1-6]\b.*?</h[1-6]>)", re.DOTALL)
 # A name of the library, maybe with arguments; `sample(n)` alone may be anybody's, and KL(p ‖ q) is mathematics.

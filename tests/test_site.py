@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import importlib
 import importlib.util
@@ -105,6 +106,22 @@ def test_formulas_are_drawn(site: Path) -> None:
         assert page.count('display="block"') == display
         assert page.count("<math") == display + text.replace("$$", "").count("$") // 2
         assert "arithmatex" not in page
+
+
+def test_every_public_chapter_is_in_the_reference() -> None:
+    """Seen without building the site: the chapters that the reference lists are those which the library offers."""
+    import sdegen
+
+    written = ast.parse((ROOT / "docs" / "reference.py").read_text()).body
+    assigned = {
+        node.targets[0].id: node.value
+        for node in written
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    offered = (getattr(sdegen, name) for name in sdegen.__all__)
+    assert {thing.__name__.split(".")[1] for thing in offered if inspect.ismodule(thing)} <= set(
+        ast.literal_eval(assigned["CHAPTERS"])
+    )
 
 
 @pytest.mark.slow
