@@ -176,8 +176,7 @@ OF_CLEAN_DATA: dict[str, Callable[[], samplers.Sampler]] = {
     "reverse diffusion": lambda: samplers.ReverseDiffusion(400),
 }
 NEEDS_AREAS = ("noise in a matrix by state", "adaptive")
-LOOKS_BEYOND = ("Jacobi", "flow")  # an adaptive integrator tries states beyond an end, where there is no noise
-CELLS = [(case, kind) for case in CASES for kind in OF_SCORES if (case, kind) not in (NEEDS_AREAS, LOOKS_BEYOND)]
+CELLS = [(case, kind) for case in CASES for kind in OF_SCORES if (case, kind) != NEEDS_AREAS]
 CELLS += [(case, kind) for case in LINEAR for kind in OF_CLEAN_DATA]
 
 
