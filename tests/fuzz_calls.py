@@ -413,6 +413,10 @@ CALLS: dict[str, Any] = {
     "metrics.predictive_check": {"observed": X[0], "replicated": X, "statistic": lambda x: x.sum(1)},
     "metrics.prior_gap": {"distribution": RING, "n": 64, "seed": 0},
     "metrics.sliced_wasserstein": {"projections": 4, "seed": 0},
+    "nets.add_conditions": {
+        "net": Lazy(lambda: nets.MLP(2, width=8, depth=1)),
+        "conditions": {"theta": nets.Vector(1)},
+    },
     "nets.Down": {"shape": (1, 8, 8), "outer": 2},
     "nets.Up": {"shape": (1, 8, 8), "inner": 2},
     "nets.MLP": {"dim": 2, "depth": 1},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..nets import Convolutional, Perceptron
-from ..nets.spatial import zero
+from ..nets.entries import zero
 from .flow import Bijection, Composition, NormalizingFlow
 
 BOUND = 2.0  # of the log of a coupling's scale

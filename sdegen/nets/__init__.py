@@ -8,6 +8,7 @@ Those of `plain` are told no level. What the others are conditioned on is declar
 from .conditions import Fields, Label, Set, Vector
 from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
+from .extension import add_conditions
 from .hypernet import HyperMLP
 from .mlp import MLP
 from .plain import Convolutional, Perceptron
@@ -31,4 +32,5 @@ __all__ = [
     "UNet",
     "Up",
     "Vector",
+    "add_conditions",
 ]

@@ -7,7 +7,8 @@ __all__ = ["AttentionBlock", "Block", "Norm", "ResBlock"]
 from torch import Tensor, nn
 
 from .attention import SelfAttention, is_differentiated
-from .spatial import convolution, places, tokens, zero
+from .entries import zero
+from .spatial import convolution, places, tokens
 
 GROUP = 32  # channels normalised together: below 16, torch's channels-last kernels are up to 20 times slower
 

@@ -18,6 +18,7 @@ from ..conditions import Condition
 from .attention import SelfAttention
 from .conditions import declare
 from .embeddings import Sinusoidal
+from .entries import zero
 from .spatial import (
     Features,
     check_dims,
@@ -30,7 +31,6 @@ from .spatial import (
     sides_of,
     split_patches,
     tokens,
-    zero,
 )
 
 

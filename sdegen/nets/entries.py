@@ -14,6 +14,7 @@ __all__ = [
     "SetEntry",
     "VectorEntry",
     "measure_conditions",
+    "zero",
 ]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,12 @@ from ..conditions import Condition
 
 ROWS = 1024  # of a batch that units are taken of
 EQUAL = 2.0  # roundings of a number, within which others are equal to it
+
+
+def zero(layer: nn.Module) -> None:
+    """Set weights and biases of a layer to 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class LabelEntry(nn.Module):
@@ -41,6 +48,10 @@ class LabelEntry(nn.Module):
         super().__init__()
         self.classes = classes
         self.table = nn.Embedding(classes + 1, features)
+
+    def silence(self) -> None:
+        """Set the vectors of all classes to 0."""
+        zero(self.table)
 
     def forward(self, label: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Add the vectors of labels, ``(n,)`` or ``(1,)``, to features ``(n, features)`` or ``(1, features)``."""
@@ -130,6 +141,10 @@ class VectorEntry(nn.Module):
         self.layers = nn.Sequential(inner, nn.SiLU(), nn.Linear(features, features))
         self.null = nn.Parameter(torch.zeros(features))
 
+    def silence(self) -> None:
+        """Set to 0 what is added for any vector."""
+        zero(self.layers[-1])
+
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; those without any number add the null."""
         if value is None:
@@ -161,6 +176,10 @@ class SetEntry(nn.Module):
         self.keys, self.values = nn.Linear(features, self.heads), nn.Linear(features, features)
         self.join = nn.Sequential(nn.Linear(features + 1, features), nn.SiLU(), nn.Linear(features, features))
 
+    def silence(self) -> None:
+        """Set to 0 what is added for any set."""
+        zero(self.join[-1])
+
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Add what sets ``(n, number, size)`` or ``(1, number, size)`` say to features."""
         if value is None:
@@ -186,6 +205,9 @@ class FieldEntry(nn.Module):
     def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
         self.channels, self.units = channels, ConditionUnits(channels, -1 - dims)
+
+    def silence(self) -> None:
+        """Set nothing to 0: it is the network that weighs the channels."""
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
@@ -231,6 +253,24 @@ class Conditioning(nn.Module):
     def unmeasured(self) -> bool:
         """Whether there are numbers whose units are not known."""
         return any(isinstance(part, ConditionUnits) and not part.measured for part in self.modules())
+
+    def silence(self, names: Iterable[str]) -> None:
+        """Set to 0 what some conditions add, whatever their values.
+
+        Raises
+        ------
+        TypeError
+            If the module by which one enters has no method for it.
+        """
+        for name in names:
+            entry = self.entries[f"{name}_"]
+            silence = getattr(entry, "silence", None)
+            if silence is None:
+                raise TypeError(
+                    f"{name} enters by a {type(entry).__name__}, which has no method silence(); define one that sets to 0 what "
+                    "the condition adds."
+                )
+            silence()
 
     def measure(self, seen: Sequence[Mapping[str, Tensor]]) -> None:
         """Take the units of the conditions' numbers from some batches, where none are known."""

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from .entries import zero
 from .mlp import flatten_states
-from .spatial import channels_last, check_grid, zero
+from .spatial import channels_last, check_grid
 
 
 class Residual(nn.Module):

@@ -20,7 +20,6 @@ __all__ = [
     "sides_of",
     "split_patches",
     "tokens",
-    "zero",
 ]
 
 from collections.abc import Mapping
@@ -197,9 +196,3 @@ def places(tokens: Tensor, like: Tensor) -> Tensor:
 def products(x: Tensor, mixed: bool) -> AbstractContextManager:
     """Return a context in which matrix products run in bfloat16 if `mixed`, else in the inputs' own precision."""
     return torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()
-
-
-def zero(layer: nn.Module) -> None:
-    """Set weights and biases of a layer to 0."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)

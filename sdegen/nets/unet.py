@@ -16,6 +16,7 @@ from ..checks import check_count, check_number
 from ..conditions import Condition
 from .blocks import Block, Norm
 from .conditions import declare
+from .entries import zero
 from .spatial import (
     Features,
     channels_last,
@@ -29,7 +30,6 @@ from .spatial import (
     products,
     sides_of,
     split_patches,
-    zero,
 )
 
 
