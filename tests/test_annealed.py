@@ -228,8 +228,6 @@ def test_couplings_refuse_what_they_cannot_do(monkeypatch: Any) -> None:
         split_gibbs(EXACT, ACROSS, 3, y=[float("nan")])
     with pytest.raises(TypeError, match="takes no condition of that name"):
         annealed_smc(EXACT, ACROSS, 3, y=Y, colour=1)
-    with pytest.raises(TypeError, match="measurement is a Nonlinear; give a linear measurement"):
-        split_gibbs(EXACT, ALIKE, 3, y=Y)
     with pytest.raises(ValueError, match="likelihood is NaN for some of the data"):
         annealed_smc(EXACT, Nonlinear(lambda x: x[:, :1].log(), 0.3), 20, y=[0.0], steps=2, seed=0)
     monkeypatch.setattr("sdegen.guidance.coupling.MOST", 0)

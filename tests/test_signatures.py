@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import nets
 from sdegen.arguments import check_law
-from sdegen.guidance.measurements import Measurement
+from sdegen.guidance.measurements import Measurement, NoiseLaw
 from sdegen.laws.coordinates import Coordinates
 from sdegen.laws.derivatives import Divergence
 from sdegen.laws.mixtures import Distribution
@@ -30,7 +30,7 @@ from sdegen.training.weightings import Weighting
 BASES = [
     sdegen.SDE, sdegen.ScalarSDE, sdegen.ScheduleSDE, sdegen.MatrixSDE, sdegen.processes.KnownSDE, sdegen.ScoreModel,
     sdegen.samplers.Sampler, Grid, Weighting, Parametrization, Measurement, Divergence, Listener, Coordinates, Reference,
-    TimeLaw, Distribution,
+    TimeLaw, Distribution, NoiseLaw,
 ]  # fmt: skip
 FINAL = ("lift", "project", "complete", "velocity")  # which no class may override
 

@@ -18,7 +18,7 @@ from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
-from .coupling import AcceptedNoise, CoupledCopy, NoisedData
+from .coupling import AcceptedNoise, CoupledCopy, WeighedData
 from .measuring import LinearMeasurement, Measurement
 from .twisted import Particles, draw_indices, effective, refuse_rows
 
@@ -130,12 +130,12 @@ def annealed_smc(
             bar.update()
 
 
-def _weigh(laws: NoisedData, misfit: Tensor, known: Tensor, level: float) -> Tensor:
+def _weigh(laws: WeighedData, misfit: Tensor, known: Tensor, level: float) -> Tensor:
     """Return the weights, of sum one, that take particles of log-likelihood `known` to the law of a level."""
     return (laws.log_likelihood(misfit, level) - known).softmax(0)
 
 
-def _next_level(laws: NoisedData, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
+def _next_level(laws: WeighedData, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:

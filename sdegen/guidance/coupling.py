@@ -3,12 +3,12 @@
 `CoupledCopy` is for linear measurements: it adds a noisy copy of the data, and the measurement is of the copy. The joint law is
 ``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and what was seen, `y`, with the spread `D` of the
 data's units. Given data and `y`, the copy is Gaussian; given the copy, the data are what the reversed process makes of it.
-`AcceptedNoise`, for all other measurements, accepts or refuses what comes back.
+For all other measurements `AcceptedNoise` accepts or refuses what comes back; `langevin` has their copies.
 """
 
 from __future__ import annotations
 
-__all__ = ["AcceptedNoise", "CoupledCopy", "NoisedData"]
+__all__ = ["AcceptedNoise", "CopiedData", "CoupledCopy", "NoisedData", "WeighedData"]
 
 import math
 from abc import ABC, abstractmethod
@@ -39,8 +39,7 @@ FINE = 1e-6  # of the largest level: levels below this count as none
 class NoisedData(ABC):
     """The base class of the laws that lead from a model's data to data given what was measured, and of moves that keep them.
 
-    Every law is ``p(x)`` times a likelihood that is flat at the largest level and the true one at 0. Subclass it with `misfit`,
-    `log_likelihood` and `move`.
+    Subclass it with `move`, by way of data that are noised and denoised.
 
     Parameters
     ----------
@@ -105,14 +104,6 @@ class NoisedData(ABC):
         return self.model.state_moments(" for the noise levels").variance().sqrt().item()
 
     @abstractmethod
-    def misfit(self, x: Tensor) -> Tensor:
-        """Return what the likelihoods of all levels are computed from, a row for each of the data, float64 on the CPU."""
-
-    @abstractmethod
-    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
-        """Return the logarithm of the likelihood at a level, ``(n,)``, float64, but for a constant of all data and levels."""
-
-    @abstractmethod
     def move(self, x: Tensor, level: float) -> Tensor:
         """Return moved data; a move keeps the law of a level."""
 
@@ -155,7 +146,53 @@ class NoisedData(ABC):
         return check_measured({"y": self.y}, seen) - seen
 
 
-class CoupledCopy(NoisedData):
+class WeighedData(NoisedData):
+    """The base class of laws that are ``p(x)`` times a likelihood, which is flat at the largest level and the true one at 0.
+
+    Subclass it with `misfit`, `log_likelihood` and `move`.
+
+    Parameters
+    ----------
+    model, measurement, y, generator, steps, batch, cond
+        As for `NoisedData`.
+    """
+
+    @abstractmethod
+    def misfit(self, x: Tensor) -> Tensor:
+        """Return what the likelihoods of all levels are computed from, a row for each of the data, float64 on the CPU."""
+
+    @abstractmethod
+    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
+        """Return the logarithm of the likelihood at a level, ``(n,)``, float64, but for a constant of all data and levels."""
+
+
+class CopiedData(NoisedData):
+    """The base class of laws of data with a noisy copy, which is measured instead of them.
+
+    Subclass it with `draw_copy` and `reach`.
+
+    Parameters
+    ----------
+    model, measurement, y, generator, steps, batch, cond
+        As for `NoisedData`.
+    """
+
+    @abstractmethod
+    def draw_copy(self, x: Tensor, level: float) -> Tensor:
+        """Draw the copy given the data and what was measured."""
+
+    @abstractmethod
+    def reach(self, x: Tensor) -> float:
+        """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
+        measured best, for data of the shape of `x`.
+        """
+
+    def move(self, x: Tensor, level: float) -> Tensor:
+        """Draw a copy of the data, and data given the copy: a turn of the split Gibbs sampler."""
+        return self.draw_data(self.draw_copy(x, level), level)
+
+
+class CoupledCopy(CopiedData, WeighedData):
     """A score model's data, coupled with a measured copy of them by Gaussian noise, for linear measurements.
 
     With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``, which the two draws, one after the
@@ -195,10 +232,6 @@ class CoupledCopy(NoisedData):
         S = self.measurement.std**2 + level**2 * values
         return -0.5 * (misfit.square() / S).sum(1) - 0.5 * S.log().sum()
 
-    def move(self, x: Tensor, level: float) -> Tensor:
-        """Draw a copy of the data, and data given the copy: a turn of the split Gibbs sampler."""
-        return self.draw_data(self.draw_copy(x, level), level)
-
     def draw_copy(self, x: Tensor, level: float) -> Tensor:
         """Draw the copy given the data and what was measured, exactly: a copy without the measurement, put right by its misfit
         to a measurement with noise.
@@ -231,7 +264,7 @@ class CoupledCopy(NoisedData):
         return self._axes
 
 
-class AcceptedNoise(NoisedData):
+class AcceptedNoise(WeighedData):
     """Laws of a score model's data times powers of any likelihood, ``p(x) p(y | x)^β`` with ``β = 1 / (1 + level²)``.
 
     Data that are noised and denoised again are a reversible move of ``p(x)``: a pair of before and after is as likely as after

@@ -1,4 +1,4 @@
-"""Posteriors by turns: a Gaussian draw given what was measured, and a denoised one given the model, at falling noise levels."""
+"""Posteriors by turns: a draw given what was measured, and a denoised one given the model, at falling noise levels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ..progress import show_bar
 from ..samplers.multistep import Multistep
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
-from .coupling import CoupledCopy
-from .measuring import LinearMeasurement
+from .coupling import CopiedData, CoupledCopy
+from .langevin import LangevinCopy
+from .measuring import LinearMeasurement, Measurement
 
 FIRST = 3.0  # spreads of the data: the first level of a run
 LAST = 0.1  # of the variance of the measurement's noise: what the last level adds to it
@@ -29,7 +30,7 @@ LAST = 0.1  # of the variance of the measurement's noise: what the last level ad
 @check_arguments
 def split_gibbs(
     model: ScoreModel,
-    measurement: LinearMeasurement,
+    measurement: Measurement,
     n: int,
     *,
     y: Any,
@@ -43,26 +44,28 @@ def split_gibbs(
 ) -> Tensor:
     """Draw samples of data given a measurement by the split Gibbs sampler (PnP-DM), and return them, ``(n, *)``.
 
-    At every noise level a noisy copy is drawn given the data and `y`, from a Gaussian, and then data are drawn given the copy,
-    by the model's reversed process. At one level this leaves the law ``p(x) N(y; A x, std² + level² A D² Aᵀ)`` as it is,
-    `D` the spread of the data's units, so that many turns at a low level come to the posterior. Falling levels come near
-    the posterior in few turns, but modes keep the weights that they had when the noise last reached from one to the other, which
-    `annealed_smc` puts right. Z. Wu et al., *Principled probabilistic imaging using diffusion models as plug-and-play
-    priors*, 2024, arXiv:2405.18782.
+    At every noise level a noisy copy `z` is drawn given the data and `y`, and then data are drawn given the copy, by the model's
+    reversed process. At one level this leaves the law ``p(x) ∫ N(z; x, level² D²) p(y | z) dz`` as it is, `D` the spread of the
+    data's units, so that many turns at a low level come to the posterior. Falling levels come near the posterior in few turns,
+    but modes keep the weights that they had when the noise last reached from one to the other, which `annealed_smc` puts right.
+    The copy of a linear measurement with Gaussian noise is a Gaussian draw; for others it goes on from the copy of before by
+    steps that Metropolis' rule accepts or refuses, which cost no evaluation of the model. Z. Wu et al., *Principled probabilistic
+    imaging using diffusion models as plug-and-play priors*, 2024, arXiv:2405.18782.
 
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data, a linear map with Gaussian noise.
+        What was done to the data: any map that torch can differentiate, with any noise.
     n
         How many.
     y
         What was measured, of one datum for all samples or a row for each.
     levels
         Noise levels ``sigma / alpha`` of the turns, one after the other; or how many, evenly spaced in their logarithm, from
-        three times the spread of the data to where a copy adds a tenth to the variance of the measurement's noise.
+        three times the spread of the data to where a copy adds a tenth to the variance of the measurement's noise, for the
+        datum of the model's draws that is measured best.
     steps
         Evaluations of a turn; the first data, drawn from the model, take twice as many.
     seed, generator
@@ -77,10 +80,10 @@ def split_gibbs(
     Raises
     ------
     TypeError
-        If the process is not scalar, or has data in other coordinates; or the measurement is not linear.
+        If the process is not scalar, or has data in other coordinates.
     ValueError
-        If a level is below the least that the model can denoise, `y` has another shape than what is measured, or too many
-        numbers are measured.
+        If a level is below the least that the model can denoise, `y` has another shape than what is measured, too many
+        numbers are measured, or what is measured of data is not finite or has no derivative.
 
     Examples
     --------
@@ -102,7 +105,7 @@ def split_gibbs(
 @check_arguments
 def decoupled_annealing(
     model: ScoreModel,
-    measurement: LinearMeasurement,
+    measurement: Measurement,
     n: int,
     *,
     y: Any,
@@ -120,7 +123,7 @@ def decoupled_annealing(
     around these data, of the level's width; and fresh noise takes the new data to the next level, so that errors of the flow
     are not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et al.,
     *Improving diffusion inverse problem solving with decoupled noise annealing*, 2024, arXiv:2407.01521, where the draw is by
-    Langevin steps; here it is exact.
+    Langevin steps; here it is that of `split_gibbs`, without their error.
 
     Parameters
     ----------
@@ -159,25 +162,26 @@ def decoupled_annealing(
 
 def _couple(
     model: ScoreModel,
-    measurement: LinearMeasurement,
+    measurement: Measurement,
     y: Any,
     steps: int,
     source: tuple[int | None, torch.Generator | None],
     batch: int | None,
     cond: dict[str, Any],
     door: Callable[..., Any],
-) -> CoupledCopy:
+) -> CopiedData:
     """Return the coupling of a call, whose conditions are checked."""
     check_count("steps", steps)
     check_batch(batch)
     check_conditions(model, cond)
     cond = read_conditions(model, cond, door)
     draws = torch.Generator().manual_seed(as_seed(*source))
-    return CoupledCopy(model, measurement, y, draws, steps, batch, cond)
+    kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else LangevinCopy
+    return kind(model, measurement, y, draws, steps, batch, cond)
 
 
 def _read_levels(
-    coupling: CoupledCopy, levels: Sequence[float] | int, x: Tensor, first: float | None = None
+    coupling: CopiedData, levels: Sequence[float] | int, x: Tensor, first: float | None = None
 ) -> list[float]:
     """Return the levels of a call, checked; where only their number is given, from the first to the lowest useful one.
 

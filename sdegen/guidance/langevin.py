@@ -1,0 +1,165 @@
+"""Copies of data drawn given a measurement that is not linear, by Langevin steps that are accepted or refused.
+
+A copy `z` of data `x` has the law ``p(z | x, y) ∝ p(y | z) N(z; x, level² D²)``, with the spread `D` of the data's units. It is
+no Gaussian, and a draw of it asks no model: only values and slopes of the likelihood.
+"""
+
+from __future__ import annotations
+
+__all__ = ["LangevinCopy"]
+
+import torch
+from torch import Tensor
+
+from ..laws.draws import noise_like
+from ..laws.operators import rows
+from ..laws.products import pull_back
+from .conjugate_gradients import Map, dot
+from .coupling import CopiedData
+from .measuring import check_measured
+
+TRIES = 32  # draws of the noise alone, of which one may be taken
+STEPS = 16  # of a walk
+SHORTEST = 0.03  # of the lengths of a step, of which 1 forgets where it began
+STEEPEST = 3.0  # roots of the numbers measured: the longest slope of a step, in standard deviations of the copy's noise
+MOST = 256  # measured numbers, of which every datum has a square matrix
+
+
+class LangevinCopy(CopiedData):
+    """A score model's data, coupled with a measured copy of them by Gaussian noise, for any measurement that torch can
+    differentiate.
+
+    The joint law is ``p(x) N(z; x, level² D²) p(y | z)``. A copy is drawn by steps from the copy of before, which leave
+    ``p(z | x, y)`` as it is. In ``w = D⁻¹ (z − x) / level`` a step proposes ``w' = w + (1 − ρ) P⁻¹ ∇ log p(w) + β P^(−½) n`` with
+    ``ρ² = 1 − β²`` and ``P = 1 + Bᵀ B``, where `B` is the derivative of the measurement at `x` in units of the noise's local
+    standard deviation, and Metropolis' rule accepts or refuses it. For a linear map with Gaussian noise all is accepted, and a
+    step with ``β = 1`` is an exact draw. Elsewhere no length suits all copies: `β` is drawn for each, down to 0.03, and the
+    slope, which may be steep far away, is shortened to three roots of the number of numbers measured. With ``P = 1`` these are
+    steps of S. Cotter, G. Roberts, A. Stuart, D. White, *MCMC methods for functions: modifying old algorithms to make them
+    faster*, 2013, arXiv:1202.0709.
+
+    Parameters
+    ----------
+    model, measurement, y, generator, steps, batch, cond
+        As for `NoisedData`.
+    """
+
+    _last: tuple[Tensor, float] | None = None  # the copy of before, and its level
+
+    def reach(self, x: Tensor) -> float:
+        """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
+        measured best, of the best measured of the data `x`.
+        """
+        measured = _Precision(self, x, 1.0).values.max()
+        return measured.clamp_min(torch.finfo(torch.float64).tiny).rsqrt().item()
+
+    def draw_copy(self, x: Tensor, level: float) -> Tensor:
+        """Draw the copy given the data and what was measured, from the copy of before; the first time from the data.
+
+        Raises
+        ------
+        ValueError
+            If too many numbers are measured, or what is measured of the data is not finite or has no derivative.
+        """
+        P, standardise = _Precision(self, x, level), self.sde.units.standardise
+        w = torch.zeros_like(x) if self._last is None else (standardise(self._last[0]) - standardise(x)) / self._last[1]
+        w = self._walk(self._choose(w, x, level), x, level, P)
+        z = self._place(w, x, level)
+        self._last = z, level
+        return z
+
+    def _choose(self, w: Tensor, x: Tensor, level: float) -> Tensor:
+        """Return `w` or one of some draws of the noise alone, by their likelihoods: so modes far apart get their weights."""
+        total = self.log_likelihood(self._place(w, x, level))
+        for _ in range(TRIES):
+            other = noise_like(x, self.generator)
+            value = self.log_likelihood(self._place(other, x, level)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+            total = torch.logaddexp(total, value)
+            (w,) = self._take(value - total, (other,), (w,))
+        return w
+
+    def _walk(self, w: Tensor, x: Tensor, level: float, P: _Precision) -> Tensor:
+        """Return `w` after steps of the chain, every other of them of length one."""
+        value, drift = self._look(w, x, level, P)
+        for i in range(STEPS):
+            beta = SHORTEST ** (i % 2 * torch.rand(len(x), dtype=torch.float64, generator=self.generator))
+            beta, gain = rows(beta, x), rows(1 - (1 - beta.square()).sqrt(), x)
+            other = w + gain * drift + beta * P.draw(self.generator)
+            other_value, other_drift = self._look(other, x, level, P)
+            there, back = (other - w - gain * drift) / beta, (w - other - gain * other_drift) / beta
+            log_ratio = other_value - value + 0.5 * (P.measure(there) - P.measure(back))
+            w, value, drift = self._take(log_ratio, (other, other_value, other_drift), (w, value, drift))
+        return w
+
+    def _take(self, log_chance: Tensor, others: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the rows of others, each with a chance of this logarithm, and of those of before where it is missed or NaN."""
+        u = torch.rand(len(log_chance), dtype=torch.float64, generator=self.generator)
+        taken = (u.log() < log_chance.double().cpu()).to(log_chance.device)
+        pairs = zip(others, before, strict=True)
+        return tuple(torch.where(taken.reshape(-1, *[1] * (old.ndim - 1)), new, old) for new, old in pairs)
+
+    def _place(self, w: Tensor, x: Tensor, level: float) -> Tensor:
+        """Return the copy of coordinates `w`."""
+        return x + level * self.sde.units.stretch(w)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """Return ``log p(y | z)``, ``(n,)``."""
+        return self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(z)), z)
+
+    def _look(self, w: Tensor, x: Tensor, level: float, P: _Precision) -> tuple[Tensor, Tensor]:
+        """Return ``log p(w)`` but for a constant, and ``P⁻¹ ∇ log p(w)``, shortened where it is long."""
+        z = self._place(w, x, level)
+        value, _, back = pull_back(lambda z: (self.log_likelihood(z), ()), z)
+        slope = level * self.sde.units.stretch(back(torch.ones_like(value))) - w
+        drift = P.solve(
+            slope.nan_to_num(0.0, 0.0, 0.0)
+        )  # where the likelihood is no number, the walk is without a slope
+        most = STEEPEST**2 * P.numbers
+        return value - 0.5 * dot(w, w), drift * rows((most / dot(drift, drift).clamp_min(most)).sqrt(), drift)
+
+
+class _Precision:
+    """The matrix ``P = 1 + Bᵀ B`` of each datum, by products with `B` alone and one decomposition of ``B Bᵀ``."""
+
+    def __init__(self, laws: LangevinCopy, x: Tensor, level: float) -> None:
+        A, stretch = laws.measurement, laws.sde.units.stretch
+        try:
+            forth, transpose = A.product_at(x), A.transpose_at(x)
+            seen = A.measure(x)
+        except RuntimeError:
+            A.explain_failure(x)
+            raise
+        self.numbers, self.like = seen[0].numel(), x
+        if self.numbers > MOST:
+            raise ValueError(
+                f"{self.numbers} numbers are measured by a map that is not linear, and a matrix of as many sides is decomposed "
+                f"for every sample; measure at most {MOST}, or take MomentMatching or DPS, which need none."
+            )
+        _, residual, std = A.local_gaussian(check_measured({"y": laws.y}, seen), seen)
+        A.check_derivative(seen, residual, transpose(residual))
+        self.forth: Map = lambda w: forth(level * stretch(w)) / std
+        self.back: Map = lambda u: level * stretch(transpose(u / std))
+        basis = torch.eye(self.numbers, dtype=x.dtype, device=x.device).reshape(-1, *seen.shape[1:])
+        measured = torch.stack([self.forth(self.back(e.expand_as(seen))).flatten(1) for e in basis], 2).double()
+        values, self.vectors = torch.linalg.eigh(0.5 * (measured + measured.mT))
+        self.values = values.clamp_min(0)
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Return ``P⁻¹ v``."""
+        return v - self.back(self._shrink(self.forth(v)))
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw Gaussian noise of the covariance ``P⁻¹``: noise without a measurement, put right by its misfit to one of zero."""
+        n = noise_like(self.like, generator)
+        missed = self.forth(n)
+        return n - self.back(self._shrink(missed + noise_like(missed, generator)))
+
+    def measure(self, v: Tensor) -> Tensor:
+        """Return ``vᵀ P v``, ``(n,)``."""
+        seen = self.forth(v)
+        return dot(v, v) + dot(seen, seen)
+
+    def _shrink(self, u: Tensor) -> Tensor:
+        """Return ``(1 + B Bᵀ)⁻¹ u``."""
+        along = (self.vectors.mT @ u.double().flatten(1)[..., None])[..., 0] / (1 + self.values)
+        return (self.vectors @ along[..., None])[..., 0].reshape(u.shape).to(u)
