@@ -456,6 +456,11 @@ CALLS: dict[str, Any] = {
     },
     "samplers.StepCosts": {"times": torch.tensor([0.9, 0.5, 0.1]), "errors": torch.ones(4, 3, 1, 1)},
     "samplers.fit_solver": {"steps": 2, "paths": 64, "rounds": 1, "progress": False},
+    "samplers.log_prob_of_steps": {
+        "path": torch.randn(3, 4, 2),
+        "times": torch.tensor([0.9, 0.5, 0.1]),
+        "sampler": samplers.DDIM(3, eta=1.0),
+    },
     "samplers.interpolate": {"weights": torch.tensor([0.0, 0.5, 1.0])},
     "samplers.learned_variance": {
         "model": VARIED,

@@ -90,8 +90,11 @@ class Kernel(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of `x` in nats, ``(B,)``, in float32 at least."""
-        z = self.R.inv()(widened(x) - self.mean)
-        z = z.flatten(1) if x.ndim > 1 else z[:, None]
+        return self.log_prob_of(self.R.inv()(widened(x) - self.mean))
+
+    def log_prob_of(self, z: Tensor) -> Tensor:
+        """Return the log-density in nats, ``(B,)``, of the state that `sample` makes of the noise `z`."""
+        z = z.flatten(1) if z.ndim > 1 else z[:, None]
         coordinates = z.shape[1] // self.R.size
         log_det = self.R.log_abs_det().to(z) * coordinates
         return -0.5 * z.square().sum(1) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)

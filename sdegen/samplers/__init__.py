@@ -25,6 +25,7 @@ from .profiles import measure_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference, Unbounded
 from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion
+from .rollout import Rollout, log_prob_of_steps
 from .run import sample
 from .singlestep import Singlestep
 from .subsequence import (
@@ -62,6 +63,7 @@ __all__ = [
     "Reference",
     "Restart",
     "ReverseDiffusion",
+    "Rollout",
     "SampleNoise",
     "Sampler",
     "Singlestep",
@@ -76,6 +78,7 @@ __all__ = [
     "fit_solver",
     "interpolate",
     "learned_variance",
+    "log_prob_of_steps",
     "log_ratio",
     "measure_profile",
     "optimal_subsequence",

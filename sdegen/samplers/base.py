@@ -6,7 +6,7 @@ refuses in `plan`, before any network is called, a process it means nothing for.
 
 from __future__ import annotations
 
-__all__ = ["C", "Noise", "S", "Sampler", "require_linear"]
+__all__ = ["C", "Noise", "S", "Sampler", "require_linear", "require_noise"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,10 +22,12 @@ from ..processes.grids import Angle, Grid, Uniform
 from ..processes.linear import LinearSDE, is_linear
 from ..show import show_call
 from ..signatures import Overridable
+from .step_noise import StepNoise
 
 Noise = Callable[[Tensor], Tensor]
 C = TypeVar("C")  # what a step needs, formed before the run
 S = TypeVar("S")  # what a step remembers for the next
+T = TypeVar("T")
 
 
 @asked_as("a sampler with its steps, such as samplers.Heun(steps=18)")
@@ -129,6 +131,37 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         state
             What the step before returned; None at the first.
         """
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: C) -> StepNoise:
+        """Return the law of what a step adds to its mean, where that is Gaussian: the step without noise gives the mean.
+
+        What such a step remembers does not depend on its noise.
+
+        Parameters
+        ----------
+        model, x, c
+            As for `step`.
+
+        Raises
+        ------
+        TypeError
+            If the sampler's steps have no density that is known.
+        ValueError
+            If the sampler was told to draw no noise.
+        """
+        raise TypeError(
+            f"steps of {type(self).__name__} have no density in closed form: they draw no noise, or move what they have drawn by "
+            "the model; take EulerMaruyama, Ancestral, ReverseDiffusion, ExponentialSDE, Langevin, or DDIM with eta > 0."
+        )
+
+
+def require_noise(sampler: Sampler, drawn: T | None) -> T:
+    """Return what a step knows of its noise; refuse a step that draws none."""
+    if drawn is None:
+        raise ValueError(
+            f"this step of {sampler!r} draws no noise, and has no density; give the sampler a noise level eta above 0."
+        )
+    return drawn
 
 
 def require_linear(sampler: Sampler, sde: SDE) -> LinearSDE:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..laws.diagonal import Diagonal
 from ..laws.kernels import posterior
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
-from .base import Noise, Sampler, require_linear
+from .base import Noise, Sampler, require_linear, require_noise
+from .step_noise import StepNoise
 
 
 class AncestralStep(NamedTuple):
@@ -146,6 +148,25 @@ class Ancestral(Sampler[AncestralStep, None]):
         """Draw the next state of the reversed chain."""
         return self.variance(model, x, c, noise(x)), None
 
+    def step_noise(self, model: ScoreModel, x: Tensor, c: AncestralStep) -> StepNoise:
+        """Return the law of the noise of the chosen variance; one that is learned takes an evaluation of the network.
+
+        Raises
+        ------
+        TypeError
+            If the variance is a function of one's own.
+        """
+        if self.variance is posterior_variance:
+            return StepNoise(c.small)
+        if self.variance is transition_variance:
+            return StepNoise(c.large)
+        if self.variance is learned_variance and model.reversal is not None:
+            return StepNoise(Diagonal((0.5 * model.reversal.reverse_log_variance(x, c.s, c.t)).exp()))
+        raise TypeError(
+            "the variance of these steps is a function of one's own, whose density is not known; take posterior_variance, "
+            "transition_variance or learned_variance."
+        )
+
 
 class DDIMStep(NamedTuple):
     """Coefficients of a DDIM step ``x_s = mean + root z``: the mean as a question, and the root, None if there is no noise."""
@@ -206,3 +227,7 @@ class DDIM(Sampler[DDIMStep, None]):
         """Take one step; noise is drawn only where ``eta > 0``."""
         x_s = model.answer(x, c.mean)
         return (x_s if c.root is None else c.root.onto(x_s, noise(x))), None
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: DDIMStep) -> StepNoise:
+        """Return the law of ``eta root z``."""
+        return StepNoise(require_noise(self, c.root))

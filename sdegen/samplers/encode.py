@@ -28,7 +28,7 @@ from ..show import show_call
 from .base import Sampler
 from .noise import SampleNoise, as_seed
 from .ode import Heun, ProbabilityFlow
-from .run import Runner
+from .runner import Runner
 from .start import check_sampler_given, check_states, chunks
 
 

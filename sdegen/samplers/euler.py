@@ -14,7 +14,8 @@ from ..models.score import ScoreModel
 from ..processes.base import Reverse
 from ..processes.grids import Grid, Uniform
 from ..processes.linear import is_linear
-from .base import Noise, Sampler
+from .base import Noise, Sampler, require_noise
+from .step_noise import StepNoise
 
 
 class EulerStep(NamedTuple):
@@ -78,7 +79,12 @@ class EulerMaruyama(Sampler[EulerStep, None]):
     def step(self, model: ScoreModel, x: Tensor, c: EulerStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Take one step of length h."""
         x_s = x - c.h * c.reverse.drift(x, c.t) if c.mean is None else model.answer(x, c.mean)
-        if self.eta:
-            root = c.reverse.diffusion(x, c.t) * c.h.sqrt() if c.root is None else c.root
-            x_s = root.onto(x_s, noise(x))
-        return x_s, None
+        return (self._root(x, c).onto(x_s, noise(x)) if self.eta else x_s), None
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: EulerStep) -> StepNoise:
+        """Return the law of ``eta √h G z``, where `G` may depend on the state."""
+        return StepNoise(require_noise(self, self._root(x, c) if self.eta else None))
+
+    @staticmethod
+    def _root(x: Tensor, c: EulerStep) -> Operator:
+        return c.reverse.diffusion(x, c.t) * c.h.sqrt() if c.root is None else c.root

@@ -26,6 +26,7 @@ from ..processes.grids import Grid, LogSNR
 from ..processes.linear import is_linear
 from ..processes.state_noise import GramDivergence
 from .base import C, Noise, S, Sampler
+from .step_noise import StepNoise
 
 
 class LangevinStep(NamedTuple):
@@ -80,11 +81,19 @@ class Langevin(Sampler[LangevinStep, None]):
 
     def step(self, model: ScoreModel, x: Tensor, c: LangevinStep, noise: Noise, state: None) -> tuple[Tensor, None]:
         """Take one Langevin step towards the law at ``c.t``."""
-        R = _root_at(model.sde, x, c.t) if c.R is None else c.R
+        R = self._root(model, x, c)
         drift = R(R.T(ask_score(model, x, c.t)))
         if c.divergence is not None:
             drift = c.divergence.add_to(drift, x, c.t)
         return x + self.h * drift + R(noise(x)) * math.sqrt(2 * self.h), None
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: LangevinStep) -> StepNoise:
+        """Return the law of ``√(2h) R z``."""
+        return StepNoise(self._root(model, x, c) * math.sqrt(2 * self.h))
+
+    @staticmethod
+    def _root(model: ScoreModel, x: Tensor, c: LangevinStep) -> Operator:
+        return _root_at(model.sde, x, c.t) if c.R is None else c.R
 
 
 def _root_at(sde: SDE, x: Tensor, t: Tensor) -> Operator:

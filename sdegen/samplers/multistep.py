@@ -10,13 +10,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..laws.diagonal import Diagonal
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
-from .base import Noise, Sampler, require_linear
+from .base import Noise, Sampler, require_linear, require_noise
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
 from .moves import Asked, Move, Node, Spread, add_multiple, apply_after, apply_move, multiply
 from .references import Reference
+from .step_noise import StepNoise
 
 
 class MultistepStep(NamedTuple):
@@ -41,13 +43,13 @@ class MultistepStep(NamedTuple):
 
 
 class MultistepMemory(NamedTuple):
-    """The memory of a multistep method: the first state, past evaluations, newest first, and the noise since that state, while
-    updates begin there.
+    """The memory of a multistep method: the first state, past evaluations, newest first, and while updates begin at that state,
+    where the last of them went without noise. What the state has beyond it is the noise since the first.
     """
 
     first: Tensor
     history: list[Tensor]
-    noise: Tensor | None
+    bare: Tensor | None
 
 
 def merge_updates(steps: list[MultistepStep]) -> list[MultistepStep]:
@@ -159,19 +161,21 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         """Evaluate the model once, apply the formula, and add noise where there is any."""
         y = c.pieces.enter(x)
         q = c.pieces.evaluate(model, x, y, c.node)
-        first, history, e = (y, [], None) if state is None else state
+        first, history, bare = (y, [], None) if state is None else state
         history = [q, *history]
         if c.repair is not None:
             move, node = c.repair
             again = apply_move(move, first, history)
             history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
         out = apply_move(c.move, first if c.restart else y, history)
+        here = out
         if c.spread is not None:
-            z = c.pieces.enter(noise(x))
-            if c.restart or c.again:
-                fresh = multiply(c.spread.root, z)
-                e = add_multiple(fresh, c.spread.carry, e) if c.restart and e is not None else fresh
-                out = out + e
-            else:
-                out = add_multiple(out, c.spread.root, z)
-        return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], e if c.again else None)
+            if c.restart and bare is not None:
+                out = out + multiply(c.spread.carry, y - bare)
+            out = add_multiple(out.clone() if c.again else out, c.spread.root, c.pieces.enter(noise(x)))
+        return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], here if c.again else None)
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: MultistepStep) -> StepNoise:
+        """Return the law of the noise of a step; what is carried along of noise before is part of the mean."""
+        root = require_noise(self, c.spread).root
+        return StepNoise(Diagonal(root[None]) if isinstance(root, Tensor) else root, c.pieces.enter)

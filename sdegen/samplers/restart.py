@@ -19,6 +19,7 @@ from ..processes.grids import Karras
 from ..processes.linear import LinearSDE
 from .base import Noise, Sampler, require_linear
 from .ode import Heun
+from .step_noise import StepNoise
 
 
 class Interval(NamedTuple):
@@ -112,3 +113,7 @@ class Restart(Sampler[RestartStep, Any]):
         if c.up is not None:
             return c.up(x).sample(noise(x)), None
         return self.sampler.step(model, x, c.inner, noise, state)
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: RestartStep) -> StepNoise:
+        """Return the law of the noise that the step up or the inner sampler's step adds."""
+        return self.sampler.step_noise(model, x, c.inner) if c.up is None else StepNoise(c.up.R)

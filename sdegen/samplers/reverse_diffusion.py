@@ -13,6 +13,7 @@ from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
+from .step_noise import StepNoise
 
 
 class ReverseDiffusionStep(NamedTuple):
@@ -60,3 +61,7 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
     ) -> tuple[Tensor, None]:
         """Take one step."""
         return c.root.onto(model.answer(x, c.mean), noise(x)), None
+
+    def step_noise(self, model: ScoreModel, x: Tensor, c: ReverseDiffusionStep) -> StepNoise:
+        """Return the law of ``√Q z``."""
+        return StepNoise(c.root)

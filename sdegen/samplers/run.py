@@ -1,35 +1,33 @@
-"""`sample`, the loop over a sampler's steps, with chunks, noise, progress, the path, and the last step to the posterior mean."""
+"""`sample`: what a run is asked for, its start, and the samples, with the path or the log-probabilities of its steps."""
 
 from __future__ import annotations
 
-__all__ = ["Callback", "Course", "NoiseSource", "Runner", "sample"]
+__all__ = ["NoiseSource", "sample"]
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..data.parts import check_batch
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.transformed import in_free_coordinates, states_in
 from ..models.wrapper import Conditioned
 from ..precision import narrowed
 from ..processes.base import SDE
-from ..processes.linear import as_linear, is_linear
-from ..progress import show_bar
+from ..processes.linear import is_linear
 from ..recall import recall
 from .base import Noise, Sampler
 from .defaults import default
 from .noise import SampleNoise, as_seed
-from .picard import Ahead, Picard, as_picard
-from .reach import Reach, reach_of, warn_of_escape
+from .picard import Picard
+from .rollout import Rollout, Weigher, check_densities, check_no_ends
+from .runner import Callback, Runner
 from .start import (
     check_conditions,
     check_known,
@@ -43,12 +41,33 @@ from .start import (
 )
 from .steps import take_steps
 
-Callback = Callable[[int, Tensor, Tensor], object]
-
-
 NoiseSource = Callable[[int, int, Tensor], Noise]
 
 
+@overload
+def sample(
+    model: ScoreModel,
+    n: int | None = None,
+    *,
+    x_T: Tensor | None = None,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    final: str | None = None,
+    noise: NoiseSource = SampleNoise,
+    batch: int | None = None,
+    part: tuple[int, int] | None = None,
+    parallel: int | Picard | None = None,
+    return_path: bool = False,
+    return_log_prob: Literal[False] = False,
+    grad: bool = False,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    **cond: Any,
+) -> Tensor: ...
+@overload
+def sample(model: ScoreModel, n: int | None = None, *, return_log_prob: Literal[True], **rest: Any) -> Rollout: ...
 @check_arguments
 def sample(
     model: ScoreModel,
@@ -65,11 +84,12 @@ def sample(
     part: tuple[int, int] | None = None,
     parallel: int | Picard | None = None,
     return_path: bool = False,
+    return_log_prob: bool = False,
     grad: bool = False,
     progress: bool | None = None,
     callback: Callback | None = None,
     **cond: Any,
-) -> Tensor:
+) -> Tensor | Rollout:
     """Draw samples from a score model, and return them, ``(n, *)``.
 
     Parameters
@@ -109,6 +129,10 @@ def sample(
         ``parallel × batch`` a call. For samplers that ask all they need in `plan`.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
+    return_log_prob
+        Return a `Rollout`: the samples, all states, and ``log p(x_s | x_t)`` of each step, ``(steps, n)``, for samplers whose
+        steps are Gaussian given the states before: `EulerMaruyama`, `Ancestral`, `ReverseDiffusion`, `ExponentialSDE`,
+        `Langevin`, and `DDIM` with ``eta > 0``. `log_prob_of_steps` finds them again under other weights.
     grad
         Record the run for derivatives of the samples by `x_T`, conditions and parameters. All evaluations of the network are held
         in memory then; one that calls itself by ``torch.utils.checkpoint.checkpoint`` holds its inputs alone. What is chosen by
@@ -125,7 +149,7 @@ def sample(
 
     Returns
     -------
-    Tensor
+    Tensor or Rollout
         ``(n, *)`` samples of the data, on the model's device and in the dtype of `x_T`, or without it in the model's; with `part`
         its rows of them. Of half precision, they are carried in float32 all the way, and rounded in the end; where rounding would
         cost more than a hundredth of the data's spread, so far are they from zero, they stay in a finer dtype (`Units.telling`).
@@ -136,7 +160,8 @@ def sample(
         If arguments contradict each other, nothing is known of the prior, the grid begins far from it without `x_T`, or a state
         turns non-finite.
     TypeError
-        If the sampler is none, or does not suit the process or `parallel`; or the model takes no condition of a name.
+        If the sampler is none, does not suit the process or `parallel`, or has no density of its steps; or the model takes no
+        condition of a name.
 
     Examples
     --------
@@ -158,6 +183,7 @@ def sample(
         )
     if parallel is not None and grad:
         raise ValueError("grad=True and parallel were both given; guesses have no derivatives: leave one of them out.")
+    weigher = _weigher(model.sde, return_path, parallel) if return_log_prob else None
     seed, sde = as_seed(seed, generator), model.sde
     denoise = _ends_denoised(sde, final)
     sampler, times, spread = _choose(model, sampler, steps, cond, denoise)
@@ -173,15 +199,37 @@ def sample(
     if denoise:
         warn_of_narrow_data(spread, times[-1])
     parts = list(chunks(model, x, batch, cond, rows.start, n))
-    run = Runner(sampler, times, denoise, partial(noise, seed), callback, return_path, grad, parallel)
+    take = take_steps if weigher is None else weigher.take_steps
+    whole = return_path or return_log_prob
+    run = Runner(sampler, times, denoise, partial(noise, seed), callback, whole, grad, parallel, take)
     found = run(model, sampler.plan, parts, progress)
-    found = torch.stack([sde.project(x) for x in found]) if return_path else sde.project(found)
-    if sde.coordinates is not None and not found.isfinite().all():  # of states that were
+    samples = _as_data(sde, found if return_path or not whole else found[-1], dtype, return_path)
+    if weigher is None:
+        return samples
+    log_prob = check_densities(torch.cat(weigher.chunks, 1), times)
+    return Rollout(samples, found[: len(log_prob) + 1], times[: len(log_prob) + 1], log_prob)
+
+
+def _as_data(sde: SDE, states: Tensor, dtype: torch.dtype, path: bool) -> Tensor:
+    """Return the data that states are, ``(B, *)`` or of a path ``(times, B, *)``, rounded to a dtype or a finer one."""
+    samples = torch.stack([sde.project(x) for x in states]) if path else sde.project(states)
+    if sde.coordinates is not None and not samples.isfinite().all():  # of states that were
         raise ValueError(
-            f"samples are too large for {found.dtype} in the data's own coordinates, {sde.coordinates!r} undone; look at the "
+            f"samples are too large for {samples.dtype} in the data's own coordinates, {sde.coordinates!r} undone; look at the "
             "model, or take a finer dtype."
         )
-    return narrowed("samples", found, sde.telling(dtype, found.device))
+    return narrowed("samples", samples, sde.telling(dtype, samples.device))
+
+
+def _weigher(sde: SDE, return_path: bool, parallel: int | Picard | None) -> Weigher:
+    """Return what keeps the log-probabilities of a run."""
+    if return_path or parallel is not None:
+        name = "return_path" if return_path else "parallel"
+        raise ValueError(
+            f"return_log_prob and {name} were both given; a Rollout has its path, made in turn: leave {name} out."
+        )
+    check_no_ends(sde)
+    return Weigher()
 
 
 def _ends_denoised(sde: SDE, final: str | None) -> bool:
@@ -208,134 +256,3 @@ def _choose(
         return chosen, times, spread_at(model, times[-1]) if times[-1].item() == model.sde.t_min else None
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)
-
-
-class Course(NamedTuple):
-    """What is known of a run before its states: the steps, the question for clean data after the last, and how far states go."""
-
-    steps: list[Any]
-    question: Any
-    reach: Reach | None
-
-
-class Runner(NamedTuple):
-    """The loop over the chunks of a run and the steps of each, from noise to data or back.
-
-    Attributes
-    ----------
-    sampler
-        It makes the steps.
-    times
-        Where they stop, in the order of the run.
-    denoise
-        Whether a move to clean data follows the last step.
-    noise
-        Called as ``noise(first, times)`` for the samples from place `first` on, it returns the noise of their steps.
-    callback, return_path, grad, parallel
-        As for `sample`.
-    """
-
-    sampler: Sampler
-    times: Tensor
-    denoise: bool
-    noise: Callable[[int, Tensor], Noise]
-    callback: Callback | None = None
-    return_path: bool = False
-    grad: bool = False
-    parallel: int | Picard | None = None
-
-    def __call__(
-        self,
-        model: ScoreModel,
-        plan: Callable[[ScoreModel, Tensor], list[Any]],
-        parts: list[tuple[int, Tensor, ScoreModel]],
-        progress: bool | None,
-    ) -> Tensor:
-        """Run all chunks under one bar, and return the states that they end in.
-
-        Parameters
-        ----------
-        model
-            A score model.
-        plan
-            Plans the steps of a model whose conditions are fixed, again for each chunk that has a model of its own.
-        parts
-            The chunks (`start.chunks`).
-        progress
-            As for `sample`.
-
-        Returns
-        -------
-        Tensor
-            ``(n, *)``, or ``(times, n, *)`` with the path.
-        """
-        ends, planned, course = [], None, Course([], None, None)
-        ahead, way = None, as_picard(self.parallel)
-        with (
-            torch.set_grad_enabled(self.grad),
-            evaluating(model),
-            show_bar(progress, type(self.sampler).__name__) as bar,
-        ):
-            for first, x, bound in parts:
-                if bound is not planned:  # a plan may hold the model, and with it the conditions
-                    planned, ahead = bound, None if way is None else Ahead(bound, way)
-                    asked = ahead or bound
-                    about = asked.planned_by(), plan, self.times, self.denoise
-                    course = recall(partial(self._plan, plan, asked, bound), "plan", *about)
-                    bar.total = len(course.steps) * len(parts)
-                noise = self.noise(first, self.times)
-                if ahead is None:
-                    moves = take_steps(self.sampler, course.steps, bound, x, noise)
-                else:
-                    moves = ahead.take_steps(self.sampler, course.steps, x, noise)
-                ends.append(self._run_chunk(bound, course, moves, x, bar))
-        return torch.cat(ends, 1 if self.return_path else 0)
-
-    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], asked: ScoreModel, model: ScoreModel) -> Course:
-        """Plan all that follows from the times alone: steps that ask one model, and an end that asks another."""
-        steps, times, question = plan(asked, self.times), self.times, None
-        stops = times[: len(steps) + 1]
-        if self.denoise:
-            one = as_linear(model.sde, ", and has no denoiser.").marginal(times[-1:]).Phi.one()
-            stops, question = torch.cat([stops, times.new_zeros(1)]), model.ask(times[-1:], denoise=one)[0]
-        return Course(steps, question, reach_of(model, stops))
-
-    def _run_chunk(
-        self, model: ScoreModel, course: Course, moves: Iterator[tuple[Tensor, Any]], x: Tensor, bar: Any
-    ) -> Tensor:
-        """Run the states `x` through their moves, and return those they end in."""
-        steps, path = course.steps, [x]
-        ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
-        for i, (x, _) in enumerate(moves):
-            ranges += torch.aminmax(x.detach())
-            if self.return_path:
-                path.append(x)
-            if self.callback is not None:
-                self.callback(i, self.times[i + 1], x)
-            bar.update()
-        if self.denoise:
-            x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
-            path.append(x)
-            ranges += torch.aminmax(x.detach())
-            if self.callback is not None:
-                self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(course, torch.stack(ranges).tolist())
-        return torch.stack(path) if self.return_path else x
-
-    def _check(self, course: Course, ends: list[float]) -> None:
-        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ends` has the least and the
-        largest number at the start and after every move.
-
-        A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
-        """
-        largest = [max(abs(low), abs(high)) for low, high in zip(ends[::2], ends[1::2], strict=True)]
-        bad = [i for i, most in enumerate(largest) if not math.isfinite(most)]
-        if bad:
-            i = max(1, bad[0])
-            t = self.times[min(i, len(self.times)) - 1].item()
-            raise ValueError(
-                f"the state turned non-finite in step {i} of {len(largest) - 1}, from t = {t:.6g}; take more steps, another "
-                "grid or sampler, or check the model at that time."
-            )
-        if course.reach is not None:
-            warn_of_escape(course.reach, largest)

@@ -1,0 +1,160 @@
+"""The loop over the chunks of a run and the steps of each (`Runner`), with progress, path, and the last move to clean data."""
+
+from __future__ import annotations
+
+__all__ = ["Callback", "Course", "Runner", "Taken"]
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..answers import check_answer
+from ..models.score import ScoreModel, evaluating
+from ..processes.linear import as_linear
+from ..progress import show_bar
+from ..recall import recall
+from .base import Noise, Sampler
+from .picard import Ahead, Picard, as_picard
+from .reach import Reach, reach_of, warn_of_escape
+from .steps import take_steps
+
+Callback = Callable[[int, Tensor, Tensor], object]
+Taken = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
+
+
+class Course(NamedTuple):
+    """What is known of a run before its states: the steps, the question for clean data after the last, and how far states go."""
+
+    steps: list[Any]
+    question: Any
+    reach: Reach | None
+
+
+class Runner(NamedTuple):
+    """The loop over the chunks of a run and the steps of each, from noise to data or back.
+
+    Attributes
+    ----------
+    sampler
+        It makes the steps.
+    times
+        Where they stop, in the order of the run.
+    denoise
+        Whether a move to clean data follows the last step.
+    noise
+        Called as ``noise(first, times)`` for the samples from place `first` on, it returns the noise of their steps.
+    callback, return_path, grad, parallel
+        As for `sample`.
+    take
+        Takes the steps of a run in turn.
+    """
+
+    sampler: Sampler
+    times: Tensor
+    denoise: bool
+    noise: Callable[[int, Tensor], Noise]
+    callback: Callback | None = None
+    return_path: bool = False
+    grad: bool = False
+    parallel: int | Picard | None = None
+    take: Taken = take_steps
+
+    def __call__(
+        self,
+        model: ScoreModel,
+        plan: Callable[[ScoreModel, Tensor], list[Any]],
+        parts: list[tuple[int, Tensor, ScoreModel]],
+        progress: bool | None,
+    ) -> Tensor:
+        """Run all chunks under one bar, and return the states that they end in.
+
+        Parameters
+        ----------
+        model
+            A score model.
+        plan
+            Plans the steps of a model whose conditions are fixed, again for each chunk that has a model of its own.
+        parts
+            The chunks (`start.chunks`).
+        progress
+            As for `sample`.
+
+        Returns
+        -------
+        Tensor
+            ``(n, *)``, or ``(times, n, *)`` with the path.
+        """
+        ends, planned, course = [], None, Course([], None, None)
+        ahead, way = None, as_picard(self.parallel)
+        with (
+            torch.set_grad_enabled(self.grad),
+            evaluating(model),
+            show_bar(progress, type(self.sampler).__name__) as bar,
+        ):
+            for first, x, bound in parts:
+                if bound is not planned:  # a plan may hold the model, and with it the conditions
+                    planned, ahead = bound, None if way is None else Ahead(bound, way)
+                    asked = ahead or bound
+                    about = asked.planned_by(), plan, self.times, self.denoise
+                    course = recall(partial(self._plan, plan, asked, bound), "plan", *about)
+                    bar.total = len(course.steps) * len(parts)
+                noise = self.noise(first, self.times)
+                if ahead is None:
+                    moves = self.take(self.sampler, course.steps, bound, x, noise)
+                else:
+                    moves = ahead.take_steps(self.sampler, course.steps, x, noise)
+                ends.append(self._run_chunk(bound, course, moves, x, bar))
+        return torch.cat(ends, 1 if self.return_path else 0)
+
+    def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], asked: ScoreModel, model: ScoreModel) -> Course:
+        """Plan all that follows from the times alone: steps that ask one model, and an end that asks another."""
+        steps, times, question = plan(asked, self.times), self.times, None
+        stops = times[: len(steps) + 1]
+        if self.denoise:
+            one = as_linear(model.sde, ", and has no denoiser.").marginal(times[-1:]).Phi.one()
+            stops, question = torch.cat([stops, times.new_zeros(1)]), model.ask(times[-1:], denoise=one)[0]
+        return Course(steps, question, reach_of(model, stops))
+
+    def _run_chunk(
+        self, model: ScoreModel, course: Course, moves: Iterator[tuple[Tensor, Any]], x: Tensor, bar: Any
+    ) -> Tensor:
+        """Run the states `x` through their moves, and return those they end in."""
+        steps, path = course.steps, [x]
+        ranges = [*torch.aminmax(x.detach())]  # looked at once, at the end: no synchronisation inside the loop
+        for i, (x, _) in enumerate(moves):
+            ranges += torch.aminmax(x.detach())
+            if self.return_path:
+                path.append(x)
+            if self.callback is not None:
+                self.callback(i, self.times[i + 1], x)
+            bar.update()
+        if self.denoise:
+            x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
+            path.append(x)
+            ranges += torch.aminmax(x.detach())
+            if self.callback is not None:
+                self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
+        self._check(course, torch.stack(ranges).tolist())
+        return torch.stack(path) if self.return_path else x
+
+    def _check(self, course: Course, ends: list[float]) -> None:
+        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ends` has the least and the
+        largest number at the start and after every move.
+
+        A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
+        """
+        largest = [max(abs(low), abs(high)) for low, high in zip(ends[::2], ends[1::2], strict=True)]
+        bad = [i for i, most in enumerate(largest) if not math.isfinite(most)]
+        if bad:
+            i = max(1, bad[0])
+            t = self.times[min(i, len(self.times)) - 1].item()
+            raise ValueError(
+                f"the state turned non-finite in step {i} of {len(largest) - 1}, from t = {t:.6g}; take more steps, another "
+                "grid or sampler, or check the model at that time."
+            )
+        if course.reach is not None:
+            warn_of_escape(course.reach, largest)
