@@ -92,6 +92,10 @@ class Condition(ABC):
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout}; give a probability from 0 to below 1, or None.")
 
+    def has_lost(self, values: Tensor) -> bool:
+        """Tell whether some rows of values are lost, and stand for none."""
+        return bool(_absent(values, self.null).reshape(len(values), -1).all(1).any())
+
     def has_rows(self, name: str, value: Tensor, n: int) -> bool:
         """Tell whether a value has a row for each of `n` data; without it is one for all.
 
@@ -122,6 +126,10 @@ class Conditions(NamedTuple):
         Names that it cannot take as conditions, since its other arguments have them; of modules ``self`` is one.
     kinds
         What those are that its network declares, by name.
+    nulls
+        The number that stands for one that is lost, by name, where there is one.
+    untaught, unlost
+        Those that no training has had, and those that it never was without.
     """
 
     names: frozenset[str] = frozenset()
@@ -129,6 +137,9 @@ class Conditions(NamedTuple):
     needed: frozenset[str] = frozenset()
     never: frozenset[str] = frozenset()
     kinds: Mapping[str, Condition] = MappingProxyType({})
+    nulls: Mapping[str, float] = MappingProxyType({})
+    untaught: frozenset[str] = frozenset()
+    unlost: frozenset[str] = frozenset()
 
     def takes(self, name: str) -> bool:
         """Tell whether a condition of this name is taken."""
@@ -141,8 +152,10 @@ class Conditions(NamedTuple):
     def without(self, names: Iterable[str]) -> Conditions:
         """Return the conditions without some, which are then not taken any more."""
         less = frozenset(names)
-        kinds = {name: kind for name, kind in self.kinds.items() if name not in less}
-        return Conditions(self.names - less, self.others, self.needed - less, self.never | less, kinds)
+        kinds = {name: self.kinds[name] for name in self.kinds if name not in less}
+        nulls = {name: self.nulls[name] for name in self.nulls if name not in less}
+        names, needed, untaught, unlost = (v - less for v in (self.names, self.needed, self.untaught, self.unlost))
+        return Conditions(names, self.others, needed, self.never | less, kinds, nulls, untaught, unlost)
 
     def both(self, other: Conditions) -> Conditions:
         """Return the conditions that two models take together."""
@@ -153,7 +166,15 @@ class Conditions(NamedTuple):
             self.needed | other.needed,
             (self.never | other.never) - names,
             {**other.kinds, **self.kinds},
+            {name: null for name, null in self.nulls.items() if name in other.nulls},
+            self.untaught | other.untaught,
+            self.unlost | other.unlost,
         )
+
+    def is_lost(self, name: str, value: Any) -> bool:
+        """Tell whether a value is none, for all data: None, or what stands for one that is lost."""
+        known = name in self.nulls and isinstance(value, (Tensor, int))
+        return bool(_absent(torch.as_tensor(value), self.nulls[name]).all()) if known else value is None
 
     def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
         """Name the conditions that have a row for each of `n` data: those declared that have a side more than one value, and of
@@ -172,6 +193,10 @@ class Conditions(NamedTuple):
             for k, v in cond.items()
             if (kinds[k].has_rows(k, v, n) if k in kinds and isinstance(v, Tensor) else has_rows(v, n))
         ]
+
+
+def _absent(value: Tensor, null: float) -> Tensor:
+    return value.isnan() if math.isnan(null) else value == null
 
 
 NONE = Conditions()
@@ -202,8 +227,9 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     if declared is None:
         return found
     needed = frozenset(name for name, kind in declared.items() if kind.needed)
+    nulls = {name: kind.null for name, kind in declared.items() if not kind.needed}
     return Conditions(
-        found.names.union(declared), False, found.needed - declared.keys() | needed, found.never, declared
+        found.names.union(declared), False, found.needed - declared.keys() | needed, found.never, declared, nulls
     )
 
 
@@ -318,8 +344,7 @@ def check_numbers(
 def _as_numbers(name: str, value: Any, what: str) -> Tensor:
     """Return numbers as a tensor, those of Python with all their digits."""
     try:
-        if isinstance(value, (Tensor, np.ndarray, np.generic)):
-            return torch.as_tensor(value)
-        return torch.as_tensor(np.asarray(value))
+        known = isinstance(value, (Tensor, np.ndarray, np.generic))
+        return torch.as_tensor(value if known else np.asarray(value))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is a {type(value).__name__}; {what}.") from None

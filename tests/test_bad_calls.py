@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -406,3 +407,31 @@ for _name, _matrix in {"negative": -torch.eye(2), "not symmetric": torch.tensor(
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)
 def test_bad_calls_are_refused_in_a_sentence(w, call, error, says):
     check_refusal(w, call, error, says)
+
+
+PROCESSES = {
+    "scalar": sdegen.VP,
+    "lifted": sdegen.CLD,
+    "known": sdegen.processes.CIR,
+    "simulated": sdegen.DoubleWell,
+    "transformed": lambda: sdegen.processes.Transformed(sdegen.processes.CIR(), sdegen.processes.CIR().free),
+}
+NOISES: dict[str, tuple[dict[str, Any], str]] = {
+    "generator for noise": ({"z": torch.Generator()}, "z is a Generator; .* generator="),
+    "number for noise": ({"z": 0.0}, "z is a float"),
+    "whole noise": ({"z": torch.ones(3, 2, dtype=torch.long)}, "z has dtype"),
+    "noise of one row": ({"z": torch.ones(1, 2)}, r"z has shape \(1, 2\) for states of shape \(3, "),
+    "seed for generator": ({"generator": 3}, "generator is an int"),
+    "list": ({"x_0": [1.0, 2.0]}, "data is a list"),
+    "whole numbers": ({"x_0": torch.ones(3, 2, dtype=torch.long)}, "x_0 has dtype"),
+}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("case", NOISES)
+def test_states_are_noised_by_noise_alone(process: str, case: str) -> None:
+    wrong, sentence = NOISES[case]
+    sde = PROCESSES[process]()
+    sde.lag = 0.05
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        sde.perturb(**{"x_0": torch.ones(3, 2), "t": 0.1} | wrong)

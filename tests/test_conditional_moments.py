@@ -154,3 +154,38 @@ def test_where_nothing_is_known_it_is_a_point_mass() -> None:
     assert unseen.conditional_moments() is None
     with pytest.raises(ValueError, match="what was measured is missing"):
         sample(unseen, 2, steps=4)
+
+
+def two_widths() -> sdegen.ExactConditional:
+    """Two labels of laws of different widths, and their mixture without a label."""
+    means, covariances = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.stack([0.01 * torch.eye(2), torch.eye(2)])
+    laws = [sdegen.GaussianMixture(torch.ones(1), means[i : i + 1], covariances[i : i + 1]) for i in range(2)]
+    return sdegen.ExactConditional(sdegen.VP(), laws, sdegen.GaussianMixture(torch.full((2,), 0.5), means, covariances))
+
+
+@pytest.mark.parametrize("door", [sample, samplers.encode, samplers.decode])
+def test_samples_of_laws_of_different_widths_do_not_depend_on_the_batch(door: Any) -> None:
+    model, label = two_widths(), torch.tensor([0, 0, 1, 1, -1])
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = {"x_T": x, "seed": 0} if door is sample else {}
+    given = [model] if door is sample else [model, x]
+    whole = door(*given, steps=4, label=label, **start)
+    for batch in (1, 2, 4):
+        assert torch.allclose(door(*given, steps=4, label=label, batch=batch, **start), whole, atol=1e-9)
+
+
+@pytest.mark.parametrize("null", [-1, torch.full((3,), -1)])
+def test_without_a_label_the_sampler_is_that_of_the_whole_law(null: Any) -> None:
+    model = two_widths()
+    assert torch.equal(sample(model, 3, steps=4, seed=0, label=null), sample(model, 3, steps=4, seed=0))
+    assert not measure_profile(model, model.null.sample(8), steps=(), label=null).given
+
+
+def test_a_label_for_each_has_the_mean_covariance_of_all() -> None:
+    model, label = two_widths(), torch.tensor([0, 1, 1, -1])
+    known = model.conditional_moments(label=label)
+    each = [model.conditional_moments(label=k) for k in label]
+    assert known is not None
+    covariances = [m.covariance if m.covariance.ndim == 2 else m.covariance.diag() for m in each if m is not None]
+    assert torch.allclose(known.covariance, torch.stack(covariances).mean(0))
+    assert torch.equal(known.mean, torch.stack([m.mean for m in each if m is not None]))

@@ -457,6 +457,72 @@ def test_what_is_no_condition_is_refused(make: Callable[[], Any], sentence: str)
 # --- guidance --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rows", [False, True], ids=["one for all", "rows"])
+@pytest.mark.parametrize("kind", ["label", "gaps", "set", "known"])
+def test_the_null_of_a_condition_is_a_run_without_it(kind: str, rows: bool) -> None:
+    """Its samples are those of the whole law, by the default sampler of that law."""
+    declared, value = values(kind, (2,), 4)
+    model = Model(awake(nets.MLP(2, width=8, depth=1, conditions={"c": declared})), VP())
+    model.moments = RING.moments()
+    null = torch.full_like(value if rows else value[0], declared.null)
+    whole = sample(model, 4, steps=5, seed=0)
+    assert torch.equal(sample(model, 4, steps=5, seed=0, c=null), whole)
+    assert torch.equal(sample(Conditioned(model, c=null), 4, steps=5, seed=0), whole)
+    assert not torch.equal(sample(model, 4, steps=5, seed=0, c=value), whole)
+
+
+def learner(**dropout: float | None) -> Model:
+    torch.manual_seed(0)
+    kinds = {"theta": Vector(1, **dropout), "label": Label(2, **dropout)}
+    return Model(nets.MLP(2, width=8, depth=1, conditions=kinds), VP())
+
+
+SEEN = {"theta": torch.linspace(-1, 1, 16)[:, None], "label": torch.arange(16) % 2}
+ASKED = {"theta": torch.zeros(1), "label": 1}
+BRIEF: dict[str, Any] = {"steps": 2, "batch_size": 8, "seed": 0, "progress": False}
+
+
+@pytest.mark.parametrize("name", ["theta", "label"])
+def test_what_training_never_had_is_not_asked_for(name: str, tmp_path: Path) -> None:
+    model, x = learner(dropout=None), torch.randn(16, 2)
+    other = next(iter(ASKED.keys() - {name}))
+    fit(model, (x, {other: SEEN[other]}), p_uncond=0.5, null={other: -1.0 if other == "label" else GAP}, **BRIEF)
+    sample(model, 2, steps=2), sample(model, 2, steps=2, **{other: ASKED[other]})
+    sdegen.save(model, tmp_path / "m.safetensors")
+    again, weights = sdegen.load(tmp_path / "m.safetensors"), learner(dropout=None)
+    weights.load_state_dict(model.state_dict())
+    for one in (model, again, weights, Conditioned(model, **{other: ASKED[other]})):
+        with pytest.raises(ValueError, match=f"{name} is given, and .* was trained on data without it"):
+            sample(one, 2, steps=2, **{name: ASKED[name]})
+    fit(model, (x, SEEN), p_uncond=0.5, **BRIEF)  # now it has had all
+    sample(model, 2, steps=2, **ASKED), sample(model, 2, steps=2)
+
+
+@pytest.mark.parametrize("name", ["theta", "label"])
+def test_what_training_was_never_without_is_not_left_out(name: str) -> None:
+    model, x = learner(dropout=None), torch.randn(16, 2)
+    fit(model, (x, SEEN), **BRIEF)
+    sample(model, 2, steps=2, **ASKED)
+    for less in ({}, {name: None}, {"label": -1} if name == "label" else {}):
+        with pytest.raises(ValueError, match=f"{name} is not given, and .* was never trained without it"):
+            sample(model, 2, steps=2, **({k: v for k, v in ASKED.items() if k != name} | less))
+    with pytest.raises(ValueError, match="is not given"):
+        guidance.ClassifierFree(model, 2.0)
+    fit(model, (x, SEEN), p_uncond=0.5, **BRIEF)
+    sample(model, 2, steps=2)
+
+
+@pytest.mark.parametrize("data", ["gaps", "dropout", "batches"])
+def test_what_data_may_be_without_is_learned_without(data: str) -> None:
+    model, x = learner(dropout=0.5 if data == "dropout" else None), torch.randn(16, 2)
+    cond = {"theta": SEEN["theta"].clone(), "label": SEEN["label"].clone()}
+    if data == "gaps":
+        model = Model(nets.MLP(2, width=8, depth=1, conditions={"theta": Vector(1, gaps=True, dropout=None)}), VP())
+        cond = {"theta": cond["theta"].index_fill(0, torch.tensor([3]), GAP)}
+    fit(model, ((x, cond) for _ in range(9)) if data == "batches" else (x, cond), **BRIEF)
+    sample(model, 2, steps=2)
+
+
 def test_guidance_drops_the_conditions_that_it_names() -> None:
     model = conditioned_model(a=Vector(2, dropout=0.1), b=Label(3, dropout=0.1))
     x, a, b = torch.randn(N, 2).double(), torch.randn(N, 2).double(), torch.arange(N) % 3

@@ -201,6 +201,10 @@ def test_conditions_that_cannot_be_drawn_are_refused() -> None:
     ):
         with pytest.raises(kind, match=message):
             samplers.fit_solver(model, steps=2, paths=16, conditions=conditions, **cond)
+    for eta in (0.0, 1.0):
+        for rows in (4, 8, 15):  # as many as some of the paths are, or as none
+            with pytest.raises(ValueError, match="one for each of 16"):
+                samplers.fit_solver(model, steps=2, paths=16, eta=eta, label=torch.zeros(rows, dtype=torch.long))
 
 
 def test_gaussian_data_leave_nothing_to_fit() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import grids, guidance, metrics, samplers
+from sdegen import grids, guidance, inference, metrics, samplers
 from sdegen.samplers import (
     DDIM,
     AdaptiveSDE,
@@ -207,6 +207,7 @@ def test_the_two_noises_of_an_edit_are_uncorrelated(monkeypatch: pytest.MonkeyPa
 HALVES = torch.tensor([0.5], dtype=torch.float64)
 HUTCHINSON = sdegen.derivatives.Hutchinson()
 START = network()
+PRIOR = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
 
 
 def fitted(**seed: int) -> Tensor:
@@ -234,13 +235,18 @@ UNSEEDED: dict[str, Callable[..., Any]] = {
         metrics.kde_kl(lambda n, generator: RING.sample(n, generator), RING, n=40, draws=2, **seed).value
     ),
     "sliced Wasserstein": lambda **seed: metrics.sliced_wasserstein(X[:20], X[20:], projections=8, **seed).value,
+    "pairs": lambda **seed: inference.draw_pairs(PRIOR, lambda theta: theta + torch.randn_like(theta), 9, **seed).x,
+    "annealed particles": lambda **seed: guidance.annealed_smc(EXACT, LINEAR, 32, steps=2, y=Y, **seed).x,
 }
 
 
 @pytest.mark.parametrize("door", UNSEEDED)
 def test_without_a_seed_every_call_draws_anew_and_with_one_the_same(door: str) -> None:
     call = UNSEEDED[door]
+    torch.manual_seed(3)
     one, other = (torch.as_tensor(call()) for _ in range(2))
     assert not torch.equal(one, other)
+    torch.manual_seed(3)  # of which the numbers are
+    assert torch.equal(torch.as_tensor(call()), one)
     one, other = (torch.as_tensor(call(seed=5)) for _ in range(2))
     assert torch.equal(one, other)

@@ -16,6 +16,7 @@ from ..checks import check_count, check_tensor
 from ..laws.draws import seeded
 from ..laws.outside import as_law
 from ..progress import should_show
+from ..samplers.noise import as_seed
 from ..show import show_call
 from ..signatures import check_call
 from ..warning import warn_caller
@@ -107,7 +108,8 @@ def draw_pairs(
         Whether the simulator takes all parameters at once; otherwise it is called with one vector ``(d,)`` at a time, and returns
         one datum.
     seed
-        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``, whose global states are restored.
+        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``, whose global states are restored; by
+        default one that torch's own generator draws.
     progress
         Whether to show a bar where simulations go one at a time; by default on a terminal and in a notebook.
 
@@ -132,8 +134,7 @@ def draw_pairs(
     (torch.Size([100, 2]), torch.Size([100, 2]), 0)
     """
     n, simulator = check_count("n", n), check_call("simulator", simulator, ["theta"])
-    generator = torch.Generator()
-    generator.manual_seed(seed) if seed is not None else generator.seed()
+    generator = torch.Generator().manual_seed(as_seed(None, None) if seed is None else seed)
     theta = as_law(check_law("prior", prior)).sample(n, generator).to(torch.get_default_dtype())
     if theta.ndim != 2:
         raise ValueError(

@@ -5,7 +5,16 @@ Numbers are drawn on the generator's device, so that a seed gives the same ones 
 
 from __future__ import annotations
 
-__all__ = ["check_draws", "noise_like", "rademacher_like", "resample_systematically", "seeded", "uniform_like"]
+__all__ = [
+    "check_draws",
+    "check_noise",
+    "noise_for",
+    "noise_like",
+    "rademacher_like",
+    "resample_systematically",
+    "seeded",
+    "uniform_like",
+]
 
 import random
 from collections.abc import Iterator
@@ -15,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_kind
+from ..checks import check_count, check_kind, check_tensor
 
 
 def check_draws(n: int, generator: torch.Generator | None) -> int:
@@ -33,6 +42,43 @@ def check_draws(n: int, generator: torch.Generator | None) -> int:
             "generator", generator, torch.Generator, "a source of randomness, such as torch.Generator(), or None"
         )
     return n if type(n) is int and n > 0 else check_count("n", n)
+
+
+def noise_for(x: Tensor, z: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+    """Return `z` as the standard normal noise of states, or draw noise where it is None; refuse what is neither."""
+    check_noise(x, z, generator)
+    return noise_like(x, generator) if z is None else z
+
+
+def check_noise(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:
+    """Refuse what is no noise of states, and states and generators that are none; what is right costs a step nothing.
+
+    Parameters
+    ----------
+    x
+        States, ``(B, *)``.
+    z
+        Noise of their shape, or None.
+    generator
+        Randomness of the draw.
+
+    Raises
+    ------
+    TypeError
+        If states or noise are no floating-point tensors, or the generator is none.
+    ValueError
+        If the noise has another shape.
+    """
+    if not x.is_floating_point():
+        check_tensor("x_0", x, finite=False)
+    if z is None:
+        check_draws(1, generator)
+    elif isinstance(z, torch.Generator):
+        raise TypeError(
+            "z is a Generator; give noise of the shape of the states, or randomness by name: generator=...."
+        )
+    elif check_tensor("z", z, finite=False).shape != x.shape:
+        raise ValueError(f"z has shape {tuple(z.shape)} for states of shape {tuple(x.shape)}; give noise for each.")
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

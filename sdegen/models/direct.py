@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
-from ..conditions import Conditions, conditions_of
 from ..laws.harmonics import Harmonics
 from ..laws.mixtures import Moments
 from ..laws.operators import Elementwise
@@ -85,11 +84,6 @@ class DirectModel(Trainable):
             )
         self.net, self.sde, self.scale, self.base, self.orders = net, sde, scale, base, orders
         self._prior_of: tuple[Moments | None, Any] = (None, None)
-
-    @property
-    def conditions(self) -> Conditions:
-        """The conditions that the network takes by name."""
-        return conditions_of(self.net)
 
     def asked(self) -> dict[str, Any]:
         """Return the process, and what makes the network's answer the score."""

@@ -157,23 +157,29 @@ class ExactConditional(Fixed, ScoreModel):
     @property
     def conditions(self) -> Conditions:
         """The label."""
-        return Conditions(frozenset({"label"}))
+        return Conditions(frozenset({"label"}), nulls={"label": -1})
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
         """Return the moments of the law of a label; of many, their means in rows, and the mean of their covariances."""
         label = cond.get("label")
         if label is None:
             return self.moments
-        rows = check_labels(label, None, len(self.laws), -1)
-        each = [self._models[k].moments for k in rows.reshape(-1).tolist()]
-        if not each:
-            return None
+        rows = check_labels(label, None, len(self.laws), -1).cpu()
+        each = [model.moments for model in self._models]
         if rows.ndim == 0:
-            return each[0]
+            return each[int(rows)]
+        if not len(rows):
+            return None
         means, covariances = zip(*each, strict=True)
         full = any(C.ndim == 2 for C in covariances)
-        C = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances]).mean(0)
-        return Moments(torch.stack(means), C)
+        shares = (rows + 1).bincount(minlength=len(each)).roll(-1) / len(rows)  # −1 is the last
+        known = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances])
+        return Moments(torch.stack(means)[rows], torch.tensordot(shares.to(known), known, 1))
+
+    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
+        """Name the label, where there is one for each of `n` samples."""
+        check_labels(-1 if cond.get("label") is None else cond["label"], n, len(self.laws), -1)
+        return super().with_rows(cond, x, n)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""

@@ -26,8 +26,8 @@ def keywords_of(door: Callable[..., Any]) -> list[str]:
 def read_conditions(
     model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
-    """Return the conditions of a call, arrays and lists of numbers as tensors; refuse names that the model does not take, and
-    values that are none of what its network declares.
+    """Return the conditions of a call, arrays and lists of numbers as tensors, and None for what stands for none; refuse names
+    that the model does not take, values that are none of what its network declares, and what it has not learned.
 
     Parameters
     ----------
@@ -45,10 +45,11 @@ def read_conditions(
     TypeError
         If the model takes no such condition, or cannot go without one that is missing, or a value has no numbers.
     ValueError
-        If a value has another shape than was declared, or numbers that cannot be.
+        If a value has another shape than was declared, or numbers that cannot be, or training never had such a condition, or
+        never was without one that is missing.
     """
     known = model.conditions
-    if not cond and not known.needed:
+    if not cond and not known.needed and not known.unlost:
         return cond
     for name in cond:
         if not known.takes(name):
@@ -64,11 +65,31 @@ def read_conditions(
     missing = sorted(name for name in known.needed if name not in cond or (name in known.kinds and cond[name] is None))
     if complete and missing:
         raise TypeError(f"{type(model).__name__} needs the condition {missing[0]!r}; pass {missing[0]}=....")
-    kinds = known.kinds
-    return {
-        name: kinds[name].read(name, value) if name in kinds and value is not None else _as_tensor(value, model.like)
-        for name, value in cond.items()
-    }
+    kinds, read = known.kinds, {}
+    for name, value in cond.items():
+        declared = name in kinds and value is not None
+        read[name] = kinds[name].read(name, value) if declared else _as_tensor(value, model.like)
+        if known.is_lost(name, read[name]):
+            read[name] = None
+    given = frozenset(name for name, value in read.items() if value is not None)
+    _check_learned(model, given & known.untaught, known.unlost - given if complete else frozenset())
+    return read
+
+
+def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozenset[str]) -> None:
+    """Refuse to ask a model for what its training has not been: under a condition that it never had, without one that it always
+    had.
+    """
+    for name in sorted(untaught):
+        raise ValueError(
+            f"{name} is given, and {type(model).__name__} was trained on data without it; leave it out, or train on data with "
+            f"it, (x, {{{name!r}: ...}})."
+        )
+    for name in sorted(unlost):
+        raise ValueError(
+            f"{name} is not given, and {type(model).__name__} was never trained without it; pass {name}=..., or train with "
+            "p_uncond=0.1, which loses it now and then."
+        )
 
 
 def _as_tensor(value: Any, like: Tensor | None) -> Any:

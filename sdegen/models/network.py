@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["LearnedVariance", "Model", "Trainable"]
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
+_LEARNED, _UNKNOWN = "learned.", (True, True)
+
 
 class Trainable(ScoreModel, Calibrated):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
@@ -41,10 +44,40 @@ class Trainable(ScoreModel, Calibrated):
     The first `fit` gives the process units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is
     learned, the default times and the sizes of steps are the same for data of every scale. To have states in the data's own
     units, say so first: ``Model(net, sde.in_units(Units()))``.
+
+    Attributes
+    ----------
+    learned
+        Of each condition that the network declares and may go without, whether training ever had it, and whether it was ever
+        without: pairs by name, of which none stands for both. The state dict holds them too.
     """
+
+    net: nn.Module
 
     def __init__(self) -> None:
         super().__init__()
+        self.learned: dict[str, tuple[bool, bool]] = {}
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that the network takes by name, and which of them training has not taught it."""
+        untaught = frozenset(name for name, (given, _) in self.learned.items() if not given)
+        unlost = frozenset(name for name, (_, lost) in self.learned.items() if not lost)
+        return conditions_of(self.net)._replace(untaught=untaught, unlost=unlost)
+
+    def note_conditions(self, given: Collection[str], lost: Collection[str]) -> None:
+        """Note which conditions a training has, and which it loses, for `learned`.
+
+        Parameters
+        ----------
+        given
+            Names of the conditions that the data have.
+        lost
+            Names of those that some data are without.
+        """
+        for name in conditions_of(self.net).nulls:
+            had, went_without = (False, False) if self.moments is None else self.learned.get(name, _UNKNOWN)
+            self.learned[name] = had or name in given, went_without or name not in given or name in lost
 
     @property
     def given_units(self) -> Units | None:
@@ -75,8 +108,20 @@ class Trainable(ScoreModel, Calibrated):
         """Return the process, whose states the network is given, and its coordinates."""
         return {"sde": self.sde, "coordinates": self.sde.coordinates}
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in conditions_of(self.net).nulls:
+            destination[f"{prefix}{_LEARNED}{name}"] = torch.tensor(self.learned.get(name, _UNKNOWN))
 
-class Model(VelocityModel, Trainable):
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Take what is known of the conditions out of a state dict, where it says something of them."""
+        begin = prefix + _LEARNED
+        kept = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(begin)}
+        self.learned = {name.removeprefix(begin): tuple(value.tolist()) for name, value in kept.items()}
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class Model(Trainable, VelocityModel):
     """A score model of a linear SDE made of a network and a parametrisation.
 
     Parameters
@@ -125,11 +170,6 @@ class Model(VelocityModel, Trainable):
         like = self.like
         kind = None if like is None else (like.dtype, like.device)
         return type(self), self.sde, self.parametrization, self.moments, self.profile, self.end, kind
-
-    @property
-    def conditions(self) -> Conditions:
-        """The conditions that the network takes by name."""
-        return conditions_of(self.net)
 
     @property
     def std(self) -> float:

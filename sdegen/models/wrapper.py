@@ -208,6 +208,7 @@ class Conditioned(Wrapper):
     def __init__(self, model: ScoreModel, /, **cond: Any) -> None:
         super().__init__(model)
         self.cond = read_conditions(model, cond, type(self), complete=False)
+        self._part_of: tuple[Conditioned, slice | Tensor, int] | None = None
 
     @property
     def conditions(self) -> Conditions:
@@ -231,7 +232,20 @@ class Conditioned(Wrapper):
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the model for some of the `n` samples of a run, and their rows of the conditions."""
         cut, inside = cut_rows(self.model, self.cond, rows, x, n), self.model.part(rows, x, n)
-        return self if cut is self.cond and inside is self.model else self._around({"model": inside, "cond": cut})
+        if cut is self.cond and inside is self.model:
+            return self
+        return self._around({"model": inside, "cond": cut, "_part_of": (self, rows, n)})
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return what the model inside knows of the law under all conditions. Some of the samples of a run have their own means,
+        and the covariance of all of it, so that they do not depend on how many go through the model at a time.
+        """
+        if self._part_of is None or cond:
+            return super().conditional_moments(**cond)
+        whole, rows, n = self._part_of
+        known = whole.conditional_moments()
+        each = known is not None and self.moments is not None and known.mean.ndim > self.moments.mean.ndim
+        return known._replace(mean=known.mean[rows]) if known is not None and each and len(known.mean) == n else known
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the fixed conditions together with those of the call, which must have other names."""
@@ -289,7 +303,7 @@ def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: T
 
 
 def bind_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-    """Return a model under conditions, for some of the `n` samples of a run; the model itself, where nothing is fixed.
+    """Return a model under conditions, for some of the `n` samples of a run; all of it, where nothing has a row for each.
 
     Parameters
     ----------
@@ -300,8 +314,7 @@ def bind_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: 
     rows, x, n
         As for `ScoreModel.part`.
     """
-    own, inside = cut_rows(model, cond, rows, x, n), model.part(rows, x, n)
-    return Conditioned(inside, **own) if own else inside
+    return (Conditioned(model, **cond) if cond else model).part(rows, x, n)
 
 
 class ConditionedReversal(WrappedReversal):

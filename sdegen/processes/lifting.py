@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..checks import check_tensor
 from ..laws.coordinates import Coordinates, Successive
 from ..laws.units import Units, dtype_that_tells
 from .dynamics import Dynamics
@@ -103,9 +104,13 @@ class Lifting(Dynamics):
 
         Raises
         ------
+        TypeError
+            If they are no tensor.
         ValueError
             If some lie outside of the domain of the coordinates.
         """
+        if not isinstance(x, Tensor):
+            check_tensor("data", x)
         return self.units.standardise(x if self.coordinates is None else self.coordinates(self.coordinates.check(x)))
 
     def restore(self, u: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ def fit_solver(
     if conditions is not None:
         cond = cond | _draw(conditions, paths, seed, cond)
     cond = read_conditions(model, cond, fit_solver)
-    rows = model.with_rows(cond, start(model, 1, 0), paths) if eta else []
-    if rows:
+    rows = model.with_rows(cond, start(model, 1, 0), paths)  # refuses another number of rows
+    if rows and eta:
         raise ValueError(
             f"{rows[0]} has a row for each of {paths} paths, and eta = {eta}: samples with noise are compared as those of one "
             "law; give one value for all, or fit without noise."

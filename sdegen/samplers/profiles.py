@@ -20,7 +20,7 @@ from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
-from ..models.wrapper import bind_rows
+from ..models.wrapper import bind_rows, has_conditions
 from ..processes.linear import LinearSDE, gaussian
 from ..processes.scalar import as_scalar
 from .start import check_states
@@ -149,7 +149,7 @@ def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, 
             bound = bind_rows(model, cond, which.to(x_0.device), x_0[:1], len(x_0))
             found.append(_look(bound, sde, law, x_0[which], noise[which], level, low))
     changes, widths = torch.cat(found, 1).reshape(2, LEVELS, len(x_0)).mean(2).cpu()
-    return Profile(levels, changes, widths, torch.tensor(bool(cond)), untried())
+    return Profile(levels, changes, widths, torch.tensor(has_conditions(cond)), untried())
 
 
 def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:

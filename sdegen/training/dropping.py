@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DOORS", "Drop", "check_taken"]
+__all__ = ["DOORS", "Drop", "check_taken", "note_conditions"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..conditions import Condition
-from ..data import Batch
+from ..data import Batch, Source, Stream
+from ..data.rows import Rows
 from ..guidance.annealed import annealed_smc
 from ..guidance.split import decoupled_annealing, split_gibbs
 from ..guidance.twisted import twisted_smc
@@ -21,6 +22,7 @@ from ..likelihood.density import Density
 from ..likelihood.elbo import discrete_elbo, elbo
 from ..likelihood.flow import estimate_log_prob, sample_with_log_prob
 from ..models.named import keywords_of
+from ..models.network import Trainable
 from ..models.score import ScoreModel
 from ..samplers.edit import edit
 from ..samplers.encode import decode, encode, encode_with_error
@@ -117,6 +119,27 @@ def _without(value: Tensor, null: Any, lost: Tensor) -> Tensor:
     if null.isnan().any():  # whole numbers of a vector or a mask
         value = value if value.is_floating_point() else value.double()
     return torch.where(rows, null.to(value, non_blocking=True), value)
+
+
+def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: Source | Stream, drop: Drop) -> None:
+    """Tell a score model which conditions it will learn with, and which of them without (`Trainable.note_conditions`).
+
+    Of data that are not all at hand any may be without; a loss of the user's own may have conditions from elsewhere, and nothing
+    is said of it.
+
+    Parameters
+    ----------
+    model, objective
+        What is trained, and its loss.
+    source, drop
+        The data, and what becomes of their conditions.
+    """
+    if not isinstance(model, Trainable) or not isinstance(objective, ScoreLoss):
+        return
+    here, kinds = not isinstance(source, Stream) and not isinstance(source.x, Rows), model.conditions.kinds
+    lost = {name for names, _ in drop.lost for name in names}
+    lost |= {name for name, value in source.cond.items() if not here or (name in kinds and kinds[name].has_lost(value))}
+    model.note_conditions(source.cond, lost)
 
 
 def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
 from .copies import FloatCopies
-from .dropping import Drop, check_taken
+from .dropping import Drop, check_taken, note_conditions
 from .finite import NonFiniteLoss
 from .gradients import Gradient
 from .learner import Learner, learnable, objective_of
@@ -94,8 +94,7 @@ class Training:
         named = learnable(model)
         self.model, copies = model, FloatCopies(named)
         self.copies = copies if copies.copies else None
-        self.parameters, self.like = list(copies.named.values()), next(iter(named.values()))
-        like = self.like
+        self.parameters, self.like = list(copies.named.values()), (like := next(iter(named.values())))
         self.processes = Processes(like.device)
         self._check_parts(settings)
         self.folder = None if checkpoint is None else Folder(checkpoint)
@@ -134,15 +133,16 @@ class Training:
             kept.check_whole(self.tensors(), learned)
             self._restore(kept)
         if kept is None:
-            self._measure()  # only now: a model that is refused stays as it was
+            self._measure(objective)  # only now: a model that is refused stays as it was
         cast(Learner, model).moments = self.moments
         self.processes.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
 
-    def _measure(self) -> None:
-        """Tell the model in which units data and conditions have mean 0 and standard deviation 1."""
+    def _measure(self, objective: Callable[..., Tensor]) -> None:
+        """Tell the model in which units data and conditions have mean 0 and standard deviation 1, and what it learns of these."""
         if isinstance(self.model, Calibrated):
             self.model.measure(self.moments)
+        note_conditions(self.model, objective, self.source, self.drop)
         measure_conditions(self.model, self.source.few)
 
     def _in_coordinates(self, moments: Moments) -> Moments:
