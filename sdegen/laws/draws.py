@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "check_draws",
-    "check_noise",
+    "check_noising",
     "noise_for",
     "noise_like",
     "rademacher_like",
@@ -46,11 +46,11 @@ def check_draws(n: int, generator: torch.Generator | None) -> int:
 
 def noise_for(x: Tensor, z: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
     """Return `z` as the standard normal noise of states, or draw noise where it is None; refuse what is neither."""
-    check_noise(x, z, generator)
+    check_noising(x, z, generator)
     return noise_like(x, generator) if z is None else z
 
 
-def check_noise(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:
+def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:
     """Refuse what is no noise of states, and states and generators that are none; what is right costs a step nothing.
 
     Parameters

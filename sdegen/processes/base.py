@@ -20,7 +20,7 @@ from torch.distributions import constraints
 from ..answers import ask_score
 from ..arguments import asked_as, check_arguments
 from ..laws.domains import check_domain
-from ..laws.draws import check_noise, noise_like
+from ..laws.draws import check_noising, noise_like
 from ..laws.kernels import StateLaw
 from ..laws.marginals import Level, Marginal, Perturbed
 from ..laws.mixtures import Moments
@@ -118,7 +118,7 @@ class SDE(Lifting):
         t, data = as_time(t, self.T), self.standardise(x_0)
         x_0 = self.embed(data)
         check_domain(self.domain, x_0)
-        check_noise(x_0, z, generator)
+        check_noising(x_0, z, generator)
         if self.free is not None:
             raise TypeError(
                 f"{type(self).__name__} has bounds, which the Gaussian of a short step may leave; train in coordinates without "
