@@ -31,7 +31,7 @@ from benchmarks import command
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import guidance, measurements, metrics, nets, samplers
-from sdegen.guidance.measured import Solved
+from sdegen.guidance.measured import CovarianceGuidance
 
 F64 = torch.float64
 SLOW, SMOOTH = (0.95,), (1.6, -0.8)
@@ -173,7 +173,7 @@ def posteriors_block(table: Table) -> str:
 class Assumed(guidance.MomentMatching):
     """Moment matching that takes the derivative of the network for a covariance, and solves by conjugate gradients."""
 
-    apply_precision = Solved.apply_precision
+    apply_precision = CovarianceGuidance.apply_precision
 
 
 @cache

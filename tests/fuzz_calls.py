@@ -573,7 +573,7 @@ def use(name: str, result: Any) -> Any:
     if isinstance(result, grids.Grid):
         return result, result(VP, len(result.times) if isinstance(result, grids.Given) else 4)
     if isinstance(result, sdegen.ScoreModel):
-        cond = {"y": torch.tensor([0.5])} if isinstance(result, (guidance.Measured, guidance.Replacement)) else {}
+        cond = {"y": torch.tensor([0.5])} if isinstance(result, guidance.measured.GivenMeasurement) else {}
         if getattr(result, "classes", None) or result.__class__ in (
             guidance.ClassifierFree,
             guidance.RescaledGuidance,

@@ -61,6 +61,7 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
     guidance.DPS: (lambda: guidance.DPS(MODEL, SEEN, 0.1), {"y": Y, "label": LABEL}),
     guidance.DynamicThreshold: (lambda: guidance.DynamicThreshold(MODEL, -1.0, 1.0), {"label": LABEL}),
     guidance.EpsilonScaling: (lambda: guidance.EpsilonScaling(Conditioned(MODEL, label=LABEL), 1.01), {}),
+    guidance.KalmanUpdate: (lambda: guidance.KalmanUpdate(MODEL, SEEN), {"y": Y, "label": LABEL}),
     guidance.MomentMatching: (lambda: guidance.MomentMatching(MODEL, SEEN), {"y": Y, "label": LABEL}),
     guidance.PiGDM: (lambda: guidance.PiGDM(Conditioned(MODEL, label=LABEL), SEEN), {"y": Y}),
     guidance.Replacement: (lambda: guidance.Replacement(MODEL, SEEN), {"y": Y, "label": LABEL}),

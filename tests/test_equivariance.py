@@ -319,7 +319,7 @@ def test_guided_samples_follow_the_data(name: str, change: Change) -> None:
     for c in (still, change):
         model = WRAPPERS[name](learned(made("VP"), c.law(LAW)), c)
         cond: dict[str, Any] = {"label": 1} if "class" in name else {}
-        if isinstance(model, guidance.Measured):
+        if isinstance(model, guidance.MeasurementGuidance):
             cond = {"y": y + seen_through(c)[1]}
         if isinstance(model, guidance.Replacement):
             cond = {"y": c(columns(0.2, 0.2))[:1]}

@@ -12,6 +12,7 @@ from torch import Tensor
 import sdegen
 from sdegen.conditions import Conditions
 from sdegen.data import CategoryColumn, CountColumn, GappedColumn, NumberColumn, PositiveColumn, Table, TableRows
+from sdegen.laws.coordinates import StickBreaking
 from sdegen.likelihood import TableDensity
 from sdegen.nets import MLP, Vector
 
@@ -242,6 +243,18 @@ def test_a_network_that_is_not_told_what_is_known_is_refused() -> None:
     for kind in (Vector(3, gaps=True, dropout=None), Vector(2, dropout=None), Vector(2, gaps=True, dropout=0.1)):
         with pytest.raises(ValueError, match=r"declare it as nets.Vector\(2, gaps=True, dropout=None\)"):
             TableDensity(PAIR, sdegen.Model(MLP(2, conditions={"known": kind}), sde))
+
+
+class Shares(NumberColumn):
+    """Two shares of a whole, of which the third is the rest: no coordinate is a function of one of them."""
+
+    width, coordinates = 2, StickBreaking()
+
+
+def test_columns_whose_coordinates_mix_numbers_are_refused() -> None:
+    mixing = Table({"a": NumberColumn(), "shares": Shares()})
+    with pytest.raises(ValueError, match="no function of one number each"):
+        TableDensity(mixing, known_model(mixing))
 
 
 @pytest.mark.slow

@@ -608,6 +608,7 @@ WRAPPED: dict[str, tuple[Callable[[torch.dtype], Any], dict[str, Any]]] = {
     "DPS": (lambda v: measured(guidance.DPS, v), SEEN),
     "PiGDM": (lambda v: measured(guidance.PiGDM, v), SEEN),
     "MomentMatching": (lambda v: measured(guidance.MomentMatching, v), SEEN),
+    "KalmanUpdate": (lambda v: measured(guidance.KalmanUpdate, v), SEEN),
     "Replacement": (
         lambda v: guidance.Replacement(network(sdegen.VP(), v), measurements.Mask(torch.tensor([True, False]), 0.3)), SEEN,
     ),

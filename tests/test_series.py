@@ -10,7 +10,7 @@ import torch
 
 import sdegen
 from sdegen import measurements, samplers
-from sdegen.guidance import MomentMatching, minimal_residuals
+from sdegen.guidance import KalmanUpdate, MomentMatching, minimal_residuals
 
 F64 = torch.float64
 
@@ -132,6 +132,52 @@ def test_a_derivative_that_is_no_covariance_leads_nowhere_else(sde: sdegen.SDE, 
     x = sdegen.sample(wrapped, 20, sampler=samplers.ExponentialSDE(20), seed=0, y=y)
     assert (x.mean(0) - measurements.mixture_posterior(law, A, y).moments().mean).abs().max() < 1
     assert x.abs().max() < 6
+
+
+@pytest.mark.parametrize(("sde", "std"), [(sdegen.VP(), 1e-3), (sdegen.EDM(), 1.0), (sdegen.CLD(), 0.1)], ids=str)
+def test_kalman_updates_of_a_series_are_the_smoother(sde: sdegen.SDE, std: float) -> None:
+    for law, every in ((smooth(16, 8.0, 1e-6), 5), (rough(16, 10.0), 1)):
+        A = with_a_gap(16, every, std)
+        y = seen_of(law, A)
+        posterior = measurements.mixture_posterior(law, A, y)
+        wrapped, truth = KalmanUpdate(sdegen.Exact(sde, law), A), sdegen.Exact(sde, posterior)
+        for t in (0.9 * sde.T, 0.3 * sde.T, 0.02 * sde.T):
+            at, data = sde.marginal(t), sde.lift(posterior.sample(3, torch.Generator().manual_seed(2)))
+            x = at.Phi(data) + at.R(torch.randn(data.shape, dtype=F64, generator=torch.Generator().manual_seed(3)))
+            torch.testing.assert_close(wrapped.denoise(x, t, y=y), truth.denoise(x, t), rtol=0, atol=1e-5)
+
+
+def test_kalman_updates_meet_a_precise_measurement_whatever_the_derivative_of_the_model() -> None:
+    """Mean and spread are the smoother's where moment matching leaves them."""
+    law = smooth(64, 8.0, 1e-6)
+    A = with_a_gap(64, 5, 1e-3)
+    y = seen_of(law, A)
+    wrapped = KalmanUpdate(Flawed(sdegen.VP(), law, 0.02), A)
+    x = sdegen.sample(wrapped, 100, sampler=samplers.ExponentialSDE(12), seed=0, y=y)
+    smoother = measurements.mixture_posterior(law, A, y).moments()
+    gap = slice(18, 30)  # where the smoother is unsure
+    std = smoother.covariance.diagonal().sqrt()[gap]
+    assert ((x.mean(0) - smoother.mean)[gap] / std).abs().max() < 0.5
+    assert ((x.std(0)[gap] / std).log()).abs().max() < 0.3
+
+
+def test_kalman_updates_take_a_covariance_in_the_units_of_the_data() -> None:
+    law, std = rough(8, 10.0), torch.linspace(1, 5, 8).double()
+    C = std[:, None] * law.covariances[0] * std
+    wide = sdegen.GaussianMixture(torch.ones(1), 3 * torch.ones(1, 8), C[None])
+    sde = sdegen.VP().in_units(sdegen.Units(3 * torch.ones(8), std))
+    A = with_a_gap(8, 1, 0.1)
+    y = seen_of(wide, A)
+    x, truth = sde.lift(wide.sample(3)), sdegen.Exact(sde, measurements.mixture_posterior(wide, A, y))
+    inside = sdegen.Exact(sde, wide)
+    for wrapped in (KalmanUpdate(inside, A), KalmanUpdate(inside, A, covariance=C)):
+        torch.testing.assert_close(wrapped.denoise(x, 0.5, y=y), truth.denoise(x, 0.5))
+    alone = KalmanUpdate(inside, A, covariance=std.square()).denoise(x, 0.5, y=y)  # as if places were independent
+    torch.testing.assert_close(alone[:, ~A.mask], inside.denoise(x, 0.5)[:, ~A.mask])
+    with pytest.raises(ValueError, match=r"covariance has shape \(3, 3\), of data of 8 numbers"):
+        KalmanUpdate(inside, A, covariance=torch.eye(3)).denoise(x, 0.5, y=y)
+    with pytest.raises(ValueError, match=r"covariance has shape \(2, 3\); give that of d numbers"):
+        KalmanUpdate(inside, A, covariance=torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, None])

@@ -32,6 +32,7 @@ WRAPPERS: dict[type[Wrapper], Callable[[ScoreModel], Wrapper]] = {
     guidance.DPS: lambda m: guidance.DPS(m, SEEN),
     guidance.DynamicThreshold: lambda m: guidance.DynamicThreshold(m, -1.0, 1.0),
     guidance.EpsilonScaling: lambda m: guidance.EpsilonScaling(m, 1.01),
+    guidance.KalmanUpdate: lambda m: guidance.KalmanUpdate(m, SEEN),
     guidance.MomentMatching: lambda m: guidance.MomentMatching(m, SEEN),
     guidance.PiGDM: lambda m: guidance.PiGDM(m, SEEN),
     guidance.Replacement: lambda m: guidance.Replacement(m, SEEN),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArrayRows", "mapped"]
+__all__ = ["ArrayRows", "as_array_rows"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +62,7 @@ class ArrayRows(Rows):
         return _copied(self.x, which), {name: _copied(value, which) for name, value in self.cond.items()}
 
 
-def mapped(data: Any) -> Any:
+def as_array_rows(data: Any) -> Any:
     """Return a memory-mapped array, alone or in a pair with conditions, as `ArrayRows`; any other data as they are.
 
     Parameters

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from ..arguments import check_arguments
 from ..laws.columns import Columns
@@ -101,9 +102,8 @@ def _fill(
     u = known if coordinates is None else coordinates(known)
     mean, std = u.mean(0), u.std(0, correction=0)
     std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # of equal numbers, which have no spread
-    z = torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
-    drawn = mean + std * z
-    volume = (0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(1)
+    drawn = mean + std * torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
+    volume = -Normal(mean, std).log_prob(drawn).sum(1)
     if coordinates is None:
         return drawn, volume
     x = coordinates.inverse(drawn)

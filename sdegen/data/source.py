@@ -23,7 +23,7 @@ from ..laws.outside import as_law
 from ..precision import at_least_single, widened
 from ..show import show_call
 from .accepted import check_finite, check_rows, loses_digits
-from .arrays import mapped
+from .arrays import as_array_rows
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
 from .moments import joined, split_rows
@@ -113,7 +113,7 @@ class Source:
                 f"data is a {type(data).__name__}, which gives rows one by one; give the batches of "
                 "torch.utils.data.DataLoader(data, batch_size=...)."
             )
-        data = mapped(data)
+        data = as_array_rows(data)
         if isinstance(data, (Dataset, Rows)):
             tensors = held(data) if isinstance(data, Dataset) else None
             if tensors is None or len(tensors) > 2:
@@ -171,8 +171,8 @@ class Source:
             if self.x is None:
                 return moments_of(coordinates(coordinates.check(ask_draws(self.law, MANY, generator).double(), "data")))
             parts = self._some(generator) if isinstance(self.x, Rows) else (part.x for part in self.once(READ))
-            mapped = (coordinates(coordinates.check(part.double(), "data")) for part in parts)
-            return joined((len(u), moments_of(u)) for u in mapped)
+            numbers = (coordinates(coordinates.check(part.double(), "data")) for part in parts)
+            return joined((len(u), moments_of(u)) for u in numbers)
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if self.x is not None:

@@ -11,7 +11,8 @@ from .clean import Clipped, DynamicThreshold
 from .conjugate_gradients import conjugate_gradients, minimal_residuals
 from .contrast import Rescaled, RescaledGuidance, contrast
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
-from .measured import DPS, Measured, MomentMatching, PiGDM
+from .kalman import KalmanUpdate
+from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
@@ -21,7 +22,7 @@ __all__ = [
     "CleanState", "Guided", "Tilted",
     "Autoguidance", "ClassifierFree", "Extrapolated", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
-    "DPS", "Measured", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients", "minimal_residuals",
-    "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
+    "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
+    "minimal_residuals", "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

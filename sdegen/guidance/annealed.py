@@ -20,7 +20,7 @@ from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
 from .coupling import AcceptedNoise, CoupledCopy, WeighedData
 from .measuring import LinearMeasurement, Measurement
-from .twisted import Particles, draw_indices, effective, refuse_rows
+from .twisted import Particles, draw_indices, effective_size, refuse_rows
 
 SLOWEST = 0.95  # the next noise level in parts of the last, at most
 HALVINGS = 40  # of the interval that the next level is sought in
@@ -139,7 +139,7 @@ def _next_level(laws: WeighedData, misfit: Tensor, known: Tensor, level: float, 
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:
-        return effective(_weigh(laws, misfit, known, level)) >= threshold * len(known)
+        return effective_size(_weigh(laws, misfit, known, level)) >= threshold * len(known)
 
     low, high = laws.least, min(SLOWEST * level, laws.largest)
     if high <= low or keeps(0.0):

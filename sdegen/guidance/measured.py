@@ -10,7 +10,7 @@ how much; `measurements.mixture_posterior` is the truth.
 from __future__ import annotations
 
 __all__ = [
-    "DPS", "Informed", "Measured", "MomentMatching", "PiGDM", "Solved",
+    "CovarianceGuidance", "DPS", "GivenMeasurement", "MeasurementGuidance", "MomentMatching", "PiGDM",
 ]  # fmt: skip
 
 from abc import abstractmethod
@@ -34,7 +34,7 @@ from .measuring import as_measured, check_measured
 MANY = 256  # numbers of a datum, of which no covariance is formed
 
 
-class Informed(Guided):
+class GivenMeasurement(Guided):
     """A wrapper that takes a measurement as the condition `y`, and does not hand it on to the model inside.
 
     Parameters
@@ -76,7 +76,7 @@ class Informed(Guided):
 
 
 @asked_as("a PiGDM, MomentMatching or DPS around a score model")
-class Measured(Informed, Tilted):
+class MeasurementGuidance(GivenMeasurement, Tilted):
     """A score model conditioned on a measurement of its data, by ``p(y | x_t) ≈ N(y; A E[x_0 | x_t], Q_t)`` with `Q` taken
     as constant, for any measurement: the map is linearised, and the noise made Gaussian, at the predicted datum.
 
@@ -162,7 +162,7 @@ class Measured(Informed, Tilted):
         return slope
 
 
-class DPS(Measured):
+class DPS(MeasurementGuidance):
     """Diffusion posterior sampling (DPS): a measurement model with ``Q = std²``, which ignores the uncertainty of the
     predicted data, and whose guidance is shortened where it is longer than true guidance can be.
 
@@ -177,7 +177,7 @@ class DPS(Measured):
     Parameters
     ----------
     model, measurement, scale, interval
-        As for `Measured`.
+        As for `MeasurementGuidance`.
     """
 
     def apply_precision(
@@ -193,14 +193,14 @@ class DPS(Measured):
         return slope * rows((most / dot(push, push).clamp_min(most)).sqrt(), slope)
 
 
-class Solved(Measured):
+class CovarianceGuidance(MeasurementGuidance):
     """A measurement model with ``Q = std² + A V Aᵀ``, `V` the covariance of the data given the state; ``Q⁻¹`` by conjugate
     gradients.
 
     Parameters
     ----------
     model, measurement, scale, interval
-        As for `Measured`.
+        As for `MeasurementGuidance`.
     iterations
         Of the conjugate gradients; as many as numbers measured, at most 30, by default.
     """
@@ -229,7 +229,7 @@ class Solved(Measured):
         """Return the product ``u -> A V Aᵀ u``; arguments as for `apply_precision`."""
 
 
-class PiGDM(Solved):
+class PiGDM(CovarianceGuidance):
     """Pseudoinverse guidance (ΠGDM): a measurement model with ``Q = std² + r_t² A Aᵀ``, `r_t²` the posterior variance of
     Gaussian data, in their own units.
 
@@ -240,7 +240,7 @@ class PiGDM(Solved):
     Parameters
     ----------
     model, measurement, scale, interval
-        As for `Measured`.
+        As for `MeasurementGuidance`.
     variance
         `v`; that of the model's moments by default.
     iterations
@@ -282,7 +282,7 @@ class PiGDM(Solved):
         return product
 
 
-class MomentMatching(Solved):
+class MomentMatching(CovarianceGuidance):
     """A measurement model with ``Q = std² + A Cov[x_0 | x_t] Aᵀ`` and the score model's own covariance: exact for Gaussian data.
 
     By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
@@ -293,7 +293,7 @@ class MomentMatching(Solved):
     Parameters
     ----------
     model, measurement, scale, interval
-        As for `Measured`.
+        As for `MeasurementGuidance`.
     iterations
         Of the minimal residuals that solve with `Q`; as many as numbers measured, at most 30, by default. The derivative of a
         network is a covariance along some directions only: it is followed as far as it is symmetric and positive.

@@ -140,13 +140,6 @@ class GaussianNoise(NoiseLaw):
         """Return ``N(z, std²)``."""
         return distributions.Normal(z, self.std, validate_args=False)
 
-    def log_prob(self, y: Tensor, z: Tensor) -> Tensor:
-        """Return ``log N(y; z, std²)`` in nats, ``(B,)``."""
-        residual = (y - z).reshape(len(y), -1)
-        return -0.5 * (residual / self.std).square().sum(1) - residual.shape[1] * math.log(
-            self.std * math.sqrt(2 * math.pi)
-        )
-
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return ``z + std n``."""
         return z + self.std * noise_like(z, generator)

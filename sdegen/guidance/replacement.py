@@ -16,11 +16,11 @@ from ..models.score import ScoreModel
 from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
-from .measured import Informed
+from .measured import GivenMeasurement
 from .measuring import LinearMeasurement, check_measured
 
 
-class Replacement(Informed, CleanState):
+class Replacement(GivenMeasurement, CleanState):
     """A score model whose predicted clean data are made to agree with a noiseless measurement: ``x_0' = x_0 + A⁺ (y − A x_0)``.
 
     With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:

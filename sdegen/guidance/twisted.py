@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Particles", "draw_indices", "effective", "refuse_rows", "twisted_smc"]
+__all__ = ["Particles", "draw_indices", "effective_size", "refuse_rows", "twisted_smc"]
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions, check_known, start
 from ..show import show_call
 from .base import require_clean_means
-from .measured import Measured
+from .measured import MeasurementGuidance
 from .measuring import check_measured
 
 
@@ -50,7 +50,7 @@ class Particles(NamedTuple):
     @property
     def effective(self) -> float:
         """The effective sample size, ``1 / Σ weights²``."""
-        return effective(self.weights)
+        return effective_size(self.weights)
 
     def mean(self, of: Tensor | None = None) -> Tensor:
         """Return the weighted mean of the data, or of values ``(n, *)`` computed from the data, float64."""
@@ -64,7 +64,7 @@ class Particles(NamedTuple):
 
 @check_arguments
 def twisted_smc(
-    model: Measured,
+    model: MeasurementGuidance,
     particles: int,
     *,
     steps: int = 100,
@@ -112,7 +112,7 @@ def twisted_smc(
     ValueError
         If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
     """
-    if not isinstance(model, Measured):
+    if not isinstance(model, MeasurementGuidance):
         raise TypeError(
             f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM, MomentMatching or DPS."
         )
@@ -171,7 +171,7 @@ def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
         raise ValueError("a condition fixed in the model has a row for each particle; give one without rows for all.")
 
 
-def effective(weights: Tensor) -> float:
+def effective_size(weights: Tensor) -> float:
     """Return the effective number ``1 / Σ weights²`` of weights of sum one."""
     return 1 / weights.square().sum().item()
 

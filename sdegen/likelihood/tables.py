@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from ..arguments import check_arguments
 from ..checks import check_count
@@ -49,7 +50,8 @@ class TableDensity:
     TypeError
         If the network declares no condition ``known``.
     ValueError
-        If that condition does not fit the table, or `batch` is not a positive whole number.
+        If that condition does not fit the table, `batch` is not a positive whole number, or a column has coordinates that are no
+        function of one number each.
 
     Examples
     --------
@@ -176,11 +178,11 @@ class TableDensity:
         found = []
         for _ in range(draws):
             u = coordinates(table.encode(frame, generator))
-            z = torch.randn(u.shape, dtype=u.dtype, generator=generator)
-            x = coordinates.inverse(torch.where(noise, mean + std * z, u))
+            filler = mean + std * torch.randn(u.shape, dtype=u.dtype, generator=generator)
+            x = coordinates.inverse(torch.where(noise, filler, u))
             flat = log_prob(self.model, self.model.cast_states(x), batch=self.batch, known=known).double().cpu()
             slopes = coordinates.slope(x).log().masked_fill(~noise, 0).sum(1)
-            spent = (-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)).masked_fill(~noise, 0).sum(1)
+            spent = Normal(mean, std).log_prob(filler).masked_fill(~noise, 0).sum(1)
             found.append(flat - slopes - spent)
         return torch.stack(found).logsumexp(0) - math.log(draws) + volume
 

@@ -108,8 +108,11 @@ def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -
 
 
 def check_start(sde: SDE, moments: Moments, t: float) -> None:
-    """Refuse to begin a run with states of the prior at a time whose law is another, or warn: a grid may begin where it likes,
-    but then states of that time are asked for.
+    """Refuse a run that begins before T with states of the prior, or warn of it, where the law of states at its first time is far
+    from that at T: such a run needs states of its first time.
+
+    The two laws are compared as Gaussians of the data's moments, and what the shape of the data may cost at the first time
+    (`cost`) is added.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ def check_start(sde: SDE, moments: Moments, t: float) -> None:
     Raises
     ------
     ValueError
-        If the prior may be as far from the law there as one of data that spread by more than `REMEMBERED` times the noise.
+        If that may cost more nats a coordinate than data that spread by `REMEMBERED` times the noise.
     """
     if not is_linear(sde) or t >= sde.T * (1 - 1e-9):
         return
