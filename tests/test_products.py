@@ -280,9 +280,9 @@ def test_memory_is_bounded_by_following_few_directions_at_once(wide: int) -> Non
         return torch.cat([y.square()] * wide, 1).unflatten(1, (wide, 300)).mean(1) * torch.arange(300)
 
     class Watched(Products):
-        def __call__(self, field, x, directions):
+        def __call__(self, field, x, directions, either=False):
             held.append(directions.numel())
-            return super().__call__(field, x, directions)
+            return super().__call__(field, x, directions, either)
 
     x = torch.randn(5, 300)
     for numbers, few, together in ((10 * 1500 * wide + 99, 0, 10), (1500, 0, 1), (10**9, 0, 300), (1, 300 * 1500, 300)):

@@ -1,7 +1,8 @@
 """Products of a field's Jacobian with vectors, by forward-mode derivatives, or by reverse mode where a field has no others.
 
-Fused kernels of attention have no forward-mode derivatives and no second ones, so that attention takes the plain formula while a
-product is formed. Recurrent kernels and functions with a derivative written by hand have none but those of reverse mode.
+Traces of few short vectors, which take either, are by reverse mode: the price is that of calls then, and forward mode makes more
+of them. Fused kernels of attention have no forward-mode derivatives and no second ones, so that attention takes the plain formula
+while a product is formed. Recurrent kernels and functions with a derivative written by hand have none but those of reverse mode.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ Field = Callable[[Tensor], Tensor]
 
 SEED = 271_828_182_845  # of the direction that derivatives are tried along, which no run is likely to begin from
 
-FEW = (
-    2**14
-)  # numbers of all directions of a state, up to which they are followed together whatever a network makes of them
+FEW = 2**14  # numbers of all directions of states, up to which these go together whatever a network makes of them
 HELD = 2**21  # numbers in the largest tensor of a network, times the directions followed at once, at most
 
 
@@ -76,6 +75,21 @@ def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tenso
     return found
 
 
+def value_and_slopes_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and ``(∂f/∂x)ᵀ v``, ``(m, B, *)``, for vectors `v` ``(m, B, *)``, by one backward pass for all of them.
+
+    Parameters
+    ----------
+    field, x
+        As for `value_and_slope`.
+    vectors
+        The `v`.
+    """
+    value, pull = torch.func.vjp(field, x)[:2]
+    found: tuple[Tensor] = torch.func.vmap(pull)(vectors)
+    return value, found[0]
+
+
 class Products:
     """Products of a field's Jacobian with vectors: by forward mode, and from the first time that this fails by reverse mode.
 
@@ -84,17 +98,17 @@ class Products:
     Attributes
     ----------
     forward
-        Whether derivatives are by forward mode.
+        Whether derivatives are by forward mode, of calls that do not take either.
     """
 
     def __init__(self) -> None:
         self.forward = True
+        self._calls = 0  # by forward mode
+        self._backward: bool | None = None  # whether reverse mode does as well, once that was tried
         self._width = 0  # numbers in the largest tensor that the field makes of a state, once it is known
 
-    def __call__(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, field: Field, x: Tensor, directions: Tensor, either: bool = False) -> tuple[Tensor, Tensor]:
         """Return ``f(x)`` and ``J v``, or ``Jᵀ v`` in reverse mode, ``(m, B, *)``, with the Jacobian `J` of a field.
-
-        Either serves where a product is multiplied by its own vector: ``vᵀ J v = vᵀ Jᵀ v``.
 
         Parameters
         ----------
@@ -104,16 +118,38 @@ class Products:
             Where, ``(B, *)``.
         directions
             The `v`, ``(m, B, *)``.
+        either
+            Whether the one will do for the other, as where a product is multiplied by its own vector: ``vᵀ J v = vᵀ Jᵀ v``.
         """
+        few = directions.numel() <= FEW and not torch.is_grad_enabled()
         with plain_attention():
             if self.forward:
                 try:
+                    if either and few and self._take_back(field, x, directions):
+                        return value_and_slopes_back(field, x, directions)
+                    self._calls += 1
                     return value_and_slopes(field, x, directions)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:  # NotImplementedError too; what is wrong with the field itself comes up again
                     self.forward = False
             return pulled_back(field, x, directions)
+
+    def _take_back(self, field: Field, x: Tensor, v: Tensor) -> bool:
+        """Tell whether ``vᵀ J v`` is to be taken by reverse mode: if at the second call it has the value of forward mode.
+
+        Only forward mode passes what a network computes under ``no_grad``. A single call is not worth the trial.
+        """
+        if self._calls and self._backward is None:
+            ahead = (v * value_and_slopes(field, x, v)[1]).flatten(2).sum(2)
+            try:
+                back = (v * value_and_slopes_back(field, x, v)[1]).flatten(2).sum(2)
+            except RuntimeError:
+                self._backward = False
+            else:
+                rounding = 100 * torch.finfo(x.dtype).eps * v.square().sum()
+                self._backward = bool((ahead - back).norm() <= 1e-3 * ahead.norm() + rounding)
+        return bool(self._backward)
 
     def traces(self, field: Field, x: Tensor, m: int, directions: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Return ``f(x)`` and ``vᵀ J v``, ``(m, B)``, in memory that does not grow with the number `m` of vectors.
@@ -131,7 +167,7 @@ class Products:
         traces = []
         for start in range(0, m, size):
             v = directions(slice(start, min(m, start + size)))
-            value, products = self(field, x, v)
+            value, products = self(field, x, v, either=True)
             traces.append((v * products).flatten(2).sum(2))
         return value, torch.cat(traces)
 
@@ -188,9 +224,10 @@ def check_derivatives(field: Field, x: Tensor, dtype: torch.dtype) -> None:
 
     with torch.no_grad():
         near, *wider = (steepness(k * h) for k in (1, 2, 4))
-        told = Products().traces(field, x, 1, lambda part: v[None])[1][0]
+        value, told = Products().traces(field, x, 1, lambda part: v[None])
+        lost = torch.finfo(dtype).eps * (x.abs() + value.abs()).flatten(1).sum(1) / h
         sure = all((other - near).norm() <= 0.01 * near.norm() for other in wider)
-        if sure and (told - near).norm() > 0.1 * near.norm():
+        if sure and (told[0] - near).norm() > 0.1 * near.norm() + lost.norm():
             raise ValueError(
                 "the model's derivatives by the state, which a divergence needs, are not those of its values: a network detaches "
                 "its input, or computes outside of torch. Let derivatives through, or use sdegen.elbo, which needs none."
