@@ -512,6 +512,7 @@ CALLS: dict[str, Any] = {
     "AmortisedPosterior.sample": Method(LEARNED, {"x": X[0], "steps": 2}),
     "AmortisedPosterior.sample_each": Method(LEARNED, {"steps": 2}),
     "AmortisedPosterior.log_prob": Method(LEARNED, {"x": X[0]}),
+    "AmortisedPosterior.log_prob_each": Method(LEARNED, {"y": X[:, None].clamp(-3, 3), "x": X}),
     "AmortisedPosterior.find_mode": Method(LEARNED, {"x": X[0], "draws": 4, "steps": 1}),
     "ComposedPosterior.sample": Method(inference.ComposedPosterior(LEARNED, 4), {"steps": 2}),
     "ComposedPosterior.log_prob": Method(inference.ComposedPosterior(LEARNED, 4), {"theta": X.clamp(-3, 3)}),

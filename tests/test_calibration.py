@@ -198,6 +198,24 @@ def test_a_posterior_of_many_observations_is_asked_once(pairs: tuple[Tensor, Ten
     assert torch.equal(found[0].places, found[1].places)
 
 
+def test_a_density_given_many_observations_is_asked_once(pairs: tuple[Tensor, Tensor]) -> None:
+    class Batched(Gaussian):
+        def log_prob_each(self, theta: Tensor, x: Tensor) -> Tensor:
+            return torch.stack([Gaussian.log_prob(self, own, at) for own, at in zip(theta, x, strict=True)])
+
+        def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    found = []
+    for posterior in (Gaussian(), Batched()):
+        torch.manual_seed(5)
+        found.append(find_coverage(posterior, *pairs, DRAWS, seed=0))
+    assert torch.equal(found[0].places, found[1].places)
+    short = type("Short", (Gaussian,), {"log_prob_each": lambda self, theta, x: torch.zeros(len(x))})
+    with pytest.raises(ValueError, match=r"log_prob_each gives shape \(\d+,\); it must return"):
+        find_coverage(short(), *pairs, DRAWS, seed=0)
+
+
 @pytest.mark.parametrize("find", [find_ranks, find_coverage, find_tarp_coverage])
 def test_pairs_that_do_not_fit_are_refused(find) -> None:
     with pytest.raises(ValueError, match="give pairs"):

@@ -133,6 +133,14 @@ def test_a_fitted_linear_gaussian_posterior_is_the_true_one() -> None:
     assert (truth.log_prob(theta) - posterior.log_prob(theta, x)).mean().abs() < 0.02
 
 
+def test_densities_given_several_data_are_those_given_each() -> None:
+    x, theta = torch.tensor([[0.5, 1.0], [-0.5, 2.0]]), torch.rand(2, 3, 2)
+    theta[1, 2] = 5.0  # outside of the prior
+    posterior = quick(BOX, draw_pairs(BOX, noisy, 500, seed=0))
+    second = posterior.log_prob(theta[1], x[1])
+    assert second[2].isneginf() and torch.allclose(posterior.log_prob_each(theta, x)[1], second, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_mode_of_a_gaussian_posterior_is_its_mean() -> None:
     posterior, x = quick(NORMAL, draw_pairs(NORMAL, noisy, 4000, seed=0)), torch.tensor([1.0, -0.5])
@@ -257,6 +265,13 @@ bad(
     ValueError,
     lambda w: POSTERIOR.log_prob(torch.zeros(4, 3), torch.zeros(2)),
     r"y has shape \(4, 3\)",
+)
+bad(
+    "parameters for another number of data",
+    ValueError,
+    lambda w: POSTERIOR.log_prob_each(torch.zeros(4, 3, 2), torch.zeros(5, 2)),
+    r"y has shape \(4, 3, 2\) for 5 x",
+    "n for each",
 )
 bad("no draws", ValueError, lambda w: POSTERIOR.sample(0, torch.zeros(2)), "n = 0")
 bad("ranks of a law that has none", TypeError, lambda w: NormalRanks(D.Beta(TWO, TWO)), "distribution function")

@@ -135,16 +135,39 @@ class ConditionalDensity:
         ValueError
             If one has another shape than the model was trained on, or holds NaN or infinite values.
         """
-        x = self.check_rows(check_tensor("x", x, finite=False)[None])
-        inside = self._inside(self._check_values(y))
-        found = torch.full((len(y),), -torch.inf, dtype=y.dtype, device=y.device)
+        return self.log_prob_each(self._check_values(y)[None], check_tensor("x", x, finite=False)[None])[0]
+
+    def log_prob_each(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the log-densities in nats of values ``(K, n, *)`` given each of several `x`, ``(K, n)``, by one integration.
+
+        Parameters
+        ----------
+        y
+            The values, `n` for each `x`.
+        x
+            What they are given, ``(K, *)``.
+
+        Raises
+        ------
+        TypeError
+            If one is no tensor of floating-point numbers.
+        ValueError
+            If one has another shape than the model was trained on, numbers of rows differ, or one holds NaN or infinite values.
+        """
+        x = self.check_rows(x)
+        if check_tensor("y", y).ndim < 2 or len(y) != len(x):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} for {len(x)} x; give values (K, n, *), n for each of these."
+            )
+        flat, rows = self._check_values(y.flatten(0, 1)), x[:, None].expand(*y.shape[:2], *x.shape[1:]).flatten(0, 1)
+        inside = self._inside(flat)
+        found = torch.full((len(flat),), -torch.inf, dtype=y.dtype, device=y.device)
         if inside.any():
-            own = y[inside]
-            states = self.model.cast_states(self.to_states(own, x))
-            bound = Conditioned(self.model, **{self.name: x.expand(len(own), *x.shape[1:])})
-            value = log_prob(bound, states, batch=self.batch)
+            own, given = (flat, rows) if inside.all() else (flat[inside], rows[inside])
+            states = self.model.cast_states(self.to_states(own, given))
+            value = log_prob(Conditioned(self.model, **{self.name: given}), states, batch=self.batch)
             found[inside] = value.to(found) + self.log_volume(own)
-        return found
+        return found.unflatten(0, y.shape[:2])
 
     def check_rows(self, x: Tensor) -> Tensor:
         """Return what values are given, a row for each; refuse another shape, and what is not finite."""

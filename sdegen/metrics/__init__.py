@@ -30,7 +30,7 @@ from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precis
 from .mmd import mmd
 from .modes import mode_shares
 from .nearest import knn_kl
-from .posteriors import BatchedSampler, ConditionalLaw, ConditionalSampler
+from .posteriors import BatchedLaw, BatchedSampler, ConditionalLaw, ConditionalSampler
 from .predictions import crps, effective_share, predictive_check
 from .streaming import FeatureMoments, feature_moments
 from .two_sample import ClassifierTest, classifier_test
@@ -38,6 +38,7 @@ from .wasserstein import sliced_wasserstein
 
 __all__ = [
     "Accuracy",
+    "BatchedLaw",
     "BatchedSampler",
     "Classifier",
     "ClassifierTest",

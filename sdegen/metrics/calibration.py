@@ -22,7 +22,7 @@ from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
 from ..show import show_call
 from .estimate import Estimate
-from .posteriors import ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
+from .posteriors import BatchedLaw, ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
 
 
 class Ranks(NamedTuple):
@@ -184,7 +184,8 @@ def find_coverage(
     Parameters
     ----------
     posterior
-        An object with ``sample(n, x)`` and ``log_prob(theta, x)``.
+        An object with ``sample(n, x)`` and ``log_prob(theta, x)``; one with ``log_prob_each(theta, x)`` is asked
+        once, for all pairs.
     theta, x
         Pairs from the joint law, prior and simulator: parameters ``(K, *)`` and data ``(K, *)``.
     draws
@@ -202,10 +203,7 @@ def find_coverage(
         If their numbers differ, draws have another shape than parameters, or a log-density is NaN.
     """
     drawn = draw_for_pairs(posterior, theta, x, draws, progress)
-    pairs = zip(drawn, theta, x, strict=True)
-    density = torch.stack(
-        [_log_density(posterior, torch.cat([own, true[None].to(own)]), at) for own, true, at in pairs]
-    )
+    density = _log_densities(posterior, torch.cat([drawn, theta[:, None].to(drawn)], 1), x)
     return Coverage(find_places(-density[:, :-1, None], -density[:, -1:, None], seed)[:, 0])
 
 
@@ -273,19 +271,21 @@ def _points_among(alike: Tensor, generator: torch.Generator | None) -> Tensor:
     return low + (high - low) * torch.rand(K, d, dtype=torch.float64, generator=generator).to(alike)
 
 
-def _log_density(posterior: ConditionalLaw, theta: Tensor, x: Tensor) -> Tensor:
-    """Return the posterior's log-density of parameters ``(n, *)``, checked, ``(n,)``.
+def _log_densities(posterior: ConditionalLaw, theta: Tensor, x: Tensor) -> Tensor:
+    """Return the posterior's log-densities of parameters ``(K, n, *)`` given each of ``(K, *)``, checked, ``(K, n)``."""
+    if isinstance(posterior, BatchedLaw):
+        return _check_density("posterior.log_prob_each", posterior.log_prob_each(theta, x), theta.shape[:2])
+    each = [posterior.log_prob(own, at) for own, at in zip(theta, x, strict=True)]
+    return torch.stack([_check_density("posterior.log_prob", found, theta.shape[1:2]) for found in each])
 
-    Raises
-    ------
-    ValueError
-        If it has another shape, or is NaN.
-    """
-    found = check_tensor("posterior.log_prob(theta, x)", posterior.log_prob(theta, x), finite=False).detach()
-    if found.shape != (len(theta),) or found.isnan().any():
+
+def _check_density(name: str, found: Tensor, shape: torch.Size) -> Tensor:
+    """Return log-densities that `name` gave; refuse those of another shape, and NaN, by a ValueError."""
+    found = check_tensor(f"{name}(theta, x)", found, finite=False).detach()
+    if found.shape != shape or found.isnan().any():
         raise ValueError(
-            f"posterior.log_prob gives {'NaN' if found.isnan().any() else f'shape {tuple(found.shape)}'}; it must return "
-            f"a log-density for each of ({len(theta)}, *) parameters."
+            f"{name} gives {'NaN' if found.isnan().any() else f'shape {tuple(found.shape)}'}; it must return a log-density "
+            f"for each of ({', '.join(map(str, shape))}, *) parameters."
         )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BatchedLaw",
     "BatchedSampler",
     "ConditionalLaw",
     "ConditionalSampler",
@@ -45,6 +46,14 @@ class ConditionalLaw(ConditionalSampler, Protocol):
 
     def log_prob(self, theta: Tensor, x: Tensor, /) -> Tensor:
         """Return the log-density of parameters ``(n, *)`` given one observation `x`, ``(n,)``."""
+
+
+@runtime_checkable
+class BatchedLaw(ConditionalLaw, Protocol):
+    """The interface of a law of parameters whose density is known given many observations at once, which is faster."""
+
+    def log_prob_each(self, theta: Tensor, x: Tensor, /) -> Tensor:
+        """Return the log-densities of parameters ``(K, n, *)`` given each of the observations ``(K, *)``, ``(K, n)``."""
 
 
 def draw_for_each(posterior: ConditionalSampler, x: Tensor, draws: int, progress: bool | None = None) -> Tensor:
