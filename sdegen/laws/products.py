@@ -16,6 +16,7 @@ __all__ = [
     "pulled_back",
     "value_and_slope",
     "value_and_slopes",
+    "value_and_slopes_back",
 ]
 
 from collections.abc import Callable, Iterator
