@@ -8,11 +8,13 @@ as many of the true posterior, in units of its standard deviations, the mean ove
 same data, where the true density is known. ``TARP`` and ``coverage`` are the areas between curve and diagonal over new pairs:
 positive for a posterior too wide, negative for one too narrow, and 0 but for their errors for one that is calibrated. True
 posteriors are exact draws, or the ends of 2,000 Markov chains (`benchmarks.simulators`). ``CPU s`` are the seconds that cores
-have spent on the training.
+have spent on the training. Rows of sbi are what its methods learn of the same simulations in the seconds that ours has taken, or
+until they end by their own rule (`benchmarks.inference_peers`).
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import command
-from benchmarks.rows import Values
+from benchmarks import command, inference_peers
+from benchmarks.rows import Key, Values
 from benchmarks.simulators import TASKS, Task
 from benchmarks.tables import Table
 from sdegen import inference, metrics
@@ -31,8 +33,10 @@ from sdegen.laws.draws import seeded
 Fit = Callable[[Task, inference.Pairs, int], Any]
 COLUMNS = {"C2ST": 3, "KL(truth‖model)": 3, "TARP": 3, "coverage": 3, "CPU s": 0, "seeds": 0}
 SIMULATIONS, DRAWS, DATA = 10_000, 2000, 10
-STEPS = {"two moons": 12_000}  # whose posterior is a hundredth as thin as its prior
+# The moons' posterior is a hundredth as thin as the prior; of ten normal numbers the linear guess leaves nothing to learn.
+STEPS = {"two moons": 12_000, "Gaussian linear, 10-D": 500}
 USUAL = 3000  # steps of the others
+BESIDE = ("two moons", "Gaussian linear, 10-D")  # tasks that sbi is trained on too
 
 
 class Known:
@@ -50,6 +54,13 @@ def learned(steps: int, task: Task, pairs: inference.Pairs, seed: int) -> infere
     """The posterior of a score model."""
     torch.manual_seed(seed)
     return inference.fit_posterior(task.prior, pairs, steps=steps, seed=seed, progress=False)
+
+
+def learned_by_sbi(
+    method: str, budget: Callable[[], float], task: Task, pairs: inference.Pairs, seed: int
+) -> inference_peers.Theirs:
+    """The posterior of a method of sbi."""
+    return inference_peers.learn(method, task.prior, pairs, budget(), seed)
 
 
 def judged(task: Task, posterior: Any, data: int, draws: int, seed: int) -> Values:
@@ -86,6 +97,20 @@ def calibrated(task: Task, posterior: Any, pairs: int, covered: int, seed: int) 
     return values
 
 
+def budget_of(table: Table, name: str) -> float:
+    """Return the seconds that our training has taken on a task.
+
+    Raises
+    ------
+    SystemExit
+        If the row is not computed yet.
+    """
+    ours = Key("tasks", f"{name}, score", 0)
+    if ours not in table.rows.lines:
+        raise SystemExit(f"{ours.name}: compute this row first, whose seconds are those of sbi.")
+    return float(table.rows.lines[ours]["values"]["CPU s"][0])
+
+
 def tasks_block(table: Table) -> str:
     """Return the rows of every task."""
     n, draws, data, pairs, covered = (1000, 500, 2, 50, 5) if table.quick else (SIMULATIONS, DRAWS, DATA, 300, 60)
@@ -95,7 +120,7 @@ def tasks_block(table: Table) -> str:
             task = make()
             return judged(task, Known(task), data, draws, seed)
 
-    def row(make: Callable[[], Task], fit: Fit, seed: int) -> Values:
+    def row(make: Callable[[], Task], fit: Fit, covered: int, seed: int) -> Values:
         with seeded(torch.Generator().manual_seed(seed)):
             task = make()
             simulated = inference.draw_pairs(task.prior, task.simulate, n, seed=1000 + seed)
@@ -109,13 +134,22 @@ def tasks_block(table: Table) -> str:
     for name, make in TASKS.items():
         rows[f"{name}, true draws"] = table.row("tasks", f"{name}, true draws", partial(floor, make), once=True)
         steps = 200 if table.quick else STEPS.get(name, USUAL)
-        score = partial(row, make, partial(learned, steps))
+        score = partial(row, make, partial(learned, steps), covered)
         rows[f"{name}, score"] = table.row("tasks", f"{name}, score", score, once=True)
+        for method in inference_peers.METHODS if name in BESIDE else ():
+            own = f"{name}, {method} of sbi"
+            theirs = partial(learned_by_sbi, method, partial(budget_of, table, name))
+            if inference_peers.installed() or table.rows.seeds("tasks", own):
+                rows[own] = table.row("tasks", own, partial(row, make, theirs, 0), once=True)
     return table.write("tasks", COLUMNS, rows)
 
 
 def main() -> None:
     """Print the table."""
+    if not inference_peers.installed():
+        print(
+            "sbi is not installed, and its rows are not computed: pip install -c constraints.txt sbi", file=sys.stderr
+        )
     command.run("inference_table", __doc__, [tasks_block], seeds=1)
 
 
