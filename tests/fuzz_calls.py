@@ -348,6 +348,8 @@ CALLS: dict[str, Any] = {
     "processes.grids.Given": {"times": torch.tensor([0.9, 0.5, 0.1])},
     "guidance.Autoguidance": {"weak": EXACT},
     "guidance.ClassifierFree": {"model": CONDITIONAL, "null": None},
+    "guidance.Product": {"models": {EXACT: 2.0}},
+    "laws.multiply_laws": {"laws": {MIXTURE: 1.0}},
     "guidance.RescaledGuidance": {"model": CONDITIONAL},
     "guidance.Rescaled": {"model": guidance.Autoguidance(EXACT, EXACT, 2.0)},
     "guidance.Without": {"model": CONDITIONAL},

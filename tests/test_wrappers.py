@@ -35,6 +35,7 @@ WRAPPERS: dict[type[Wrapper], Callable[[ScoreModel], Wrapper]] = {
     guidance.KalmanUpdate: lambda m: guidance.KalmanUpdate(m, SEEN),
     guidance.MomentMatching: lambda m: guidance.MomentMatching(m, SEEN),
     guidance.PiGDM: lambda m: guidance.PiGDM(m, SEEN),
+    guidance.Product: lambda m: guidance.Product([(m, 2.0), (m, -0.5)]),
     guidance.Replacement: lambda m: guidance.Replacement(m, SEEN),
     guidance.Rescaled: lambda m: guidance.Rescaled(guidance.ClassifierFree(m, 2.0)),
     guidance.RescaledGuidance: lambda m: guidance.RescaledGuidance(m, 2.0),

@@ -13,6 +13,7 @@ from .contrast import Rescaled, RescaledGuidance, contrast
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
 from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
+from .product import Product
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
@@ -20,7 +21,7 @@ from .twisted import Particles, twisted_smc
 
 __all__ = [
     "CleanState", "Guided", "Tilted",
-    "Autoguidance", "ClassifierFree", "Extrapolated", "Rescaled", "RescaledGuidance", "Without", "contrast",
+    "Autoguidance", "ClassifierFree", "Extrapolated", "Product", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
     "minimal_residuals", "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",

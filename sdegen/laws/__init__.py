@@ -11,13 +11,14 @@ from .harmonics import BoxHarmonics, CircleHarmonics
 from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Operator, Scale
+from .powers import Normalised, multiply_laws
 from .profiles import Profile
 from .supports import NormalRanks, free_coordinates
 from .units import Units
 
 __all__ = [
     "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture",
-    "InverseTransform", "Matrix", "Moments", "NormalRanks",
+    "InverseTransform", "Matrix", "Moments", "NormalRanks", "Normalised",
     "Columns", "Operator", "Profile", "Scale", "Units", "bases", "coordinates", "derivatives", "free_coordinates", "kernels",
-    "moments_of",
+    "moments_of", "multiply_laws",
 ]  # fmt: skip

@@ -125,6 +125,10 @@ WRAPPERS: dict[str, tuple[Wrap, Wrap | None]] = {
         lambda m: guidance.Autoguidance(m, sdegen.Exact(m.sde, gaussian_data()), 1.5),
         lambda m: guidance.Autoguidance(m, sdegen.Exact(m.sde, gaussian_data()), 1.0),
     ),
+    "product": (
+        lambda m: guidance.Product([(m, 1.5), (sdegen.Exact(m.sde, gaussian_data()), -0.5)]),
+        lambda m: guidance.Product([(m, 1.0)]),
+    ),
     "classifier": (
         lambda m: Conditioned(guidance.ClassifierGuidance(m, guidance.ExactClassifier(m.sde, modes())), **LABELLED),
         lambda m: Conditioned(
