@@ -7,7 +7,7 @@ __all__ = ["Normalised", "multiply_components", "multiply_laws", "read_powers"]
 import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from ..show import show_call, show_value
 from .mixtures import GaussianMixture
 
 MOST = 2**16  # components of a product
-K = TypeVar("K")
 Factors = Sequence[tuple[GaussianMixture, float]]
 
 
@@ -90,7 +89,7 @@ def multiply_laws(laws: dict[GaussianMixture, float] | Iterable[tuple[GaussianMi
     return found
 
 
-def read_powers(name: str, given: Any, kind: type[K], what: str) -> list[tuple[K, float]]:
+def read_powers(name: str, given: Any, kind: type, what: str) -> list[tuple[Any, float]]:
     """Return the pairs of a thing and its power in a dict or a list; refuse anything else.
 
     Parameters
