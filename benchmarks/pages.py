@@ -89,6 +89,11 @@ TOGETHER = {
     "images": "### Fashion-MNIST, four images\n\nThe shipped network of 1.8 million parameters, float32.\n\n",
 }
 
+CONDITIONAL = {
+    "posteriors": "### Posteriors of ten measurements each\n\n",
+    "labels": "### Labels of very different widths\n\n",
+}
+
 LIKELIHOOD = {
     "flow": """### Integrating the flow
 
@@ -206,6 +211,8 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "solvers", "\n".join([blocks[0], picture, *blocks[1:]]))
     drawn = [f"{text}{table(stem, of='drawn_table')}\n" for stem, text in DRAWN.items()]
     put(pages, HERE / "README.md", "drawn", "\n".join(drawn))
+    conditional = [f"{text}{table(stem, of='conditional_table')}\n" for stem, text in CONDITIONAL.items()]
+    put(pages, HERE / "README.md", "conditional", "\n".join(conditional))
     speed = [f"{text}{table(stem, columns, of='speed')}\n" for stem, (text, columns) in SPEED.items()]
     put(pages, HERE / "README.md", "speed", "\n".join(speed))
     together = [f"{text}{table(stem, of='parallel_table')}\n" for stem, text in TOGETHER.items()]

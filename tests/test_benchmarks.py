@@ -307,7 +307,7 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 
 COMPLETE = [
-    "parallel_table", "series_table",
+    "conditional_table", "parallel_table", "series_table",
     "kl_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
@@ -403,6 +403,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("families_table", "residual flow", 2),
         ("speed", "512", 1),
         ("parallel_table", "DDPM, 1000 steps, window 1000", 1),
+        ("conditional_table", "ΠGDM", 2),
         ("restore_images --data sprites", "blurred replacement", 1),
         ("likelihood_table", "hutch++, 4", 1),
         ("likelihood_table", "OU, uniform", 1),
