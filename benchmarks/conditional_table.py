@@ -11,10 +11,10 @@ evaluations beside the known variance of the posterior: with what the model itse
 is the floor of the first row, the true score followed in 100 steps. The columns of 3 % are the share of the problems that are
 within.
 
-A second block is of laws of one label each, Gaussians of standard deviations between 0.05 and 1 beside one another, and means over
-the labels: of a model that knows the moments of its labels, and of one that knows those of all data and what `measure_profile`
-finds under the labels, as a network does. *Narrow* and *wide* are the ratio of the variances at ten evaluations of the labels
-with the least and the most of it.
+A second block is of laws of one label each, Gaussians of standard deviations between 0.05 and 1 beside one another, and means
+over the labels: of a model that knows the moments of its labels, and of one that knows those of all data and what
+`measure_profile` finds under the labels, as a network does. *Narrow* and *wide* are the ratio of the variances at ten evaluations
+of the labels with the least and the most of it.
 """
 
 from __future__ import annotations
