@@ -31,7 +31,7 @@ from benchmarks.drawn_targets import Draws
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import grids, guidance, measurements, samplers
-from sdegen.laws.mixtures import Moments
+from sdegen.conditions import Conditions
 from sdegen.samplers import Multistep, PointMass, share
 
 EVALUATIONS = (5, 8, 10, 20)
@@ -68,22 +68,30 @@ class Problem:
         self.exact = sdegen.Exact(sdegen.VP(), self.law)
 
 
-class Learned(sdegen.ExactConditional):
+class Learned(sdegen.Exact):
     """The truth under every label that knows of its law the moments of all data, and a profile that is measured under the
     labels: what a network knows after `fit`.
     """
 
-    settable = ("moments", "end", "profile")
-
     def __init__(self, laws: list[sdegen.GaussianMixture], null: sdegen.GaussianMixture, each: int) -> None:
-        super().__init__(sdegen.VP(), laws, null)
+        super().__init__(sdegen.VP(), null)
+        self._labelled = sdegen.ExactConditional(self.sde, laws, null)
         data = torch.cat([law.sample(each, torch.Generator().manual_seed(k)) for k, law in enumerate(laws)])
         label = torch.arange(len(laws)).repeat_interleave(each)
         self.profile = samplers.measure_profile(self, data, steps=EVALUATIONS[:-1], label=label)
 
-    def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of all data without a label, and nothing under one."""
-        return None if cond.get("label") is not None else self.moments
+    @property
+    def conditions(self) -> Conditions:
+        """The label."""
+        return self._labelled.conditions
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the score under a label."""
+        return self._labelled.score(x, t, **cond)
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the clean state and the noise under a label."""
+        return self._labelled.estimate(x, t, **cond)
 
 
 class Widths:
