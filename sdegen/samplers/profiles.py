@@ -47,7 +47,7 @@ def measure_profile(
 
     Each datum is noised to 32 levels with one and the same noise, and the model is asked twice, there and a short way along its
     flow: 64 evaluations a datum. From each begin four paths at the first time, and solvers follow them to the last in each of the
-    numbers of steps, one in three to nine ways, and what comes nearest to a run of many steps is remembered: about 350
+    numbers of steps, one in three to ten ways, and what comes nearest to a run of many steps is remembered: about 370
     evaluations a path. `fit` does so with 16 of the data, and keeps the result as ``model.profile``.
 
     Parameters

@@ -150,9 +150,12 @@ def _by_level(
     order: int,
     corrector: bool = False,
     around: Reference | None = None,
+    power: float = 1 / 2,
 ) -> Multistep:
-    """Return a solver whose steps are densest around some times the level of the moments."""
-    grid = Angle(end=ground.end, scale=factor * ground.level, power=0.5)
+    """Return a solver whose steps are densest around some times the level of the moments; a larger power has fewer at little
+    noise.
+    """
+    grid = Angle(end=ground.end, scale=factor * ground.level, power=power)
     return Multistep(steps, grid, order, around or ground.around, share, corrector)
 
 
@@ -184,6 +187,8 @@ CONTESTANTS = (  # the guess is the first, and tried at every number
     _Contestant(7, MOST, partial(_by_error, power=1 / 3, order=3)),
     _Contestant(7, MOST, partial(_by_level, factor=1.0, order=2, corrector=True, around=PointMass())),
     _Contestant(4, MOST, partial(_by_level, factor=2.5, order=2, corrector=True, around=PointMass())),
+    _Contestant(4, 6, partial(_by_error, power=1 / 4, order=2, corrector=True, around=PointMass())),
+    _Contestant(7, MOST, partial(_by_level, factor=1.0, power=3 / 4, order=2, corrector=True)),
 )
 
 
