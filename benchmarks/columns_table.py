@@ -4,11 +4,13 @@
     python -m benchmarks.columns_table --quick
 
 Two categories, a number, two positive numbers, a share, a count, and a number that is missing more often in some regions than
-in others (`columns_law`). A network learns from 20,000 rows. ``C2ST`` is the accuracy of a classifier that tells rows from
-fresh ones of the law: drawn whole; with columns given, of rows of the law; and of the missing moods that were filled, beside
-those that were not said. ``marginals`` is the largest distance between distribution functions over all columns, and
-``correlations`` that between correlations over all pairs. ``nats`` are by how many the log-density lies below the true one, on
-average over 400 rows. Anomalies are rows whose last four columns are another row's.
+in others (`columns_law`). A network learns from 20,000 rows. ``C2ST`` is how often a classifier is right about which rows are
+drawn and which are of the law, one half where it cannot tell: of rows drawn whole; of rows four columns of which are given, as
+rows of the law have them, and four drawn; and of rows whose missing moods were drawn, beside the moods that the law has there.
+``marginals`` is the largest distance between distribution functions of a number of the encoded rows, ``correlations`` the largest
+difference of a correlation of two. ``nats`` is how far the bound on the log-density lies below the true log-density, on average
+over 400 rows, and ``AUC`` how often it is higher for a row of the law than for an anomaly, whose last four columns are another
+row's; of the floor it is that of the true log-density.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ def posteriors_block(table: Table) -> str:
         "ΠGDM, true score": (partial(by_guidance, guidance.PiGDM, exact), 50),
         "moment matching, trained": (partial(by_guidance, guidance.MomentMatching, trained), 50),
         "ΠGDM, trained": (partial(by_guidance, guidance.PiGDM, trained), 50),
+        "Kalman update, trained": (partial(by_guidance, guidance.KalmanUpdate, trained), 50),
         "network with a mask": (partial(by_mask, partial(conditional, many)), 50),
     }
     rows = {}
@@ -208,6 +209,7 @@ def stiff_block(table: Table) -> str:
         "moment matching, trained": partial(by_guidance, guidance.MomentMatching, trained),
         "by conjugate gradients, trained": partial(by_guidance, Assumed, trained),
         "ΠGDM, trained": partial(by_guidance, guidance.PiGDM, trained),
+        "Kalman update, trained": partial(by_guidance, guidance.KalmanUpdate, trained),
     }
     rows = {}
     for std in (0.001, 0.05, 0.3):

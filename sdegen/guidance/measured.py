@@ -288,7 +288,8 @@ class MomentMatching(CovarianceGuidance):
     By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
     derivative of the model for each iteration. F. Rozet et al., *Learning diffusion priors from observations by
     expectation maximization*, 2024, arXiv:2405.13712; B. Boys et al., *Tweedie moment projected diffusions for inverse problems*,
-    2023, arXiv:2310.06721.
+    2023, arXiv:2310.06721. The derivative of a network errs where data hardly vary: samples of a smooth series of which few
+    places are measured precisely may come out too narrow; `KalmanUpdate` takes no derivative.
 
     Parameters
     ----------
