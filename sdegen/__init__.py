@@ -107,7 +107,7 @@ from .processes import (
     grids,
     simulate,
 )
-from .samplers import edit, sample
+from .samplers import FlowMap, edit, sample
 from .training import NonFiniteLoss, Run, fit, losses, weightings
 
 __all__ = [
@@ -121,8 +121,8 @@ __all__ = [
     # laws
     "Diagonal", "Empirical", "GaussianMixture", "Matrix", "Moments", "Operator", "Profile", "Scale", "Units", "moments_of",
     # models
-    "LongSeries", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FokkerPlanck", "LearnedVariance", "Model",
-    "ScoreModel", "VelocityModel",
+    "LongSeries", "Conditioned", "DirectModel", "Exact", "ExactConditional", "FlowMap", "FokkerPlanck", "LearnedVariance",
+    "Model", "ScoreModel", "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Density",

@@ -304,7 +304,7 @@ def check_labels(label: Any, n: int | None, classes: int, least: int = 0, name: 
 
 
 def check_numbers(
-    kind: Condition, name: str, value: Any, axis: int, size: int, gaps: tuple[int, ...] | None, look: bool
+    kind: Condition, name: str, value: Any, axis: int | None, size: int, gaps: tuple[int, ...] | None, look: bool
 ) -> Tensor:
     """Return the value of a condition that is made of real numbers, or a row for each datum, as floating point.
 
@@ -313,7 +313,7 @@ def check_numbers(
     kind, name, value
         What was declared, and what was given.
     axis, size
-        The axis whose length is declared, counted from the last, and that length.
+        The axis whose length is declared, counted from the last, and that length; None where there is none.
     gaps
         Axes along which numbers are missing, NaN, together: () if none may be, None if each may.
     look
@@ -330,7 +330,7 @@ def check_numbers(
     value = _as_numbers(name, value, what)
     if value.is_complex():
         raise TypeError(f"{name} has dtype {value.dtype}; {what}.")
-    if value.ndim not in (kind.ndim, kind.ndim + 1) or value.shape[axis] != size:
+    if value.ndim not in (kind.ndim, kind.ndim + 1) or (axis is not None and value.shape[axis] != size):
         raise ValueError(f"{name} has shape {tuple(value.shape)}; {what}.")
     value = value if value.is_floating_point() else value.double()
     if look:

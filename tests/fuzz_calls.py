@@ -93,6 +93,10 @@ def model(classes: int = 0) -> sdegen.Model:
     return made
 
 
+def flow_map() -> samplers.FlowMap:
+    return samplers.FlowMap.of(model())
+
+
 def table_model() -> sdegen.Model:
     known = nets.Vector(1, gaps=True, dropout=None)
     made = sdegen.Model(nets.MLP(1, width=8, depth=1, conditions={"known": known}), VP)
@@ -487,6 +491,9 @@ CALLS: dict[str, Any] = {
     "testing.gaussian_error": {"model": AFFINE, "sampler": samplers.DDIM(3)},
     "testing.response": {"model": AFFINE},
     "testing.sampled_moments": {"model": AFFINE, "sampler": samplers.DDIM(3)},
+    "testing.check_flow_map": {"model": Lazy(flow_map), "n": 4},
+    "testing.flow_map_cases": {"model": Lazy(flow_map), "n": 4},
+    "samplers.FlowMap": {"net": Lazy(lambda: flow_map().net), "sde": VP},
     "testing.check_sampler": {"make": MAKE, "steps": (4, 8)},
     "testing.check_wrapper": {"wrap": WRAP},
     "testing.observed_order": {"make": MAKE, "steps": (4, 8)},
@@ -570,7 +577,11 @@ def use(name: str, result: Any) -> Any:
     """Put an object to its use, so that what its constructor takes is refused there at the latest."""
     if isinstance(result, samplers.Sampler):
         got = sdegen.sample(
-            EXACT, 3, sampler=result, seed=0, final="denoise" if getattr(result, "denoise", True) else "sample"
+            flow_map() if isinstance(result, samplers.Jumps) else EXACT,
+            3,
+            sampler=result,
+            seed=0,
+            final="denoise" if getattr(result, "denoise", True) else "sample",
         )
         return result, got
     if isinstance(result, grids.Grid):
@@ -597,6 +608,10 @@ def use(name: str, result: Any) -> Any:
         return result, training.losses.Denoising(times=result)(
             sdegen.Exact(TABLE, RING) if isinstance(result, training.weightings.DiscreteTimes) else EXACT, X
         )
+    if isinstance(result, training.MapLoss):
+        return result, result(flow_map(), X)
+    if isinstance(result, training.PairTimes):
+        return result, training.Semigroup(times=result)(flow_map(), X)
     if isinstance(result, (training.losses.Denoising, training.losses.Implicit)):
         return result, result(EXACT, X)
     if isinstance(result, (training.losses.Variational, training.losses.Hybrid)):
@@ -655,6 +670,9 @@ ALLOWED: dict[str, str] = {
     "detail": "zero",
     "threshold": "zero",
     "offset": "zero",
+    "back": "zero",  # no fresh noise
+    "whole": "zero",
+    "up": "zero",
     "gamma": "zero",
     "weight": "zero",
     "rounds": "zero",

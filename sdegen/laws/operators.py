@@ -249,11 +249,11 @@ class Scale(Elementwise):
         made.c = self.c * other.c
         return made
 
-    def __add__(self, other: Scale) -> Scale:
-        return self._of(self.c + other.c)
+    def __add__(self, other: Any) -> Any:
+        return self._of(self.c + other.c) if other.__class__ is Scale else other + self
 
-    def __sub__(self, other: Scale) -> Scale:
-        return self._of(self.c - other.c)
+    def __sub__(self, other: Any) -> Any:
+        return self._of(self.c - other.c) if other.__class__ is Scale else other * -1.0 + self
 
     def __call__(self, x: Tensor) -> Tensor:
         # A 0-dimensional CPU tensor multiplies like a Python number: no copy to the device, no promotion of x.

@@ -10,6 +10,7 @@ from .network import LearnedVariance, Model, Trainable
 from .parametrizations import (
     DataParametrization,
     EDMParametrization,
+    MatchedParametrization,
     NoiseParametrization,
     Parametrization,
     ScoreParametrization,
@@ -24,6 +25,7 @@ __all__ = [
     "Model", "ScoreModel", "Trainable", "VelocityModel", "Wrapper",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for
-    "DataParametrization", "EDMParametrization", "NoiseParametrization", "Parametrization", "ScoreParametrization",
+    "DataParametrization", "EDMParametrization", "MatchedParametrization", "NoiseParametrization", "Parametrization",
+    "ScoreParametrization",
     "VelocityParametrization",
 ]  # fmt: skip

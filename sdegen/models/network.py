@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["LearnedVariance", "Model", "Trainable"]
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
+from ..laws.bases import principal_axes
 from ..laws.calibrated import Calibrated
+from ..laws.diagonal import Diagonal
 from ..laws.kernels import posterior
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -24,14 +27,16 @@ from ..laws.operators import Operator, rows
 from ..laws.units import Units
 from ..precision import at_least_single
 from ..processes.linear import LinearSDE
-from ..processes.scalar import as_scalar
+from ..processes.scalar import as_scalar, is_scalar
 from ..processes.validity import check_process
+from ..recall import recall
 from ..signatures import check_call
 from .parametrizations import Coefficients, EDMParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
 _LEARNED, _UNKNOWN = "learned.", (True, True)
+NARROWEST = 1e-4  # of the largest variance of data: what their law is taken to have along an axis at least
 
 
 class Trainable(ScoreModel, Calibrated):
@@ -218,7 +223,11 @@ class Model(Trainable, VelocityModel):
 
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
-        c = self.parametrization.coefficients(self.sde, at, self.std)
+        P = self._variances() if self.parametrization.matched else None
+        if P is None:
+            c = self.parametrization.coefficients(self.sde, at, self.std)
+        else:
+            c = self.parametrization.coefficients_along(at, P)
         if c.c_noise.shape not in ((), at.t.shape):
             raise ValueError(
                 f"{type(self.parametrization).__name__} gives a noise level of shape {tuple(c.c_noise.shape)} for times of shape "
@@ -226,11 +235,30 @@ class Model(Trainable, VelocityModel):
             )
         return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
 
+    def _variances(self) -> Diagonal | None:
+        """Return the covariance of the data as a map along their principal axes, or of each number where no more is known; None
+        on processes that are not scalar, and of data of one variance.
+        """
+        known = self.moments
+        if known is None or not is_scalar(self.sde) or known.covariance.numel() == 1:
+            return None
+        return recall(partial(_along_axes, known.in_units(self.sde.units)), "variances", known, self.sde.units)
+
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
         return check_answer("net", self.net(*c.inputs(x), **cond), x.shape, x)
 
     forward = ScoreModel.velocity
+
+
+def _along_axes(moments: Moments) -> Diagonal:
+    """Return a covariance as a map along its principal axes, none of them narrower than a hundredth of the widest."""
+    (mean, C), axes = moments, None
+    if C.ndim == 2:
+        axes = principal_axes(C)
+        C = axes(axes(C.double().cpu()).T).diagonal()
+    C = C.double().cpu()
+    return Diagonal(C.clamp_min(NARROWEST * C.max()).reshape(1, *mean.shape), axes)
 
 
 class LearnedVariance(Model, LearnedReversal):

@@ -11,6 +11,7 @@ __all__ = [
     "Coefficients",
     "DataParametrization",
     "EDMParametrization",
+    "MatchedParametrization",
     "NoiseParametrization",
     "Parametrization",
     "ScoreParametrization",
@@ -87,6 +88,8 @@ class Parametrization(Overridable, ABC):
     most
         The bound from above of the velocity's coefficient in the target of scalar processes, for a coefficient below 0 that
         vanishes at an end; infinite for no bound.
+    matched
+        Whether it takes the variances of the data along their principal axes, where they are known, for their mean variance.
 
     Raises
     ------
@@ -97,6 +100,7 @@ class Parametrization(Overridable, ABC):
     """
 
     most: float = math.inf
+    matched: bool = False
 
     __repr__ = show_call
 
@@ -258,5 +262,33 @@ class EDMParametrization(Parametrization):
         whiten, explained, c_out = at.regress(sde.datum * std**2)
         if self.detail:
             c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
+        c_in = whiten @ at.r_inv
+        return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
+
+
+class MatchedParametrization(EDMParametrization):
+    """EDM's preconditioning around the Gaussian law with the covariance of the data, in units in which they have mean 0.
+
+    Along each principal axis of the data, or for each of their numbers where only variances are known, the coefficients are those
+    of `EDMParametrization` with the variance there: a network that returns 0 is the exact model of Gaussian data. For scalar
+    processes; elsewhere, and until `fit` has measured the data, it is `EDMParametrization`.
+
+    Parameters
+    ----------
+    std, delta, detail
+        As for `EDMParametrization`.
+
+    Raises
+    ------
+    ValueError
+        As for `EDMParametrization`.
+    """
+
+    matched = True
+
+    def coefficients_along(self, at: Marginal, P: Operator) -> Coefficients:
+        """Return the four coefficients at the times of `at`, for data with the covariance `P`."""
+        C, S, A, B = (P.one() @ W for W in (at.C, at.S, at.A, at.B))
+        whiten, explained, c_out = C.regress(S, A, B, P)
         c_in = whiten @ at.r_inv
         return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))

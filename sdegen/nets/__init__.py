@@ -5,7 +5,7 @@ Those of `plain` are told no level. What the others are conditioned on is declar
 (`conditions`).
 """
 
-from .conditions import Fields, Label, Set, Vector
+from .conditions import Fields, Label, SecondLevel, Set, Vector
 from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
 from .extension import add_conditions
@@ -26,6 +26,7 @@ __all__ = [
     "Fourier",
     "HyperMLP",
     "Label",
+    "SecondLevel",
     "Perceptron",
     "Set",
     "Sinusoidal",

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "Fields",
     "Label",
+    "SecondLevel",
     "Set",
     "Vector",
     "declare",
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
 from ..conditions import Condition, check_labels, check_numbers
+from .embeddings import LevelEntry
 from .entries import FieldEntry, LabelEntry, SetEntry, VectorEntry
 
 
@@ -218,6 +220,32 @@ class Fields(Condition):
     def entry(self, features: int) -> FieldEntry:
         """Return the module by which values enter a network."""
         return FieldEntry(self.channels, self.dims)
+
+
+@check_arguments
+@dataclass(frozen=True, repr=False)
+class SecondLevel(Condition):
+    """A condition that is a second noise level, ``()``, in the units of the first, such as that which a flow map goes to.
+
+    It is embedded as the first, and two layers make of both what is added to the features of the noise level. At first they add
+    nothing, so that a network of one level, given its weights, begins as it was.
+    """
+
+    dropout = 0.0
+    ndim = 0
+
+    @property
+    def what(self) -> str:
+        """What a value is, for refusals."""
+        return "noise levels"
+
+    def read(self, name: str, value: Any, look: bool = True) -> Tensor:
+        """Return noise levels ``()`` or ``(n,)``, checked."""
+        return check_numbers(self, name, value, None, 0, (), look)
+
+    def entry(self, features: int) -> LevelEntry:
+        """Return the module by which noise levels enter a network."""
+        return LevelEntry(features)
 
 
 def declare(conditions: Mapping[str, Condition] | None, classes: int = 0) -> dict[str, Condition]:

@@ -1,8 +1,8 @@
-"""Embeddings of a number, such as the noise level, as a vector."""
+"""Embeddings of a number, such as the noise level, as a vector; and the module by which a second level enters a network."""
 
 from __future__ import annotations
 
-__all__ = ["Fourier", "Frequencies", "Sinusoidal"]
+__all__ = ["Fourier", "Frequencies", "LevelEntry", "Sinusoidal"]
 
 import math
 from collections.abc import Callable
@@ -93,3 +93,32 @@ class Fourier(Frequencies):
             raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
         self.dim, self.scale = dim, check_number("scale", scale, above=0)
         self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
+
+
+class LevelEntry(nn.Module):
+    """Two layers on a second noise level and the features of the first, which at first add nothing to these.
+
+    Parameters
+    ----------
+    features
+        The number of features.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.embedding = Sinusoidal()
+        self.inner, self.outer = nn.Linear(self.embedding.dim + features, features), nn.Linear(features, features)
+        self.act = nn.SiLU()
+        self.silence()
+
+    def silence(self) -> None:
+        """Set to 0 what is added for any level."""
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, value: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what levels ``(n,)`` or ``(1,)`` say to features ``(n, features)`` or ``(1, features)``."""
+        seen = self.embedding(value.to(e.device, torch.promote_types(e.dtype, torch.float32))).to(e.dtype)
+        n = max(len(seen), len(e))
+        joined = torch.cat([seen.expand(n, -1), e.expand(n, -1)], 1)
+        return e + self.outer(self.act(self.inner(joined))), x

@@ -37,7 +37,7 @@ class FallTable:
     def __call__(self, level: Tensor) -> Tensor | None:
         """Return the times of values of ``log snr`` ``(n,)``; None where table and steps do not settle them."""
         x = -level
-        i = torch.searchsorted(self.level, x)
+        i = torch.searchsorted(self.level, x.contiguous())
         if not self.usable or not ((i > 0) & (i < NODES)).all():
             return None
         before, start, end = self.level[i - 1], self.log_t[i - 1], self.log_t[i]

@@ -237,7 +237,7 @@ class Panels(Refined[_Integrals]):
             If one of the two has an estimated relative error above 1e-6.
         """
         flat = t.reshape(-1)
-        i = (torch.searchsorted(self.edges, flat.detach(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        i = (torch.searchsorted(self.edges, flat.detach().contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
         self._check(flat, i)
         last = self._integrate(self.edges[i], flat)
         log_alpha = self.drift[i] + last.drift

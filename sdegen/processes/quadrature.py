@@ -134,7 +134,7 @@ class RootTable:
     def __call__(self, t: Tensor) -> Tensor:
         """Return ``R(t)``, of shape ``(*t.shape, k, k)``."""
         u = t.clamp_min(self.edges[0].exp()).log().clamp(self.edges[0], self.edges[-1]).reshape(-1)
-        i = (torch.searchsorted(self.edges, u.detach(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        i = (torch.searchsorted(self.edges, u.detach().contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
         self._check(u, i)
         place = (u - self.edges[i]) / (self.edges[i + 1] - self.edges[i])
         weights = lagrange(panel_rule(self.Q.shape[1]).nodes, place)

@@ -15,7 +15,9 @@ from .even_error import EvenError
 from .exponential_sde import ExponentialSDE
 from .fitted import Fitted
 from .fitting import fit_solver
+from .flow_map import FlowMap
 from .interpolation import interpolate
+from .jumps import Jumps
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .multistep import Multistep
 from .noise import SampleNoise
@@ -49,8 +51,10 @@ __all__ = [
     "EvenError",
     "ExponentialSDE",
     "Fitted",
+    "FlowMap",
     "Heun",
     "Interval",
+    "Jumps",
     "Langevin",
     "Matched",
     "MatchedConditional",

@@ -74,6 +74,9 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         three show from some 256 steps on, and a grid even in the noise alone, whose last step is long in the time, has one to two
         there until steps are shorter than that.
 
+    reaches_data
+        Whether its last step ends in clean data, so that no posterior mean of them is taken after it.
+
     Raises
     ------
     ValueError
@@ -82,6 +85,7 @@ class Sampler(Overridable, ABC, Generic[C, S]):
 
     default_grid: type[Grid] = Angle
     convergence_order: int | None = None
+    reaches_data: bool = False
 
     __repr__ = show_call
 

@@ -26,7 +26,7 @@ from ..models.score import ScoreModel, rotated
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .followed import Followed
-from .moves import Asked, Move, Node, Spread, add_multiple, multiply
+from .moves import Asked, Jump, Move, Node, Spread, add_multiple, multiply
 from .polynomials import polynomials
 from .references import ReferenceLaw
 
@@ -55,13 +55,11 @@ class Channels:
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Plan the model evaluations ``q = E[x_0 | x] + C Phiᵀ score`` at the times ``(N,)``, read off from the velocity."""
-        at, whole = self.sde.marginal(t), self.around.whole
+        at = self.sde.marginal(t)
         one = at.Phi.one()
         if self.around.point:
             return [Node(question) for question in model.ask(t, denoise=one)]
-        pull = self.around.C @ whole(at.Phi).T
-        clean, score = ([whole(A) for A in rotated(at, **{name: one})] for name in ("denoise", "score"))
-        a, P = ((D + pull @ S).prepared(self.like) for D, S in zip(clean, score, strict=True))
+        a, P = (A.prepared(self.like) for A in self._reading(at))
         return [Node(question, (P[i], a[i])) for i, question in enumerate(model.ask(t, velocity=one))]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
@@ -98,6 +96,26 @@ class Channels:
         _, slope = value_and_slope(lambda u: polynomials(nodes, asked, self.clock(u)), path, path * length)
         weights = slope * (0.5 * w)
         return [K[i * POINTS : (i + 1) * POINTS].mix(weights[:, i]) for i in range(len(asked))]
+
+    def jump(self, t: Tensor, s: Tensor) -> Jump:
+        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
+        way.
+        """
+        at = self.sde.marginal(t)
+        (Psi_t, M_t), (Psi_s, M_s) = (self.pieces(v) for v in (at, self.sde.marginal(s)))
+        past = Psi_s @ Psi_t.inv()
+        W, (a, P) = M_s - past @ M_t, self._reading(at)
+        return Jump((past + W @ a).prepared(self.like), None, (W @ P).prepared(self.like))
+
+    def _reading(self, at: Marginal) -> tuple[Operator, Operator]:
+        """Return `a` and `P` of ``q = a x + P v`` at the times of laws."""
+        one, whole = at.Phi.one(), self.around.whole
+        clean = [whole(A) for A in rotated(at, denoise=one)]
+        if self.around.point:
+            return clean[0], clean[1]
+        pull = self.around.C @ whole(at.Phi).T
+        a, P = (D + pull @ whole(S) for D, S in zip(clean, rotated(at, score=one), strict=True))
+        return a, P
 
     def spreads(self, times: Tensor) -> list[Spread]:
         """Plan the noise of every step between the times."""

@@ -17,12 +17,13 @@ from ..laws.diagonal import Diagonal
 from ..laws.interpolation import rule
 from ..laws.marginals import Marginal
 from ..laws.operators import Scale
+from ..models.network import NARROWEST
 from ..models.score import ScoreModel
 from ..precision import apply_matrix
 from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
-from .moves import Asked, Coefficient, Move, Node, Spread, add_multiple, multiply
+from .moves import Asked, Coefficient, Jump, Move, Node, Spread, add_multiple, multiply
 from .polynomials import group_by_ends, polynomials
 from .references import ReferenceLaw
 
@@ -171,6 +172,41 @@ class Scalar:
         shifts = self.constants(r[s] * (end.cos() - ratio * start.cos()))
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
+
+    def turn(self, start: Tensor, end: Tensor) -> Jump:
+        """Return the coefficients of updates between angles of every direction, ``(N, *directions)``, of the state ``u = x / r``.
+
+        With the angle ``theta = atan2(√n sin phi, √c cos phi)`` of the reference, ``∫ dphi / P²`` is its turn over ``√(c n)``,
+        and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so that no variance is divided by.
+        """
+        c = self.c.clamp_min(NARROWEST * self.c.max())
+        cos, sin = torch.cos(start), torch.sin(start)
+        P_squared = torch.addcmul(self.n * sin.square(), c, cos.square())
+        last = torch.addcmul(self.n * end.sin().square(), c, end.cos().square())
+        theta = [torch.atan2(self.n**0.5 * v.sin(), c.sqrt() * v.cos()) for v in (start, end)]
+        weight = (end - start).sin() / torch.special.sinc((theta[1] - theta[0]) / torch.pi)
+        carry = (last / P_squared).sqrt() - weight * (self.n - c) * sin * cos / P_squared
+        shift = end.cos() - carry * cos + weight * sin
+        return self._jump(carry, shift, weight)
+
+    def jump(self, t: Tensor, s: Tensor) -> Jump:
+        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
+        way.
+        """
+        r_t, r_s = (self.root(self.sde.marginal(v)) for v in (t, s))
+        c = self.turn(*(self.angles(self.phi(v), v) for v in (t, s)))
+        return Jump(
+            *(
+                None if v is None else v * r if isinstance(v, Tensor) else Scale(v.c * r).prepared(self.like)
+                for v, r in zip(c, (r_s / r_t, r_s, r_s), strict=True)
+            )
+        )
+
+    def _jump(self, carry: Tensor, share: Tensor, weight: Tensor) -> Jump:
+        """Return coefficients from numbers for every direction, and the share of the mean in the shift."""
+        if not self.c.ndim:
+            return Jump(Scale(carry), None, Scale(weight))
+        return Jump(carry, share * self.m if self.m.any() else None, weight)
 
     def spreads(self, times: Tensor) -> list[Spread]:
         """Plan the noise of every step between the times: of variance ``P_s² − (P_s / P_t)² kept^eta² P_t²`` in each direction.

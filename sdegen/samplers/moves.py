@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "Asked",
     "Coefficient",
+    "Jump",
     "Move",
     "Node",
     "Spread",
@@ -60,6 +61,16 @@ class Spread(NamedTuple):
 
     carry: Coefficient
     root: Coefficient
+
+
+class Jump(NamedTuple):
+    """Coefficients of updates each from a time and to a time of its own, with a row for each: ``y_s = carry y_t + shift + weight
+    v``, with the velocity `v` that a model gives for the whole way.
+    """
+
+    carry: Coefficient
+    shift: Tensor | None
+    weight: Coefficient
 
 
 class Asked(NamedTuple):

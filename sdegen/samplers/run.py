@@ -201,7 +201,8 @@ def sample(
     parts = list(chunks(model, x, batch, cond, rows.start, n))
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
-    run = Runner(sampler, times, denoise, partial(noise, seed), callback, whole, grad, parallel, take)
+    denoised = denoise and not sampler.reaches_data
+    run = Runner(sampler, times, denoised, partial(noise, seed), callback, whole, grad, parallel, take)
     found = run(model, sampler.plan, parts, progress)
     samples = _as_data(sde, found if return_path or not whole else found[-1], dtype, return_path)
     if weigher is None:

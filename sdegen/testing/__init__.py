@@ -3,6 +3,7 @@ the user's own too.
 """
 
 from .affine import Response, affine_moments, gaussian_data, gaussian_error, response, sampled_moments
+from .flow_maps import check_flow_map, flow_map_cases
 from .models import check_model, model_cases
 from .parametrizations import check_parametrization, parametrization_cases
 from .report import EXACT, QUADRATURE, STATISTICAL, Report, Violation
@@ -19,6 +20,7 @@ __all__ = [
     "Response",
     "Violation",
     "affine_moments",
+    "check_flow_map",
     "check_model",
     "check_parametrization",
     "check_sampler",
@@ -26,6 +28,7 @@ __all__ = [
     "check_times",
     "check_weighting",
     "check_wrapper",
+    "flow_map_cases",
     "gaussian_data",
     "gaussian_error",
     "model_cases",

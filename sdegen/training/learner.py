@@ -14,7 +14,9 @@ from ..dense import check_dense
 from ..laws.mixtures import Moments
 from ..models.network import Trainable
 from ..processes.times import LogTimes, SharedTimes
+from ..samplers.flow_map import FlowMap
 from .losses import Denoising
+from .map_losses import Lagrangian, Semigroup
 
 
 class Learner(Protocol):
@@ -87,6 +89,8 @@ def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     own = getattr(type(model), "loss", None)
     if own is not None:
         return own
+    if isinstance(model, FlowMap):
+        return Lagrangian() if model.sde.is_scalar else Semigroup()
     if isinstance(model, Trainable):
         if model.sde.is_linear:
             return Denoising()

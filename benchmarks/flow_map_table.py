@@ -1,0 +1,175 @@
+"""Flow maps: samples of one, two and four jumps, of a map that was taught by a score model and of one that had data alone.
+
+    python -m benchmarks.flow_map_table --threads 1            # three seeds, half an hour of one core each
+    python -m benchmarks.flow_map_table --quick
+
+The ring of eight modes, and a mixture in eight dimensions that nothing was chosen on, under VP; perceptrons of width 128, depth
+4. ``KL`` is that of the samples' law to the data's: of jumps by their derivatives, which give the law of the samples itself.
+``k-NN KL`` and ``sliced W2`` are of samples alone, to as many true ones; ``off`` is the distance of a jump's end from that of the
+map's own probability flow, root mean square in standard deviations of the data, and ``median off`` the median of its length.
+``train s`` are the seconds of one core that the map was trained, after its teacher if it had one. Rows of the default sampler are
+the teacher's.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache, partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import metrics, nets, training
+from sdegen.samplers import FlowMap, Jumps, ProbabilityFlow
+
+COLUMNS = {"evaluations": 0, "KL": 3, "k-NN KL": 3, "sliced W2": 3, "off": 3, "median off": 3, "train s": 0, "seeds": 0}
+JUMPS = (1, 2, 4)
+DENSITIES = 4000  # samples whose log-densities are taken
+
+
+class Trained(NamedTuple):
+    """A model, and how long it was trained."""
+
+    model: sdegen.Model
+    seconds: float
+
+
+def law_of(target: str, seed: int) -> sdegen.GaussianMixture:
+    """The law of the data."""
+    return sdegen.data.gaussian_ring() if target == "ring" else sdegen.data.random_mixture(8, seed=100 + seed)
+
+
+def network(dim: int, seed: int) -> nets.MLP:
+    """A perceptron."""
+    torch.manual_seed(seed)
+    return nets.MLP(dim, width=128, depth=4)
+
+
+@cache
+def teacher(target: str, seed: int, quick: bool) -> Trained:
+    """A score model of the data."""
+    law = law_of(target, seed)
+    model = sdegen.Model(network(law.event_shape[0], seed), sdegen.VP())
+    began = time.process_time()
+    sdegen.fit(model, law, steps=20 if quick else 3000, batch_size=512, lr=2e-3, seed=seed, progress=False)
+    return Trained(model, time.process_time() - began)
+
+
+@cache
+def taught(target: str, seed: int, quick: bool) -> Trained:
+    """A map that begins as the score model, and learns from it and from the data."""
+    model, _ = teacher(target, seed, quick)
+    return fitted(FlowMap.of(model), training.Lagrangian(model), target, seed, quick, 4000)
+
+
+@cache
+def alone(target: str, seed: int, quick: bool) -> Trained:
+    """A map of data alone."""
+    net = nets.add_conditions(network(law_of(target, seed).event_shape[0], seed), {"until": nets.SecondLevel()})
+    return fitted(FlowMap(net, sdegen.VP()), None, target, seed, quick, 6000)
+
+
+MAKE = {"taught": taught, "of data alone": alone}
+
+
+def fitted(model: FlowMap, loss: training.MapLoss | None, target: str, seed: int, quick: bool, steps: int) -> Trained:
+    """Train a map."""
+    began = time.process_time()
+    sdegen.fit(
+        model, law_of(target, seed), steps=20 if quick else steps, batch_size=512, lr=2e-3, seed=seed + 50, loss=loss,
+        progress=False,
+    )  # fmt: skip
+    return Trained(model, time.process_time() - began)
+
+
+def of_samples(target: str, x: Tensor, seed: int) -> Values:
+    """The columns that samples alone give."""
+    true = law_of(target, seed).sample(len(x), torch.Generator().manual_seed(10_000 + seed))
+    kl, w2 = metrics.knn_kl(x.double(), true), metrics.sliced_wasserstein(x.double(), true, seed=seed)
+    return {"k-NN KL": [kl.value, kl.stderr], "sliced W2": [w2.value, w2.stderr]}
+
+
+def floor(target: str, n: int, seed: int) -> Values:
+    """The row of true samples."""
+    return of_samples(target, law_of(target, seed).sample(n, torch.Generator().manual_seed(seed)), seed)
+
+
+def by_default(target: str, evaluations: int, n: int, quick: bool, seed: int) -> Values:
+    """The row of the teacher's default sampler."""
+    model, seconds = teacher(target, seed, quick)
+    x = sdegen.sample(model, n, steps=evaluations, seed=seed, progress=False)
+    return of_samples(target, x, seed) | {"evaluations": [evaluations, None], "train s": [seconds, None]}
+
+
+def by_jumps(target: str, kind: str, jumps: int, n: int, quick: bool, seed: int) -> Values:
+    """The row of a map."""
+    model, seconds = MAKE[kind](target, seed, quick)
+    assert isinstance(model, FlowMap)
+    x = sdegen.sample(model, n, sampler=Jumps(jumps), seed=seed, progress=False)
+    gap = distance(model, jumps, 256 if quick else 2048)
+    return of_samples(target, x, seed) | {
+        "evaluations": [jumps, None],
+        "KL": divergence(model, law_of(target, seed), jumps, 64 if quick else DENSITIES),
+        "off": [gap.square().mean().sqrt().item(), None],
+        "median off": [gap.median().item(), None],
+        "train s": [seconds, None],
+    }
+
+
+def from_prior(model: FlowMap, n: int) -> tuple[Tensor, Tensor]:
+    """States that runs begin with, and their log-densities."""
+    prior = model.sde.prior(model.state_moments())
+    x = prior.sample(n, torch.Generator().manual_seed(7))
+    return model.cast_states(x), prior.log_prob(x)
+
+
+def divergence(model: FlowMap, law: sdegen.GaussianMixture, jumps: int, n: int) -> list[float]:
+    """KL of the law of the samples to the data's, and its standard error."""
+    x, log_q = from_prior(model, n)
+    with torch.no_grad():
+        for t, s in pairwise(Jumps(jumps).times(model.sde, True)):
+            x, log_det = model.jump_with_log_det(x, t, s)
+            log_q = log_q - log_det.double()
+    units, data = model.sde.units, model.sde.project(x).double()
+    log_q = log_q - units.std.expand(data.shape[1]).log().sum()
+    gap = log_q - law.log_prob(data)
+    return [gap.mean().item(), (gap.std() / n**0.5).item()]
+
+
+def distance(model: FlowMap, jumps: int, n: int) -> Tensor:
+    """How far jumps end from where the map's own flow does, ``(n,)``, in standard deviations of a number of the data."""
+    x, _ = from_prior(model, n)
+    grid = sdegen.grids.Given(torch.tensor([model.sde.t_max, 0.0], dtype=torch.float64))
+    flow = ProbabilityFlow(grid=grid, rtol=1e-5, atol=1e-5)
+    ends = sdegen.sample(model, x_T=x, sampler=flow, final="sample", progress=False)
+    landed = sdegen.sample(model, x_T=x, sampler=Jumps(jumps), progress=False)
+    return (landed - ends).double().norm(dim=1) / (x.shape[1] ** 0.5 * model.sde.units.std.mean())
+
+
+def block(target: str, table: Table) -> str:
+    """Return the table of one law."""
+    n, quick = (500, True) if table.quick else (20_000, False)
+    rows = {"true samples (floor)": table.row(target, "true samples", partial(floor, target, n))}
+    for evaluations in (2, 4, 6, 10):
+        name = f"default sampler, {evaluations}"
+        rows[name] = table.row(target, name, partial(by_default, target, evaluations, n, quick))
+    for kind in MAKE:
+        for jumps in JUMPS:
+            name = f"map {kind}, {jumps}"
+            rows[name] = table.row(target, name, partial(by_jumps, target, kind, jumps, n, quick))
+    return f"\n{target}\n\n" + table.write(target.replace(" ", "_"), COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("flow_map_table", __doc__, [partial(block, target) for target in ("ring", "mixture in 8 dimensions")])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Score models whose network is told of two times: `FlowMap`, which takes a state along its probability flow in one jump."""
+
+from __future__ import annotations
+
+__all__ = ["FlowMap", "Towards", "land"]
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import check_arguments
+from ..conditions import Conditions
+from ..laws.marginals import Marginal
+from ..laws.operators import Operator, Scale
+from ..laws.products import plain_attention, value_and_slopes
+from ..models.network import Model
+from ..models.parametrizations import Coefficients, MatchedParametrization, Parametrization
+from ..nets import SecondLevel, add_conditions
+from ..precision import at_least_single
+from ..processes.dynamics import as_time
+from ..processes.linear import LinearSDE
+from ..recall import recall
+from .clocks import angle
+from .exponential import Pieces, plan_pieces
+from .moves import Jump, add_multiple, multiply
+from .references import Reference
+
+UNTIL = "until"  # the name of the network's condition: the noise level that a state goes to
+
+
+class Towards(NamedTuple):
+    """A question for a flow map: the coefficients at the time of the state, and the noise level that it goes to, ``(1,)``."""
+
+    at: Coefficients
+    until: Tensor
+
+
+class FlowMap(Model):
+    """A two-time map of the probability flow made of a network, which takes a state from one time to another in one evaluation.
+
+    Between two times the flow of a Gaussian law with the moments of the data is followed exactly, and the network gives the mean
+    of what the flow of the data goes beyond it. In units in which that law is standard normal, with the angle ``phi`` of the
+    process, ``y_s = y_t + (phi_s − phi_t) (v(x_t, t, s) − v_reference(x_t, t))``. For ``s = t`` the network's answer is the
+    velocity of the flow: a map is a score model, which every sampler, likelihood and guidance takes as any other; and for ``s <
+    t`` it makes samples in one or a few evaluations (`samplers.Jumps`).
+
+    `fit` trains it on data alone (`training.Lagrangian`), or after a score model of the same process, whose weights it may begin
+    with (`of`). N. Boffi, M. Albergo, E. Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507.
+
+    Parameters
+    ----------
+    net
+        As for `Model`, with one condition more, ``until``, the noise level that a state goes to, such as
+        ``nets.MLP(2, conditions={"until": nets.SecondLevel()})``.
+    sde, end
+        As for `Model`.
+    parametrization
+        As for `Model`; `MatchedParametrization()` by default, with which a map of Gaussian data is exact before it is trained.
+    reference
+        The Gaussian law that is followed exactly, as for `samplers.Multistep`.
+
+    Raises
+    ------
+    TypeError
+        If the network takes no condition ``until``, or the process is not linear.
+    ValueError
+        As for `Model`.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> net = sdegen.nets.MLP(2, conditions={"until": sdegen.nets.SecondLevel()})
+    >>> model = FlowMap(net, sdegen.VP())
+    >>> model.score(torch.zeros(3, 2), 0.5).shape
+    torch.Size([3, 2])
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        net: nn.Module,
+        sde: LinearSDE,
+        parametrization: Parametrization | None = None,
+        end: float | None = None,
+        reference: Reference | None = None,
+    ) -> None:
+        super().__init__(net, sde, MatchedParametrization() if parametrization is None else parametrization, end)
+        self.reference = reference
+        if not super().conditions.takes(UNTIL):
+            raise TypeError(
+                f"{type(net).__name__} is told of one time, and a flow map goes from one to another; construct it with "
+                'conditions={"until": nets.SecondLevel()}.'
+            )
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions of the network but ``until``, which the map gives itself."""
+        return super().conditions.without([UNTIL])
+
+    def asked(self) -> dict[str, Any]:
+        """Return the process, what is predicted, and the law that is followed."""
+        return super().asked() | {"reference": self.reference}
+
+    def planned_by(self) -> Any:
+        """Return what plans of the model depend on, and the law that is followed."""
+        return super().planned_by(), self.reference
+
+    @classmethod
+    @check_arguments
+    def of(cls, model: Model, reference: Reference | None = None) -> FlowMap:
+        """Make a map that begins as a trained score model, with its process, its network's weights and what it knows of the data:
+        at first, whatever it goes to, its answer is the velocity of the model.
+
+        Parameters
+        ----------
+        model
+            The score model; it stays as it is. Its network keeps an argument `conditions` (`nets.add_conditions`).
+        reference
+            The Gaussian law that is followed exactly.
+
+        Raises
+        ------
+        TypeError
+            If the constructor of the network takes no `conditions`.
+        """
+        net = add_conditions(model.net, {UNTIL: SecondLevel()})
+        made = cls(net, model.sde, model.parametrization, model.end, reference)
+        made.moments, made.profile = model.moments, model.profile
+        return made
+
+    def pieces(self) -> Pieces:
+        """Return the formula for the coefficients of jumps."""
+        return recall(partial(plan_pieces, self.sde, self, self.reference, angle), "jumps", *self.planned_by())
+
+    def level(self, t: Tensor) -> Tensor:
+        """Return what the network is told of a time, as float64, of the shape of `t`."""
+        return self.parametrization.c_noise(self.sde.marginal(t)).expand(t.shape)
+
+    def level_at(self, phi: Tensor) -> Tensor:
+        """Return what the network is told of an angle of a scalar process, ``(B,)``, differentiable by the angle."""
+        return self.parametrization.c_noise(Marginal(Scale(phi.cos()), Scale(phi.sin()), phi))
+
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the states at `s` of states at `t`, in one evaluation.
+
+        Parameters
+        ----------
+        x
+            States, ``(B, *)``.
+        t, s
+            Times, one for all or ``(B,)``; either may be the later one.
+        cond
+            Conditions of the network.
+
+        Raises
+        ------
+        ValueError
+            If times lie outside of ``[0, T]``, or are neither one nor as many as states.
+        """
+        t, s = (as_time(v, self.sde.T, name).reshape(-1) for v, name in ((t, "t"), (s, "s")))
+        for name, v in (("t", t), ("s", s)):
+            if len(v) not in (1, len(x)):
+                raise ValueError(f"{name} has {len(v)} times for {len(x)} states; give one for all, or one for each.")
+        v, pieces = self.mean_velocity(x, self.sde.marginal(t), self.level(s), **cond), self.pieces()
+        return land(pieces, pieces.jump(t, s), x, v)
+
+    def jump_with_log_det(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float, /, **cond: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states at `s` of states at `t`, and the logarithm of the determinant of the map's derivative, ``(B,)``.
+
+        As many derivatives as a state has numbers: for states of few.
+
+        Parameters
+        ----------
+        x, t, s, cond
+            As for `jump`.
+
+        Raises
+        ------
+        ValueError
+            As for `jump`.
+        """
+        d = x[0].numel()
+        directions = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+        with plain_attention():
+            ends, slopes = value_and_slopes(lambda y: self.jump(y, t, s, **cond), x, directions)
+        return ends, slopes.flatten(2).movedim(0, 2).slogdet().logabsdet
+
+    def mean_velocity(self, x: Tensor, at: Marginal, until: Tensor, /, **cond: Any) -> Tensor:
+        """Return what stands for the velocity on the whole way from a state to a noise level.
+
+        Parameters
+        ----------
+        x
+            States, ``(B, *)``.
+        at
+            The marginal at their times.
+        until
+            What the network is told of the times that they go to (`level`), ``(B,)`` or ``(1,)``.
+        cond
+            Conditions of the network.
+        """
+        return self.velocity_at(x, at, **cond, **{UNTIL: until[0] if len(until) == 1 else until})
+
+    def ask(self, t: Tensor, *, until: Tensor | None = None, **weights: Operator | None) -> list[Any]:
+        """Prepare questions as every score model does; of a way to other times, if `until` names one for each of the times."""
+        asked = super().ask(t, **weights)
+        if until is None:
+            return asked
+        like, levels = self.like, self.level(until)
+        if like is not None:
+            levels = levels.to(like.device, at_least_single(like.dtype))
+        return [Towards(c, levels[i]) for i, c in enumerate(asked)]
+
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
+        """Return the answer to a question, by one evaluation of the network."""
+        if isinstance(question, Towards):
+            return super().answer(x, question.at, **cond, **{UNTIL: question.until})
+        return super().answer(x, question, **cond)
+
+    def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
+        """Return the network's answer: where it is not said what a state goes to, at its own noise level."""
+        own = c.c_noise[0] if len(c.c_noise) == 1 else c.c_noise
+        return super()._network(x, c, **({UNTIL: own} | cond))
+
+
+def land(pieces: Pieces, c: Jump, x: Tensor, v: Tensor) -> Tensor:
+    """Return where a jump ends, from the state that it begins in and the velocity on the whole way.
+
+    Parameters
+    ----------
+    pieces, c
+        The formula of the coefficients, and those of the jump.
+    x, v
+        State and velocity, ``(B, *)``.
+    """
+    y = multiply(c.carry, pieces.enter(x), c.shift)
+    return pieces.leave(add_multiple(y, c.weight, pieces.enter(v)), x)

@@ -1,0 +1,236 @@
+"""Losses of a flow map, each with one value per datum: `Lagrangian` and `Semigroup`.
+
+A map is right where it is the flow: three conditions say so, each in one way, and a fourth, that of a map from a time to itself,
+holds it to the data. All are in the units of the velocity, of which a map is made.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way"]
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_number
+from ..guidance.base import check_units
+from ..laws.marginals import Marginal
+from ..laws.operators import rows
+from ..laws.products import plain_attention, value_and_slope
+from ..models.score import ScoreModel
+from ..precision import widened
+from ..processes.linear import LinearSDE
+from ..processes.scalar import as_scalar
+from ..samplers.flow_map import FlowMap
+from ..samplers.moves import add_multiple, multiply
+from ..show import show_call
+from .finite import finite
+from .losses import Denoising
+from .score_loss import ScoreLoss
+from .weightings import SNRWeighting, weight_at
+
+
+class PairTimes:
+    """A law of pairs of times, from which and to which a map is trained to go.
+
+    Both are even in the angle of the process, the earlier one first with the probability `up`. With the probability `whole` each
+    for itself, the later one is the last of the process, and the earlier one 0: the jumps that few evaluations take.
+
+    Parameters
+    ----------
+    whole
+        The probability of an end.
+    up
+        That of a way from data to noise, which `encode` goes.
+
+    Raises
+    ------
+    ValueError
+        If one is no probability.
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(self, whole: float = 0.25, up: float = 0.0) -> None:
+        self.whole = check_number("whole", whole, at_least=0, at_most=1)
+        self.up = check_number("up", up, at_least=0, at_most=1)
+
+    def draw(self, sde: LinearSDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw `n` pairs ``(t, s)``, float64 ``(n,)`` each, and return them."""
+        device = "cpu" if generator is None else generator.device
+        u = torch.rand(5, n, dtype=torch.float64, generator=generator, device=device).cpu()
+        last = sde.angle_at(sde.t_max)
+        late, early = u[:2].amax(0), u[:2].amin(0)
+        late = torch.where(u[2] < self.whole, 1.0, late)
+        early = torch.where(u[3] < self.whole, 0.0, early)
+        t, s = (sde.time_of_angle(v * last) for v in (late, early))
+        turned = u[4] < self.up
+        return torch.where(turned, s, t), torch.where(turned, t, s)
+
+
+SHORTEST = 1e-3  # angle that a difference of ways is divided by, at least
+
+
+class Way(NamedTuple):
+    """What a loss of a map is computed from: a noised batch, and where it is to go.
+
+    Attributes
+    ----------
+    model
+        The map.
+    truth
+        The model whose flow the map is to follow: the map itself, or its teacher.
+    x
+        States, ``(B, *)``.
+    at, to
+        The marginals at their times, and at those that they go to.
+    cond
+        The conditions.
+    """
+
+    model: FlowMap
+    truth: ScoreModel
+    x: Tensor
+    at: Marginal
+    to: Marginal
+    cond: dict[str, Any]
+
+
+class MapLoss(ScoreLoss):
+    """The base class of losses of a `FlowMap`: how far it is from a flow between two times, and from the data's at one.
+
+    The second part is denoising score matching of the velocity, at times even in the angle, so that a map trained on data alone
+    follows a flow that it learns itself.
+
+    Parameters
+    ----------
+    teacher
+        A score model of the same process, whose flow the map follows; by default its own.
+    times
+        The law of the two times.
+    diagonal
+        Weight of the second part; 0 only with a teacher.
+
+    Raises
+    ------
+    ValueError
+        If `diagonal` is negative, or 0 without a teacher.
+    TypeError
+        At a call, if the model is no `FlowMap`.
+    """
+
+    @check_arguments
+    def __init__(
+        self, teacher: ScoreModel | None = None, times: PairTimes | None = None, diagonal: float = 1.0
+    ) -> None:
+        check_number("diagonal", diagonal, at_least=0)
+        if teacher is None and not diagonal:
+            raise ValueError("diagonal = 0 without a teacher: nothing tells the map of the data; give one of them.")
+        self.teacher, self.times, self.diagonal = teacher, PairTimes() if times is None else times, diagonal
+
+    @abstractmethod
+    def misses(self, way: Way) -> Tensor:
+        """Return by how much a map misses the flow, in the units of the velocity, of the shape of the states."""
+
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """Return the loss of each datum, ``(B,)``."""
+        if not isinstance(model, FlowMap):
+            raise TypeError(
+                f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
+            )
+        if self.teacher is not None:
+            check_units(model.sde, self.teacher.sde, "the teacher")
+        sde, x_0 = model.sde, widened(x_0)
+        t, s = self.times.draw(sde, len(x_0), generator)
+        x, _, _, at, _ = sde.perturb(x_0, t, generator=generator)
+        truth = model if self.teacher is None else self.teacher
+        missed = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
+        if self.diagonal:
+            missed = missed + self.diagonal * self._against_data(model, x_0, generator, cond)
+        return finite(missed, t)
+
+    def _against_data(
+        self, model: FlowMap, x_0: Tensor, generator: torch.Generator | None, cond: dict[str, Any]
+    ) -> Tensor:
+        """Return the squared error of the velocity at times even in the angle, ``(B,)``."""
+        device = "cpu" if generator is None else generator.device
+        u = torch.rand(len(x_0), dtype=torch.float64, generator=generator, device=device).cpu()
+        first, last = (model.sde.angle_at(v) for v in (model.sde.t_min, model.sde.t_max))
+        perturbed = model.sde.perturb(x_0, model.sde.time_of_angle(torch.lerp(first, last, u)), generator=generator)
+        W = weight_at(SNRWeighting(), model.sde, perturbed.at)
+        return Denoising().error(model, perturbed, W, generator, **cond).square().flatten(1).sum(1)
+
+
+class Lagrangian(MapLoss):
+    """The Lagrangian loss of a flow map, whose end moves as the flow moves there: ``∂_s X_{t→s}(x) = v_s(X_{t→s}(x))``.
+
+    The derivative by the end is one forward-mode derivative of the network; the right side is held fixed. For scalar processes.
+    N. Boffi, M. Albergo, E. Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507, and *How to build a consistency model:
+    learning flow maps via self-distillation*, 2025, arXiv:2505.18825.
+
+    Parameters
+    ----------
+    teacher, times, diagonal
+        As for every `MapLoss`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for every `MapLoss`; TypeError at a call too, if the process is not scalar.
+    """
+
+    def misses(self, way: Way) -> Tensor:
+        """Return the derivative of the end by the angle, less the velocity there."""
+        model, at = way.model, way.at
+        sde = as_scalar(
+            model.sde, ", and its map has no derivative by the time that it goes to here; take Semigroup()."
+        )
+        pieces, (start, end) = model.pieces(), (sde.angle_at(v.t) for v in (at, way.to))
+        u = pieces.enter(at.normalise(way.x))
+
+        def ends(phi: Tensor) -> Tensor:
+            v = model.mean_velocity(way.x, at, model.level_at(phi), **way.cond)
+            c = pieces.turn(pieces.angles(start, at.t), pieces.angles(phi, way.to.t))
+            return add_multiple(multiply(c.carry, u, c.shift), c.weight, pieces.enter(v))
+
+        with plain_attention():
+            found, slope = value_and_slope(ends, end, torch.ones_like(end))
+        with torch.no_grad():
+            there = way.to.r(pieces.leave(found, way.x))
+            wanted = way.truth.velocity_at(there, way.to, **way.cond)
+        return slope - pieces.enter(wanted)
+
+
+class Semigroup(MapLoss):
+    """The semigroup loss of a flow map: one jump goes where two do, ``X_{t→s}(x) = X_{u→s}(X_{t→u}(x))`` for an angle between.
+
+    The two jumps are held fixed, and the difference is divided by the angle of the way. With the map's own ends it is a way of
+    progressive distillation (T. Salimans and J. Ho, 2022, arXiv:2202.00512) and of shortcut models (K. Frans et al., *One step
+    diffusion via shortcut models*, 2024, arXiv:2410.12557). It needs no derivative, and takes every linear process.
+
+    Parameters
+    ----------
+    teacher, times, diagonal
+        As for every `MapLoss`. A teacher holds the map of a time to itself to its velocity, besides the data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for every `MapLoss`.
+    """
+
+    def misses(self, way: Way) -> Tensor:
+        """Return the difference of one jump and two, by the angle between."""
+        model, (t, s) = way.model, (way.at.t, way.to.t)
+        start, end = (model.sde.angle_at(v) for v in (t, s))
+        middle = model.sde.time_of_angle(0.5 * (start + end))
+        with torch.no_grad():
+            wanted = model.jump(model.jump(way.x, t, middle, **way.cond), middle, s, **way.cond)
+        apart = way.to.normalise(model.jump(way.x, t, s, **way.cond) - wanted)
+        return apart / rows((start - end).abs().clamp_min(SHORTEST), apart)

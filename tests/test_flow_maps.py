@@ -1,0 +1,242 @@
+"""Flow maps: their laws whatever the weights, exactness on Gaussian data, and losses that vanish on the flow and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import nets, samplers, testing, training
+from sdegen.laws import GaussianMixture
+from sdegen.samplers import FlowMap, Jumps
+from sdegen.training.map_losses import Way
+
+d64 = torch.float64
+
+
+class Ornstein(sdegen.ScalarSDE):
+    """Written in two methods."""
+
+    T = 2.0
+
+    def f(self, t: Tensor) -> Tensor:
+        return -0.5 - t
+
+    def g(self, t: Tensor) -> Tensor:
+        return (1 + t).sqrt()
+
+
+class Axes(sdegen.CoordinateSDE):
+    """A rate for each of two numbers."""
+
+    rates = torch.tensor([1.0, 3.0], dtype=d64)
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rates * t[..., None]
+
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * self.rates * t[..., None]).sqrt()
+
+
+SCALAR: dict[str, Callable[[], sdegen.ScalarSDE]] = {
+    "VP": sdegen.VP,
+    "VE": sdegen.VE,
+    "OU": sdegen.OU,
+    "EDM": sdegen.EDM,
+    "rectified": sdegen.Rectified,
+    "cosine": sdegen.Cosine,
+    "two methods": Ornstein,
+}
+PROCESSES: dict[str, Callable[[], sdegen.LinearSDE]] = SCALAR | {"by coordinate": Axes, "CLD": sdegen.CLD}
+
+
+def a_map(sde: sdegen.LinearSDE, law: Any = None, seed: int = 0, size: float = 0.1, **options: Any) -> FlowMap:
+    """A map with weights of some size beyond those it is made with, which knows the moments of a law."""
+    torch.manual_seed(seed)
+    law = sdegen.data.random_mixture(2, seed=1) if law is None else law
+    d = 2 * (2 if isinstance(sde, sdegen.CLD) else 1)
+    model = FlowMap(nets.MLP(d, width=16, depth=1, conditions={"until": nets.SecondLevel()}), sde, **options).double()
+    for p in model.parameters():
+        p.data += size * torch.randn_like(p)
+    model.measure(law.moments())
+    model.moments = law.moments()
+    return model
+
+
+def gaussian(covariance: Tensor) -> GaussianMixture:
+    return GaussianMixture(torch.ones(1, dtype=d64), torch.tensor([[3.0, -1.0]], dtype=d64), covariance[None])
+
+
+TRAINED = {"two_jumps_are_one", "ends_where_the_flow_ends"}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods")
+def test_laws_of_the_form_hold_for_any_weights(name: str) -> None:
+    report = testing.check_flow_map(a_map(PROCESSES[name](), size=0.3), n=4)
+    assert set(report.failures) == TRAINED, report  # weights that were drawn are those of no flow
+
+
+@pytest.mark.parametrize("name", SCALAR)
+@given(a=st.floats(0.05, 4), b=st.floats(0.05, 4), turn=st.floats(-1, 1))
+def test_gaussian_data_are_exact_before_training(name: str, a: float, b: float, turn: float) -> None:
+    Q = torch.tensor([[1.0, turn], [-turn, 1.0]], dtype=d64) / (1 + turn**2) ** 0.5
+    law = gaussian(Q @ torch.tensor([a, b], dtype=d64).diag() @ Q.T)
+    model = a_map(SCALAR[name](), law, size=0.0)
+    sde = model.sde
+    t, s = sde.t_max, 0.0
+    last, first = sde.diffused(law, t), sde.diffused(law, s)
+    x = last.sample(5, torch.Generator().manual_seed(0))
+    for jump, start, here, there in (
+        (model.jump(x, t, s), x, last, first),
+        (model.jump(model.jump(x, t, s), s, t), x, last, last),
+    ):
+        found = whiten(there, jump)  # the flow of a Gaussian keeps what is left of a state without mean and covariance
+        assert (found - whiten(here, start)).abs().max() < 1e-7
+    assert torch.allclose(model.score(x, t), last.score(x), atol=1e-9, rtol=1e-9)
+
+
+def whiten(law: GaussianMixture, x: Tensor) -> Tensor:
+    """Coordinates in which a Gaussian law is standard normal, by the symmetric root of its covariance."""
+    mean, C = law.moments()
+    values, Q = torch.linalg.eigh(C)
+    return (x - mean) @ Q @ (values**-0.5).diag() @ Q.T
+
+
+def test_one_point_is_exact_before_training() -> None:
+    point = torch.tensor([[2.0, -3.0]], dtype=d64)
+    model = a_map(sdegen.VP(), sdegen.Empirical(point.repeat(3, 1)), size=0.0)
+    x = torch.randn(5, 2, dtype=d64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.sde.project(model.jump(x, 1.0, 0.0)), point.expand(5, 2), atol=1e-9)
+
+
+@pytest.mark.parametrize("reference", [None, samplers.Normal(0.3), samplers.PointMass()])
+def test_the_lagrangian_loss_is_the_derivative_by_the_end_less_the_velocity(reference: Any) -> None:
+    model = a_map(sdegen.VP(), reference=reference)
+    sde, teacher = model.sde, sdegen.Exact(model.sde, sdegen.data.random_mixture(2, seed=1))
+    t, s = torch.tensor([0.9, 0.7, 0.3], dtype=d64), torch.tensor([0.2, 0.5, 0.1], dtype=d64)
+    x = sde.diffused(sdegen.data.random_mixture(2, seed=1), 0.5).sample(3, torch.Generator().manual_seed(0))
+    found = training.Lagrangian(teacher).misses(Way(model, teacher, x, sde.marginal(t), sde.marginal(s), {}))
+    h = 1e-5
+    early, late = (sde.time_of_angle(sde.angle_at(s) + k * h) for k in (-1, 1))
+    slope = (
+        sde.marginal(late).normalise(model.jump(x, t, late)) - sde.marginal(early).normalise(model.jump(x, t, early))
+    ) / (2 * h)
+    wanted = slope - teacher.velocity_at(model.jump(x, t, s), sde.marginal(s))
+    # In the axes of the reference, which are turned.
+    assert torch.allclose(found.square().sum(1), wanted.square().sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [training.Lagrangian, training.Semigroup])
+def test_losses_vanish_on_the_flow_and_nowhere_else(loss: type[training.MapLoss]) -> None:
+    law = gaussian(torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=d64))
+    exact, other = a_map(sdegen.VP(), law, size=0.0), a_map(sdegen.VP(), law, size=0.5)
+    teacher = sdegen.Exact(exact.sde, law)
+    data = law.sample(64, torch.Generator().manual_seed(0))
+    values = [loss(teacher, diagonal=0.0)(m, data, generator=torch.Generator().manual_seed(1)) for m in (exact, other)]
+    assert values[0].max() < 1e-12
+    assert values[1].mean() > 1e-3
+    with_data = [loss(teacher)(m, data, generator=torch.Generator().manual_seed(1)).mean() for m in (exact, other)]
+    assert with_data[0] < with_data[1]
+
+
+def test_a_map_begins_as_its_teacher_whatever_it_goes_to() -> None:
+    torch.manual_seed(0)
+    ring = sdegen.data.gaussian_ring()
+    teacher = sdegen.Model(nets.MLP(2, width=16, depth=1), sdegen.VP())
+    sdegen.fit(teacher, ring, steps=5, batch_size=32, seed=0, progress=False)
+    model = FlowMap.of(teacher)
+    x, at = torch.randn(6, 2), model.sde.marginal(torch.tensor(0.6, dtype=d64))
+    assert model.sde.units.agree(teacher.sde.units)
+    for until in (model.level(torch.tensor([0.1])), model.level(torch.linspace(0, 1, 6))):
+        assert torch.equal(model.mean_velocity(x, at, until), teacher.velocity_at(x, at))
+
+
+def test_maps_are_saved_with_what_they_follow(tmp_path: Path) -> None:
+    model = a_map(sdegen.VP(), reference=samplers.Normal(0.5))
+    sdegen.save(model, tmp_path / "map.safetensors")
+    other = sdegen.load(tmp_path / "map.safetensors")
+    x = torch.randn(3, 2, dtype=d64)
+    assert torch.equal(other.jump(x, 0.9, 0.1), model.jump(x, 0.9, 0.1))
+
+
+def test_the_law_of_jumps_follows_from_their_derivatives() -> None:
+    model = a_map(sdegen.VP())
+    x = torch.randn(4, 2, dtype=d64)
+    ends, log_det = model.jump_with_log_det(x, 1.0, 0.1)
+    assert torch.equal(ends, model.jump(x, 1.0, 0.1))
+    for i in range(len(x)):
+        J = torch.autograd.functional.jacobian(lambda v: model.jump(v[None], 1.0, 0.1)[0], x[i])
+        assert torch.allclose(J.det().abs().log(), log_det[i])
+
+
+def test_fresh_noise_between_jumps_keeps_the_law() -> None:
+    law = gaussian(torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=d64))
+    model = a_map(sdegen.VP(), law, size=0.0)
+    for back in (0.0, 0.4, 1.0):
+        drawn = sdegen.sample(model, 20_000, sampler=Jumps(4, back=back), seed=0)
+        z = whiten(law, drawn)
+        assert (z.mT.cov() - torch.eye(2)).abs().max() < 0.04
+        assert z.mean(0).abs().max() < 0.03
+
+
+def test_conditions_reach_the_network() -> None:
+    torch.manual_seed(0)
+    net = nets.MLP(2, width=16, depth=1, conditions={"until": nets.SecondLevel(), "theta": nets.Vector(3, dropout=0.5)})
+    nn.init.normal_(net.last.weight)
+    model = FlowMap(net, sdegen.VP())
+    law = sdegen.data.gaussian_ring()
+    data, theta = law.sample(64, torch.Generator().manual_seed(0)).float(), torch.randn(64, 3)
+    sdegen.fit(model, (data, {"theta": theta}), steps=4, batch_size=16, seed=0, progress=False)
+    one, other = (sdegen.sample(model, 3, sampler=Jumps(2), theta=theta[i], seed=0) for i in range(2))
+    assert not torch.allclose(one, other)
+    assert "until" not in model.conditions.names
+    with pytest.raises(TypeError, match=r"no argument 'until'"):
+        sdegen.sample(model, 3, sampler=Jumps(2), until=0.1)
+
+
+def test_what_is_no_map_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^MLP is told of one time, .* conditions=\{\"until\": nets.SecondLevel\(\)\}"):
+        FlowMap(nets.MLP(2), sdegen.VP())
+    model, ring = a_map(sdegen.VP()), sdegen.data.gaussian_ring()
+    with pytest.raises(TypeError, match=r"^Exact is no flow map"):
+        sdegen.sample(sdegen.Exact(sdegen.VP(), ring), 3, sampler=Jumps(2))
+    with pytest.raises(TypeError, match=r"^Model is no FlowMap"):
+        training.Lagrangian()(sdegen.Model(nets.MLP(2), sdegen.VP()), torch.randn(4, 2))
+    with pytest.raises(ValueError, match=r"^diagonal = 0 without a teacher"):
+        training.Lagrangian(diagonal=0.0)
+    with pytest.raises(ValueError, match=r"^the teacher was made for data in units of scale"):
+        training.Lagrangian(sdegen.Exact(sdegen.VP(), ring))(model, torch.randn(4, 2, dtype=d64))
+    with pytest.raises(TypeError, match=r"^CLD is not scalar, .* take Semigroup"):
+        training.Lagrangian()(a_map(sdegen.CLD()), torch.randn(4, 2, dtype=d64))
+    with pytest.raises(ValueError, match=r"outside"):
+        model.jump(torch.zeros(2, 2, dtype=d64), 0.5, 1.5)
+    with pytest.raises(ValueError, match=r"^s has 3 times for 2 states"):
+        model.jump(torch.zeros(2, 2, dtype=d64), 0.5, torch.tensor([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["alone", "taught", "by halves"])
+def test_training_brings_the_laws(kind: str) -> None:
+    """Two modes in one dimension: one jump ends where the flow does, and samples are those of the law."""
+    law = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.1, 0.1]))
+    torch.manual_seed(0)
+    model = FlowMap(nets.MLP(1, width=32, depth=2, conditions={"until": nets.SecondLevel()}), sdegen.VP())
+    loss = training.Semigroup() if kind == "by halves" else None
+    if kind == "taught":
+        model.measure(law.moments())
+        model.moments = law.moments()
+        loss = training.Lagrangian(sdegen.Exact(model.sde, law), diagonal=0.1)
+    sdegen.fit(model, law, steps=600, batch_size=256, lr=4e-3, seed=0, loss=loss, progress=False)
+    for steps in (1, 4):
+        drawn = sdegen.sample(model, 4000, sampler=Jumps(steps), seed=1).double()
+        assert sdegen.metrics.knn_kl(drawn, law.sample(4000, torch.Generator().manual_seed(1))).value < 0.1
+    report = testing.check_flow_map(model, tolerance=0.2)
+    assert report.passed, report
