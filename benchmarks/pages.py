@@ -147,6 +147,8 @@ POSTERIORS = {
 
 FIELDS = {"signals": "### Signals of 32 places\n\n", "volumes": "### Volumes of 5 × 4 × 6 places\n\n"}
 
+MAPS = {"ring": "### The ring\n\n", "mixture_in_8_dimensions": "### A mixture in eight dimensions\n\n"}
+
 SERIES = {
     "composition": "### Long series from true scores of windows\n\n",
     "windows": "### Long series from trained windows\n\nOf the smooth process.\n\n",
@@ -236,6 +238,8 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))
+    maps = [f"{text}{table(stem, of='flow_map_table')}\n" for stem, text in MAPS.items()]
+    put(pages, HERE / "README.md", "maps", "\n".join(maps))
     series = [f"{text}{table(stem, of='series_table')}\n" for stem, text in SERIES.items()]
     put(pages, HERE / "README.md", "series", "\n".join(series))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))

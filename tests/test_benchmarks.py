@@ -314,7 +314,7 @@ COMPLETE = [
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
-    "bounded_table", "columns_table", "drawn_table", "fields_table", "inference_table", "race",
+    "bounded_table", "columns_table", "drawn_table", "fields_table", "flow_map_table", "inference_table", "race",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
