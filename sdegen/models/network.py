@@ -31,7 +31,7 @@ from ..processes.scalar import as_scalar, is_scalar
 from ..processes.validity import check_process
 from ..recall import recall
 from ..signatures import check_call
-from .parametrizations import Coefficients, EDMParametrization, Parametrization
+from .parametrizations import Coefficients, EDMParametrization, MatchedParametrization, Parametrization
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
@@ -223,17 +223,21 @@ class Model(Trainable, VelocityModel):
 
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
-        P = self._variances() if self.parametrization.matched else None
-        if P is None:
-            c = self.parametrization.coefficients(self.sde, at, self.std)
-        else:
-            c = self.parametrization.coefficients_along(at, P)
+        c = self._coefficients_at(at)
         if c.c_noise.shape not in ((), at.t.shape):
             raise ValueError(
                 f"{type(self.parametrization).__name__} gives a noise level of shape {tuple(c.c_noise.shape)} for times of shape "
                 f"{tuple(at.t.shape)}; it must have that, or shape ()."
             )
         return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
+
+    def _coefficients_at(self, at: Marginal) -> Coefficients:
+        """Return the coefficients that the parametrisation gives."""
+        if isinstance(self.parametrization, MatchedParametrization):
+            P = self._variances()
+            if P is not None:
+                return self.parametrization.coefficients_along(at, P)
+        return self.parametrization.coefficients(self.sde, at, self.std)
 
     def _variances(self) -> Diagonal | None:
         """Return the covariance of the data as a map along their principal axes, or of each number where no more is known; None

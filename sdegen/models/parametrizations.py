@@ -88,8 +88,6 @@ class Parametrization(Overridable, ABC):
     most
         The bound from above of the velocity's coefficient in the target of scalar processes, for a coefficient below 0 that
         vanishes at an end; infinite for no bound.
-    matched
-        Whether it takes the variances of the data along their principal axes, where they are known, for their mean variance.
 
     Raises
     ------
@@ -100,7 +98,6 @@ class Parametrization(Overridable, ABC):
     """
 
     most: float = math.inf
-    matched: bool = False
 
     __repr__ = show_call
 
@@ -283,8 +280,6 @@ class MatchedParametrization(EDMParametrization):
     ValueError
         As for `EDMParametrization`.
     """
-
-    matched = True
 
     def coefficients_along(self, at: Marginal, P: Operator) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data with the covariance `P`."""

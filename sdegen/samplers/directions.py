@@ -173,8 +173,8 @@ class Scalar:
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
 
-    def turn(self, start: Tensor, end: Tensor) -> Jump:
-        """Return the coefficients of updates between angles of every direction, ``(N, *directions)``, of the state ``u = x / r``.
+    def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.
 
         With the angle ``theta = atan2(√n sin phi, √c cos phi)`` of the reference, ``∫ dphi / P²`` is its turn over ``√(c n)``,
         and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so that no variance is divided by.
@@ -186,21 +186,19 @@ class Scalar:
         theta = [torch.atan2(self.n**0.5 * v.sin(), c.sqrt() * v.cos()) for v in (start, end)]
         weight = (end - start).sin() / torch.special.sinc((theta[1] - theta[0]) / torch.pi)
         carry = (last / P_squared).sqrt() - weight * (self.n - c) * sin * cos / P_squared
-        shift = end.cos() - carry * cos + weight * sin
-        return self._jump(carry, shift, weight)
+        return carry, end.cos() - carry * cos + weight * sin, weight
+
+    def turn(self, start: Tensor, end: Tensor) -> Jump:
+        """Return the coefficients of updates of ``u = x / r`` between angles of every direction, ``(N, *directions)``."""
+        return self._jump(*self._turn(start, end))
 
     def jump(self, t: Tensor, s: Tensor) -> Jump:
         """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
         way.
         """
         r_t, r_s = (self.root(self.sde.marginal(v)) for v in (t, s))
-        c = self.turn(*(self.angles(self.phi(v), v) for v in (t, s)))
-        return Jump(
-            *(
-                None if v is None else v * r if isinstance(v, Tensor) else Scale(v.c * r).prepared(self.like)
-                for v, r in zip(c, (r_s / r_t, r_s, r_s), strict=True)
-            )
-        )
+        carry, share, weight = self._turn(*(self.angles(self.phi(v), v) for v in (t, s)))
+        return self._jump(carry * (r_s / r_t), share * r_s, weight * r_s)
 
     def _jump(self, carry: Tensor, share: Tensor, weight: Tensor) -> Jump:
         """Return coefficients from numbers for every direction, and the share of the mean in the shift."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..conditions import Conditions
 from ..laws.marginals import Marginal
-from ..laws.operators import Operator, Scale
+from ..laws.operators import Scale
 from ..laws.products import plain_attention, value_and_slopes
 from ..models.network import Model
 from ..models.parametrizations import Coefficients, MatchedParametrization, Parametrization
@@ -205,11 +205,9 @@ class FlowMap(Model):
         """
         return self.velocity_at(x, at, **cond, **{UNTIL: until[0] if len(until) == 1 else until})
 
-    def ask(self, t: Tensor, *, until: Tensor | None = None, **weights: Operator | None) -> list[Any]:
-        """Prepare questions as every score model does; of a way to other times, if `until` names one for each of the times."""
-        asked = super().ask(t, **weights)
-        if until is None:
-            return asked
+    def ask_ways(self, t: Tensor, until: Tensor) -> list[Any]:
+        """Prepare questions for the velocity on the ways from the times `t` to the times `until`, ``(N,)`` each."""
+        asked = self.ask(t, velocity=self.sde.marginal(t).Phi.one())
         like, levels = self.like, self.level(until)
         if like is not None:
             levels = levels.to(like.device, at_least_single(like.dtype))

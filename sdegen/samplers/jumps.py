@@ -69,14 +69,14 @@ class Jumps(Sampler[JumpStep, None]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[JumpStep]:
         """Plan the coefficients and questions of every jump."""
-        sde, pieces = require_linear(self, model.sde), as_flow_map(model).pieces()
+        sde, flow_map = require_linear(self, model.sde), as_flow_map(model)
+        pieces = flow_map.pieces()
         starts, ends = times[:-1], times[1:]
         last = sde.angle_at(ends[-1])
         goals = ends if not self.back else sde.time_of_angle(torch.lerp(sde.angle_at(ends), last, self.back))
         goals = torch.cat([goals[:-1], ends[-1:]]).minimum(ends)
-        questions = model.ask(starts, velocity=sde.marginal(starts).Phi.one(), until=goals)
         steps = []
-        for k, question in enumerate(questions):
+        for k, question in enumerate(flow_map.ask_ways(starts, goals)):
             noised = None
             if goals[k] < ends[k]:
                 law = sde.transition(goals[k], ends[k])

@@ -24,6 +24,7 @@ from ..models.score import ScoreModel
 from ..precision import widened
 from ..processes.linear import LinearSDE
 from ..processes.scalar import as_scalar
+from ..samplers.directions import Scalar
 from ..samplers.flow_map import FlowMap
 from ..samplers.moves import add_multiple, multiply
 from ..show import show_call
@@ -149,6 +150,7 @@ class MapLoss(ScoreLoss):
         sde, x_0 = model.sde, widened(x_0)
         t, s = self.times.draw(sde, len(x_0), generator)
         x, _, _, at, _ = sde.perturb(x_0, t, generator=generator)
+        assert isinstance(at, Marginal)  # the process of a map is linear
         truth = model if self.teacher is None else self.teacher
         missed = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
         if self.diagonal:
@@ -191,7 +193,9 @@ class Lagrangian(MapLoss):
         sde = as_scalar(
             model.sde, ", and its map has no derivative by the time that it goes to here; take Semigroup()."
         )
-        pieces, (start, end) = model.pieces(), (sde.angle_at(v.t) for v in (at, way.to))
+        pieces = model.pieces()
+        assert isinstance(pieces, Scalar)
+        start, end = (sde.angle_at(v.t) for v in (at, way.to))
         u = pieces.enter(at.normalise(way.x))
 
         def ends(phi: Tensor) -> Tensor:
