@@ -1,0 +1,183 @@
+"""Weighted runs of products of laws: particles that follow the product's score and have the law that it states (`corrected`).
+
+With ``s = Σ β_i s_i`` and any `eta`, particles that go back by ``dx = [−F x + ½ (1 + eta²) G Gᵀ s + u] |dt| + eta G dw`` have the
+law ``∏ p_i^β_i`` at every time if their weights obey ``d log w = V |dt|`` with
+
+    V = ½ (‖Gᵀ s‖² − Σ β_i ‖Gᵀ s_i‖²) + (Σ β_i − 1) tr F + ∇·u + u·s.
+
+The drift `u` is free. It is a linear map of the state, fitted to the particles so that `V` differs little between them
+(docs/theory/guidance.md).
+"""
+
+from __future__ import annotations
+
+__all__ = ["corrected"]
+
+from typing import Any
+
+import torch
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..data.parts import check_batch
+from ..laws.powers import Normalised, multiply_components
+from ..models.named import read_conditions
+from ..models.score import evaluating
+from ..processes.grids import Angle, Grid
+from ..processes.linear import LinearSDE, gaussian
+from ..progress import show_bar
+from ..samplers.exponential_sde import ExponentialSDE
+from ..samplers.noise import SampleNoise, as_seed, draw
+from ..samplers.start import check_conditions, check_known
+from .base import require_clean_means
+from .product import Product
+from .swarm import Swarm, Told, levels_of, log_mean
+from .twisted import Particles, refuse_rows
+
+
+@check_arguments
+def corrected(
+    model: Product,
+    particles: int,
+    *,
+    steps: int = 100,
+    grid: Grid | None = None,
+    eta: float = 1.0,
+    threshold: float = 0.5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Particles:
+    """Draw weighted samples of a product of powers of laws by sequential Monte Carlo, exact in the limit of many particles and
+    steps, and return `Particles` with the logarithm of its normaliser.
+
+    Particles go down by the product's score, from the product of the Gaussians that the members have at the first time, and
+    carry Feynman–Kac weights of their paths; where these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac
+    correctors in diffusion*, 2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so
+    that these differ little: of Gaussian members they do not differ at all. It is fitted to one half of the particles and moves
+    the other, so that the normaliser stays nearly free of bias. Steps have weak order 2, and so has the integral of the weights.
+
+    Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
+    the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
+    to one make the first steps long: take more, or an `EDM` process.
+
+    Parameters
+    ----------
+    model
+        The product.
+    particles
+        How many; an even number is split into equal halves.
+    steps, grid
+        Steps and time grid of the chain; `Angle` by default.
+    eta
+        The noise level of the reversed step, for which ``Σ β_i (1 + eta²)`` is above one.
+    threshold
+        The particles of a half are resampled where the effective ones are fewer than this share.
+    seed, generator
+        Randomness.
+    batch
+        Most particles that go through the models at a time; all by default.
+    progress
+        Show a bar of the steps; by default where standard error is a terminal.
+    cond
+        Conditions of the members, which all particles share.
+
+    Returns
+    -------
+    Particles
+        Weighted samples, with `log_evidence` the logarithm of ``∫ ∏ p_i(x)^β_i dx``.
+
+    Raises
+    ------
+    ValueError
+        If the product is improper at the first time, states or weights turn non-finite, the grid ends without noise, `eta` is too
+        small, a condition has a row for each particle, or powers do not sum to one on a process with more numbers than the data.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> wide, narrow = (sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.tensor([v])) for v in (1.0, 0.5))
+    >>> product = Product([(sdegen.Exact(sdegen.VP(), narrow), 3.0), (sdegen.Exact(sdegen.VP(), wide), -2.0)])
+    >>> found = corrected(product, 400, seed=0)
+    >>> exact = sdegen.laws.multiply_laws([(narrow, 3.0), (wide, -2.0)])
+    >>> abs(found.log_evidence - exact.log_normaliser) < 0.01
+    True
+    """
+    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_batch(batch), check_conditions(model, cond)
+    cond = read_conditions(model, cond, corrected)
+    sde, seed = require_clean_means(model), as_seed(seed, generator)
+    lean = _check_eta(model, eta)
+    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
+    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
+        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
+    sampler, told = ExponentialSDE(steps, grid, eta=lean), Told(sde, model)
+    with torch.no_grad(), evaluating(model), show_bar(progress, "corrected") as bar:
+        check_known(model)
+        law, log_normaliser = _first_law(model, times[0].item(), cond)
+        x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
+        refuse_rows(model, cond, x)
+        swarm = Swarm(model, x, 0.5 * (1 + lean**2), batch, cond)
+        plan, levels = sampler.plan(told, times), levels_of(model, sde, times, x[0].numel())
+        for i, level in enumerate(levels):
+            swarm.look(level)
+            swarm.resample(threshold, draws)
+            if i + 1 < len(levels):
+                told.known = swarm.told(level)
+                move = sampler.step(told, swarm.x, plan[i], lambda x: noise(x) * (eta / lean), swarm.memory)
+                swarm.x, swarm.memory = move
+            bar.update()
+        data = swarm.finish(levels[-1])
+    first, last, excess = levels[0], levels[-1], model.power - 1
+    constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
+    return Particles.of_families(
+        data,
+        swarm.log_weights,
+        swarm.ancestors,
+        swarm.resampled,
+        len(times),
+        constant + log_mean(swarm.log_weights).item(),
+    )
+
+
+def _check_eta(model: Product, eta: float) -> float:
+    """Return the noise level at which the mean of the members has the product's drift; refuse noise that leaves none.
+
+    The product's score is the sum of its powers times that mean. Their reversed steps have one drift if ``1 + eta²`` of the mean
+    is that many times as large; what differs is the noise.
+    """
+    squared = model.power * (1 + eta**2) - 1
+    if not (eta > 0 and squared > 0):
+        least = max(0.0, 1 / model.power - 1) ** 0.5
+        raise ValueError(f"eta = {eta:.6g}; with powers that sum to {model.power:.6g} it must be above {least:.6g}.")
+    return squared**0.5
+
+
+def _first_law(model: Product, t: float, cond: dict[str, Any]) -> Normalised:
+    """Return the product at the first time, of the Gaussians that have the members' moments."""
+    sde, factors = require_clean_means(model), []
+    for member, power in model.models:
+        known = member.conditional_moments(**cond)
+        moments = member.require_moments() if known is None or known.mean.shape != known.event_shape else known
+        law = gaussian(moments.in_units(sde.units)).diffuse(sde.marginal(t), sde.embedding)
+        if model.power != 1 and law.means[0].numel() != moments.mean.numel():
+            raise ValueError(
+                f"the powers sum to {model.power:.6g}, and {type(sde).__name__} has more numbers than the data, whose noise "
+                "would have that power too; give powers that sum to one, or take a process without further channels."
+            )
+        factors.append((law, power))
+    found = multiply_components(factors)
+    if found is None:
+        raise ValueError(
+            f"the product is improper at t = {t:.6g}: with the members' covariances C_i there, Σ β_i C_i⁻¹ is not positive "
+            "definite; raise the powers that are positive, or lower the others."
+        )
+    return found
+
+
+def _log_units(sde: LinearSDE, data: torch.Tensor) -> float:
+    """Return the logarithm of the volume of the units of the data."""
+    return sde.units.std.double().expand(data.shape[1:]).log().sum().item()

@@ -1,0 +1,250 @@
+"""Particles of a product of laws between two steps: their weights, the drift that evens them out, and what the sampler is told.
+
+Everything is in the units of the noise: with ``s_i = −R⁻ᵀ e_i`` and ``N = Gᵀ R⁻ᵀ``, ``Gᵀ s_i = −N e_i``. A change ``A y + c`` of
+the noise that the sampler is told, `y` the whitened state, is a drift `u` with ``∇·u + u·s = k ((A y + c)·NᵀN e − tr NᵀN A)``,
+where ``e = Σ β_i e_i`` and `k` is half the sum of the powers times ``1 + eta²``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Level", "Swarm", "Told", "levels_of"]
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..conditions import NONE, Conditions
+from ..laws.marginals import Marginal
+from ..laws.operators import Operator, full_matrix
+from ..models.score import ScoreModel
+from ..processes.linear import LinearSDE
+from ..samplers.multistep import MultistepMemory
+from .product import Product
+from .twisted import draw_indices, effective
+
+APART = 1e-5  # of an angle, between times whose difference stands for a derivative
+LEAST = 1e-9  # of the strongest noise: directions with less have none
+RIDGE = 1e-2  # of the mean square of a feature
+EACH = 20  # particles for each number that is fitted, at least
+
+
+class Told(ScoreModel):
+    """The mean of a product's members, weighted by their powers, at states where it has been computed already."""
+
+    conditioned = True
+    sde: LinearSDE
+
+    def __init__(self, sde: LinearSDE, model: Product) -> None:
+        self.sde, self._like = sde, model.like
+        self.known: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def like(self) -> Tensor | None:
+        """A weight of the members."""
+        return self._like
+
+    @property
+    def conditions(self) -> Conditions:
+        """None: they have been used."""
+        return NONE
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the clean state and the noise that are known."""
+        assert self.known is not None
+        return self.known
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the score of the known noise."""
+        return self._marginal(t).score_from_noise(self.estimate(x, t)[1])
+
+
+class Level(NamedTuple):
+    """What is known of a time of a run before its states.
+
+    Attributes
+    ----------
+    at
+        The law of states given the data.
+    phi, pace
+        The angle, and the time that goes by with it.
+    root
+        ``Gᵀ R⁻ᵀ``.
+    gram
+        ``R⁻¹ G Gᵀ R⁻ᵀ`` over all numbers of a state.
+    volume, spread
+        Logarithms of the determinants of the flow of the drift from 0, and of a root of the covariance of data as wide as the
+        members' and their noise.
+    growth
+        The derivative of ``spread − volume`` by the angle.
+    """
+
+    at: Marginal
+    phi: float
+    pace: float
+    root: Operator
+    gram: Tensor
+    volume: float
+    spread: float
+    growth: float
+
+
+def levels_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Level]:
+    """Return what is known of the times of a run of a product whose states have `d` numbers."""
+    phi = sde.angle_at(times)
+    low, high = (phi - APART).clamp_min(phi.min()), (phi + APART).clamp_max(phi.max())
+    before, after = sde.time_of_angle(low), sde.time_of_angle(high)
+    variance = model.state_moments().variance()
+
+    def sizes(t: Tensor) -> Tensor:
+        """Logarithms of the determinants of flow and spread at the times, ``(N, 2)``."""
+        at, flow = sde.marginal(t), sde.transition(torch.zeros_like(t), t).Phi
+        whole = at.Phi @ sde.datum @ at.Phi.T * variance + at.covariance
+        each = torch.stack([(d // A.size) * A.log_abs_det().expand(len(t)) for A in (flow, whole)], 1)
+        return each * torch.tensor([1.0, 0.5], dtype=torch.float64)
+
+    now, change = sizes(times), (sizes(after) - sizes(before)) / (high - low)[:, None]
+    pace = (after - before) / (high - low)
+    found = []
+    for i, t in enumerate(times):
+        at = sde.marginal(t)
+        root = sde.noise_at(t).T @ at.R_inv.T
+        gram = full_matrix(root.T @ root, d).reshape(d, d)
+        sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0])]
+        found.append(Level(at, phi[i].item(), pace[i].item(), root, gram, *sized))
+    return found
+
+
+class Swarm:
+    """Weighted particles of a product, in two halves: a drift is fitted to one and moves the other.
+
+    Parameters
+    ----------
+    model
+        The product, its conditions fixed by `cond`.
+    x
+        States of the first time, ``(n, *)``.
+    gain
+        ``½ Σ β_i (1 + eta²)``.
+    batch
+        Most states that are evaluated at a time.
+    cond
+        Conditions of the members.
+    """
+
+    def __init__(self, model: Product, x: Tensor, gain: float, batch: int | None, cond: dict[str, Any]) -> None:
+        self.model, self.x, self.gain, self.batch, self.cond = model, x, gain, batch, cond
+        self.memory: MultistepMemory | None = None
+        self.log_weights = torch.zeros(len(x), dtype=torch.float64)
+        self.ancestors, self.resampled = torch.arange(len(x)), 0
+        self.halves = torch.arange(0, len(x), 2), torch.arange(1, len(x), 2)
+        self._before: Level | None = None
+        self._rate = torch.zeros_like(self.log_weights)
+
+    def look(self, level: Level) -> None:
+        """Evaluate the members, fit the drift, and bring the weights to the time of a level."""
+        parts = self.x.split(self.batch or len(self.x))
+        found = zip(*(self.model.member_estimates(x, level.at.t, **self.cond) for x in parts), strict=True)
+        self.clean, self.noise = (torch.cat(v, 1) for v in found)
+        rate = self._potential(level.root) * level.pace - (self.model.power - 1) * level.growth
+        half = 0.0
+        if self._before is not None:
+            half = 0.5 * (self._before.phi - level.phi)
+            self.log_weights = self.log_weights + half * self._rate
+        excess, self.shift = self._fit(level, rate, self.log_weights + half * rate)
+        self._rate = rate - excess
+        self.log_weights, self._before = self.log_weights + half * self._rate, level
+        if not self.log_weights.isfinite().all():
+            raise ValueError(
+                f"states or weights turned non-finite at t = {level.at.t.item():.6g}; take more steps, or powers nearer to those "
+                "of one member: the product may be improper at that time."
+            )
+
+    def _potential(self, root: Operator) -> Tensor:
+        """Return ``½ (‖N e‖² − Σ β_i ‖N e_i‖²)``, ``(n,)``, as a sum of squares of differences, which cancel less."""
+        b, powers = self.model.power, self.model.powers
+        mean = self.model.combine(self.noise) / b
+
+        def size(v: Tensor) -> Tensor:
+            return root(v).flatten(1).square().sum(1).double().cpu()
+
+        apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
+        return 0.5 * ((b * b - b) * size(mean) - apart)
+
+    def _fit(self, level: Level, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the drift takes from the rate of the weights, ``(n,)``, and the change of the noise that makes the drift,
+        ``(n, d)``.
+        """
+        pull = level.root.T(level.root(self.model.combine(self.noise))).flatten(1).double().cpu()
+        y = level.at.R_inv(self.x).flatten(1).double().cpu()
+        y = y - log_weights.softmax(0) @ y
+        excess, shift, d = torch.zeros_like(rate), torch.zeros_like(y), y.shape[1]
+        most = len(y) // (2 * EACH)
+        strengths = torch.linalg.eigvalsh(level.gram)
+        if (
+            2 * d > most or strengths[0] < LEAST * strengths[-1]
+        ):  # too few, or directions without noise, which no drift reaches
+            return excess, shift
+        full = d + d * d <= most
+        turned = (pull[:, :, None] * y[:, None] - level.gram).flatten(1) if full else pull * y - level.gram.diagonal()
+        features = torch.cat([pull, turned], 1)
+        for own, other in (self.halves, self.halves[::-1]):
+            found = regress(features[own], rate[own], log_weights[own].softmax(0))
+            excess[other] = features[other] @ found
+            c, A = found[:d], found[d:].reshape(d, -1)
+            shift[other] = c + (y[other] @ A.T if full else y[other] * A[:, 0])
+        return excess, shift / (-self.gain * level.pace)
+
+    def resample(self, threshold: float, draws: torch.Generator) -> None:
+        """Resample each half whose effective particles are fewer than a share; a half keeps the sum of its weights."""
+        kept, few = torch.arange(len(self.x)), False
+        for own in self.halves:
+            weights = self.log_weights[own].softmax(0)
+            if effective(weights) < threshold * len(own):
+                kept[own], few = own[draw_indices(weights, len(own), draws)], True
+                self.log_weights[own] = log_mean(self.log_weights[own])
+        if few:
+            at = kept.to(self.x.device)
+            self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
+            self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
+            self.resampled += 1
+            if self.memory is not None:
+                first, history, noise = self.memory
+                self.memory = MultistepMemory(first[at], [q[at] for q in history], None if noise is None else noise[at])
+
+    def told(self, level: Level) -> tuple[Tensor, Tensor]:
+        """Return the clean state and the noise that the sampler is told: the mean of the members', and the drift."""
+        clean, noise = (self.model.combine(values) / self.model.power for values in (self.clean, self.noise))
+        change = self.shift.reshape(self.x.shape).to(self.x)
+        return clean - level.at.Phi.inv()(level.at.R(change)), noise + change
+
+    def finish(self, level: Level) -> Tensor:
+        """Move by the flow to the time 0, with the weights that belong to it, and return the data."""
+        sde = self.model.sde
+        left = sde.transition(0.0, level.at.t)
+        score = level.at.score_from_noise(self.model.combine(self.noise))
+        self.log_weights = self.log_weights + self._potential(left.R.T @ level.at.R_inv.T)
+        return sde.project(left.Phi.inv()(self.x + 0.5 * left.covariance(score)))
+
+
+def log_mean(log_weights: Tensor) -> Tensor:
+    """Return the logarithm of the mean of weights."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def regress(features: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """Return the coefficients of features, ``(p,)``, by which they come nearest to values, up to a constant, in weighted squares.
+
+    Parameters
+    ----------
+    features, values
+        ``(n, p)`` and ``(n,)``.
+    weights
+        ``(n,)``, of sum one.
+    """
+    columns = torch.cat([torch.ones_like(values)[:, None], features], 1)
+    scale = (weights @ columns.square()).sqrt().clamp_min(1e-150)
+    columns = columns / scale
+    gram = columns.T @ (weights[:, None] * columns) + RIDGE * torch.eye(len(scale), dtype=values.dtype)
+    return (torch.linalg.solve(gram, columns.T @ (weights * values)) / scale)[1:]

@@ -1,0 +1,150 @@
+"""Weighted runs of products: the law and the normaliser that are stated, in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen import guidance, metrics, samplers
+from sdegen.guidance import Particles, Product, corrected
+from sdegen.guidance.measurements import Linear, mixture_posterior
+from sdegen.laws import GaussianMixture, Units, multiply_laws
+from sdegen.processes import CLD, LinearSDE
+
+RING = sdegen.data.gaussian_ring()
+MODE = GaussianMixture(torch.ones(1), RING.means[:1], RING.covariances[:1])
+UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.5]))
+
+
+def gaussian(mean: float, variances: Sequence[float]) -> GaussianMixture:
+    return GaussianMixture(torch.ones(1), torch.full((1, 2), mean), torch.tensor([variances]))
+
+
+class Lost(sdegen.Exact):
+    """A model that says nothing near the data."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        x_0, eps = super().estimate(x, t)
+        return x_0, eps if t > 0.3 else eps * torch.nan
+
+
+NARROW, WIDE = gaussian(1.0, (0.25, 0.5)), gaussian(0.0, (1.0, 1.5))
+
+
+def product(sde: LinearSDE, factors: Sequence[tuple[GaussianMixture, float]]) -> Product:
+    return Product([(sdegen.Exact(sde, law), power) for law, power in factors])
+
+
+@pytest.mark.parametrize(
+    ("sde", "powers", "eta"),
+    [
+        (sdegen.VP(), (3.0, -2.0), 1.0),
+        (sdegen.VP().in_units(UNITS), (3.0, -2.0), 0.7),
+        (sdegen.VP().in_units(UNITS), (0.5, 0.25), 1.0),
+        (sdegen.VP(), (0.6, 0.2), 1.5),
+    ],
+)
+def test_of_gaussians_the_normaliser_is_exact_and_all_weights_are_equal(
+    sde: LinearSDE, powers: tuple[float, float], eta: float
+) -> None:
+    factors = list(zip((NARROW, WIDE), powers, strict=True))
+    found, truth = corrected(product(sde, factors), 600, steps=40, eta=eta, seed=0), multiply_laws(factors)
+    assert found.log_evidence == pytest.approx(truth.log_normaliser, abs=0.02)
+    assert found.effective > 590 and found.resampled == 0
+    mean, C = truth.law.moments()
+    assert ((found.mean() - mean).abs() < 5 * (C.diagonal() / 600).sqrt()).all()
+    spread = found.mean((found.x - found.mean()).square()) / C.diagonal()
+    assert (spread.log().abs() < 0.3).all()
+
+
+def test_particles_do_not_depend_on_the_batch() -> None:
+    run = {"steps": 8, "seed": 3}
+    model = product(sdegen.VP(), [(MODE, 2.0), (RING, -1.0)])
+    whole, parts = corrected(model, 90, **run), corrected(model, 90, batch=16, **run)
+    torch.testing.assert_close(whole.x, parts.x)
+    assert whole.log_evidence == pytest.approx(parts.log_evidence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sde", "eta"), [(sdegen.VP(), 0.5), (sdegen.VP(), 2.0), (CLD(), 1.0)])
+def test_weights_are_right_at_every_noise_level_without_a_drift(
+    sde: LinearSDE, eta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdegen.guidance.swarm.EACH", 10**9)  # particles for a drift
+    factors = [(NARROW, 2.0), (WIDE, -1.0)]
+    truth = multiply_laws(factors)
+    found = corrected(product(sde, factors), 1500, eta=eta, seed=0)
+    assert found.resampled > 0 and found.log_evidence is not None and found.evidence_error is not None
+    assert abs(found.log_evidence - truth.log_normaliser) < 3 * found.evidence_error + 0.02 < 0.5
+    assert ((found.mean() - truth.law.means[0]).abs() < 0.1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("w", [2.0, 3.0])
+def test_guidance_samples_the_tilted_law_that_it_states(w: float) -> None:
+    """The product is the mode, thinned by the probability of the class to the power ``w − 1``, which rejection samples."""
+    draws = torch.Generator().manual_seed(1)
+    drawn = MODE.sample(40_000, draws)
+    share = RING.component_log_prob(drawn).softmax(1)[:, 0] ** (w - 1)
+    truth = drawn[torch.rand(len(share), dtype=torch.float64, generator=draws) < share]
+    log_normaliser = share.mean().log().item() - (w - 1) * math.log(1 / 8)
+    model = product(sdegen.VP(), [(MODE, w), (RING, 1 - w)])
+    found = corrected(model, 2000, seed=0)
+    plain = sdegen.sample(model, 2000, sampler=samplers.ExponentialSDE(100), seed=0)
+
+    def apart(x: Tensor) -> float:
+        return metrics.sliced_wasserstein(x, truth[:2000], seed=0).value
+
+    floor = apart(truth[2000:4000])
+    x = found.sample(2000, torch.Generator().manual_seed(0))
+    assert apart(x) < 2 * floor < 2 * apart(plain)
+    assert found.log_evidence == pytest.approx(log_normaliser, abs=0.06)
+
+
+@pytest.mark.slow
+def test_independent_observations_leave_the_width_of_their_posterior() -> None:
+    prior, A = gaussian(0.0, (1.0, 2.0)), Linear(torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64), 1.0)
+    seen = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1
+    truth, factors = prior, [(prior, -19.0)]
+    for y in seen:
+        truth = mixture_posterior(truth, A, y)
+        factors.append((mixture_posterior(prior, A, y), 1.0))
+    found = corrected(product(sdegen.VP(), factors), 2000, seed=0)
+    C = truth.moments().covariance.diagonal()
+    width = (found.mean((found.x - found.mean()).square()) / C).sqrt()
+    assert ((width - 1).abs() < 0.05).all(), width
+    assert ((found.mean() - truth.moments().mean).abs() < 4 * (C / 2000).sqrt()).all()
+    assert found.log_evidence == pytest.approx(multiply_laws(factors).log_normaliser, abs=0.02)
+
+
+def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
+    log_weights = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Particles.of_families(torch.zeros(50, 1), log_weights, torch.arange(50), 0, 1, 0.0)
+    w = log_weights.exp()
+    assert found.evidence_error == pytest.approx((w.std() / w.mean() / 50**0.5).item())
+    assert found.ancestors == pytest.approx(found.effective)
+    of_one = Particles.of_families(torch.zeros(50, 1), log_weights, torch.zeros(50, dtype=torch.long), 9, 1, 0.0)
+    assert of_one.evidence_error == pytest.approx(1.0) and of_one.ancestors == pytest.approx(1.0)
+
+
+def test_runs_that_cannot_be_weighted_are_refused() -> None:
+    model = product(sdegen.VP(), [(NARROW, 1.0)])
+    with pytest.raises(ValueError, match="it must be above 0"):
+        corrected(model, 10, eta=0.0)
+    with pytest.raises(ValueError, match="it must be above 3"):
+        corrected(product(sdegen.VP(), [(NARROW, 0.1)]), 10)
+    with pytest.raises(ValueError, match="CLD has more numbers than the data"):
+        corrected(product(CLD(), [(NARROW, 2.0)]), 10)
+    with pytest.raises(ValueError, match="improper at t = "):
+        corrected(product(sdegen.VE(sigma_max=1.5), [(NARROW, -5.0), (WIDE, 5.6)]), 10)
+    labelled = sdegen.ExactConditional(sdegen.VP(), [NARROW, WIDE], RING)
+    with pytest.raises(ValueError, match="label has a row for each particle"):
+        corrected(Product([(labelled, 2.0), (guidance.Without(labelled), -1.0)]), 4, label=torch.arange(4) % 2)
+    with pytest.raises(ValueError, match="turned non-finite at t = "):
+        corrected(Product([(Lost(sdegen.VP(), NARROW), 1.0)]), 20, steps=20, seed=0)
