@@ -49,3 +49,13 @@ def test_a_determinant_of_very_many_numbers_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr("sdegen.guidance.measured.MANY", 1)
     with pytest.raises(ValueError, match="2 numbers are measured, and their determinant takes as many derivatives"):
         twisted_smc(MomentMatching(sdegen.Exact(sdegen.VP(), RING), A), 10, y=Y)
+
+
+def test_particles_know_the_density_of_what_was_measured() -> None:
+    wide = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([2.0]))
+    line = Linear(A.A[:1], 2.0)
+    found = twisted_smc(sdegen.guidance.PiGDM(sdegen.Exact(sdegen.VP(), wide), line), 400, steps=40, seed=0, y=Y[:1])
+    spread = (2 * line.A @ line.A.T + 4).item() ** 0.5
+    truth = torch.distributions.Normal(0.0, spread).log_prob(Y[:1]).item()
+    assert found.log_evidence is not None and found.evidence_error is not None
+    assert abs(found.log_evidence - truth) < 4 * found.evidence_error + 0.02 < 0.5

@@ -10,7 +10,7 @@ from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
 from .conjugate_gradients import conjugate_gradients, minimal_residuals
 from .contrast import Rescaled, RescaledGuidance, contrast
-from .corrected import corrected
+from .feynman_kac import corrected
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
 from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM

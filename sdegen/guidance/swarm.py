@@ -7,9 +7,8 @@ where ``e = Σ β_i e_i`` and `k` is half the sum of the powers times ``1 + eta�
 
 from __future__ import annotations
 
-__all__ = ["Level", "Swarm", "Told", "levels_of"]
+__all__ = ["Stage", "Swarm", "Told", "stages_of", "regress"]
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory
 from .product import Product
-from .twisted import draw_indices, effective
+from .twisted import draw_indices, effective_size, log_evidence_of
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
 LEAST = 1e-9  # of the strongest noise: directions with less have none
@@ -60,7 +59,7 @@ class Told(ScoreModel):
         return self._marginal(t).score_from_noise(self.estimate(x, t)[1])
 
 
-class Level(NamedTuple):
+class Stage(NamedTuple):
     """What is known of a time of a run before its states.
 
     Attributes
@@ -90,7 +89,7 @@ class Level(NamedTuple):
     growth: float
 
 
-def levels_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Level]:
+def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Stage]:
     """Return what is known of the times of a run of a product whose states have `d` numbers."""
     phi = sde.angle_at(times)
     low, high = (phi - APART).clamp_min(phi.min()), (phi + APART).clamp_max(phi.max())
@@ -98,7 +97,7 @@ def levels_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Lev
     variance = model.state_moments().variance()
 
     def sizes(t: Tensor) -> Tensor:
-        """Logarithms of the determinants of flow and spread at the times, ``(N, 2)``."""
+        """Return the logarithms of the determinants of flow and spread at the times, ``(N, 2)``."""
         at, flow = sde.marginal(t), sde.transition(torch.zeros_like(t), t).Phi
         whole = at.Phi @ sde.datum @ at.Phi.T * variance + at.covariance
         each = torch.stack([(d // A.size) * A.log_abs_det().expand(len(t)) for A in (flow, whole)], 1)
@@ -112,12 +111,12 @@ def levels_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Lev
         root = sde.noise_at(t).T @ at.R_inv.T
         gram = full_matrix(root.T @ root, d).reshape(d, d)
         sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0])]
-        found.append(Level(at, phi[i].item(), pace[i].item(), root, gram, *sized))
+        found.append(Stage(at, phi[i].item(), pace[i].item(), root, gram, *sized))
     return found
 
 
 class Swarm:
-    """Weighted particles of a product, in two halves: a drift is fitted to one and moves the other.
+    """Weighted particles of a product, and the drift that is fitted to them.
 
     Parameters
     ----------
@@ -138,26 +137,25 @@ class Swarm:
         self.memory: MultistepMemory | None = None
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
         self.ancestors, self.resampled = torch.arange(len(x)), 0
-        self.halves = torch.arange(0, len(x), 2), torch.arange(1, len(x), 2)
-        self._before: Level | None = None
+        self._before: Stage | None = None
         self._rate = torch.zeros_like(self.log_weights)
 
-    def look(self, level: Level) -> None:
-        """Evaluate the members, fit the drift, and bring the weights to the time of a level."""
+    def look(self, stage: Stage) -> None:
+        """Evaluate the members, fit the drift, and bring the weights to the time of a stage."""
         parts = self.x.split(self.batch or len(self.x))
-        found = zip(*(self.model.member_estimates(x, level.at.t, **self.cond) for x in parts), strict=True)
+        found = zip(*(self.model.member_estimates(x, stage.at.t, **self.cond) for x in parts), strict=True)
         self.clean, self.noise = (torch.cat(v, 1) for v in found)
-        rate = self._potential(level.root) * level.pace - (self.model.power - 1) * level.growth
+        rate = self._potential(stage.root) * stage.pace - (self.model.power - 1) * stage.growth
         half = 0.0
         if self._before is not None:
-            half = 0.5 * (self._before.phi - level.phi)
+            half = 0.5 * (self._before.phi - stage.phi)
             self.log_weights = self.log_weights + half * self._rate
-        excess, self.shift = self._fit(level, rate, self.log_weights + half * rate)
+        excess, self.shift = self._fit(stage, rate, self.log_weights + half * rate)
         self._rate = rate - excess
-        self.log_weights, self._before = self.log_weights + half * self._rate, level
+        self.log_weights, self._before = self.log_weights + half * self._rate, stage
         if not self.log_weights.isfinite().all():
             raise ValueError(
-                f"states or weights turned non-finite at t = {level.at.t.item():.6g}; take more steps, or powers nearer to those "
+                f"states or weights turned non-finite at t = {stage.at.t.item():.6g}; take more steps, or powers nearer to those "
                 "of one member: the product may be improper at that time."
             )
 
@@ -172,65 +170,55 @@ class Swarm:
         apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
         return 0.5 * ((b * b - b) * size(mean) - apart)
 
-    def _fit(self, level: Level, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the drift takes from the rate of the weights, ``(n,)``, and the change of the noise that makes the drift,
         ``(n, d)``.
         """
-        pull = level.root.T(level.root(self.model.combine(self.noise))).flatten(1).double().cpu()
-        y = level.at.R_inv(self.x).flatten(1).double().cpu()
+        pull = stage.root.T(stage.root(self.model.combine(self.noise))).flatten(1).double().cpu()
+        y = stage.at.R_inv(self.x).flatten(1).double().cpu()
         y = y - log_weights.softmax(0) @ y
-        excess, shift, d = torch.zeros_like(rate), torch.zeros_like(y), y.shape[1]
-        most = len(y) // (2 * EACH)
-        strengths = torch.linalg.eigvalsh(level.gram)
+        d, most = y.shape[1], len(y) // EACH
+        strengths = torch.linalg.eigvalsh(stage.gram)
         if (
             2 * d > most or strengths[0] < LEAST * strengths[-1]
         ):  # too few, or directions without noise, which no drift reaches
-            return excess, shift
+            return torch.zeros_like(rate), torch.zeros_like(y)
         full = d + d * d <= most
-        turned = (pull[:, :, None] * y[:, None] - level.gram).flatten(1) if full else pull * y - level.gram.diagonal()
+        turned = (pull[:, :, None] * y[:, None] - stage.gram).flatten(1) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
-        for own, other in (self.halves, self.halves[::-1]):
-            found = regress(features[own], rate[own], log_weights[own].softmax(0))
-            excess[other] = features[other] @ found
-            c, A = found[:d], found[d:].reshape(d, -1)
-            shift[other] = c + (y[other] @ A.T if full else y[other] * A[:, 0])
-        return excess, shift / (-self.gain * level.pace)
+        found = regress(features, rate, log_weights.softmax(0))
+        c, A = found[:d], found[d:].reshape(d, -1)
+        shift = c + (y @ A.T if full else y * A[:, 0])
+        return features @ found, shift / (-self.gain * stage.pace)
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
-        """Resample each half whose effective particles are fewer than a share; a half keeps the sum of its weights."""
-        kept, few = torch.arange(len(self.x)), False
-        for own in self.halves:
-            weights = self.log_weights[own].softmax(0)
-            if effective(weights) < threshold * len(own):
-                kept[own], few = own[draw_indices(weights, len(own), draws)], True
-                self.log_weights[own] = log_mean(self.log_weights[own])
-        if few:
-            at = kept.to(self.x.device)
-            self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
-            self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
-            self.resampled += 1
-            if self.memory is not None:
-                first, history, noise = self.memory
-                self.memory = MultistepMemory(first[at], [q[at] for q in history], None if noise is None else noise[at])
+        """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
+        weights = self.log_weights.softmax(0)
+        if effective_size(weights) >= threshold * len(weights):
+            return
+        kept = draw_indices(weights, len(weights), draws)
+        at = kept.to(self.x.device)
+        self.log_weights = log_evidence_of(self.log_weights).expand(len(weights))
+        self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
+        self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
+        self.resampled += 1
+        if self.memory is not None:
+            first, history, noise = self.memory
+            self.memory = MultistepMemory(first[at], [q[at] for q in history], None if noise is None else noise[at])
 
-    def told(self, level: Level) -> tuple[Tensor, Tensor]:
+    def told(self, stage: Stage) -> tuple[Tensor, Tensor]:
         """Return the clean state and the noise that the sampler is told: the mean of the members', and the drift."""
         clean, noise = (self.model.combine(values) / self.model.power for values in (self.clean, self.noise))
         change = self.shift.reshape(self.x.shape).to(self.x)
-        return clean - level.at.Phi.inv()(level.at.R(change)), noise + change
+        return clean - stage.at.Phi.inv()(stage.at.R(change)), noise + change
 
-    def finish(self, level: Level) -> Tensor:
+    def finish(self, stage: Stage) -> Tensor:
         """Move by the flow to the time 0, with the weights that belong to it, and return the data."""
         sde = self.model.sde
-        left = sde.transition(0.0, level.at.t)
-        score = level.at.score_from_noise(self.model.combine(self.noise))
-        self.log_weights = self.log_weights + self._potential(left.R.T @ level.at.R_inv.T)
+        left = sde.transition(0.0, stage.at.t)
+        score = stage.at.score_from_noise(self.model.combine(self.noise))
+        self.log_weights = self.log_weights + self._potential(left.R.T @ stage.at.R_inv.T)
         return sde.project(left.Phi.inv()(self.x + 0.5 * left.covariance(score)))
-
-
-def log_mean(log_weights: Tensor) -> Tensor:
-    """Return the logarithm of the mean of weights."""
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 def regress(features: Tensor, values: Tensor, weights: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Particles", "draw_indices", "effective_size", "refuse_rows", "twisted_smc"]
+__all__ = ["Particles", "draw_indices", "effective_size", "log_evidence_of", "refuse_rows", "twisted_smc"]
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,9 @@ class Particles(NamedTuple):
             The first particle that each descends from, ``(n,)``.
         """
         n, weights = len(log_weights), log_weights.softmax(0)
+        more = n / max(1, n - 1)
         shared = torch.zeros_like(weights).index_add_(0, family, weights).square().sum().item()
-        variance = 1 - (n / (n - 1)) ** (resampled + 1) * (1 - shared)
+        variance = 1 - more ** (resampled + 1) * (1 - shared)
         return cls(x, weights, resampled, evaluations, log_evidence, max(0.0, variance) ** 0.5, 1 / shared)
 
     @property
@@ -139,7 +141,8 @@ def twisted_smc(
     Returns
     -------
     Particles
-        Weighted samples; they depend on each other, so repeat the run to estimate an error.
+        Weighted samples, with `log_evidence` the logarithm of the density of what was measured; they depend on each other, so
+        repeat the run to estimate the error of a mean.
 
     Raises
     ------
@@ -168,6 +171,7 @@ def twisted_smc(
         refuse_rows(model, cond, x)
         log_weights = torch.zeros(particles, dtype=torch.float64)
         pending, resampled = torch.zeros_like(log_weights), 0
+        log_evidence, family = 0.0, torch.arange(particles)
         for i, t in enumerate(times):
             x_0, eps, slope, log_twist = model.tilt_with_log_density(x, t, **cond)
             log_weights = _checked(log_weights + pending + log_twist.double().cpu(), t)
@@ -175,6 +179,7 @@ def twisted_smc(
             if weights.square().sum() * particles * threshold > 1:
                 kept = draw_indices(weights, particles, draws)
                 x_0, eps, slope, log_twist = (v[kept.to(v.device)] for v in (x_0, eps, slope, log_twist))
+                log_evidence, family = log_evidence + log_evidence_of(log_weights).item(), family[kept]
                 log_weights, resampled = torch.zeros_like(log_weights), resampled + 1
             if i + 1 == len(times):
                 break
@@ -193,7 +198,8 @@ def twisted_smc(
         data = sde.project(x_0)
         last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
-    return Particles(data, log_weights.softmax(0), resampled, len(times))
+    log_evidence += log_evidence_of(log_weights).item()
+    return Particles.of_families(data, log_weights, family, resampled, len(times), log_evidence)
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
@@ -210,6 +216,11 @@ def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
 def effective_size(weights: Tensor) -> float:
     """Return the effective number ``1 / Σ weights²`` of weights of sum one."""
     return 1 / weights.square().sum().item()
+
+
+def log_evidence_of(log_weights: Tensor) -> Tensor:
+    """Return the logarithm of the mean of weights."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

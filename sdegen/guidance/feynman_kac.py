@@ -31,8 +31,8 @@ from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
 from .product import Product
-from .swarm import Swarm, Told, levels_of, log_mean
-from .twisted import Particles, refuse_rows
+from .swarm import Swarm, Told, stages_of
+from .twisted import Particles, log_evidence_of, refuse_rows
 
 
 @check_arguments
@@ -56,8 +56,9 @@ def corrected(
     Particles go down by the product's score, from the product of the Gaussians that the members have at the first time, and
     carry Feynman–Kac weights of their paths; where these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac
     correctors in diffusion*, 2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so
-    that these differ little: of Gaussian members they do not differ at all. It is fitted to one half of the particles and moves
-    the other, so that the normaliser stays nearly free of bias. Steps have weak order 2, and so has the integral of the weights.
+    that these differ little: of Gaussian members they do not differ at all. It is fitted to the particles, which biases the
+    normaliser downwards by an amount that falls as one over their number. Steps have weak order 2, and so has the integral of
+    the weights.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
@@ -68,13 +69,13 @@ def corrected(
     model
         The product.
     particles
-        How many; an even number is split into equal halves.
+        How many; below twenty for each number that is fitted, the drift has fewer numbers or is left out.
     steps, grid
         Steps and time grid of the chain; `Angle` by default.
     eta
         The noise level of the reversed step, for which ``Σ β_i (1 + eta²)`` is above one.
     threshold
-        The particles of a half are resampled where the effective ones are fewer than this share.
+        Particles are resampled where the effective ones are fewer than this share.
     seed, generator
         Randomness.
     batch
@@ -121,17 +122,17 @@ def corrected(
         x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
         refuse_rows(model, cond, x)
         swarm = Swarm(model, x, 0.5 * (1 + lean**2), batch, cond)
-        plan, levels = sampler.plan(told, times), levels_of(model, sde, times, x[0].numel())
-        for i, level in enumerate(levels):
-            swarm.look(level)
+        plan, stages = sampler.plan(told, times), stages_of(model, sde, times, x[0].numel())
+        for i, stage in enumerate(stages):
+            swarm.look(stage)
             swarm.resample(threshold, draws)
-            if i + 1 < len(levels):
-                told.known = swarm.told(level)
+            if i + 1 < len(stages):
+                told.known = swarm.told(stage)
                 move = sampler.step(told, swarm.x, plan[i], lambda x: noise(x) * (eta / lean), swarm.memory)
                 swarm.x, swarm.memory = move
             bar.update()
-        data = swarm.finish(levels[-1])
-    first, last, excess = levels[0], levels[-1], model.power - 1
+        data = swarm.finish(stages[-1])
+    first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
     return Particles.of_families(
         data,
@@ -139,7 +140,7 @@ def corrected(
         swarm.ancestors,
         swarm.resampled,
         len(times),
-        constant + log_mean(swarm.log_weights).item(),
+        constant + log_evidence_of(swarm.log_weights).item(),
     )
 
 
