@@ -107,7 +107,8 @@ def corrected(
     True
     """
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
-    check_batch(batch), check_conditions(model, cond)
+    check_batch(batch)
+    check_conditions(model, cond)
     cond = read_conditions(model, cond, corrected)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     lean = _check_eta(model, eta)
@@ -131,7 +132,7 @@ def corrected(
                 move = sampler.step(told, swarm.x, plan[i], lambda x: noise(x) * (eta / lean), swarm.memory)
                 swarm.x, swarm.memory = move
             bar.update()
-        data = swarm.finish(stages[-1])
+        data = swarm.finish(sde, stages[-1])
     first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
     return Particles.of_families(

@@ -212,9 +212,8 @@ class Swarm:
         change = self.shift.reshape(self.x.shape).to(self.x)
         return clean - stage.at.Phi.inv()(stage.at.R(change)), noise + change
 
-    def finish(self, stage: Stage) -> Tensor:
+    def finish(self, sde: LinearSDE, stage: Stage) -> Tensor:
         """Move by the flow to the time 0, with the weights that belong to it, and return the data."""
-        sde = self.model.sde
         left = sde.transition(0.0, stage.at.t)
         score = stage.at.score_from_noise(self.model.combine(self.noise))
         self.log_weights = self.log_weights + self._potential(left.R.T @ stage.at.R_inv.T)
