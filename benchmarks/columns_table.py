@@ -1,6 +1,6 @@
 """A table of eight mixed columns with a known law: samples and densities of some columns given others, from one network.
 
-    python -m benchmarks.columns_table --threads 1            # 3 trainings of about a minute each
+    python -m benchmarks.columns_table --threads 1            # 3 trainings of two minutes each
     python -m benchmarks.columns_table --quick
 
 Two categories, a number, two positive numbers, a share, a count, and a number that is missing more often in some regions than
@@ -60,7 +60,7 @@ def train(seed: int, quick: bool) -> tuple[TableDensity, float]:
     sdegen.fit(
         model,
         data.TableRows(TABLE, rows),
-        steps=100 if quick else 3000,
+        steps=100 if quick else 9000,
         batch_size=512,
         seed=seed,
         threads=1,
