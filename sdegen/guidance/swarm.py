@@ -25,6 +25,9 @@ from .twisted import draw_indices, effective_size, log_evidence_of
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
 LEAST = 1e-9  # of the strongest noise: directions with less have none
+LONGEST = (
+    1.0  # root mean square of the change of the noise, whose numbers have about that size: beyond it steps overshoot
+)
 RIDGE = 1e-2  # of the mean square of a feature
 EACH = 20  # particles for each number that is fitted, at least
 
@@ -189,7 +192,10 @@ class Swarm:
         found = regress(features, rate, log_weights.softmax(0))
         c, A = found[:d], found[d:].reshape(d, -1)
         shift = c + (y @ A.T if full else y * A[:, 0])
-        return features @ found, shift / (-self.gain * stage.pace)
+        shift = shift / (-self.gain * stage.pace)
+        size = (log_weights.softmax(0) @ shift.square().mean(1)).sqrt().item()
+        most = min(1.0, LONGEST / size) if size else 1.0
+        return features @ found * most, shift * most
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
