@@ -194,8 +194,8 @@ class Swarm:
         shift = c + (y @ A.T if full else y * A[:, 0])
         shift = shift / (-self.gain * stage.pace)
         size = (log_weights.softmax(0) @ shift.square().mean(1)).sqrt().item()
-        most = min(1.0, LONGEST / size) if size else 1.0
-        return features @ found * most, shift * most
+        share = min(1.0, LONGEST / size) if size else 1.0
+        return features @ found * share, shift * share
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
