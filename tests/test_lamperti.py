@@ -265,6 +265,7 @@ WRONG: dict[str, tuple[sdegen.SDE, tuple[int, ...], str]] = {
         (1,),
         "vanishes, jumps or is infinite near 0.3",
     ),
+    "a jump at an edge": (with_noise(lambda x, t: 1.0 + (x > 0)), (1,), "vanishes, jumps or is infinite near"),
     "a jump": (with_noise(lambda x, t: 1.0 + (x > 2.2)), (1,), "vanishes, jumps or is infinite near 2.2"),
     "infinite": (
         with_noise(lambda x, t: 1 / (x - 4), constraints.positive),
@@ -296,3 +297,21 @@ def test_a_map_in_closed_form_is_held_to_the_noise() -> None:
     assert isinstance(lamperti(sde, (2,), sdegen.coordinates.Log()).coordinates, sdegen.coordinates.Log)
     with pytest.raises(ValueError, match=r"in SoftplusInverse\(\) still depends on the state; give ∫ dx / g\(x\)"):
         lamperti(sde, (2,), sdegen.coordinates.SoftplusInverse())
+
+
+@pytest.mark.parametrize("power", [-7, -5, -3, 0])
+def test_noise_that_changes_within_any_length_is_seen(power: int) -> None:
+    """Its transition lies at 0, where panels meet, and is far shorter than a panel."""
+    length = 10.0**power
+    phi = Lamperti(with_noise(lambda x, t: 1 + 0.5 * torch.tanh(x / length)))
+    x = length * torch.linspace(-4, 4, 33, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(phi.slope(x), 1 / (1 + 0.5 * torch.tanh(x / length)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(phi.inverse(phi(x)), x, rtol=1e-7, atol=1e-8 * length)
+
+
+@pytest.mark.parametrize("power", [-6, -3, 3, 6])
+def test_square_root_noise_of_any_size_has_its_closed_form(power: int) -> None:
+    size = 10.0**power
+    phi, x = Lamperti(sdegen.CIR(1.0, size, size**0.5)), size * torch.logspace(-8, 8, 33, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(phi(x), 2 * (x / size).sqrt(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(phi.inverse(phi(x.float())), x.float(), rtol=1e-6, atol=0)

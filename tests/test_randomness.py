@@ -165,7 +165,16 @@ DOORS: dict[str, Callable[[int], Any]] = {
     "fit": lambda seed: sdegen.fit(network(), RING, steps=3, batch_size=16, seed=seed, progress=False),
     "classifier test": lambda seed: metrics.classifier_test(X[:20], X[20:], seed=seed),
     "kl": lambda seed: metrics.kl(RING, RING, n=64, seed=seed),
+    "coverage around points": lambda seed: metrics.find_tarp_coverage(Drawn(), X[:9], X[:9], 3, seed=seed),
+    "local test": lambda seed: metrics.find_local_error(Drawn(), X, X, X[0], 9, shuffles=2, seed=seed),
 }
+
+
+class Drawn:
+    """The law of the ring as a posterior, whatever the data."""
+
+    def sample(self, n: int, x: Tensor) -> Tensor:
+        return X[torch.arange(n) % len(X)]
 
 
 @pytest.mark.parametrize("seed", [0, 7])

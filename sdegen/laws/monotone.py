@@ -154,21 +154,25 @@ def _panels(w: Callable[[Tensor], Tensor], low: float, high: float) -> tuple[Ten
     """Return edges of panels on which functions are polynomials, and the polynomials' Chebyshev coefficients."""
     z = torch.from_numpy(chebyshev.chebpts1(DEGREE + 1))
     fit = torch.from_numpy(np.linalg.inv(chebyshev.chebvander(z.numpy(), DEGREE)))
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     todo = torch.linspace(low, high, 9, dtype=torch.float64)
     lows, highs, before = todo[:-1], todo[1:], torch.full((len(todo) - 1,), torch.inf, dtype=torch.float64)
     done: list[tuple[Tensor, Tensor]] = []
     for halving in range(FINEST + 1):
-        points = 0.5 * (lows + highs)[:, None] + 0.5 * (highs - lows)[:, None] * z
+        points = 0.5 * (lows + highs)[:, None] + 0.5 * (highs - lows)[:, None] * torch.cat([z, ends])
         values = w(points.flatten()).reshape(*points.shape, -1)  # (panels, nodes, m)
         bad = ~((values > 0) & values.isfinite()).all(2)
         if bad.any():
             raise ValueError(points[bad][0].item())
-        coefficients = torch.einsum("kn,pnm->pmk", fit, values)
+        coefficients = torch.einsum("kn,pnm->pmk", fit, values[:, :-2])
         largest = coefficients.abs().amax(2)
+        apart = (
+            (_sum(coefficients[:, None], ends[:, None]) - values[:, -2:]).abs().amax(1)
+        )  # what changes at an edge alone
         left = (coefficients[..., -2:].abs().amax(2) / largest).amax(1)
         steep = (values.amax(1) / values.amin(1)).amax(1)
         rounded = (left <= SMOOTH) & ((left > STUCK * before) | torch.tensor(halving == FINEST))
-        good = ((left <= PRECISE) | rounded) & (steep <= STEEP)
+        good = ((left <= PRECISE) | rounded) & (steep <= STEEP) & (apart <= SMOOTH * largest).all(1)
         done += [(lows[good], coefficients[good])]
         if good.all():
             break
