@@ -15,6 +15,7 @@ from sdegen.models import ScoreModel
 from sdegen.models.question import gather
 from sdegen.processes import LinearSDE
 from sdegen.samplers import Picard, Sampler
+from sdegen.samplers.picard import Expected, Guess
 from sdegen.samplers.start import start
 
 RING = sdegen.data.gaussian_ring()
@@ -105,6 +106,16 @@ def test_states_of_single_precision_differ_by_what_rounding_makes_of_them() -> N
         for dtype, parallel in ((torch.float64, None), (torch.float32, None), (torch.float32, 100))
     )
     assert (together - fine).abs().mean() < 2 * (coarse - fine).abs().mean()
+
+
+@pytest.mark.parametrize("after", [1, 25, 400])
+def test_states_settle_at_six_roundings_times_the_root_of_the_steps(after: int) -> None:
+    x = torch.ones(3, 2)
+    guess = Guess(Expected(None, sdegen.Scale(torch.ones(1))))
+    for size, settled in ((5.0, True), (7.0, False)):
+        moved = x + size * after**0.5 * torch.finfo(x.dtype).eps
+        guess.x, guess.seen = x, (moved, x)
+        assert guess.holds(1e-12, after) is settled and guess.holds(1e-3, after)
 
 
 @pytest.mark.filterwarnings("ignore:a state reached")
