@@ -9,7 +9,7 @@ that of the mean of four of the same image, ``covers`` how often the true image 
 four, along random directions: 0.6 of the exact posterior. Four are drawn of 24 images. ``FID`` and ``KID`` are those of a sample
 of each image against all other test images; with so few, FID is mostly bias, and compares with the row of the images alone.
 ``misfit`` is the root mean square of ``(y − A x) / std``, 1 for the truth. ``Gaussian`` is the posterior of a Gaussian of the
-training images' mean and covariance.
+training images' mean and covariance. ``training`` says how much of the recipe of the network was spent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import sdegen
 from benchmarks import command
-from benchmarks.conditional_training import BLOCK, DATA, MISSING, STD, STEPS, enlarge, train
+from benchmarks.conditional_training import BLOCK, DATA, MISSING, STD, STEPS, Card, enlarge, train
 from benchmarks.fid_table import NETWORKS, equal_parts
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -38,7 +38,7 @@ from sdegen.metrics import Estimate
 
 COLUMNS = {
     "PSNR": 2, "of the mean": 2, "covers": 3, "FID": 1, "KID × 1000": 1, "misfit": 2, "evaluations": 0,
-    "derivatives": 0, "seeds": 0,
+    "derivatives": 0, "training": 0, "seeds": 0,
 }  # fmt: skip
 SHAPE = (1, 28, 28)
 DRAWS = 4  # of an image
@@ -79,17 +79,20 @@ class Method:
         Called with the images, the measurement, a row of what was measured for each sample, and a seed.
     evaluations, derivatives
         Of the network, forwards and backwards, for each sample.
+    trained
+        Whether the network was trained for it.
     """
 
     draw: Draw
     evaluations: int = 0
     derivatives: int = 0
+    trained: bool = False
 
 
 def by_training(images: Images, A: LinearMeasurement, y: Tensor, seed: int) -> Tensor:
     """Draw from the network that was trained on what is measured."""
     given: dict[str, Any] = {name: value.to(images.table.device) for name, value in as_conditions(A, y).items()}
-    return sdegen.sample(images.conditional, len(y), steps=20, seed=seed, batch=BATCH, progress=False, **given)
+    return sdegen.sample(images.trained[0], len(y), steps=20, seed=seed, batch=BATCH, progress=False, **given)
 
 
 def by_guidance(
@@ -122,7 +125,7 @@ def by_moments(images: Images, A: LinearMeasurement, y: Tensor, seed: int) -> Te
 
 
 METHODS = {
-    "trained on it, 20": Method(by_training, 20),
+    "trained on it, 20": Method(by_training, 20, trained=True),
     "moment matching, 20": Method(partial(by_guidance, make=partial(guidance.MomentMatching, iterations=3)), 20, 80),
     "ΠGDM, 20": Method(partial(by_guidance, make=guidance.PiGDM), 20, 20),
     "DPS, 20": Method(partial(by_guidance, make=partial(guidance.DPS, scale=0.3)), 20, 20),
@@ -193,9 +196,10 @@ class Images:
         return self.ready(sdegen.pretrained(DATA))
 
     @cached_property
-    def conditional(self) -> sdegen.Model:
-        """The model that was trained on what is measured."""
-        return self.ready(train(self.table.out / "models", 20 if self.table.quick else STEPS)[0])
+    def trained(self) -> tuple[sdegen.Model, Card]:
+        """The model that was trained on what is measured, and its card."""
+        model, card = train(self.table.out / "models", 20 if self.table.quick else STEPS)
+        return self.ready(model), card
 
     def ready(self, model: sdegen.Model) -> sdegen.Model:
         """Return a model on the device, with products in bfloat16."""
@@ -232,7 +236,8 @@ class Images:
         self.keep(task, name, first)
         draws = torch.cat([first[None, : self.repeated], again]).transpose(0, 1)
         cost = {"evaluations": method.evaluations, "derivatives": method.derivatives}
-        return self.judged(task, first, y, draws) | {column: [value, None] for column, value in cost.items()}
+        found = self.judged(task, first, y, draws) | {column: [value, None] for column, value in cost.items()}
+        return found | ({"training": f"{self.trained[1]['steps']:,} of {STEPS:,} steps"} if method.trained else {})
 
     def as_they_are(self, task: str, seed: int) -> Values:
         """Judge the images themselves."""
