@@ -156,6 +156,13 @@ SERIES = {
     "stiff": "### A covariance that is nearly singular\n\n64 places, nine of them measured.\n\n",
 }
 
+MEASURED = {
+    "reduced-four-times": "Means of 4 × 4 pixels, 7 × 7 numbers:\n\n",
+    "a-square-missing": "All but a square of 14 × 14 pixels:\n\n",
+    "half-missing": "The upper half:\n\n",
+    "a-quarter-of-the-pixels": "A quarter of the pixels, at random:\n\n",
+}
+
 RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
 
 FIDS = {
@@ -242,6 +249,8 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "maps", "\n".join(maps))
     series = [f"{text}{table(stem, of='series_table')}\n" for stem, text in SERIES.items()]
     put(pages, HERE / "README.md", "series", "\n".join(series))
+    measured = [f"{text}{table(stem, of='conditional_images')}\n" for stem, text in MEASURED.items()]
+    put(pages, HERE / "README.md", "measured images", "\n".join(measured))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()

@@ -314,7 +314,8 @@ COMPLETE = [
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
-    "bounded_table", "columns_table", "drawn_table", "fields_table", "flow_map_table", "inference_table", "race",
+    "bounded_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
+    "inference_table", "race",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
@@ -405,6 +406,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("parallel_table", "DDPM, 1000 steps, window 1000", 1),
         ("conditional_table", "ΠGDM", 2),
         ("restore_images --data sprites", "blurred replacement", 1),
+        ("conditional_images", "half missing trained", 1),
         ("likelihood_table", "hutch++, 4", 1),
         ("likelihood_table", "OU, uniform", 1),
         ("likelihood_table", "ours, CLD, 1e-05", 1),
