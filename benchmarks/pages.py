@@ -249,8 +249,10 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "maps", "\n".join(maps))
     series = [f"{text}{table(stem, of='series_table')}\n" for stem, text in SERIES.items()]
     put(pages, HERE / "README.md", "series", "\n".join(series))
-    measured = [f"{text}{table(stem, of='conditional_images')}\n" for stem, text in MEASURED.items()]
+    tables = {text: table(stem, of="conditional_images") for stem, text in MEASURED.items()}
+    measured = [f"{text}{rows}\n" for text, rows in tables.items() if rows.count("\n") > 1]  # more than a head
     put(pages, HERE / "README.md", "measured images", "\n".join(measured))
+    put(pages, HERE.parent / "docs" / "conditions.md", "measured images", "\n".join(measured[:2]))
     put(pages, HERE / "README.md", "restored", "\n".join(restored_block(name) for name in RESTORED))
     fids = [
         (name, title) for name, title in FIDS.items() if (HERE / "results" / "fid_table" / name / "fid.md").exists()
