@@ -149,6 +149,12 @@ FIELDS = {"signals": "### Signals of 32 places\n\n", "volumes": "### Volumes of 
 
 MAPS = {"ring": "### The ring\n\n", "mixture_in_8_dimensions": "### A mixture in eight dimensions\n\n"}
 
+WEIGHTED = {
+    "guided": "### Guidance along one mode\n\n",
+    "several": "### Several observations of one datum\n\n",
+    "coverage": "### Stated errors of the normaliser, over 100 runs\n\n",
+}
+
 SERIES = {
     "composition": "### Long series from true scores of windows\n\n",
     "windows": "### Long series from trained windows\n\nOf the smooth process.\n\n",
@@ -242,6 +248,8 @@ def filled() -> Pages:
         "posteriors",
         "\n".join(f"{t}{table(s, of='posterior_table')}\n" for s, t in POSTERIORS.items()),
     )
+    weighted = [f"{text}{table(stem, of='weighted_table')}\n" for stem, text in WEIGHTED.items()]
+    put(pages, HERE / "README.md", "weighted", "\n".join(weighted))
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))

@@ -307,7 +307,7 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 
 COMPLETE = [
-    "conditional_table", "parallel_table", "series_table",
+    "conditional_table", "parallel_table", "series_table", "weighted_table",
     "kl_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),

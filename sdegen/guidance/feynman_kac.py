@@ -57,8 +57,8 @@ def corrected(
     carry Feynman–Kac weights of their paths; where these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac
     correctors in diffusion*, 2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so
     that these differ little: of Gaussian members they do not differ at all. It is fitted to the particles, which biases the
-    normaliser downwards by an amount that falls as one over their number. Steps have weak order 2, and so has the integral of
-    the weights.
+    normaliser downwards by an amount that falls as one over their number, and that its stated error does not count. Steps have
+    weak order 2, and so has the integral of the weights.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum

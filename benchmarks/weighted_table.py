@@ -1,0 +1,181 @@
+"""Weighted runs of products of laws: what they sample beside the law that is stated, and how their errors keep to what they say.
+
+    python -m benchmarks.weighted_table            # about ten minutes of one core
+    python -m benchmarks.weighted_table --quick
+
+Guidance along one mode of a mixture, ``p(x | c)^w p(x)^(1 − w)``, with exact scores: the law is the mode, thinned by the
+probability of the class to the power ``w − 1``, which rejection samples in any dimension, and whose mean is the normaliser.
+Distances are sliced W2 over the mode's standard deviation; the first column is that of as many exact samples. `ancestors` is the
+effective share of the first particles that have descendants, by which a run is judged; ``log Z`` is off by the column of that
+name, beside the error that the run states. A seed is another run.
+
+Several observations of one datum, ``∏ p(x | y_i) p(x)^(1 − n)``: the posterior is known. The last table is the share of runs
+whose normaliser is within one and two of their own stated errors, for which 0.68 and 0.95 are nominal.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import guidance, measurements, metrics, samplers
+from sdegen.laws import GaussianMixture, multiply_laws
+
+GUIDED = {
+    "floor": 4, "corrected": 4, "ratio": 2, "uncorrected": 4, "effective": 2, "ancestors": 3, "log Z off": 3, "stated": 3,
+    "seeds": 0,
+}  # fmt: skip
+SEVERAL = {"width": 3, "mean off": 2, "log Z off": 4, "stated": 4, "seeds": 0}
+COVERAGE = {"within one": 2, "within two": 2, "bias": 3, "spread": 3, "stated": 3, "seeds": 0}
+STEPS, SCALES = 100, (2.0, 3.0, 5.0)
+
+
+class Guided:
+    """Guidance along the first mode of a mixture, and the law that it states."""
+
+    def __init__(self, dim: int, w: float) -> None:
+        self.law = sdegen.data.gaussian_ring() if dim == 2 else sdegen.data.random_mixture(dim, modes=8)
+        self.mode, self.w = GaussianMixture(torch.ones(1), self.law.means[:1], self.law.covariances[:1]), w
+        sde = sdegen.VP()
+        self.product = guidance.Product([(sdegen.Exact(sde, self.mode), w), (sdegen.Exact(sde, self.law), 1 - w)])
+        kept = self._odds(self.mode.sample(100_000, torch.Generator().manual_seed(1)))
+        self.log_normaliser = kept.mean().log().item() - (w - 1) * self.law.weights[0].log().item()
+        self.unit = self.mode.moments().variance().sqrt().item()
+
+    def _odds(self, x: Tensor) -> Tensor:
+        """The probability of the class to the power ``w − 1``."""
+        return self.law.component_log_prob(x).softmax(1)[:, 0] ** (self.w - 1)
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """`n` exact samples, by rejection."""
+        draws, found = torch.Generator().manual_seed(seed), torch.empty(0, *self.law.event_shape, dtype=torch.float64)
+        while len(found) < n:
+            x = self.mode.sample(4 * n, draws)
+            found = torch.cat([found, x[torch.rand(len(x), generator=draws, dtype=torch.float64) < self._odds(x)]])
+        return found[:n]
+
+
+def guided(dim: int, w: float, n: int, seed: int) -> Values:
+    """A run of guidance, corrected and not."""
+    problem = Guided(dim, w)
+    exact = problem.sample(n, 10_000 + seed)
+
+    def apart(x: Tensor) -> list[float | None]:
+        return [metrics.sliced_wasserstein(x, exact, seed=seed).value / problem.unit, None]
+
+    plain = sdegen.sample(problem.product, n, sampler=samplers.ExponentialSDE(STEPS), seed=seed, progress=False)
+    row: Values = {"floor": apart(problem.sample(n, 20_000 + seed)), "uncorrected": apart(plain)}
+    try:
+        found = guidance.corrected(problem.product, n, steps=STEPS, seed=seed, progress=False)
+    except ValueError as error:  # a run that leaves the floats says so
+        if "non-finite" not in str(error):
+            raise
+        return row | {"corrected": "diverges"}
+    return row | {
+        "corrected": apart(found.sample(n, torch.Generator().manual_seed(seed))),
+        "effective": [found.effective / n, None],
+        "ancestors": [known(found.ancestors) / n, None],
+        "log Z off": [known(found.log_evidence) - problem.log_normaliser, None],
+        "stated": [known(found.evidence_error), None],
+    }
+
+
+def known(value: float | None) -> float:
+    """A number that a run has estimated."""
+    assert value is not None
+    return value
+
+
+def several(number: int, dim: int, n: int, seed: int) -> Values:
+    """A run of the posterior given so many observations of one datum."""
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, dim), torch.linspace(0.5, 2.0, dim)[None])
+    measured = measurements.Linear(torch.eye(dim) + 0.5 * torch.ones(dim, dim).triu(1), 1.0)
+    draws = torch.Generator().manual_seed(seed)
+    ys = measured.sample(prior.sample(1, draws).expand(number, -1), draws)
+    truth, factors = prior, [(prior, 1.0 - number)]
+    for y in ys:
+        truth = measurements.mixture_posterior(truth, measured, y)
+        factors.append((measurements.mixture_posterior(prior, measured, y), 1.0))
+    model = guidance.Product([(sdegen.Exact(sdegen.VP(), law), power) for law, power in factors])
+    found, (mean, C) = guidance.corrected(model, n, steps=STEPS, seed=seed, progress=False), truth.moments()
+    variances = C.diagonal()
+    width = (found.mean((found.x - found.mean()).square()) / variances).mean().sqrt()
+    off = ((found.mean() - mean).square() * n / variances).mean().sqrt()
+    return {
+        "width": [width.item(), None],
+        "mean off": [off.item(), None],
+        "log Z off": [known(found.log_evidence) - multiply_laws(factors).log_normaliser, None],
+        "stated": [known(found.evidence_error), None],
+    }
+
+
+def covered(w: float, n: int, runs: int, seed: int) -> Values:
+    """How often the stated error covers what the normaliser is off by."""
+    problem, off, stated = Guided(2, w), [], []
+    for run in range(runs):
+        found = guidance.corrected(problem.product, n, steps=STEPS, seed=1000 * seed + run, progress=False)
+        off.append(known(found.log_evidence) - problem.log_normaliser)
+        stated.append(known(found.evidence_error))
+    errors, own = torch.tensor(off), torch.tensor(stated)
+
+    def within(k: int) -> list[float | None]:
+        share = (errors.abs() < k * own).double().mean().item()
+        return [share, (share * (1 - share) / runs) ** 0.5]
+
+    return {
+        "within one": within(1),
+        "within two": within(2),
+        "bias": [errors.mean().item(), errors.std().item() / math.sqrt(runs)],
+        "spread": [errors.std().item(), None],
+        "stated": [own.square().mean().sqrt().item(), None],
+    }
+
+
+def guided_block(table: Table) -> str:
+    """Return the table of guidance."""
+    n, rows = (500, {}) if table.quick else (2000, {})
+    for dim in (2,) if table.quick else (2, 8, 32):
+        for w in SCALES:
+            row = table.row("guided", name := f"{dim} dimensions, w = {w:g}", partial(guided, dim, w, n))
+            numbers = row and isinstance(row["corrected"], tuple)
+            rows[name] = row | ({"ratio": (row["corrected"][0] / row["floor"][0], None)} if numbers else {})
+    return "\nGuidance\n\n" + table.write("guided", GUIDED, rows)
+
+
+def several_block(table: Table) -> str:
+    """Return the table of several observations."""
+    n = 500 if table.quick else 2000
+    cases = [(number, dim) for dim in ((2,) if table.quick else (2, 8)) for number in (2, 5, 20)]
+    rows = {
+        (name := f"{number} observations, {dim} dimensions"): table.row(
+            "several", name, partial(several, number, dim, n)
+        )
+        for number, dim in cases
+    }
+    return "\nSeveral observations\n\n" + table.write("several", SEVERAL, rows)
+
+
+def coverage_block(table: Table) -> str:
+    """Return the table of stated errors."""
+    n, runs = (200, 4) if table.quick else (500, 100)
+    rows = {
+        (name := f"w = {w:g}, {n} particles"): table.row("coverage", name, partial(covered, w, n, runs), seeds=1)
+        for w in (3.0,)
+    }
+    return "\nStated errors\n\n" + table.write("coverage", COVERAGE, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("weighted_table", __doc__, [guided_block, several_block, coverage_block])
+
+
+if __name__ == "__main__":
+    main()
