@@ -25,9 +25,7 @@ from .twisted import draw_indices, effective_size, log_evidence_of
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
 LEAST = 1e-9  # of the strongest noise: directions with less have none
-LONGEST = (
-    1.0  # root mean square of the change of the noise, whose numbers have about that size: beyond it steps overshoot
-)
+LONGEST = 4.0  # root mean square of the change of the noise, whose numbers have size 1: beyond it steps overshoot
 RIDGE = 1e-2  # of the mean square of a feature
 EACH = 20  # particles for each number that is fitted, at least
 
