@@ -7,8 +7,8 @@ from __future__ import annotations
 
 __all__ = [
     "check_draws",
+    "check_given",
     "check_noising",
-    "noise_for",
     "noise_like",
     "rademacher_like",
     "resample_systematically",
@@ -44,12 +44,6 @@ def check_draws(n: int, generator: torch.Generator | None) -> int:
     return n if type(n) is int and n > 0 else check_count("n", n)
 
 
-def noise_for(x: Tensor, z: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
-    """Return `z` as the standard normal noise of states, or draw noise where it is None; refuse what is neither."""
-    check_noising(x, z, generator)
-    return noise_like(x, generator) if z is None else z
-
-
 def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:
     """Refuse what is no noise of states, and states and generators that are none; what is right costs a step nothing.
 
@@ -73,16 +67,33 @@ def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None
         check_tensor("x_0", x, finite=False)
     if z is None:
         check_draws(1, generator)
-    elif isinstance(z, torch.Generator):
+    else:
+        check_given(x, z)
+
+
+def check_given(x: Tensor, z: Tensor) -> Tensor:
+    """Return noise that was given for states; refuse what is none, or of another shape than `x`.
+
+    Raises
+    ------
+    TypeError
+        If it is no floating-point tensor.
+    ValueError
+        If it has another shape.
+    """
+    if isinstance(z, torch.Generator):
         raise TypeError(
             "z is a Generator; give noise of the shape of the states, or randomness by name: generator=...."
         )
-    elif check_tensor("z", z, finite=False).shape != x.shape:
+    if check_tensor("z", z, finite=False).shape != x.shape:
         raise ValueError(f"z has shape {tuple(z.shape)} for states of shape {tuple(x.shape)}; give noise for each.")
+    return z
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw standard normal noise of the shape, dtype and device of `x`."""
+    """Draw standard normal noise of the shape, dtype and device of `x`; refuse states and generators that are none."""
+    if not x.is_floating_point() or (generator is not None and not isinstance(generator, torch.Generator)):
+        check_noising(x, None, generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device, non_blocking=True)
 

@@ -66,9 +66,12 @@ class Trainable(ScoreModel, Calibrated):
     @property
     def conditions(self) -> Conditions:
         """The conditions that the network takes by name, and which of them training has not taught it."""
+        known = conditions_of(self.net)
+        if not self.learned:
+            return known
         untaught = frozenset(name for name, (given, _) in self.learned.items() if not given)
         unlost = frozenset(name for name, (_, lost) in self.learned.items() if not lost)
-        return conditions_of(self.net)._replace(untaught=untaught, unlost=unlost)
+        return known._replace(untaught=untaught, unlost=unlost)
 
     def note_conditions(self, given: Collection[str], lost: Collection[str]) -> None:
         """Note which conditions a training has, and which it loses, for `learned`.
@@ -223,21 +226,17 @@ class Model(Trainable, VelocityModel):
 
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
-        c = self._coefficients_at(at)
+        asked = self.parametrization
+        if isinstance(asked, MatchedParametrization) and (P := self._variances()) is not None:
+            c = asked.coefficients_along(at, P)
+        else:
+            c = asked.coefficients(self.sde, at, self.std)
         if c.c_noise.shape not in ((), at.t.shape):
             raise ValueError(
                 f"{type(self.parametrization).__name__} gives a noise level of shape {tuple(c.c_noise.shape)} for times of shape "
                 f"{tuple(at.t.shape)}; it must have that, or shape ()."
             )
         return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
-
-    def _coefficients_at(self, at: Marginal) -> Coefficients:
-        """Return the coefficients that the parametrisation gives."""
-        if isinstance(self.parametrization, MatchedParametrization):
-            P = self._variances()
-            if P is not None:
-                return self.parametrization.coefficients_along(at, P)
-        return self.parametrization.coefficients(self.sde, at, self.std)
 
     def _variances(self) -> Diagonal | None:
         """Return the covariance of the data as a map along their principal axes, or of each number where no more is known; None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..laws.domains import check_domain
-from ..laws.draws import noise_for
+from ..laws.draws import check_given, noise_like
 from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed
 from ..laws.operators import rows
@@ -87,5 +87,6 @@ class KnownSDE(SDE):
         rows(t, x_0)  # refuses another number of times
         check_domain(self._starts, x_0, "x_0")
         kernel = self.law(x_0, torch.zeros_like(t), t)
-        x = kernel.sample(z := noise_for(x_0, z, generator))
+        z = noise_like(x_0, generator) if z is None else check_given(x_0, z)
+        x = kernel.sample(z)
         return Perturbed(x, kernel, z, self.at(t.expand(len(x_0)), x), data)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..arguments import asked_as, check_arguments
 from ..dense import check_dense
 from ..fixed import remembered
-from ..laws.draws import noise_for
+from ..laws.draws import check_given, noise_like
 from ..laws.embedding import WHOLE, Embedding, Observation
 from ..laws.kernels import Kernel, Transition
 from ..laws.marginals import LEAST_SIGNAL, Marginal, Perturbed
@@ -140,7 +140,7 @@ class LinearSDE(SDE):
         """
         data = self.standardise(x_0)
         u_0 = self.embed(data)
-        z = noise_for(u_0, z, generator)
+        z = noise_like(u_0, generator) if z is None else check_given(u_0, z)
         at = self.marginal(t)
         kernel = at(u_0)
         return Perturbed(kernel.sample(z), kernel, z, at, data)
