@@ -494,7 +494,7 @@ CALLS: dict[str, Any] = {
     "testing.sampled_moments": {"model": AFFINE, "sampler": samplers.DDIM(3)},
     "testing.check_flow_map": {"model": Lazy(flow_map), "n": 4},
     "testing.flow_map_cases": {"model": Lazy(flow_map), "n": 4},
-    "samplers.FlowMap": {"net": Lazy(lambda: flow_map().net), "sde": VP},
+    "FlowMap": {"net": Lazy(lambda: flow_map().net), "sde": VP},
     "testing.check_sampler": {"make": MAKE, "steps": (4, 8)},
     "testing.check_wrapper": {"wrap": WRAP},
     "testing.observed_order": {"make": MAKE, "steps": (4, 8)},

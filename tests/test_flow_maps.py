@@ -187,6 +187,24 @@ def test_fresh_noise_between_jumps_keeps_the_law() -> None:
         assert z.mean(0).abs().max() < 0.03
 
 
+@pytest.mark.parametrize("back", [0.0, 0.5])
+def test_samples_do_not_depend_on_the_batch(back: float) -> None:
+    model, sampler = a_map(sdegen.VP(), size=0.3), Jumps(3, back=back)
+    x = sdegen.sample(model, 7, sampler=sampler, seed=0)
+    assert torch.allclose(sdegen.sample(model, 7, sampler=sampler, seed=0, batch=3), x)
+    spread = sdegen.sample(model, x_T=torch.zeros(7, 2, dtype=d64), sampler=sampler, seed=1).std(0).max()
+    assert spread > 0.1 if back else spread < 1e-12  # each sample has noise of its own, or none
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_jumps_in_other_dtypes_differ_by_rounding(dtype: torch.dtype, allowed: float) -> None:
+    x_T = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).bfloat16().half()
+    exact = sdegen.sample(a_map(sdegen.VP(), size=0.3), x_T=x_T.double(), sampler=Jumps(3))
+    found = sdegen.sample(a_map(sdegen.VP(), size=0.3).to(dtype), x_T=x_T.to(dtype), sampler=Jumps(3))
+    assert found.dtype == dtype
+    assert (found.double() - exact).abs().median() < allowed * exact.std()
+
+
 def test_conditions_reach_the_network() -> None:
     torch.manual_seed(0)
     net = nets.MLP(2, width=16, depth=1, conditions={"until": nets.SecondLevel(), "theta": nets.Vector(3, dropout=0.5)})

@@ -91,7 +91,7 @@ NAMED = {name: getattr(samplers, name) for name in samplers.__all__}
 KINDS = {
     name: kind
     for name, kind in NAMED.items()
-    if isinstance(kind, type) and issubclass(kind, Sampler) and kind is not Sampler
+    if isinstance(kind, type) and issubclass(kind, Sampler) and kind not in (Sampler, samplers.Jumps)  # of maps alone
 }
 # Of few steps, and those that a sampler does not construct by itself. What is not named here is constructed as it is.
 MADE: dict[str, Callable[[Any], Sampler]] = {
