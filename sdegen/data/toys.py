@@ -1,0 +1,381 @@
+"""Toy laws with samples and exact, normalised densities that are no mixtures of Gaussians: moons, rings, a checkerboard, a
+funnel, a banana, and many wells.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Banana", "Checkerboard", "Funnel", "ManyWell", "Moons", "Rings", "Toy"]
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_number, check_tensor
+from ..laws.interpolation import gauss
+from ..laws.mixtures import Moments
+from ..show import show_call
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Toy(ABC):
+    """The base class of toy laws of vectors.
+
+    Attributes
+    ----------
+    d
+        Numbers in a vector.
+    """
+
+    d: int = 2
+
+    __repr__ = show_call
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one draw, ``(d,)``."""
+        return torch.Size([self.d])
+
+    @check_arguments
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` points, ``(n, d)``, float64."""
+        return self._draw(check_count("n", n), generator)
+
+    @check_arguments
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of points ``(B, d)`` in nats, ``(B,)``."""
+        check_tensor("x", x, shape=(None, self.d))
+        return self._log_density(x)
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Return the mean and covariance."""
+
+    @abstractmethod
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor: ...
+
+    @abstractmethod
+    def _log_density(self, x: Tensor) -> Tensor: ...
+
+
+def _normal(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(n, d, dtype=torch.float64, generator=generator)
+
+
+def _uniform(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(n, d, dtype=torch.float64, generator=generator)
+
+
+class Moons(Toy):
+    """Two half circles that reach into each other, blurred by Gaussian noise.
+
+    ``x = (cos θ, sin θ)`` or ``(1 − cos θ, ½ − sin θ)`` plus ``std z``, with equal odds and `θ` even on ``(0, π)``. The density
+    is an integral over `θ`, to rounding by Gauss–Legendre quadrature.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the noise.
+
+    Raises
+    ------
+    ValueError
+        If `std` is below 0.01.
+    """
+
+    @check_arguments
+    def __init__(self, std: float = 0.1) -> None:
+        self.std = check_number("std", std, at_least=0.01)
+
+    def _arcs(self, angle: Tensor) -> tuple[Tensor, Tensor]:
+        arc = torch.stack([angle.cos(), angle.sin()], -1)
+        return arc, arc.new_tensor([1.0, 0.5]) - arc
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        u = _uniform(n, 2, generator)
+        upper, lower = self._arcs(math.pi * u[:, 0])
+        return torch.where(u[:, 1:] < 0.5, upper, lower) + self.std * _normal(n, 2, generator)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        z, w = gauss(max(48, math.ceil(10 / self.std)))
+        centres = torch.cat(self._arcs(0.5 * math.pi * (z + 1))).to(x)
+        log_weights = (0.25 * w).log().repeat(2).to(x)
+        squares = x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
+        return (log_weights - squares / (2 * self.std**2)).logsumexp(1) - 2 * (HALF_LOG_2PI + math.log(self.std))
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, in closed form."""
+        own = torch.tensor([0.5, 0.5 - 4 / math.pi**2], dtype=torch.float64)
+        apart = torch.tensor([0.5, 0.25 - 2 / math.pi], dtype=torch.float64)
+        covariance = (own + self.std**2).diag() + apart.outer(apart)
+        return Moments(torch.tensor([0.5, 0.25], dtype=torch.float64), covariance)
+
+
+class Checkerboard(Toy):
+    """The even law on the black squares of a board in the plane, centred at 0.
+
+    Parameters
+    ----------
+    side
+        Squares a side.
+    size
+        The side of a square.
+
+    Raises
+    ------
+    ValueError
+        If `side` is no whole number from 2, or `size` is not positive.
+    """
+
+    @check_arguments
+    def __init__(self, side: int = 4, size: float = 1.0) -> None:
+        self.side, self.size = check_count("side", side, at_least=2), check_number("size", size, above=0)
+
+    @cached_property
+    def _black(self) -> Tensor:
+        """Columns and rows of the black squares."""
+        places = torch.cartesian_prod(*[torch.arange(self.side)] * 2)
+        return places[places.sum(1) % 2 == 0]
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        which = torch.randint(len(self._black), (n,), generator=generator)
+        return (self._black[which] + _uniform(n, 2, generator) - 0.5 * self.side) * self.size
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        place = (x / self.size + 0.5 * self.side).floor()
+        inside = ((place >= 0) & (place < self.side)).all(1) & (place.sum(1) % 2 == 0)
+        return torch.where(inside, x.new_tensor(-self.entropy()), x.new_tensor(-math.inf))
+
+    def entropy(self) -> float:
+        """Return the entropy in nats: the logarithm of the black area."""
+        return math.log(len(self._black) * self.size**2)
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, in closed form."""
+        centres = (self._black.double() + 0.5 - 0.5 * self.side) * self.size
+        own = torch.eye(2, dtype=torch.float64) * self.size**2 / 12
+        return Moments(centres.mean(0), centres.T.cov(correction=0) + own)
+
+
+class Rings(Toy):
+    """Rings around 0 in the plane with equal odds: directions are even, distances from 0 normal around a radius, cut off at 0.
+
+    Parameters
+    ----------
+    radii
+        The radius of each ring.
+    std
+        Standard deviation of the distance from 0, but for the cut.
+
+    Raises
+    ------
+    ValueError
+        If there are no radii, one is not positive, or `std` is not positive.
+    """
+
+    @check_arguments
+    def __init__(self, radii: Sequence[float] = (1.0, 2.0, 3.0), std: float = 0.1) -> None:
+        self.radii, self.std = (
+            tuple(check_number("radii", r, above=0) for r in radii),
+            check_number("std", std, above=0),
+        )
+        if not self.radii:
+            raise ValueError("radii is empty; give the radius of one ring at least.")
+
+    @property
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """Radii, and the share of each normal law that lies above 0."""
+        radii = torch.tensor(self.radii, dtype=torch.float64)
+        return radii, torch.special.ndtr(radii / self.std)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        radii, kept = self._kept
+        which = torch.randint(len(radii), (n,), generator=generator)
+        u = _uniform(n, 2, generator).clamp_min(2**-54)  # below the least that is above 0
+        r = radii[which] - self.std * torch.special.ndtri(u[:, 0] * kept[which])
+        angle = 2 * math.pi * u[:, 1]
+        return r[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        radii, kept = (v.to(x) for v in self._kept)
+        r = x.norm(dim=1)
+        z = (r[:, None] - radii) / self.std
+        log_f = (-0.5 * z.square() - kept.log()).logsumexp(1) - math.log(len(radii) * self.std) - HALF_LOG_2PI
+        return log_f - (2 * math.pi * r).log()
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, in closed form."""
+        radii, kept = self._kept
+        edge = (-0.5 * (radii / self.std).square() - HALF_LOG_2PI).exp() / kept  # of the density at 0, times std
+        square = radii.square() + self.std**2 + self.std * radii * edge
+        return Moments(torch.zeros(2, dtype=torch.float64), 0.5 * square.mean() * torch.eye(2, dtype=torch.float64))
+
+
+class Funnel(Toy):
+    """A funnel: ``v ~ N(0, scale²)``, and given it ``d − 1`` independent numbers of ``N(0, exp(v))``.
+
+    R. Neal, *Slice sampling*, 2003.
+
+    Parameters
+    ----------
+    d
+        Numbers in a vector, of which the first is `v`.
+    scale
+        Standard deviation of `v`.
+
+    Raises
+    ------
+    ValueError
+        If `d` is no whole number from 2, or `scale` is not positive.
+    """
+
+    @check_arguments
+    def __init__(self, d: int = 10, scale: float = 3.0) -> None:
+        self.d, self.scale = check_count("d", d, at_least=2), check_number("scale", scale, above=0)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        z = _normal(n, self.d, generator)
+        v = self.scale * z[:, :1]
+        return torch.cat([v, (0.5 * v).exp() * z[:, 1:]], 1)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        v, rest = x[:, 0], x[:, 1:]
+        squares = (v / self.scale).square() + rest.square().sum(1) * (-v).exp()
+        return -0.5 * (squares + (self.d - 1) * v) - math.log(self.scale) - self.d * HALF_LOG_2PI
+
+    def entropy(self) -> float:
+        """Return the entropy in nats."""
+        return self.d * (HALF_LOG_2PI + 0.5) + math.log(self.scale)
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, in closed form."""
+        variances = torch.full((self.d,), math.exp(0.5 * self.scale**2), dtype=torch.float64)
+        variances[0] = self.scale**2
+        return Moments(torch.zeros(self.d, dtype=torch.float64), variances.diag())
+
+
+class Banana(Toy):
+    """A Gaussian bent along a parabola: ``x_1 ~ N(0, scale²)``, ``x_2 ~ N(curvature (x_1² − scale²), 1)``.
+
+    H. Haario, E. Saksman, J. Tamminen, *Adaptive proposal distribution for random walk Metropolis algorithm*, 1999.
+
+    Parameters
+    ----------
+    scale
+        Standard deviation of the first number.
+    curvature
+        Of the parabola; 0 for a Gaussian.
+
+    Raises
+    ------
+    ValueError
+        If `scale` is not positive.
+    """
+
+    @check_arguments
+    def __init__(self, scale: float = 2.0, curvature: float = 0.5) -> None:
+        self.scale, self.curvature = check_number("scale", scale, above=0), check_number("curvature", curvature)
+
+    def _bend(self, x: Tensor) -> Tensor:
+        return self.curvature * (x.square() - self.scale**2)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        z = _normal(n, 2, generator)
+        x = self.scale * z[:, 0]
+        return torch.stack([x, z[:, 1] + self._bend(x)], 1)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        squares = (x[:, 0] / self.scale).square() + (x[:, 1] - self._bend(x[:, 0])).square()
+        return -0.5 * squares - math.log(self.scale) - 2 * HALF_LOG_2PI
+
+    def entropy(self) -> float:
+        """Return the entropy in nats, that of the Gaussian before it is bent."""
+        return 2 * HALF_LOG_2PI + 1 + math.log(self.scale)
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, in closed form."""
+        variances = [self.scale**2, 1 + 2 * self.curvature**2 * self.scale**4]
+        return Moments(torch.zeros(2, dtype=torch.float64), torch.tensor(variances, dtype=torch.float64).diag())
+
+
+class ManyWell(Toy):
+    """``d/2`` independent double wells: ``p ∝ exp(−E)``, ``E = Σ x_i⁴ − 6 x_i² − ½ x_i + ½ y_i²``, a law of ``2^(d/2)`` modes.
+
+    Numbers alternate, ``(x_1, y_1, x_2, y_2, …)``. F. Noé et al., *Boltzmann generators*, 2019; L. Midgley et al., *Flow annealed
+    importance sampling bootstrap*, 2023, arXiv:2208.01893. Draws are exact, by rejection from two Gaussians.
+
+    Parameters
+    ----------
+    d
+        Numbers in a vector, even.
+
+    Raises
+    ------
+    ValueError
+        If `d` is no even whole number from 2.
+    """
+
+    @check_arguments
+    def __init__(self, d: int = 32) -> None:
+        self.d = check_count("d", d, at_least=2)
+        if d % 2:
+            raise ValueError(f"d = {d}; a well has two numbers: give an even number.")
+
+    @staticmethod
+    def _well(x: Tensor) -> Tensor:
+        """The negative energy of one number."""
+        return -x.pow(4) + 6 * x.square() + 0.5 * x
+
+    @cached_property
+    def _nodes(self) -> tuple[Tensor, Tensor]:
+        """Points, and the logarithm of the mass of each in the law of one number."""
+        z, w = gauss(400)
+        x = 5 * z
+        log_mass = (5 * w).log() + self._well(x)
+        return x, log_mass
+
+    @cached_property
+    def log_normaliser(self) -> float:
+        """``log ∫ exp(−E)``."""
+        return self.d // 2 * (self._nodes[1].logsumexp(0).item() + HALF_LOG_2PI)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        needed, found = n * self.d // 2, torch.empty(0, dtype=torch.float64)
+        while len(found) < needed:
+            u = _uniform(2 * needed, 2, generator)
+            x = torch.where(u[:, 0] < 0.25, -1.7, 1.75) + 0.42 * _normal(2 * needed, 1, generator)[:, 0]
+            found = torch.cat([found, x[u[:, 1].log() < self._excess(x) - self._largest_excess]])
+        return torch.stack([found[:needed], _normal(needed, 1, generator)[:, 0]], 1).reshape(n, self.d)
+
+    def _excess(self, x: Tensor) -> Tensor:
+        """The log-ratio of one number's density to that of the two Gaussians draws are taken from, but for a constant."""
+        low, high = (-0.5 * ((x - m) / 0.42).square() for m in (-1.7, 1.75))
+        return self._well(x) - torch.logaddexp(low + math.log(0.25), high + math.log(0.75))
+
+    @cached_property
+    def _largest_excess(self) -> Tensor:
+        return self._excess(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        energy = 0.5 * x[:, 1::2].square() - self._well(x[:, ::2])
+        return -energy.sum(1) - self.log_normaliser
+
+    def entropy(self) -> float:
+        """Return the entropy in nats, to rounding by quadrature."""
+        x, log_mass = self._nodes
+        mean = (log_mass.softmax(0) * self._well(x)).sum().item()
+        return self.log_normaliser - self.d // 2 * (mean - 0.5)
+
+    def moments(self) -> Moments:
+        """Return the mean and covariance, to rounding by quadrature."""
+        x, log_mass = self._nodes
+        mass = log_mass.softmax(0)
+        mean = (mass * x).sum()
+        variance = (mass * (x - mean).square()).sum()
+        means, variances = torch.stack([mean, torch.zeros_like(mean)]), torch.stack([variance, torch.ones_like(mean)])
+        return Moments(means.repeat(self.d // 2), variances.repeat(self.d // 2).diag())
