@@ -1,10 +1,10 @@
 """Toy laws with samples and exact, normalised densities that are no mixtures of Gaussians: moons, rings, a checkerboard, a
-funnel, a banana, and many wells.
+funnel and a banana. Double wells: `wells`.
 """
 
 from __future__ import annotations
 
-__all__ = ["Banana", "Checkerboard", "Funnel", "ManyWell", "Moons", "Rings", "Toy"]
+__all__ = ["Banana", "Checkerboard", "Funnel", "HALF_LOG_2PI", "Moons", "Rings", "Toy", "normal_draws", "uniform_draws"]
 
 import math
 from abc import ABC, abstractmethod
@@ -63,11 +63,13 @@ class Toy(ABC):
     def _log_density(self, x: Tensor) -> Tensor: ...
 
 
-def _normal(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+def normal_draws(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+    """Draw standard normal numbers ``(n, d)``, float64."""
     return torch.randn(n, d, dtype=torch.float64, generator=generator)
 
 
-def _uniform(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+def uniform_draws(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+    """Draw even numbers between 0 and 1, ``(n, d)``, float64."""
     return torch.rand(n, d, dtype=torch.float64, generator=generator)
 
 
@@ -97,9 +99,9 @@ class Moons(Toy):
         return arc, arc.new_tensor([1.0, 0.5]) - arc
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
-        u = _uniform(n, 2, generator)
+        u = uniform_draws(n, 2, generator)
         upper, lower = self._arcs(math.pi * u[:, 0])
-        return torch.where(u[:, 1:] < 0.5, upper, lower) + self.std * _normal(n, 2, generator)
+        return torch.where(u[:, 1:] < 0.5, upper, lower) + self.std * normal_draws(n, 2, generator)
 
     def _log_density(self, x: Tensor) -> Tensor:
         z, w = gauss(max(48, math.ceil(10 / self.std)))
@@ -144,7 +146,7 @@ class Checkerboard(Toy):
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         which = torch.randint(len(self._black), (n,), generator=generator)
-        return (self._black[which] + _uniform(n, 2, generator) - 0.5 * self.side) * self.size
+        return (self._black[which] + uniform_draws(n, 2, generator) - 0.5 * self.side) * self.size
 
     def _log_density(self, x: Tensor) -> Tensor:
         place = (x / self.size + 0.5 * self.side).floor()
@@ -196,7 +198,7 @@ class Rings(Toy):
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         radii, kept = self._kept
         which = torch.randint(len(radii), (n,), generator=generator)
-        u = _uniform(n, 2, generator).clamp_min(2**-54)  # below the least that is above 0
+        u = uniform_draws(n, 2, generator).clamp_min(2**-54)  # below the least that is above 0
         r = radii[which] - self.std * torch.special.ndtri(u[:, 0] * kept[which])
         angle = 2 * math.pi * u[:, 1]
         return r[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
@@ -239,7 +241,7 @@ class Funnel(Toy):
         self.d, self.scale = check_count("d", d, at_least=2), check_number("scale", scale, above=0)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
-        z = _normal(n, self.d, generator)
+        z = normal_draws(n, self.d, generator)
         v = self.scale * z[:, :1]
         return torch.cat([v, (0.5 * v).exp() * z[:, 1:]], 1)
 
@@ -285,7 +287,7 @@ class Banana(Toy):
         return self.curvature * (x.square() - self.scale**2)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
-        z = _normal(n, 2, generator)
+        z = normal_draws(n, 2, generator)
         x = self.scale * z[:, 0]
         return torch.stack([x, z[:, 1] + self._bend(x)], 1)
 
@@ -301,81 +303,3 @@ class Banana(Toy):
         """Return the mean and covariance, in closed form."""
         variances = [self.scale**2, 1 + 2 * self.curvature**2 * self.scale**4]
         return Moments(torch.zeros(2, dtype=torch.float64), torch.tensor(variances, dtype=torch.float64).diag())
-
-
-class ManyWell(Toy):
-    """``d/2`` independent double wells: ``p ∝ exp(−E)``, ``E = Σ x_i⁴ − 6 x_i² − ½ x_i + ½ y_i²``, a law of ``2^(d/2)`` modes.
-
-    Numbers alternate, ``(x_1, y_1, x_2, y_2, …)``. F. Noé et al., *Boltzmann generators*, 2019; L. Midgley et al., *Flow annealed
-    importance sampling bootstrap*, 2023, arXiv:2208.01893. Draws are exact, by rejection from two Gaussians.
-
-    Parameters
-    ----------
-    d
-        Numbers in a vector, even.
-
-    Raises
-    ------
-    ValueError
-        If `d` is no even whole number from 2.
-    """
-
-    @check_arguments
-    def __init__(self, d: int = 32) -> None:
-        self.d = check_count("d", d, at_least=2)
-        if d % 2:
-            raise ValueError(f"d = {d}; a well has two numbers: give an even number.")
-
-    @staticmethod
-    def _well(x: Tensor) -> Tensor:
-        """The negative energy of one number."""
-        return -x.pow(4) + 6 * x.square() + 0.5 * x
-
-    @cached_property
-    def _nodes(self) -> tuple[Tensor, Tensor]:
-        """Points, and the logarithm of the mass of each in the law of one number."""
-        z, w = gauss(400)
-        x = 5 * z
-        log_mass = (5 * w).log() + self._well(x)
-        return x, log_mass
-
-    @cached_property
-    def log_normaliser(self) -> float:
-        """``log ∫ exp(−E)``."""
-        return self.d // 2 * (self._nodes[1].logsumexp(0).item() + HALF_LOG_2PI)
-
-    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
-        needed, found = n * self.d // 2, torch.empty(0, dtype=torch.float64)
-        while len(found) < needed:
-            u = _uniform(2 * needed, 2, generator)
-            x = torch.where(u[:, 0] < 0.25, -1.7, 1.75) + 0.42 * _normal(2 * needed, 1, generator)[:, 0]
-            found = torch.cat([found, x[u[:, 1].log() < self._excess(x) - self._largest_excess]])
-        return torch.stack([found[:needed], _normal(needed, 1, generator)[:, 0]], 1).reshape(n, self.d)
-
-    def _excess(self, x: Tensor) -> Tensor:
-        """The log-ratio of one number's density to that of the two Gaussians draws are taken from, but for a constant."""
-        low, high = (-0.5 * ((x - m) / 0.42).square() for m in (-1.7, 1.75))
-        return self._well(x) - torch.logaddexp(low + math.log(0.25), high + math.log(0.75))
-
-    @cached_property
-    def _largest_excess(self) -> Tensor:
-        return self._excess(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
-
-    def _log_density(self, x: Tensor) -> Tensor:
-        energy = 0.5 * x[:, 1::2].square() - self._well(x[:, ::2])
-        return -energy.sum(1) - self.log_normaliser
-
-    def entropy(self) -> float:
-        """Return the entropy in nats, to rounding by quadrature."""
-        x, log_mass = self._nodes
-        mean = (log_mass.softmax(0) * self._well(x)).sum().item()
-        return self.log_normaliser - self.d // 2 * (mean - 0.5)
-
-    def moments(self) -> Moments:
-        """Return the mean and covariance, to rounding by quadrature."""
-        x, log_mass = self._nodes
-        mass = log_mass.softmax(0)
-        mean = (mass * x).sum()
-        variance = (mass * (x - mean).square()).sum()
-        means, variances = torch.stack([mean, torch.zeros_like(mean)]), torch.stack([variance, torch.ones_like(mean)])
-        return Moments(means.repeat(self.d // 2), variances.repeat(self.d // 2).diag())
