@@ -1,7 +1,8 @@
 """Data: toy laws whose density is known, images as bytes, and batches of anything a user brings.
 
 `laws` are Gaussian mixtures, `toys` and `wells` other laws with densities; `images` sets of bytes with their
-labels, `scaling` their numbers and the way back, `sets` the published ones, found or fetched by `files`, `readers` the user's own, `pictures` the way to files;
+labels, `scaling` their numbers and the way back, `sets` the published ones, found or fetched by `files`,
+`readers` the user's own, `pictures` the way to files;
 `source` the batches that training takes, `rows` those of a `Dataset`, `stream` those that the user makes;
 `table` named columns of many kinds, `columns` and `gaps`, as vectors, and `table_rows` batches of them in which some are known.
 Images stay bytes until a batch is drawn, and are scaled only as the user says.
