@@ -400,6 +400,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
         ("fields_table", "UNet", 2),
+        ("inference_table", "Gaussian linear, 10-D, score", 1),
         ("families_table", "8 categories", 1),
         ("families_table", "residual flow", 2),
         ("speed", "512", 1),
