@@ -64,6 +64,10 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
     guidance.KalmanUpdate: (lambda: guidance.KalmanUpdate(MODEL, SEEN), {"y": Y, "label": LABEL}),
     guidance.MomentMatching: (lambda: guidance.MomentMatching(MODEL, SEEN), {"y": Y, "label": LABEL}),
     guidance.PiGDM: (lambda: guidance.PiGDM(Conditioned(MODEL, label=LABEL), SEEN), {"y": Y}),
+    guidance.Product: (
+        lambda: guidance.Product([(MODEL, 2.0), (guidance.Without(MODEL, label=NULL), -1.0)]),
+        {"label": LABEL},
+    ),
     guidance.Replacement: (lambda: guidance.Replacement(MODEL, SEEN), {"y": Y, "label": LABEL}),
     guidance.Rescaled: (
         lambda: guidance.Rescaled(guidance.ClassifierFree(MODEL, 2.0, {"label": NULL})),

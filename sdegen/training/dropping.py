@@ -15,6 +15,7 @@ from ..conditions import Condition
 from ..data import Batch, Source, Stream
 from ..data.rows import Rows
 from ..guidance.annealed import annealed_smc
+from ..guidance.feynman_kac import corrected
 from ..guidance.split import decoupled_annealing, split_gibbs
 from ..guidance.twisted import twisted_smc
 from ..likelihood.bits import bits_per_dim
@@ -29,13 +30,14 @@ from ..samplers.encode import decode, encode, encode_with_error
 from ..samplers.fitting import fit_solver
 from ..samplers.interpolation import interpolate
 from ..samplers.profiles import measure_profile
+from ..samplers.rollout import log_prob_of_steps
 from ..samplers.run import sample
 from .score_loss import ScoreLoss
 
 # What takes conditions of a score model by keyword, beside arguments of its own.
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
-    elbo, discrete_elbo, bits_per_dim, twisted_smc, measure_profile,
+    elbo, discrete_elbo, bits_per_dim, twisted_smc, measure_profile, corrected, log_prob_of_steps,
     annealed_smc, decoupled_annealing, split_gibbs,
 )  # fmt: skip
 
