@@ -169,6 +169,12 @@ MEASURED = {
     "a-quarter-of-the-pixels": "A quarter of the pixels, at random:\n\n",
 }
 
+NONLINEAR = {
+    "magnitude": "The size of one direction on the ring, with Gaussian noise of a tenth of what it sees:\n\n",
+    "counts": "Two counts in 8 dimensions, whose mean is exponential along a direction, with the noise of Poisson:\n\n",
+    "answers": "Six answers of yes or no in 8 dimensions:\n\n",
+}
+
 RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
 
 FIDS = {
@@ -251,6 +257,8 @@ def filled() -> Pages:
     weighted = [f"{text}{table(stem, of='weighted_table')}\n" for stem, text in WEIGHTED.items()]
     put(pages, HERE / "README.md", "weighted", "\n".join(weighted))
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
+    nonlinear = [f"{text}{table(stem, of='posterior_table')}\n" for stem, text in NONLINEAR.items()]
+    put(pages, HERE / "README.md", "nonlinear", "\n".join(nonlinear))
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))
     maps = [f"{text}{table(stem, of='flow_map_table')}\n" for stem, text in MAPS.items()]

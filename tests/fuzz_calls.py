@@ -365,6 +365,7 @@ CALLS: dict[str, Any] = {
     "guidance.minimal_residuals": {"product": lambda v: 2 * v, "b": X},
     "guidance.repaint": {"jump": 1, "repeats": 2},
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
+    "guidance.find_misfit": {"measurement": LINEAR, "y": torch.tensor([0.5]), "x": X},
     "guidance.twisted_smc": {"model": guidance.PiGDM(EXACT, LINEAR), "particles": 4, "y": torch.tensor([0.5])},
     "guidance.annealed_smc": {"measurement": LINEAR, "particles": 4, "y": torch.tensor([0.5]), "steps": 2},
     "guidance.split_gibbs": {"measurement": LINEAR, "n": 2, "y": torch.tensor([0.5]), "levels": 2, "steps": 2},

@@ -14,6 +14,7 @@ from .feynman_kac import corrected
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
 from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
+from .misfit import Misfit, find_misfit
 from .product import Product
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
@@ -26,5 +27,6 @@ __all__ = [
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
     "corrected", "minimal_residuals", "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
+    "Misfit", "find_misfit",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, dot, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
 from .measuring import as_measured, check_measured
+from .misfit import warn_of_misfit
 
 MANY = 256  # numbers of a datum, of which no covariance is formed
 
@@ -70,6 +71,12 @@ class GivenMeasurement(Guided):
             return None
         return posterior_moments(known, A, as_measured(cond["y"]))
 
+    def examine(self, x: Tensor, /, **cond: Any) -> None:
+        """Warn of samples that fit what was measured worse than its noise allows."""
+        if "y" in cond:
+            warn_of_misfit(self.measurement, as_measured(cond["y"]), x)
+        super().examine(x, **cond)
+
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""
         return {k: v for k, v in cond.items() if k != "y"}
@@ -82,7 +89,8 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
     What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
-    batch for all samples, or a row for each. The pull changes quickly where noise is small, and what a network errs there is
+    batch for all samples, or a row for each. A run ends with a warning where most samples fit `y` worse than its noise allows
+    (`find_misfit`). The pull changes quickly where noise is small, and what a network errs there is
     carried to the end by a deterministic sampler: take one with noise, ``ExponentialSDE(50)``.
 
     Parameters

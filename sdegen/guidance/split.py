@@ -22,6 +22,7 @@ from ..samplers.start import check_conditions
 from .coupling import CopiedData, CoupledCopy
 from .langevin import LangevinCopy
 from .measuring import LinearMeasurement, Measurement
+from .misfit import warn_of_misfit
 
 FIRST = 3.0  # spreads of the data: the first level of a run
 LAST = 0.1  # of the variance of the measurement's noise: what the last level adds to it
@@ -99,6 +100,7 @@ def split_gibbs(
         x = coupling.draw_prior(n)
         for level in _show_levels(_read_levels(coupling, levels, x), progress, "split_gibbs"):
             x = coupling.move(x, level)
+    warn_of_misfit(measurement, coupling.y, x)
     return x
 
 
@@ -157,6 +159,7 @@ def decoupled_annealing(
         for level in _show_levels(turns, progress, "decoupled_annealing"):
             clean = coupling.denoise(coupling.add_noise(x, level), level, Multistep(steps))
             x = coupling.draw_copy(clean, level)
+    warn_of_misfit(measurement, coupling.y, x)
     return x
 
 

@@ -173,6 +173,9 @@ class ScoreModel(Overridable, ABC):
         given = self.conditioned or any(value is not None for value in cond.values())
         return None if given else self.moments
 
+    def examine(self, x: Tensor, /, **cond: Any) -> None:
+        """Warn of samples that are wrong under the conditions of a run, where they tell that themselves; by default of none."""
+
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""

@@ -147,6 +147,10 @@ class Wrapper(nn.Module, ScoreModel):
         """Return what the model inside knows of the law under the conditions that are passed on to it."""
         return self.model.conditional_moments(**self.passed_on(**cond))
 
+    def examine(self, x: Tensor, /, **cond: Any) -> None:
+        """Warn of samples as the model inside does, under the conditions that are passed on to it."""
+        self.model.examine(x, **self.passed_on(**cond))
+
 
 class WrappedReversal(LearnedReversal):
     """Reversed steps with a wrapper's mean and the variance that the model inside has learned.

@@ -17,7 +17,7 @@ from ..data.parts import check_batch
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..models.transformed import in_free_coordinates, states_in
-from ..models.wrapper import Conditioned
+from ..models.wrapper import Conditioned, bind_rows
 from ..precision import narrowed
 from ..processes.base import SDE
 from ..processes.linear import is_linear
@@ -205,6 +205,8 @@ def sample(
     run = Runner(sampler, times, denoised, partial(noise, seed), callback, whole, grad, parallel, take)
     found = run(model, sampler.plan, parts, progress)
     samples = _as_data(sde, found if return_path or not whole else found[-1], dtype, return_path)
+    if denoise:
+        bind_rows(model, cond, rows, x[:1], n).examine((samples[-1] if return_path else samples).detach())
     if weigher is None:
         return samples
     log_prob = check_densities(torch.cat(weigher.chunks, 1), times)
