@@ -198,12 +198,11 @@ def sample(
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
     if denoise:
         warn_of_narrow_data(spread, times[-1])
-    parts = list(chunks(model, x, batch, cond, rows.start, n))
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
     denoised = denoise and not sampler.reaches_data
     run = Runner(sampler, times, denoised, partial(noise, seed), callback, whole, grad, parallel, take)
-    found = run(model, sampler.plan, parts, progress)
+    found = run(model, sampler.plan, list(chunks(model, x, batch, cond, rows.start, n)), progress)
     samples = _as_data(sde, found if return_path or not whole else found[-1], dtype, return_path)
     if denoise:
         bind_rows(model, cond, rows, x[:1], n).examine((samples[-1] if return_path else samples).detach())
