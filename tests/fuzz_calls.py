@@ -672,6 +672,7 @@ ALLOWED: dict[str, str] = {
     "detail": "zero",
     "threshold": "zero",
     "offset": "zero",
+    "curvature": "minus, zero",
     "back": "zero",  # no fresh noise
     "whole": "zero",
     "up": "zero",

@@ -78,13 +78,14 @@ TRAINED = {"two_jumps_are_one", "ends_where_the_flow_ends"}
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods")
+@pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods", "OU", "VE", "EDM", "rectified")
 def test_laws_of_the_form_hold_for_any_weights(name: str) -> None:
     report = testing.check_flow_map(a_map(PROCESSES[name](), size=0.3), n=4)
     assert set(report.failures) == TRAINED, report  # weights that were drawn are those of no flow
 
 
 @pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.turns("two methods", "cosine", "OU")
 @given(a=st.floats(0.05, 4), b=st.floats(0.05, 4), turn=st.floats(-1, 1))
 def test_gaussian_data_are_exact_before_training(name: str, a: float, b: float, turn: float) -> None:
     Q = torch.tensor([[1.0, turn], [-turn, 1.0]], dtype=d64) / (1 + turn**2) ** 0.5
