@@ -129,7 +129,7 @@ class Conditions(NamedTuple):
     nulls
         The number that stands for one that is lost, by name, where there is one.
     untaught, unlost
-        Those that no training has had, and those that it never was without.
+        Names of conditions that no datum of the training had, and of those that each of them had.
     """
 
     names: frozenset[str] = frozenset()
@@ -174,7 +174,10 @@ class Conditions(NamedTuple):
     def is_lost(self, name: str, value: Any) -> bool:
         """Tell whether a value is none, for all data: None, or what stands for one that is lost."""
         known = name in self.nulls and isinstance(value, (Tensor, int))
-        return bool(_absent(torch.as_tensor(value), self.nulls[name]).all()) if known else value is None
+        if not known:
+            return value is None
+        values = torch.as_tensor(value)
+        return values.numel() > 0 and bool(_absent(values, self.nulls[name]).all())
 
     def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
         """Name the conditions that have a row for each of `n` data: those declared that have a side more than one value, and of

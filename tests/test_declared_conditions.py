@@ -504,11 +504,27 @@ def test_what_training_was_never_without_is_not_left_out(name: str) -> None:
     fit(model, (x, SEEN), **BRIEF)
     sample(model, 2, steps=2, **ASKED)
     for less in ({}, {name: None}, {"label": -1} if name == "label" else {}):
-        with pytest.raises(ValueError, match=f"{name} is not given, and .* was never trained without it"):
+        with pytest.raises(
+            ValueError, match=f"{name} is not given for all samples, and .* was never trained without it"
+        ):
             sample(model, 2, steps=2, **({k: v for k, v in ASKED.items() if k != name} | less))
+    if name == "label":  # of which rows may be lost
+        with pytest.raises(ValueError, match="label is not given for all samples"):
+            sample(model, 2, steps=2, **ASKED | {"label": torch.tensor([1, -1])})
     with pytest.raises(ValueError, match="is not given"):
         guidance.ClassifierFree(model, 2.0)
     fit(model, (x, SEEN), p_uncond=0.5, **BRIEF)
+    sample(model, 2, steps=2)
+
+
+def test_a_condition_that_is_added_is_noted_from_then_on() -> None:
+    model, x = learner(dropout=None), torch.randn(16, 2)
+    fit(model, (x, SEEN), **BRIEF)
+    model.net = nets.add_conditions(model.net, {"extra": Vector(1, dropout=None)})
+    fit(model, (x, SEEN | {"extra": torch.randn(16, 1)}), **BRIEF)
+    with pytest.raises(ValueError, match="extra is not given for all samples"):
+        sample(model, 2, steps=2, **ASKED)
+    model.net = nets.MLP(2, width=8, depth=1)  # whatever was noted of other networks
     sample(model, 2, steps=2)
 
 

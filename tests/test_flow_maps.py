@@ -148,6 +148,62 @@ def test_losses_vanish_on_the_flow_and_nowhere_else(loss: type[training.MapLoss]
     assert with_data[0] < with_data[1]
 
 
+@pytest.mark.parametrize("loss", [training.Lagrangian, training.Semigroup])
+def test_a_teacher_is_heard(loss: type[training.MapLoss]) -> None:
+    model, law = a_map(sdegen.VP()), sdegen.data.random_mixture(2, seed=1)
+    data = law.sample(32, torch.Generator().manual_seed(0))
+    values = [
+        loss(sdegen.Exact(model.sde, taught), diagonal=0.0)(
+            model, data, generator=torch.Generator().manual_seed(1)
+        ).mean()
+        for taught in (law, sdegen.data.random_mixture(2, seed=2))
+    ]
+    assert values[0] != values[1]
+    other = sdegen.VP(beta_max=5.0).in_units(model.sde.units)
+    for wrong in (other, sdegen.VE().in_units(model.sde.units)):
+        with pytest.raises(ValueError, match=r"^the teacher has a different process"):
+            loss(sdegen.Exact(wrong, law))(model, data)
+
+
+def test_a_map_with_more_numbers_than_the_data_is_followed_in_all_of_them() -> None:
+    """Of CLD, whose states have velocities: an exact map of standard normal data."""
+    law = GaussianMixture(torch.ones(1, dtype=d64), torch.zeros(1, 2, dtype=d64), torch.eye(2, dtype=d64)[None])
+    report = testing.check_flow_map(a_map(sdegen.CLD(), law, size=0.0), n=4)
+    assert report.passed, report
+
+
+def test_the_second_level_is_told_like_the_first() -> None:
+    """To a network of a user's own, in one dtype and in the shapes that are documented."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, level: Tensor, until: Tensor | None = None) -> Tensor:
+            assert until is not None and until.ndim < 2 and until.dtype == level.dtype
+            return self.layer(torch.cat([x, level.expand(len(x))[:, None], until.expand(len(x))[:, None]], 1))
+
+    model = FlowMap(Own(), sdegen.VP())
+    data = torch.randn(32, 2)
+    sdegen.fit(model, data, steps=2, batch_size=8, seed=0, progress=False)
+    assert model.score(data, 0.5).isfinite().all()
+    assert sdegen.sample(model, 3, sampler=Jumps(2), seed=0).isfinite().all()
+    assert model.jump(data, 0.5, torch.linspace(0, 0.4, 32)).isfinite().all()
+
+
+def test_a_run_that_does_not_reach_the_data_is_refused() -> None:
+    model = a_map(sdegen.VP())
+    with pytest.raises(
+        ValueError, match=r"^the grid of Jumps ends at t = .*, and its last step is to be one to the data"
+    ):
+        sdegen.sample(model, 3, sampler=Jumps(2, grid=sdegen.grids.Angle(end=0.3)))
+    x = sdegen.sample(model, 3, sampler=Jumps(2, grid=sdegen.grids.Angle(end=0.3)), final="sample", seed=0)
+    assert x.isfinite().all()
+    with pytest.raises(TypeError, match=r"^Jumps takes few steps in turn, which parallel cannot guess"):
+        sdegen.sample(model, 3, sampler=Jumps(2), parallel=2)
+
+
 def test_a_map_begins_as_its_teacher_whatever_it_goes_to() -> None:
     torch.manual_seed(0)
     ring = sdegen.data.gaussian_ring()

@@ -98,7 +98,7 @@ def test_moments_are_those_of_the_product_of_gaussians() -> None:
     [
         ({}, "models is empty"),
         ([(exact(RING), 1.0), (exact(RING), -1.0)], "the powers sum to 0"),
-        ([(exact(RING), 1.0), (exact(RING, sdegen.VE()), 1.0)], "different processes, VP and VE"),
+        ([(exact(RING), 1.0), (exact(RING, sdegen.VE()), 1.0)], "different process, VE and not this VP"),
         (
             [(exact(RING), 1.0), (exact(RING, sdegen.VP().in_units(Units(torch.zeros(2), 2 * torch.ones(2)))), 1.0)],
             "a member was made for data in units",

@@ -105,10 +105,11 @@ class Moons(Toy):
 
     def _log_density(self, x: Tensor) -> Tensor:
         z, w = gauss(max(48, math.ceil(10 / self.std)))
-        centres = torch.cat(self._arcs(0.5 * math.pi * (z + 1))).to(x)
-        log_weights = (0.25 * w).log().repeat(2).to(x)
-        squares = x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
-        return (log_weights - squares / (2 * self.std**2)).logsumexp(1) - 2 * (HALF_LOG_2PI + math.log(self.std))
+        centres = torch.cat(self._arcs(0.5 * math.pi * (z + 1))).to(x.device)
+        log_weights, y = (0.25 * w).log().repeat(2).to(x.device), x.double()  # squares cancel
+        squares = y.square().sum(1, keepdim=True) - 2 * y @ centres.T + centres.square().sum(1)
+        log_density = (log_weights - squares / (2 * self.std**2)).logsumexp(1)
+        return (log_density - 2 * (HALF_LOG_2PI + math.log(self.std))).to(x)
 
     def moments(self) -> Moments:
         """Return the mean and covariance, in closed form."""

@@ -16,6 +16,13 @@ from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from .toys import HALF_LOG_2PI, Toy, normal_draws, uniform_draws
 
+LEFT, RIGHT, WIDTH, SHARE = (
+    -1.7,
+    1.75,
+    0.42,
+    0.25,
+)  # two Gaussians that draws are taken from: means, spread, share of the left
+
 
 class ManyWell(Toy):
     """``d/2`` independent double wells: ``p ∝ exp(−E)``, ``E = Σ x_i⁴ − 6 x_i² − ½ x_i + ½ y_i²``, a law of ``2^(d/2)`` modes.
@@ -63,16 +70,16 @@ class ManyWell(Toy):
         while len(found) < needed:
             u = uniform_draws(2 * needed, 2, generator)
             x = (
-                torch.where(u[:, 0] < 0.25, u.new_tensor(-1.7), u.new_tensor(1.75))
-                + 0.42 * normal_draws(2 * needed, 1, generator)[:, 0]
+                torch.where(u[:, 0] < SHARE, u.new_tensor(LEFT), u.new_tensor(RIGHT))
+                + WIDTH * normal_draws(2 * needed, 1, generator)[:, 0]
             )
             found = torch.cat([found, x[u[:, 1].log() < self._excess(x) - self._largest_excess]])
         return torch.stack([found[:needed], normal_draws(needed, 1, generator)[:, 0]], 1).reshape(n, self.d)
 
     def _excess(self, x: Tensor) -> Tensor:
         """Return the log-ratio of one number's density to that of the two Gaussians draws are taken from, but for a constant."""
-        low, high = (-0.5 * ((x - m) / 0.42).square() for m in (-1.7, 1.75))
-        return self._well(x) - torch.logaddexp(low + math.log(0.25), high + math.log(0.75))
+        low, high = (-0.5 * ((x - m) / WIDTH).square() for m in (LEFT, RIGHT))
+        return self._well(x) - torch.logaddexp(low + math.log(SHARE), high + math.log(1 - SHARE))
 
     @cached_property
     def _largest_excess(self) -> Tensor:

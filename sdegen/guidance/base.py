@@ -6,6 +6,7 @@ __all__ = [
     "CleanState",
     "Guided",
     "Tilted",
+    "check_same_process",
     "check_scale",
     "check_units",
     "inverse",
@@ -187,6 +188,32 @@ def check_units(ours: SDE, theirs: SDE, what: str) -> None:
         raise ValueError(
             f"{what} was made for data in units of scale {theirs.units.scale:.6g}, the model for {ours.units.scale:.6g}, and "
             "their states differ; make it with the process of the fitted model, model.sde, which keeps its units in training."
+        )
+
+
+def check_same_process(ours: ScoreModel, theirs: ScoreModel, what: str) -> None:
+    """Refuse, by a ValueError, a second model of another process, or with the data in other units; by a TypeError one of a
+    process that is not linear.
+
+    Parameters
+    ----------
+    ours, theirs
+        The models.
+    what
+        The other's name in the sentence.
+    """
+    check_units(ours.sde, theirs.sde, what)
+    why = ": it cannot be told whether two models have one process."
+    one, other = (as_linear(m.sde, why) for m in (ours, theirs))
+    same = one.T == other.T
+    for t in (one.T / 2, one.T / 4) if same else ():
+        for a, b in zip((one.marginal(t).Phi, one.marginal(t).R), (other.marginal(t).Phi, other.marginal(t).R)):
+            A, B = a.matrix(), b.matrix()
+            same = same and A.shape == B.shape and torch.allclose(A, B)
+    if not same:
+        raise ValueError(
+            f"{what} has a different process, {type(other).__name__} and not this {type(one).__name__}: scores at one time are "
+            "of different noise. Train both on one process."
         )
 
 

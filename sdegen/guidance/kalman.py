@@ -18,7 +18,7 @@ from .conjugate_gradients import Map, conjugate_gradients
 from .measured import GivenMeasurement
 from .measuring import LinearMeasurement, check_measured
 
-MOST = 100  # iterations, by default
+MOST = 1000  # iterations, by default
 
 
 class KalmanUpdate(GivenMeasurement, CleanState):
@@ -41,7 +41,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         `C` of the flattened data, ``(d, d)``, or their variances, ``(d,)``; that of the model's moments by default, of which
         data of more than 64 numbers have variances alone.
     iterations
-        Of the conjugate gradients that solve with ``std² + A V Aᵀ`` in float64; twice as many as numbers measured, at most 100,
+        Of the conjugate gradients that solve with ``std² + A V Aᵀ`` in float64; twice as many as numbers measured, at most 1,000,
         by default.
 
     Raises

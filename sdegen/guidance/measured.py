@@ -72,10 +72,14 @@ class GivenMeasurement(Guided):
         return posterior_moments(known, A, as_measured(cond["y"]))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples that fit what was measured worse than its noise allows."""
-        if "y" in cond:
+        """Warn of samples that fit what was measured worse than its noise allows, of a run that was to fit it as well."""
+        if "y" in cond and self.is_whole():
             warn_of_misfit(self.measurement, as_measured(cond["y"]), x)
         super().examine(x, **cond)
+
+    def is_whole(self) -> bool:
+        """Tell whether the law that is meant is the posterior, and no weaker tilt."""
+        return True
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""
@@ -121,6 +125,10 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     ) -> None:
         super().__init__(model, scale, interval)
         self.measurement = measurement
+
+    def is_whole(self) -> bool:
+        """Tell whether the whole likelihood pulls at all times."""
+        return self.scale == 1 and self.interval is None
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and the approximate ``∇ log p(y | x_t)``."""

@@ -1,4 +1,5 @@
-"""Whether samples fit what was measured: the test that every run which is given a measurement ends with.
+"""Whether samples fit what was measured: the test that `sample` ends with under a measurement, and so do `split_gibbs` and
+`decoupled_annealing`.
 
 A datum and what was seen of it are a pair, and so are a draw of the posterior and what was seen: both pairs have one law. So
 noise makes what is seen of a right sample less likely than `y` as often as what is seen of the datum, whatever the measurement.
@@ -35,7 +36,8 @@ class Misfit(NamedTuple):
         Of the samples, under which `y` is less likely than all that noise made of them in 199 draws. Over measurements of
         draws of the model, samples of the posterior have a mean share of one in 200, and so more than a half at most once in 100.
     nats
-        By which the log-likelihood is less than noise makes it on average, for each number measured; the median of the samples.
+        How much less the log-likelihood of `y` under a sample is than that of what noise makes of the sample, on average and for
+        each number measured; the median of the samples.
         Of Gaussian noise it is half of what the mean square of the residuals, in units of its variance, is above 1.
     """
 

@@ -15,8 +15,8 @@ from ..conditions import Conditions
 from ..laws.mixtures import Moments
 from ..laws.powers import multiply_components, read_powers
 from ..models.score import ScoreModel
-from ..processes.linear import as_linear, gaussian
-from .base import Guided, check_units, inverse, require_clean_means
+from ..processes.linear import gaussian
+from .base import Guided, check_same_process, inverse, require_clean_means
 
 Members = dict[ScoreModel, float] | Iterable[tuple[ScoreModel, float]]
 
@@ -77,7 +77,7 @@ class Product(Guided):
                 "finite integral; give powers of positive sum."
             )
         for other in self.others:
-            _check_process(self.model, other)
+            check_same_process(self.model, other, "a member")
 
     @property
     def members(self) -> tuple[ScoreModel, ...]:
@@ -113,6 +113,9 @@ class Product(Guided):
             return self
         return self._around({"model": first, "others": tuple(others)})
 
+    def examine(self, x: Tensor, /, **cond: Any) -> None:
+        """Check nothing: what a member would expect of its own is not what a product's are."""
+
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
         """Return the moments of the product of the Gaussians that have the members' moments under the conditions; None where a
         member's are not known, or that product has no finite integral.
@@ -144,20 +147,3 @@ class Product(Guided):
     def combine(self, values: Tensor) -> Tensor:
         """Return the sum of the members' `values`, ``(m, B, *)``, times their powers."""
         return torch.tensordot(torch.tensor(self.powers, dtype=values.dtype, device=values.device), values, 1)
-
-
-def _check_process(ours: ScoreModel, theirs: ScoreModel) -> None:
-    """Refuse a member of another process, or with the data in other units."""
-    check_units(ours.sde, theirs.sde, "a member")
-    why = ": it cannot be told whether the members have one process."
-    one, other = (as_linear(m.sde, why) for m in (ours, theirs))
-    same = one.T == other.T
-    for t in (one.T / 2, one.T / 4) if same else ():
-        for a, b in zip((one.marginal(t).Phi, one.marginal(t).R), (other.marginal(t).Phi, other.marginal(t).R)):
-            A, B = a.matrix(), b.matrix()
-            same = same and A.shape == B.shape and torch.allclose(A, B)
-    if not same:
-        raise ValueError(
-            f"the members have different processes, {type(one).__name__} and {type(other).__name__}: their scores at one time "
-            "are of different noise. Train them on one process."
-        )

@@ -207,8 +207,8 @@ class Swarm:
         self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
         self.resampled += 1
         if self.memory is not None:
-            first, history, noise = self.memory
-            self.memory = MultistepMemory(first[at], [q[at] for q in history], None if noise is None else noise[at])
+            first, history, bare = self.memory
+            self.memory = MultistepMemory(first[at], [q[at] for q in history], None if bare is None else bare[at])
 
     def told(self, stage: Stage) -> tuple[Tensor, Tensor]:
         """Return the clean state and the noise that the sampler is told: the mean of the members', and the drift."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..conditions import Condition
 from .score import ScoreModel
 
 
@@ -72,8 +73,14 @@ def read_conditions(
         if known.is_lost(name, read[name]):
             read[name] = None
     given = frozenset(name for name, value in read.items() if value is not None)
-    _check_learned(model, given & known.untaught, known.unlost - given if complete else frozenset())
+    lost = frozenset(name for name in known.unlost & given & kinds.keys() if _loses_rows(kinds[name], read[name]))
+    _check_learned(model, given & known.untaught, lost | (known.unlost - given if complete else frozenset()))
     return read
+
+
+def _loses_rows(kind: Condition, value: Tensor) -> bool:
+    """Tell whether some samples are without a value."""
+    return value.ndim > kind.ndim and kind.has_lost(value)
 
 
 def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozenset[str]) -> None:
@@ -87,8 +94,8 @@ def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozense
         )
     for name in sorted(unlost):
         raise ValueError(
-            f"{name} is not given, and {type(model).__name__} was never trained without it; pass {name}=..., or train with "
-            "p_uncond=0.1, which loses it now and then."
+            f"{name} is not given for all samples, and {type(model).__name__} was never trained without it; pass {name}=..., or "
+            "train with p_uncond=0.1, which loses it now and then."
         )
 
 

@@ -53,8 +53,8 @@ class Trainable(ScoreModel, Calibrated):
     Attributes
     ----------
     learned
-        Of each condition that the network declares and may go without, whether training ever had it, and whether it was ever
-        without: pairs by name, of which none stands for both. The state dict holds them too.
+        Of each condition that the network declares and may go without, by name: whether training ever had it, and whether
+        training ever went without it. Of a name that is not there, both are taken to be so. The state dict holds them too.
     """
 
     net: nn.Module
@@ -69,8 +69,9 @@ class Trainable(ScoreModel, Calibrated):
         known = conditions_of(self.net)
         if not self.learned:
             return known
-        untaught = frozenset(name for name, (given, _) in self.learned.items() if not given)
-        unlost = frozenset(name for name, (_, lost) in self.learned.items() if not lost)
+        noted = {name: self.learned[name] for name in known.nulls if name in self.learned}
+        untaught = frozenset(name for name, (given, _) in noted.items() if not given)
+        unlost = frozenset(name for name, (_, lost) in noted.items() if not lost)
         return known._replace(untaught=untaught, unlost=unlost)
 
     def note_conditions(self, given: Collection[str], lost: Collection[str]) -> None:
@@ -83,8 +84,9 @@ class Trainable(ScoreModel, Calibrated):
         lost
             Names of those that some data are without.
         """
+        trained = self.moments is not None and not self.learned  # before it was noted, with what is not known
         for name in conditions_of(self.net).nulls:
-            had, went_without = (False, False) if self.moments is None else self.learned.get(name, _UNKNOWN)
+            had, went_without = self.learned.get(name, _UNKNOWN if trained else (False, False))
             self.learned[name] = had or name in given, went_without or name not in given or name in lost
 
     @property
@@ -228,7 +230,7 @@ class Model(Trainable, VelocityModel):
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
         asked = self.parametrization
         if isinstance(asked, MatchedParametrization) and (P := self._variances()) is not None:
-            c = asked.coefficients_along(at, P)
+            c = asked.coefficients_along(self.sde, at, P)
         else:
             c = asked.coefficients(self.sde, at, self.std)
         if c.c_noise.shape not in ((), at.t.shape):

@@ -254,9 +254,13 @@ class EDMParametrization(Parametrization):
         """Return the velocity's combination; `coefficients` gives the four directly."""
         return at.A, at.B
 
-    def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
-        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process."""
-        whiten, explained, c_out = at.regress(sde.datum * std**2)
+    def coefficients(
+        self, sde: LinearSDE, at: Marginal, std: float, found: tuple[Operator, Operator, Operator] | None = None
+    ) -> Coefficients:
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process; or
+        for other data, whose regression of the velocity on the state is `found` (`Transition.regress`).
+        """
+        whiten, explained, c_out = at.regress(sde.datum * std**2) if found is None else found
         if self.detail:
             c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
@@ -272,7 +276,7 @@ class MatchedParametrization(EDMParametrization):
 
     Parameters
     ----------
-    std, delta, detail
+    delta, detail
         As for `EDMParametrization`.
 
     Raises
@@ -281,9 +285,11 @@ class MatchedParametrization(EDMParametrization):
         As for `EDMParametrization`.
     """
 
-    def coefficients_along(self, at: Marginal, P: Operator) -> Coefficients:
+    @check_arguments
+    def __init__(self, delta: float = 1e-3, detail: float = 0.0) -> None:
+        super().__init__(None, delta, detail)
+
+    def coefficients_along(self, sde: LinearSDE, at: Marginal, P: Operator) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data with the covariance `P`."""
         C, S, A, B = (P.one() @ W for W in (at.C, at.S, at.A, at.B))
-        whiten, explained, c_out = C.regress(S, A, B, P)
-        c_in = whiten @ at.r_inv
-        return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
+        return self.coefficients(sde, at, 1.0, C.regress(S, A, B, P))

@@ -64,7 +64,8 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     own = arguments["conditions"] or {}
     if both := own.keys() & conditions.keys():
         raise ValueError(f"conditions has {min(both)!r}, which the network has already; give another name.")
-    more = type(net)(**arguments | {"conditions": {**own, **conditions}})
+    like = next(net.parameters())
+    more = type(net)(**arguments | {"conditions": {**own, **conditions}}).to(like.device, like.dtype)
     for part in more.modules():
         if isinstance(part, Conditioning):
             part.silence(conditions)
@@ -73,5 +74,7 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
         for name, value in more.state_dict().items():
             if name in weights:  # layers that read channels of conditions read them last
                 value.zero_()[tuple(slice(n) for n in weights[name].shape)] = weights[name]
-    like = next(net.parameters())
-    return more.to(like.device, like.dtype).train(net.training)
+    learns = {name: p.requires_grad for name, p in net.named_parameters()}
+    for name, p in more.named_parameters():
+        p.requires_grad_(learns.get(name, True))
+    return more.train(net.training)

@@ -52,8 +52,8 @@ class FlowMap(Model):
     Parameters
     ----------
     net
-        As for `Model`, with one condition more, ``until``, the noise level that a state goes to, such as
-        ``nets.MLP(2, conditions={"until": nets.SecondLevel()})``.
+        As for `Model`, with one condition more, ``until``, the noise level that a state goes to, ``(B,)`` or ``()`` for all, in
+        the dtype of the first, such as ``nets.MLP(2, conditions={"until": nets.SecondLevel()})``.
     sde, end
         As for `Model`.
     parametrization
@@ -127,7 +127,7 @@ class FlowMap(Model):
         """
         net = add_conditions(model.net, {UNTIL: SecondLevel()})
         made = cls(net, model.sde, model.parametrization, model.end, reference)
-        made.moments, made.profile = model.moments, model.profile
+        made.moments, made.profile, made.learned = model.moments, model.profile, dict(model.learned)
         return made
 
     def pieces(self) -> Pieces:
@@ -221,8 +221,9 @@ class FlowMap(Model):
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return the network's answer: where it is not said what a state goes to, at its own noise level."""
-        own = c.c_noise[0] if len(c.c_noise) == 1 else c.c_noise
-        return super()._network(x, c, **({UNTIL: own} | cond))
+        until = cond.get(UNTIL, c.c_noise[0] if len(c.c_noise) == 1 else c.c_noise)
+        dtype = torch.promote_types(x.dtype if c.dtype is None else c.dtype, torch.float32)  # that of the first level
+        return super()._network(x, c, **cond | {UNTIL: until.to(x.device, dtype)})
 
 
 def land(pieces: Pieces, c: Jump, x: Tensor, v: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Losses of a flow map, each with one value per datum: `Lagrangian` and `Semigroup`.
 
-A map is right where it is the flow: three conditions say so, each in one way, and a fourth, that of a map from a time to itself,
-holds it to the data. All are in the units of the velocity, of which a map is made.
+A map is right where its end moves as the flow does, or where one jump goes where two do: each loss asks for one of these, and for
+the data's velocity in a map from a time to itself. All are in the units of the velocity, of which a map is made.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way"]
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number
-from ..guidance.base import check_units
+from ..guidance.base import check_same_process
+from ..laws.draws import uniform_like
 from ..laws.marginals import Marginal
 from ..laws.operators import rows
 from ..laws.products import plain_attention, value_and_slope
-from ..models.score import ScoreModel
+from ..models.score import ScoreModel, evaluating
 from ..precision import widened
 from ..processes.linear import LinearSDE
 from ..processes.scalar import as_scalar
@@ -62,8 +64,7 @@ class PairTimes:
 
     def draw(self, sde: LinearSDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw `n` pairs ``(t, s)``, float64 ``(n,)`` each, and return them."""
-        device = "cpu" if generator is None else generator.device
-        u = torch.rand(5, n, dtype=torch.float64, generator=generator, device=device).cpu()
+        u = uniform_like(torch.empty(5, n, dtype=torch.float64), generator)
         last = sde.angle_at(sde.t_max)
         late, early = u[:2].amax(0), u[:2].amin(0)
         late = torch.where(u[2] < self.whole, 1.0, late)
@@ -135,7 +136,7 @@ class MapLoss(ScoreLoss):
 
     @abstractmethod
     def misses(self, way: Way) -> Tensor:
-        """Return by how much a map misses the flow, in the units of the velocity, of the shape of the states."""
+        """Return by how much a map misses the flow, in the units of the velocity, with a row for each state."""
 
     def __call__(
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
@@ -146,13 +147,14 @@ class MapLoss(ScoreLoss):
                 f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
             )
         if self.teacher is not None:
-            check_units(model.sde, self.teacher.sde, "the teacher")
+            check_same_process(model, self.teacher, "the teacher")
         sde, x_0 = model.sde, widened(x_0)
         t, s = self.times.draw(sde, len(x_0), generator)
         x, _, _, at, _ = sde.perturb(x_0, t, generator=generator)
         assert isinstance(at, Marginal)  # the process of a map is linear
         truth = model if self.teacher is None else self.teacher
-        missed = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
+        with nullcontext() if truth is model else evaluating(truth):
+            missed = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
         if self.diagonal:
             missed = missed + self.diagonal * self._against_data(model, x_0, generator, cond)
         return finite(missed, t)
@@ -161,8 +163,7 @@ class MapLoss(ScoreLoss):
         self, model: FlowMap, x_0: Tensor, generator: torch.Generator | None, cond: dict[str, Any]
     ) -> Tensor:
         """Return the squared error of the velocity at times even in the angle, ``(B,)``."""
-        device = "cpu" if generator is None else generator.device
-        u = torch.rand(len(x_0), dtype=torch.float64, generator=generator, device=device).cpu()
+        u = uniform_like(torch.empty(len(x_0), dtype=torch.float64), generator)
         first, last = (model.sde.angle_at(v) for v in (model.sde.t_min, model.sde.t_max))
         perturbed = model.sde.perturb(x_0, model.sde.time_of_angle(torch.lerp(first, last, u)), generator=generator)
         W = weight_at(SNRWeighting(), model.sde, perturbed.at)
@@ -230,11 +231,15 @@ class Semigroup(MapLoss):
     """
 
     def misses(self, way: Way) -> Tensor:
-        """Return the difference of one jump and two, by the angle between."""
+        """Return the difference of one jump and two, by the angle between, and with a teacher that of the velocities."""
         model, (t, s) = way.model, (way.at.t, way.to.t)
         start, end = (model.sde.angle_at(v) for v in (t, s))
         middle = model.sde.time_of_angle(0.5 * (start + end))
         with torch.no_grad():
             wanted = model.jump(model.jump(way.x, t, middle, **way.cond), middle, s, **way.cond)
+            velocity = None if way.truth is model else way.truth.velocity_at(way.x, way.at, **way.cond)
         apart = way.to.normalise(model.jump(way.x, t, s, **way.cond) - wanted)
-        return apart / rows((start - end).abs().clamp_min(SHORTEST), apart)
+        apart = (apart / rows((start - end).abs().clamp_min(SHORTEST), apart)).flatten(1)
+        if velocity is None:
+            return apart
+        return torch.cat([apart, (model.velocity_at(way.x, way.at, **way.cond) - velocity).flatten(1)], 1)
