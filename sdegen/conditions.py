@@ -1,8 +1,7 @@
 """The conditions that a model takes: their names, what a value of one datum is where a network declares it, and checks of both.
 
-A model takes what its network declares (`Condition`), or else what the ``forward`` of the network takes. Whatever is passed to
-`sample` or `log_prob` beyond their own arguments is a condition, so that a name which neither knows is a mistake: it is refused
-before anything is run.
+A model takes what its network declares (`Condition`), or else what the ``forward`` of the network takes. Whatever `sample` or
+`log_prob` is passed beyond its own arguments is a condition: a name that neither knows is refused before anything is run.
 """
 
 from __future__ import annotations
@@ -174,10 +173,8 @@ class Conditions(NamedTuple):
     def is_lost(self, name: str, value: Any) -> bool:
         """Tell whether a value is none, for all data: None, or what stands for one that is lost."""
         known = name in self.nulls and isinstance(value, (Tensor, int))
-        if not known:
-            return value is None
-        values = torch.as_tensor(value)
-        return values.numel() > 0 and bool(_absent(values, self.nulls[name]).all())
+        values = torch.as_tensor(value if known else [])
+        return bool(values.numel() and _absent(values, self.nulls[name]).all()) if known else value is None
 
     def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
         """Name the conditions that have a row for each of `n` data: those declared that have a side more than one value, and of
