@@ -1,17 +1,19 @@
-"""Processes with noise that depends on the state, and on domains with bounds: the divergence of a short training from the data.
+"""Processes with noise that depends on the state, by coordinate or correlated, and on domains with bounds: the divergence of a
+short training from the data.
 
     python -m benchmarks.bounded_table           # three seeds, half a minute to two of training a row
     python -m benchmarks.bounded_table --quick
 
 Data of two numbers in the domain of each process, mixtures with closed-form densities: of log-normals on the half-line, of
-logit-normals on the interval, of von Mises laws on the torus, of beta laws in the box. Every process is trained by `fit` as it
-is, a `DirectModel` of a perceptron of width 96 and depth 3, and sampled by its default sampler. ``KL(data‖model)`` is Monte
-Carlo over data, with log-densities of the model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or
-logits of both.
+logit-normals on the interval, of von Mises laws on the torus, of beta laws in the box, of normal laws in the plane. Every
+process is trained by `fit` as it is, a `DirectModel` of a perceptron of width 96 and depth 3, or on linear processes a `Model`,
+and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with log-densities of the model by its
+probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
 
-The exact score is that of `FokkerPlanck` on a grid, in the logarithm or the logit, or around the circle. Rows of true samples are
-the floor of what is estimated from samples. "Two methods" are geometric Brownian motion and CIR as a user writes them, which are
-simulated. ``CPU s`` are the seconds that cores have spent on the training, of all threads together; a busy machine has the same.
+The exact score is that of `FokkerPlanck` on a grid, in the logarithm or the logit, or around the circle, and on linear processes
+that of `Exact`. Rows of true samples are the floor of what is estimated from samples. "Two methods" are
+geometric Brownian motion and CIR as a user writes them, which are simulated. ``CPU s`` are the seconds that cores have spent on
+the training, of all threads together; a busy machine has the same.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from benchmarks import command
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import coordinates, metrics, nets
+from sdegen.laws.bases import Axes
 from sdegen.laws.draws import seeded
+from sdegen.processes.linear import is_linear
 
 MIXTURE = sdegen.GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[-0.8, 0.3], [0.7, -0.5]]), torch.tensor([0.04, 0.09])
@@ -79,6 +83,42 @@ class Mixed:
         """Log-density in nats."""
         value: Tensor = self.law.log_prob(x)
         return value
+
+
+class Plane:
+    """The law of data of two numbers without bounds: the mixture itself."""
+
+    phi = None
+    sample, log_prob = MIXTURE.sample, MIXTURE.log_prob
+
+
+class ByCoordinate(sdegen.CoordinateSDE):
+    """A rate and a noise for each of two axes, which are turned."""
+
+    T = 3.0
+    basis = Axes(torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64))
+
+    def f(self, t: Tensor) -> Tensor:
+        """One axis forgets the data half again as fast."""
+        return -torch.tensor([1.0, 1.5], dtype=torch.float64).expand(*t.shape, 2)
+
+    def g(self, t: Tensor) -> Tensor:
+        """More noise on the faster axis."""
+        return torch.tensor([1.0, 1.5], dtype=torch.float64).expand(*t.shape, 2)
+
+
+class Correlated(sdegen.CorrelatedSDE):
+    """A drift that turns the plane, and correlated noise."""
+
+    T = 3.0
+
+    def F(self, t: Tensor) -> Tensor:
+        """A damped rotation."""
+        return torch.tensor([[-1.0, -1.2], [1.2, -1.1]], dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        """A root of the covariance of the noise."""
+        return torch.tensor([[0.9, 0.0], [0.6, 0.7]], dtype=torch.float64)
 
 
 class TwoMethods(sdegen.SDE):
@@ -157,6 +197,8 @@ CASES = {
         Mixed(D.Beta, [[1.5, 6.0], [5.0, 2.0]], [[6.0, 3.0], [2.0, 1.5]]),
         partial(plain, 4),
     ),
+    "by coordinate": Case(ByCoordinate, Plane(), plain),
+    "correlated noise": Case(Correlated, Plane(), plain),
 }
 COLUMNS = {"KL(data‖model)": 4, "k-NN KL": 3, "CPU s": 0, "seeds": 0}
 
@@ -184,7 +226,10 @@ def processes_block(table: Table) -> str:
 
     def exact(case: Case, seed: int) -> Values:
         sde = case.sde()
-        if case.law.phi is None:
+        truth: sdegen.ScoreModel
+        if is_linear(sde):
+            truth = sdegen.Exact(sde, MIXTURE)
+        elif case.law.phi is None:
             truth = sdegen.FokkerPlanck(sde, case.law)
         else:
             inner = sde if sde.coordinates is not None else sdegen.Transformed(sde, case.law.phi)
@@ -195,7 +240,8 @@ def processes_block(table: Table) -> str:
 
     def trained(case: Case, seed: int) -> Values:
         torch.manual_seed(seed)
-        model, began = sdegen.DirectModel(case.net(), case.sde()), time.process_time()
+        sde, began = case.sde(), time.process_time()
+        model = sdegen.Model(case.net(), sde) if is_linear(sde) else sdegen.DirectModel(case.net(), sde)
         steps = 200 if table.quick else case.steps
         sdegen.fit(model, case.law, steps=steps, batch_size=case.batch, lr=4e-3, seed=seed)
         spent = time.process_time() - began
