@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
 
+torch.set_num_threads(
+    1
+)  # the models of the pages are small: on a busy machine threads wait for each other longer than they work
 ROOT = Path(__file__).parent.parent
 OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
 TABLES = ROOT / "benchmarks" / "README.md"
