@@ -254,13 +254,13 @@ class EDMParametrization(Parametrization):
         """Return the velocity's combination; `coefficients` gives the four directly."""
         return at.A, at.B
 
-    def coefficients(
-        self, sde: LinearSDE, at: Marginal, std: float, found: tuple[Operator, Operator, Operator] | None = None
-    ) -> Coefficients:
-        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process; or
-        for other data, whose regression of the velocity on the state is `found` (`Transition.regress`).
-        """
-        whiten, explained, c_out = at.regress(sde.datum * std**2) if found is None else found
+    def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
+        """Return the four coefficients at the times of `at`, for data of standard deviation `std` in the units of the process."""
+        return self._around(sde, at, at.regress(sde.datum * std**2))
+
+    def _around(self, sde: LinearSDE, at: Marginal, found: tuple[Operator, Operator, Operator]) -> Coefficients:
+        """Return the coefficients that follow from the regression of the velocity on the state (`Transition.regress`)."""
+        whiten, explained, c_out = found
         if self.detail:
             c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
@@ -292,4 +292,4 @@ class MatchedParametrization(EDMParametrization):
     def coefficients_along(self, sde: LinearSDE, at: Marginal, P: Operator) -> Coefficients:
         """Return the four coefficients at the times of `at`, for data with the covariance `P`."""
         C, S, A, B = (P.one() @ W for W in (at.C, at.S, at.A, at.B))
-        return self.coefficients(sde, at, 1.0, C.regress(S, A, B, P))
+        return self._around(sde, at, C.regress(S, A, B, P))
