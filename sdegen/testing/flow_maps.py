@@ -46,7 +46,7 @@ class MapCase:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """In which states are."""
+        """The dtype of the states."""
         return self.x_T.dtype
 
     @cached_property
@@ -61,11 +61,11 @@ class MapCase:
 
     @cached_property
     def x_T(self) -> Tensor:
-        """Those states."""
+        """The states, drawn from the prior, that runs begin with."""
         return start(self.model, self.n, SEED, times=torch.cat([self.last, self.last]))
 
     def time(self, share: float) -> Tensor:
-        """The time at a share of the last angle, ``(1,)``."""
+        """Return the time at a share of the last angle, ``(1,)``."""
         return self.model.sde.time_of_angle(share * self.model.sde.angle_at(self.last))
 
     @cached_property
@@ -74,7 +74,7 @@ class MapCase:
         return self.jump(self.x_T, self.last, self.time(2 / 3))
 
     def follow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """States at `s` of states at `t`, by the probability flow of the map's own velocity."""
+        """Return the states at `s` of states at `t`, by the probability flow of the map's own velocity."""
         tolerance = 1e-8 if self.dtype == torch.float64 else 1e-5
         flow = ProbabilityFlow(grid=Given(torch.cat([t, s])), rtol=tolerance, atol=tolerance)
         ends: list[Tensor] = []  # the states, all their numbers, where what is returned are data
@@ -85,7 +85,7 @@ class MapCase:
         return ends[-1]
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the map goes."""
+        """Return the states at `s` of states at `t`, by one jump of the map."""
         with torch.no_grad(), evaluating(self.model):
             return self.model.jump(x, t, s, **self.cond)
 
