@@ -1,4 +1,4 @@
-"""Posteriors of the package sbi, asked as ours are: what its trainers learn in given seconds of a core, with its own defaults.
+"""Posteriors of the package sbi with its own defaults, trained for given seconds of a core, or until they stop by their own rule.
 
 Install it with ``pip install -c constraints.txt ".[peers]"``; rows that need it are left out where it is missing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, distributions
 from sdegen.inference import Pairs
 
 METHODS = ("NPE", "NPSE", "FMPE")  # of a flow, of a score model, and of flow matching
+LEAST = 2  # epochs: of fewer sbi cannot be told to put back the best weights
 
 
 def installed() -> bool:
@@ -24,10 +26,22 @@ def installed() -> bool:
 
 
 class Theirs:
-    """A posterior of sbi."""
+    """A posterior of sbi, and how it was trained.
 
-    def __init__(self, posterior: Any) -> None:
-        self.posterior = posterior
+    Attributes
+    ----------
+    posterior
+        As sbi builds it.
+    seconds
+        Of cores, that the training has taken.
+    epochs
+        How often the training has gone through the simulations that sbi does not hold out.
+    stopped
+        Whether the training was stopped by sbi's own rule, before the seconds were spent.
+    """
+
+    def __init__(self, posterior: Any, seconds: float, epochs: int, stopped: bool) -> None:
+        self.posterior, self.seconds, self.epochs, self.stopped = posterior, seconds, epochs, stopped
 
     def sample(self, n: int, x: Tensor) -> Tensor:
         """Draw parameters given one datum."""
@@ -53,8 +67,32 @@ class Silent:
     log_metric = log_metrics = log_params = add_figure = flush = ignore
 
 
+class Spent(Exception):
+    """The seconds are spent."""
+
+
+def ones_until(end: float, trainer: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function that weighs all simulations alike, as sbi itself does, and ends the training when an epoch begins after
+    a time of this process.
+    """
+    seen = 0
+
+    def weigh(x: Tensor) -> Tensor:
+        nonlocal seen
+        begins, seen = trainer.epoch > seen, trainer.epoch
+        if begins and seen >= LEAST and time.process_time() >= end:
+            raise Spent
+        return torch.ones(len(x))
+
+    return weigh
+
+
 def learn(method: str, prior: distributions.Distribution, pairs: Pairs, seconds: float, seed: int) -> Theirs:
-    """Train by a method of sbi until it ends by its own rule, or the seconds of a core are spent, which two epochs foretell.
+    """Train by a method of sbi until seconds of a core are spent, or until it stops by its own rule, and return its posterior.
+
+    The epoch in which the last second falls is finished, and there are two epochs at least. What stops the training before is
+    sbi's default: it holds out a tenth of the simulations, and stops when their loss has not been the least so far (NPE), or
+    has been far above it (NPSE and FMPE), for twenty epochs. Either way its weights are those of the least such loss.
 
     Parameters
     ----------
@@ -70,11 +108,13 @@ def learn(method: str, prior: distributions.Distribution, pairs: Pairs, seconds:
     from sbi import inference  # loads on use
 
     torch.manual_seed(seed)
+    began = time.process_time()
     trainer = getattr(inference, method)(prior, show_progress_bars=False, tracker=Silent())
     trainer.append_simulations(pairs.theta, pairs.x)
-    began = time.process_time()
-    trainer.train(max_num_epochs=1)  # of which the first is number 0
-    each = (time.process_time() - began) / 2
-    if (epochs := int(seconds / each)) > 2:
-        trainer.train(max_num_epochs=epochs - 1, resume_training=True)
-    return Theirs(trainer.build_posterior())
+    stopped = True
+    try:
+        trainer.train(calibration_kernel=ones_until(began + seconds, trainer))
+    except Spent:
+        stopped = False
+        trainer.train(max_num_epochs=LEAST - 1, resume_training=True)  # no further epoch, but its end: the best weights
+    return Theirs(trainer.build_posterior(), time.process_time() - began, trainer.epoch, stopped)

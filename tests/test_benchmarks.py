@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdegen
-from benchmarks import columns_law, command, origins, rows, tables, train_images
+from benchmarks import columns_law, command, inference_peers, origins, rows, tables, train_images
 from benchmarks.rows import Key, Rows, Values, read
 
 ROOT = Path(__file__).parent.parent
@@ -350,6 +351,19 @@ def test_the_committed_table_is_what_its_rows_say(line: str, tmp_path: Path, mon
             for file in (path, tables.COMMITTED / path.relative_to(tmp_path))
         )
         assert ours == theirs, path.name
+
+
+def test_a_training_of_the_peer_ends_where_an_epoch_begins_after_its_time() -> None:
+    trainer = SimpleNamespace(epoch=0)
+    late, early = (inference_peers.ones_until(end, trainer) for end in (-1.0, float("inf")))
+    for batch in range(3 * 5):  # three epochs, the last of which has no time
+        trainer.epoch = batch // 5
+        assert torch.equal(early(torch.zeros(7, 2)), torch.ones(7))
+        if batch == 10:
+            with pytest.raises(inference_peers.Spent):
+                late(torch.zeros(7, 2))
+        else:
+            assert torch.equal(late(torch.zeros(7, 2)), torch.ones(7))
 
 
 def test_densities_of_the_law_of_columns_are_normalised() -> None:

@@ -373,11 +373,6 @@ CLAIMS: list[tuple[str, str, Values]] = [
         ],
     ),
     (
-        "benchmarks/README.md",
-        "NPE was stopped after 42 of 103 s",
-        lambda: cells("inference_table/tasks", "two moons, score", "CPU s"),
-    ),
-    (
         "docs/simulations.md",
         "the posterior is 0.014 ± 0.004 nats from the true one after 5 s",
         lambda: cells(
