@@ -365,6 +365,8 @@ CALLS: dict[str, Any] = {
     "guidance.minimal_residuals": {"product": lambda v: 2 * v, "b": X},
     "guidance.repaint": {"jump": 1, "repeats": 2},
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
+    "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
+    "training.LogVariance": {"log_prob": RING.log_prob},
     "guidance.find_misfit": {"measurement": LINEAR, "y": torch.tensor([0.5]), "x": X},
     "guidance.twisted_smc": {"model": guidance.PiGDM(EXACT, LINEAR), "particles": 4, "y": torch.tensor([0.5])},
     "guidance.annealed_smc": {"measurement": LINEAR, "particles": 4, "y": torch.tensor([0.5]), "steps": 2},
@@ -614,7 +616,7 @@ def use(name: str, result: Any) -> Any:
         return result, result(flow_map(), X)
     if isinstance(result, training.PairTimes):
         return result, training.Semigroup(times=result)(flow_map(), X)
-    if isinstance(result, (training.losses.Denoising, training.losses.Implicit)):
+    if isinstance(result, (training.losses.Denoising, training.losses.Implicit, training.LogVariance)):
         return result, result(EXACT, X)
     if isinstance(result, (training.losses.Variational, training.losses.Hybrid)):
         return result, result(VARIED if isinstance(result, training.losses.Hybrid) else EXACT, X)

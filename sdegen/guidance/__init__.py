@@ -20,6 +20,7 @@ from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
 from .twisted import Particles, twisted_smc
+from .unnormalised import importance_sample
 
 __all__ = [
     "CleanState", "Guided", "Tilted",
@@ -27,6 +28,7 @@ __all__ = [
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
     "corrected", "minimal_residuals", "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
+    "importance_sample",
     "Misfit", "find_misfit",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from ..data import Batch
 from ..data.parts import part_of
 from .copies import FloatCopies
 from .finite import NonFiniteLoss
+from .score_loss import ScoreLoss
 from .workers import Processes
 
 
@@ -49,6 +50,8 @@ class Gradient:
 
     Attributes
     ----------
+    of_data
+        Whether the law that is learned is that of the data (`ScoreLoss`).
     reason
         Why the loss of this process's rows was not finite, if it was not and there are others.
 
@@ -57,7 +60,7 @@ class Gradient:
     TypeError
         If the network is needed by itself and the model has none named `net`.
     ValueError
-        If a batch in parts has fewer rows than parts, or the loss is not one value per datum.
+        If a batch in parts has fewer rows than parts, the loss is not one value per datum, or draws paths and is in parts.
     """
 
     def __init__(
@@ -82,6 +85,12 @@ class Gradient:
                 "half precision ask apart from its loss; keep it as self.net, or train in one process with none of these."
             )
         self.net: Any = net
+        self.of_data = not isinstance(objective, ScoreLoss) or objective.of_data
+        if self.parts > 1 and not self.of_data:
+            raise ValueError(
+                f"{type(objective).__name__} draws whole paths with the network, which cannot be asked about a part of the rows; "
+                "train in one process without accumulate, and with smaller batches."
+            )
         self.reason: str | None = None
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -121,7 +121,8 @@ def fit(
     for _ in train(training, listeners):
         pass
     training.average.copy_to_model()
-    training.take_profile()
+    if training.gradient.of_data:
+        training.take_profile()
     return training.run
 
 

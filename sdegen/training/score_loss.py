@@ -18,7 +18,14 @@ class ScoreLoss(ABC):
     """The base class of losses of a score model, each called as ``loss(model, x_0, generator=None, **cond)``.
 
     The model is asked under all conditions of the data, so that `fit` can refuse those that it does not take.
+
+    Attributes
+    ----------
+    of_data
+        Whether the law that is learned is that of the data. Of another law the data tell the moments alone.
     """
+
+    of_data: bool = True
 
     __repr__ = show_call
 

@@ -1,0 +1,252 @@
+"""Paths of a model beside those of a law that is known up to a constant: `PathTarget`, and weighted samples by it.
+
+The forward process makes paths of data, ``p(x_0) ∏ p(x_t | x_s)``, with exact Gaussian kernels; a model's reversed steps make
+them from noise, ``p(x_T) ∏ q(x_s | x_t)``. Their ratio is known of every path, and its mean over the model's paths is 1 where the
+density is normalised, whatever the model and the number of steps. Of a law with an unknown constant the mean is that constant.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PathTarget", "importance_sample"]
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..answers import ask_log_prob, check_answer
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..laws.embedding import WHOLE
+from ..laws.kernels import Transition
+from ..laws.outside import as_law
+from ..models.score import ScoreModel
+from ..processes.grids import Angle
+from ..processes.linear import LinearSDE, as_linear
+from ..recall import recall
+from ..samplers.base import Sampler
+from ..samplers.exponential_sde import ExponentialSDE
+from ..samplers.rollout import Rollout, log_prob_of_steps
+from ..samplers.run import sample
+from .base import check_same_process
+from .twisted import Particles, log_evidence_of
+
+STEPS = 100  # of a run whose number of steps nobody named
+SCALE = 0.3  # of the spread of the first Gaussian: laws have detail that is finer than they are wide
+WHY = ": paths from data to noise have no density there."
+
+
+class PathTarget:
+    """The law of paths that end in data of an unnormalised density, to weigh a model's paths by.
+
+    Parameters
+    ----------
+    log_prob
+        The logarithm of the density of data ``(B, *)``, up to a constant, as ``(B,)``; with `base`, of the factor on its law.
+    base
+        A score model whose own paths are weighed by that factor; by default paths are those of the forward process.
+    sampler
+        Makes the steps; by default ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1)``.
+    steps
+        Of the default sampler.
+    error
+        What is raised where the density is of no use.
+    """
+
+    def __init__(
+        self,
+        log_prob: Callable[[Tensor], Tensor],
+        base: ScoreModel | None,
+        sampler: Sampler | None,
+        steps: int,
+        error: type[ValueError] = ValueError,
+    ) -> None:
+        self.log_prob, self.base, self.error = log_prob, base, error
+        self.sampler = ExponentialSDE(steps, Angle(end=0.0, scale=SCALE), order=1) if sampler is None else sampler
+
+    def draw(self, model: ScoreModel, n: int, generator: torch.Generator | None, batch: int | None = None) -> Rollout:
+        """Draw `n` paths of a model from noise to the data themselves.
+
+        Raises
+        ------
+        ValueError
+            If the states at the last time are not the data.
+        TypeError
+            If the process is not linear.
+        """
+        sde = as_linear(model.sde, WHY)
+        times = self.sampler.times(sde, denoise=False)
+        recall(partial(_check_end, sde, times[-1]), "ends in data", sde, times[-1].item())
+        if self.base is not None:
+            recall(partial(check_same_process, model, self.base, "base"), "same process", sde, self.base.sde)
+        return sample(
+            model,
+            n,
+            sampler=self.sampler,
+            generator=generator,
+            batch=batch,
+            final="sample",
+            return_log_prob=True,
+            progress=False,
+        )
+
+    @torch.no_grad()
+    def log_weights(self, model: ScoreModel, run: Rollout) -> Tensor:
+        """Return the logarithms of the ratio of this law of paths to the model's, ``(n,)`` float64; −∞ where the density is 0.
+
+        Raises
+        ------
+        ValueError
+            If the density is NaN or +∞ somewhere, or 0 everywhere.
+        TypeError, ValueError
+            If its logarithm is not one number for each point.
+        """
+        density, sde = self.densities(run.samples), as_linear(model.sde, WHY)
+        prior = _prior_of(model, run.path[0])
+        if self.base is None:
+            volume = sde.units.std.double().expand(run.samples.shape[1:]).log().sum()
+            return density + volume + _log_prob_forward(sde, run) - prior - run.log_prob.double().sum(0)
+        steps = log_prob_of_steps(self.base, run.path, run.times, sampler=self.sampler)
+        return density + _prior_of(self.base, run.path[0]) + (steps - run.log_prob).double().sum(0) - prior
+
+    def densities(self, x: Tensor) -> Tensor:
+        """Return the logarithms of the density at data, ``(n,)`` float64, checked.
+
+        Raises
+        ------
+        ValueError
+            As `log_weights`.
+        """
+        values = check_answer("log_prob", self.log_prob(x), x.shape[:1], must="one number for each point").double()
+        bad = values.isnan() | (values == torch.inf)
+        if bad.any():
+            raise self.error(
+                f"log_prob is {values[bad][0].item()} at {int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}; it "
+                "must be a number, or -inf where the density is 0"
+            )
+        if not values.isfinite().any():
+            raise self.error(
+                f"log_prob is -inf at all {len(x)} points, such as {x[0].tolist()}; begin nearer to the law, with "
+                "model.moments of a Gaussian that covers it"
+            )
+        return values
+
+
+@check_arguments
+def importance_sample(
+    model: ScoreModel,
+    log_prob: Callable[[Tensor], Tensor],
+    n: int,
+    *,
+    base: ScoreModel | None = None,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+) -> Particles:
+    """Draw weighted samples of a law that is known up to a constant, from the paths of a score model, and return `Particles` with
+    the logarithm of the constant.
+
+    A path has the weight
+
+        w = f(x_0) ∏ p(x_t | x_s) / (p(x_T) ∏ q(x_s | x_t)),
+
+    with `f` the density, `p` the exact kernels of the forward process, and `q` the steps of the model. The mean of the weights is
+    ``∫ f(x) dx`` whatever the model and the number of steps; how even they are says how good both are. Of an exact model the
+    weights become constant as the number of steps grows, of a Gaussian one they are at any (but for rounding). A model that has
+    never been near a part of the law has no paths there, which weights do not tell: see the moments it begins with. F. Vargas,
+    W. Grathwohl, A. Doucet, *Denoising diffusion samplers*, 2023, arXiv:2302.13834.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process without noise at 0, such as one trained by `training.LogVariance`.
+    log_prob
+        The logarithm of the density of data ``(B, *)`` up to a constant, ``(B,)``; −∞ where it is 0.
+    n
+        How many.
+    base
+        A score model of the same process: the law is then that of its samples times ``exp(log_prob)``, such as a tilt by a
+        reward.
+    sampler
+        Makes steps that are Gaussian, to time 0; ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1)`` by default.
+    steps
+        Steps of that one, 100 by default.
+    seed, generator
+        Randomness.
+    batch
+        Most samples that go through the model at a time; all by default.
+
+    Returns
+    -------
+    Particles
+        ``(n, *)``, with weights, the effective number of samples (`Particles.effective`), and `log_evidence` with its standard
+        error.
+
+    Raises
+    ------
+    ValueError
+        If `log_prob` is NaN or +∞ somewhere or −∞ everywhere, states at the last time are not the data, or `steps` and `sampler`
+        are both given.
+    TypeError
+        If the process is not linear, or the sampler's steps have no density.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> found = importance_sample(sdegen.Exact(sdegen.VP(), ring), lambda x: ring.log_prob(x) + 3.0, 500, steps=60, seed=0)
+    >>> abs(found.log_evidence - 3.0) < 4 * found.evidence_error, found.effective > 350
+    (True, True)
+    """
+    if steps is not None and sampler is not None:
+        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
+    if seed is not None and generator is not None:
+        raise ValueError("seed and generator were both given; one source of randomness is enough.")
+    draws = torch.Generator().manual_seed(seed) if seed is not None else generator
+    target = PathTarget(log_prob, base, sampler, steps)
+    run = target.draw(model, n, draws, batch)
+    log_weights = target.log_weights(model, run).cpu()
+    return Particles.of_families(
+        run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_evidence_of(log_weights).item()
+    )
+
+
+def _prior_of(model: ScoreModel, x: Tensor) -> Tensor:
+    """Return the log-density of the law that runs of a model begin with."""
+    return ask_log_prob(as_law(model.sde.prior(model.state_moments())), x.double().cpu()).to(x.device)
+
+
+def _log_prob_forward(sde: LinearSDE, run: Rollout) -> Tensor:
+    """Return ``Σ log p(x_t | x_s)`` of a path under the forward process, ``(n,)`` float64."""
+    kernels = recall(partial(_kernels, sde, run.times), "kernels", sde, run.times)
+    total = torch.zeros(len(run.samples), dtype=torch.float64, device=run.path.device)
+    for late, early, kernel in zip(run.path[:-1], run.path[1:], kernels, strict=True):
+        total = total + kernel(early.double()).log_prob(late.double())
+    return total
+
+
+def _kernels(sde: LinearSDE, times: Tensor) -> list[Transition]:
+    """Return the laws of the state at each time given that at the next one."""
+    return [sde.transition(s, t) for t, s in pairwise(times)]
+
+
+def _check_end(sde: LinearSDE, end: Tensor) -> bool:
+    """Return that the states at the end of a grid are the data, in units; refuse a grid or a process where they are not."""
+    if end > 0:
+        raise ValueError(
+            f"the grid ends at t = {end.item():.6g}, and paths are to end in the data; give one that ends at 0, such as "
+            "grids.Angle(end=0.0)."
+        )
+    at, same = sde.marginal(end), sde.coordinates is None and sde.embedding is WHOLE
+    if not same or at.R.matrix().any():
+        what = "has more numbers than the data, or others" if not same else "has noise at t = 0"
+        raise ValueError(
+            f"{type(sde).__name__} {what}, and the density is one of data; take a process whose states at 0 are the data, "
+            "such as VP or OU."
+        )
+    return True

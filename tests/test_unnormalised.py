@@ -1,0 +1,176 @@
+"""Laws that are known up to a constant: weights of paths, the constant, and the loss that learns such laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import grids, nets, samplers, training
+from sdegen.guidance import importance_sample
+from sdegen.laws import GaussianMixture, Units
+from sdegen.processes import LinearSDE
+from sdegen.training import LogVariance, NonFiniteLoss
+
+d64 = torch.float64
+RING = sdegen.data.gaussian_ring()
+MEAN, COVARIANCE = torch.tensor([0.5, -1.0], dtype=d64), torch.tensor([[1.5, 0.6], [0.6, 0.7]], dtype=d64)
+GAUSSIAN = GaussianMixture(torch.ones(1), MEAN[None], COVARIANCE[None])
+UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.5]))
+SLOPE = torch.tensor([0.8, -0.5], dtype=d64)
+PROCESSES: dict[str, LinearSDE] = {
+    "VP": sdegen.VP(), "VP in units": sdegen.VP().in_units(UNITS), "OU": sdegen.OU(),
+}  # fmt: skip
+
+
+def small(seed: int = 0) -> sdegen.Model:
+    torch.manual_seed(seed)
+    return sdegen.Model(nets.MLP(2, width=32, depth=2), sdegen.VP())
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_of_a_gaussian_all_weights_are_equal_and_their_mean_is_the_constant(process: str) -> None:
+    model = sdegen.Exact(PROCESSES[process], GAUSSIAN)
+    found = importance_sample(model, lambda x: GAUSSIAN.log_prob(x) + 2.5, 200, steps=4, seed=0)
+    assert found.log_evidence == pytest.approx(2.5, abs=1e-9) and found.effective == pytest.approx(200, abs=1e-6)
+
+
+def test_of_a_gaussian_tilted_by_a_linear_reward_all_weights_are_equal() -> None:
+    tilted = GaussianMixture(torch.ones(1), (MEAN + COVARIANCE @ SLOPE)[None], COVARIANCE[None])
+    base, model = (sdegen.Exact(sdegen.VP(), law) for law in (GAUSSIAN, tilted))
+    found = importance_sample(model, lambda x: x @ SLOPE, 200, base=base, steps=5, seed=0)
+    exact = MEAN @ SLOPE + 0.5 * SLOPE @ COVARIANCE @ SLOPE
+    assert found.log_evidence == pytest.approx(exact.item(), abs=1e-9)
+    assert found.effective == pytest.approx(200, abs=1e-6)
+
+
+def test_the_constant_is_right_at_few_steps_and_weights_become_even_at_many() -> None:
+    model, shares = sdegen.Exact(sdegen.VP(), RING), []
+    for steps in (10, 60):
+        found = importance_sample(model, RING.log_prob, 1500, steps=steps, seed=1)
+        assert found.log_evidence is not None and found.evidence_error is not None
+        assert abs(found.log_evidence) < 4 * found.evidence_error
+        shares.append(found.effective / 1500)
+    assert shares[0] < 0.6 < 0.75 < shares[1]
+
+
+def test_where_the_density_is_0_weights_are() -> None:
+    model = sdegen.Exact(sdegen.VP(), GAUSSIAN)
+
+    def half(x: Tensor) -> Tensor:
+        return GAUSSIAN.log_prob(x).masked_fill(x[:, 0] < MEAN[0], -math.inf)
+
+    found = importance_sample(model, half, 1000, steps=4, seed=0)
+    assert found.log_evidence == pytest.approx(-math.log(2), abs=4 / 1000**0.5)
+    assert (found.x[found.weights > 0, 0] >= MEAN[0]).all()
+
+
+def test_the_loss_is_the_spread_of_log_weights_and_0_where_the_model_is_exact() -> None:
+    x, draws = torch.zeros(400, 2, dtype=d64), torch.Generator().manual_seed(3)
+    exact = LogVariance(GAUSSIAN.log_prob, steps=4)(sdegen.Exact(sdegen.VP(), GAUSSIAN), x, generator=draws)
+    assert exact.shape == (400,) and exact.abs().max() < 1e-12
+    model, draws = sdegen.Exact(sdegen.VP(), RING), torch.Generator().manual_seed(3)
+    found = LogVariance(RING.log_prob, steps=20, linear_from=1e3)(model, x, generator=draws).sqrt()
+    draws = torch.Generator().manual_seed(3)
+    log_weights = importance_sample(model, RING.log_prob, 400, steps=20, generator=draws).weights.log()
+    assert torch.allclose(found, (log_weights - log_weights.median()).abs(), atol=1e-6)
+
+
+class Shifted(nn.Module, sdegen.ScoreModel):
+    """The exact model of the Gaussian with a score that is off by a number that is learned."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.exact, self.by = sdegen.Exact(sdegen.VP(), GAUSSIAN), nn.Parameter(torch.tensor(by, dtype=d64))
+        self.sde, self.moments = self.exact.sde, self.exact.moments
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        return self.exact.score(x, t) + self.by
+
+
+def test_the_slope_of_the_loss_is_that_of_the_divergence_of_paths() -> None:
+    """Steps that are off by `a` times a constant have ``2 KL = Var log w`` proportional to ``a²``."""
+    model = Shifted(0.02)
+    loss = LogVariance(GAUSSIAN.log_prob, steps=4)(model, torch.zeros(3000, 2, dtype=d64), generator=None).mean()
+    (slope,) = torch.autograd.grad(loss, [model.by])
+    assert loss > 1e-5 and slope.item() == pytest.approx(2 * loss.item() / 0.02, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_ring_is_learned_without_data() -> None:
+    wide = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
+    model = small()
+    sdegen.fit(model, wide, loss=LogVariance(RING.log_prob, steps=15), steps=300, batch_size=256, lr=4e-3, seed=0)
+    found = importance_sample(model, RING.log_prob, 2000, steps=60, seed=1)
+    assert found.log_evidence is not None and found.evidence_error is not None
+    assert found.effective > 0.2 * 2000 and abs(found.log_evidence) < 4 * found.evidence_error
+    assert model.profile is None  # of which the wide Gaussian would tell nothing
+
+
+REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "NaN": (r"log_prob is nan at 9 of 9 points", lambda: weigh(lambda x: x[:, 0] * math.nan)),
+    "infinite": (r"log_prob is inf at 9 of 9 points", lambda: weigh(lambda x: x[:, 0] * 0 + math.inf)),
+    "nowhere": (r"log_prob is -inf at all 9 points", lambda: weigh(lambda x: x[:, 0] * 0 - math.inf)),
+    "another shape": (r"must return one number for each point", lambda: weigh(lambda x: x)),
+    "a number": (r"log_prob returned a float", lambda: weigh(lambda x: 1.0)),
+    "two numbers of steps": (
+        "steps = 5 and a sampler were both given",
+        lambda: weigh(RING.log_prob, steps=5, sampler=samplers.ExponentialSDE(5)),
+    ),
+    "an end before the data": (
+        "ends at t = .*, and paths are to end in the data",
+        lambda: weigh(RING.log_prob, steps=None, sampler=samplers.ExponentialSDE(5)),
+    ),
+    "no noise": (
+        "have no density",
+        lambda: weigh(RING.log_prob, steps=None, sampler=samplers.Heun(5, grids.Angle(end=0.0))),
+    ),
+    "noise at 0": ("VE has noise at t = 0", lambda: weigh(RING.log_prob, sdegen.Exact(sdegen.VE(0.02, 20.0), RING))),
+    "more channels": ("CLD has more numbers", lambda: weigh(RING.log_prob, sdegen.Exact(sdegen.CLD(), RING))),
+    "another process": (
+        "base has a different process",
+        lambda: weigh(RING.log_prob, base=sdegen.Exact(sdegen.OU(), RING)),
+    ),
+}
+
+
+def weigh(log_prob: Callable[[Tensor], Any], model: sdegen.ScoreModel | None = None, **given: Any) -> None:
+    importance_sample(model or sdegen.Exact(sdegen.VP(), RING), log_prob, 9, seed=0, **({"steps": 3} | given))
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_weighed_is_refused_in_a_sentence(what: str) -> None:
+    said, call = REFUSED[what]
+    with pytest.raises((ValueError, TypeError), match=said):
+        call()
+
+
+def test_a_density_that_turns_nan_ends_the_training_with_the_weights_of_the_step_before() -> None:
+    calls, kept = [], []
+
+    def density(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return RING.log_prob(x) * (math.nan if len(calls) > 2 else 1.0)
+
+    model = small()
+
+    def look(step: training.Step) -> None:
+        kept.append({name: weight.clone() for name, weight in model.state_dict().items()})
+
+    with pytest.raises(NonFiniteLoss, match=r"stopped in step 3: log_prob is nan at 8 of 8 points.*weights of step 2"):
+        sdegen.fit(model, GAUSSIAN, loss=LogVariance(density, steps=3), batch_size=8, steps=9, seed=0, callbacks=[look])
+    assert len(kept) == 2 and all(torch.equal(value, kept[-1][name]) for name, value in model.state_dict().items())
+
+
+def test_paths_are_drawn_by_whole_batches() -> None:
+    with pytest.raises(ValueError, match="LogVariance draws whole paths with the network"):
+        sdegen.fit(small(), GAUSSIAN, loss=LogVariance(RING.log_prob), accumulate=2, steps=1)
+    labelled = GAUSSIAN.sample(20).float(), {"label": torch.zeros(20, dtype=torch.long)}
+    model = sdegen.Model(nets.MLP(2, width=8, depth=1, classes=2), sdegen.VP())
+    with pytest.raises(ValueError, match="the data have the conditions label"):
+        sdegen.fit(model, labelled, loss=LogVariance(RING.log_prob, steps=3), steps=1, batch_size=8)
