@@ -157,6 +157,13 @@ def test_a_predictive_check_is_the_tail_of_the_statistic(scale: float) -> None:
     )
 
 
+def test_the_error_of_a_tail_that_no_replication_reaches_is_that_of_laplaces_rule() -> None:
+    """Of eight that are all on one side the next one is on the other with probability 1 / 10."""
+    for size, share in ((-1.0, 1.0), (1.0, 0.0)):
+        found = metrics.predictive_check(torch.full((1,), size), torch.zeros(8, 1), lambda x: x[:, 0])
+        assert found.value == share and found.stderr == pytest.approx(math.sqrt(0.1 * 0.9 / 8))
+
+
 class Wrong(Gaussian):
     def __init__(self, drawn: Tensor) -> None:
         super().__init__()
@@ -172,6 +179,21 @@ def test_one_seed_draws_points_apart_from_the_parameters() -> None:
     theta = torch.rand(1000, 2).double()
     prior = type("Prior", (), {"sample": lambda self, n, x: torch.rand(n, 2).double()})()
     assert find_tarp_coverage(prior, theta, theta, DRAWS, seed=3).p_value > 1e-3
+
+
+def test_random_points_know_neither_the_units_of_parameters_nor_their_zero() -> None:
+    factor, offset = torch.tensor([1.0, 1e3]).double(), torch.tensor([5.0, -2e4]).double()
+
+    class Moved(Gaussian):
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return factor * super().sample(n, x) + offset
+
+    theta, x = torch.randn(2, 40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    places = []
+    for posterior, moved in ((Gaussian(), theta), (Moved(), factor * theta + offset)):
+        torch.manual_seed(5)
+        places.append(find_tarp_coverage(posterior, moved, x, DRAWS, seed=0).places)
+    torch.testing.assert_close(*places)
 
 
 @pytest.mark.parametrize("find", [find_ranks, find_coverage, find_tarp_coverage])
@@ -222,8 +244,8 @@ def test_pairs_that_do_not_fit_are_refused(find) -> None:
         find(Gaussian(), torch.randn(3, 2), torch.randn(4, 2), DRAWS)
 
 
-@pytest.mark.parametrize("K", [2, 5, 10])
-def test_points_do_not_tell_the_true_parameters_from_draws(K: int) -> None:
+@pytest.mark.parametrize(("K", "draws"), [(2, 15), (5, 15), (10, 15), (2, 1)])
+def test_points_do_not_tell_the_true_parameters_from_draws(K: int, draws: int) -> None:
     """Few pairs of many parameters: points in a box of the true ones alone would lie nearer to these."""
 
     class Exact:
@@ -237,7 +259,7 @@ def test_points_do_not_tell_the_true_parameters_from_draws(K: int) -> None:
     places = []
     for _ in range(600 // K):
         theta = torch.randn(K, 5)
-        places.append(find_tarp_coverage(Exact(), theta, theta + torch.randn(K, 5), 15).places)
+        places.append(find_tarp_coverage(Exact(), theta, theta + torch.randn(K, 5), draws).places)
     found = metrics.Estimate.of(torch.cat(places))
     assert abs(found.value - 0.5) < 4 * found.stderr
 
@@ -323,3 +345,21 @@ def test_the_least_p_value_is_one_over_the_classifiers(pairs: tuple[Tensor, Tens
     theta, x = pairs[0][:300], pairs[1][:300]
     assert find_local_error(Gaussian(0.3), theta, x, x[0], 50, shuffles=9, seed=0).p_value == 0.1
     assert find_local_error(Gaussian(), theta, x, x[0], 50, classifier=Blind(), shuffles=9, seed=0).p_value == 1.0
+
+
+def test_the_local_test_trains_on_pairs_against_draws_given_the_same_data(pairs: tuple[Tensor, Tensor]) -> None:
+    """And its error is the mean square of the probability less one half, where it is asked."""
+    theta, x, first = pairs[0][:30], pairs[1][:30], []
+
+    class Told:
+        def fit(self, points: Tensor, labels: Tensor) -> None:
+            first.append((points[labels], points[~labels]))
+
+        def predict(self, points: Tensor) -> Tensor:
+            assert (points[:, 2:] == 1).all()  # the observation
+            return torch.full((len(points),), 0.8).double()
+
+    found = find_local_error(Gaussian(), theta, x, torch.ones(2).double(), 50, classifier=Told(), shuffles=2, seed=0)
+    true, drawn = first[0]
+    assert torch.equal(true, torch.cat([theta, x], 1)) and torch.equal(drawn[:, 2:], x)
+    assert found.error.value == pytest.approx(0.3**2)

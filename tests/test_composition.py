@@ -46,8 +46,20 @@ def test_denoisers_and_noise_of_gaussian_posteriors_compose_to_those_of_their_pr
     assert torch.allclose(composed.score(w, 0.3), exact.score(w, 0.3), atol=1e-6)
 
 
-def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
-    """Of any network, through coordinates of the prior, a linear guess and units."""
+def test_an_observation_that_seems_to_widen_the_prior_tells_next_to_nothing() -> None:
+    """Draws may measure a posterior's covariance above the prior's, in some directions: there the prior stays as it is."""
+    prior = Moments(PRIOR.mean, PRIOR.covariance_matrix)
+    known = truth(X[:1])
+    turn = torch.linalg.cholesky(PRIOR.covariance_matrix)
+    wide = turn @ torch.diag(torch.tensor([2.0, 1.0]).double()) @ turn.T  # along one direction alone
+    means, covariances = torch.stack([known.mean, PRIOR.mean]), torch.stack([known.covariance_matrix, wide])
+    composed = ComposedScore(single().model, "y", X[:2], torch.zeros(2, 2), prior, means, covariances)
+    torch.testing.assert_close(composed.moments.covariance, known.covariance_matrix, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(composed.moments.mean, known.mean, rtol=1e-4, atol=1e-4)
+
+
+def squeezed() -> tuple[AmortisedPosterior, Tensor]:
+    """A posterior of any network, through coordinates of the prior, a linear guess and units; and parameters."""
     torch.manual_seed(0)
     net = nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(3)}).double()
     for p in net.parameters():
@@ -57,12 +69,25 @@ def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
     model.moments = Moments(torch.zeros(2), torch.eye(2))
     guess, _ = LinearGuess.of(torch.randn(50, 2), torch.randn(50, 3))
     box = D.Uniform(-torch.ones(2).double(), torch.ones(2).double())
-    posterior = AmortisedPosterior(model, box, free_coordinates(box), guess)
+    return AmortisedPosterior(model, box, free_coordinates(box), guess), 0.9 * box.sample((4,))
+
+
+def test_covariances_of_few_draws_are_not_too_small_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    posterior = single()
+    drawn = 0.1 * torch.randn(len(X), 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(posterior, "draw_states", lambda n, x, seed: drawn.flatten(0, 1))
+    composed = ComposedPosterior(posterior, draws=4).compose(X)
+    for own, told in zip(drawn, composed.told, strict=True):
+        torch.testing.assert_close((told + composed.own).inverse(), own.T.cov())
+
+
+def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
+    posterior, theta = squeezed()
+    model, guess, units = posterior.model, posterior.guess, posterior.model.sde.units
     x = torch.randn(1, 3, dtype=torch.float64)
     together = ComposedPosterior(posterior, draws=50)
-    theta = 0.9 * box.sample((4,))
     composed = together.compose(x, seed=0)
-    w = torch.linalg.solve_triangular(guess.L * units.std, free_coordinates(box)(theta).T, upper=False).T
+    w = torch.linalg.solve_triangular(guess.L * units.std, posterior.coordinates(theta).T, upper=False).T
     states = model.sde.lift(posterior.to_states(theta, x))
     ours, theirs = composed.estimate(w, 1e-6)[0] - w, model.estimate(states, 1e-6, seen=x[0])[0] - states
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -70,6 +95,30 @@ def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
     t = float(composed.sde.time(torch.tensor(0.36 / 0.64)))
     clean = model.estimate(w - shift, t, seen=x[0])[0] + composed.shifts
     assert torch.allclose(composed.estimate(w, t)[0], clean, atol=1e-6)
+
+
+def test_parameters_of_composed_states_are_those_of_the_single_posterior_and_their_density_knows_the_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    posterior, theta = squeezed()
+    together, x = ComposedPosterior(posterior, draws=3), torch.randn(2, 3, dtype=torch.float64)
+    shifts = together.compose(x, seed=0).shifts
+    w = posterior.model.sde.lift(posterior.to_states(theta, x[:1])) + shifts[0]
+    same = posterior.model.sde.lift(posterior.to_states(theta, x[1:])) + shifts[1]
+    torch.testing.assert_close(w, same)  # states less their shift do not depend on the observation
+    monkeypatch.setattr("sdegen.inference.composition.sample", lambda model, n, **how: w)
+    torch.testing.assert_close(together.sample(4, x, seed=0), theta)
+    asked = []
+    monkeypatch.setattr(
+        "sdegen.inference.composition.log_prob", lambda model, x: asked.append(x) or torch.zeros(len(x)).double()
+    )
+    found = together.log_prob(theta, x, seed=0)
+    torch.testing.assert_close(asked[0], w)
+    for one, volume in zip(theta, found, strict=True):
+        J = torch.autograd.functional.jacobian(
+            lambda v: posterior.to_states(v[None], x[:1])[0] / posterior.model.sde.units.std, one
+        )
+        torch.testing.assert_close(volume, torch.linalg.slogdet(J).logabsdet)
 
 
 @pytest.mark.slow

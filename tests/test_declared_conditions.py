@@ -19,7 +19,7 @@ from sdegen.data import Batch
 from sdegen.guidance import measurements
 from sdegen.models import Conditioned
 from sdegen.nets import Fields, Label, Set, Vector
-from sdegen.nets.entries import ConditionUnits, SetEntry
+from sdegen.nets.entries import ConditionUnits, SetEntry, VectorEntry
 from sdegen.training.dropping import Drop
 
 N = 5
@@ -121,7 +121,24 @@ def test_classes_are_the_condition_label() -> None:
         assert torch.equal(one(x, level, label=label), other(x, level, label=label))
 
 
+def test_a_vector_of_which_one_number_is_known_says_which_and_what() -> None:
+    entry = awake(VectorEntry(3, True, 8))
+    alone = torch.full((6, 3), GAP, dtype=torch.float64)
+    alone[:3].diagonal().fill_(1.0)
+    alone[3:].diagonal().fill_(2.0)
+    found = torch.cat([entry(v, torch.zeros(1, 8), torch.zeros(1, 1))[0] for v in (alone, None)])
+    apart = torch.cdist(found, found) + torch.eye(7)
+    assert apart.min() > 1e-3, apart  # from each other, and from nothing known
+
+
 # --- sets ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_elements_counts_by_its_logarithm() -> None:
+    entry = awake(SetEntry(2, 8))
+    one, e = torch.tensor([[0.3, -0.2]], dtype=torch.float64), torch.zeros(1, 8, dtype=torch.float64)
+    few, many, most = (entry(one.expand(1, n, 2), e, torch.zeros(1, 1))[0] for n in (10, 1000, 100_000))
+    assert 0.2 < (most - many).norm() / (many - few).norm() < 5
 
 
 @settings(max_examples=20, deadline=None)
