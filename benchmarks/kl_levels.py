@@ -42,27 +42,40 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0).in_units(Units())  # levels are in units of the ring
 
 
+def at_level(sigma: Tensor) -> Tensor:
+    """Return the times of noise levels."""
+    return (sigma - PROCESS.sigma_min).clamp_min(0.0)
+
+
+def of_objective(
+    name: str, sigma: float, data: Any, seed: int, steps: int, device: str
+) -> tuple[sdegen.DirectModel, sdegen.Run]:
+    """Return a network that was trained by an objective at one noise level, and the record of its training."""
+    torch.manual_seed(seed)
+    net = Constant(nets.MLP(2, width=64, depth=2))
+    model = sdegen.DirectModel(net, PROCESS, scale=max(sigma, 0.5)).to(device)
+    times = OneLevel(at_level(torch.tensor(sigma, dtype=torch.float64)).item())
+    objective = OBJECTIVES[name](weightings.UniformWeighting(), times)
+    scale = max(sigma, 0.5) ** 2  # a loss of order one
+    run = sdegen.fit(
+        model, data, steps=steps, lr=2e-3, seed=seed, progress=False,
+        loss=lambda m, x, generator: scale * objective(m, x, generator=generator),
+    )  # fmt: skip
+    return model, run
+
+
 def score_error(name: str, sigma: float, finite: bool, table: Table, seed: int) -> Values:
     """Train by an objective at one noise level, on fresh data or 200 points, and return ``E‖s − s*‖² / E‖s*‖²``."""
-    t = max(sigma - 1e-6, 0.0)
     if sigma == 0 and name.startswith("denoising"):
         return {}  # its target, z / sigma, does not exist
-    torch.manual_seed(seed)
     points = RING.sample(200, torch.Generator().manual_seed(seed))
     data: Any = points.to(table.device, torch.float32) if finite else RING
     law = sdegen.Empirical(points) if finite else RING
-    net = Constant(nets.MLP(2, width=64, depth=2))
-    model = sdegen.DirectModel(net, PROCESS, scale=max(sigma, 0.5)).to(table.device)
-    objective = OBJECTIVES[name](weightings.UniformWeighting(), OneLevel(t))
-    scale = max(sigma, 0.5) ** 2  # a loss of order one
     try:
-        run = sdegen.fit(
-            model, data, steps=QUICK_STEPS if table.quick else STEPS, lr=2e-3, seed=seed,
-            loss=lambda m, x, generator: scale * objective(m, x, generator=generator),
-        )  # fmt: skip
+        model, run = of_objective(name, sigma, data, seed, QUICK_STEPS if table.quick else STEPS, table.device)
     except sdegen.NonFiniteLoss:
         return {f"σ = {sigma:g}": "diverged"}
-    level = torch.tensor(t, dtype=torch.float64)
+    level = at_level(torch.tensor(sigma, dtype=torch.float64))
     x = PROCESS.perturb(law.sample(4000), level).x
     if finite and sigma == 0:
         return {f"σ = {sigma:g}": f"loss {sum(run.loss[-50:]) / 50:.3g}"}

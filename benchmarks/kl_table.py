@@ -22,6 +22,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.kl_langevin import trained_block
 from benchmarks.kl_levels import langevin_block, levels_block
 from benchmarks.ring import DETAIL, PROCESSES, QUICK_STEPS, RING, STEPS, TRAINED, Warming, near_the_data, train
 from benchmarks.rows import Values
@@ -171,6 +172,15 @@ def evaluations(sampler: Any) -> int:
     return 2 * (sampler.steps - 1) + 1 if isinstance(sampler, samplers.Heun) else sampler.steps
 
 
+class Number(torch.nn.Module):
+    """The noise level as it is, in place of waves of it."""
+
+    dim = 1
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u[:, None]
+
+
 ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
     "MLP, depth 2": partial(nets.MLP, 2, width=96, depth=2),
     "MLP, depth 4": partial(nets.MLP, 2, width=96, depth=4),
@@ -178,6 +188,12 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
     "MLP, depth 2, no residuals": partial(nets.MLP, 2, width=96, depth=2, residual=False),
     "MLP, depth 4, no residuals": partial(nets.MLP, 2, width=96, depth=4, residual=False),
     "MLP, depth 8, no residuals": partial(nets.MLP, 2, width=96, depth=8, residual=False),
+    "MLP, depth 4, batch normalisation": partial(nets.MLP, 2, width=96, depth=4, batch_norm=True),
+    "MLP, depth 4, batch normalisation, no residuals": partial(
+        nets.MLP, 2, width=96, depth=4, residual=False, batch_norm=True
+    ),
+    "MLP, depth 4, level as a number": lambda: nets.MLP(2, width=96, depth=4, embedding=Number()),
+    "MLP, depth 4, random Fourier features": lambda: nets.MLP(2, width=96, depth=4, embedding=nets.Fourier()),
     "transformer over coordinates": partial(nets.CoordinateTransformer, 2),
     "hypernetwork": partial(nets.HyperMLP, 2),
 }
@@ -220,7 +236,7 @@ def picture(table: Table) -> None:
 
 def main() -> None:
     """Print the table."""
-    blocks = [processes_block, architectures_block, levels_block, langevin_block]
+    blocks = [processes_block, architectures_block, levels_block, langevin_block, trained_block]
     command.run("kl_table", __doc__, blocks, picture=picture, shared=True)
 
 

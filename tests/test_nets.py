@@ -216,3 +216,18 @@ def test_labels_have_a_vector_each_and_one_for_none():
 def test_impossible_sizes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_batch_normalisation_makes_every_unit_of_a_batch_one_of_mean_0_and_variance_1() -> None:
+    torch.manual_seed(0)
+    net = MLP(2, width=16, depth=1, batch_norm=True).double()
+    kept: list[torch.Tensor] = []
+    net.blocks[0].norm.register_forward_hook(lambda part, given, out: kept.append(out))
+    x, level = torch.randn(400, 2).double(), torch.linspace(-1, 1, 400).double()
+    for scale in (1.0, 7.0):
+        net(scale * x + 3, level)
+        assert kept[-1].mean(0).abs().max() < 1e-12
+        assert (kept[-1].var(0, correction=0) - 1).abs().max() < 0.02  # eps = 1e-5 beside variances that are small
+    one = net.eval()(x[:1], level[:1])
+    assert torch.allclose(net(x, level)[:1], one)  # once trained, of no other row
+    assert not any("norm" in name for name in MLP(2).state_dict())

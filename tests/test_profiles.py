@@ -15,9 +15,10 @@ from torch import Tensor
 import sdegen
 from sdegen import grids, sample, samplers
 from sdegen.conditions import Conditions
+from sdegen.laws.profiles import Profile
 from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
 from sdegen.samplers.profiles import profile_cost
-from sdegen.samplers.trials import guess, level
+from sdegen.samplers.trials import guess, level, untried
 from sdegen.training import state
 
 RING = sdegen.data.gaussian_ring()
@@ -289,3 +290,12 @@ def test_a_profile_is_of_the_model_as_it_is(what: str) -> None:
     model.profile = given
     sample(changed(model), 2, steps=3, seed=0)
     assert model.profile is given
+
+
+def test_a_grid_is_finite_where_a_model_was_trained_at_one_level_only() -> None:
+    """Of the other levels it says anything: logarithms of its error are then far beyond those of float64."""
+    levels = torch.linspace(-3, 3, 32, dtype=torch.float64)
+    widths = torch.where(levels > 0, 1e4, 1.0).double()  # exp(10,000) in the middle
+    profile = Profile(levels, torch.ones_like(levels), widths, torch.tensor(False), untried())
+    times = EvenError(profile)(sdegen.VP(), 9)
+    assert times.isfinite().all() and (times.diff() < 0).all()

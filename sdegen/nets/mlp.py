@@ -19,16 +19,17 @@ from .entries import Conditioning
 
 
 class ResidualLayer(nn.Module):
-    """A residual layer modulated by features `e` of the noise level (FiLM): ``h + W_2 act((1 + scale(e)) W_1 h + shift(e))``.
+    """A residual layer modulated by features `e` of the noise level (FiLM): ``h + W_2 act((1 + scale(e)) N W_1 h + shift(e))``.
 
-    E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. Starts as the
-    identity.
+    E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. `N` is batch
+    normalisation or nothing. Starts as the identity.
     """
 
-    def __init__(self, width: int, features: int, residual: bool) -> None:
+    def __init__(self, width: int, features: int, residual: bool, batch_norm: bool = False) -> None:
         super().__init__()
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
         self.modulate = nn.Linear(features, 2 * width)
+        self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.act, self.residual = nn.SiLU(), residual
         if residual:
             nn.init.zeros_(self.outer.weight)
@@ -37,7 +38,7 @@ class ResidualLayer(nn.Module):
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         """Map ``(B, width)`` and features ``(B, features)`` to ``(B, width)``."""
         scale, shift = self.modulate(e).chunk(2, 1)
-        out = self.outer(self.act(self.inner(h) * (1 + scale) + shift))
+        out = self.outer(self.act(self.norm(self.inner(h)) * (1 + scale) + shift))
         return h + out if self.residual else self.act(out)
 
 
@@ -63,6 +64,9 @@ class MLP(nn.Module):
         Add each block to its input.
     conditions
         What the network is conditioned on, by name (`conditions.Condition`), such as ``{"theta": Vector(3)}``.
+    batch_norm
+        Normalise over the batch in every block (S. Ioffe and C. Szegedy, *Batch normalization*, 2015, arXiv:1502.03167). A batch
+        has all noise levels, so the moments are those of their mixture.
 
     Raises
     ------
@@ -81,6 +85,7 @@ class MLP(nn.Module):
         embedding: Any = None,
         residual: bool = True,
         conditions: Mapping[str, Condition] | None = None,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if embedding is not None:
@@ -92,12 +97,12 @@ class MLP(nn.Module):
                 f"dim = {dim}, width = {width}, depth = {depth}, classes = {classes}: give positive sizes."
             )
         self.dim, self.width, self.depth, self.out, self.classes = dim, width, depth, out, classes
-        self.residual, self.conditions = residual, conditions
+        self.residual, self.conditions, self.batch_norm = residual, conditions, batch_norm
         self.embedding = Sinusoidal() if embedding is None else embedding
         self.level = nn.Sequential(nn.Linear(self.embedding.dim, width), nn.SiLU())
         self.given = Conditioning(declare(conditions, classes), width, dims=1)
         self.first = nn.Linear(dim * (1 + self.given.extra), width)
-        self.blocks = nn.ModuleList(ResidualLayer(width, width, residual) for _ in range(depth))
+        self.blocks = nn.ModuleList(ResidualLayer(width, width, residual, batch_norm) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim if out is None else out)
         nn.init.zeros_(self.last.weight)

@@ -71,8 +71,9 @@ class EvenError(Grid):
                 "that rise, such as measure_profile(model, data)."
             )
         kept = torch.cumulative_trapezoid((-2 * l).sigmoid() * (1 - widths), l)
-        error = changes * torch.cat([l.new_zeros(1), -kept]).exp()
-        density = (error / error.max().clamp_min(1e-300)) ** power + LEAST
+        # relative to the largest by logarithms, which stay finite whatever a model says of levels it was never trained at
+        log_error = changes.clamp_min(1e-300).log() - torch.cat([l.new_zeros(1), kept])
+        density = ((log_error - log_error.max()).exp() * (changes > 0)) ** power + LEAST
         self._levels, self._density, self._gaps = l, density, gaps
         self._passed = torch.cat([l.new_zeros(1), torch.cumulative_trapezoid(density, l)])
 
