@@ -18,6 +18,7 @@ TITLES = {
     "architectures": "Architectures (VP, likelihood weighting)",
     "levels": "Relative score error `E‖s − s*‖² / E‖s*‖²` of networks trained at one noise level",
     "langevin": "Langevin dynamics against the probability flow, exact score",
+    "langevin_trained": "Langevin dynamics with scores trained level by level",
 }
 SOLVERS = {
     "solver": "",

@@ -3,11 +3,12 @@
     PYTHONPATH=. python docs/pictures.py
 
 Data that turn into noise and back, on the ring and on handwritten digits; and the paths of the reversed process beside
-those of the probability flow; a forecast beside the smoother's.
+those of the probability flow; a forecast beside the smoother's; the losses of both players of three adversarial games.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 import sdegen
 from benchmarks.series_table import PLACES, SMOOTH, by_mask, conditional, covariance, law, measured
 from sdegen import plots, samplers
+from sdegen.laws import Units
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -86,6 +88,35 @@ def paths() -> None:
     figure.savefig(PICTURES / "paths.png", dpi=110)
 
 
+def players() -> None:
+    """Losses of both players and the gradient that the generator gets, of three games on data far from where it begins."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[8.0, 0.0]]), torch.ones(1))
+    x = law.sample(500, torch.Generator().manual_seed(1)).float()
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True)
+    for (title, game), (above, below) in zip(GAMES.items(), axes.T):
+        torch.manual_seed(0)
+        model = game(sdegen.nets.Perceptron(2, 2, 64), sdegen.nets.Perceptron(2, 1, 64))
+        model.units = Units()
+        health = sdegen.baselines.Stability(model, x, every=10)
+        sdegen.fit(
+            model, law, steps=600, batch_size=256, lr=1e-3, betas=(0.0, 0.9), clip=1e3, ema=0.0, seed=0,
+            lr_factors={"net.generator.": 0.3}, callbacks=[health], progress=False,
+        )  # fmt: skip
+        plots.players(health, ax=above).set(title=title, xlabel="", ylabel="loss" if below is axes[1, 0] else "")
+        below.semilogy([r["step"] for r in health.records], [r["generator"] for r in health.records], color="C1")
+        below.set(xlabel="step", ylim=(1e-8, 1e3))
+    axes[1, 0].set_ylabel("generator's gradient")
+    figure.savefig(PICTURES / "players.png", dpi=110)
+
+
+GAMES: dict[str, Callable[[torch.nn.Module, torch.nn.Module], sdegen.baselines.Adversarial]] = {
+    "GAN, saturating": lambda g, c: sdegen.baselines.GAN(g, c, 2, saturating=True),
+    "GAN, non-saturating": lambda g, c: sdegen.baselines.GAN(g, c, 2),
+    "WGAN, gradient penalty": lambda g, c: sdegen.baselines.WGANGP(g, c, 2, weight=0.1),
+}
+
+
 def series() -> None:
     """A forecast and two gaps of an autoregression, by a network that is told what is known, beside the smoother."""
     model, C, place = conditional(1500, 0), covariance(SMOOTH, PLACES), torch.arange(PLACES)
@@ -112,6 +143,7 @@ def series() -> None:
 
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
+    players()
     series()
     paths()
     digits()

@@ -147,6 +147,15 @@ vae = lambda: baselines.VAE(
 )
 critic = lambda: nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
 gan = lambda: baselines.GAN(nets.Perceptron(2, 2, 8), critic(), latent=2)
+
+
+def recorded() -> baselines.Stability:
+    """A record of one step of an adversarial training."""
+    health = baselines.Stability(gan(), X)
+    health.records = [{"step": 100, "L_D": 1.0, "L_G": 2.0}]
+    return health
+
+
 ladder = lambda: baselines.HierarchicalVAE((2,), (2, 2), 8)
 
 # Values by the name of a parameter, or by its kind.
@@ -446,6 +455,7 @@ CALLS: dict[str, Any] = {
     "plots.images": {"x": IMAGES},
     "plots.losses": {"run": training.Run(steps=3, loss=[1.0, 2.0, 3.0])},
     "plots.marginals": {"theta": X, "truth": X[0], "names": ["a", "b"]},
+    "plots.players": {"health": Lazy(recorded)},
     "plots.ranks": {"found": RANKS},
     "plots.trajectories": {"path": torch.randn(3, 8, 2)},
     "processes.AngleTable": {"alphas_cumprod": torch.tensor([0.9, 0.5, 0.1])},

@@ -309,14 +309,14 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 COMPLETE = [
     "conditional_table", "parallel_table", "series_table", "weighted_table",
-    "bounded_table", "kl_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
+    "bounded_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
     "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
-    "inference_table", "race",
+    "inference_table", "kl_table", "race",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
@@ -404,6 +404,7 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
         ("kl_table", "hypernetwork", 1),
         ("kl_table", "sliced 1", 1),
         ("kl_table", "annealed", 1),
+        ("kl_table", "implicit, σ = 1", 1),
         ("kl_table", "OU", 3),
         ("solver_table", "Multistep 2, corrected", 1),
         ("solver_table", "ring: Churn", 2),

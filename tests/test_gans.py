@@ -338,6 +338,8 @@ def test_what_is_kept_of_a_training() -> None:
     last, model = first.records[-1], again
     real, fake = (model.standardised(x) for x in (X, model.sample(len(X), seeded(0))))
     assert last["gap"] == pytest.approx((model.critic(real).mean() - model.critic(fake).mean()).item())
+    v, w = (model.critic(x).mean().item() for x in (real, fake))
+    assert [last["L_D"], last["L_G"]] == pytest.approx([w - v, -w])  # of a Wasserstein GAN, without the penalty
     assert last["slope"] == pytest.approx(slope(model.critic, 0.5 * (real + fake)).max().item())
     with pytest.raises(ValueError, match="at least 1"):
         Stability(model, X, 0)
@@ -345,6 +347,15 @@ def test_what_is_kept_of_a_training() -> None:
     kept = Stability(alone, X, every=1)
     sdegen.fit(alone, X, steps=1, batch_size=16, seed=0, callbacks=[kept])
     assert kept.records[0]["generator"] == 0 < kept.records[0]["critic"]
+
+
+@pytest.mark.parametrize("saturating", [False, True])
+def test_losses_of_both_players_add_up_to_that_which_is_trained(saturating: bool) -> None:
+    model = pair(GAN, saturating=saturating)
+    kept = Stability(model, X, every=1)
+    sdegen.fit(model, X, steps=1, batch_size=16, seed=0, ema=0.0, callbacks=[kept])
+    found = kept.records[0]["L_D"] + kept.records[0]["L_G"]
+    assert found == pytest.approx(model.loss(X, generator=seeded(0)).mean().item())
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,21 @@ def test_losses_are_drawn_with_their_moving_mean():
     assert len(plots.losses(run, window=100).lines) == 1  # too short for a mean
 
 
+def recorded(*losses):
+    gan = sdegen.baselines.GAN(sdegen.nets.Perceptron(2, 2), sdegen.nets.Perceptron(2, 1), 2)
+    health = sdegen.baselines.Stability(gan, torch.zeros(1, 2), every=5)
+    health.records = [{"step": 5 * (i + 1), "L_D": d, "L_G": g} for i, (d, g) in enumerate(losses)]
+    return health
+
+
+def test_losses_of_both_players_are_drawn_at_their_steps():
+    critic, generator = plots.players(recorded((1.0, 4.0), (2.0, 3.0))).lines
+    assert [*critic.get_xdata()] == [*generator.get_xdata()] == [5, 10]
+    assert [*critic.get_ydata(), *generator.get_ydata()] == [1.0, 2.0, 4.0, 3.0]
+    with pytest.raises(ValueError, match="health has no records; give it to fit as a callback"):
+        plots.players(recorded())
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -124,8 +139,9 @@ def test_losses_are_drawn_with_their_moving_mean():
         lambda ax: plots.scatter(torch.zeros(3, 2), ax=ax),
         lambda ax: plots.trajectories(torch.zeros(3, 2, 2), ax=ax),
         lambda ax: plots.losses(sdegen.Run(loss=[1.0, 2.0]), ax=ax),
+        lambda ax: plots.players(recorded((1.0, 2.0), (2.0, 3.0)), ax=ax),
     ],
-    ids=["density", "scatter", "trajectories", "losses"],
+    ids=["density", "scatter", "trajectories", "losses", "players"],
 )
 def test_a_given_axis_is_drawn_on_and_returned(draw):
     figure, axes = plt.subplots(1, 2)

@@ -192,8 +192,8 @@ def normalises_over_batch(net: nn.Module) -> bool:
 
 
 class Stability:
-    """A callback of `sdegen.fit` that records, every few steps, gradient norms and slopes that show whether adversarial
-    training is stable.
+    """A callback of `sdegen.fit` that records, every few steps, the losses of both players, gradient norms and slopes, which
+    show whether adversarial training is stable; `plots.players` draws the losses.
 
     Parameters
     ----------
@@ -207,9 +207,10 @@ class Stability:
     Attributes
     ----------
     records
-        One dict a record: ``step``; ``critic`` and ``generator``, the norms of both gradients before they were clipped;
-        ``gap``, the mean of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between
-        them, a lower bound of its Lipschitz constant. Lengths are in the units of the model.
+        One dict a record: ``step``; ``L_D`` and ``L_G``, the losses of critic and generator on the data and as many samples,
+        without penalties; ``critic`` and ``generator``, the norms of both gradients before they were clipped; ``gap``, the mean
+        of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between them, a lower bound of
+        its Lipschitz constant. Lengths are in the units of the model.
 
     Raises
     ------
@@ -243,11 +244,14 @@ class Stability:
             real = self.model.standardised(self.x)
             fake = self.model.standardised(self.model.sample(len(real), torch.Generator().manual_seed(0))).to(real)
             with torch.no_grad():
-                gap = (net.critic(real).mean() - net.critic(fake).mean()).item()
-            steepest = slope(net.critic, 0.5 * (real + fake)).max().item()
-        self.records.append(
-            {"step": step.step, "gap": gap, "slope": steepest} | {k: factor * v for k, v in norms.items()}
-        )
+                of_real, of_fake = net.critic(real).flatten(), net.critic(fake).flatten()
+                found = {
+                    "L_D": self.model.of_critic(of_real, of_fake).mean().item(),
+                    "L_G": self.model.of_generator(of_fake).mean().item(),
+                    "gap": (of_real.mean() - of_fake.mean()).item(),
+                }
+            found["slope"] = slope(net.critic, 0.5 * (real + fake)).max().item()
+        self.records.append({"step": step.step} | found | {k: factor * v for k, v in norms.items()})
 
 
 def check_alone(critic: nn.Module) -> None:

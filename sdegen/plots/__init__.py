@@ -1,5 +1,5 @@
-"""Pictures: densities, samples, trajectories, loss curves, calibration. Each draws on an axis, given or new, and returns it;
-`marginals` returns a figure of many.
+"""Pictures: densities, samples, trajectories, loss curves, also of two players, calibration. Each draws on an axis, given or new,
+and returns it; `marginals` returns a figure of many.
 """
 
 from ..animation import animation
@@ -7,7 +7,7 @@ from .axes import drawn
 from .calibration import coverage, ranks
 from .marginals import marginals
 from .states import density, images, scatter, trajectories
-from .training import Album, Record, losses
+from .training import Album, Record, losses, players
 
 __all__ = [
     "Album",
@@ -19,6 +19,7 @@ __all__ = [
     "images",
     "losses",
     "marginals",
+    "players",
     "ranks",
     "scatter",
     "trajectories",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Album", "Record", "losses"]
+__all__ = ["Album", "Record", "losses", "players"]
 
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..animation import INK
 from ..arguments import check_arguments
+from ..baselines import Stability
 from ..checks import check_count, check_interval, kind_of
 from ..data.pictures import written_whole
 from ..metrics.estimate import Estimate
@@ -65,6 +66,33 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
         found, errors = zip(*run.validation.values())
         ax.errorbar(list(run.validation), found, errors, color=RED, marker=".", linewidth=1.2, label="validation")
         ax.legend(frameon=False)
+    ax.set(xlabel="step", ylabel="loss")
+    return ax
+
+
+@check_arguments
+def players(health: Stability, *, ax: Axes | None = None) -> Axes:
+    """Draw the losses of both players of an adversarial model, critic and generator, against the step.
+
+    Parameters
+    ----------
+    health
+        The callback that recorded the training.
+    ax
+        The axis to draw on.
+
+    Raises
+    ------
+    ValueError
+        If nothing was recorded.
+    """
+    if not health.records:
+        raise ValueError("health has no records; give it to fit as a callback, and train for `every` steps at least.")
+    ax = axis_for(ax)
+    steps = [record["step"] for record in health.records]
+    for loss, name, color in (("L_D", "critic", INK), ("L_G", "generator", RED)):
+        ax.plot(steps, [record[loss] for record in health.records], color=color, linewidth=1.2, label=name)
+    ax.legend(frameon=False)
     ax.set(xlabel="step", ylabel="loss")
     return ax
 
