@@ -39,11 +39,11 @@ class Ladder(sdegen.ScoreModel):
         """A weight of the first of the models."""
         return self.models[0].like
 
-    def score(self, x: Tensor, t: Tensor | float, /) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score of the level that is nearest."""
-        (t,) = torch.as_tensor(t, dtype=torch.float64).reshape(-1).unique()
-        nearest = int((LADDER.log() - t.log()).abs().argmin())
-        return self.models[nearest].score(x, t)
+        (level,) = torch.as_tensor(t, dtype=torch.float64).reshape(-1).unique()
+        nearest = int((LADDER.log() - level.log()).abs().argmin())
+        return self.models[nearest].score(x, level, **cond)
 
 
 @cache
