@@ -47,9 +47,18 @@ def drawn(model: Callable[[Problem], Any], sampler: Any, problem: Problem, n: in
     return x, sampler.steps
 
 
+class Refused(Exception):
+    """A method that does not take the measurement, and says so."""
+
+
 def wrapped(wrapper: Callable[..., Any], problem: Problem) -> Any:
-    """The true model of the data in a wrapper."""
-    return wrapper(problem.model, problem.measurement)
+    """The true model of the data in a wrapper; `Refused` if its sentence about the argument `measurement` says so."""
+    try:
+        return wrapper(problem.model, problem.measurement)
+    except TypeError as error:
+        if str(error).startswith("measurement is "):
+            raise Refused from error
+        raise
 
 
 def methods(quick: bool) -> dict[str, Draw]:
@@ -62,7 +71,7 @@ def methods(quick: bool) -> dict[str, Draw]:
     }
     wrappers: dict[str, Any] = {
         "DPS": guidance.DPS, "ΠGDM": guidance.PiGDM, "moment matching": guidance.MomentMatching,
-        "replacement": guidance.Replacement,
+        "Kalman update": guidance.KalmanUpdate, "replacement": guidance.Replacement,
     }  # fmt: skip
     for name, wrapper in wrappers.items():
         model = partial(wrapped, wrapper)
@@ -124,7 +133,7 @@ def compute(draw: Draw, find: Callable[[int], Problem], n: int, seed: int) -> Va
     problem = find(seed)
     try:
         x, evaluations = draw(problem, n, seed)
-    except TypeError:  # of a measurement that the method does not take
+    except Refused:
         return {"sliced W2": "refuses"}
     except ValueError as error:  # a run that leaves the floats says so
         if "non-finite" not in str(error):

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdegen
-from benchmarks import columns_law, command, inference_peers, origins, rows, tables, train_images
+from benchmarks import columns_law, command, inference_peers, origins, posterior_table, rows, tables, train_images
+from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
 
 ROOT = Path(__file__).parent.parent
@@ -395,6 +396,16 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
     card = json.loads((tmp_path / "results/train_images/sprites-source/card.json").read_text())
     assert card["steps"] == 2 and card["command"].endswith("sprites --preset source --steps 2")
     assert (tmp_path / "results/train_images/models/sprites-source-2.safetensors").exists()
+
+
+def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
+    def faulty(problem: Problem, n: int, seed: int) -> tuple[torch.Tensor, int]:
+        raise TypeError("unsupported operand type(s) for +: 'int' and 'str'")
+
+    for name in ("replacement, flow, 10", "Kalman update, flow, 10", "RePaint"):
+        assert posterior_table.compute(posterior_table.methods(True)[name], magnitude, 1, 0) == {"sliced W2": "refuses"}
+    with pytest.raises(TypeError, match="unsupported operand"):
+        posterior_table.compute(faulty, magnitude, 1, 0)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,37 @@ def test_kalman_updates_meet_a_precise_measurement_whatever_the_derivative_of_th
     std = smoother.covariance.diagonal().sqrt()[gap]
     assert ((x.mean(0) - smoother.mean)[gap] / std).abs().max() < 0.5
     assert ((x.std(0)[gap] / std).log()).abs().max() < 0.3
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [measurements.Mask(torch.arange(100).reshape(1, 100) % 3 > 0, 1e-4), measurements.Blur(1.5, 1e-4)],
+    ids=str,
+)
+def test_kalman_updates_by_variances_are_those_by_their_matrix_however_precise(operator: Any) -> None:
+    """Of variances that span five orders, where conjugate gradients without a preconditioner do not arrive."""
+    draws = torch.Generator().manual_seed(0)
+    V = (-12 * torch.rand(100, dtype=F64, generator=draws)).exp()
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 100), torch.ones(1))
+    x, t = torch.randn(3, 1, 100, dtype=F64, generator=draws), torch.tensor([0.3, 0.5, 0.3])
+    y = operator.sample(x[:1], draws)[0]
+    by_variances, by_matrix = (KalmanUpdate(sdegen.Exact(sdegen.VP(), law), operator, C) for C in (V, V.diag()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = by_variances.denoise(x, t, y=y)
+    torch.testing.assert_close(found, by_matrix.denoise(x, t, y=y), rtol=0, atol=1e-7)
+    alone = torch.cat([by_matrix.denoise(x[i : i + 1], t[i], y=y) for i in range(3)])
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-7)
+
+
+def test_kalman_updates_that_are_not_solved_warn_of_how_far_they_are_off() -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 100), torch.ones(1))
+    wrapped = KalmanUpdate(sdegen.Exact(sdegen.VP(), law), measurements.Blur(1.5, 1e-4), torch.ones(100), iterations=3)
+    with pytest.warns(
+        UserWarning,
+        match=r"not solved for what was measured in 3 iterations: predicted data miss y by [\d.e+]+ standard",
+    ):
+        wrapped.denoise(torch.zeros(2, 1, 100, dtype=F64), 0.5, y=(torch.arange(100) % 7).double()[None])
 
 
 def test_kalman_updates_take_a_covariance_in_the_units_of_the_data() -> None:
