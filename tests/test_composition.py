@@ -121,6 +121,14 @@ def test_parameters_of_composed_states_are_those_of_the_single_posterior_and_the
         torch.testing.assert_close(volume, torch.linalg.slogdet(J).logabsdet)
 
 
+def test_samples_are_independent_of_the_draws_that_covariances_are_measured_on() -> None:
+    """Given one observation, of which both are draws of one law: with one noise they would be the same."""
+    one = single()
+    drawn = one.draw_states(100, X[:1], steps=5, seed=0)
+    theta = ComposedPosterior(one, draws=100).sample(100, X[:1], steps=5, seed=0)
+    assert torch.corrcoef(torch.cat([drawn, theta], 1).T)[:2, 2:].abs().max() < 0.4  # four standard errors
+
+
 @pytest.mark.slow
 def test_draws_and_densities_given_many_observations_are_those_of_the_truth() -> None:
     together = ComposedPosterior(single())

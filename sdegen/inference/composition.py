@@ -18,6 +18,7 @@ from ..likelihood import log_prob
 from ..models import Exact, ScoreModel
 from ..processes.linear import LinearSDE, as_linear
 from ..samplers import Sampler, sample
+from ..samplers.noise import as_seed
 from ..show import show_call
 from .posterior import AmortisedPosterior
 
@@ -162,13 +163,16 @@ class ComposedPosterior:
     def sample(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
         """Draw `n` parameters given observations ``(number, *)``, and return them, ``(n, d)``.
 
+        The seed is that of `compose`; the run itself has one that is drawn from it.
+
         Raises
         ------
         ValueError
             If `n` is no whole number of at least 1, `x` has no row for each observation, or holds NaN or infinite values.
         """
         model = self.compose(x, seed)
-        return self._parameters(sample(model, n, steps=steps, sampler=self.sampler, seed=seed, progress=False))
+        run = as_seed(seed, None)  # apart from the draws of `compose`, or samples would repeat their noise
+        return self._parameters(sample(model, n, steps=steps, sampler=self.sampler, seed=run, progress=False))
 
     @check_arguments
     def log_prob(self, theta: Tensor, x: Tensor, *, seed: int | None = None) -> Tensor:
