@@ -44,10 +44,12 @@ from .laws import (
 from .likelihood import (
     Bound,
     Chain,
+    Codec,
     Density,
     LogProb,
     bits_per_dim,
     diffusion_hierarchy,
+    discrete_bits_per_dim,
     discrete_elbo,
     elbo,
     estimate_log_prob,
@@ -125,9 +127,9 @@ __all__ = [
     "Model", "ScoreModel", "VelocityModel",
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # training, sampling, likelihood
-    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Density",
+    "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Codec", "Density",
     "LogProb",
-    "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_elbo", "elbo",
+    "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_bits_per_dim", "discrete_elbo", "elbo",
     "estimate_log_prob", "log_prob", "sample_with_log_prob",
     # chapters
     "baselines", "coordinates", "data", "derivatives", "foreign", "grids", "guidance", "inference", "kernels", "laws",

@@ -60,6 +60,7 @@ X = torch.randn(8, 2)
 WIDE = torch.randn(80, 2)
 IMAGES = torch.rand(6, 1, 8, 8)
 BYTES = (255 * torch.rand(6, 1, 8, 8)).byte()
+PIXELS = sdegen.Exact(VP, laws.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 8, 8), torch.ones(1)))
 FEW = data.Images(BYTES, torch.arange(6) % 2, ("a", "b"))
 ONE_COLUMN = data.Table({"a": data.NumberColumn()})
 TABLE = sdegen.DDPM(processes.linear_betas(20, 1e-3, 0.4))
@@ -273,11 +274,13 @@ CALLS: dict[str, Any] = {
     "sample": {"n": 4, "x_T": None, "steps": 3, "seed": 0},
     "edit": {"t": 0.5, "steps": 3, "seed": 0},
     "bits_per_dim": {
-        "model": sdegen.Exact(VP, laws.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 8, 8), torch.ones(1))),
+        "model": PIXELS,
         "images": BYTES,
         "scaling": data.Scaling(),
         "tolerance": 1e-2,
     },
+    "discrete_bits_per_dim": {"model": PIXELS, "images": BYTES, "scaling": data.Scaling(), "steps": 3},
+    "Codec": {"model": PIXELS, "scaling": data.Scaling(), "steps": 3},
     "diagnose": {"data": RING, "sampler": samplers.DDIM(3), "n": 64, "bins": 2},
     "diffusion_hierarchy": {"times": torch.tensor([0.9, 0.5, 0.1])},
     "discrete_elbo": {"steps": 3},

@@ -1,6 +1,7 @@
 """Likelihoods of score models: log-densities by the probability flow, and evidence lower bounds by the reversed SDE."""
 
-from .bits import bits_per_dim
+from .bits import bits_per_dim, discrete_bits_per_dim
+from .codec import Codec
 from .density import Density
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .flow import LogProb, estimate_log_prob, log_prob, sample_with_log_prob
@@ -8,7 +9,8 @@ from .hierarchy import diffusion_hierarchy
 from .tables import TableDensity
 
 __all__ = [
-    "Bound", "Chain", "Density", "LogProb", "TableDensity", "bits_per_dim", "diffusion_hierarchy", "discrete_elbo", "elbo",
+    "Bound", "Chain", "Codec", "Density", "LogProb", "TableDensity", "bits_per_dim", "diffusion_hierarchy",
+    "discrete_bits_per_dim", "discrete_elbo", "elbo",
     "estimate_log_prob", "log_prob",
     "sample_with_log_prob",
 ]  # fmt: skip

@@ -4,13 +4,15 @@ the data at its last.
 
 from __future__ import annotations
 
-__all__ = ["last_log_prob", "step_divergence"]
+__all__ = ["cell_edges", "last_log_mass", "last_log_prob", "step_divergence"]
 
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..data import Scaling
 from ..laws.kernels import posterior
 from ..laws.marginals import Perturbed
 from ..laws.operators import rows
@@ -79,3 +81,46 @@ def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbe
     gap = (sde.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond))).flatten(1)
     normal = 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0])
     return normal - 0.5 * gap.square().sum(1) * rows(snr, gap[:, 0]) - sde.log_volume(x_0)
+
+
+def cell_edges(x: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
+    """Return the lower and upper ends of the cells of bytes, each of the shape of `x`; those of the least and the largest byte
+    reach to infinity.
+
+    Parameters
+    ----------
+    x
+        The middles of the cells.
+    scaling
+        How bytes became numbers.
+    """
+    u = scaling.inverse(x)
+    below = torch.where(u == 0, -math.inf, x - scaling.step / 2)
+    return below, torch.where(u == scaling.levels - 1, math.inf, x + scaling.step / 2)
+
+
+def last_log_mass(
+    model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, scaling: Scaling, /, **cond: Any
+) -> Tensor:
+    """Return ``log P(u | x_t)`` of bytes `u` in nats, ``(B,)``: the mass of ``N(E[x_0 | x_t], 1 / snr(t))`` in their cells, as in
+    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+
+    Parameters
+    ----------
+    model, t, perturbed, cond
+        As for `last_log_prob`.
+    x_0
+        The middles of the cells, ``(B, *)``.
+    scaling
+        How bytes became numbers.
+    """
+    sde = model.sde
+    mean = sde.project(model.denoise(perturbed.x, t, **cond))
+    width = sde.units.stretch(rows(sde.snr(t).rsqrt(), mean) + torch.zeros_like(mean))
+    low, high = ((edge - mean) / width for edge in cell_edges(x_0, scaling))
+    left = torch.where(
+        low > 0, -high, low
+    )  # both ends on the left of the mean or about it: no digits are lost in a tail
+    right = torch.where(low > 0, -low, high)
+    near, beyond = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
+    return (near + torch.log1p(-torch.exp(beyond - near))).flatten(1).sum(1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..answers import ask_score, check_reading
 from ..arguments import check_arguments, check_law
 from ..checks import check_count
+from ..data import Scaling
 from ..data.parts import check_batch
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
@@ -32,7 +33,7 @@ from ..processes.times import AngleTimes, TimeLaw
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_states, chunks
 from ..show import show_call
-from .chain import last_log_prob, step_divergence
+from .chain import last_log_mass, last_log_prob, step_divergence
 from .draws import log_density, repeated, stderr_of_mean
 
 
@@ -181,6 +182,7 @@ def discrete_elbo(
     *,
     draws: int = 1,
     prior: Any = None,
+    cells: Scaling | None = None,
     generator: torch.Generator | None = None,
     batch: int | None = None,
     **cond: Any,
@@ -203,6 +205,9 @@ def discrete_elbo(
         noise; one network evaluation each.
     draws
         Chains for each datum.
+    cells
+        Where `x` are bytes, how they were scaled: the bound is then of their probability, and the last term, ``−log P(x | x_1)``,
+        that of the cell of each byte under the same normal law. By default the bound is of a density.
     prior, generator, batch, cond
         As for `elbo`.
 
@@ -217,13 +222,15 @@ def discrete_elbo(
     seed, found = as_seed(None, generator), []
     with torch.no_grad(), evaluating(model):
         for first, places, own in chunks(bound, torch.arange(n), batch, {}, 0, n, sde.lift(x[:1])):
-            found.append(_terms(own, sde, x[places // draws], t, prior, SampleNoise(seed, first)))
+            found.append(_terms(own, sde, x[places // draws], t, cells, prior, SampleNoise(seed, first)))
     terms = torch.cat(found, 1).reshape(len(t) + 1, -1, draws)
     values = -terms.sum(0)
     return Chain(values.mean(1), stderr_of_mean(values), terms.mean(2), t)
 
 
-def _terms(model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, prior: Any, noise: SampleNoise) -> Tensor:
+def _terms(
+    model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, cells: Scaling | None, prior: Any, noise: SampleNoise
+) -> Tensor:
     """Return the terms of one chain for each datum, ``(N + 1, B)``."""
     like = sde.lift(x)
     first = sde.perturb(x, t[0], noise(like))
@@ -233,7 +240,8 @@ def _terms(model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, prior: Any, 
         gap = step_divergence(model, x, t[k + 1], t[k], perturbed)
         terms.append(check_reading("estimate", gap, t[k]) * perturbed.x[0].numel())
     last = sde.perturb(x, t[-1], noise(like))
-    terms.append(-check_reading("estimate", last_log_prob(model, x, t[-1], last), t[-1]))
+    gained = last_log_prob(model, x, t[-1], last) if cells is None else last_log_mass(model, x, t[-1], last, cells)
+    terms.append(-check_reading("estimate", gained, t[-1]))
     return torch.stack(terms)
 
 

@@ -1,0 +1,335 @@
+"""`Codec`, which writes images of bytes to as many bits as a diffusion model's discrete bound says, and reads them again.
+
+Bits-back coding: J. Townsend, T. Bird, D. Barber, *Practical lossless compression with latent variables using bits back
+coding*, 2019, arXiv:1901.04866; along a Markov chain of latents, F. Kingma, P. Abbeel, J. Ho, *Bit-Swap*, 2019,
+arXiv:1905.06845; of diffusion models, D. Kingma, T. Salimans, B. Poole, J. Ho, 2021, arXiv:2107.00630.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Codec"]
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..data import Scaling
+from ..models.score import ScoreModel, evaluating
+from ..processes.scalar import as_scalar
+from ..show import show_call
+from .bits import byte_times, middles
+from .container import Header, digest, pack, unpack
+from .hierarchy import diffusion_hierarchy
+from .reproducible import reproducible, surroundings
+from .stack import WINDOW, WORD, BitStack
+
+POOL = 32  # bits for each number of a batch, with which a file is begun; those that it does not touch are not kept
+
+
+class _Rung(NamedTuple):
+    """One latent of the chain: its law given the one below, ``N(ratio x, std²)``, and the cells into which it is cut.
+
+    Attributes
+    ----------
+    ratio, std
+        Of the step from the latent below, or from the data, to this one.
+    width
+        Of a cell.
+    limit
+        The number of the outermost cell; that of the middle is 0.
+    place
+        0 for the lowest.
+    generate
+        The law of the latent below given this one; of the data for the lowest.
+    """
+
+    place: int
+    ratio: float
+    std: float
+    width: float
+    limit: int
+    generate: Callable[[Tensor], Normal]
+
+
+class Codec:
+    """A lossless code for images of bytes by a diffusion model: the file is as long as the model's discrete bound.
+
+    The states at the times of a chain are latents. For each image ``x_1`` is drawn off the bits of the images before, under
+    ``q(x_1 | x)``, and the image is written under ``P(x | x_1)``; then ``x_{k+1}`` is drawn under ``q(x_{k+1} | x_k)`` and
+    ``x_k`` written under ``p(x_k | x_{k+1})``; at last ``x_N`` is written under the prior. Whoever reads the file runs all
+    this backwards, and gives back the bits that were drawn. What an image adds is
+    ``log2 q(x_1 ... x_N | x) − log2 p(x, x_1 ... x_N)``, in the mean `discrete_bits_per_dim`. The first image has no bits to
+    draw from: a file is longer by some bits for each number of one image, and by a header of some 150 bytes.
+
+    Images are read as they were written if the network answers as it did then, to the last digit. So both ask it about the
+    same states in the same batches, on one thread, by deterministic algorithms and in full precision, with weights that lie
+    alike in memory; the file says by which versions and on what device it was written, and others are refused.
+
+    Parameters
+    ----------
+    model
+        A score model of a scalar process; a copy of it is kept. Fix conditions by `Conditioned`.
+    scaling
+        How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
+    steps
+        As for `discrete_bits_per_dim`: as many evaluations of the network an image.
+    cells
+        In how many cells a standard deviation of a latent's step is cut.
+    batch
+        Most images that go through the network at a time; the first few go in smaller batches.
+
+    Raises
+    ------
+    TypeError
+        If the process is not scalar, or has data in other coordinates than their own.
+    ValueError
+        If a number is not positive, times do not fall, or the model does not know its data's moments.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.full((1,), 0.1))
+    >>> codec = Codec(sdegen.Exact(sdegen.VP(), law), steps=20)
+    >>> images = torch.tensor([[100, 130, 90, 150]], dtype=torch.uint8)
+    >>> file = codec.encode(images)  # doctest: +SKIP
+    >>> codec.decode(file).tolist()  # doctest: +SKIP
+    [[100, 130, 90, 150]]
+    """
+
+    __repr__ = show_call
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        scaling: Scaling | None = None,
+        steps: int | Tensor = 100,
+        cells: int = 4,
+        batch: int = 16,
+    ) -> None:
+        check_count("cells", cells), check_count("batch", batch)
+        self._sde = as_scalar(model.sde, ": its latents are not numbers. Use sdegen.discrete_bits_per_dim.")
+        self.scaling = Scaling(-1, 1) if scaling is None else scaling
+        self.model, self.steps, self.cells, self.batch = copy.deepcopy(model), steps, cells, batch
+        self.times = byte_times(self.model, self.scaling, steps)
+        self._hierarchy = diffusion_hierarchy(self.model, self.times)
+        self.shape = tuple(self.model.require_moments().mean.shape)
+
+    @check_arguments
+    def encode(self, images: Tensor) -> bytes:
+        """Write images to bytes, and return them; `decode` gives the images back.
+
+        Parameters
+        ----------
+        images
+            Bytes, uint8 ``(n, *)``.
+
+        Raises
+        ------
+        ImportError
+            If constriction is not installed.
+        TypeError
+            If they are not bytes.
+        ValueError
+            If there are none, they are of another shape than the model's data, or a byte is beyond the levels of the scaling.
+        """
+        if images.ndim != 1 + len(self.shape) or images.shape[1:] != self.shape or not len(images):
+            raise ValueError(
+                f"images has shape {tuple(images.shape)}; give bytes (n, *) for data of shape {self.shape}, one at least."
+            )
+        middles(images, self.scaling)
+        pool = self._pool()
+        stack, most = BitStack(pool, raw=True), 0.0
+        sizes: list[int] = []
+        with reproducible(), evaluating(self.model):
+            while (done := sum(sizes)) < len(images):
+                spare = stack.height - stack.lowest
+                size = max(1, min(self.batch, len(images) - done, int(spare / most) if most else 1))
+                began, lowest = stack.height, stack.lowest
+                stack.lowest = began
+                self._write(stack, images[done : done + size].cpu(), done)
+                most = max(most, (began - stack.lowest) / size)
+                stack.lowest = min(lowest, stack.lowest)
+                sizes.append(size)
+            kept = max(0, stack.lowest - 3)  # two words are always in work
+            runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+            header = Header(surroundings(self.model), self._digest, self._probe(), runs, kept)
+        return pack(header, stack.words()[kept:])
+
+    @check_arguments
+    def decode(self, file: bytes) -> Tensor:
+        """Read what `encode` has written, and return the images, uint8 ``(n, *)``.
+
+        Parameters
+        ----------
+        file
+            The bytes.
+
+        Raises
+        ------
+        ImportError
+            If constriction is not installed.
+        ValueError
+            If the bytes are damaged or no such file, or were written by another model, on other settings, by other versions or
+            on another device; or if the network does not answer as it did.
+        """
+        header, words = unpack(file)
+        stack, found = BitStack(words), []
+        header.compare(surroundings(self.model), self._digest)
+        sizes = [size for size, times in header.runs for _ in range(times)]
+        batches = list(zip(sizes, accumulate(sizes, initial=0)))
+        with reproducible(), evaluating(self.model):
+            if self._probe() == header.probe:
+                with suppress(KeyError):  # which the stack raises where its bits make no sense
+                    found = [self._read(stack, size, first) for size, first in reversed(batches)][::-1]
+        begun = BitStack(self._pool()[header.kept :], raw=True)
+        if not found or not np.array_equal(stack.words(), begun.words()):
+            raise ValueError(
+                "the network does not answer here as it did when the images were written, though versions and device are the "
+                "same; decode on the machine and with the settings of torch of then."
+            )
+        return torch.cat(found)
+
+    @property
+    def _dim(self) -> int:
+        return math.prod(self.shape)
+
+    def _pool(self) -> np.ndarray:
+        """Return the bits that a file is begun with: always the same."""
+        n = self._dim * (self.batch + 4) * POOL // WORD
+        return np.random.default_rng(0).integers(0, 2**WORD, n + 8, dtype=np.uint32)
+
+    @cached_property
+    def _digest(self) -> tuple[str, str]:
+        """What tells models and settings apart."""
+        settings = [self.shape, repr(self.scaling), self.times.tolist(), self.cells, self.batch]
+        law = self._hierarchy.prior(self._data(torch.zeros(1, *self.shape, dtype=torch.uint8)))
+        return digest(self.model, law.mean, law.stddev), digest(settings)
+
+    def _probe(self) -> str:
+        """Return a digest of what the network answers to a state that is always the same."""
+        z = torch.linspace(-1, 1, self._dim, dtype=torch.float64).reshape(1, *self.shape)
+        law = self._ladder[len(self._ladder) // 2].generate(z.to(self._data(torch.zeros(1, *self.shape).byte())))
+        return digest(law.mean, law.stddev)
+
+    def _data(self, images: Tensor) -> Tensor:
+        """Return the states at 0 of images, in float64 on the device of the model."""
+        x = middles(images, self.scaling)
+        return self.model.sde.lift(x if self.model.like is None else x.to(self.model.like.device))
+
+    @cached_property
+    def _ladder(self) -> list[_Rung]:
+        """The latents from the lowest up."""
+        at = self._sde.marginal(self.times.flip(0))
+        alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (at.Phi, at.R))
+        ends = torch.tensor([0, self.scaling.levels - 1], dtype=torch.uint8)
+        top = self._data(ends.reshape(2, *[1] * len(self.shape)).expand(2, *self.shape))
+        reach, std = top.abs().max().item(), self._hierarchy.prior(top[:1]).stddev.min().item()
+        laws = [self._hierarchy.data, *(layer.generate for layer in reversed(self._hierarchy.layers))]
+        ratio = [a / b for a, b in zip(alpha, [1.0, *alpha])]
+        up = [math.sqrt(s**2 - (r * below) ** 2) for s, r, below in zip(sigma, ratio, [0.0, *sigma])]
+        down = [a * b / s for a, b, s in zip(sigma, up[1:], sigma[1:])] + [std]
+        rungs: list[_Rung] = []
+        for law, r, wide, narrow in zip(laws, ratio, up, down):
+            width = min(wide, narrow) / self.cells
+            reach = r * reach + (WINDOW + 1) * wide + width
+            rungs.append(_Rung(len(rungs), r, wide, width, math.ceil(reach / width), law))
+        return rungs
+
+    def _write(self, stack: BitStack, images: Tensor, first: int) -> None:
+        """Write a batch of images onto the stack."""
+        below, written = self._data(images), _flat(images.double())
+        for place, rung in enumerate(self._ladder):
+            cells = _drawn(stack, rung, below, first)
+            z = self._state(cells, rung, below)
+            law = rung.generate(z)
+            if place:
+                lower = self._ladder[place - 1]
+                stack.push(written, *_cut(law, lower), lower.limit)
+            else:
+                stack.push_bytes(written, *self._in_levels(law), self.scaling.levels)
+            below, written = z, cells
+        stack.push(written, *_cut(self._hierarchy.prior(below), rung), rung.limit)
+
+    def _read(self, stack: BitStack, size: int, first: int) -> Tensor:
+        """Return a batch of images off the stack: every step of `_write` undone, the last first."""
+        like = self._data(torch.zeros(size, *self.shape, dtype=torch.uint8))
+        cells = stack.pop(*_cut(self._hierarchy.prior(like), self._ladder[-1]), self._ladder[-1].limit)
+        for place, rung in reversed(list(enumerate(self._ladder))):
+            law = rung.generate(self._state(cells, rung, like))
+            if place:
+                lower = self._ladder[place - 1]
+                found = stack.pop(*_cut(law, lower), lower.limit)
+                below = self._state(found, lower, like)
+            else:
+                found = stack.pop_bytes(*self._in_levels(law), self.scaling.levels)
+                images = torch.from_numpy(found).reshape(like.shape).to(torch.uint8)
+                below = self._data(images)
+            _given_back(stack, rung, below, first, cells)
+            cells = found
+        return images
+
+    def _state(self, cells: np.ndarray, rung: _Rung, like: Tensor) -> Tensor:
+        """Return the state in the middle of each cell."""
+        return torch.from_numpy(cells * rung.width).reshape(like.shape).to(like)
+
+    def _in_levels(self, law: Normal) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and standard deviations of data in units of bytes."""
+        low, step = self.scaling.low, self.scaling.step
+        return _flat((law.mean - low) / step - self.scaling.noise[0]), _flat(law.stddev / step)
+
+
+def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarray:
+    """Draw a latent given the one below off the stack, and return the cells that it is in.
+
+    Bits on top of the stack are what was pushed last, and noise made of them would be the error of the step before, which would
+    grow from step to step. So the stack is scrambled before, and the last numbers, whose bits are in work, are drawn first.
+
+    Parameters
+    ----------
+    stack
+        The stack.
+    rung
+        Of the latent.
+    below
+        The latent below, or the data.
+    first
+        Number of the first image of the batch, by which batches are scrambled differently.
+    """
+    mean, std = _cut(Normal(rung.ratio * below, rung.std), rung)
+    stack.scramble((first, rung.place), _words(std))
+    return stack.pop(mean[::-1], std, rung.limit)[::-1]
+
+
+def _given_back(stack: BitStack, rung: _Rung, below: Tensor, first: int, cells: np.ndarray) -> None:
+    """Write the bits that a latent was drawn from: the inverse of `_drawn`."""
+    mean, std = _cut(Normal(rung.ratio * below, rung.std), rung)
+    stack.push(cells[::-1], mean[::-1], std, rung.limit)
+    stack.scramble((first, rung.place), _words(std))
+
+
+def _words(std: np.ndarray) -> int:
+    """Return how many words normal numbers take, whose standard deviations are given in units of a cell."""
+    return int(np.log2(math.sqrt(2 * math.pi * math.e) * std).sum() / WORD)
+
+
+def _cut(law: Normal, rung: _Rung) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and standard deviations of a latent in units of its cells."""
+    return _flat(law.mean / rung.width), _flat(law.stddev / rung.width)
+
+
+def _flat(values: Tensor) -> np.ndarray:
+    """Return numbers as a vector of numpy, in float64."""
+    found: np.ndarray = values.double().cpu().numpy().reshape(-1)
+    return np.ascontiguousarray(found)

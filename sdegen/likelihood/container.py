@@ -1,0 +1,130 @@
+"""The file of a `Codec`: what its reader has to know, a checksum, and the bits."""
+
+from __future__ import annotations
+
+__all__ = ["Header", "digest", "pack", "unpack"]
+
+import hashlib
+import json
+import struct
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..identity import identify
+
+MAGIC = b"sdegen\x01\n"
+
+
+class Header(NamedTuple):
+    """What the reader of a file has to know.
+
+    Attributes
+    ----------
+    surroundings
+        Versions and device.
+    digests
+        Of the model, and of the settings.
+    probe
+        Of an answer of the network.
+    runs
+        Batches in the order of writing: images of a batch, and how many such follow each other.
+    kept
+        Words that the stack began with and that are not in the file.
+    """
+
+    surroundings: list[str]
+    digests: tuple[str, str]
+    probe: str
+    runs: list[tuple[int, int]]
+    kept: int
+
+    def compare(self, surroundings: list[str], digests: tuple[str, str]) -> None:
+        """Refuse a file that was not written here, by the same model and on the same settings.
+
+        Parameters
+        ----------
+        surroundings, digests
+            Those of the reader.
+
+        Raises
+        ------
+        ValueError
+            If one differs.
+        """
+        if self.digests[0] != digests[0]:
+            raise ValueError("the images were written by another model; give the Codec the one that wrote them.")
+        if self.digests[1] != digests[1]:
+            raise ValueError(
+                "the images were written on other settings; give the Codec the scaling, steps, cells and batch of then."
+            )
+        other = [(then, now) for then, now in zip(self.surroundings, surroundings) if then != now]
+        if other:
+            then, now = (", ".join(names) for names in zip(*other))
+            raise ValueError(
+                f"the images were written by {then}, and here is {now}, where a network may answer otherwise in the last digit; "
+                "decode them where they were written."
+            )
+
+
+def pack(header: Header, words: np.ndarray) -> bytes:
+    """Return the bytes of a file.
+
+    Parameters
+    ----------
+    header
+        What its reader has to know.
+    words
+        The bits, uint32.
+    """
+    text = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
+    rest = struct.pack("<H", len(text)) + text + words.astype("<u4").tobytes()
+    return MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def unpack(file: bytes) -> tuple[Header, np.ndarray]:
+    """Return header and bits of a file.
+
+    Parameters
+    ----------
+    file
+        What `pack` has returned.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or damaged.
+    """
+    if not file.startswith(MAGIC):
+        raise ValueError(
+            f"the {len(file)} bytes do not begin as a file of a Codec does; give what its encode has returned."
+        )
+    rest = file[len(MAGIC) + 4 :]
+    if file[len(MAGIC) :][:4] != struct.pack("<I", zlib.crc32(rest)):
+        raise ValueError("the checksum of the file is another: it is damaged or cut off; take another copy.")
+    (length,) = struct.unpack("<H", rest[:2])
+    found = json.loads(zlib.decompress(rest[2 : 2 + length]))
+    surroundings, digests, probe, runs, kept = found
+    header = Header(surroundings, (digests[0], digests[1]), probe, [(size, times) for size, times in runs], kept)
+    return header, np.frombuffer(rest[2 + length :], dtype="<u4").astype(np.uint32)
+
+
+def digest(*values: Any) -> str:
+    """Return a short digest of numbers, tensors and models; models are told by what they are made of and by their weights.
+
+    Parameters
+    ----------
+    values
+        What is to be told apart.
+    """
+    found = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            found.update(value.detach().double().cpu().numpy().tobytes())
+            continue
+        found.update(json.dumps(identify(value), sort_keys=True).encode())
+        for name, weight in value.state_dict().items() if isinstance(value, nn.Module) else ():
+            found.update(name.encode() + weight.detach().double().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
