@@ -379,6 +379,7 @@ CALLS: dict[str, Any] = {
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
     "training.LogVariance": {"log_prob": RING.log_prob},
+    "training.AdjointMatching": {"log_prob": RING.log_prob},
     "guidance.find_misfit": {"measurement": LINEAR, "y": torch.tensor([0.5]), "x": X},
     "guidance.twisted_smc": {"model": guidance.PiGDM(EXACT, LINEAR), "particles": 4, "y": torch.tensor([0.5])},
     "guidance.annealed_smc": {"measurement": LINEAR, "particles": 4, "y": torch.tensor([0.5]), "steps": 2},
@@ -629,7 +630,9 @@ def use(name: str, result: Any) -> Any:
         return result, result(flow_map(), X)
     if isinstance(result, training.PairTimes):
         return result, training.Semigroup(times=result)(flow_map(), X)
-    if isinstance(result, (training.losses.Denoising, training.losses.Implicit, training.LogVariance)):
+    if isinstance(
+        result, (training.losses.Denoising, training.losses.Implicit, training.LogVariance, training.AdjointMatching)
+    ):
         return result, result(EXACT, X)
     if isinstance(result, (training.losses.Variational, training.losses.Hybrid)):
         return result, result(VARIED if isinstance(result, training.losses.Hybrid) else EXACT, X)

@@ -14,14 +14,16 @@ import sdegen
 from sdegen import grids, nets, samplers, training
 from sdegen.guidance import importance_sample
 from sdegen.laws import GaussianMixture, Units
+from sdegen.laws.empirical import pooled, pooled_values
 from sdegen.processes import LinearSDE
-from sdegen.training import LogVariance, NonFiniteLoss
+from sdegen.training import AdjointMatching, LogVariance, NonFiniteLoss
+from sdegen.training.path_losses import temper
 
 d64 = torch.float64
 RING = sdegen.data.gaussian_ring()
 MEAN, COVARIANCE = torch.tensor([0.5, -1.0], dtype=d64), torch.tensor([[1.5, 0.6], [0.6, 0.7]], dtype=d64)
 GAUSSIAN = GaussianMixture(torch.ones(1), MEAN[None], COVARIANCE[None])
-UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.5]))
+UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.7]))
 SLOPE = torch.tensor([0.8, -0.5], dtype=d64)
 PROCESSES: dict[str, LinearSDE] = {
     "VP": sdegen.VP(), "VP in units": sdegen.VP().in_units(UNITS), "OU": sdegen.OU(),
@@ -95,20 +97,61 @@ class Shifted(nn.Module, sdegen.ScoreModel):
 
 def test_the_slope_of_the_loss_is_that_of_the_divergence_of_paths() -> None:
     """Steps that are off by `a` times a constant have ``2 KL = Var log w`` proportional to ``a²``."""
-    model = Shifted(0.02)
-    loss = LogVariance(GAUSSIAN.log_prob, steps=4)(model, torch.zeros(3000, 2, dtype=d64), generator=None).mean()
+    draws = torch.Generator().manual_seed(0)
+    model = Shifted(0.002)
+    loss = LogVariance(GAUSSIAN.log_prob, steps=4)(model, torch.zeros(3000, 2, dtype=d64), generator=draws).mean()
     (slope,) = torch.autograd.grad(loss, [model.by])
-    assert loss > 1e-5 and slope.item() == pytest.approx(2 * loss.item() / 0.02, rel=0.02)
+    assert loss > 1e-5 and slope.item() == pytest.approx(2 * loss.item() / 0.002, rel=0.02)
+
+
+def two(share: float) -> GaussianMixture:
+    """Two modes far apart, with shares of the samples."""
+    apart = torch.tensor([[3.0, 0.0], [-3.0, 0.0]], dtype=d64)
+    return GaussianMixture(torch.tensor([share, 1 - share], dtype=d64), apart, torch.ones(2, dtype=d64))
+
+
+WIDER = GaussianMixture(torch.ones(1), MEAN[None], 1.4 * COVARIANCE[None])
+
+
+@pytest.mark.parametrize(("law", "other"), [(GAUSSIAN, WIDER), (two(0.75), two(0.5))], ids=["width", "shares of modes"])
+def test_adjoint_matching_has_its_minimum_at_the_score_of_the_law(law: GaussianMixture, other: GaussianMixture) -> None:
+    x, loss = torch.zeros(800, 2, dtype=d64), AdjointMatching(law.log_prob, steps=16, levels=1)
+    right, wrong = (
+        loss(sdegen.Exact(PROCESSES["VP in units"], one), x, generator=torch.Generator().manual_seed(0)).mean().item()
+        for one in (law, other)
+    )
+    assert right < 0.1 * wrong, (right, wrong)
+
+
+@pytest.mark.parametrize("d", [2, 20])
+def test_means_of_values_are_those_of_the_data_where_the_values_are_they(d: int) -> None:
+    draws, at = torch.Generator().manual_seed(0), sdegen.VP().marginal(torch.linspace(0.1, 0.9, 7))
+    data, y = (torch.randn(n, d, generator=draws, dtype=d64) for n in (50, 7))
+    same = pooled_values(data, torch.zeros(50, dtype=d64), data, y, at.C, at.S)
+    assert torch.allclose(same, pooled(data, y, at.C, at.S)[0])
+    twice = torch.cat([data, data[:1]])
+    weights = torch.zeros(50, dtype=d64)
+    weights[0] = math.log(2)
+    weighted = pooled_values(data, weights, data, y, at.C, at.S)
+    assert torch.allclose(weighted, pooled(twice, y, at.C, at.S)[0])
+
+
+def test_tempered_weights_leave_the_share_that_is_asked_for() -> None:
+    log_weights = 3 * torch.randn(300, dtype=d64, generator=torch.Generator().manual_seed(0))
+    left = temper(log_weights, 0.5).softmax(0)
+    assert 1 / left.square().sum().item() == pytest.approx(150, rel=1e-3)
+    assert temper(0.1 * log_weights, 0.5) is not None and torch.equal(temper(0.1 * log_weights, 0.5), 0.1 * log_weights)
 
 
 @pytest.mark.slow
-def test_the_ring_is_learned_without_data() -> None:
+@pytest.mark.parametrize(("loss", "share"), [(AdjointMatching, 0.4), (LogVariance, 0.2)])
+def test_the_ring_is_learned_without_data(loss: Any, share: float) -> None:
     wide = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
     model = small()
-    sdegen.fit(model, wide, loss=LogVariance(RING.log_prob, steps=15), steps=300, batch_size=256, lr=4e-3, seed=0)
+    sdegen.fit(model, wide, loss=loss(RING.log_prob, steps=15), steps=300, batch_size=256, lr=4e-3, seed=0)
     found = importance_sample(model, RING.log_prob, 2000, steps=60, seed=1)
     assert found.log_evidence is not None and found.evidence_error is not None
-    assert found.effective > 0.2 * 2000 and abs(found.log_evidence) < 4 * found.evidence_error
+    assert found.effective > share * 2000 and abs(found.log_evidence) < 4 * found.evidence_error
     assert model.profile is None  # of which the wide Gaussian would tell nothing
 
 
@@ -165,6 +208,20 @@ def test_a_density_that_turns_nan_ends_the_training_with_the_weights_of_the_step
     with pytest.raises(NonFiniteLoss, match=r"stopped in step 3: log_prob is nan at 8 of 8 points.*weights of step 2"):
         sdegen.fit(model, GAUSSIAN, loss=LogVariance(density, steps=3), batch_size=8, steps=9, seed=0, callbacks=[look])
     assert len(kept) == 2 and all(torch.equal(value, kept[-1][name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("density", "said"),
+    [
+        (lambda x: RING.log_prob(x.detach()), r"log_prob\(x\) has no slope by x"),
+        (lambda x: (x[:, 0] - x[:, 0]).abs().sqrt(), "the slope of log_prob is not finite at 9 of 9 points"),
+        (lambda x: x[:, 0] * math.nan, "log_prob is nan at 9 of 9 points"),
+    ],
+)
+def test_slopes_that_cannot_be_matched_are_refused(density: Callable[[Tensor], Tensor], said: str) -> None:
+    loss = AdjointMatching(density, steps=3)
+    with pytest.raises(ValueError, match=said):
+        loss(sdegen.Exact(sdegen.VP(), RING), torch.zeros(9, 2))
 
 
 def test_paths_are_drawn_by_whole_batches() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "Empirical", "pooled"]
+__all__ = ["BLOCK", "Empirical", "pooled", "pooled_values"]
 
 import math
 
@@ -140,6 +140,21 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     return mean, S_inv.T(S_inv(C(mean) - y))
 
 
+def pooled_values(values: Tensor, log_weights: Tensor, data: Tensor, y: Tensor, C: Operator, S: Operator) -> Tensor:
+    """Return ``E[v | y]``, ``(B, *)``, for ``y = C x + S z``, where `x` is any row of the data, by weights, and `v` its value.
+
+    Parameters
+    ----------
+    values, log_weights
+        ``(N, *)``, and logarithms of weights ``(N,)``, up to a constant.
+    data, y, C, S
+        As for `pooled`.
+    """
+    S_inv = S.inv()
+    shares = (_log_weights(data, S_inv(y), S_inv @ C) + log_weights).softmax(1)
+    return (shares @ values.flatten(1)).reshape(len(y), *values.shape[1:])
+
+
 def _pooled_alike(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Return mean and score for ``y = c x + s z``, with the same numbers for all coordinates."""
     points, flat = data.reshape(len(data), -1), y.reshape(len(y), -1)
@@ -185,4 +200,4 @@ def _log_weights(data: Tensor, u: Tensor, W: Operator) -> Tensor:
     u, x = u.flatten(1), x.flatten(1)
     if x.shape[1] <= FEW:
         return -0.5 * (u[:, None] - w[:, None] * x).square().sum(-1)
-    return (w * u) @ x.T - 0.5 * w.square().expand(len(u), -1) @ x.square().T
+    return (w * u) @ x.T - 0.5 * w.square().expand(len(u), x.shape[1]) @ x.square().T

@@ -1,8 +1,8 @@
-"""The loss of a law that is known up to a constant, of which there are no data: `LogVariance`."""
+"""Losses of a law that is known up to a constant, of which there are no data: `AdjointMatching` and `LogVariance`."""
 
 from __future__ import annotations
 
-__all__ = ["LogVariance"]
+__all__ = ["AdjointMatching", "LogVariance", "temper"]
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,21 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from ..arguments import check_arguments
-from ..checks import check_number
-from ..guidance.unnormalised import PathTarget
+from ..checks import check_count, check_number
+from ..guidance.unnormalised import WHY, PathTarget
+from ..laws.draws import noise_like
+from ..laws.empirical import pooled_values
+from ..laws.operators import rows
 from ..models.score import ScoreModel
+from ..processes.linear import LinearSDE, as_linear
+from ..processes.times import ImportanceTimes, TimeLaw
 from ..samplers.base import Sampler
-from ..samplers.rollout import log_prob_of_steps
-from .finite import NonFiniteLoss
+from ..samplers.rollout import Rollout, log_prob_of_steps
+from .finite import NonFiniteLoss, finite
 from .score_loss import ScoreLoss
+from .weightings import LikelihoodWeighting, Weighting, weight_at
+
+SHARE = 0.5  # of samples that weights leave effective
 
 
 class LogVariance(ScoreLoss):
@@ -71,10 +79,7 @@ class LogVariance(ScoreLoss):
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
     ) -> Tensor:
         """Return the loss of each of as many paths as there are rows, ``(B,)`` in squared nats."""
-        if cond:
-            raise ValueError(
-                f"the data have the conditions {', '.join(cond)}, and the density is one of data alone; train without them."
-            )
+        _refuse_conditions(cond)
         run = self._target.draw(model, len(x_0), generator)
         log_weights = self._target.log_weights(model, run)
         known = log_weights[log_weights.isfinite()]
@@ -83,3 +88,125 @@ class LogVariance(ScoreLoss):
         again = log_weights + (run.log_prob - steps).double().sum(0)
         apart = again - log_weights.median()
         return 2 * huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=self.linear_from)
+
+
+class AdjointMatching(ScoreLoss):
+    """Adjoint matching: regression of the score on the slope of the log-density where the model's own samples are.
+
+    With the slopes of the density `f` at the data that a noised state may come from, the score of the law is
+
+        ∇ log p(x_t) = s_0(x_t) + A_tᵀ E[∇ log f(x_0) + x_0 | x_t],
+
+    `s_0` and `A_t` the score and the gain of the posterior mean of standard normal data. Data are drawn from the model, without
+    derivatives, and noised by the process at several times each; the expectation is taken over the whole batch (Rao–Blackwell).
+    Where the samples of the model have the law, the identity is exact. A. Havens et al., *Adjoint sampling: highly scalable
+    diffusion samplers via adjoint matching*, 2025, arXiv:2504.11713; V. De Bortoli et al., *Target score matching*, 2024,
+    arXiv:2402.08667.
+
+    Samples count by the weights of their paths (`guidance.importance_sample`), or by powers of these that leave half of them
+    effective: without, modes keep the shares that they have happened to get. What `fit` is given as data is as for `LogVariance`.
+    A step costs `steps` evaluations of the network without derivatives and `levels` with. It learns all numbers of the score,
+    where `LogVariance` learns from one number a path, and needs the slope of the density.
+
+    Parameters
+    ----------
+    log_prob
+        The logarithm of the density of data ``(B, *)`` up to a constant, ``(B,)``, by operations of torch.
+    sampler, steps
+        As for `LogVariance`.
+    levels
+        Times that each sample is noised at.
+    weighting, times
+        As for `losses.Denoising`; `weightings.LikelihoodWeighting` by default.
+    longest
+        Longest slope that counts whole, root mean square of its numbers in the units of the process; longer ones are cut.
+
+    Raises
+    ------
+    NonFiniteLoss
+        As for `LogVariance`, and if a slope is not finite.
+    ValueError
+        If a number is not positive; in a training, as for `LogVariance`, or if `log_prob` has no slope.
+    """
+
+    of_data = False
+
+    @check_arguments
+    def __init__(
+        self,
+        log_prob: Callable[[Tensor], Tensor],
+        sampler: Sampler | None = None,
+        steps: int = 30,
+        levels: int = 8,
+        weighting: Weighting | None = None,
+        times: TimeLaw | None = None,
+        longest: float = 20.0,
+    ) -> None:
+        self.log_prob, self.sampler, self.steps = log_prob, sampler, check_count("steps", steps)
+        self.levels, self.longest = check_count("levels", levels), check_number("longest", longest, above=0)
+        self.weighting = LikelihoodWeighting() if weighting is None else weighting
+        self.times = ImportanceTimes() if times is None else times
+        self._target = PathTarget(log_prob, None, sampler, steps, NonFiniteLoss)
+
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """Return the loss of each of as many samples as there are rows, ``(B,)``."""
+        _refuse_conditions(cond)
+        sde, run = as_linear(model.sde, WHY), self._target.draw(model, len(x_0), generator)
+        log_weights = temper(self._target.log_weights(model, run), SHARE)
+        u, values = run.path[-1], self._values(sde, run)
+        t, factor = self.times.draw(sde, self.levels * len(u), generator)
+        at, data = sde.marginal(t), u.repeat(self.levels, *[1] * (u.ndim - 1))
+        x = at.Phi(data) + at.R(noise_like(data, generator))
+        expected = pooled_values(values, log_weights.to(u), u, at.normalise(x), at.C, at.S)
+        W = weight_at(self.weighting, sde, at) @ at.velocity_to_score
+        error = W(model.velocity_at(x, at) - at.A(expected)).square().flatten(1).sum(1)
+        return finite(error * factor.to(error), t).reshape(self.levels, -1).mean(0)
+
+    def _values(self, sde: LinearSDE, run: Rollout) -> Tensor:
+        """Return ``∇ log f + x_0`` at the ends of paths, in the units of the process, the longest ones cut."""
+        u = run.path[-1]
+        values = self._slopes(run.samples) * sde.units.std.to(u) + u
+        size = values.square().flatten(1).mean(1).sqrt()
+        return values * rows((self.longest / size).clamp_max(1.0), values)
+
+    def _slopes(self, x: Tensor) -> Tensor:
+        """Return the slopes of the log-density at data, ``(n, *)``."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            total = self.log_prob(x).sum()
+        if not total.requires_grad:
+            raise ValueError(
+                "log_prob(x) has no slope by x; form it by operations of torch without detach(), or train by LogVariance, which "
+                "needs none."
+            )
+        (slopes,) = torch.autograd.grad(total, [x])
+        bad = ~slopes.isfinite().flatten(1).all(1)
+        if bad.any():
+            points = f"{int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}"
+            raise NonFiniteLoss(f"the slope of log_prob is not finite at {points}")
+        return slopes.detach()
+
+
+def temper(log_weights: Tensor, share: float) -> Tensor:
+    """Return weights to the largest power, 1 at most, that leaves an effective share of them, as logarithms."""
+
+    def enough(power: float) -> bool:
+        return (power * log_weights).softmax(0).square().sum().item() * len(log_weights) * share <= 1
+
+    low, power = 0.0, 1.0
+    if enough(power):
+        return log_weights
+    for _ in range(20):
+        middle = 0.5 * (low + power)
+        low, power = (middle, power) if enough(middle) else (low, middle)
+    return power * log_weights
+
+
+def _refuse_conditions(cond: dict[str, Any]) -> None:
+    """Refuse conditions of the data, which the density knows nothing of."""
+    if cond:
+        raise ValueError(
+            f"the data have the conditions {', '.join(cond)}, and the density is one of data alone; train without them."
+        )
