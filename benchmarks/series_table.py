@@ -83,20 +83,27 @@ def unconditional(law: sdegen.GaussianMixture, steps: int, seed: int) -> sdegen.
     return model
 
 
+def seen_places(n: int, draws: torch.Generator) -> Tensor:
+    """Return which places of series are seen: of half of them a beginning, of the others stretches of any length."""
+    share, ease = torch.rand(n, 1, generator=draws), torch.rand(n, 1, generator=draws).square()
+    past = torch.arange(PLACES) < (share * PLACES).ceil()
+    seen, begins = torch.rand(n, PLACES, generator=draws) < share, torch.rand(n, PLACES, generator=draws) < ease
+    begins[:, 0] = True
+    first = torch.where(begins, torch.arange(PLACES), 0).cummax(1).values  # of the stretch that a place is in
+    return torch.where(torch.rand(n, 1, generator=draws) < 0.5, past, seen.gather(1, first))
+
+
 @cache
 def conditional(steps: int, seed: int) -> sdegen.Model:
-    """A network of series that is told what was measured of them: a beginning, or any places."""
+    """A network of series, convolutional so that what it learns of one place serves at all, that is told what was measured."""
     draws = torch.Generator().manual_seed(7000 + seed)
     x = law(SMOOTH, PLACES).sample(40_000, draws).float()
-    share, place = torch.rand(len(x), 1, generator=draws), torch.arange(PLACES)
-    past = place < (share * PLACES).ceil()
-    anywhere = torch.rand(x.shape, generator=draws) < share
-    seen = torch.where(torch.rand(len(x), 1, generator=draws) < 0.5, past, anywhere)
-    known = torch.where(seen, x + NOISE * torch.randn(x.shape, generator=draws), torch.nan)[:, None]
+    known = torch.where(seen_places(len(x), draws), x + NOISE * torch.randn(x.shape, generator=draws), torch.nan)
     torch.manual_seed(seed)
     kinds = {"known": nets.Fields(1, dims=1, gaps=True)}
-    model = sdegen.Model(nets.MLP(PLACES, width=128, depth=3, conditions=kinds), sdegen.VP())
-    sdegen.fit(model, (x, {"known": known}), steps=steps, batch_size=256, seed=seed, progress=False)
+    model = sdegen.Model(nets.UNet(1, widths=(32, 32, 32), dims=1, conditions=kinds), sdegen.VP())
+    data = x[:, None], {"known": known[:, None]}
+    sdegen.fit(model, data, steps=steps, batch_size=256, seed=seed, progress=False)
     return model
 
 
@@ -125,7 +132,7 @@ def by_mask(model: Callable[[int], sdegen.ScoreModel], A: measurements.Mask, y: 
     """Draw by a network that is told the measured values and where they are."""
     known = torch.full((len(y), 1, PLACES), torch.nan)
     known[:, 0, A.mask] = y.float()
-    return sdegen.sample(model(seed), len(y), sampler=samplers.ExponentialSDE(50), seed=seed, known=known)
+    return sdegen.sample(model(seed), len(y), sampler=samplers.ExponentialSDE(50), seed=seed, known=known)[:, 0]
 
 
 def judge(task: str, draw: Draw, count: int, draws: int, evaluations: int, seed: int) -> Values:
@@ -152,7 +159,7 @@ def judge(task: str, draw: Draw, count: int, draws: int, evaluations: int, seed:
 
 def posteriors_block(table: Table) -> str:
     """Return the rows of forecasts and imputation."""
-    few, many, count, draws = (100, 200, 4, 20) if table.quick else (1000, 1500, 10, 200)
+    few, many, count, draws = (100, 50, 4, 20) if table.quick else (1000, 3000, 10, 200)
     exact, trained = partial(true_model, law(SMOOTH, PLACES)), partial(unconditional, law(SMOOTH, PLACES), few)
     methods: dict[str, tuple[Draw, int]] = {
         "smoother (floor)": (by_smoother, 0),

@@ -9,12 +9,23 @@ import pytest
 import torch
 
 import sdegen
-from sdegen.guidance import DPS, Clipped, MomentMatching, PiGDM, decoupled_annealing, find_misfit, split_gibbs
+from sdegen.guidance import (
+    DPS,
+    Clipped,
+    KalmanUpdate,
+    MomentMatching,
+    PiGDM,
+    Replacement,
+    decoupled_annealing,
+    find_misfit,
+    split_gibbs,
+)
 from sdegen.guidance.measurements import (
     BernoulliNoise,
     GaussianNoise,
     LaplaceNoise,
     Linear,
+    Mask,
     NoiseLaw,
     Nonlinear,
     PoissonNoise,
@@ -45,8 +56,12 @@ def test_data_themselves_are_found_wrong_as_often_as_is_said(noise: NoiseLaw) ->
     assert count < 12.8 + 4 * 12.8**0.5
     if not isinstance(noise, (PoissonNoise, BernoulliNoise)):
         assert count > 12.8 - 3 * 12.8**0.5
+    closer = sum(64 * misfit.closer for misfit in found)
+    assert closer < 12.8 + 4 * 12.8**0.5
+    if isinstance(noise, StudentNoise):  # of one number the likelihood of a small residual is hardly below its largest
+        assert closer > 12.8 - 3 * 12.8**0.5
     assert abs(sum(misfit.nats for misfit in found) / 40) < 0.5  # medians
-    assert not any(misfit.wrong for misfit in found)
+    assert not any(misfit.wrong or misfit.narrow for misfit in found)
 
 
 def test_residuals_are_found_wrong_from_a_known_size_on() -> None:
@@ -55,7 +70,9 @@ def test_residuals_are_found_wrong_from_a_known_size_on() -> None:
     for r, wrong in ((1.2, False), (1.3, False), (1.6, True), (4.0, True)):
         misfit = find_misfit(operator, torch.full((40,), 2.0 * r), x)
         assert abs(misfit.nats - 0.5 * (r**2 - 1)) < 0.05 and misfit.wrong == wrong
-    assert not find_misfit(operator, torch.zeros(40), x).wrong
+    for r, narrow in ((0.0, True), (0.4, True), (0.8, False), (1.2, False)):
+        misfit = find_misfit(operator, torch.full((40,), 2.0 * r), x)
+        assert misfit.narrow == narrow and not misfit.wrong
 
 
 def problems(n: int) -> list[Any]:
@@ -70,7 +87,8 @@ def problems(n: int) -> list[Any]:
 
 
 def test_samples_of_the_posterior_are_right() -> None:
-    assert not any(find_misfit(B, y, law.sample(64)).wrong for y, B, law in problems(30))
+    right = [find_misfit(B, y, law.sample(64)) for y, B, law in problems(30)]
+    assert not any(misfit.wrong or misfit.narrow for misfit in right)
     far = [
         find_misfit(B, y, law.sample(64) + 5 * B.std * B.transpose(B.A.new_ones(64, 2), torch.Size([2])))
         for y, B, law in problems(30)
@@ -103,6 +121,24 @@ def test_runs_that_fit_tell_of_nothing() -> None:
         for wrapper in (PiGDM, MomentMatching):
             sdegen.sample(wrapper(sdegen.Exact(sdegen.VP(), law), A), 20, sampler=ExponentialSDE(5), seed=0, y=rows)
         decoupled_annealing(EXACT, A, 20, y=rows, levels=4, steps=3, seed=0)
+        whole = Mask(torch.ones(30, dtype=torch.bool), 0.1)
+        Replacement(EXACT, whole).examine(torch.zeros(20, 30), y=torch.zeros(30))  # which it is to meet without noise
+
+
+@pytest.mark.parametrize("wrapper", [PiGDM, MomentMatching, KalmanUpdate])
+def test_runs_whose_steps_pass_over_the_noise_of_a_precise_measurement_tell_of_it(wrapper: Any) -> None:
+    """The law is Gaussian, so that all three are exact but for their steps."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 30), torch.ones(1))
+    model = wrapper(sdegen.Exact(sdegen.VP(), law), Mask(torch.ones(30, dtype=torch.bool), 3e-4))
+    how: dict[str, Any] = {"seed": 0, "y": law.sample(1, torch.Generator().manual_seed(0))[0]}
+    with pytest.warns(
+        UserWarning, match="of the samples fit y better than noise does in 199 of 200 draws, by .* give the sampler"
+    ):
+        sdegen.sample(model, 20, sampler=ExponentialSDE(10), **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        x = sdegen.sample(model, 20, sampler=ExponentialSDE(30, grid=sdegen.grids.LogSNR(end=1e-9)), **how)
+    assert abs((x - how["y"]).std() / 3e-4 - 1) < 0.15
 
 
 def test_a_sample_that_noise_has_no_law_for_is_let_through() -> None:

@@ -46,6 +46,7 @@ class GivenMeasurement(Guided):
 
     measurement: Measurement
     conditioned = True
+    exactly = False  # whether samples are to meet what was measured without its noise
 
     @property
     def conditions(self) -> Conditions:
@@ -72,9 +73,9 @@ class GivenMeasurement(Guided):
         return posterior_moments(known, A, as_measured(cond["y"]))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples that fit what was measured worse than its noise allows, of a run that was to fit it as well."""
+        """Warn of samples that fit what was measured worse or better than its noise does, of a run that was to fit it as well."""
         if "y" in cond and self.is_whole():
-            warn_of_misfit(self.measurement, as_measured(cond["y"]), x)
+            warn_of_misfit(self.measurement, as_measured(cond["y"]), x, self.exactly)
         super().examine(x, **cond)
 
     def is_whole(self) -> bool:
@@ -93,9 +94,9 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
     What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
-    batch for all samples, or a row for each. A run ends with a warning where most samples fit `y` worse than its noise allows
-    (`find_misfit`). The pull changes quickly where noise is small, and what a network errs there is
-    carried to the end by a deterministic sampler: take one with noise, ``ExponentialSDE(50)``.
+    batch for all samples, or a row for each. A run ends with a warning where most samples fit `y` worse than its noise allows, or
+    better (`find_misfit`), as where steps pass over the noise of a precise measurement. Where noise is small the pull changes
+    quickly, and a deterministic sampler carries errors of a network to the end: take one with noise, ``ExponentialSDE(50)``.
 
     Parameters
     ----------
@@ -305,7 +306,7 @@ class MomentMatching(CovarianceGuidance):
     derivative of the model for each iteration. F. Rozet et al., *Learning diffusion priors from observations by
     expectation maximization*, 2024, arXiv:2405.13712; B. Boys et al., *Tweedie moment projected diffusions for inverse problems*,
     2023, arXiv:2310.06721. The derivative of a network errs where data hardly vary: samples of a smooth series of which few
-    places are measured precisely may come out too narrow; `KalmanUpdate` takes no derivative.
+    places are measured precisely may come out too wide between these; `KalmanUpdate` takes no derivative.
 
     Parameters
     ----------

@@ -2,7 +2,9 @@
 `decoupled_annealing`.
 
 A datum and what was seen of it are a pair, and so are a draw of the posterior and what was seen: both pairs have one law. So
-noise makes what is seen of a right sample less likely than `y` as often as what is seen of the datum, whatever the measurement.
+noise makes what is seen of a right sample less likely than `y` as often as what is seen of the datum, whatever the measurement;
+and more likely as often. Samples that fit worse than noise does are of another posterior, and those that fit better than it does
+vary less than a posterior does along what was measured.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ LOOKED_AT = 64  # samples
 TOGETHER = 2**22  # numbers that noise makes at a time, and of all samples beyond the first few
 FEW = 8  # samples that are looked at however much is measured of each
 TELLING = 0.5  # nats for each number: residuals of 1.4 standard deviations, where noise has 1
+CLOSE = -0.25  # nats for each number: residuals of 0.7 standard deviations; without residuals they are -0.5
 
 
 class Misfit(NamedTuple):
-    """How much worse samples fit what was seen than noise does.
+    """How much worse samples fit what was seen than noise does, or how much better.
 
     Attributes
     ----------
@@ -39,23 +42,33 @@ class Misfit(NamedTuple):
         How much less the log-likelihood of `y` under a sample is than that of what noise makes of the sample, on average and for
         each number measured; the median of the samples.
         Of Gaussian noise it is half of what the mean square of the residuals, in units of its variance, is above 1.
+    closer
+        Of the samples, the share under which `y` is more likely than all that noise made of them; its mean over measurements is
+        at most one in 200 too.
     """
 
     share: float
     nats: float
+    closer: float
 
     @property
     def wrong(self) -> bool:
         """Whether most samples fit worse than noise does, by half a nat for each number at least."""
         return self.share > 0.5 and self.nats > TELLING
 
+    @property
+    def narrow(self) -> bool:
+        """Whether most samples fit better than noise does, by a quarter of a nat for each number at least."""
+        return self.closer > 0.5 and self.nats < CLOSE
+
 
 @check_arguments
 def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
     """Compare how likely what was seen is under samples with what noise makes of them, and return the `Misfit`.
 
-    It takes no evaluation of a model. Samples that fit `y` may be wrong all the same, as in the weights of modes, which
-    `annealed_smc` has right, or too narrow.
+    It takes no evaluation of a model. Samples that fit `y` as noise does may be wrong all the same, as in the weights of modes,
+    which `annealed_smc` has right. The more numbers are measured, the smaller are the errors that are told of; of one or two
+    numbers no fit is too good.
 
     Parameters
     ----------
@@ -95,16 +108,19 @@ def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
             made.append(measurement.noise.log_prob(measurement.noise.sample(often, draws), often).view(len(part), -1))
     often_made = torch.cat(made).double().cpu()
     nats = (often_made.mean(0) - found) / m
-    return Misfit((found < often_made.amin(0)).double().mean().item(), nats.median().item())
+    worse, better = (found < often_made.amin(0)), (found > often_made.amax(0))
+    return Misfit(worse.double().mean().item(), nats.median().item(), better.double().mean().item())
 
 
-def warn_of_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> None:
-    """Warn of samples of which most fit what was seen worse than noise does.
+def warn_of_misfit(measurement: Measurement, y: Tensor, x: Tensor, exactly: bool = False) -> None:
+    """Warn of samples of which most fit what was seen worse than noise does, or better.
 
     Parameters
     ----------
     measurement, y, x
         As for `find_misfit`.
+    exactly
+        Whether samples are to meet `y` without its noise, so that no fit is too good.
     """
     try:
         misfit = find_misfit(measurement, y, x)
@@ -115,4 +131,11 @@ def warn_of_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> None:
             f"{100 * misfit.share:.0f} % of the samples fit y worse than noise does in 199 of 200 draws, by {misfit.nats:.3g} "
             "nats a number, so that they are no draws of the posterior, or y is of other data than the model's; take a sampler "
             "with noise and more steps, such as samplers.ExponentialSDE(100), or guidance.annealed_smc."
+        )
+    if misfit.narrow and not exactly:
+        warn_caller(
+            f"{100 * misfit.closer:.0f} % of the samples fit y better than noise does in 199 of 200 draws, by {-misfit.nats:.3g} "
+            "nats a number, so that they vary less than draws of the posterior along what was measured; give the sampler a grid "
+            "with steps at less noise than the measurement has, such as grids.LogSNR(end=1e-9), or take "
+            "guidance.annealed_smc."
         )

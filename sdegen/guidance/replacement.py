@@ -47,6 +47,7 @@ class Replacement(GivenMeasurement, CleanState):
     """
 
     measurement: LinearMeasurement
+    exactly = True
 
     @check_arguments
     def __init__(self, model: ScoreModel, measurement: LinearMeasurement, iterations: int | None = None) -> None:
