@@ -53,7 +53,7 @@ def train(seed: int, quick: bool) -> tuple[TableDensity, float]:
     generator = torch.Generator().manual_seed(seed)
     rows = as_frame(silenced(draw(2000 if quick else COUNT, generator), generator))
     torch.manual_seed(seed)
-    known = nets.Vector(TABLE.width, gaps=True, dropout=None)
+    known = nets.Vector(TABLE.width, gaps=True, dropout=None, joined=True)
     net = nets.MLP(TABLE.width, width=32 if quick else 128, conditions={"known": known})
     model = sdegen.Model(net, sdegen.VP().in_coordinates(TABLE.coordinates))
     began = time.process_time()

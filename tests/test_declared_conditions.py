@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def values(kind: str, shape: tuple[int, ...], n: int = N) -> tuple[Any, Tensor]:
         return Vector(3, dropout=0.1), normal(3)
     if kind == "gaps":
         return Vector(3, gaps=True, dropout=0.1), normal(3).masked_fill(normal(3) > 0.5, GAP)
+    if kind == "joined":
+        places = math.prod(grid)
+        return Vector(places, gaps=True, dropout=0.1, joined=len(grid) == 1), normal(places).masked_fill(
+            normal(places) > 0.5, GAP
+        )
     if kind == "set":
         known = normal(4, 2)
         known[0, 2:], known[1, :1] = GAP, GAP
@@ -64,7 +70,7 @@ def values(kind: str, shape: tuple[int, ...], n: int = N) -> tuple[Any, Tensor]:
     return Fields(1, len(grid), gaps=True, dropout=0.1), normal(1, *grid).masked_fill(normal(1, *grid) > 0.3, GAP)
 
 
-KINDS = ("label", "vector", "gaps", "set", "channels", "known")
+KINDS = ("label", "vector", "gaps", "joined", "set", "channels", "known")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +125,18 @@ def test_classes_are_the_condition_label() -> None:
         x, level, label = torch.randn(3, *shape, dtype=torch.float64), torch.zeros(1).double(), torch.tensor([0, -1, 2])
         one, other = awake(make(classes=3)), awake(make(conditions={"label": Label(3, dropout=None)}))
         assert torch.equal(one(x, level, label=label), other(x, level, label=label))
+
+
+def test_a_vector_that_is_joined_is_seen_beside_the_state_each_number_in_its_own_units() -> None:
+    value = torch.tensor([[0.0, 5.0, 100.0], [2.0, 5.5, GAP], [1.0, 6.0, 300.0]])
+    entry = VectorEntry(3, True, 8, joined=True)
+    entry.units.measure([value])
+    x = torch.randn(3, 1, 3)
+    _, states = entry(value, torch.zeros(1, 8), x)
+    assert torch.equal(states[:, 0], x[:, 0]) and torch.equal(states[:, 2], (~value.isnan()).float())
+    mean, std = torch.tensor([1.0, 5.5, 200.0]), torch.tensor([(2 / 3) ** 0.5, (1 / 6) ** 0.5, 100.0])
+    torch.testing.assert_close(states[:, 1], ((value - mean) / std).nan_to_num())
+    assert not entry(None, torch.zeros(1, 8), x)[1][:, 1:].any()
 
 
 def test_a_vector_of_which_one_number_is_known_says_which_and_what() -> None:
@@ -343,6 +361,11 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "one element": (Set(2), torch.zeros(2), r"c has shape \(2,\); give sets \(number, 2\)"),
     "other channels": (Fields(1, 1), torch.zeros(2, 2), r"c has shape \(2, 2\); give values \(1, side\) on the grid"),
     "another grid": (Fields(1, 1), torch.zeros(1, 3), r"c is given on a grid of \(3,\), the state on one of \(2,\)"),
+    "another number of places": (
+        Vector(3, joined=True),
+        torch.zeros(3),
+        r"c is given on a grid of \(3,\), the state on one of \(2",
+    ),
     "a label too many": (Label(3), 3, r"c reaches 3; labels run from 0 to 2\."),
     "no label where it is needed": (Label(3), -1, r"c reaches -1; labels run from 0 to 2\."),
     "a label that is a fraction": (Label(3), 0.5, r"c has dtype torch.float64; give whole numbers from 0 to 2"),
@@ -459,6 +482,10 @@ def test_what_is_never_lost_is_not_lost_with_others() -> None:
         (
             lambda: nets.MLP(2, conditions={"c": Fields(1)}),
             r"c is Fields\(channels=1, .* give Fields\(..., dims=1\)",
+        ),
+        (
+            lambda: nets.UNet(1, (8,), conditions={"c": Vector(64, joined=True)}),
+            r"a grid of 2 dimensions; give Fields\(..., dims=2\)",
         ),
         (
             lambda: nets.UNet(1, (8,), conditions={"c": Fields(1, 1)}),

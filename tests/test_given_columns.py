@@ -131,7 +131,9 @@ def test_samples_of_columns_given_others_have_the_law_of_these() -> None:
 def test_what_is_given_comes_back_as_it_was_and_the_rest_is_drawn() -> None:
     given = {"b": np.array([0.1, 0.3, 1 / 3]), "a": 2}
     gaps = Table({"a": GappedColumn(NumberColumn()), "b": PositiveColumn(), "c": CategoryColumn(["no", "yes"])})
-    net = MLP(gaps.width, width=8, depth=1, conditions={"known": Vector(gaps.width, gaps=True, dropout=None)})
+    net = MLP(
+        gaps.width, width=8, depth=1, conditions={"known": Vector(gaps.width, gaps=True, dropout=None, joined=True)}
+    )
     model = sdegen.Model(net, sdegen.VP().in_coordinates(gaps.coordinates))
     model.moments = sdegen.Moments(torch.zeros(4), torch.ones(4))
     law = TableDensity(gaps, model, sampler=sdegen.samplers.DDIM(3))
@@ -241,7 +243,7 @@ def test_a_network_that_is_not_told_what_is_known_is_refused() -> None:
     with pytest.raises(TypeError, match="declares no condition 'known'"):
         TableDensity(PAIR, sdegen.Model(MLP(2), sde))
     for kind in (Vector(3, gaps=True, dropout=None), Vector(2, dropout=None), Vector(2, gaps=True, dropout=0.1)):
-        with pytest.raises(ValueError, match=r"declare it as nets.Vector\(2, gaps=True, dropout=None\)"):
+        with pytest.raises(ValueError, match=r"declare it as nets.Vector\(2, gaps=True, dropout=None, joined=True\)"):
             TableDensity(PAIR, sdegen.Model(MLP(2, conditions={"known": kind}), sde))
 
 

@@ -50,7 +50,7 @@ class TableRows(Rows):
     >>> x, cond = rows.read(torch.arange(2), torch.Generator().manual_seed(0))
     >>> x.shape, cond["known"].shape
     (torch.Size([2, 2]), torch.Size([2, 2]))
-    >>> net = nets.MLP(table.width, conditions={"known": nets.Vector(table.width, gaps=True, dropout=None)})
+    >>> net = nets.MLP(table.width, conditions={"known": nets.Vector(table.width, gaps=True, dropout=None, joined=True)})
     """
 
     __repr__ = show_call

@@ -57,7 +57,7 @@ class TableDensity:
     --------
     >>> from sdegen import VP, Model, data, fit, nets
     >>> table = Table({"height": data.PositiveColumn(), "eyes": data.CategoryColumn(("blue", "brown"))})
-    >>> net = nets.MLP(table.width, width=8, conditions={"known": nets.Vector(table.width, gaps=True, dropout=None)})
+    >>> net = nets.MLP(table.width, width=8, conditions={"known": nets.Vector(table.width, gaps=True, dropout=None, joined=True)})
     >>> model = Model(net, VP().in_coordinates(table.coordinates))
     >>> people = {"height": [1.70, 1.82, 1.76], "eyes": ["brown", "blue", "blue"]}
     >>> run = fit(model, data.TableRows(table, people), steps=2, batch_size=8, seed=0)
@@ -76,7 +76,7 @@ class TableDensity:
     ) -> None:
         check_batch(batch)
         self.table, self.model, self.sampler, self.batch = table, model, sampler, batch
-        wanted = f"nets.Vector({table.width}, gaps=True, dropout=None)"
+        wanted = f"nets.Vector({table.width}, gaps=True, dropout=None, joined=True)"
         kind = model.conditions.kinds.get("known")
         if kind is None:
             raise TypeError(

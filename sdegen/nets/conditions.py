@@ -89,6 +89,9 @@ class Vector(Condition):
         Whether single numbers may be missing, NaN.
     dropout
         As for `Condition`.
+    joined
+        Whether the numbers, as many as a state has places, become further channels of the state besides, as those of `Fields` do,
+        but each in units of its own: for what is known of the state itself, such as some columns of a table.
 
     Raises
     ------
@@ -99,12 +102,18 @@ class Vector(Condition):
     size: int
     gaps: bool = False
     dropout: float | None = 0.0
+    joined: bool = False
 
-    ndim = 1
+    ndim = dims = 1
 
     def __post_init__(self) -> None:
         check_count("size", self.size)
         self.check_dropout()
+
+    @property
+    def extra(self) -> int:
+        """Channels that it adds to a state."""
+        return 2 * self.joined
 
     @property
     def what(self) -> str:
@@ -117,7 +126,7 @@ class Vector(Condition):
 
     def entry(self, features: int) -> VectorEntry:
         """Return the module by which vectors enter a network."""
-        return VectorEntry(self.size, self.gaps, features)
+        return VectorEntry(self.size, self.gaps, features, self.joined)
 
 
 @check_arguments

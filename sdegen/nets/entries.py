@@ -128,15 +128,15 @@ class VectorEntry(nn.Module):
 
     Parameters
     ----------
-    size, gaps
+    size, gaps, joined
         As for `Vector`.
     features
         The number of features.
     """
 
-    def __init__(self, size: int, gaps: bool, features: int) -> None:
+    def __init__(self, size: int, gaps: bool, features: int, joined: bool = False) -> None:
         super().__init__()
-        self.gaps, self.units = gaps, ConditionUnits(size, -1)
+        self.gaps, self.joined, self.units = gaps, joined, ConditionUnits(size, -1)
         inner = nn.Linear(size * (1 + gaps), features)
         self.layers = nn.Sequential(inner, nn.SiLU(), nn.Linear(features, features))
         self.null = nn.Parameter(torch.zeros(features))
@@ -146,13 +146,15 @@ class VectorEntry(nn.Module):
         zero(self.layers[-1])
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; those without any number add the null."""
+        """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; those without any number add the null. Those that
+        are joined become two further channels of states ``(n, C, size)``.
+        """
         if value is None:
-            return e + self.null, x
+            return e + self.null, _join(x, x.new_zeros(1, 2, *x.shape[2:])) if self.joined else x
         known, there = self.units(value, self.null)
         said = self.layers(torch.cat([known, there], 1) if self.gaps else known)
         lost = there.sum(1, keepdim=True) == 0
-        return e + torch.where(lost, self.null, said), x
+        return e + torch.where(lost, self.null, said), _join(x, torch.stack([known, there], 1)) if self.joined else x
 
 
 class SetEntry(nn.Module):
@@ -211,9 +213,14 @@ class FieldEntry(nn.Module):
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
-        n, grid = len(x), x.shape[2:]
-        both = x.new_zeros(1, 2 * self.channels, *grid) if value is None else torch.cat(self.units(value, x), 1)
-        return e, torch.cat([x, both.expand(n, *both.shape[1:])], 1)
+        lost = value is None
+        both = x.new_zeros(1, 2 * self.channels, *x.shape[2:]) if lost else torch.cat(self.units(value, x), 1)
+        return e, _join(x, both)
+
+
+def _join(x: Tensor, channels: Tensor) -> Tensor:
+    """Return states with further channels, which have a row for each state or one for all."""
+    return torch.cat([x, channels.to(x.dtype).expand(len(x), *channels.shape[1:])], 1)
 
 
 class Conditioning(nn.Module):
@@ -243,7 +250,7 @@ class Conditioning(nn.Module):
         super().__init__()
         self.kinds, self.extra = dict(kinds), sum(kind.extra for kind in kinds.values())
         for name, kind in kinds.items():
-            if kind.extra and kind.ndim != 1 + dims:
+            if kind.extra and getattr(kind, "dims", kind.ndim - 1) != dims:
                 raise ValueError(
                     f"{name} is {kind}, and the network's states have a grid of {dims} dimensions; give Fields(..., dims={dims})."
                 )
@@ -303,9 +310,9 @@ class Conditioning(nn.Module):
                 raise TypeError(f"the network needs the condition {name!r}; pass {name}=....")
             if value is not None:
                 value = kind.read(name, value, look=False)
-                if kind.extra and value.shape[1 - kind.ndim :] != x.shape[2:]:
+                if kind.extra and value.shape[2 - x.ndim :] != x.shape[2:]:
                     raise ValueError(
-                        f"{name} is given on a grid of {tuple(value.shape[1 - kind.ndim :])}, the state on one of "
+                        f"{name} is given on a grid of {tuple(value.shape[2 - x.ndim :])}, the state on one of "
                         f"{tuple(x.shape[2:])}; resize it."
                     )
                 value = value if kind.has_rows(name, value, len(x)) else value[None]
