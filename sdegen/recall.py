@@ -47,7 +47,7 @@ def recall(compute: Callable[[], T], *about: Any) -> T:
     compute
         Computes the result from the values, and from nothing else.
     about
-        The values: numbers, words, tensors, tuples and lists of values, processes, functions and objects of the library.
+        The values: numbers, words, tensors, tuples, lists and dictionaries of values, processes, functions and objects of the library.
 
     Examples
     --------
@@ -91,6 +91,8 @@ def _held(value: Any) -> Any:
         return value.dtype, value.shape, bytes_of(value)
     if isinstance(value, (tuple, list)):
         return [type(value), *map(_held, value)]
+    if isinstance(value, dict):
+        return [dict, *map(_held, value.items())]
     if isinstance(value, Fixed):
         return value, _weights(value)
     return [_known(value), *(part for each in _parts(value).items() for part in (each[0], _held(each[1])))]
@@ -104,6 +106,8 @@ def _size(value: Any) -> int:
         return value.numel()
     if isinstance(value, (tuple, list)):
         return sum(map(_size, value))
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
     _known(value)
     return sum(map(_size, _parts(value).values()))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["gauss", "lagrange", "rule", "slerp"]
 
-from functools import cache
+from functools import cache, reduce
+from operator import mul
 
 import numpy as np
 import torch
@@ -37,13 +38,14 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
     """Evaluate the Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch,
     *)``.
     """
-    over = nodes.ndim - 1
-    nodes = nodes.movedim(-1, 0).reshape(nodes.shape[-1], *nodes.shape[:-1], *[1] * (z.ndim - over))
-    factors = []
-    for j, node in enumerate(nodes):
-        others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        factors.append(((z - others) / (node - others)).prod(0) + torch.zeros_like(z))
-    return torch.stack(factors)
+    over, p = nodes.ndim - 1, nodes.shape[-1]
+    nodes = nodes.movedim(-1, 0).reshape(p, *nodes.shape[:-1], *[1] * (z.ndim - over))
+    apart = z - nodes
+    polynomials = []
+    for j in range(p):  # one factor at a time: a product over an axis has a derivative that takes many calls
+        factors = [apart[k] / (nodes[j] - nodes[k]) for k in range(p) if k != j]
+        polynomials.append(reduce(mul, factors) if factors else torch.ones_like(z))
+    return torch.stack(polynomials)
 
 
 @check_arguments

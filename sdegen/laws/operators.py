@@ -44,6 +44,10 @@ class Operator(ABC):
     def __getitem__(self, i: Any) -> Self:
         """Return the map of one row, or of some; the map itself where there is one for all."""
 
+    def each(self, n: int) -> list[Self]:
+        """Return the maps of `n` rows, one after another; `n` times the same map where it has no rows."""
+        return [self[i] for i in range(n)]
+
     @classmethod
     @abstractmethod
     def blocks(cls, maps: Sequence[Self], n: int) -> Self:
@@ -267,6 +271,9 @@ class Scale(Elementwise):
 
     def __getitem__(self, i: Any) -> Scale:
         return self if self.c.ndim == 0 else self._of(self.c[i])
+
+    def each(self, n: int) -> list[Scale]:
+        return [self._of(c) for c in self.c.unbind()] if self.c.ndim else [self] * n
 
     @classmethod
     def blocks(cls, maps: Sequence[Scale], n: int) -> Scale:

@@ -69,14 +69,19 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
             f"{name} has a mean of {len(mean)} values and a covariance of shape {tuple(law.covariance.shape)}; expected "
             "(d, d) or (d,)."
         )
-    if not (mean.isfinite().all() and C.isfinite().all()):
+    size = _largest(C)
+    if not (math.isfinite(size) and mean.isfinite().all()):
         raise ValueError(f"{name} holds NaN or infinite values; compute its moments from finite features.")
-    size = C.abs().max().item() if len(C) else 0.0
-    if not torch.allclose(C, C.mT, rtol=0, atol=1e-6 * size) or C.diagonal().min() < -1e-9 * size:
+    if _largest(C - C.mT) > 1e-6 * size or C.diagonal().min() < -1e-9 * size:
         raise ValueError(
             f"{name} has a covariance that is not symmetric, or a negative variance; expected one of moments_of(x)."
         )
     return mean, C
+
+
+def _largest(C: Tensor) -> float:
+    """Return the largest number in size, NaN where there is one."""
+    return max(map(abs, torch.stack(torch.aminmax(C)).tolist())) if len(C) else 0.0
 
 
 def _root(C: Tensor) -> tuple[Tensor, bool]:

@@ -73,11 +73,20 @@ class Exact(Fixed, ScoreModel):
         """Draw `n` data of the law in the coordinates and units of the process, fewer of a law of many numbers, and none of one
         that would take long to ask.
         """
-        size = sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
+        size = self._size()
         if size > LONG:
             return None
         few = min(n, max(FEWEST, n * QUICK // max(size, 1)))
         return self._law.sample(few, torch.Generator().manual_seed(DATA_SEED))
+
+    def planned_by(self) -> Any:
+        """Return the process, what is known of the data, and the law itself where data are drawn of it (`draw_standardised`)."""
+        law = None if self._size() > LONG else self.distribution
+        return type(self), self.sde, law, self.moments, self.profile, self.end
+
+    def _size(self) -> int:
+        """Count the numbers of the law."""
+        return sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
@@ -175,6 +184,10 @@ class ExactConditional(Fixed, ScoreModel):
         shares = (rows + 1).bincount(minlength=len(each)).roll(-1) / len(rows)  # −1 is the last
         known = torch.stack([C.diag() if full and C.ndim == 1 else C for C in covariances])
         return Moments(torch.stack(means)[rows], torch.tensordot(shares.to(known), known, 1))
+
+    def planned_by(self) -> Any:
+        """Return the process and what is known of the data: of the laws of labels plans see the moments (`conditional_moments`)."""
+        return type(self), self.sde, self.moments, self.profile, self.end
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
         """Name the label, where there is one for each of `n` samples."""

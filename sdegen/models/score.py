@@ -229,8 +229,9 @@ class ScoreModel(Overridable, ABC):
         """
         given = {"x": x, "denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
         readings = {name: W.prepared(self.like) for name, W in given.items() if W is not None}
-        X = readings.pop("x", None)
-        each = ({name: W[i] for name, W in readings.items()} for i in range(len(t)))
+        apart = {name: W.each(len(t)) for name, W in readings.items()}
+        X = apart.pop("x", None)
+        each = ({name: maps[i] for name, maps in apart.items()} for i in range(len(t)))
         return [Question(t[i], None if X is None else X[i], W) for i, W in enumerate(each)]
 
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:

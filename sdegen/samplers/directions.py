@@ -63,8 +63,7 @@ class Scalar:
         """Split coefficients ``(N, *directions)`` into `N` prepared ones, numbers as operators."""
         if self.c.ndim:
             return [*self.unbind(values)]
-        scale = Scale(values).prepared(self.like)
-        return [scale[i] for i in range(len(values))]
+        return [*Scale(values).prepared(self.like).each(len(values))]
 
     def unbind(self, values: Tensor) -> list[Tensor]:
         """Split coefficients ``(N, directions)`` into `N` prepared vectors, one number for every direction."""
