@@ -47,7 +47,8 @@ def recall(compute: Callable[[], T], *about: Any) -> T:
     compute
         Computes the result from the values, and from nothing else.
     about
-        The values: numbers, words, tensors, tuples, lists and dictionaries of values, processes, functions and objects of the library.
+        The values: numbers, words, tensors, tuples, lists and dictionaries of values, processes, functions and objects of the
+        library.
 
     Examples
     --------

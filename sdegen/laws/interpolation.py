@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["gauss", "lagrange", "rule", "slerp"]
 
-from functools import cache, reduce
+from functools import cache
+from itertools import accumulate
 from operator import mul
 
 import numpy as np
@@ -38,14 +39,13 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
     """Evaluate the Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch,
     *)``.
     """
-    over, p = nodes.ndim - 1, nodes.shape[-1]
+    p, over = nodes.shape[-1], nodes.ndim - 1
     nodes = nodes.movedim(-1, 0).reshape(p, *nodes.shape[:-1], *[1] * (z.ndim - over))
-    apart = z - nodes
-    polynomials = []
-    for j in range(p):  # one factor at a time: a product over an axis has a derivative that takes many calls
-        factors = [apart[k] / (nodes[j] - nodes[k]) for k in range(p) if k != j]
-        polynomials.append(reduce(mul, factors) if factors else torch.ones_like(z))
-    return torch.stack(polynomials)
+    apart, one = list(z - nodes), torch.ones_like(z)
+    before = accumulate(apart[:-1], mul, initial=one)  # of all nodes before each, one factor more every time
+    behind = [*accumulate(apart[:0:-1], mul, initial=one)][::-1]
+    own = torch.eye(p, dtype=torch.bool, device=z.device).reshape(p, p, *[1] * z.ndim)
+    return torch.stack([*map(mul, before, behind)]) / (nodes[:, None] - nodes).masked_fill(own, 1.0).prod(1)
 
 
 @check_arguments

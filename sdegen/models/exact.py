@@ -186,7 +186,7 @@ class ExactConditional(Fixed, ScoreModel):
         return Moments(torch.stack(means)[rows], torch.tensordot(shares.to(known), known, 1))
 
     def planned_by(self) -> Any:
-        """Return the process and what is known of the data: of the laws of labels plans see the moments (`conditional_moments`)."""
+        """Return the process and what is known of the data; of the laws of labels plans see the moments."""
         return type(self), self.sde, self.moments, self.profile, self.end
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
