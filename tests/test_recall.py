@@ -55,6 +55,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "class": (samplers.PointMass(), samplers.Unbounded()),
     "function": (samplers.share, samplers.angle),
     "process": (sdegen.VP(), sdegen.VP(beta_max=19)),
+    "dictionary": ({"a": torch.ones(2)}, {"a": torch.zeros(2)}),
+    "name in a dictionary": ({"a": 1.0}, {"b": 1.0}),
 }
 
 
@@ -81,6 +83,7 @@ OPAQUE = {
     "what a user has written": Counting(),
     "function of a user": lambda phi: phi,
     "differentiated": torch.ones(2, requires_grad=True),
+    "network in a dictionary": {"net": Echo()},
 }
 
 
@@ -122,6 +125,34 @@ def test_a_second_run_computes_no_coefficient_and_draws_the_same(kind: str, monk
     assert not asked and torch.equal(first, again)
     sample(model, 3, seed=0, **(options | ({"sampler": samplers.DDIM(6)} if kind == "DDIM" else {"steps": 7})))
     assert asked
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=str)
+def test_a_second_run_of_an_exact_model_plans_nothing(sde: sdegen.LinearSDE, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = sdegen.data.gaussian_ring()
+    model = sdegen.Exact(sde, ring)
+    sample(model, 3, steps=4, seed=0)  # measures what it remembers of the law
+    first, planned = sample(model, 3, steps=4, seed=0), []
+    plan = samplers.Multistep.updates
+    monkeypatch.setattr(samplers.Multistep, "updates", lambda *given: (planned.append(given), plan(*given))[1])
+    assert torch.equal(first, sample(model, 3, steps=4, seed=0)) and not planned
+    sample(sdegen.Exact(sde, sdegen.data.gaussian_ring(radius=1.0)), 3, steps=4, seed=0)
+    assert planned
+
+
+def test_an_exact_model_follows_changes_of_its_law_and_moments() -> None:
+    def run(model: sdegen.Exact) -> Tensor:
+        return sample(model, 3, steps=4, seed=0)
+
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    run(model)
+    first = run(model)
+    model.moments = sdegen.Moments(torch.zeros(2).double(), torch.eye(2).double())
+    assert not torch.equal(first, run(model))
+    other = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    other.moments = model.moments
+    run(other)
+    assert torch.equal(run(model), run(other))
 
 
 def changed(model: sdegen.Model, what: str) -> sdegen.Model:

@@ -106,6 +106,9 @@ class Diagonal(Elementwise):
             return self
         return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
 
+    def each(self, n: int) -> list[Diagonal]:
+        return [self] * n if len(self.c) == 1 else [self._of(c) for c in self.c.split(1)]
+
     @classmethod
     def blocks(cls, maps: Sequence[Diagonal], n: int) -> Diagonal:
         return maps[0]._of(torch.cat([A.c for A in maps]).repeat_interleave(n, 0))

@@ -69,6 +69,9 @@ class Matrix(Operator):
     def __getitem__(self, i: Any) -> Matrix:
         return self if self.M.ndim == 2 else self._of(self.M[i])
 
+    def each(self, n: int) -> list[Matrix]:
+        return [self] * n if self.M.ndim == 2 else [self._of(M) for M in self.M.unbind()]
+
     @classmethod
     def blocks(cls, maps: Sequence[Matrix], n: int) -> Matrix:
         return cls._of(torch.stack([A.M.reshape(A.M.shape[-2:]) for A in maps]).repeat_interleave(n, 0))

@@ -59,8 +59,8 @@ class Channels:
         one = at.Phi.one()
         if self.around.point:
             return [Node(question) for question in model.ask(t, denoise=one)]
-        a, P = (A.prepared(self.like) for A in self._reading(at))
-        return [Node(question, (P[i], a[i])) for i, question in enumerate(model.ask(t, velocity=one))]
+        a, P = (A.prepared(self.like).each(len(t)) for A in self._reading(at))
+        return [Node(*v) for v in zip(model.ask(t, velocity=one), zip(P, a, strict=True), strict=True)]
 
     def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
         """Plan the coefficients of the updates that are asked for."""
