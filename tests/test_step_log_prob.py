@@ -178,7 +178,7 @@ def test_steps_that_are_exact_in_law_have_the_joint_density_of_the_forward_chain
 
     def law(t: Tensor) -> MultivariateNormal:
         at, d = sde.marginal(t), start(model).numel()
-        Phi, R = (sdegen.laws.operators.full_matrix(A, d) for A in (at.Phi, at.R))
+        Phi, R = (sdegen.laws.matrices.full_matrix(A, d) for A in (at.Phi, at.R))
         E = sde.embedding.matrix(2)
         return MultivariateNormal(Phi @ E @ MEAN, Phi @ E @ COVARIANCE @ E.T @ Phi.T + R @ R.T)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..conditions import NONE, Conditions
 from ..laws.marginals import Marginal
-from ..laws.operators import Operator, full_matrix
+from ..laws.matrices import full_matrix
+from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .bases import Basis
 from .diagonal import Diagonal
-from .operators import Operator, full_matrix, rows
+from .matrices import full_matrix
+from .operators import Operator, rows
 
 OWN = object()  # the axes of each covariance's own
 Seen = tuple[Tensor, Tensor, Tensor]

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..precision import apply_matrix
 from ..show import show_call
 from .kernels import Transition
-from .matrices import Matrix, check_channels
-from .operators import Operator, Scale, full_matrix, rows
+from .matrices import Matrix, check_channels, full_matrix
+from .operators import Operator, Scale, rows
 
 
 class Reduction(NamedTuple):

@@ -15,8 +15,9 @@ from ..precision import widened
 from .draws import check_draws
 from .embedding import WHOLE, Embedding
 from .kernels import Transition
+from .matrices import full_matrix
 from .mixtures import Distribution, GaussianMixture, Map, Moments, check_event, check_single, moments_of
-from .operators import Operator, Scale, as_operator, full_matrix, rows
+from .operators import Operator, Scale, as_operator, rows
 from .units import Units
 
 FEW = 16  # numbers of a datum, up to which distances are sums of squared differences

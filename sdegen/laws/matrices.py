@@ -1,8 +1,8 @@
-"""Linear maps of a state by a small matrix: `Matrix`."""
+"""Linear maps of a state by a small matrix: `Matrix`, and any map as a matrix over all numbers of a state."""
 
 from __future__ import annotations
 
-__all__ = ["Matrix", "check_channels"]
+__all__ = ["Matrix", "check_channels", "full_matrix"]
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -176,3 +176,20 @@ def check_channels(x: Tensor, k: int) -> None:
             f"x has shape {tuple(x.shape)}, but this process moves states of shape (B, {k}, *); "
             "lift the data first with sde.lift(x)."
         )
+
+
+def full_matrix(A: Operator, d: int) -> Tensor:
+    """Return a map as a matrix over all `d` numbers of a state, flattened: ``(..., d, d)``.
+
+    Raises
+    ------
+    ValueError
+        If it does not act on so many.
+    """
+    if d % A.size:
+        raise ValueError(
+            f"the process moves states of {A.size} numbers, and there are {d} here; give data, or moments of data, of its shape."
+        )
+    M = A.matrix()
+    one = torch.eye(d // A.size, dtype=M.dtype)
+    return (M[..., :, None, :, None] * one[:, None, :]).reshape(*M.shape[:-2], d, d)

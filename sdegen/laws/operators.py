@@ -8,7 +8,7 @@ nowhere else. Nothing here knows about time.
 
 from __future__ import annotations
 
-__all__ = ["Elementwise", "Operator", "Scale", "add_product", "as_operator", "full_matrix", "rows"]
+__all__ = ["Elementwise", "Operator", "Scale", "add_product", "as_operator", "rows"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -334,20 +334,3 @@ def rows(c: Tensor, x: Tensor) -> Tensor:
 def as_operator(A: Operator | Tensor | float) -> Operator:
     """Return an operator as it is, and a number, or one for each row, as a `Scale`."""
     return A if isinstance(A, Operator) else Scale(A)
-
-
-def full_matrix(A: Operator, d: int) -> Tensor:
-    """Return a map as a matrix over all `d` numbers of a state, flattened: ``(..., d, d)``.
-
-    Raises
-    ------
-    ValueError
-        If it does not act on so many.
-    """
-    if d % A.size:
-        raise ValueError(
-            f"the process moves states of {A.size} numbers, and there are {d} here; give data, or moments of data, of its shape."
-        )
-    M = A.matrix()
-    one = torch.eye(d // A.size, dtype=M.dtype)
-    return (M[..., :, None, :, None] * one[:, None, :]).reshape(*M.shape[:-2], d, d)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..fixed import Fixed
 from ..laws.marginals import Marginal
-from ..laws.matrices import Matrix
-from ..laws.operators import Operator, full_matrix
+from ..laws.matrices import Matrix, full_matrix
+from ..laws.operators import Operator
 from ..processes.linear import LinearSDE
 from ..processes.quadrature import RootTable
 from .references import ReferenceLaw
