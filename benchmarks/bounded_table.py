@@ -29,6 +29,7 @@ from torch import distributions as D
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import coordinates, metrics, nets
@@ -243,7 +244,7 @@ def processes_block(table: Table) -> str:
         sde, began = case.sde(), time.process_time()
         model = sdegen.Model(case.net(), sde) if is_linear(sde) else sdegen.DirectModel(case.net(), sde)
         steps = 200 if table.quick else case.steps
-        sdegen.fit(model, case.law, steps=steps, batch_size=case.batch, lr=4e-3, seed=seed)
+        fit_on(table.device, model, case.law, steps=steps, batch_size=case.batch, lr=4e-3, seed=seed)
         spent = time.process_time() - began
         drawn = sdegen.sample(model, samples, seed=seed)
         return {"CPU s": [spent, None]} | divergence(case.law, model, n, seed) | compare(case.law, drawn, seed)
@@ -258,7 +259,7 @@ def processes_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("bounded_table", __doc__, [processes_block], seeds=3)
+    command.run("bounded_table", __doc__, [processes_block], seeds=3, networks=True)
 
 
 if __name__ == "__main__":

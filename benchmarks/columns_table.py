@@ -26,6 +26,7 @@ from torch import Tensor
 import sdegen
 from benchmarks import command
 from benchmarks.columns_law import CHAIN, TABLE, Rows, as_frame, draw, log_region, log_terms, mood, silenced
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import data, metrics, nets
@@ -48,7 +49,7 @@ NATS: dict[str, list[str]] = {
 DENSITIES = {**dict.fromkeys((f"nats: {name}" for name in NATS), 3), "AUC of anomalies": 3, "seeds": 0}
 
 
-def train(seed: int, quick: bool) -> tuple[TableDensity, float]:
+def train(seed: int, quick: bool, device: str) -> tuple[TableDensity, float]:
     """Return the law that a network has learned, and the seconds of a core that it took."""
     generator = torch.Generator().manual_seed(seed)
     rows = as_frame(silenced(draw(2000 if quick else COUNT, generator), generator))
@@ -57,7 +58,8 @@ def train(seed: int, quick: bool) -> tuple[TableDensity, float]:
     net = nets.MLP(TABLE.width, width=32 if quick else 128, conditions={"known": known})
     model = sdegen.Model(net, sdegen.VP().in_coordinates(TABLE.coordinates))
     began = time.process_time()
-    sdegen.fit(
+    fit_on(
+        device,
         model,
         data.TableRows(TABLE, rows),
         steps=100 if quick else 9000,
@@ -160,7 +162,7 @@ def independent(n: int, given: Frame, generator: torch.Generator) -> Frame:
     return found | {"mood": as_frame(draw(n, generator))["mood"]} if gaps else found
 
 
-def compute(name: str, quick: bool, seed: int) -> Values:
+def compute(name: str, quick: bool, device: str, seed: int) -> Values:
     """Return a row: of the truth, of columns that do not depend on each other, or of a network."""
     n, few, draws = (300, 10, 1) if quick else (4000, 400, 4)
     if name == "independent columns":
@@ -168,7 +170,7 @@ def compute(name: str, quick: bool, seed: int) -> Values:
     if name == "the law itself (floor)":
         rows, odd = rows_and_anomalies(few, torch.Generator().manual_seed(2000 + seed))
         return judge_samples(exact, n, seed) | {"AUC of anomalies": area(log_terms(rows).sum(1), log_terms(odd).sum(1))}
-    law, seconds = train(seed, quick)
+    law, seconds = train(seed, quick, device)
     return (
         judge_samples(law.sample, n, seed) | judge_densities(law, few, draws, seed) | {"train CPU s": [seconds, None]}
     )
@@ -177,7 +179,7 @@ def compute(name: str, quick: bool, seed: int) -> Values:
 def block(stem: str, columns: dict[str, int], table: Table) -> str:
     """Return some columns of the table."""
     names = ("the law itself (floor)", "one network", "independent columns")
-    rows = {name: table.row("columns", name, partial(compute, name, table.quick)) for name in names}
+    rows = {name: table.row("columns", name, partial(compute, name, table.quick, table.device)) for name in names}
     shown = {name: row for name, row in rows.items() if row.keys() & columns.keys() - {"seeds"}}
     return table.write(stem, columns, shown)
 
@@ -188,6 +190,7 @@ def main() -> None:
         "columns_table",
         __doc__,
         [partial(block, "columns_samples", SAMPLES), partial(block, "columns_densities", DENSITIES)],
+        networks=True,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.devices import usable
 from benchmarks.tables import COMMITTED, Table
 from benchmarks.tickets import Tickets
 
@@ -32,6 +33,7 @@ def run(
     picture: Callable[[Table], object] | None = None,
     shared: bool = False,
     timed: bool = False,
+    networks: bool = False,
 ) -> None:
     """Print a table: the rows that exist, and those that are missing once they are computed.
 
@@ -53,8 +55,10 @@ def run(
         Whether a quick run uses all cores.
     timed
         Whether rows hold times of their own, which watching their code would lengthen.
+    networks
+        Whether networks are trained or asked on ``--device``; a table of true scores or of times of a CPU refuses others.
     """
-    args = arguments(name, description, seeds, options, shared)
+    args = arguments(name, description, seeds, options, shared, networks)
     folder = Path(f"{name}_quick" if args.quick else name)
     if args.worker:
         asked(Table(folder, args, Tickets(args.worker), written=False, watched=not timed), blocks)
@@ -87,11 +91,12 @@ def arguments(
     seeds: int = 3,
     options: Callable[[argparse.ArgumentParser], None] = no_more,
     shared: bool = False,
+    networks: bool = True,
 ) -> argparse.Namespace:
     """Return the options of the command: those that every table takes, and its own."""
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings: minutes instead of hours")
-    parser.add_argument("--device", default="cpu", help="device of networks and samples")
+    add_device(parser)
     parser.add_argument(
         "--seeds", type=int, nargs="+", help=f"seeds to compute ({seeds} of most rows; one with --quick); all are shown"
     )
@@ -108,11 +113,27 @@ def arguments(
     add_out(parser)
     options(parser)
     args = parser.parse_args()
+    if args.device != "cpu" and not networks:
+        parser.error(
+            f"{name} is of true scores or of times of a CPU, and computed there; leave out --device {args.device}."
+        )
     args.default_seeds = seeds
     args.jobs = args.jobs or (os.cpu_count() or 1 if shared and args.quick and args.device == "cpu" else 1)
     if args.threads or args.jobs > 1:
         torch.set_num_threads(args.threads or 1)
     return args
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the device, which is refused where it holds no numbers."""
+
+    def device(name: str) -> str:
+        try:
+            return usable(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument("--device", type=device, default="cpu", help="device that networks are trained and asked on")
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

@@ -198,7 +198,7 @@ class Images:
     @cached_property
     def trained(self) -> tuple[sdegen.Model, Card]:
         """The model that was trained on what is measured, and its card."""
-        model, card = train(self.table.out / "models", 20 if self.table.quick else STEPS)
+        model, card = train(self.table.out / "models", 20 if self.table.quick else STEPS, self.table.device)
         return self.ready(model), card
 
     def ready(self, model: sdegen.Model) -> sdegen.Model:
@@ -289,7 +289,14 @@ def picture(table: Table) -> None:
 
 def main() -> None:
     """Print the tables."""
-    command.run("conditional_images", __doc__, [partial(block, task=task) for task in TASKS], seeds=1, picture=picture)
+    command.run(
+        "conditional_images",
+        __doc__,
+        [partial(block, task=task) for task in TASKS],
+        seeds=1,
+        picture=picture,
+        networks=True,
+    )
 
 
 if __name__ == "__main__":

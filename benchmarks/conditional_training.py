@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.train_images import PRESETS, SPLITS
 from sdegen import nets
@@ -100,7 +101,7 @@ def build() -> sdegen.Model:
     return model
 
 
-def train(folder: Path, steps: int = STEPS, **more: Any) -> tuple[sdegen.Model, Card]:
+def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
     """A model of the training split, and its card: read from a folder, or trained where they are not there yet."""
     path = folder / f"trained-{steps}.safetensors"
 
@@ -108,8 +109,8 @@ def train(folder: Path, steps: int = STEPS, **more: Any) -> tuple[sdegen.Model, 
         model, images = build(), SPLITS[DATA]().train.scaled(-1, 1).rows()
         state = path.with_suffix("")
         state.mkdir(exist_ok=True)
-        run = sdegen.fit(
-            model, MeasuredImages(images), steps=steps, lr=RATE, warmup=min(WARMUP, steps // 4), threads=1, seed=0,
+        run = fit_on(
+            device, model, MeasuredImages(images), steps=steps, lr=RATE, warmup=min(WARMUP, steps // 4), threads=1, seed=0,
             loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state, every=100, **more,
         )  # fmt: skip
         path.with_suffix(".json").write_text(json.dumps(card(run, steps), indent=1) + "\n")
@@ -134,13 +135,14 @@ def card(run: sdegen.Run, steps: int) -> Card:
 def main() -> None:
     """Train the model where it is not there yet, and print its card."""
     parser = argparse.ArgumentParser(description="Train a model of images given what was measured of them.")
+    command.add_device(parser)
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the run")
     parser.add_argument(
         "--seconds", type=float, default=None, help="end the run by then, however many steps it has made"
     )
     command.add_out(parser)
     args = parser.parse_args()
-    _, spent = train(args.out / "conditional_images" / "models", args.steps, seconds=args.seconds)
+    _, spent = train(args.out / "conditional_images" / "models", args.steps, args.device, seconds=args.seconds)
     print(json.dumps(spent, indent=1))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import sdegen
+from benchmarks.devices import fit_on
 from sdegen import baselines as b
 from sdegen import nets, training
 from sdegen.data import Images
@@ -157,7 +158,9 @@ def as_the_sources(family: Family, steps: int) -> Family:
     return replace(family, fit=family.fit | SOURCE | {"steps": steps}, warm_up=0.0)
 
 
-def trained(family: Family, data: Any, seed: int, steps: int | None = None, **more: Any) -> tuple[Any, sdegen.Run]:
+def trained(
+    family: Family, data: Any, seed: int, steps: int | None = None, device: str = "cpu", **more: Any
+) -> tuple[Any, sdegen.Run]:
     """Return a model of a family, and the record of its training."""
     torch.manual_seed(seed)
     model = family.build(data) if isinstance(data, Images) else family.build()
@@ -169,4 +172,4 @@ def trained(family: Family, data: Any, seed: int, steps: int | None = None, **mo
     if isinstance(data, Images):
         alone = data.without_labels()
         given = alone.dequantised(0, 1) if family.dequantised else alone.scaled(0, 1)
-    return model, sdegen.fit(model, given, seed=seed, **settings)
+    return model, fit_on(device, model, given, seed=seed, **settings)

@@ -25,6 +25,21 @@ DRAWS = 64  # of an importance bound
 FLOW_STEPS = {"mnist": 10_000}  # of RealNVP; less of what nobody publishes
 
 
+def split_of(data: str, preset: str) -> Split:
+    """Return the images of a set for training, and those held back."""
+    split = SPLITS[data]()
+    return split.joined().split(SOURCE_SPLIT, seed=0) if preset == "source" else split
+
+
+def families_of(data: str, count: int, preset: str, epochs: float, quick: bool = False) -> dict[str, Family]:
+    """Return the families that are trained on `count` images of a set, in so many epochs of the sources' recipe."""
+    epoch = math.ceil(count / 64)
+    found = images(quick, epoch, FLOW_STEPS.get(data, 1500))
+    if preset == "own":
+        return found
+    return {name: as_the_sources(family, round(epochs * epoch)) for name, family in found.items()}
+
+
 class Judge:
     """What all rows of one set of images share.
 
@@ -42,8 +57,7 @@ class Judge:
     @cached_property
     def split(self) -> Split:
         """Images for training, and those held back."""
-        split = SPLITS[self.data]()
-        return split.joined().split(SOURCE_SPLIT, seed=0) if self.preset == "source" else split
+        return split_of(self.data, self.preset)
 
     @cached_property
     def parts(self) -> tuple[Images, Images]:
@@ -53,11 +67,8 @@ class Judge:
     @cached_property
     def families(self) -> dict[str, Family]:
         """The rows that are trained."""
-        epoch = math.ceil(len(self.split.train) / 64)
-        found = images(self.table.quick, epoch, FLOW_STEPS.get(self.data, 1500))
-        if self.preset == "own":
-            return found
-        return {name: as_the_sources(family, round(self.table.args.epochs * epoch)) for name, family in found.items()}
+        args = self.table.args
+        return families_of(self.data, len(self.split.train), self.preset, args.epochs, self.table.quick)
 
     @cached_property
     def net(self) -> metrics.FeatureNet:
@@ -121,7 +132,9 @@ def on_images(judge: Judge, name: str, seed: int) -> Values:
     folder.parent.mkdir(parents=True, exist_ok=True)
     curve = Curve(judge, family, name, seed)
     data = judge.split.train
-    model, run = trained(family, data, seed, checkpoint=folder, every=500, callbacks=[] if table.quick else [curve])
+    model, run = trained(
+        family, data, seed, None, table.device, checkpoint=folder, every=500, callbacks=[] if table.quick else [curve]
+    )
     sdegen.save(model, folder.with_suffix(".safetensors"))
     generator = torch.Generator().manual_seed(seed)
     began = time.perf_counter()
@@ -140,7 +153,7 @@ def bits(judge: Judge, model: Any, seed: int) -> Values:
     how = Dequantisation(0, 1, judge.split.test.levels)
     generator = torch.Generator().manual_seed(seed)
     test = judge.parts[1][: 250 if judge.table.quick else 1000].without_labels()
-    x = test.dequantised(0, 1).rows(generator=generator)
+    x = test.dequantised(0, 1).rows(generator=generator).to(next(model.parameters()).device)
     d = x[0].numel()
     if hasattr(model, "estimate"):
         log_prob = lambda part: model.estimate(part, 4, generator)[0]  # noqa: E731
@@ -150,14 +163,14 @@ def bits(judge: Judge, model: Any, seed: int) -> Values:
         log_prob = lambda part: model.importance_bound(part, DRAWS, generator)  # noqa: E731
     else:
         return {}
-    values = torch.cat([log_prob(part) for part in x.split(250)])
+    values = torch.cat([log_prob(part).cpu() for part in x.split(250)])
     found = metrics.Estimate.of(how.bits_per_dim(values, d))
     return {"bits, at most" if hasattr(model, "importance_bound") else "bits": list(found)}
 
 
 def diffusion(judge: Judge, seed: int) -> Values:
     """The shipped score model, without class, by the default sampler in ten evaluations."""
-    model, n = sdegen.pretrained(judge.data), len(judge.real)
+    model, n = sdegen.pretrained(judge.data).to(judge.table.device), len(judge.real)
     began = time.perf_counter()
     x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)
     seconds = (time.perf_counter() - began) / n * 1000

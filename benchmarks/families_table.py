@@ -39,7 +39,7 @@ SEEDS = {  # of rows that take long, or that one training tells from their neigh
 def on_the_mixture(table: Table, name: str, family: Family, seed: int) -> Values:
     """A row: densities and samples against the truth."""
     try:
-        model, run = trained(family, RING, seed, 200 if table.quick else None)
+        model, run = trained(family, RING, seed, 200 if table.quick else None, table.device)
     except sdegen.NonFiniteLoss as error:
         print(error)
         return {"diverged": [1, None]}
@@ -152,7 +152,7 @@ def options(parser: ArgumentParser) -> None:
 
 def main() -> None:
     """Print the tables."""
-    command.run("families_table", __doc__, [families_block], options=options, picture=picture)
+    command.run("families_table", __doc__, [families_block], options=options, picture=picture, networks=True)
 
 
 if __name__ == "__main__":

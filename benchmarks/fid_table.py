@@ -30,6 +30,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -101,7 +102,7 @@ class Task:
         if self.data != "digits":
             return sdegen.pretrained(self.data)
         steps = 600 if self.table.quick else 3000
-        return of_digits(steps, self.table.out / "models" / "digits.safetensors")
+        return of_digits(steps, self.table.out / "models" / "digits.safetensors", self.table.device)
 
     @cached_property
     def learned(self) -> Any:
@@ -117,7 +118,12 @@ class Task:
         preset, sde = replace(PRESETS["shipped"], batch_size=64, warmup=100), PROCESSES[process]()
 
         def make(path: Path) -> None:
-            sdegen.save(train_on(images, SHORT, preset, path.with_suffix(""), sde=sde, progress=False)[0], path)
+            sdegen.save(
+                train_on(
+                    images, SHORT, preset, path.with_suffix(""), sde=sde, device=self.table.device, progress=False
+                )[0],
+                path,
+            )
 
         return sdegen.load(made(path, make))
 
@@ -130,9 +136,9 @@ class Task:
             own = torch.zeros_like(value)
             own[tuple(slice(n) for n in weights[name].shape)] = weights[name]
             value.copy_(own)
-        sdegen.fit(
-            model, images.scaled(-1, 1), steps=steps, batch_size=128, lr=3e-4, warmup=50, p_uncond=P_UNCOND, seed=0,
-            loss=sdegen.losses.Hybrid(PRESETS["shipped"].loss), autocast=torch.bfloat16, progress=False,
+        fit_on(
+            self.table.device, model, images.scaled(-1, 1), steps=steps, batch_size=128, lr=3e-4, warmup=50, p_uncond=P_UNCOND,
+            seed=0, loss=sdegen.losses.Hybrid(PRESETS["shipped"].loss), autocast=torch.bfloat16, progress=False,
         )  # fmt: skip
         return model
 
@@ -323,7 +329,7 @@ def options(parser: ArgumentParser) -> None:
 
 def main() -> None:
     """Print the table."""
-    command.run("fid_table", __doc__, [fid_block], seeds=1, options=options)
+    command.run("fid_table", __doc__, [fid_block], seeds=1, options=options, networks=True)
 
 
 if __name__ == "__main__":

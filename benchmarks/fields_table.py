@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import metrics, nets
@@ -117,20 +118,20 @@ def alike(law: sdegen.GaussianMixture, n: int, seed: int) -> Values:
     return judged(law, other.sample(n, torch.Generator().manual_seed(seed)), seed) | {"KL": kl}
 
 
-def trained(law: sdegen.GaussianMixture, row: Row, n: int, quick: bool, seed: int) -> Values:
+def trained(law: sdegen.GaussianMixture, row: Row, n: int, table: Table, seed: int) -> Values:
     """The row of a network."""
     data = law.sample(DATA, torch.Generator().manual_seed(30_000 + seed)).float()
     torch.manual_seed(seed)
     model = sdegen.Model(row.build(), sdegen.VP())
-    steps = 10 if quick else row.steps
+    steps = 10 if table.quick else row.steps
     began = time.process_time()
-    sdegen.fit(model, data, steps=steps, batch_size=row.batch, lr=row.lr, seed=seed, progress=False)
+    fit_on(table.device, model, data, steps=steps, batch_size=row.batch, lr=row.lr, seed=seed, progress=False)
     spent = time.process_time() - began
     x = sdegen.sample(model, n, steps=20, seed=seed, progress=False)
     probes = torch.Generator().manual_seed(seed)
     four = sdegen.derivatives.Hutchinson(4)
     density = partial(sdegen.log_prob, model, divergence=four, tolerance=1e-2, generator=probes)
-    kl = divergence(law, lambda y: density(y.float()).double(), 8 if quick else 64, seed)
+    kl = divergence(law, lambda y: density(y.float()).double(), 8 if table.quick else 64, seed)
     return judged(law, x, seed) | {"KL": kl, "steps": [steps, None], "train s": [spent, None]}
 
 
@@ -142,13 +143,13 @@ def fields_block(stem: str, table: Table) -> str:
         "a Gaussian of the same moments": table.row(stem, "Gaussian", partial(alike, law, n)),
     }
     for name, row in ROWS[stem].items():
-        rows[name] = table.row(stem, name, partial(trained, law, row, n, table.quick))
+        rows[name] = table.row(stem, name, partial(trained, law, row, n, table))
     return f"\n{stem} {GRIDS[stem]}\n\n" + table.write(stem, COLUMNS, rows)
 
 
 def main() -> None:
     """Print the tables."""
-    command.run("fields_table", __doc__, [partial(fields_block, stem) for stem in GRIDS], seeds=2)
+    command.run("fields_table", __doc__, [partial(fields_block, stem) for stem in GRIDS], seeds=2, networks=True)
 
 
 if __name__ == "__main__":

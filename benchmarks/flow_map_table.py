@@ -23,6 +23,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import metrics, nets, training
@@ -45,6 +46,13 @@ def law_of(target: str, seed: int) -> sdegen.GaussianMixture:
     return sdegen.data.gaussian_ring() if target == "ring" else sdegen.data.random_mixture(8, seed=100 + seed)
 
 
+class How(NamedTuple):
+    """Whether trainings are short, and on which device they run."""
+
+    quick: bool
+    device: str
+
+
 def network(dim: int, seed: int) -> nets.MLP:
     """A perceptron."""
     torch.manual_seed(seed)
@@ -52,38 +60,41 @@ def network(dim: int, seed: int) -> nets.MLP:
 
 
 @cache
-def teacher(target: str, seed: int, quick: bool) -> Trained:
+def teacher(target: str, seed: int, how: How) -> Trained:
     """A score model of the data."""
     law = law_of(target, seed)
     model = sdegen.Model(network(law.event_shape[0], seed), sdegen.VP())
     began = time.process_time()
-    sdegen.fit(model, law, steps=20 if quick else 3000, batch_size=512, lr=2e-3, seed=seed, progress=False)
+    fit_on(how.device, model, law, steps=20 if how.quick else 3000, batch_size=512, lr=2e-3, seed=seed, progress=False)
     return Trained(model, time.process_time() - began)
 
 
 @cache
-def taught(target: str, seed: int, quick: bool) -> Trained:
+def taught(target: str, seed: int, how: How) -> Trained:
     """A map that begins as the score model, and learns from it and from the data."""
-    model, _ = teacher(target, seed, quick)
-    return fitted(FlowMap.of(model), training.Lagrangian(model), target, seed, quick, 4000)
+    model, _ = teacher(target, seed, how)
+    loss = training.Lagrangian(model.to(how.device))  # which asks the teacher
+    found = fitted(FlowMap.of(model), loss, target, seed, how, 4000)
+    model.cpu()
+    return found
 
 
 @cache
-def alone(target: str, seed: int, quick: bool) -> Trained:
+def alone(target: str, seed: int, how: How) -> Trained:
     """A map of data alone."""
     net = nets.add_conditions(network(law_of(target, seed).event_shape[0], seed), {"until": nets.SecondLevel()})
-    return fitted(FlowMap(net, sdegen.VP()), None, target, seed, quick, 6000)
+    return fitted(FlowMap(net, sdegen.VP()), None, target, seed, how, 6000)
 
 
 MAKE = {"taught": taught, "of data alone": alone}
 
 
-def fitted(model: FlowMap, loss: training.MapLoss | None, target: str, seed: int, quick: bool, steps: int) -> Trained:
+def fitted(model: FlowMap, loss: training.MapLoss | None, target: str, seed: int, how: How, steps: int) -> Trained:
     """Train a map."""
     began = time.process_time()
-    sdegen.fit(
-        model, law_of(target, seed), steps=20 if quick else steps, batch_size=512, lr=2e-3, seed=seed + 50, loss=loss,
-        progress=False,
+    fit_on(
+        how.device, model, law_of(target, seed), steps=20 if how.quick else steps, batch_size=512, lr=2e-3,
+        seed=seed + 50, loss=loss, progress=False,
     )  # fmt: skip
     return Trained(model, time.process_time() - began)
 
@@ -100,22 +111,22 @@ def floor(target: str, n: int, seed: int) -> Values:
     return of_samples(target, law_of(target, seed).sample(n, torch.Generator().manual_seed(seed)), seed)
 
 
-def by_default(target: str, evaluations: int, n: int, quick: bool, seed: int) -> Values:
+def by_default(target: str, evaluations: int, n: int, how: How, seed: int) -> Values:
     """The row of the teacher's default sampler."""
-    model, seconds = teacher(target, seed, quick)
+    model, seconds = teacher(target, seed, how)
     x = sdegen.sample(model, n, steps=evaluations, seed=seed, progress=False)
     return of_samples(target, x, seed) | {"evaluations": [evaluations, None], "train s": [seconds, None]}
 
 
-def by_jumps(target: str, kind: str, jumps: int, n: int, quick: bool, seed: int) -> Values:
+def by_jumps(target: str, kind: str, jumps: int, n: int, how: How, seed: int) -> Values:
     """The row of a map."""
-    model, seconds = MAKE[kind](target, seed, quick)
+    model, seconds = MAKE[kind](target, seed, how)
     assert isinstance(model, FlowMap)
     x = sdegen.sample(model, n, sampler=Jumps(jumps), seed=seed, progress=False)
-    gap = distance(model, jumps, 256 if quick else 2048)
+    gap = distance(model, jumps, 256 if how.quick else 2048)
     return of_samples(target, x, seed) | {
         "evaluations": [jumps, None],
-        "KL": divergence(model, law_of(target, seed), jumps, 64 if quick else DENSITIES),
+        "KL": divergence(model, law_of(target, seed), jumps, 64 if how.quick else DENSITIES),
         "off": [gap.square().mean().sqrt().item(), None],
         "median off": [gap.median().item(), None],
         "train s": [seconds, None],
@@ -154,21 +165,26 @@ def distance(model: FlowMap, jumps: int, n: int) -> Tensor:
 
 def block(target: str, table: Table) -> str:
     """Return the table of one law."""
-    n, quick = (500, True) if table.quick else (20_000, False)
+    n, how = 500 if table.quick else 20_000, How(table.quick, table.device)
     rows = {"true samples (floor)": table.row(target, "true samples", partial(floor, target, n))}
     for evaluations in (2, 4, 6, 10):
         name = f"default sampler, {evaluations}"
-        rows[name] = table.row(target, name, partial(by_default, target, evaluations, n, quick))
+        rows[name] = table.row(target, name, partial(by_default, target, evaluations, n, how))
     for kind in MAKE:
         for jumps in JUMPS:
             name = f"map {kind}, {jumps}"
-            rows[name] = table.row(target, name, partial(by_jumps, target, kind, jumps, n, quick))
+            rows[name] = table.row(target, name, partial(by_jumps, target, kind, jumps, n, how))
     return f"\n{target}\n\n" + table.write(target.replace(" ", "_"), COLUMNS, rows)
 
 
 def main() -> None:
     """Print the tables."""
-    command.run("flow_map_table", __doc__, [partial(block, target) for target in ("ring", "mixture in 8 dimensions")])
+    command.run(
+        "flow_map_table",
+        __doc__,
+        [partial(block, target) for target in ("ring", "mixture in 8 dimensions")],
+        networks=True,
+    )
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def picture(table: Table) -> None:
 
 def main() -> None:
     """Print the table."""
-    command.run("guided_modes", __doc__, [modes_block], seeds=1, picture=picture)
+    command.run("guided_modes", __doc__, [modes_block], seeds=1, picture=picture, networks=True)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def picture(table: Table) -> None:
 def main() -> None:
     """Print the table."""
     blocks = [processes_block, architectures_block, levels_block, langevin_block, trained_block]
-    command.run("kl_table", __doc__, blocks, picture=picture, shared=True)
+    command.run("kl_table", __doc__, blocks, picture=picture, shared=True, networks=True)
 
 
 if __name__ == "__main__":

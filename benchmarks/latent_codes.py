@@ -19,6 +19,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.families import LATENT, images, trained
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -38,7 +39,7 @@ def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
     path = table.beside("families_table").within(data_of(table)).out / "models" / "VAE-0.safetensors"
     if path.exists() and not table.quick:
         return sdegen.load(path)
-    return trained(family, train, 0)[0]
+    return trained(family, train, 0, device=table.device)[0]
 
 
 def head(table: Table, learned: bool, seed: int) -> Values:
@@ -47,7 +48,8 @@ def head(table: Table, learned: bool, seed: int) -> Values:
     model = vae(table, train, learned).eval()
     torch.manual_seed(seed)
     classifier = baselines.LatentClassifier(model, LATENT, len(train.label_names))
-    sdegen.fit(classifier, train.scaled(0, 1), steps=100 if table.quick else 3000, lr=5e-3, batch_size=256, seed=seed)
+    steps = 100 if table.quick else 3000
+    fit_on(table.device, classifier, train.scaled(0, 1), steps=steps, lr=5e-3, batch_size=256, seed=seed)
     part = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]]
     assert part.labels is not None
     x = part.scaled(0, 1).rows()
@@ -103,7 +105,7 @@ def options(parser: ArgumentParser) -> None:
 
 def main() -> None:
     """Print the table."""
-    command.run("latent_codes", __doc__, [codes_block], options=options)
+    command.run("latent_codes", __doc__, [codes_block], options=options, networks=True)
 
 
 if __name__ == "__main__":

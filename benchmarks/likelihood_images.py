@@ -51,14 +51,14 @@ def gaussian_bits(seen: Images, images: Images) -> Tensor:
     return -law.log_prob(images.x.flatten(1).double()) / (x.shape[1] * torch.tensor(2.0).log())
 
 
-def background(name: str, steps: int, folder: Path) -> Any:
+def background(name: str, steps: int, folder: Path, device: str) -> Any:
     """A network like the shipped one, of training images in which a share of pixels are bytes at random, without class."""
 
     def learn(path: Path) -> None:
         seen, generator = DATA[name]().train, torch.Generator().manual_seed(0)
         noise = torch.randint(0, 256, seen.x.shape, generator=generator, dtype=torch.uint8)
         hit = torch.rand(seen.x.shape, generator=generator) < DISTURBED
-        sdegen.save(train_on(Images(torch.where(hit, noise, seen.x)), steps, progress=False)[0], path)
+        sdegen.save(train_on(Images(torch.where(hit, noise, seen.x)), steps, device=device, progress=False)[0], path)
 
     return sdegen.load(made(folder / f"background-{name}-{steps}.safetensors", learn))
 
@@ -75,9 +75,9 @@ def drawn(images: Images, n: int, generator: torch.Generator) -> Images:
     return images[torch.randperm(len(images), generator=generator)[:n]]
 
 
-def judged(name: str, n: int, steps: int, folder: Path, seed: int) -> Values:
+def judged(name: str, n: int, steps: int, folder: Path, device: str, seed: int) -> Values:
     """A shipped model, without a class, on its own test images and on those of the other set."""
-    model, behind = sdegen.pretrained(name), background(name, steps, folder)
+    model, behind = sdegen.pretrained(name), background(name, steps, folder, device)
     split, generator = DATA[name](), torch.Generator().manual_seed(seed)
     own, seen, foreign = (
         drawn(images, n, generator) for images in (split.test, split.train, DATA[FOREIGN[name]]().test)
@@ -103,10 +103,10 @@ def judged(name: str, n: int, steps: int, folder: Path, seed: int) -> Values:
     )
 
 
-def judged_digits(steps: int, n: int, folder: Path, seed: int) -> Values:
+def judged_digits(steps: int, n: int, folder: Path, device: str, seed: int) -> Values:
     """Bits of a model of scikit-learn's digits, of 17 levels, which is trained here."""
     split, generator = SPLITS["digits"](), torch.Generator().manual_seed(seed)
-    model = of_digits(steps, folder / f"digits-{steps}.safetensors")
+    model = of_digits(steps, folder / f"digits-{steps}.safetensors", device)
     found = {
         column: bits(model, drawn(images, n, generator), seed, label=-1)
         for column, images in {"test": split.test, "training": split.train}.items()
@@ -131,8 +131,11 @@ def images_block(table: Table) -> str:
     """Return bits per dimension, and areas under the curve of five scores for foreign images."""
     n, steps, of_8x8 = (50, 150, 600) if table.quick else (250, 2000, 3000)
     folder = table.out / "models"
-    rows = {name: table.row("images", name, partial(judged, name, n, steps, folder), once=True) for name in DATA}
-    rows["digits"] = table.row("images", "digits", partial(judged_digits, of_8x8, n, folder), once=True)
+    rows = {
+        name: table.row("images", name, partial(judged, name, n, steps, folder, table.device), once=True)
+        for name in DATA
+    }
+    rows["digits"] = table.row("images", "digits", partial(judged_digits, of_8x8, n, folder, table.device), once=True)
     rows = {name: cells and cells | of_flows(table, name) for name, cells in rows.items()}
     columns = {
         "test": 3, "RealNVP": 3, "residual flow": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3,

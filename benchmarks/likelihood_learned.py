@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import sdegen
+from benchmarks.devices import fit_on
 from benchmarks.likelihood_processes import of_the_kl_table
 from benchmarks.ring import DETAIL, RING
 from benchmarks.rows import Values
@@ -41,7 +42,7 @@ def excess(found: sdegen.Bound | sdegen.Chain, x: Tensor) -> list[float]:
     return [gap.mean().item(), gap.std().item() / len(x) ** 0.5]
 
 
-def learned(name: str, steps: int, n: int, seed: int) -> Values:
+def learned(name: str, steps: int, n: int, device: str, seed: int) -> Values:
     """Network and process trained on the bound of the chain; how far it stays below the truth."""
     torch.manual_seed(seed)
     sde = PROCESSES[name]().in_units(Units())  # in the ring's own, as the settings are
@@ -52,7 +53,7 @@ def learned(name: str, steps: int, n: int, seed: int) -> Values:
             sdegen.Exact(sde, RING), x, even_times(sde, CHAIN), draws=4, generator=generator
         )
     model = sdegen.Model(nets.MLP(2, width=96, depth=3), sde, EDMParametrization(detail=DETAIL, delta=0.03))
-    run = sdegen.fit(model, RING, steps=steps, loss=losses.Variational(CHAIN), seed=seed)
+    run = fit_on(device, model, RING, steps=steps, loss=losses.Variational(CHAIN), seed=seed)
     model = model.double()
     chain = sdegen.discrete_elbo(model, x, even_times(sde, CHAIN), draws=4, generator=generator)
     return {
@@ -93,7 +94,8 @@ def learned_block(table: Table) -> str:
     """Return bounds of chains of `CHAIN` states, and the identity."""
     steps, n = (200, 200) if table.quick else (STEPS, 2000)
     rows = {
-        name: table.row("learned", name, partial(learned, name, steps, n), seeds=SEEDS.get(name)) for name in PROCESSES
+        name: table.row("learned", name, partial(learned, name, steps, n, table.device), seeds=SEEDS.get(name))
+        for name in PROCESSES
     }
     hand = "VP, even in the log-SNR"
     rows[hand] = table.row("learned", hand, partial(by_hand, n))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import kl_table, ring
+from benchmarks.devices import fit_on
 from benchmarks.ring import RING
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -39,7 +40,7 @@ def early(sde: Any, t: Tensor) -> Tensor:
     return 1 / (t + 0.01)
 
 
-def double_well(objective: Any, steps: int) -> Callable[[int], tuple[Any, sdegen.Run]]:
+def double_well(objective: Any, steps: int, device: str) -> Callable[[int], tuple[Any, sdegen.Run]]:
     """A model of the nonlinear process, by an objective of one's choice; beyond the score of the law at T."""
 
     def train(seed: int) -> tuple[Any, sdegen.Run]:
@@ -48,12 +49,12 @@ def double_well(objective: Any, steps: int) -> Callable[[int], tuple[Any, sdegen
         net = nets.MLP(2, width=96, depth=3)
         model = sdegen.DirectModel(net, sde, 0.3, base=sde.prior(SMALL_RING.moments()))
         batch = 1024 if getattr(objective, "antithetic", False) else 2048
-        return model, sdegen.fit(model, SMALL_RING, steps=steps, batch_size=batch, loss=objective, seed=seed)
+        return model, fit_on(device, model, SMALL_RING, steps=steps, batch_size=batch, loss=objective, seed=seed)
 
     return train
 
 
-def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
+def damped(seed: int, steps: int, device: str) -> tuple[Any, sdegen.Run]:
     """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
     torch.manual_seed(seed)
     model = sdegen.Model(
@@ -61,7 +62,7 @@ def damped(seed: int, steps: int) -> tuple[Any, sdegen.Run]:
         sdegen.CLD().in_units(Units()),
         EDMParametrization(detail=ring.DETAIL, delta=0.03),
     )
-    return model, sdegen.fit(model, RING, steps=steps, seed=seed)
+    return model, fit_on(device, model, RING, steps=steps, seed=seed)
 
 
 @dataclass
@@ -74,18 +75,18 @@ class Process:
 
 def processes(table: Table) -> dict[str, Process]:
     """Return all rows."""
-    share = 0.1 if table.quick else 1.0
+    share, device = 0.1 if table.quick else 1.0, table.device
     times = weightings.ImportanceTimes(early)
     pairs = losses.Denoising(Early(), weightings.SharedTimes(times, 8), antithetic=True)
     return {
         **{name: Process(partial(of_the_kl_table, name, table)) for name in ring.TRAINED},
-        "CLD, inverse variance": Process(partial(damped, steps=round(7000 * share))),
-        "double well, short kernels": Process(double_well(pairs, round(3000 * share)), SMALL_RING),
+        "CLD, inverse variance": Process(partial(damped, steps=round(7000 * share), device=device)),
+        "double well, short kernels": Process(double_well(pairs, round(3000 * share), device), SMALL_RING),
         "double well, sliced": Process(
-            double_well(losses.Implicit(Early(), times, Hutchinson()), round(3000 * share)), SMALL_RING
+            double_well(losses.Implicit(Early(), times, Hutchinson()), round(3000 * share), device), SMALL_RING
         ),
         "double well, implicit": Process(
-            double_well(losses.Implicit(Early(), times, ExactDivergence()), round(2500 * share)), SMALL_RING
+            double_well(losses.Implicit(Early(), times, ExactDivergence()), round(2500 * share), device), SMALL_RING
         ),
     }
 
@@ -95,7 +96,9 @@ def of_the_kl_table(name: str, table: Table, seed: int) -> tuple[Any, sdegen.Run
     kept = kl_table.model_file(table.beside("kl_table"), name)
     if seed == 0 and not table.quick and kept.exists():
         return sdegen.load(kept, classes=[ring.Warming]), None
-    return ring.train(ring.TRAINED[name], ring.QUICK_STEPS if table.quick else ring.STEPS, seed)
+    steps = ring.QUICK_STEPS if table.quick else ring.STEPS
+    model, run = ring.train(ring.TRAINED[name], steps, seed, table.device)
+    return model.cpu(), run
 
 
 def judged(process: Process, n: int, seed: int) -> Values:

@@ -170,7 +170,7 @@ def bounds_block(table: Table) -> str:
 def main() -> None:
     """Print the tables."""
     blocks = [flow_block, divergence_block, bounds_block, processes_block, learned_block, images_block]
-    command.run("likelihood_table", __doc__, blocks, seeds=1)
+    command.run("likelihood_table", __doc__, blocks, seeds=1, networks=True)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def options(parser: ArgumentParser) -> None:
 
 def main() -> None:
     """Print the tables."""
-    command.run("restore_images", __doc__, [restored_block], seeds=1, options=options, picture=picture)
+    command.run("restore_images", __doc__, [restored_block], seeds=1, options=options, picture=picture, networks=True)
 
 
 if __name__ == "__main__":

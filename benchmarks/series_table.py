@@ -28,6 +28,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import guidance, measurements, metrics, nets, samplers
@@ -75,11 +76,11 @@ def true_model(law: sdegen.GaussianMixture, seed: int) -> sdegen.ScoreModel:
 
 
 @cache
-def unconditional(law: sdegen.GaussianMixture, steps: int, seed: int) -> sdegen.Model:
+def unconditional(law: sdegen.GaussianMixture, steps: int, device: str, seed: int) -> sdegen.Model:
     """A network of series."""
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(law.event_shape[0], width=128, depth=3), sdegen.VP())
-    sdegen.fit(model, law, steps=steps, batch_size=256, seed=seed, progress=False)
+    fit_on(device, model, law, steps=steps, batch_size=256, seed=seed, progress=False)
     return model
 
 
@@ -94,7 +95,7 @@ def seen_places(n: int, draws: torch.Generator) -> Tensor:
 
 
 @cache
-def conditional(steps: int, seed: int) -> sdegen.Model:
+def conditional(steps: int, device: str, seed: int) -> sdegen.Model:
     """A network of series, convolutional so that what it learns of one place serves at all, that is told what was measured."""
     draws = torch.Generator().manual_seed(7000 + seed)
     x = law(SMOOTH, PLACES).sample(40_000, draws).float()
@@ -103,7 +104,7 @@ def conditional(steps: int, seed: int) -> sdegen.Model:
     kinds = {"known": nets.Fields(1, dims=1, gaps=True)}
     model = sdegen.Model(nets.UNet(1, widths=(32, 32, 32), dims=1, conditions=kinds), sdegen.VP())
     data = x[:, None], {"known": known[:, None]}
-    sdegen.fit(model, data, steps=steps, batch_size=256, seed=seed, progress=False)
+    fit_on(device, model, data, steps=steps, batch_size=256, seed=seed, progress=False)
     return model
 
 
@@ -160,7 +161,8 @@ def judge(task: str, draw: Draw, count: int, draws: int, evaluations: int, seed:
 def posteriors_block(table: Table) -> str:
     """Return the rows of forecasts and imputation."""
     few, many, count, draws = (100, 50, 4, 20) if table.quick else (1000, 3000, 10, 200)
-    exact, trained = partial(true_model, law(SMOOTH, PLACES)), partial(unconditional, law(SMOOTH, PLACES), few)
+    trained = partial(unconditional, law(SMOOTH, PLACES), few, table.device)
+    exact = partial(true_model, law(SMOOTH, PLACES))
     methods: dict[str, tuple[Draw, int]] = {
         "smoother (floor)": (by_smoother, 0),
         "moment matching, true score": (partial(by_guidance, guidance.MomentMatching, exact), 50),
@@ -168,7 +170,7 @@ def posteriors_block(table: Table) -> str:
         "moment matching, trained": (partial(by_guidance, guidance.MomentMatching, trained), 50),
         "ΠGDM, trained": (partial(by_guidance, guidance.PiGDM, trained), 50),
         "Kalman update, trained": (partial(by_guidance, guidance.KalmanUpdate, trained), 50),
-        "network with a mask": (partial(by_mask, partial(conditional, many)), 50),
+        "network with a mask": (partial(by_mask, partial(conditional, many, table.device)), 50),
     }
     rows = {}
     for task in ("forecast", "imputation"):
@@ -209,7 +211,7 @@ def stiff_block(table: Table) -> str:
     def smoother(A: measurements.Mask, y: Tensor, seed: int) -> Tensor:
         return measurements.mixture_posterior(data, A, y[0]).sample(n, torch.Generator().manual_seed(seed))
 
-    trained = partial(unconditional, data, steps)
+    trained = partial(unconditional, data, steps, table.device)
     methods: dict[str, Draw] = {
         "smoother (floor)": smoother,
         "moment matching, true score": partial(by_guidance, guidance.MomentMatching, partial(true_model, data)),
@@ -293,11 +295,11 @@ def composition_block(table: Table) -> str:
 
 
 @cache
-def trained_windows(steps: int, seed: int, width: int) -> sdegen.Model:
+def trained_windows(steps: int, device: str, seed: int, width: int) -> sdegen.Model:
     """A network of windows, in the units of the process."""
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(width, width=96, depth=3), PLAIN)
-    sdegen.fit(model, law(SMOOTH, width), steps=steps, batch_size=256, seed=seed, progress=False)
+    fit_on(device, model, law(SMOOTH, width), steps=steps, batch_size=256, seed=seed, progress=False)
     return model
 
 
@@ -316,7 +318,7 @@ def windows_block(table: Table) -> str:
         return {"covariances": [(autocovariance(x) - truth).square().mean().sqrt().item(), None]}
 
     def draw(kind: str, learned: bool, seed: int) -> Values:
-        make = partial(trained_windows, steps, seed) if learned else partial(exact_windows, SMOOTH)
+        make = partial(trained_windows, steps, table.device, seed) if learned else partial(exact_windows, SMOOTH)
         return judged(sdegen.sample(composition(kind, 9, make), n, sampler=samplers.ExponentialSDE(50), seed=seed))
 
     def floor(seed: int) -> Values:
@@ -332,7 +334,13 @@ def windows_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("series_table", __doc__, [composition_block, posteriors_block, stiff_block, windows_block], seeds=2)
+    command.run(
+        "series_table",
+        __doc__,
+        [composition_block, posteriors_block, stiff_block, windows_block],
+        seeds=2,
+        networks=True,
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import torch
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
@@ -111,22 +112,24 @@ def train(
 
 def train_on(
     images: Images, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None,
-    sde: sdegen.LinearSDE | None = None, **more: Any,
+    sde: sdegen.LinearSDE | None = None, device: str = "cpu", **more: Any,
 ) -> tuple[sdegen.Model, sdegen.Run]:  # fmt: skip
     """A model of any images, conditional on their labels if they have some, and the record of its training."""
     torch.manual_seed(0)
     model = build(images, preset, sde=sde)
-    run = sdegen.fit(
-        model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
+    run = fit_on(
+        device, model, images.scaled(-1, 1), steps=steps, batch_size=preset.batch_size, lr=preset.lr, warmup=preset.warmup,
         schedule=preset.schedule, loss=preset.loss, p_uncond=0.0 if images.labels is None else P_UNCOND,
         autocast=torch.bfloat16, seed=0, checkpoint=folder, every=250, **more,
     )  # fmt: skip
     return model, run
 
 
-def of_digits(steps: int, path: Path) -> Any:
+def of_digits(steps: int, path: Path, device: str = "cpu") -> Any:
     """A model of the digits, of which none is shipped: trained where the file is not there yet."""
-    return sdegen.load(made(path, lambda path: sdegen.save(train("digits", steps, progress=False)[0], path)))
+    return sdegen.load(
+        made(path, lambda path: sdegen.save(train("digits", steps, device=device, progress=False)[0], path))
+    )
 
 
 def main() -> None:
@@ -135,6 +138,7 @@ def main() -> None:
     parser.add_argument("name", choices=list(SPLITS))
     parser.add_argument("--preset", choices=list(PRESETS), default="shipped")
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
+    command.add_device(parser)
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
     command.add_out(parser)
@@ -151,7 +155,7 @@ def main() -> None:
     for path in (folder, state.parent):
         path.mkdir(parents=True, exist_ok=True)
     album = plots.Album(folder, every=500, n=100, label=torch.arange(100) % len(images.label_names))
-    model, run = train(args.name, steps, preset, state, callbacks=[album])
+    model, run = train(args.name, steps, preset, state, device=args.device, callbacks=[album])
     written = args.weights or state.with_suffix(".safetensors")
     sdegen.save(model.half(), written)
     text = json.dumps(card(args.name, args.preset, len(images), steps, asked, run), indent=1)

@@ -119,7 +119,7 @@ GAMES: dict[str, Callable[[torch.nn.Module, torch.nn.Module], sdegen.baselines.A
 
 def series() -> None:
     """A forecast and two gaps of an autoregression, by a network that is told what is known, beside the smoother."""
-    model, C, place = conditional(1500, 0), covariance(SMOOTH, PLACES), torch.arange(PLACES)
+    model, C, place = conditional(1500, "cpu", 0), covariance(SMOOTH, PLACES), torch.arange(PLACES)
     figure = Figure(figsize=(9, 3), layout="constrained")
     for ax, task, seed in zip(figure.subplots(1, 2, sharey=True), ("forecast", "imputation"), (3, 4)):
         A, draws = measured(task), torch.Generator().manual_seed(seed)

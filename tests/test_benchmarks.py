@@ -451,3 +451,96 @@ def test_a_row_of_every_kind_is_computed(
     assert f"0 rows read, {count} computed" in capsys.readouterr().out
     lines = [line for file in tmp_path.rglob("rows.jsonl") for line in read(file).values()]
     assert len(lines) == count and all(line["values"] for line in lines)
+
+
+# A row of each table whose networks are trained or asked on a device, and what it does with the first of them.
+ON_A_DEVICE = {
+    "bounded_table": "CIR, trained", "columns_table": "one network", "conditional_images": "half missing trained",
+    "families_table": "VAE", "fid_table": "DDIM, 10", "fields_table": "UNet", "flow_map_table": "default sampler, 2",
+    "guided_modes": "w = 1, network", "kl_table": "OU, uniform", "latent_codes": "codes of the VAE",
+    "likelihood_table": "CLD, inverse variance", "restore_images --data sprites": "blurred replacement",
+    "series_table": "network",
+}  # fmt: skip
+TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
+
+
+class Reached(Exception):
+    """A network was about to be trained or asked."""
+
+
+def look(model: Any, *_: Any, **__: Any) -> None:
+    """Stop where a network would be trained or asked, and say on which device it is."""
+    device = model.like.device if isinstance(model, sdegen.ScoreModel) else next(model.parameters()).device
+    raise Reached(device.type)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "train_images", "conditional_training", "train_family"])
+def test_a_device_that_holds_no_numbers_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in ("nowhere", "meta"):
+        monkeypatch.setattr(sys, "argv", [name, *TRAININGS.get(name, []), "--device", device])
+        with pytest.raises(SystemExit):
+            importlib.import_module(f"benchmarks.{name}").main()
+        assert f"no numbers can be held on the device '{device}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [*ON_A_DEVICE, *(name for name in TABLES if name not in str(list(ON_A_DEVICE)))])
+@pytest.mark.turns("conditional_images", "fid_table", "series_table")
+def test_no_table_ignores_a_device(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has its networks there, or refuses any but the CPU: seen on a device that every machine has."""
+    name, *options = line.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "usable", str)
+    monkeypatch.setattr(sdegen, "fit", look)
+    monkeypatch.setattr(sdegen, "sample", look)
+    argv = [name, *options, "--quick", "--jobs", "1", "--device", "meta"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--only", ON_A_DEVICE.get(line, "")])
+    main = importlib.import_module(f"benchmarks.{name}").main
+    if line in ON_A_DEVICE:
+        with pytest.raises(Reached, match=r"^meta$"):
+            main()
+    else:
+        with pytest.raises(SystemExit):
+            main()
+        assert f"{name} is of true scores or of times of a CPU" in capsys.readouterr().err
+
+
+TRAININGS = {
+    "train_images": ["sprites", "--preset", "source"], "conditional_training": [], "train_family": ["VAE", "--data", "digits"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.turns("conditional_training")
+def test_a_training_runs_on_the_device_that_is_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "usable", str)
+    monkeypatch.setattr(sdegen, "fit", look)
+    monkeypatch.setattr(sys, "argv", [name, *TRAININGS[name], "--device", "meta"])
+    with pytest.raises(Reached, match=r"^meta$"):
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+def test_a_family_is_trained_alone_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_family", "VAE", "--data", "digits", "--steps", "3"])
+    taken: list[int] = []
+    fit = sdegen.fit
+
+    def counted(*args: Any, **more: Any) -> sdegen.Run:
+        return fit(*args, **more, callbacks=[lambda step: taken.append(step.step)])
+
+    monkeypatch.setattr(sdegen, "fit", counted)
+    for _ in range(2):
+        importlib.import_module("benchmarks.train_family").main()
+    assert taken == [1, 2, 3]  # the second run has nothing left to do
+    assert "VAE of 1,438 images of digits: 3 steps" in capsys.readouterr().out
+    model = sdegen.load(tmp_path / "results" / "train_family" / "digits-own" / "VAE-0-3.safetensors")
+    assert model.sample(2).shape == (2, 1, 8, 8)

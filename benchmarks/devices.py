@@ -1,0 +1,43 @@
+"""Devices of the tables: which there are, and training on one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import sdegen
+
+
+def usable(name: str) -> str:
+    """Return the name of a device that holds numbers here; refuse any other.
+
+    Raises
+    ------
+    ValueError
+        If torch knows no such device, or this machine has none.
+    """
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"no numbers can be held on the device {name!r} ({reason}); give cpu, or cuda or mps where there is one."
+        ) from None
+    return name
+
+
+def fit_on(device: str, model: nn.Module, data: Any, **settings: Any) -> sdegen.Run:
+    """Train a model on a device, bring it back to the CPU, where it is judged, and return the record of the training.
+
+    Parameters
+    ----------
+    device
+        Where the training runs.
+    model, data, settings
+        As for `sdegen.fit`.
+    """
+    run = sdegen.fit(model.to(device), data, **settings)
+    model.cpu()
+    return run
