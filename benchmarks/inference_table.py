@@ -12,6 +12,10 @@ have spent on the training. Rows of sbi are what its methods learn, with its def
 ours has taken on the same task, or until they stop by its own rule, as ``ended by`` says: ``time`` or ``own rule``. Of the time
 an epoch begun is finished (`benchmarks.inference_peers`). ``passes`` counts how often a training has gone through the
 simulations; sbi holds a tenth of them out to choose its weights by, ours none. Evaluations are not timed.
+
+Rounds are of the moons with 2,000 simulations in all, for each of three data: those of the first are from the prior, later ones
+from the prior within the region where the posterior so far has its mass (`inference.Truncated`), and every posterior is trained
+anew, on the pairs of all rounds. Their seconds are those of simulations, trainings and tests of what lies in the region.
 """
 
 from __future__ import annotations
@@ -45,10 +49,11 @@ COLUMNS = {
     "seeds": 0,
 }
 SIMULATIONS, DRAWS, DATA = 10_000, 2000, 10
-# The moons' posterior is a hundredth as thin as the prior; of ten normal numbers the linear guess leaves nothing to learn.
-STEPS = {"two moons": 12_000, "Gaussian linear, 10-D": 500}
+# Posteriors of the moons and the mixture are a hundredth as thin as the prior; of ten normal numbers the linear guess leaves
+# nothing to learn.
+STEPS = {"two moons": 12_000, "Gaussian mixture": 12_000, "Gaussian linear, 10-D": 500}
 USUAL = 3000  # steps of the others
-BESIDE = ("two moons", "Gaussian linear, 10-D")  # tasks that sbi is trained on too
+ROUNDS = {"one round of 2,000": 1, "two rounds of 1,000": 2, "four rounds of 500": 4}
 
 
 class Known:
@@ -86,14 +91,19 @@ def judged(task: Task, posterior: Any, data: int, draws: int, seed: int) -> Valu
     accuracies, gaps = [], []
     for x in found.x:
         truth = task.draw(x, draws)
-        mean, std = truth.mean(0), truth.std(0)
-        drawn = (posterior.sample(draws, x) - mean) / std
-        accuracies.append(metrics.classifier_test(drawn, (truth - mean) / std, seed=seed).accuracy.value)
+        accuracies.append(told_apart(posterior, truth, x, seed))
         if task.log_density is not None and hasattr(posterior, "log_prob"):
             own = truth[:200]
             gaps.append((task.log_density(own, x) - posterior.log_prob(own, x)).mean().item())
     values: Values = {"C2ST": mean_of(accuracies)}
     return values | {"KL(truth‖model)": mean_of(gaps)} if gaps else values
+
+
+def told_apart(posterior: Any, truth: Tensor, x: Tensor, seed: int) -> float:
+    """In what share of cases a classifier tells draws given one datum from as many true ones."""
+    mean, std = truth.mean(0), truth.std(0)
+    drawn = (posterior.sample(len(truth), x) - mean) / std
+    return metrics.classifier_test(drawn, (truth - mean) / std, seed=seed).accuracy.value
 
 
 def mean_of(values: list[float]) -> list[float]:
@@ -150,13 +160,38 @@ def tasks_block(table: Table) -> str:
         rows[f"{name}, true draws"] = table.row("tasks", f"{name}, true draws", partial(floor, make), once=True)
         steps = 200 if table.quick else STEPS.get(name, USUAL)
         score = partial(row, make, partial(learned, steps), covered)
-        rows[f"{name}, score"] = table.row("tasks", f"{name}, score", score, once=True)
-        for method in inference_peers.METHODS if name in BESIDE else ():
+        rows[f"{name}, score"] = table.row("tasks", f"{name}, score", score)
+        for method in inference_peers.METHODS:
             own = f"{name}, {method} of sbi"
             theirs = partial(learned_by_sbi, method, partial(budget_of, table, name))
             if inference_peers.installed() or table.rows.seeds("tasks", own):
                 rows[own] = table.row("tasks", own, partial(row, make, theirs, 0), once=True)
     return table.write("tasks", COLUMNS, rows)
+
+
+def rounds_block(table: Table) -> str:
+    """Return the rows of rounds of simulations for one datum at a time, and of as many simulations at once."""
+    n, draws, data, steps = (200, 200, 1, 50) if table.quick else (2000, DRAWS, 3, USUAL)
+
+    def row(rounds: int, seed: int) -> Values:
+        with seeded(torch.Generator().manual_seed(seed)):
+            task = TASKS["two moons"]()
+            found = inference.draw_pairs(task.prior, task.simulate, data, seed=2000 + seed)
+            first = inference.draw_pairs(task.prior, task.simulate, n // rounds, seed=1000 + seed)
+            began, accuracies = time.process_time(), []
+            amortised, _ = learned(steps, task, first, seed)
+            for x in found.x:
+                pairs, posterior = first, amortised
+                for _ in range(rounds - 1):
+                    region = inference.Truncated(posterior, x, seed=seed)
+                    again = inference.draw_pairs(region, task.simulate, n // rounds, seed=4000 + len(pairs.x) + seed)
+                    pairs = pairs.plus(again)
+                    posterior, _ = learned(steps, task, pairs, seed)
+                accuracies.append(told_apart(posterior, task.draw(x, draws), x, seed))
+            return {"C2ST": mean_of(accuracies), "CPU s": [time.process_time() - began, None]}
+
+    rows = {name: table.row("rounds", f"two moons, {name}", partial(row, k)) for name, k in ROUNDS.items()}
+    return table.write("rounds", {"C2ST": 3, "CPU s": 0, "seeds": 0}, rows)
 
 
 def main() -> None:
@@ -165,7 +200,7 @@ def main() -> None:
         print(
             "sbi is not installed, and its rows are not computed: pip install -c constraints.txt sbi", file=sys.stderr
         )
-    command.run("inference_table", __doc__, [tasks_block], seeds=1)
+    command.run("inference_table", __doc__, [tasks_block, rounds_block], seeds=1)
 
 
 if __name__ == "__main__":
