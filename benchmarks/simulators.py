@@ -175,6 +175,7 @@ def slcp() -> Task:
 
     def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
         mean, std, correlation = parts(theta)
+        std = std.clamp_min(1e-12)  # a parameter of exactly 0 is drawn now and then
         z, w = ((x.view(4, 2) - mean[:, None]) / std[:, None]).unbind(2)
         rest = 1 - correlation.square()
         rest = rest.clamp_min(1e-12)
