@@ -159,30 +159,33 @@ def mixed(prior: D.Distribution, log_likelihood: Density, x: Tensor, n: int, rou
     return restored(u).float()
 
 
+def plane(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, standard deviations and correlation of a Gaussian in the plane, by five parameters."""
+    return theta[:, :2], theta[:, 2:4].square(), theta[:, 4].tanh()
+
+
+def plane_likelihood(theta: Tensor, x: Tensor) -> Tensor:
+    """Return the log-likelihood, up to a constant, of four points of the plane."""
+    mean, std, correlation = plane(theta)
+    std = std.clamp_min(1e-12)  # a parameter of exactly 0 is drawn now and then
+    z, w = ((x.view(4, 2) - mean[:, None]) / std[:, None]).unbind(2)
+    rest = (1 - correlation.square()).clamp_min(1e-12)
+    far = (z.square() - 2 * correlation[:, None] * z * w + w.square()).sum(1) / rest
+    return -0.5 * far - 4 * std.log().sum(1) - 2 * rest.log()
+
+
 def slcp() -> Task:
     """Five uniform parameters of a Gaussian in the plane, given four points of it: a simple likelihood, a complex posterior."""
     prior = box(5, 3.0)
 
-    def parts(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return theta[:, :2], theta[:, 2:4].square(), theta[:, 4].tanh()
-
     def simulate(theta: Tensor) -> Tensor:
-        mean, std, correlation = parts(theta)
+        mean, std, correlation = plane(theta)
         z, w = torch.randn(2, len(theta), 4)
         rest = (1 - correlation.square()).sqrt()[:, None]
         both = torch.stack([z, correlation[:, None] * z + rest * w], 2)
         return (mean[:, None] + std[:, None] * both).flatten(1)
 
-    def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
-        mean, std, correlation = parts(theta)
-        std = std.clamp_min(1e-12)  # a parameter of exactly 0 is drawn now and then
-        z, w = ((x.view(4, 2) - mean[:, None]) / std[:, None]).unbind(2)
-        rest = 1 - correlation.square()
-        rest = rest.clamp_min(1e-12)
-        far = (z.square() - 2 * correlation[:, None] * z * w + w.square()).sum(1) / rest
-        return -0.5 * far - 4 * std.log().sum(1) - 2 * rest.log()
-
-    return Task(prior, simulate, partial(mixed, prior, log_likelihood))
+    return Task(prior, simulate, partial(mixed, prior, plane_likelihood))
 
 
 def bernoulli() -> Task:

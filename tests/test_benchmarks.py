@@ -17,11 +17,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 import sdegen
-from benchmarks import columns_law, command, inference_peers, origins, posterior_table, rows, tables, train_images
+from benchmarks import (
+    columns_law,
+    command,
+    inference_peers,
+    origins,
+    posterior_table,
+    rows,
+    simulators,
+    tables,
+    train_images,
+)
 from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
+from sdegen.laws.draws import seeded
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -365,6 +377,27 @@ def test_a_training_of_the_peer_ends_where_an_epoch_begins_after_its_time() -> N
                 late(torch.zeros(7, 2))
         else:
             assert torch.equal(late(torch.zeros(7, 2)), torch.ones(7))
+
+
+def test_ends_of_chains_have_the_moments_of_a_posterior_that_is_known() -> None:
+    """Two normal numbers, both pushed by the same noise: precisions add."""
+    noise = torch.tensor([[0.3, 0.2], [0.2, 0.4]], dtype=torch.float64)
+    prior, law = (
+        Independent(Normal(torch.zeros(2), torch.ones(2)), 1),
+        MultivariateNormal(torch.zeros(2).double(), noise),
+    )
+    x = torch.tensor([1.0, -0.5])
+    with seeded(torch.Generator().manual_seed(0)):
+        theta = simulators.mixed(prior, lambda theta, x: law.log_prob(x - theta), x, 1000, rounds=60).double()
+    covariance = (torch.eye(2) + noise.inverse()).inverse()
+    mean = covariance @ noise.inverse() @ x.double()
+    assert ((theta.mean(0) - mean).abs() < 4 * (covariance.diagonal() / 1000).sqrt()).all()
+    assert torch.allclose(theta.T.cov(), covariance, atol=0.04)
+
+
+def test_the_likelihood_of_a_spread_of_zero_is_none() -> None:
+    likelihood = simulators.plane_likelihood(torch.tensor([[0.1, 0.2, 0.0, 1.0, 0.3]]).double(), torch.ones(8).double())
+    assert likelihood < -1e20
 
 
 def test_densities_of_the_law_of_columns_are_normalised() -> None:
