@@ -1,0 +1,130 @@
+"""The codec table: what images take in a file, beside the bound, the flow's estimate, and what other formats make of them.
+
+    python -m benchmarks.codec_table --threads 1      # ten minutes of one core
+    python -m benchmarks.codec_table --quick
+
+Images are written by `sdegen.Codec`, read again, and compared bit for bit: a row exists only if they are the same. The bound
+is that of the same images on the same chain, `sdegen.discrete_bits_per_dim`, with its error over draws. The estimate is that of
+the flow with uniform dequantisation, `sdegen.bits_per_dim`: the bound, and what the two differ by on the first of the images.
+Other formats get all images as one, below each other: PNG and WebP by Pillow, zlib and LZMA of the bytes. All are in bits per
+number. Needs ``sdegen[codec]``.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import time
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import sdegen
+from benchmarks import command
+from benchmarks.files import made
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from benchmarks.train_images import SPLITS
+from sdegen.data import Images, Scaling
+from sdegen.laws import Units
+from sdegen.laws.derivatives import Hutchinson
+
+COLUMNS = {
+    "images": 0, "bound": 4, "file": 4, "file / bound": 4, "estimate of the flow": 3, "PNG": 3, "WebP": 3, "zlib": 3, "LZMA": 3,
+    "s an image, writing": 3, "s an image, reading": 3,
+}  # fmt: skip
+
+
+def of_digits(steps: int, path: Path) -> sdegen.ScoreModel:
+    """A small model of the digits, trained by the likelihood's own weighting where the file is not there yet."""
+
+    def train(path: Path) -> None:
+        torch.manual_seed(0)
+        images = SPLITS["digits"]().train
+        model = sdegen.Model(sdegen.nets.UNet(1, (32, 32)), sdegen.VP().in_units(Units()))
+        loss = sdegen.losses.Denoising(sdegen.weightings.LikelihoodWeighting(), sdegen.weightings.ImportanceTimes())
+        data = Scaling(-1, 1, images.levels)(images.x)
+        sdegen.fit(model, data, steps=steps, batch_size=64, loss=loss, seed=0, progress=False)
+        sdegen.save(model, path)
+
+    found: sdegen.ScoreModel = sdegen.load(made(path, train))
+    return found
+
+
+def shipped(name: str) -> sdegen.ScoreModel:
+    """A shipped model, without a class."""
+    return sdegen.Conditioned(sdegen.pretrained(name), label=-1)
+
+
+def others(x: Tensor) -> dict[str, int]:
+    """The bytes that other formats take for all images as one, below each other."""
+    sheet = x.permute(0, 2, 3, 1).reshape(-1, x.shape[3], x.shape[1]).squeeze(-1).numpy()
+    picture, sizes = Image.fromarray(sheet), {}
+    for name, how in {"PNG": {"optimize": True}, "WebP": {"lossless": True, "quality": 100, "method": 6}}.items():
+        file = io.BytesIO()
+        picture.save(file, name, **how)
+        sizes[name] = len(file.getvalue())
+    content = x.numpy().tobytes()
+    return sizes | {"zlib": len(zlib.compress(content, 9)), "LZMA": len(lzma.compress(content, preset=9))}
+
+
+def written(model: sdegen.ScoreModel, images: Images, steps: int, few: int) -> Values:
+    """The file of some images, and what else they take."""
+    x, scaling = images.x, Scaling(-1, 1, images.levels)
+    codec = sdegen.Codec(model, scaling, steps)
+    began = time.perf_counter()
+    file = codec.encode(x)
+    between = time.perf_counter()
+    again = codec.decode(file)
+    ended = time.perf_counter()
+    if not torch.equal(again, x):
+        raise AssertionError("the images that were read are not those that were written")
+    seeded = torch.Generator().manual_seed(0)
+    found = sdegen.discrete_bits_per_dim(model, x, scaling, codec.times, draws=2, generator=seeded, batch=64)
+    bound, error = found.value.mean().item(), found.stderr.square().mean().sqrt().item() / len(x) ** 0.5
+    own = 8 * len(file) / x.numel()
+    flow = sdegen.bits_per_dim(model, x[:few], scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded).value
+    apart = flow - found.value[:few]
+    return {
+        "images": [len(x), None],
+        "bound": [bound, error],
+        "file": [own, None],
+        "file / bound": [own / bound, own * error / bound**2],
+        "estimate of the flow": [bound + apart.mean().item(), apart.std().item() / few**0.5],
+        "s an image, writing": [(between - began) / len(x), None],
+        "s an image, reading": [(ended - between) / len(x), None],
+    } | {name: [8 * size / x.numel(), None] for name, size in others(x).items()}
+
+
+def codec_block(table: Table) -> str:
+    """Return the table."""
+    path = table.out / "models" / f"digits-{100 if table.quick else 1500}.safetensors"
+    digits = partial(of_digits, 100 if table.quick else 1500, path)
+    steps = 10 if table.quick else 30
+    cases: dict[str, tuple[Callable[[], sdegen.ScoreModel], Callable[[], Images], int, int]] = {
+        "digits": (digits, sdegen.data.digits, 1000, 100),
+        "sprites": (partial(shipped, "sprites"), lambda: SPLITS["sprites"]().test, 200, 20),
+        "mnist": (partial(shipped, "mnist"), lambda: SPLITS["mnist"]().test, 200, 20),
+        "fashion_mnist": (partial(shipped, "fashion_mnist"), lambda: SPLITS["fashion_mnist"]().test, 200, 20),
+    }
+
+    def compute(name: str, seed: int) -> Values:
+        model, images, n, few = cases[name]
+        return written(model(), images()[: 20 if table.quick else n], steps, 4 if table.quick else few)
+
+    rows = {name: table.row("codec", name, partial(compute, name), once=True) for name in cases}
+    return table.write("codec", COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the table."""
+    command.run("codec_table", __doc__, [codec_block], seeds=1, timed=True)
+
+
+if __name__ == "__main__":
+    main()
