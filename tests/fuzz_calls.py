@@ -447,6 +447,7 @@ CALLS: dict[str, Any] = {
     "nets.CoordinateTransformer": {"dim": 2, "depth": 1},
     "nets.DiT": {"channels": 1, "width": 8, "depth": 1},
     "nets.Fourier": {"dim": 8},
+    "nets.FourierState": {"net": Lazy(lambda: nets.UNet(5, (8,), out_channels=1))},
     "nets.HyperMLP": {"dim": 2, "depth": 1, "rank": 2},
     "nets.Perceptron": {"inner": 2, "outer": 2},
     "nets.Sinusoidal": {"dim": 8},

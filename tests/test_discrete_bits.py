@@ -69,6 +69,24 @@ def test_the_bound_is_finite_far_from_what_the_model_expects() -> None:
     assert found.value[1] * math.log(2) > 0.4 * -log_ndtr(-x / sigma)
 
 
+def test_a_label_saves_what_it_tells() -> None:
+    # Two laws far apart: of an image the label is known, and the marginal pays for it once.
+    laws = [sdegen.GaussianMixture(torch.ones(1), torch.full((1, 4), m), torch.full((1,), 0.01)) for m in (-0.6, 0.6)]
+    both = sdegen.GaussianMixture(
+        torch.tensor([0.25, 0.75]), torch.tensor([[-0.6] * 4, [0.6] * 4]), torch.full((2,), 0.01)
+    )
+    model = sdegen.ExactConditional(sdegen.VP(), laws, both)
+    label = (torch.rand(200, generator=seeded(0)) < 0.75).long()
+    x = torch.where(label[:, None] == 0, laws[0].sample(200, seeded(1)), laws[1].sample(200, seeded(2)))
+    images = LEVELS.inverse(x, clip=True)
+    given, plain = (
+        4 * discrete_bits_per_dim(model, images, LEVELS, 30, draws=4, generator=seeded(3), **cond).value.mean().item()
+        for cond in ({"label": label}, {})
+    )
+    told = -torch.tensor([0.25, 0.75])[label].log2().mean()
+    assert 0.95 * told < plain - given < 1.5 * told  # a chain of few steps pays more for it
+
+
 class NonLinear(sdegen.ScoreModel):
     """A score of a process that is not linear."""
 

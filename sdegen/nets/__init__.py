@@ -15,6 +15,7 @@ from .plain import Convolutional, Perceptron
 from .pyramid import Down, Up
 from .transformer import CoordinateTransformer
 from .unet import UNet
+from .waves import FourierState
 
 __all__ = [
     "MLP",
@@ -24,6 +25,7 @@ __all__ = [
     "DiT",
     "Down",
     "Fourier",
+    "FourierState",
     "HyperMLP",
     "Label",
     "SecondLevel",

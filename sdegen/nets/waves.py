@@ -1,0 +1,65 @@
+"""A network that also sees waves of the state, by which it tells states apart that differ by little."""
+
+from __future__ import annotations
+
+__all__ = ["FourierState"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import check_arguments
+from ..conditions import Condition
+
+
+class FourierState(nn.Module):
+    """A network that sees, besides each number `y` of a state, the channels ``sin(2^n π y)`` and ``cos(2^n π y)``.
+
+    Bits of bytes are spent where the noise is as large as the step between neighbouring bytes, and what a network without such
+    channels says hardly changes over so short a way. D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*,
+    2021, arXiv:2107.00630. A wave as long as the step between bytes tells how far a number is from the nearest of them: for
+    bytes of L levels from −1 to 1, ``2^n = L − 1``.
+
+    Parameters
+    ----------
+    net
+        A network of ``1 + 2 k`` times the channels of the states, which returns as many as they have:
+        ``nets.UNet((1 + 2 * k) * channels, out_channels=channels)``.
+    octaves
+        The exponents `n`, `k` of them.
+
+    Raises
+    ------
+    ValueError
+        If there are no octaves.
+
+    Examples
+    --------
+    >>> from sdegen import nets
+    >>> net = FourierState(nets.UNet(3, (32,), out_channels=1), octaves=[4])
+    >>> net(torch.randn(2, 1, 8, 8), torch.zeros(2)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    @check_arguments
+    def __init__(self, net: nn.Module, octaves: Sequence[float] = (6, 7)) -> None:
+        super().__init__()
+        if not octaves:
+            raise ValueError("octaves is empty; give one exponent at least, such as 7 for bytes from −1 to 1.")
+        self.net, self.octaves = net, tuple(octaves)
+
+    @property
+    def declared(self) -> dict[str, Condition]:
+        """The conditions of the network inside."""
+        found: dict[str, Condition] = self.net.declared
+        return found
+
+    def forward(self, x: Tensor, level: Tensor, /, **cond: Any) -> Tensor:
+        """Return the answer of the network inside for states ``(B, C, *)``, noise levels ``(B,)`` and conditions."""
+        phases = [x * (math.pi * 2**n) for n in self.octaves]
+        seen = torch.cat([x, *(wave(phase) for phase in phases for wave in (torch.sin, torch.cos))], 1)
+        answer: Tensor = self.net(seen, level, **cond)
+        return answer
