@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -65,7 +66,11 @@ def others(x: Tensor) -> dict[str, int]:
     """The bytes that other formats take for all images as one, below each other."""
     sheet = x.permute(0, 2, 3, 1).reshape(-1, x.shape[3], x.shape[1]).squeeze(-1).numpy()
     picture, sizes = Image.fromarray(sheet), {}
-    for name, how in {"PNG": {"optimize": True}, "WebP": {"lossless": True, "quality": 100, "method": 6}}.items():
+    settings: dict[str, dict[str, Any]] = {
+        "PNG": {"optimize": True},
+        "WebP": {"lossless": True, "quality": 100, "method": 6},
+    }
+    for name, how in settings.items():
         file = io.BytesIO()
         picture.save(file, name, **how)
         sizes[name] = len(file.getvalue())

@@ -54,7 +54,7 @@ class FourierState(nn.Module):
     @property
     def declared(self) -> dict[str, Condition]:
         """The conditions of the network inside."""
-        found: dict[str, Condition] = self.net.declared
+        found: Any = self.net.declared
         return found
 
     def forward(self, x: Tensor, level: Tensor, /, **cond: Any) -> Tensor:
