@@ -72,11 +72,15 @@ def squeezed() -> tuple[AmortisedPosterior, Tensor]:
     return AmortisedPosterior(model, box, free_coordinates(box), guess), 0.9 * box.sample((4,))
 
 
-def test_covariances_of_few_draws_are_not_too_small_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    posterior = single()
+def test_a_prior_is_that_of_the_states_and_covariances_of_few_draws_are_not_too_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    posterior, L = single(), torch.tensor([[0.5, 0.0], [0.3, 2.0]], dtype=torch.float64)
+    posterior.guess = LinearGuess(X.mean(0), X.std(0), torch.eye(2).double(), torch.zeros(2).double(), L)
     drawn = 0.1 * torch.randn(len(X), 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(posterior, "draw_states", lambda n, x, seed: drawn.flatten(0, 1))
     composed = ComposedPosterior(posterior, draws=4).compose(X)
+    torch.testing.assert_close(L @ composed.own.inverse() @ L.T, PRIOR.covariance_matrix)
     for own, told in zip(drawn, composed.told, strict=True):
         torch.testing.assert_close((told + composed.own).inverse(), own.T.cov())
 
@@ -95,6 +99,16 @@ def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:
     t = float(composed.sde.time(torch.tensor(0.36 / 0.64)))
     clean = model.estimate(w - shift, t, seen=x[0])[0] + composed.shifts
     assert torch.allclose(composed.estimate(w, t)[0], clean, atol=1e-6)
+
+
+def test_states_are_composed_row_by_row() -> None:
+    posterior, _ = squeezed()
+    composed = ComposedPosterior(posterior, draws=3).compose(torch.randn(2, 3, dtype=torch.float64), seed=0)
+    w, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    together = composed.estimate(w, t)
+    for i in range(3):
+        for whole, row in zip(together, composed.estimate(w[i : i + 1], t[i]), strict=True):
+            torch.testing.assert_close(row[0], whole[i])
 
 
 def test_parameters_of_composed_states_are_those_of_the_single_posterior_and_their_density_knows_the_volume(

@@ -103,6 +103,15 @@ def test_a_datum_far_away_does_not_send_the_guess_far_away() -> None:
     assert guess.restore(torch.zeros(1, 2), torch.full((1, 2), 1e9)).abs().max() < 10
 
 
+def test_data_that_never_change_tell_a_guess_nothing() -> None:
+    theta = torch.randn(50, 2, dtype=torch.float64)
+    x = noisy(theta)
+    (guess, r), (wider, same) = (LinearGuess.of(theta, v) for v in (x, torch.cat([x, torch.full((50, 1), 3.0)], 1)))
+    assert torch.allclose(r, same, atol=1e-6)
+    far = torch.cat([x[:3], torch.full((3, 1), 4.0)], 1)
+    assert torch.allclose(wider.restore(r[:3], far), guess.restore(r[:3], x[:3]), atol=1e-6)
+
+
 # Densities
 
 
@@ -178,6 +187,67 @@ def test_a_likelihood_is_the_same_with_roles_exchanged() -> None:
     assert (truth.log_prob(x) - likelihood.log_prob(x, theta)).mean().abs() < 0.02
 
 
+def test_values_given_several_data_belong_to_these() -> None:
+    """The states of each, in the order of the data, through its own guess."""
+    x = torch.tensor([[0.5, 1.0], [-0.5, 2.0], [0.0, 0.1]])
+    drawn, states = (draw(2, x, steps=2, seed=0) for draw in (POSTERIOR.sample_each, POSTERIOR.draw_states))
+    for values, own, state in zip(drawn, x, states.unflatten(0, (3, 2)), strict=True):
+        assert torch.allclose(POSTERIOR.to_states(values, own[None]), state, atol=1e-3)
+
+
+def test_steps_and_sampler_are_those_that_are_asked_for() -> None:
+    x = torch.zeros(2)
+    few, more = (POSTERIOR.sample(3, x, steps=steps, seed=0) for steps in (2, 4))
+    assert not torch.allclose(few, more)
+    sampler = sdegen.samplers.EulerMaruyama(4)
+    other = AmortisedPosterior(POSTERIOR.model, BOX, POSTERIOR.coordinates, POSTERIOR.guess, sampler=sampler)
+    for steps in (None, 4):
+        assert not torch.allclose(other.sample(3, x, seed=0), POSTERIOR.sample(3, x, steps=steps, seed=0))
+
+
+def test_the_mode_is_the_highest_of_several_and_that_of_parameters_not_of_their_coordinates(monkeypatch: Any) -> None:
+    """Of a log-normal law ``exp(m + s z)`` the mode is ``exp(m − s²)``; of the two here the lower one is the densest."""
+    each = D.Normal(torch.tensor([-1.0, 2.0]).double(), torch.tensor([0.5, 0.5]).double())
+    two = D.MixtureSameFamily(D.Categorical(torch.tensor([0.3, 0.7]).double()), each)
+
+    def density(model: Any, states: Tensor, **how: Any) -> Tensor:
+        return two.log_prob(states.double()).sum(1)
+
+    def draw(model: Any, n: int, seed: int, **how: Any) -> Tensor:
+        torch.manual_seed(seed)
+        return two.sample((n, 1)).float()
+
+    for part in ("posterior", "conditional"):
+        monkeypatch.setattr(f"sdegen.inference.{part}.log_prob", density)
+    monkeypatch.setattr("sdegen.inference.conditional.sample", draw)
+    prior = D.Independent(D.Exponential(torch.ones(1)), 1)
+    posterior = AmortisedPosterior(sdegen.Model(small(1, 1), sdegen.VP()), prior, sdegen.coordinates.Log())
+    torch.manual_seed(5)
+    assert posterior.find_mode(torch.zeros(1), draws=40, seed=0).item() == pytest.approx(math.exp(-1 - 0.25), abs=1e-3)
+
+
+@pytest.mark.parametrize("fitted", ["posterior", "likelihood"])
+def test_networks_are_trained_on_what_they_are_given_beside_it_and_judged_on_other_pairs(
+    fitted: str, monkeypatch: Any
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("sdegen.inference.fits.fit", lambda model, data, **how: seen.update(data=data, **how))
+    pairs, held = (draw_pairs(NORMAL, noisy, 60, seed=seed) for seed in (0, 1))
+    how = {"validation": held, "steps": 7}
+    if fitted == "posterior":
+        density, y, x, y_held, x_held = (
+            fit_posterior(NORMAL, pairs, small(), **how), pairs.theta, pairs.x, held.theta, held.x
+        )  # fmt: skip
+    else:
+        density, y, x, y_held, x_held = (
+            inference.fit_likelihood(pairs, small(), **how), pairs.x, pairs.theta, held.x, held.theta
+        )  # fmt: skip
+    states, cond = seen["data"]
+    assert torch.equal(cond["seen"], x) and torch.equal(seen["validation"][1]["seen"], x_held) and seen["steps"] == 7
+    assert torch.allclose(seen["validation"][0], density.to_states(y_held, x_held))
+    assert (states - density.to_states(y, x)).abs().mean() < 0.1  # but for the pair itself
+
+
 # Simulations
 
 
@@ -191,6 +261,17 @@ def test_failed_simulations_are_left_out_and_counted() -> None:
     assert (pairs.theta[:, 0] > 0).all() and torch.equal(pairs.theta, pairs.x)
 
 
+def test_one_number_that_is_not_finite_is_a_simulation_that_failed_and_rounds_add_up() -> None:
+    theta, x = torch.arange(10.0).reshape(5, 2), torch.ones(5, 2, 3)
+    x[1, 0, 2], x[3, 1, 1] = math.nan, math.inf
+    with pytest.warns(UserWarning, match="2 of 5 simulations"):
+        first = Pairs.of(theta, x)
+    assert torch.equal(first.theta, theta[::2]) and first.x.isfinite().all() and first.lost == 2
+    both = first.plus(Pairs(theta[1:2], x[:1] + 1, lost=3))
+    assert both.theta.tolist() == [[0, 1], [4, 5], [8, 9], [2, 3]] and both.x[:, 0, 0].tolist() == [1, 1, 1, 2]
+    assert both.lost == 5
+
+
 def test_a_seed_gives_the_same_simulations_of_any_source_and_leaves_it_as_it_was() -> None:
     import numpy as np
 
@@ -200,6 +281,8 @@ def test_a_seed_gives_the_same_simulations_of_any_source_and_leaves_it_as_it_was
     before = torch.get_rng_state()
     first, second = (draw_pairs(BOX, simulate, 5, seed=3) for _ in range(2))
     assert torch.equal(first.x, second.x) and torch.equal(before, torch.get_rng_state())
+    other = draw_pairs(BOX, simulate, 5, seed=4)
+    assert not torch.allclose(other.x - other.theta, first.x - first.theta)  # of another seed is other noise
     assert torch.equal(
         draw_pairs(BOX, lambda one: one.sum()[None], 5, batched=False, seed=3).x, first.theta.sum(1, keepdim=True)
     )
@@ -296,6 +379,7 @@ POSTERIOR = AmortisedPosterior(
     free_coordinates(BOX),
     LinearGuess.of(torch.randn(50, 2), torch.randn(50, 2))[0],
 )
+POSTERIOR.model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
 
 
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)

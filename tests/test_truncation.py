@@ -43,6 +43,19 @@ def test_a_truncated_prior_is_the_prior_within_the_region() -> None:
     assert region.contains(theta).all() and not region.contains(x + 1.1 * radius * torch.eye(2)).any()
 
 
+def test_the_region_ends_where_draws_of_the_posterior_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a density that is the same everywhere the bounding box of the draws is all that cuts."""
+    monkeypatch.setattr(Around, "log_prob", lambda self, y, x: torch.zeros(len(y)))
+    region = Truncated(Around(), torch.zeros(2))
+    low, high = region.low, region.high
+    corners = torch.stack([low, high, torch.stack([low[0], high[1]])])
+    assert region.contains(corners).all()
+    for axis in (0, 1):
+        outside = corners.clone()
+        outside[:, axis] *= 1.01
+        assert not region.contains(outside).any()
+
+
 def test_a_seed_gives_the_same_draws_and_a_region_without_any_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     region = Truncated(Around(), torch.zeros(2))
     first, second = (region.sample(5, torch.Generator().manual_seed(1)) for _ in range(2))
