@@ -14,6 +14,7 @@ import sdegen
 from sdegen import guidance, metrics, samplers
 from sdegen.guidance import Particles, Product, corrected
 from sdegen.guidance.measurements import Linear, mixture_posterior
+from sdegen.guidance.swarm import Swarm, regress, stages_of
 from sdegen.laws import GaussianMixture, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
 
@@ -61,6 +62,26 @@ def test_of_gaussians_the_normaliser_is_exact_and_all_weights_are_equal(
     assert ((found.mean() - mean).abs() < 5 * (C.diagonal() / 600).sqrt()).all()
     spread = found.mean((found.x - found.mean()).square()) / C.diagonal()
     assert (spread.log().abs() < 0.3).all()
+
+
+def test_of_gaussians_whose_axes_differ_and_under_conditions_all_weights_are_equal() -> None:
+    """The drift is no symmetric map then; and each member has the moments that it has under its condition."""
+    turned = GaussianMixture(torch.ones(1), torch.tensor([[1.0, -0.5]]), torch.tensor([[[0.5, 0.4], [0.4, 0.5]]]))
+    wide = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[[2.0, 0.0], [0.0, 0.5]]]))
+    either = GaussianMixture(
+        torch.ones(2) / 2, torch.cat([turned.means, wide.means]), torch.cat([turned.covariances, wide.covariances])
+    )
+    labelled = sdegen.ExactConditional(sdegen.VE(sigma_max=2.0), [turned, wide], either)
+    model = Product([(labelled, 1.5), (guidance.Without(labelled, label=1), -0.5)])
+    found, truth = corrected(model, 300, steps=20, seed=0, label=0), multiply_laws([(turned, 1.5), (wide, -0.5)])
+    assert found.effective > 297 and found.log_evidence == pytest.approx(truth.log_normaliser, abs=0.02)
+
+
+def test_a_run_that_ends_early_has_the_same_normaliser() -> None:
+    """What is left is the flow, whose volume counts as often as the powers are above one; of wide laws a step of it will do."""
+    factors = [(gaussian(0.0, (4.0, 6.0)), 0.5), (gaussian(1.0, (5.0, 4.0)), 0.25)]
+    found = corrected(product(sdegen.VP(), factors), 300, steps=20, grid=sdegen.grids.Angle(end=0.1), seed=0)
+    assert found.log_evidence == pytest.approx(multiply_laws(factors).log_normaliser, abs=0.02)
 
 
 def test_particles_do_not_depend_on_the_batch() -> None:
@@ -121,6 +142,46 @@ def test_independent_observations_leave_the_width_of_their_posterior() -> None:
     assert ((width - 1).abs() < 0.05).all(), width
     assert ((found.mean() - truth.moments().mean).abs() < 4 * (C / 2000).sqrt()).all()
     assert found.log_evidence == pytest.approx(multiply_laws(factors).log_normaliser, abs=0.02)
+
+
+def test_rows_without_weight_have_no_say_in_a_regression_nor_has_a_constant() -> None:
+    draws = torch.Generator().manual_seed(0)
+    features, values = torch.randn(2, 40, 3, dtype=torch.float64, generator=draws)
+    weights = torch.rand(40, dtype=torch.float64, generator=draws)
+    weights[30:] = 0
+    weights /= weights.sum()
+    found = regress(features, values[:, 0], weights)
+    torch.testing.assert_close(regress(features[:30], values[:30, 0], weights[:30]), found)
+    units = torch.tensor([1.0, 1e3, 1e-6], dtype=torch.float64)
+    torch.testing.assert_close(regress(features * units, values[:, 0], weights) * units, found)
+    slope = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        regress(features, features @ slope + 7, weights), slope, rtol=0, atol=0.1
+    )  # but for the ridge
+
+
+def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work() -> None:
+    """Of any linear drift, whatever the weights vary with: ``excess = pull·w − tr(gram ∂w/∂y)``, `w` the drift in units of the
+    noise, which the change of the noise is divided by ``−gain · pace``.
+    """
+    model, sde, draws = (
+        product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]),
+        sdegen.VP(),
+        torch.Generator().manual_seed(0),
+    )
+    stage = stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0]
+    swarm = Swarm(model, torch.randn(400, 2, dtype=torch.float64, generator=draws), 0.9, None, {})
+    swarm.look(stage)
+    y = stage.at.R_inv(swarm.x)
+    rate = y[:, 0] * y[:, 1] + torch.randn(400, dtype=torch.float64, generator=draws)
+    excess, shift = swarm._fit(stage, rate, torch.zeros(400, dtype=torch.float64))
+    w = -0.9 * stage.pace * shift
+    columns = torch.cat([torch.ones(400, 1), y], 1)
+    slope = torch.linalg.lstsq(columns, w).solution
+    torch.testing.assert_close(columns @ slope, w)  # linear in the state
+    pull = stage.root.T(stage.root(model.combine(swarm.noise)))
+    torch.testing.assert_close(excess, (pull * w).sum(1) - (stage.gram * slope[1:].T).sum())
+    assert (slope[1, 1] - slope[2, 0]).abs() > 1e-3  # by no symmetric matrix
 
 
 def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:

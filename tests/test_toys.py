@@ -83,6 +83,23 @@ def test_draws_have_the_marginals_of_the_density(name: str) -> None:
     assert abs(own.mean() - (mass * (mass.clamp_min(1e-300).log() - cell(name))).sum()) < 4.5 * spread + 3e-3
 
 
+def test_the_density_of_moons_is_the_mean_of_normal_laws_around_two_arcs() -> None:
+    """One around 0 from (1, 0) to (−1, 0), and one around (1, ½) from (0, ½) down to (2, ½); both have the same odds."""
+    std, angle = 0.3, (torch.arange(2000, dtype=d64) + 0.5) * math.pi / 2000
+    one = torch.stack([angle.cos(), angle.sin()], 1)
+    centres = torch.cat([one, torch.tensor([1.0, 0.5]) - one])
+    x = torch.tensor([[0.0, 0.0], [-1.0, 0.3], [1.2, -0.6], [2.0, 0.5], [0.5, 2.0]], dtype=d64)
+    squares = (x[:, None] - centres).square().sum(2)
+    want = (-0.5 * squares / std**2).exp().mean(1) / (2 * math.pi * std**2)
+    law = data.Moons(std)
+    torch.testing.assert_close(law.log_prob(x).exp(), want, rtol=1e-5, atol=1e-9)
+    drawn, told = law.sample(20_000, torch.Generator().manual_seed(0)), law.moments()
+    assert ((drawn.mean(0) - told.mean).abs() < 4.5 * drawn.std(0) / math.sqrt(20_000)).all()
+    torch.testing.assert_close(drawn.T.cov(), told.covariance, rtol=0, atol=0.02)
+    torch.testing.assert_close(centres.mean(0), told.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(centres.T.cov(correction=0) + std**2 * torch.eye(2), told.covariance, rtol=0, atol=1e-6)
+
+
 def test_numbers_of_a_wide_funnel_are_normal_once_they_are_scaled() -> None:
     x = data.Funnel().sample(20_000, torch.Generator().manual_seed(1))
     assert x.shape == (20_000, 10)
