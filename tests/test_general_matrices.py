@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from torch import Tensor
 import sdegen
 from sdegen import metrics, samplers
 from sdegen.laws.derivatives import ExactDivergence, Hutchinson, HutchPlusPlus
+from sdegen.laws.diagonal import Diagonal
 from sdegen.laws.kernels import Transition, posterior
+from sdegen.laws.matrices import Matrix
+from sdegen.laws.operators import Operator, Scale
 from sdegen.processes.quadrature import van_loan
 from sdegen.samplers import Matched, Multistep, Singlestep
 
@@ -252,3 +256,19 @@ def test_the_truth_on_a_grid_knows_the_moments_of_its_data() -> None:
     model = sdegen.FokkerPlanck(sdegen.DoubleWell(T=0.5), law)
     assert model.moments is not None and model.moments.mean.item() == pytest.approx(0.5)
     assert model.moments.variance().item() == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+KINDS = [lambda c: Scale(c[:, 0]), Diagonal, lambda c: Matrix(c[:, :, None] * c[:, None])]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["scale", "diagonal", "matrix"])
+def test_maps_of_rows_split_into_the_map_of_each(kind: Callable[[Tensor], Operator], n: int) -> None:
+    rows, x = kind(torch.arange(1.0, 1 + 2 * n).reshape(n, 2)), torch.ones(1, 2)
+    each = rows.each(n)
+    assert len(each) == n and all(torch.equal(A(x), rows[i](x)) for i, A in enumerate(each))
+
+
+@pytest.mark.parametrize("one", [Scale(2.0), Diagonal(torch.ones(1, 2)), Matrix(torch.eye(2))])
+def test_one_map_for_all_rows_is_that_of_each(one: Operator) -> None:
+    assert one.each(3) == [one] * 3

@@ -107,7 +107,7 @@ class Diagonal(Elementwise):
         return self._of(self.c[i : i + 1] if isinstance(i, int) else self.c[i])
 
     def each(self, n: int) -> list[Diagonal]:
-        return [self] * n if len(self.c) == 1 else [self._of(c) for c in self.c.split(1)]
+        return [self] * n if len(self.c) == 1 else [self._of(c[None]) for c in self.c.unbind()]
 
     @classmethod
     def blocks(cls, maps: Sequence[Diagonal], n: int) -> Diagonal:

@@ -217,7 +217,7 @@ class Model(Trainable, VelocityModel):
         c_skip, c_out, c_in = (W.prepared(like) for W in (skip + out @ c.c_skip, out @ c.c_out, c.c_in))
         c_noise = c.c_noise if like is None else c.c_noise.to(like.device, at_least_single(like.dtype))
         c_noise = c_noise.expand(len(t))
-        each = zip(c_skip.each(len(t)), c_out.each(len(t)), c_in.each(len(t)), c_noise.split(1), strict=True)
+        each = zip(c_skip.each(len(t)), c_out.each(len(t)), c_in.each(len(t)), c_noise[:, None].unbind(), strict=True)
         return [Coefficients(skip, out, into, level, c.dtype) for skip, out, into, level in each]
 
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
