@@ -258,10 +258,10 @@ def test_the_truth_on_a_grid_knows_the_moments_of_its_data() -> None:
     assert model.moments.variance().item() == pytest.approx(0.04)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3])
 KINDS = [lambda c: Scale(c[:, 0]), Diagonal, lambda c: Matrix(c[:, :, None] * c[:, None])]
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
 @pytest.mark.parametrize("kind", KINDS, ids=["scale", "diagonal", "matrix"])
 def test_maps_of_rows_split_into_the_map_of_each(kind: Callable[[Tensor], Operator], n: int) -> None:
     rows, x = kind(torch.arange(1.0, 1 + 2 * n).reshape(n, 2)), torch.ones(1, 2)
