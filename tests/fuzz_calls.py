@@ -376,6 +376,8 @@ CALLS: dict[str, Any] = {
     "guidance.conjugate_gradients": {"product": lambda v: 2 * v, "b": X},
     "guidance.minimal_residuals": {"product": lambda v: 2 * v, "b": X},
     "guidance.repaint": {"jump": 1, "repeats": 2},
+    "guidance.Mixed": {"models": {EXACT: 1.0}},
+    "guidance.anneal_product": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
     "training.LogVariance": {"log_prob": RING.log_prob},
@@ -690,6 +692,7 @@ ALLOWED: dict[str, str] = {
     "clip": "none",
     "detail": "zero",
     "threshold": "zero",
+    "late": "zero",
     "offset": "zero",
     "curvature": "minus, zero",
     "back": "zero",  # no fresh noise

@@ -5,6 +5,7 @@ It is a module only so that samplers find the dtype, device and mode of the netw
 """
 
 from .annealed import annealed_smc
+from .annealing import anneal_product
 from .base import CleanState, Guided, Tilted
 from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
@@ -15,6 +16,7 @@ from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
 from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
 from .misfit import Misfit, find_misfit
+from .mixed import Mixed
 from .product import Product
 from .replacement import Replacement, repaint
 from .scaling import EpsilonScaling, LinearScale
@@ -24,11 +26,11 @@ from .unnormalised import importance_sample
 
 __all__ = [
     "CleanState", "Guided", "Tilted",
-    "Autoguidance", "ClassifierFree", "Extrapolated", "Product", "Rescaled", "RescaledGuidance", "Without", "contrast",
+    "Autoguidance", "ClassifierFree", "Extrapolated", "Mixed", "Product", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
-    "corrected", "minimal_residuals", "repaint", "Particles", "twisted_smc", "annealed_smc", "decoupled_annealing", "split_gibbs",
-    "importance_sample",
+    "corrected", "minimal_residuals", "repaint", "Particles", "twisted_smc", "anneal_product",
+    "annealed_smc", "decoupled_annealing", "split_gibbs", "importance_sample",
     "Misfit", "find_misfit",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",
 ]  # fmt: skip

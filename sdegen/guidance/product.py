@@ -4,24 +4,21 @@ from __future__ import annotations
 
 __all__ = ["Product"]
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arguments import check_arguments
-from ..conditions import Conditions
 from ..laws.mixtures import Moments
 from ..laws.powers import multiply_components, read_powers
 from ..models.score import ScoreModel
 from ..processes.linear import gaussian
-from .base import Guided, check_same_process, inverse, require_clean_means
+from .base import inverse
+from .members import Members, Powers
 
-Members = dict[ScoreModel, float] | Iterable[tuple[ScoreModel, float]]
 
-
-class Product(Guided):
+class Product(Members):
     """A score model of a product of powers of laws, ``∏ p_i^β_i / Z``, made of score models of the `p_i` on one process.
 
     At each time its score is ``Σ β_i s_i``, that of the product of the noised laws. These products are the marginals of no
@@ -64,25 +61,15 @@ class Product(Guided):
     conditioned = True
 
     @check_arguments
-    def __init__(self, models: Members) -> None:
+    def __init__(self, models: Powers) -> None:
         pairs = read_powers("models", models, ScoreModel, "a score model")
-        super().__init__(pairs[0][0])
-        require_clean_means(self)
+        super().__init__([model for model, _ in pairs])
         self.powers = tuple(power for _, power in pairs)
-        self.others = tuple(model for model, _ in pairs[1:])
-        self._modules_of_others = nn.ModuleList(m for m in self.others if isinstance(m, nn.Module))
         if not self.power > 0:
             raise ValueError(
                 f"the powers sum to {self.power:.6g}, and the product of laws of noise, where no signal is left, has no "
                 "finite integral; give powers of positive sum."
             )
-        for other in self.others:
-            check_same_process(self.model, other, "a member")
-
-    @property
-    def members(self) -> tuple[ScoreModel, ...]:
-        """The score models of the `p_i`."""
-        return self.model, *self.others
 
     @property
     def models(self) -> list[tuple[ScoreModel, float]]:
@@ -94,28 +81,6 @@ class Product(Guided):
         """The sum of the powers."""
         return sum(self.powers)
 
-    @property
-    def conditions(self) -> Conditions:
-        """The conditions that all members take, as all get them."""
-        taken = self.model.conditions
-        for other in self.others:
-            taken = taken.both(other.conditions)
-        return taken
-
-    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions with a row for each of `n` samples, as any of the members says."""
-        return sorted({name for model in self.members for name in model.with_rows(cond, x, n)})
-
-    def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-        """Return the product of the members for some of the `n` samples of a run."""
-        first, *others = (model.part(rows, x, n) for model in self.members)
-        if first is self.model and all(a is b for a, b in zip(others, self.others, strict=True)):
-            return self
-        return self._around({"model": first, "others": tuple(others)})
-
-    def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Check nothing: what a member would expect of its own is not what a product's are."""
-
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
         """Return the moments of the product of the Gaussians that have the members' moments under the conditions; None where a
         member's are not known, or that product has no finite integral.
@@ -126,12 +91,6 @@ class Product(Guided):
         laws = [gaussian(moments) for moments in known if moments is not None]
         found = multiply_components([(law, power) for law, power in zip(laws, self.powers, strict=True)])
         return None if found is None else found.law.moments()
-
-    def member_estimates(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return clean states and noises of all members, ``(m, B, *)`` each, by one evaluation of each."""
-        both = [model._estimated(x, t, **cond) for model in self.members]
-        x_0, eps = (torch.stack(values) for values in zip(*both, strict=True))
-        return x_0, eps
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the noise ``Σ β_i eps_i``, and the clean state that the state has with it."""

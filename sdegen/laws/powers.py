@@ -89,8 +89,8 @@ def multiply_laws(laws: dict[GaussianMixture, float] | Iterable[tuple[GaussianMi
     return found
 
 
-def read_powers(name: str, given: Any, kind: type, what: str) -> list[tuple[Any, float]]:
-    """Return the pairs of a thing and its power in a dict or a list; refuse anything else.
+def read_powers(name: str, given: Any, kind: type, what: str, number: str = "power") -> list[tuple[Any, float]]:
+    """Return the pairs of a thing and its power, or another number, in a dict or a list; refuse anything else.
 
     Parameters
     ----------
@@ -100,6 +100,8 @@ def read_powers(name: str, given: Any, kind: type, what: str) -> list[tuple[Any,
         A dict of things and their powers, or pairs of these.
     kind, what
         The class of the things, and what one is called.
+    number
+        What the number is called.
 
     Raises
     ------
@@ -111,10 +113,12 @@ def read_powers(name: str, given: Any, kind: type, what: str) -> list[tuple[Any,
     pairs = list(given.items() if isinstance(given, dict) else given)
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], kind):
-            raise TypeError(f"{name} holds {show_value(pair)}; give {what} and its power each, as a dict or as pairs.")
+            raise TypeError(
+                f"{name} holds {show_value(pair)}; give {what} and its {number} each, as a dict or as pairs."
+            )
     if not pairs:
-        raise ValueError(f"{name} is empty; give {what} and its power at least.")
-    return [(thing, check_number("a power", power, hint=", such as 2 or −1")) for thing, power in pairs]
+        raise ValueError(f"{name} is empty; give {what} and its {number} at least.")
+    return [(thing, check_number(f"a {number}", power, hint=", such as 2 or −1")) for thing, power in pairs]
 
 
 def multiply_components(factors: Factors) -> Normalised | None:

@@ -102,6 +102,11 @@ class Exact(Fixed, ScoreModel):
         seen, mean, of_y = self._observed(states, at)
         return self.sde.embed(mean).to(x.dtype), seen.by.noise(states, of_y, at.R).to(x.dtype)
 
+    def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        """Return ``log p_t(x)`` of states at one time, ``(B,)`` float64."""
+        read_conditions(self, cond, self.log_density)
+        return self.sde.diffused(self.distribution, t).log_prob(widened(x)).double()
+
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
         """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
         seen, who = at.observe(x), f"{type(self.distribution).__name__}.observed"
@@ -206,6 +211,10 @@ class ExactConditional(Fixed, ScoreModel):
 
         x_0, eps = self._by_label(both, x, t, **read_conditions(self, cond, self.estimate)).unbind(1)
         return x_0, eps
+
+    def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        """Return ``log p_t(x | label)`` of states at one time, ``(B,)`` float64."""
+        return self._by_label(Exact.log_density, x, t, **read_conditions(self, cond, self.log_density))
 
     def _by_label(
         self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, label: Tensor | int | None = None

@@ -25,6 +25,7 @@ from ..laws.operators import Operator
 from ..laws.profiles import Profile
 from ..processes.base import SDE
 from ..show import show_call
+from .densities import ask_log_density
 from .named import read_conditions
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel
@@ -274,6 +275,10 @@ class Conditioned(Wrapper):
     def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
         """Return the model's velocity under the conditions."""
         return self.model.velocity_at(x, at, **self.passed_on(**cond))
+
+    def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        """Return the density of the model inside under the conditions; refused where it knows none."""
+        return ask_log_density(self.model, x, t, **self.passed_on(**cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Return the questions of the model inside; conditions are no part of a question."""

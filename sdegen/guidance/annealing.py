@@ -1,0 +1,253 @@
+"""Products of laws whose members know their densities, sampled with exact weights at any number of steps: `anneal_product`."""
+
+from __future__ import annotations
+
+__all__ = ["anneal_product"]
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..data.parts import check_batch
+from ..laws.kernels import posterior
+from ..laws.mixtures import GaussianMixture
+from ..laws.operators import full_matrix
+from ..laws.powers import multiply_components
+from ..models.densities import ask_log_density
+from ..models.named import read_conditions
+from ..models.score import evaluating
+from ..processes.grids import Angle, Grid
+from ..processes.linear import LinearSDE, gaussian
+from ..progress import show_bar
+from ..samplers.noise import SampleNoise, as_seed, draw
+from ..samplers.start import check_conditions, check_known
+from .base import require_clean_means
+from .product import Product
+from .twisted import Particles, draw_indices, effective_size, log_evidence_of, refuse_rows
+
+
+@check_arguments
+def anneal_product(
+    model: Product,
+    particles: int,
+    *,
+    steps: int = 100,
+    grid: Grid | None = None,
+    late: float = 4.0,
+    threshold: float = 0.5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    batch: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Particles:
+    """Draw weighted samples of a product of powers of laws whose densities the members know, and return `Particles` with the
+    logarithm of its normaliser, whose exponential has no bias, whatever the number of steps.
+
+    A particle at `t` goes to `s` by a Gaussian step `q`, and its weight is multiplied by
+
+        π_s(x_s) p(x_t | x_s) / (π_t(x_t) q(x_s | x_t)),    π_t = ∏ p_i,t^β_i(t),
+
+    with the exact transition `p` of the process. What stands in `q` is free, and changes how even the weights are, never
+    what they average to. It is the reversed step of the score of ``π_s``, as wide as that of Gaussian data with the covariance of
+    the particles' clean states. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006.
+
+    The laws on the way are free too. Powers go from the positive ones, scaled to the sum one, to those of the product,
+    by the share ``(1 − φ / φ_T)^late`` of their way at the angle `φ`: guidance along a class begins with the class
+    itself, and is thinned where classes have parted. So weights stay even where those of `corrected`, whose laws have all powers
+    from the start, leave no particle; but only members that know their densities can be weighted so. For narrow products of many
+    wide laws, such as twenty observations, which are nearly Gaussian, `corrected` is better.
+
+    Parameters
+    ----------
+    model
+        A product with powers of sum one, of models that know their densities, such as `Exact`.
+    particles
+        How many.
+    steps, grid
+        Steps and time grid; `Angle` by default.
+    late
+        How late the powers come: 0 for those of the product all the way.
+    threshold
+        Particles are resampled where the effective ones are fewer than this share.
+    seed, generator
+        Randomness.
+    batch
+        Most particles that go through the models at a time; all by default.
+    progress
+        Show a bar of the steps; by default where standard error is a terminal.
+    cond
+        Conditions of the members, which all particles share.
+
+    Returns
+    -------
+    Particles
+        Weighted samples, with `log_evidence` the logarithm of ``∫ ∏ p_i(x)^β_i dx``.
+
+    Raises
+    ------
+    TypeError
+        If a member does not know its density.
+    ValueError
+        If the powers do not sum to one, the process has more numbers than the data, all weights vanish or one is NaN, the grid
+        ends without noise, or a condition has a row for each particle.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> wide, narrow = (sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.tensor([v])) for v in (1.0, 0.5))
+    >>> product = Product([(sdegen.Exact(sdegen.VP(), narrow), 3.0), (sdegen.Exact(sdegen.VP(), wide), -2.0)])
+    >>> found = anneal_product(product, 400, steps=50, seed=0)
+    >>> exact = sdegen.laws.multiply_laws([(narrow, 3.0), (wide, -2.0)])
+    >>> abs(found.log_evidence - exact.log_normaliser) < 0.1
+    True
+    """
+    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_number("late", late, at_least=0)
+    check_batch(batch)
+    check_conditions(model, cond)
+    cond = read_conditions(model, cond, anneal_product)
+    sde, seed = require_clean_means(model), as_seed(seed, generator)
+    if abs(model.power - 1) > 1e-9:
+        raise ValueError(f"the powers sum to {model.power:.6g}; give powers of sum one, or take corrected.")
+    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
+    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
+        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    powers = _powers(model, sde, times, late)
+    draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
+    with torch.no_grad(), evaluating(model), show_bar(progress, "anneal_product") as bar:
+        check_known(model)
+        data = _data_law(model, powers[0], cond)
+        law = data.diffuse(sde.marginal(times[0]), sde.embedding)
+        if law.means[0].numel() != data.means[0].numel():
+            raise ValueError(
+                f"{type(sde).__name__} has more numbers than the data; take a process without further channels."
+            )
+        x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
+        refuse_rows(model, cond, x)
+        swarm = _Swarm(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
+        swarm = swarm.reach(x, _densities(model, x, times[0], batch, cond), powers[0], -law.log_prob(x), times[0])
+        spread = data.moments().covariance
+        spread = spread if spread.ndim == 2 else spread.diag()  # of a clean state given the state, before the first
+        for i, (t, s) in enumerate(pairwise(times)):
+            swarm = swarm.resample(threshold, draws)
+            mean, root, spread = _plan(model, sde, swarm, s, t, powers[i + 1], spread, batch, cond)
+            z = noise(swarm.x)
+            moved = mean + (z.flatten(1).double() @ root.T).reshape(mean.shape)
+            change = _log_ratio(sde, swarm.x, moved, s, t, z, root)
+            moved = model.cast_states(moved)
+            swarm = swarm.reach(moved, _densities(model, moved, s, batch, cond), powers[i + 1], change, s)
+            bar.update()
+        flow = sde.transition(0.0, times[-1]).Phi
+        x = flow.inv()(swarm.x)
+        volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
+        swarm = swarm.reach(x, _densities(model, x, 0.0, batch, cond), powers[-1], volume.expand(particles), times[-1])
+    evidence = log_evidence_of(swarm.log_weights).item()
+    return Particles.of_families(
+        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, len(times), evidence
+    )
+
+
+class _Swarm(NamedTuple):
+    """Weighted particles; `log_target` is that of the law whose weights they have, None before the first."""
+
+    x: Tensor
+    log_weights: Tensor
+    family: Tensor
+    resampled: int
+    log_target: Tensor | None = None
+
+    def reach(self, x: Tensor, densities: Tensor, powers: Tensor, change: Tensor, t: Tensor) -> _Swarm:
+        """Return the particles at new states, weighted for the product of the densities, ``(m, n)``, by the powers."""
+        target = powers @ densities
+        before = torch.zeros_like(target) if self.log_target is None else self.log_target
+        log_weights = self.log_weights + change.double().cpu() + target - before
+        if log_weights.isnan().any() or not (log_weights > -torch.inf).any() or log_weights.isposinf().any():
+            raise ValueError(
+                f"the weights turned non-finite, or all vanished, at t = {t.item():.6g}; take more steps, and members whose "
+                "densities are positive where those with positive powers have their data."
+            )
+        return _Swarm(x, log_weights, self.family, self.resampled, target)
+
+    def resample(self, threshold: float, draws: torch.Generator) -> _Swarm:
+        """Return the particles drawn again by their weights if the effective ones are fewer than a share."""
+        weights, n = self.log_weights.softmax(0), len(self.log_weights)
+        if effective_size(weights) >= threshold * n:
+            return self
+        kept = draw_indices(weights, n, draws)
+        target = None if self.log_target is None else self.log_target[kept]
+        mean = log_evidence_of(self.log_weights).expand(n)
+        return _Swarm(self.x[kept.to(self.x.device)], mean, self.family[kept], self.resampled + 1, target)
+
+
+def _powers(model: Product, sde: LinearSDE, times: Tensor, late: float) -> Tensor:
+    """Return the powers at every time, and in the end those of the product, ``(N + 2, m)``."""
+    phi, last = sde.angle_at(times), torch.tensor(model.powers, dtype=torch.float64)
+    first = last.clamp_min(0) / last.clamp_min(0).sum()
+    share = torch.cat([(1 - phi / phi[0]).clamp(0, 1), torch.ones(1, dtype=torch.float64)]) ** late
+    return first + share[:, None] * (last - first)
+
+
+def _data_law(model: Product, powers: Tensor, cond: dict[str, Any]) -> GaussianMixture:
+    """Return the product of the Gaussians that have the members' moments, of positive powers, in the units of the process."""
+    factors, units = [], require_clean_means(model).units
+    for member, power in zip(model.members, powers.tolist(), strict=True):
+        known = member.conditional_moments(**cond)
+        moments = member.require_moments() if known is None or known.mean.shape != known.event_shape else known
+        factors.append((gaussian(moments.in_units(units)), power))
+    found = multiply_components([factor for factor in factors if factor[1] > 0])
+    assert found is not None  # all powers are positive
+    return found.law
+
+
+def _densities(model: Product, x: Tensor, t: Tensor | float, batch: int | None, cond: dict[str, Any]) -> Tensor:
+    """Return the logarithms of the members' densities, ``(m, n)``."""
+    at, parts = float(t), x.split(batch or len(x))
+    return torch.stack(
+        [torch.cat([ask_log_density(m, part, at, **cond).cpu() for part in parts]) for m in model.members]
+    )
+
+
+def _plan(
+    model: Product,
+    sde: LinearSDE,
+    swarm: _Swarm,
+    s: Tensor,
+    t: Tensor,
+    powers: Tensor,
+    spread: Tensor,
+    batch: int | None,
+    cond: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state."""
+    found = zip(*(model.member_estimates(x, t, **cond) for x in swarm.x.split(batch or len(swarm.x))), strict=True)
+    both = (torch.cat(v, 1).double() for v in found)
+    clean, eps = (torch.tensordot(powers.to(v.device), v, 1) for v in both)
+    at_s, at_t = sde.marginal(s), sde.marginal(t)
+    law, d = posterior(at_s, at_t, sde.transition(s, t)), clean[0].numel()
+    weights, flat = swarm.log_weights.softmax(0), clean.flatten(1).cpu()
+    apart = flat - weights @ flat
+    whole = apart.T @ (weights[:, None] * apart) + spread  # of clean states, by the law of total variance
+    Phi, Sigma = full_matrix(at_t.Phi, d), full_matrix(at_t.covariance, d)
+    gain = whole @ Phi.T @ torch.linalg.inv(Phi @ whole @ Phi.T + Sigma)
+    spread = whole - gain @ Phi @ whole
+    spread = 0.5 * (spread + spread.T)
+    K = full_matrix(law.K, d)
+    left = full_matrix(at_s.Phi, d) - K @ Phi
+    covariance = full_matrix(law.covariance, d) + left @ spread @ left.T
+    mean = at_s.Phi(clean) + (law.K @ at_t.R)(eps)
+    return mean, torch.linalg.cholesky(0.5 * (covariance + covariance.T)), spread
+
+
+def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z: Tensor, root: Tensor) -> Tensor:
+    """Return ``log p(x_t | x_s) − log q(x_s | x_t)``, ``(n,)``."""
+    forward, d = sde.transition(s, t), moved[0].numel()
+    R = torch.linalg.cholesky(full_matrix(forward.covariance, d))
+    off = (x.double() - forward.Phi(moved)).flatten(1).cpu()
+    back = torch.linalg.solve_triangular(R, off.T, upper=False)
+    own = 0.5 * z.flatten(1).double().square().sum(1).cpu() + root.diagonal().log().sum()
+    return own - 0.5 * back.square().sum(0) - R.diagonal().log().sum()

@@ -1,0 +1,75 @@
+"""Score models of several others on one process: `Members`, the base of products and mixtures."""
+
+from __future__ import annotations
+
+__all__ = ["Members", "Powers"]
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditions import Conditions
+from ..models.score import ScoreModel
+from .base import Guided, check_same_process, require_clean_means
+
+Powers = dict[ScoreModel, float] | Iterable[tuple[ScoreModel, float]]
+
+
+class Members(Guided):
+    """The base class of score models that combine what several models of one process say; all get the conditions of a call.
+
+    Parameters
+    ----------
+    models
+        The score models, one at least.
+
+    Raises
+    ------
+    TypeError
+        If a process is not linear.
+    ValueError
+        If processes differ.
+    """
+
+    def __init__(self, models: Sequence[ScoreModel]) -> None:
+        super().__init__(models[0])
+        require_clean_means(self)
+        self.others = tuple(models[1:])
+        self._modules_of_others = nn.ModuleList(m for m in self.others if isinstance(m, nn.Module))
+        for other in self.others:
+            check_same_process(self.model, other, "a member")
+
+    @property
+    def members(self) -> tuple[ScoreModel, ...]:
+        """The score models."""
+        return self.model, *self.others
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that all members take, as all get them."""
+        taken = self.model.conditions
+        for other in self.others:
+            taken = taken.both(other.conditions)
+        return taken
+
+    def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
+        """Name the conditions with a row for each of `n` samples, as any of the members says."""
+        return sorted({name for model in self.members for name in model.with_rows(cond, x, n)})
+
+    def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
+        """Return what combines the members for some of the `n` samples of a run."""
+        first, *others = (model.part(rows, x, n) for model in self.members)
+        if first is self.model and all(a is b for a, b in zip(others, self.others, strict=True)):
+            return self
+        return self._around({"model": first, "others": tuple(others)})
+
+    def examine(self, x: Tensor, /, **cond: Any) -> None:
+        """Check nothing: what a member would expect of its own is not what the samples are."""
+
+    def member_estimates(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return clean states and noises of all members, ``(m, B, *)`` each, by one evaluation of each."""
+        both = [model._estimated(x, t, **cond) for model in self.members]
+        x_0, eps = (torch.stack(values) for values in zip(*both, strict=True))
+        return x_0, eps

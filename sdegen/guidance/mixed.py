@@ -1,0 +1,123 @@
+"""Mixtures of laws: a score model for ``Σ w_i p_i``, whose score is the members' by their responsibilities."""
+
+from __future__ import annotations
+
+__all__ = ["Mixed"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..laws.mixtures import GaussianMixture, Moments
+from ..laws.operators import rows
+from ..laws.powers import read_powers
+from ..models.densities import ask_log_density
+from ..models.score import ScoreModel
+from ..processes.linear import gaussian
+from .members import Members, Powers
+
+
+class Mixed(Members):
+    """A score model of a mixture of laws, ``Σ w_i p_i``, made of score models of the `p_i` on one process.
+
+    A mixture stays one under noise, so that its score is exact at every time and every sampler draws from its law,
+
+        s(x, t) = Σ r_i s_i(x, t),    r_i ∝ w_i p_i,t(x),
+
+    where the responsibilities `r_i` need the densities: members are models that know them (`Exact`, `ExactConditional`, those
+    with fixed conditions, other mixtures). Clean states and noises are means by the same responsibilities.
+
+    Parameters
+    ----------
+    models
+        A dict of score models and their weights, or pairs of these; weights are positive and sum to one. All get the conditions
+        of a call.
+
+    Raises
+    ------
+    TypeError
+        If a process is not linear, or a member is no score model with a number; at a call, if a member does not know its density.
+    ValueError
+        If weights are not positive or do not sum to one, or processes differ.
+
+    Examples
+    --------
+    >>> import torch, sdegen
+    >>> left, right = (sdegen.GaussianMixture(torch.ones(1), torch.tensor([[m]]), torch.ones(1, 1)) for m in (-5.0, 5.0))
+    >>> both = Mixed({sdegen.Exact(sdegen.VP(), left): 0.25, sdegen.Exact(sdegen.VP(), right): 0.75})
+    >>> x = sdegen.sample(both, 2000, seed=0)
+    >>> abs((x > 0).double().mean().item() - 0.75) < 0.03
+    True
+    """
+
+    conditioned = True
+
+    @check_arguments
+    def __init__(self, models: Powers) -> None:
+        pairs = read_powers("models", models, ScoreModel, "a score model", "weight")
+        super().__init__([model for model, _ in pairs])
+        self.weights = tuple(weight for _, weight in pairs)
+        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"the weights are {self.weights}; give positive ones that sum to one.")
+
+    @property
+    def moments(self) -> Moments | None:
+        """The moments of the mixture; None where a member has none."""
+        return self._mixed([model.moments for model in self.members])
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        """Refuse them: they follow from the members'."""
+        raise AttributeError("the moments of a mixture are those of its members; set theirs.")
+
+    def conditional_moments(self, /, **cond: Any) -> Moments | None:
+        """Return the moments of the mixture under conditions; None where a member's are not known."""
+        return self._mixed([model.conditional_moments(**cond) for model in self.members])
+
+    def _mixed(self, each: list[Moments | None]) -> Moments | None:
+        """Return the moments of the mixture of Gaussians with the given ones."""
+        laws = [gaussian(m) for m in each if m is not None and m.mean.shape == m.event_shape]
+        if len(laws) < len(each):
+            return None
+        means, covariances = torch.cat([law.means for law in laws]), [law.flat()[1] for law in laws]
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        return GaussianMixture(weights, means, torch.cat(covariances)).moments()
+
+    def responsibilities(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the probabilities of the members given states at one time, ``(m, B)`` float64."""
+        return self._log_joint(x, t, cond).softmax(0)
+
+    def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        """Return ``log p_t(x)`` of states at one time, ``(B,)`` float64."""
+        return self._log_joint(x, t, cond).logsumexp(0)
+
+    def _log_joint(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
+        """Return ``log w_i + log p_i,t(x)``, ``(m, B)``."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if t.ndim and (t != t[0]).any():
+            return torch.cat([self._log_joint(x[i : i + 1], t[i], cond) for i in range(len(x))], 1)
+        at = t.reshape(-1)[0].item()
+        found = [ask_log_density(model, x, at, **cond) for model in self.members]
+        return torch.stack([math.log(w) + v for w, v in zip(self.weights, found, strict=True)])
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the means of clean state and noise by the responsibilities."""
+        x_0, eps = self.member_estimates(x, t, **cond)
+        shares = self.responsibilities(x, t, **cond).to(x)
+        return self._mean(shares, x_0), self._mean(shares, eps)
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the mean of the members' scores by the responsibilities."""
+        each = torch.stack([model.score(x, t, **cond) for model in self.members])
+        return self._mean(self.responsibilities(x, t, **cond).to(x), each)
+
+    @staticmethod
+    def _mean(shares: Tensor, values: Tensor) -> Tensor:
+        """Return the sum of the members' values, ``(m, B, *)``, by shares ``(m, B)``."""
+        return sum(
+            (rows(share, value) * value for share, value in zip(shares, values, strict=True)),
+            torch.zeros_like(values[0]),
+        )
