@@ -14,8 +14,8 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import check_batch
 from ..laws.kernels import posterior
+from ..laws.matrices import full_matrix
 from ..laws.mixtures import GaussianMixture
-from ..laws.operators import full_matrix
 from ..laws.powers import multiply_components
 from ..models.densities import ask_log_density
 from ..models.named import read_conditions
