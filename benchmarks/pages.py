@@ -260,6 +260,7 @@ def filled() -> Pages:
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     nonlinear = [f"{text}{table(stem, of='posterior_table')}\n" for stem, text in NONLINEAR.items()]
     put(pages, HERE / "README.md", "nonlinear", "\n".join(nonlinear))
+    put(pages, HERE / "README.md", "misfit", f"{table('misfit', of='misfit_table')}\n")
     fields = [f"{text}{table(stem, of='fields_table')}\n" for stem, text in FIELDS.items()]
     put(pages, HERE / "README.md", "fields", "\n".join(fields))
     maps = [f"{text}{table(stem, of='flow_map_table')}\n" for stem, text in MAPS.items()]

@@ -1,6 +1,6 @@
 """Time series: forecasts and imputation against the smoother, and long series composed of windows.
 
-    python -m benchmarks.series_table           # two seeds, five minutes of one core
+    python -m benchmarks.series_table           # two seeds, ten minutes of one core
     python -m benchmarks.series_table --quick
 
 Data are stationary Gaussian processes of unit variance, whose posteriors are known: those of the smoother. Of 32 places of an

@@ -321,7 +321,7 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 
 COMPLETE = [
-    "conditional_table", "parallel_table", "series_table", "weighted_table",
+    "conditional_table", "misfit_table", "parallel_table", "series_table", "weighted_table",
     "bounded_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
@@ -456,6 +456,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("posterior_table", "DPS, flow, 10", 5),
         ("posterior_table", "annealed SMC", 10),
         ("posterior_table", "2 dimensions", 2),
+        ("misfit_table", "noise 0.5", 1),
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
         ("fields_table", "UNet", 2),
