@@ -62,11 +62,12 @@ def compute(find: Callable[[int], Problem], count: int, seed: int) -> Values:
 def block(table: Table) -> str:
     """Return the rows of every measurement."""
     count = 10 if table.quick else 50
-    cases = {
+    cases: dict[str, Callable[[int], Problem]] = {
         f"{dim} dimensions, {max(1, dim // 4)} measured, noise {noise:g}": partial(linear, dim, noise)
         for dim, noise in (WIDE[:2] if table.quick else WIDE)
     }
-    cases |= {} if table.quick else NONLINEAR
+    if not table.quick:
+        cases |= NONLINEAR
     rows = {name: table.row("misfit", name, partial(compute, find, count)) for name, find in cases.items()}
     return table.write("misfit", COLUMNS, rows)
 
