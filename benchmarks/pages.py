@@ -156,6 +156,11 @@ WEIGHTED = {
     "coverage": "### Stated errors of the normaliser, over 100 runs\n\n",
 }
 
+UNNORMALISED = {
+    "known": "### Laws without data\n\n",
+    "tilted": "### A model tilted by a reward\n\n",
+}
+
 SERIES = {
     "composition": "### Long series from true scores of windows\n\n",
     "windows": "### Long series from trained windows\n\nOf the smooth process.\n\n",
@@ -257,6 +262,8 @@ def filled() -> Pages:
     )
     weighted = [f"{text}{table(stem, of='weighted_table')}\n" for stem, text in WEIGHTED.items()]
     put(pages, HERE / "README.md", "weighted", "\n".join(weighted))
+    unnormalised = [f"{text}{table(stem, of='unnormalised_table')}\n" for stem, text in UNNORMALISED.items()]
+    put(pages, HERE / "README.md", "unnormalised", "\n".join(unnormalised))
     put(pages, HERE / "README.md", "unseen", f"{table('unseen', of='posterior_table')}\n")
     nonlinear = [f"{text}{table(stem, of='posterior_table')}\n" for stem, text in NONLINEAR.items()]
     put(pages, HERE / "README.md", "nonlinear", "\n".join(nonlinear))

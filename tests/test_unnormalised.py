@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,6 +223,24 @@ def test_slopes_that_cannot_be_matched_are_refused(density: Callable[[Tensor], T
     loss = AdjointMatching(density, steps=3)
     with pytest.raises(ValueError, match=said):
         loss(sdegen.Exact(sdegen.VP(), RING), torch.zeros(9, 2))
+
+
+@pytest.mark.parametrize("loss", [AdjointMatching, LogVariance])
+def test_a_training_that_was_interrupted_ends_with_the_same_weights(loss: Any, tmp_path: Path) -> None:
+    def run(**given: Any) -> dict[str, Tensor]:
+        model, made = small(), loss(RING.log_prob, steps=2)
+        sdegen.fit(model, GAUSSIAN, loss=made, steps=4, batch_size=8, seed=0, threads=1, every=2, **given)
+        return model.state_dict()
+
+    def stop(step: training.Step) -> None:
+        if step.step == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(checkpoint=tmp_path, callbacks=[stop])
+    assert list(tmp_path.glob("*.safetensors"))
+    whole, again = run(), run(checkpoint=tmp_path)
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
 def test_paths_are_drawn_by_whole_batches() -> None:

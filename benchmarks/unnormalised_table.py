@@ -1,0 +1,237 @@
+"""Laws that are known up to a constant, learned without data, and a trained model tilted by a reward: samples beside the truth.
+
+    python -m benchmarks.unnormalised_table            # with --fresh seven minutes of one core
+    python -m benchmarks.unnormalised_table --quick
+
+The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
+learns by adjoint matching; then samples are weighed along their paths. `log Z off` is what the logarithm of the normaliser is
+off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the total variation
+of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of the density and
+its slope, with Langevin steps that are accepted by Metropolis and Hastings between as many levels.
+
+The second table is a policy gradient: a model trained on the ring, tilted by the reward ``x_1 / 3`` along its own paths. The
+tilted law is a mixture in closed form; `KL` is that of samples, by nearest neighbours, `reward off` the mean of the reward less
+that of the law.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdegen
+from benchmarks import command
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import grids, guidance, metrics, nets, samplers
+from sdegen.laws import GaussianMixture
+from sdegen.training import AdjointMatching, LogVariance
+
+KNOWN = {"log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0}
+TILTED = {"KL": 3, "reward off": 3, "log Z off": 3, "stated": 3, "effective": 3, "CPU s": 1, "seeds": 0}
+BATCH, STEPS = 256, 100  # of a training step, and of the run that is weighed
+TAU = 3.0
+GRID = grids.Angle(end=0.0, scale=0.3)
+
+
+@dataclass
+class Problem:
+    """A law, the Gaussian that runs begin with, and how a network learns it."""
+
+    law: Any
+    std: float
+    width: int
+    steps: int
+    lr: float
+
+    @property
+    def first(self) -> GaussianMixture:
+        """The Gaussian."""
+        return GaussianMixture(torch.ones(1), torch.zeros(1, *self.law.event_shape), torch.tensor([self.std**2]))
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3),
+    "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3),
+    "many wells, 32 dimensions": lambda: Problem(sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3),
+}
+
+
+def judged(problem: Problem, found: guidance.Particles, evaluations: int, began: float) -> Values:
+    """What weighted samples say, beside what is known; the law's density is normalised."""
+    assert found.log_evidence is not None and found.evidence_error is not None
+    row: Values = {
+        "log Z off": [found.log_evidence, None],
+        "stated": [found.evidence_error, None],
+        "effective": [found.effective / len(found.x), None],
+        "evaluations": [float(evaluations), None],
+        "CPU s": [time.process_time() - began, None],
+    }
+    if isinstance(problem.law, GaussianMixture):
+        each = problem.law.component_log_prob(found.x.double()).softmax(1)
+        row["modes off"] = [0.5 * (found.weights @ each - problem.law.weights).abs().sum().item(), None]
+    return row
+
+
+def budget(problem: Problem, steps: int) -> int:
+    """Evaluations of the density and of its slope in a training."""
+    return 2 * BATCH * steps
+
+
+def learned(name: str, quick: bool, n: int, seed: int) -> Values:
+    """A network that learns the law, and weighted samples of it."""
+    problem, began = PROBLEMS[name](), time.process_time()
+    steps = 60 if quick else problem.steps
+    torch.manual_seed(seed)
+    model = sdegen.Model(nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2), sdegen.VP())
+    loss = AdjointMatching(problem.law.log_prob)
+    sdegen.fit(
+        model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed, threads=1, progress=False
+    )  # fmt: skip
+    found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
+    return judged(problem, found, budget(problem, steps) + n, began)
+
+
+def annealed(name: str, quick: bool, n: int, resampled: bool, seed: int) -> Values:
+    """Annealed importance sampling, or with `resampled` sequential Monte Carlo, from the Gaussian to the law."""
+    problem, began = PROBLEMS[name](), time.process_time()
+    draws, levels = torch.Generator().manual_seed(seed), budget(problem, 60 if quick else problem.steps) // (2 * n)
+    first, x = problem.first, problem.first.sample(n, draws).double()
+    log_weights, family, step, times = torch.zeros(n, dtype=torch.float64), torch.arange(n), 0.1, 0
+    log_evidence = 0.0
+    ends = value_and_slope(problem, first, x)
+    for level in range(levels):
+        beta = (level + 1) / levels
+        log_weights = log_weights + (ends[1] - ends[0]) / levels
+        if resampled and (weights := log_weights.softmax(0)).square().sum() * n > 2:
+            kept = guidance.twisted.draw_indices(weights, n, draws)
+            log_evidence += guidance.twisted.log_evidence_of(log_weights).item()
+            x, family, log_weights, times = x[kept], family[kept], torch.zeros_like(log_weights), times + 1
+            ends = [value[kept] for value in ends]
+        x, ends, taken = langevin(problem, first, x, ends, beta, step, draws)
+        step *= math.exp(0.2 * (taken - 0.6))
+    log_evidence += guidance.twisted.log_evidence_of(log_weights).item()
+    found = guidance.Particles.of_families(x, log_weights, family, times, levels, log_evidence)
+    return judged(problem, found, 2 * n * levels, began)
+
+
+def value_and_slope(problem: Problem, first: GaussianMixture, x: Tensor) -> list[Tensor]:
+    """Log-densities of the Gaussian and of the law, and the slopes of both."""
+    x = x.detach().requires_grad_()
+    values = [first.log_prob(x), problem.law.log_prob(x)]
+    return [*(v.detach() for v in values), *(torch.autograd.grad(v.sum(), x)[0] for v in values)]
+
+
+def langevin(
+    problem: Problem, first: GaussianMixture, x: Tensor, ends: list[Tensor], beta: float, step: float, draws: Any
+) -> tuple[Tensor, list[Tensor], float]:
+    """A Langevin step between the two laws, accepted by Metropolis and Hastings, and the share of those that were."""
+
+    def mixed(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return (1 - beta) * parts[0] + beta * parts[1], (1 - beta) * parts[2] + beta * parts[3]
+
+    value, slope = mixed(ends)
+    z = torch.randn(x.shape, generator=draws, dtype=x.dtype)
+    moved = x + step * slope + math.sqrt(2 * step) * z
+    new = value_and_slope(problem, first, moved)
+    new_value, new_slope = mixed(new)
+    back = (x - moved - step * new_slope).square().sum(1) / (4 * step)
+    log_ratio = new_value - value - back + 0.5 * z.square().sum(1)
+    taken = torch.rand(len(x), generator=draws, dtype=x.dtype).log() < log_ratio
+    ends = [torch.where(taken if v.ndim == 1 else taken[:, None], new_v, v) for v, new_v in zip(ends, new, strict=True)]
+    return torch.where(taken[:, None], moved, x), ends, taken.double().mean().item()
+
+
+def tilted_ring() -> tuple[GaussianMixture, float]:
+    """The ring times ``exp(x_1 / TAU)``, normalised, and the logarithm of the normaliser."""
+    ring, by = sdegen.data.gaussian_ring(), torch.tensor([1 / TAU, 0.0], dtype=torch.float64)
+    v = ring.covariances[:, None] if ring.covariances.ndim == 1 else ring.covariances
+    log_weights = ring.weights.log() + ring.means @ by + 0.5 * (v * by.square()).sum(1)
+    law = GaussianMixture(log_weights.softmax(0), ring.means + v * by, ring.covariances)
+    return law, log_weights.logsumexp(0).item()
+
+
+def policy(quick: bool, n: int, seed: int) -> Values:
+    """A model of the ring tilted by a reward along its own paths."""
+    torch.manual_seed(seed)
+    law, log_normaliser = tilted_ring()
+    base = sdegen.Model(nets.MLP(2, width=64, depth=2), sdegen.VP())
+    fit = partial(sdegen.fit, seed=seed, threads=1, progress=False)
+    fit(base, sdegen.data.gaussian_ring(), steps=200 if quick else 2000, batch_size=512)
+    began, model, sampler = time.process_time(), copy.deepcopy(base), samplers.ExponentialSDE(40, GRID, order=1)
+    reward, data = (lambda x: x[:, 0] / TAU), sdegen.data.gaussian_ring()
+    loss = LogVariance(reward, base=base, sampler=sampler)
+    fit(model, data, loss=loss, steps=30 if quick else 400, batch_size=BATCH, lr=1e-3)
+    seconds = time.process_time() - began
+    found = guidance.importance_sample(model, reward, n, base=base, sampler=sampler, seed=seed)
+    assert found.log_evidence is not None and found.evidence_error is not None
+    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
+    apart = metrics.knn_kl(found.x.double(), exact)
+    return {
+        "KL": [apart.value, apart.stderr],
+        "reward off": [(found.x.double().mean(0) - law.moments().mean)[0].item() / TAU, None],
+        "log Z off": [found.log_evidence - log_normaliser, None],
+        "stated": [found.evidence_error, None],
+        "effective": [found.effective / n, None],
+        "CPU s": [seconds, None],
+    }
+
+
+def untilted(n: int, seed: int) -> Values:
+    """The ring as it is, and the tilted law itself, beside the tilted law."""
+    law, ring = tilted_ring()[0], sdegen.data.gaussian_ring()
+    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
+    apart = metrics.knn_kl(ring.sample(n, torch.Generator().manual_seed(seed)), exact)
+    return {"KL": [apart.value, apart.stderr], "reward off": [-law.moments().mean[0].item() / TAU, None]}
+
+
+def floor(n: int, seed: int) -> Values:
+    """As many exact samples of the tilted law."""
+    law = tilted_ring()[0]
+    exact, again = (law.sample(n, torch.Generator().manual_seed(k + seed)) for k in (1000, 2000))
+    apart = metrics.knn_kl(again, exact)
+    return {
+        "KL": [apart.value, apart.stderr],
+        "reward off": [(again.mean(0) - law.moments().mean)[0].item() / TAU, None],
+    }
+
+
+def known_block(table: Table) -> str:
+    """Return the table of laws without data."""
+    n, rows = (500 if table.quick else 10_000), {}
+    for name in ("ring",) if table.quick else PROBLEMS:
+        few = partial(table.row, "known", seeds=None if name == "ring" else 1)
+        m = 500 if table.quick else 2000
+        rows[f"{name}: adjoint matching"] = few(f"{name}: adjoint matching", partial(learned, name, table.quick, n))
+        for method, again in (("annealed importance sampling", False), ("sequential Monte Carlo", True)):
+            row = f"{name}: {method}"
+            rows[row] = few(row, partial(annealed, name, table.quick, m, again))
+    return "\nLaws without data\n\n" + table.write("known", KNOWN, rows)
+
+
+def tilted_block(table: Table) -> str:
+    """Return the table of the policy gradient."""
+    n = 500 if table.quick else 10_000
+    rows = {
+        "the tilted law itself": table.row("tilted", "the tilted law itself", partial(floor, n)),
+        "the ring": table.row("tilted", "the ring", partial(untilted, n)),
+        "policy gradient": table.row("tilted", "policy gradient", partial(policy, table.quick, n)),
+    }
+    return "\nA model tilted by a reward\n\n" + table.write("tilted", TILTED, rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    command.run("unnormalised_table", __doc__, [known_block, tilted_block])
+
+
+if __name__ == "__main__":
+    main()
