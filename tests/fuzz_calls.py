@@ -378,6 +378,8 @@ CALLS: dict[str, Any] = {
     "guidance.repaint": {"jump": 1, "repeats": 2},
     "guidance.Mixed": {"models": {EXACT: 1.0}},
     "guidance.anneal_product": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
+    "guidance.tilted_smc": {"reward": lambda x: x.flatten(1).sum(1), "particles": 4, "steps": 2},
+    "laws.tilt_law": {"law": MIXTURE, "linear": torch.ones(2)},
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
     "training.LogVariance": {"log_prob": RING.log_prob},

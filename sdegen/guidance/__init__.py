@@ -19,6 +19,7 @@ from .misfit import Misfit, find_misfit
 from .mixed import Mixed
 from .product import Product
 from .replacement import Replacement, repaint
+from .reward import tilted_smc
 from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
 from .twisted import Particles, twisted_smc
@@ -29,7 +30,7 @@ __all__ = [
     "Autoguidance", "ClassifierFree", "Extrapolated", "Mixed", "Product", "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
-    "corrected", "minimal_residuals", "repaint", "Particles", "twisted_smc", "anneal_product",
+    "corrected", "minimal_residuals", "repaint", "Particles", "tilted_smc", "twisted_smc", "anneal_product",
     "annealed_smc", "decoupled_annealing", "split_gibbs", "importance_sample",
     "Misfit", "find_misfit",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",

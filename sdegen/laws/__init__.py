@@ -11,7 +11,7 @@ from .harmonics import BoxHarmonics, CircleHarmonics
 from .matrices import Matrix
 from .mixtures import Distribution, GaussianMixture, Moments, moments_of
 from .operators import Operator, Scale
-from .powers import Normalised, multiply_laws
+from .powers import Normalised, multiply_laws, tilt_law
 from .profiles import Profile
 from .supports import NormalRanks, free_coordinates
 from .units import Units
@@ -20,5 +20,5 @@ __all__ = [
     "BoxHarmonics", "CircleHarmonics", "Diagonal", "Distribution", "Empirical", "GaussianMixture",
     "InverseTransform", "Matrix", "Moments", "NormalRanks", "Normalised",
     "Columns", "Operator", "Profile", "Scale", "Units", "bases", "coordinates", "derivatives", "free_coordinates", "kernels",
-    "moments_of", "multiply_laws",
+    "moments_of", "multiply_laws", "tilt_law",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Normalised", "multiply_components", "multiply_laws", "read_powers"]
+__all__ = ["Normalised", "multiply_components", "multiply_laws", "read_powers", "tilt_law"]
 
 import math
 from collections.abc import Iterable, Sequence
@@ -138,6 +138,55 @@ def multiply_components(factors: Factors) -> Normalised | None:
     for law, power in factors[1:]:
         more = _raise(law, power, origin, diagonal)
         terms = [(a[:, None] + b).flatten(0, 1) for a, b in zip(terms, more, strict=True)]
+    return _normalise(terms, origin, diagonal, first.event_shape)
+
+
+@check_arguments
+def tilt_law(law: GaussianMixture, linear: Tensor, quadratic: Tensor | None = None) -> Normalised:
+    """Return the law ``p(x) exp(bᵀ x − ½ xᵀ Q x) / Z`` of a Gaussian mixture tilted by a reward, a mixture again, and ``log Z``.
+
+    Parameters
+    ----------
+    law
+        The mixture.
+    linear
+        `b`, of the shape of a datum.
+    quadratic
+        `Q`, a symmetric matrix ``(d, d)`` over the flattened datum, whose negative eigenvalues must be small for those of the
+        components' precisions; none by default.
+
+    Raises
+    ------
+    ValueError
+        If `b` or `Q` has another shape, or the tilted law has no finite integral.
+
+    Examples
+    --------
+    >>> standard = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
+    >>> found = tilt_law(standard, torch.tensor([2.0]))
+    >>> found.law.means.tolist(), found.log_normaliser
+    ([[2.0]], 2.0)
+    """
+    d = law.event_shape.numel()
+    Q = torch.zeros(d, d, dtype=torch.float64) if quadratic is None else quadratic.double()
+    if linear.shape != law.event_shape or Q.shape != (d, d):
+        raise ValueError(
+            f"linear has shape {tuple(linear.shape)} and quadratic {tuple(Q.shape)}; give {tuple(law.event_shape)}, as a datum "
+            f"has, and {(d, d)}."
+        )
+    origin, b = law.means.reshape(len(law.weights), -1)[0], linear.flatten().double()
+    c, h, P = _raise(law, 1.0, origin, False)
+    c = c + b @ origin - 0.5 * origin @ Q @ origin
+    found = _normalise([c, h + b - Q @ origin, P + 0.5 * (Q + Q.T)], origin, False, law.event_shape)
+    if found is None:
+        raise ValueError(
+            "the tilted law has no finite integral: C⁻¹ + Q is not positive definite for each component; give a larger Q."
+        )
+    return found
+
+
+def _normalise(terms: list[Tensor], origin: Tensor, diagonal: bool, event_shape: torch.Size) -> Normalised | None:
+    """Return the mixture of the components ``exp(c + h·x − ½ xᵀ P x)`` around an origin; None if one has no finite integral."""
     log_c, pulled, precision = terms
     sizes = precision if diagonal else torch.linalg.eigvalsh(precision)
     if not (sizes > 0).all():
@@ -146,7 +195,7 @@ def multiply_components(factors: Factors) -> Normalised | None:
     mean = covariance * pulled if diagonal else (covariance @ pulled[..., None])[..., 0]
     log_w = log_c + 0.5 * ((mean * pulled).sum(1) + (2 * math.pi / sizes).log().sum(1))
     kept = log_w > log_w.max() - 600 * math.log(2)  # those that float64 tells from zero
-    means, covariance = (mean + origin)[kept].reshape(-1, *first.event_shape), covariance[kept]
+    means, covariance = (mean + origin)[kept].reshape(-1, *event_shape), covariance[kept]
     covariance = covariance.reshape(means.shape) if diagonal else 0.5 * (covariance + covariance.mT)
     return Normalised(GaussianMixture(log_w[kept].softmax(0), means, covariance), log_w.logsumexp(0).item())
 

@@ -1,0 +1,152 @@
+"""Laws tilted by a reward of the data: particles of a model's own chain, weighted by `tilted_smc`."""
+
+from __future__ import annotations
+
+__all__ = ["tilted_smc"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..answers import check_answer
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..laws.kernels import posterior
+from ..models.named import read_conditions
+from ..models.score import ScoreModel, evaluating
+from ..processes.grids import Angle, Grid
+from ..processes.linear import as_linear
+from ..progress import show_bar
+from ..samplers.noise import SampleNoise, as_seed
+from ..samplers.start import check_conditions, check_known, start
+from .twisted import Particles, draw_indices, effective_size, log_evidence_of, refuse_rows
+
+FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
+
+
+@check_arguments
+def tilted_smc(
+    model: ScoreModel,
+    reward: Callable[[Tensor], Tensor],
+    particles: int,
+    *,
+    temperature: float = 1.0,
+    steps: int = 100,
+    grid: Grid | None = None,
+    threshold: float = 0.5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Particles:
+    """Draw weighted samples of the law ``p(x) exp(r(x) / τ) / Z`` of a model tilted by a reward, and return `Particles`
+    with the logarithm of `Z`, exact in the limit of many particles for the model's chain of so many steps.
+
+    Particles take the model's own reversed steps, and are weighted by what they promise: by ``exp(r(x̂_0) / τ)`` of the clean
+    state that the model predicts, over that of the step before, so that in the end the weight is the reward of the datum itself.
+    Where weights are uneven, particles are resampled. The reward is called with data and needs no derivatives; −inf forbids a
+    datum, in the end only, since what is predicted on the way may change. A reward that only data far from the model's have
+    leaves few particles: look at `ancestors`, and take more, or a higher temperature.
+
+    Parameters
+    ----------
+    model
+        A score model of a linear process.
+    reward
+        A function of data, ``(n, *)``, which returns ``(n,)``.
+    particles
+        How many.
+    temperature
+        `τ`, by which the reward is divided.
+    steps, grid
+        Steps and time grid of the chain; `Angle` by default.
+    threshold
+        Particles are resampled where the effective ones are fewer than this share.
+    seed, generator
+        Randomness.
+    progress
+        Show a bar of the steps; by default where standard error is a terminal.
+    cond
+        Conditions of the model, which all particles share.
+
+    Returns
+    -------
+    Particles
+        Weighted samples, with `log_evidence` the logarithm of ``E[exp(r(x) / τ)]``.
+
+    Raises
+    ------
+    TypeError
+        If the process is not linear.
+    ValueError
+        If the reward is NaN or inf, or forbids all particles, `temperature` is not positive, the grid ends without noise, or a
+        condition has a row for each particle.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> found = tilted_smc(sdegen.Exact(sdegen.VP(), ring), lambda x: x[:, 0], 1000, steps=50, seed=0)
+    >>> truth = sdegen.laws.tilt_law(ring, torch.tensor([1.0, 0.0]))
+    >>> abs(found.mean()[0] - truth.law.moments().mean[0]).item() < 0.2
+    True
+    """
+    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    temperature = check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature:g}; it must be positive.")
+    check_conditions(model, cond)
+    cond = read_conditions(model, cond, tilted_smc)
+    sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")
+    seed = as_seed(seed, generator)
+    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
+    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
+        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
+    with torch.no_grad(), evaluating(model), show_bar(progress, "tilted_smc") as bar:
+        check_known(model)
+        x = start(model, particles, seed, times=times)
+        refuse_rows(model, cond, x)
+        others = torch.zeros(particles, dtype=torch.float64)  # logarithms of weights, but for what is promised
+        family, resampled = torch.arange(particles), 0
+        for i, t in enumerate(times):
+            x_0, eps = model.estimate(x, t, **cond)
+            promised = _rewarded(reward, sde.project(x_0), t) / temperature
+            if i + 1 == len(times):
+                break
+            promised = _softened(promised)
+            log_weights = others + promised
+            weights = log_weights.softmax(0)
+            if effective_size(weights) < threshold * particles:
+                kept = draw_indices(weights, particles, draws)
+                at = kept.to(x_0.device)
+                x_0, eps, family, resampled = x_0[at], eps[at], family[kept], resampled + 1
+                others = log_evidence_of(log_weights) - promised[kept]
+            at_s, at_t = sde.marginal(times[i + 1]), sde.marginal(t)
+            law = posterior(at_s, at_t, sde.transition(times[i + 1], t))
+            x = at_s.Phi(x_0) + (law.K @ at_t.R)(eps) + law.covariance.cholesky()(noise(x))
+            bar.update()
+    log_weights = others + promised
+    if not (log_weights > -torch.inf).any():
+        raise ValueError("the reward forbids all particles at the end; take more, or another reward.")
+    evidence = log_evidence_of(log_weights).item()
+    return Particles.of_families(sde.project(x_0), log_weights, family, resampled, len(times), evidence)
+
+
+def _softened(promised: Tensor) -> Tensor:
+    """Return promises that are all finite: those of forbidden data are a little below the least of the others."""
+    finite = promised[promised.isfinite()]
+    return promised.clamp_min(finite.min() - FORBIDDEN) if len(finite) else torch.zeros_like(promised)
+
+
+def _rewarded(reward: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+    """Return the rewards of data, ``(n,)`` float64 on the CPU; refuse NaN and inf."""
+    found = check_answer("reward", reward(x), x.shape[:1], x, "one number for each datum").double().cpu()
+    if found.isnan().any() or found.isposinf().any():
+        raise ValueError(
+            f"the reward is NaN or inf of {int((found.isnan() | found.isposinf()).sum())} data predicted at t = {t.item():.6g}; "
+            "return finite numbers, or −inf for data that are forbidden."
+        )
+    return found

@@ -1,0 +1,64 @@
+"""Laws tilted by rewards: closed forms of mixtures, and weighted runs held to them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen.guidance import tilted_smc
+from sdegen.laws import GaussianMixture, tilt_law
+
+LAW = GaussianMixture(
+    torch.tensor([0.3, 0.7]), torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([[0.3, 0.6], [0.5, 0.2]])
+)
+LINEAR, QUADRATIC = torch.tensor([0.7, -0.4]), torch.tensor([[0.5, 0.2], [0.2, -0.3]])
+MODEL = sdegen.Exact(sdegen.VP(), LAW)
+
+
+def reward(x: Tensor) -> Tensor:
+    x = x.double()
+    return x @ LINEAR.double() - 0.5 * ((x @ QUADRATIC.double()) * x).sum(1)
+
+
+def test_a_mixture_times_a_reward_is_the_mixture_that_is_stated() -> None:
+    found = tilt_law(LAW, LINEAR, QUADRATIC)
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.law.log_prob(x), LAW.log_prob(x) + reward(x) - found.log_normaliser)
+    assert tilt_law(LAW, torch.zeros(2)).log_normaliser == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_particles_have_the_tilted_law_and_its_normaliser(temperature: float) -> None:
+    truth = tilt_law(LAW, LINEAR / temperature, QUADRATIC / temperature)
+    found = tilted_smc(MODEL, reward, 2000, steps=60, temperature=temperature, seed=0)
+    assert found.log_evidence == pytest.approx(truth.log_normaliser, abs=0.08)
+    mean, C = truth.law.moments()
+    assert ((found.mean() - mean).abs() < 5 * (C.diagonal() / 1000).sqrt()).all()
+
+
+def test_a_reward_may_forbid_data() -> None:
+    """The normaliser is then the probability of what is allowed."""
+    half = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
+    model = sdegen.Exact(sdegen.VP(), half)
+    found = tilted_smc(model, lambda x: torch.where(x[:, 0] > 0, 0.0, -torch.inf), 1000, steps=40, seed=0)
+    assert found.log_evidence == pytest.approx(math.log(0.5), abs=0.2)
+    assert (found.x[found.weights > 0] > 0).all()
+
+
+def test_rewards_that_weigh_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="the reward is NaN or inf of 8 data predicted at t = "):
+        tilted_smc(MODEL, lambda x: x[:, 0] * torch.nan, 8, steps=3)
+    with pytest.raises(ValueError, match="the reward forbids all particles at the end"):
+        tilted_smc(MODEL, lambda x: torch.full((len(x),), -torch.inf), 8, steps=3)
+    with pytest.raises(ValueError, match="temperature = 0; it must be positive"):
+        tilted_smc(MODEL, reward, 8, temperature=0.0)
+    with pytest.raises(ValueError, match="reward returned shape"):
+        tilted_smc(MODEL, lambda x: x, 8, steps=3)
+    with pytest.raises(ValueError, match="no finite integral"):
+        tilt_law(LAW, LINEAR, -5 * torch.eye(2))
+    with pytest.raises(ValueError, match="linear has shape"):
+        tilt_law(LAW, torch.ones(3))
