@@ -167,7 +167,9 @@ class Scalar:
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
-        ratio = P_s / P_t * self.kept(end, start) ** (0.5 * self.eta**2)
+        ratio = P_s / P_t
+        if self.eta:
+            ratio = ratio * self.kept(end, start) ** (0.5 * self.eta**2)
         shifts = self.constants(r[s] * (end.cos() - ratio * start.cos()))
         each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
         return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]

@@ -12,9 +12,9 @@ __all__ = [
     "Move",
     "Node",
     "Spread",
+    "add_after",
     "add_multiple",
     "apply_move",
-    "apply_after",
     "multiply",
 ]
 
@@ -52,7 +52,7 @@ class Move(NamedTuple):
         shift = self.shift
         for W, constant in zip(self.weights, constants, strict=False):
             if constant is not None:
-                shift = multiply(W, constant) if shift is None else shift + multiply(W, constant)
+                shift = multiply(W, constant, shift)
         return self._replace(shift=shift)
 
 
@@ -86,13 +86,15 @@ class Asked(NamedTuple):
 def multiply(c: Coefficient, x: Tensor, constant: Tensor | None = None) -> Tensor:
     """Apply a coefficient, an operator or one number for every direction, to `x`, and add a constant of every direction."""
     if not isinstance(c, Tensor):
-        return c(x)
+        return c(x) if constant is None else c(x) + constant
     return x * c.to(x) if constant is None else torch.addcmul(constant.to(x), c.to(x), x)
 
 
-def apply_after(a: Coefficient, b: Coefficient) -> Coefficient:
-    """Return the coefficient that does what `b` and then `a` do."""
-    return a * b if isinstance(a, Tensor) else a @ b
+def add_after(c: Any, a: Coefficient, b: Any) -> Any:
+    """Return the coefficient that does what `c` does and, on top, what `b` and then `a` do; without `c` what these two do."""
+    if isinstance(a, Tensor):
+        return a * b if c is None else torch.addcmul(c, a, b)
+    return a @ b if c is None else c + a @ b
 
 
 def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:

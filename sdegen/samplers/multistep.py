@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["Multistep", "MultistepMemory", "MultistepStep", "merge_updates"]
 
-from operator import add, sub
+from itertools import zip_longest
+from operator import sub
 from typing import NamedTuple
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear, require_noise
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Move, Node, Spread, add_multiple, apply_after, apply_move, multiply
+from .moves import Asked, Move, Node, Spread, add_after, add_multiple, apply_move, multiply
 from .references import Reference
 from .step_noise import StepNoise
 
@@ -66,8 +67,7 @@ def merge_updates(steps: list[MultistepStep]) -> list[MultistepStep]:
         if c.correct is not None and not c.restart:
             newest, *corrected = c.correct.weights
             apart = [newest, *map(sub, corrected, steps[k - 1].move.weights)]
-            carried = [apply_after(move.carry, W) for W in apart]
-            move = move._replace(weights=[*map(add, move.weights, carried), *carried[len(move.weights) :]])
+            move = move._replace(weights=[add_after(W, move.carry, V) for W, V in zip_longest(move.weights, apart)])
         if repair is not None:
             repair = repair[0].with_constants(constants), repair[1]._replace(constant=None)
         node, move = c.node._replace(constant=None), move.with_constants(constants)
