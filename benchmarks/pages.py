@@ -152,6 +152,7 @@ MAPS = {"ring": "### The ring\n\n", "mixture_in_8_dimensions": "### A mixture in
 
 WEIGHTED = {
     "guided": "### Guidance along one mode\n\n",
+    "annealed": "### Guidance along one mode, densities known\n\n",
     "several": "### Several observations of one datum\n\n",
     "coverage": "### Stated errors of the normaliser, over 100 runs\n\n",
 }
