@@ -7,7 +7,7 @@ Images are written by `sdegen.Codec`, read again, and compared bit for bit: a ro
 is that of the same images on the same chain, `sdegen.discrete_bits_per_dim`, with its error over draws. The estimate is that of
 the flow with uniform dequantisation, `sdegen.bits_per_dim`: the bound, and what the two differ by on the first of the images.
 Other formats get all images as one, below each other: PNG and WebP by Pillow, zlib and LZMA of the bytes. All are in bits per
-number. Needs ``sdegen[codec]``.
+number. Needs ``sdegen[codec]``. Then what parts of a training for bits are worth (`codec_recipe`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.codec_recipe import recipe_block
 from benchmarks.files import made
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -128,7 +129,7 @@ def codec_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("codec_table", __doc__, [codec_block], seeds=1, timed=True)
+    command.run("codec_table", __doc__, [codec_block, recipe_block], seeds=1, timed=True)
 
 
 if __name__ == "__main__":

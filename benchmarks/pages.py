@@ -162,6 +162,22 @@ UNNORMALISED = {
     "tilted": "### A model tilted by a reward\n\n",
 }
 
+CODEC = {
+    "codec": "",
+    "recipe": """### Parts of a training for bits
+
+Of the same small network of the digits, in nats an image of the test set: bounds of chains of 50 steps that end at noise
+of two steps between bytes, and of one. 600 steps of training; one seed.
+
+""",
+    "gradient": """### How noisy gradients of the likelihood are
+
+The variance of the gradient of a batch of 64 over the square of its mean, from 50 batches, after 100 steps of training,
+by laws of the times. All have the same mean; with opposite pairs a batch is 128 evaluations.
+
+""",
+}
+
 SERIES = {
     "composition": "### Long series from true scores of windows\n\n",
     "windows": "### Long series from trained windows\n\nOf the smooth process.\n\n",
@@ -292,6 +308,8 @@ def filled() -> Pages:
             put(pages, HERE / "README.md", name.replace("_", " "), f"{table(name, of=name)}\n")
     blocks = [f"{text}{table(stem, of='likelihood_table')}\n" for stem, text in LIKELIHOOD.items()]
     put(pages, HERE / "README.md", "likelihood", "\n".join(blocks))
+    files = [f"{text}{table(stem, of='codec_table')}\n" for stem, text in CODEC.items()]
+    put(pages, HERE / "README.md", "codec", "\n".join(files))
     put(pages, HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
     codes = [path.stem for path in sorted((HERE / "results" / "latent_codes").glob("*.md"))]
     shown = [f"{table(name, of='latent_codes')}\n\n![walks](results/latent_codes/{name}.png)\n" for name in codes]

@@ -328,7 +328,7 @@ COMPLETE = [
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
-    "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
+    "codec_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
     "inference_table", "kl_table", "race", "unnormalised_table",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",

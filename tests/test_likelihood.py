@@ -344,11 +344,12 @@ def test_bits_per_dim_close_in_on_the_mass_of_cells(given: sdegen.data.Scaling) 
     u = torch.linspace(centre - half, centre + half, 10_001, dtype=torch.float64)
     bound = -normal.log_prob(u).mean().item() / math.log(2) - math.log2(scaling.step)
     generator = torch.Generator().manual_seed(0)
-    one, many = (
-        sdegen.bits_per_dim(model, images, given, draws=k, tolerance=1e-3, generator=generator) for k in (1, 64)
+    one, few, many = (
+        sdegen.bits_per_dim(model, images, given, draws=k, tolerance=1e-3, generator=generator) for k in (1, 8, 64)
     )
     assert bound > truth + 0.05
     assert abs(one.value.mean() - bound) < 4 * one.value.std() / 40**0.5
+    assert one.value.mean() > few.value.mean() > many.value.mean()  # the bound falls with the number of draws
     assert abs(many.value.mean() - truth) < 0.02
     assert 0.5 < many.stderr.mean() / many.value.std() < 2
     with pytest.raises(TypeError, match="takes bytes"):
