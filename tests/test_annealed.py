@@ -72,6 +72,42 @@ def test_turns_leave_the_law_of_their_level_as_it_is() -> None:
     assert coupling.asked == 2 * 20
 
 
+def test_levels_lie_between_the_noise_of_the_process_and_that_of_the_measurement() -> None:
+    A = Linear(torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64), 0.6)
+    found = coupled(A=A, y=torch.zeros(2).double())
+    assert found.reach(torch.zeros(1, 2)) == pytest.approx(0.6 / 3)  # of the direction that is measured best
+    spread = RING.moments().variance().sqrt().item()
+    assert found.spread == pytest.approx(spread)
+    small = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([1e-4]))
+    of_small = coupled(sdegen.Exact(sdegen.VP(), small), A, torch.zeros(2).double())
+    assert of_small.largest == pytest.approx(100 * 0.01)
+    last = sdegen.VP().log_snr(sdegen.VP().T).div(-2).exp().item()
+    assert found.largest == pytest.approx(min(last, 100 * spread))
+    late = sdegen.EDM()
+    first = late.log_snr(late.t_min).div(-2).exp().item()
+    assert coupled(sdegen.Exact(late, RING), A, torch.zeros(2).double()).least == pytest.approx(2 * first)
+
+
+@pytest.mark.parametrize("draw", [split_gibbs, decoupled_annealing])
+def test_a_number_of_levels_is_even_in_the_logarithm(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(CoupledCopy, "draw_copy", lambda self, x, level: seen.append(level) or x)
+    monkeypatch.setattr(CoupledCopy, "denoise", lambda self, z, level, sampler: z)
+    with pytest.warns(UserWarning, match="fit y worse than noise does"):  # as nothing is drawn
+        draw(EXACT, ACROSS, 3, y=Y, levels=6, seed=0)
+    steps = torch.tensor(seen).log().diff()
+    assert len(seen) == 6 and torch.allclose(steps, steps[:1])
+    first = 3 * coupled().spread if draw is split_gibbs else coupled().largest
+    assert seen[0] == pytest.approx(first) and seen[-1] == pytest.approx(0.1**0.5 * ACROSS.std)
+
+
+def test_each_draw_has_randomness_of_its_own() -> None:
+    coupling = coupled(steps=2)
+    z = torch.zeros(4, 2, dtype=torch.float64)
+    one, other = (coupling.draw_data(z, 1.0) for _ in range(2))
+    assert (one - other).abs().min() > 1e-3
+
+
 # --- split Gibbs ------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,16 @@ from sdegen.conditions import Conditions
 from sdegen.laws.profiles import Profile
 from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
 from sdegen.samplers.profiles import profile_cost
-from sdegen.samplers.trials import guess, level, untried
+from sdegen.samplers.trials import (
+    CONTESTANTS,
+    Ground,
+    choose_solver,
+    ground_of,
+    guess,
+    level,
+    try_solvers,
+    untried,
+)
 from sdegen.training import state
 
 RING = sdegen.data.gaussian_ring()
@@ -225,6 +234,59 @@ def targets() -> st.SearchStrategy[sdegen.GaussianMixture]:
         return sdegen.GaussianMixture(weights / weights.sum(), means, (0.7 * widths).square())
 
     return st.builds(make, st.integers(0, 2**31), st.integers(2, 12), st.integers(2, 8), st.floats(0.7, 3.0))
+
+
+# --- what is tried
+
+
+def test_the_level_is_that_of_an_even_law_of_as_many_dimensions() -> None:
+    """``0.4 √tr / D^(1/6)`` with the dimensions `D` that the covariance fills, whatever the units."""
+    even = sdegen.Moments(torch.zeros(64), 9 * torch.ones(64))
+    assert level(even) == pytest.approx(0.4 * 24 / 2)
+    few = torch.cat([torch.full((8,), 4.0), torch.full((56,), 1e-9)])
+    for covariance in (few, few.diag()):
+        assert level(sdegen.Moments(torch.zeros(64), covariance)) == pytest.approx(0.4 * 32**0.5 / 8 ** (1 / 6))
+
+
+def some_ground(given: bool = False) -> Ground:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    return ground_of(model, measure_profile(model, drawn(RING), steps=())._replace(given=torch.tensor(given)), None)
+
+
+def test_under_conditions_steps_are_laid_wider_and_around_the_variance_there() -> None:
+    plain, given = some_ground(), some_ground(given=True)
+    assert given.level == pytest.approx(1.5 * plain.level) and plain.around is None
+    assert isinstance(given.around, samplers.Normal)
+    assert given.around.variance == pytest.approx(given.profile.variance())
+    assert choose_solver(given, 7).reference is given.around
+
+
+def test_the_nearest_is_behind_the_guess_in_neither_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ground, entered = sdegen.Exact(sdegen.VP(), RING), some_ground(), []
+
+    def miss(x: Tensor, flow: Tensor) -> Tensor:
+        """Distances of the guess, of one that is worse in the second, of the best by ratios, of the least but for one."""
+        entered.append(x)
+        told = [(1.0, 10.0), (0.5, 12.0), (0.9, 5.0), (2.0, 4.0)]
+        return torch.tensor(told[len(entered) - 1] if len(entered) <= 4 else (torch.nan, 0.0))
+
+    monkeypatch.setattr("sdegen.samplers.trials._miss", miss)
+    monkeypatch.setattr("sdegen.samplers.trials._travel", lambda model, solver, x: x)
+    (found,) = try_solvers(model, torch.zeros(2, 2).double(), ground, [4])
+    places = [i for i, one in enumerate(CONTESTANTS) if one.fewest <= 4 <= one.most]
+    assert len(entered) == len(places) and found == places[2]
+
+
+def test_what_was_nearest_at_a_number_of_steps_is_chosen_there_and_nowhere_else() -> None:
+    ground = some_ground()
+    choices = untried()
+    choices[5] = 6
+    known = ground._replace(profile=ground.profile._replace(choices=choices))
+    laid = CONTESTANTS[6].lay(known, 5)
+    chosen = choose_solver(known, 5)
+    assert isinstance(chosen.grid, grids.Angle) and chosen.grid.scale == laid.grid.scale == 0.5 * known.level
+    for steps in (4, 6, 13):
+        assert isinstance(choose_solver(known, steps).grid, EvenError)
 
 
 def errors(model: sdegen.Exact, x_T: Tensor, solvers: list[Any]) -> list[float]:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
-from sdegen.data import CategoryColumn, CountColumn, GappedColumn, IntervalColumn, NumberColumn, PositiveColumn, Table
+from sdegen.data import (
+    CategoryColumn,
+    Column,
+    CountColumn,
+    GappedColumn,
+    IntervalColumn,
+    NumberColumn,
+    PositiveColumn,
+    Table,
+)
 from sdegen.laws.columns import Columns
 from sdegen.laws.coordinates import Log, LogOdds, StickBreaking
 
@@ -133,6 +142,54 @@ def test_corners_are_those_of_a_regular_simplex_and_noise_fills_its_ball(K: int)
     # Uniform in the ball: the share within half the radius is its share of the volume.
     inside, expected = (radius < 0.45).double().mean().item(), 0.5 ** (K - 1)
     assert abs(inside - expected) < 5 * math.sqrt(expected / 4000)
+
+
+@pytest.mark.parametrize(
+    "kind", [*[*ENTRIES][::2], GappedColumn(CountColumn()), GappedColumn(CategoryColumn(tuple("xyz")))], ids=repr
+)
+def test_the_middle_is_the_mean_of_the_noise(kind: Column) -> None:
+    """So much is told beside an entry, whose noise a network is not told."""
+    one = {NumberColumn: 2.5, PositiveColumn: 2.5, IntervalColumn: 0.5, CountColumn: 3}
+    inner = getattr(kind, "column", kind)
+    entry = one[type(inner)] if type(inner) in one else inner.levels[1]
+    entries = np.full(6000, entry, dtype=object)
+    x, centre = kind.encode("c", entries, torch.Generator().manual_seed(0)), kind.centre("c", entries)
+    noise = x - centre
+    assert (noise.mean(0) - kind.middle).abs().max() <= 4.5 * noise.std(0).max() / math.sqrt(6000) + 1e-12
+    torch.testing.assert_close(kind.ask("c", entries[:1]), centre[:1] + kind.middle)
+
+
+def test_gaps_are_flagged_and_have_the_volume_of_the_flag() -> None:
+    column, entries = GappedColumn(CategoryColumn(tuple("xyz"))), np.array(["x", None, "z", None], dtype=object)
+    centre, x = column.centre("c", entries), column.encode("c", entries, torch.Generator().manual_seed(0))
+    assert (x[:, 0] - centre[:, 0]).abs().max() <= 0.9 and centre[1:, 1:].isnan().any(1).tolist() == [True, False, True]
+    assert column.decode(centre.nan_to_num()).tolist() == entries.tolist()
+    asked = column.ask("c", entries)
+    assert (asked[:, 0] == centre[0, 0]).all()  # as such that are there
+    torch.testing.assert_close(asked[[0, 2]], centre[[0, 2]])
+    flag, kind = math.log(1.8), math.log(math.pi * 0.81)
+    found = column.log_volumes(entries)
+    torch.testing.assert_close(found, torch.tensor([flag + kind, flag, flag + kind, flag]).double())
+    filled = GappedColumn(NumberColumn()).encode("c", np.array([1.0, 2.0, *[None] * 50], dtype=object))[2:, 1]
+    assert filled.unique().numel() == 50  # each gap has a number of its own
+
+
+def test_counts_are_bounded_where_they_begin_and_are_themselves_where_they_are_large() -> None:
+    guessed = [Table.of({"c": c}).columns["c"].at_least for c in ([0, 2], [1, 2], [-1, 2])]
+    assert guessed == [0, 0, None]
+    many = torch.tensor([[1000.5]], dtype=torch.float64)
+    torch.testing.assert_close(CountColumn().coordinates(many), many)
+
+
+def test_columns_have_the_slopes_and_the_bends_of_their_parts_and_are_as_far_as_the_farthest() -> None:
+    one = Columns([1, 2, 1], [Log(), None, LogOdds(1e6, 1e6 + 1)])
+    assert one.offset == LogOdds(1e6, 1e6 + 1).offset > 1e5
+    near = Columns([1, 2, 1], [Log(), None, LogOdds(-1, 3)])
+    x = torch.tensor([[0.3, -1.0, 2.0, 0.5], [4.0, 0.0, 1.0, -0.9]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(near(x).sum(), x)
+    (bend,) = torch.autograd.grad(near.slope(x).log().sum(), x)
+    torch.testing.assert_close(near.slope(x), slope)
+    torch.testing.assert_close(near.bend(x), bend)
 
 
 def test_columns_have_the_determinant_of_their_derivative() -> None:

@@ -65,7 +65,7 @@ class GappedColumn(Column):
 
     def log_volumes(self, entries: np.ndarray) -> Tensor:
         """Return the logarithms of the volumes of noise: of a missing entry that of the number which says so."""
-        there = torch.from_numpy(~find_gaps(entries))
+        there = torch.from_numpy(~find_gaps(entries)).double()
         return self._there.log_volume + there * self.column.log_volume
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
