@@ -246,6 +246,18 @@ def test_annealed_particles_take_any_measurement() -> None:
     assert abs(counted.mean((counted.x[:, 0] > 0).double()).item() - expected) < 0.05
 
 
+def test_noise_of_moves_grows_where_all_are_accepted_and_falls_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RING.sample(20, torch.Generator().manual_seed(0))
+    for after, factor in ((0.0, 1.0), (-1e3, -1.0)):
+        laws = AcceptedNoise(EXACT, ALIKE, Y, torch.Generator().manual_seed(0), 2, None, {})
+        told = iter([torch.zeros(20).double(), torch.full((20,), after).double()])
+        monkeypatch.setattr(laws, "log_likelihood", lambda misfit, level, told=told: next(told))
+        laws.next_noise = 1.0
+        moved = laws.move(x, 1.0)
+        assert laws.next_noise == pytest.approx(torch.tensor(factor).exp().item())
+        assert (moved != x).all() if after == 0 else torch.equal(moved, x)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -443,3 +443,9 @@ def test_a_linear_process_in_other_coordinates_has_its_law(sde: sdegen.LinearSDE
     assert (x.mean(0) - want.mean(0)).abs().max() < 0.08 * want.std() and (
         x.std(0) / want.std(0) - 1
     ).abs().max() < 0.06
+
+
+def test_whitened_data_are_as_far_from_zero_as_their_mean_is_in_units_of_their_spread() -> None:
+    mean = torch.tensor([10.0, -600.0], dtype=torch.float64)
+    covariance = torch.tensor([[4.0, 3.0], [3.0, 100.0]], dtype=torch.float64)
+    assert sdegen.coordinates.Whitening.of(mean, covariance).offset == pytest.approx(60.0)

@@ -84,6 +84,33 @@ def test_a_run_that_ends_early_has_the_same_normaliser() -> None:
     assert found.log_evidence == pytest.approx(multiply_laws(factors).log_normaliser, abs=0.02)
 
 
+def test_a_run_that_ends_early_is_taken_to_the_data_by_the_flow() -> None:
+    found = corrected(product(sdegen.VP(), [(NARROW, 1.0)]), 2000, steps=10, grid=sdegen.grids.Angle(end=0.1), seed=0)
+    spread = found.mean((found.x - found.mean()).square()).sqrt() / NARROW.moments().covariance.diagonal().sqrt()
+    assert ((spread - 1).abs() < 0.08).all()
+
+
+def test_particles_that_are_drawn_again_take_all_of_theirs_with_them() -> None:
+    model, sde, draws = (
+        product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)]),
+        sdegen.VP(),
+        torch.Generator().manual_seed(0),
+    )
+    swarm = Swarm(model, torch.randn(200, 2, dtype=torch.float64, generator=draws), 1.0, None, {})
+    swarm.look(stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0])
+    swarm.log_weights = 3 * torch.randn(200, dtype=torch.float64, generator=draws)
+    before, mean = [swarm.x, swarm.noise[1], swarm.clean[0], swarm.shift, swarm._rate], swarm.log_weights.exp().mean()
+    swarm.resample(0.9, draws)
+    assert swarm.resampled == 1 and swarm.ancestors.unique().numel() < 120
+    for was, now in zip(before, [swarm.x, swarm.noise[1], swarm.clean[0], swarm.shift, swarm._rate], strict=True):
+        torch.testing.assert_close(now, was[swarm.ancestors])
+    torch.testing.assert_close(swarm.log_weights.exp(), mean.expand(200))
+    swarm.resample(0.9, draws)
+    assert swarm.resampled == 1  # as all weights are equal
+    runs = [corrected(model, 40, steps=6, threshold=threshold, seed=0).resampled for threshold in (0.0, 1.0)]
+    assert runs[0] == 0 < runs[1]
+
+
 def test_particles_do_not_depend_on_the_batch() -> None:
     run = {"steps": 8, "seed": 3}
     model = product(sdegen.VP(), [(MODE, 2.0), (RING, -1.0)])

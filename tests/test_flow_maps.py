@@ -209,7 +209,9 @@ def test_a_map_begins_as_its_teacher_whatever_it_goes_to() -> None:
     ring = sdegen.data.gaussian_ring()
     teacher = sdegen.Model(nets.MLP(2, width=16, depth=1), sdegen.VP())
     sdegen.fit(teacher, ring, steps=5, batch_size=32, seed=0, progress=False)
+    teacher.learned["label"] = (True, False)
     model = FlowMap.of(teacher)
+    assert model.learned == teacher.learned and model.learned is not teacher.learned
     x, at = torch.randn(6, 2), model.sde.marginal(torch.tensor(0.6, dtype=d64))
     assert model.sde.units.agree(teacher.sde.units)
     for until in (model.level(torch.tensor([0.1])), model.level(torch.linspace(0, 1, 6))):
