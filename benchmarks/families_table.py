@@ -54,7 +54,7 @@ def on_the_mixture(table: Table, name: str, family: Family, seed: int) -> Values
         bound = law.importance_bound(x.float(), DRAWS, generator)
         cells["KL, at most"] = list(metrics.kl_from_log_ratio(RING.log_prob(x), bound.double(), control=False))
     if isinstance(model, baselines.CategoricalVAE):
-        cells |= categories(model, x)
+        cells |= own_category(confusion(model, x))
     began = time.perf_counter()
     y = law.sample(10_000, generator).detach().double().cpu()
     seconds = (time.perf_counter() - began) / 10
@@ -67,15 +67,18 @@ def on_the_mixture(table: Table, name: str, family: Family, seed: int) -> Values
 
 
 @torch.no_grad()
-def categories(model: baselines.CategoricalVAE, x: Tensor) -> Values:
-    """Whether each mode has a category of its own: the share of points that go where most of their mode goes."""
+def confusion(model: baselines.CategoricalVAE, x: Tensor) -> Tensor:
+    """Return how many points of each mode go to each category, ``(modes, categories)``."""
     mode = torch.cdist(x, RING.means).argmin(1)
     chosen = model.encode(x.float()).argmax(1)
-    counts = torch.zeros(len(RING.means), model.categories).index_put(
-        (mode, chosen), torch.ones(len(x)), accumulate=True
-    )
+    counts = torch.zeros(len(RING.means), model.categories)
+    return counts.index_put((mode, chosen), torch.ones(len(x)), accumulate=True)
+
+
+def own_category(counts: Tensor) -> Values:
+    """Whether each mode has a category of its own: the share of points that go where most of their mode goes."""
     share, own = counts.max(1)
-    return {"own category": [(share.sum() / len(x)).item(), None], "categories": [len(own.unique()), None]}
+    return {"own category": [(share.sum() / counts.sum()).item(), None], "categories": [len(own.unique()), None]}
 
 
 def of_samples(y: Tensor, generator: torch.Generator) -> Values:

@@ -311,6 +311,8 @@ def filled() -> Pages:
     files = [f"{text}{table(stem, of='codec_table')}\n" for stem, text in CODEC.items()]
     put(pages, HERE / "README.md", "codec", "\n".join(files))
     put(pages, HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
+    matrices = "![confusion matrices](results/mode_categories/confusion.png)"
+    put(pages, HERE / "README.md", "categories", f"{table('categories', of='mode_categories')}\n\n{matrices}\n")
     codes = [path.stem for path in sorted((HERE / "results" / "latent_codes").glob("*.md"))]
     shown = [f"{table(name, of='latent_codes')}\n\n![walks](results/latent_codes/{name}.png)\n" for name in codes]
     put(pages, HERE / "README.md", "codes", "\n".join(shown))

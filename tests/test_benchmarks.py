@@ -23,7 +23,9 @@ import sdegen
 from benchmarks import (
     columns_law,
     command,
+    families_table,
     inference_peers,
+    mode_categories,
     origins,
     posterior_table,
     rows,
@@ -322,14 +324,15 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 COMPLETE = [
     "conditional_table", "misfit_table", "parallel_table", "series_table", "weighted_table",
-    "bounded_table", "solver_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
+    "bounded_table", "kl_table", "mode_categories", "solver_table",
+    "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
-    "inference_table", "kl_table", "race", "unnormalised_table",
+    "inference_table", "race", "unnormalised_table",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
@@ -459,6 +462,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("misfit_table", "noise 0.5", 1),
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
+        ("mode_categories", "τ = 2", 1),
         ("fields_table", "UNet", 2),
         ("inference_table", "Gaussian linear, 10-D, score", 1),
         ("families_table", "8 categories", 1),
@@ -492,7 +496,8 @@ ON_A_DEVICE = {
     "bounded_table": "CIR, trained", "columns_table": "one network", "conditional_images": "half missing trained",
     "families_table": "VAE", "fid_table": "DDIM, 10", "fields_table": "UNet", "flow_map_table": "default sampler, 2",
     "guided_modes": "w = 1, network", "kl_table": "OU, uniform", "latent_codes": "codes of the VAE",
-    "likelihood_table": "CLD, inverse variance", "restore_images --data sprites": "blurred replacement",
+    "likelihood_table": "CLD, inverse variance", "mode_categories": "large encoder",
+    "restore_images --data sprites": "blurred replacement",
     "series_table": "network",
 }  # fmt: skip
 TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
@@ -578,3 +583,13 @@ def test_a_family_is_trained_alone_and_goes_on_where_it_was(
     assert "VAE of 1,438 images of digits: 3 steps" in capsys.readouterr().out
     model = sdegen.load(tmp_path / "results" / "train_family" / "digits-own" / "VAE-0-3.safetensors")
     assert model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_a_mode_with_a_category_of_its_own_is_told_from_one_that_shares() -> None:
+    whole, shared = torch.eye(8).roll(3, 1) * 100, torch.eye(8)[torch.arange(8) // 2] * 100
+    assert families_table.own_category(whole) == {"own category": [1.0, None], "categories": [8, None]}
+    assert families_table.own_category(shared) == {"own category": [1.0, None], "categories": [4, None]}
+    split = whole + whole.roll(1, 1)  # every mode has two categories, evenly
+    assert families_table.own_category(split)["own category"] == [0.5, None]
+    cells: Values = {"confusion": " ".join(str(v / 100) for v in whole.flatten().tolist())}
+    assert torch.equal(mode_categories.read(cells), torch.eye(8))

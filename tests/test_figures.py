@@ -299,6 +299,14 @@ CLAIMS: list[tuple[str, str, Values]] = [
         lambda: [float(RING.covariances[0].flatten()[0].sqrt())],
     ),
     ("benchmarks/README.md", "11 above 1.3", of(1.3)),
+    (
+        "benchmarks/README.md",
+        "(0.0062 nats, 0.0103 without it in fewer steps) and takes from one that\nhas them (0.0112, 0.0042 in fewer steps)",
+        lambda: [
+            cells("kl_table/architectures", f"MLP, depth 4{kind}", "KL(data‖model)")[0]
+            for kind in (", batch normalisation, no residuals", ", no residuals", ", batch normalisation", "")
+        ],
+    ),
     ("benchmarks/README.md", "of seven from 10 down to 0.1", lambda: [LADDER[-1].item()]),
     (
         "benchmarks/README.md",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,15 @@ def test_a_notebook_is_committed_with_what_its_cells_gave(notebook: Path) -> Non
     pictures = [out for cell in cells(notebook) for out in cell["outputs"] if "image/png" in out.get("data", {})]
     assert printed and pictures and all(cell["execution_count"] for cell in cells(notebook))
     assert not any(out["output_type"] == "error" for cell in cells(notebook) for out in cell["outputs"])
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_opens_in_colab_and_tells_how_long_it_takes(notebook: Path) -> None:
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert f"(https://colab.research.google.com/github/sdegen/sdegen/blob/main/docs/notebooks/{notebook.name})" in first
+    told = re.search(r"the cells took (\d+) s of one core", first)
+    when = [cell["metadata"]["execution"] for cell in cells(notebook)]
+    began, ended = (
+        datetime.fromisoformat(stamp) for stamp in (when[0]["iopub.execute_input"], when[-1]["shell.execute_reply"])
+    )
+    assert told and int(told[1]) == round((ended - began).total_seconds())
