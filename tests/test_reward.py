@@ -62,3 +62,14 @@ def test_rewards_that_weigh_nothing_are_refused() -> None:
         tilt_law(LAW, LINEAR, -5 * torch.eye(2))
     with pytest.raises(ValueError, match="linear has shape"):
         tilt_law(LAW, torch.ones(3))
+
+
+@pytest.mark.slow
+def test_the_stated_error_is_nominal_after_resampling() -> None:
+    ring = sdegen.data.gaussian_ring()
+    truth, model = tilt_law(ring, torch.tensor([0.5, 0.0])).log_normaliser, sdegen.Exact(sdegen.VP(), ring)
+    runs = [tilted_smc(model, lambda x: 0.5 * x[:, 0], 500, steps=60, seed=seed, progress=False) for seed in range(40)]
+    ratio = torch.tensor([abs((run.log_evidence or 0.0) - truth) / (run.evidence_error or 0.0) for run in runs])
+    assert all(run.resampled for run in runs)
+    one, two = ((ratio < k).double().mean().item() for k in (1, 2))
+    assert abs(one - 0.68) < 0.2 and two > 0.89, (one, two)

@@ -65,10 +65,10 @@ class Particles(NamedTuple):
     ) -> Particles:
         """Return particles with the standard error of the evidence that their descent tells.
 
-        With the weights `f` of families, those who descend from one first particle, and `n` particles, resampled `r` times, the
-        relative variance of the evidence is estimated by ``1 − (n / (n − 1))^(r + 1) (1 − Σ f²)``. A. Lee, N. Whiteley, *Variance
-        estimation in the particle filter*, 2018, arXiv:1509.00394. That is for multinomial resampling; systematic resampling adds
-        less.
+        With the weights `f` of families, those who descend from one of `n` first particles, the relative variance of the evidence
+        is estimated by ``(n Σ f² − 1) / (n − 1)``. A. Lee, N. Whiteley, *Variance estimation in the particle filter*, 2018,
+        arXiv:1509.00394. Theirs, for multinomial resampling, takes off as much again for each resampling as chance adds to
+        ``Σ f²``; systematic resampling adds none where weights are equal, so that theirs would state half of the error here.
 
         Parameters
         ----------
@@ -80,9 +80,8 @@ class Particles(NamedTuple):
             The first particle that each descends from, ``(n,)``.
         """
         n, weights = len(log_weights), log_weights.softmax(0)
-        more = n / max(1, n - 1)
         shared = torch.zeros_like(weights).index_add_(0, family, weights).square().sum().item()
-        variance = 1 - more ** (resampled + 1) * (1 - shared)
+        variance = (n * shared - 1) / max(1, n - 1)
         return cls(x, weights, resampled, evaluations, log_evidence, max(0.0, variance) ** 0.5, 1 / shared)
 
     @property
