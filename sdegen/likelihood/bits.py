@@ -165,6 +165,7 @@ def discrete_bits_per_dim(
     """
     if images.ndim < 2 or images.numel() == 0:
         raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
+    cond = read_conditions(model, cond, discrete_bits_per_dim)
     scaling = Scaling(-1, 1) if scaling is None else scaling
     x = middles(images, scaling)
     x = x if model.like is None else x.to(model.like.device)
