@@ -84,6 +84,7 @@ def test_every_wrapper_is_among_them() -> None:
     between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
+    between |= {guidance.Mixed}  # of members that know their densities, which this model does not: see test_annealing
     between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,3 +239,13 @@ def test_runs_that_cannot_be_weighted_are_refused() -> None:
         corrected(Product([(labelled, 2.0), (guidance.Without(labelled), -1.0)]), 4, label=torch.arange(4) % 2)
     with pytest.raises(ValueError, match="turned non-finite at t = "):
         corrected(Product([(Lost(sdegen.VP(), NARROW), 1.0)]), 20, steps=20, seed=0)
+
+
+@pytest.mark.parametrize("powers", [(2.0, 0.0), (1.5, 0.75), (2.0, -1.0), (0.5, 0.25)], ids=str)
+def test_a_run_warns_where_its_steps_are_too_long_for_its_weights(powers: tuple[float, float]) -> None:
+    factors = [(law, power) for law, power in zip((NARROW, WIDE), powers, strict=True) if power]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = corrected(product(sdegen.VP(), factors), 200, steps=20, seed=0)
+    off = abs(found.log_evidence - multiply_laws(factors).log_normaliser)
+    assert (off > 0.3) == (sum(powers) > 1) == any("steps = 20 are too few" in str(w.message) for w in caught)

@@ -29,10 +29,13 @@ from ..progress import show_bar
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
+from ..warning import warn_caller
 from .base import require_clean_means
 from .product import Product
 from .swarm import Swarm, Told, stages_of
 from .twisted import Particles, log_evidence_of, refuse_rows
+
+COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 
 
 @check_arguments
@@ -62,7 +65,8 @@ def corrected(
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
-    to one make the first steps long: take more, or an `EDM` process.
+    to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of doubt
+    about the normaliser.
 
     Parameters
     ----------
@@ -133,6 +137,11 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
+    if (error := swarm.step_error()) > COARSE:
+        warn_caller(
+            f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
+            f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."
+        )
     first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
     return Particles.of_families(
