@@ -14,7 +14,9 @@ from torch import Tensor
 import sdegen
 from sdegen import Codec, discrete_bits_per_dim
 from sdegen.data import Dequantisation, Scaling
-from sdegen.likelihood.container import unpack
+from sdegen.likelihood.chain import cell_edges
+from sdegen.likelihood.container import MAGIC, Header, unpack
+from sdegen.likelihood.reproducible import reproducible
 from sdegen.likelihood.stack import BitStack
 
 pytest.importorskip("constriction", reason="needs constriction")
@@ -216,3 +218,47 @@ def test_what_is_no_image_of_the_model_is_refused() -> None:
         codec.encode(drawn(2) * 0 + 40)
     with pytest.raises(TypeError, match="not scalar"):
         Codec(sdegen.Exact(sdegen.CLD(), LAW), LEVELS)
+
+
+def test_bounds_end_where_a_process_has_more_noise_than_two_steps_between_bytes() -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 3), 0.5), torch.tensor([0.05]))
+    images = torch.tensor([[100, 130, 90]], dtype=torch.uint8)
+    sde = sdegen.VE()
+    assert not sde.snr(0.0) > (2 / 255) ** -2
+    found = discrete_bits_per_dim(sdegen.Exact(sde, law), images, Scaling(0, 1), 5, generator=seeded(0))
+    assert found.value.isfinite().all()
+
+
+def test_a_cell_is_that_of_the_byte_wherever_in_it_a_number_lies() -> None:
+    scaling = Dequantisation(-1, 1, 17)
+    images = torch.arange(17, dtype=torch.uint8)[None]
+    noisy = scaling(images, torch.float64, seeded(0))
+    for found, expected in zip(cell_edges(noisy, scaling), cell_edges(scaling.middles(images), scaling), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_too_many_cells_are_refused() -> None:
+    with pytest.raises(ValueError, match="256 at most"):
+        Codec(EXACT, LEVELS, cells=2**18)
+
+
+def test_a_file_of_a_head_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        unpack(MAGIC + bytes(4))
+
+
+def test_images_are_written_in_full_precision_under_an_autocast() -> None:
+    model, images = network(), drawn(2)
+    file = Codec(model, LEVELS, steps=2).encode(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Codec(model, LEVELS, steps=2).decode(file).equal(images)
+    short = torch.backends.cudnn.allow_tf32
+    with reproducible():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == short
+
+
+def test_other_versions_are_named_before_another_model_is() -> None:
+    header = Header(["torch 1"], ("a", "b"), "", [], 0)
+    with pytest.raises(ValueError, match="written by torch 1, and here is torch 2"):
+        header.compare(["torch 2"], ("c", "b"))

@@ -73,3 +73,12 @@ def test_the_stated_error_is_nominal_after_resampling() -> None:
     assert all(run.resampled for run in runs)
     one, two = ((ratio < k).double().mean().item() for k in (1, 2))
     assert abs(one - 0.68) < 0.2 and two > 0.89, (one, two)
+
+
+def test_of_a_quadratic_reward_the_symmetric_part_counts() -> None:
+    skew = torch.tensor([[0.0, 2.0], [-2.0, 0.0]])
+    assert tilt_law(LAW, LINEAR, QUADRATIC + skew).log_normaliser == pytest.approx(
+        tilt_law(LAW, LINEAR, QUADRATIC).log_normaliser, abs=1e-6
+    )
+    with pytest.raises(ValueError, match="linear holds NaN or infinite"):
+        tilt_law(LAW, LINEAR * math.nan)

@@ -250,3 +250,29 @@ def test_paths_are_drawn_by_whole_batches() -> None:
     model = sdegen.Model(nets.MLP(2, width=8, depth=1, classes=2), sdegen.VP())
     with pytest.raises(ValueError, match="the data have the conditions label"):
         sdegen.fit(model, labelled, loss=LogVariance(RING.log_prob, steps=3), steps=1, batch_size=8)
+
+
+def test_the_constant_of_a_density_changes_no_loss() -> None:
+    model, losses = small(), []
+    model.moments = GAUSSIAN.moments()
+    for constant in (0.0, 1e8):
+        loss = AdjointMatching(lambda x, c=constant: RING.log_prob(x).double() + c, steps=5)  # type: ignore[misc]
+        losses.append(loss(model, torch.zeros(8, 2), torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
+
+
+def test_models_under_conditions_are_weighed() -> None:
+    both = sdegen.ExactConditional(sdegen.VP(), [GAUSSIAN, RING], GAUSSIAN)
+    found = importance_sample(sdegen.Conditioned(both, label=0), GAUSSIAN.log_prob, 100, steps=3, seed=0)
+    assert found.log_evidence == pytest.approx(0.0, abs=1e-6)
+
+
+def test_one_path_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="one row"):
+        LogVariance(RING.log_prob)(small(), torch.zeros(1, 2))
+
+
+def test_adjoint_matching_is_trained_in_short_precision() -> None:
+    loss, how = AdjointMatching(RING.log_prob, steps=3), {"steps": 2, "batch_size": 8, "seed": 0}
+    run = sdegen.fit(small(), GAUSSIAN, loss=loss, autocast=torch.bfloat16, **how)
+    assert len(run.loss) == 2 and all(map(math.isfinite, run.loss))

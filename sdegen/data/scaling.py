@@ -135,6 +135,16 @@ class Scaling:
             )
         return u.clamp(0, self.levels - 1).to(torch.uint8)
 
+    def middles(self, u: Tensor) -> Tensor:
+        """Return the middles of the cells of bytes, float64 of the same shape.
+
+        Parameters
+        ----------
+        u
+            ``(*)``, uint8.
+        """
+        return self.low + self.step * (u.double() + self.noise[0])
+
     def log_volume(self, dim: int) -> float:
         """Return ``D log step``, the logarithm of the volume of a cell, which turns a log-density into (a bound on) a
         log-probability, in nats.

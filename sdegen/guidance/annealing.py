@@ -137,7 +137,7 @@ def anneal_product(
             swarm = swarm.resample(threshold, draws)
             mean, root, spread = _plan(model, sde, swarm, s, t, powers[i + 1], spread, batch, cond)
             z = noise(swarm.x)
-            moved = mean + (z.flatten(1).double() @ root.T).reshape(mean.shape)
+            moved = mean + (z.flatten(1).double() @ root.T.to(z.device)).reshape(mean.shape)
             change = _log_ratio(sde, swarm.x, moved, s, t, z, root)
             moved = model.cast_states(moved)
             swarm = swarm.reach(moved, _densities(model, moved, s, batch, cond), powers[i + 1], change, s)

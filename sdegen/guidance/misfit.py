@@ -68,7 +68,7 @@ def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
 
     It takes no evaluation of a model. Samples that fit `y` as noise does may be wrong all the same, as in the weights of modes,
     which `annealed_smc` has right. The more numbers are measured, the smaller are the errors that are told of; of one or two
-    numbers no fit is too good.
+    numbers only samples that meet them nearly without noise fit too well.
 
     Parameters
     ----------

@@ -26,7 +26,8 @@ from .measuring import check_measured
 
 
 class Particles(NamedTuple):
-    """Weighted samples of data: the result of `twisted_smc`, `annealed_smc` and `corrected`.
+    """Weighted samples of data: the result of `twisted_smc`, `tilted_smc`, `annealed_smc`, `corrected`, `anneal_product` and
+    `importance_sample`.
 
     Attributes
     ----------
@@ -39,8 +40,8 @@ class Particles(NamedTuple):
     evaluations
         Evaluations of the model for each particle.
     log_evidence
-        The logarithm of the normaliser of the law, in nats: of the density of what was measured for `twisted_smc`, of the product
-        for `corrected`; None where it is not estimated.
+        The logarithm of the normaliser of the law, in nats, as the function says that made the particles, such as of the density
+        of what was measured for `twisted_smc`; None where it is not estimated.
     evidence_error
         The standard error of `log_evidence`; None as above.
     ancestors

@@ -28,6 +28,7 @@ from ..processes.linear import LinearSDE, as_linear
 from ..recall import recall
 from ..samplers.base import Sampler
 from ..samplers.exponential_sde import ExponentialSDE
+from ..samplers.references import Matched
 from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
 from .base import check_same_process
@@ -48,7 +49,7 @@ class PathTarget:
     base
         A score model whose own paths are weighed by that factor; by default paths are those of the forward process.
     sampler
-        Makes the steps; by default ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1)``.
+        Makes the steps; by default ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1, reference=Matched())``.
     steps
         Of the default sampler.
     error
@@ -64,7 +65,7 @@ class PathTarget:
         error: type[ValueError] = ValueError,
     ) -> None:
         self.log_prob, self.base, self.error = log_prob, base, error
-        self.sampler = ExponentialSDE(steps, Angle(end=0.0, scale=SCALE), order=1) if sampler is None else sampler
+        self.sampler = _default(steps) if sampler is None else sampler
 
     def draw(self, model: ScoreModel, n: int, generator: torch.Generator | None, batch: int | None = None) -> Rollout:
         """Draw `n` paths of a model from noise to the data themselves.
@@ -134,6 +135,11 @@ class PathTarget:
         return values
 
 
+def _default(steps: int) -> Sampler:
+    """Return a sampler whose last step has noise also of models under conditions, whose samples' moments nobody knows."""
+    return ExponentialSDE(steps, Angle(end=0.0, scale=SCALE), order=1, reference=Matched())
+
+
 @check_arguments
 def importance_sample(
     model: ScoreModel,
@@ -172,7 +178,8 @@ def importance_sample(
         A score model of the same process: the law is then that of its samples times ``exp(log_prob)``, such as a tilt by a
         reward.
     sampler
-        Makes steps that are Gaussian, to time 0; ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1)`` by default.
+        Makes steps that are Gaussian, to time 0; by default
+        ``ExponentialSDE(steps, grids.Angle(end=0.0, scale=0.3), order=1, reference=Matched())``.
     steps
         Steps of that one, 100 by default.
     seed, generator

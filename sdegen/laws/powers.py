@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_number
+from ..checks import check_number, check_tensor
 from ..show import show_call, show_value
 from .mixtures import GaussianMixture
 
@@ -152,13 +152,13 @@ def tilt_law(law: GaussianMixture, linear: Tensor, quadratic: Tensor | None = No
     linear
         `b`, of the shape of a datum.
     quadratic
-        `Q`, a symmetric matrix ``(d, d)`` over the flattened datum, whose negative eigenvalues must be small for those of the
-        components' precisions; none by default.
+        `Q`, a matrix ``(d, d)`` over the flattened datum, of which the symmetric part alone counts; its negative eigenvalues
+        must be small for those of the components' precisions. None by default.
 
     Raises
     ------
     ValueError
-        If `b` or `Q` has another shape, or the tilted law has no finite integral.
+        If `b` or `Q` has another shape or holds NaN or infinite values, or the tilted law has no finite integral.
 
     Examples
     --------
@@ -168,16 +168,17 @@ def tilt_law(law: GaussianMixture, linear: Tensor, quadratic: Tensor | None = No
     ([[2.0]], 2.0)
     """
     d = law.event_shape.numel()
-    Q = torch.zeros(d, d, dtype=torch.float64) if quadratic is None else quadratic.double()
-    if linear.shape != law.event_shape or Q.shape != (d, d):
+    Q = torch.zeros(d, d, dtype=torch.float64) if quadratic is None else check_tensor("quadratic", quadratic).double()
+    if check_tensor("linear", linear).shape != law.event_shape or Q.shape != (d, d):
         raise ValueError(
             f"linear has shape {tuple(linear.shape)} and quadratic {tuple(Q.shape)}; give {tuple(law.event_shape)}, as a datum "
             f"has, and {(d, d)}."
         )
+    Q = 0.5 * (Q + Q.T)
     origin, b = law.means.reshape(len(law.weights), -1)[0], linear.flatten().double()
     c, h, P = _raise(law, 1.0, origin, False)
     c = c + b @ origin - 0.5 * origin @ Q @ origin
-    found = _normalise([c, h + b - Q @ origin, P + 0.5 * (Q + Q.T)], origin, False, law.event_shape)
+    found = _normalise([c, h + b - Q @ origin, P + Q], origin, False, law.event_shape)
     if found is None:
         raise ValueError(
             "the tilted law has no finite integral: C⁻¹ + Q is not positive definite for each component; give a larger Q."

@@ -133,8 +133,8 @@ def discrete_bits_per_dim(
     scaling
         How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     steps
-        N times on ``grids.LogSNR(digits=3)`` that end where the noise is twice the step between neighbouring bytes, or times
-        ``t_N > ... > t_1`` of one's own.
+        N times on ``grids.LogSNR(digits=3)`` that end where the noise is twice the step between neighbouring bytes, or at
+        `t_min` where there is more; or times ``t_N > ... > t_1`` of one's own.
     draws
         Chains for each image.
     prior, generator, batch, cond
@@ -200,7 +200,7 @@ def middles(images: Tensor, scaling: Scaling) -> Tensor:
         raise ValueError(
             f"images hold {most}, and {scaling} has {scaling.levels} levels; give the scaling of training."
         )
-    return scaling.low + scaling.step * (images.double() + scaling.noise[0])
+    return scaling.middles(images)
 
 
 def byte_times(model: ScoreModel, scaling: Scaling, steps: int | Tensor) -> Tensor:
@@ -227,5 +227,6 @@ def byte_times(model: ScoreModel, scaling: Scaling, steps: int | Tensor) -> Tens
         return steps.detach().double().cpu()
     check_count("steps", steps)
     noise = COARSEST * scaling.step / sde.units.scale
-    end = max(sde.time(noise**-2).item(), sde.t_min)
+    reached = noise**-2 < sde.snr(sde.t_min).item()
+    end = max(sde.time(noise**-2).item(), sde.t_min) if reached else sde.t_min
     return LogSNR(start=sde.t_max, end=end, digits=3)(sde, steps)

@@ -90,13 +90,14 @@ def cell_edges(x: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     x
-        The middles of the cells.
+        Numbers in the cells.
     scaling
         How bytes became numbers.
     """
     u = scaling.inverse(x)
-    below = torch.where(u == 0, -math.inf, x - scaling.step / 2)
-    return below, torch.where(u == scaling.levels - 1, math.inf, x + scaling.step / 2)
+    middle = scaling.middles(u).to(x)
+    below = torch.where(u == 0, -math.inf, middle - scaling.step / 2)
+    return below, torch.where(u == scaling.levels - 1, math.inf, middle + scaling.step / 2)
 
 
 def last_log_mass(
@@ -110,7 +111,7 @@ def last_log_mass(
     model, t, perturbed, cond
         As for `last_log_prob`.
     x_0
-        The middles of the cells, ``(B, *)``.
+        Numbers in the cells, ``(B, *)``.
     scaling
         How bytes became numbers.
     """

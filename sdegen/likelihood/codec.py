@@ -35,6 +35,7 @@ from .reproducible import reproducible, surroundings
 from .stack import WINDOW, WORD, BitStack
 
 POOL = 32  # bits for each number of a batch, with which a file is begun; those that it does not touch are not kept
+FINEST = 256  # cells of a standard deviation: all cells of a latent share 2^24 parts of probability
 
 
 class _Rung(NamedTuple):
@@ -94,7 +95,8 @@ class Codec:
     TypeError
         If the process is not scalar, or has data in other coordinates than their own.
     ValueError
-        If a number is not positive, times do not fall, or the model does not know its data's moments.
+        If a number is not positive, there are more than 256 cells, times do not fall, or the model does not know its data's
+        moments.
 
     Examples
     --------
@@ -119,6 +121,8 @@ class Codec:
         batch: int = 16,
     ) -> None:
         check_count("cells", cells), check_count("batch", batch)
+        if cells > FINEST:
+            raise ValueError(f"cells = {cells}; give {FINEST} at most: finer ones have no probability of their own.")
         self._sde = as_scalar(model.sde, ": its latents are not numbers. Use sdegen.discrete_bits_per_dim.")
         self.scaling = Scaling(-1, 1) if scaling is None else scaling
         self.model, self.steps, self.cells, self.batch = copy.deepcopy(model), steps, cells, batch

@@ -54,18 +54,18 @@ class Header(NamedTuple):
         ValueError
             If one differs.
         """
-        if self.digests[0] != digests[0]:
-            raise ValueError("the images were written by another model; give the Codec the one that wrote them.")
-        if self.digests[1] != digests[1]:
-            raise ValueError(
-                "the images were written on other settings; give the Codec the scaling, steps, cells and batch of then."
-            )
         other = [(then, now) for then, now in zip(self.surroundings, surroundings) if then != now]
         if other:
             then, now = (", ".join(names) for names in zip(*other))
             raise ValueError(
                 f"the images were written by {then}, and here is {now}, where a network may answer otherwise in the last digit; "
                 "decode them where they were written."
+            )
+        if self.digests[0] != digests[0]:
+            raise ValueError("the images were written by another model; give the Codec the one that wrote them.")
+        if self.digests[1] != digests[1]:
+            raise ValueError(
+                "the images were written on other settings; give the Codec the scaling, steps, cells and batch of then."
             )
 
 
@@ -102,7 +102,7 @@ def unpack(file: bytes) -> tuple[Header, np.ndarray]:
             f"the {len(file)} bytes do not begin as a file of a Codec does; give what its encode has returned."
         )
     rest = file[len(MAGIC) + 4 :]
-    if file[len(MAGIC) :][:4] != struct.pack("<I", zlib.crc32(rest)):
+    if not rest or file[len(MAGIC) :][:4] != struct.pack("<I", zlib.crc32(rest)):
         raise ValueError("the checksum of the file is another: it is damaged or cut off; take another copy.")
     (length,) = struct.unpack("<H", rest[:2])
     found = json.loads(zlib.decompress(rest[2 : 2 + length]))

@@ -7,7 +7,7 @@ __all__ = ["reproducible", "surroundings"]
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 
 import numpy as np
@@ -23,26 +23,31 @@ def reproducible() -> Iterator[None]:
     """Evaluate networks within a ``with`` block on one thread, by deterministic algorithms, in full precision and without
     derivatives; restore all settings afterwards.
 
-    The number of threads decides in which order sums are taken, and so their last digit.
+    The number of threads decides in which order sums are taken, and so their last digit. Full precision is that of the network's
+    weights: no autocast around the block, and no TensorFloat-32 in products or convolutions.
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     strict, timed = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    short = torch.backends.cudnn.allow_tf32
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
     torch.set_deterministic_debug_mode("error")
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as plain:
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                plain.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.set_deterministic_debug_mode(strict)
-        torch.backends.cudnn.benchmark = timed
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = timed, short
 
 
 def surroundings(model: ScoreModel) -> list[str]:
-    """Return what the last digit of a network's answers depends on besides its input: versions, and the device.
+    """Return what the last digit of a network's answers and the digest of its code depend on besides its input: versions, and the
+    device.
 
     Parameters
     ----------
@@ -56,6 +61,7 @@ def surroundings(model: ScoreModel) -> list[str]:
     else:
         name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     versions = {
+        "Python": platform.python_version(),
         "sdegen": library.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -144,14 +144,14 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
     Raises
     ------
     ValueError
-        If it is asked about another number of rows, which then are not those of the batch.
+        If it is to compute some rows alone and is asked about another number, which then are not those of the batch.
     """
     whole, own = net.forward, net.__dict__.get("forward")
     taken = conditions_of(net)
     own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point() and p.dtype.itemsize <= 2), None)
 
     def forward(x: Tensor, /, *args: Any, **cond: Any) -> Any:
-        if len(x) != size:
+        if len(x) != size and rows != slice(0, size):
             raise ValueError(
                 f"the loss asked the network about {len(x)} rows for a batch of {size}; accumulate and several processes need "
                 "calls with one row per datum."

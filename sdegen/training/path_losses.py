@@ -57,7 +57,8 @@ class LogVariance(ScoreLoss):
     NonFiniteLoss
         In a training, if `log_prob` is NaN or +∞ at a draw, or −∞ at all; the model keeps the weights of the step before.
     ValueError
-        If `linear_from` is not positive; in a training, if the data have conditions, or as for `guidance.importance_sample`.
+        If `linear_from` is not positive; in a training, if the data have conditions, a batch has one row, or as for
+        `guidance.importance_sample`.
     """
 
     of_data = False
@@ -80,6 +81,8 @@ class LogVariance(ScoreLoss):
     ) -> Tensor:
         """Return the loss of each of as many paths as there are rows, ``(B,)`` in squared nats."""
         _refuse_conditions(cond)
+        if len(x_0) < 2:
+            raise ValueError("the batch has one row, and weights of one path have no spread; give larger batches.")
         run = self._target.draw(model, len(x_0), generator)
         log_weights = self._target.log_weights(model, run)
         known = log_weights[log_weights.isfinite()]
@@ -154,7 +157,10 @@ class AdjointMatching(ScoreLoss):
         """Return the loss of each of as many samples as there are rows, ``(B,)``."""
         _refuse_conditions(cond)
         sde, run = as_linear(model.sde, WHY), self._target.draw(model, len(x_0), generator)
-        log_weights = temper(self._target.log_weights(model, run), SHARE)
+        log_weights = self._target.log_weights(model, run)
+        log_weights = temper(
+            log_weights - log_weights.max(), SHARE
+        )  # float32 holds their digits whatever the constant is
         u, values = run.path[-1], self._values(sde, run)
         t, factor = self.times.draw(sde, self.levels * len(u), generator)
         at, data = sde.marginal(t), u.repeat(self.levels, *[1] * (u.ndim - 1))
