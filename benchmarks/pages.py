@@ -218,6 +218,8 @@ FAMILIES = {
 }
 
 
+INFERRED = {"tasks": "", "rounds": "The moons, in rounds of simulations for one datum at a time:\n\n"}
+
 Pages = dict[Path, str]
 
 
@@ -270,7 +272,8 @@ def filled() -> Pages:
     columns = [table(stem, of="columns_table") for stem in ("columns_samples", "columns_densities")]
     put(pages, HERE / "README.md", "columns", "\n\n".join(columns) + "\n")
     put(pages, HERE / "README.md", "bounded", f"{table('bounded', of='bounded_table')}\n")
-    put(pages, HERE / "README.md", "inference", f"{table('tasks', of='inference_table')}\n")
+    inferred = [f"{text}{table(stem, of='inference_table')}\n" for stem, text in INFERRED.items()]
+    put(pages, HERE / "README.md", "inference", "\n".join(inferred))
     put(
         pages,
         HERE / "README.md",
