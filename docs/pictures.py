@@ -103,7 +103,10 @@ def players() -> None:
             model, law, steps=600, batch_size=256, lr=1e-3, betas=(0.0, 0.9), clip=1e3, ema=0.0, seed=0,
             lr_factors={"net.generator.": 0.3}, callbacks=[health], progress=False,
         )  # fmt: skip
-        plots.players(health, ax=above).set(title=title, xlabel="", ylabel="loss" if below is axes[1, 0] else "")
+        end = ", ".join(f"{v:.1f}" for v in model.sample(1000, torch.Generator().manual_seed(0)).mean(0).tolist())
+        plots.players(health, ax=above).set(
+            title=f"{title}\nmean of samples ({end})", xlabel="", ylabel="loss" if below is axes[1, 0] else ""
+        )
         below.semilogy([r["step"] for r in health.records], [r["generator"] for r in health.records], color="C1")
         below.set(xlabel="step", ylim=(1e-8, 1e3))
     axes[1, 0].set_ylabel("generator's gradient")
