@@ -150,3 +150,14 @@ def test_wrappers_pass_densities_on() -> None:
     labelled = sdegen.ExactConditional(sdegen.VP(), [NARROW, WIDE], NARROW)
     x = torch.zeros(2, 2)
     torch.testing.assert_close(guidance.Without(labelled).log_density(x, 0.2, label=1), labelled.log_density(x, 0.2))
+
+
+def test_processes_may_blur_each_coordinate_by_itself() -> None:
+    laws = [
+        GaussianMixture(torch.ones(1), torch.full((1, 1, 2, 2), m), torch.tensor([v]))
+        for m, v in ((1.0, 0.25), (0.0, 1.0))
+    ]
+    factors = [(laws[0], 2.0), (laws[1], -1.0)]
+    found = anneal_product(product(sdegen.Blurring((1, 2, 2)), factors), 400, steps=8, seed=1)
+    assert found.log_evidence is not None and found.evidence_error is not None
+    assert abs(found.log_evidence - multiply_laws(factors).log_normaliser) < 4 * found.evidence_error < 0.4

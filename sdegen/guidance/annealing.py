@@ -16,6 +16,7 @@ from ..data.parts import check_batch
 from ..laws.kernels import posterior
 from ..laws.matrices import full_matrix
 from ..laws.mixtures import GaussianMixture
+from ..laws.operators import Operator
 from ..laws.powers import multiply_components
 from ..models.densities import ask_log_density
 from ..models.named import read_conditions
@@ -232,13 +233,13 @@ def _plan(
     weights, flat = swarm.log_weights.softmax(0), clean.flatten(1).cpu()
     apart = flat - weights @ flat
     whole = apart.T @ (weights[:, None] * apart) + spread  # of clean states, by the law of total variance
-    Phi, Sigma = full_matrix(at_t.Phi, d), full_matrix(at_t.covariance, d)
+    Phi, Sigma = _matrix(at_t.Phi, d), _matrix(at_t.covariance, d)
     gain = whole @ Phi.T @ torch.linalg.inv(Phi @ whole @ Phi.T + Sigma)
     spread = whole - gain @ Phi @ whole
     spread = 0.5 * (spread + spread.T)
-    K = full_matrix(law.K, d)
-    left = full_matrix(at_s.Phi, d) - K @ Phi
-    covariance = full_matrix(law.covariance, d) + left @ spread @ left.T
+    K = _matrix(law.K, d)
+    left = _matrix(at_s.Phi, d) - K @ Phi
+    covariance = _matrix(law.covariance, d) + left @ spread @ left.T
     mean = at_s.Phi(clean) + (law.K @ at_t.R)(eps)
     return mean, torch.linalg.cholesky(0.5 * (covariance + covariance.T)), spread
 
@@ -246,8 +247,13 @@ def _plan(
 def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z: Tensor, root: Tensor) -> Tensor:
     """Return ``log p(x_t | x_s) − log q(x_s | x_t)``, ``(n,)``."""
     forward, d = sde.transition(s, t), moved[0].numel()
-    R = torch.linalg.cholesky(full_matrix(forward.covariance, d))
+    R = torch.linalg.cholesky(_matrix(forward.covariance, d))
     off = (x.double() - forward.Phi(moved)).flatten(1).cpu()
     back = torch.linalg.solve_triangular(R, off.T, upper=False)
     own = 0.5 * z.flatten(1).double().square().sum(1).cpu() + root.diagonal().log().sum()
     return own - 0.5 * back.square().sum(0) - R.diagonal().log().sum()
+
+
+def _matrix(A: Operator, d: int) -> Tensor:
+    """Return a map of one time as a matrix over all numbers of a state, ``(d, d)``."""
+    return full_matrix(A, d).reshape(d, d)
