@@ -253,3 +253,13 @@ def test_minimal_residuals_are_linear_in_the_right_side(power: int) -> None:
     for iterations in (1, 3, None):
         u, scaled = (minimal_residuals(lambda u: u @ M, c * b, iterations, 0.1) for c in (1.0, 2.0**power))
         assert torch.equal(scaled, 2.0**power * u)
+
+
+@pytest.mark.parametrize("C", [torch.tensor([1.0, 0.0, 2.0]), torch.diag(torch.tensor([1.0, 0.0, 2.0]))])
+@pytest.mark.parametrize("t", [0.0, 0.5])
+def test_data_that_do_not_vary_are_not_corrected(C: torch.Tensor, t: float) -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.ones(1, 3))
+    inside, A = sdegen.Exact(sdegen.VP(), law), measurements.Mask([True, True, False], std=0.1)
+    x, y = torch.ones(2, 3, dtype=F64), torch.tensor([0.3, 0.7], dtype=F64)
+    moved = KalmanUpdate(inside, A, covariance=C).denoise(x, t, y=y) - inside.denoise(x, t)
+    assert moved.isfinite().all() and (moved[:, 1:] == 0).all() and bool((moved[:, 0] == 0).all()) == (t == 0)

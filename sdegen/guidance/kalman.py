@@ -109,7 +109,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         seen, values = self.measurement.measure(directions).flatten(1).T / self.measurement.std, values.clamp_min(0)
 
         def correct(level: Tensor, r: Tensor) -> Tensor:
-            root = (values / (1 + level * values)).sqrt()
+            root = (1 / values + level).rsqrt()  # 0 also of data that do not vary, at a time without noise
             U, sizes, Wt = torch.linalg.svd(seen * root, full_matrices=False)
             return (r @ U * (sizes / (1 + sizes.square()))) @ Wt * root
 
@@ -122,7 +122,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
     def _iterate(self, residual: Tensor, variances: Tensor, snr: Tensor, data: Tensor) -> Tensor:
         """Return the correction for variances, by conjugate gradients; a warning where these do not arrive."""
         A, units = self.measurement, self.sde.units
-        root = (variances / (1 + snr[:, None] * variances)).sqrt().reshape(-1, *data.shape[1:])
+        root = (1 / variances + snr[:, None]).rsqrt().reshape(-1, *data.shape[1:])
         transpose = A.transpose_at(data)
 
         def forth(v: Tensor) -> Tensor:
