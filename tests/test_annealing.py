@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,17 @@ def test_processes_may_blur_each_coordinate_by_itself() -> None:
     found = anneal_product(product(sdegen.Blurring((1, 2, 2)), factors), 400, steps=8, seed=1)
     assert found.log_evidence is not None and found.evidence_error is not None
     assert abs(found.log_evidence - multiply_laws(factors).log_normaliser) < 4 * found.evidence_error < 0.4
+
+
+def test_a_mixture_is_shown_and_saved_with_its_members(tmp_path: Path) -> None:
+    mixed, path = (
+        Mixed([(sdegen.Exact(sdegen.VP(), law), 0.5) for law in (NARROW, WIDE)]),
+        tmp_path / "mixed.safetensors",
+    )
+    assert repr(mixed).startswith("Mixed(models=[(Exact(VP")
+    sdegen.save(mixed, path)
+    x = torch.randn(3, 2)
+    assert torch.equal(sdegen.load(path).score(x, 0.5), mixed.score(x, 0.5))
+    why = {"moments_and_end_are_shared": "a mixture's moments follow from its members'"}
+    wrap = lambda m: Mixed([(m, 0.5), (m, 0.5)])
+    assert sdegen.testing.check_wrapper(wrap, sdegen.Exact(sdegen.VP(), NARROW), expected=why).passed

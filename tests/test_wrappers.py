@@ -68,6 +68,7 @@ def test_every_wrapper_is_held_to_these_laws() -> None:
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
+    between |= {guidance.Mixed}  # whose moments follow from its members': see test_annealing
     assert kinds(Wrapper) - between == set(WRAPPERS)
 
 

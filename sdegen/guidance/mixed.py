@@ -64,6 +64,11 @@ class Mixed(Members):
             raise ValueError(f"the weights are {self.weights}; give positive ones that sum to one.")
 
     @property
+    def models(self) -> list[tuple[ScoreModel, float]]:
+        """The members with their weights."""
+        return list(zip(self.members, self.weights, strict=True))
+
+    @property
     def moments(self) -> Moments | None:
         """The moments of the mixture; None where a member has none."""
         return self._mixed([model.moments for model in self.members])
