@@ -49,7 +49,7 @@ COLUMNS = {
     "seeds": 0,
 }
 SIMULATIONS, DRAWS, DATA = 10_000, 2000, 10
-# Posteriors of the moons and the mixture are a hundredth as thin as the prior; of ten normal numbers the linear guess leaves
+# Posteriors of the moons and the mixture are a hundredth as wide as the prior; of ten normal numbers the linear guess leaves
 # nothing to learn.
 STEPS = {"two moons": 12_000, "Gaussian mixture": 12_000, "Gaussian linear, 10-D": 500}
 USUAL = 3000  # steps of the others
