@@ -75,8 +75,10 @@ class Mixed(Members):
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
-        """Refuse them: they follow from the members'."""
-        raise AttributeError("the moments of a mixture are those of its members; set theirs.")
+        """Refuse others than they are, which follow from the members'; a file of a mixture holds the same."""
+        own = self.moments
+        if own is None or moments is None or not all(map(torch.equal, own, moments)):
+            raise AttributeError("the moments of a mixture are those of its members; set theirs.")
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
         """Return the moments of the mixture under conditions; None where a member's are not known."""
