@@ -15,10 +15,12 @@ from ..conditions import Condition
 from ..data import Batch, Source, Stream
 from ..data.rows import Rows
 from ..guidance.annealed import annealed_smc
+from ..guidance.annealing import anneal_product
 from ..guidance.feynman_kac import corrected
+from ..guidance.reward import tilted_smc
 from ..guidance.split import decoupled_annealing, split_gibbs
 from ..guidance.twisted import twisted_smc
-from ..likelihood.bits import bits_per_dim
+from ..likelihood.bits import bits_per_dim, discrete_bits_per_dim
 from ..likelihood.density import Density
 from ..likelihood.elbo import discrete_elbo, elbo
 from ..likelihood.flow import estimate_log_prob, sample_with_log_prob
@@ -37,8 +39,8 @@ from .score_loss import ScoreLoss
 # What takes conditions of a score model by keyword, beside arguments of its own.
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
-    elbo, discrete_elbo, bits_per_dim, twisted_smc, measure_profile, corrected, log_prob_of_steps,
-    annealed_smc, decoupled_annealing, split_gibbs,
+    elbo, discrete_elbo, bits_per_dim, discrete_bits_per_dim, twisted_smc, tilted_smc, measure_profile, corrected,
+    anneal_product, log_prob_of_steps, annealed_smc, decoupled_annealing, split_gibbs,
 )  # fmt: skip
 
 
