@@ -112,13 +112,13 @@ def annealed(name: str, quick: bool, n: int, resampled: bool, seed: int) -> Valu
         beta = (level + 1) / levels
         log_weights = log_weights + (ends[1] - ends[0]) / levels
         if resampled and (weights := log_weights.softmax(0)).square().sum() * n > 2:
-            kept = guidance.twisted.draw_indices(weights, n, draws)
-            log_evidence += guidance.twisted.log_evidence_of(log_weights).item()
+            kept = guidance.particles.draw_indices(weights, n, draws)
+            log_evidence += guidance.particles.log_evidence_of(log_weights).item()
             x, family, log_weights, times = x[kept], family[kept], torch.zeros_like(log_weights), times + 1
             ends = [value[kept] for value in ends]
         x, ends, taken = langevin(problem, first, x, ends, beta, step, draws)
         step *= math.exp(0.2 * (taken - 0.6))
-    log_evidence += guidance.twisted.log_evidence_of(log_weights).item()
+    log_evidence += guidance.particles.log_evidence_of(log_weights).item()
     found = guidance.Particles.of_families(x, log_weights, family, times, levels, log_evidence)
     return judged(problem, found, 2 * n * levels, began)
 

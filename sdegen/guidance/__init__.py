@@ -17,12 +17,13 @@ from .kalman import KalmanUpdate
 from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
 from .misfit import Misfit, find_misfit
 from .mixed import Mixed
+from .particles import Particles
 from .product import Product
 from .replacement import Replacement, repaint
 from .reward import tilted_smc
 from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
-from .twisted import Particles, twisted_smc
+from .twisted import twisted_smc
 from .unnormalised import importance_sample
 
 __all__ = [

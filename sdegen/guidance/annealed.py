@@ -20,7 +20,7 @@ from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions
 from .coupling import AcceptedNoise, CoupledCopy, WeighedData
 from .measuring import LinearMeasurement, Measurement
-from .twisted import Particles, draw_indices, effective_size, refuse_rows
+from .particles import Particles, draw_indices, effective_size, refuse_rows
 
 SLOWEST = 0.95  # the next noise level in parts of the last, at most
 HALVINGS = 40  # of the interval that the next level is sought in

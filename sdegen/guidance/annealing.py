@@ -21,14 +21,14 @@ from ..laws.powers import multiply_components
 from ..models.densities import ask_log_density
 from ..models.named import read_conditions
 from ..models.score import evaluating
-from ..processes.grids import Angle, Grid
+from ..processes.grids import Grid
 from ..processes.linear import LinearSDE, gaussian
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
+from .particles import Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
 from .product import Product
-from .twisted import Particles, draw_indices, effective_size, log_evidence_of, refuse_rows
 
 
 @check_arguments
@@ -115,9 +115,7 @@ def anneal_product(
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     if abs(model.power - 1) > 1e-9:
         raise ValueError(f"the powers sum to {model.power:.6g}; give powers of sum one, or take corrected.")
-    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
-    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
-        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    times = noisy_times(model, sde, grid, steps)
     powers = _powers(model, sde, times, late)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "anneal_product") as bar:
@@ -176,12 +174,11 @@ class _Swarm(NamedTuple):
 
     def resample(self, threshold: float, draws: torch.Generator) -> _Swarm:
         """Return the particles drawn again by their weights if the effective ones are fewer than a share."""
-        weights, n = self.log_weights.softmax(0), len(self.log_weights)
-        if effective_size(weights) >= threshold * n:
+        kept = draw_again(self.log_weights, threshold, draws)
+        if kept is None:
             return self
-        kept = draw_indices(weights, n, draws)
         target = None if self.log_target is None else self.log_target[kept]
-        mean = log_evidence_of(self.log_weights).expand(n)
+        mean = log_evidence_of(self.log_weights).expand(len(kept))
         return _Swarm(self.x[kept.to(self.x.device)], mean, self.family[kept], self.resampled + 1, target)
 
 
@@ -195,12 +192,8 @@ def _powers(model: Product, sde: LinearSDE, times: Tensor, late: float) -> Tenso
 
 def _data_law(model: Product, powers: Tensor, cond: dict[str, Any]) -> GaussianMixture:
     """Return the product of the Gaussians that have the members' moments, of positive powers, in the units of the process."""
-    factors, units = [], require_clean_means(model).units
-    for member, power in zip(model.members, powers.tolist(), strict=True):
-        known = member.conditional_moments(**cond)
-        moments = member.require_moments() if known is None or known.mean.shape != known.event_shape else known
-        factors.append((gaussian(moments.in_units(units)), power))
-    found = multiply_components([factor for factor in factors if factor[1] > 0])
+    laws = [gaussian(moments.in_units(model.sde.units)) for moments in model.member_moments(**cond)]
+    found = multiply_components([factor for factor in zip(laws, powers.tolist(), strict=True) if factor[1] > 0])
     assert found is not None  # all powers are positive
     return found.law
 

@@ -23,7 +23,7 @@ from ..data.parts import check_batch
 from ..laws.powers import Normalised, multiply_components
 from ..models.named import read_conditions
 from ..models.score import evaluating
-from ..processes.grids import Angle, Grid
+from ..processes.grids import Grid
 from ..processes.linear import LinearSDE, gaussian
 from ..progress import show_bar
 from ..samplers.exponential_sde import ExponentialSDE
@@ -31,9 +31,9 @@ from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
+from .particles import Particles, log_evidence_of, noisy_times, refuse_rows
 from .product import Product
 from .swarm import Swarm, Told, stages_of
-from .twisted import Particles, log_evidence_of, refuse_rows
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 
@@ -116,9 +116,7 @@ def corrected(
     cond = read_conditions(model, cond, corrected)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     lean = _check_eta(model, eta)
-    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
-    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
-        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    times = noisy_times(model, sde, grid, steps)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     sampler, told = ExponentialSDE(steps, grid, eta=lean), Told(sde, model)
     with torch.no_grad(), evaluating(model), show_bar(progress, "corrected") as bar:
@@ -170,9 +168,7 @@ def _check_eta(model: Product, eta: float) -> float:
 def _first_law(model: Product, t: float, cond: dict[str, Any]) -> Normalised:
     """Return the product at the first time, of the Gaussians that have the members' moments."""
     sde, factors = require_clean_means(model), []
-    for member, power in model.models:
-        known = member.conditional_moments(**cond)
-        moments = member.require_moments() if known is None or known.mean.shape != known.event_shape else known
+    for moments, power in zip(model.member_moments(**cond), model.powers, strict=True):
         law = gaussian(moments.in_units(sde.units)).diffuse(sde.marginal(t), sde.embedding)
         if model.power != 1 and law.means[0].numel() != moments.mean.numel():
             raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditions import Conditions
+from ..laws.mixtures import Moments
 from ..models.score import ScoreModel
 from .base import Guided, check_same_process, require_clean_means
 
@@ -67,6 +68,17 @@ class Members(Guided):
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Check nothing: what a member would expect of its own is not what the samples are."""
+
+    def member_moments(self, /, **cond: Any) -> list[Moments]:
+        """Return the moments of each member under conditions; of its law without them where these are not known, or differ
+        between samples.
+        """
+        found = []
+        for model in self.members:
+            known = model.conditional_moments(**cond)
+            alike = known is not None and known.mean.shape == known.event_shape
+            found.append(known if known is not None and alike else model.require_moments())
+        return found
 
     def member_estimates(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return clean states and noises of all members, ``(m, B, *)`` each, by one evaluation of each."""

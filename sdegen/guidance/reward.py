@@ -16,12 +16,12 @@ from ..checks import check_count, check_number
 from ..laws.kernels import posterior
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
-from ..processes.grids import Angle, Grid
+from ..processes.grids import Grid
 from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
-from .twisted import Particles, draw_indices, effective_size, log_evidence_of, refuse_rows
+from .particles import Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -101,9 +101,7 @@ def tilted_smc(
     cond = read_conditions(model, cond, tilted_smc)
     sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")
     seed = as_seed(seed, generator)
-    times = (Angle(end=model.end) if grid is None else grid)(sde, steps)
-    if not sde.marginal(times[-1]).R.log_abs_det().isfinite().all():
-        raise ValueError(f"the grid ends at t = {times[-1].item():.6g}, where there is no noise; end it later.")
+    times = noisy_times(model, sde, grid, steps)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "tilted_smc") as bar:
         check_known(model)
@@ -118,9 +116,8 @@ def tilted_smc(
                 break
             promised = _softened(promised)
             log_weights = others + promised
-            weights = log_weights.softmax(0)
-            if effective_size(weights) < threshold * particles:
-                kept = draw_indices(weights, particles, draws)
+            kept = draw_again(log_weights, threshold, draws)
+            if kept is not None:
                 at = kept.to(x_0.device)
                 x_0, eps, family, resampled = x_0[at], eps[at], family[kept], resampled + 1
                 others = log_evidence_of(log_weights) - promised[kept]

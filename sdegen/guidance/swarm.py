@@ -21,8 +21,8 @@ from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory
+from .particles import draw_again, log_evidence_of
 from .product import Product
-from .twisted import draw_indices, effective_size, log_evidence_of
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
 LEAST = 1e-9  # of the strongest noise: directions with less have none
@@ -200,12 +200,11 @@ class Swarm:
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
-        weights = self.log_weights.softmax(0)
-        if effective_size(weights) >= threshold * len(weights):
+        kept = draw_again(self.log_weights, threshold, draws)
+        if kept is None:
             return
-        kept = draw_indices(weights, len(weights), draws)
         at = kept.to(self.x.device)
-        self.log_weights = log_evidence_of(self.log_weights).expand(len(weights))
+        self.log_weights = log_evidence_of(self.log_weights).expand(len(kept))
         self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
         self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
         self.resampled += 1

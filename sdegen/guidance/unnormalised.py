@@ -32,7 +32,7 @@ from ..samplers.references import Matched
 from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
 from .base import check_same_process
-from .twisted import Particles, log_evidence_of
+from .particles import Particles, log_evidence_of
 
 STEPS = 100  # of a run whose number of steps nobody named
 SCALE = 0.3  # of the spread of the first Gaussian: laws have detail that is finer than they are wide
@@ -67,7 +67,14 @@ class PathTarget:
         self.log_prob, self.base, self.error = log_prob, base, error
         self.sampler = _default(steps) if sampler is None else sampler
 
-    def draw(self, model: ScoreModel, n: int, generator: torch.Generator | None, batch: int | None = None) -> Rollout:
+    def draw(
+        self,
+        model: ScoreModel,
+        n: int,
+        generator: torch.Generator | None,
+        seed: int | None = None,
+        batch: int | None = None,
+    ) -> Rollout:
         """Draw `n` paths of a model from noise to the data themselves.
 
         Raises
@@ -86,6 +93,7 @@ class PathTarget:
             model,
             n,
             sampler=self.sampler,
+            seed=seed,
             generator=generator,
             batch=batch,
             final="sample",
@@ -212,11 +220,8 @@ def importance_sample(
     if steps is not None and sampler is not None:
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
     n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
-    if seed is not None and generator is not None:
-        raise ValueError("seed and generator were both given; one source of randomness is enough.")
-    draws = torch.Generator().manual_seed(seed) if seed is not None else generator
     target = PathTarget(log_prob, base, sampler, steps)
-    run = target.draw(model, n, draws, batch)
+    run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
     return Particles.of_families(
         run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_evidence_of(log_weights).item()
