@@ -1,6 +1,7 @@
 """Train one network on images given what was measured of them: means of blocks, or the pixels that a random mask leaves.
 
     python -m benchmarks.conditional_training            # some 15 minutes of one core with AMX; goes on where it was stopped
+    python -m benchmarks.conditional_training long --device cuda
 
 The network is that of the shipped model of Fashion-MNIST with two conditions more, whose weights begin at 0
 (`nets.add_conditions`): ``coarse``, the means of 4 × 4 pixels brought to the size of the image, and ``known``, the pixels that
@@ -14,7 +15,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,13 +29,23 @@ from benchmarks.train_images import PRESETS, SPLITS
 from sdegen import nets
 
 DATA = "fashion_mnist"
-STEPS = 4000
-BATCH, RATE, WARMUP = 64, 4e-4, 200
+WARMUP = 200
 BLOCK = 4  # pixels a side that one mean is of
 STD = 0.05  # of the noise of what is measured, of data in [−1, 1]
 LOST = 0.1
 MISSING = float("nan")
 Card = dict[str, Any]
+
+
+class Recipe(NamedTuple):
+    """How a network is trained: steps, images of a batch, and learning rate."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+RECIPES = {"short": Recipe(4000, 64, 4e-4), "long": Recipe(6000, 512, 1e-3), "quick": Recipe(20, 64, 4e-4)}
 
 
 def reduce(x: Tensor) -> Tensor:
@@ -51,17 +62,17 @@ def draw_masks(n: int, side: int, generator: torch.Generator) -> Tensor:
     """Draw which pixels are seen, ``(n, 1, side, side)``: all but a box, half of the image, or random pixels; a third each."""
 
     def integers(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (n, 1, 1), generator=generator)
+        return torch.randint(low, high, (n, 1, 1), generator=generator, device=generator.device)
 
-    along = torch.arange(side)
+    along = torch.arange(side, device=generator.device)
     down, right = along[:, None], along
     tall, wide = integers(8, 21), integers(8, 21)
     top, left = (integers(0, side) % (side + 1 - size) for size in (tall, wide))
     boxes = ~((top <= down) & (down < top + tall) & (left <= right) & (right < left + wide))
     first = torch.where(integers(0, 2) == 0, down, right) < side // 2
     halves = first == (integers(0, 2) == 0)
-    share = 0.1 + 0.5 * torch.rand(n, 1, 1, generator=generator)
-    pixels = torch.rand(n, side, side, generator=generator) < share
+    share = 0.1 + 0.5 * torch.rand(n, 1, 1, generator=generator, device=generator.device)
+    pixels = torch.rand(n, side, side, generator=generator, device=generator.device) < share
     kind = integers(0, 3)
     return torch.where(kind == 0, boxes, torch.where(kind == 1, halves, pixels))[:, None]
 
@@ -72,23 +83,24 @@ class MeasuredImages:
     Parameters
     ----------
     images
-        In [−1, 1], ``(N, 1, H, W)``.
+        In [−1, 1], ``(N, 1, H, W)``, on the device that draws.
     size
         Images of a batch.
     """
 
-    def __init__(self, images: Tensor, size: int = BATCH) -> None:
+    def __init__(self, images: Tensor, size: int = 64) -> None:
         self.images, self.size, self.passes = images, size, 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         self.passes += 1
-        generator = torch.Generator().manual_seed(self.passes)
-        for rows in torch.randperm(len(self.images), generator=generator).split(self.size):
+        device = self.images.device
+        generator = torch.Generator(device).manual_seed(self.passes)
+        for rows in torch.randperm(len(self.images), generator=generator, device=device).split(self.size):
             x = self.images[rows]
-            n, noise = len(x), torch.randn(x.shape, generator=generator)
+            n, noise = len(x), torch.randn(x.shape, generator=generator, device=device)
             coarse = enlarge(reduce(x) + STD * noise[..., ::BLOCK, ::BLOCK])
             known = torch.where(draw_masks(n, x.shape[-1], generator), x + STD * noise, MISSING)
-            first = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+            first = torch.rand(n, 1, 1, 1, generator=generator, device=device) < 0.5
             yield x, {"coarse": coarse.where(first, MISSING), "known": known.where(~first, MISSING)}
 
 
@@ -101,32 +113,33 @@ def build() -> sdegen.Model:
     return model
 
 
-def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
-    """A model of the training split, and its card: read from a folder, or trained where they are not there yet."""
-    path = folder / f"trained-{steps}.safetensors"
+def train(folder: Path, name: str, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
+    """A model of the training split by a recipe, and its card: read from a folder, or trained where they are not there yet."""
+    path, recipe = folder / f"trained-{name}.safetensors", RECIPES[name]
 
     def make(path: Path) -> None:
         model, images = build(), SPLITS[DATA]().train.scaled(-1, 1).rows()
         state = path.with_suffix("")
         state.mkdir(exist_ok=True)
         run = fit_on(
-            device, model, MeasuredImages(images), steps=steps, lr=RATE, warmup=min(WARMUP, steps // 4), threads=1, seed=0,
-            loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state, every=100, **more,
+            device, model, MeasuredImages(images.to(device), recipe.batch), steps=recipe.steps, lr=recipe.rate, threads=1, seed=0,
+            warmup=min(WARMUP, recipe.steps // 4), loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state,
+            every=100 if device == "cpu" else 1000, **more,
         )  # fmt: skip
-        path.with_suffix(".json").write_text(json.dumps(card(run, steps), indent=1) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(card(run, name, device), indent=1) + "\n")
         sdegen.save(model.half(), path)
 
     model = sdegen.load(made(path, make), dtype=torch.float32)
     return model, json.loads(path.with_suffix(".json").read_text())
 
 
-def card(run: sdegen.Run, steps: int) -> Card:
-    """Return what was spent on a model, of a run that was to have so many steps."""
-    last = run.loss[-200:]
+def card(run: sdegen.Run, name: str, device: str) -> Card:
+    """Return what was spent on a model, of a run by a recipe."""
+    recipe, last = RECIPES[name], run.loss[-200:]
     return {
-        "command": f"python -m benchmarks.conditional_training --steps {steps}",
-        "data": f"{DATA}, the training split", "steps": run.steps, "share of the recipe": round(run.steps / STEPS, 4),
-        "images seen": run.steps * BATCH, "seconds": round(run.seconds), "threads": run.threads,
+        "command": f"python -m benchmarks.conditional_training {name} --device {device}",
+        "data": f"{DATA}, the training split", "steps": run.steps, "share of the recipe": round(run.steps / recipe.steps, 4),
+        "images seen": run.steps * recipe.batch, "seconds": round(run.seconds), "threads": run.threads,
         "loss of the last 200 steps": round(sum(last) / len(last), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
@@ -135,14 +148,14 @@ def card(run: sdegen.Run, steps: int) -> Card:
 def main() -> None:
     """Train the model where it is not there yet, and print its card."""
     parser = argparse.ArgumentParser(description="Train a model of images given what was measured of them.")
+    parser.add_argument("recipe", nargs="?", choices=list(RECIPES), default="short", help="how much is spent")
     command.add_device(parser)
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the run")
     parser.add_argument(
         "--seconds", type=float, default=None, help="end the run by then, however many steps it has made"
     )
     command.add_out(parser)
     args = parser.parse_args()
-    _, spent = train(args.out / "conditional_images" / "models", args.steps, args.device, seconds=args.seconds)
+    _, spent = train(args.out / "conditional_images" / "models", args.recipe, args.device, seconds=args.seconds)
     print(json.dumps(spent, indent=1))
 
 
