@@ -136,6 +136,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default="cpu", help="device that networks are trained and asked on")
 
 
+def add_seconds(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the time that a training may take."""
+    parser.add_argument("--seconds", type=float, default=None, help="end a training by then, however far it has come")
+
+
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add the option of where results are written."""
     parser.add_argument(

@@ -28,6 +28,11 @@ def usable(name: str) -> str:
     return name
 
 
+def called(device: str) -> str:
+    """Return what a device is called in a table: the name of the accelerator, or ``CPU``."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device.upper()
+
+
 def fit_on(device: str, model: nn.Module, data: Any, **settings: Any) -> sdegen.Run:
     """Train a model on a device, bring it back to the CPU, where it is judged, and return the record of the training.
 

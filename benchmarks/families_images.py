@@ -15,6 +15,7 @@ import sdegen
 from benchmarks.families import SOURCE_SPLIT, Family, as_the_sources, images, trained
 from benchmarks.families_pictures import curves, picture, side_by_side, slug
 from benchmarks.fid_table import COUNT, NETWORKS, SCALING, as_images, equal_parts, quality
+from benchmarks.followed import Points
 from benchmarks.rows import Values
 from benchmarks.tables import COMMITTED, Table
 from benchmarks.train_images import SPLITS
@@ -103,26 +104,22 @@ class Curve:
 
     def __init__(self, judge: Judge, family: Family, name: str, seed: int) -> None:
         self.judge, self.family, self.seed = judge, family, seed
-        self.path = judge.table.out / f"curve-{slug(name)}-{seed}.csv"
+        self.points = Points(judge.table.out / f"curve-{slug(name)}-{seed}.csv")
         self.epoch = max(1, len(judge.split.train) // 64)
 
     def __call__(self, step: Any) -> None:
         """Measure where it is time."""
-        with step.averaged() as model:
-            if isinstance(model, baselines.RealNVP):
-                if step.step % 500 == 0:
-                    self.add(step, "bits", bits(self.judge, model, self.seed)["bits"])
-            elif step.step % self.epoch == 0:
+        flow = isinstance(step.model, baselines.RealNVP)
+        if step.step % (500 if flow else self.epoch):
+            return
+        with step.averaged() as model:  # only now: averaged weights have buffers of their own, which take some batches
+            if flow:
+                what, cell = "bits", bits(self.judge, model, self.seed)["bits"]
+            else:
                 n = min(len(self.judge.real), 1000)
                 x = self.judge.made(model, self.family, n, torch.Generator().manual_seed(1))
-                self.add(step, "FID", metrics.fid(x, self.judge.real, self.judge.net)[:2])
-
-    def add(self, step: Any, what: str, cell: Any) -> None:
-        """Write a point at the end of the file; a run that is gone over again begins where it is."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else [f"step,seconds,{what},s.e."]
-        kept = [lines[0], *(line for line in lines[1:] if int(line.split(",")[0]) < step.step)]
-        point = f"{step.step},{step.seconds:.1f},{cell[0]:.5g},{cell[1]:.2g}"
-        self.path.write_text("\n".join([*kept, point]) + "\n")
+                what, cell = "FID", metrics.fid(x, self.judge.real, self.judge.net)[:2]
+        self.points.add(step.step, {"seconds": step.seconds, what: cell[0], "s.e.": cell[1]})
 
 
 def on_images(judge: Judge, name: str, seed: int) -> Values:

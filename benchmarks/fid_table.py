@@ -50,7 +50,7 @@ PROCESSES: dict[str, Callable[[], sdegen.LinearSDE]] = {
     "blurring, 2 pixels": lambda: sdegen.Blurring((3, 16, 16)),
 }
 SEEDS = {"digits": 4, "sprites": 4}  # where fewer images are held back than a row has samples
-BATCH = 250
+BATCH = 250  # samples that go through a network at a time; of an accelerator all do, which waits for calls and not for numbers
 NETWORKS = {
     "digits": "digits-cnn-v1",
     "mnist": "mnist-cnn-v1",
@@ -255,7 +255,8 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
     hook = net.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
     began = time.perf_counter()
     cond: dict[str, Any] = {"label": labels.to(task.table.device)} if recipe.labelled else {}
-    x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=BATCH, progress=None, **cond)
+    batch = BATCH if task.table.device == "cpu" else None
+    x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=batch, progress=None, **cond)
     seconds = (time.perf_counter() - began) / len(labels) * 1000
     hook.remove()
     return as_images(x, SCALING), labels, seconds, sum(rows) / len(labels)

@@ -4,23 +4,29 @@
     python -m benchmarks.train_family GAN --preset source --epochs 100           # the recipe of the source projects
     python -m benchmarks.train_family VAE --data digits --steps 200              # seconds
 
-Weights, the loss and a grid of samples go to ``results/train_family``. A run that was stopped goes on where it was.
+Weights, a card that says which share of the recipe was spent, the losses, of adversarial models those of both players, and a
+grid of samples go to ``results/train_family``. A run that was stopped goes on where it was; ``--seconds`` ends one by then.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import called
 from benchmarks.families import SOURCE_EPOCHS, Family, images, trained
 from benchmarks.families_images import drawn, families_of, split_of
 from benchmarks.families_pictures import slug
 from benchmarks.fid_table import as_images
+from benchmarks.followed import draw_losses, files_of, follow_losses
 from benchmarks.train_images import SPLITS
 from sdegen import plots
 from sdegen.data import Dequantisation, Scaling
@@ -34,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=["own", "source"], default="own", help="settings of the training")
     parser.add_argument("--epochs", type=float, default=SOURCE_EPOCHS, help="of the source preset")
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the recipe's")
+    command.add_seconds(parser)
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     command.add_device(parser)
@@ -42,14 +49,53 @@ def arguments() -> argparse.Namespace:
 
 
 def picture(model: torch.nn.Module, run: sdegen.Run, family: Family, levels: int, path: Path) -> None:
-    """Draw the loss beside a hundred samples."""
+    """Draw the loss, a hundred samples, and the losses of both players where there are two."""
     kind = Dequantisation if family.dequantised else Scaling
     x = as_images(drawn(model, family, 100, torch.Generator().manual_seed(0)), kind(0, 1, levels))
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plots.losses(run, ax=left)
-    plots.images(x, columns=10, ax=right)
+    players = files_of(path.with_suffix(""))[1]
+    figure = Figure(figsize=(13 if players.exists() else 9, 4), layout="constrained")
+    axes = figure.subplots(1, 3 if players.exists() else 2)
+    plots.losses(run, ax=axes[0])
+    plots.images(x, columns=10, ax=axes[1])
+    if players.exists():
+        draw_losses([players], axes[2])
     figure.savefig(path, dpi=100)
+
+
+def train(
+    name: str, data: str, preset: str, epochs: float, seed: int, stem: Path, steps: int | None = None,
+    seconds: float | None = None, device: str = "cpu",
+) -> tuple[Any, Family, sdegen.Run]:  # fmt: skip
+    """Train a family, or go on with it, and return the model, how it is trained, and the record.
+
+    Parameters
+    ----------
+    name, data, preset, epochs, seed, steps, seconds, device
+        As the options of the command.
+    stem
+        Folder and name of its checkpoints, weights and losses.
+    """
+    images = split_of(data, preset).train
+    family = families_of(data, len(images), preset, epochs)[name]
+    some = images[:256].scaled(0, 1).rows()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    model, run = trained(
+        family, images, seed, steps, device, seconds=seconds, checkpoint=stem, every=500, callbacks=follow_losses(some, stem)
+    )  # fmt: skip
+    sdegen.save(model, stem.with_suffix(".safetensors"))
+    return model, family, run
+
+
+def card(name: str, data: str, preset: str, seed: int, family: Family, run: sdegen.Run, device: str) -> dict[str, Any]:
+    """Return what was spent on a model."""
+    count, last = len(split_of(data, preset).train), run.loss[-500:]
+    return {
+        "family": name, "data": f"{data}, {count:,} training images", "preset": preset, "seed": seed, "steps": run.steps,
+        "epochs": round(run.steps * family.fit["batch_size"] / count, 2),
+        "share of the recipe": round(run.steps / family.fit["steps"], 4), "seconds": round(run.seconds),
+        "device": called(device), "loss of the last 500 steps": round(sum(last) / len(last), 3), "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -57,20 +103,17 @@ def main() -> None:
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train = split_of(args.data, args.preset).train
-    family = families_of(args.data, len(train), args.preset, args.epochs)[args.name]
     folder = args.out / "train_family" / f"{args.data}-{args.preset}"
-    folder.mkdir(parents=True, exist_ok=True)
-    state = folder / f"{slug(args.name)}-{args.seed}-{args.steps or family.fit['steps']}"
-    model, run = trained(family, train, args.seed, args.steps, args.device, checkpoint=state, every=250)
-    sdegen.save(model, state.with_suffix(".safetensors"))
-    picture(model, run, family, train.levels, state.with_suffix(".png"))
-    last = run.loss[-100:]
-    print(
-        f"{args.name} of {len(train):,} images of {args.data}: {run.steps} steps, {run.steps * 64 / len(train):.2f} epochs"
+    levels = split_of(args.data, args.preset).train.levels
+    # A recipe of constant rate is one run, however far it goes; others end as they began to.
+    stem = folder / f"{slug(args.name)}-{args.seed}{f'-{args.steps}' if args.steps and args.preset == 'own' else ''}"
+    model, family, run = train(
+        args.name, args.data, args.preset, args.epochs, args.seed, stem, args.steps, args.seconds, args.device
     )
-    print(f"{run.seconds:.0f} s on {args.device}; loss of the last {len(last)} steps {sum(last) / len(last):.3f}")
-    print(f"written to {state.with_suffix('.safetensors')} and {state.with_suffix('.png')}")
+    text = json.dumps(card(args.name, args.data, args.preset, args.seed, family, run, args.device), indent=1)
+    stem.with_suffix(".json").write_text(text + "\n")
+    picture(model, run, family, levels, stem.with_suffix(".png"))
+    print(f"{text}\nwritten to {stem.with_suffix('.safetensors')} and {stem.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

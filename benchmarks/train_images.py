@@ -1,7 +1,7 @@
 """Train image models: those that are shipped in `sdegen/weights`, and the recipe of the source projects.
 
     python -m benchmarks.train_images fashion_mnist      # about 45 minutes on one core with AMX; goes on where it was stopped
-    python -m benchmarks.train_images mnist --preset source --steps 5000
+    python -m benchmarks.train_images mnist --preset source --seconds 3600 --device cuda
     python -m benchmarks.train_images digits --steps 500
     python -m benchmarks.train_images mnist --out benchmarks/results --weights sdegen/weights/mnist-unet-v1.safetensors
 
@@ -24,8 +24,9 @@ import torch
 
 import sdegen
 from benchmarks import command
-from benchmarks.devices import fit_on
+from benchmarks.devices import called, fit_on
 from benchmarks.files import made
+from benchmarks.followed import MeanLoss
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
 from sdegen.laws import Units
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("name", choices=list(SPLITS))
     parser.add_argument("--preset", choices=list(PRESETS), default="shipped")
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
+    command.add_seconds(parser)
     command.add_device(parser)
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
@@ -147,30 +149,38 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     preset = PRESETS[args.preset]
     images = SPLITS[args.name]().train
-    asked = STEPS[args.name] if preset.epochs is None else round(preset.epochs * len(images) / preset.batch_size)
+    asked = asked_of(args.name, preset, len(images))
     steps = args.steps or asked
     results = args.out / "train_images"
     folder = results / (args.name if args.preset == "shipped" else f"{args.name}-{args.preset}")
-    state = results / "models" / f"{folder.name}-{steps}"
+    # A recipe of constant rate is one run, however far it goes; the others end as they began to.
+    state = results / "models" / (f"{folder.name}-{steps}" if preset.epochs is None else folder.name)
     for path in (folder, state.parent):
         path.mkdir(parents=True, exist_ok=True)
-    album = plots.Album(folder, every=500, n=100, label=torch.arange(100) % len(images.label_names))
-    model, run = train(args.name, steps, preset, state, device=args.device, callbacks=[album])
+    labels = torch.arange(100, device=args.device) % len(images.label_names)
+    album = plots.Album(folder, every=500 if preset.epochs is None else 5000, n=100, label=labels)
+    followed = [album, MeanLoss(folder / "loss.csv")]
+    model, run = train(args.name, steps, preset, state, device=args.device, seconds=args.seconds, callbacks=followed)
     written = args.weights or state.with_suffix(".safetensors")
     sdegen.save(model.half(), written)
-    text = json.dumps(card(args.name, args.preset, len(images), steps, asked, run), indent=1)
+    text = json.dumps(card(args.name, args.preset, len(images), asked, run, args.device), indent=1)
     (folder / "card.json").write_text(text + "\n")
     print(f"{text}\nwritten to {written} and {folder}")
 
 
-def card(name: str, preset: str, images: int, steps: int, asked: int, run: sdegen.Run) -> dict[str, Any]:
+def asked_of(name: str, preset: Preset, images: int) -> int:
+    """Return the steps of a whole recipe on so many images."""
+    return STEPS[name] if preset.epochs is None else round(preset.epochs * images / preset.batch_size)
+
+
+def card(name: str, preset: str, images: int, asked: int, run: sdegen.Run, device: str = "cpu") -> dict[str, Any]:
     """Return what was spent on a model of so many images; `asked` are the steps of the whole recipe."""
     return {
         "data": f"{name}, {images:,} training images", "preset": preset,
-        "command": f"python -m benchmarks.train_images {name} --preset {preset} --steps {steps}",
+        "command": f"python -m benchmarks.train_images {name} --preset {preset} --steps {run.steps}",
         "steps": run.steps, "epochs": round(run.steps * PRESETS[preset].batch_size / images, 1),
         "share of the recipe": round(run.steps / asked, 4), "seconds": round(run.seconds),
-        "threads": run.threads,
+        "device": called(device), "threads": run.threads,
         "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip

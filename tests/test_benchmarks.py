@@ -24,6 +24,7 @@ from benchmarks import (
     columns_law,
     command,
     families_table,
+    followed,
     inference_peers,
     mode_categories,
     origins,
@@ -431,7 +432,8 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
     train_images.main()
     card = json.loads((tmp_path / "results/train_images/sprites-source/card.json").read_text())
     assert card["steps"] == 2 and card["command"].endswith("sprites --preset source --steps 2")
-    assert (tmp_path / "results/train_images/models/sprites-source-2.safetensors").exists()
+    assert card["share of the recipe"] == round(2 / (500 * 2321 / 64), 4) and card["device"] == "CPU"
+    assert (tmp_path / "results/train_images/models/sprites-source.safetensors").exists()
 
 
 def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
@@ -469,6 +471,8 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("families_table", "residual flow", 2),
         ("speed", "512", 1),
         ("parallel_table", "DDPM, 1000 steps, window 1000", 1),
+        ("sources_table", "GAN", 2),
+        ("sources_table", "guided", 1),
         ("conditional_table", "ΠGDM", 2),
         ("restore_images --data sprites", "blurred replacement", 1),
         ("conditional_images", "half missing trained", 2),
@@ -498,7 +502,7 @@ ON_A_DEVICE = {
     "guided_modes": "w = 1, network", "kl_table": "OU, uniform", "latent_codes": "codes of the VAE",
     "likelihood_table": "CLD, inverse variance", "mode_categories": "large encoder",
     "restore_images --data sprites": "blurred replacement",
-    "series_table": "network",
+    "series_table": "network", "sources_table": "VAE",
 }  # fmt: skip
 TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
 
@@ -573,16 +577,42 @@ def test_a_family_is_trained_alone_and_goes_on_where_it_was(
     taken: list[int] = []
     fit = sdegen.fit
 
-    def counted(*args: Any, **more: Any) -> sdegen.Run:
-        return fit(*args, **more, callbacks=[lambda step: taken.append(step.step)])
+    def counted(*args: Any, callbacks: list[Any], **more: Any) -> sdegen.Run:
+        return fit(*args, **more, callbacks=[*callbacks, lambda step: taken.append(step.step)])
 
     monkeypatch.setattr(sdegen, "fit", counted)
     for _ in range(2):
         importlib.import_module("benchmarks.train_family").main()
     assert taken == [1, 2, 3]  # the second run has nothing left to do
-    assert "VAE of 1,438 images of digits: 3 steps" in capsys.readouterr().out
+    assert '"data": "digits, 1,438 training images"' in capsys.readouterr().out
     model = sdegen.load(tmp_path / "results" / "train_family" / "digits-own" / "VAE-0-3.safetensors")
     assert model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_a_recipe_goes_on_in_a_longer_run_with_the_losses_of_both_players(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(followed.MeanLoss.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(followed.BothPlayers.__init__, "__defaults__", (2,))
+    folder = tmp_path / "results" / "train_family" / "digits-source"
+    for steps, epochs in ((4, 0.18), (6, 0.27)):
+        options = ["GAN", "--data", "digits", "--preset", "source", "--steps", str(steps)]
+        monkeypatch.setattr(sys, "argv", ["train_family", *options])
+        importlib.import_module("benchmarks.train_family").main()
+        card = json.loads((folder / "GAN-0.json").read_text())
+        assert card["steps"] == steps and card["epochs"] == epochs
+        assert card["share of the recipe"] == round(steps / 2300, 4)  # 100 epochs of 23 batches
+    losses, players = (followed.Points(file).read() for file in followed.files_of(folder / "GAN-0"))
+    assert [point["step"] for point in losses] == [point["step"] for point in players] == [2, 4, 6]
+    assert all(point["L_D"] > 0 and point["L_G"] > 0 for point in players)
+
+
+def test_points_of_steps_that_are_gone_over_again_are_those_of_the_last_time(tmp_path: Path) -> None:
+    points = followed.Points(tmp_path / "points.csv")
+    for step in (2, 4, 6, 4):
+        points.add(step, {"loss": step + 0.5, "s.e.": 0.1})
+    assert points.read() == [{"step": 2.0, "loss": 2.5, "s.e.": 0.1}, {"step": 4.0, "loss": 4.5, "s.e.": 0.1}]
 
 
 def test_a_mode_with_a_category_of_its_own_is_told_from_one_that_shares() -> None:
