@@ -78,3 +78,31 @@ def test_log_times_are_one_in_each_of_equal_intervals_of_the_logarithm(sde: sdeg
     t, factor = LogTimes().sample(sde, 16, torch.Generator().manual_seed(0))
     place = 16 * (t / first).log() / math.log(sde.T / first)
     assert torch.equal((place + 1e-3).floor().sort().values, torch.arange(16.0).double()) and (factor == 1).all()
+
+
+class Plain(sdegen.ScalarSDE):
+    def f(self, t: torch.Tensor) -> torch.Tensor:
+        return -1 - 10 * t
+
+    def g(self, t: torch.Tensor) -> torch.Tensor:
+        return (1 + 20 * t).sqrt()
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [
+        sdegen.VP(),
+        sdegen.VP(0.1, 2000),
+        sdegen.DDPM(),
+        sdegen.EDM(),
+        sdegen.Cosine(),
+        sdegen.Rectified(),
+        sdegen.CLD(),
+        Plain(),
+    ],
+    ids=repr,
+)
+def test_a_time_found_from_a_table_alone_is_near(sde: sdegen.LinearSDE) -> None:
+    best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).clamp(-20, 20)
+    levels = worst + (best - worst) * torch.rand(500, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
+    torch.testing.assert_close(sde.time_near_log_snr(levels), sde.time_of_log_snr(levels), rtol=3e-6, atol=3e-8 * sde.T)

