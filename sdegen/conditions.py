@@ -261,11 +261,12 @@ def has_rows(value: Any, n: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
 
 
-def check_labels(label: Any, n: int | None, classes: int, least: int = 0, name: str = "label") -> Tensor:
+def check_labels(
+    label: Any, n: int | None, classes: int, least: int = 0, name: str = "label", look: bool = False
+) -> Tensor:
     """Return class labels as whole numbers, int64, of shape ``()`` or ``(n,)``; refuse anything else.
 
-    Unsigned labels are widened before anything is added to them, so that 255 stays 255, and no class. Values on an accelerator
-    are not looked at, for which a step would wait.
+    Unsigned labels are widened before anything is added to them, so that 255 stays 255, and no class.
 
     Parameters
     ----------
@@ -279,6 +280,8 @@ def check_labels(label: Any, n: int | None, classes: int, least: int = 0, name: 
         The least label: −1 where that is no class.
     name
         What an error calls them.
+    look
+        Whether values on an accelerator are looked at too, for which its queued work is waited for: once a run, in no step.
 
     Raises
     ------
@@ -295,7 +298,7 @@ def check_labels(label: Any, n: int | None, classes: int, least: int = 0, name: 
     if label.ndim > 1 or (n is not None and label.shape not in ((), (n,))):
         raise ValueError(f"{name} has shape {tuple(label.shape)}; {what}.")
     label = label.long()
-    looked_at = at_hand(label.device) and not torch.compiler.is_compiling()  # no graph can look
+    looked_at = (look or at_hand(label.device)) and not torch.compiler.is_compiling()  # no graph can look
     if looked_at and ((label < least) | (label >= classes)).any():
         bad = label.min() if (label < least).any() else label.max()
         none = ", and -1 means none" if least < 0 else ""

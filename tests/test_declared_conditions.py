@@ -451,6 +451,27 @@ def test_data_that_do_not_fit_the_network_are_refused(cond: dict[str, Tensor], s
         fit(model, (torch.randn(N, 2), cond), steps=1, seed=0)
 
 
+RING = sdegen.data.gaussian_ring()
+LABELLED = Model(nets.MLP(2, width=4, depth=1, classes=3), VP())
+LABEL_DOORS: dict[str, Callable[[Tensor], Any]] = {
+    "sample": lambda label: sample(LABELLED, 2, steps=1, label=label),
+    "log_prob": lambda label: sdegen.log_prob(LABELLED, torch.zeros(2, 2), label=label),
+    "fit": lambda label: fit(LABELLED, (torch.zeros(2, 2), {"label": label}), steps=1, progress=False),
+    "a law": lambda label: sdegen.ExactConditional(VP(), [RING] * 3, RING).score(torch.zeros(2, 2), 0.5, label=label),
+}
+
+
+@pytest.mark.parametrize("door", LABEL_DOORS)
+def test_a_label_beyond_the_classes_is_refused_on_an_accelerator_too(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There no step looks, since it would wait, and an embedding asked beyond its rows ends the program: the run's door looks."""
+    monkeypatch.setattr("sdegen.conditions.at_hand", lambda device: False)
+    monkeypatch.setattr(LABELLED.net, "forward", lambda *_, **__: pytest.fail("the network was asked"))
+    with pytest.raises(ValueError, match="label reaches 99; labels run from 0 to 2"):
+        LABEL_DOORS[door](torch.tensor([1, 99]))
+
+
 def test_a_set_for_all_data_is_no_set_for_each() -> None:
     model = Model(nets.MLP(2, width=8, depth=1, conditions={"c": Set(2)}), VP())
     with pytest.raises(

@@ -178,7 +178,7 @@ class ExactConditional(Fixed, ScoreModel):
         label = cond.get("label")
         if label is None:
             return self.moments
-        rows = check_labels(label, None, len(self.laws), -1).cpu()
+        rows = check_labels(label, None, len(self.laws), -1, look=True).cpu()
         each = [model.moments for model in self._models]
         if rows.ndim == 0:
             return each[int(rows)]
@@ -231,4 +231,4 @@ class ExactConditional(Fixed, ScoreModel):
 
     def _checked(self, label: Tensor | int | None, n: int) -> Tensor:
         """Check the labels, and return one for each of `n` rows."""
-        return check_labels(-1 if label is None else label, n, len(self.laws), -1).cpu().expand(n)
+        return check_labels(-1 if label is None else label, n, len(self.laws), -1, look=True).cpu().expand(n)

@@ -69,7 +69,7 @@ class Label(Condition):
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
         """Return labels as whole numbers, checked."""
-        return check_labels(value, None, self.classes, self.least, name)
+        return check_labels(value, None, self.classes, self.least, name, look)
 
     def entry(self, features: int) -> LabelEntry:
         """Return the module by which labels enter a network."""
