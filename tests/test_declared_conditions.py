@@ -451,7 +451,6 @@ def test_data_that_do_not_fit_the_network_are_refused(cond: dict[str, Tensor], s
         fit(model, (torch.randn(N, 2), cond), steps=1, seed=0)
 
 
-RING = sdegen.data.gaussian_ring()
 LABELLED = Model(nets.MLP(2, width=4, depth=1, classes=3), VP())
 LABEL_DOORS: dict[str, Callable[[Tensor], Any]] = {
     "sample": lambda label: sample(LABELLED, 2, steps=1, label=label),
