@@ -154,9 +154,10 @@ def test_labels_go_with_their_rows(labelled, draw, device, eps):
     ],
     ids=["too large", "one too large", "floating", "too few", "two-dimensional", "too small"],
 )
-def test_wrong_labels_are_refused(labelled, draw, device, label, message):
+def test_wrong_labels_are_refused(labelled, draw, label, message):
+    """On the CPU: of those on an accelerator no network looks at the numbers."""
     with pytest.raises((TypeError, ValueError), match=message):
-        labelled(draw(4, 2), draw(1), label=label.to(device))
+        labelled(draw(4, 2), draw(1), label=label)
 
 
 def test_a_label_for_a_network_without_classes_is_refused(device, dtype, draw):
