@@ -370,6 +370,16 @@ def test_priors_of_images_match_the_variances_along_the_basis() -> None:
     assert (sde.basis(drawn).var(0) / sde.basis.variances(v[None] if v.ndim == 3 else v)).isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 16), (3, 16, 8), (2, 12)])
+def test_detail_is_blurred_by_an_eighth_of_the_longest_side(shape: tuple[int, ...]) -> None:
+    """A wave of `i` half turns over a side of `n` loses ``exp(−½ π² i² b² / n²)`` to a Gaussian of the width `b`."""
+    sde, noise, longest = sdegen.Blurring(shape, least=1e-9), sdegen.VP(), max(shape[1:])
+    kept = (sde.alpha(torch.tensor(1.0).double()) / noise.alpha(torch.tensor(1.0).double()))[0]
+    for axis, n in enumerate(shape[1:]):
+        wave = kept.movedim(axis, 0).reshape(n, -1)[:, 0]
+        close(wave, (-0.5 * (torch.pi * torch.arange(n).double() / n * longest / 8).square()).exp(), 1e-8)
+
+
 class Momenta(sdegen.MatrixSDE):
     """Channels of a user's own, which derive how data become states."""
 

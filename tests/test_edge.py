@@ -191,6 +191,17 @@ def test_without_signal_a_weight_has_its_limit() -> None:
         assert weight == pytest.approx(want, abs=1e-6)
 
 
+def test_infinite_noise_at_T_is_that_where_the_signal_is_a_ten_thousandth() -> None:
+    """``g² = 2 sigma / alpha`` of `Rectified`, and ``g² = pi tan`` of `Cosine`, whose ``sigma / alpha`` is the tangent."""
+    for sde, of_ratio in (
+        (sdegen.Rectified(), lambda ratio: 2 * ratio),
+        (sdegen.Cosine(), lambda ratio: torch.pi * ratio),
+    ):
+        t = torch.tensor([0.3, 1.0], dtype=torch.float64)
+        ratio = torch.stack([(-0.5 * sde.log_snr(t[0])).exp(), torch.tensor(1e4).double()])
+        assert torch.allclose(sde.noise_at(t).matrix()[:, 0, 0].square(), of_ratio(ratio), rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [sdegen.VP, sdegen.SubVP])
 @pytest.mark.parametrize("beta_max", [200.0, 2000.0, 2e4, 1e6])
 def test_a_stiff_process_is_sampled_as_one_that_is_not(kind: type, beta_max: float) -> None:

@@ -188,6 +188,16 @@ def test_data_have_the_density_of_their_states_but_for_the_rest_and_the_volume(n
     close(sde.diffused(GAUSSIAN, 0.0).log_prob(u) - less, GAUSSIAN.log_prob(x), 1e-4)
 
 
+@pytest.mark.parametrize("E", [SQUARE, NARROW])
+def test_every_place_of_a_datum_has_the_volume_of_the_lift(E: Tensor) -> None:
+    sde = Given(E, torch.diag(torch.tensor([0.1, 0.2, 0.3], dtype=d64)[: len(E)]))
+    x = torch.randn(4, 2, 3, dtype=d64, generator=g())
+    z = torch.randn(sde.lift(x).shape, dtype=d64, generator=g(1))
+    _, less = sde.complete(x, z)
+    places = [sde.complete(x[..., i], z[..., i])[1] for i in range(3)]
+    close(less, torch.stack(places).sum(0), 1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIFTS)
 def test_densities_know_the_volume_of_every_lift(name: str) -> None:
