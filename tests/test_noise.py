@@ -126,6 +126,27 @@ def test_a_prior_draw_belongs_to_the_sample() -> None:
     assert stats.ks_2samp(together[:, 0], ring.sample(9000, torch.Generator().manual_seed(0))[:, 0]).pvalue > 1e-3
 
 
+class Standard:
+    """A law that draws as the noise of a step is drawn."""
+
+    def __init__(self, d: int) -> None:
+        self.d = d
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.randn(n, self.d, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("d", [1, 2, 16, 100])
+@pytest.mark.parametrize("seed", [0, 3, -5])
+def test_where_a_run_starts_tells_nothing_of_its_noise(seed: int, d: int) -> None:
+    n, noise = 20_000 // d, SampleNoise(seed)
+    start = draw(Standard(d), n, seed, d)
+    for call in range(20):
+        z = noise(start)
+        assert (start * z).mean().abs() * start.numel() ** 0.5 < 4.5, call
+        assert not torch.isin(start, z).any(), call
+
+
 def test_coarse_precision_has_the_noise_of_float32(device: torch.device) -> None:
     full = SampleNoise(2)(torch.empty(5, 3, dtype=torch.float32))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -114,6 +114,14 @@ def test_corrector_repairs_a_crude_predictor() -> None:
     assert error(corrected) < 0.7 * error(plain)
 
 
+def test_one_short_langevin_step_corrects_by_default() -> None:
+    model = sdegen.Exact(sdegen.VP(), gaussian_data())
+    whole, named = (
+        affine_moments(PredictorCorrector(EulerMaruyama(9), *how), model) for how in ((), (Langevin(1, h=0.05),))
+    )
+    assert all(map(torch.equal, whole, named))
+
+
 class AtRest(sdegen.ScoreModel):
     """The double well started from its stationary law: the exact score of a nonlinear process."""
 

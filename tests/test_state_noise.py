@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -130,6 +131,32 @@ class LogNormal:
     def log_prob(self, x: Tensor) -> Tensor:
         z = (x.log() - self.mean) / math.sqrt(self.variance)
         return (-0.5 * z.square() - 0.5 * math.log(2 * math.pi * self.variance) - x.log()).sum(1)
+
+
+class Standing(sdegen.ScoreModel):
+    """A model of the standard normal at every time of a process whose noise depends on the state."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        self.sde = own(form)
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        return -x
+
+
+@pytest.mark.parametrize(
+    "form", [lambda x: 1 + 0.5 * x.sin(), lambda x: (1 + x.square()).sqrt(), lambda x: 0.8 + 0 * x]
+)
+def test_langevin_leaves_its_law_as_it_is_where_noise_depends_on_the_state(form: Callable[[Tensor], Tensor]) -> None:
+    """Under the law that stays, ``E[f' b + f'' a] = 0`` for the drift `b` and half the variance `a` of a short step."""
+    z, w = (torch.from_numpy(v) for v in hermegauss(60))
+    x, h, model = z[:, None], 1e-3, Standing(form)
+    sampler = samplers.Langevin(1, h=h, t=0.7)
+    (c,) = sampler.plan(model, sampler.times(model.sde, False))
+    still, moved = (sampler.step(model, x, c, noise, None)[0] for noise in (torch.zeros_like, torch.ones_like))
+    drift, half = ((still - x) / h)[:, 0], ((moved - still).square() / (2 * h))[:, 0]
+    assert torch.allclose(half, 0.7 * form(x)[:, 0].square())
+    for slope, bend in ((z.cos(), -z.sin()), (2 * z, 2 + 0 * z), (4 * z**3, 12 * z**2), (1 + 0 * z, 0 * z)):
+        assert ((w / w.sum()) @ (slope * drift + bend * half)).abs() < 1e-6
 
 
 class Geometric(sdegen.SDE):

@@ -149,7 +149,7 @@ class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
     predictor
         Any sampler; its steps and grid are used.
     corrector
-        Its ``h``, and as many of its ``steps`` after every predictor step.
+        Its ``h``, and as many of its ``steps`` after every predictor step; one step of ``h = 0.05`` by default.
     """
 
     @check_arguments
