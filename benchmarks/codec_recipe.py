@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
@@ -72,20 +73,20 @@ LEAST = list(LAWS)[-1]
 
 
 def trained(
-    net: nn.Module, loss: losses.Denoising, steps: int, seed: int, least: float = 0.0
+    net: nn.Module, loss: losses.Denoising, steps: int, seed: int, least: float = 0.0, device: str = "cpu"
 ) -> tuple[sdegen.Model, sdegen.Run]:
     """A model of the digits, trained where the noise is at least so many steps between bytes, and the record of its training."""
     sde = From(sdegen.VP().time((least * BYTES.step) ** -2).item()) if least else sdegen.VP()
     model = sdegen.Model(net, sde.in_units(Units()))
     x = BYTES(SPLITS["digits"]().train.x)
-    return model, sdegen.fit(model, x, steps=steps, batch_size=BATCH, loss=loss, seed=seed, progress=False)
+    return model, fit_on(device, model, x, steps=steps, batch_size=BATCH, loss=loss, seed=seed, progress=False)
 
 
-def judged(name: str, steps: int, seed: int) -> Values:
+def judged(name: str, steps: int, device: str, seed: int) -> Values:
     """Bounds of test images in nats an image, by chains of 50 steps that end at noise of two steps between bytes, and of one."""
     torch.manual_seed(seed)
     net, loss, least = RECIPES[name]
-    model, run = trained(net(), loss(), steps, seed, least)
+    model, run = trained(net(), loss(), steps, seed, least, device)
     images, cells = SPLITS["digits"]().test.x, {}
     for label, noise in {"ends at two steps": 2.0, "ends at one": 1.0}.items():
         end = model.sde.time((noise * BYTES.step) ** -2).item()
@@ -103,13 +104,13 @@ def gradient_of(model: sdegen.Model, loss: losses.Denoising, x: Tensor, generato
     return torch.cat([part.reshape(-1) for part in found]).double()
 
 
-def noise_of(name: str, steps: int, batches: int, seed: int) -> Values:
+def noise_of(name: str, steps: int, batches: int, device: str, seed: int) -> Values:
     """The variance of a batch's gradient over the square of its mean, at weights after a training that all laws share.
 
     The mean is the same for all, and is taken from the law with the least noise.
     """
     torch.manual_seed(seed)
-    model = trained(plain(), of_likelihood(weightings.ImportanceTimes()), steps, seed)[0]
+    model = trained(plain(), of_likelihood(weightings.ImportanceTimes()), steps, seed, device=device)[0]
     x, generator = BYTES(SPLITS["digits"]().train.x), torch.Generator().manual_seed(seed)
     drawn, least = (
         torch.stack([gradient_of(model, loss, x, generator) for _ in range(batches)])
@@ -122,7 +123,10 @@ def noise_of(name: str, steps: int, batches: int, seed: int) -> Values:
 def recipe_block(table: Table) -> str:
     """Return the parts of the recipe, and the noise of its gradients."""
     steps, early, batches = (30, 10, 5) if table.quick else (600, 100, 50)
-    parts = {name: table.row("recipe", name, partial(judged, name, steps), once=True) for name in RECIPES}
+    parts = {name: table.row("recipe", name, partial(judged, name, steps, table.device), once=True) for name in RECIPES}
     first = table.write("recipe", {"ends at two steps": 1, "ends at one": 1, "train s": 0}, parts)
-    laws = {name: table.row("gradient", name, partial(noise_of, name, early, batches), once=True) for name in LAWS}
+    laws = {
+        name: table.row("gradient", name, partial(noise_of, name, early, batches, table.device), once=True)
+        for name in LAWS
+    }
     return first + "\n" + table.write("gradient", {"variance / mean²": 2}, laws)

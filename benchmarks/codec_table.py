@@ -28,6 +28,7 @@ from torch import Tensor
 import sdegen
 from benchmarks import command
 from benchmarks.codec_recipe import recipe_block
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -42,7 +43,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def of_digits(steps: int, path: Path) -> sdegen.ScoreModel:
+def of_digits(steps: int, path: Path, device: str) -> sdegen.ScoreModel:
     """A small model of the digits, trained by the likelihood's own weighting where the file is not there yet."""
 
     def train(path: Path) -> None:
@@ -51,7 +52,7 @@ def of_digits(steps: int, path: Path) -> sdegen.ScoreModel:
         model = sdegen.Model(sdegen.nets.UNet(1, (32, 32)), sdegen.VP().in_units(Units()))
         loss = sdegen.losses.Denoising(sdegen.weightings.LikelihoodWeighting(), sdegen.weightings.ImportanceTimes())
         data = Scaling(-1, 1, images.levels)(images.x)
-        sdegen.fit(model, data, steps=steps, batch_size=64, loss=loss, seed=0, progress=False)
+        fit_on(device, model, data, steps=steps, batch_size=64, loss=loss, seed=0, progress=False)
         sdegen.save(model, path)
 
     found: sdegen.ScoreModel = sdegen.load(made(path, train))
@@ -79,8 +80,9 @@ def others(x: Tensor) -> dict[str, int]:
     return sizes | {"zlib": len(zlib.compress(content, 9)), "LZMA": len(lzma.compress(content, preset=9))}
 
 
-def written(model: sdegen.ScoreModel, images: Images, steps: int, few: int) -> Values:
-    """The file of some images, and what else they take."""
+def written(model: Any, images: Images, steps: int, few: int, device: str) -> Values:
+    """The file of some images, and what else they take; the network is asked on a device."""
+    model = model.to(device)
     x, scaling = images.x, Scaling(-1, 1, images.levels)
     codec = sdegen.Codec(model, scaling, steps)
     began = time.perf_counter()
@@ -88,13 +90,16 @@ def written(model: sdegen.ScoreModel, images: Images, steps: int, few: int) -> V
     between = time.perf_counter()
     again = codec.decode(file)
     ended = time.perf_counter()
-    if not torch.equal(again, x):
+    if not torch.equal(again.cpu(), x):
         raise AssertionError("the images that were read are not those that were written")
     seeded = torch.Generator().manual_seed(0)
-    found = sdegen.discrete_bits_per_dim(model, x, scaling, codec.times, draws=2, generator=seeded, batch=64)
+    there = x.to(device)
+    found = sdegen.discrete_bits_per_dim(model, there, scaling, codec.times, draws=2, generator=seeded, batch=64)
     bound, error = found.value.mean().item(), found.stderr.square().mean().sqrt().item() / len(x) ** 0.5
     own = 8 * len(file) / x.numel()
-    flow = sdegen.bits_per_dim(model, x[:few], scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded).value
+    flow = sdegen.bits_per_dim(
+        model, there[:few], scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded
+    ).value
     apart = flow - found.value[:few]
     return {
         "images": [len(x), None],
@@ -110,7 +115,7 @@ def written(model: sdegen.ScoreModel, images: Images, steps: int, few: int) -> V
 def codec_block(table: Table) -> str:
     """Return the table."""
     path = table.out / "models" / f"digits-{100 if table.quick else 1500}.safetensors"
-    digits = partial(of_digits, 100 if table.quick else 1500, path)
+    digits = partial(of_digits, 100 if table.quick else 1500, path, table.device)
     steps = 10 if table.quick else 30
     cases: dict[str, tuple[Callable[[], sdegen.ScoreModel], Callable[[], Images], int, int]] = {
         "digits": (digits, sdegen.data.digits, 1000, 100),
@@ -121,7 +126,7 @@ def codec_block(table: Table) -> str:
 
     def compute(name: str, seed: int) -> Values:
         model, images, n, few = cases[name]
-        return written(model(), images()[: 20 if table.quick else n], steps, 4 if table.quick else few)
+        return written(model(), images()[: 20 if table.quick else n], steps, 4 if table.quick else few, table.device)
 
     rows = {name: table.row("codec", name, partial(compute, name), once=True) for name in cases}
     return table.write("codec", COLUMNS, rows)
@@ -129,7 +134,7 @@ def codec_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("codec_table", __doc__, [codec_block, recipe_block], seeds=1, timed=True)
+    command.run("codec_table", __doc__, [codec_block, recipe_block], seeds=1, timed=True, networks=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Runs of `sample(..., parallel=window)` beside the run in turn of the same seed: 
 float64, and with the shipped network of Fashion-MNIST, four images in float32. *Calls* are those that a run waits for one after
 the other, the last move to clean data included; *states* are what the network is asked about for each sample; *difference* is the
 largest of any number of the samples, which for the images lie in [−1, 1]. Times are processor time of one thread, which has no
-use for larger calls; what an accelerator would make of them is not measured.
+use for larger calls. With ``--device`` the network is asked there, and times are those until its samples are there.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from sdegen.samplers import Picard, Sampler
 
 TIMES = 2  # each run is timed, of which the shortest counts
 COLUMNS = {"calls in turn": 0, "calls": 0, "states": 0, "difference": 1, "seconds in turn": 2, "seconds": 2}
+
+
+Make = Callable[
+    [str], tuple[ScoreModel, dict[str, Any]]
+]  # from a device to a model there, and what is given to `sample`
 
 
 class Case(NamedTuple):
@@ -70,23 +75,24 @@ IMAGES = {
 }
 
 
-def ring() -> tuple[ScoreModel, dict[str, Any]]:
+def ring(device: str) -> tuple[ScoreModel, dict[str, Any]]:
     """Return the true score of the ring, and states to start from."""
     model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
-    return model, {"x_T": torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
+    x_T = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return model, {"x_T": x_T.to(device)}
 
 
-def images() -> tuple[ScoreModel, dict[str, Any]]:
+def images(device: str) -> tuple[ScoreModel, dict[str, Any]]:
     """Return the shipped network of Fashion-MNIST, and classes to draw."""
-    return sdegen.pretrained("fashion_mnist"), {"n": 4, "label": torch.arange(4)}
+    return sdegen.pretrained("fashion_mnist").to(device), {"n": 4, "label": torch.arange(4, device=device)}
 
 
-def compare(problem: Callable[[], tuple[ScoreModel, dict[str, Any]]], case: Case, times: int, seed: int) -> Values:
+def compare(problem: Make, case: Case, times: int, device: str, seed: int) -> Values:
     """Return the counts and the times of a run whose steps are taken together, beside the run in turn."""
-    model, given = problem()
+    model, given = problem(device)
     sampler, picard = case.sampler(model), Picard(case.window, case.tolerance)
     draw = partial(sdegen.sample, model, sampler=sampler, seed=seed, progress=False, **given)
-    in_turn, together = (shortest(partial(draw, parallel=way), times) for way in (None, picard))
+    in_turn, together = (shortest(partial(draw, parallel=way), times, device) for way in (None, picard))
     return {
         "calls in turn": [float(sampler.steps), None],
         "calls": [picard.rounds + 1.0, None],
@@ -97,19 +103,17 @@ def compare(problem: Callable[[], tuple[ScoreModel, dict[str, Any]]], case: Case
     }
 
 
-def shortest(draw: Callable[[], Tensor], times: int) -> tuple[float, Tensor]:
-    """Return the least time of several runs, and the samples of the last."""
-    found = [seconds(draw) for _ in range(times)]
+def shortest(draw: Callable[[], Tensor], times: int, device: str) -> tuple[float, Tensor]:
+    """Return the least time of several runs, and the samples of the last, on the CPU."""
+    found = [seconds(lambda: draw().cpu(), device) for _ in range(times)]
     return min(taken for taken, _ in found), found[-1][1]
 
 
-def block(
-    name: str, problem: Callable[[], tuple[ScoreModel, dict[str, Any]]], cases: dict[str, Case], table: Table
-) -> str:
+def block(name: str, problem: Make, cases: dict[str, Case], table: Table) -> str:
     """Return the rows of one model."""
     times = 1 if table.quick else TIMES
     rows = {
-        label: table.row(name, label, partial(compare, problem, case, times), once=True)
+        label: table.row(name, label, partial(compare, problem, case, times, table.device), once=True)
         for label, case in cases.items()
     }
     return table.write(name, COLUMNS, rows)
@@ -118,7 +122,7 @@ def block(
 def main() -> None:
     """Print the tables."""
     blocks = [partial(block, "ring", ring, RING), partial(block, "images", images, IMAGES)]
-    command.run("parallel_table", __doc__, blocks, seeds=1, timed=True)
+    command.run("parallel_table", __doc__, blocks, seeds=1, timed=True, networks=True)
 
 
 if __name__ == "__main__":

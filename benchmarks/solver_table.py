@@ -174,7 +174,7 @@ def picture(table: Table) -> None:
 def main() -> None:
     """Print the tables."""
     blocks = [errors_block, orders_block, law_block, trained_block]
-    command.run("solver_table", __doc__, blocks, seeds=5, picture=picture)
+    command.run("solver_table", __doc__, blocks, seeds=5, picture=picture, networks=True)
 
 
 if __name__ == "__main__":

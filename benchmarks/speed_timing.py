@@ -12,9 +12,10 @@ import torch
 from benchmarks.speed_contestants import Run
 
 
-def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call takes, and what it returns; in one thread the time it has the processor, whoever else wants it."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+def seconds(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
+    """How long a call takes, and what it returns; in one thread of a CPU the time it has the processor, whoever else wants it."""
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     collecting = gc.isenabled()
     gc.disable()  # whose turn it is to clear away after the others is chance
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import origins
+from benchmarks.devices import called
 from benchmarks.origins import Origins, Watch
 from benchmarks.rows import FILE, Key, Rows, Values
 from benchmarks.tickets import Tickets, Who
@@ -153,7 +154,10 @@ class Table:
         began = time.perf_counter()
         values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
-        self.rows.add(key, values, commit=commit(), torch=torch.__version__, **source, seconds=round(seconds, 1))
+        where = {} if self.device == "cpu" else {"device": called(self.device)}
+        self.rows.add(
+            key, values, commit=commit(), torch=torch.__version__, **where, **source, seconds=round(seconds, 1)
+        )
         self.computed.add(who)
         left = f"{len(self.tickets)} more to begin" if len(self.tickets) else "the last to begin"
         print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}", file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
+from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import grids, guidance, metrics, nets, samplers
@@ -86,15 +87,16 @@ def budget(problem: Problem, steps: int) -> int:
     return 2 * BATCH * steps
 
 
-def learned(name: str, quick: bool, n: int, seed: int) -> Values:
+def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
     """A network that learns the law, and weighted samples of it."""
     problem, began = PROBLEMS[name](), time.process_time()
     steps = 60 if quick else problem.steps
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2), sdegen.VP())
     loss = AdjointMatching(problem.law.log_prob)
-    sdegen.fit(
-        model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed, threads=1, progress=False
+    fit_on(
+        device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed, threads=1,
+        progress=False,
     )  # fmt: skip
     found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
     return judged(problem, found, budget(problem, steps) + n, began)
@@ -159,17 +161,18 @@ def tilted_ring() -> tuple[GaussianMixture, float]:
     return law, log_weights.logsumexp(0).item()
 
 
-def policy(quick: bool, n: int, seed: int) -> Values:
+def policy(quick: bool, n: int, device: str, seed: int) -> Values:
     """A model of the ring tilted by a reward along its own paths."""
     torch.manual_seed(seed)
     law, log_normaliser = tilted_ring()
     base = sdegen.Model(nets.MLP(2, width=64, depth=2), sdegen.VP())
-    fit = partial(sdegen.fit, seed=seed, threads=1, progress=False)
+    fit = partial(fit_on, device, seed=seed, threads=1, progress=False)
     fit(base, sdegen.data.gaussian_ring(), steps=200 if quick else 2000, batch_size=512)
     began, model, sampler = time.process_time(), copy.deepcopy(base), samplers.ExponentialSDE(40, GRID, order=1)
     reward, data = (lambda x: x[:, 0] / TAU), sdegen.data.gaussian_ring()
-    loss = LogVariance(reward, base=base, sampler=sampler)
+    loss = LogVariance(reward, base=base.to(device), sampler=sampler)
     fit(model, data, loss=loss, steps=30 if quick else 400, batch_size=BATCH, lr=1e-3)
+    base.cpu()
     seconds = time.process_time() - began
     found = guidance.importance_sample(model, reward, n, base=base, sampler=sampler, seed=seed)
     assert found.log_evidence is not None and found.evidence_error is not None
@@ -210,7 +213,9 @@ def known_block(table: Table) -> str:
     for name in ("ring",) if table.quick else PROBLEMS:
         few = partial(table.row, "known", seeds=None if name == "ring" else 1)
         m = 500 if table.quick else 2000
-        rows[f"{name}: adjoint matching"] = few(f"{name}: adjoint matching", partial(learned, name, table.quick, n))
+        rows[f"{name}: adjoint matching"] = few(
+            f"{name}: adjoint matching", partial(learned, name, table.quick, n, table.device)
+        )
         for method, again in (("annealed importance sampling", False), ("sequential Monte Carlo", True)):
             row = f"{name}: {method}"
             rows[row] = few(row, partial(annealed, name, table.quick, m, again))
@@ -223,14 +228,14 @@ def tilted_block(table: Table) -> str:
     rows = {
         "the tilted law itself": table.row("tilted", "the tilted law itself", partial(floor, n)),
         "the ring": table.row("tilted", "the ring", partial(untilted, n)),
-        "policy gradient": table.row("tilted", "policy gradient", partial(policy, table.quick, n)),
+        "policy gradient": table.row("tilted", "policy gradient", partial(policy, table.quick, n, table.device)),
     }
     return "\nA model tilted by a reward\n\n" + table.write("tilted", TILTED, rows)
 
 
 def main() -> None:
     """Print the tables."""
-    command.run("unnormalised_table", __doc__, [known_block, tilted_block])
+    command.run("unnormalised_table", __doc__, [known_block, tilted_block], networks=True)
 
 
 if __name__ == "__main__":

@@ -502,7 +502,8 @@ ON_A_DEVICE = {
     "guided_modes": "w = 1, network", "kl_table": "OU, uniform", "latent_codes": "codes of the VAE",
     "likelihood_table": "CLD, inverse variance", "mode_categories": "large encoder",
     "restore_images --data sprites": "blurred replacement",
-    "series_table": "network", "sources_table": "VAE",
+    "series_table": "network", "sources_table": "VAE", "solver_table": "10,000 samples", "codec_table": "digits",
+    "parallel_table": "DDIM, 200 steps, window 200", "unnormalised_table": "adjoint",
 }  # fmt: skip
 TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
 
