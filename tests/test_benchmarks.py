@@ -32,10 +32,13 @@ from benchmarks import (
     rows,
     simulators,
     tables,
+    train_flow_maps,
     train_images,
+    trajectories,
 )
 from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
+from sdegen import nets, samplers
 from sdegen.laws.draws import seeded
 
 ROOT = Path(__file__).parent.parent
@@ -436,6 +439,35 @@ def test_a_model_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatc
     assert (tmp_path / "results/train_images/models/sprites-source.safetensors").exists()
 
 
+def test_a_flow_map_of_images_is_trained_beside_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_flow_maps, "PLANS", {"sprites": train_flow_maps.Plan(2, batch=4, paths=6, nodes=2)})
+    for more in ([], ["--hours"]):
+        monkeypatch.setattr(sys, "argv", ["train_flow_maps", "sprites", *more])
+        train_flow_maps.main()
+    card = json.loads((tmp_path / "results/train_flow_maps/sprites/card.json").read_text())
+    assert card["steps"] == 2 and card["hours of the run on one core"] >= 0
+    model = sdegen.load(tmp_path / "results/train_flow_maps/models/sprites-2.safetensors", dtype=torch.float32)
+    assert sdegen.sample(model, 2, sampler=samplers.Jumps(2), seed=0, label=1).shape == (2, 3, 16, 16)
+
+
+def test_trajectories_end_where_the_flow_does_and_a_map_of_it_has_no_loss() -> None:
+    """Of Gaussian data, which a map follows exactly before it is trained."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[[2.0, 1.2], [1.2, 1.0]]]))
+    net = nets.MLP(2, width=16, depth=1, conditions={"until": nets.SecondLevel()})
+    model = samplers.FlowMap(net, sdegen.VP())
+    model.moments = law.moments()
+    teacher = sdegen.Exact(model.sde, law)
+    paths = trajectories.trace(teacher, 64, nodes=4, between=32, seed=0)
+    x_T, ends = (model.sde.marginal(v).r(paths.states[:, k].float()) for k, v in ((0, model.sde.t_max), (-1, 0.0)))
+    assert (model.jump(x_T, model.sde.t_max, 0.0) - ends).abs().max() < 0.01
+    loss = trajectories.Trajectories(paths)
+    far = samplers.FlowMap(net, sdegen.VP(), reference=samplers.PointMass())
+    far.moments = law.moments()
+    values = [loss(m, torch.zeros(256, 2), torch.Generator().manual_seed(0)).mean() for m in (model, far)]
+    assert values[0] < 1e-3 < 0.1 < values[1]
+
+
 def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
     def faulty(problem: Problem, n: int, seed: int) -> tuple[torch.Tensor, int]:
         raise TypeError("unsupported operand type(s) for +: 'int' and 'str'")
@@ -518,12 +550,13 @@ def look(model: Any, *_: Any, **__: Any) -> None:
     raise Reached(device.type)
 
 
-@pytest.mark.parametrize("name", [*TABLES, "train_images", "conditional_training", "train_family"])
+@pytest.mark.parametrize("name", [*TABLES, "train_images", "conditional_training", "train_family", "train_flow_maps"])
 def test_a_device_that_holds_no_numbers_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for device in ("nowhere", "meta"):
-        monkeypatch.setattr(sys, "argv", [name, *TRAININGS.get(name, []), "--device", device])
+        options = (TRAININGS | {"train_flow_maps": ["sprites"]}).get(name, [])
+        monkeypatch.setattr(sys, "argv", [name, *options, "--device", device])
         with pytest.raises(SystemExit):
             importlib.import_module(f"benchmarks.{name}").main()
         assert f"no numbers can be held on the device '{device}'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import nets, samplers, testing, training
+from sdegen import nets, recall, samplers, testing, training
+from sdegen.guidance import base
 from sdegen.laws import GaussianMixture
+from sdegen.laws.products import plain_attention, value_and_slope
 from sdegen.samplers import FlowMap, Jumps
 from sdegen.training.map_losses import Way
 
@@ -163,6 +166,33 @@ def test_a_teacher_is_heard(loss: type[training.MapLoss]) -> None:
     for wrong in (other, sdegen.VE().in_units(model.sde.units)):
         with pytest.raises(ValueError, match=r"^the teacher has a different process"):
             loss(sdegen.Exact(wrong, law))(model, data)
+
+
+def test_the_derivative_by_the_end_is_taken_in_half_precision_too() -> None:
+    """Of a U-Net, whose normalisations are the one part with a rule of its own there."""
+    torch.manual_seed(0)
+    net, x = nets.UNet(1, (32,), conditions={"until": nets.SecondLevel()}), torch.randn(3, 1, 8, 8)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.05)
+    slopes = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), plain_attention():
+            found = value_and_slope(lambda s: net(x, torch.zeros(3), until=s), torch.zeros(3), torch.ones(3))[1].float()
+        slopes.append(found)
+        found.square().sum().backward()
+    assert (slopes[1] - slopes[0]).norm() < 0.05 * slopes[0].norm()
+
+
+def test_the_process_of_a_teacher_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, agree = [], base._agree
+    monkeypatch.setattr(base, "_agree", lambda *pair: asked.append(pair) or agree(*pair))
+    monkeypatch.setattr(recall, "_kept", deque(maxlen=16))
+    law = sdegen.data.random_mixture(2, seed=1)
+    model, data = a_map(sdegen.VP()), law.sample(4, torch.Generator().manual_seed(0))
+    loss = training.Semigroup(sdegen.Exact(model.sde, law))
+    for _ in range(3):
+        loss(model, data)
+    assert len(asked) == 1
 
 
 def test_a_map_with_more_numbers_than_the_data_is_followed_in_all_of_them() -> None:

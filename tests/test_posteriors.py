@@ -140,7 +140,7 @@ def test_autoguidance_narrows_a_model_that_errs_like_its_weaker_self() -> None:
         for scale in (0.0, 1.0, 1.5)
     }
     assert kl[1.5] < kl[1.0] < kl[0.0]
-    with pytest.raises(ValueError, match="different processes, VP and OU"):
+    with pytest.raises(ValueError, match="the weaker model has a different process, OU and not this VP"):
         Autoguidance(strong, sdegen.Exact(sdegen.OU(), RING), 2.0)
 
 

@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from ..models.score import ScoreModel
 from ..models.wrapper import Wrapper
 from ..processes.base import SDE
 from ..processes.linear import LinearSDE, as_linear
+from ..recall import recall
 
 
 class Guided(Wrapper):
@@ -205,16 +207,23 @@ def check_same_process(ours: ScoreModel, theirs: ScoreModel, what: str) -> None:
     check_units(ours.sde, theirs.sde, what)
     why = ": it cannot be told whether two models have one process."
     one, other = (as_linear(m.sde, why) for m in (ours, theirs))
-    same = one.T == other.T
-    for t in (one.T / 2, one.T / 4) if same else ():
-        for a, b in zip((one.marginal(t).Phi, one.marginal(t).R), (other.marginal(t).Phi, other.marginal(t).R)):
-            A, B = a.matrix(), b.matrix()
-            same = same and A.shape == B.shape and torch.allclose(A, B)
-    if not same:
+    if not recall(partial(_agree, one, other), "one process", one, other):  # asked at every step of a training
         raise ValueError(
             f"{what} has a different process, {type(other).__name__} and not this {type(one).__name__}: scores at one time are "
             "of different noise. Train both on one process."
         )
+
+
+def _agree(one: LinearSDE, other: LinearSDE) -> bool:
+    """Tell whether two processes noise data alike, as far as two times tell."""
+    if one.T != other.T:
+        return False
+    for t in (one.T / 2, one.T / 4):
+        for a, b in zip((one.marginal(t).Phi, one.marginal(t).R), (other.marginal(t).Phi, other.marginal(t).R)):
+            A, B = a.matrix(), b.matrix()
+            if A.shape != B.shape or not torch.allclose(A, B):
+                return False
+    return True
 
 
 def check_scale(

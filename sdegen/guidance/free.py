@@ -17,8 +17,7 @@ from ..laws.operators import Operator, Scale
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
-from ..processes.linear import as_linear
-from .base import Guided, check_scale, check_units, indicate_interval
+from .base import Guided, check_same_process, check_scale, check_units, indicate_interval
 
 
 class Extrapolated(Guided):
@@ -232,7 +231,7 @@ class Autoguidance(AffineExtrapolation):
     Raises
     ------
     ValueError
-        If the interval is out of order, the scale not finite, or the models have processes of different kinds.
+        If the interval is out of order, the scale not finite, or the models have different processes, or the data in other units.
     TypeError
         If a process is not linear.
     """
@@ -242,15 +241,7 @@ class Autoguidance(AffineExtrapolation):
         self, model: ScoreModel, weak: ScoreModel, scale: float, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__(model, weak, scale, interval)
-        why = ": it cannot be told whether the models have one process."
-        ours, theirs = (as_linear(m.sde, why).marginal(m.sde.T / 2) for m in (model, weak))
-        if not torch.allclose(ours.r.matrix(), theirs.r.matrix()) or not torch.allclose(
-            ours.Phi.matrix(), theirs.Phi.matrix()
-        ):
-            raise ValueError(
-                f"the models have different processes, {type(model.sde).__name__} and {type(weak.sde).__name__}: "
-                "their readings at one time are of different noise. Train the weaker one on the same."
-            )
+        check_same_process(model, weak, "the weaker model")
 
     @property
     def conditions(self) -> Conditions:

@@ -29,9 +29,10 @@ class Norm(nn.GroupNorm):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(B, channels, *grid)`` to the same shape."""
-        return super().forward(
-            h.contiguous() if is_differentiated(h) else h
-        )  # torch's forward-mode rule takes no other
+        if not is_differentiated(h):
+            return super().forward(h)
+        # Torch's forward-mode rule takes no other layout, and no other dtype than that of the weights.
+        return super().forward(h.contiguous().to(self.weight.dtype)).to(h.dtype)
 
 
 class ResBlock(nn.Module):

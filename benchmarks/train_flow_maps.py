@@ -1,0 +1,172 @@
+"""Train the flow maps that are shipped in `sdegen/weights`: each makes the samples of a shipped model in one to four evaluations.
+
+    python -m benchmarks.train_flow_maps fashion_mnist      # two hours of one core at most; goes on where it was stopped
+    python -m benchmarks.train_flow_maps sprites --device cuda
+    python -m benchmarks.train_flow_maps mnist --out benchmarks/results --weights sdegen/weights/mnist-jumps-v1.safetensors
+    python -m benchmarks.train_flow_maps mnist --out benchmarks/results --hours
+
+The map begins as its teacher, conditional on the class as that is, and learns from trajectories of the teacher's flow
+(`benchmarks.trajectories`). A card says what was spent. The third command takes the place of a map that is shipped, and of its
+card; the last one times a few trajectories and steps on one core, and adds to the card what a run takes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import sdegen
+from benchmarks import command
+from benchmarks.devices import fit_on
+from benchmarks.files import made
+from benchmarks.train_images import P_UNCOND, SPLITS
+from benchmarks.trajectories import Paths, Trajectories, trace
+from sdegen.data import Images
+from sdegen.samplers import FlowMap
+
+
+class Plan(NamedTuple):
+    """How a map is trained.
+
+    Attributes
+    ----------
+    steps, batch, lr
+        As for `sdegen.fit`.
+    paths, nodes, between
+        Trajectories, states kept of each, and evaluations from one to the next (`benchmarks.trajectories.trace`).
+    whole, still
+        As for `Trajectories`.
+    """
+
+    steps: int
+    batch: int = 256
+    lr: float = 1e-3
+    paths: int = 60_000
+    nodes: int = 8
+    between: int = 2
+    whole: float = 0.25
+    still: float = 0.125
+
+
+PLANS = {"mnist": Plan(6600), "fashion_mnist": Plan(6600), "sprites": Plan(7200, 512)}
+
+
+def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Paths:
+    """Trajectories under the labels of images, one in ten without."""
+    assert images.labels is not None
+    generator = torch.Generator().manual_seed(1)
+    label = images.labels[torch.randint(len(images), (plan.paths,), generator=generator)]
+    label = torch.where(torch.rand(plan.paths, generator=generator) < P_UNCOND, -1, label)
+    return trace(teacher.to(device), plan.paths, plan.nodes, plan.between, seed=2, label=label)
+
+
+def kept(paths: Paths, path: Path) -> None:
+    """Write trajectories to a file."""
+    tensors = paths._asdict()
+    save_file({k: v.cpu() for k, v in (tensors | tensors.pop("cond")).items()}, path)
+
+
+def read(path: Path, device: str) -> Paths:
+    """Read them again."""
+    found = load_file(path, device)
+    return Paths(found["states"], found["velocities"], found["angles"].cpu(), {"label": found["label"]})
+
+
+def train(
+    name: str, plan: Plan, state: Path, seconds: float | None = None, device: str = "cpu", **more: Any
+) -> tuple[FlowMap, sdegen.Run]:
+    """A map, and the record of its training."""
+    teacher, images = sdegen.pretrained(name), SPLITS[name]().train
+    file = made(state / "paths.safetensors", lambda path: kept(traced(teacher, images, plan, device), path))
+    paths = read(file, device)
+    return fitted(teacher.cpu(), paths, images, plan, seconds, device, checkpoint=state, every=500, **more)
+
+
+def fitted(
+    teacher: sdegen.Model, paths: Paths, images: Images, plan: Plan, seconds: float | None, device: str, **more: Any
+) -> tuple[FlowMap, sdegen.Run]:
+    """A map that begins as its teacher and learns from trajectories, and the record of its training."""
+    torch.manual_seed(0)
+    model = FlowMap.of(teacher)
+    run = fit_on(
+        device, model, images.scaled(-1, 1), steps=plan.steps, seconds=seconds, batch_size=plan.batch, lr=plan.lr,
+        warmup=min(200, plan.steps // 5), loss=Trajectories(paths, plan.whole, plan.still), p_uncond=P_UNCOND,
+        autocast=torch.bfloat16, seed=0, **more,
+    )  # fmt: skip
+    return model, run
+
+
+def hours(name: str, spent: dict[str, Any]) -> dict[str, float]:
+    """What a run takes on one core of a CPU: the least time of a few trajectories and steps, times their numbers."""
+    teacher, images, plan, marks = sdegen.pretrained(name), SPLITS[name]().train, PLANS[name], list[float]()
+    few = plan._replace(steps=6, batch=64, paths=64)
+    began = time.process_time()
+    paths = traced(teacher, images, few, "cpu")
+    path = (time.process_time() - began) / few.paths
+    listen = [lambda step: marks.append(time.process_time())]
+    fitted(teacher, paths, images, few, None, "cpu", progress=False, threads=1, callbacks=listen)
+    row = min(b - a for a, b in pairwise(marks)) / few.batch
+    whole = (spent["trajectories"] * path + spent["steps"] * spent["batch"] * row) / 3600
+    return {
+        "seconds of a trajectory on one core": round(path, 4), "seconds of a row on one core": round(row, 5),
+        "hours of the run on one core": round(whole, 2),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Train one, and write its card."""
+    parser = argparse.ArgumentParser(description="Train a flow map of a shipped model.")
+    parser.add_argument("name", choices=list(PLANS))
+    parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
+    parser.add_argument("--seconds", type=float, default=None, help="end the training after so many seconds")
+    parser.add_argument("--paths", type=int, default=None, help="trajectories, instead of the default")
+    parser.add_argument("--hours", action="store_true", help="add to the card what a run takes on one core of a CPU")
+    command.add_device(parser)
+    parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
+    parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
+    command.add_out(parser)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    plan = PLANS[args.name]
+    plan = plan._replace(steps=args.steps or plan.steps, paths=args.paths or plan.paths)
+    folder, file = args.out / "train_flow_maps", args.out / "train_flow_maps" / args.name / "card.json"
+    if args.hours:
+        torch.set_num_threads(1)
+        found = json.loads(file.read_text())
+        found |= hours(args.name, found)
+    else:
+        state = folder / "models" / f"{args.name}-{plan.steps}"
+        state.mkdir(parents=True, exist_ok=True)
+        model, run = train(args.name, plan, state, args.seconds, args.device)
+        written = args.weights or state.with_suffix(".safetensors")
+        sdegen.save(model.half(), written)
+        found = card(args.name, plan, run, args.device)
+        print(f"weights are written to {written}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1)
+    file.write_text(text + "\n")
+    print(f"{text}\nwritten to {file}")
+
+
+def card(name: str, plan: Plan, run: sdegen.Run, device: str) -> dict[str, Any]:
+    """Return what was spent on a map."""
+    return {
+        "teacher": f"the shipped model of {name}",
+        "command": f"python -m benchmarks.train_flow_maps {name} --steps {run.steps} --paths {plan.paths}",
+        "steps": run.steps, "batch": plan.batch, "trajectories": plan.paths,
+        "seconds of the steps": round(run.seconds), "device": device,
+        "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
