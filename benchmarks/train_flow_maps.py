@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     paths: int = 60_000
     nodes: int = 8
     between: int = 2
-    whole: float = 0.25
+    whole: float = 0.4
     still: float = 0.125
 
 

@@ -42,11 +42,13 @@ class Paths(NamedTuple):
     cond: dict[str, Tensor]
 
 
-def trace(model: ScoreModel, n: int, nodes: int, between: int, seed: int, batch: int = 1000, **cond: Tensor) -> Paths:
+def trace(
+    model: ScoreModel, n: int, nodes: int, between: int, seed: int, batch: int = 1000, half: bool = True, **cond: Tensor
+) -> Paths:
     """Follow the flow of a model on a scalar process from noise to data `n` times, under conditions with a row for each.
 
     Angles of the `nodes` are even but for a shift of each trajectory's own, so that all angles are met, and there are `between`
-    evaluations from one to the next. States are kept in half precision.
+    evaluations from one to the next. `half`: the network computes, and states are kept, in half precision.
     """
     generator = torch.Generator().manual_seed(seed)
     share = (torch.arange(nodes + 1) + torch.rand(n, 1, dtype=torch.float64, generator=generator) - 0.5) / nodes
@@ -58,9 +60,9 @@ def trace(model: ScoreModel, n: int, nodes: int, between: int, seed: int, batch:
             prior = model.sde.prior(model.state_moments())
             x = model.cast_states(prior.sample(len(angles[k : k + batch]), generator))
             given = {name: value[k : k + batch].to(x.device) for name, value in cond.items()}
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
                 met = list(follow(model, x, angles[k : k + batch], between, given))
-            parts.append([torch.stack([pair[i].half() for pair in met], 1) for i in (0, 1)])
+            parts.append([torch.stack([pair[i].half() if half else pair[i] for pair in met], 1) for i in (0, 1)])
     states, velocities = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return Paths(states, velocities[:, :-1].contiguous(), angles, {k: v.to(states.device) for k, v in cond.items()})
 
