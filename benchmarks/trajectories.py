@@ -53,11 +53,12 @@ def trace(
     generator = torch.Generator().manual_seed(seed)
     share = (torch.arange(nodes + 1) + torch.rand(n, 1, dtype=torch.float64, generator=generator) - 0.5) / nodes
     share[:, 0], share[:, -1] = 0.0, 1.0
-    angles = model.sde.angle_at(model.sde.t_max) * (1 - share)
+    sde: Any = model.sde
+    angles = sde.angle_at(sde.t_max) * (1 - share)
     parts = []
     with torch.no_grad(), evaluating(model):
         for k in range(0, n, batch):
-            prior = model.sde.prior(model.state_moments())
+            prior = sde.prior(model.state_moments())
             x = model.cast_states(prior.sample(len(angles[k : k + batch]), generator))
             given = {name: value[k : k + batch].to(x.device) for name, value in cond.items()}
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
