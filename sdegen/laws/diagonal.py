@@ -89,6 +89,9 @@ class Diagonal(Elementwise):
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
         return add_product(y, self._on(x), x) if self.basis is None else y.add_(self(x))
 
+    def beside(self, y: Tensor, x: Tensor) -> Tensor:
+        return torch.addcmul(y, x, self._on(x)) if self.basis is None else y + self(x)
+
     def _on(self, x: Tensor) -> Tensor:
         """Return the numbers in the dtype and on the device of a state, of whose shape they are."""
         if self.c.shape[1:] != x.shape[1:] or len(self.c) not in (1, len(x)):

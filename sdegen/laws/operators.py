@@ -36,6 +36,10 @@ class Operator(ABC):
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
         """Add ``A x`` to `y`, in the memory of `y`, and return it; for one number a single pass."""
 
+    def beside(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return ``y + A x``, a new tensor; for numbers in a single pass."""
+        return y + self(x)
+
     @abstractmethod
     def prepared(self, like: Tensor | None) -> Self:
         """Return the map with coefficients in the dtype, float32 at least, and on the device of a network's weight `like`."""
@@ -265,6 +269,11 @@ class Scale(Elementwise):
 
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
         return add_product(y, rows(self.c, x) if self.c.ndim else self.c, x)
+
+    def beside(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.c.ndim:
+            return torch.addcmul(y, x, rows(self.c, x))
+        return torch.addcmul(y, x, self.c) if x.dtype.itemsize > 2 else y + x * self.c  # as in `add_product`
 
     def prepared(self, like: Tensor | None) -> Scale:
         return self if like is None else self._of(self.c.to(at_least_single(like.dtype)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
+from ..fixed import is_unknown
 from ..laws.bases import principal_axes
 from ..laws.calibrated import Calibrated
 from ..laws.diagonal import Diagonal
@@ -218,14 +219,19 @@ class Model(Trainable, VelocityModel):
         c_noise = c.c_noise if like is None else c.c_noise.to(like.device, at_least_single(like.dtype))
         c_noise = c_noise.expand(len(t))
         each = zip(c_skip.each(len(t)), c_out.each(len(t)), c_in.each(len(t)), c_noise[:, None].unbind(), strict=True)
-        return [Coefficients(skip, out, into, level, c.dtype) for skip, out, into, level in each]
+        bare, same = _is_one(c_out), _is_one(c_in)
+        return [Coefficients(skip, out, into, level, c.dtype, bare, same) for skip, out, into, level in each]
 
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return ``c_skip x + c_out F(c_in x, c_noise)`` with the coefficients of the question, by one evaluation of the
         network.
         """
-        out = self._network(x, question, **cond)
-        return question.c_out.onto(question.c_skip(x), out)
+        joined: Tensor = question.join(x, self._network(x, question, **cond))
+        return joined
+
+    def gain(self, at: Marginal) -> Operator | None:
+        """Return `c_out` of the velocity, float64, by which it follows the network's output."""
+        return self._coefficients(at, None).c_out
 
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
         """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
@@ -252,9 +258,47 @@ class Model(Trainable, VelocityModel):
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
-        return check_answer("net", self.net(*c.inputs(x), **cond), x.shape, x)
+        return check_answer("net", self._call(x, c, **cond), x.shape, x)
+
+    def _call(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Any:
+        """Return what the network returns for a state.
+
+        Where its input is the state itself, it is given a copy until it has been seen to leave that as it was, and where nobody
+        can see it.
+
+        Raises
+        ------
+        ValueError
+            If it changes a state.
+        """
+        into, level = c.inputs(x)
+        if into is not x:
+            return self.net(into, level, **cond)
+        if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_compiling():
+            return self.net(x.clone(), level, **cond)
+        trusted = self._trusted[0] is self.net
+        given = x if trusted else x.clone()
+        before, out = given._version, self.net(given, level, **cond)
+        left = given._version == before
+        if trusted and not left:
+            raise ValueError(
+                "net changed its input in place, which it had not done before: that is the state of the run; let forward begin "
+                "with x = x.clone()."
+            )
+        if left and not trusted and not is_unknown(x) and torch.equal(given, x):
+            self._trusted = (self.net,)
+        return out
+
+    # The network that has been seen to leave its input as it was; in a tuple, so that it is no second part of the module.
+    _trusted: tuple[nn.Module | None] = (None,)
 
     forward = ScoreModel.velocity
+
+
+def _is_one(A: Operator) -> bool:
+    """Tell whether a map changes nothing, to rounding."""
+    numbers = A.along(A.axes)
+    return numbers is not None and bool(((numbers - 1).abs() <= torch.finfo(numbers.dtype).eps).all())
 
 
 def _along_axes(moments: Moments) -> Diagonal:
@@ -303,7 +347,7 @@ class LearnedVariance(Model, LearnedReversal):
 
     def _both(self, x: Tensor, c: Coefficients, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the two halves of the network's channels."""
-        out, shape = self.net(*c.inputs(x), **cond), (len(x), 2 * x.shape[1], *x.shape[2:])
+        out, shape = self._call(x, c, **cond), (len(x), 2 * x.shape[1], *x.shape[2:])
         must = "twice the channels of the state along dimension 1, for learned variances"
         first, second = check_answer("net", out, shape, x, must).chunk(2, 1)
         return first, second
@@ -338,5 +382,5 @@ class LearnedVariance(Model, LearnedReversal):
         by one evaluation.
         """
         first, u = self._both(x, question, **cond)
-        mean = question.c_out.onto(question.c_skip(x), first)
+        mean: Tensor = question.join(x, first)
         return mean + (0.5 * self._log_variance(u, s, t)).exp() * z

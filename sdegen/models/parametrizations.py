@@ -46,6 +46,10 @@ class Coefficients(NamedTuple):
         What the network is told of the time, ``()`` or ``(B,)``.
     dtype
         The dtype that the network is called in; None for that of the state.
+    bare
+        Whether `c_out` is one, so that it costs no pass over the network's output.
+    same
+        Whether `c_in` is one, so that the network's input is the state itself.
     """
 
     c_skip: Operator
@@ -53,15 +57,21 @@ class Coefficients(NamedTuple):
     c_in: Operator
     c_noise: Tensor
     dtype: torch.dtype | None = None
+    bare: bool = False
+    same: bool = False
 
     def inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network is called with for the state `x`: ``c_in x`` in the network's dtype, and `c_noise` in the
-        same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
+        """Return what the network is called with for the state `x`: ``c_in x`` in the network's dtype, which may be `x` itself,
+        and `c_noise` in the same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
         """
         dtype = x.dtype if self.dtype is None else self.dtype
         c_noise = self.c_noise.to(x.device, torch.promote_types(dtype, torch.float32), non_blocking=True)
-        x = self.c_in(x)
+        x = x if self.same else self.c_in(x)
         return x if x.dtype == dtype else x.to(dtype), c_noise
+
+    def join(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return ``c_skip x + c_out F`` for the state `x` and the network's output `F`."""
+        return self.c_skip.beside(out, x) if self.bare else self.c_out.onto(self.c_skip(x), out)
 
     def __repr__(self) -> str:
         return show_call(self)

@@ -58,6 +58,8 @@ def gather(questions: Sequence[Any], n: int) -> Any:
         return first.blocks([first * 0.0 if part is None else part for part in questions], n)
     if isinstance(first, Tensor) and first.numel() == 1:
         return torch.cat([part.reshape(1) for part in questions]).repeat_interleave(n)
+    if isinstance(first, bool):  # what is said of all
+        return all(questions)
     if isinstance(first, dict):
         return {name: gather([part[name] for part in questions], n) for name in first}
     if isinstance(first, tuple):

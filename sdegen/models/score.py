@@ -234,6 +234,12 @@ class ScoreModel(Overridable, ABC):
         each = ({name: maps[i] for name, maps in apart.items()} for i in range(len(t)))
         return [Question(t[i], None if X is None else X[i], W) for i, W in enumerate(each)]
 
+    def gain(self, at: Marginal) -> Operator | None:
+        """Return the map `G` in the velocity ``G F + …`` of a network's output `F` at the times of a marginal, which a sampler
+        may divide by and take into its own weights: a pass over the state less. None, as by default, where there is none.
+        """
+        return None
+
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the value of a question from `ask` at the state `x`, ``(B, *)``: a new tensor of its shape."""
         t, X, readings = question

@@ -284,6 +284,10 @@ class Conditioned(Wrapper):
         """Return the questions of the model inside; conditions are no part of a question."""
         return self.model.ask(t, **weights)
 
+    def gain(self, at: Marginal) -> Operator | None:
+        """Return that of the model inside; conditions are no part of it."""
+        return self.model.gain(at)
+
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
         """Return the model's answer under the conditions."""
         return self.model.answer(x, question, **self.passed_on(**cond))

@@ -62,7 +62,7 @@ class Channels:
         a, P = (A.prepared(self.like).each(len(t)) for A in self._reading(at))
         return [Node(*v) for v in zip(model.ask(t, velocity=one), zip(P, a, strict=True), strict=True)]
 
-    def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return []

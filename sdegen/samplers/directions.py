@@ -27,6 +27,8 @@ from .moves import Asked, Coefficient, Jump, Move, Node, Spread, add_multiple, m
 from .polynomials import group_by_ends, polynomials
 from .references import ReferenceLaw
 
+FAINT = 1e-100  # factors that nothing is divided by
+
 
 class Scalar:
     """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
@@ -121,6 +123,8 @@ class Scalar:
         if self.lean:
             factor = self.leaning(phi)
             pull, P = factor * pull, factor * P
+        if (scale := self._scale(model, at, P)) is not None:
+            pull, P = pull / scale, P / scale
         a = -pull / self.root(at)
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
@@ -131,13 +135,24 @@ class Scalar:
         questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
         return [Node(*v) for v in zip(questions, affine, b, strict=True)]
 
-    def moves(self, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+    def _scale(self, model: ScoreModel, at: Marginal, P: Tensor) -> Tensor | None:
+        """Return what evaluations are divided by and weights multiplied with, ``(N, *directions)``, so that what a network says
+        enters them as it is; None where it is turned first, or a model is no network.
+        """
+        gain = model.gain(at) if self.own_axes or not self.c.ndim else None
+        numbers = None if gain is None else gain.along(None)
+        if numbers is None or (numbers.shape[1] > 1 and not self.c.ndim):
+            return None
+        scale = numbers.reshape(-1, *(self.c.shape if numbers.shape[1] > 1 else [1] * self.c.ndim)) * P
+        return torch.where((scale.abs() > FAINT) & scale.isfinite(), scale, 1.0)
+
+    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return []
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
-        phi, r = self.phi(times), self.root(self.sde.marginal(times))
-        angles = self.angles(phi, times)
+        at, phi = self.sde.marginal(times), self.phi(times)
+        r, angles = self.root(at), self.angles(phi, times)
         start, end = angles[t], angles[s]
         P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
         unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
@@ -167,6 +182,10 @@ class Scalar:
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
+        P = self.P_squared(angles).sqrt()
+        if (scale := self._scale(model, at, self.leaning(angles) * P if self.lean else P)) is not None:
+            seen = [[*v.seen, *[v.seen[0]] * (len(weights) - len(v.seen))] for v in asked]
+            weights = weights * scale[torch.tensor(seen).T]
         ratio = P_s / P_t
         if self.eta:
             ratio = ratio * self.kept(end, start) ** (0.5 * self.eta**2)

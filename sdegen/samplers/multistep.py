@@ -147,7 +147,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
             asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
         if p == 4 and n > 2:
             asked.append(Asked(0, 1, seen[2]))
-        moves = pieces.moves(times, asked)
+        moves = pieces.moves(model, times, asked)
         corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
         repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
         spreads = pieces.spreads(times) if self.eta else [None] * n

@@ -224,6 +224,10 @@ class Ahead(Wrapper):
         gaussian = (skip + out @ velocity).prepared(self.like)
         return [Expected(question, gaussian[i]) for i, question in enumerate(self.model.ask(t, **weights))]
 
+    def gain(self, at: Marginal) -> Operator | None:
+        """Return that of the model inside, whose questions these are."""
+        return self.model.gain(at)
+
     def answer(self, x: Tensor, question: Expected, /, **cond: Any) -> Tensor:
         """Return a guess at the answer, for the states `x`."""
         guess = self.guesses.next(partial(Guess, question))
