@@ -5,8 +5,9 @@ from .direct import DirectModel
 from .exact import Exact, ExactConditional
 from .fokker_planck import FokkerPlanck
 from .foreign import from_denoiser, from_network
+from .learned import LearnedVariance
 from .long_series import LongSeries
-from .network import LearnedVariance, Model, Trainable
+from .network import Model, Trainable
 from .parametrizations import (
     DataParametrization,
     EDMParametrization,
