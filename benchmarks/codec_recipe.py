@@ -25,8 +25,8 @@ BATCH = 64
 class From(sdegen.VP):
     """VP that is trained, and whose grids end, from a later time on."""
 
-    def __init__(self, t_min: float) -> None:
-        super().__init__()
+    def __init__(self, t_min: float, beta_max: float = 20.0) -> None:
+        super().__init__(beta_max=beta_max)
         self.t_min = t_min
 
 

@@ -54,6 +54,7 @@ from .likelihood import (
     elbo,
     estimate_log_prob,
     log_prob,
+    noised_bits_per_dim,
     sample_with_log_prob,
 )
 from .models import (
@@ -130,7 +131,7 @@ __all__ = [
     "NonFiniteLoss", "Run", "fit", "load", "save", "pretrained", "sample", "edit", "Bound", "Budget", "Chain", "Codec", "Density",
     "LogProb",
     "bits_per_dim", "diagnose", "diffusion_hierarchy", "discrete_bits_per_dim", "discrete_elbo", "elbo",
-    "estimate_log_prob", "log_prob", "sample_with_log_prob",
+    "estimate_log_prob", "log_prob", "noised_bits_per_dim", "sample_with_log_prob",
     # chapters
     "baselines", "coordinates", "data", "derivatives", "foreign", "grids", "guidance", "inference", "kernels", "laws",
     "likelihood",

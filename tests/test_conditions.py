@@ -320,6 +320,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "sample_with_log_prob": (sdegen.sample_with_log_prob, (3,)), "elbo": (sdegen.elbo, (X,)),
     "discrete_elbo": (sdegen.discrete_elbo, (X,)), "Density": (sdegen.Density, ()),
     "bits_per_dim": (sdegen.bits_per_dim, (torch.zeros(2, 2, dtype=torch.uint8),)),
+    "noised_bits_per_dim": (sdegen.noised_bits_per_dim, (torch.zeros(2, 2, dtype=torch.uint8),)),
     "discrete_bits_per_dim": (sdegen.discrete_bits_per_dim, (torch.zeros(2, 2, dtype=torch.uint8),)),
     "fit_solver": (samplers.fit_solver, ()),
 }  # fmt: skip

@@ -6,11 +6,12 @@ from .density import Density
 from .elbo import Bound, Chain, discrete_elbo, elbo
 from .flow import LogProb, estimate_log_prob, log_prob, sample_with_log_prob
 from .hierarchy import diffusion_hierarchy
+from .noised import noised_bits_per_dim
 from .tables import TableDensity
 
 __all__ = [
     "Bound", "Chain", "Codec", "Density", "LogProb", "TableDensity", "bits_per_dim", "diffusion_hierarchy",
     "discrete_bits_per_dim", "discrete_elbo", "elbo",
-    "estimate_log_prob", "log_prob",
+    "estimate_log_prob", "log_prob", "noised_bits_per_dim",
     "sample_with_log_prob",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ Bounds from below by the process itself are in `elbo`.
 
 from __future__ import annotations
 
-__all__ = ["LogProb", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
+__all__ = ["LogProb", "carry", "estimate_log_prob", "log_prob", "sample_with_log_prob"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -177,7 +177,7 @@ def estimate_log_prob(
         return log_density(prior, path.end) + path.log_volume
 
     def of_states(u: Tensor) -> LogProb:
-        return _carry(bound, u, (0.0, sde.T), at_start, divergence, how, generator, batch, {})[1]
+        return carry(bound, u, (0.0, sde.T), at_start, divergence, how, generator, batch, {})[1]
 
     with torch.set_grad_enabled(grad), evaluating(model):
         if joint:
@@ -258,14 +258,14 @@ def sample_with_log_prob(
         return log_density(prior, x_T) - path.log_volume
 
     with torch.set_grad_enabled(grad), evaluating(model):
-        end, found = _carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
+        end, found = carry(model, x_T, (model.sde.T, 0.0), at_end, divergence, how, generator, batch, cond)
         data = model.sde.project(end)
     if data.shape != end.shape:
         return end, found
     return data, found._replace(value=found.value - model.sde.complete(data, end)[1])
 
 
-def _carry(
+def carry(
     model: ScoreModel,
     u: Tensor,
     times: tuple[float, float],

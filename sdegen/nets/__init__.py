@@ -10,6 +10,7 @@ from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
 from .extension import add_conditions
 from .hypernet import HyperMLP
+from .levels import ByteMean
 from .mlp import MLP
 from .plain import Convolutional, Perceptron
 from .pyramid import Down, Up
@@ -19,6 +20,7 @@ from .waves import FourierState
 
 __all__ = [
     "MLP",
+    "ByteMean",
     "Fields",
     "Convolutional",
     "CoordinateTransformer",

@@ -24,6 +24,7 @@ from ..likelihood.bits import bits_per_dim, discrete_bits_per_dim
 from ..likelihood.density import Density
 from ..likelihood.elbo import discrete_elbo, elbo
 from ..likelihood.flow import estimate_log_prob, sample_with_log_prob
+from ..likelihood.noised import noised_bits_per_dim
 from ..models.named import keywords_of
 from ..models.network import Trainable
 from ..models.score import ScoreModel
@@ -39,8 +40,8 @@ from .score_loss import ScoreLoss
 # What takes conditions of a score model by keyword, beside arguments of its own.
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
-    elbo, discrete_elbo, bits_per_dim, discrete_bits_per_dim, twisted_smc, tilted_smc, measure_profile, corrected,
-    anneal_product, log_prob_of_steps, annealed_smc, decoupled_annealing, split_gibbs,
+    elbo, discrete_elbo, bits_per_dim, discrete_bits_per_dim, noised_bits_per_dim, twisted_smc, tilted_smc, measure_profile,
+    corrected, anneal_product, log_prob_of_steps, annealed_smc, decoupled_annealing, split_gibbs,
 )  # fmt: skip
 
 

@@ -1,0 +1,393 @@
+"""Models that are trained for bits: MNIST, Fashion-MNIST and scikit-learn's digits, beside RealNVP, and what the parts are worth.
+
+    python -m benchmarks.likelihood_recipe --threads 1                    # three hours of a core for each row of each seed
+    python -m benchmarks.likelihood_recipe --device cuda --only MNIST     # the same steps in minutes
+    python -m benchmarks.likelihood_recipe --quick
+
+The network tells what byte it expects at each pixel (`nets.ByteMean`), and is trained by the likelihood's weighting, with times
+even in the log-SNR, from noise of a sixth of a step between bytes on. Test images are judged by the probability flow, from bytes
+with noise of that size, cut off at the edge of the cell (`noised_bits_per_dim`), with one probe; by a chain of `CHAIN` steps, the
+last of which generates bytes (`discrete_bits_per_dim`); and by the bound in continuous time, for which the loss is drawn `DRAWS`
+times for each. All three are bounds from above in the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from benchmarks import command
+from benchmarks.codec_recipe import From
+from benchmarks.files import made
+from benchmarks.rows import Key, Values
+from benchmarks.tables import Table
+from benchmarks.train_images import SPLITS
+from sdegen import nets
+from sdegen.data import Images, Scaling
+from sdegen.laws import Units
+from sdegen.laws.derivatives import Hutchinson
+from sdegen.models import DataParametrization, EDMParametrization, Parametrization
+from sdegen.training.losses import Denoising
+from sdegen.training.weightings import EDMWeighting, ImportanceTimes, LikelihoodWeighting, LogNormalTimes
+
+NOISE = 1 / 6  # steps between bytes, where training begins
+BETA = 12.0  # of VP at T: noise of twenty times the signal, beyond which nothing is left to learn
+CHAIN = 1000
+DRAWS = 8
+LOSS = Denoising(LikelihoodWeighting(), ImportanceTimes(), pooled=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model of a set of images is trained.
+
+    Attributes
+    ----------
+    data
+        The name of the images.
+    widths, patch, dropout
+        Of the U-Net.
+    std
+        Of the scaled bytes, roughly.
+    steps, batch, lr
+        Of the training.
+    """
+
+    data: str
+    widths: tuple[int, ...]
+    std: float
+    steps: int
+    patch: int = 1
+    dropout: float = 0.0
+    batch: int = 128
+    lr: float = 2e-3
+
+
+RECIPES = {
+    "MNIST": Recipe("mnist", (32, 96, 128), 0.6, 9500, batch=256, lr=2.5e-3),
+    "Fashion": Recipe("fashion_mnist", (32, 96, 128), 0.7, 9500, batch=256, lr=2.5e-3),
+    "digits": Recipe("digits", (64, 96), 0.75, 4000, dropout=0.2),
+    "mnist in patches of two": Recipe("mnist", (96, 128), 0.6, 9500, 2, batch=256, lr=2.5e-3),
+    "fashion in patches of two": Recipe("fashion_mnist", (96, 128), 0.7, 9500, 2, batch=256, lr=2.5e-3),
+    "dropout .1": Recipe("digits", (64, 96), 0.75, 4000, dropout=0.1),
+    "dropout .35": Recipe("digits", (64, 96), 0.75, 4000, dropout=0.35),
+}
+
+
+def scaling_of(images: Images) -> Scaling:
+    """Return how bytes become numbers from −1 to 1."""
+    return Scaling(-1, 1, images.levels)
+
+
+def process(levels: int) -> sdegen.LinearSDE:
+    """Return VP, trained from noise of a part of a step on."""
+    start = sdegen.VP(beta_max=BETA).time((NOISE * Scaling(-1, 1, levels).step) ** -2).item()
+    return From(start, BETA).in_units(Units())
+
+
+def build(recipe: Recipe, levels: int, channels: int = 1) -> sdegen.Model:
+    """Return an untrained model of images of bytes."""
+    inner = nets.UNet(
+        nets.ByteMean.inputs * channels,
+        recipe.widths,
+        patch=recipe.patch,
+        out_channels=6 * channels,
+        dropout=recipe.dropout,
+    )
+    net = nets.ByteMean(inner, levels, recipe.std)
+    return sdegen.Model(net, process(levels), DataParametrization(recipe.std, delta=1e-9))
+
+
+def continuous(model: Any, images: Images, draws: int, seed: int = 0) -> Tensor:
+    """Return the bound of images in continuous time, in bits per number: the integral of the loss, and what the ends add."""
+    scaling, sde = scaling_of(images), model.sde
+    x, generator = scaling(images.x).to(model.like.device), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        losses = [LOSS(model, part, generator=generator) for _ in range(draws) for part in x.split(500)]
+    nats = torch.cat(losses).double().cpu().reshape(draws, -1).mean(0) * 0.5 * (sde.T - sde.t_min)
+    return nats / (x[0].numel() * math.log(2)) + ends(model, images, seed)
+
+
+def ends(model: Any, images: Images, seed: int) -> Tensor:
+    """Return what a chain of its two ends alone says of its first and last terms, in bits per number."""
+    scaling, seeded = scaling_of(images), torch.Generator().manual_seed(seed)
+    x = scaling.middles(images.x).to(model.like.device)
+    times = torch.tensor([model.sde.T, model.sde.t_min], dtype=torch.float64)
+    found = sdegen.discrete_elbo(model, x, times, cells=scaling, generator=seeded, batch=500)
+    return (found.terms[0] + found.terms[-1]).double().cpu() / (x[0].numel() * math.log(2))
+
+
+class Curve:
+    """A callback: the bound of some images that are not trained on, with averaged weights, every so many steps."""
+
+    def __init__(self, path: Path, images: Images, net: nn.Module, every: int) -> None:
+        self.path, self.images, self.net, self.every, self.spent = path, images, net, every, 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("step,seconds,bits,s.e.\n")
+
+    def __call__(self, step: Any) -> None:
+        """Write a point where it is time; seconds are those of training alone."""
+        if step.step % self.every:
+            return
+        began = time.perf_counter()
+        fast, step.model.net = step.model.net, self.net
+        with step.averaged() as model:
+            bits = continuous(model, self.images, 2)
+        step.model.net = fast
+        with self.path.open("a") as file:
+            error = bits.std().item() / len(bits) ** 0.5
+            file.write(f"{step.step},{step.seconds - self.spent:.1f},{bits.mean().item():.5g},{error:.2g}\n")
+        self.spent += time.perf_counter() - began
+
+
+def split_of(data: str) -> tuple[Images, Images, Images]:
+    """Return images for training, those of the curve, and those of the test."""
+    split = SPLITS[data]()
+    seen, curve = (
+        split.train.split(0.9, seed=1) if data == "digits" else split.train.split(1 - 1000 / len(split.train), seed=1)
+    )
+    return seen, curve, split.test
+
+
+def graphed(model: sdegen.Model, x: Tensor) -> nn.Module:
+    """Return the network as a CUDA graph, whose many small kernels are started at once; as it is, where gradients differ.
+
+    Parameters
+    ----------
+    model
+        A model on a GPU, in training.
+    x
+        A batch of data.
+    """
+    net, weights = model.net, list(model.parameters())
+    kept = [p.detach().clone() for p in weights]
+    with torch.no_grad():
+        for p in weights:
+            p.add_(0.02 * torch.randn_like(p))  # no weight is 0, and no gradient
+
+    def gradient() -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = LOSS(model, x, generator=torch.Generator().manual_seed(0)).mean()
+        return torch.cat([g.flatten().double() for g in torch.autograd.grad(loss, weights)])
+
+    plain = gradient()
+    model.net = cast(nn.Module, torch.compile(net, backend="cudagraphs"))
+    found = [gradient() for _ in range(3)]
+    with torch.no_grad():
+        for p, was in zip(weights, kept, strict=True):
+            p.copy_(was)
+    apart = max((g - plain).norm().item() for g in found) / plain.norm().item()
+    print(f"gradients of the graph are off by {apart:.1e}", file=sys.stderr, flush=True)
+    graph, model.net = model.net, net
+    return graph if apart < 0.02 else net
+
+
+def train(table: Table, name: str, seed: int, path: Path) -> None:
+    """Train a model, and write its weights in half precision, and what was spent beside."""
+    recipe, device = RECIPES[name], table.device
+    seen, curve, _ = split_of(recipe.data)
+    torch.manual_seed(seed)
+    model = build(recipe, seen.levels).to(device)
+    steps = 20 if table.quick else recipe.steps
+    net = model.net
+    if device == "cuda" and not recipe.dropout:
+        model.net = graphed(model, scaling_of(seen)(seen.x[: recipe.batch]).to(device))
+    watch = Curve(table.out / f"curve-{path.stem}.csv", curve[:100] if table.quick else curve, net, max(steps // 12, 1))
+    state = None if device == "cuda" else path.with_suffix("")
+    run = sdegen.fit(
+        model, seen.without_labels().scaled(-1, 1), steps=steps, seconds=table.args.seconds, batch_size=recipe.batch,
+        lr=recipe.lr, warmup=200, loss=LOSS, autocast=torch.bfloat16, seed=seed, checkpoint=state, every=500,
+        callbacks=[watch], progress=False,
+    )  # fmt: skip
+    model.net = net
+    sdegen.save(model.half(), path)
+    path.with_suffix(".csv").write_text(f"steps,seconds\n{run.steps},{run.seconds - watch.spent:.1f}\n")
+
+
+def load(path: Path, device: str) -> Any:
+    """Return a model that `train` has written, in single precision."""
+    return sdegen.load(path, classes=[From], dtype=torch.float32).to(device)
+
+
+def mean(bits: Tensor) -> list[float]:
+    """Return a mean over images with its standard error."""
+    bits = bits.double()
+    return [bits.mean().item(), bits.std().item() / len(bits) ** 0.5]
+
+
+def judged(table: Table, name: str, seed: int) -> Values:
+    """Train where there are no weights yet, and judge test images."""
+    recipe, stem = RECIPES[name], f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    path = table.out / "models" / f"{stem}.safetensors"
+    model = load(made(path, partial(train, table, name, seed)), table.device)
+    _, _, test = split_of(recipe.data)
+    n = 20 if table.quick else min(1000, len(test))
+    test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:n]].without_labels()
+    scaling, seeded = scaling_of(test), torch.Generator().manual_seed(seed)
+    flow = sdegen.noised_bits_per_dim(
+        model, test.x, scaling, noise=NOISE, divergence=Hutchinson(), tolerance=1e-3, generator=seeded, batch=1000
+    )
+    times = chain_times(model, 20 if table.quick else CHAIN)
+    chain = sdegen.discrete_bits_per_dim(model, test.x, scaling, times, generator=seeded, batch=1000)
+    steps, seconds = path.with_suffix(".csv").read_text().splitlines()[1].split(",")
+    return {
+        "flow": mean(flow.value.cpu()),
+        "chain": mean(chain.value.cpu()),
+        "continuous": mean(continuous(model, test, DRAWS, seed)),
+        "flow − continuous": mean(flow.value.double().cpu() - continuous(model, test, DRAWS, seed)),
+        "images": [n, None],
+        "evaluations": [flow.evaluations, None],
+        "parameters": [sum(p.numel() for p in model.parameters()), None],
+        "steps": [int(steps), None],
+        "batch": [recipe.batch, None],
+        "train s": [float(seconds), None],
+        "device": torch.cuda.get_device_name() if table.device == "cuda" else "CPU",
+    }
+
+
+def chain_times(model: Any, steps: int) -> Tensor:
+    """Return times of a chain that ends where training began."""
+    grid = sdegen.grids.LogSNR(start=model.sde.t_max, end=model.sde.t_min, digits=3)
+    return grid(model.sde, steps)
+
+
+def priced(recipe: Recipe) -> str:
+    """Return what the cost of a step depends on."""
+    side = SPLITS[recipe.data]().test.x.shape[-1]
+    return f"{side} x {side}, widths {recipe.widths}, patch {recipe.patch}"
+
+
+def cost(name: str, repeats: int, seed: int) -> Values:
+    """Seconds that a step of training takes of one core, the least of several runs, in single precision and with bfloat16."""
+    recipe, found = RECIPES[name], {}
+    seen = split_of(recipe.data)[0].without_labels().scaled(-1, 1)
+    for column, kind in {"float32": None, "bfloat16": torch.bfloat16}.items():
+        model = build(recipe, seen.images.levels)
+        moments: list[float] = []
+
+        def mark(step: Any, moments: list[float] = moments) -> None:
+            moments.append(time.process_time())
+
+        sdegen.fit(
+            model, seen, steps=repeats, batch_size=recipe.batch, loss=LOSS, autocast=kind, threads=1, seed=0, callbacks=[mark],
+            progress=False,
+        )  # fmt: skip
+        found[column] = [min(b - a for a, b in itertools.pairwise(moments[1:])), None]
+    return found
+
+
+def flow_of(table: Table, data: str) -> Values:
+    """Return the bits of RealNVP of its own test images, from the families table; empty where it has none."""
+    line = table.beside("families_table").within(data).rows.lines.get(Key("images", "RealNVP", 0))
+    return {} if not line else {"RealNVP": line["values"]["bits"], "RealNVP, train s": line["values"]["train s"]}
+
+
+def images_block(table: Table) -> str:
+    """Return bits of test images, and what training cost."""
+    rows = {}
+    for name in ["digits"] if table.quick else RECIPES:
+        cells = table.row("images", name, partial(judged, table, name), seeds=2 if name in list(RECIPES)[:3] else 1)
+        price = table.row("cost", priced(RECIPES[name]), partial(cost, name, 4 if table.quick else 12), once=True)
+        if cells and price:
+            hours = cells["steps"][0] * min(price[kind][0] for kind in ("float32", "bfloat16")) / 3600
+            cells = (
+                cells
+                | {f"s a step, {kind}": price[kind] for kind in ("float32", "bfloat16")}
+                | {"h of a core": (hours, None)}
+            )
+        rows[name] = cells and cells | flow_of(table, RECIPES[name].data)
+    columns = {
+        "flow": 3, "chain": 3, "continuous": 3, "flow − continuous": 3, "RealNVP": 3, "images": 0, "evaluations": 0,
+        "parameters": 0, "steps": 0, "batch": 0, "s a step, float32": 2, "s a step, bfloat16": 2, "h of a core": 2,
+        "train s": 0, "device": 0, "seeds": 0,
+    }  # fmt: skip
+    return table.write("images", columns, rows)
+
+
+Part = tuple[Callable[[], tuple[nn.Module, Parametrization]], Denoising]
+
+
+def waves() -> tuple[nn.Module, Parametrization]:
+    """A network that sees waves of the state, and predicts what is left of the velocity."""
+    return nets.FourierState(nets.UNet(5, (32, 32), out_channels=1), octaves=(3, 4)), EDMParametrization(0.75)
+
+
+def bytes_of(components: int) -> tuple[nn.Module, Parametrization]:
+    """A network that tells what byte it expects."""
+    inner = nets.UNet(nets.ByteMean.inputs, (32, 32), out_channels=3 * components)
+    return nets.ByteMean(inner, 17, 0.75, components), DataParametrization(0.75, delta=1e-9)
+
+
+PARTS: dict[str, Part] = {
+    "waves of the state": (waves, LOSS),
+    "the byte's mean, one Gaussian": (partial(bytes_of, 1), LOSS),
+    "the byte's mean, two Gaussians": (partial(bytes_of, 2), LOSS),
+    "two, noise in opposite pairs": (
+        partial(bytes_of, 2),
+        Denoising(LikelihoodWeighting(), ImportanceTimes(), pooled=False, antithetic=True),
+    ),
+    "two, EDM's weighting and times": (
+        partial(bytes_of, 2),
+        Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4), pooled=False),
+    ),
+}
+
+
+def part_of(name: str, steps: int, n: int, seed: int) -> Values:
+    """Bits of test digits after a short training, by the bound in continuous time and by the flow."""
+    torch.manual_seed(seed)
+    make, loss = PARTS[name]
+    net, parametrization = make()
+    model = sdegen.Model(net, process(17), parametrization)
+    seen, _, test = split_of("digits")
+    run = sdegen.fit(
+        model,
+        seen.without_labels().scaled(-1, 1),
+        steps=steps,
+        batch_size=64,
+        lr=2e-3,
+        loss=loss,
+        seed=seed,
+        progress=False,
+    )
+    test, seeded = test[:n].without_labels(), torch.Generator().manual_seed(seed)
+    flow = sdegen.noised_bits_per_dim(
+        model, test.x, scaling_of(test), noise=NOISE, divergence=Hutchinson(), tolerance=1e-3, generator=seeded
+    )
+    apart = flow.value.double() - continuous(model, test, DRAWS, seed)
+    return {"flow": mean(flow.value), "continuous": mean(continuous(model, test, DRAWS, seed)), "flow − continuous": mean(apart),
+            "train s": [run.seconds, None]}  # fmt: skip
+
+
+def parts_block(table: Table) -> str:
+    """Return what parts of the recipe are worth."""
+    steps, n = (20, 20) if table.quick else (600, 200)
+    rows = {name: table.row("parts", name, partial(part_of, name, steps, n), once=True) for name in PARTS}
+    return table.write("parts", {"flow": 3, "continuous": 3, "flow − continuous": 3, "train s": 0}, rows)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the option of how long a training may take."""
+    parser.add_argument("--seconds", type=float, default=None, help="most seconds of a training (no limit)")
+
+
+def main() -> None:
+    """Print the tables."""
+    blocks = [images_block, parts_block]
+    command.run("likelihood_recipe", __doc__, blocks, seeds=2, options=options, timed=True, networks=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The mean of bytes given their noised values is that of Bayes' rule over the levels, and bits by the flow of noised bytes are
+those of the mass of their cells.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import models, nets, noised_bits_per_dim
+from sdegen.data import Scaling
+from sdegen.laws import Units
+from sdegen.nets.levels import posterior_mean
+
+LEVELS = 17
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def mixture(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, means and widths of two Gaussians, whose means are among the levels."""
+    generator = seeded(1)
+    logit = torch.randn(n, 2, 1, generator=generator, dtype=torch.float64)
+    mean = 4 + 9 * torch.rand(n, 2, 1, generator=generator, dtype=torch.float64)
+    return logit, mean, 0.25 + 0.7 * torch.rand(n, 2, 1, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rho", [1 / 6, 0.5, 1.0, 2.0, 30.0])
+def test_the_mean_is_that_of_bayes_rule_over_the_levels(rho: float) -> None:
+    logit, mean, spread = mixture(500)
+    u = torch.arange(LEVELS, dtype=torch.float64)
+    prior = torch.logsumexp(
+        logit[..., None] - spread.log()[..., None] - 0.5 * ((u - mean[..., None]) / spread[..., None]).square(), 1
+    )
+    true = torch.distributions.Categorical(logits=prior[:, 0]).sample().double()[:, None, None]
+    value = true + rho * torch.randn(500, 1, 1, generator=seeded(2), dtype=torch.float64)
+    weights = torch.softmax(prior - 0.5 * ((u - value) / rho).square(), -1)
+    found = posterior_mean(value, torch.full((1, 1, 1), rho, dtype=torch.float64), logit, mean, spread, LEVELS)
+    assert (found - (weights * u).sum(-1)).abs().max() < 1e-4
+
+
+class Certain(nn.Module):
+    """Says that all bytes are one level."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(float(level)))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        away = (self.level - 0.5 * (LEVELS - 1)) * Scaling(-1, 1, LEVELS).step / 0.5
+        said = torch.stack([torch.zeros(()), away, torch.tensor(-12.0)]).reshape(1, 3, 1, 1)
+        return said.expand(len(x), 3, *x.shape[2:])
+
+
+@pytest.mark.parametrize("level", [0, 5, 16])
+def test_a_byte_that_is_certain_costs_nothing(level: int) -> None:
+    scaling, start = Scaling(-1, 1, LEVELS), sdegen.VP().time((Scaling(-1, 1, LEVELS).step / 6) ** -2).item()
+    net = nets.ByteMean(Certain(level), LEVELS, 0.5, components=1)
+    model = sdegen.Model(net, sdegen.VP().in_units(Units()), models.DataParametrization(0.5, delta=1e-9)).double()
+    where = scaling.middles(torch.full((1, 4, 4), level, dtype=torch.uint8))
+    model.moments = sdegen.Moments(where, torch.full((16,), 1e-12, dtype=torch.float64))
+    images = torch.full((5, 1, 4, 4), level, dtype=torch.uint8)
+    noised = model.sde.perturb(scaling(images, torch.float64), start, generator=seeded(0)).x
+    found = model.denoise(noised, start)
+    assert (found - scaling.middles(images)).abs().max() < 1e-3 * scaling.step
+    bits = noised_bits_per_dim(model, images, scaling, generator=seeded(0))
+    assert bits.value.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("units", [Units(), None])
+@pytest.mark.parametrize("noise", [0.2, 0.4])
+def test_bits_of_noised_bytes_are_those_of_their_cells(units: Units | None, noise: float) -> None:
+    weights, means, variances = torch.tensor([0.4, 0.6]), torch.tensor([[-0.5], [0.4]]), torch.tensor([0.02, 0.05])
+    law, scaling = sdegen.GaussianMixture(weights, means, variances), Scaling(-1, 1, LEVELS)
+    sde = sdegen.VP() if units is None else sdegen.VP().in_units(units)
+    images = torch.arange(LEVELS, dtype=torch.uint8)[:, None]
+    found = noised_bits_per_dim(sdegen.Exact(sde, law), images, scaling, noise=noise, draws=200, generator=seeded(0))
+    middle, ratio = scaling.middles(images), noise * scaling.step
+    mass = torch.zeros_like(middle)
+    for w, m, v in zip(weights.double(), means.double(), variances.double(), strict=True):
+        normal = torch.distributions.Normal(m, (v + ratio**2).sqrt())
+        mass += w * (normal.cdf(middle + scaling.step / 2) - normal.cdf(middle - scaling.step / 2))
+    apart = found.value + mass.log2()[:, 0]
+    assert (apart.abs() < 5 * found.stderr + 1e-3).all()
+    one = noised_bits_per_dim(sdegen.Exact(sde, law), images, scaling, noise=noise, generator=seeded(0))
+    assert one.value.mean() > found.value.mean() + 0.1  # noise of a sixth of the cell is not the law within it
+
+
+def test_what_cannot_be_is_refused() -> None:
+    exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    with pytest.raises(ValueError, match="noise"):
+        noised_bits_per_dim(exact, torch.zeros(2, 2, dtype=torch.uint8), noise=0.0)
+    with pytest.raises(ValueError, match="one row"):
+        noised_bits_per_dim(exact, torch.zeros(0, 2, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="bits_per_dim"):
+        noised_bits_per_dim(
+            sdegen.Exact(sdegen.CLD(), sdegen.data.gaussian_ring()), torch.zeros(2, 2, dtype=torch.uint8)
+        )
+    with pytest.raises(ValueError, match="std"):
+        nets.ByteMean(Certain(0), std=0.0)
+    assert math.isfinite(noised_bits_per_dim(exact, torch.zeros(2, 2, dtype=torch.uint8)).value.sum())
