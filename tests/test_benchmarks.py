@@ -532,7 +532,7 @@ ON_A_DEVICE = {
     "bounded_table": "CIR, trained", "columns_table": "one network", "conditional_images": "half missing trained",
     "families_table": "VAE", "fid_table": "DDIM, 10", "fields_table": "UNet", "flow_map_table": "default sampler, 2",
     "guided_modes": "w = 1, network", "kl_table": "OU, uniform", "latent_codes": "codes of the VAE",
-    "likelihood_table": "CLD, inverse variance", "mode_categories": "large encoder",
+    "likelihood_recipe": "digits", "likelihood_table": "CLD, inverse variance", "mode_categories": "large encoder",
     "restore_images --data sprites": "blurred replacement",
     "series_table": "network", "sources_table": "VAE", "solver_table": "10,000 samples", "codec_table": "digits",
     "parallel_table": "DDIM, 200 steps, window 200", "unnormalised_table": "adjoint",

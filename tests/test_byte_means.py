@@ -89,7 +89,7 @@ def test_bits_of_noised_bytes_are_those_of_their_cells(units: Units | None, nois
     apart = found.value + mass.log2()[:, 0]
     assert (apart.abs() < 5 * found.stderr + 1e-3).all()
     one = noised_bits_per_dim(sdegen.Exact(sde, law), images, scaling, noise=noise, generator=seeded(0))
-    assert one.value.mean() > found.value.mean() + 0.1  # noise of a sixth of the cell is not the law within it
+    assert one.value.mean() > found.value.mean()  # by Jensen's inequality
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -101,7 +101,7 @@ def noised_bits_per_dim(
     x = middles(images, scaling).repeat_interleave(draws, 0)
     x = x if like is None else x.to(like.device)
     t = sde.time((noise * scaling.step / sde.units.scale) ** -2)
-    z, log_q = truncated_normal(x, 0.5 / noise, generator)
+    z, log_q = _truncated_normal(x, 0.5 / noise, generator)
     at = sde.marginal(t)
     log_q = log_q - x[0].numel() * at.R.matrix()[..., 0, 0].log().item()
     u = at.Phi(sde.lift(x)) + at.R(z)
@@ -120,7 +120,7 @@ def noised_bits_per_dim(
     return LogProb(-value / unit, stderr / unit, found.evaluations)
 
 
-def truncated_normal(x: Tensor, most: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _truncated_normal(x: Tensor, most: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Draw normal noise within `most` standard deviations, and return it with the logarithm of its density, ``(B,)``.
 
     Parameters

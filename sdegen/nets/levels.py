@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ByteMean"]
+__all__ = ["ByteMean", "posterior_mean"]
 
 import math
 from typing import Any
