@@ -1,16 +1,15 @@
 """Images given their 7 × 7 block means, or what a mask leaves of them: a network that was trained on what was measured, beside
 measured guidance of one that was not.
 
-    python -m benchmarks.conditional_images --threads 1    # Fashion-MNIST: the trainings, and half an hour of one core
+    python -m benchmarks.conditional_images --threads 1    # Fashion-MNIST: the training, and ten minutes of one core
     python -m benchmarks.conditional_images --quick
 
-500 test images are measured with noise of 0.05 (data in [−1, 1]). ``PSNR`` is that of a sample in decibels, ``of the mean``
+150 test images are measured with noise of 0.05 (data in [−1, 1]). ``PSNR`` is that of a sample in decibels, ``of the mean``
 that of the mean of four of the same image, ``covers`` how often the true image lies between the least and the greatest of the
-four, along random directions: 0.6 of the exact posterior. Four are drawn of 48 images. ``FID`` and ``KID`` are those of a sample
+four, along random directions: 0.6 of the exact posterior. Four are drawn of 24 images. ``FID`` and ``KID`` are those of a sample
 of each image against all other test images; with so few, FID is mostly bias, and compares with the row of the images alone.
 ``misfit`` is the root mean square of ``(y − A x) / std``, 1 for the truth. ``Gaussian`` is the posterior of a Gaussian of the
-training images' mean and covariance. ``training`` says how many steps of which batch the network was trained for,
-by one of two recipes (`benchmarks.conditional_training`).
+training images' mean and covariance. ``training`` says how much of the recipe of the network was spent.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from torch.nn import functional as F
 
 import sdegen
 from benchmarks import command
-from benchmarks.conditional_training import BLOCK, DATA, MISSING, RECIPES, STD, Card, enlarge, train
+from benchmarks.conditional_training import BLOCK, DATA, MISSING, STD, STEPS, Card, enlarge, train
 from benchmarks.fid_table import NETWORKS, equal_parts
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -80,20 +79,20 @@ class Method:
         Called with the images, the measurement, a row of what was measured for each sample, and a seed.
     evaluations, derivatives
         Of the network, forwards and backwards, for each sample.
-    recipe
-        By which the network was trained for it; None for a network that was not.
+    trained
+        Whether the network was trained for it.
     """
 
     draw: Draw
     evaluations: int = 0
     derivatives: int = 0
-    recipe: str | None = None
+    trained: bool = False
 
 
-def by_training(images: Images, A: LinearMeasurement, y: Tensor, seed: int, recipe: str) -> Tensor:
+def by_training(images: Images, A: LinearMeasurement, y: Tensor, seed: int) -> Tensor:
     """Draw from the network that was trained on what is measured."""
     given: dict[str, Any] = {name: value.to(images.table.device) for name, value in as_conditions(A, y).items()}
-    return sdegen.sample(images.trained(recipe)[0], len(y), steps=20, seed=seed, batch=BATCH, progress=False, **given)
+    return sdegen.sample(images.trained[0], len(y), steps=20, seed=seed, batch=BATCH, progress=False, **given)
 
 
 def by_guidance(
@@ -126,8 +125,7 @@ def by_moments(images: Images, A: LinearMeasurement, y: Tensor, seed: int) -> Te
 
 
 METHODS = {
-    "trained on it, 20": Method(partial(by_training, recipe="short"), 20, recipe="short"),
-    "trained longer, 20": Method(partial(by_training, recipe="long"), 20, recipe="long"),
+    "trained on it, 20": Method(by_training, 20, trained=True),
     "moment matching, 20": Method(partial(by_guidance, make=partial(guidance.MomentMatching, iterations=3)), 20, 80),
     "ΠGDM, 20": Method(partial(by_guidance, make=guidance.PiGDM), 20, 20),
     "DPS, 20": Method(partial(by_guidance, make=partial(guidance.DPS, scale=0.3)), 20, 20),
@@ -158,12 +156,12 @@ class Images:
     @property
     def count(self) -> int:
         """How many are measured."""
-        return 16 if self.table.quick else 500
+        return 16 if self.table.quick else 150
 
     @property
     def repeated(self) -> int:
         """Of how many there are several draws."""
-        return 8 if self.table.quick else 48
+        return 8 if self.table.quick else 24
 
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor]:
@@ -198,9 +196,10 @@ class Images:
         """The shipped model."""
         return self.ready(sdegen.pretrained(DATA))
 
-    def trained(self, recipe: str) -> tuple[sdegen.Model, Card]:
-        """Return the model that was trained on what is measured by a recipe, and its card."""
-        model, card = train(self.table.out / "models", "quick" if self.table.quick else recipe, self.table.device)
+    @cached_property
+    def trained(self) -> tuple[sdegen.Model, Card]:
+        """The model that was trained on what is measured, and its card."""
+        model, card = train(self.table.out / "models", 20 if self.table.quick else STEPS, self.table.device)
         return self.ready(model), card
 
     def ready(self, model: sdegen.Model) -> sdegen.Model:
@@ -239,13 +238,7 @@ class Images:
         draws = torch.cat([first[None, : self.repeated], again]).transpose(0, 1)
         cost = {"evaluations": method.evaluations, "derivatives": method.derivatives}
         found = self.judged(task, first, y, draws) | {column: [value, None] for column, value in cost.items()}
-        return found if method.recipe is None else found | {"training": self.spent(method.recipe)}
-
-    def spent(self, recipe: str) -> str:
-        """Return how much of a recipe the training has taken."""
-        card, whole = self.trained(recipe)[1], RECIPES[recipe]
-        part = "" if card["steps"] == whole.steps else f" of {whole.steps:,}"
-        return f"{card['steps']:,}{part} × {whole.batch}"
+        return found | ({"training": f"{self.trained[1]['steps']:,} of {STEPS:,} steps"} if method.trained else {})
 
     def as_they_are(self, task: str, seed: int) -> Values:
         """Judge the images themselves."""

@@ -1,7 +1,6 @@
 """Train one network on images given what was measured of them: means of blocks, or the pixels that a random mask leaves.
 
     python -m benchmarks.conditional_training            # some 15 minutes of one core with AMX; goes on where it was stopped
-    python -m benchmarks.conditional_training long --device cuda
 
 The network is that of the shipped model of Fashion-MNIST with two conditions more, whose weights begin at 0
 (`nets.add_conditions`): ``coarse``, the means of 4 × 4 pixels brought to the size of the image, and ``known``, the pixels that
@@ -15,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,23 +28,13 @@ from benchmarks.train_images import PRESETS, SPLITS
 from sdegen import nets
 
 DATA = "fashion_mnist"
-WARMUP = 200
+STEPS = 4000
+BATCH, RATE, WARMUP = 64, 4e-4, 200
 BLOCK = 4  # pixels a side that one mean is of
 STD = 0.05  # of the noise of what is measured, of data in [−1, 1]
 LOST = 0.1
 MISSING = float("nan")
 Card = dict[str, Any]
-
-
-class Recipe(NamedTuple):
-    """How a network is trained: steps, images of a batch, and learning rate."""
-
-    steps: int
-    batch: int
-    rate: float
-
-
-RECIPES = {"short": Recipe(4000, 64, 4e-4), "long": Recipe(6000, 512, 1e-3), "quick": Recipe(20, 64, 4e-4)}
 
 
 def reduce(x: Tensor) -> Tensor:
@@ -88,7 +77,7 @@ class MeasuredImages:
         Images of a batch.
     """
 
-    def __init__(self, images: Tensor, size: int = 64) -> None:
+    def __init__(self, images: Tensor, size: int = BATCH) -> None:
         self.images, self.size, self.passes = images, size, 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -113,33 +102,32 @@ def build() -> sdegen.Model:
     return model
 
 
-def train(folder: Path, name: str, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
-    """A model of the training split by a recipe, and its card: read from a folder, or trained where they are not there yet."""
-    path, recipe = folder / f"trained-{name}.safetensors", RECIPES[name]
+def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
+    """A model of the training split, and its card: read from a folder, or trained where they are not there yet."""
+    path = folder / f"trained-{steps}.safetensors"
 
     def make(path: Path) -> None:
-        model, images = build(), SPLITS[DATA]().train.scaled(-1, 1).rows()
+        model, images = build(), SPLITS[DATA]().train.scaled(-1, 1).rows().to(device)
         state = path.with_suffix("")
         state.mkdir(exist_ok=True)
         run = fit_on(
-            device, model, MeasuredImages(images.to(device), recipe.batch), steps=recipe.steps, lr=recipe.rate, threads=1, seed=0,
-            warmup=min(WARMUP, recipe.steps // 4), loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state,
-            every=100 if device == "cpu" else 1000, **more,
+            device, model, MeasuredImages(images), steps=steps, lr=RATE, warmup=min(WARMUP, steps // 4), threads=1, seed=0,
+            loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state, every=100, **more,
         )  # fmt: skip
-        path.with_suffix(".json").write_text(json.dumps(card(run, name, device), indent=1) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(card(run, steps), indent=1) + "\n")
         sdegen.save(model.half(), path)
 
     model = sdegen.load(made(path, make), dtype=torch.float32)
     return model, json.loads(path.with_suffix(".json").read_text())
 
 
-def card(run: sdegen.Run, name: str, device: str) -> Card:
-    """Return what was spent on a model, of a run by a recipe."""
-    recipe, last = RECIPES[name], run.loss[-200:]
+def card(run: sdegen.Run, steps: int) -> Card:
+    """Return what was spent on a model, of a run that was to have so many steps."""
+    last = run.loss[-200:]
     return {
-        "command": f"python -m benchmarks.conditional_training {name} --device {device}",
-        "data": f"{DATA}, the training split", "steps": run.steps, "share of the recipe": round(run.steps / recipe.steps, 4),
-        "images seen": run.steps * recipe.batch, "seconds": round(run.seconds), "threads": run.threads,
+        "command": f"python -m benchmarks.conditional_training --steps {steps}",
+        "data": f"{DATA}, the training split", "steps": run.steps, "share of the recipe": round(run.steps / STEPS, 4),
+        "images seen": run.steps * BATCH, "seconds": round(run.seconds), "threads": run.threads,
         "loss of the last 200 steps": round(sum(last) / len(last), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
@@ -148,14 +136,14 @@ def card(run: sdegen.Run, name: str, device: str) -> Card:
 def main() -> None:
     """Train the model where it is not there yet, and print its card."""
     parser = argparse.ArgumentParser(description="Train a model of images given what was measured of them.")
-    parser.add_argument("recipe", nargs="?", choices=list(RECIPES), default="short", help="how much is spent")
     command.add_device(parser)
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the run")
     parser.add_argument(
         "--seconds", type=float, default=None, help="end the run by then, however many steps it has made"
     )
     command.add_out(parser)
     args = parser.parse_args()
-    _, spent = train(args.out / "conditional_images" / "models", args.recipe, args.device, seconds=args.seconds)
+    _, spent = train(args.out / "conditional_images" / "models", args.steps, args.device, seconds=args.seconds)
     print(json.dumps(spent, indent=1))
 
 

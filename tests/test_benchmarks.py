@@ -507,7 +507,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("sources_table", "guided", 1),
         ("conditional_table", "ΠGDM", 2),
         ("restore_images --data sprites", "blurred replacement", 1),
-        ("conditional_images", "half missing trained", 2),
+        ("conditional_images", "half missing trained", 1),
         ("likelihood_table", "hutch++, 4", 1),
         ("likelihood_table", "OU, uniform", 1),
         ("likelihood_table", "ours, CLD, 1e-05", 1),
