@@ -4,7 +4,9 @@
     python -m benchmarks.unnormalised_table --quick
 
 The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
-learns by adjoint matching; then samples are weighed along their paths. `log Z off` is what the logarithm of the normaliser is
+learns by adjoint matching, or by the log-variance of its paths, which is the loss of denoising diffusion samplers without slopes,
+or from particles that were annealed without a network (`guidance.anneal_density`, whose own constant is `particles off`); then
+samples are weighed along their paths, of 100 steps, of the last 400. `log Z off` is what the logarithm of the normaliser is
 off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the total variation
 of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of the density and
 its slope, with Langevin steps that are accepted by Metropolis and Hastings between as many levels.
@@ -17,7 +19,6 @@ that of the law.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import sdegen
 from benchmarks import command
@@ -36,7 +36,9 @@ from sdegen import grids, guidance, metrics, nets, samplers
 from sdegen.laws import GaussianMixture
 from sdegen.training import AdjointMatching, LogVariance
 
-KNOWN = {"log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0}
+KNOWN = {
+    "log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "particles off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0,
+}  # fmt: skip
 TILTED = {"KL": 3, "reward off": 3, "log Z off": 3, "stated": 3, "effective": 3, "CPU s": 1, "seeds": 0}
 BATCH, STEPS = 256, 100  # of a training step, and of the run that is weighed
 TAU = 3.0
@@ -45,13 +47,20 @@ GRID = grids.Angle(end=0.0, scale=0.3)
 
 @dataclass
 class Problem:
-    """A law, the Gaussian that runs begin with, and how a network learns it."""
+    """A law, the Gaussian that runs begin with, and how a network learns it: by adjoint matching in `steps`, by its paths in
+    `paths`, and in `fitted` from particles, annealed through `levels` by steps that spread over so many nats.
+    """
 
     law: Any
     std: float
     width: int
     steps: int
     lr: float
+    paths: int
+    particles: int
+    levels: int
+    spread: float
+    fitted: int
 
     @property
     def first(self) -> GaussianMixture:
@@ -60,9 +69,11 @@ class Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3),
-    "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3),
-    "many wells, 32 dimensions": lambda: Problem(sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3),
+    "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3, 400, 2000, 200, 3.0, 3000),
+    "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3, 400, 4000, 5000, 8.0, 5000),
+    "many wells, 32 dimensions": lambda: Problem(
+        sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3, 400, 20_000, 400, 3.0, 5000
+    ),
 }
 
 
@@ -87,69 +98,72 @@ def budget(problem: Problem, steps: int) -> int:
     return 2 * BATCH * steps
 
 
+fit_quietly = partial(fit_on, threads=1, progress=False)
+
+
+def network(problem: Problem, seed: int) -> sdegen.Model:
+    """A network of the law's width."""
+    torch.manual_seed(seed)
+    return sdegen.Model(nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2), sdegen.VP())
+
+
 def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
     """A network that learns the law, and weighted samples of it."""
     problem, began = PROBLEMS[name](), time.process_time()
-    steps = 60 if quick else problem.steps
-    torch.manual_seed(seed)
-    model = sdegen.Model(nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2), sdegen.VP())
+    steps, model = 60 if quick else problem.steps, network(problem, seed)
     loss = AdjointMatching(problem.law.log_prob)
-    fit_on(
-        device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed, threads=1,
-        progress=False,
-    )  # fmt: skip
+    fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
     found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
     return judged(problem, found, budget(problem, steps) + n, began)
 
 
-def annealed(name: str, quick: bool, n: int, resampled: bool, seed: int) -> Values:
-    """Annealed importance sampling, or with `resampled` sequential Monte Carlo, from the Gaussian to the law."""
+def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
+    """A network that learns the weights of its own paths, without slopes."""
     problem, began = PROBLEMS[name](), time.process_time()
-    draws, levels = torch.Generator().manual_seed(seed), budget(problem, 60 if quick else problem.steps) // (2 * n)
-    first, x = problem.first, problem.first.sample(n, draws).double()
-    log_weights, family, step, times = torch.zeros(n, dtype=torch.float64), torch.arange(n), 0.1, 0
-    log_evidence = 0.0
-    ends = value_and_slope(problem, first, x)
-    for level in range(levels):
-        beta = (level + 1) / levels
-        log_weights = log_weights + (ends[1] - ends[0]) / levels
-        if resampled and (weights := log_weights.softmax(0)).square().sum() * n > 2:
-            kept = guidance.particles.draw_indices(weights, n, draws)
-            log_evidence += guidance.particles.log_evidence_of(log_weights).item()
-            x, family, log_weights, times = x[kept], family[kept], torch.zeros_like(log_weights), times + 1
-            ends = [value[kept] for value in ends]
-        x, ends, taken = langevin(problem, first, x, ends, beta, step, draws)
-        step *= math.exp(0.2 * (taken - 0.6))
-    log_evidence += guidance.particles.log_evidence_of(log_weights).item()
-    found = guidance.Particles.of_families(x, log_weights, family, times, levels, log_evidence)
-    return judged(problem, found, 2 * n * levels, began)
+    steps, model = 30 if quick else problem.paths, network(problem, seed)
+    loss = LogVariance(problem.law.log_prob, steps=STEPS)
+    fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
+    found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
+    return judged(problem, found, BATCH * steps + n, began)
 
 
-def value_and_slope(problem: Problem, first: GaussianMixture, x: Tensor) -> list[Tensor]:
-    """Log-densities of the Gaussian and of the law, and the slopes of both."""
-    x = x.detach().requires_grad_()
-    values = [first.log_prob(x), problem.law.log_prob(x)]
-    return [*(v.detach() for v in values), *(torch.autograd.grad(v.sum(), x)[0] for v in values)]
+def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
+    """A network that learns particles which were annealed and have settled in the law."""
+    problem, began = PROBLEMS[name](), time.process_time()
+    log_prob, draws = problem.law.log_prob, torch.Generator().manual_seed(seed)
+    particles, levels, fitted = (500, 60, 100) if quick else (problem.particles, problem.levels, problem.fitted)
+    before = guidance.anneal_density(
+        log_prob,
+        problem.first,
+        particles,
+        levels=levels,
+        settle=levels,
+        spread=problem.spread,
+        seed=seed,
+        progress=False,
+    )
+    data, model = before.sample(particles, draws).float(), network(problem, seed)
+    fit_quietly(device, model, data, steps=fitted, batch_size=2 * BATCH, lr=2e-3, seed=seed)
+    found = guidance.importance_sample(model, log_prob, n, steps=4 * STEPS, seed=seed, batch=5000)
+    row = judged(problem, found, 2 * particles * before.evaluations + n, began)
+    return row | {"particles off": [before.log_evidence, None]}
 
 
-def langevin(
-    problem: Problem, first: GaussianMixture, x: Tensor, ends: list[Tensor], beta: float, step: float, draws: Any
-) -> tuple[Tensor, list[Tensor], float]:
-    """A Langevin step between the two laws, accepted by Metropolis and Hastings, and the share of those that were."""
-
-    def mixed(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return (1 - beta) * parts[0] + beta * parts[1], (1 - beta) * parts[2] + beta * parts[3]
-
-    value, slope = mixed(ends)
-    z = torch.randn(x.shape, generator=draws, dtype=x.dtype)
-    moved = x + step * slope + math.sqrt(2 * step) * z
-    new = value_and_slope(problem, first, moved)
-    new_value, new_slope = mixed(new)
-    back = (x - moved - step * new_slope).square().sum(1) / (4 * step)
-    log_ratio = new_value - value - back + 0.5 * z.square().sum(1)
-    taken = torch.rand(len(x), generator=draws, dtype=x.dtype).log() < log_ratio
-    ends = [torch.where(taken if v.ndim == 1 else taken[:, None], new_v, v) for v, new_v in zip(ends, new, strict=True)]
-    return torch.where(taken[:, None], moved, x), ends, taken.double().mean().item()
+def annealed(name: str, quick: bool, n: int, threshold: float, seed: int) -> Values:
+    """Annealed importance sampling, or with a threshold sequential Monte Carlo, from the Gaussian to the law."""
+    problem, began = PROBLEMS[name](), time.process_time()
+    levels = budget(problem, 60 if quick else problem.steps) // (2 * n)
+    found = guidance.anneal_density(
+        problem.law.log_prob,
+        problem.first,
+        n,
+        levels=levels,
+        spread=0.0,
+        threshold=threshold,
+        seed=seed,
+        progress=False,
+    )
+    return judged(problem, found, 2 * n * found.evaluations, began)
 
 
 def tilted_ring() -> tuple[GaussianMixture, float]:
@@ -216,9 +230,14 @@ def known_block(table: Table) -> str:
         rows[f"{name}: adjoint matching"] = few(
             f"{name}: adjoint matching", partial(learned, name, table.quick, n, table.device)
         )
-        for method, again in (("annealed importance sampling", False), ("sequential Monte Carlo", True)):
+        for method, run_of in (("log-variance of paths", by_paths), ("annealed, then learned", taught)):
             row = f"{name}: {method}"
-            rows[row] = few(row, partial(annealed, name, table.quick, m, again))
+            rows[row] = (few if run_of is by_paths else partial(table.row, "known"))(
+                row, partial(run_of, name, table.quick, n, table.device)
+            )
+        for method, threshold in (("annealed importance sampling", 0.0), ("sequential Monte Carlo", 0.5)):
+            row = f"{name}: {method}"
+            rows[row] = few(row, partial(annealed, name, table.quick, m, threshold))
     return "\nLaws without data\n\n" + table.write("known", KNOWN, rows)
 
 

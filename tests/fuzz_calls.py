@@ -364,6 +364,9 @@ CALLS: dict[str, Any] = {
     "models.foreign.Foreign": {"clock": models.foreign.NoiseLevel()},
     "processes.grids.Given": {"times": torch.tensor([0.9, 0.5, 0.1])},
     "guidance.Autoguidance": {"weak": EXACT},
+    "guidance.APG": {"model": CONDITIONAL, "null": None},
+    "guidance.CFGPlusPlus": {"model": CONDITIONAL, "null": None, "times": torch.tensor([0.9, 0.5, 0.1])},
+    "guidance.CFGZeroStar": {"model": CONDITIONAL, "null": None},
     "guidance.ClassifierFree": {"model": CONDITIONAL, "null": None},
     "guidance.Product": {"models": {EXACT: 2.0}},
     "laws.multiply_laws": {"laws": {MIXTURE: 1.0}},
@@ -378,8 +381,15 @@ CALLS: dict[str, Any] = {
     "guidance.minimal_residuals": {"product": lambda v: 2 * v, "b": X},
     "guidance.repaint": {"jump": 1, "repeats": 2},
     "guidance.Mixed": {"models": {EXACT: 1.0}},
+    "guidance.anneal_density": {
+        "log_prob": RING.log_prob,
+        "gaussian": sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1)),
+        "particles": 4,
+        "levels": 2,
+    },
     "guidance.anneal_product": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.tilted_smc": {"reward": lambda x: x.flatten(1).sum(1), "particles": 4, "steps": 2},
+    "laws.PlanarLaw": {"log_density": MIXTURE.log_prob, "low": [-9.0, -9.0], "high": [9.0, 9.0], "cells": 20},
     "laws.tilt_law": {"law": MIXTURE, "linear": torch.ones(2)},
     "guidance.corrected": {"model": guidance.Product({EXACT: 1.0}), "particles": 4, "steps": 2},
     "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
@@ -614,6 +624,9 @@ def use(name: str, result: Any) -> Any:
     if isinstance(result, sdegen.ScoreModel):
         cond = {"y": torch.tensor([0.5])} if isinstance(result, guidance.measured.GivenMeasurement) else {}
         if getattr(result, "classes", None) or result.__class__ in (
+            guidance.APG,
+            guidance.CFGPlusPlus,
+            guidance.CFGZeroStar,
             guidance.ClassifierFree,
             guidance.RescaledGuidance,
             guidance.ClassifierGuidance,
@@ -697,6 +710,10 @@ ALLOWED: dict[str, str] = {
     "detail": "zero",
     "threshold": "zero",
     "late": "zero",
+    "parallel": "zero",
+    "radius": "inf",
+    "spread": "zero",
+    "settle": "zero",
     "offset": "zero",
     "curvature": "minus, zero",
     "back": "zero",  # no fresh noise

@@ -327,7 +327,7 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
 
 
 COMPLETE = [
-    "conditional_table", "misfit_table", "parallel_table", "series_table", "weighted_table",
+    "conditional_table", "misfit_table", "parallel_table", "series_table",
     "bounded_table", "kl_table", "mode_categories", "solver_table",
     "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
@@ -336,7 +336,7 @@ COMPLETE = [
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
-    "inference_table", "race", "unnormalised_table",
+    "inference_table", "race", "unnormalised_table", "weighted_table",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip

@@ -55,6 +55,12 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
     Conditioned: (lambda: Conditioned(MODEL, label=LABEL), {}),
     guidance.Without: (lambda: guidance.Without(MODEL, label=LABEL), {}),
     guidance.Autoguidance: (lambda: guidance.Autoguidance(MODEL, Conditioned(MODEL, label=NULL), 2.0), {}),
+    guidance.APG: (lambda: guidance.APG(MODEL, 2.0, {"label": NULL}), {"label": LABEL}),
+    guidance.CFGPlusPlus: (
+        lambda: guidance.CFGPlusPlus(MODEL, 0.5, torch.tensor([1.0, 0.5]), {"label": NULL}),
+        {"label": LABEL},
+    ),
+    guidance.CFGZeroStar: (lambda: guidance.CFGZeroStar(MODEL, 2.0, {"label": NULL}), {"label": LABEL}),
     guidance.ClassifierFree: (lambda: guidance.ClassifierFree(MODEL, 2.0, {"label": NULL}), {"label": LABEL}),
     guidance.ClassifierGuidance: (lambda: guidance.ClassifierGuidance(MODEL, CLASSIFIER), {"label": LABEL}),
     guidance.Clipped: (lambda: guidance.Clipped(MODEL, -1.0, 1.0), {"label": LABEL}),

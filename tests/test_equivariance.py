@@ -297,6 +297,8 @@ WRAPPERS: dict[str, Callable[[Any, Change], Any]] = {
     "moment matching": lambda m, c: guidance.MomentMatching(m, seen_through(c)[0], iterations=1),
     "replacement": lambda m, c: guidance.Replacement(m, guidance.measurements.Mask(torch.tensor([True, False]), 0.1)),
     "class": lambda m, c: guidance.ClassifierFree(m, 2.0),
+    "projected class": lambda m, c: guidance.APG(m, 2.0),
+    "fitted class": lambda m, c: guidance.CFGZeroStar(m, 2.0),
     "rescaled class": lambda m, c: guidance.RescaledGuidance(m, 2.0),
     "autoguidance": lambda m, c: guidance.Autoguidance(m, learned(made("VP"), c.law(LAW), seed=1), 2.0),
     "rescaled": lambda m, c: guidance.Rescaled(guidance.ClassifierFree(m, 2.0), 0.5),

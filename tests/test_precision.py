@@ -600,6 +600,9 @@ def measured(kind: Any, dtype: torch.dtype) -> Any:
 WRAPPED: dict[str, tuple[Callable[[torch.dtype], Any], dict[str, Any]]] = {
     "Conditioned": (lambda v: Conditioned(labelled(v), **LABELLED), {}),
     "ClassifierFree": (lambda v: guidance.ClassifierFree(labelled(v), 2.0), LABELLED),
+    "APG": (lambda v: guidance.APG(labelled(v), 2.0), LABELLED),
+    "CFGPlusPlus": (lambda v: guidance.CFGPlusPlus(labelled(v), 0.5, torch.tensor([0.9, 0.3])), LABELLED),
+    "CFGZeroStar": (lambda v: guidance.CFGZeroStar(labelled(v), 2.0), LABELLED),
     "RescaledGuidance": (lambda v: guidance.RescaledGuidance(labelled(v), 2.0), LABELLED),
     "ClassifierGuidance": (lambda v: guidance.ClassifierGuidance(network(sdegen.VP(), v), classifier(v)), LABELLED),
     "Clipped": (lambda v: guidance.Clipped(network(sdegen.VP(), v), -1.0, 1.0), {}),

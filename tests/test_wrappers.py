@@ -25,7 +25,10 @@ CLASSIFIER = guidance.ExactClassifier(sdegen.VP(), [sdegen.data.gaussian_ring()]
 WRAPPERS: dict[type[Wrapper], Callable[[ScoreModel], Wrapper]] = {
     Conditioned: lambda m: Conditioned(m, shift=torch.ones(2)),
     guidance.Without: lambda m: guidance.Without(m, shift=torch.ones(2)),
+    guidance.APG: lambda m: guidance.APG(m, 2.0),
     guidance.Autoguidance: lambda m: guidance.Autoguidance(m, m, 2.0),
+    guidance.CFGPlusPlus: lambda m: guidance.CFGPlusPlus(m, 0.5, torch.tensor([1.0, 0.5])),
+    guidance.CFGZeroStar: lambda m: guidance.CFGZeroStar(m, 2.0),
     guidance.ClassifierFree: lambda m: guidance.ClassifierFree(m, 2.0),
     guidance.ClassifierGuidance: lambda m: guidance.ClassifierGuidance(m, CLASSIFIER),
     guidance.Clipped: lambda m: guidance.Clipped(m, -1.0, 1.0),

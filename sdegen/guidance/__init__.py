@@ -11,6 +11,7 @@ from .classifier import ClassifierGuidance, ExactClassifier, NoisyClassifier
 from .clean import Clipped, DynamicThreshold
 from .conjugate_gradients import conjugate_gradients, minimal_residuals
 from .contrast import Rescaled, RescaledGuidance, contrast
+from .densities import anneal_density
 from .feynman_kac import corrected
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
@@ -25,13 +26,15 @@ from .scaling import EpsilonScaling, LinearScale
 from .split import decoupled_annealing, split_gibbs
 from .twisted import twisted_smc
 from .unnormalised import importance_sample
+from .variants import APG, CFGPlusPlus, CFGZeroStar
 
 __all__ = [
     "CleanState", "Guided", "Tilted",
-    "Autoguidance", "ClassifierFree", "Extrapolated", "Mixed", "Product", "Rescaled", "RescaledGuidance", "Without", "contrast",
+    "APG", "Autoguidance", "CFGPlusPlus", "CFGZeroStar", "ClassifierFree", "Extrapolated", "Mixed", "Product",
+    "Rescaled", "RescaledGuidance", "Without", "contrast",
     "ClassifierGuidance", "ExactClassifier", "NoisyClassifier",
     "DPS", "KalmanUpdate", "MeasurementGuidance", "MomentMatching", "PiGDM", "Replacement", "conjugate_gradients",
-    "corrected", "minimal_residuals", "repaint", "Particles", "tilted_smc", "twisted_smc", "anneal_product",
+    "corrected", "minimal_residuals", "repaint", "Particles", "tilted_smc", "twisted_smc", "anneal_density", "anneal_product",
     "annealed_smc", "decoupled_annealing", "split_gibbs", "importance_sample",
     "Misfit", "find_misfit",
     "Clipped", "DynamicThreshold", "EpsilonScaling", "LinearScale",

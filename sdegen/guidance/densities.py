@@ -1,0 +1,199 @@
+"""Particles of a law that is known up to a constant, annealed from another one by Langevin steps: `anneal_density`."""
+
+from __future__ import annotations
+
+__all__ = ["anneal_density"]
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..answers import ask_log_prob, check_answer
+from ..arguments import check_arguments
+from ..checks import check_count, check_number
+from ..laws.mixtures import GaussianMixture
+from ..laws.operators import rows
+from ..progress import show_bar
+from ..samplers.noise import as_seed
+from .particles import Particles, draw_again, log_evidence_of
+
+TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
+PACE = 0.2  # of that setting, from one level to the next
+
+
+@check_arguments
+def anneal_density(
+    log_prob: Callable[[Tensor], Tensor],
+    gaussian: GaussianMixture,
+    particles: int,
+    *,
+    levels: int = 500,
+    settle: int = 0,
+    spread: float = 6.0,
+    threshold: float = 0.5,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool | None = None,
+) -> Particles:
+    """Draw weighted samples of a law that is known up to a constant by sequential Monte Carlo, without a network, and return
+    `Particles` with the logarithm of the constant.
+
+    Particles go from draws of a Gaussian `g` through the laws ``g^(1 − β) f^β`` to the density `f`, `β` from 0 to 1 in equal
+    levels. At a level their weights are multiplied by ``(f / g)^Δβ``, they are drawn again where weights are uneven, and each
+    takes a Langevin step that is accepted by Metropolis and Hastings. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo
+    samplers*, 2006; without drawing again it is annealed importance sampling (R. Neal, 1998, arXiv:physics/9803008).
+
+    A step is ``ε exp(−spread U)`` long, with an even `U` on ``(0, 1)`` for each particle, so that narrow and wide parts of the
+    law both have steps that suit them; `ε` is set from level to level so that half of the steps are accepted, which biases the
+    constant by an amount that vanishes with many particles. The density costs one evaluation and its slope for each particle
+    and level. Draws of the result are data for `fit`, and `importance_sample` judges the model that comes of it.
+
+    Parameters
+    ----------
+    log_prob
+        The logarithm of the density of data ``(n, *)`` up to a constant, ``(n,)``, by operations of torch; −∞ where it is 0.
+    gaussian
+        Where particles begin: a Gaussian, or a mixture of such, as wide as the law or wider.
+    particles
+        How many.
+    levels
+        How many, each of one step.
+    settle
+        Further steps in the law itself, which move apart what was drawn twice and change no weights.
+    spread
+        Nats between the largest step and the least; 0 for one step size.
+    threshold
+        Particles are drawn again where the effective ones are fewer than this share; 0 for never.
+    seed, generator
+        Randomness.
+    progress
+        Show a bar of the levels; by default where standard error is a terminal.
+
+    Returns
+    -------
+    Particles
+        ``(n, *)`` float64, with `log_evidence` the logarithm of ``∫ f(x) dx``.
+
+    Raises
+    ------
+    ValueError
+        If `log_prob` is NaN or +∞ somewhere, −∞ at all particles, or has no slope, or a number is out of its bounds.
+
+    Examples
+    --------
+    >>> import sdegen
+    >>> ring = sdegen.data.gaussian_ring()
+    >>> gaussian = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
+    >>> found = anneal_density(lambda x: ring.log_prob(x) + 3.0, gaussian, 1000, levels=100, seed=0)
+    >>> abs(found.log_evidence - 3.0) < 4 * found.evidence_error
+    True
+    """
+    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_count("levels", levels), check_count("settle", settle, at_least=0), check_number("spread", spread, at_least=0)
+    draws = torch.Generator().manual_seed(as_seed(seed, generator))
+    x = gaussian.sample(particles, draws)
+    at, step = _look(log_prob, gaussian, x), _first_step(gaussian)
+    log_weights, family = torch.zeros(particles, dtype=torch.float64), torch.arange(particles)
+    resampled, log_evidence = 0, 0.0
+    with show_bar(progress, "anneal_density") as bar:
+        for level in range(levels + settle):
+            if level < levels:
+                log_weights = log_weights + (at.log_f - at.log_g) / levels
+                if not (log_weights > -torch.inf).any():
+                    raise ValueError(
+                        f"log_prob is -inf at all {particles} particles; begin with a Gaussian that covers the law."
+                    )
+                kept = draw_again(log_weights, threshold, draws)
+                if kept is not None:
+                    log_evidence += log_evidence_of(log_weights).item()
+                    log_weights, at, family = torch.zeros_like(log_weights), at.drawn(kept), family[kept]
+                    resampled += 1
+            beta = min(1.0, (level + 1) / levels)
+            at, taken = _move(log_prob, gaussian, at, beta, step, spread, draws)
+            step *= math.exp(PACE * (taken - TAKEN))
+            bar.update()
+    log_evidence += log_evidence_of(log_weights).item()
+    return Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence)
+
+
+class _Seen(NamedTuple):
+    """Points, the log-densities of the law and of the Gaussian there, and their slopes."""
+
+    x: Tensor
+    log_f: Tensor
+    log_g: Tensor
+    slope_f: Tensor
+    slope_g: Tensor
+
+    def drawn(self, kept: Tensor) -> _Seen:
+        return _Seen(*(value[kept] for value in self))
+
+    def where(self, taken: Tensor, other: _Seen) -> _Seen:
+        """Return these points, and where `taken` says the others."""
+        return _Seen(*(torch.where(_as_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
+
+    def value(self, beta: float) -> Tensor:
+        """Return the log-density of the law between the two, up to a constant."""
+        return beta * self.log_f + (1 - beta) * self.log_g
+
+    def slope(self, beta: float) -> Tensor:
+        return beta * self.slope_f + (1 - beta) * self.slope_g
+
+
+def _as_rows(which: Tensor, x: Tensor) -> Tensor:
+    """Return which rows of `x`, ``(n,)``, in a shape that goes with it."""
+    return which.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _first_step(gaussian: GaussianMixture) -> float:
+    """Return a step of the size that Langevin steps have in the Gaussian."""
+    variance = gaussian.moments().variance().item()
+    return variance / gaussian.means[0].numel() ** (1 / 3)
+
+
+def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Seen:
+    """Return both densities and their slopes at points; slopes are 0 where the density is."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        log_f = check_answer("log_prob", log_prob(x), x.shape[:1], must="one number for each point").double()
+        bad = log_f.isnan() | (log_f == torch.inf)
+        if bad.any():
+            raise ValueError(
+                f"log_prob is {log_f[bad][0].item()} at {int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}; it "
+                "must be a number, or -inf where the density is 0."
+            )
+        if not log_f.requires_grad:
+            raise ValueError("log_prob(x) has no slope by x; form it by operations of torch without detach().")
+        known = log_f > -torch.inf
+        (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
+    slope = torch.where(_as_rows(known, slope), slope, 0.0)
+    if not slope.isfinite().all():
+        raise ValueError(
+            f"the slope of log_prob is not finite at {x[~slope.isfinite().flatten(1).all(1)][0].tolist()}."
+        )
+    x = x.detach()
+    return _Seen(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
+
+
+def _move(
+    log_prob: Callable[[Tensor], Tensor],
+    gaussian: GaussianMixture,
+    at: _Seen,
+    beta: float,
+    step: float,
+    spread: float,
+    draws: torch.Generator,
+) -> tuple[_Seen, float]:
+    """Take a Langevin step of random length in the law between the two, accepted by Metropolis and Hastings, and return where
+    particles are and the share of steps that were accepted.
+    """
+    u = torch.rand(2, len(at.x), generator=draws, dtype=torch.float64)
+    size = rows(step * (-spread * u[0]).exp(), at.x)
+    z = torch.randn(at.x.shape, generator=draws, dtype=torch.float64)
+    new = _look(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
+    back = (at.x - new.x - size * new.slope(beta)).square() / (4 * size) - 0.5 * z.square()
+    taken = u[1].log() < new.value(beta) - at.value(beta) - back.flatten(1).sum(1)
+    return at.where(taken, new), taken.double().mean().item()

@@ -1,0 +1,206 @@
+"""Published variants of guidance: projected (`APG`), with one scale for each step (`CFGPlusPlus`), fitted (`CFGZeroStar`).
+
+None has the tilted law that is named after guidance; docs/theory/guidance.md measures how far each is from it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["APG", "CFGPlusPlus", "CFGZeroStar"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_number, check_tensor
+from ..laws.marginals import Marginal
+from ..laws.operators import Scale, rows
+from ..models.score import ScoreModel
+from ..processes.linear import as_linear
+from ..processes.scalar import as_scalar
+from .base import CleanState, check_units
+from .free import AffineExtrapolation, Extrapolated, Without
+
+SAME = 1e-9  # of a time, by which two count as one
+
+
+class APG(CleanState, Extrapolated):
+    """Adaptive projected guidance: the part of guidance that only stretches the predicted data is cut, and its length bounded.
+
+    With ``Δ = D_cond − D_null``, shortened to `radius`, and its part ``Δ∥`` along the prediction ``D_cond``,
+
+        D = D_cond + (scale − 1) (Δ − (1 − parallel) Δ∥).
+
+    S. Sadat, O. Hilliges, R. Weber, *Eliminating oversaturation and artifacts of high guidance scales in diffusion models*, 2024,
+    arXiv:2410.02416. Their momentum, a mean of Δ over the steps of a run, is left out: a score model knows no steps.
+
+    Parameters
+    ----------
+    model, scale, null, interval, drop
+        As for `ClassifierFree`, which this is for ``parallel = 1`` and an infinite radius.
+    radius
+        The largest length of Δ, over all numbers of a datum, in the units of the process.
+    parallel
+        What is left of the part along the prediction; 0 for nothing of it.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is not positive, `parallel` not in [0, 1], or as for `ClassifierFree`.
+    TypeError
+        As for `ClassifierFree`.
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        scale: float,
+        null: dict[str, Any] | None = None,
+        interval: tuple[float, float] | None = None,
+        drop: Sequence[str] | None = None,
+        radius: float = math.inf,
+        parallel: float = 0.0,
+    ) -> None:
+        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        self.null, self.drop = null, drop
+        if not radius > 0:
+            raise ValueError(f"radius = {radius}; give a positive length, math.inf for no bound.")
+        self.radius, self.parallel = radius, check_number("parallel", parallel, at_least=0, at_most=1)
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the guided clean state and its noise."""
+        check_units(self.sde, self.weak.sde, "the weaker model")
+        x_0, eps = self.model.estimate(x, t, **cond)
+        weight = self._weight(t)
+        if not weight.any():
+            return x_0, eps
+        data = self.sde.extract(x_0)
+        apart = data - self.sde.extract(self.weak.estimate(x, t, **cond)[0])
+        apart = apart * rows((self.radius / apart.flatten(1).norm(dim=1)).clamp_max(1.0), apart)
+        along = (apart * data).flatten(1).sum(1) / data.square().flatten(1).sum(1).clamp_min(1e-30)
+        apart = apart - data * rows((1 - self.parallel) * along, data)
+        return self._restated(t, x_0, eps, data + Scale(weight)(apart))
+
+
+class CFGPlusPlus(AffineExtrapolation):
+    """CFG++ guidance: steps go to the guided data, and keep the noise of the model without condition.
+
+    A step of `DDIM` without noise, ``x_s = α_s (D_null + λ (D_cond − D_null)) + σ_s ε_null``, is one of classifier-free guidance
+    whose scale depends on the step,
+
+        w(t) = λ / (1 − ρ_s / ρ_t),    ρ = σ / α,
+
+    which this model has at the given times. H. Chung et al., *CFG++: manifold-constrained classifier free guidance for diffusion
+    models*, 2024, arXiv:2406.08070; they take `λ` from 0 to 1. So it has no limit of many steps: at one `λ` the scale grows with
+    their number, but for the last, where it is `λ`.
+
+    Parameters
+    ----------
+    model, null, drop
+        As for `ClassifierFree`.
+    scale
+        `λ`.
+    times
+        The times of the run, falling, ``sampler.times(model.sde, denoise=True)``; at a time between, `s` is the next of them.
+
+    Raises
+    ------
+    TypeError
+        If the process is not scalar, or as for `ClassifierFree`.
+    ValueError
+        If the times do not fall, or the scale is not finite.
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        scale: float,
+        times: Tensor,
+        null: dict[str, Any] | None = None,
+        drop: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(model, Without(model, drop, **(null or {})), scale)
+        self.null, self.drop = null, drop
+        as_scalar(model.sde, ": the scale of a step is a number for each time; use ClassifierFree.")
+        check_tensor("times", times, shape=(None,))
+        self.times = times.double().cpu()
+        if not (self.times.diff() < 0).all():
+            raise ValueError(f"times = {times.tolist()}; give those of a run, which fall.")
+
+    def planned_by(self) -> Any:
+        """Return what plans of both models depend on, and the times."""
+        return super().planned_by(), tuple(self.times.tolist())
+
+    def _weight(self, t: Tensor | float) -> Tensor:
+        """Return ``w(t) − 1``."""
+        sde, t = as_linear(self.model.sde, ""), torch.as_tensor(t, dtype=torch.float64).cpu()
+        rising = self.times.flip(0)
+        place = torch.searchsorted(rising, t * (1 - SAME)) - 1
+        s = torch.where(place < 0, 0.0, rising[place.clamp_min(0)])
+        ratio = (0.5 * (sde.marginal(t).log_snr - sde.marginal(s).log_snr)).exp()
+        return self.scale / (1 - torch.where(place < 0, 0.0, ratio)) - 1
+
+
+class CFGZeroStar(Extrapolated):
+    """CFG-Zero* guidance: the velocity without condition is first scaled so that it is nearest to the one with it, and early in a
+    run nothing moves.
+
+    ``v = s v_null + scale (v_cond − s v_null)`` with ``s = ⟨v_cond, v_null⟩ / ‖v_null‖²`` for each sample, and ``v = 0`` at times
+    after `rest`. W. Fan et al., *CFG-Zero\\*: improved classifier-free guidance for flow matching models*, 2025,
+    arXiv:2503.18886. Theirs is the velocity of straight paths, as `Rectified` has it; elsewhere it is that of the process here.
+
+    Parameters
+    ----------
+    model, scale, null, interval, drop
+        As for `ClassifierFree`.
+    rest
+        The time after which the velocity is 0, such as ``0.96 * sde.T``; by default none.
+
+    Raises
+    ------
+    ValueError
+        If `rest` is no time of the process, or as for `ClassifierFree`.
+    TypeError
+        If the process is not linear, or as for `ClassifierFree`.
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        scale: float,
+        null: dict[str, Any] | None = None,
+        interval: tuple[float, float] | None = None,
+        drop: Sequence[str] | None = None,
+        rest: float | None = None,
+    ) -> None:
+        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        as_linear(model.sde, ": it has no velocity of data and noise; use ClassifierFree.")
+        self.null, self.drop = null, drop
+        self.rest = None if rest is None else check_number("rest", rest, at_least=0, at_most=model.sde.T)
+
+    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
+        """Return the guided velocity."""
+        check_units(self.sde, self.weak.sde, "the weaker model")
+        given, weight = self.model.velocity_at(x, at, **cond), self._weight(at.t)
+        if weight.any():
+            null = self.weak.velocity_at(x, at, **cond)
+            size = null.square().flatten(1).sum(1).clamp_min(1e-30)
+            fitted = null * rows((given * null).flatten(1).sum(1) / size, null)
+            given = given + Scale(weight)(given - fitted)
+        return given if self.rest is None else Scale((at.t.cpu() <= self.rest).double())(given)
+
+    def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Return the clean state and the noise of the guided velocity."""
+        at = self._marginal(t)
+        y, v = at.normalise(x), self.velocity_at(x, at, **cond)
+        return at.denoise(y, v), at.noise(y, v)
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        """Return the score of the guided velocity."""
+        return self._marginal(t).score_from_noise(self.noise(x, t, **cond))

@@ -1,0 +1,65 @@
+"""Particles annealed to a law that is known up to a constant: the constant, the law, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdegen
+from sdegen.guidance import anneal_density
+from sdegen.laws import GaussianMixture
+
+RING = sdegen.data.gaussian_ring()
+START = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
+
+
+def shifted(x: Tensor) -> Tensor:
+    return RING.log_prob(x) + 2.5
+
+
+@pytest.mark.parametrize("settings", [{"threshold": 0.0}, {"threshold": 0.95}, {"spread": 0.0}, {"settle": 20}])
+def test_the_constant_and_the_law_are_right(settings: dict[str, Any]) -> None:
+    found = anneal_density(shifted, START, 2000, levels=100, seed=1, **settings)
+    assert found.log_evidence is not None and found.evidence_error is not None
+    assert abs(found.log_evidence - 2.5) < 4 * found.evidence_error < 0.2
+    assert (found.resampled > 0) == (settings.get("threshold") == 0.95)
+    shares = found.weights @ RING.component_log_prob(found.x).softmax(1)
+    assert ((shares - RING.weights).abs() < 0.07).all()
+    assert found.mean(found.x.square().sum(1)).item() == pytest.approx(
+        RING.moments().covariance.trace().item(), rel=0.05
+    )
+
+
+def test_moves_leave_their_law() -> None:
+    """A Gaussian annealed to itself: all weights are equal, and settling moves particles within it."""
+    found = anneal_density(START.log_prob, START, 4000, levels=1, settle=30, seed=0)
+    assert found.log_evidence == pytest.approx(0.0, abs=1e-12) and found.effective == pytest.approx(4000)
+    assert not torch.equal(found.x, START.sample(4000, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(found.x.T.cov(), 9 * torch.eye(2, dtype=torch.float64), rtol=0.1, atol=0.6)
+
+
+def test_densities_of_zero_are_left_and_the_constant_counts_them() -> None:
+    def half(x: Tensor) -> Tensor:
+        return torch.where(x[:, 0] > 0, START.log_prob(x), -torch.inf)
+
+    found = anneal_density(half, START, 4000, levels=20, seed=0)
+    assert found.log_evidence == pytest.approx(-0.693, abs=0.1) and (found.x[found.weights > 0][:, 0] > 0).all()
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "nan": (lambda x: x[:, 0] * torch.nan, "log_prob is nan at 10 of 10 points"),
+    "nowhere": (lambda x: x[:, 0] * 0 - torch.inf, "-inf at all 10 particles"),
+    "no slope": (lambda x: x[:, 0].detach(), "has no slope by x"),
+    "a column": (lambda x: x[:, :1], "one number for each point"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_density_is_refused(what: str) -> None:
+    log_prob, said = REFUSED[what]
+    with pytest.raises(ValueError, match=said):
+        anneal_density(log_prob, START, 10, levels=3, seed=0)

@@ -1,0 +1,101 @@
+"""Published variants of guidance: what they are made of, and where they are the guidance that they vary."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from labelled import SDES, Two, states
+
+import sdegen
+from sdegen.guidance import APG, CFGPlusPlus, CFGZeroStar, ClassifierFree
+from sdegen.models import Conditioned
+from sdegen.samplers import DDIM, sample
+from sdegen.testing import check_model
+
+RING = sdegen.data.gaussian_ring()
+MODES = [sdegen.GaussianMixture(torch.ones(1), m[None], torch.tensor([0.25])) for m in RING.means]
+LABELLED = sdegen.ExactConditional(sdegen.VP(), MODES, RING)
+TIMES = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
+NAMED = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
+
+
+@NAMED
+def test_readings_of_every_variant_agree(sde: Any) -> None:
+    inner = Two(sde)
+    models: list[sdegen.ScoreModel] = [APG(inner, 3.0, radius=0.5), CFGZeroStar(inner, 3.0, rest=0.7 * sde.T)]
+    if sdegen.processes.scalar.is_scalar(sde):
+        models.append(CFGPlusPlus(inner, 0.6, TIMES * sde.T))
+    for model in models:
+        assert check_model(Conditioned(model, label=0)).passed
+
+
+def test_a_scale_of_one_is_the_conditional_law() -> None:
+    sampler = DDIM(12)
+    want = sample(LABELLED, 5, sampler=sampler, seed=0, label=2)
+    for model in (APG(LABELLED, 1.0), CFGZeroStar(LABELLED, 1.0)):
+        torch.testing.assert_close(sample(model, 5, sampler=sampler, seed=0, label=2), want, rtol=1e-9, atol=1e-9)
+
+
+def test_without_a_projection_and_a_bound_it_is_classifier_free_guidance() -> None:
+    x, t = states(LABELLED.sde)
+    got = APG(LABELLED, 3.0, parallel=1.0).estimate(x[:, :2], t, label=1)
+    torch.testing.assert_close(got, ClassifierFree(LABELLED, 3.0).estimate(x[:, :2], t, label=1))
+
+
+def test_projected_guidance_is_square_to_the_prediction_and_no_longer_than_its_bound() -> None:
+    x = RING.sample(20, torch.Generator().manual_seed(0))
+    given = LABELLED.denoise(x, 0.4, label=1)
+    change = APG(LABELLED, 3.0).denoise(x, 0.4, label=1) - given
+    torch.testing.assert_close((change * given).sum(1), torch.zeros(20, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert change.norm(dim=1).max() > 0.1
+    bounded = APG(LABELLED, 3.0, radius=0.05, parallel=1.0).denoise(x, 0.4, label=1) - given
+    whole = ClassifierFree(LABELLED, 3.0).denoise(x, 0.4, label=1) - given
+    torch.testing.assert_close(bounded.norm(dim=1), whole.norm(dim=1).clamp_max(0.1))
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM()])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_steps_of_cfg_plus_plus_keep_the_noise_without_condition(sde: sdegen.LinearSDE, steps: int) -> None:
+    labelled, sampler, scale = sdegen.ExactConditional(sde, MODES, RING), DDIM(steps), 0.6
+    times = sampler.times(sde, denoise=True)
+    model = CFGPlusPlus(labelled, scale, times)
+    x = sde.prior(RING.moments()).sample(4, torch.Generator().manual_seed(0))
+    got = sample(model, sampler=sampler, x_T=x, seed=0, label=2)
+    for t, s in zip(times, [*times[1:], None]):
+        (given, _), (null, eps) = labelled.estimate(x, t, label=2), labelled.estimate(x, t)
+        data = null + scale * (given - null)
+        at = None if s is None else sde.marginal(s)
+        x = data if at is None else at.Phi(data) + at.R(eps)
+    torch.testing.assert_close(got, x, rtol=1e-7, atol=1e-7)
+
+
+def test_the_velocity_without_condition_is_scaled_to_be_nearest() -> None:
+    x = RING.sample(20, torch.Generator().manual_seed(0))
+    given, null = LABELLED.velocity(x, 0.4, label=1), LABELLED.velocity(x, 0.4)
+    fitted = torch.stack(
+        [null[i] * torch.linalg.lstsq(null[i, :, None], given[i, :, None]).solution for i in range(20)]
+    )
+    got = CFGZeroStar(LABELLED, 3.0).velocity(x, 0.4, label=1)
+    torch.testing.assert_close(got, fitted.reshape(20, 2) + 3.0 * (given - fitted.reshape(20, 2)))
+
+
+def test_nothing_moves_early_in_a_run() -> None:
+    model = CFGZeroStar(LABELLED, 3.0, rest=0.5)
+    x = RING.sample(3, torch.Generator().manual_seed(0))
+    assert not model.velocity(x, 0.6, label=1).any() and model.velocity(x, 0.5, label=1).all()
+
+
+def test_what_means_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="radius = 0"):
+        APG(LABELLED, 2.0, radius=0.0)
+    with pytest.raises(ValueError, match="which fall"):
+        CFGPlusPlus(LABELLED, 0.5, TIMES.flip(0))
+    with pytest.raises(TypeError, match="is not scalar"):
+        CFGPlusPlus(Two(sdegen.CLD()), 0.5, TIMES)
+    with pytest.raises(ValueError, match="rest = 3"):
+        CFGZeroStar(LABELLED, 2.0, rest=3.0)
+    with pytest.raises(ValueError, match="scale"):
+        APG(LABELLED, math.nan)
