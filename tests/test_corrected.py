@@ -21,7 +21,7 @@ from sdegen.processes import CLD, LinearSDE
 
 RING = sdegen.data.gaussian_ring()
 MODE = GaussianMixture(torch.ones(1), RING.means[:1], RING.covariances[:1])
-UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.5]))
+UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.7]))
 
 
 def gaussian(mean: float, variances: Sequence[float]) -> GaussianMixture:

@@ -610,6 +610,10 @@ def test_guidance_drops_the_conditions_that_it_names() -> None:
     for drop, weak in ((["a"], only_b), (["b"], only_a), (["a", "b"], none), (None, none)):
         guided = guidance.ClassifierFree(model, 3.0, drop=drop)
         torch.testing.assert_close(guided.score(x, 0.5, a=a, b=b), weak + 3.0 * (both - weak))
+    other = {"b": torch.full((N,), 2)}
+    replaced = guidance.ClassifierFree(model, 3.0, null=other, drop=["b"])
+    weak = model.score(x, 0.5, a=a, **other)
+    torch.testing.assert_close(replaced.score(x, 0.5, a=a, b=b), weak + 3.0 * (both - weak))
     w, v = 2.0, 5.0
     nested = guidance.ClassifierFree(guidance.ClassifierFree(model, v, drop=["b"]), w, drop=["a"])
     want = (1 - w) * (1 - v) * none + w * (1 - v) * only_a + (1 - w) * v * only_b + w * v * both

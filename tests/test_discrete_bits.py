@@ -14,6 +14,8 @@ from torch import Tensor
 import sdegen
 from sdegen import Codec, discrete_bits_per_dim
 from sdegen.data import Scaling
+from sdegen.laws import Units
+from sdegen.likelihood.bits import byte_times
 
 LEVELS = Scaling(-1, 1, 17)
 LAW = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 4, 4), torch.full((1,), 0.1))
@@ -67,6 +69,16 @@ def test_the_bound_is_finite_far_from_what_the_model_expects() -> None:
     # A step from white to the second darkest is as far as it is: its last term alone is that of a tail.
     x, sigma = 1 - 3 / 127.5, 2 * 2 / 255
     assert found.value[1] * math.log(2) > 0.4 * -log_ndtr(-x / sigma)
+
+
+@pytest.mark.parametrize("units", [Units(), Units(0.4, 0.5), Units(-1.0, 3.0)])
+def test_chains_of_bytes_end_with_the_noise_of_two_steps_between_them(units: Units) -> None:
+    sde = sdegen.VP().in_units(units)
+    for levels in (17, 256):
+        scaling = Scaling(-1, 1, levels)
+        end = byte_times(sdegen.Exact(sde, LAW), scaling, 10)[-1]
+        noise = units.scale * (-0.5 * sde.log_snr(end)).exp()  # of a byte, in its own units
+        assert noise.item() == pytest.approx(2 * scaling.step, rel=1e-6)
 
 
 def test_a_label_saves_what_it_tells() -> None:

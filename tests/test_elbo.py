@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import discrete_elbo, elbo
-from sdegen.likelihood.chain import last_log_prob
+from sdegen.data import Scaling
+from sdegen.laws import Units
+from sdegen.likelihood.chain import last_log_mass, last_log_prob, step_divergence
 from sdegen.processes.times import AngleTimes, ImportanceTimes
 
 RING = sdegen.data.gaussian_ring()
@@ -96,6 +98,16 @@ def test_a_prior_that_misses_costs_its_gap(law: Any, generator: torch.Generator)
     assert abs(lost.mean() - gap.value) < 4 * lost.std() / 2000**0.5
 
 
+def test_every_row_is_bounded_under_its_own_condition(generator: torch.Generator) -> None:
+    laws = [normal(v) for v in (0.1, 1.0, 4.0)]
+    model, sde = sdegen.ExactConditional(sdegen.VP(), laws, normal(2.0)), sdegen.VP()
+    label, x = torch.tensor([2, 0, 1, 0, 2]), 0.5 * torch.randn(5, 2, dtype=torch.float64, generator=generator)
+    own = torch.stack([laws[k].log_prob(row[None])[0] for k, row in zip(label.tolist(), x, strict=True)])
+    prior = sde.diffused(normal(1.0), sde.T)  # of noise alone, to a few thousandths
+    found = elbo(model, x, draws=400, prior=prior, generator=generator, label=label)
+    assert ((found.value - own).abs() < 5 * found.stderr + 0.01).all()
+
+
 def test_times_even_in_the_angle_take_variance_out(generator: torch.Generator) -> None:
     x = RING.sample(50, generator)
     for sde in (sdegen.VP(), sdegen.Rectified()):
@@ -173,6 +185,37 @@ def test_a_chain_with_learned_variances_is_bounded_with_them(generator: torch.Ge
     narrow = discrete_elbo(sdegen.Exact(sdegen.VP(), law), x, 50, draws=2, generator=generator)
     gap = law.log_prob(x).mean() - wide.value.mean()
     assert -0.05 < gap < 0.2 * (law.log_prob(x).mean() - narrow.value.mean())
+
+
+def test_learned_variances_do_not_teach_the_mean(generator: torch.Generator) -> None:
+    """The bound trains what they add, and the mean is left to the loss (A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672)."""
+    net = nn.Linear(2, 4).double()
+    net.forward = lambda x, level: nn.functional.linear(x, net.weight, net.bias)
+    model, x, sde = sdegen.LearnedVariance(net, sdegen.VP()), RING.sample(8, generator), sdegen.VP()
+    model.moments = RING.moments()
+    s, t = torch.full((8,), 0.4).double(), torch.full((8,), 0.5).double()
+    step_divergence(model, x, s, t, sde.perturb(x, t, generator=generator)).sum().backward()
+    assert (net.weight.grad[:2] == 0).all() and (net.weight.grad[2:] != 0).all()
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("units", [Units(), Units(0.3, 0.5), Units(torch.tensor([-0.4]), torch.tensor([2.0]))])
+def test_the_last_step_spreads_bytes_as_a_normal_whose_ends_reach_to_infinity(
+    units: Units, levels: int, generator: torch.Generator
+) -> None:
+    scaling, sde, law = Scaling(-1, 1, levels), sdegen.VP().in_units(units), normal(0.3, 1)
+    model, u = sdegen.Exact(sde, law), torch.arange(levels, dtype=torch.uint8)[:, None]
+    for y, t in ((0.9, 0.05), (-0.2, 0.3)):  # near an end, and with much noise
+        one = sde.perturb(torch.tensor([[y]]).double(), torch.tensor(t).double(), torch.zeros(1, 1).double())
+        given = one._replace(x=one.x.expand(levels, 1))
+        mass = last_log_mass(model, scaling.middles(u), torch.tensor(t).double(), given, scaling).exp()
+        assert mass.sum().item() == pytest.approx(1, abs=1e-9)
+        spread = torch.distributions.Normal(
+            sde.project(model.denoise(one.x, t))[0, 0], sde.units.std.max() * sde.snr(t).rsqrt()
+        )
+        edges = spread.cdf(scaling.middles(u[:, 0])[:-1] + 0.5 * scaling.step)
+        want = torch.cat([edges, edges.new_ones(1)]).diff(prepend=edges.new_zeros(1))
+        assert torch.allclose(mass, want, atol=1e-9)
 
 
 def test_chains_of_given_times(generator: torch.Generator) -> None:

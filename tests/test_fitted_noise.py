@@ -69,6 +69,13 @@ def test_gaussian_data_cost_no_distance() -> None:
         assert search.error(search.by_moves(grids.Angle(), 2), search.held) < 2e-3
 
 
+def test_paths_held_back_have_noise_that_nothing_has_seen() -> None:
+    searches = [LawSearch(EXACT, 3, 64, seed, "denoise", None, {}, 1.0) for seed in (0, 1)]
+    noises = [part.noise for search in searches for part in (search.train, search.choose, search.held)]
+    drawn = torch.cat([v.flatten() for noise in noises if noise is not None for v in (noise.path[1:], noise.bridge)])
+    assert len(noises) == 6 and len(drawn.unique()) == len(drawn)
+
+
 def test_what_is_no_nearer_in_law_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(self: Any, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
         return Fitted(fitted.stops, 3 * fitted.factors, fitted.order, fitted.denoise, None, 1.0, fitted.noises)

@@ -80,6 +80,30 @@ def gaussian(covariance: Tensor) -> GaussianMixture:
 TRAINED = {"two_jumps_are_one", "ends_where_the_flow_ends"}
 
 
+@pytest.mark.parametrize("whole", [0.0, 0.25, 0.8])
+def test_ways_begin_at_T_and_end_at_the_data_so_often_and_each_by_itself(whole: float) -> None:
+    n, sde = 20_000, sdegen.VP()
+    t, s = training.PairTimes(whole).draw(sde, n, torch.Generator().manual_seed(0))
+    begins, ends = t >= sde.t_max - 1e-9, s <= 1e-9
+    for share, found in ((whole, begins), (whole, ends), (whole**2, begins & ends)):
+        assert abs(found.double().mean().item() - share) <= 4.5 * (share * (1 - share) / n) ** 0.5
+    u, v = (sde.angle_at(part[~begins & ~ends]) / sde.angle_at(sde.t_max) for part in (t, s))
+    if whole < 0.5:  # the larger and the smaller of two uniform numbers
+        assert abs(u.mean() - 2 / 3) < 4.5 / (18 * len(u)) ** 0.5 and abs(v.mean() - 1 / 3) < 4.5 / (18 * len(v)) ** 0.5
+
+
+@pytest.mark.parametrize("kind", [training.Semigroup, training.Lagrangian])
+def test_the_loss_of_a_map_is_that_of_its_ways_and_so_much_of_that_against_data(kind: type) -> None:
+    law = sdegen.data.random_mixture(2, seed=1)
+    model, x = a_map(sdegen.VP(), law), law.sample(6, torch.Generator().manual_seed(0))
+    teacher = sdegen.Exact(sdegen.VP().in_units(model.sde.units), law)
+    none, one, some = (
+        kind(teacher, diagonal=k)(model, x, generator=torch.Generator().manual_seed(1)) for k in (0.0, 1.0, 2.5)
+    )
+    assert ((one - none) > 0).all()
+    torch.testing.assert_close(some - none, 2.5 * (one - none))
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods", "OU", "VE", "EDM", "rectified")
 def test_laws_of_the_form_hold_for_any_weights(name: str) -> None:

@@ -32,6 +32,14 @@ CASES: dict[str, tuple[Measurement, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.parametrize(("m", "d"), [(2000, 3), (40, 400)])
+def test_projections_keep_the_size_of_a_number(m: int, d: int) -> None:
+    """Of data of variance one each measured number has variance one: entries have the variance ``1 / d``."""
+    A = random_projection(m, d, 0.1, seed=3).A
+    assert abs(d * A.square().mean().item() - 1) < 5 * (2 / A.numel()) ** 0.5
+    assert abs(A.mean().item()) < 5 * (d * A.numel()) ** -0.5
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_transpose_and_matrix_are_those_of_the_map(name: str) -> None:
     A, shape = CASES[name]

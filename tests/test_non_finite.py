@@ -22,7 +22,9 @@ from sdegen import (
     grids,
     sample,
     samplers,
+    training,
 )
+from sdegen.training.run import Readings
 
 RING = sdegen.data.gaussian_ring()
 NAN = math.nan
@@ -116,6 +118,18 @@ def test_the_time_that_is_named_is_that_of_the_bad_row(dtype, generator):
     loss = sdegen.losses.Denoising(times=At())
     with pytest.raises(NonFiniteLoss, match=r"at t = 0\.3 \(1 of 8 rows\)"):
         loss(model, RING.sample(8, generator).to(dtype), generator=generator)
+
+
+def test_curves_that_are_read_late_end_before_the_bad_step() -> None:
+    """As on an accelerator, where some fifty steps are read at a time."""
+    run = training.Run(steps=5, lr=[0.1, 0.2, 0.3, 0.4, 0.5])
+    readings = Readings(run, torch.device("cpu"))
+    readings.patience = 50
+    for loss in (3.0, 2.0, NAN, 1.0, 0.5):
+        readings.add(torch.tensor(loss), torch.tensor(1.0))
+    with pytest.raises(NonFiniteLoss, match="stopped in step 3"):
+        readings.read()
+    assert (run.steps, run.loss, run.grad_norm, run.lr) == (2, [3.0, 2.0], [1.0, 1.0], [0.1, 0.2])
 
 
 def test_a_rate_out_of_all_measure_stops_the_run_with_finite_weights(w, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -385,6 +386,18 @@ def test_repainting_goes_back_so_many_steps_so_often() -> None:
         5,
         5,
     ]  # four steps and the next rise; in between those of the next stretch
+
+
+@pytest.mark.parametrize(("steps", "jump"), [(9, 4), (10, 4), (11, 4), (12, 5)])
+def test_stretches_that_are_repainted_are_counted_from_the_data(steps: int, jump: int) -> None:
+    wrapped, plain = (
+        Replacement(sdegen.Exact(sdegen.VP(), RING), Mask(torch.tensor([True, False]), 0.01)),
+        samplers.DDIM(steps),
+    )
+    levels = (-0.5 * wrapped.sde.log_snr(plain.times(wrapped.sde, True))).exp().flip(0)
+    ends = levels[levels.isfinite()][::jump].tolist()  # least noise first
+    found = sorted((v.low, v.high) for v in repaint(wrapped, plain, jump, 2).intervals)
+    assert [*map(pytest.approx, pairwise(ends))] == found
 
 
 def test_conjugate_gradients_solve_row_by_row() -> None:

@@ -255,6 +255,17 @@ def test_minimal_residuals_are_linear_in_the_right_side(power: int) -> None:
         assert torch.equal(scaled, 2.0**power * u)
 
 
+def test_rows_of_other_noise_are_corrected_each_by_its_own() -> None:
+    law, A = smooth(16, 8.0, 1e-6), with_a_gap(16, 5, 0.1)
+    inside, y = sdegen.Exact(sdegen.VP(), law), seen_of(law, A)
+    t = torch.tensor([0.6, 0.2, 0.9, 0.2, 0.05, 0.6], dtype=F64)
+    x = torch.randn(len(t), *law.event_shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    C = law.moments().covariance
+    for wrapped in (KalmanUpdate(inside, A, covariance=C), KalmanUpdate(inside, A, covariance=C.diagonal())):
+        alone = torch.cat([wrapped.denoise(x[i : i + 1], t[i], y=y) for i in range(len(t))])
+        torch.testing.assert_close(wrapped.denoise(x, t, y=y), alone, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("C", [torch.tensor([1.0, 0.0, 2.0]), torch.diag(torch.tensor([1.0, 0.0, 2.0]))])
 @pytest.mark.parametrize("t", [0.0, 0.5])
 def test_data_that_do_not_vary_are_not_corrected(C: torch.Tensor, t: float) -> None:

@@ -51,10 +51,32 @@ def test_a_determinant_of_very_many_numbers_is_refused(monkeypatch: pytest.Monke
         twisted_smc(MomentMatching(sdegen.Exact(sdegen.VP(), RING), A), 10, y=Y)
 
 
-def test_particles_know_the_density_of_what_was_measured() -> None:
+def test_particles_without_a_push_go_where_they_would_go_unseen() -> None:
+    line = Linear(A.A[:1], 0.5)
+    found = {
+        scale: [
+            twisted_smc(
+                sdegen.guidance.PiGDM(sdegen.Exact(sdegen.VP(), RING), line, scale),
+                9,
+                steps=5,
+                threshold=0,
+                seed=0,
+                y=y,
+            ).x
+            for y in (torch.tensor([2.0]), torch.tensor([-1.0]))
+        ]
+        for scale in (0.0, 0.5, 1.0)
+    }
+    assert torch.equal(*found[0.0]) and not torch.equal(*found[0.5]) and not torch.equal(found[0.5][0], found[1.0][0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_particles_know_the_density_of_what_was_measured(scale: float) -> None:
+    """With other steps too, whose weights say by how much they are other ones."""
     wide = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([2.0]))
     line = Linear(A.A[:1], 2.0)
-    found = twisted_smc(sdegen.guidance.PiGDM(sdegen.Exact(sdegen.VP(), wide), line), 400, steps=40, seed=0, y=Y[:1])
+    model = sdegen.guidance.PiGDM(sdegen.Exact(sdegen.VP(), wide), line, scale)
+    found = twisted_smc(model, 400, steps=40, seed=0, y=Y[:1])
     spread = (2 * line.A @ line.A.T + 4).item() ** 0.5
     truth = torch.distributions.Normal(0.0, spread).log_prob(Y[:1]).item()
     assert found.log_evidence is not None and found.evidence_error is not None
