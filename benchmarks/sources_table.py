@@ -40,6 +40,7 @@ from sdegen.data import Images
 PRESET = PRESETS["source"]
 FAMILIES = ("VAE", "GAN", "WGAN, clipped")
 DDPMS = ("sprites", "mnist")
+TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "sprites": "Sprites"}
 SEEDS = {"sprites": 4}  # of samples, where fewer images are held back than a row has samples
 COLUMNS = {
     "FID": 2, "KID × 1000": 2, "precision": 3, "recall": 3, "accuracy": 3, "bits, at most": 3, "evaluations": 0, "steps": 0,
@@ -158,7 +159,7 @@ def of_ddpm(task: Sampled, name: str, way: fid_table.Recipe, seed: int) -> Value
 def family_rows(table: Table) -> dict[str, Values]:
     """Return the rows of autoencoder and adversarial models, and of training images in place of samples."""
     data = data_of(table)
-    judge, title = Judge(table, data, "source"), data.replace("_", "-").capitalize()
+    judge, title = Judge(table, data, "source"), TITLES[data]
     floor = table.row(
         "recipes", f"{data}, training images", lambda _: judge.cells(judge.parts[0].scaled(0, 1).rows()), once=True
     )
@@ -171,7 +172,7 @@ def family_rows(table: Table) -> dict[str, Values]:
 
 def ddpm_rows(table: Table, data: str) -> dict[str, Values]:
     """Return the rows of a DDPM, and of training images in place of samples."""
-    task, title = Sampled(table, data), data.replace("mnist", "MNIST").replace("sprites", "Sprites")
+    task, title = Sampled(table, data), TITLES[data]
     floor = table.row("recipes", f"{data}, training images", partial(fid_table.floor, task), once=True)
     rows = {f"{title}: training images (floor)": floor}
     for way, recipe in ways(table.quick).items():
