@@ -314,11 +314,17 @@ def filled() -> Pages:
     files = [f"{text}{table(stem, of='codec_table')}\n" for stem, text in CODEC.items()]
     put(pages, HERE / "README.md", "codec", "\n".join(files))
     put(pages, HERE / "README.md", "families", "\n".join(family_block(name, title) for name, title in FAMILIES.items()))
+    put(
+        pages,
+        HERE / "README.md",
+        "sources",
+        shown("sources_table", "recipes", "samples above the losses of the training"),
+    )
     matrices = "![confusion matrices](results/mode_categories/confusion.png)"
     put(pages, HERE / "README.md", "categories", f"{table('categories', of='mode_categories')}\n\n{matrices}\n")
-    codes = [path.stem for path in sorted((HERE / "results" / "latent_codes").glob("*.md"))]
-    shown = [f"{table(name, of='latent_codes')}\n\n![walks](results/latent_codes/{name}.png)\n" for name in codes]
-    put(pages, HERE / "README.md", "codes", "\n".join(shown))
+    codes = sorted((HERE / "results" / "latent_codes").glob("*.md"))
+    with_rows = filter(None, (shown("latent_codes", path.stem, "walks") for path in codes))
+    put(pages, HERE / "README.md", "codes", "\n".join(with_rows))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(pages, HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
@@ -361,6 +367,13 @@ def family_block(name: str, title: str) -> str:
     picture = f"\n![samples, and curves of training](results/{of}/{stem}.png)\n"
     shown = picture if (HERE / "results" / of / f"{stem}.png").exists() else ""
     return f"### {title}\n\n{table(stem, of=of)}\n{shown}"
+
+
+def shown(of: str, stem: str, what: str) -> str:
+    """A table, and the picture of its name where there is one; nothing where no row is computed."""
+    rows, picture = table(stem, of=of), Path("results") / of / f"{stem}.png"
+    below = f"\n![{what}]({picture.as_posix()})\n" if (HERE / picture).exists() else ""
+    return f"{rows}\n{below}" if rows.count("\n") > 1 else ""
 
 
 def card(name: str) -> str:

@@ -330,13 +330,13 @@ COMPLETE = [
     "conditional_table", "misfit_table", "parallel_table", "series_table",
     "bounded_table", "kl_table", "mode_categories", "solver_table",
     "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
-    "families_table", "latent_codes", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
+    "families_table", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist", "sprites")),
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist")),
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
-    "inference_table", "race", "unnormalised_table", "weighted_table",
+    "inference_table", "latent_codes", "race", "sources_table", "unnormalised_table", "weighted_table",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip
