@@ -154,6 +154,7 @@ def by_gradient(model: baselines.VAE, x: Tensor) -> Tensor:
     """
     at = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad((reconstruct(model, at) - x).square().sum(), at)
+    assert gradient.isfinite().all()  # of NaN the sign would be 0
     return gradient.sign()
 
 

@@ -336,7 +336,8 @@ COMPLETE = [
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "conditional_images", "drawn_table", "fields_table", "flow_map_table",
-    "inference_table", "latent_codes", "race", "sources_table", "unnormalised_table", "weighted_table",
+    "inference_table", "latent_codes", "latent_codes --preset source", "race", "sources_table", "unnormalised_table",
+    "weighted_table",
     "fid_table --data mnist", "families_table --data mnist",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
 ]  # fmt: skip

@@ -177,6 +177,24 @@ def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: PixelLaw, answe
     assert likelihood.mean(out.float()).item() == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.parametrize("rate", [0.05, 3.0, 60.0, 200.0])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_the_mean_of_a_continuous_bernoulli_law_has_its_slope_at_any_rate(rate, side):
+    """The slope of the mean is the variance of the law; exponentials that overflow made it NaN."""
+    out = torch.tensor([side * rate], requires_grad=True)
+    (slope,) = torch.autograd.grad(Continuous().mean(out).sum(), out)
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    weight = (side * rate * x - max(side * rate, 0.0)).exp()
+    mean, square = ((weight * x**k).sum() / weight.sum() for k in (1, 2))
+    assert slope.double().item() == pytest.approx((square - mean**2).item(), rel=3e-3)
+
+
+def test_a_gradient_that_is_not_finite_is_no_attack():
+    x, label = torch.full((3, 2), 0.5), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match="no finite gradient"):
+        fgsm(lambda y: (y - 0.5).abs().sqrt(), x, label, 0.1)
+
+
 @pytest.mark.parametrize("likelihood", [Continuous(), Bernoulli()])
 def test_numbers_outside_have_no_density(likelihood: PixelLaw) -> None:
     x = torch.tensor([[-1.0], [0.0], [0.5], [1.0], [1.01]])

@@ -181,7 +181,7 @@ def fgsm(
     TypeError
         If labels are no whole numbers.
     ValueError
-        If `epsilon` is negative, or data lie outside of the range.
+        If `epsilon` is negative, data lie outside of the range, or the gradient is not finite.
     """
     check_number("epsilon", epsilon, at_least=0), check_tensor("x", x)
     check_tensor("label", label, shape=x.shape[:1], floating=False)
@@ -197,6 +197,8 @@ def fgsm(
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits(at), label, reduction="sum"), at)
+    if not gradient.isfinite().all():  # the sign of NaN is 0, and the datum would stay as it is
+        raise ValueError("the loss has no finite gradient by the data; look at the logits and their derivatives.")
     return (x + epsilon * gradient.sign()).clamp(low, high)
 
 

@@ -156,7 +156,7 @@ class Continuous(PixelLaw):
         """Return the mean, ``1 / |λ| − 1 / (exp|λ| − 1)`` from the end that the law leans to."""
         rate, near = out.abs(), out.abs() < 0.1
         a = torch.where(near, 1.0, rate)
-        distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a - 1 / torch.expm1(a))
+        distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a + (-a).exp() / torch.expm1(-a))
         return torch.where(out < 0, distance, 1 - distance)
 
     def draw(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
