@@ -153,6 +153,8 @@ MAPS = {"ring": "### The ring\n\n", "mixture_in_8_dimensions": "### A mixture in
 WEIGHTED = {
     "guided": "### Guidance along one mode\n\n",
     "annealed": "### Guidance along one mode, densities known\n\n",
+    "named": "### Published ways of guidance, in floors\n\n",
+    "planar": "### Products in the plane without closed form\n\n",
     "several": "### Several observations of one datum\n\n",
     "coverage": "### Stated errors of the normaliser, over 100 runs\n\n",
 }

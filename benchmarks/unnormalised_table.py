@@ -5,11 +5,12 @@
 
 The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
 learns by adjoint matching, or by the log-variance of its paths, which is the loss of denoising diffusion samplers without slopes,
-or from particles that were annealed without a network (`guidance.anneal_density`, whose own constant is `particles off`); then
-samples are weighed along their paths, of 100 steps, of the last 400. `log Z off` is what the logarithm of the normaliser is
-off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the total variation
-of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of the density and
-its slope, with Langevin steps that are accepted by Metropolis and Hastings between as many levels.
+or from particles that were annealed without a network (`guidance.anneal_density`, whose own normaliser is `particles off`); then
+samples are weighed along their paths, of 100 steps, in these two ways of 50 and 200. `log Z off` is what the logarithm of the
+normaliser is off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the
+total variation of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of
+the density and its slope as adjoint matching, with Langevin steps that are accepted by Metropolis and Hastings between as many
+levels.
 
 The second table is a policy gradient: a model trained on the ring, tilted by the reward ``x_1 / 3`` along its own paths. The
 tilted law is a mixture in closed form; `KL` is that of samples, by nearest neighbours, `reward off` the mean of the reward less
@@ -69,10 +70,10 @@ class Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3, 400, 2000, 200, 3.0, 3000),
-    "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3, 400, 4000, 5000, 8.0, 5000),
+    "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3, 300, 2000, 200, 3.0, 3000),
+    "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3, 300, 4000, 3000, 8.0, 4000),
     "many wells, 32 dimensions": lambda: Problem(
-        sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3, 400, 20_000, 400, 3.0, 5000
+        sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3, 300, 16_000, 300, 3.0, 4000
     ),
 }
 
@@ -118,12 +119,12 @@ def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
 
 
 def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """A network that learns the weights of its own paths, without slopes."""
+    """A network that learns the weights of its own paths, without slopes, sampled by as many steps."""
     problem, began = PROBLEMS[name](), time.process_time()
     steps, model = 30 if quick else problem.paths, network(problem, seed)
-    loss = LogVariance(problem.law.log_prob, steps=STEPS)
+    loss = LogVariance(problem.law.log_prob, steps=STEPS // 2)
     fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
-    found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
+    found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS // 2, seed=seed, batch=5000)
     return judged(problem, found, BATCH * steps + n, began)
 
 
@@ -144,7 +145,7 @@ def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
     )
     data, model = before.sample(particles, draws).float(), network(problem, seed)
     fit_quietly(device, model, data, steps=fitted, batch_size=2 * BATCH, lr=2e-3, seed=seed)
-    found = guidance.importance_sample(model, log_prob, n, steps=4 * STEPS, seed=seed, batch=5000)
+    found = guidance.importance_sample(model, log_prob, n, steps=2 * STEPS, seed=seed, batch=5000)
     row = judged(problem, found, 2 * particles * before.evaluations + n, began)
     return row | {"particles off": [before.log_evidence, None]}
 

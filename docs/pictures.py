@@ -3,7 +3,8 @@
     PYTHONPATH=. python docs/pictures.py
 
 Data that turn into noise and back, on the ring and on handwritten digits; and the paths of the reversed process beside
-those of the probability flow; a forecast beside the smoother's; the losses of both players of three adversarial games.
+those of the probability flow; a forecast beside the smoother's; the losses of both players of three adversarial games; what
+guidance samples beside the law that it states.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.series_table import PLACES, SMOOTH, by_mask, conditional, covariance, law, measured
+from benchmarks.weighted_table import CASES, Guided
 from sdegen import plots, samplers
 from sdegen.laws import Units
 
@@ -144,8 +146,25 @@ def series() -> None:
     figure.savefig(PICTURES / "series.png", dpi=110)
 
 
+def guided() -> None:
+    """A mode of the ring that overlaps with its neighbours, and samples of guidance along it, by the table's ways."""
+    w, n = 3.0, 1500
+    problem = Guided(2, w, std=1.5)
+    ways = ["the class alone", "corrected", *(name for name in CASES if name not in ("corrected", "the class alone"))]
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    exact = problem.sample(n, 0)
+    for ax, name in zip(figure.subplots(2, 5, sharex=True, sharey=True).flat, ["the law stated", *ways]):
+        x = exact if name == "the law stated" else CASES[name](w, problem, n, 0)
+        ax.plot(*exact.T, ".", color="0.8", ms=2, zorder=0)
+        ax.plot(*x.T, ".", color="C0" if x is exact else "C1", ms=1, alpha=0.6)
+        ax.set(title=name, xlim=(0, 12), ylim=(-5, 5), aspect="equal")
+        ax.title.set_fontsize(9)
+    figure.savefig(PICTURES / "guided.png", dpi=110)
+
+
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
+    guided()
     players()
     series()
     paths()

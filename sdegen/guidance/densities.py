@@ -21,7 +21,7 @@ from ..samplers.noise import as_seed
 from .particles import Particles, draw_again, log_evidence_of
 
 TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
-PACE = 0.2  # of that setting, from one level to the next
+PACE = 1.0  # of that setting: nats of the step, for each unit of the share, from one level to the next
 
 
 @check_arguments

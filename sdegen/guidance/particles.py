@@ -18,8 +18,8 @@ from ..show import show_call
 
 
 class Particles(NamedTuple):
-    """Weighted samples of data: the result of `twisted_smc`, `tilted_smc`, `annealed_smc`, `corrected`, `anneal_product` and
-    `importance_sample`.
+    """Weighted samples of data: the result of `twisted_smc`, `tilted_smc`, `annealed_smc`, `corrected`, `anneal_product`,
+    `anneal_density` and `importance_sample`.
 
     Attributes
     ----------
