@@ -361,7 +361,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     (
         "docs/theory/guidance.md",
         "In the case of the picture they are 1.1 for the\nweighted runs, 20.5 for the flow of classifier-free guidance, "
-        "10.0 in an interval, 7.2 for APG, 24.3 for CFG++, 8.2 for CFG-Zero*, 8.9 for autoguidance, "
+        "10.1 in an interval, 8.1 for APG, 24.6 for CFG++, 8.3 for CFG-Zero*, 9.5 for autoguidance, "
         "and 8.6 for\nthe class",
         lambda: [
             cells("weighted_table/named", re.escape(f"2 dimensions, overlapping: {way}"), "w = 3")[0] for way in WAYS
