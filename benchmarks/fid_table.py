@@ -10,6 +10,9 @@ said. FID, KID, precision and recall are of the features of the shipped network 
 sample is of the class it was asked for; the column after that says by how many points it finds so less often than in real
 images held back, in the class where this is most.
 
+Rows of jumps are of the flow map that the shipped model was made into, without noise between jumps and with it, which takes the
+state to the data and back; the default sampler has rows of as few evaluations beside them.
+
 Of the sprites two more models are trained, of VP and of blurring diffusion, alike but for the process.
 """
 
@@ -37,9 +40,12 @@ from benchmarks.tables import Table
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits, train_on
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
+from sdegen.files import JUMPING, SHIPPED
 
 EVALUATIONS = (10, 20, 50, 100)
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
+JUMPS = (1, 2, 4)
+FEW = (5, 6)  # evaluations of the default sampler beside them, and of as many as jumps
 LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest noise levels,
 LEVEL = 5.0  # those of a larger sigma / alpha
 SCALING = Scaling(-1, 1)
@@ -103,6 +109,11 @@ class Task:
             return sdegen.pretrained(self.data)
         steps = 600 if self.table.quick else 3000
         return of_digits(steps, self.table.out / "models" / "digits.safetensors", self.table.device)
+
+    @cached_property
+    def jumping(self) -> Any:
+        """The flow map that the shipped model was made into."""
+        return sdegen.pretrained(self.data, jumps=True)
 
     @cached_property
     def learned(self) -> Any:
@@ -202,6 +213,11 @@ def ddim(model: Any, steps: int) -> samplers.Sampler:
     return samplers.DDIM(steps, samplers.uniform_subsequence(model.sde, steps))
 
 
+def jump(model: Any, steps: int, back: float = 0.0) -> samplers.Sampler:
+    """Jumps of a flow map."""
+    return samplers.Jumps(steps, back=back)
+
+
 def learned(model: Any, steps: int) -> samplers.Sampler:
     """DDPM-ES with learned variances."""
     return samplers.Ancestral(
@@ -221,6 +237,15 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
     for name, make in makers.items():
         found |= {f"{name}, {n}": Recipe(partial(make, steps=n)) for n in evaluations}
     default = partial(samplers.default, steps=10)
+    if data in SHIPPED:
+        few = (*JUMPS, *FEW) if data in JUMPING else FEW
+        found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in few}
+    if data in JUMPING:
+        found |= {f"jumps, {n}": Recipe(partial(jump, steps=n), lambda task: task.jumping) for n in JUMPS}
+        found |= {
+            f"jumps, {n}, noise between": Recipe(partial(jump, steps=n, back=1.0), lambda task: task.jumping)
+            for n in JUMPS[1:]
+        }
     for scale in SCALES:
         found[f"default, 10, guided {scale:g}"] = Recipe(default, partial(guided, scale=scale))
     for scale in LIMITED:

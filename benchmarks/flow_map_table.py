@@ -1,4 +1,5 @@
-"""Flow maps: samples of one, two and four jumps, of a map that was taught by a score model and of one that had data alone.
+"""Flow maps: samples of one, two and four jumps, of maps that a score model or its trajectories taught, and of one that had data
+alone.
 
     python -m benchmarks.flow_map_table --threads 1            # three seeds, half an hour of one core each
     python -m benchmarks.flow_map_table --quick
@@ -26,8 +27,10 @@ from benchmarks import command
 from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
+from benchmarks.trajectories import Trajectories, trace
 from sdegen import metrics, nets, training
 from sdegen.samplers import FlowMap, Jumps, ProbabilityFlow
+from sdegen.training.score_loss import ScoreLoss
 
 COLUMNS = {"evaluations": 0, "KL": 3, "k-NN KL": 3, "sliced W2": 3, "off": 3, "median off": 3, "train s": 0, "seeds": 0}
 JUMPS = (1, 2, 4)
@@ -86,10 +89,22 @@ def alone(target: str, seed: int, how: How) -> Trained:
     return fitted(FlowMap(net, sdegen.VP()), None, target, seed, how, 6000)
 
 
-MAKE = {"taught": taught, "of data alone": alone}
+@cache
+def followed(target: str, seed: int, how: How) -> Trained:
+    """A map that begins as the score model, and learns from trajectories of it."""
+    model, _ = teacher(target, seed, how)
+    began = time.process_time()
+    paths = trace(model.to(how.device), 500 if how.quick else 30_000, 8, 4, seed, batch=5000, half=False)
+    spent = time.process_time() - began
+    found, fit = fitted(FlowMap.of(model), Trajectories(paths, whole=0.4), target, seed, how, 6000)
+    model.cpu()
+    return Trained(found, spent + fit)
 
 
-def fitted(model: FlowMap, loss: training.MapLoss | None, target: str, seed: int, how: How, steps: int) -> Trained:
+MAKE = {"taught": taught, "of trajectories": followed, "of data alone": alone}
+
+
+def fitted(model: FlowMap, loss: ScoreLoss | None, target: str, seed: int, how: How, steps: int) -> Trained:
     """Train a map."""
     began = time.process_time()
     fit_on(

@@ -306,7 +306,13 @@ def filled() -> Pages:
     ]
     put(pages, HERE / "README.md", "fid", "\n".join(fid_block(name, title) for name, title in fids))
     put(pages, HERE.parent / "docs" / "choose_a_sampler.md", "noise", noise_block([name for name, _ in fids]))
-    cards = [card(name) for name, _ in fids if (HERE / "results" / "train_images" / name / "card.json").exists()]
+    put(pages, HERE.parent / "docs" / "flow_maps.md", "jumps", jumps_block([name for name, _ in fids]))
+    cards = [
+        card(name, kind, of)
+        for name, _ in fids
+        for kind, of in (("unet", "train_images"), ("jumps", "train_flow_maps"))
+        if (HERE / "results" / of / name / "card.json").exists()
+    ]
     put(pages, Path(sdegen.__file__).parent / "weights" / "README.md", "cards", "\n".join(cards))
     for name in ("train_speed", "race"):
         if (HERE / "results" / name / f"{name}.md").exists():
@@ -352,7 +358,19 @@ def restored_block(name: str) -> str:
 
 def noise_block(names: list[str]) -> str:
     """FID by a thousand steps of DDPM, and by ten of the default with noise and without, of each data set."""
-    rows = ["DDPM, 1000", "default, 10", "default, no noise, 10"]
+    return fids_of(names, ["DDPM, 1000", "default, 10", "default, no noise, 10"])
+
+
+def jumps_block(names: list[str]) -> str:
+    """FID of jumps beside that of the default sampler, of each data set with a shipped map."""
+    few = [f"default, {n}" for n in (1, 2, 4, 5, 6, 10)]
+    jumps = [f"jumps, {n}" for n in (1, 2, 4)]
+    between = [f"{name}, noise between" for name in jumps[1:]]
+    return fids_of(names, ["training images (floor)", *few, "default, no noise, 100", *jumps, *between])
+
+
+def fids_of(names: list[str], rows: list[str]) -> str:
+    """FID of rows of each data set that has all of them."""
     lines = ["| | " + " | ".join(rows) + " |", "| --- " * (len(rows) + 1) + "|"]
     for name in names:
         found = dict(re.findall(r"^\| (.*?) \| (.*?) \|$", table("fid", ["FID"], of=f"fid_table/{name}"), re.M))
@@ -378,13 +396,14 @@ def shown(of: str, stem: str, what: str) -> str:
     return f"{rows}\n{below}" if rows.count("\n") > 1 else ""
 
 
-def card(name: str) -> str:
-    """What a shipped model is, and how good."""
-    known = json.loads((HERE / "results" / "train_images" / name / "card.json").read_text())
+def card(name: str, kind: str, of: str) -> str:
+    """What a shipped model or flow map is, and how good."""
+    known = json.loads((HERE / "results" / of / name / "card.json").read_text())
     lines = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items()]
     rows = table("fid", ["FID", "accuracy", "evaluations", "count", "features"], of=f"fid_table/{name}")
-    own = "\n".join(row for row in rows.splitlines() if "short training" not in row)  # which is of other models
-    return f"## `{name.replace('_', '-')}-unet-v1`\n\n" + "\n".join(lines) + f"\n\n{own}\n"
+    head, others = rows.splitlines()[:2], rows.splitlines()[2:]
+    own = [row for row in others if row.startswith("| jumps") == (kind == "jumps") and "short training" not in row]
+    return f"## `{name.replace('_', '-')}-{kind}-v1`\n\n" + "\n".join(lines) + "\n\n" + "\n".join([*head, *own]) + "\n"
 
 
 if __name__ == "__main__":

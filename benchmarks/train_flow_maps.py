@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     still: float = 0.125
 
 
-PLANS = {"mnist": Plan(6600), "fashion_mnist": Plan(6600), "sprites": Plan(7200, 512)}
+PLANS = {"mnist": Plan(5600), "fashion_mnist": Plan(5600), "sprites": Plan(30_000, 128)}
 
 
 def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Paths:
@@ -161,7 +161,8 @@ def card(name: str, plan: Plan, run: sdegen.Run, device: str) -> dict[str, Any]:
     return {
         "teacher": f"the shipped model of {name}",
         "command": f"python -m benchmarks.train_flow_maps {name} --steps {run.steps} --paths {plan.paths}",
-        "steps": run.steps, "batch": plan.batch, "trajectories": plan.paths,
+        "steps": run.steps, "share of the recipe": round(run.steps / PLANS[name].steps, 3), "batch": plan.batch,
+        "trajectories": plan.paths,
         "seconds of the steps": round(run.seconds), "device": device,
         "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -7,7 +7,7 @@ classes of this library, and those the caller names. A file is written whole or 
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "load", "pretrained", "save"]
+__all__ = ["JUMPING", "SHIPPED", "load", "pretrained", "save"]
 
 import json
 from collections.abc import Iterable
@@ -42,6 +42,7 @@ _LIBRARY = (
     baselines, coordinates, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times,
 )  # fmt: skip
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
+JUMPING = {"sprites": "sprites-jumps-v1"}  # the flow maps among them
 _KINDS = (nn.Module, ScoreModel, Fitted)
 
 
@@ -258,8 +259,8 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
 
 
 @check_arguments
-def pretrained(name: str) -> Any:
-    """Load a shipped model, in float32 and evaluation mode.
+def pretrained(name: str, jumps: bool = False) -> Any:
+    """Load a shipped model, or a flow map that one was made into, in float32 and evaluation mode.
 
     A DDPM of 1,000 linear betas with a U-Net of 1.8 million parameters, conditional on ``label``, which may be left out; its
     samples are numbers in [−1, 1], bytes by ``sdegen.data.Scaling(-1, 1).inverse(x, clip=True)``. Weights are kept in half
@@ -277,11 +278,14 @@ def pretrained(name: str) -> Any:
     ----------
     name
         One of these.
+    jumps
+        Load the flow map (`samplers.FlowMap`), which learned from trajectories of the model (`benchmarks.train_flow_maps`) and
+        makes samples in one to four evaluations; there is one of `sprites`.
 
     Raises
     ------
     ValueError
-        If there is no such model.
+        If there is no such model or map.
 
     Examples
     --------
@@ -289,8 +293,17 @@ def pretrained(name: str) -> Any:
     >>> model = sdegen.pretrained("fashion_mnist")
     >>> sdegen.sample(model, 2, steps=5, seed=0, label=torch.tensor([3, 8])).shape
     torch.Size([2, 1, 28, 28])
+    >>> model = sdegen.pretrained("sprites", jumps=True)
+    >>> sdegen.sample(model, 2, sampler=samplers.Jumps(1), seed=0, label=3).shape
+    torch.Size([2, 3, 16, 16])
     """
     if name not in SHIPPED:
         raise ValueError(f"there is no shipped model {name!r}; the library ships {', '.join(SHIPPED)}.")
-    with resources.as_file(resources.files("sdegen") / "weights" / f"{SHIPPED[name]}.safetensors") as path:
+    if jumps and name not in JUMPING:
+        raise ValueError(
+            f"no flow map of {name!r} is shipped, only of {', '.join(JUMPING)}; take pretrained({name!r}), or train one "
+            f"by python -m benchmarks.train_flow_maps {name}."
+        )
+    file = (JUMPING if jumps else SHIPPED)[name]
+    with resources.as_file(resources.files("sdegen") / "weights" / f"{file}.safetensors") as path:
         return load(path, dtype=torch.float32)

@@ -801,7 +801,7 @@ EXCEPTIONS: dict[str, str] = {
     "processes.grids.show_ratio": "words of an error",
     "testing.weighting_cases": "pairs laws with what they are given; `check_weighting` tries it",
     "testing.wrapper_cases": "pairs laws with what they are given; `check_wrapper` tries it",
-    "pretrained": "takes one word, of which test_pretrained tries others",
+    "pretrained": "takes one word and a flag, of which test_pretrained tries others",
     "training.weightings.weight_at": STEP_PART,
     "inference.ComposedScore": "made by `ComposedPosterior.compose`, of what that has checked",
     "Run": "the record of a training, made by `fit`",

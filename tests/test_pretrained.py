@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import sdegen
-from sdegen import metrics
-from sdegen.files import SHIPPED
+from sdegen import metrics, samplers
+from sdegen.files import JUMPING, SHIPPED
 
 # The classifier, and the least accuracy: the sprites' five classes are of 30 to 941 images, and hard to tell.
 EXPECTED = {
@@ -30,6 +32,33 @@ def test_samples_are_of_the_class_asked_for(name, device):
     assert right.value > least
 
 
+@pytest.mark.parametrize("name", JUMPING)
+def test_one_jump_is_of_the_class_asked_for(name, device):
+    model = sdegen.pretrained(name, jumps=True).to(device)
+    classifier, least = EXPECTED[name]
+    net = metrics.features(classifier)
+    label = torch.arange(40) % len(net.architecture.classes)
+    x = sdegen.sample(model, 40, sampler=samplers.Jumps(1), seed=0, label=label.to(device)).cpu()
+    right = metrics.accuracy((x.clamp(-1, 1) + 1) / 2, label, net).overall
+    assert right.value > least
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_a_map_is_smaller_than_four_megabytes_and_follows_its_teacher(name):
+    path = Path(sdegen.__file__).parent / "weights" / f"{JUMPING[name]}.safetensors"
+    assert path.stat().st_size < 4e6
+    teacher, model = sdegen.pretrained(name), sdegen.pretrained(name, jumps=True)
+    flow = samplers.default(teacher, 20, eta=0.0)
+    label, like = torch.arange(30) % 5, sdegen.sample(teacher, 30, sampler=flow, seed=0, label=torch.arange(30) % 5)
+    off = [
+        (sdegen.sample(model, 30, sampler=samplers.Jumps(1), seed=seed, label=label) - like).square().mean().sqrt()
+        for seed in (0, 1)
+    ]
+    assert off[0] < 0.5 * off[1]  # of the same noise, and of other
+
+
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match="no shipped model 'cifar'; the library ships mnist, fashion_mnist, sprites"):
         sdegen.pretrained("cifar")
+    with pytest.raises(ValueError, match="no flow map of 'mnist' is shipped, only of sprites"):
+        sdegen.pretrained("mnist", jumps=True)
