@@ -309,3 +309,10 @@ def test_a_network_of_diffusers_is_saved_and_loaded_without_a_warning(tmp_path: 
     x, label = noise(), torch.tensor([0, 1, 2])
     with torch.no_grad():
         assert torch.equal(again.eval().noise(x, 0.3, label=label), model.eval().noise(x, 0.3, label=label))
+
+
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(T=5.0), sdegen.EDM()], ids=lambda sde: type(sde).__name__)
+def test_a_step_is_a_share_of_the_process_however_long_that_is(sde: Any) -> None:
+    k = torch.tensor([0.0, 1.0, 499.0, 999.0], dtype=torch.float64)
+    torch.testing.assert_close(StepIndex(1000)(sde, (k + 1) / 1000 * sde.T), k, rtol=0, atol=1e-9)
+    assert StepIndex(1000)(sde, 0.0) == 0

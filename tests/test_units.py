@@ -101,3 +101,14 @@ def test_samples_come_back_in_a_dtype_that_tells_them_apart(offset: float, scale
     assert far.dtype == (torch.float32 if 10**offset < 0.03 / torch.finfo(torch.float32).eps else torch.float64)
     assert (far.double() / a - ratio - near).abs().max() < (0.03 if far.dtype == torch.float32 else 1e-3)
     assert far.double().std(0).min() > 0.5 * a
+
+
+def test_a_column_that_does_not_vary_has_the_root_mean_square_spread_of_those_that_do() -> None:
+    units = sdegen.Moments(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 0.0, 9.0])).units()
+    assert torch.allclose(units.std, torch.tensor([2.0, 6.5**0.5, 3.0]).double()) and units.mean.tolist() == [1, 2, 3]
+    assert sdegen.Moments(torch.ones(2), torch.zeros(2)).units().std.tolist() == [1, 1]
+
+
+def test_one_number_for_units_of_columns_is_their_root_mean_square() -> None:
+    assert sdegen.laws.Units(torch.zeros(2), torch.tensor([3.0, 4.0])).scale == pytest.approx(12.5**0.5)
+    assert sdegen.laws.Units(1.0, 0.2).scale == pytest.approx(0.2)
