@@ -189,3 +189,19 @@ def test_a_label_for_each_has_the_mean_covariance_of_all() -> None:
     covariances = [m.covariance if m.covariance.ndim == 2 else m.covariance.diag() for m in each if m is not None]
     assert torch.allclose(known.covariance, torch.stack(covariances).mean(0))
     assert torch.equal(known.mean, torch.stack([m.mean for m in each if m is not None]))
+
+
+def test_widths_of_a_profile_are_spreads_of_columns_in_the_units_of_each() -> None:
+    std = torch.tensor([0.5, 4.0], dtype=torch.float64)
+    sde = sdegen.VP().in_units(sdegen.laws.Units(torch.zeros(2), std))
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1, classes=2), sde)
+    model.moments = sdegen.Moments(torch.tensor([1.0, 2.0]), std.square().diag())
+    exact = sdegen.ExactConditional(
+        sdegen.VP(), [sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), m), torch.tensor([0.25])) for m in (-1.0, 1.0)],
+        sdegen.data.gaussian_ring(),
+    )  # fmt: skip
+    label = torch.arange(8) % 2
+    data = torch.cat([exact.laws[k].sample(1, torch.Generator().manual_seed(i)) for i, k in enumerate(label.tolist())])
+    model.profile = measure_profile(exact, data, steps=(), label=label)
+    found = model.conditional_moments(label=label)
+    assert found is not None and torch.allclose(found.covariance, model.profile.variance() * std.square())

@@ -267,3 +267,28 @@ def test_moments_that_change_in_place_change_what_the_network_is_told() -> None:
     assert model.std == other.std == 2.0
     model.moments = sdegen.Moments(model.moments.mean, torch.ones(2).double())
     assert model.std == 1.0
+
+
+def test_detail_is_a_length_of_the_data_in_their_own_units() -> None:
+    detail, scale, sde = 0.3, 2.5, sdegen.VP()
+    at = sde.marginal(torch.tensor([0.05, 0.5], dtype=torch.float64))
+    scaled = EDMParametrization(detail=detail).coefficients(sde.in_units(sdegen.laws.Units(1.0, scale)), at, 0.7)
+    plain = EDMParametrization(detail=detail / scale).coefficients(sde, at, 0.7)
+    torch.testing.assert_close(scaled.c_out.matrix(), plain.c_out.matrix())
+    smooth = EDMParametrization().coefficients(sde, at, 0.7).c_out.matrix()
+    torch.testing.assert_close(
+        plain.c_out.matrix()[:, 0, 0] / smooth[:, 0, 0], (1 + (detail / scale) ** 2 * at.snr).rsqrt()
+    )
+
+
+def test_readings_of_a_run_are_those_of_evaluation_and_the_mode_stays() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.5), nn.Linear(16, 2)).double()
+    net.forward = lambda x, level, run=net.forward: run(x)
+    model = sdegen.Model(net, sdegen.VP())
+    model.moments = sdegen.data.gaussian_ring().moments()
+    still, moving = (sdegen.sample(model.train(mode), 5, steps=3, seed=0) for mode in (False, True))
+    assert torch.equal(still, moving) and model.training and net[1].training
+    net[1].eval()
+    sdegen.sample(model, 2, steps=2, seed=0)
+    assert net.training and not net[1].training

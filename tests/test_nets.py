@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from sdegen.nets import MLP, CoordinateTransformer, Fourier, HyperMLP, Sinusoidal
+from sdegen.nets.blocks import ResBlock
 from sdegen.nets.entries import LabelEntry
+from sdegen.nets.transformer import AttentionLayer
 
 NETS = {
     "mlp": lambda dim: MLP(dim, width=16, depth=2),
@@ -232,3 +234,25 @@ def test_batch_normalisation_makes_every_unit_of_a_batch_one_of_mean_0_and_varia
     one = net.eval()(x[:1], level[:1])
     assert torch.allclose(net(x, level)[:1], one)  # once trained, of no other row
     assert not any("norm" in name for name in MLP(2).state_dict())
+
+
+def test_attention_of_coordinates_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    layer, h = AttentionLayer(12, 3).double(), torch.randn(5, 4, 12).double()
+    q, k, v = (part.unflatten(2, (3, 4)).transpose(1, 2) for part in layer.qkv(layer.norm_1(h)).chunk(3, 2))
+    seen = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    want = h + layer.join(seen)
+    torch.testing.assert_close(layer(h), want + layer.feed(layer.norm_2(want)))
+
+
+def test_a_block_drops_so_many_numbers_in_training_alone() -> None:
+    """Of the hidden numbers: with an identity after them and no skipped part, the share that is zero."""
+    torch.manual_seed(0)
+    block = ResBlock(4, 4, 8, dropout=0.3)
+    torch.nn.init.dirac_(block.conv_2.weight)
+    x, e = torch.randn(64, 4, 8, 8), torch.randn(64, 8)
+    dropped, whole = (block.train(mode)(x, e) - x for mode in (True, False))
+    share = (dropped == 0).double().mean().item()
+    assert abs(share - 0.3) < 4.5 * (0.3 * 0.7 / x.numel()) ** 0.5 and (whole == 0).double().mean() < 0.01
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], (whole / 0.7)[kept], rtol=1e-3, atol=1e-5)
