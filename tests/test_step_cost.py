@@ -83,7 +83,7 @@ def test_a_run_makes_few_calls_and_operations(kind: str) -> None:
 def corrected(sampler: Multistep, model: sdegen.Model, times: Tensor, x: Tensor, noise: Any) -> list[Tensor]:
     """The states of a predictor–corrector as it is written down, every correction made by itself."""
     first, history, e, base, found = x, [], None, x, [x]
-    for k, c in enumerate(sampler.updates(model, times)):
+    for k, c in enumerate(sampler.updates(model, times).steps()):
         y, history = x, [c.pieces.evaluate(model, x, x, c.node), *history]
         if c.correct is not None:
             y = apply_move(c.correct, base, history)

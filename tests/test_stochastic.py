@@ -175,7 +175,7 @@ def test_weights_with_a_corrector_are_those_of_sa_solver() -> None:
     times = torch.tensor([0.8, 0.6, 0.45, 0.3], dtype=torch.float64)
     lam, sigma = 0.5 * sde.log_snr(times), sde.marginal(times).R.c
     sampler = ExponentialSDE(3, grids.Given(times), 2, tau, log_ratio, PointMass(), corrector=True)
-    plan = sampler.updates(sdegen.Exact(sde, gaussian_data()), times)
+    plan = sampler.updates(sdegen.Exact(sde, gaussian_data()), times).steps()
     z, w = gauss(60)
     for move, seen, (t, s) in ((plan[2].correct, [2, 1, 0], (1, 2)), (plan[2].move, [2, 1], (2, 3))):
         inner = lam[t] + 0.5 * (z + 1) * (lam[s] - lam[t])

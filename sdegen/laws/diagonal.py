@@ -117,7 +117,8 @@ class Diagonal(Elementwise):
         return maps[0]._of(torch.cat([A.c for A in maps]).repeat_interleave(n, 0))
 
     def mix(self, weights: Tensor) -> Diagonal:
-        return self._of(torch.tensordot(weights, self.c.expand(weights.shape[1], *self.c.shape[1:]), 1))
+        c = self.c.expand(weights.numel(), *self.c.shape[1:]).unflatten(0, weights.shape)
+        return self._of(torch.einsum("nm,nm...->n...", weights, c))
 
     def matrix(self) -> Tensor:
         c = self.c.flatten(1).double().cpu()

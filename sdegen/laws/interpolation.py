@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["gauss", "lagrange", "rule", "slerp"]
+__all__ = ["gauss", "lagrange", "lagrange_slopes", "rule", "slerp"]
 
 from functools import cache
 from itertools import accumulate
@@ -46,6 +46,16 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
     behind = [*accumulate(apart[:0:-1], mul, initial=one)][::-1]
     own = torch.eye(p, dtype=torch.bool, device=z.device).reshape(p, p, *[1] * z.ndim)
     return torch.stack([*map(mul, before, behind)]) / (nodes[:, None] - nodes).masked_fill(own, 1.0).prod(1)
+
+
+def lagrange_slopes(nodes: Tensor, z: Tensor) -> Tensor:
+    """Evaluate the derivatives of these polynomials by `z`, likewise: sums of products without one factor."""
+    p, over = nodes.shape[-1], nodes.ndim - 1
+    one = torch.eye(p, dtype=torch.bool, device=z.device)
+    nodes = nodes.movedim(-1, 0).reshape(p, *nodes.shape[:-1], *[1] * (z.ndim - over))
+    left_out, own = ((one[:, None] | one).reshape(p, p, p, *[1] * z.ndim), one.reshape(p, p, *[1] * z.ndim))
+    products = (z - nodes).masked_fill(left_out, 1.0).prod(2)  # of all factors but those of j and m
+    return products.masked_fill(own, 0.0).sum(1) / (nodes[:, None] - nodes).masked_fill(own, 1.0).prod(1)
 
 
 @check_arguments

@@ -77,7 +77,8 @@ class Matrix(Operator):
         return cls._of(torch.stack([A.M.reshape(A.M.shape[-2:]) for A in maps]).repeat_interleave(n, 0))
 
     def mix(self, weights: Tensor) -> Matrix:
-        return self._of(torch.tensordot(weights, self.M.expand(weights.shape[1], *self.M.shape[-2:]), 1))
+        M = self.M.expand(weights.numel(), *self.M.shape[-2:]).unflatten(0, weights.shape)
+        return self._of(torch.einsum("nm,nmij->nij", weights, M))
 
     @property
     def axes(self) -> None:

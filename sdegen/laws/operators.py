@@ -59,7 +59,7 @@ class Operator(ABC):
 
     @abstractmethod
     def mix(self, weights: Tensor) -> Self:
-        """Return the sums ``Σ_j weights[i, j] A_j`` of the maps of a row, for weights ``(n, rows)``."""
+        """Return the sums ``Σ_j weights[i, j] A_{i m + j}`` of the maps of `n` blocks of `m` rows, for weights ``(n, m)``."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -289,7 +289,7 @@ class Scale(Elementwise):
         return maps[0]._of(torch.stack([A.c.reshape(()) for A in maps]).repeat_interleave(n))
 
     def mix(self, weights: Tensor) -> Scale:
-        return self._of(weights @ self.c.expand(weights.shape[1]))
+        return self._of((weights * self.c.expand(weights.numel()).reshape(weights.shape)).sum(1))
 
     def matrix(self) -> Tensor:
         return self.c[..., None, None]

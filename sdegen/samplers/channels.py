@@ -13,11 +13,12 @@ from __future__ import annotations
 __all__ = ["Channels", "Unlimited"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..laws.interpolation import gauss
+from ..laws.interpolation import gauss, lagrange_slopes
 from ..laws.kernels import Transition, posterior
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator
@@ -26,7 +27,7 @@ from ..models.score import ScoreModel, rotated
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .followed import Followed
-from .moves import Asked, Jump, Move, Node, Spread, add_multiple, multiply
+from .moves import Asked, Jump, Move, Moves, Node, Spread, add_multiple, multiply
 from .polynomials import polynomials
 from .references import ReferenceLaw
 
@@ -55,47 +56,51 @@ class Channels:
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Plan the model evaluations ``q = E[x_0 | x] + C Phiᵀ score`` at the times ``(N,)``, read off from the velocity."""
-        at = self.sde.marginal(t)
-        one = at.Phi.one()
+        one = self.sde.datum.one()
         if self.around.point:
             return [Node(question) for question in model.ask(t, denoise=one)]
-        a, P = (A.prepared(self.like).each(len(t)) for A in self._reading(at))
+        a, P = (self.split(A, len(t)) for A in self._reading(self.sde.marginal(t)))
         return [Node(*v) for v in zip(model.ask(t, velocity=one), zip(P, a, strict=True), strict=True)]
 
-    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> Moves[Operator]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
-            return []
+            return Moves(times[:0], self.sde.datum, None, [], [], [])
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
-        at_t, at_s = (self.sde.marginal(times[v]) for v in (t, s))
-        (Psi_t, M_t), (Psi_s, M_s) = (self.pieces(at) for at in (at_t, at_s))
-        phi, carry = self.phi(times), Psi_s @ Psi_t.inv()
+        angles = self.phi(torch.cat([times, times.new_tensor([NEAREST * self.sde.T])]))
+        phi, nearest = angles[:-1], angles[-1]
+        Psi, M = self.pieces(self.sde.marginal(times))
+        carry = Psi[s] @ Psi[t].inv()
         l_t, l_s = (polynomials(self.clock(phi), asked, self.clock(phi[v])) for v in (t, s))
-        integrals = self._integrals(
-            phi, asked, phi[t], phi[s].maximum(self.phi(times.new_tensor(NEAREST * self.sde.T)))
-        )
-        past, moves = carry @ M_t, []
-        for i, v in enumerate(asked):  # of each, the weights of its evaluations are a row of operators
-            W = M_s[i] * l_s[:, i] - past[i] * l_t[:, i] - Psi_s[i] @ integrals[i]
-            W = W.prepared(self.like)
-            moves.append(Move(times[v.s], carry[i].prepared(self.like), None, [W[j] for j in range(len(v.seen))]))
-        return moves
+        integrals = self._integrals(phi, asked, phi[t], phi[s].maximum(nearest))
+        M_s, Psi_s, past = M[s], Psi[s], carry @ M[t]
+        each = zip(l_s, l_t, integrals, strict=True)
+        weights = [M_s * at_s - past * at_t - Psi_s @ between for at_s, at_t, between in each]
+        return Moves(times[s], carry, None, weights, [], [len(v.seen) for v in asked])
+
+    def split(self, A: Operator, n: int) -> list[Operator]:
+        """Split a map into `n` prepared ones."""
+        return A.prepared(self.like).each(n)
+
+    def apart(self, moves: Moves[Any]) -> list[Move]:
+        """Split updates into prepared ones."""
+        n = len(moves.s)
+        return moves.each(lambda A: self.split(A, n), [None] * n)
 
     def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> list[Operator]:
-        """Return ``∫ K l_j' dphi`` over every update, a row of as many operators as there are evaluations, with ``K = Psi⁻¹ M``.
+        """Return ``∫ K l_j' dphi`` over every update, of each evaluation a map with a row for every update, with ``K = Psi⁻¹ M``.
 
         ``∫ l_j dK`` follows by parts. So it is exact for what a polynomial of degree 0 says, and `K`, which grows without bound
         towards the data and has kinks where coefficients jump, is not differentiated. Nodes are even in ``log phi``.
         """
-        z, w = gauss(POINTS)
+        u, w = gauss(POINTS)
         length = (end / start).log()[:, None]
-        path = start[:, None] * (0.5 * (z + 1) * length).exp()  # (moves, points)
+        path = start[:, None] * (0.5 * (u + 1) * length).exp()  # (moves, points)
         Psi, M = self.pieces(self.sde.marginal(self.time(path.reshape(-1))))
         K = Psi.inv() @ M
-        nodes = self.clock(phi)
-        _, slope = value_and_slope(lambda u: polynomials(nodes, asked, self.clock(u)), path, path * length)
-        weights = slope * (0.5 * w)
-        return [K[i * POINTS : (i + 1) * POINTS].mix(weights[:, i]) for i in range(len(asked))]
+        z, speed = value_and_slope(self.clock, path, path * length)
+        slopes = polynomials(self.clock(phi), asked, z, lagrange_slopes)
+        return [K.mix(v) for v in slopes * (0.5 * w * speed)]
 
     def jump(self, t: Tensor, s: Tensor) -> Jump:
         """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
@@ -123,8 +128,7 @@ class Channels:
         (Psi_t, _), (Psi_s, _) = (self.pieces(at) for at in (at_t, at_s))
         carry = Psi_s @ Psi_t.inv()
         root = self.root(at_t, at_s, carry, self.sde.transition(times[1:], times[:-1]))
-        carry, root = (A.prepared(self.like) for A in (carry, root))
-        return [Spread(carry[i], root[i]) for i in range(len(times) - 1)]
+        return [Spread(*v) for v in zip(*(self.split(A, len(times) - 1) for A in (carry, root)), strict=True)]
 
     def root(self, at_t: Marginal, at_s: Marginal, carry: Operator, s_to_t: Transition) -> Operator:
         """Return a root of the covariance of the noise that a step from `t` to `s` adds, ``V_s − carry V_t carryᵀ``."""
@@ -159,7 +163,7 @@ class Unlimited(Channels):
 
     def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
         """Plan the model evaluations ``q = E[z | x]`` at the times ``(N,)``."""
-        return [Node(question) for question in model.ask(t, noise=self.sde.marginal(t).Phi.one())]
+        return [Node(question) for question in model.ask(t, noise=self.sde.datum.one())]
 
     def root(self, at_t: Marginal, at_s: Marginal, carry: Operator, s_to_t: Transition) -> Operator:
         """Return `eta` times the root of the forward transition's covariance, taken back to `s`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["ByCoordinate", "Scalar"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +17,14 @@ from torch import Tensor
 from ..laws.diagonal import Diagonal
 from ..laws.interpolation import rule
 from ..laws.marginals import Marginal
-from ..laws.operators import Scale
+from ..laws.operators import Elementwise, Scale
 from ..models.network import NARROWEST
 from ..models.score import ScoreModel
 from ..precision import apply_matrix
 from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
-from .moves import Asked, Coefficient, Jump, Move, Node, Spread, add_multiple, multiply
+from .moves import Asked, Coefficient, Jump, Move, Moves, Node, Spread, add_multiple, multiply
 from .polynomials import group_by_ends, polynomials
 from .references import ReferenceLaw
 
@@ -61,11 +62,15 @@ class Scalar:
         """Whether directions are the numbers of a state themselves."""
         return self.Q is None
 
-    def split(self, values: Tensor) -> list[Coefficient]:
-        """Split coefficients ``(N, *directions)`` into `N` prepared ones, numbers as operators."""
+    def _map(self, values: Tensor) -> Elementwise:
+        """Return coefficients ``(N, *directions)`` as a map with `N` rows."""
+        return Diagonal(values) if self.c.ndim else Scale(values)
+
+    def split(self, A: Elementwise) -> list[Coefficient]:
+        """Split a map with `N` rows into `N` prepared coefficients, of many directions numbers, of one an operator."""
         if self.c.ndim:
-            return [*self.unbind(values)]
-        return [*Scale(values).prepared(self.like).each(len(values))]
+            return [*self.unbind(A.c)]
+        return [*A.prepared(self.like).each(len(A.c))]
 
     def unbind(self, values: Tensor) -> list[Tensor]:
         """Split coefficients ``(N, directions)`` into `N` prepared vectors, one number for every direction."""
@@ -120,20 +125,21 @@ class Scalar:
         at, phi = self.sde.marginal(t), self.angles(self.phi(t), t)
         cos, sin, P = phi.cos(), phi.sin(), self.P_squared(phi).sqrt()
         pull = sin * cos * (self.n - self.c) / P
+        b = self.offset(phi, P)
         if self.lean:
             factor = self.leaning(phi)
             pull, P = factor * pull, factor * P
         if (scale := self._scale(model, at, P)) is not None:
-            pull, P = pull / scale, P / scale
+            pull, P, b = pull / scale, P / scale, b / scale
         a = -pull / self.root(at)
         if not self.c.ndim:
             return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
-        b = self.constants(pull * cos + P * sin)
+        constants = self.constants(b)
         if self.own_axes:
             questions = model.ask(t, x=Diagonal(a), velocity=Diagonal(P))
-            return [Node(question, None, constant) for question, constant in zip(questions, b, strict=True)]
+            return [Node(question, None, constant) for question, constant in zip(questions, constants, strict=True)]
         questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
-        return [Node(*v) for v in zip(questions, affine, b, strict=True)]
+        return [Node(*v) for v in zip(questions, affine, constants, strict=True)]
 
     def _scale(self, model: ScoreModel, at: Marginal, P: Tensor) -> Tensor | None:
         """Return what evaluations are divided by and weights multiplied with, ``(N, *directions)``, so that what a network says
@@ -146,15 +152,20 @@ class Scalar:
         scale = numbers.reshape(-1, *(self.c.shape if numbers.shape[1] > 1 else [1] * self.c.ndim)) * P
         return torch.where((scale.abs() > FAINT) & scale.isfinite(), scale, 1.0)
 
-    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> list[Move]:
+    def offset(self, phi: Tensor, P: Tensor) -> Tensor:
+        """Return what the mean is multiplied by in the constant of `q`, at angles of every direction: ``n sin / P``."""
+        b = self.n * phi.sin() / P
+        return self.leaning(phi) * b if self.lean else b
+
+    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> Moves[Elementwise]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
-            return []
+            return Moves(times[:0], self._map(times[:0]), None, [], [], [])
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
         at, phi = self.sde.marginal(times), self.phi(times)
         r, angles = self.root(at), self.angles(phi, times)
-        start, end = angles[t], angles[s]
-        P_t, P_s = self.P_squared(start).sqrt(), self.P_squared(end).sqrt()
+        P = self.P_squared(angles).sqrt()
+        start, end, P_t, P_s = angles[t], angles[s], P[t], P[s]
         unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
         if unable.any():
             raise ValueError(
@@ -182,16 +193,23 @@ class Scalar:
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
-        P = self.P_squared(angles).sqrt()
+        seen = torch.tensor([[*v.seen, *[v.seen[0]] * (len(weights) - len(v.seen))] for v in asked]).T
+        b = self.offset(angles, P)
         if (scale := self._scale(model, at, self.leaning(angles) * P if self.lean else P)) is not None:
-            seen = [[*v.seen, *[v.seen[0]] * (len(weights) - len(v.seen))] for v in asked]
-            weights = weights * scale[torch.tensor(seen).T]
+            weights, b = weights * scale[seen], b / scale
         ratio = P_s / P_t
         if self.eta:
             ratio = ratio * self.kept(end, start) ** (0.5 * self.eta**2)
-        shifts = self.constants(r[s] * (end.cos() - ratio * start.cos()))
-        each = zip(asked, self.split(r[s] / r[t] * ratio), shifts, *map(self.split, weights), strict=True)
-        return [Move(times[v.s], carry, shift, own[: len(v.seen)]) for v, carry, shift, *own in each]
+        carry, share, constants, counts = self._map(r[s] / r[t] * ratio), None, [], [len(v.seen) for v in asked]
+        if self.m.any():
+            share = self._map(r[s] * (end.cos() - ratio * start.cos()))
+            constants = [self._map(v) for v in b[seen].unbind()]
+        return Moves(times[s], carry, share, [self._map(W) for W in weights], constants, counts)
+
+    def apart(self, moves: Moves[Any]) -> list[Move]:
+        """Split updates into prepared ones."""
+        shifts = [None] * len(moves.s) if moves.share is None else self.constants(moves.share.c)
+        return moves.each(self.split, shifts)
 
     def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.
@@ -240,7 +258,7 @@ class Scalar:
             root = self.eta * end.cos() * (start.tan().square() - end.tan().square()).sqrt()
             root = root.expand_as(P_s)
         carry = r[1:] / r[:-1] * P_s / self.P_squared(start).sqrt() * kept ** (0.5 * self.eta**2)
-        return [Spread(*v) for v in zip(self.split(carry), self.split(r[1:] * root), strict=True)]
+        return [Spread(*v) for v in zip(*(self.split(self._map(v)) for v in (carry, r[1:] * root)), strict=True)]
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the coordinates of the state in the eigenbasis of the reference."""

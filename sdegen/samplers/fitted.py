@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fitted", "multiplied_move", "multiplied_plan", "travel"]
+__all__ = ["Fitted", "multiplied", "multiplied_move", "travel"]
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from .clocks import angle, share
 from .exponential import Pieces
 from .exponential_sde import ExponentialSDE
 from .moves import Move
-from .multistep import Multistep, MultistepStep, merge_updates
+from .multistep import Multistep, MultistepStep, Updates
 from .references import Reference
 from .steps import take_steps
 
@@ -86,27 +86,28 @@ class Fitted(ExponentialSDE):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights and the noise, multiplied by the fitted factors."""
-        return multiplied_plan(self.updates(model, times), self.factors, self.noises)
+        return multiplied(self.updates(model, times), self.factors, self.noises).merged().steps()
 
 
 def multiplied_move(move: Move, factors: Tensor) -> Move:
     return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
-def multiplied_plan(updates: list[MultistepStep], factors: Tensor, noises: Tensor | None = None) -> list[MultistepStep]:
+def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) -> Updates:
     """Multiply the weights of all updates and corrections, one row of factors for every move, and the noise of every step, and
-    return the plan.
+    return them.
     """
-    moves = sum(1 + (c.correct is not None) for c in updates)
+    n, corrections, spreads = len(updates.nodes), updates.corrections, updates.spreads
+    moves, apart = (n, 1) if corrections is None else (2 * n - 1, 2)
     if len(factors) < moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
-    rows, steps = iter(factors), []
-    for k, c in enumerate(updates):
-        if c.spread is not None and noises is not None:
-            c = c._replace(spread=c.spread._replace(root=c.spread.root * noises[k]))
-        correct = None if c.correct is None else multiplied_move(c.correct, next(rows))
-        steps.append(c._replace(correct=correct, move=multiplied_move(c.move, next(rows))))
-    return merge_updates(steps)
+    if noises is not None:
+        spreads = [c and c._replace(root=c.root * noise) for c, noise in zip(spreads, noises, strict=True)]
+    if corrections is not None:
+        corrections = corrections.multiplied(factors[1:moves:apart])
+    return updates._replace(
+        moves=updates.moves.multiplied(factors[:moves:apart]), corrections=corrections, spreads=spreads
+    )
 
 
 def travel(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from .clocks import share
-from .fitted import Fitted, multiplied_plan
+from .fitted import Fitted, multiplied
 from .multistep import MultistepStep
 
 
@@ -22,7 +22,7 @@ class Knobs:
         self.stops = fitted.stops.double()
         self.ticks = share(self.flow.clock(self.stops))
         self.known = (self.stops, fitted.updates(model, self.stops))
-        moves = [(k, m) for k, c in enumerate(self.known[1]) for m in (c.correct, c.move) if m is not None]
+        moves = [(k, m) for k, c in enumerate(self.known[1].steps()) for m in (c.correct, c.move) if m is not None]
         counts = torch.tensor([len(m.weights) for _, m in moves])
         self.mask = torch.arange(fitted.order + 1) < counts[:, None]
         gaps = -self.ticks.diff()
@@ -46,4 +46,4 @@ class Knobs:
         """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
         if not torch.equal(self.known[0], sampler.stops):
             self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
-        return multiplied_plan(self.known[1], sampler.factors, sampler.noises)
+        return multiplied(self.known[1], sampler.factors, sampler.noises).merged().steps()

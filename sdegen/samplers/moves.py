@@ -10,16 +10,16 @@ __all__ = [
     "Coefficient",
     "Jump",
     "Move",
+    "Moves",
     "Node",
     "Spread",
-    "add_after",
     "add_multiple",
     "apply_move",
     "multiply",
 ]
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch import Tensor
 from ..laws.operators import Operator, add_product
 
 Coefficient = Operator | Tensor  # a map of the state, or one number for every direction
+A = TypeVar("A", bound=Operator)
 
 
 class Node(NamedTuple):
@@ -47,13 +48,53 @@ class Move(NamedTuple):
     shift: Tensor | None
     weights: Sequence[Coefficient]
 
-    def with_constants(self, constants: Sequence[Tensor | None]) -> Move:
-        """Return the update from evaluations that go without their constants, newest first."""
-        shift = self.shift
-        for W, constant in zip(self.weights, constants, strict=False):
-            if constant is not None:
-                shift = multiply(W, constant, shift)
-        return self._replace(shift=shift)
+
+class Moves(NamedTuple, Generic[A]):
+    """Coefficients of many updates, maps with a row for each: ``x_s = carry x_t + share m + Σ_j weights[j] q_j``, with the mean
+    `m` of the reference.
+
+    Attributes
+    ----------
+    s
+        The times they go to, ``(N,)``.
+    carry, share
+        The maps of state and mean; None for a mean of 0.
+    weights
+        The maps of evaluations, newest first; 0 for those that an update goes without.
+    constants
+        What the mean is multiplied by in the constant of each of these evaluations; none for a mean of 0.
+    counts
+        How many evaluations each update takes.
+    """
+
+    s: Tensor
+    carry: A
+    share: A | None
+    weights: list[A]
+    constants: list[A]
+    counts: list[int]
+
+    def rows(self, own: slice) -> Moves[A]:
+        """Return some of the updates."""
+        share = None if self.share is None else self.share[own]
+        weights, constants = ([W[own] for W in maps] for maps in (self.weights, self.constants))
+        return Moves(self.s[own], self.carry[own], share, weights, constants, self.counts[own])
+
+    def multiplied(self, factors: Tensor) -> Moves[A]:
+        """Return the updates with their weights multiplied, each by a row of factors ``(N, evaluations)``."""
+        return self._replace(weights=[W * f for W, f in zip(self.weights, factors.unbind(1), strict=False)])
+
+    def with_constants(self) -> Moves[A]:
+        """Return the updates from evaluations that go without their constants."""
+        share = self.share
+        for W, b in zip(self.weights, self.constants, strict=False):
+            share = share + W @ b
+        return self._replace(share=share, constants=[])
+
+    def each(self, split: Callable[[A], list[Any]], shifts: Sequence[Tensor | None]) -> list[Move]:
+        """Split the updates, their maps by `split`, and return them."""
+        each = zip(self.s.unbind(), shifts, self.counts, split(self.carry), *map(split, self.weights), strict=True)
+        return [Move(s, carry, shift, own[:count]) for s, shift, count, carry, *own in each]
 
 
 class Spread(NamedTuple):
@@ -88,13 +129,6 @@ def multiply(c: Coefficient, x: Tensor, constant: Tensor | None = None) -> Tenso
     if not isinstance(c, Tensor):
         return c(x) if constant is None else c(x) + constant
     return x * c.to(x) if constant is None else torch.addcmul(constant.to(x), c.to(x), x)
-
-
-def add_after(c: Any, a: Coefficient, b: Any) -> Any:
-    """Return the coefficient that does what `c` does and, on top, what `b` and then `a` do; without `c` what these two do."""
-    if isinstance(a, Tensor):
-        return a * b if c is None else torch.addcmul(c, a, b)
-    return a @ b if c is None else c + a @ b
 
 
 def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Multistep", "MultistepMemory", "MultistepStep", "merge_updates"]
+__all__ = ["Multistep", "MultistepMemory", "MultistepStep", "Updates"]
 
-from itertools import zip_longest
+from collections.abc import Sequence
 from operator import sub
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
@@ -17,7 +18,7 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear, require_noise
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Move, Node, Spread, add_after, add_multiple, apply_move, multiply
+from .moves import Asked, Move, Moves, Node, Spread, add_multiple, apply_move, multiply
 from .references import Reference
 from .step_noise import StepNoise
 
@@ -30,7 +31,7 @@ class MultistepStep(NamedTuple):
     restart, again
         Whether the update begins at the first state, and whether that of the next step does.
     correct
-        The update that corrects the state with its own evaluation, until `merge_updates`.
+        The update that corrects the state with its own evaluation, until it is `Updates.merged`.
     """
 
     pieces: Pieces
@@ -53,26 +54,67 @@ class MultistepMemory(NamedTuple):
     bare: Tensor | None
 
 
-def merge_updates(steps: list[MultistepStep]) -> list[MultistepStep]:
-    """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return the new plan.
+class Updates(NamedTuple):
+    """Coefficients of all steps of a multistep method at once, before they are split.
 
-    A corrected state is never evaluated, it is only where the next update begins. It differs from the state by weights alone,
-    ``Σ (W^c_j − W_j) q_j``, since carry, shift and noise are those of the update that led there; so it costs one weight more.
+    Attributes
+    ----------
+    moves
+        The update of every step.
+    corrections
+        The updates that correct the states after the first, from where the step before began; None for none.
+    repair
+        The update that repairs the second evaluation, in the third step; None for none.
+    restarts
+        Whether the update of a step begins at the first state.
     """
-    merged: list[MultistepStep] = []
-    constants: list[Tensor | None] = []
-    for k, c in enumerate(steps):
-        constants = [c.node.constant, *constants]
-        move, repair = c.move, c.repair
-        if c.correct is not None and not c.restart:
-            newest, *corrected = c.correct.weights
-            apart = [newest, *map(sub, corrected, steps[k - 1].move.weights)]
-            move = move._replace(weights=[add_after(W, move.carry, V) for W, V in zip_longest(move.weights, apart)])
-        if repair is not None:
-            repair = repair[0].with_constants(constants), repair[1]._replace(constant=None)
-        node, move = c.node._replace(constant=None), move.with_constants(constants)
-        merged.append(c._replace(node=node, move=move, correct=None, repair=repair))
-    return merged
+
+    pieces: Pieces
+    nodes: list[Node]
+    moves: Moves[Any]
+    corrections: Moves[Any] | None
+    repair: Moves[Any] | None
+    restarts: list[bool]
+    spreads: Sequence[Spread | None]
+
+    def merged(self) -> Updates:
+        """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return them.
+
+        A corrected state is never evaluated, it is only where the next update begins. It differs from the state by weights and
+        constants alone, ``Σ (W^c_j − W_j) q_j``, since carry and noise are those of the update that led there; so it costs one
+        weight more.
+        """
+        nodes = [node._replace(constant=None) for node in self.nodes]
+        repair = None if self.repair is None else self.repair.with_constants()
+        moves = self.moves.with_constants()
+        if self.corrections is not None:
+            moves = self._corrected(moves, self.corrections.with_constants())
+        return self._replace(nodes=nodes, moves=moves, corrections=None, repair=repair)
+
+    def _corrected(self, moves: Moves[Any], corrections: Moves[Any]) -> Moves[Any]:
+        """Return the updates from corrected states, but for those that begin at the first."""
+        n = len(self.nodes)
+        last = torch.arange(-1, n - 1).clamp_min(0)
+        after = moves.carry * torch.tensor([float(k > 0 and not restart) for k, restart in enumerate(self.restarts)])
+        newest, *weights = [A[last] for A in corrections.weights]
+        apart = [newest, *map(sub, weights, (A[last] for A in moves.weights))]
+        weights = [W + after @ A for W, A in zip(moves.weights, apart, strict=True)]
+        share = moves.share
+        if share is not None and corrections.share is not None:
+            share = share + after @ (corrections.share[last] - share[last])
+        return moves._replace(share=share, weights=weights, counts=[min(k + 1, len(weights)) for k in range(n)])
+
+    def steps(self) -> list[MultistepStep]:
+        """Split the coefficients, and return those of each step."""
+        n, apart = len(self.nodes), self.pieces.apart
+        corrections: list[Move | None]
+        corrections = [None] * n if self.corrections is None else [None, *apart(self.corrections)]
+        repairs: list[tuple[Move, Node] | None] = [None] * n
+        if self.repair is not None:
+            repairs[2] = apart(self.repair)[0], self.nodes[1]
+        again = [*self.restarts[1:], False][:n]
+        each = zip(self.nodes, apart(self.moves), self.restarts, again, corrections, repairs, self.spreads, strict=True)
+        return [MultistepStep(self.pieces, *c) for c in each]
 
 
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
@@ -133,27 +175,30 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
         """Plan the weights of every step, corrections merged into them."""
-        return merge_updates(self.updates(model, times))
+        return self.updates(model, times).merged().steps()
 
-    def updates(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
+    def updates(self, model: ScoreModel, times: Tensor) -> Updates:
         """Plan the weights of every update and every correction, each by itself."""
         pieces, p, n = self.pieces(model), self.order, len(times) - 1
-        nodes = pieces.nodes(model, times[:-1])
         seen = [range(k, max(k - p, -1), -1) for k in range(n)]
         restarts = [0 < k < p - 1 for k in range(n)]
         starts = [0 if restart else k for k, restart in enumerate(restarts)]
         asked = [Asked(starts[k], k + 1, seen[k]) for k in range(n)]
-        if self.corrector:
+        corrects, repairs = self.corrector and n > 1, p == 4 and n > 2
+        if corrects:
             asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
-        if p == 4 and n > 2:
+        if repairs:
             asked.append(Asked(0, 1, seen[2]))
         moves = pieces.moves(model, times, asked)
-        corrections = [None, *moves[n : 2 * n - 1]][:n] if self.corrector else [None] * n
-        repairs = [(moves[-1], nodes[1]) if p == 4 and k == 2 else None for k in range(n)]
-        spreads = pieces.spreads(times) if self.eta else [None] * n
-        again = [*restarts[1:], False][:n]
-        each = zip(nodes, moves[:n], restarts, again, corrections, repairs, spreads, strict=True)
-        return [MultistepStep(pieces, *c) for c in each]
+        return Updates(
+            pieces,
+            pieces.nodes(model, times[:-1]),
+            moves.rows(slice(n)),
+            moves.rows(slice(n, 2 * n - 1)) if corrects else None,
+            moves.rows(slice(len(asked) - 1, None)) if repairs else None,
+            restarts,
+            pieces.spreads(times) if self.eta else [None] * n,
+        )
 
     def step(
         self, model: ScoreModel, x: Tensor, c: MultistepStep, noise: Noise, state: MultistepMemory | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["check_distinct", "group_by_ends", "polynomials"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,23 +13,25 @@ from ..laws.interpolation import lagrange
 from .moves import Asked
 
 
-def polynomials(clock: Tensor, asked: Sequence[Asked], z: Tensor) -> Tensor:
-    """Evaluate the Lagrange polynomials of the evaluations of every update at the points `z` ``(moves, *)``: ``(most,
-    moves, *)``.
+def polynomials(
+    clock: Tensor, asked: Sequence[Asked], z: Tensor, values: Callable[[Tensor, Tensor], Tensor] = lagrange
+) -> Tensor:
+    """Evaluate the Lagrange polynomials of the evaluations of every update at the points `z` ``(moves, *)``, or their slopes
+    by `lagrange_slopes`: ``(most, moves, *)``.
 
     Raises
     ------
     ValueError
-        If the clock is infinite at one of them.
+        If the clock is infinite at one of them, or two evaluations are at one noise level.
     """
     counts = [len(v.seen) for v in asked]
     l = z.new_zeros(max(counts), *z.shape)
     for p in set(counts):
         alike = [i for i, count in enumerate(counts) if count == p]
-        nodes = clock[torch.tensor([asked[i].seen for i in alike])]
-        check_distinct(nodes)
-        l[:p, alike] = lagrange(nodes, z[alike])
+        l[:p, alike] = values(clock[torch.tensor([asked[i].seen for i in alike])], z[alike])
     if not l.isfinite().all():
+        for v in asked:
+            check_distinct(clock[torch.tensor(v.seen)])
         raise ValueError(
             "the clock is infinite at one of the times of the grid; use the clock angle or share, or a grid that stays off the "
             "ends of the process."

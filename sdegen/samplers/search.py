@@ -128,7 +128,7 @@ class Search:
         pieces = Multistep(2, reference=self.reference).pieces(model)
         teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
         student = Student(times, order, self.reference, teacher)
-        travel(student, student.updates(model, times), model, self.train.states[0])
+        travel(student, student.updates(model, times).steps(), model, self.train.states[0])
         return Fitted(times, torch.stack(student.found), order, self.denoise, self.reference)
 
     def snap(self, grid: Angle) -> list[int]:

@@ -82,7 +82,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
             asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
             asked.append(Asked(k, end, [stage[-1], k]))
-        moves = pieces.moves(model, stops, asked)
+        moves = pieces.apart(pieces.moves(model, stops, asked))
         return [
             SinglestepStep(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)])
             for k, stage in enumerate(stages)
