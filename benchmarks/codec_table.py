@@ -5,7 +5,8 @@
 
 Images are written by `sdegen.Codec`, read again, and compared bit for bit: a row exists only if they are the same. The bound
 is that of the same images on the same chain, `sdegen.discrete_bits_per_dim`, with its error over draws. The estimate is that of
-the flow with uniform dequantisation, `sdegen.bits_per_dim`: the bound, and what the two differ by on the first of the images.
+the flow with uniform dequantisation, `sdegen.bits_per_dim`, of the model that was trained for bits with noise of its own,
+`sdegen.noised_bits_per_dim`: the bound, and what the two differ by on the first of the images.
 Other formats get all images as one, below each other: PNG and WebP by Pillow, zlib and LZMA of the bytes. All are in bits per
 number. Needs ``sdegen[codec]``. Then what parts of a training for bits are worth (`codec_recipe`).
 """
@@ -17,6 +18,7 @@ import lzma
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from benchmarks import command
 from benchmarks.codec_recipe import recipe_block
 from benchmarks.devices import fit_on
 from benchmarks.files import made
+from benchmarks.likelihood_recipe import chain_times, load, train
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
@@ -80,11 +83,39 @@ def others(x: Tensor) -> dict[str, int]:
     return sizes | {"zlib": len(zlib.compress(content, 9)), "LZMA": len(lzma.compress(content, preset=9))}
 
 
-def written(model: Any, images: Images, steps: int, few: int, device: str) -> Values:
+Flow = Callable[..., sdegen.LogProb]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row: what is written, and by what.
+
+    Attributes
+    ----------
+    model, images
+        Functions that return them.
+    count, few
+        How many images are written, and of how many the flow is asked.
+    steps
+        From a model to the steps of its chain, or their times.
+    flow
+        Bits by the flow.
+    """
+
+    model: Callable[[], sdegen.ScoreModel]
+    images: Callable[[], Images]
+    count: int
+    few: int
+    steps: Callable[[Any], int | Tensor]
+    flow: Flow
+
+
+def written(case: Case, device: str) -> Values:
     """The file of some images, and what else they take; the network is asked on a device."""
-    model = model.to(device)
+    model: Any = case.model()
+    model, images = model.to(device), case.images()[: case.count]
     x, scaling = images.x, Scaling(-1, 1, images.levels)
-    codec = sdegen.Codec(model, scaling, steps)
+    codec = sdegen.Codec(model, scaling, case.steps(model))
     began = time.perf_counter()
     file = codec.encode(x)
     between = time.perf_counter()
@@ -97,39 +128,53 @@ def written(model: Any, images: Images, steps: int, few: int, device: str) -> Va
     found = sdegen.discrete_bits_per_dim(model, there, scaling, codec.times, draws=2, generator=seeded, batch=64)
     bound, error = found.value.mean().item(), found.stderr.square().mean().sqrt().item() / len(x) ** 0.5
     own = 8 * len(file) / x.numel()
-    flow = sdegen.bits_per_dim(
-        model, there[:few], scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded
-    ).value
-    apart = flow - found.value[:few]
+    flow = case.flow(model, there[: case.few], scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded).value
+    apart = flow - found.value[: case.few]
     return {
         "images": [len(x), None],
         "bound": [bound, error],
         "file": [own, None],
         "file / bound": [own / bound, own * error / bound**2],
-        "estimate of the flow": [bound + apart.mean().item(), apart.std().item() / few**0.5],
+        "estimate of the flow": [bound + apart.mean().item(), apart.std().item() / case.few**0.5],
         "s an image, writing": [(between - began) / len(x), None],
         "s an image, reading": [(ended - between) / len(x), None],
     } | {name: [8 * size / x.numel(), None] for name, size in others(x).items()}
+
+
+def for_bits(table: Table) -> Any:
+    """The model of the digits that was trained for bits, trained where the file is not there yet."""
+    there = table.beside("likelihood_recipe_quick" if table.quick else "likelihood_recipe")
+    path = there.out / "models" / "digits-0.safetensors"
+    return load(made(path, partial(train, there, "digits", 0)), table.device)
 
 
 def codec_block(table: Table) -> str:
     """Return the table."""
     path = table.out / "models" / f"digits-{100 if table.quick else 1500}.safetensors"
     digits = partial(of_digits, 100 if table.quick else 1500, path, table.device)
-    steps = 10 if table.quick else 30
-    cases: dict[str, tuple[Callable[[], sdegen.ScoreModel], Callable[[], Images], int, int]] = {
-        "digits": (digits, sdegen.data.digits, 1000, 100),
-        "sprites": (partial(shipped, "sprites"), lambda: SPLITS["sprites"]().test, 200, 20),
-        "mnist": (partial(shipped, "mnist"), lambda: SPLITS["mnist"]().test, 200, 20),
-        "fashion_mnist": (partial(shipped, "fashion_mnist"), lambda: SPLITS["fashion_mnist"]().test, 200, 20),
+    few, many = (4, 20) if table.quick else (100, 1000)
+    uniform: Callable[[Any], int] = lambda model: 10 if table.quick else 30  # noqa: E731
+    to_the_end = partial(chain_times, steps=10 if table.quick else 50)
+    cases = {
+        "digits": Case(digits, sdegen.data.digits, many, few, uniform, sdegen.bits_per_dim),
+        "digits, trained for bits": Case(
+            partial(for_bits, table), sdegen.data.digits, many, few, to_the_end, sdegen.noised_bits_per_dim
+        ),
     }
+    for name in ("sprites", "mnist", "fashion_mnist"):
+        test = partial(held_back, name)
+        cases[name] = Case(partial(shipped, name), test, min(many, 200), min(few, 20), uniform, sdegen.bits_per_dim)
 
     def compute(name: str, seed: int) -> Values:
-        model, images, n, few = cases[name]
-        return written(model(), images()[: 20 if table.quick else n], steps, 4 if table.quick else few, table.device)
+        return written(cases[name], table.device)
 
     rows = {name: table.row("codec", name, partial(compute, name), once=True) for name in cases}
     return table.write("codec", COLUMNS, rows)
+
+
+def held_back(name: str) -> Images:
+    """The test images of a set."""
+    return SPLITS[name]().test
 
 
 def main() -> None:

@@ -339,7 +339,7 @@ PARTIAL = [
     "inference_table", "latent_codes", "latent_codes --preset source", "race", "sources_table", "unnormalised_table",
     "weighted_table",
     "fid_table --data mnist", "families_table --data mnist",
-    "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000",
+    "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000", "likelihood_recipe",
 ]  # fmt: skip
 
 
