@@ -1,6 +1,6 @@
 """Weighted runs of products of laws: what they sample beside the law that is stated, and how their errors keep to what they say.
 
-    python -m benchmarks.weighted_table            # about ten minutes of one core
+    python -m benchmarks.weighted_table            # about a quarter of an hour of one core
     python -m benchmarks.weighted_table --quick
 
 Guidance along one mode of a mixture, ``p(x | c)^w p(x)^(1 − w)``, with exact scores: the law is the mode, thinned by the
