@@ -316,3 +316,12 @@ def test_a_step_is_a_share_of_the_process_however_long_that_is(sde: Any) -> None
     k = torch.tensor([0.0, 1.0, 499.0, 999.0], dtype=torch.float64)
     torch.testing.assert_close(StepIndex(1000)(sde, (k + 1) / 1000 * sde.T), k, rtol=0, atol=1e-9)
     assert StepIndex(1000)(sde, 0.0) == 0
+
+
+@pytest.mark.parametrize("T", [1.0, 5.0])
+def test_a_step_of_diffusers_is_the_same_share_of_the_process(T: float) -> None:
+    model = sdegen.Exact(sdegen.OU(T=T, rate=2 / T), RING)
+    net, _ = sdegen.to_diffusers(model, steps=100)
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for k in (0, 30, 99):
+        torch.testing.assert_close(net(x, k).sample, model.noise(x, (k + 1) / 100 * T))

@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+import sdegen
 from sdegen.laws.empirical import Empirical
 from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.metrics import (
@@ -589,3 +590,14 @@ def test_the_fewest_points_that_have_an_answer_are_taken_and_no_fewer(metric, le
     metric(x, y)  # is not refused
     with pytest.raises(ValueError, match=f"generated has {least - 1} points; this metric needs at least {least}"):
         metric(x[1:], y[1:])
+
+
+def test_what_the_prior_misses_does_not_depend_on_units() -> None:
+    """A process in units on data of these units does to them what the process does to standardised data."""
+    mean, std, sde = torch.tensor([3.0, -1.0]).double(), torch.tensor([5.0, 0.2]).double(), sdegen.OU(T=1.0)
+    law = sdegen.GaussianMixture(
+        torch.tensor([0.3, 0.7]), torch.tensor([[1.0, -0.5], [-0.7, 0.4]]), torch.tensor([0.2, 0.4])
+    )
+    there = sdegen.GaussianMixture(law.weights, mean + std * law.means, law.covariances[:, None] * std.square())
+    gap = prior_gap(sde.in_units(sdegen.laws.Units(mean, std)), there).value
+    assert gap == pytest.approx(prior_gap(sde, law).value, rel=1e-6) and gap > 1e-5

@@ -111,6 +111,13 @@ class OwnDenoiser(sdegen.Exact):
         return 0.9 * super().denoise(x, t)
 
 
+class OwnNoise(sdegen.Exact):
+    """`noise` is overridden and `estimate` is not."""
+
+    def noise(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        return 0.9 * super().noise(x, t)
+
+
 class DividesByAlpha(sdegen.Exact):
     """Clean data by division, without a value where there is no signal."""
 
@@ -137,6 +144,7 @@ MODELS: list[Fault] = [
     (FirstTimeForAll, "rows_do_not_mix", READ),
     (WrongSign, "readings_agree", {"answers_are_sums_of_readings"}),
     (OwnDenoiser, "readings_agree", {"answers_are_sums_of_readings"}),
+    (OwnNoise, "readings_agree", {"answers_are_sums_of_readings"}),
     (ForgetsTheScore, "answers_are_sums_of_readings", set()),
 ]
 
