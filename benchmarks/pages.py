@@ -210,6 +210,11 @@ NONLINEAR = {
     "answers": "Six answers of yes or no in 8 dimensions:\n\n",
 }
 
+CODES = {
+    "fashion_mnist": "Heads on codes, the VAE of the families table:\n\n",
+    "fashion_mnist-source-reconstruction": "Distances of reconstructions, the VAE of the recipes of the sources:\n\n",
+}
+
 RESTORED = {"fashion_mnist": "Fashion-MNIST", "sprites": "Sprites"}
 
 FIDS = {
@@ -342,9 +347,8 @@ def filled() -> Pages:
     )
     matrices = "![confusion matrices](results/mode_categories/confusion.png)"
     put(pages, HERE / "README.md", "categories", f"{table('categories', of='mode_categories')}\n\n{matrices}\n")
-    codes = sorted((HERE / "results" / "latent_codes").glob("*.md"))
-    with_rows = filter(None, (shown("latent_codes", path.stem, "walks") for path in codes))
-    put(pages, HERE / "README.md", "codes", "\n".join(with_rows))
+    codes = {text: shown("latent_codes", stem, "walks") for stem, text in CODES.items()}
+    put(pages, HERE / "README.md", "codes", "\n".join(f"{text}{rows}" for text, rows in codes.items()))
     chosen = ["KL(data‖model)", "k-NN KL", "C2ST", "kde_kl", "source", "train s", "seeds"]
     picture = "![densities of trained models beside the truth](benchmarks/results/kl_table/densities.png)"
     put(pages, HERE.parent / "README.md", "table", f"{table('kl', chosen)}\n\n{picture}\n")
