@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from labelled import SDES, Two, states
+from torch import Tensor
 
 import sdegen
 from sdegen.guidance import APG, CFGPlusPlus, CFGZeroStar, ClassifierFree
@@ -25,9 +26,9 @@ NAMED = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
 @NAMED
 def test_readings_of_every_variant_agree(sde: Any) -> None:
     inner = Two(sde)
-    models: list[sdegen.ScoreModel] = [APG(inner, 3.0, radius=0.5), CFGZeroStar(inner, 3.0, rest=0.7 * sde.T)]
+    models: list[sdegen.ScoreModel] = [APG(inner, 3.0, radius=0.5)]
     if sdegen.processes.scalar.is_scalar(sde):
-        models.append(CFGPlusPlus(inner, 0.6, TIMES * sde.T))
+        models += [CFGPlusPlus(inner, 0.6, TIMES * sde.T), CFGZeroStar(inner, 3.0, rest=0.7 * sde.T)]
     for model in models:
         assert check_model(Conditioned(model, label=0)).passed
 
@@ -72,20 +73,36 @@ def test_steps_of_cfg_plus_plus_keep_the_noise_without_condition(sde: sdegen.Lin
     torch.testing.assert_close(got, x, rtol=1e-7, atol=1e-7)
 
 
-def test_the_velocity_without_condition_is_scaled_to_be_nearest() -> None:
-    x = RING.sample(20, torch.Generator().manual_seed(0))
-    given, null = LABELLED.velocity(x, 0.4, label=1), LABELLED.velocity(x, 0.4)
+def straight_law(x: Tensor, t: float, label: int | None) -> Tensor:
+    """The velocity ``E[z − x_0 | x]`` of the paths ``(1 − t) x_0 + t z``, by the Gaussian or the mixture itself."""
+    law = RING if label is None else MODES[label]
+    apart = x[:, None] - (1 - t) * law.means
+    share = (RING.weights.log() - apart.square().sum(2) / (2 * (0.25 * (1 - t) ** 2 + t**2))).softmax(1)
+    if label is not None:
+        share = torch.ones(len(x), 1, dtype=torch.float64)
+    of_each = (t - 0.25 * (1 - t)) / (0.25 * (1 - t) ** 2 + t**2) * apart - law.means
+    return (share[..., None] * of_each).sum(1)
+
+
+def test_the_velocity_of_straight_paths_without_condition_is_scaled_to_be_nearest() -> None:
+    labelled = sdegen.ExactConditional(sdegen.Rectified(), MODES, RING)
+    x, t = RING.sample(20, torch.Generator().manual_seed(0)), 0.4
+    given, null = straight_law(x, t, 1), straight_law(x, t, None)
     fitted = torch.stack(
         [null[i] * torch.linalg.lstsq(null[i, :, None], given[i, :, None]).solution for i in range(20)]
-    )
-    got = CFGZeroStar(LABELLED, 3.0).velocity(x, 0.4, label=1)
-    torch.testing.assert_close(got, fitted.reshape(20, 2) + 3.0 * (given - fitted.reshape(20, 2)))
+    ).reshape(20, 2)
+    data, noise = CFGZeroStar(labelled, 3.0).estimate(x, t, label=1)
+    torch.testing.assert_close(noise - data, fitted + 3.0 * (given - fitted))
+    torch.testing.assert_close((1 - t) * data + t * noise, x)
 
 
 def test_nothing_moves_early_in_a_run() -> None:
-    model = CFGZeroStar(LABELLED, 3.0, rest=0.5)
+    model = CFGZeroStar(sdegen.ExactConditional(sdegen.Rectified(), MODES, RING), 3.0, rest=0.5)
     x = RING.sample(3, torch.Generator().manual_seed(0))
-    assert not model.velocity(x, 0.6, label=1).any() and model.velocity(x, 0.5, label=1).all()
+    path = sample(model, x_T=x, sampler=DDIM(8), return_path=True, seed=0, label=1)
+    times = DDIM(8).times(model.sde, denoise=True)
+    for t, before, after in zip(times, path, path[1:]):
+        assert torch.allclose(before, after, rtol=1e-9) == (t.item() > 0.5)
 
 
 def test_what_means_nothing_is_refused() -> None:
@@ -95,6 +112,8 @@ def test_what_means_nothing_is_refused() -> None:
         CFGPlusPlus(LABELLED, 0.5, TIMES.flip(0))
     with pytest.raises(TypeError, match="is not scalar"):
         CFGPlusPlus(Two(sdegen.CLD()), 0.5, TIMES)
+    with pytest.raises(TypeError, match="are not straight"):
+        CFGZeroStar(Two(sdegen.CLD()), 2.0)
     with pytest.raises(ValueError, match="rest = 3"):
         CFGZeroStar(LABELLED, 2.0, rest=3.0)
     with pytest.raises(ValueError, match="scale"):

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
-from ..laws.marginals import Marginal
 from ..laws.operators import Scale, rows
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..processes.scalar import as_scalar
-from .base import CleanState, check_units
+from .base import CleanState, check_units, inverse
 from .free import AffineExtrapolation, Extrapolated, Without
 
 SAME = 1e-9  # of a time, by which two count as one
@@ -150,9 +149,10 @@ class CFGZeroStar(Extrapolated):
     """CFG-Zero* guidance: the velocity without condition is first scaled so that it is nearest to the one with it, and early in a
     run nothing moves.
 
-    ``v = s v_null + scale (v_cond − s v_null)`` with ``s = ⟨v_cond, v_null⟩ / ‖v_null‖²`` for each sample, and ``v = 0`` at times
-    after `rest`. W. Fan et al., *CFG-Zero\\*: improved classifier-free guidance for flow matching models*, 2025,
-    arXiv:2503.18886. Theirs is the velocity of straight paths, as `Rectified` has it; elsewhere it is that of the process here.
+    ``u = s u_null + scale (u_cond − s u_null)`` with ``s = ⟨u_cond, u_null⟩ / ‖u_null‖²`` for each sample, and ``u = 0`` at times
+    after `rest`. Here ``u = E[z | x] − E[x_0 | x]`` is the velocity of straight paths from data to noise, as `Rectified` has
+    them; other scalar processes have the same paths in ``x / (alpha + sigma)``. W. Fan et al., *CFG-Zero\\*: improved
+    classifier-free guidance for flow matching models*, 2025, arXiv:2503.18886.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class CFGZeroStar(Extrapolated):
     ValueError
         If `rest` is no time of the process, or as for `ClassifierFree`.
     TypeError
-        If the process is not linear, or as for `ClassifierFree`.
+        If the process is not scalar, or as for `ClassifierFree`.
     """
 
     @check_arguments
@@ -180,26 +180,25 @@ class CFGZeroStar(Extrapolated):
         rest: float | None = None,
     ) -> None:
         super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
-        as_linear(model.sde, ": it has no velocity of data and noise; use ClassifierFree.")
+        as_scalar(model.sde, ": its paths from data to noise are not straight; use ClassifierFree.")
         self.null, self.drop = null, drop
         self.rest = None if rest is None else check_number("rest", rest, at_least=0, at_most=model.sde.T)
 
-    def velocity_at(self, x: Tensor, at: Marginal, /, **cond: Any) -> Tensor:
-        """Return the guided velocity."""
-        check_units(self.sde, self.weak.sde, "the weaker model")
-        given, weight = self.model.velocity_at(x, at, **cond), self._weight(at.t)
-        if weight.any():
-            null = self.weak.velocity_at(x, at, **cond)
-            size = null.square().flatten(1).sum(1).clamp_min(1e-30)
-            fitted = null * rows((given * null).flatten(1).sum(1) / size, null)
-            given = given + Scale(weight)(given - fitted)
-        return given if self.rest is None else Scale((at.t.cpu() <= self.rest).double())(given)
-
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the clean state and the noise of the guided velocity."""
-        at = self._marginal(t)
-        y, v = at.normalise(x), self.velocity_at(x, at, **cond)
-        return at.denoise(y, v), at.noise(y, v)
+        check_units(self.sde, self.weak.sde, "the weaker model")
+        (x_0, eps), weight, at = self.model.estimate(x, t, **cond), self._weight(t), self._marginal(t)
+        given = u = eps - x_0
+        if weight.any():
+            data, noise = self.weak.estimate(x, t, **cond)
+            null = noise - data
+            size = null.square().flatten(1).sum(1).clamp_min(1e-30)
+            fitted = null * rows((given * null).flatten(1).sum(1) / size, null)
+            u = given + Scale(weight)(given - fitted)
+        if self.rest is not None:
+            u = Scale((at.t.cpu() <= self.rest).double())(u)
+        change, share = u - given, inverse(at.Phi + at.R)  # of this both have a share, and the state stays as it is
+        return x_0 - (share @ at.R)(change), eps + (share @ at.Phi)(change)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the score of the guided velocity."""
