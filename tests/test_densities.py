@@ -50,6 +50,13 @@ def test_densities_of_zero_are_left_and_the_constant_counts_them() -> None:
     assert found.log_evidence == pytest.approx(-0.693, abs=0.1) and (found.x[found.weights > 0][:, 0] > 0).all()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_slopes_are_taken_where_gradients_are_off(mode: Callable[[], Any]) -> None:
+    want = anneal_density(shifted, START, 20, levels=5, seed=0)
+    with mode():
+        assert torch.equal(anneal_density(shifted, START, 20, levels=5, seed=0).x, want.x)
+
+
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "nan": (lambda x: x[:, 0] * torch.nan, "log_prob is nan at 10 of 10 points"),
     "nowhere": (lambda x: x[:, 0] * 0 - torch.inf, "-inf at all 10 particles"),

@@ -108,8 +108,9 @@ def test_nothing_moves_early_in_a_run() -> None:
 def test_what_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="radius = 0"):
         APG(LABELLED, 2.0, radius=0.0)
-    with pytest.raises(ValueError, match="which fall"):
-        CFGPlusPlus(LABELLED, 0.5, TIMES.flip(0))
+    for times in (TIMES.flip(0), TIMES[:0], TIMES + 0.5, TIMES - 0.5):
+        with pytest.raises(ValueError, match="which fall within"):
+            CFGPlusPlus(LABELLED, 0.5, times)
     with pytest.raises(TypeError, match="is not scalar"):
         CFGPlusPlus(Two(sdegen.CLD()), 0.5, TIMES)
     with pytest.raises(TypeError, match="are not straight"):

@@ -156,8 +156,8 @@ def _first_step(gaussian: GaussianMixture) -> float:
 
 def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Seen:
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()  # no tensor of inference, which has no slope
         log_f = check_answer("log_prob", log_prob(x), x.shape[:1], must="one number for each point").double()
         bad = log_f.isnan() | (log_f == torch.inf)
         if bad.any():

@@ -111,7 +111,7 @@ class CFGPlusPlus(AffineExtrapolation):
     TypeError
         If the process is not scalar, or as for `ClassifierFree`.
     ValueError
-        If the times do not fall, or the scale is not finite.
+        If there are no times, or they do not fall from T at most to 0 at least, or the scale is not finite.
     """
 
     @check_arguments
@@ -125,11 +125,12 @@ class CFGPlusPlus(AffineExtrapolation):
     ) -> None:
         super().__init__(model, Without(model, drop, **(null or {})), scale)
         self.null, self.drop = null, drop
-        as_scalar(model.sde, ": the scale of a step is a number for each time; use ClassifierFree.")
+        sde = as_scalar(model.sde, ": the scale of a step is a number for each time; use ClassifierFree.")
         check_tensor("times", times, shape=(None,))
         self.times = times.double().cpu()
-        if not (self.times.diff() < 0).all():
-            raise ValueError(f"times = {times.tolist()}; give those of a run, which fall.")
+        falls = len(times) > 0 and self.times[0] <= sde.T and self.times[-1] >= 0 and (self.times.diff() < 0).all()
+        if not falls:
+            raise ValueError(f"times = {times.tolist()}; give those of a run, which fall within [0, {sde.T:g}].")
 
     def planned_by(self) -> Any:
         """Return what plans of both models depend on, and the times."""
