@@ -29,6 +29,7 @@ import sdegen
 from benchmarks import command
 from benchmarks.codec_recipe import From
 from benchmarks.files import made
+from benchmarks.followed import Points
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
@@ -126,9 +127,7 @@ class Curve:
     """A callback: the bound of some images that are not trained on, with averaged weights, every so many steps."""
 
     def __init__(self, path: Path, images: Images, every: int) -> None:
-        self.path, self.images, self.every, self.spent = path, images, every, 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("step,seconds,bits,s.e.\n")
+        self.points, self.images, self.every, self.spent = Points(path), images, every, 0.0
 
     def __call__(self, step: Any) -> None:
         """Write a point where it is time; seconds are those of training alone."""
@@ -137,9 +136,8 @@ class Curve:
         began = time.perf_counter()
         with step.averaged() as model:
             bits = continuous(model, self.images, 2)
-        with self.path.open("a") as file:
-            error = bits.std().item() / len(bits) ** 0.5
-            file.write(f"{step.step},{step.seconds - self.spent:.1f},{bits.mean().item():.5g},{error:.2g}\n")
+        value, error = mean(bits)
+        self.points.add(step.step, {"seconds": step.seconds - self.spent, "bits": value, "s.e.": error})
         self.spent += time.perf_counter() - began
 
 

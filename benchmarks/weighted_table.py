@@ -12,7 +12,7 @@ name, beside the error that the run states. A seed is another run.
 Where members know their densities, `anneal_product` has exact weights; the mixtures there are others than those its default was
 chosen on, in more than two dimensions another one for each seed.
 
-Published ways of guidance, by the flow and as many evaluations, are beside the law that guidance states: sliced W2 in multiples
+Published ways of guidance, by the flow in as many steps, are beside the law that guidance states: sliced W2 in multiples
 of the floor, also for modes that overlap, of three times the width. Autoguidance has the mode blurred to twice its variance for
 its weaker model, and states another law than the others.
 
