@@ -92,6 +92,19 @@ def test_bits_of_noised_bytes_are_those_of_their_cells(units: Units | None, nois
     assert one.value.mean() > found.value.mean()  # by Jensen's inequality
 
 
+def test_noise_stays_in_the_cell_of_its_byte_in_units_of_each_coordinate() -> None:
+    std, scaling, noise = torch.tensor([0.6, 1.0, 1.3], dtype=torch.float64), Scaling(-1, 1, LEVELS), 0.5
+    units = Units(torch.tensor([0.1, 0.2, 0.3]), std)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.1, -0.3, 0.2]]), torch.tensor([[0.02, 0.05, 0.1]]))
+    images = torch.tensor([[8, 5, 9], [9, 7, 12]], dtype=torch.uint8)
+    model = sdegen.Exact(sdegen.VP().in_units(units), law)
+    found = noised_bits_per_dim(model, images, scaling, noise=noise, draws=1000, generator=seeded(0))
+    spread = (law.covariances[0] + (noise * scaling.step * std / units.scale).square()).sqrt()
+    normal, middle = torch.distributions.Normal(law.means[0], spread), scaling.middles(images).double()
+    mass = normal.cdf(middle + scaling.step / 2) - normal.cdf(middle - scaling.step / 2)
+    assert ((found.value + mass.log2().mean(1)).abs() < 4 * found.stderr).all() and found.stderr.max() < 0.05
+
+
 def test_what_cannot_be_is_refused() -> None:
     exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
     with pytest.raises(ValueError, match="noise"):
@@ -104,4 +117,6 @@ def test_what_cannot_be_is_refused() -> None:
         )
     with pytest.raises(ValueError, match="std"):
         nets.ByteMean(Certain(0), std=0.0)
+    with pytest.raises(ValueError, match=r"net returned shape .*three numbers for each component and number"):
+        nets.ByteMean(Certain(0), LEVELS, components=2)(torch.zeros(2, 1, 4, 4), torch.zeros(2))
     assert math.isfinite(noised_bits_per_dim(exact, torch.zeros(2, 2, dtype=torch.uint8)).value.sum())

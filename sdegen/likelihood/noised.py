@@ -60,7 +60,7 @@ def noised_bits_per_dim(
     scaling
         How bytes became the model's data; ``Scaling(-1, 1)`` by default.
     noise
-        Its standard deviation in steps between bytes, relative to the signal.
+        Its standard deviation in steps between bytes, relative to the signal; in units of each coordinate its root mean square.
     draws
         Of the noise of one image.
     divergence, tolerance, generator, batch
@@ -100,8 +100,9 @@ def noised_bits_per_dim(
     dtype = torch.float64 if like is None else at_least_single(like.dtype)
     x = middles(images, scaling).repeat_interleave(draws, 0)
     x = x if like is None else x.to(like.device)
-    t = sde.time((noise * scaling.step / sde.units.scale) ** -2)
-    z, log_q = _truncated_normal(x, 0.5 / noise, generator)
+    ratio = noise * scaling.step / sde.units.scale  # of the noise to the signal, in units of the process
+    t = sde.time(ratio**-2)
+    z, log_q = _truncated_normal(0.5 * scaling.step / sde.units.stretch(torch.full_like(x, ratio)), generator)
     at = sde.marginal(t)
     log_q = log_q - x[0].numel() * at.R.matrix()[..., 0, 0].log().item()
     u = at.Phi(sde.lift(x)) + at.R(z)
@@ -115,24 +116,22 @@ def noised_bits_per_dim(
         times, how = (t.item(), sde.T), Integration(tolerance)
         found = carry(bound, u.to(dtype), times, at_start, divergence, how.check(), generator, batch, {})[1]
     unit = images[0].numel() * math.log(2)
-    ratio = found.value - log_q.to(found.value)
-    value, stderr = log_mean(ratio.reshape(-1, draws)) if draws > 1 else (ratio, found.stderr)
+    log_weight = found.value - log_q.to(found.value)
+    value, stderr = log_mean(log_weight.reshape(-1, draws)) if draws > 1 else (log_weight, found.stderr)
     return LogProb(-value / unit, stderr / unit, found.evaluations)
 
 
-def _truncated_normal(x: Tensor, most: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw normal noise within `most` standard deviations, and return it with the logarithm of its density, ``(B,)``.
+def _truncated_normal(most: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Draw normal noise, cut off at a size for each number, and return it with the logarithm of its density, ``(B,)``.
 
     Parameters
     ----------
-    x
-        What the noise is for, ``(B, *)``.
     most
-        The bound of its size.
+        The largest size, ``(B, *)``.
     generator
         Randomness.
     """
-    low, high = (torch.special.ndtr(torch.tensor(v, dtype=torch.float64)) for v in (-most, most))
-    z = torch.special.ndtri(low + (high - low) * uniform_like(x, generator).double())
-    normal = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - (high - low).log().to(z)
+    low, high = (torch.special.ndtr(v) for v in (-most.double(), most.double()))
+    z = torch.special.ndtri(low + (high - low) * uniform_like(most, generator).double())
+    normal = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - (high - low).log()
     return z, normal.flatten(1).sum(1)

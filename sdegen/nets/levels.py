@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Condition
@@ -57,7 +58,7 @@ class ByteMean(nn.Module):
     Raises
     ------
     ValueError
-        If there are not two levels, or a number is not positive.
+        If there are not two levels, or a number is not positive; at a call, if the network returns another shape.
 
     Examples
     --------
@@ -92,7 +93,14 @@ class ByteMean(nn.Module):
         value, width = (noised - self.scaling.low) / step, rho / step
         phases = [(2 * math.pi / 2**n * value, (-0.5 * (2 * math.pi / 2**n * width) ** 2).exp()) for n in WAVES]
         seen = [x, *(fade * wave(phase) for phase, fade in phases for wave in (torch.sin, torch.cos))]
-        said = self.net(torch.cat(seen, 1), level, **cond).to(x).unflatten(1, (3, self.components, x.shape[1]))
+        out, shape = (
+            self.net(torch.cat(seen, 1), level, **cond),
+            (len(x), 3 * self.components * x.shape[1], *x.shape[2:]),
+        )
+        said = check_answer(
+            "net", out, shape, x, "three numbers for each component and number of the state, along dimension 1"
+        )
+        said = said.unflatten(1, (3, self.components, x.shape[1]))
         middle = 0.5 * (self.levels - 1)
         first = torch.arange(self.components, device=x.device).to(x).reshape(-1, *[1] * (x.ndim - 1))
         spread = (said[:, 2] - 2 * first).clamp(-RANGE, RANGE).exp() * (self.std / step) + NARROWEST
