@@ -59,10 +59,13 @@ def test_projected_guidance_is_square_to_the_prediction_and_no_longer_than_its_b
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM()])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_steps_of_cfg_plus_plus_keep_the_noise_without_condition(sde: sdegen.LinearSDE, steps: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_of_cfg_plus_plus_keep_the_noise_without_condition(
+    sde: sdegen.LinearSDE, steps: int, dtype: torch.dtype
+) -> None:
     labelled, sampler, scale = sdegen.ExactConditional(sde, MODES, RING), DDIM(steps), 0.6
     times = sampler.times(sde, denoise=True)
-    model = CFGPlusPlus(labelled, scale, times)
+    model = CFGPlusPlus(labelled, scale, times.to(dtype))
     x = sde.prior(RING.moments()).sample(4, torch.Generator().manual_seed(0))
     got = sample(model, sampler=sampler, x_T=x, seed=0, label=2)
     for t, s in zip(times, [*times[1:], None]):
@@ -70,7 +73,8 @@ def test_steps_of_cfg_plus_plus_keep_the_noise_without_condition(sde: sdegen.Lin
         data = null + scale * (given - null)
         at = None if s is None else sde.marginal(s)
         x = data if at is None else at.Phi(data) + at.R(eps)
-    torch.testing.assert_close(got, x, rtol=1e-7, atol=1e-7)
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-5  # of the times
+    torch.testing.assert_close(got, x, rtol=tolerance, atol=tolerance)
 
 
 def straight_law(x: Tensor, t: float, label: int | None) -> Tensor:

@@ -23,7 +23,7 @@ from ..processes.scalar import as_scalar
 from .base import CleanState, check_units, inverse
 from .free import AffineExtrapolation, Extrapolated, Without
 
-SAME = 1e-9  # of a time, by which two count as one
+SAME = 1e-6  # of a time, by which two count as one: more than rounding to float32
 
 
 class APG(CleanState, Extrapolated):
@@ -128,8 +128,8 @@ class CFGPlusPlus(AffineExtrapolation):
         sde = as_scalar(model.sde, ": the scale of a step is a number for each time; use ClassifierFree.")
         check_tensor("times", times, shape=(None,))
         self.times = times.double().cpu()
-        falls = len(times) > 0 and self.times[0] <= sde.T and self.times[-1] >= 0 and (self.times.diff() < 0).all()
-        if not falls:
+        ends = len(times) > 0 and self.times[0] <= sde.T * (1 + SAME) and self.times[-1] >= 0
+        if not ends or not (self.times.diff() < 0).all():
             raise ValueError(f"times = {times.tolist()}; give those of a run, which fall within [0, {sde.T:g}].")
 
     def planned_by(self) -> Any:
