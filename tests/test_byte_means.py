@@ -45,6 +45,18 @@ def test_the_mean_is_that_of_bayes_rule_over_the_levels(rho: float) -> None:
     assert (found - (weights * u).sum(-1)).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("spread", [0.8, 1.3, 2.0, 6.0])
+@pytest.mark.parametrize("rho", [0.9, 1.5, 4.0, 30.0])
+def test_wide_mixtures_far_from_the_ends_have_the_mean_of_bayes_rule(spread: float, rho: float) -> None:
+    u, value = torch.arange(256, dtype=torch.float64), torch.linspace(120, 140, 41, dtype=torch.float64)[:, None, None]
+    mean, logit = torch.tensor([[[126.3], [133.8]]]).double(), torch.tensor([[[0.4], [-0.4]]]).double()
+    prior = torch.logsumexp(logit - 0.5 * ((u - mean) / spread).square(), 1)
+    weights = torch.softmax(prior - 0.5 * ((u - value) / rho).square(), -1)
+    widths = torch.full_like(mean, spread)
+    found = posterior_mean(value, torch.full((1, 1, 1), rho, dtype=torch.float64), logit, mean, widths, 256)
+    assert (found - (weights * u).sum(-1)).abs().max() < 1e-3
+
+
 class Certain(nn.Module):
     """Says that all bytes are one level."""
 
@@ -103,6 +115,17 @@ def test_noise_stays_in_the_cell_of_its_byte_in_units_of_each_coordinate() -> No
     normal, middle = torch.distributions.Normal(law.means[0], spread), scaling.middles(images).double()
     mass = normal.cdf(middle + scaling.step / 2) - normal.cdf(middle - scaling.step / 2)
     assert ((found.value + mass.log2().mean(1)).abs() < 4 * found.stderr).all() and found.stderr.max() < 0.05
+
+
+def test_every_image_has_its_own_label_in_all_of_its_draws() -> None:
+    laws = [sdegen.GaussianMixture(torch.ones(1), torch.tensor([[m]]), torch.tensor([0.08])) for m in (-0.3, 0.3)]
+    sde, scaling, images = sdegen.VP(), Scaling(-1, 1, LEVELS), torch.tensor([[4], [12], [5], [9]], dtype=torch.uint8)
+    label = torch.tensor([0, 1, 1, 0])
+    model = sdegen.ExactConditional(sde, laws, laws[0])
+    found = noised_bits_per_dim(model, images, scaling, noise=0.4, draws=60, generator=seeded(0), label=label)
+    for k, law in enumerate(laws):
+        alone = noised_bits_per_dim(sdegen.Exact(sde, law), images, scaling, noise=0.4, draws=60, generator=seeded(0))
+        torch.testing.assert_close(found.value[label == k], alone.value[label == k], rtol=0, atol=0.02)  # for the prior
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_densities_of_zero_are_left_and_the_constant_counts_them() -> None:
 
     found = anneal_density(half, START, 4000, levels=20, seed=0)
     assert found.log_evidence == pytest.approx(-0.693, abs=0.1) and (found.x[found.weights > 0][:, 0] > 0).all()
+
+
+def test_slopes_that_are_nan_where_the_density_is_zero_are_no_slopes() -> None:
+    """``x exp(−x² / 2)`` for positive `x`, written with a root that has no derivative elsewhere; its integral is 1."""
+
+    def rising(x: Tensor) -> Tensor:
+        given = 2 * x[:, 0].sqrt().log() - 0.5 * x[:, 0].square()
+        beside = -0.5 * x[:, 1].square() - 0.5 * math.log(2 * math.pi)
+        return torch.where(x[:, 0] > 0, given, -torch.inf) + beside
+
+    found = anneal_density(rising, START, 4000, levels=40, seed=0)
+    assert found.log_evidence == pytest.approx(0.0, abs=0.1)
+    assert found.mean().tolist() == pytest.approx([(math.pi / 2) ** 0.5, 0.0], abs=0.06)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

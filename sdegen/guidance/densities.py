@@ -46,7 +46,7 @@ def anneal_density(
     takes a Langevin step that is accepted by Metropolis and Hastings. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo
     samplers*, 2006; without drawing again it is annealed importance sampling (R. Neal, 1998, arXiv:physics/9803008).
 
-    A step is ``ε exp(−spread U)`` long, with an even `U` on ``(0, 1)`` for each particle, so that narrow and wide parts of the
+    A step is ``ε exp(−spread U)`` long, with `U` uniform on ``(0, 1)`` for each particle, so that narrow and wide parts of the
     law both have steps that suit them; `ε` is set from level to level so that half of the steps are accepted, which biases the
     constant by an amount that vanishes with many particles. The density costs one evaluation and its slope for each particle
     and level. Draws of the result are data for `fit`, and `importance_sample` judges the model that comes of it.

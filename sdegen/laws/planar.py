@@ -24,7 +24,7 @@ class PlanarLaw:
 
     The constant and the moments are sums over a grid of ``2 cells + 1`` points a side, the trapezoidal rule, whose error falls
     faster than any power of the distance of points where the density is smooth. Draws are exact: by rejection from the
-    law that is even in each cell, as high as the density's largest value at nine points of it.
+    law that is uniform in each cell, as high as the density's largest value at nine points of it.
 
     Parameters
     ----------
@@ -45,7 +45,10 @@ class PlanarLaw:
     Raises
     ------
     ValueError
-        If the density is NaN or +∞ somewhere, 0 everywhere, or not small at the sides of the box, or an end of the box is none.
+        If the density is NaN or +∞ somewhere, 0 everywhere, or not small at the sides of the box, or the ends of the box are not
+        finite or not in order.
+    TypeError
+        If an end of the box is no number.
 
     Examples
     --------

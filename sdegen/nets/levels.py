@@ -112,6 +112,9 @@ class ByteMean(nn.Module):
 def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spread: Tensor, levels: int) -> Tensor:
     """Return the mean of levels given noised ones, ``(B, *)``, under a mixture of Gaussians cut down to the levels.
 
+    A Gaussian that is wider than a step, once the noised level is known, is taken for one of all real numbers. So within its
+    width of the first or the last level the mean is not that of Bayes' rule, and may lie beyond the levels.
+
     Parameters
     ----------
     value, rho
