@@ -102,7 +102,17 @@ def digest(name: str) -> str | None:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and is_text(body[0]):
             del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr(outline(tree)).encode()).hexdigest()[:8]
+
+
+def outline(node: Any) -> Any:
+    """Return a syntax tree as tuples, without the fields that are empty: which of those there are differs by Python's version."""
+    if isinstance(node, list):
+        return [outline(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, outline(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return type(node).__name__, fields
 
 
 def is_text(node: ast.AST) -> bool:
