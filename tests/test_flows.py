@@ -25,6 +25,7 @@ from sdegen.baselines import (
 from sdegen.baselines.continuous import Trajectory
 from sdegen.baselines.realnvp import Coupling, partitions
 from sdegen.baselines.residual import Contraction, ResidualBlock, chance, length
+from sdegen.data import Images
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -388,3 +389,24 @@ def test_the_adaptive_solver_is_what_densities_come_from() -> None:
     fine = flow._under_noise(*flow.net(x, None, 200))
     assert torch.allclose(flow.log_prob(x), fine, atol=1e-6)
     assert (flow.loss(x) * 2 + fine).abs().max() > 1e-4
+
+
+def test_a_level_that_no_image_has_is_not_impossible() -> None:
+    images = Images(torch.tensor([[0, 1], [1, 1], [0, 2]], dtype=torch.uint8).reshape(3, 1, 1, 2), levels=4)
+    masses = Marginals.of(images).masses
+    assert (masses > 0).all()
+    torch.testing.assert_close(masses.sum(-1), torch.ones_like(masses[..., 0]))
+
+
+def test_three_layers_of_a_block_share_its_bound() -> None:
+    """Where weights are large each layer is at its own bound, and their product is the block's."""
+    torch.manual_seed(0)
+    block = ResidualBlock((3,), 8, 0.7).double()
+    product = 1.0
+    for layer in block.layers:
+        assert isinstance(layer, Contraction)
+        layer.layer.weight.data.mul_(100)
+        layer.converge()
+        a = torch.eye(layer.layer.weight.shape[1]).double()
+        product *= torch.linalg.matrix_norm(layer(a) - layer(torch.zeros_like(a)), ord=2).item()
+    assert product == pytest.approx(0.7, rel=1e-6)

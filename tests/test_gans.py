@@ -410,3 +410,12 @@ def test_conditions_that_no_loss_takes_are_refused() -> None:
 def test_clip_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
         pair(WGAN, clip=0.0)
+
+
+@pytest.mark.parametrize("length", [0.0, 1.0, 3.0])
+def test_a_penalty_is_of_the_distance_of_the_slope_from_one(length: float) -> None:
+    critic = nn.Linear(2, 1).double()
+    critic.weight.data = torch.tensor([[0.6, 0.8]], dtype=torch.float64) * length
+    model = WGANGP(nn.Linear(2, 2).double(), critic, 2, weight=5.0)
+    x, made = torch.randn(4, 2).double(), torch.randn(4, 2).double()
+    torch.testing.assert_close(model.penalty(x, made, None), torch.full((4,), 5 * (length - 1) ** 2).double())

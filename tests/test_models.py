@@ -240,6 +240,16 @@ def test_a_velocity_that_is_overridden_is_that_of_flows_and_losses() -> None:
     torch.testing.assert_close(flow(doubled), 2 * flow(plain))
 
 
+def test_a_direct_network_is_shown_states_over_the_scale_and_answers_over_it() -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return x
+
+    x = torch.randn(4, 1)
+    model = sdegen.DirectModel(Same(), sdegen.DoubleWell(), scale=3.0)
+    torch.testing.assert_close(model.score(x, 0.5), x / 9)
+
+
 def test_a_direct_model_adds_its_base_and_knows_no_time_before_training() -> None:
     torch.manual_seed(0)
     sde = sdegen.DoubleWell(T=2.0)

@@ -34,6 +34,7 @@ from sdegen.baselines import (
 )
 from sdegen.baselines.hierarchical import _positive, product
 from sdegen.baselines.likelihoods import PixelLaw
+from sdegen.laws import Units
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -488,3 +489,35 @@ def test_a_head_leaves_the_moments_of_the_encoder() -> None:
 def test_bad_input_is_told(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_unit_is_active_by_its_variance_and_not_by_its_deviation() -> None:
+    """Deviations of .05 and .2 are variances of .0025 and .04, on either side of .01, which is below both deviations."""
+    codes = torch.tensor([0.05, 0.2]) * torch.tensor([-1.0, 1.0, -1.0, 1.0])[:, None]
+    assert active_units(codes).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("temperature", "least", "most"), [(0.01, 0.9, 1.0), (100.0, 0.25, 0.3)])
+def test_a_relaxed_draw_is_one_category_when_cold_and_all_of_them_when_hot(
+    temperature: float, least: float, most: float
+) -> None:
+    seen: list[Tensor] = []
+
+    class Shown(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.append(input)
+            return super().forward(input)
+
+    torch.manual_seed(0)
+    model = CategoricalVAE(nn.Linear(1, 4), Shown(4, 1), 4, Gaussian(0.5), temperature)
+    model.loss(torch.randn(400, 1), generator=seeded(0))
+    assert least <= seen[-1].amax(1).mean().item() <= most
+
+
+def test_a_given_deviation_is_in_the_units_of_the_data() -> None:
+    """The density of the data in other units is that in their own, times the change of volume."""
+    law, units = Gaussian(0.6), Units(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.2]))
+    x, mean = torch.randn(5, 2).double(), torch.randn(5, 2).double()
+    volume = units.std.log().sum()
+    found = law.in_units(units).log_prob(units.standardise(mean), units.standardise(x))
+    torch.testing.assert_close(found - volume, law.log_prob(mean, x))
