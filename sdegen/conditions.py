@@ -160,15 +160,10 @@ class Conditions(NamedTuple):
         """Return the conditions that two models take together."""
         names = frozenset(name for name in self.names | other.names if self.takes(name) and other.takes(name))
         return Conditions(
-            names,
-            self.others and other.others,
-            self.needed | other.needed,
-            (self.never | other.never) - names,
-            {**other.kinds, **self.kinds},
-            {name: null for name, null in self.nulls.items() if name in other.nulls},
-            self.untaught | other.untaught,
-            self.unlost | other.unlost,
-        )
+            names, self.others and other.others, self.needed | other.needed, (self.never | other.never) - names,
+            {**other.kinds, **self.kinds}, {name: null for name, null in self.nulls.items() if name in other.nulls},
+            self.untaught | other.untaught, self.unlost | other.unlost,
+        )  # fmt: skip
 
     def is_lost(self, name: str, value: Any) -> bool:
         """Tell whether a value is none, for all data: None, or what stands for one that is lost."""

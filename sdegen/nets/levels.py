@@ -14,7 +14,6 @@ from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Condition
-from ..data import Scaling
 
 WINDOW = 5  # levels on either side of a posterior mean: beyond five standard deviations, of one step at most, nothing is lost
 NARROWEST = 0.25  # steps: a level that is certain has 3 of 10,000 for its neighbours
@@ -58,7 +57,7 @@ class ByteMean(nn.Module):
     Raises
     ------
     ValueError
-        If there are not two levels, or a number is not positive; at a call, if the network returns another shape.
+        If there are not 2 to 256 levels, or a number is not positive; at a call, if the network returns another shape.
 
     Examples
     --------
@@ -77,7 +76,8 @@ class ByteMean(nn.Module):
         if not std > 0:
             raise ValueError(f"std = {std}; the standard deviation of the data is positive.")
         self.net, self.levels, self.std, self.components = net, levels, std, components
-        self.scaling = Scaling(-1, 1, levels)
+        if not 2 <= check_count("levels", levels) <= 256:
+            raise ValueError(f"levels = {levels}; a byte takes 2 to 256 values.")
 
     @property
     def declared(self) -> dict[str, Condition]:
@@ -89,8 +89,8 @@ class ByteMean(nn.Module):
         """Return the mean of the data for whitened states ``(B, C, *)``, noise levels ``¼ log(sigma / alpha)`` and conditions."""
         rho = (4 * level.to(x)).exp().reshape(-1, *[1] * (x.ndim - 1))  # of the noise, relative to the signal
         noised = x * (self.std**2 + rho**2).sqrt()
-        step = self.scaling.step
-        value, width = (noised - self.scaling.low) / step, rho / step
+        step = 2 / (self.levels - 1)  # of bytes scaled from −1 to 1
+        value, width = (noised + 1) / step, rho / step
         phases = [(2 * math.pi / 2**n * value, (-0.5 * (2 * math.pi / 2**n * width) ** 2).exp()) for n in WAVES]
         seen = [x, *(fade * wave(phase) for phase, fade in phases for wave in (torch.sin, torch.cos))]
         out, shape = (
@@ -106,7 +106,7 @@ class ByteMean(nn.Module):
         spread = (said[:, 2] - 2 * first).clamp(-RANGE, RANGE).exp() * (self.std / step) + NARROWEST
         mean = middle + self.std / step * said[:, 1]
         found = posterior_mean(value[:, None], width[:, None], said[:, 0], mean, spread, self.levels)
-        return self.scaling.low + step * found
+        return step * found - 1
 
 
 def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spread: Tensor, levels: int) -> Tensor:

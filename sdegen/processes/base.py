@@ -206,16 +206,7 @@ class SDE(Lifting):
         )
 
     def time_near_log_snr(self, level: Tensor) -> Tensor:
-        """Return the times at which the logarithm of the signal-to-noise ratio is `level`, to some six digits: enough for random
-        times, and cheaper than `time_of_log_snr`.
-
-        Raises
-        ------
-        TypeError
-            As for `time_of_log_snr`.
-        ValueError
-            If the ratio is not reached within ``[0, T]``.
-        """
+        """Return times as of `time_of_log_snr`, to the six digits or so that random times need, at less expense."""
         return self.time_of_log_snr(level)
 
     @property
