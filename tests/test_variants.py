@@ -119,7 +119,8 @@ def test_what_means_nothing_is_refused() -> None:
         CFGPlusPlus(Two(sdegen.CLD()), 0.5, TIMES)
     with pytest.raises(TypeError, match="are not straight"):
         CFGZeroStar(Two(sdegen.CLD()), 2.0)
-    with pytest.raises(ValueError, match="rest = 3"):
-        CFGZeroStar(LABELLED, 2.0, rest=3.0)
+    for rest in (0.0, 3.0):  # of a run that never moves, and of no process
+        with pytest.raises(ValueError, match=f"rest = {rest:g}"):
+            CFGZeroStar(LABELLED, 2.0, rest=rest)
     with pytest.raises(ValueError, match="scale"):
         APG(LABELLED, math.nan)

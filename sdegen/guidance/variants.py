@@ -165,7 +165,7 @@ class CFGZeroStar(Extrapolated):
     Raises
     ------
     ValueError
-        If `rest` is no time of the process, or as for `ClassifierFree`.
+        If `rest` is no time of the process after 0, or as for `ClassifierFree`.
     TypeError
         If the process is not scalar, or as for `ClassifierFree`.
     """
@@ -183,7 +183,7 @@ class CFGZeroStar(Extrapolated):
         super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
         as_scalar(model.sde, ": its paths from data to noise are not straight; use ClassifierFree.")
         self.null, self.drop = null, drop
-        self.rest = None if rest is None else check_number("rest", rest, at_least=0, at_most=model.sde.T)
+        self.rest = None if rest is None else check_number("rest", rest, above=0, at_most=model.sde.T)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the clean state and the noise of the guided velocity."""
