@@ -65,9 +65,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = re.sub(r"\]\(docs/", "](", markdown)
     if page.file.src_uri.startswith("benchmarks/"):
         return re.sub(r"\]\(\.\./docs/", "](../", markdown)
+    markdown = re.sub(r"\]\(((?:\.\./)*)\.\./benchmarks/", r"](\1benchmarks/", markdown)
     up = "../" * page.file.src_uri.count("/")
-    markdown = re.sub(r"\]\([./]*benchmarks/README\.md#([^)]+)\)", lambda found: f"]({up}{place(found[1])})", markdown)
-    return re.sub(r"\]\(((?:\.\./)*)\.\./benchmarks/", r"](\1benchmarks/", markdown)
+    return re.sub(r"\]\([./]*benchmarks/README\.md#([^)]+)\)", lambda found: f"]({up}{place(found[1])})", markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:

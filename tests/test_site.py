@@ -10,11 +10,13 @@ import inspect
 import json
 import os
 import pkgutil
+import posixpath
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +54,24 @@ def test_pages_show_what_their_blocks_print(site: Path) -> None:
         pictures = len(re.findall(r'html="true"', source.read_text()))
         assert len(printed) >= blocks > 0, source.name
         assert "<svg" in article or not pictures, source.name
+
+
+def test_links_between_pages_lead_to_pages_of_the_site() -> None:
+    """As the repository's links are rewritten for it, in which tables are pages of their own."""
+    spec = importlib.util.spec_from_file_location("site_of_docs", ROOT / "docs" / "site.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    docs = {source.relative_to(ROOT / "docs").as_posix(): source.read_text() for source in PAGES}
+    pages = docs | {name: (ROOT / name).read_text() for name in hooks.OF_THE_ROOT} | hooks.tables()
+    followed = 0
+    for place, text in pages.items():
+        markdown = hooks.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri=place)))
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.md)(?:#[^)]*)?\)", markdown):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
+            assert target in pages or target.startswith("reference"), f"{place}: {link}"
+            followed += 1
+    assert followed > 100
 
 
 def test_no_block_of_python_is_only_shown() -> None:
