@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 import sdegen
 from benchmarks import command
-from benchmarks.devices import fit_on
+from benchmarks.devices import called, fit_on
 from benchmarks.files import made
 from benchmarks.train_images import P_UNCOND, SPLITS
 from benchmarks.trajectories import Paths, Trajectories, trace
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a flow map of a shipped model.")
     parser.add_argument("name", choices=list(PLANS))
     parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
-    parser.add_argument("--seconds", type=float, default=None, help="end the training after so many seconds")
+    command.add_seconds(parser)
     parser.add_argument("--paths", type=int, default=None, help="trajectories, instead of the default")
     parser.add_argument("--hours", action="store_true", help="add to the card what a run takes on one core of a CPU")
     command.add_device(parser)
@@ -163,7 +163,7 @@ def card(name: str, plan: Plan, run: sdegen.Run, device: str) -> dict[str, Any]:
         "command": f"python -m benchmarks.train_flow_maps {name} --steps {run.steps} --paths {plan.paths}",
         "steps": run.steps, "share of the recipe": round(run.steps / PLANS[name].steps, 3), "batch": plan.batch,
         "trajectories": plan.paths,
-        "seconds of the steps": round(run.seconds), "device": device,
+        "seconds of the steps": round(run.seconds), "device": called(device),
         "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PlanarLaw"]
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -84,10 +85,10 @@ class PlanarLaw:
             raise ValueError("the density is 0 at all points of the box; give one that holds the law.")
         area = self._size.prod().log()
         self._log_mass = (values - values.logsumexp((0, 1))).flatten()
-        self.log_normaliser = (values.logsumexp((0, 1)) + area).item() - torch.tensor(4.0).log().item()
+        self.log_normaliser = (values.logsumexp((0, 1)) + area).item() - math.log(4)
         self.quadrature_error = abs((values[::2, ::2].logsumexp((0, 1)) + area).item() - self.log_normaliser)
         nine = values.unfold(0, 3, 2).unfold(1, 3, 2).flatten(2)
-        self._bounds = nine.amax(2).flatten() + torch.tensor(HIGHER).log().item()
+        self._bounds = nine.amax(2).flatten() + math.log(HIGHER)
         self._check_sides(values)
 
     def _values(self, x: Tensor) -> Tensor:

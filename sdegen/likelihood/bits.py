@@ -4,7 +4,7 @@ needs none.
 
 from __future__ import annotations
 
-__all__ = ["bits_per_dim", "byte_times", "discrete_bits_per_dim", "middles"]
+__all__ = ["bits_per_dim", "byte_times", "check_images", "discrete_bits_per_dim", "middles"]
 
 import math
 from typing import Any
@@ -85,8 +85,7 @@ def bits_per_dim(
     8.35
     """
     check_count("draws", draws)
-    if images.ndim < 2 or images.numel() == 0:
-        raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
+    check_images(images)
     scaling = Scaling(-1, 1) if scaling is None else scaling
     like = model.like
     dtype = torch.float64 if like is None else at_least_single(like.dtype)
@@ -163,8 +162,7 @@ def discrete_bits_per_dim(
     >>> 8.35 < found.value.item() < 8.6  # 8.35 by the density; a chain of 100 steps has 8.9
     True
     """
-    if images.ndim < 2 or images.numel() == 0:
-        raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
+    check_images(images)
     cond = read_conditions(model, cond, discrete_bits_per_dim)
     scaling = Scaling(-1, 1) if scaling is None else scaling
     x = middles(images, scaling)
@@ -175,6 +173,12 @@ def discrete_bits_per_dim(
     )
     unit = images[0].numel() * math.log(2)
     return LogProb(-chain.value / unit, chain.stderr / unit, len(t))
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images without an axis for the batch, or none at all."""
+    if images.ndim < 2 or images.numel() == 0:
+        raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
 
 
 def middles(images: Tensor, scaling: Scaling) -> Tensor:

@@ -22,7 +22,7 @@ from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows
 from ..precision import at_least_single
 from ..processes.scalar import as_scalar
-from .bits import middles
+from .bits import check_images, middles
 from .draws import log_density, log_mean, repeated
 from .flow import LogProb, carry
 from .path import Integration, Path
@@ -91,8 +91,7 @@ def noised_bits_per_dim(
     """
     check_count("draws", draws), check_number("noise", noise, above=0)
     check_batch(batch)
-    if images.ndim < 2 or images.numel() == 0:
-        raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
+    check_images(images)
     cond = read_conditions(model, cond, noised_bits_per_dim)
     sde = as_scalar(model.sde, ": its noise is not of one size. Use sdegen.bits_per_dim.")
     scaling = Scaling(-1, 1) if scaling is None else scaling

@@ -285,7 +285,7 @@ class Conditioned(Wrapper):
         return self.model.ask(t, **weights)
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return that of the model inside; conditions are no part of it."""
+        """Return the gain of the model inside; conditions are no part of it."""
         return self.model.gain(at)
 
     def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:

@@ -193,7 +193,8 @@ class Scalar:
         if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
             weights = torch.where(P_s > 0, weights, -r[s] * last)
-        seen = torch.tensor([[*v.seen, *[v.seen[0]] * (len(weights) - len(v.seen))] for v in asked]).T
+        most = len(weights)
+        seen = torch.tensor([[*v.seen, *[v.seen[0]] * (most - len(v.seen))] for v in asked]).T
         b = self.offset(angles, P)
         if (scale := self._scale(model, at, self.leaning(angles) * P if self.lean else P)) is not None:
             weights, b = weights * scale[seen], b / scale

@@ -225,7 +225,7 @@ class Ahead(Wrapper):
         return [Expected(question, gaussian[i]) for i, question in enumerate(self.model.ask(t, **weights))]
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return that of the model inside, whose questions these are."""
+        """Return the gain of the model inside, whose questions these are."""
         return self.model.gain(at)
 
     def answer(self, x: Tensor, question: Expected, /, **cond: Any) -> Tensor:
