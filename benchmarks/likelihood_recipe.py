@@ -161,7 +161,7 @@ def train(table: Table, name: str, seed: int, path: Path) -> None:
     run = sdegen.fit(
         model, seen.without_labels().scaled(-1, 1), steps=steps, batch_size=recipe.batch,
         lr=recipe.lr, warmup=200, loss=LOSS, autocast=torch.bfloat16, seed=seed, checkpoint=path.with_suffix(""), every=500,
-        callbacks=[watch], progress=False,
+        seconds=table.args.seconds, callbacks=[watch], progress=False,
     )  # fmt: skip
     sdegen.save(model.half(), path)
     path.with_suffix(".csv").write_text(f"steps,seconds\n{run.steps},{run.seconds - watch.spent:.1f}\n")
@@ -342,7 +342,7 @@ def parts_block(table: Table) -> str:
 def main() -> None:
     """Print the tables."""
     blocks = [images_block, parts_block]
-    command.run("likelihood_recipe", __doc__, blocks, seeds=2, timed=True, networks=True)
+    command.run("likelihood_recipe", __doc__, blocks, seeds=2, options=command.add_seconds, timed=True, networks=True)
 
 
 if __name__ == "__main__":
