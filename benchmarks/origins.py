@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -25,9 +25,9 @@ FILE = "code.jsonl"
 WHAT = "record of modules"
 ROOTS = tuple(Path(place).parent for place in (sdegen.__file__, __file__))
 STEP = Training.step.__code__
-# These have no say in what a row holds: they read, share out, write and show.
-SILENT = {f"benchmarks/{name}.py" for name in ("command", "files", "origins", "pages", "rows", "tables", "tickets")} | {
-    f"sdegen/{name}.py" for name in ("plots", "progress", "show")
+# These modules and packages have no say in what a row holds: they read, share out, write and show.
+SILENT = {f"benchmarks/{name}" for name in ("command", "files", "origins", "pages", "rows", "tables", "tickets")} | {
+    f"sdegen/{name}" for name in ("plots", "progress", "show")
 }
 
 Code = dict[str, str]  # the digest of each module, by its path
@@ -85,9 +85,15 @@ def digests(files: Iterable[str]) -> Code:
         root = next((root for root in ROOTS if Path(file).is_relative_to(root)), None)
         if root is not None and file.endswith(".py"):
             name = f"{root.name}/{Path(file).relative_to(root).as_posix()}"
-            if name not in SILENT:
+            if not silent(name):
                 found[name] = str(digest(name))
     return found
+
+
+def silent(name: str) -> bool:
+    """Tell whether a module has no say in what a row holds, by itself or by its package."""
+    path = PurePosixPath(name).with_suffix("")
+    return not SILENT.isdisjoint(str(place) for place in (path, *path.parents))
 
 
 @cache
@@ -122,7 +128,7 @@ def is_text(node: ast.AST) -> bool:
 
 def changed(code: Code) -> list[str]:
     """Return the modules that have other statements now."""
-    return [name for name, was in code.items() if digest(name) != was]
+    return [name for name, was in code.items() if not silent(name) and digest(name) != was]
 
 
 class Origins:

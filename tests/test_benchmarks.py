@@ -29,6 +29,7 @@ from benchmarks import (
     inference_peers,
     mode_categories,
     origins,
+    pages,
     posterior_table,
     rows,
     simulators,
@@ -272,6 +273,14 @@ def test_digests_of_a_module_that_is_not_ours_are_of_earlier_code(tmp_path: Path
     ours = origins.digests([sdegen.data.sets.__file__])
     assert known.current(known.add(ours))
     assert not known.current(known.add(ours | {"elsewhere/module.py": "12345678"}))
+
+
+def test_what_shows_and_writes_has_no_say_in_where_a_row_is_from() -> None:
+    """Modules by themselves and all of a package, but none whose name only begins like that."""
+    files = [module.__file__ for module in (sdegen.plots.states, sdegen.progress, pages.blocks, rows)]
+    assert origins.digests(map(str, files)) == {}
+    assert not origins.silent("benchmarks/rows_of_laws.py")
+    assert origins.changed({"sdegen/plots/states.py": "12345678", "sdegen/show/elsewhere.py": "12345678"}) == []
 
 
 def test_a_row_says_where_it_is_from(place: Place) -> None:

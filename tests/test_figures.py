@@ -629,6 +629,14 @@ def test_tables_of_the_pages_are_what_the_rows_say() -> None:
         assert page.read_text() == text, f"run python -m benchmarks.pages: {page.name}"
 
 
+def test_a_page_without_the_marker_of_a_table_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- one -->\nold\n<!-- end -->\nbelow\n")
+    assert pages.fill(page, {"one": "new"}) == "<!-- one -->\n\nnew\n<!-- end -->\nbelow\n"
+    with pytest.raises(ValueError, match=r"page\.md has no <!-- two --> marker"):
+        pages.fill(page, {"two": "new"})
+
+
 @needs_rows
 def test_tables_with_errors_stand_only_where_the_script_writes_them() -> None:
     """A merge may leave a row of one table in another section, outside of the markers that `benchmarks.pages` looks for."""

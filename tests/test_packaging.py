@@ -54,7 +54,7 @@ def test_the_source_distribution_holds_what_is_written_and_no_results(built: Pat
     assert not [name for name in names if name.startswith("benchmarks/results")]
     assert names >= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "constraints.txt"}
     assert names >= {
-        str(p.relative_to(ROOT)) for folder in ("tests", "benchmarks") for p in (ROOT / folder).glob("*.py")
+        str(p.relative_to(ROOT)) for folder in ("tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")
     }
 
 
