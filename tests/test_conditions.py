@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import VP, Exact, ExactConditional, Model, fit, guidance, sample, samplers
 from sdegen.conditions import Conditions, check_labels
-from sdegen.guidance import measurements
+from sdegen.guidance import free, measurements
 from sdegen.laws.derivatives import Hutchinson
 from sdegen.models import Conditioned, DirectModel, LongSeries, ScoreModel, Wrapper
 from sdegen.models.named import keywords_of
@@ -87,7 +87,7 @@ WRAPPED: dict[type[Wrapper], tuple[Callable[[], ScoreModel], dict[str, Any]]] = 
 
 
 def test_every_wrapper_is_among_them() -> None:
-    between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
+    between = {guidance.Guided, free.Extrapolated, free.AgainstNull, free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {guidance.Mixed}  # of members that know their densities, which this model does not: see test_annealing

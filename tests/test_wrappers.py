@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import guidance, samplers
-from sdegen.guidance import measurements
+from sdegen.guidance import free, measurements
 from sdegen.models import Conditioned, LongSeries, ScoreModel, Trainable, Wrapper
 from sdegen.models.score import evaluating
 from sdegen.models.transformed import TransformedModel
@@ -67,7 +67,7 @@ def kinds(base: type) -> set[type]:
 
 
 def test_every_wrapper_is_held_to_these_laws() -> None:
-    between = {guidance.Guided, guidance.free.Extrapolated, guidance.free.AffineExtrapolation}  # bases of others
+    between = {guidance.Guided, free.Extrapolated, free.AgainstNull, free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard

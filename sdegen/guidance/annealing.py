@@ -13,10 +13,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import check_batch
-from ..laws.kernels import posterior
-from ..laws.matrices import full_matrix
+from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
-from ..laws.operators import Operator
 from ..laws.powers import multiply_components
 from ..models.densities import ask_log_density
 from ..models.named import read_conditions
@@ -27,7 +25,7 @@ from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
-from .particles import Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
 from .product import Product
 
 
@@ -221,32 +219,25 @@ def _plan(
     found = zip(*(model.member_estimates(x, t, **cond) for x in swarm.x.split(batch or len(swarm.x))), strict=True)
     both = (torch.cat(v, 1).double() for v in found)
     clean, eps = (torch.tensordot(powers.to(v.device), v, 1) for v in both)
-    at_s, at_t = sde.marginal(s), sde.marginal(t)
-    law, d = posterior(at_s, at_t, sde.transition(s, t)), clean[0].numel()
+    step, d = ChainStep(sde, s, t), clean[0].numel()
     weights, flat = swarm.log_weights.softmax(0), clean.flatten(1).cpu()
     apart = flat - weights @ flat
     whole = apart.T @ (weights[:, None] * apart) + spread  # of clean states, by the law of total variance
-    Phi, Sigma = _matrix(at_t.Phi, d), _matrix(at_t.covariance, d)
+    Phi, Sigma = single_matrix(step.at_t.Phi, d), single_matrix(step.at_t.covariance, d)
     gain = whole @ Phi.T @ torch.linalg.inv(Phi @ whole @ Phi.T + Sigma)
     spread = whole - gain @ Phi @ whole
     spread = 0.5 * (spread + spread.T)
-    K = _matrix(law.K, d)
-    left = _matrix(at_s.Phi, d) - K @ Phi
-    covariance = _matrix(law.covariance, d) + left @ spread @ left.T
-    mean = at_s.Phi(clean) + (law.K @ at_t.R)(eps)
-    return mean, torch.linalg.cholesky(0.5 * (covariance + covariance.T)), spread
+    K = single_matrix(step.law.K, d)
+    left = single_matrix(step.at_s.Phi, d) - K @ Phi
+    covariance = single_matrix(step.law.covariance, d) + left @ spread @ left.T
+    return step.mean(clean, eps), torch.linalg.cholesky(0.5 * (covariance + covariance.T)), spread
 
 
 def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z: Tensor, root: Tensor) -> Tensor:
     """Return ``log p(x_t | x_s) − log q(x_s | x_t)``, ``(n,)``."""
     forward, d = sde.transition(s, t), moved[0].numel()
-    R = torch.linalg.cholesky(_matrix(forward.covariance, d))
+    R = torch.linalg.cholesky(single_matrix(forward.covariance, d))
     off = (x.double() - forward.Phi(moved)).flatten(1).cpu()
     back = torch.linalg.solve_triangular(R, off.T, upper=False)
     own = 0.5 * z.flatten(1).double().square().sum(1).cpu() + root.diagonal().log().sum()
     return own - 0.5 * back.square().sum(0) - R.diagonal().log().sum()
-
-
-def _matrix(A: Operator, d: int) -> Tensor:
-    """Return a map of one time as a matrix over all numbers of a state, ``(d, d)``."""
-    return full_matrix(A, d).reshape(d, d)

@@ -56,7 +56,7 @@ class CleanState(Guided):
     model
         A score model of a linear process.
     others
-        Passed on to the constructor of another base, as `RescaledGuidance` has one in `Extrapolated`.
+        Passed on to the constructor of another base, as `RescaledGuidance` has one in `AgainstNull`.
 
     Raises
     ------

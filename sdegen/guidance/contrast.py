@@ -13,10 +13,10 @@ from ..arguments import check_arguments
 from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import CleanState, Guided
-from .free import Extrapolated, Without
+from .free import AgainstNull
 
 
-class RescaledGuidance(CleanState, Extrapolated):
+class RescaledGuidance(CleanState, AgainstNull):
     """Classifier-free guidance with guidance rescale: clean data keep the standard deviation of the conditional prediction.
 
     ``x_0' = x_cfg (1 + rescale (std(x_cond) / std(x_cfg) − 1))``, with standard deviations over the numbers of each sample:
@@ -54,8 +54,7 @@ class RescaledGuidance(CleanState, Extrapolated):
         interval: tuple[float, float] | None = None,
         drop: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
-        self.null, self.drop = null, drop
+        super().__init__(model, scale, null, interval, drop)
         self.rescale = check_share(rescale)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["AffineExtrapolation", "Autoguidance", "ClassifierFree", "Extrapolated", "Without", "stack_estimate"]
+__all__ = [
+    "AffineExtrapolation",
+    "AgainstNull",
+    "Autoguidance",
+    "ClassifierFree",
+    "Extrapolated",
+    "Without",
+    "stack_estimate",
+]
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -122,6 +131,39 @@ class Without(Conditioned):
         return {name: value for name, value in cond.items() if name not in self.drop} | self.cond
 
 
+class AgainstNull(Extrapolated):
+    """The base class of guidance of a conditional model away from itself without its conditions, or under null ones.
+
+    Parameters
+    ----------
+    model
+        A score model that was trained with and without its condition.
+    scale, interval
+        As for `Extrapolated`.
+    null, drop
+        As for `ClassifierFree`.
+
+    Raises
+    ------
+    ValueError
+        If the interval is out of order, or the scale not finite.
+    TypeError
+        If the model takes no condition of a name, or one that is left out is needed.
+    """
+
+    @check_arguments
+    def __init__(
+        self,
+        model: ScoreModel,
+        scale: float,
+        null: dict[str, Any] | None = None,
+        interval: tuple[float, float] | None = None,
+        drop: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        self.null, self.drop = null, drop
+
+
 class AffineExtrapolation(Extrapolated):
     """An extrapolation that acts on the score, the noise, the clean data and the velocity alike, ``strong + (scale − 1)
     (strong − weak)``.
@@ -168,7 +210,7 @@ class AffineExtrapolation(Extrapolated):
         return x_0, eps
 
 
-class ClassifierFree(AffineExtrapolation):
+class ClassifierFree(AgainstNull, AffineExtrapolation):
     """Classifier-free guidance: ``v_null + scale (v_cond − v_null)`` for the velocity, and likewise for score, noise and
     clean data.
 
@@ -201,18 +243,6 @@ class ClassifierFree(AffineExtrapolation):
     TypeError
         If the model takes no condition of a name, or one that is left out is needed.
     """
-
-    @check_arguments
-    def __init__(
-        self,
-        model: ScoreModel,
-        scale: float,
-        null: dict[str, Any] | None = None,
-        interval: tuple[float, float] | None = None,
-        drop: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
-        self.null, self.drop = null, drop
 
 
 class Autoguidance(AffineExtrapolation):

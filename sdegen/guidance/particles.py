@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Particles", "draw_again", "draw_indices", "effective_size", "log_evidence_of", "noisy_times", "refuse_rows"]
+__all__ = [
+    "ChainStep",
+    "Particles",
+    "draw_again",
+    "draw_indices",
+    "effective_size",
+    "log_evidence_of",
+    "noisy_times",
+    "refuse_rows",
+]
 
 import math
 from typing import Any, NamedTuple
@@ -11,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..laws.draws import resample_systematically
+from ..laws.kernels import posterior
 from ..models.score import ScoreModel
 from ..processes.grids import Angle, Grid
 from ..processes.linear import LinearSDE
@@ -90,6 +100,35 @@ class Particles(NamedTuple):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` of the particles by their weights, some several times."""
         return self.x[draw_indices(self.weights, n, generator)]
+
+
+class ChainStep:
+    """A step of the reversed chain, the Gaussian law of the state at `s` given the one at `t`, with what a model predicts for
+    the clean state and the noise.
+
+    Parameters
+    ----------
+    sde
+        The process.
+    s, t
+        The times, ``s < t``.
+
+    Attributes
+    ----------
+    at_s, at_t
+        The marginals of the times, given clean data.
+    law
+        The `Posterior` of the step, whose covariance it has.
+    """
+
+    def __init__(self, sde: LinearSDE, s: Tensor, t: Tensor) -> None:
+        self.at_s, self.at_t = sde.marginal(s), sde.marginal(t)
+        self.law = posterior(self.at_s, self.at_t, sde.transition(s, t))
+        self._gain = self.law.K @ self.at_t.R
+
+    def mean(self, x_0: Tensor, eps: Tensor) -> Tensor:
+        """Return the mean ``Phi_s x_0 + K R_t eps`` of the step."""
+        return self.at_s.Phi(x_0) + self._gain(eps)
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:

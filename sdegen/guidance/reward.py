@@ -13,7 +13,6 @@ from torch import Tensor
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..laws.kernels import posterior
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..processes.grids import Grid
@@ -21,7 +20,7 @@ from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
-from .particles import Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -121,9 +120,8 @@ def tilted_smc(
                 at = kept.to(x_0.device)
                 x_0, eps, family, resampled = x_0[at], eps[at], family[kept], resampled + 1
                 others = log_evidence_of(log_weights) - promised[kept]
-            at_s, at_t = sde.marginal(times[i + 1]), sde.marginal(t)
-            law = posterior(at_s, at_t, sde.transition(times[i + 1], t))
-            x = at_s.Phi(x_0) + (law.K @ at_t.R)(eps) + law.covariance.cholesky()(noise(x))
+            step = ChainStep(sde, times[i + 1], t)
+            x = step.mean(x_0, eps) + step.law.covariance.cholesky()(noise(x))
             bar.update()
     log_weights = others + promised
     if not (log_weights > -torch.inf).any():

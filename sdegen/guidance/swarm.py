@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..conditions import NONE, Conditions
 from ..laws.marginals import Marginal
-from ..laws.matrices import full_matrix
+from ..laws.matrices import single_matrix
 from ..laws.operators import Operator
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
@@ -111,7 +111,7 @@ def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Sta
     for i, t in enumerate(times):
         at = sde.marginal(t)
         root = sde.noise_at(t).T @ at.R_inv.T
-        gram = full_matrix(root.T @ root, d).reshape(d, d)
+        gram = single_matrix(root.T @ root, d)
         sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0])]
         found.append(Stage(at, phi[i].item(), pace[i].item(), root, gram, *sized))
     return found

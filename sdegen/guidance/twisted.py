@@ -12,7 +12,6 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.draws import noise_like
-from ..laws.kernels import posterior
 from ..models.named import read_conditions
 from ..models.score import evaluating
 from ..processes.grids import Grid
@@ -21,7 +20,7 @@ from ..samplers.start import check_conditions, check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
 from .measuring import check_measured
-from .particles import Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
 
 
 @check_arguments
@@ -102,15 +101,10 @@ def twisted_smc(
                 log_weights, resampled = torch.zeros_like(log_weights), resampled + 1
             if i + 1 == len(times):
                 break
-            at_s, at_t = sde.marginal(times[i + 1]), sde.marginal(t)
-            law = posterior(at_s, at_t, sde.transition(times[i + 1], t))
-            L = law.covariance.cholesky()
-
-            def mean(x_0: Tensor, eps: Tensor, at_s: Any = at_s, gain: Any = law.K @ at_t.R) -> Tensor:
-                return at_s.Phi(x_0) + gain(eps)
-
-            push, z = mean(*model.resolve_gradient(model.scale * slope, t)), noise_like(x, draws)
-            x = mean(x_0, eps) + push + L(z)
+            step = ChainStep(sde, times[i + 1], t)
+            L = step.law.covariance.cholesky()
+            push, z = step.mean(*model.resolve_gradient(model.scale * slope, t)), noise_like(x, draws)
+            x = step.mean(x_0, eps) + push + L(z)
             # log N(x; mean) − log N(x; mean + push): the proposal against the chain's own step.
             ratio = 0.5 * (z.square() - (L.inv()(push) + z).square()).flatten(1).sum(1)
             pending = (ratio - log_twist).double().cpu()

@@ -21,12 +21,12 @@ from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..processes.scalar import as_scalar
 from .base import CleanState, check_units, inverse
-from .free import AffineExtrapolation, Extrapolated, Without
+from .free import AffineExtrapolation, AgainstNull
 
 SAME = 1e-6  # of a time, by which two count as one: more than rounding to float32
 
 
-class APG(CleanState, Extrapolated):
+class APG(CleanState, AgainstNull):
     """Adaptive projected guidance: the part of guidance that only stretches the predicted data is cut, and its length bounded.
 
     With ``Δ = D_cond − D_null``, shortened to `radius`, and its part ``Δ∥`` along the prediction ``D_cond``,
@@ -64,8 +64,7 @@ class APG(CleanState, Extrapolated):
         radius: float = math.inf,
         parallel: float = 0.0,
     ) -> None:
-        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
-        self.null, self.drop = null, drop
+        super().__init__(model, scale, null, interval, drop)
         if not radius > 0:
             raise ValueError(f"radius = {radius}; give a positive length, math.inf for no bound.")
         self.radius, self.parallel = radius, check_number("parallel", parallel, at_least=0, at_most=1)
@@ -85,17 +84,19 @@ class APG(CleanState, Extrapolated):
         return self._restated(t, x_0, eps, data + Scale(weight)(apart))
 
 
-class CFGPlusPlus(AffineExtrapolation):
+class CFGPlusPlus(AgainstNull, AffineExtrapolation):
     """CFG++ guidance: steps go to the guided data, and keep the noise of the model without condition.
 
-    A step of `DDIM` without noise, ``x_s = α_s (D_null + λ (D_cond − D_null)) + σ_s ε_null``, is one of classifier-free guidance
-    whose scale depends on the step,
+    A step of `DDIM` without noise takes the data from the guided prediction and puts the noise back from the prediction without
+    condition, ``x_s = α_s (D_null + λ Δ) + σ_s ε_null`` with ``Δ = D_cond − D_null``. Classifier-free guidance of scale `w` puts
+    its own noise back, ``ε_null − w Δ / ρ_t`` with ``ρ = σ / α``, and so moves by ``w α_s (1 − ρ_s / ρ_t) Δ`` where this moves by
+    ``λ α_s Δ``. The two are one step if
 
-        w(t) = λ / (1 − ρ_s / ρ_t),    ρ = σ / α,
+        w(t) = λ / (1 − ρ_s / ρ_t),
 
-    which this model has at the given times. H. Chung et al., *CFG++: manifold-constrained classifier free guidance for diffusion
-    models*, 2024, arXiv:2406.08070; they take `λ` from 0 to 1. So it has no limit of many steps: at one `λ` the scale grows with
-    their number, but for the last, where it is `λ`.
+    the scale that this model has at the given times. H. Chung et al., *CFG++: manifold-constrained classifier free guidance for
+    diffusion models*, 2024, arXiv:2406.08070; they take `λ` from 0 to 1. So it has no limit of many steps: at one `λ` the scale
+    grows with their number, but for the last, where it is `λ`.
 
     Parameters
     ----------
@@ -123,14 +124,16 @@ class CFGPlusPlus(AffineExtrapolation):
         null: dict[str, Any] | None = None,
         drop: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(model, Without(model, drop, **(null or {})), scale)
-        self.null, self.drop = null, drop
+        super().__init__(model, scale, null, drop=drop)
         sde = as_scalar(model.sde, ": the scale of a step is a number for each time; use ClassifierFree.")
         check_tensor("times", times, shape=(None,))
         self.times = times.double().cpu()
         ends = len(times) > 0 and self.times[0] <= sde.T * (1 + SAME) and self.times[-1] >= 0
         if not ends or not (self.times.diff() < 0).all():
             raise ValueError(f"times = {times.tolist()}; give those of a run, which fall within [0, {sde.T:g}].")
+        self._rising = self.times.flip(0)
+        data = self.times.new_full((1,), torch.inf)  # where the last step ends
+        self._log_snr = torch.cat([data, sde.marginal(self._rising.clamp_max(sde.T)).log_snr])
 
     def planned_by(self) -> Any:
         """Return what plans of both models depend on, and the times."""
@@ -139,14 +142,12 @@ class CFGPlusPlus(AffineExtrapolation):
     def _weight(self, t: Tensor | float) -> Tensor:
         """Return ``w(t) − 1``."""
         sde, t = as_linear(self.model.sde, ""), torch.as_tensor(t, dtype=torch.float64).cpu()
-        rising = self.times.flip(0)
-        place = torch.searchsorted(rising, t * (1 - SAME)) - 1
-        s = torch.where(place < 0, 0.0, rising[place.clamp_min(0)])
-        ratio = (0.5 * (sde.marginal(t).log_snr - sde.marginal(s).log_snr)).exp()
-        return self.scale / (1 - torch.where(place < 0, 0.0, ratio)) - 1
+        place = torch.searchsorted(self._rising, t * (1 - SAME))  # the end of the step among those of all
+        ratio = (0.5 * (sde.marginal(t).log_snr - self._log_snr[place])).exp()
+        return self.scale / (1 - torch.where(place > 0, ratio, 0.0)) - 1
 
 
-class CFGZeroStar(Extrapolated):
+class CFGZeroStar(AgainstNull):
     """CFG-Zero* guidance: the velocity without condition is first scaled so that it is nearest to the one with it, and early in a
     run nothing moves.
 
@@ -180,9 +181,8 @@ class CFGZeroStar(Extrapolated):
         drop: Sequence[str] | None = None,
         rest: float | None = None,
     ) -> None:
-        super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
+        super().__init__(model, scale, null, interval, drop)
         as_scalar(model.sde, ": its paths from data to noise are not straight; use ClassifierFree.")
-        self.null, self.drop = null, drop
         self.rest = None if rest is None else check_number("rest", rest, above=0, at_most=model.sde.T)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:

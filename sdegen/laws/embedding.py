@@ -18,7 +18,7 @@ from torch import Tensor
 from ..precision import apply_matrix
 from ..show import show_call
 from .kernels import Transition
-from .matrices import Matrix, check_channels, full_matrix
+from .matrices import Matrix, check_channels, single_matrix
 from .operators import Operator, Scale, rows
 
 
@@ -98,7 +98,7 @@ class Embedding(ABC):
         """Return the matrix ``Phi E``, ``(n, d)``, and the covariance ``R Rᵀ``, ``(n, n)``, of states of data of `d` numbers."""
         E = self.matrix(d)
         n = len(E)
-        return full_matrix(law.Phi, n).reshape(n, n) @ E, full_matrix(law.covariance, n).reshape(n, n)
+        return single_matrix(law.Phi, n) @ E, single_matrix(law.covariance, n)
 
     def seen_along(self, law: Transition, axes: Any) -> tuple[Tensor, Tensor] | None:
         """Return the numbers of ``Phi E`` and of the covariance along orthonormal axes, each ``(1, d)`` or ``(1, 1)``, where both

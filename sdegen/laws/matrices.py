@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Matrix", "check_channels", "full_matrix"]
+__all__ = ["Matrix", "check_channels", "full_matrix", "single_matrix"]
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -194,3 +194,8 @@ def full_matrix(A: Operator, d: int) -> Tensor:
     M = A.matrix()
     one = torch.eye(d // A.size, dtype=M.dtype)
     return (M[..., :, None, :, None] * one[:, None, :]).reshape(*M.shape[:-2], d, d)
+
+
+def single_matrix(A: Operator, d: int) -> Tensor:
+    """Return a map of one time as a matrix over all `d` numbers of a state, ``(d, d)``; raise as `full_matrix`."""
+    return full_matrix(A, d).reshape(d, d)
