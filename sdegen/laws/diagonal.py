@@ -94,10 +94,11 @@ class Diagonal(Elementwise):
 
     def _on(self, x: Tensor) -> Tensor:
         """Return the numbers in the dtype and on the device of a state, of whose shape they are."""
-        if self.c.shape[1:] != x.shape[1:] or len(self.c) not in (1, len(x)):
+        (rows, *shape), (states, *own) = self.c.shape, x.shape
+        if shape != own or rows not in (1, states):
             raise ValueError(
-                f"x has shape {tuple(x.shape)}, where each number of states ({'B' if len(self.c) == 1 else len(self.c)}, "
-                f"{', '.join(map(str, self.c.shape[1:]))}) has a coefficient of its own; give states of that shape."
+                f"x has shape {tuple(x.shape)}, where each number of states ({'B' if rows == 1 else rows}, "
+                f"{', '.join(map(str, shape))}) has a coefficient of its own; give states of that shape."
             )
         return self.c.to(x.device, x.dtype, non_blocking=True)
 
