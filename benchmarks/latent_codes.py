@@ -48,11 +48,16 @@ def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
         torch.manual_seed(0)
         return family.build(train)
     path = vae_file(table)
-    if path.exists() and not table.quick:
+    if is_there(table):
         return sdegen.load(path, dtype=torch.float32)
     if of_sources(table) and not table.quick:
         raise SystemExit(f"{path} is not there; train it by python -m benchmarks.sources_table --fresh --only VAE.")
     return trained(family, train, 0, device=table.device)[0]
+
+
+def is_there(table: Table) -> bool:
+    """Whether the autoencoder has been trained already."""
+    return vae_file(table).exists() and not table.quick
 
 
 def of_sources(table: Table) -> bool:
@@ -210,15 +215,24 @@ def codes_block(table: Table) -> str:
         "codes and head trained together": (partial(joint, table), 1),
     }
     rows = {row: table.row(name, row, make, seeds) for row, (make, seeds) in makers.items()}
-    columns = {f"ε = {e:g}": 3 for e in EPSILONS} | {"active units": 0, "of": 0, "steps": 0, "seeds": 0}
+    for cells in rows.values():
+        if cells:
+            cells["errors over"] = "seeds" if cells["seeds"][0] > 1 else "images"
+    columns = {f"ε = {e:g}": 3 for e in EPSILONS} | {
+        "active units": 0,
+        "of": 0,
+        "steps": 0,
+        "seeds": 0,
+        "errors over": 0,
+    }
     return table.write(name, columns, rows)
 
 
 def reconstruction_block(table: Table) -> str:
     """Return how far reconstructions of changed images are from the images."""
-    name = f"{folder_of(table)}-reconstruction"
+    name, device = f"{folder_of(table)}-reconstruction", "cpu" if is_there(table) else None
     rows = {
-        row: table.row(name, row, partial(reconstructed, table, signs), once=True)
+        row: table.row(name, row, partial(reconstructed, table, signs), once=True, device=device)
         for row, signs in (("changed by the gradient's sign", by_gradient), ("changed by random signs", at_random))
     }
     return table.write(name, {f"ε = {e:g}": 3 for e in EPSILONS}, rows)

@@ -257,7 +257,8 @@ def images_block(table: Table) -> str:
     rows = {}
     for name in ["digits"] if table.quick else RECIPES:
         cells = table.row("images", name, partial(judged, table, name), seeds=2)
-        price = table.row("cost", priced(RECIPES[name]), partial(cost, name, 4 if table.quick else 12), once=True)
+        counted = partial(cost, name, 4 if table.quick else 12)
+        price = table.row("cost", priced(RECIPES[name]), counted, once=True, device="cpu")
         if cells and price:
             hours = cells["steps"][0] * min(price[kind][0] for kind in ("float32", "bfloat16")) / 3600
             cells = (

@@ -98,13 +98,25 @@ class Table:
         return own if own.exists() else COMMITTED / self.folder / name
 
     def row(
-        self, block: str, name: str, compute: Callable[[int], Values], seeds: int | None = None, once: bool = False
+        self,
+        block: str,
+        name: str,
+        compute: Callable[[int], Values],
+        seeds: int | None = None,
+        once: bool = False,
+        device: str | None = None,
     ) -> Values:
         """Return a row, the mean over its seeds (see `each` and `combine`)."""
-        return combine(list(self.each(block, name, compute, seeds, once).values()))
+        return combine(list(self.each(block, name, compute, seeds, once, device).values()))
 
     def each(
-        self, block: str, name: str, compute: Callable[[int], Values], seeds: int | None = None, once: bool = False
+        self,
+        block: str,
+        name: str,
+        compute: Callable[[int], Values],
+        seeds: int | None = None,
+        once: bool = False,
+        device: str | None = None,
     ) -> dict[int, Values]:
         """Return the values of a row by seed: of all seeds that exist, and of those asked for.
 
@@ -118,6 +130,8 @@ class Table:
             How many are computed where the command does not say which; as many as of the table's other rows if None.
         once
             Whether one seed, 0, is enough, whatever the command says.
+        device
+            Where it is computed, which is noted beside it; on the command's device if None.
         """
         asked = self.args.seeds or list(range(1 if self.quick else seeds or self.args.default_seeds))
         if once:
@@ -126,7 +140,7 @@ class Table:
             wanted = asked
         else:
             wanted = sorted({*asked, *self.rows.seeds(block, name)})
-        found = {seed: self.value(Key(block, name, seed), compute) for seed in wanted}
+        found = {seed: self.value(Key(block, name, seed), compute, device) for seed in wanted}
         return {seed: values for seed, values in found.items() if values}
 
     def again(self, key: Key) -> bool:
@@ -138,7 +152,7 @@ class Table:
         """Whether `only` lets a row be computed."""
         return self.args.only in name
 
-    def value(self, key: Key, compute: Callable[[int], Values]) -> Values:
+    def value(self, key: Key, compute: Callable[[int], Values], device: str | None = None) -> Values:
         """Return the values of a row of one seed: those that exist, or computed and kept; empty if neither."""
         who = (self.folder, key)
         new = who in self.done or who in self.computed
@@ -154,7 +168,8 @@ class Table:
         began = time.perf_counter()
         values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
-        where = {} if self.device == "cpu" else {"device": called(self.device)}
+        device = self.device if device is None else device
+        where = {} if device == "cpu" else {"device": called(device)}
         self.rows.add(
             key, values, commit=commit(), torch=torch.__version__, **where, **source, seconds=round(seconds, 1)
         )

@@ -33,6 +33,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "DDPM": lambda: sdegen.Model(nets.UNet.small(1, 8, 3), sdegen.DDPM(), sdegen.models.NoiseParametrization()),
     "VAE": lambda: b.VAE(down(2 * LATENT), up(), LATENT, b.Continuous()),
     "hierarchical VAE": lambda: b.HierarchicalVAE(SHAPE, (4, 2), width=16, likelihood=b.Continuous(), skip=True),
+    "RealNVP": lambda: b.RealNVP(SHAPE, couplings=2, width=8, depth=1, scales=1),
+    "RealNVP behind a logit": lambda: b.RealNVP(SHAPE, couplings=2, width=8, depth=1, scales=1, first=b.Logit()),
     "residual flow": lambda: b.ResidualFlow(SHAPE, blocks=1, width=8, squeeze=1),
     "GAN": lambda: b.GAN(up(batch_norm=True, bounded=True), down(1, batch_norm=True), LATENT),
     "WGAN": lambda: b.WGAN(up(bounded=True), down(1), LATENT),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -40,6 +40,7 @@ from benchmarks import (
 )
 from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
+from benchmarks.tickets import Tickets
 from sdegen import nets, samplers
 from sdegen.laws.draws import seeded
 
@@ -111,6 +112,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_row_says_on_which_device_it_was_computed(tmp_path: Path) -> None:
+    """On that of the command, unless it is computed elsewhere, as what is counted in seconds of a core is."""
+    args = SimpleNamespace(
+        quick=False, device="mps", out=tmp_path, seeds=None, default_seeds=1, fresh=False, stale=False, only=""
+    )
+    tickets = Tickets(tmp_path / "tickets")
+    tickets.folder.mkdir()
+    table = tables.Table(Path("tiny"), cast(Any, args), tickets)
+    tickets.put((table.folder, Key("tiny", name, 0)) for name in ("there", "here"))
+    for name, device in (("there", None), ("here", "cpu")):
+        assert table.row("tiny", name, lambda seed: {"value": [1.0, None]}, device=device)
+    said = {key.name: line.get("device") for key, line in table.rows.lines.items()}
+    assert said == {"there": "MPS", "here": None}
 
 
 def test_rows_are_computed_once(place: Place) -> None:

@@ -86,7 +86,7 @@ def test_a_run_that_ends_early_has_the_same_normaliser() -> None:
 
 
 def test_a_run_that_ends_early_is_taken_to_the_data_by_the_flow() -> None:
-    found = corrected(product(sdegen.VP(), [(NARROW, 1.0)]), 2000, steps=10, grid=sdegen.grids.Angle(end=0.1), seed=0)
+    found = corrected(product(sdegen.VP(), [(NARROW, 1.0)]), 2000, steps=10, grid=sdegen.grids.Angle(end=0.05), seed=0)
     spread = found.mean((found.x - found.mean()).square()).sqrt() / NARROW.moments().covariance.diagonal().sqrt()
     assert ((spread - 1).abs() < 0.08).all()
 
@@ -237,8 +237,21 @@ def test_runs_that_cannot_be_weighted_are_refused() -> None:
     labelled = sdegen.ExactConditional(sdegen.VP(), [NARROW, WIDE], RING)
     with pytest.raises(ValueError, match="label has a row for each particle"):
         corrected(Product([(labelled, 2.0), (guidance.Without(labelled), -1.0)]), 4, label=torch.arange(4) % 2)
+    with pytest.raises(ValueError, match="the noise has 56 % of the spread of the data"):
+        corrected(model, 10, grid=sdegen.grids.Angle(end=0.1))
     with pytest.raises(ValueError, match="turned non-finite at t = "):
         corrected(Product([(Lost(sdegen.VP(), NARROW), 1.0)]), 20, steps=20, seed=0)
+
+
+def test_a_run_of_too_few_steps_to_tell_its_error_says_so() -> None:
+    model = product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)])
+    with pytest.raises(ValueError, match="steps = 1 leaves the first time alone"):
+        corrected(model, 50, steps=1, seed=0)
+    with pytest.warns(UserWarning, match="steps = 2 are too few to tell"):
+        corrected(model, 50, steps=2, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        corrected(product(sdegen.VP(), [(NARROW, 1.0)]), 50, steps=3, seed=0)
 
 
 @pytest.mark.parametrize("powers", [(2.0, 0.0), (1.5, 0.75), (2.0, -1.0), (0.5, 0.25)], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -84,3 +85,41 @@ def test_what_is_no_density_is_refused(what: str) -> None:
     log_prob, said = REFUSED[what]
     with pytest.raises(ValueError, match=said):
         anneal_density(log_prob, START, 10, levels=3, seed=0)
+
+
+IMPROPER: dict[str, Callable[[Tensor], Tensor]] = {
+    "flat": lambda x: 0 * x.sum(1),
+    "rises along a line": lambda x: x[:, 0],
+    "rises as a square": lambda x: 0.05 * x.square().sum(1),
+    "rises along one axis": lambda x: 0.2 * x[:, 0].square() - x[:, 1].square(),
+    "goes to one far away": lambda x: -1 / (1e-3 + x.square().sum(1)),
+    "falls too slowly": lambda x: -(1 + x.square().sum(1)).log(),
+}
+
+
+@pytest.mark.parametrize("what", IMPROPER)
+def test_a_density_without_an_integral_is_told(what: str) -> None:
+    with pytest.warns(UserWarning, match="times as far out as they began"):
+        anneal_density(IMPROPER[what], START, 300, levels=200, seed=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_a_law_that_its_gaussian_covers_is_no_such_density(scale: float, shift: float) -> None:
+    law = GaussianMixture(torch.ones(1), torch.full((1, 2), shift), torch.tensor([scale**2]))
+    wide = GaussianMixture(torch.ones(1), torch.full((1, 2), shift), torch.tensor([9.0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        anneal_density(law.log_prob, wide, 300, levels=100, seed=0)
+
+
+@pytest.mark.parametrize("power", [2, 4, 40])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_particles_that_leave_for_infinity_are_no_fault_of_the_values(scale: float, power: int) -> None:
+    start = GaussianMixture(torch.ones(1), torch.full((1, 2), scale), torch.tensor([scale**2]))
+    with pytest.raises(
+        ValueError, match="of 10 particles have left for infinity: the density rises there without bound"
+    ):
+        anneal_density(lambda x: 1e200 * (x / scale).norm(dim=1) ** power, start, 10, levels=50, seed=0)
+    with pytest.raises(ValueError, match="log_prob is inf at 10 of 10 points"):  # but where they begin it is
+        anneal_density(lambda x: x[:, 0] * 0 + torch.inf, start, 10, levels=50, seed=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, metrics
-from sdegen.samplers import ExponentialSDE, Fitted, Matched, default, fit_solver
+from sdegen.samplers import ExponentialSDE, Fitted, Matched, Restart, default, fit_solver
 from sdegen.samplers.coarsened import CoarsenedNoise
 from sdegen.samplers.law_search import LawSearch
 from sdegen.testing import gaussian_data
@@ -57,6 +57,24 @@ def test_factors_of_one_are_the_sampler_without_them() -> None:
     assert torch.equal(x, y)
     with pytest.raises(ValueError, match="noises has shape"):
         Fitted(times, torch.ones(5, 3), 2, False, eta=0.7, noises=torch.ones(4))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_factors_act_at_the_times_they_were_fitted_to_alone(eta: float) -> None:
+    """Other times, as many or not, such as those of a sampler that has this one inside, would be given factors of others."""
+    times = grids.Angle()(EXACT.sde, 6)
+    rows, noises = (5, torch.ones(5)) if eta else (9, None)
+    fitted = Fitted(times, torch.ones(rows, 3), 2, True, eta=eta, noises=noises)
+    assert len(fitted.plan(EXACT, times)) == 5
+    others = [times[:-1], times[1:], times.flip(0), 0.99 * times, torch.cat([times, times[-1:] / 2])]
+    for other in others:
+        with pytest.raises(ValueError, match=f"fitted to 6 times from 1 to .* is asked for {len(other)} from"):
+            fitted.plan(EXACT, other)
+    with pytest.raises(ValueError, match="give a sampler without fitted factors there"):
+        sdegen.sample(EXACT, 4, sampler=Restart(fitted), seed=0)
+    for n in (rows - 1, rows + 1):
+        with pytest.raises(ValueError, match=f"factors has {n} rows for {rows} moves"):
+            sdegen.sample(EXACT, 4, sampler=Fitted(times, torch.ones(n, 3), 2, True, eta=eta, noises=noises))
 
 
 def test_gaussian_data_cost_no_distance() -> None:

@@ -111,6 +111,30 @@ def test_a_finished_run_gives_its_result_at_once(whole, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
+def test_a_checkpoint_from_before_conditions_were_noted_goes_on(tmp_path):
+    """What is noted of them follows from nothing that the weights know: then all is taken to be learned, as it was before."""
+
+    def labelled(folder, **asked):
+        torch.manual_seed(0)
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP())
+        x, label = RING.sample(50, torch.Generator().manual_seed(1)).float(), torch.arange(50) % 3
+        fit(model, (x, label), steps=20, batch_size=16, seed=3, checkpoint=folder, every=5, **asked)
+        return model
+
+    whole = labelled(None)
+    with pytest.raises(Stop):
+        labelled(tmp_path / "run", callbacks=[stopping(12)])
+    folder = checkpoints.Folder(tmp_path / "run")
+    kept = folder.newest()
+    older = {name: value for name, value in kept.tensors.items() if not name.startswith("weight:learned.")}
+    assert len(older) < len(kept.tensors)
+    folder.write(kept.step, kept.seconds, kept.about, older)
+    again = labelled(tmp_path / "run")
+    assert torch.equal(flat(whole), flat(again))
+    assert whole.learned == {"label": (True, False)} and again.learned.get("label", (True, True)) == (True, True)
+    sdegen.sample(again, 2, seed=0)
+
+
 def test_a_run_of_constant_rate_can_be_made_longer(tmp_path):
     long = run(None, schedule=constant_rate)
     for steps in (20, 33, 60):
@@ -165,16 +189,17 @@ def test_two_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
 children = multiprocessing.get_context("forkserver")
 
 
-def child(folder, begun, done, threads):
+def child(folder, begun, done, threads, last):
+    """A run that at the step `last` waits to be killed: on a busy machine it might be over before anyone looks."""
     torch.set_num_threads(threads)
     begun.set()
-    model, record = run(Path(folder), every=1)
+    model, record = run(Path(folder), every=1, callbacks=[lambda seen: seen.step < last or signal.pause()])
     save_file({"weights": flat(model), "loss": torch.tensor(record.loss, dtype=torch.float64)}, done)
 
 
-def launched(folder, done):
+def launched(folder, done, last=1000):
     begun = children.Event()
-    process = children.Process(target=child, args=(str(folder), begun, str(done), torch.get_num_threads()))
+    process = children.Process(target=child, args=(str(folder), begun, str(done), torch.get_num_threads(), last))
     process.start()
     assert begun.wait(120)
     return process
@@ -193,10 +218,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(whole, tmp_path):
     process.join()
     chance, folder, reached = random.Random(0), tmp_path / "run", [0]
     for _ in range(100):
-        process = launched(folder, tmp_path / "b")
-        wanted = reached[-1] + chance.randint(
-            1, 8
-        )  # steps, not seconds: a machine may be busier or less busy than it was
+        # steps, not seconds: a machine may be busier or less busy than it was
+        wanted = reached[-1] + chance.randint(1, 8)
+        process = launched(folder, tmp_path / "b", wanted + 8)
         while process.exitcode is None and last_step(folder) < wanted:
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.005))

@@ -64,6 +64,28 @@ def test_rewards_that_weigh_nothing_are_refused() -> None:
         tilt_law(LAW, torch.ones(3))
 
 
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.OU()], ids=lambda sde: type(sde).__name__)
+def test_a_grid_that_ends_early_is_exact_or_refused(sde: sdegen.LinearSDE, scale: float) -> None:
+    """Of a Gaussian of variance P, what a model predicts at the last time has the variance ``P² / (P + ρ²)``, and with the reward
+    ``x / sqrt P`` the constant is ``exp(½)``, not that of the narrower law."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([scale**2]))
+    model = sdegen.Exact(sde, law)
+    weighed = lambda end: tilted_smc(
+        model, lambda x: x[:, 0] / scale, 2000, steps=30, grid=sdegen.grids.Angle(end=end), seed=0, progress=False
+    )
+    ends = {share: sde.time(1 / (share * scale**2)).item() for share in (9e-4, 1.1e-3, 0.1)}
+    ends = {share: end for share, end in ends.items() if end > sde.t_min}
+    assert len(ends) > 1
+    for share, end in ends.items():
+        if share > 1e-3:
+            with pytest.raises(ValueError, match=r"the grid ends at t = .* % of the spread of the data"):
+                weighed(end)
+        else:
+            found = weighed(end)
+            assert abs((found.log_evidence or 0.0) - 0.5) < 4 * (found.evidence_error or 0.0) + 1e-3
+
+
 @pytest.mark.slow
 def test_the_stated_error_is_nominal_after_resampling() -> None:
     ring = sdegen.data.gaussian_ring()

@@ -81,3 +81,5 @@ def test_particles_know_the_density_of_what_was_measured(scale: float) -> None:
     truth = torch.distributions.Normal(0.0, spread).log_prob(Y[:1]).item()
     assert found.log_evidence is not None and found.evidence_error is not None
     assert abs(found.log_evidence - truth) < 4 * found.evidence_error + 0.02 < 0.5
+    with pytest.raises(ValueError, match=r"the grid ends at t = 0\.1, where the noise has 24 % of the spread"):
+        twisted_smc(model, 10, steps=4, grid=sdegen.grids.Angle(end=0.1), y=Y[:1])

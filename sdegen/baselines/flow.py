@@ -280,6 +280,10 @@ class NormalizingFlow(Standardised):
             If data have another shape.
         """
         check_tensor("x", x)
+        return self._log_prob(x, batch)
+
+    def _log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
+        """Return ``log p(x)`` of data that may hold NaN, as a loss's may: to look would ask an accelerator for a number."""
         if x.shape[1:] != torch.Size(self.shape) or len(x) == 0:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."
@@ -293,7 +297,7 @@ class NormalizingFlow(Standardised):
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``−log p(x) / D`` in nats per coordinate, ``(B,)``."""
-        return -self.log_prob(x) / self.dim
+        return -self._log_prob(x) / self.dim
 
     @torch.no_grad()
     @check_arguments

@@ -18,10 +18,13 @@ from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
 from ..progress import show_bar
 from ..samplers.noise import as_seed
+from ..warning import warn_caller
 from .particles import Particles, draw_again, log_evidence_of
 
 TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
 PACE = 1.0  # of that setting: nats of the step, for each unit of the share, from one level to the next
+WIDER = 4.0  # the mean square distance from the middle of the Gaussian, by its variance, beyond which it covers no law
+FAR = 1e6  # of its standard deviations: what is there is on its way to infinity
 
 
 @check_arguments
@@ -80,7 +83,8 @@ def anneal_density(
     Raises
     ------
     ValueError
-        If `log_prob` is NaN or +∞ somewhere, −∞ at all particles, or has no slope, or a number is out of its bounds.
+        If `log_prob` is NaN or +∞ somewhere, −∞ at all particles, or has no slope, particles leave for infinity, or a number is
+        out of its bounds.
 
     Examples
     --------
@@ -116,7 +120,14 @@ def anneal_density(
             step *= math.exp(PACE * (taken - TAKEN))
             bar.update()
     log_evidence += log_evidence_of(log_weights).item()
-    return Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence)
+    found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence)
+    begun = gaussian.moments()
+    if (wide := found.mean((at.x - begun.mean).square()).mean().item() / begun.variance().item()) > WIDER:
+        warn_caller(
+            f"particles end {wide**0.5:.2g} times as far out as they began: the density is wider than the Gaussian, or has no "
+            "finite integral, and then log_evidence says nothing; begin with a wider one, and bound the density."
+        )
+    return found
 
 
 class _Seen(NamedTuple):
@@ -157,9 +168,11 @@ def _first_step(gaussian: GaussianMixture) -> float:
 def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Seen:
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
     with torch.inference_mode(False), torch.enable_grad():
+        _refuse_far(gaussian, x, ~x.isfinite().flatten(1).all(1))
         x = x.detach().clone().requires_grad_()  # no tensor of inference, which has no slope
         log_f = check_answer("log_prob", log_prob(x), x.shape[:1], must="one number for each point").double()
         bad = log_f.isnan() | (log_f == torch.inf)
+        _refuse_far(gaussian, x.detach(), bad)
         if bad.any():
             raise ValueError(
                 f"log_prob is {log_f[bad][0].item()} at {int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}; it "
@@ -176,6 +189,17 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
         )
     x = x.detach()
     return _Seen(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
+
+
+def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
+    """Refuse points without a value if one lies so far out that particles are on their way to infinity."""
+    begun = gaussian.moments()
+    far = bad & ~((x - begun.mean).flatten(1).norm(dim=1) < FAR * begun.variance().sqrt().item())
+    if far.any():
+        raise ValueError(
+            f"{int(far.sum())} of {len(x)} particles have left for infinity: the density rises there without bound, and has no "
+            "finite integral, or its slope is too steep for a step; bound it, or begin with a Gaussian of its width."
+        )
 
 
 def _move(

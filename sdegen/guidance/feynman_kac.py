@@ -31,11 +31,12 @@ from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
-from .particles import Particles, log_evidence_of, noisy_times, refuse_rows
+from .particles import Particles, log_evidence_of, noisy_times, refuse_early, refuse_rows
 from .product import Product
 from .swarm import Swarm, Told, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
+FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
 
 
 @check_arguments
@@ -66,7 +67,7 @@ def corrected(
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
     to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of doubt
-    about the normaliser.
+    about the normaliser, or are two, which do not tell.
 
     Parameters
     ----------
@@ -97,8 +98,9 @@ def corrected(
     Raises
     ------
     ValueError
-        If the product is improper at the first time, states or weights turn non-finite, the grid ends without noise, `eta` is too
-        small, a condition has a row for each particle, or powers do not sum to one on a process with more numbers than the data.
+        If the product is improper at the first time, states or weights turn non-finite, the grid ends early or without noise,
+        `eta` is too small, a condition has a row for each particle, or powers do not sum to one on a process with more numbers
+        than the data.
 
     Examples
     --------
@@ -117,6 +119,7 @@ def corrected(
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     lean = _check_eta(model, eta)
     times = noisy_times(model, sde, grid, steps)
+    refuse_early(model, sde, times, FLOWS)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     sampler, told = ExponentialSDE(steps, grid, eta=lean), Told(sde, model)
     with torch.no_grad(), evaluating(model), show_bar(progress, "corrected") as bar:
@@ -135,7 +138,9 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
-    if (error := swarm.step_error()) > COARSE:
+    if len(times) < 3:
+        warn_caller(f"steps = {steps} are too few to tell how far the logarithm of the normaliser is off; take more.")
+    elif (error := swarm.step_error()) > COARSE:
         warn_caller(
             f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
             f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."

@@ -10,6 +10,7 @@ __all__ = [
     "effective_size",
     "log_evidence_of",
     "noisy_times",
+    "refuse_early",
     "refuse_rows",
 ]
 
@@ -25,6 +26,8 @@ from ..models.score import ScoreModel
 from ..processes.grids import Angle, Grid
 from ..processes.linear import LinearSDE
 from ..show import show_call
+
+LEFT = 1e-3  # of the variance of data: what the noise may have at the last time of a chain that ends in predicted means
 
 
 class Particles(NamedTuple):
@@ -178,3 +181,23 @@ def noisy_times(model: ScoreModel, sde: LinearSDE, grid: Grid | None, steps: int
             f"the grid ends at t = {times[-1].item():.6g}, where steps have no noise to weigh; end it later."
         )
     return times
+
+
+def refuse_early(model: ScoreModel, sde: LinearSDE, times: Tensor, most: float = LEFT) -> None:
+    """Refuse a chain whose last time has much noise: the clean states predicted there are narrower than the data.
+
+    Raises
+    ------
+    ValueError
+        If there is one time alone, or the noise at the last has a larger share of the variance of the data than `most`, and
+        process and model end later.
+    """
+    if len(times) < 2:
+        raise ValueError("steps = 1 leaves the first time alone, which has all of the noise; take two or more.")
+    t, least = times[-1], sde.t_min if model.end is None else model.end
+    left = (-sde.log_snr(t)).exp().item() / model.state_moments().variance().item()
+    if left > most and t.item() > least * (1 + 1e-9):
+        raise ValueError(
+            f"the grid ends at t = {t.item():.6g}, where the noise has {100 * left**0.5:.2g} % of the spread of the data: "
+            f"samples and log_evidence would be those of another law; end it nearer to t = {least:.6g}."
+        )

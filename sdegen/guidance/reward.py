@@ -20,7 +20,7 @@ from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
-from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_early, refuse_rows
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -80,8 +80,8 @@ def tilted_smc(
     TypeError
         If the process is not linear.
     ValueError
-        If the reward is NaN or inf, or forbids all particles, `temperature` is not positive, the grid ends without noise, or a
-        condition has a row for each particle.
+        If the reward is NaN or inf, or forbids all particles, `temperature` is not positive, the grid ends early or without
+        noise, or a condition has a row for each particle.
 
     Examples
     --------
@@ -101,6 +101,7 @@ def tilted_smc(
     sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")
     seed = as_seed(seed, generator)
     times = noisy_times(model, sde, grid, steps)
+    refuse_early(model, sde, times)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "tilted_smc") as bar:
         check_known(model)

@@ -20,7 +20,7 @@ from ..samplers.start import check_conditions, check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
 from .measuring import check_measured
-from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_early, refuse_rows
 
 
 @check_arguments
@@ -72,7 +72,7 @@ def twisted_smc(
     TypeError
         If the model is none of these.
     ValueError
-        If all weights are zero or not finite, the grid ends without noise, or a condition has a row for each particle.
+        If all weights are zero or not finite, the grid ends early or without noise, or a condition has a row for each particle.
     """
     if not isinstance(model, MeasurementGuidance):
         raise TypeError(
@@ -83,6 +83,7 @@ def twisted_smc(
     cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = noisy_times(model, sde, grid, steps)
+    refuse_early(model, sde, times)
     draws = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad(), evaluating(model):
         check_known(model)

@@ -5,7 +5,7 @@ Networks know nothing of this file.
 
 from __future__ import annotations
 
-__all__ = ["Model", "Trainable"]
+__all__ = ["LEARNED", "Model", "Trainable"]
 
 from collections.abc import Collection
 from functools import partial
@@ -34,7 +34,7 @@ from ..signatures import check_call
 from .parametrizations import Coefficients, EDMParametrization, MatchedParametrization, Parametrization
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
-_LEARNED, _UNKNOWN = "learned.", (True, True)
+LEARNED, _UNKNOWN = "learned.", (True, True)  # before names in a state dict; of a name that is not there
 NARROWEST = 1e-4  # of the largest variance of data: what their law is taken to have along an axis at least
 
 
@@ -120,11 +120,11 @@ class Trainable(ScoreModel, Calibrated):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in conditions_of(self.net).nulls:
-            destination[f"{prefix}{_LEARNED}{name}"] = torch.tensor(self.learned.get(name, _UNKNOWN))
+            destination[f"{prefix}{LEARNED}{name}"] = torch.tensor(self.learned.get(name, _UNKNOWN))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Take what is known of the conditions out of a state dict, where it says something of them."""
-        begin = prefix + _LEARNED
+        begin = prefix + LEARNED
         kept = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(begin)}
         self.learned = {name.removeprefix(begin): tuple(value.tolist()) for name, value in kept.items()}
         super()._load_from_state_dict(state_dict, prefix, *others)

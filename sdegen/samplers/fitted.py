@@ -46,7 +46,7 @@ class Fitted(ExponentialSDE):
     Raises
     ------
     ValueError
-        In a run with another ``final`` than it was fitted for.
+        In a run with another ``final`` or at other times than it was fitted for, as in a sampler that has it inside.
     """
 
     also_saved = ("error", "default_error")
@@ -85,7 +85,20 @@ class Fitted(ExponentialSDE):
         return super().pieces(model) if self.eta else Multistep.pieces(self, model)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
-        """Plan the weights and the noise, multiplied by the fitted factors."""
+        """Plan the weights and the noise, multiplied by the fitted factors.
+
+        Raises
+        ------
+        ValueError
+            If the times are not those that the factors were fitted to.
+        """
+        own = self.stops.to(times)
+        if times.shape != own.shape or not torch.allclose(times, own, rtol=1e-6, atol=0):
+            raise ValueError(
+                f"this solver was fitted to {len(own)} times from {own[0].item():.6g} to {own[-1].item():.6g} and is asked "
+                f"for {len(times)} from {times[0].item():.6g} to {times[-1].item():.6g}; give a sampler without fitted factors "
+                "there, such as Multistep."
+            )
         return multiplied(self.updates(model, times), self.factors, self.noises).merged().steps()
 
 
@@ -99,7 +112,7 @@ def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) 
     """
     n, corrections, spreads = len(updates.nodes), updates.corrections, updates.spreads
     moves, apart = (n, 1) if corrections is None else (2 * n - 1, 2)
-    if len(factors) < moves:
+    if len(factors) != moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     if noises is not None:
         spreads = [c and c._replace(root=c.root * noise) for c, noise in zip(spreads, noises, strict=True)]

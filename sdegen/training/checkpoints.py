@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..identity import differences
 from ..laws.mixtures import Moments
+from ..models.network import LEARNED
 from ..show import show_call
 from ..storage import parsed, read_whole, write_whole
 
@@ -64,6 +65,7 @@ class Checkpoint:
         for name, was, given in differences(self.about, about):
             raise ValueError(f"{self.path} is of a run with {name} = {was}, not {given}; {_WHAT_TO_DO}")
         then, now = self.part("weight"), model.state_dict()
+        now = {name: value for name, value in now.items() if name in then or not name.startswith(LEARNED)}
         for name in sorted(then.keys() ^ now.keys()):
             here = "the checkpoint" if name in then else "the model"
             raise ValueError(
@@ -141,6 +143,8 @@ class Checkpoint:
         gone = "delete it, and the run goes on from the one before."
         for name, value in expected.items():
             was = self.tensors.get(name)
+            if was is None and name.startswith(f"weight:{LEARNED}"):
+                continue  # written before it was noted, when all was taken to be learned
             if was is None:
                 raise ValueError(f"{self.path} lacks {name}; {gone}")
             if name.startswith("weight:"):

@@ -275,8 +275,9 @@ def test_a_fitted_solver_holds_to_the_laws_of_those_without_an_order(process: st
     process_of_all, denoise = sde(), final == "denoise"
 
     def make(n: int) -> Sampler:
-        factors = 1 + 0.01 * torch.randn(2 * n, 3, generator=torch.Generator().manual_seed(0))
-        return Fitted(grid(process_of_all, n if denoise else n + 1), factors, 2, denoise)
+        times = grid(process_of_all, n if denoise else n + 1)
+        factors = 1 + 0.01 * torch.randn(2 * len(times) - 3, 3, generator=torch.Generator().manual_seed(0))
+        return Fitted(times, factors, 2, denoise)
 
     assert make(8).convergence_order is None
     report = check_sampler(make, process_of_all, steps=(16, 24), final=final)

@@ -75,6 +75,14 @@ def test_right_process_passes(make: Callable[[], sdegen.SDE]) -> None:
     assert report.failures == []
 
 
+@pytest.mark.parametrize("mean", [0.7, -3.0])
+@pytest.mark.parametrize("make", [VP, VE, Cosine, CLD, DoubleWell], ids=lambda make: make.__name__)
+@pytest.mark.turns("Cosine", "DoubleWell")
+def test_right_process_passes_in_other_units(make: Callable[[], sdegen.SDE], mean: float) -> None:
+    report = check_sde(make().in_units(sdegen.laws.Units(mean, 1.7)))
+    assert report.passed, report
+
+
 def test_nonlinear_process_with_a_number_for_its_noise_passes() -> None:
     report = check_sde(CubicWithNumbers())
     assert report.passed, report

@@ -15,6 +15,7 @@ from sdegen import OU, VE, VP, DoubleWell, Scale
 from sdegen.laws.derivatives import Field
 from sdegen.laws.kernels import Kernel, Transition
 from sdegen.laws.marginals import Perturbed
+from sdegen.laws.units import Units
 from sdegen.processes.base import Flow, Reverse
 from sdegen.processes.dynamics import diffusion_at
 from sdegen.processes.scalar import AngleFlow
@@ -88,6 +89,23 @@ class OtherNoise(VP):
     def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
         drawn = super().perturb(x_0, t, z, generator)
         return drawn._replace(z=drawn.z.roll(1, 0))
+
+
+class OtherData(VP):
+    """The data that `perturb` says its states are made from are those of other rows."""
+
+    def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
+        drawn = super().perturb(x_0, t, z, generator)
+        return drawn._replace(data=drawn.data.roll(1, 0))
+
+
+class DataInTheirOwnUnits(VP):
+    """The data that `perturb` says its states are made from are not in the units of the process."""
+
+    units = Units(1.0, 2.0)
+
+    def perturb(self, x_0: Tensor, t: Any, z: Tensor | None = None, generator: Any = None) -> Perturbed:
+        return super().perturb(x_0, t, z, generator)._replace(data=x_0)
 
 
 class FirstTimePerturbs(OU):
@@ -235,6 +253,8 @@ FAULTS = [
     wrong(VarianceForRoot, "perturbation_is_its_kernel", "perturb_draws_from_the_marginal"),
     wrong(VarianceForRootThroughout, "perturb_draws_from_the_marginal"),
     wrong(OtherNoise, "perturbation_is_its_kernel", "perturb_draws_from_the_marginal"),
+    wrong(OtherData, "perturbation_is_its_kernel"),
+    wrong(DataInTheirOwnUnits, "perturbation_is_its_kernel"),
     wrong(FirstTimePerturbs, "perturb_draws_from_the_marginal"),
     wrong(PerturbsInFloat64, "perturb_draws_from_the_marginal"),
     wrong(IgnoresGivenNoise, "perturb_draws_from_the_marginal"),

@@ -204,10 +204,12 @@ def _mean_and_covariance(law: StateLaw, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def perturbation_is_its_kernel(sde: SDE) -> None:
-    """``perturb`` returns ``x = kernel.sample(z)``: state, kernel and noise of one draw."""
+    """``perturb`` returns ``x = kernel.sample(z)``, of one draw, and the data it was made from, in the units of the process."""
     x_0 = data(6, 2)
     law = sde.perturb(x_0, times(sde, 6), generator=generator())
     close("x of perturb", law.x, law.kernel.sample(law.z), EXACT, 1 + law.x.abs())
+    u_0 = sde.standardise(x_0)
+    close("data of perturb", law.data, u_0, EXACT, 1 + u_0.abs())
 
 
 def simulation_follows_the_kernel(sde: SDE) -> None:

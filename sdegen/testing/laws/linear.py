@@ -146,15 +146,15 @@ def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
     """
     shape = data(1, 1).shape
     model = Exact(sde, GaussianMixture(torch.ones(1), torch.full(shape, 0.7), torch.tensor([0.5])))
-    E, like = _embedded(sde), sde.lift(data(1, 1))
+    E, like, moments = _embedded(sde), sde.lift(data(1, 1)), model.state_moments()
     k = len(E)
     probe = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
     probe = probe.reshape(k + 1, *like.shape[1:])
     for t in times(sde, 5):
         law = sde.marginal(t)
         P = law.Phi.matrix().reshape(-1, k, k)[0] @ E
-        S = 0.5 * P @ P.T + law.covariance.matrix().reshape(k, k)
-        m = 0.7 * P.sum(1)
+        S = moments.variances() * P @ P.T + law.covariance.matrix().reshape(k, k)
+        m = P @ moments.mean.flatten()
         F, G = (c(t).matrix().expand(1, k, k)[0] for c in (sde.drift_operator, sde.diffusion_operator))
         forward = F @ S + S @ F.T + G @ G.T
         size = (F.abs() @ S.abs() + (G @ G.T).abs()).amax()
