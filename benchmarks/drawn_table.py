@@ -1,6 +1,6 @@
 """The default on families of targets that nothing was tuned on: its error over that of the best peer, and of the best grid.
 
-    python -m benchmarks.drawn_table            # pip install ".[peers]" first
+    python -m benchmarks.drawn_table            # refused without all of the peers (benchmarks/peers.py says how)
     python -m benchmarks.drawn_table --quick
 
 Exact scores of `drawn_targets`, VP and EDM, 64 paths and their ends by 240 steps of the fourth order. Every cell is a ratio, the
@@ -69,23 +69,30 @@ def compare(process: str, family: str, evaluations: tuple[int, ...], seed: int) 
         mine = problem.errors(run(problem, sampler))
         for key, found in (("peer", by_peers(problem, n)), ("grid", on_grids(problem, sampler))):
             for i, what in enumerate(("rms", "median")):
-                if found:
-                    cells[f"{key} {what} {n}"] = [mine[i] / min(v[i] for v in found), None]
+                cells[f"{key} {what} {n}"] = [mine[i] / min(v[i] for v in found), None]
     return cells
 
 
 def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
-    """Errors of every peer on every grid."""
+    """Errors of every peer on every grid, but for runs that ended in no finite state.
+
+    Raises
+    ------
+    ImportError
+        If a peer is not installed: the best of the others is another measure, by which the default would look better.
+    """
     found = []
     for name in PEERS:
         peer = peers.deterministic().get(name)
+        if peer is None:
+            raise ImportError(
+                f"{name} is not installed, and the table compares with the best of all peers; pip install -c constraints.txt "
+                '".[peers]", then pip install -c constraints.txt --no-deps k-diffusion.'
+            )
         for label, make in GRIDS.items():
-            if peer is None or (label == "uniform" and n >= 20):  # far behind there
+            if label == "uniform" and n >= 20:  # far behind there
                 continue
-            try:
-                errors = problem.errors(problem.by_peer(peer, make(problem.end), n))
-            except (ValueError, IndexError, RuntimeError):
-                continue  # what a peer cannot do on a grid
+            errors = problem.errors(problem.by_peer(peer, make(problem.end), n))
             if math.isfinite(errors[0]):
                 found.append(errors)
     return found

@@ -24,6 +24,7 @@ import sdegen
 from benchmarks import (
     columns_law,
     command,
+    drawn_table,
     families_table,
     followed,
     inference_peers,
@@ -362,6 +363,12 @@ def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypat
     was = digest('"""A module."""\ndef f(x):\n    """Double."""\n    return 2 * x\n')
     assert was == digest("def f(x):\n    # twice\n    return 2*x\n")
     assert was != digest("def f(x):\n    return 3 * x\n")
+
+
+def test_the_table_of_drawn_targets_is_refused_without_one_of_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawn_table.peers, "deterministic", lambda: {})
+    with pytest.raises(ImportError, match=f"{drawn_table.PEERS[0]} is not installed"):
+        drawn_table.by_peers(drawn_table.Drawn("VP", "points, 2–8", 1), 5)
 
 
 COMPLETE = [
