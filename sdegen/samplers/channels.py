@@ -27,8 +27,8 @@ from ..models.score import ScoreModel, rotated
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .followed import Followed
-from .moves import Asked, Jump, Move, Moves, Node, Spread, add_multiple, multiply
-from .polynomials import polynomials
+from .moves import Asked, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
+from .polynomials import corrections, polynomials
 from .references import ReferenceLaw
 
 POINTS = 24  # of the quadrature over an update
@@ -54,15 +54,16 @@ class Channels:
         """Return the time at which the angle is `phi`."""
         return self.sde.time_of_angle(phi)
 
-    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
+    def evaluations(self, model: ScoreModel, t: Tensor) -> Evaluations[Operator]:
         """Plan the model evaluations ``q = E[x_0 | x] + C Phiᵀ score`` at the times ``(N,)``, read off from the velocity."""
         one = self.sde.datum.one()
         if self.around.point:
-            return [Node(question) for question in model.ask(t, denoise=one)]
+            return Evaluations([Node(question) for question in model.ask(t, denoise=one)], None, None)
         a, P = (self.split(A, len(t)) for A in self._reading(self.sde.marginal(t)))
-        return [Node(*v) for v in zip(model.ask(t, velocity=one), zip(P, a, strict=True), strict=True)]
+        questions = model.ask(t, velocity=one)
+        return Evaluations([Node(*v) for v in zip(questions, zip(P, a, strict=True), strict=True)], None, None)
 
-    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> Moves[Operator]:
+    def moves(self, times: Tensor, asked: Sequence[Asked]) -> Moves[Operator]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return Moves(times[:0], self.sde.datum, None, [], [], [])
@@ -76,7 +77,8 @@ class Channels:
         M_s, Psi_s, past = M[s], Psi[s], carry @ M[t]
         each = zip(l_s, l_t, integrals, strict=True)
         weights = [M_s * at_s - past * at_t - Psi_s @ between for at_s, at_t, between in each]
-        return Moves(times[s], carry, None, weights, [], [len(v.seen) for v in asked])
+        added = corrections(weights.pop(), self.clock(phi), asked) if any(v.corrected for v in asked) else []
+        return Moves(times[s], carry, None, weights, added, [v.seen for v in asked])
 
     def split(self, A: Operator, n: int) -> list[Operator]:
         """Split a map into `n` prepared ones."""
@@ -85,7 +87,11 @@ class Channels:
     def apart(self, moves: Moves[Any]) -> list[Move]:
         """Split updates into prepared ones."""
         n = len(moves.s)
-        return moves.each(lambda A: self.split(A, n), [None] * n)
+        return moves.each(lambda A: self.split(A, n), self.shifts(None, n))
+
+    def shifts(self, share: Operator | None, n: int) -> list[Tensor | None]:
+        """Return `n` constants, of a law around 0."""
+        return [None] * n
 
     def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> list[Operator]:
         """Return ``∫ K l_j' dphi`` over every update, of each evaluation a map with a row for every update, with ``K = Psi⁻¹ M``.
@@ -161,9 +167,9 @@ class Unlimited(Channels):
         """Return ``Phi`` and ``(1 + eta²) R``."""
         return at.Phi, at.R * (1 + self.eta**2)
 
-    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
+    def evaluations(self, model: ScoreModel, t: Tensor) -> Evaluations[Operator]:
         """Plan the model evaluations ``q = E[z | x]`` at the times ``(N,)``."""
-        return [Node(question) for question in model.ask(t, noise=self.sde.datum.one())]
+        return Evaluations([Node(question) for question in model.ask(t, noise=self.sde.datum.one())], None, None)
 
     def root(self, at_t: Marginal, at_s: Marginal, carry: Operator, s_to_t: Transition) -> Operator:
         """Return `eta` times the root of the forward transition's covariance, taken back to `s`."""

@@ -24,8 +24,8 @@ from ..precision import apply_matrix
 from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
-from .moves import Asked, Coefficient, Jump, Move, Moves, Node, Spread, add_multiple, multiply
-from .polynomials import group_by_ends, polynomials
+from .moves import Asked, Coefficient, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
+from .polynomials import corrections, polynomials
 from .references import ReferenceLaw
 
 FAINT = 1e-100  # factors that nothing is divided by
@@ -88,13 +88,13 @@ class Scalar:
         """Reshape values to broadcast over directions behind their own axes."""
         return values[(..., *[None] * self.c.ndim)]
 
-    def constants(self, values: Tensor) -> Sequence[Tensor | None]:
-        """Multiply the mean, or one for every sample, by numbers ``(N, *directions)``, and split them into prepared constants;
+    def shifts(self, share: Elementwise | None, n: int) -> Sequence[Tensor | None]:
+        """Multiply the mean, or one for every sample, by a map with `n` rows, and split the products into prepared constants;
         None where it is 0.
         """
-        if not self.m.any():
-            return [None] * len(values)
-        return self.unbind((values[:, None] if self.m.ndim > self.c.ndim else values) * self.m)
+        if share is None:
+            return [None] * n
+        return self.unbind((share.c[:, None] if self.m.ndim > self.c.ndim else share.c) * self.m)
 
     def angles(self, phi: Tensor, t: Tensor) -> Tensor:
         """Return the angle of every direction at the times `t`, where that of the process is `phi`: the same."""
@@ -110,7 +110,7 @@ class Scalar:
 
     def P_squared(self, phi: Tensor) -> Tensor:
         """Return ``c cos² phi + n sin² phi`` at angles of every direction, ``(*, *directions)``."""
-        return torch.addcmul(self.n * phi.sin().square(), self.c, phi.cos().square())
+        return (self.c * phi.cos().square()).add_(self.n * phi.sin().square())
 
     def leaning(self, phi: Tensor) -> Tensor:
         """Return ``(P / sin)^lean``, the factor of `q` as it is interpolated: near 1 where there is much noise."""
@@ -120,97 +120,86 @@ class Scalar:
         """Return the ratio at two angles of ``(P / cos)²``, the variance that the reference gives to ``x / alpha``: 0 to 1."""
         return self.P_squared(end) / self.P_squared(phi) * (phi.cos() / end.cos()).square()
 
-    def nodes(self, model: ScoreModel, t: Tensor) -> list[Node]:
-        """Plan the model evaluations ``q = P (v − v_reference)``, times its factor, at the times ``(N,)``."""
+    def evaluations(self, model: ScoreModel, t: Tensor) -> Evaluations[Elementwise]:
+        """Plan the model evaluations ``q = P (v − v_reference)``, times its factor, at the times ``(N,)``; without `P` and this
+        where what a network says enters them as it is, so that weights have both.
+        """
         at, phi = self.sde.marginal(t), self.angles(self.phi(t), t)
-        cos, sin, P = phi.cos(), phi.sin(), self.P_squared(phi).sqrt()
-        pull = sin * cos * (self.n - self.c) / P
-        b = self.offset(phi, P)
+        cos, sin, P_squared = phi.cos(), phi.sin(), self.P_squared(phi)
+        P = P_squared.sqrt()
         if self.lean:
-            factor = self.leaning(phi)
-            pull, P = factor * pull, factor * P
-        if (scale := self._scale(model, at, P)) is not None:
-            pull, P, b = pull / scale, P / scale, b / scale
-        a = -pull / self.root(at)
-        if not self.c.ndim:
-            return [Node(question) for question in model.ask(t, x=Scale(a), velocity=Scale(P))]
-        constants = self.constants(b)
-        if self.own_axes:
-            questions = model.ask(t, x=Diagonal(a), velocity=Diagonal(P))
-            return [Node(question, None, constant) for question, constant in zip(questions, constants, strict=True)]
-        questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
-        return [Node(*v) for v in zip(questions, affine, constants, strict=True)]
+            P = P * self.leaning(phi)
+        gain = self._gain(model, at)
+        scales, P = (None, P) if gain is None else (self._map(gain * P), 1 / gain)
+        a = sin * cos / self.root(at) * P * (self.c - self.n) / P_squared
+        b = self._map(self.n * sin * P / P_squared) if self.m.any() else None
+        if not self.c.ndim or self.own_axes:
+            velocity = Scale(P.flatten()) if P.numel() == len(P) else Diagonal(P)
+            nodes = [Node(question) for question in model.ask(t, x=self._map(a), velocity=velocity)]
+        else:
+            questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
+            nodes = [Node(*v) for v in zip(questions, affine, strict=True)]
+        return Evaluations(nodes, scales, b)
 
-    def _scale(self, model: ScoreModel, at: Marginal, P: Tensor) -> Tensor | None:
-        """Return what evaluations are divided by and weights multiplied with, ``(N, *directions)``, so that what a network says
-        enters them as it is; None where it is turned first, or a model is no network.
+    def _gain(self, model: ScoreModel, at: Marginal) -> Tensor | None:
+        """Return what a network's output is multiplied by in its velocity, ``(N, *directions)``; None where it is turned first,
+        or a model is no network.
         """
         gain = model.gain(at) if self.own_axes or not self.c.ndim else None
         numbers = None if gain is None else gain.along(None)
         if numbers is None or (numbers.shape[1] > 1 and not self.c.ndim):
             return None
-        scale = numbers.reshape(-1, *(self.c.shape if numbers.shape[1] > 1 else [1] * self.c.ndim)) * P
-        return torch.where((scale.abs() > FAINT) & scale.isfinite(), scale, 1.0)
+        numbers = numbers.reshape(-1, *(self.c.shape if numbers.shape[1] > 1 else [1] * self.c.ndim))
+        return torch.where((numbers.abs() > FAINT) & numbers.isfinite(), numbers, 1.0)
 
-    def offset(self, phi: Tensor, P: Tensor) -> Tensor:
-        """Return what the mean is multiplied by in the constant of `q`, at angles of every direction: ``n sin / P``."""
-        b = self.n * phi.sin() / P
-        return self.leaning(phi) * b if self.lean else b
-
-    def moves(self, model: ScoreModel, times: Tensor, asked: Sequence[Asked]) -> Moves[Elementwise]:
+    def moves(self, times: Tensor, asked: Sequence[Asked]) -> Moves[Elementwise]:
         """Plan the coefficients of the updates that are asked for."""
         if not asked:
             return Moves(times[:0], self._map(times[:0]), None, [], [], [])
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
-        at, phi = self.sde.marginal(times), self.phi(times)
-        r, angles = self.root(at), self.angles(phi, times)
+        phi = self.phi(times)
+        angles, r = self.angles(phi, times), self.root(self.sde.marginal(times))
         P = self.P_squared(angles).sqrt()
-        start, end, P_t, P_s = angles[t], angles[s], P[t], P[s]
-        unable = (P_t <= 1e-12).reshape(len(t), -1).any(1)
+        least, start, end, P_s = P.reshape(len(times), -1).amin(1), angles[t], angles[s], P[s]
+        unable = least[t] <= 1e-12
         if unable.any():
             raise ValueError(
                 f"alpha is zero at t = {times[t][unable][0].item():.6g}, where an unbounded reference has no flow; choose the "
                 "reference Normal() or Matched(), or a grid that starts earlier."
             )
         u, w = rule()
-        length = (phi[s] - phi[t])[:, None]
+        length, clock = (phi[s] - phi[t])[:, None], self.clock(phi)
         path = phi[t][:, None] + length * u  # (moves, points)
-        clock = self.clock(phi)
-        l = polynomials(clock, asked, self.clock(path)) * length * w  # (evaluations, moves, points)
+        l = (polynomials(clock, asked, self.clock(path)) * length * w).transpose(0, 1)  # (moves, evaluations, points)
         integrals = l.new_empty(*l.shape[:2], *self.c.shape)
         size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
-        for own in group_by_ends(asked).split(size):
-            between, turns = self.turned(path[own[:, 0]])
+        for i in range(0, len(asked), size):
+            own = slice(i, i + size)
+            between, turns = self.turned(path[own])
             integrand = self.P_squared(between).reciprocal_()
             if turns is not None:
                 integrand *= turns
             if self.eta:
-                integrand *= self.kept(end[own[:, 0], None], between).pow_(0.5 * self.eta**2)
+                integrand *= self.kept(end[own, None], between).pow_(0.5 * self.eta**2)
             if self.lean:
                 integrand /= self.leaning(between)
-            integrals[:, own] = torch.einsum("jamu,au...->jam...", l[:, own], integrand)
-        weights = integrals.mul_((1 + self.eta**2) * r[s] * P_s)
-        if (P_s <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
+            integrals[own] = (l[own] @ integrand.reshape(*integrand.shape[:2], -1)).reshape(integrals[own].shape)
+        weights = [W * ((1 + self.eta**2) * r[s] * P_s) for W in integrals.unbind(1)]
+        if (least[s] <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
             last = self._over(polynomials(clock, asked, self.clock(phi[s])))
-            weights = torch.where(P_s > 0, weights, -r[s] * last)
-        most = len(weights)
-        seen = torch.tensor([[*v.seen, *[v.seen[0]] * (most - len(v.seen))] for v in asked]).T
-        b = self.offset(angles, P)
-        if (scale := self._scale(model, at, self.leaning(angles) * P if self.lean else P)) is not None:
-            weights, b = weights * scale[seen], b / scale
-        ratio = P_s / P_t
+            weights = [torch.where(P_s > 0, W, -r[s] * l_s) for W, l_s in zip(weights, last, strict=True)]
+        ratio = P_s / P[t]
         if self.eta:
             ratio = ratio * self.kept(end, start) ** (0.5 * self.eta**2)
-        carry, share, constants, counts = self._map(r[s] / r[t] * ratio), None, [], [len(v.seen) for v in asked]
-        if self.m.any():
-            share = self._map(r[s] * (end.cos() - ratio * start.cos()))
-            constants = [self._map(v) for v in b[seen].unbind()]
-        return Moves(times[s], carry, share, [self._map(W) for W in weights], constants, counts)
+        carry = r[s] / r[t] * ratio
+        share = self._map(r[s] * end.cos() - carry * (r[t] * start.cos())) if self.m.any() else None
+        maps = [self._map(W) for W in weights]
+        added = corrections(maps.pop(), clock, asked) if any(v.corrected for v in asked) else []
+        return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
     def apart(self, moves: Moves[Any]) -> list[Move]:
         """Split updates into prepared ones."""
-        shifts = [None] * len(moves.s) if moves.share is None else self.constants(moves.share.c)
-        return moves.each(self.split, shifts)
+        return moves.each(self.split, self.shifts(moves.share, len(moves.s)))
 
     def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.

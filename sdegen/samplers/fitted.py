@@ -110,17 +110,15 @@ def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) 
     """Multiply the weights of all updates and corrections, one row of factors for every move, and the noise of every step, and
     return them.
     """
-    n, corrections, spreads = len(updates.nodes), updates.corrections, updates.spreads
-    moves, apart = (n, 1) if corrections is None else (2 * n - 1, 2)
+    n, corrected, spreads = len(updates.restarts), None, updates.spreads
+    moves, apart = (2 * n - 1, 2) if updates.moves.corrections else (n, 1)
     if len(factors) != moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     if noises is not None:
         spreads = [c and c._replace(root=c.root * noise) for c, noise in zip(spreads, noises, strict=True)]
-    if corrections is not None:
-        corrections = corrections.multiplied(factors[1:moves:apart])
-    return updates._replace(
-        moves=updates.moves.multiplied(factors[:moves:apart]), corrections=corrections, spreads=spreads
-    )
+    if updates.moves.corrections:
+        corrected = torch.cat([factors[1:moves:2], factors[:1]])  # the last state is not corrected
+    return updates._replace(moves=updates.moves.multiplied(factors[:moves:apart], corrected), spreads=spreads)
 
 
 def travel(

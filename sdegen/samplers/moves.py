@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "Asked",
     "Coefficient",
+    "Evaluations",
     "Jump",
     "Move",
     "Moves",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Sequence
+from operator import add, sub
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -49,6 +51,24 @@ class Move(NamedTuple):
     weights: Sequence[Coefficient]
 
 
+class Evaluations(NamedTuple, Generic[A]):
+    """The model evaluations of a plan, one at each of `N` times.
+
+    Attributes
+    ----------
+    nodes
+        Their coefficients, without constants.
+    scales
+        What weights of `Moves` are multiplied by for each, maps with a row for each; None for 1.
+    constants
+        What the mean of the reference is multiplied by in the constant of each; None for a mean of 0.
+    """
+
+    nodes: list[Node]
+    scales: A | None
+    constants: A | None
+
+
 class Moves(NamedTuple, Generic[A]):
     """Coefficients of many updates, maps with a row for each: ``x_s = carry x_t + share m + Σ_j weights[j] q_j``, with the mean
     `m` of the reference.
@@ -61,40 +81,57 @@ class Moves(NamedTuple, Generic[A]):
         The maps of state and mean; None for a mean of 0.
     weights
         The maps of evaluations, newest first; 0 for those that an update goes without.
-    constants
-        What the mean is multiplied by in the constant of each of these evaluations; none for a mean of 0.
-    counts
-        How many evaluations each update takes.
+    corrections
+        The weights of what corrections add to the states at `s`: of the evaluation there, and of these; empty where none are
+        asked for.
+    seen
+        Which evaluations each update takes.
     """
 
     s: Tensor
     carry: A
     share: A | None
     weights: list[A]
-    constants: list[A]
-    counts: list[int]
+    corrections: list[A]
+    seen: Sequence[Sequence[int]]
 
     def rows(self, own: slice) -> Moves[A]:
         """Return some of the updates."""
         share = None if self.share is None else self.share[own]
-        weights, constants = ([W[own] for W in maps] for maps in (self.weights, self.constants))
-        return Moves(self.s[own], self.carry[own], share, weights, constants, self.counts[own])
+        weights, corrections = ([W[own] for W in maps] for maps in (self.weights, self.corrections))
+        return Moves(self.s[own], self.carry[own], share, weights, corrections, self.seen[own])
 
-    def multiplied(self, factors: Tensor) -> Moves[A]:
-        """Return the updates with their weights multiplied, each by a row of factors ``(N, evaluations)``."""
-        return self._replace(weights=[W * f for W, f in zip(self.weights, factors.unbind(1), strict=False)])
+    def corrected(self) -> list[A]:
+        """Return the weights of updates to corrected states, of the evaluation at `s` first."""
+        newest, *added = self.corrections
+        return [newest, *map(add, self.weights, added)]
 
-    def with_constants(self) -> Moves[A]:
-        """Return the updates from evaluations that go without their constants."""
-        share = self.share
-        for W, b in zip(self.weights, self.constants, strict=False):
-            share = share + W @ b
-        return self._replace(share=share, constants=[])
+    def multiplied(self, factors: Tensor, corrected: Tensor | None = None) -> Moves[A]:
+        """Return the updates with their weights multiplied, each by a row of factors ``(N, evaluations)``, and those to corrected
+        states by others.
+        """
+        weights = [W * f for W, f in zip(self.weights, factors.unbind(1), strict=False)]
+        if corrected is None:
+            return self._replace(weights=weights)
+        newest, *whole = [W * f for W, f in zip(self.corrected(), corrected.unbind(1), strict=False)]
+        return self._replace(weights=weights, corrections=[newest, *map(sub, whole, weights)])
+
+    def of(self, evaluations: Evaluations[A], constants: bool = True) -> Moves[A]:
+        """Return the updates from what nodes say, their constants among the weights' share of the mean or left to the nodes."""
+        share, weights = self.share, []
+        for j, W in enumerate(self.weights):
+            own = torch.tensor([seen[min(j, len(seen) - 1)] for seen in self.seen])
+            if evaluations.scales is not None:
+                W = W @ evaluations.scales[own]
+            if constants and share is not None and evaluations.constants is not None:
+                share = share + W @ evaluations.constants[own]
+            weights.append(W)
+        return self._replace(share=share, weights=weights)
 
     def each(self, split: Callable[[A], list[Any]], shifts: Sequence[Tensor | None]) -> list[Move]:
         """Split the updates, their maps by `split`, and return them."""
-        each = zip(self.s.unbind(), shifts, self.counts, split(self.carry), *map(split, self.weights), strict=True)
-        return [Move(s, carry, shift, own[:count]) for s, shift, count, carry, *own in each]
+        each = zip(self.s.unbind(), shifts, self.seen, split(self.carry), *map(split, self.weights), strict=True)
+        return [Move(s, carry, shift, own[: len(seen)]) for s, shift, seen, carry, *own in each]
 
 
 class Spread(NamedTuple):
@@ -116,12 +153,13 @@ class Jump(NamedTuple):
 
 class Asked(NamedTuple):
     """A request for the coefficients of an update from time `t` to `s`, from evaluations at `seen`, newest first; all are
-    indices of times.
+    indices of times. Where it is `corrected`, so are those of what an evaluation at `s` adds.
     """
 
     t: int
     s: int
     seen: Sequence[int]
+    corrected: bool = False
 
 
 def multiply(c: Coefficient, x: Tensor, constant: Tensor | None = None) -> Tensor:

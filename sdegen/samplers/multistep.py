@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Multistep", "MultistepMemory", "MultistepStep", "Updates"]
 
 from collections.abc import Sequence
-from operator import sub
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear, require_noise
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Move, Moves, Node, Spread, add_multiple, apply_move, multiply
+from .moves import Asked, Evaluations, Move, Moves, Node, Spread, add_multiple, apply_move, multiply
 from .references import Reference
 from .step_noise import StepNoise
 
@@ -59,10 +59,10 @@ class Updates(NamedTuple):
 
     Attributes
     ----------
+    evaluations
+        The model evaluation of every step.
     moves
-        The update of every step.
-    corrections
-        The updates that correct the states after the first, from where the step before began; None for none.
+        The update of every step, and what corrections add to the states that these lead to, until they are `merged`.
     repair
         The update that repairs the second evaluation, in the third step; None for none.
     restarts
@@ -70,9 +70,8 @@ class Updates(NamedTuple):
     """
 
     pieces: Pieces
-    nodes: list[Node]
+    evaluations: Evaluations[Any]
     moves: Moves[Any]
-    corrections: Moves[Any] | None
     repair: Moves[Any] | None
     restarts: list[bool]
     spreads: Sequence[Spread | None]
@@ -80,41 +79,45 @@ class Updates(NamedTuple):
     def merged(self) -> Updates:
         """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return them.
 
-        A corrected state is never evaluated, it is only where the next update begins. It differs from the state by weights and
-        constants alone, ``Σ (W^c_j − W_j) q_j``, since carry and noise are those of the update that led there; so it costs one
-        weight more.
+        A corrected state is never evaluated, it is only where the next update begins. What a correction adds to it is carried
+        along by that; so it costs one weight more.
         """
-        nodes = [node._replace(constant=None) for node in self.nodes]
-        repair = None if self.repair is None else self.repair.with_constants()
-        moves = self.moves.with_constants()
-        if self.corrections is not None:
-            moves = self._corrected(moves, self.corrections.with_constants())
-        return self._replace(nodes=nodes, moves=moves, corrections=None, repair=repair)
+        moves = self._corrected() if self.moves.corrections else self.moves
+        repair = None if self.repair is None else self.repair.of(self.evaluations)
+        evaluations = self.evaluations._replace(scales=None, constants=None)
+        return self._replace(evaluations=evaluations, moves=moves.of(self.evaluations), repair=repair)
 
-    def _corrected(self, moves: Moves[Any], corrections: Moves[Any]) -> Moves[Any]:
+    def _corrected(self) -> Moves[Any]:
         """Return the updates from corrected states, but for those that begin at the first."""
-        n = len(self.nodes)
+        moves, n = self.moves, len(self.restarts)
         last = torch.arange(-1, n - 1).clamp_min(0)
         after = moves.carry * torch.tensor([float(k > 0 and not restart) for k, restart in enumerate(self.restarts)])
-        newest, *weights = [A[last] for A in corrections.weights]
-        apart = [newest, *map(sub, weights, (A[last] for A in moves.weights))]
-        weights = [W + after @ A for W, A in zip(moves.weights, apart, strict=True)]
-        share = moves.share
-        if share is not None and corrections.share is not None:
-            share = share + after @ (corrections.share[last] - share[last])
-        return moves._replace(share=share, weights=weights, counts=[min(k + 1, len(weights)) for k in range(n)])
+        added = [after @ A[last] for A in moves.corrections]
+        weights = [*map(add, moves.weights, added), *added[len(moves.weights) :]]
+        seen = [range(k, max(k - len(weights), -1), -1) for k in range(n)]
+        return moves._replace(weights=weights, corrections=[], seen=seen)
 
     def steps(self) -> list[MultistepStep]:
         """Split the coefficients, and return those of each step."""
-        n, apart = len(self.nodes), self.pieces.apart
-        corrections: list[Move | None]
-        corrections = [None] * n if self.corrections is None else [None, *apart(self.corrections)]
+        n, apart, evaluations = len(self.restarts), self.pieces.apart, self.evaluations
+        constants = self.pieces.shifts(evaluations.constants, n)
+        nodes = [v._replace(constant=b) for v, b in zip(evaluations.nodes, constants, strict=True)]
+        moves = self.moves.of(evaluations, constants=False)
+        corrections: list[Move | None] = [None] * n
+        if self.moves.corrections:
+            corrections[1:] = apart(self._to_corrected().of(evaluations, constants=False))
         repairs: list[tuple[Move, Node] | None] = [None] * n
         if self.repair is not None:
-            repairs[2] = apart(self.repair)[0], self.nodes[1]
+            repairs[2] = apart(self.repair.of(evaluations, constants=False))[0], nodes[1]
         again = [*self.restarts[1:], False][:n]
-        each = zip(self.nodes, apart(self.moves), self.restarts, again, corrections, repairs, self.spreads, strict=True)
+        each = zip(nodes, apart(moves), self.restarts, again, corrections, repairs, self.spreads, strict=True)
         return [MultistepStep(self.pieces, *c) for c in each]
+
+    def _to_corrected(self) -> Moves[Any]:
+        """Return the updates to corrected states, from where the step before began."""
+        moves = self.moves.rows(slice(len(self.restarts) - 1))
+        seen = [(k + 1, *own) for k, own in enumerate(moves.seen)]
+        return moves._replace(weights=moves.corrected(), corrections=[], seen=seen)
 
 
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
@@ -183,19 +186,15 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         seen = [range(k, max(k - p, -1), -1) for k in range(n)]
         restarts = [0 < k < p - 1 for k in range(n)]
         starts = [0 if restart else k for k, restart in enumerate(restarts)]
-        asked = [Asked(starts[k], k + 1, seen[k]) for k in range(n)]
-        corrects, repairs = self.corrector and n > 1, p == 4 and n > 2
-        if corrects:
-            asked += [Asked(starts[k], k + 1, [k + 1, *seen[k]]) for k in range(n - 1)]
-        if repairs:
+        asked = [Asked(starts[k], k + 1, seen[k], self.corrector and k < n - 1) for k in range(n)]
+        if repairs := p == 4 and n > 2:
             asked.append(Asked(0, 1, seen[2]))
-        moves = pieces.moves(model, times, asked)
+        moves = pieces.moves(times, asked)
         return Updates(
             pieces,
-            pieces.nodes(model, times[:-1]),
+            pieces.evaluations(model, times[:-1]),
             moves.rows(slice(n)),
-            moves.rows(slice(n, 2 * n - 1)) if corrects else None,
-            moves.rows(slice(len(asked) - 1, None)) if repairs else None,
+            moves.rows(slice(n, None)) if repairs else None,
             restarts,
             pieces.spreads(times) if self.eta else [None] * n,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Singlestep", "SinglestepStep"]
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Move, Node, apply_move
+from .moves import Asked, Move, Moves, Node, apply_move
 from .references import Reference
 
 
@@ -74,7 +74,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
         between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
         # Stage j of step k is at the place j n + k, and the end of the run, where no model is asked, behind them all.
         stops = torch.cat([times[:-1], *between, times[-1:]])
-        nodes = pieces.nodes(model, stops[:-1])
+        evaluations = pieces.evaluations(model, stops[:-1])
         stages = [range(k, p * n, n) for k in range(n)]
         asked = []
         for stage, end in zip(stages, [*range(1, n), p * n], strict=True):
@@ -82,9 +82,10 @@ class Singlestep(Sampler[SinglestepStep, None]):
             asked += [Asked(k, stage[j], stage[:j][::-1]) for j in range(1, p)]
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
             asked.append(Asked(k, end, [stage[-1], k]))
-        moves = pieces.apart(pieces.moves(model, stops, asked))
+        planned: Moves[Any] = pieces.moves(stops, asked)
+        moves = pieces.apart(planned.of(evaluations))
         return [
-            SinglestepStep(pieces, [nodes[i] for i in stage], moves[p * k : p * (k + 1)])
+            SinglestepStep(pieces, [evaluations.nodes[i] for i in stage], moves[p * k : p * (k + 1)])
             for k, stage in enumerate(stages)
         ]
 
