@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["AHEAD", "BrownianNoise"]
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from ..checks import check_tensor
 from ..show import show_call
 from .noise import TOGETHER, SampleNoise, numbers_in, power_of_two, together
 
+_SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 AHEAD = 131072  # numbers of a path that are made at a time, at most, where that is more than one step
 
 
@@ -71,16 +74,15 @@ class BrownianNoise:
                 f"coarsest = {coarsest} and {steps} steps between the times; give {coarsest} steps times a power of two."
             )
         self.times = times.double().cpu()
-        if not (self.times[:-1] > self.times[1:]).all():
+        grids = (self.times[:: 1 << k] for k in range(halvings, -1, -1))
+        gaps = [t[:-1] - t[1:] for t in grids]  # of every level; level 0 is the coarsest
+        if not (gaps[-1] > 0).all():
             raise ValueError("times must decrease strictly; give those of a sampler's grid.")
         self.steps, self.coarsest, self.halvings, self.calls = steps, coarsest, halvings, 0
-        # Lengths of the steps of every level, in those of the coarsest steps they are parts of; level 0 is the coarsest.
-        grids = (self.times[:: 1 << k] for k in range(halvings, -1, -1))
-        lengths = [(t[:-1] - t[1:]).view(coarsest, -1) for t in grids]
-        lengths = [(v / lengths[0]).flatten() for v in lengths]
-        pairs = [v.view(-1, 2) for v in lengths[1:]]
-        self._bridge = [(v.flip(1) / v / v.sum(1, keepdim=True)).sqrt() * v.new_tensor([1.0, -1.0]) for v in pairs]
-        self._root = lengths[-1].sqrt()
+        lengths = [(v.view(coarsest, -1) / gaps[0][:, None]).view(-1, 1) for v in gaps]  # in those of the coarsest steps
+        halves = [(whole, v.view(-1, 2)) for whole, v in pairwise(lengths)]
+        self._bridge = [(v.flip(1) / (v * whole)).sqrt() * _SIGNS for whole, v in halves]
+        self._root = lengths[-1].flatten().sqrt()
         self._shape: torch.Size | None = None
         self._source = SampleNoise(seed, first)
         self._rest: dict[int, Tensor] = {}  # noise drawn along with that of other calls, by the first of its calls

@@ -78,8 +78,7 @@ class SampleNoise:
 
     @check_arguments
     def __init__(self, seed: int, first: int = 0, times: Tensor | None = None) -> None:
-        seed, first = check_count("seed", seed, at_least=None), check_count("first", first, at_least=0)
-        self.seed, self.first = seed, first
+        self.seed, self.first = seed, check_count("first", first, at_least=0)
         self.calls = 0
         self._seeds = BlockSeeds(seed)
         self._generator = torch.Generator()
