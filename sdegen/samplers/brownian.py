@@ -76,10 +76,11 @@ class BrownianNoise:
         self.times = times.double().cpu()
         grids = (self.times[:: 1 << k] for k in range(halvings, -1, -1))
         gaps = [t[:-1] - t[1:] for t in grids]  # of every level; level 0 is the coarsest
-        if not (gaps[-1] > 0).all():
+        if not gaps[-1].amin() > 0:
             raise ValueError("times must decrease strictly; give those of a sampler's grid.")
         self.steps, self.coarsest, self.halvings, self.calls = steps, coarsest, halvings, 0
-        lengths = [(v.view(coarsest, -1) / gaps[0][:, None]).view(-1, 1) for v in gaps]  # in those of the coarsest steps
+        # Lengths of steps in those of the coarsest steps they are parts of.
+        lengths = [(v.view(coarsest, -1) / gaps[0][:, None]).view(-1, 1) for v in gaps]
         halves = [(whole, v.view(-1, 2)) for whole, v in pairwise(lengths)]
         self._bridge = [(v.flip(1) / (v * whole)).sqrt() * _SIGNS for whole, v in halves]
         self._root = lengths[-1].flatten().sqrt()
