@@ -140,9 +140,12 @@ def check(
 
 
 def _sentence(error: Exception) -> str:
-    """Return on one line what broke a law, with the exception's kind where it was not the law that raised it."""
+    """Return on one line what broke a law, with the exception's kind and notes where it was not the law that raised it."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, Violation) else f"it raised {type(error).__name__}: {text or 'without a word'}"
+    if isinstance(error, Violation):
+        return text
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return f"it raised {type(error).__name__}: {text or 'without a word'}{notes}"
 
 
 def cases(subject: Any, laws: Iterable[Law]) -> list[Any]:

@@ -203,8 +203,8 @@ def test_whatever_a_process_raises_is_a_broken_law_with_a_sentence(error: type[E
         def drift(self, x: Tensor, t: Tensor) -> Tensor:
             raise error
 
-    (found,) = {r.detail for r in check_sde(Raises()).results if r.law == "drift_takes_state_then_time"}
-    assert found == f"it raised {error.__name__}: without a word"
+    (found,) = {r.detail for r in check_sde(Raises(), shape=(2,)).results if r.law == "drift_takes_state_then_time"}
+    assert found.startswith(f"it raised {error.__name__}: without a word; state of shape (5, 2);")
 
 
 def test_a_process_that_is_not_a_number_anywhere_holds_no_law_about_its_coefficients() -> None:
@@ -273,7 +273,9 @@ class Lorenz(sdegen.SDE):
 def test_laws_are_checked_on_data_of_a_shape() -> None:
     report = check_sde(Lorenz(), {"prior_is_the_law_at_T": "it declares none"}, shape=(3,))
     assert report.passed, report
-    assert len(check_sde(Lorenz()).failures) > 8  # of the shapes that are tried by default none is its own
+    untold = check_sde(Lorenz())
+    assert len(untold.failures) > 8  # of the shapes that are tried by default none is its own
+    assert "; state of shape (5,); if it takes data of one shape, check_sde(sde, shape=(2,))" in str(untold)
     with pytest.raises(ValueError, match="data and shape were both given"):
         check_sde(Lorenz(), data=torch.randn(4, 3), shape=(3,))
 

@@ -52,7 +52,13 @@ def drift_takes_state_then_time(sde: SDE) -> None:
         for t in (times(sde)[3], times(sde, 5)):
             x = states(sde, 5, *shape)
             kept = x.clone()
-            out = sde.drift(x, t)
+            try:
+                out = sde.drift(x, t)
+            except Exception as error:
+                error.add_note(
+                    f"state of shape {tuple(x.shape)}; if it takes data of one shape, check_sde(sde, shape=(2,))"
+                )
+                raise
             if out.shape != x.shape or out.dtype != x.dtype:
                 raise Violation(f"drift(x, t) is {out.dtype} {tuple(out.shape)} for x {x.dtype} {tuple(x.shape)}")
             if not torch.equal(x, kept):
