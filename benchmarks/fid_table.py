@@ -11,7 +11,8 @@ sample is of the class it was asked for; the column after that says by how many 
 images held back, in the class where this is most.
 
 Rows of jumps are of the flow map that the shipped model was made into, without noise between jumps and with it, which takes the
-state to the data and back; the default sampler has rows of as few evaluations beside them.
+state to the data and back; the default sampler has rows of as few evaluations beside them, and on MNIST and Fashion-MNIST
+*fitted* is what `samplers.fit_solver` makes of as few, in five rounds, under classes drawn alike.
 
 Of the sprites two more models are trained, of VP and of blurring diffusion, alike but for the process.
 """
@@ -40,9 +41,10 @@ from benchmarks.tables import Table
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits, train_on
 from sdegen import guidance, metrics, plots, samplers
 from sdegen.data import Images, Scaling
-from sdegen.files import JUMPING, SHIPPED
+from sdegen.files import SHIPPED
 
 EVALUATIONS = (10, 20, 50, 100)
+FITTED = (2, 4)  # of a solver fitted to the model, where all classes are as frequent
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
 JUMPS = (1, 2, 4)
 FEW = (5, 6)  # evaluations of the default sampler beside them, and of as many as jumps
@@ -218,6 +220,14 @@ def jump(model: Any, steps: int, back: float = 0.0) -> samplers.Sampler:
     return samplers.Jumps(steps, back=back)
 
 
+def fitted(model: Any, steps: int) -> samplers.Sampler:
+    """A solver that is fitted to paths of the model, under ten classes drawn alike."""
+    return samplers.fit_solver(
+        model, steps=steps, rounds=5, progress=False,
+        conditions=lambda n, generator: {"label": torch.randint(10, (n,), generator=generator)},
+    )  # fmt: skip
+
+
 def learned(model: Any, steps: int) -> samplers.Sampler:
     """DDPM-ES with learned variances."""
     return samplers.Ancestral(
@@ -238,14 +248,14 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
         found |= {f"{name}, {n}": Recipe(partial(make, steps=n)) for n in evaluations}
     default = partial(samplers.default, steps=10)
     if data in SHIPPED:
-        few = (*JUMPS, *FEW) if data in JUMPING else FEW
-        found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in few}
-    if data in JUMPING:
+        found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in (*JUMPS, *FEW)}
         found |= {f"jumps, {n}": Recipe(partial(jump, steps=n), lambda task: task.jumping) for n in JUMPS}
         found |= {
             f"jumps, {n}, noise between": Recipe(partial(jump, steps=n, back=1.0), lambda task: task.jumping)
             for n in JUMPS[1:]
         }
+    if data in ("mnist", "fashion_mnist"):
+        found |= {f"fitted, {n}": Recipe(partial(fitted, steps=n)) for n in FITTED}
     for scale in SCALES:
         found[f"default, 10, guided {scale:g}"] = Recipe(default, partial(guided, scale=scale))
     for scale in LIMITED:
@@ -275,13 +285,14 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
     labels = task.parts[1].labels
     assert labels is not None
     model = recipe.model(task).to(task.table.device)
+    sampler = recipe.sampler(model)
     net = next(part for part in model.modules() if hasattr(part, "mixed"))
     net.mixed, rows = True, []
     hook = net.register_forward_pre_hook(lambda net, inputs: rows.append(len(inputs[0])))
     began = time.perf_counter()
     cond: dict[str, Any] = {"label": labels.to(task.table.device)} if recipe.labelled else {}
     batch = BATCH if task.table.device == "cpu" else None
-    x = sdegen.sample(model, len(labels), sampler=recipe.sampler(model), seed=seed, batch=batch, progress=None, **cond)
+    x = sdegen.sample(model, len(labels), sampler=sampler, seed=seed, batch=batch, progress=None, **cond)
     seconds = (time.perf_counter() - began) / len(labels) * 1000
     hook.remove()
     return as_images(x, SCALING), labels, seconds, sum(rows) / len(labels)

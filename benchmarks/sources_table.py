@@ -1,6 +1,6 @@
 """The recipes of the source projects, as far as they have been trained: what their models make, beside images held back.
 
-    python -m benchmarks.sources_table --only VAE                                   # the rows that come with the repository
+    python -m benchmarks.sources_table                                              # the rows that come with the repository
     python -m benchmarks.sources_table --fresh --only sprites                       # some hours of a core
     python -m benchmarks.sources_table --fresh --seconds 340 --device cuda --only "fashion_mnist, GAN"
 

@@ -42,7 +42,9 @@ _LIBRARY = (
     baselines, coordinates, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times,
 )  # fmt: skip
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
-JUMPING = {"sprites": "sprites-jumps-v1"}  # the flow maps among them
+JUMPING = {  # the flow maps that these were made into
+    "mnist": "mnist-jumps-v1", "fashion_mnist": "fashion-mnist-jumps-v1", "sprites": "sprites-jumps-v1",
+}  # fmt: skip
 _KINDS = (nn.Module, ScoreModel, Fitted)
 
 
@@ -280,12 +282,12 @@ def pretrained(name: str, jumps: bool = False) -> Any:
         One of these.
     jumps
         Load the flow map (`samplers.FlowMap`), which learned from trajectories of the model (`benchmarks.train_flow_maps`) and
-        makes samples in one to four evaluations; there is one of `sprites`.
+        makes samples in one to four evaluations.
 
     Raises
     ------
     ValueError
-        If there is no such model or map.
+        If there is no such model.
 
     Examples
     --------
@@ -299,11 +301,6 @@ def pretrained(name: str, jumps: bool = False) -> Any:
     """
     if name not in SHIPPED:
         raise ValueError(f"there is no shipped model {name!r}; the library ships {', '.join(SHIPPED)}.")
-    if jumps and name not in JUMPING:
-        raise ValueError(
-            f"no flow map of {name!r} is shipped, only of {', '.join(JUMPING)}; take pretrained({name!r}), or train one "
-            f"by python -m benchmarks.train_flow_maps {name}."
-        )
     file = (JUMPING if jumps else SHIPPED)[name]
     with resources.as_file(resources.files("sdegen") / "weights" / f"{file}.safetensors") as path:
         return load(path, dtype=torch.float32)

@@ -60,5 +60,5 @@ def test_a_map_is_smaller_than_four_megabytes_and_follows_its_teacher(name):
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match="no shipped model 'cifar'; the library ships mnist, fashion_mnist, sprites"):
         sdegen.pretrained("cifar")
-    with pytest.raises(ValueError, match="no flow map of 'mnist' is shipped, only of sprites"):
-        sdegen.pretrained("mnist", jumps=True)
+    with pytest.raises(ValueError, match="no shipped model 'cifar'; the library ships mnist, fashion_mnist, sprites"):
+        sdegen.pretrained("cifar", jumps=True)
