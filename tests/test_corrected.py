@@ -262,3 +262,13 @@ def test_a_run_warns_where_its_steps_are_too_long_for_its_weights(powers: tuple[
         found = corrected(product(sdegen.VP(), factors), 200, steps=20, seed=0)
     off = abs(found.log_evidence - multiply_laws(factors).log_normaliser)
     assert (off > 0.3) == (sum(powers) > 1) == any("steps = 20 are too few" in str(w.message) for w in caught)
+
+
+def test_runs_that_have_lost_their_particles_say_so() -> None:
+    law = sdegen.data.random_mixture(8, modes=8, seed=0)
+    mode = GaussianMixture(torch.ones(1), law.means[:1], law.covariances[:1])
+    with pytest.warns(UserWarning, match="descend from about 1 of the first ones, .* take anneal_product"):
+        corrected(product(sdegen.VP(), [(mode, 5.0), (law, -4.0)]), 200, steps=30, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of Gaussians all weights are equal
+        corrected(product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]), 200, steps=30, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["anneal_product"]
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import check_batch
+from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
@@ -25,8 +27,10 @@ from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
-from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .particles import ChainStep, Particles, as_rows, draw_again, log_evidence_of, noisy_times, refuse_rows
 from .product import Product
+
+TAKEN = 0.6  # share of Langevin steps that is to be accepted
 
 
 @check_arguments
@@ -37,6 +41,7 @@ def anneal_product(
     steps: int = 100,
     grid: Grid | None = None,
     late: float = 4.0,
+    moves: int = 1,
     threshold: float = 0.5,
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -45,7 +50,7 @@ def anneal_product(
     **cond: Any,
 ) -> Particles:
     """Draw weighted samples of a product of powers of laws whose densities the members know, and return `Particles` with the
-    logarithm of its normaliser, whose exponential has no bias, whatever the number of steps.
+    logarithm of its normaliser, right at any number of steps.
 
     A particle at `t` goes to `s` by a Gaussian step `q`, and its weight is multiplied by
 
@@ -54,6 +59,11 @@ def anneal_product(
     with the exact transition `p` of the process. What stands in `q` is free, and changes how even the weights are, never
     what they average to. It is the reversed step of the score of ``π_s``, as wide as that of Gaussian data with the covariance of
     the particles' clean states. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006.
+
+    At every time each particle takes Langevin steps in ``π_t``, accepted by Metropolis and Hastings, which leave that law as it
+    is. Without them a particle where the laws gain on the way, such as at the border of a class, would stay there and gain weight
+    at each step, and runs that have no such particle would state too small an error. The length of the moves is set so that about
+    six in ten are accepted, which biases the normaliser by an amount that vanishes with many particles; ``moves=0`` has no bias.
 
     The laws on the way are free too. Powers go from the positive ones, scaled to the sum one, to those of the product,
     by the share ``(1 − φ / φ_T)^late`` of their way at the angle `φ`: guidance along a class begins with the class
@@ -71,6 +81,8 @@ def anneal_product(
         Steps and time grid; `Angle` by default.
     late
         How late the powers come: 0 for those of the product all the way.
+    moves
+        Langevin steps at each time, each of which costs an evaluation; none for the exponential of `log_evidence` without bias.
     threshold
         Particles are resampled where the effective ones are fewer than this share.
     seed, generator
@@ -106,7 +118,7 @@ def anneal_product(
     True
     """
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
-    check_number("late", late, at_least=0)
+    check_number("late", late, at_least=0), check_count("moves", moves, at_least=0)
     check_batch(batch)
     check_conditions(model, cond)
     cond = read_conditions(model, cond, anneal_product)
@@ -118,6 +130,7 @@ def anneal_product(
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "anneal_product") as bar:
         check_known(model)
+        members = _Members(model, batch, cond)
         data = _data_law(model, powers[0], cond)
         law = data.diffuse(sde.marginal(times[0]), sde.embedding)
         if law.means[0].numel() != data.means[0].numel():
@@ -127,25 +140,30 @@ def anneal_product(
         x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
         refuse_rows(model, cond, x)
         swarm = _Swarm(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
-        swarm = swarm.reach(x, _densities(model, x, times[0], batch, cond), powers[0], -law.log_prob(x), times[0])
+        swarm = swarm.reach(x, members.densities(x, times[0]), powers[0], -law.log_prob(x), times[0])
         spread = data.moments().covariance
         spread = spread if spread.ndim == 2 else spread.diag()  # of a clean state given the state, before the first
+        pace = 1.0
         for i, (t, s) in enumerate(pairwise(times)):
             swarm = swarm.resample(threshold, draws)
-            mean, root, spread = _plan(model, sde, swarm, s, t, powers[i + 1], spread, batch, cond)
+            seen = members.estimates(swarm.x, t)
+            for _ in range(moves):
+                swarm, seen, taken = _move(members, sde.marginal(t), swarm, seen, powers[i], pace, noise, draws)
+                pace *= math.exp(taken - TAKEN)
+            mean, root, spread = _plan(sde, swarm, seen, s, t, powers[i + 1], spread)
             z = noise(swarm.x)
             moved = mean + (z.flatten(1).double() @ root.T.to(z.device)).reshape(mean.shape)
             change = _log_ratio(sde, swarm.x, moved, s, t, z, root)
             moved = model.cast_states(moved)
-            swarm = swarm.reach(moved, _densities(model, moved, s, batch, cond), powers[i + 1], change, s)
+            swarm = swarm.reach(moved, members.densities(moved, s), powers[i + 1], change, s)
             bar.update()
         flow = sde.transition(0.0, times[-1]).Phi
         x = flow.inv()(swarm.x)
         volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
-        swarm = swarm.reach(x, _densities(model, x, 0.0, batch, cond), powers[-1], volume.expand(particles), times[-1])
-    evidence = log_evidence_of(swarm.log_weights).item()
+        swarm = swarm.reach(x, members.densities(x, 0.0), powers[-1], volume.expand(particles), times[-1])
+    evidence, evaluations = log_evidence_of(swarm.log_weights).item(), len(times) + moves * (len(times) - 1)
     return Particles.of_families(
-        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, len(times), evidence
+        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence
     )
 
 
@@ -196,29 +214,68 @@ def _data_law(model: Product, powers: Tensor, cond: dict[str, Any]) -> GaussianM
     return found.law
 
 
-def _densities(model: Product, x: Tensor, t: Tensor | float, batch: int | None, cond: dict[str, Any]) -> Tensor:
-    """Return the logarithms of the members' densities, ``(m, n)``."""
-    at, parts = float(t), x.split(batch or len(x))
-    return torch.stack(
-        [torch.cat([ask_log_density(m, part, at, **cond).cpu() for part in parts]) for m in model.members]
-    )
+class _Members(NamedTuple):
+    """What members say of states, at most `batch` of them at a time."""
+
+    model: Product
+    batch: int | None
+    cond: dict[str, Any]
+
+    def densities(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Return the logarithms of the members' densities, ``(m, n)``."""
+        at, parts, members = float(t), x.split(self.batch or len(x)), self.model.members
+        return torch.stack(
+            [torch.cat([ask_log_density(m, part, at, **self.cond).cpu() for part in parts]) for m in members]
+        )
+
+    def estimates(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the members' clean states and noise, ``(m, n, *)`` each, float64."""
+        parts = x.split(self.batch or len(x))
+        found = zip(*(self.model.member_estimates(part, t, **self.cond) for part in parts), strict=True)
+        clean, eps = (torch.cat(v, 1).double() for v in found)
+        return clean, eps
+
+
+def _combine(powers: Tensor, values: Tensor) -> Tensor:
+    return torch.tensordot(powers.to(values.device), values, 1)
+
+
+def _move(
+    members: _Members,
+    at: Marginal,
+    swarm: _Swarm,
+    seen: tuple[Tensor, Tensor],
+    powers: Tensor,
+    pace: float,
+    noise: SampleNoise,
+    draws: torch.Generator,
+) -> tuple[_Swarm, tuple[Tensor, Tensor], float]:
+    """Take a Langevin step ``x − h R e + √(2 h) R z`` in the product at a time, `h` the pace and `e` its noise, accepted by
+    Metropolis and Hastings, and return the particles, the estimates where they are, and the share that was accepted.
+    """
+    x, e, before = swarm.x, _combine(powers, seen[1]), swarm.log_target
+    assert before is not None
+    moved = members.model.cast_states(x - pace * at.R(e) + math.sqrt(2 * pace) * at.R(noise(x).double()))
+    new, target = members.estimates(moved, at.t), powers @ members.densities(moved, at.t)
+
+    def off(end: Tensor, start: Tensor, e: Tensor) -> Tensor:
+        """Return minus the logarithm of the density of a step, up to a constant."""
+        whitened = at.R_inv(end.double() - start.double()) + pace * e
+        return (whitened.flatten(1).square().sum(1) / (4 * pace)).cpu()
+
+    ratio = target - before + off(moved, x, e) - off(x, moved, _combine(powers, new[1]))
+    taken = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
+    here = as_rows(taken, x).to(x.device)
+    clean, eps = (torch.where(here, w, v) for v, w in zip(seen, new, strict=True))
+    swarm = swarm._replace(x=torch.where(here, moved, x), log_target=torch.where(taken, target, before))
+    return swarm, (clean, eps), taken.double().mean().item()
 
 
 def _plan(
-    model: Product,
-    sde: LinearSDE,
-    swarm: _Swarm,
-    s: Tensor,
-    t: Tensor,
-    powers: Tensor,
-    spread: Tensor,
-    batch: int | None,
-    cond: dict[str, Any],
+    sde: LinearSDE, swarm: _Swarm, seen: tuple[Tensor, Tensor], s: Tensor, t: Tensor, powers: Tensor, spread: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state."""
-    found = zip(*(model.member_estimates(x, t, **cond) for x in swarm.x.split(batch or len(swarm.x))), strict=True)
-    both = (torch.cat(v, 1).double() for v in found)
-    clean, eps = (torch.tensordot(powers.to(v.device), v, 1) for v in both)
+    clean, eps = (_combine(powers, v) for v in seen)
     step, d = ChainStep(sde, s, t), clean[0].numel()
     weights, flat = swarm.log_weights.softmax(0), clean.flatten(1).cpu()
     apart = flat - weights @ flat

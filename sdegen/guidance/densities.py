@@ -19,7 +19,7 @@ from ..laws.operators import rows
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
-from .particles import Particles, draw_again, log_evidence_of
+from .particles import Particles, as_rows, draw_again, log_evidence_of
 
 TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
 PACE = 1.0  # of that setting: nats of the step, for each unit of the share, from one level to the next
@@ -144,7 +144,7 @@ class _Seen(NamedTuple):
 
     def where(self, taken: Tensor, other: _Seen) -> _Seen:
         """Return these points, and where `taken` says the others."""
-        return _Seen(*(torch.where(_as_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
+        return _Seen(*(torch.where(as_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
 
     def value(self, beta: float) -> Tensor:
         """Return the log-density of the law between the two, up to a constant."""
@@ -152,11 +152,6 @@ class _Seen(NamedTuple):
 
     def slope(self, beta: float) -> Tensor:
         return beta * self.slope_f + (1 - beta) * self.slope_g
-
-
-def _as_rows(which: Tensor, x: Tensor) -> Tensor:
-    """Return which rows of `x`, ``(n,)``, in a shape that goes with it."""
-    return which.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _first_step(gaussian: GaussianMixture) -> float:
@@ -182,7 +177,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
             raise ValueError("log_prob(x) has no slope by x; form it by operations of torch without detach().")
         known = log_f > -torch.inf
         (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
-    slope = torch.where(_as_rows(known, slope), slope, 0.0)
+    slope = torch.where(as_rows(known, slope), slope, 0.0)
     if not slope.isfinite().all():
         raise ValueError(
             f"the slope of log_prob is not finite at {x[~slope.isfinite().flatten(1).all(1)][0].tolist()}."

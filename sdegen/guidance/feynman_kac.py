@@ -37,6 +37,8 @@ from .swarm import Swarm, Told, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
+FEW = 20.0  # first particles with descendants, of fewer of which a run is not to be believed
+FEW_OF = 0.1  # of all particles, where that is fewer
 
 
 @check_arguments
@@ -67,7 +69,8 @@ def corrected(
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
     to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of doubt
-    about the normaliser, or are two, which do not tell.
+    about the normaliser, are two, which do not tell, or leave descendants to fewer than twenty of the first particles, or than a
+    tenth of them. Where members know their densities, `anneal_product` keeps its particles in such cases.
 
     Parameters
     ----------
@@ -147,7 +150,7 @@ def corrected(
         )
     first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
-    return Particles.of_families(
+    found = Particles.of_families(
         data,
         swarm.log_weights,
         swarm.ancestors,
@@ -155,6 +158,19 @@ def corrected(
         len(times),
         constant + log_evidence_of(swarm.log_weights).item(),
     )
+    _warn_of_few(found)
+    return found
+
+
+def _warn_of_few(found: Particles) -> None:
+    """Warn if so few of the first particles have descendants that neither samples nor normaliser are to be believed."""
+    ancestors, n = found.ancestors or 0.0, len(found.x)
+    if ancestors < min(FEW, FEW_OF * n):
+        warn_caller(
+            f"all {n} particles descend from about {ancestors:.0f} of the first ones, so that neither their law nor "
+            "log_evidence is to be believed; take anneal_product where members know their densities, else more particles, more "
+            "steps, or powers nearer to those of one member."
+        )
 
 
 def _check_eta(model: Product, eta: float) -> float:
