@@ -132,18 +132,9 @@ def anneal_product(
         check_known(model)
         members = _Members(model, batch, cond)
         data = _data_law(model, powers[0], cond)
-        law = data.diffuse(sde.marginal(times[0]), sde.embedding)
-        if law.means[0].numel() != data.means[0].numel():
-            raise ValueError(
-                f"{type(sde).__name__} has more numbers than the data; take a process without further channels."
-            )
-        x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
-        refuse_rows(model, cond, x)
-        swarm = _Swarm(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
-        swarm = swarm.reach(x, members.densities(x, times[0]), powers[0], -law.log_prob(x), times[0])
+        swarm, pace = _begin(members, sde, data, times[0], powers[0], particles, seed), 1.0
         spread = data.moments().covariance
         spread = spread if spread.ndim == 2 else spread.diag()  # of a clean state given the state, before the first
-        pace = 1.0
         for i, (t, s) in enumerate(pairwise(times)):
             swarm = swarm.resample(threshold, draws)
             seen = members.estimates(swarm.x, t)
@@ -234,6 +225,21 @@ class _Members(NamedTuple):
         found = zip(*(self.model.member_estimates(part, t, **self.cond) for part in parts), strict=True)
         clean, eps = (torch.cat(v, 1).double() for v in found)
         return clean, eps
+
+
+def _begin(
+    members: _Members, sde: LinearSDE, data: GaussianMixture, t: Tensor, powers: Tensor, particles: int, seed: int
+) -> _Swarm:
+    """Return draws of Gaussian data with the noise of the first time, weighted for the product there."""
+    law = data.diffuse(sde.marginal(t), sde.embedding)
+    if law.means[0].numel() != data.means[0].numel():
+        raise ValueError(
+            f"{type(sde).__name__} has more numbers than the data; take a process without further channels."
+        )
+    x = members.model.cast_states(draw(law, particles, seed, law.means[0].numel()))
+    refuse_rows(members.model, members.cond, x)
+    swarm = _Swarm(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
+    return swarm.reach(x, members.densities(x, t), powers, -law.log_prob(x), t)
 
 
 def _combine(powers: Tensor, values: Tensor) -> Tensor:
