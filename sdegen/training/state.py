@@ -124,8 +124,8 @@ class Training:
             # The fused optimiser then leaves the weights as they are.
             self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
         self._make_averages(named, objective)
-        self.about = self._about()
-        self.known = {} if self.folder is None else self.source.fingerprint(raw)
+        # What a continued run is held to, and only a run with a folder leaves behind.
+        self.about, self.known = ({}, {}) if self.folder is None else (self._about(), self.source.fingerprint(raw))
         if kept is not None:
             kept.check(self.about, model, self.moments)
             kept.check_data(self.known, tolerance(raw, like.dtype))
