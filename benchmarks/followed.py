@@ -37,11 +37,11 @@ class Points:
         write_whole(self.path, "\n".join([*kept, point]) + "\n")
 
     def read(self) -> list[dict[str, float]]:
-        """Return the points, each a number by its column; none where there is no file."""
+        """Return the points, each a number by its column, where there is one; none where there is no file."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
-            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+            return [{name: float(value) for name, value in line.items() if value} for line in csv.DictReader(file)]
 
 
 class MeanLoss:

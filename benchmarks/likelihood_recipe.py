@@ -30,6 +30,7 @@ from benchmarks import command
 from benchmarks.codec_recipe import From
 from benchmarks.files import made
 from benchmarks.followed import Points
+from benchmarks.likelihood_curves import draw
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
@@ -46,6 +47,7 @@ NOISE = 1 / 6  # steps between bytes, where training begins
 BETA = 12.0  # of VP at T: noise of twenty times the signal, beyond which nothing is left to learn
 CHAIN = 400
 DRAWS = 8
+KINDS = {"float32": None, "bfloat16": torch.bfloat16}  # of numbers in which steps are timed
 LOSS = Denoising(LikelihoodWeighting(), ImportanceTimes(), pooled=False)
 
 
@@ -172,6 +174,24 @@ def load(path: Path, device: str) -> Any:
     return sdegen.load(path, classes=[From], dtype=torch.float32).to(device)
 
 
+def better(table: Table, data: str) -> Any:
+    """Return the one of two trainings on a set of images that has the lower bound of images held back from training.
+
+    Parameters
+    ----------
+    table
+        This one, for its weights and curves; without weights, the first is trained.
+    data
+        The name of the images.
+    """
+    name = next(name for name, recipe in RECIPES.items() if recipe.data == data)
+    points = {seed: Points(table.file(f"curve-{name}-{seed}.csv")).read() for seed in (0, 1)}
+    there = [seed for seed in points if (table.out / "models" / f"{name}-{seed}.safetensors").exists() and points[seed]]
+    seed = min(there, key=lambda seed: points[seed][-1]["bits"], default=0)
+    path = table.out / "models" / f"{name}-{seed}.safetensors"
+    return load(made(path, partial(train, table, name, seed)), table.device)
+
+
 def mean(bits: Tensor) -> list[float]:
     """Return a mean over images with its standard error."""
     bits = bits.double()
@@ -231,7 +251,7 @@ def cost(name: str, repeats: int, seed: int) -> Values:
     """Seconds that a step of training takes of one core, the least of several runs, in single precision and with bfloat16."""
     recipe, found = RECIPES[name], {}
     seen = split_of(recipe.data)[0].without_labels().scaled(-1, 1)
-    for column, kind in {"float32": None, "bfloat16": torch.bfloat16}.items():
+    for column, kind in KINDS.items():
         model = build(recipe, seen.images.levels)
         moments: list[float] = []
 
@@ -246,6 +266,26 @@ def cost(name: str, repeats: int, seed: int) -> Values:
     return found
 
 
+def price_of(table: Table, name: str) -> Values:
+    """Return the row of what a step costs."""
+    counted = partial(cost, name, 4 if table.quick else 12)
+    return table.row("cost", priced(RECIPES[name]), counted, once=True, device="cpu")
+
+
+def least(price: Values) -> float:
+    """Return the seconds that a step takes of one core."""
+    seconds: float = min(price[kind][0] for kind in KINDS)
+    return seconds
+
+
+def picture(table: Table) -> None:
+    """Draw bits against seconds of training, of the sets that have rows."""
+    names = [name for name in RECIPES if table.rows.seeds("images", name)]
+    prices = {name: least(price) for name in names if (price := price_of(table, name))}
+    if names and not table.quick:
+        draw(table, {name: RECIPES[name].data for name in names}, prices)
+
+
 def flow_of(table: Table, data: str) -> Values:
     """Return the bits of RealNVP of its own test images, from the families table; empty where it has none."""
     line = table.beside("families_table").within(data).rows.lines.get(Key("images", "RealNVP", 0))
@@ -257,20 +297,20 @@ def images_block(table: Table) -> str:
     rows = {}
     for name in ["digits"] if table.quick else RECIPES:
         cells = table.row("images", name, partial(judged, table, name), seeds=2)
-        counted = partial(cost, name, 4 if table.quick else 12)
-        price = table.row("cost", priced(RECIPES[name]), counted, once=True, device="cpu")
+        price = price_of(table, name)
         if cells and price:
-            hours = cells["steps"][0] * min(price[kind][0] for kind in ("float32", "bfloat16")) / 3600
             cells = (
                 cells
-                | {f"s a step, {kind}": price[kind] for kind in ("float32", "bfloat16")}
-                | {"h of a core": (hours, None)}
+                | {f"s a step, {kind}": price[kind] for kind in KINDS}
+                | {"h of a core": (cells["steps"][0] * least(price) / 3600, None)}
             )
+        if cells and not table.quick:
+            cells = cells | {"% of the steps": (100 * cells["steps"][0] / RECIPES[name].steps, None)}
         rows[name] = cells and cells | flow_of(table, RECIPES[name].data)
     columns = {
         "flow": 3, "chain": 3, "continuous": 3, "flow − continuous": 3, "RealNVP": 3, "images": 0, "evaluations": 0,
-        "parameters": 0, "steps": 0, "batch": 0, "s a step, float32": 2, "s a step, bfloat16": 2, "h of a core": 2,
-        "train s": 0, "device": 0, "seeds": 0,
+        "parameters": 0, "steps": 0, "% of the steps": 0, "batch": 0, "s a step, float32": 2, "s a step, bfloat16": 2,
+        "h of a core": 2, "train s": 0, "device": 0, "seeds": 0,
     }  # fmt: skip
     return table.write("images", columns, rows)
 
@@ -343,7 +383,9 @@ def parts_block(table: Table) -> str:
 def main() -> None:
     """Print the tables."""
     blocks = [images_block, parts_block]
-    command.run("likelihood_recipe", __doc__, blocks, seeds=2, options=command.add_seconds, timed=True, networks=True)
+    command.run(
+        "likelihood_recipe", __doc__, blocks, seeds=2, options=command.add_seconds, picture=picture, timed=True, networks=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -146,6 +146,23 @@ def test_the_first_image_alone_pays_for_bits_to_draw_from() -> None:
     assert sizes[1] - sizes[0] < 40 * each * 1.25
 
 
+def test_coarse_latents_draw_on_fewer_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 1, 8, 8), 0.4), torch.tensor([0.05]))
+    image, model = LEVELS.inverse(law.sample(1, seeded(0)), clip=True), sdegen.Exact(sdegen.VP(), law)
+    bits = []
+    for cells in (4, 1):
+        monkeypatch.setattr("sdegen.likelihood.codec.COARSE", cells)
+        codec = Codec(model, LEVELS, steps=30)
+        bits.append(8 * len(codec.encode(image)))
+        assert torch.equal(codec.decode(codec.encode(image)), image)
+    assert bits[0] - bits[1] == pytest.approx(2 * 2 * 64, abs=64)  # two latents, each two bits finer for each number
+
+
+def test_a_header_is_short() -> None:
+    file = Codec(EXACT, LEVELS, steps=4).encode(drawn(100))
+    assert len(file) - 4 * len(unpack(file)[1]) < 120
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

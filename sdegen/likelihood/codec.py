@@ -35,6 +35,7 @@ from .reproducible import reproducible, surroundings
 from .stack import WINDOW, WORD, BitStack
 
 POOL = 32  # bits for each number of a batch, with which a file is begun; those that it does not touch are not kept
+COARSE = 1  # cells of a standard deviation in the first images, which so draw on fewer bits
 FINEST = 256  # cells of a standard deviation: all cells of a latent share 2^24 parts of probability
 
 
@@ -71,7 +72,8 @@ class Codec:
     ``x_k`` written under ``p(x_k | x_{k+1})``; at last ``x_N`` is written under the prior. Whoever reads the file runs all
     this backwards, and gives back the bits that were drawn. What an image adds is
     ``log2 q(x_1 ... x_N | x) − log2 p(x, x_1 ... x_N)``, in the mean `discrete_bits_per_dim`. The first image has no bits to
-    draw from: a file is longer by some bits for each number of one image, and by a header of some 150 bytes.
+    draw from: a file is longer by some bits for each number of one image, and by a header of some 100 bytes. These bits are
+    fewer where latents are cut coarsely, as they are until there are enough.
 
     Images are read as they were written if the network answers as it did then, to the last digit. So both ask it about the
     same states in the same batches, on one thread, by deterministic algorithms and in full precision, with weights that lie
@@ -153,21 +155,23 @@ class Codec:
                 f"images has shape {tuple(images.shape)}; give bytes (n, *) for data of shape {self.shape}, one at least."
             )
         middles(images, self.scaling)
-        pool = self._pool()
-        stack, most = BitStack(pool, raw=True), 0.0
-        sizes: list[int] = []
+        stack, done, need = BitStack(self._pool(), raw=True), 0, 0.0  # words that an image in fine cells draws on
+        finer = 2 * self._dim * math.log2(self.cells / COARSE) / WORD  # two latents are drawn before one is written
+        batches: list[tuple[int, int]] = []
         with reproducible(), evaluating(self.model):
-            while (done := sum(sizes)) < len(images):
-                spare = stack.height - stack.lowest
-                size = max(1, min(self.batch, len(images) - done, int(spare / most) if most else 1))
+            while done < len(images):
                 began, lowest = stack.height, stack.lowest
+                fine = 0 < need <= began - lowest
+                cells, size = (self.cells, 1 << int((began - lowest) / need).bit_length() - 1) if fine else (COARSE, 1)
+                size = min(size, self.batch, len(images) - done)
                 stack.lowest = began
-                self._write(stack, images[done : done + size].cpu(), done)
-                most = max(most, (began - stack.lowest) / size)
+                self._write(stack, images[done : done + size].cpu(), done, self._ladders[cells])
+                need = max(need, (began - stack.lowest) / size + (0.0 if fine else finer))
                 stack.lowest = min(lowest, stack.lowest)
-                sizes.append(size)
+                batches.append((cells, size))
+                done += size
             kept = max(0, stack.lowest - 3)  # two words are always in work
-            runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+            runs = [(*batch, len(list(run))) for batch, run in groupby(batches)]
             header = Header(surroundings(self.model), self._digest, self._probe(), runs, kept)
         return pack(header, stack.words()[kept:])
 
@@ -191,12 +195,13 @@ class Codec:
         header, words = unpack(file)
         stack, found = BitStack(words), []
         header.compare(surroundings(self.model), self._digest)
-        sizes = [size for size, times in header.runs for _ in range(times)]
-        batches = list(zip(sizes, accumulate(sizes, initial=0)))
+        batches = [(cells, size) for cells, size, times in header.runs for _ in range(times)]
+        firsts = list(accumulate((size for _, size in batches), initial=0))
         with reproducible(), evaluating(self.model):
             if self._probe() == header.probe:
                 with suppress(KeyError):  # which the stack raises where its bits make no sense
-                    found = [self._read(stack, size, first) for size, first in reversed(batches)][::-1]
+                    for (cells, size), first in reversed(list(zip(batches, firsts))):
+                        found.insert(0, self._read(stack, size, first, self._ladders[cells]))
         begun = BitStack(self._pool()[header.kept :], raw=True)
         if not found or not np.array_equal(stack.words(), begun.words()):
             raise ValueError(
@@ -224,7 +229,8 @@ class Codec:
     def _probe(self) -> str:
         """Return a digest of what the network answers to a state that is always the same."""
         z = torch.linspace(-1, 1, self._dim, dtype=torch.float64).reshape(1, *self.shape)
-        law = self._ladder[len(self._ladder) // 2].generate(z.to(self._data(torch.zeros(1, *self.shape).byte())))
+        ladder = self._ladders[self.cells]
+        law = ladder[len(ladder) // 2].generate(z.to(self._data(torch.zeros(1, *self.shape).byte())))
         return digest(law.mean, law.stddev)
 
     def _data(self, images: Tensor) -> Tensor:
@@ -233,8 +239,12 @@ class Codec:
         return self.model.sde.lift(x if self.model.like is None else x.to(self.model.like.device))
 
     @cached_property
-    def _ladder(self) -> list[_Rung]:
-        """The latents from the lowest up."""
+    def _ladders(self) -> dict[int, list[_Rung]]:
+        """The latents as the first images and all others have them, by the cells of a standard deviation."""
+        return {cells: self._ladder(cells) for cells in (COARSE, self.cells)}
+
+    def _ladder(self, cells: int) -> list[_Rung]:
+        """Return the latents from the lowest up, cut into so many cells a standard deviation."""
         at = self._sde.marginal(self.times.flip(0))
         alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (at.Phi, at.R))
         ends = torch.tensor([0, self.scaling.levels - 1], dtype=torch.uint8)
@@ -246,34 +256,34 @@ class Codec:
         down = [a * b / s for a, b, s in zip(sigma, up[1:], sigma[1:])] + [std]
         rungs: list[_Rung] = []
         for law, r, wide, narrow in zip(laws, ratio, up, down):
-            width = min(wide, narrow) / self.cells
+            width = min(wide, narrow) / cells
             reach = r * reach + (WINDOW + 1) * wide + width
             rungs.append(_Rung(len(rungs), r, wide, width, math.ceil(reach / width), law))
         return rungs
 
-    def _write(self, stack: BitStack, images: Tensor, first: int) -> None:
+    def _write(self, stack: BitStack, images: Tensor, first: int, ladder: list[_Rung]) -> None:
         """Write a batch of images onto the stack."""
         below, written = self._data(images), _flat(images.double())
-        for place, rung in enumerate(self._ladder):
+        for place, rung in enumerate(ladder):
             cells = _drawn(stack, rung, below, first)
             z = self._state(cells, rung, below)
             law = rung.generate(z)
             if place:
-                lower = self._ladder[place - 1]
+                lower = ladder[place - 1]
                 stack.push(written, *_cut(law, lower), lower.limit)
             else:
                 stack.push_bytes(written, *self._in_levels(law), self.scaling.levels)
             below, written = z, cells
         stack.push(written, *_cut(self._hierarchy.prior(below), rung), rung.limit)
 
-    def _read(self, stack: BitStack, size: int, first: int) -> Tensor:
+    def _read(self, stack: BitStack, size: int, first: int, ladder: list[_Rung]) -> Tensor:
         """Return a batch of images off the stack: every step of `_write` undone, the last first."""
         like = self._data(torch.zeros(size, *self.shape, dtype=torch.uint8))
-        cells = stack.pop(*_cut(self._hierarchy.prior(like), self._ladder[-1]), self._ladder[-1].limit)
-        for place, rung in reversed(list(enumerate(self._ladder))):
+        cells = stack.pop(*_cut(self._hierarchy.prior(like), ladder[-1]), ladder[-1].limit)
+        for place, rung in reversed(list(enumerate(ladder))):
             law = rung.generate(self._state(cells, rung, like))
             if place:
-                lower = self._ladder[place - 1]
+                lower = ladder[place - 1]
                 found = stack.pop(*_cut(law, lower), lower.limit)
                 below = self._state(found, lower, like)
             else:

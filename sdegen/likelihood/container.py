@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from ..identity import identify
 
-MAGIC = b"sdegen\x01\n"
+MAGIC = b"sdegen\x02\n"
+DIGEST = 8  # bytes
+# What headers have in common, and need not hold.
+USUAL = b'["Python 3.1","sdegen 0.","torch 2.","numpy 2.","constriction 0.5.0","cpu x86_64 AVX512"],[[1,1,"cuda NVIDIA '
 
 
 class Header(NamedTuple):
@@ -30,7 +33,7 @@ class Header(NamedTuple):
     probe
         Of an answer of the network.
     runs
-        Batches in the order of writing: images of a batch, and how many such follow each other.
+        Batches in the order of writing: cells of a standard deviation, images of a batch, and how many such follow each other.
     kept
         Words that the stack began with and that are not in the file.
     """
@@ -38,7 +41,7 @@ class Header(NamedTuple):
     surroundings: list[str]
     digests: tuple[str, str]
     probe: str
-    runs: list[tuple[int, int]]
+    runs: list[tuple[int, int, int]]
     kept: int
 
     def compare(self, surroundings: list[str], digests: tuple[str, str]) -> None:
@@ -79,8 +82,15 @@ def pack(header: Header, words: np.ndarray) -> bytes:
     words
         The bits, uint32.
     """
-    text = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
-    rest = struct.pack("<H", len(text)) + text + words.astype("<u4").tobytes()
+    told = [header.surroundings, header.runs, header.kept]
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=USUAL)
+    text = packer.compress(json.dumps(told, separators=(",", ":")).encode()) + packer.flush()
+    rest = (
+        bytes.fromhex("".join((*header.digests, header.probe)))
+        + struct.pack("<H", len(text))
+        + text
+        + words.astype("<u4").tobytes()
+    )
     return MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
 
 
@@ -104,11 +114,14 @@ def unpack(file: bytes) -> tuple[Header, np.ndarray]:
     rest = file[len(MAGIC) + 4 :]
     if not rest or file[len(MAGIC) :][:4] != struct.pack("<I", zlib.crc32(rest)):
         raise ValueError("the checksum of the file is another: it is damaged or cut off; take another copy.")
-    (length,) = struct.unpack("<H", rest[:2])
-    found = json.loads(zlib.decompress(rest[2 : 2 + length]))
-    surroundings, digests, probe, runs, kept = found
-    header = Header(surroundings, (digests[0], digests[1]), probe, [(size, times) for size, times in runs], kept)
-    return header, np.frombuffer(rest[2 + length :], dtype="<u4").astype(np.uint32)
+    at = 3 * DIGEST
+    digests = [rest[k : k + DIGEST].hex() for k in range(0, at, DIGEST)]
+    (length,) = struct.unpack("<H", rest[at : at + 2])
+    words = rest[at + 2 + length :]
+    text = zlib.decompressobj(-zlib.MAX_WBITS, zdict=USUAL).decompress(rest[at + 2 : at + 2 + length])
+    surroundings, runs, kept = json.loads(text)
+    header = Header(surroundings, (digests[0], digests[1]), digests[2], [tuple(run) for run in runs], kept)
+    return header, np.frombuffer(words, dtype="<u4").astype(np.uint32)
 
 
 def digest(*values: Any) -> str:
@@ -127,4 +140,4 @@ def digest(*values: Any) -> str:
         found.update(json.dumps(identify(value), sort_keys=True).encode())
         for name, weight in value.state_dict().items() if isinstance(value, nn.Module) else ():
             found.update(name.encode() + weight.detach().double().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
+    return found.digest()[:DIGEST].hex()
