@@ -193,7 +193,8 @@ class Codec:
             on another device; or if the network does not answer as it did.
         """
         header, words = unpack(file)
-        stack, found = BitStack(words), []
+        stack = BitStack(words)
+        found: list[Tensor] = []
         header.compare(surroundings(self.model), self._digest)
         batches = [(cells, size) for cells, size, times in header.runs for _ in range(times)]
         firsts = list(accumulate((size for _, size in batches), initial=0))
