@@ -17,7 +17,7 @@ from sdegen import grids
 from sdegen.models import DataParametrization, NoiseParametrization, ScoreParametrization, VelocityParametrization
 from sdegen.models.foreign import NoiseLevel, ScaledTime, StepIndex
 from sdegen.processes import AngleTable
-from sdegen.samplers import DDIM, Multistep, PointMass, log_ratio
+from sdegen.samplers import DDIM, FlowMap, Multistep, PointMass, log_ratio
 
 RING = sdegen.data.gaussian_ring()
 diffusers = pytest.importorskip("diffusers")
@@ -164,6 +164,26 @@ def test_our_model_in_their_loop_gives_our_samples(sde: Any) -> None:
     times = (loop.timesteps.double() + 1) / 1000
     ours = sdegen.sample(model, x_T=z, sampler=DDIM(10, grids.Given(times)), progress=False)
     assert (ours - x).abs().max() / x.square().mean().sqrt() < 1e-3  # their table is in float32
+
+
+@torch.no_grad()
+def test_a_flow_map_goes_there_as_the_score_model_that_it_is() -> None:
+    """The noise that a state holds, by the direction in which jumps leave it: `sin φ x + cos φ dX/dφ`."""
+    torch.manual_seed(0)
+    net = sdegen.nets.UNet(2, (16, 32), conditions={"until": sdegen.nets.SecondLevel()})
+    model = FlowMap(net, sdegen.VP()).double().eval()
+    model.moments = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2, 8, 8), torch.tensor([0.5])).moments()
+    for p in model.parameters():
+        p.add_(0.1 * torch.randn_like(p))  # as built it answers 0
+    there, _ = sdegen.to_diffusers(model)
+    x = noise().double()
+    for step in (100, 500, 900):
+        t = torch.tensor((step + 1) / 1000, dtype=torch.float64)
+        before, after = ((t + h).reshape(1) for h in (-1e-6, 1e-6))
+        marginals = [model.sde.marginal(s) for s in (before, t, after)]
+        low, phi, high = (torch.atan2(at.R.c, at.Phi.c) for at in marginals)
+        slope = (model.jump(x, t, after) - model.jump(x, t, before)) / (high - low)
+        torch.testing.assert_close(there(x, step).sample, phi.sin() * x + phi.cos() * slope, rtol=1e-4, atol=1e-5)
 
 
 # --- other conventions, on a law that is known -------------------------------------------------------------------------
