@@ -1,4 +1,4 @@
-"""Making objects from descriptions (`description.describe`), of known classes alone and no larger than their file bears out."""
+"""Construction of objects from descriptions (`description.describe`): of known classes alone, and no larger than their file."""
 
 from __future__ import annotations
 

@@ -98,8 +98,10 @@ def bytes_of(value: Tensor) -> bytes:
 
 
 def weights_of(thing: Any) -> Any:
-    """Return what a module's parameters and buffers are now, to know when they have changed; of another object what its
-    attributes hold that can be changed in place, tensors, arrays, lists and networks, and None where there are none.
+    """Return the present values of a module's parameters and buffers, by which a change of them is seen.
+
+    Of another object it is what its attributes hold that can be changed in place, tensors, arrays, lists and networks; None
+    where there are none.
     """
     if not isinstance(thing, nn.Module):
         own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}

@@ -201,8 +201,9 @@ def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
 
 
 def constants(value: Any, learned: Iterable[Tensor] = ()) -> Any:
-    """Describe objects in JSON by their classes and the constants that their constructors were given, by which what a network
-    was trained for is told (`differing_constants`).
+    """Describe objects in JSON by their classes and the constants that their constructors were given.
+
+    By two such descriptions `differing_constants` tells whether a network was trained for the same.
 
     Parameters
     ----------
@@ -225,9 +226,10 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def changed(made: Any, again: Any) -> list[tuple[str, Any, Any]]:
-    """List in what a model computes otherwise than one that was made again from its description and has its weights: dotted
-    name and both values, of networks inside, hooks, methods that were replaced, numbers, words, tensors and functions that were
-    set. Lists and tables are left out, which may be memories.
+    """List what differs between a model and one that was made again from its description and weights: names, both values.
+
+    Names are dotted. Compared are networks inside, hooks, methods that were replaced, and numbers, words, tensors and functions
+    that were set. Lists and tables are left out, since they may be memories.
     """
     learned = [[*m.parameters()] if isinstance(m, nn.Module) else [] for m in (made, again)]
     was, comes = (identify(m, weights) for m, weights in zip((made, again), learned, strict=True))

@@ -23,7 +23,7 @@ def check_call(
     keywords: Sequence[str] = (),
     conditions: bool = False,
 ) -> Callable[..., Any]:
-    """Return a function that can be called with some arguments; refuse any other. One that does not tell what it takes passes.
+    """Return a function that can be called with some arguments; refuse any other. A function without a signature passes.
 
     Parameters
     ----------

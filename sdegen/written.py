@@ -23,14 +23,14 @@ def users_own(cls: type) -> bool:
 
 
 def methods(cls: type) -> list[types.FunctionType]:
-    """Return the functions that a class is written of, those of its properties included."""
+    """Return the functions in the body of a class, those of its properties included."""
     parts = list(vars(cls).values())
     inside = [getattr(part, name, None) for part in parts for name in ("fget", "fset", "func", "__func__")]
     return [f for f in (*parts, *inside) if isinstance(f, types.FunctionType)]
 
 
 def closed_over(function: types.FunctionType) -> dict[str, Any]:
-    """Return what a function holds of the one that it was made in, by name; None, and what is not there yet, left out."""
+    """Return the variables that a function closes over, by name, without those that are None or not set yet."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells if _filled(cell)}
 
@@ -43,7 +43,7 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def globals_read(code: types.CodeType) -> frozenset[str]:
-    """Return the names that code looks up in its module, those that it sets there itself left out."""
+    """Return the names of globals that code reads and does not set."""
     return _operands(code, "LOAD_GLOBAL") - _operands(code, "STORE_GLOBAL")
 
 

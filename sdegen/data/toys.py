@@ -69,14 +69,14 @@ def normal_draws(n: int, d: int, generator: torch.Generator | None) -> Tensor:
 
 
 def uniform_draws(n: int, d: int, generator: torch.Generator | None) -> Tensor:
-    """Draw even numbers between 0 and 1, ``(n, d)``, float64."""
+    """Draw uniform numbers between 0 and 1, ``(n, d)``, float64."""
     return torch.rand(n, d, dtype=torch.float64, generator=generator)
 
 
 class Moons(Toy):
     """Two half circles that reach into each other, blurred by Gaussian noise.
 
-    ``x = (cos θ, sin θ)`` or ``(1 − cos θ, ½ − sin θ)`` plus ``std z``, with equal odds and `θ` even on ``(0, π)``. The density
+    ``x = (cos θ, sin θ)`` or ``(1 − cos θ, ½ − sin θ)`` plus ``std z``, equally likely, `θ` uniform on ``(0, π)``. The density
     is an integral over `θ`, to rounding by Gauss–Legendre quadrature.
 
     Parameters
@@ -120,7 +120,7 @@ class Moons(Toy):
 
 
 class Checkerboard(Toy):
-    """The even law on the black squares of a board in the plane, centred at 0.
+    """The uniform law on the black squares of a board in the plane, centred at 0.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Checkerboard(Toy):
 
 
 class Rings(Toy):
-    """Rings around 0 in the plane with equal odds: directions are even, distances from 0 normal around a radius, cut off at 0.
+    """Rings around 0 in the plane, equally likely: directions are uniform, distances from 0 normal around a radius, cut off at 0.
 
     Parameters
     ----------

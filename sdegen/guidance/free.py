@@ -87,7 +87,7 @@ def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, /, **cond: A
 
 
 class Without(Conditioned):
-    """A score model called with fixed conditions, whatever conditions the caller gives, or whatever is given of some.
+    """A score model to which some or all conditions of a call are not passed on, and fixed ones are passed instead.
 
     Parameters
     ----------

@@ -1,6 +1,4 @@
-"""Models that know the moments and the units of their data and what their network is asked, without which weights mean
-nothing.
-"""
+"""Models whose state dict holds the moments and units of their data and what their network is asked, besides the weights."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ _EMPTY = torch.empty(0, dtype=torch.float64)
 
 
 class Calibrated(Described):
-    """The base class of models whose state dict holds what their weights mean nothing without: the moments and the units of the
-    data, and what the network is asked.
+    """The base class of models whose state dict holds the moments and units of the data and what the network is asked, beside the
+    weights: without these, weights mean nothing.
 
     Moments and units are float64 on the CPU, whatever the model is moved to, and empty where they are not known. The first
     training gives a model units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is learned is

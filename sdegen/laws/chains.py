@@ -65,8 +65,8 @@ def generator(cells: Cells, field: FluxTerms) -> Any:
 
 
 def added_noise(cells: Cells, field: FluxTerms, p: Tensor) -> float:
-    """Return the noise that fitted fluxes add where a drift is strong for the noise across a cell, as a part of that of the
-    process: the mean of ``tr(D⁻¹ Σ λ (½ P coth ½ P − 1) e eᵀ)`` over densities, the largest of them.
+    """Return the noise that fitted fluxes add, as a share of the process's own; they do where a drift is strong for the noise
+    across a cell. It is the mean of ``tr(D⁻¹ Σ λ (½ P coth ½ P − 1) e eᵀ)`` over densities, the largest of them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Modules whose state dict says what their network is asked: weights that were trained for something else are refused."""
+"""Modules whose state dict says what their network is asked, so that weights that were trained for something else are refused."""
 
 from __future__ import annotations
 

@@ -162,8 +162,9 @@ def _name(basis: Basis | None) -> str:
 
 
 def mean_log_snr(levels: Tensor) -> Tensor:
-    """Return the logarithm of the ratio `snr` whose ``log(1 + snr)`` is the mean, over the last axis, of those of ratios with
-    logarithms `levels`; a number too where the ratios themselves are none.
+    """Return ``log snr`` of the ratio whose ``log(1 + snr)`` is the mean of those of several ratios, over the last axis.
+
+    `levels` are the logarithms of these ratios; so the result is finite where the ratios themselves overflow.
     """
     small = levels < -37  # where log(1 + s) is s to rounding
     log_information = torch.where(small, levels, softplus(levels.clamp_min(-37)).log())

@@ -28,7 +28,7 @@ from ..checks import check_count, check_kind, check_tensor
 
 
 def check_draws(n: int, generator: torch.Generator | None) -> int:
-    """Check a number of draws and their source of randomness, and return the number; what is right costs a step nothing.
+    """Check a number of draws and their source of randomness, and return the number.
 
     Raises
     ------
@@ -132,8 +132,9 @@ def resample_systematically(weights: Tensor, n: int, u: Tensor | float) -> Tenso
 
 @contextmanager
 def seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Let torch's, NumPy's and Python's own generators draw what the given one says within a ``with`` block; afterwards they
-    are as they were. Without a generator nothing is done.
+    """Seed the generators of torch, NumPy and Python from the given one within a ``with`` block, and restore them afterwards.
+
+    Without a generator nothing is done.
 
     Parameters
     ----------

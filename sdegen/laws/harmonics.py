@@ -1,4 +1,4 @@
-"""Waves with the symmetry of a circle or of a box, in which a network sees states there, and its answer as a score.
+"""Waves with the symmetry of a circle or of a box: how a network sees states there, and how its answer becomes a score.
 
 A network that sees ``cos x`` and ``sin x`` cannot tell `−π` from `π`; one that sees cosines with no slope at the walls of a box
 cannot tell a point from its mirror image. What it says is taken along the slopes of these waves, so that the score is periodic,

@@ -276,8 +276,9 @@ def carry(
     batch: int | None,
     cond: dict[str, Any],
 ) -> tuple[Tensor, LogProb]:
-    """Carry states along the flow, `batch` at a time, and return them with the log-densities that `log_prob` makes of states
-    and their path. Steps of one size are compared with half as many.
+    """Carry states along the flow, `batch` at a time, and return them with the log-densities that `log_prob` makes of each path.
+
+    An integration in steps of one size is compared with one in half as many.
     """
     if divergence is None:
         warn_of_passes(u)

@@ -126,5 +126,5 @@ def find_places(drawn: Tensor, true: Tensor, seed: int | None) -> Tensor:
 
 
 def generator_apart(seed: int | None) -> torch.Generator | None:
-    """Return a source of numbers that are independent of what the same seed draws elsewhere, of parameters and data say."""
+    """Return a generator for `seed` whose numbers do not depend on what the same seed draws elsewhere, such as parameters."""
     return as_generator(None, None if seed is None else seed + APART)

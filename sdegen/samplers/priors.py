@@ -61,8 +61,9 @@ def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
 
 
 def cost(spread: float) -> float:
-    """Return ``½ log(1 + spread²)``, the most nats that a Gaussian of the same moments is from the law of data and noise, a
-    coordinate, where the data spread by so many times the noise.
+    """Return ``½ log(1 + spread²)`` nats a coordinate: a bound of how far the law of data and noise is from its own Gaussian.
+
+    `spread` is the standard deviation of the data over that of the noise.
     """
     return 0.5 * math.log1p(spread**2)
 

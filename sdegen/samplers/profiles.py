@@ -109,8 +109,8 @@ def profile_cost(steps: Sequence[int] = TRIED) -> int:
 
 
 def affordable(evaluations: int) -> tuple[int, Sequence[int]]:
-    """Return of how many data a profile can be measured with some evaluations, 0 if of too few, and in which numbers of steps
-    solvers can be tried.
+    """Return how many data a profile can be measured on with so many evaluations, 0 for too few, and the numbers of steps in
+    which solvers can be tried.
 
     Parameters
     ----------

@@ -162,7 +162,7 @@ def check_known(model: ScoreModel) -> None:
 
 
 def warn_of_narrow_data(spread: float | None, end: Tensor) -> None:
-    """Warn that posterior means have not the spread of the data where a grid ends and the noise there is not small beside them.
+    """Warn that posterior means are narrower than the data, where the noise at the end of a grid is not small beside them.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def warn_of_narrow_data(spread: float | None, end: Tensor) -> None:
 
 
 def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
-    """Return by how many times the noise at a time the data spread; None where their moments or the noise are not known."""
+    """Return the spread of the data over the noise at a time; None where the data's moments or the noise are not known."""
     if model.moments is None or not is_linear(model.sde):
         return None
     return (model.sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()

@@ -85,7 +85,7 @@ def level(moments: Moments) -> float:
 
 
 def guess(steps: int, end: float | None, scale: float | None, around: Reference | None = None) -> Multistep:
-    """Return the default for a law of which moments are known at most: `Multistep` with its order by the number of steps.
+    """Return the default for a law of which no more than moments are known: `Multistep` with its order by the number of steps.
 
     Parameters
     ----------

@@ -138,8 +138,10 @@ class Gradient:
 
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
-    """Make a network compute `rows` of a batch of `size` alone within a ``with`` block, in another precision, and give 0
-    for the others. One of half precision is called as such, and answers in the dtype that it was asked in.
+    """Make a network compute only `rows` of a batch of `size` within a ``with`` block, and answer 0 for the others.
+
+    It may compute in another precision; a network of half precision is called as such, and answers in the dtype that it was
+    asked in.
 
     Raises
     ------
