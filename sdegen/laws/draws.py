@@ -132,7 +132,7 @@ def resample_systematically(weights: Tensor, n: int, u: Tensor | float) -> Tenso
 
 @contextmanager
 def seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Seed the generators of torch, NumPy and Python from the given one within a ``with`` block, and restore them afterwards.
+    """Set the generators of torch, NumPy and Python from the given one within a ``with`` block, and restore them afterwards.
 
     Without a generator nothing is done.
 
