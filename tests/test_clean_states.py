@@ -16,6 +16,7 @@ from sdegen.guidance import (
     Clipped,
     DynamicThreshold,
     RescaledGuidance,
+    contrast,
 )
 from sdegen.models import Conditioned, ScoreModel, VelocityParametrization
 from sdegen.models.exact import Exact
@@ -258,3 +259,28 @@ def test_rescaling_refuses_what_means_nothing() -> None:
     number = Says(sdegen.VP(), torch.ones(3, 1), torch.ones(3, 1))
     with pytest.raises(ValueError, match=r"shape \(3, 1\) have one number a sample, .* use ClassifierFree"):
         RescaledGuidance(number, 2.0).denoise(torch.ones(3, 1), 0.5, label=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_data_that_differ_by_rounding_alone_are_constant(dtype: torch.dtype) -> None:
+    """Their standard deviations are those of the last digits, and have no ratio."""
+    draws = torch.Generator().manual_seed(0)
+    values = torch.logspace(-6, 6, 40, dtype=dtype)[:, None] * torch.ones(6, dtype=dtype)
+    eps = torch.finfo(dtype).eps
+    given, data = (values * (1 + eps * torch.randn(values.shape, generator=draws, dtype=dtype)) for _ in range(2))
+    assert data.std(1).any()
+    assert torch.equal(contrast(given, data, 0.7), torch.ones_like(values[:, :1]))
+    spread = values * (1 + 1e-4 * torch.randn(values.shape, generator=draws, dtype=dtype))
+    want = 1 + 0.7 * (given.std(1) / spread.std(1) - 1)
+    torch.testing.assert_close(contrast(given, spread, 0.7)[:, 0], want)
+
+
+def test_rescaled_samples_do_not_depend_on_the_batch_where_all_data_have_one_mean() -> None:
+    """At ``alpha = 0`` a model predicts the mean, here of numbers that are all alike."""
+    law = lambda v: sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), 0.7), torch.tensor([v]))
+    model = RescaledGuidance(
+        sdegen.ExactConditional(sdegen.Rectified(), [law(0.3), law(1.2)], sdegen.data.gaussian_ring()), 2.0
+    )
+    label = torch.arange(7) % 2
+    whole, parts = (sdegen.sample(model, 7, steps=6, seed=0, batch=batch, label=label) for batch in (None, 2))
+    torch.testing.assert_close(whole, parts)

@@ -214,6 +214,19 @@ def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gent
     assert (slope[1, 1] - slope[2, 0]).abs() > 1e-3  # by no symmetric matrix
 
 
+@pytest.mark.parametrize(("particles", "numbers"), [(79, 0), (80, 4), (119, 4), (120, 6)])
+def test_a_drift_has_a_number_for_twenty_particles_at_most(particles: int, numbers: int) -> None:
+    """In two dimensions six: a shift, and a matrix, of which four are a shift and the same for each axis."""
+    model, draws = product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]), torch.Generator().manual_seed(0)
+    stage = stages_of(model, sdegen.VP(), torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0]
+    swarm = Swarm(model, torch.randn(particles, 2, dtype=torch.float64, generator=draws), 0.9, None, {})
+    swarm.look(stage)
+    y = stage.at.R_inv(swarm.x)
+    shift = swarm._fit(stage, y[:, 0] * y[:, 1], torch.zeros(particles, dtype=torch.float64))[1]
+    slope = torch.linalg.lstsq(torch.cat([torch.ones(particles, 1), y], 1), shift).solution
+    assert (slope.abs() > 1e-9).sum() == numbers
+
+
 def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
     log_weights = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = Particles.of_families(torch.zeros(50, 1), log_weights, torch.arange(50), 0, 1, 0.0)

@@ -103,6 +103,14 @@ def test_a_datum_far_away_does_not_send_the_guess_far_away() -> None:
     assert guess.restore(torch.zeros(1, 2), torch.full((1, 2), 1e9)).abs().max() < 10
 
 
+def test_a_guess_goes_no_further_than_five_spreads() -> None:
+    mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    guess = LinearGuess(mean, std, torch.eye(2).double(), torch.zeros(2).double(), torch.eye(2).double())
+    far = torch.tensor([-40.0, -5.1, -4.9, 0.0, 4.9, 5.1, 40.0])
+    found = guess.restore(torch.zeros(7, 2), mean + far[:, None] * std)
+    torch.testing.assert_close(found, far.clamp(-5, 5)[:, None].expand(7, 2))
+
+
 def test_data_that_never_change_tell_a_guess_nothing() -> None:
     theta = torch.randn(50, 2, dtype=torch.float64)
     x = noisy(theta)

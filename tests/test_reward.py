@@ -86,6 +86,14 @@ def test_a_grid_that_ends_early_is_exact_or_refused(sde: sdegen.LinearSDE, scale
             assert abs((found.log_evidence or 0.0) - 0.5) < 4 * (found.evidence_error or 0.0) + 1e-3
 
 
+def test_a_model_that_is_to_end_early_is_asked_to_its_own_end() -> None:
+    model = sdegen.Exact(sdegen.VP(), LAW)
+    model.end = 0.1
+    tilted_smc(model, reward, 8, steps=3, seed=0)
+    with pytest.raises(ValueError, match=r"end it nearer to t = 0\.1\."):
+        tilted_smc(model, reward, 8, steps=3, grid=sdegen.grids.Angle(end=0.11), seed=0)
+
+
 @pytest.mark.slow
 def test_the_stated_error_is_nominal_after_resampling() -> None:
     ring = sdegen.data.gaussian_ring()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = ["Rescaled", "RescaledGuidance", "check_share", "contrast"]
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..laws.operators import rows
 from ..models.score import ScoreModel
 from .base import CleanState, Guided
 from .free import AgainstNull
+
+ROUNDING = 8.0  # of the last digit of the largest number: what constant data may differ by
 
 
 class RescaledGuidance(CleanState, AgainstNull):
@@ -106,7 +109,7 @@ class Rescaled(CleanState):
 
 
 def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
-    """Return the factor ``1 + rescale (std(given) / std(data) − 1)`` for each sample; 1 if the data are constant.
+    """Return the factor ``1 + rescale (std(given) / std(data) − 1)`` for each sample; 1 if the data are constant, to rounding.
 
     Parameters
     ----------
@@ -126,7 +129,8 @@ def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
             "ClassifierFree."
         )
     own, spread = given.flatten(1).std(1), data.flatten(1).std(1)
-    ratio = torch.where(spread > 0, own / spread, 1.0)
+    rounding = ROUNDING * torch.finfo(data.dtype).eps * data.flatten(1).abs().amax(1)
+    ratio = torch.where(spread > rounding, own / spread, 1.0)
     return rows(1 + rescale * (ratio - 1), data)
 
 
