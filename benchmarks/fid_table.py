@@ -14,6 +14,8 @@ Rows of jumps are of the flow map that the shipped model was made into, without 
 state to the data and back; the default sampler has rows of as few evaluations beside them, and on MNIST and Fashion-MNIST
 *fitted* is what `samplers.fit_solver` makes of as few, in five rounds, under classes drawn alike.
 
+Rows of the models trained for bits are of `likelihood_recipe`, whose weights have to lie below the results that are written to.
+
 Of the sprites two more models are trained, of VP and of blurring diffusion, alike but for the process.
 """
 
@@ -36,6 +38,7 @@ import sdegen
 from benchmarks import command
 from benchmarks.devices import fit_on
 from benchmarks.files import made
+from benchmarks.likelihood_recipe import better
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits, train_on
@@ -116,6 +119,11 @@ class Task:
     def jumping(self) -> Any:
         """The flow map that the shipped model was made into."""
         return sdegen.pretrained(self.data, jumps=True)
+
+    @cached_property
+    def of_bits(self) -> Any:
+        """The model that was trained for bits, which knows no class."""
+        return better(self.table.beside("likelihood_recipe"), self.data)
 
     @cached_property
     def learned(self) -> Any:
@@ -262,6 +270,8 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
         name = f"default, 10, guided {scale:g} below {LEVEL:g}"
         found[name] = Recipe(default, partial(guided, scale=scale, level=LEVEL))
     found["default, 10, without class"] = Recipe(default, labelled=False)
+    if data in ("mnist", "fashion_mnist"):
+        found["trained for bits, default, 10"] = Recipe(default, lambda task: task.of_bits, labelled=False)
     for n in evaluations:
         found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), lambda task: task.learned)
     if data == "sprites":
