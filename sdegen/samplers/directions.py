@@ -121,24 +121,24 @@ class Scalar:
         return self.P_squared(end) / self.P_squared(phi) * (phi.cos() / end.cos()).square()
 
     def evaluations(self, model: ScoreModel, t: Tensor) -> Evaluations[Elementwise]:
-        """Plan the model evaluations ``q = P (v − v_reference)``, times its factor, at the times ``(N,)``; without `P` and this
-        where what a network says enters them as it is, so that weights have both.
+        """Plan the model evaluations ``q = P (v − v_reference)``, with `leaning` in `P`, at the times ``(N,)``.
+
+        What a network says enters as it is where its gain is known: nodes say ``(v − v_reference) / gain``, scales have the rest.
         """
         at, phi = self.sde.marginal(t), self.angles(self.phi(t), t)
         cos, sin, P_squared = phi.cos(), phi.sin(), self.P_squared(phi)
-        P = P_squared.sqrt()
+        P, gain = P_squared.sqrt(), self._gain(model, at)
         if self.lean:
             P = P * self.leaning(phi)
-        gain = self._gain(model, at)
-        scales, P = (None, P) if gain is None else (self._map(gain * P), 1 / gain)
-        a = sin * cos / self.root(at) * P * (self.c - self.n) / P_squared
-        b = self._map(self.n * sin * P / P_squared) if self.m.any() else None
+        scales, share = (None, P) if gain is None else (self._map(gain * P), 1 / gain)  # of v in what nodes say
+        a = sin * cos / self.root(at) * share * (self.c - self.n) / P_squared
+        b = self._map(self.n * sin * share / P_squared) if self.m.any() else None
         if not self.c.ndim or self.own_axes:
-            velocity = Scale(P.flatten()) if P.numel() == len(P) else Diagonal(P)
+            velocity = Scale(share.flatten()) if share.numel() == len(share) else Diagonal(share)
             nodes = [Node(question) for question in model.ask(t, x=self._map(a), velocity=velocity)]
         else:
-            questions, affine = model.ask(t, velocity=at.Phi.one()), zip(self.unbind(P), self.unbind(a), strict=True)
-            nodes = [Node(*v) for v in zip(questions, affine, strict=True)]
+            affine = zip(self.unbind(share), self.unbind(a), strict=True)
+            nodes = [Node(*v) for v in zip(model.ask(t, velocity=at.Phi.one()), affine, strict=True)]
         return Evaluations(nodes, scales, b)
 
     def _gain(self, model: ScoreModel, at: Marginal) -> Tensor | None:
