@@ -1,4 +1,4 @@
-"""Guidance: wrappers that change what a score model predicts. Each is a `ScoreModel` again, so every sampler takes it.
+"""Guidance: score models made of score models, which every sampler takes, and weighted particles, exact in the limit of many.
 
 A wrapper changes what a trained model says while sampling, never its weights; all readings of the changed estimate agree.
 It is a module only so that samplers find the dtype, device and mode of the network inside. Train the model, then wrap it.
