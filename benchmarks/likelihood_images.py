@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.files import made
+from benchmarks.likelihood_recipe import better, chain_times
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS, of_digits, train_on
@@ -20,6 +22,7 @@ from sdegen.laws.derivatives import Hutchinson
 
 DATA = {"mnist": sdegen.data.mnist, "fashion_mnist": sdegen.data.fashion_mnist}
 FOREIGN = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
+STEPS = 25  # of a chain
 DISTURBED = 0.2  # share of pixels that the background's training images have at random
 
 
@@ -75,31 +78,59 @@ def drawn(images: Images, n: int, generator: torch.Generator) -> Images:
     return images[torch.randperm(len(images), generator=generator)[:n]]
 
 
+def sets_of(name: str, n: int, seed: int) -> tuple[Images, Images, Images, Images]:
+    """All training images of a set, and `n` of each: of its test images, of those for training, and of the other set's."""
+    split, generator = DATA[name](), torch.Generator().manual_seed(seed)
+    few = (drawn(images, n, generator) for images in (split.test, split.train, DATA[FOREIGN[name]]().test))
+    own, seen, foreign = few
+    return split.train, own, seen, foreign
+
+
 def judged(name: str, n: int, steps: int, folder: Path, device: str, seed: int) -> Values:
     """A shipped model, without a class, on its own test images and on those of the other set."""
     model, behind = sdegen.pretrained(name), background(name, steps, folder, device)
-    split, generator = DATA[name](), torch.Generator().manual_seed(seed)
-    own, seen, foreign = (
-        drawn(images, n, generator) for images in (split.test, split.train, DATA[FOREIGN[name]]().test)
-    )
+    train, own, seen, foreign = sets_of(name, n, seed)
     (of_own, evaluations), (of_seen, _), (of_foreign, _) = (
         bits(model, x, seed, label=-1) for x in (own, seen, foreign)
     )
-    typical = of_seen.mean()
-    scores = {
-        "likelihood": (of_own, of_foreign),
-        "input complexity": (of_own - complexity(own), of_foreign - complexity(foreign)),
-        "ratio to a Gaussian": (
-            of_own - gaussian_bits(split.train, own),
-            of_foreign - gaussian_bits(split.train, foreign),
-        ),
-        "ratio to a background": (of_own - bits(behind, own, seed)[0], of_foreign - bits(behind, foreign, seed)[0]),
-        "typicality": ((of_own - typical).abs(), (of_foreign - typical).abs()),
-    }
+    ratio = auroc(of_own - bits(behind, own, seed)[0], of_foreign - bits(behind, foreign, seed)[0])
     return (
         means({"test": of_own, "training": of_seen, "foreign": of_foreign})
-        | {score: auroc(*pair) for score, pair in scores.items()}
-        | {"evaluations": [evaluations, None]}
+        | told_apart(train, (own, of_own), (foreign, of_foreign), of_seen)
+        | {"ratio to a background": ratio, "evaluations": [evaluations, None]}
+    )
+
+
+def told_apart(train: Images, own: tuple[Images, Tensor], foreign: tuple[Images, Tensor], of_seen: Tensor) -> Values:
+    """Areas under the curve of four scores, from images with their bits, and the bits of training images."""
+    typical = of_seen.mean()
+    scores: dict[str, Callable[[Images, Tensor], Tensor]] = {
+        "likelihood": lambda images, found: found,
+        "input complexity": lambda images, found: found - complexity(images),
+        "ratio to a Gaussian": lambda images, found: found - gaussian_bits(train, images),
+        "typicality": lambda images, found: (found - typical).abs(),
+    }
+    return {name: auroc(score(*own), score(*foreign)) for name, score in scores.items()}
+
+
+def chain_bits(model: Any, images: Images, seed: int) -> Tensor:
+    """Bounds of images in bits per dimension by a chain of `STEPS` steps."""
+    found = sdegen.discrete_bits_per_dim(
+        model, images.x, sdegen.data.Scaling(-1, 1, images.levels), chain_times(model, STEPS),
+        generator=torch.Generator().manual_seed(seed), batch=50,
+    )  # fmt: skip
+    return found.value.double().cpu()
+
+
+def judged_by_chain(table: Table, name: str, n: int, seed: int) -> Values:
+    """A model that was trained for bits, by its bounds of its own test images and of those of the other set."""
+    model = better(table.beside("likelihood_recipe"), name)
+    train, own, seen, foreign = sets_of(name, n, seed)
+    of_own, of_seen, of_foreign = (chain_bits(model, images, seed) for images in (own, seen, foreign))
+    return (
+        means({"test": of_own, "training": of_seen, "foreign": of_foreign})
+        | told_apart(train, (own, of_own), (foreign, of_foreign), of_seen)
+        | {"evaluations": [STEPS, None]}
     )
 
 
@@ -137,6 +168,9 @@ def images_block(table: Table) -> str:
     }
     rows["digits"] = table.row("images", "digits", partial(judged_digits, of_8x8, n, folder, table.device), once=True)
     rows = {name: cells and cells | of_flows(table, name) for name, cells in rows.items()}
+    for name in [] if table.quick else DATA:
+        compute = partial(judged_by_chain, table, name, 50)
+        rows[f"{name}, trained for bits"] = table.row("images", f"{name}, trained for bits", compute, once=True)
     columns = {
         "test": 3, "RealNVP": 3, "residual flow": 3, "training": 3, "foreign": 3, "likelihood": 3, "input complexity": 3,
         "ratio to a Gaussian": 3, "ratio to a background": 3, "typicality": 3, "evaluations": 0,
