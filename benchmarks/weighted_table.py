@@ -9,8 +9,8 @@ Distances are sliced W2 over the mode's standard deviation; the first column is 
 effective share of the first particles that have descendants, by which a run is judged; ``log Z`` is off by the column of that
 name, beside the error that the run states. A seed is another run.
 
-Where members know their densities, `anneal_product` has exact weights; the mixtures there are others than those its default was
-chosen on, in more than two dimensions another one for each seed.
+Where members know their densities, `anneal_product` has exact weights, in half the steps, each of two evaluations. The
+mixtures there are others than those its default was chosen on, in more than two dimensions another one for each seed.
 
 Published ways of guidance, by the flow in as many steps, are beside the law that guidance states: sliced W2 in multiples
 of the floor, also for modes that overlap, of three times the width. Autoguidance has the mode blurred to twice its variance for
@@ -93,6 +93,19 @@ class Guided:
         return found[:n]
 
 
+Weighted = Callable[[guidance.Product, int, int], guidance.Particles]
+
+
+def correct(product: guidance.Product, n: int, seed: int) -> guidance.Particles:
+    """A run by scores alone."""
+    return guidance.corrected(product, n, steps=STEPS, seed=seed, progress=False)
+
+
+def anneal(product: guidance.Product, n: int, seed: int) -> guidance.Particles:
+    """A run by densities of half the steps, and so of as many evaluations, as each step has a move."""
+    return guidance.anneal_product(product, n, steps=STEPS // 2, seed=seed, progress=False)
+
+
 def guided(dim: int, w: float, n: int, seed: int) -> Values:
     """A run of guidance, corrected and not."""
     problem = Guided(dim, w)
@@ -104,7 +117,7 @@ def guided(dim: int, w: float, n: int, seed: int) -> Values:
     plain = sdegen.sample(problem.product, n, sampler=samplers.ExponentialSDE(STEPS), seed=seed, progress=False)
     row: Values = {"floor": apart(problem.sample(n, 20_000 + seed)), "uncorrected": apart(plain)}
     try:
-        found = guidance.corrected(problem.product, n, steps=STEPS, seed=seed, progress=False)
+        found = correct(problem.product, n, seed)
     except ValueError as error:  # a run that leaves the floats says so
         if "non-finite" not in str(error):
             raise
@@ -126,7 +139,7 @@ def annealed(dim: int, w: float, n: int, seed: int) -> Values:
     def apart(x: Tensor) -> list[float | None]:
         return [metrics.sliced_wasserstein(x, exact, seed=seed).value / problem.unit, None]
 
-    found = guidance.anneal_product(problem.product, n, steps=STEPS, seed=seed, progress=False)
+    found = anneal(problem.product, n, seed)
     return {
         "floor": apart(problem.sample(n, 20_000 + seed)),
         "annealed": apart(found.sample(n, torch.Generator().manual_seed(seed))),
@@ -177,11 +190,11 @@ def flow(way: Labelled, w: float, problem: Guided, n: int, seed: int) -> Tensor:
     return sdegen.sample(model, n, sampler=sampler, seed=seed, progress=False, label=0)
 
 
-def weighted(run_of: Callable[..., guidance.Particles], w: float, problem: Guided, n: int, seed: int) -> Tensor:
+def weighted(run_of: Weighted, w: float, problem: Guided, n: int, seed: int) -> Tensor:
     """Samples of a weighted run, drawn by their weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `guided` says what such runs are worth
-        found = run_of(problem.product, n, steps=STEPS, seed=seed, progress=False)
+        found = run_of(problem.product, n, seed)
     return found.sample(n, torch.Generator().manual_seed(seed))
 
 
@@ -189,8 +202,8 @@ Drawn = Callable[[float, Guided, int, int], Tensor]
 
 CASES: dict[str, Drawn] = {
     "the class alone": lambda w, problem, n, seed: problem.mode.sample(n, torch.Generator().manual_seed(30_000 + seed)),
-    "corrected": partial(weighted, guidance.corrected),
-    "densities known": partial(weighted, guidance.anneal_product),
+    "corrected": partial(weighted, correct),
+    "densities known": partial(weighted, anneal),
     **{name: partial(flow, way) for name, way in WAYS.items()},
 }
 PLACES = {
@@ -249,7 +262,7 @@ def planar(name: str, n: int, seed: int) -> Values:
     def apart(x: Tensor) -> list[float | None]:
         return [metrics.sliced_wasserstein(x, exact, seed=seed).value / unit, None]
 
-    found = guidance.anneal_product(product, n, steps=STEPS, seed=seed, progress=False)
+    found = anneal(product, n, seed)
     plain = sdegen.sample(product, n, sampler=samplers.ExponentialSDE(STEPS), seed=seed, progress=False)
     return {
         "floor": apart(again),
@@ -272,7 +285,7 @@ def several(number: int, dim: int, n: int, seed: int) -> Values:
         truth = measurements.mixture_posterior(truth, measured, y)
         factors.append((measurements.mixture_posterior(prior, measured, y), 1.0))
     model = guidance.Product([(sdegen.Exact(sdegen.VP(), law), power) for law, power in factors])
-    found, (mean, C) = guidance.corrected(model, n, steps=STEPS, seed=seed, progress=False), truth.moments()
+    found, (mean, C) = correct(model, n, seed), truth.moments()
     variances = C.diagonal()
     width = (found.mean((found.x - found.mean()).square()) / variances).mean().sqrt()
     off = ((found.mean() - mean).square() * n / variances).mean().sqrt()
@@ -284,11 +297,11 @@ def several(number: int, dim: int, n: int, seed: int) -> Values:
     }
 
 
-def covered(w: float, n: int, runs: int, run_of: Callable[..., guidance.Particles], seed: int) -> Values:
+def covered(w: float, n: int, runs: int, run_of: Weighted, seed: int) -> Values:
     """How often the stated error of a kind of run covers what the normaliser is off by."""
     problem, off, stated = Guided(2, w), [], []
     for run in range(runs):
-        found = run_of(problem.product, n, steps=STEPS, seed=1000 * seed + run, progress=False)
+        found = run_of(problem.product, n, 1000 * seed + run)
         off.append(known(found.log_evidence) - problem.log_normaliser)
         stated.append(known(found.evidence_error))
     errors, own = torch.tensor(off), torch.tensor(stated)
@@ -360,7 +373,7 @@ def several_block(table: Table) -> str:
 def coverage_block(table: Table) -> str:
     """Return the table of stated errors."""
     n, runs = (200, 4) if table.quick else (500, 100)
-    cases = {"w = 3, {} particles": guidance.corrected, "w = 3, {} particles, densities known": guidance.anneal_product}
+    cases = {"w = 3, {} particles": correct, "w = 3, {} particles, densities known": anneal}
     rows = {
         (name := case.format(n)): table.row("coverage", name, partial(covered, 3.0, n, runs, run_of), seeds=1)
         for case, run_of in cases.items()
