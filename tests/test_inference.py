@@ -103,6 +103,22 @@ def test_a_datum_far_away_does_not_send_the_guess_far_away() -> None:
     assert guess.restore(torch.zeros(1, 2), torch.full((1, 2), 1e9)).abs().max() < 10
 
 
+def test_data_with_gaps_are_given_to_a_network_that_takes_them() -> None:
+    torch.manual_seed(0)
+    net = nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(2, gaps=True)})
+    model = sdegen.Model(net, sdegen.VP())
+    x = torch.randn(200, 2)
+    sdegen.fit(
+        model, (x, {"seen": torch.where(torch.rand(200, 2) < 0.3, math.nan, x)}), steps=20, batch_size=50, seed=0
+    )
+    density, seen = ConditionalDensity(model), torch.tensor([0.5, math.nan])
+    y = density.sample(3, seen, seed=0)
+    found = density.log_prob(y, seen)
+    assert found.isfinite().all() and torch.equal(found, density.log_prob_each(y[None], seen[None])[0])
+    with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+        density.log_prob(y, torch.tensor([0.5, math.inf]))
+
+
 def test_a_guess_goes_no_further_than_five_spreads() -> None:
     mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
     guess = LinearGuess(mean, std, torch.eye(2).double(), torch.zeros(2).double(), torch.eye(2).double())
