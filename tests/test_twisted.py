@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -83,3 +86,26 @@ def test_particles_know_the_density_of_what_was_measured(scale: float) -> None:
     assert abs(found.log_evidence - truth) < 4 * found.evidence_error + 0.02 < 0.5
     with pytest.raises(ValueError, match=r"the grid ends at t = 0\.1, where the noise has 24 % of the spread"):
         twisted_smc(model, 10, steps=4, grid=sdegen.grids.Angle(end=0.1), y=Y[:1])
+
+
+def test_what_is_known_of_one_particle_alone_is_not_its_error() -> None:
+    wide = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([2.0]))
+    model = sdegen.guidance.PiGDM(sdegen.Exact(sdegen.VP(), wide), Linear(A.A[:1], 2.0))
+    with pytest.raises(ValueError, match="particles = 1; it must be a whole number, at least 2"):
+        twisted_smc(model, 1, steps=4, y=Y[:1])
+    assert (twisted_smc(model, 2, steps=20, seed=0, y=Y[:1]).evidence_error or 0.0) > 0
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: sdegen.guidance.PiGDM(inner, Linear(A.A[:1], 1.0)),
+        lambda inner: sdegen.guidance.ClassifierFree(inner, 2.0),
+    ],
+    ids=["a second measurement", "against a null"],
+)
+def test_a_wrapper_that_keeps_what_was_measured_is_named(around: Callable[[Any], Any]) -> None:
+    wide = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([2.0]))
+    inner = sdegen.guidance.PiGDM(sdegen.ExactConditional(sdegen.VP(), [wide, wide], wide), Linear(A.A[:1], 2.0))
+    with pytest.raises(ValueError, match=r"keeps y for itself .*, and guidance against a null loses it unless drop="):
+        sdegen.sample(around(inner), 4, steps=3, seed=0, y=Y[:1], label=0)

@@ -230,8 +230,9 @@ def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
     one = tuple(seen.shape[1:])
     if "y" not in cond:
         raise ValueError(
-            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each; guidance "
-            "against a null loses all conditions of the model in it, but for those that its drop=[...] leaves out."
+            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each. Of "
+            "what has this model inside, another measurement keeps y for itself (join the two), and guidance against a null "
+            "loses it unless drop=[...] names what is lost."
         )
     y = as_measured(cond["y"]).to(seen)
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y

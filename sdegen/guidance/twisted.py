@@ -79,7 +79,7 @@ def twisted_smc(
             f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM, MomentMatching or DPS."
         )
     check_conditions(model, cond)
-    check_count("particles", particles), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
     cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = noisy_times(model, sde, grid, steps)
