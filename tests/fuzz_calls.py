@@ -788,6 +788,7 @@ ALLOWED: dict[str, str] = {
     "samplers.StepCosts(errors)": "without rows",
     "Density.log_prob(x)": "of integers, of truth values",
     "samplers.interpolate(weights)": "another column",
+    "guidance.anneal_product(moves)": "zero",
     "guidance.Clipped(low)": "minus, zero, inf",
     "guidance.Clipped(high)": "minus, zero, inf",
 }
