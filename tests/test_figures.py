@@ -259,6 +259,11 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "docs/flow_maps.md",
+        "has 27.2 and 1.15",
+        lambda: [fid for n in (2, 4) for fid in of_images(f"fitted, {n}", "fashion_mnist")],
+    ),
+    (
+        "docs/flow_maps.md",
         "(.61 against .39)",
         lambda: [fid for row in ("jumps, 4", "default, 4") for fid in of_images(row, "mnist")],
     ),
