@@ -15,7 +15,8 @@ from torch import Tensor
 import sdegen
 from sdegen import grids, samplers
 from sdegen.laws import bases
-from sdegen.samplers import ExponentialSDE, Matched, Multistep, Normal, PointMass, Singlestep
+from sdegen.samplers import ExponentialSDE, Matched, MatchedConditional, Multistep, Normal, PointMass, Singlestep
+from sdegen.samplers.directions import Scalar
 from sdegen.testing.affine import affine_moments, response
 from sdegen.testing.samplers import observed_order
 
@@ -180,3 +181,28 @@ def test_a_basis_gives_a_covariance_along_its_axes() -> None:
     v = torch.tensor([0.9, 0.4], dtype=torch.float64)
     known = bases.Axes(Q).variances(v[None])
     torch.testing.assert_close(sde.variances(v), known)
+
+
+def test_what_is_interpolated_is_as_wide_as_states_are_by_their_noise() -> None:
+    """``(P / sin)^lean``, the root of ``(alpha² c + sigma²) / sigma²`` to that power."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.tensor([0.3]))
+    model = sdegen.Exact(sdegen.VP(), law)
+    pieces = Scalar(model.sde, model, Matched().law(model), samplers.share, 1.0, 0.5)
+    t = torch.linspace(0.02, 1.0, 9, dtype=torch.float64)
+    at = model.sde.marginal(t)
+    alpha, sigma = (A.matrix()[:, 0, 0] for A in (at.Phi, at.R))
+    want = ((0.3 * alpha**2 + sigma**2) / sigma**2) ** 0.25
+    found = pieces.leaning(pieces.angles(pieces.phi(t), t)).reshape(9, -1)
+    torch.testing.assert_close(found, want[:, None].expand_as(found), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("make", [Uneven, Coloured, Principal, White], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_samples_of_many_labels_have_each_the_mean_of_its_own(make: Callable[[], sdegen.LinearSDE], eta: float) -> None:
+    laws = [sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), v), torch.tensor([0.4])) for v in (0.3, 1.2, 0.7)]
+    model = sdegen.ExactConditional(make(), laws[:2], laws[2])
+    label, sampler = torch.arange(5) % 2, ExponentialSDE(4, eta=eta, reference=MatchedConditional())
+    together = sdegen.sample(model, 5, sampler=sampler, seed=0, label=label)
+    for k in (0, 1):
+        alone = sdegen.sample(model, 5, sampler=sampler, seed=0, label=k)
+        torch.testing.assert_close(together[label == k], alone[label == k], rtol=0, atol=1e-6)
