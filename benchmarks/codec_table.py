@@ -1,6 +1,6 @@
 """The codec table: what images take in a file, beside the bound, the flow's estimate, and what other formats make of them.
 
-    python -m benchmarks.codec_table --threads 1      # ten minutes of one core
+    python -m benchmarks.codec_table --threads 1      # ten minutes of one core, where models trained for bits have their weights
     python -m benchmarks.codec_table --quick
 
 Images are written by `sdegen.Codec`, read again, and compared bit for bit: a row exists only if they are the same. The bound
