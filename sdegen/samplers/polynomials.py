@@ -33,11 +33,13 @@ def polynomials(
     l = z.new_zeros(most + any(v.corrected for v in asked), *z.shape)
     for p, corrected in {(len(v.seen), v.corrected) for v in asked}:
         alike = [i for i, v in enumerate(asked) if (len(v.seen), v.corrected) == (p, corrected)]
-        seen = torch.tensor([asked[i].seen for i in alike])
-        l[:p, alike] = values(clock[seen], z[alike])
-        if corrected:
-            end = torch.tensor([[asked[i].s] for i in alike])
-            l[-1, alike] = values(clock[torch.cat([end, seen], 1)], z[alike])[0]
+        nodes = clock[torch.tensor([[*asked[i].seen, *[asked[i].s] * corrected] for i in alike])]
+        own = values(nodes, z[alike])
+        if corrected:  # without the node at the end they are these and the last times what they are there
+            said = lagrange(nodes[:, :-1], nodes[:, -1])
+            l[-1, alike] = own[-1]
+            own = own[:-1] + own[-1] * said.reshape(*said.shape, *[1] * (z.ndim - 1))
+        l[:p, alike] = own
     if not l.isfinite().all():
         for v in asked:
             check_distinct(clock[torch.tensor([v.s, *v.seen] if v.corrected else v.seen)])
