@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,8 +72,8 @@ def read_lines(file: Path, key_of: Callable[[Any], K], what: str) -> dict[K, Lin
     return lines
 
 
-def keep_line(file: Path, key_of: Callable[[Any], K], what: str, line: Line) -> None:
-    """Put an object into a file, in the order of the keys, beside what other processes have written meanwhile."""
+def keep_lines(file: Path, key_of: Callable[[Any], K], what: str, new: Sequence[Line]) -> None:
+    """Put objects into a file, in the order of the keys, beside what other processes have written meanwhile."""
     with locked(file.parent):
-        lines = read_lines(file, key_of, what) | {key_of(line): line}
+        lines = read_lines(file, key_of, what) | {key_of(line): line for line in new}
         write_whole(file, "".join(json.dumps(lines[key], ensure_ascii=False) + "\n" for key in sorted(lines)))

@@ -1,57 +1,56 @@
 """Where a row is from: the code that computed it, by which a row of earlier code is told from one of today's.
 
-While a row is computed every function of the library and of the benchmarks that is called is noted by its module, and of each
-such module a digest of its statements is kept, without comments, docstrings and layout. A row is of earlier code when one of them
-has another digest now. Rows refer to their modules by a number of eight digits, and ``code.jsonl`` beside them has the digests.
+While a row is computed the functions of the library and of the benchmarks that are called are noted, and a digest of each is kept
+(`benchmarks.parts`), with one of what stands outside functions in their modules. A row is of earlier code when one of them has
+another digest now. Rows refer to their code by eight digits: ``code.jsonl`` beside them has for these the modules, with eight
+digits of each, and for those the functions of the module with their digests.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import sys
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path, PurePosixPath
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Self
 
-import sdegen
-from benchmarks.files import keep_line, read_lines
+from benchmarks import parts
+from benchmarks.files import keep_lines, read_lines
 from sdegen.training.state import Training
 
 FILE = "code.jsonl"
-WHAT = "record of modules"
-ROOTS = tuple(Path(place).parent for place in (sdegen.__file__, __file__))
+WHAT = "record of code"
 STEP = Training.step.__code__
 # These modules and packages have no say in what a row holds: they read, share out, write and show.
-SILENT = {f"benchmarks/{name}" for name in ("command", "files", "origins", "pages", "rows", "tables", "tickets")} | {
-    f"sdegen/{name}" for name in ("plots", "progress", "show")
-}
+SILENT = {
+    f"benchmarks/{name}" for name in ("command", "files", "origins", "pages", "parts", "rows", "tables", "tickets")
+} | {f"sdegen/{name}" for name in ("plots", "progress", "show")}
 
-Code = dict[str, str]  # the digest of each module, by its path
+Digests = dict[str, str]
+Code = dict[str, Digests]  # by the path of each module, the digests of its parts
 
 
 class Watch:
-    """A ``with`` block that notes the files whose functions are called in this thread, and the steps of training taken.
+    """A ``with`` block that notes the functions that are called in this thread, and the steps of training taken.
 
-    It costs a few per cent of the time of small networks; what is timed is not watched, and is of all modules.
+    It costs a few per cent of the time of small networks; what is timed is not watched, and is of all code.
 
     Attributes
     ----------
-    files
-        Of all code that was called.
+    called
+        The code of each function, by its identity.
     steps
         How many steps of training were taken.
     """
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
+        self.called: dict[int, CodeType] = {}  # a code's own hash is of all its constants, and slow
         self.steps = 0
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        self.files.add(frame.f_code.co_filename)
+        self.called[id(frame.f_code)] = frame.f_code
         if frame.f_code is STEP:
             self.steps += 1
 
@@ -65,74 +64,50 @@ class Watch:
     ) -> None:
         sys.settrace(self.outer)
         if isinstance(self.outer, Watch):  # a row that asked for another one
-            self.outer.files |= self.files
+            self.outer.called |= self.called
             self.outer.steps += self.steps
 
     def code(self) -> Code:
-        """Return the digests of the modules that were called."""
-        return digests(self.files)
+        """Return the digests of the code that was called."""
+        return digests((code.co_filename, code.co_qualname) for code in self.called.values())
 
 
 def everything() -> Code:
-    """Return the digests of all modules that are loaded."""
-    return digests(str(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None))
+    """Return the digests of all code of the modules that are loaded."""
+    files = [str(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+    return digests((file, name) for file in files if (path := parts.path_of(file)) for name in parts.names(path))
 
 
-def digests(files: Iterable[str]) -> Code:
-    """Return the digests of those files that belong to the library or the benchmarks, by their paths."""
-    found = {}
-    for file in sorted(set(files)):
-        root = next((root for root in ROOTS if Path(file).is_relative_to(root)), None)
-        if root is not None and file.endswith(".py"):
-            name = f"{root.name}/{Path(file).relative_to(root).as_posix()}"
-            if not silent(name):
-                found[name] = str(digest(name))
-    return found
+def digests(called: Iterable[tuple[str, str]]) -> Code:
+    """Return the digests of functions, given by file and qualified name, that belong to the library or the benchmarks."""
+    found: Code = {}
+    for file, name in called:
+        path = parts.path_of(file)
+        if path is not None and not silent(path):
+            for part in (parts.OUTSIDE, parts.part_of(path, name)):
+                found.setdefault(path, {})[part] = str(parts.digest(path, part))
+    return {path: dict(sorted(found[path].items())) for path in sorted(found)}
 
 
 def silent(name: str) -> bool:
-    """Tell whether a module has no say in what a row holds, by itself or by its package."""
+    """Tell whether a module, or a package that it is in, has no say in what a row holds."""
     path = PurePosixPath(name).with_suffix("")
-    return not SILENT.isdisjoint(str(place) for place in (path, *path.parents))
-
-
-@cache
-def digest(name: str) -> str | None:
-    """Return eight hexadecimal digits of the statements of a module; None if there is no such file."""
-    top, _, rest = name.partition("/")
-    path = next((root / rest for root in ROOTS if root.name == top), None)
-    if path is None or not path.exists():
-        return None
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and is_text(body[0]):
-            del body[0]
-    return hashlib.sha256(repr(outline(tree)).encode()).hexdigest()[:8]
-
-
-def outline(node: Any) -> Any:
-    """Return a syntax tree as tuples, without the fields that are empty: which of those there are differs by Python's version."""
-    if isinstance(node, list):
-        return [outline(one) for one in node]
-    if not isinstance(node, ast.AST):
-        return node
-    fields = [(name, outline(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
-    return type(node).__name__, fields
-
-
-def is_text(node: ast.AST) -> bool:
-    """Tell whether a statement is a bare string, as docstrings are."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return not SILENT.isdisjoint({path.as_posix(), *(parent.as_posix() for parent in path.parents)})
 
 
 def changed(code: Code) -> list[str]:
-    """Return the modules that have other statements now."""
-    return [name for name, was in code.items() if not silent(name) and digest(name) != was]
+    """Return the functions and modules that have other statements now."""
+    return [
+        f"{path}: {part}" if part else path
+        for path, found in code.items()
+        if not silent(path)
+        for part, was in found.items()
+        if parts.digest(path, part) != was
+    ]
 
 
 class Origins:
-    """The digests that rows refer to, a line each in a file beside that of the rows.
+    """The digests that rows refer to, in a file beside that of the rows.
 
     Parameters
     ----------
@@ -144,43 +119,52 @@ class Origins:
 
     def __init__(self, file: Path, sources: Iterable[Path] = ()) -> None:
         self.file = file
-        self.codes: dict[str, Code] = {}
+        self.codes: dict[str, Digests] = {}
         for source in (*sources, file):
             self.codes |= read(source)
 
     def add(self, code: Code) -> str:
         """Keep digests, and return what a row refers to them by."""
-        key = hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:8]
-        if self.codes.get(key) != code or not self.file.exists():
-            keep_line(self.file, key_of, WHAT, {"code": key, "modules": code})
-        self.codes[key] = code
-        return key
+        modules = {path: key_for(found) for path, found in code.items()}
+        new = {key_for(found): found for found in (*code.values(), modules)}
+        if not self.file.exists() or any(self.codes.get(key) != found for key, found in new.items()):
+            keep_lines(self.file, key_of, WHAT, [{"code": key, "of": found} for key, found in new.items()])
+        self.codes |= new
+        return key_for(modules)
 
     def current(self, key: str | None) -> bool:
         """Tell whether a row that refers to `key` is of today's code; one that refers to none is not known to be."""
-        return key in self.codes and not changed(self.codes[key])
+        modules = self.codes.get(key or "")
+        if modules is None or not set(modules.values()) <= self.codes.keys():
+            return False
+        return not changed({path: self.codes[one] for path, one in modules.items()})
+
+
+def key_for(found: Digests) -> str:
+    """Return the eight digits that digests are referred to by."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def key_of(line: Any) -> str:
-    """Return what rows refer to a record of modules by.
+    """Return what a record of code is referred to by.
 
     Raises
     ------
     TypeError
         If a part of the record is of another kind.
     """
-    key, code = line["code"], line["modules"]
-    if not isinstance(key, str) or not isinstance(code, dict) or not all(isinstance(v, str) for v in code.values()):
+    key, found = line["code"], line["of"]
+    if not isinstance(key, str) or not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise TypeError(line)
     return key
 
 
-def read(file: Path) -> dict[str, Code]:
-    """Return the digests of a file by what rows refer to them by; none where there is no file.
+def read(file: Path) -> dict[str, Digests]:
+    """Return the digests of a file by what they are referred to by; none where there is no file.
 
     Raises
     ------
     ValueError
-        If a line is no record of modules.
+        If a line is no record of code.
     """
-    return {key: line["modules"] for key, line in read_lines(file, key_of, WHAT).items()}
+    return {key: line["of"] for key, line in read_lines(file, key_of, WHAT).items()}

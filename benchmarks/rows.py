@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.files import Line, keep_line, read_lines
+from benchmarks.files import Line, keep_lines, read_lines
 
 Values = dict[str, Any]
 FILE = "rows.jsonl"
@@ -84,4 +84,4 @@ class Rows:
         """Keep a row in the file, beside what other processes have written meanwhile."""
         line = {"block": key.block, "row": key.name, "seed": key.seed, **source, "values": values}
         self.lines[key] = line
-        keep_line(self.file, key_of, WHAT, line)
+        keep_lines(self.file, key_of, WHAT, [line])

@@ -31,6 +31,7 @@ from benchmarks import (
     mode_categories,
     origins,
     pages,
+    parts,
     posterior_table,
     rows,
     simulators,
@@ -253,13 +254,13 @@ def test_two_files_are_merged_by_putting_one_behind_the_other(tmp_path: Path) ->
 
 KEPT = {
     "row of a table": (rows, {"block": "tiny", "row": "first ± λ", "seed": 0, "values": {}}),
-    "record of modules": (origins, {"code": "0a1b2c3d", "modules": {"sdegen/laws/operators.py": "12345678"}}),
+    "record of code": (origins, {"code": "0a1b2c3d", "of": {"sdegen/laws/operators.py": "12345678"}}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", KEPT)
 @pytest.mark.parametrize(
-    "damaged", ["<<<<<<< theirs", "", "3", "[]", "null", "{}", '"block row seed values code modules"', "\xff\xfe"]
+    "damaged", ["<<<<<<< theirs", "", "3", "[]", "null", "{}", '"block row seed values code of"', "\xff\xfe"]
 )
 def test_a_line_that_is_something_else_is_named(tmp_path: Path, what: str, damaged: str) -> None:
     module, line = KEPT[what]
@@ -287,17 +288,19 @@ def test_a_line_that_is_cut_or_of_other_types_is_named(tmp_path_factory: Any, wh
 
 def test_digests_of_a_module_that_is_not_ours_are_of_earlier_code(tmp_path: Path) -> None:
     known = origins.Origins(tmp_path / origins.FILE)
-    ours = origins.digests([sdegen.data.sets.__file__])
+    ours = origins.digests([(sdegen.data.sets.__file__, "gaussian_ring")])
     assert known.current(known.add(ours))
-    assert not known.current(known.add(ours | {"elsewhere/module.py": "12345678"}))
+    assert not known.current(known.add(ours | {"elsewhere/module.py": {"": "12345678"}}))
+    assert not known.current(known.add(ours | {"sdegen/data/sets.py": {"no_such_function": "12345678"}}))
+    assert not known.current("12345678") and not known.current(None)
 
 
 def test_what_shows_and_writes_has_no_say_in_where_a_row_is_from() -> None:
     """Modules by themselves and all of a package, but none whose name only begins like that."""
-    files = [module.__file__ for module in (sdegen.plots.states, sdegen.progress, pages.blocks, rows)]
-    assert origins.digests(map(str, files)) == {}
+    files = [str(module.__file__) for module in (sdegen.plots.states, sdegen.progress, pages.blocks, rows)]
+    assert origins.digests((file, "<module>") for file in files) == {}
     assert not origins.silent("benchmarks/rows_of_laws.py")
-    assert origins.changed({"sdegen/plots/states.py": "12345678", "sdegen/show/elsewhere.py": "12345678"}) == []
+    assert origins.changed({"sdegen/plots/states.py": {"": "12345678"}, "sdegen/show/elsewhere.py": {"": "1"}}) == []
 
 
 def test_a_row_says_where_it_is_from(place: Place) -> None:
@@ -320,9 +323,13 @@ def test_a_row_says_of_how_many_steps_of_training_it_is(place: Place) -> None:
     place.run()
     (line,) = read(place.here / "results" / "tiny" / "rows.jsonl").values()
     assert line["steps"] == 7
-    (modules,) = origins.read(place.here / "results" / "tiny" / "code.jsonl").values()
+    codes = origins.read(place.here / "results" / "tiny" / "code.jsonl")
+    modules = codes[line["code"]]
     assert {"sdegen/training/loop.py", "sdegen/nets/mlp.py", "sdegen/processes/zoo.py"} <= modules.keys()
     assert "sdegen/baselines/vae.py" not in modules and "benchmarks/tables.py" not in modules
+    assert {"", "MLP.__init__", "MLP.forward"} <= codes[modules["sdegen/nets/mlp.py"]].keys()
+    zoo = "sdegen/processes/zoo.py"  # of other processes than VP nothing is called
+    assert {""} < codes[modules[zoo]].keys() < {"", *parts.names(zoo)}
 
 
 def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +338,7 @@ def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeyp
     assert "1 of the rows read are of earlier code, or do not say (tiny, tiny: second)" in printed
     assert "0 rows read, 2 computed" in place.run("--fresh")
     assert "earlier" not in place.run()
-    monkeypatch.setattr(origins, "digest", lambda name: "changed")
+    monkeypatch.setattr(parts, "digest", lambda path, part: "changed")
     printed = place.run()
     assert "2 rows read" in printed and "(tiny, tiny: first; tiny, tiny: second): --stale" in printed
     assert "1 rows read, 1 computed" in place.run("--stale", "--only", "second")
@@ -341,28 +348,91 @@ def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeyp
 def test_a_digest_does_not_depend_on_which_empty_fields_a_version_of_python_gives() -> None:
     """Functions and classes have ``type_params`` from 3.12 on; others may follow."""
     text = "@one\ndef f(x: int = 2) -> None:\n    return None\n\nclass A(B): y = lambda: (x, ...)\n"
+    outline = lambda tree: parts.outline(tree, {})
     plain, padded = ast.parse(text), ast.parse(text)
     for node in ast.walk(padded):
         node._fields = (*node._fields, "of_another_version", "of_one_more")
         node.of_another_version, node.of_one_more = [], None  # type: ignore[attr-defined]
-    assert origins.outline(padded) == origins.outline(plain)
-    assert origins.outline(ast.parse(text.replace("2", "3"))) != origins.outline(plain)
-    assert origins.outline(ast.parse(text.replace("(x, ...)", "(x, 1)"))) != origins.outline(plain)
+    assert outline(padded) == outline(plain)
+    assert outline(ast.parse(text.replace("2", "3"))) != outline(plain)
+    assert outline(ast.parse(text.replace("(x, ...)", "(x, 1)"))) != outline(plain)
 
 
-def test_what_is_no_statement_leaves_a_digest_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def digest(text: str) -> str | None:
-        (tmp_path / "sdegen").mkdir(exist_ok=True)
-        (tmp_path / "sdegen" / "module.py").write_text(text)
-        monkeypatch.setattr(origins, "ROOTS", (tmp_path / "sdegen",))
-        origins.digest.cache_clear()
-        found = origins.digest("sdegen/module.py")
-        origins.digest.cache_clear()
-        return found
+MODULE = '''"""A module."""
+import math as m
+from .a import scale, other
+LIMIT = 3
 
-    was = digest('"""A module."""\ndef f(x):\n    """Double."""\n    return 2 * x\n')
-    assert was == digest("def f(x):\n    # twice\n    return 2*x\n")
-    assert was != digest("def f(x):\n    return 3 * x\n")
+def f(x):
+    """Double."""
+    return 2 * x
+
+class A(B):
+    size: int = 2
+
+    @property
+    def y(self):
+        return scale(self.size)
+
+    @y.setter
+    def y(self, value):
+        def inner():
+            return value
+        self.size = inner()
+
+if LIMIT:
+    def g():
+        return [m.pi for _ in range(2)]
+'''
+
+
+def digests_of(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """Return the digests of all parts of a module of this text."""
+    (folder / "sdegen").mkdir(exist_ok=True)
+    (folder / "sdegen" / "module.py").write_text(text)
+    monkeypatch.setattr(parts, "ROOTS", (folder / "sdegen",))
+    try:
+        return {name: parts.digest("sdegen/module.py", name) for name in ("", *parts.names("sdegen/module.py"))}
+    finally:
+        parts.parts.cache_clear()
+        parts.digest.cache_clear()
+
+
+CHANGES = {  # what is put in the place of what, and the parts that it ages
+    "a docstring": ("Double.", "Twice the number.", set()),
+    "a comment and the layout": ("return 2 * x", "# twice\n    return (2\n        *x)", set()),
+    "a function": ("2 * x", "3 * x", {"f"}),
+    "one of two definitions of a property": ("value\n        self", "value + 1\n        self", {"A.y"}),
+    "a constant": ("LIMIT = 3", "LIMIT = 4", {""}),
+    "a field": ("int = 2", "int = 3", {""}),
+    "an import of one name": ("import scale, other", "import other, scale", set()),
+    "another origin of a name": ("from .a", "from .b", {"A.y"}),
+    "another module by a name": ("import math as m", "import cmath as m", {"g"}),
+    "a function under a condition": ("range(2)", "range(3)", {"g"}),
+    "one more function": ("LIMIT = 3", "LIMIT = 3\ndef more(): pass", {"more"}),
+    "one more method": ("int = 2", "int = 2\n    def more(self): pass", {"", "A.more"}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_ages_the_parts_that_it_touches(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new, touched = CHANGES[what]
+    assert MODULE.count(old) == 1
+    was, now = (digests_of(text, tmp_path, monkeypatch) for text in (MODULE, MODULE.replace(old, new)))
+    assert list(was) == ["", "f", "A.y", "g"]
+    assert {name for name in now if now[name] != was.get(name)} == touched
+
+
+def test_running_code_belongs_to_its_outermost_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests_of(MODULE, tmp_path, monkeypatch)
+    belongs = {
+        "f": "f", "A.y": "A.y", "A.y.<locals>.inner": "A.y", "g.<locals>.<listcomp>": "g", "<module>": "", "A": "",
+        "A.<lambda>": "", "<lambda>": "",
+    }  # fmt: skip
+    assert {name: parts.part_of("sdegen/module.py", name) for name in belongs} == belongs
+    assert parts.path_of(str(tmp_path / "sdegen" / "module.py")) == "sdegen/module.py"
+    assert parts.path_of(json.__file__) is None
+    assert parts.digest("sdegen/module.py", "no_such_function") is None is parts.digest("sdegen/none.py", "")
 
 
 def test_the_table_of_drawn_targets_is_refused_without_one_of_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
