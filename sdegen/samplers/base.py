@@ -18,7 +18,7 @@ from ..arguments import asked_as, check_arguments
 from ..checks import check_count
 from ..models.score import ScoreModel
 from ..processes.base import SDE
-from ..processes.grids import Angle, Grid, Uniform
+from ..processes.grids import Angle, Grid, Quadratic
 from ..processes.linear import LinearSDE, is_linear
 from ..show import show_call
 from ..signatures import Overridable
@@ -61,7 +61,7 @@ class Sampler(Overridable, ABC, Generic[C, S]):
     steps
         Number of moves, the last of which goes to clean data under ``final="denoise"``.
     grid
-        Where it stops; by default equal steps in ``sigma / (alpha + sigma)``.
+        Where it stops; by default equal steps in ``sigma / (alpha + sigma)``, and in ``√t`` on a nonlinear process.
 
     Attributes
     ----------
@@ -101,12 +101,12 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
     def _grid(self, sde: SDE) -> Grid:
-        """Return the grid asked for, or the default; that of a nonlinear process, which has no noise level, is uniform in
-        t.
+        """Return the grid asked for, or the default; of a nonlinear process, whose noise level is not known, but begins as
+        ``√t``, equal steps in that.
         """
         if self.grid is not None:
             return self.grid
-        return self.default_grid() if is_linear(sde) else Uniform()
+        return self.default_grid() if is_linear(sde) else Quadratic()
 
     @abstractmethod
     def plan(self, model: ScoreModel, times: Tensor) -> list[C]:

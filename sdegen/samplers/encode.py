@@ -22,7 +22,8 @@ from ..models.score import ScoreModel, check_dtype
 from ..models.transformed import in_free_coordinates, states_in, states_out
 from ..precision import narrowed, widened
 from ..processes.base import SDE
-from ..processes.grids import Angle, Uniform
+from ..processes.grids import Angle, Grid, Quadratic, Uniform
+from ..processes.linear import is_linear
 from ..processes.scalar import is_scalar
 from ..show import show_call
 from .base import Sampler
@@ -235,7 +236,9 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
     check_sampler_given(steps, sampler)
     if sampler is not None:
         return sampler
-    grid = Angle(end=0.0) if is_scalar(model.sde) else Uniform(end=0.0)  # the flow of others runs in t
+    # The flow of others than scalar processes runs in t; of a nonlinear one it is known that noise begins as √t.
+    kind: type[Grid] = Angle if is_scalar(model.sde) else Uniform if is_linear(model.sde) else Quadratic
+    grid = kind(end=0.0)
     if steps is not None:
         return Heun(steps, grid)
     tolerance = {torch.float64: 1e-7, torch.float32: 1e-5}.get(check_dtype(model, x), 1e-3)

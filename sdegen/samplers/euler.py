@@ -39,7 +39,7 @@ class EulerMaruyama(Sampler[EulerStep, None]):
     Parameters
     ----------
     steps, grid
-        As for every `Sampler`; equal steps in `t` by default.
+        As for every `Sampler`; equal steps in `t` by default, and in ``√t`` on a nonlinear process.
     eta
         Noise level: 1 the reverse-time SDE, 0 Euler's method on the probability flow.
 
