@@ -10,9 +10,8 @@ import torch
 from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
 
-torch.set_num_threads(
-    1
-)  # the models of the pages are small: on a busy machine threads wait for each other longer than they work
+# The models of the pages are small: on a busy machine threads wait for each other longer than they work.
+torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
 TABLES = ROOT / "benchmarks" / "README.md"
@@ -64,7 +63,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in OF_THE_ROOT:
         markdown = re.sub(r"\]\(docs/", "](", markdown)
     if page.file.src_uri.startswith("benchmarks/"):
-        return re.sub(r"\]\(\.\./docs/", "](../", markdown)
+        markdown = re.sub(r"\]\(\.\./docs/", "](../", markdown)
+        return re.sub(r"\]\(#([^)]+)\)", lambda found: f"]({place(found[1]).removeprefix('benchmarks/')})", markdown)
     markdown = re.sub(r"\]\(((?:\.\./)*)\.\./benchmarks/", r"](\1benchmarks/", markdown)
     up = "../" * page.file.src_uri.count("/")
     return re.sub(r"\]\([./]*benchmarks/README\.md#([^)]+)\)", lambda found: f"]({up}{place(found[1])})", markdown)

@@ -71,6 +71,9 @@ def test_links_between_pages_lead_to_pages_of_the_site() -> None:
             target = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
             assert target in pages or target.startswith("reference"), f"{place}: {link}"
             followed += 1
+        headings = {hooks.slugify(title, "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+        for anchor in re.findall(r"\]\(#([^)]+)\)", markdown):
+            assert anchor in headings, f"{place}: #{anchor}"
     assert followed > 100
 
 
