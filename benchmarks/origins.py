@@ -12,12 +12,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
+from functools import _lru_cache_wrapper as Keeper  # what `functools.cache` makes of a function
 from pathlib import Path, PurePosixPath
 from types import CodeType, FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from benchmarks import parts
 from benchmarks.files import keep_lines, read_lines
+from sdegen.recall import _kept as recalled
 from sdegen.training.state import Training
 
 FILE = "code.jsonl"
@@ -37,6 +39,10 @@ class Watch:
 
     It costs a few per cent of the time of small networks; what is timed is not watched, and is of all code.
 
+    What the library remembers of earlier blocks is forgotten first, so that it is computed, and noted, in this one. What the
+    benchmarks keep by `functools.cache`, such as networks that rows share, is not made again: a block that asks for it is of all
+    code of the blocks that made it. The code of what is read from files, or kept by an object that rows share, is not known.
+
     Attributes
     ----------
     called
@@ -44,6 +50,10 @@ class Watch:
     steps
         How many steps of training were taken.
     """
+
+    makers: ClassVar[
+        dict[Any, dict[int, CodeType]]
+    ] = {}  # by what keeps results, the code of the blocks that made them
 
     def __init__(self) -> None:
         self.called: dict[int, CodeType] = {}  # a code's own hash is of all its constants, and slow
@@ -55,6 +65,10 @@ class Watch:
             self.steps += 1
 
     def __enter__(self) -> Self:
+        recalled.clear()
+        for keeper in keepers("sdegen/"):
+            keeper.cache_clear()
+        self.before = {keeper: keeper.cache_info() for keeper in keepers("benchmarks/")}
         self.outer = sys.gettrace()
         sys.settrace(self)
         return self
@@ -63,6 +77,12 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.settrace(self.outer)
+        for keeper, was in self.before.items():
+            made = self.makers.setdefault(keeper, {})
+            if keeper.cache_info().hits > was.hits:
+                self.called |= made
+            if keeper.cache_info().misses > was.misses:
+                made |= self.called
         if isinstance(self.outer, Watch):  # a row that asked for another one
             self.outer.called |= self.called
             self.outer.steps += self.steps
@@ -70,6 +90,13 @@ class Watch:
     def code(self) -> Code:
         """Return the digests of the code that was called."""
         return digests((code.co_filename, code.co_qualname) for code in self.called.values())
+
+
+def keepers(under: str) -> set[Keeper[Any]]:
+    """Return the functions that keep what they return, of loaded modules whose paths begin so."""
+    files = [(module, parts.path_of(str(getattr(module, "__file__", "")))) for module in list(sys.modules.values())]
+    own = [module for module, path in files if path is not None and path.startswith(under)]
+    return {value for module in own for value in vars(module).values() if isinstance(value, Keeper)}
 
 
 def everything() -> Code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import os
@@ -330,6 +331,33 @@ def test_a_row_says_of_how_many_steps_of_training_it_is(place: Place) -> None:
     assert {"", "MLP.__init__", "MLP.forward"} <= codes[modules["sdegen/nets/mlp.py"]].keys()
     zoo = "sdegen/processes/zoo.py"  # of other processes than VP nothing is called
     assert {""} < codes[modules[zoo]].keys() < {"", *parts.names(zoo)}
+
+
+def test_a_row_is_of_all_its_code_whatever_was_computed_before_it() -> None:
+    """The library remembers plans, and quadratures too: the second row would call less."""
+    model, sampler = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), samplers.Multistep(5, corrector=True)
+    found = []
+    for _ in range(3):
+        with origins.Watch() as watch:
+            sdegen.sample(model, 4, sampler=sampler, seed=0)
+        found.append(watch.code())
+    first, second, third = found  # of the first, arguments have been checked by what is read off annotations once
+    assert second == third and first.keys() == second.keys()
+    assert {"gauss", "rule"} <= second["sdegen/laws/interpolation.py"].keys()
+    assert "Scalar.moves" in second["sdegen/samplers/directions.py"]
+
+
+def test_a_row_is_of_the_code_that_made_what_it_shares_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = functools.cache(lambda n: nets.MLP(n, width=4, depth=1))
+    monkeypatch.setattr(drawn_table, "made", made, raising=False)
+    codes = []
+    for asked in (True, True, False):
+        with origins.Watch() as watch:
+            _ = made(2) if asked else None
+        codes.append(watch.code())
+    assert made.cache_info().misses == 1
+    assert "MLP.__init__" in codes[0]["sdegen/nets/mlp.py"] and codes[1] == codes[0]
+    assert "sdegen/nets/mlp.py" not in codes[2]
 
 
 def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
