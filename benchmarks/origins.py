@@ -51,9 +51,8 @@ class Watch:
         How many steps of training were taken.
     """
 
-    makers: ClassVar[
-        dict[Any, dict[int, CodeType]]
-    ] = {}  # by what keeps results, the code of the blocks that made them
+    # By what keeps results, the code of the blocks that made them.
+    makers: ClassVar[dict[Any, dict[int, CodeType]]] = {}
 
     def __init__(self) -> None:
         self.called: dict[int, CodeType] = {}  # a code's own hash is of all its constants, and slow

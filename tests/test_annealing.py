@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import guidance, metrics
-from sdegen.guidance import Mixed, Product, anneal_product
+from sdegen.guidance import Mixed, Product, anneal_product, annealing
 from sdegen.laws import GaussianMixture, PlanarLaw, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
 
@@ -53,6 +53,25 @@ def test_a_product_of_one_gaussian_has_equal_weights() -> None:
     """Its reversed steps are Gaussian, and as wide as the particles' clean states say."""
     found = anneal_product(product(sdegen.VP(), [(NARROW, 1.0)]), 1000, steps=12, seed=0)
     assert found.log_evidence == pytest.approx(0.0, abs=0.01) and found.effective > 970
+
+
+@pytest.mark.parametrize("moves", [0, 1, 3])
+def test_a_run_says_how_many_states_it_has_asked_its_members_about(moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    times, ask = [], annealing.ask_log_density
+
+    def counted(model: Any, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        times.append(t)
+        return ask(model, x, t, **cond)
+
+    monkeypatch.setattr(annealing, "ask_log_density", counted)
+    found = anneal_product(product(sdegen.VP(), [(NARROW, 1.0)]), 20, steps=7, moves=moves, seed=0)
+    assert found.evaluations == sum(t > 0 for t in times)  # of the data themselves no model is asked
+
+
+def test_particles_do_not_depend_on_the_batch() -> None:
+    model = product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)])
+    whole, parts = (anneal_product(model, 50, steps=6, seed=0, batch=batch) for batch in (None, 16))
+    assert torch.equal(whole.x, parts.x) and torch.equal(whole.weights, parts.weights)
 
 
 def test_a_mixture_is_the_model_of_the_mixed_law() -> None:

@@ -50,7 +50,7 @@ def anneal_product(
     **cond: Any,
 ) -> Particles:
     """Draw weighted samples of a product of powers of laws whose densities the members know, and return `Particles` with the
-    logarithm of its normaliser, right at any number of steps.
+    logarithm of its normaliser; at any number of steps, many particles make both exact.
 
     A particle at `t` goes to `s` by a Gaussian step `q`, and its weight is multiplied by
 

@@ -117,7 +117,7 @@ class Moves(NamedTuple, Generic[A]):
         return self._replace(weights=weights, corrections=[newest, *map(sub, whole, weights)])
 
     def of(self, evaluations: Evaluations[A], constants: bool = True) -> Moves[A]:
-        """Return the updates from what nodes say, their constants among the weights' share of the mean or left to the nodes."""
+        """Return the updates from what nodes say: weights times scales, constants in the share of the mean or left to nodes."""
         share, weights = self.share, []
         for j, W in enumerate(self.weights):
             own = torch.tensor([seen[min(j, len(seen) - 1)] for seen in self.seen])
