@@ -362,9 +362,10 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "but not by the other seed,\n1.09. The digits have 1.73, where 1.95 was the goal, which is met. All steps would take 2.8 hours",
-        lambda: [of_two("MNIST")[2], of_two("digits")[0], 1.95, hours_of("MNIST")],
+        "but not by the other seed,\n1.09. The digits have 1.73, where 1.95 was the goal",
+        lambda: [of_two("MNIST")[2], of_two("digits")[0], 1.95],
     ),
+    ("benchmarks/README.md", "All steps would take 2.8 hours", lambda: [hours_of("MNIST")]),
     (
         "benchmarks/README.md",
         "1.5 % above the bound, less than half of that the header; 2 % was the goal",
