@@ -158,6 +158,18 @@ def test_coarse_latents_draw_on_fewer_bits(monkeypatch: pytest.MonkeyPatch) -> N
     assert bits[0] - bits[1] == pytest.approx(2 * 2 * 64, abs=64)  # two latents, each two bits finer for each number
 
 
+def test_no_image_draws_on_more_bits_than_those_before_it_have_left() -> None:
+    """But for the first, for which a file begins with some: so many go together, and so finely are their latents cut."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 1, 8, 8), 0.4), torch.tensor([0.05]))
+    images, codec = (
+        LEVELS.inverse(law.sample(30, seeded(0)), clip=True),
+        Codec(sdegen.Exact(sdegen.VP(), law), LEVELS, steps=30),
+    )
+    alone, together = (unpack(codec.encode(images[:n]))[0] for n in (1, 30))
+    assert abs(alone.kept - together.kept) < 3  # words
+    assert max(size for _, size, _ in together.runs) > 4
+
+
 def test_a_header_is_short() -> None:
     file = Codec(EXACT, LEVELS, steps=4).encode(drawn(100))
     assert len(file) - 4 * len(unpack(file)[1]) < 120
