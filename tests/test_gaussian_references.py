@@ -17,6 +17,7 @@ from sdegen import grids, samplers
 from sdegen.laws import bases
 from sdegen.samplers import ExponentialSDE, Matched, MatchedConditional, Multistep, Normal, PointMass, Singlestep
 from sdegen.samplers.directions import Scalar
+from sdegen.samplers.fitted import travel
 from sdegen.testing.affine import affine_moments, response
 from sdegen.testing.samplers import observed_order
 
@@ -206,3 +207,25 @@ def test_samples_of_many_labels_have_each_the_mean_of_its_own(make: Callable[[],
     for k in (0, 1):
         alone = sdegen.sample(model, 5, sampler=sampler, seed=0, label=k)
         torch.testing.assert_close(together[label == k], alone[label == k], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("learned", [False, True])
+def test_constants_of_evaluations_may_stand_in_the_updates_instead(learned: bool, order: int) -> None:
+    """A fit of weights needs them in the evaluations, and a plan of fewest steps in the updates: the states are the same."""
+    torch.manual_seed(0)
+    law = sdegen.GaussianMixture(
+        torch.tensor([0.4, 0.6]), torch.tensor([[0.3, 1.2], [2.0, -0.5]]), torch.tensor([0.1, 0.4])
+    )
+    model: sdegen.ScoreModel = sdegen.Exact(sdegen.VP(), law)
+    if learned:
+        model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP()).double()
+        model.moments = sdegen.Moments(torch.tensor([0.3, 1.2]), torch.tensor([0.1, 0.4]))
+    sampler = Multistep(6, order=order, reference=Matched())
+    times = sampler.times(model.sde, True)
+    apart = sampler.updates(model, times)
+    assert apart.evaluations.constants is not None and (apart.evaluations.scales is not None) == learned
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ends = [travel(sampler, plan.steps(), model, x)[-1][0] for plan in (apart, apart.merged())]
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
