@@ -799,6 +799,16 @@ def test_tables_of_the_pages_are_what_the_rows_say() -> None:
         assert page.read_text() == text, f"run python -m benchmarks.pages: {page.name}"
 
 
+@needs_rows
+def test_cards_have_no_rows_of_models_that_are_not_shipped() -> None:
+    others = ("short training", "trained for bits", "learned variance")
+    rows = [
+        line for data in ("mnist", "sprites") for line in pages.images.table(f"fid_table/{data}", "fid").splitlines()
+    ]
+    assert all(any(words in row for row in rows) for words in others)
+    assert not any(words in pages.images.cards() for words in others)
+
+
 def test_a_page_without_the_marker_of_a_table_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- one -->\nold\n<!-- end -->\nbelow\n")

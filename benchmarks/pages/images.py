@@ -29,6 +29,11 @@ CODES = {
     "fashion_mnist-source-reconstruction": "Distances of reconstructions, the VAE of the recipes of the sources:",
 }
 
+OF_OTHERS = (
+    "short training",
+    "trained for bits",
+    "learned variance",
+)  # rows so named are of models that are not shipped
 SHIPPED = {"unet": "train_images", "jumps": "train_flow_maps"}  # the kinds of models, and the scripts that train them
 
 
@@ -105,5 +110,6 @@ def card(data: str, kind: str) -> str:
     lines = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items()]
     rows = table(f"fid_table/{data}", "fid", ["FID", "accuracy", "evaluations", "count", "features"])
     head, others = rows.splitlines()[:2], rows.splitlines()[2:]
-    own = [row for row in others if row.startswith("| jumps") == (kind == "jumps") and "short training" not in row]
+    shipped = [row for row in others if not any(words in row for words in OF_OTHERS)]
+    own = [row for row in shipped if row.startswith("| jumps") == (kind == "jumps")]
     return f"## `{data.replace('_', '-')}-{kind}-v1`\n\n" + "\n".join(lines) + "\n\n" + "\n".join([*head, *own]) + "\n"
