@@ -389,7 +389,7 @@ def test_a_condition_that_a_network_needs_is_asked_for() -> None:
     model = Model(Needs(), VP())
     with pytest.raises(TypeError, match="Model needs the condition 'style'; pass style="):
         sample(model, x_T=X, steps=2)
-    with pytest.raises(TypeError, match="Model needs the condition 'style'"):
+    with pytest.raises(TypeError, match="style is dropped, and Model needs it; train it without"):
         guidance.ClassifierFree(model, 2.0)
     assert sample(Conditioned(model, style=0.5), x_T=X, steps=2).isfinite().all()
 

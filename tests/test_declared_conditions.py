@@ -427,11 +427,11 @@ def test_what_is_missing_or_unknown_is_refused() -> None:
         model.score(x, 0.5)
     with pytest.raises(TypeError, match=r"the network has no condition 'mood', it was constructed with theta, label;"):
         model.net(x, torch.zeros(1).double(), theta=torch.zeros(2), mood=1)
-    with pytest.raises(TypeError, match=r"drop has 'theta', which Model needs; train it without"):
+    with pytest.raises(TypeError, match=r"theta is dropped, and Model needs it; train it without"):
         guidance.ClassifierFree(model, 2.0, drop=["theta"])
     with pytest.raises(TypeError, match=r"drop has 'mood', and Model takes no condition of that name"):
         guidance.ClassifierFree(model, 2.0, drop=["mood"])
-    with pytest.raises(TypeError, match=r"needs the condition 'theta'"):
+    with pytest.raises(TypeError, match=r"theta is dropped, and Model needs it"):
         guidance.ClassifierFree(model, 2.0)
 
 

@@ -108,16 +108,17 @@ class Without(Conditioned):
     def __init__(self, model: ScoreModel, drop: Sequence[str] | None = None, /, **cond: Any) -> None:
         super().__init__(model, **cond)
         self.drop = None if drop is None else tuple(drop)
-        if drop is None:
-            read_conditions(model, cond, type(self))
         for name in drop or ():
             if not model.conditions.takes(name):
                 raise TypeError(f"drop has {name!r}, and {type(model).__name__} takes no condition of that name.")
-            if name in model.conditions.needed and name not in cond:
+        for name in sorted(model.conditions.needed - cond.keys()):
+            if drop is None or name in drop:
                 raise TypeError(
-                    f"drop has {name!r}, which {type(model).__name__} needs; train it without, as nets.Label(..., dropout=0.1) "
+                    f"{name} is dropped, and {type(model).__name__} needs it; train it without, as nets.Label(..., dropout=0.1) "
                     "does, or give another value by null."
                 )
+        if drop is None:
+            read_conditions(model, cond, type(self))
 
     @property
     def conditions(self) -> Conditions:
