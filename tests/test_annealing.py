@@ -68,6 +68,19 @@ def test_a_run_says_how_many_states_it_has_asked_its_members_about(moves: int, m
     assert found.evaluations == sum(t > 0 for t in times)  # of the data themselves no model is asked
 
 
+def test_about_six_in_ten_moves_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares, move = [], annealing._move
+
+    def noted(*args: Any) -> Any:
+        moved = move(*args)
+        shares.append(moved[-1])
+        return moved
+
+    monkeypatch.setattr(annealing, "_move", noted)
+    anneal_product(product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)]), 400, steps=100, seed=0)
+    assert sum(shares[10:70]) / 60 == pytest.approx(0.6, abs=0.04) and min(shares[90:]) > 0.6
+
+
 def test_particles_do_not_depend_on_the_batch() -> None:
     model = product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)])
     whole, parts = (anneal_product(model, 50, steps=6, seed=0, batch=batch) for batch in (None, 16))

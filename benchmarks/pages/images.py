@@ -29,11 +29,8 @@ CODES = {
     "fashion_mnist-source-reconstruction": "Distances of reconstructions, the VAE of the recipes of the sources:",
 }
 
-OF_OTHERS = (
-    "short training",
-    "trained for bits",
-    "learned variance",
-)  # rows so named are of models that are not shipped
+# Rows so named are of models that are not shipped.
+OF_OTHERS = ("short training", "trained for bits", "learned variance")
 SHIPPED = {"unet": "train_images", "jumps": "train_flow_maps"}  # the kinds of models, and the scripts that train them
 
 

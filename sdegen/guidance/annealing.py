@@ -63,7 +63,8 @@ def anneal_product(
     At every time each particle takes Langevin steps in ``π_t``, accepted by Metropolis and Hastings, which leave that law as it
     is. Without them a particle where the laws gain on the way, such as at the border of a class, would stay there and gain weight
     at each step, and runs that have no such particle would state too small an error. The length of the moves is set so that about
-    six in ten are accepted, which biases the normaliser by an amount that vanishes with many particles; ``moves=0`` has no bias.
+    six in ten are accepted, more near the data, which biases the normaliser by an amount that vanishes with many particles;
+    ``moves=0`` has no bias.
 
     The laws on the way are free too. Powers go from the positive ones, scaled to the sum one, to those of the product,
     by the share ``(1 − φ / φ_T)^late`` of their way at the angle `φ`: guidance along a class begins with the class
