@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -289,6 +290,30 @@ bad(
     lambda w: log_prob(w.model(moments=False), w.x),
     r"does not know its data's moments",
     r"pass prior",
+)
+
+
+def told(mean, covariance):
+    """Return a call of `sample` by a model that is told these moments."""
+
+    def call(w):
+        model = w.model(moments=False)
+        model.moments = sdegen.Moments(mean, covariance)
+        return sample(model, 3)
+
+    return call
+
+
+for shape in ((), (1,), (3,), (3, 3), (2, 3), (1, 2, 2)):
+    bad(
+        f"a covariance of shape {shape}",
+        ValueError,
+        told(torch.zeros(2), torch.ones(shape)),
+        rf"^the covariance of the moments has shape {re.escape(str(shape))} and their mean \(2,\)",
+        r"give variances \(2,\) or a covariance \(2, 2\)",
+    )
+bad(
+    "a variance that is a number", TypeError, told(torch.zeros(2), 0.7), r"^moments is Moments", r"both of them tensors"
 )
 bad(
     "integer x_T",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Calibrated"]
+__all__ = ["Calibrated", "check_moments"]
 
 from typing import Any
 
@@ -16,6 +16,29 @@ from .units import Units
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
 _MEASURED = tuple(f"profile.{name}" for name in Profile._fields)  # after training: older files have none
 _EMPTY = torch.empty(0, dtype=torch.float64)
+
+
+def check_moments(moments: Moments) -> Moments:
+    """Check that moments are a mean and a covariance that fit each other, by their shapes alone, and return them.
+
+    Raises
+    ------
+    TypeError
+        If they are something else.
+    ValueError
+        If the shapes do not fit.
+    """
+    if not isinstance(moments, Moments) or not all(isinstance(part, torch.Tensor) for part in moments):
+        raise TypeError(f"moments is {moments!r}; give sdegen.Moments(mean, covariance), both of them tensors.")
+    mean, sides = moments.mean, set(moments.covariance.shape)
+    numbers = {mean.numel()} | ({mean[0].numel()} if mean.ndim > 1 else set())  # the latter with a row for each sample
+    if moments.covariance.ndim not in (1, 2) or len(sides) != 1 or not sides <= numbers:
+        d = mean.numel()
+        raise ValueError(
+            f"the covariance of the moments has shape {tuple(moments.covariance.shape)} and their mean {tuple(mean.shape)}; give "
+            f"variances ({d},) or a covariance ({d}, {d}), over the numbers of a datum."
+        )
+    return moments
 
 
 class Calibrated(Described):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..answers import ask_score, check_answer, check_pair
 from ..arguments import asked_as
 from ..conditions import Conditions, conditions_of
+from ..laws.calibrated import check_moments
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
@@ -146,14 +147,14 @@ class ScoreModel(Overridable, ABC):
         Raises
         ------
         ValueError
-            If they are not known.
+            If they are not known, or their shapes do not fit each other.
         """
         if self.moments is None:
             raise ValueError(
                 "the model does not know its data's moments; fit it, or set model.moments = sdegen.Moments(mean, covariance)"
                 f"{instead}."
             )
-        return self.moments
+        return check_moments(self.moments)
 
     def state_moments(self, instead: str = "") -> Moments:
         """Return the moments in the units of the process, those of the states; as `require_moments`, raise an error if they are
