@@ -490,7 +490,7 @@ CALLS: dict[str, Any] = {
     "samplers.BrownianNoise": {"seed": 0, "first": 0, "times": torch.tensor([0.9, 0.5, 0.1])},
     "samplers.Fitted": {
         "stops": torch.tensor([0.9, 0.5, 0.1]),
-        "factors": torch.ones(8, 3),
+        "factors": torch.ones(3, 3),
         "order": 2,
         "denoise": True,
         "noises": torch.ones(2),
