@@ -29,7 +29,7 @@ from sdegen.samplers import (
     share,
 )
 from sdegen.samplers.moves import Asked
-from sdegen.samplers.polynomials import polynomials
+from sdegen.samplers.polynomials import Polynomials
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
@@ -114,7 +114,7 @@ def test_weights_on_matrices_are_integrals_of_polynomials(reference: Reference, 
     edges = torch.linspace(phi[1].log().item(), phi[2].log().item(), 4001, dtype=torch.float64).exp()
     Psi, M = pieces.pieces(sde.marginal(pieces.time(edges)))
     K = (Psi.inv() @ M).matrix()
-    l = polynomials(phi, asked, 0.5 * (edges[1:] + edges[:-1])[None])[:, 0]
+    l = Polynomials(phi, asked)(0.5 * (edges[1:] + edges[:-1])[None])[:, 0]
     want = Psi.matrix()[-1] @ torch.einsum("jn,nab->jab", l, K.diff(dim=0))
     for weight, exact in zip(move.weights, want, strict=True):
         torch.testing.assert_close(weight.matrix().squeeze().double(), exact, rtol=1e-5, atol=1e-5)

@@ -28,7 +28,7 @@ from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .followed import Followed
 from .moves import Asked, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
-from .polynomials import corrections, polynomials
+from .polynomials import Polynomials
 from .references import ReferenceLaw
 
 POINTS = 24  # of the quadrature over an update
@@ -72,12 +72,13 @@ class Channels:
         phi, nearest = angles[:-1], angles[-1]
         Psi, M = self.pieces(self.sde.marginal(times))
         carry = Psi[s] @ Psi[t].inv()
-        l_t, l_s = (polynomials(self.clock(phi), asked, self.clock(phi[v])) for v in (t, s))
-        integrals = self._integrals(phi, asked, phi[t], phi[s].maximum(nearest))
+        polynomials = Polynomials(self.clock(phi), asked)
+        l_t, l_s = (polynomials(self.clock(phi[v])) for v in (t, s))
+        integrals = self._integrals(polynomials, phi[t], phi[s].maximum(nearest))
         M_s, Psi_s, past = M[s], Psi[s], carry @ M[t]
         each = zip(l_s, l_t, integrals, strict=True)
         weights = [M_s * at_s - past * at_t - Psi_s @ between for at_s, at_t, between in each]
-        added = corrections(weights.pop(), self.clock(phi), asked) if any(v.corrected for v in asked) else []
+        added = polynomials.corrections(weights.pop()) if polynomials.corrected else []
         return Moves(times[s], carry, None, weights, added, [v.seen for v in asked])
 
     def split(self, A: Operator, n: int) -> list[Operator]:
@@ -93,7 +94,7 @@ class Channels:
         """Return `n` constants, of a law around 0."""
         return [None] * n
 
-    def _integrals(self, phi: Tensor, asked: Sequence[Asked], start: Tensor, end: Tensor) -> list[Operator]:
+    def _integrals(self, polynomials: Polynomials, start: Tensor, end: Tensor) -> list[Operator]:
         """Return ``∫ K l_j' dphi`` over every update, of each evaluation a map with a row for every update, with ``K = Psi⁻¹ M``.
 
         ``∫ l_j dK`` follows by parts. So it is exact for what a polynomial of degree 0 says, and `K`, which grows without bound
@@ -105,7 +106,7 @@ class Channels:
         Psi, M = self.pieces(self.sde.marginal(self.time(path.reshape(-1))))
         K = Psi.inv() @ M
         z, speed = value_and_slope(self.clock, path, path * length)
-        slopes = polynomials(self.clock(phi), asked, z, lagrange_slopes)
+        slopes = polynomials(z, lagrange_slopes)
         return [K.mix(v) for v in slopes * (0.5 * w * speed)]
 
     def jump(self, t: Tensor, s: Tensor) -> Jump:

@@ -25,7 +25,7 @@ from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
 from .moves import Asked, Coefficient, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
-from .polynomials import corrections, polynomials
+from .polynomials import Polynomials
 from .references import ReferenceLaw
 
 FAINT = 1e-100  # factors that nothing is divided by
@@ -168,9 +168,9 @@ class Scalar:
                 "reference Normal() or Matched(), or a grid that starts earlier."
             )
         u, w = rule()
-        length, clock = (phi[s] - phi[t])[:, None], self.clock(phi)
+        length, polynomials = (phi[s] - phi[t])[:, None], Polynomials(self.clock(phi), asked)
         path = phi[t][:, None] + length * u  # (moves, points)
-        l = (polynomials(clock, asked, self.clock(path)) * length * w).transpose(0, 1)  # (moves, evaluations, points)
+        l = (polynomials(self.clock(path)) * length * w).transpose(0, 1)  # (moves, evaluations, points)
         integrals = l.new_empty(*l.shape[:2], *self.c.shape)
         size = max(1, 2**15 // (len(u) * self.c.numel()))  # moves at a time whose integrands stay in the cache
         for i in range(0, len(asked), size):
@@ -186,7 +186,7 @@ class Scalar:
             integrals[own] = (l[own] @ integrand.reshape(*integrand.shape[:2], -1)).reshape(integrals[own].shape)
         weights = [W * ((1 + self.eta**2) * r[s] * P_s) for W in integrals.unbind(1)]
         if (least[s] <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end
-            last = self._over(polynomials(clock, asked, self.clock(phi[s])))
+            last = self._over(polynomials(self.clock(phi[s])))
             weights = [torch.where(P_s > 0, W, -r[s] * l_s) for W, l_s in zip(weights, last, strict=True)]
         ratio = P_s / P[t]
         if self.eta:
@@ -194,7 +194,7 @@ class Scalar:
         carry = r[s] / r[t] * ratio
         share = self._map(r[s] * end.cos() - carry * (r[t] * start.cos())) if self.m.any() else None
         maps = [self._map(W) for W in weights]
-        added = corrections(maps.pop(), clock, asked) if any(v.corrected for v in asked) else []
+        added = polynomials.corrections(maps.pop()) if polynomials.corrected else []
         return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
     def apart(self, moves: Moves[Any]) -> list[Move]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["check_distinct", "corrections", "polynomials"]
+__all__ = ["Polynomials", "check_distinct"]
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -17,51 +18,76 @@ from .moves import Asked
 A = TypeVar("A", bound=Operator)
 
 
-def polynomials(
-    clock: Tensor, asked: Sequence[Asked], z: Tensor, values: Callable[[Tensor, Tensor], Tensor] = lagrange
-) -> Tensor:
-    """Evaluate the Lagrange polynomials of the evaluations of every update at the points `z` ``(moves, *)``, or their slopes
-    by `lagrange_slopes`: ``(most, moves, *)``. Where updates are corrected, one more follows: 1 at the end, 0 at the
-    evaluations.
+class Polynomials:
+    """The Lagrange polynomials of the evaluations of every update.
 
-    Raises
-    ------
-    ValueError
-        If the clock is infinite at one of them, or two evaluations are at one noise level.
+    Parameters
+    ----------
+    clock
+        The variable of the polynomials at the times of the grid.
+    asked
+        The updates.
     """
-    most = max(len(v.seen) for v in asked)
-    l = z.new_zeros(most + any(v.corrected for v in asked), *z.shape)
-    for p, corrected in {(len(v.seen), v.corrected) for v in asked}:
-        alike = [i for i, v in enumerate(asked) if (len(v.seen), v.corrected) == (p, corrected)]
-        nodes = clock[torch.tensor([[*asked[i].seen, *[asked[i].s] * corrected] for i in alike])]
-        own = values(nodes, z[alike])
-        if corrected:  # without the node at the end they are these and the last times what they are there
-            said = lagrange(nodes[:, :-1], nodes[:, -1])
-            l[-1, alike] = own[-1]
-            own = own[:-1] + own[-1] * said.reshape(*said.shape, *[1] * (z.ndim - 1))
-        l[:p, alike] = own
-    if not l.isfinite().all():
-        for v in asked:
-            check_distinct(clock[torch.tensor([v.s, *v.seen] if v.corrected else v.seen)])
-        raise ValueError(
-            "the clock is infinite at one of the times of the grid; use the clock angle or share, or a grid that stays off the "
-            "ends of the process."
-        )
-    return l
 
+    def __init__(self, clock: Tensor, asked: Sequence[Asked]) -> None:
+        self.clock, self.asked = clock, asked
+        self.most = max(len(v.seen) for v in asked)
+        self.corrected = any(v.corrected for v in asked)
 
-def corrections(newest: A, clock: Tensor, asked: Sequence[Asked]) -> list[A]:
-    """Return the weights of what the corrections of updates add to their states, by the weight of the evaluation there.
+    @cached_property
+    def alike(self) -> list[tuple[bool, list[int], Tensor]]:
+        """Updates with as many evaluations: whether they are corrected, which they are, and their nodes ``(n, p)``, of those that
+        are corrected the end too.
+        """
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for i, v in enumerate(self.asked):
+            groups.setdefault((len(v.seen), v.corrected), []).append(i)
+        places = [[*v.seen, v.s] if v.corrected else v.seen for v in self.asked]
+        return [(own[1], i, self.clock[torch.tensor([places[k] for k in i])]) for own, i in groups.items()]
 
-    The polynomial through one evaluation more differs by the one that is 0 at all others, times what the newest says beyond
-    the polynomial without it: so a correction adds ``W (q_s − Σ_j l_j(s) q_j)``.
-    """
-    own = [i for i, v in enumerate(asked) if v.corrected]
-    ends = clock[torch.tensor([asked[i].s for i in own])]
-    l = polynomials(clock, [asked[i]._replace(corrected=False) for i in own], ends)
-    said = l.new_zeros(len(l), len(asked))
-    said[:, own] = l
-    return [newest, *(newest * -v for v in said)]
+    @cached_property
+    def said(self) -> Tensor:
+        """The polynomials of corrected updates at their ends, ``(most, moves)``; 0 of other updates."""
+        l = self.clock.new_zeros(self.most, len(self.asked))
+        for corrected, i, nodes in self.alike:
+            if corrected:
+                l[: nodes.shape[1] - 1, i] = lagrange(nodes[:, :-1], nodes[:, -1])
+        return l
+
+    def __call__(self, z: Tensor, values: Callable[[Tensor, Tensor], Tensor] = lagrange) -> Tensor:
+        """Evaluate them at the points `z` ``(moves, *)``, or their slopes by `lagrange_slopes`: ``(most, moves, *)``. Where
+        updates are corrected, one more follows: 1 at the end, 0 at the evaluations.
+
+        Raises
+        ------
+        ValueError
+            If the clock is infinite at one of them, or two evaluations are at one noise level.
+        """
+        l = z.new_zeros(self.most + self.corrected, *z.shape)
+        for corrected, i, nodes in self.alike:
+            own = values(nodes, z[i])
+            p = nodes.shape[1] - corrected
+            if corrected:  # without the node at the end they are these and the last times what they are there
+                l[-1, i] = own[-1]
+                said = self.said[:p, i]
+                own = own[:-1] + own[-1] * said.reshape(*said.shape, *[1] * (z.ndim - 1))
+            l[:p, i] = own
+        if not l.isfinite().all():
+            for _, _, nodes in self.alike:
+                check_distinct(nodes)
+            raise ValueError(
+                "the clock is infinite at one of the times of the grid; use the clock angle or share, or a grid that stays off "
+                "the ends of the process."
+            )
+        return l
+
+    def corrections(self, newest: A) -> list[A]:
+        """Return the weights of what the corrections of updates add to their states, by the weight of the evaluation there.
+
+        The polynomial through one evaluation more differs by the one that is 0 at all others, times what the newest says beyond
+        the polynomial without it: so a correction adds ``W (q_s − Σ_j l_j(s) q_j)``.
+        """
+        return [newest, *(newest * -v for v in self.said)]
 
 
 def check_distinct(nodes: Tensor) -> None:
