@@ -101,7 +101,9 @@ def keepers(under: str) -> set[Keeper[Any]]:
 def everything() -> Code:
     """Return the digests of all code of the modules that are loaded."""
     files = [str(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
-    return digests((file, name) for file in files if (path := parts.path_of(file)) for name in parts.names(path))
+    return digests(
+        (file, name) for file in files if (path := parts.path_of(file)) for name in (parts.OUTSIDE, *parts.names(path))
+    )
 
 
 def digests(called: Iterable[tuple[str, str]]) -> Code:

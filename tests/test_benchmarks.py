@@ -296,6 +296,11 @@ def test_digests_of_a_module_that_is_not_ours_are_of_earlier_code(tmp_path: Path
     assert not known.current("12345678") and not known.current(None)
 
 
+def test_a_module_without_functions_is_of_all_code() -> None:
+    assert parts.names("sdegen/nets/__init__.py") == []
+    assert list(origins.everything()["sdegen/nets/__init__.py"]) == [parts.OUTSIDE]
+
+
 def test_what_shows_and_writes_has_no_say_in_where_a_row_is_from() -> None:
     """Modules by themselves and all of a package, but none whose name only begins like that."""
     files = [str(module.__file__) for module in (sdegen.plots.states, sdegen.progress, pages.blocks, rows)]
