@@ -101,8 +101,8 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
     def _grid(self, sde: SDE) -> Grid:
-        """Return the grid asked for, or the default; of a nonlinear process, whose noise level is not known, but begins as
-        ``√t``, equal steps in that.
+        """Return the grid asked for, or the default one: of a nonlinear process equal steps in ``√t``, since all that is known
+        of its noise level is that it begins so.
         """
         if self.grid is not None:
             return self.grid

@@ -55,8 +55,8 @@ class Polynomials:
         return l
 
     def __call__(self, z: Tensor, values: Callable[[Tensor, Tensor], Tensor] = lagrange) -> Tensor:
-        """Evaluate them at the points `z` ``(moves, *)``, or their slopes by `lagrange_slopes`: ``(most, moves, *)``. Where
-        updates are corrected, one more follows: 1 at the end, 0 at the evaluations.
+        """Evaluate the polynomials at the points `z` ``(moves, *)``, or their slopes by `lagrange_slopes`: ``(most, moves, *)``.
+        Where updates are corrected, one more follows: 1 at the end, 0 at the evaluations.
 
         Raises
         ------
