@@ -14,7 +14,7 @@ from benchmarks.files import write_whole
 from sdegen import baselines
 
 EVERY = 500  # steps between two points
-DRAWN = {"loss": "both players, or the model", "L_D": "critic", "L_G": "generator"}
+DRAWN = {"loss": "both players", "L_D": "critic", "L_G": "generator"}
 
 
 class Points:
@@ -111,7 +111,7 @@ def files_of(stem: Path) -> tuple[Path, Path]:
 
 
 def draw_losses(files: Sequence[Path], ax: Any) -> None:
-    """Draw the losses that files hold against the step, on one axis."""
+    """Draw the losses that files hold against the step, on one axis, and say whose they are where there are several."""
     for file in files:
         points = Points(file).read()
         for name, label in DRAWN.items():
@@ -119,5 +119,5 @@ def draw_losses(files: Sequence[Path], ax: Any) -> None:
                 values = torch.tensor([[point["step"], point[name]] for point in points])
                 ax.plot(*values.T.numpy(), linewidth=1.0, label=label)
     ax.set(xlabel="step", ylabel="loss")
-    if ax.lines:
+    if len(ax.lines) > 1:
         ax.legend(fontsize=7, frameon=False)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import sdegen
 from benchmarks import command
 from benchmarks.codec_recipe import From
+from benchmarks.devices import called
 from benchmarks.files import made
 from benchmarks.followed import Points
 from benchmarks.likelihood_curves import draw
@@ -166,7 +167,9 @@ def train(table: Table, name: str, seed: int, path: Path) -> None:
         seconds=table.args.seconds, callbacks=[watch], progress=False,
     )  # fmt: skip
     sdegen.save(model.half(), path)
-    path.with_suffix(".csv").write_text(f"steps,seconds\n{run.steps},{run.seconds - watch.spent:.1f}\n")
+    path.with_suffix(".csv").write_text(
+        f"steps,seconds,device\n{run.steps},{run.seconds - watch.spent:.1f},{called(device)}\n"
+    )
 
 
 def load(path: Path, device: str) -> Any:
@@ -223,7 +226,7 @@ def judged(table: Table, name: str, seed: int) -> Values:
     test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:n]].without_labels()
     times, seeded = chain_times(model, 20 if table.quick else CHAIN), torch.Generator().manual_seed(seed)
     chain = sdegen.discrete_bits_per_dim(model, test.x, scaling_of(test), times, generator=seeded, batch=1000)
-    steps, seconds = path.with_suffix(".csv").read_text().splitlines()[1].split(",")
+    steps, seconds, device = path.with_suffix(".csv").read_text().splitlines()[1].split(",")
     return both(model, test, seed) | {
         "chain": mean(chain.value.cpu()),
         "images": [n, None],
@@ -231,7 +234,7 @@ def judged(table: Table, name: str, seed: int) -> Values:
         "steps": [int(steps), None],
         "batch": [recipe.batch, None],
         "train s": [float(seconds), None],
-        "device": torch.cuda.get_device_name() if table.device == "cuda" else "CPU",
+        "device": device,  # of the training, whatever it is judged on
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import functools
 import importlib
@@ -19,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 import sdegen
@@ -29,6 +31,8 @@ from benchmarks import (
     families_table,
     followed,
     inference_peers,
+    latent_codes,
+    likelihood_recipe,
     mode_categories,
     origins,
     pages,
@@ -796,6 +800,40 @@ def test_points_of_steps_that_are_gone_over_again_are_those_of_the_last_time(tmp
     for step in (2, 4, 6, 4):
         points.add(step, {"loss": step + 0.5, "s.e.": 0.1})
     assert points.read() == [{"step": 2.0, "loss": 2.5, "s.e.": 0.1}, {"step": 4.0, "loss": 4.5, "s.e.": 0.1}]
+
+
+def test_losses_are_named_where_there_are_several(tmp_path: Path) -> None:
+    """A model alone has no players."""
+    for stem, player in (("GAN", True), ("VAE", False)):
+        losses, players = followed.files_of(tmp_path / stem)
+        followed.Points(losses).add(2, {"seconds": 1.0, "loss": 3.0})
+        if player:
+            followed.Points(players).add(2, {"L_D": 1.0, "L_G": 2.0})
+        ax = Figure().subplots()
+        followed.draw_losses([losses, players], ax)
+        names = [text.get_text() for text in legend.get_texts()] if (legend := ax.get_legend()) else []
+        assert names == (["both players", "critic", "generator"] if player else [])
+
+
+def test_heads_that_share_their_images_share_the_error_over_these() -> None:
+    by_seed: dict[int, Values] = {k: {"ε = 0": [0.8 + 0.01 * k, 0.02], "of": [100, None]} for k in range(3)}
+    cells = latent_codes.over_images(by_seed)
+    assert cells["ε = 0"] == pytest.approx((0.81, 0.02)) and cells["seeds"] == (3.0, None)
+    assert latent_codes.over_images({}) == {}
+
+
+def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be judged on another."""
+    monkeypatch.setattr(likelihood_recipe, "both", lambda *_: {})
+    monkeypatch.setattr(likelihood_recipe, "called", lambda device: "a large accelerator")
+    args = argparse.Namespace(quick=True, device="cpu", seconds=None, out=tmp_path)
+    table = tables.Table(Path("likelihood_recipe_quick"), args)
+    assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
+    monkeypatch.undo()
+    monkeypatch.setattr(likelihood_recipe, "both", lambda *_: {})
+    assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
 
 
 def test_a_mode_with_a_category_of_its_own_is_told_from_one_that_shares() -> None:
