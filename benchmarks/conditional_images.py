@@ -28,7 +28,7 @@ from torch.nn import functional as F
 import sdegen
 from benchmarks import command
 from benchmarks.conditional_training import BLOCK, DATA, MISSING, STD, STEPS, Card, enlarge, train
-from benchmarks.fid_table import NETWORKS, equal_parts
+from benchmarks.fid_images import NETWORKS, equal_parts
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 import sdegen
 from benchmarks import command
+from benchmarks.cards import Card, describe_training, write_card
 from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.train_images import PRESETS, SPLITS
@@ -34,7 +34,6 @@ BLOCK = 4  # pixels a side that one mean is of
 STD = 0.05  # of the noise of what is measured, of data in [−1, 1]
 LOST = 0.1
 MISSING = float("nan")
-Card = dict[str, Any]
 
 
 def reduce(x: Tensor) -> Tensor:
@@ -114,23 +113,15 @@ def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) ->
             device, model, MeasuredImages(images), steps=steps, lr=RATE, warmup=min(WARMUP, steps // 4), threads=1, seed=0,
             loss=PRESETS["shipped"].loss, autocast=torch.bfloat16, checkpoint=state, every=100, **more,
         )  # fmt: skip
-        path.with_suffix(".json").write_text(json.dumps(card(run, steps), indent=1) + "\n")
+        card = describe_training(
+            run, STEPS, device, command=f"python -m benchmarks.conditional_training --steps {steps}",
+            data=f"{DATA}, the training split", images_seen=run.steps * BATCH,
+        )  # fmt: skip
+        write_card(card, path.with_suffix(".json"))
         sdegen.save(model.half(), path)
 
     model = sdegen.load(made(path, make), dtype=torch.float32)
     return model, json.loads(path.with_suffix(".json").read_text())
-
-
-def card(run: sdegen.Run, steps: int) -> Card:
-    """Return what was spent on a model, of a run that was to have so many steps."""
-    last = run.loss[-200:]
-    return {
-        "command": f"python -m benchmarks.conditional_training --steps {steps}",
-        "data": f"{DATA}, the training split", "steps": run.steps, "share of the recipe": round(run.steps / STEPS, 4),
-        "images seen": run.steps * BATCH, "seconds": round(run.seconds), "threads": run.threads,
-        "loss of the last 200 steps": round(sum(last) / len(last), 3), "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 import sdegen
 from benchmarks.families import SOURCE_SPLIT, Family, as_the_sources, images, trained
 from benchmarks.families_pictures import curves, picture, side_by_side, slug
-from benchmarks.fid_table import COUNT, NETWORKS, SCALING, as_images, equal_parts, quality
+from benchmarks.fid_images import COUNT, NETWORKS, SCALING, as_images, equal_parts, quality
 from benchmarks.followed import Points
 from benchmarks.rows import Values
 from benchmarks.tables import COMMITTED, Table

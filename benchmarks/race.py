@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sdegen
 from benchmarks import command
-from benchmarks.fid_table import ddim
+from benchmarks.fid_recipes import ddim
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import PRESETS

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
-from benchmarks.fid_table import NETWORKS, equal_parts
+from benchmarks.fid_images import NETWORKS, equal_parts
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS

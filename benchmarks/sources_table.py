@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import sdegen
-from benchmarks import command, families_pictures, fid_table, train_family, train_images
+from benchmarks import command, families_pictures, fid_images, fid_recipes, fid_table, train_family, train_images
 from benchmarks.devices import called
 from benchmarks.families import SOURCE, SOURCE_EPOCHS
 from benchmarks.families_images import Judge, bits
@@ -48,15 +48,15 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def ways(quick: bool) -> dict[str, fid_table.Recipe]:
+def ways(quick: bool) -> dict[str, fid_recipes.Recipe]:
     """Return how samples of a DDPM are drawn."""
     full, few = (20, 5) if quick else (1000, 50)
     return {
-        f"DDPM, {full}": fid_table.Recipe(partial(fid_table.ddpm, steps=full)),
-        f"DDPM-ES, {few}": fid_table.Recipe(partial(fid_table.ddpm_es, steps=few)),
-        f"DDIM, {few}": fid_table.Recipe(partial(fid_table.ddim, steps=few)),
-        f"DDIM, {few}, guided 1.5": fid_table.Recipe(
-            partial(fid_table.ddim, steps=few), partial(fid_table.guided, scale=1.5)
+        f"DDPM, {full}": fid_recipes.Recipe(partial(fid_recipes.ddpm, steps=full)),
+        f"DDPM-ES, {few}": fid_recipes.Recipe(partial(fid_recipes.ddpm_es, steps=few)),
+        f"DDIM, {few}": fid_recipes.Recipe(partial(fid_recipes.ddim, steps=few)),
+        f"DDIM, {few}, guided 1.5": fid_recipes.Recipe(
+            partial(fid_recipes.ddim, steps=few), partial(fid_recipes.guided, scale=1.5)
         ),
     }
 
@@ -106,7 +106,7 @@ def publish(table: Table, stem: Path) -> None:
 
 
 @dataclass
-class Sampled(fid_table.Task):
+class Sampled(fid_images.Task):
     """What all rows of one DDPM share.
 
     Attributes
@@ -148,7 +148,7 @@ class Sampled(fid_table.Task):
         return self.trained[0]
 
 
-def of_ddpm(task: Sampled, name: str, way: fid_table.Recipe, seed: int) -> Values:
+def of_ddpm(task: Sampled, name: str, way: fid_recipes.Recipe, seed: int) -> Values:
     """A row: samples of a DDPM, drawn in one way."""
     run = task.trained[1]
     assert PRESET.epochs is not None
@@ -211,7 +211,7 @@ def picture(table: Table) -> None:
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
     parser.add_argument("--steps", type=int, default=None, help="steps of each training, instead of the recipe's")
-    parser.add_argument("--count", type=int, default=fid_table.COUNT, help="samples of a DDPM's row")
+    parser.add_argument("--count", type=int, default=fid_images.COUNT, help="samples of a DDPM's row")
     command.add_seconds(parser)
 
 

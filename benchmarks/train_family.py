@@ -11,8 +11,6 @@ grid of samples go to ``results/train_family``. A run that was stopped goes on w
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from matplotlib.figure import Figure
 
 import sdegen
 from benchmarks import command
-from benchmarks.devices import called
+from benchmarks.cards import describe_training, write_card
 from benchmarks.families import SOURCE_EPOCHS, Family, images, trained
 from benchmarks.families_images import drawn, families_of, split_of
 from benchmarks.families_pictures import slug
-from benchmarks.fid_table import as_images
+from benchmarks.fid_images import as_images
 from benchmarks.followed import draw_losses, files_of, follow_losses
 from benchmarks.train_images import SPLITS
 from sdegen import plots
@@ -86,18 +84,6 @@ def train(
     return model, family, run
 
 
-def card(name: str, data: str, preset: str, seed: int, family: Family, run: sdegen.Run, device: str) -> dict[str, Any]:
-    """Return what was spent on a model."""
-    count, last = len(split_of(data, preset).train), run.loss[-500:]
-    return {
-        "family": name, "data": f"{data}, {count:,} training images", "preset": preset, "seed": seed, "steps": run.steps,
-        "epochs": round(run.steps * family.fit["batch_size"] / count, 2),
-        "share of the recipe": round(run.steps / family.fit["steps"], 4), "seconds": round(run.seconds),
-        "device": called(device), "loss of the last 500 steps": round(sum(last) / len(last), 3), "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-
-
 def main() -> None:
     """Train it where its weights are not there yet, and say where they are."""
     args = arguments()
@@ -110,8 +96,12 @@ def main() -> None:
     model, family, run = train(
         args.name, args.data, args.preset, args.epochs, args.seed, stem, args.steps, args.seconds, args.device
     )
-    text = json.dumps(card(args.name, args.data, args.preset, args.seed, family, run, args.device), indent=1)
-    stem.with_suffix(".json").write_text(text + "\n")
+    count = len(split_of(args.data, args.preset).train)
+    card = describe_training(
+        run, family.fit["steps"], args.device, family=args.name, data=f"{args.data}, {count:,} training images",
+        preset=args.preset, seed=args.seed, epochs=round(run.steps * family.fit["batch_size"] / count, 2),
+    )  # fmt: skip
+    text = write_card(card, stem.with_suffix(".json"))
     picture(model, run, family, levels, stem.with_suffix(".png"))
     print(f"{text}\nwritten to {stem.with_suffix('.safetensors')} and {stem.with_suffix('.png')}")
 

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 import sdegen
 from benchmarks import command
-from benchmarks.devices import called, fit_on
+from benchmarks.cards import Card, describe_training, write_card
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.train_images import P_UNCOND, SPLITS
 from benchmarks.trajectories import Paths, Trajectories, trace
@@ -103,7 +104,7 @@ def fitted(
     return model, run
 
 
-def hours(name: str, spent: dict[str, Any]) -> dict[str, float]:
+def hours(name: str, spent: Card) -> dict[str, float]:
     """What a run takes on one core of a CPU: the least time of a few trajectories and steps, times their numbers."""
     teacher, images, plan, marks = sdegen.pretrained(name), SPLITS[name]().train, PLANS[name], list[float]()
     few = plan._replace(steps=6, batch=64, paths=64)
@@ -148,25 +149,13 @@ def main() -> None:
         model, run = train(args.name, plan, state, args.seconds, args.device)
         written = args.weights or state.with_suffix(".safetensors")
         sdegen.save(model.half(), written)
-        found = card(args.name, plan, run, args.device)
+        found = describe_training(
+            run, PLANS[args.name].steps, args.device, teacher=f"the shipped model of {args.name}",
+            command=f"python -m benchmarks.train_flow_maps {args.name} --steps {run.steps} --paths {plan.paths}",
+            batch=plan.batch, trajectories=plan.paths,
+        )  # fmt: skip
         print(f"weights are written to {written}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1)
-    file.write_text(text + "\n")
-    print(f"{text}\nwritten to {file}")
-
-
-def card(name: str, plan: Plan, run: sdegen.Run, device: str) -> dict[str, Any]:
-    """Return what was spent on a map."""
-    return {
-        "teacher": f"the shipped model of {name}",
-        "command": f"python -m benchmarks.train_flow_maps {name} --steps {run.steps} --paths {plan.paths}",
-        "steps": run.steps, "share of the recipe": round(run.steps / PLANS[name].steps, 3), "batch": plan.batch,
-        "trajectories": plan.paths,
-        "seconds of the steps": round(run.seconds), "device": called(device),
-        "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    print(f"{write_card(found, file)}\nwritten to {file}")
 
 
 if __name__ == "__main__":

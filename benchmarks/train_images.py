@@ -13,8 +13,6 @@ a model that is shipped, and of its card.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,8 @@ import torch
 
 import sdegen
 from benchmarks import command
-from benchmarks.devices import called, fit_on
+from benchmarks.cards import describe_training, write_card
+from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.followed import MeanLoss
 from sdegen import models, plots, training
@@ -163,27 +162,17 @@ def main() -> None:
     model, run = train(args.name, steps, preset, state, device=args.device, seconds=args.seconds, callbacks=followed)
     written = args.weights or state.with_suffix(".safetensors")
     sdegen.save(model.half(), written)
-    text = json.dumps(card(args.name, args.preset, len(images), asked, run, args.device), indent=1)
-    (folder / "card.json").write_text(text + "\n")
-    print(f"{text}\nwritten to {written} and {folder}")
+    card = describe_training(
+        run, asked, args.device, data=f"{args.name}, {len(images):,} training images", preset=args.preset,
+        command=f"python -m benchmarks.train_images {args.name} --preset {args.preset} --steps {run.steps}",
+        epochs=round(run.steps * preset.batch_size / len(images), 1),
+    )  # fmt: skip
+    print(f"{write_card(card, folder / 'card.json')}\nwritten to {written} and {folder}")
 
 
 def asked_of(name: str, preset: Preset, images: int) -> int:
     """Return the steps of a whole recipe on so many images."""
     return STEPS[name] if preset.epochs is None else round(preset.epochs * images / preset.batch_size)
-
-
-def card(name: str, preset: str, images: int, asked: int, run: sdegen.Run, device: str = "cpu") -> dict[str, Any]:
-    """Return what was spent on a model of so many images; `asked` are the steps of the whole recipe."""
-    return {
-        "data": f"{name}, {images:,} training images", "preset": preset,
-        "command": f"python -m benchmarks.train_images {name} --preset {preset} --steps {run.steps}",
-        "steps": run.steps, "epochs": round(run.steps * PRESETS[preset].batch_size / images, 1),
-        "share of the recipe": round(run.steps / asked, 4), "seconds": round(run.seconds),
-        "device": called(device), "threads": run.threads,
-        "loss of the last 500 steps": round(sum(run.loss[-500:]) / len(run.loss[-500:]), 3), "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

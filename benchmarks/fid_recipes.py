@@ -1,0 +1,113 @@
+"""Ways of sampling whose Frechet distances are compared: a model of a data set, and a sampler of so many evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.fid_images import PROCESSES, Task
+from sdegen import guidance, samplers
+from sdegen.files import SHIPPED
+
+EVALUATIONS = (10, 20, 50, 100)
+FITTED = (2, 4)  # of a solver fitted to the model, where all classes are as frequent
+SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
+JUMPS = (1, 2, 4)
+FEW = (5, 6)  # evaluations of the default sampler beside them, and of as many as jumps
+LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest noise levels,
+LEVEL = 5.0  # those of a larger sigma / alpha
+
+
+@dataclass
+class Recipe:
+    """A row: how samples are drawn from the model of a task."""
+
+    sampler: Callable[[Any], samplers.Sampler]
+    model: Callable[[Task], Any] = lambda task: task.model
+    labelled: bool = True
+
+
+def ddpm(model: Any, steps: int) -> samplers.Sampler:
+    """Ancestral sampling on all trained steps, or in equal steps of time on fewer."""
+    return samplers.Ancestral(steps)
+
+
+def ddpm_es(model: Any, steps: int) -> samplers.Sampler:
+    """Ancestral sampling on a part of the trained steps, in equal steps of the root of time."""
+    return samplers.Ancestral(steps, samplers.quadratic_subsequence(model.sde, steps))
+
+
+def ddim(model: Any, steps: int) -> samplers.Sampler:
+    """DDIM on a part of the trained steps, in equal steps of time."""
+    return samplers.DDIM(steps, samplers.uniform_subsequence(model.sde, steps))
+
+
+def jump(model: Any, steps: int, back: float = 0.0) -> samplers.Sampler:
+    """Jumps of a flow map."""
+    return samplers.Jumps(steps, back=back)
+
+
+def fitted(model: Any, steps: int) -> samplers.Sampler:
+    """A solver that is fitted to paths of the model, under ten classes drawn alike."""
+    return samplers.fit_solver(
+        model, steps=steps, rounds=5, progress=False,
+        conditions=lambda n, generator: {"label": torch.randint(10, (n,), generator=generator)},
+    )  # fmt: skip
+
+
+def learned(model: Any, steps: int) -> samplers.Sampler:
+    """DDPM-ES with learned variances."""
+    return samplers.Ancestral(
+        steps, samplers.quadratic_subsequence(model.sde, steps), variance=samplers.learned_variance
+    )
+
+
+def recipes(quick: bool, data: str) -> dict[str, Recipe]:
+    """All rows but the floor."""
+    evaluations = (10, 50) if quick else EVALUATIONS
+    full = 200 if quick else 1000
+    found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full))}
+    makers: dict[str, Callable[..., samplers.Sampler]] = {
+        "DDPM-ES": ddpm_es, "DDIM": ddim, "default": samplers.default,
+        "default, no noise": partial(samplers.default, eta=0.0),
+    }  # fmt: skip
+    for name, make in makers.items():
+        found |= {f"{name}, {n}": Recipe(partial(make, steps=n)) for n in evaluations}
+    default = partial(samplers.default, steps=10)
+    if data in SHIPPED:
+        found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in (*JUMPS, *FEW)}
+        found |= {f"jumps, {n}": Recipe(partial(jump, steps=n), lambda task: task.jumping) for n in JUMPS}
+        found |= {
+            f"jumps, {n}, noise between": Recipe(partial(jump, steps=n, back=1.0), lambda task: task.jumping)
+            for n in JUMPS[1:]
+        }
+    if data in ("mnist", "fashion_mnist"):
+        found |= {f"fitted, {n}": Recipe(partial(fitted, steps=n)) for n in FITTED}
+    for scale in SCALES:
+        found[f"default, 10, guided {scale:g}"] = Recipe(default, partial(guided, scale=scale))
+    for scale in LIMITED:
+        name = f"default, 10, guided {scale:g} below {LEVEL:g}"
+        found[name] = Recipe(default, partial(guided, scale=scale, level=LEVEL))
+    found["default, 10, without class"] = Recipe(default, labelled=False)
+    if data in ("mnist", "fashion_mnist"):
+        found["trained for bits, default, 10"] = Recipe(default, lambda task: task.of_bits, labelled=False)
+    for n in evaluations:
+        found[f"learned variance, {n}"] = Recipe(partial(learned, steps=n), lambda task: task.learned)
+    if data == "sprites":
+        found |= {
+            f"{name}, short training, default, 20": Recipe(
+                partial(samplers.default, steps=20), partial(Task.short, process=name)
+            )
+            for name in PROCESSES
+        }
+    return found
+
+
+def guided(task: Task, scale: float, level: float | None = None) -> Any:
+    """The model under classifier-free guidance, at all noise levels or at those below `level`."""
+    interval = None if level is None else (0.0, task.model.sde.time(level**-2).item())
+    return guidance.ClassifierFree(task.model, scale, interval=interval)
