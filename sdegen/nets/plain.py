@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from .entries import zero
 from .mlp import flatten_states
 from .spatial import channels_last, check_grid
@@ -48,8 +49,7 @@ class Perceptron(nn.Module):
     @check_arguments
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 1) -> None:
         super().__init__()
-        if min(inner, outer, width) < 1 or depth < 0:
-            raise ValueError(f"inner = {inner}, outer = {outer}, width = {width}, depth = {depth}: give sizes.")
+        _check_sizes(inner, outer, width, depth)
         self.inner, self.outer, self.width, self.depth = inner, outer, width, depth
         self.first = nn.Linear(inner, width)
         self.blocks = nn.Sequential(*(Residual(nn.Linear(width, width), nn.Linear(width, width)) for _ in range(depth)))
@@ -82,8 +82,7 @@ class Convolutional(nn.Module):
     @check_arguments
     def __init__(self, inner: int, outer: int, width: int = 64, depth: int = 2) -> None:
         super().__init__()
-        if min(inner, outer, width) < 1 or depth < 0:
-            raise ValueError(f"inner = {inner}, outer = {outer}, width = {width}, depth = {depth}: give sizes.")
+        _check_sizes(inner, outer, width, depth)
         self.inner, self.outer, self.width, self.depth = inner, outer, width, depth
         self.first = nn.Conv2d(inner, width, 3, padding=1)
         self.blocks = nn.Sequential(
@@ -98,3 +97,9 @@ class Convolutional(nn.Module):
         """Map images to ``(B, outer, H, W)``."""
         check_grid(x, self.inner, 2)
         return self.last(F.silu(self.blocks(self.first(channels_last(x)))))
+
+
+def _check_sizes(inner: int, outer: int, width: int, depth: int) -> None:
+    """Refuse a network without an input, an output or a hidden layer."""
+    check_count("inner", inner), check_count("outer", outer), check_count("width", width)
+    check_count("depth", depth, 0, ", the number of blocks")
