@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
@@ -48,11 +51,17 @@ def test_reversed_paths_return_to_the_data() -> None:
         assert found.value < floor.value + 4 * (found.stderr + floor.stderr) + 0.05
 
 
+class EitherWay(sdegen.processes.GeometricBrownianMotion):
+    """The equation itself, up and down in time."""
+
+    direction = 0
+
+
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
 @pytest.mark.parametrize(("mu", "sigma"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 2.0)])
 def test_one_step_of_geometric_brownian_motion_is_exact(mu: float, sigma: float, method: str) -> None:
     """Its steps are made in the logarithm, whose coefficients are constant: there is nothing that a step could miss."""
-    sde, h = sdegen.processes.GeometricBrownianMotion(mu, sigma, T=2.0), torch.tensor([0.3, -0.3] * 2000).double()
+    sde, h = EitherWay(mu, sigma, T=2.0), torch.tensor([0.3, -0.3] * 2000).double()
     x = torch.tensor([[0.01, 3.0]], dtype=torch.float64).expand(4000, 2)
     end = simulate(sde, x, 0.5 + 0 * h, 0.5 + h, steps=1, method=method, generator=torch.Generator().manual_seed(0))
     z = ((end / x).log() - (mu * h - 0.5 * sigma**2 * h.abs())[:, None]) / (sigma * 0.3**0.5)
@@ -71,6 +80,68 @@ def test_every_row_may_run_over_its_own_interval() -> None:
         spread = law.R.matrix().item()
         assert abs(rows.mean() - law.mean.item()) < 5 * spread / 3000**0.5 + 0.01
         assert abs(rows.std() / spread - 1) < 0.08
+
+
+class Brownian(sdegen.Dynamics):
+    """An equation that says of itself nothing but its coefficients."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> float:
+        return 0.5
+
+
+ONE_WAY: dict[str, tuple[Callable[[], Any], int]] = {
+    "VP": (sdegen.VP, 1),
+    "CLD": (sdegen.CLD, 1),
+    "CIR": (sdegen.processes.CIR, 1),
+    "Jacobi": (sdegen.processes.Jacobi, 1),
+    "DoubleWell": (sdegen.DoubleWell, 1),
+    "reverse-time SDE": (lambda: sdegen.VP().reverse(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())), -1),
+    "half the noise": (lambda: sdegen.VP().reverse(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), 0.5), -1),
+    "flow": (lambda: sdegen.VP().reverse(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), 0.0), 0),
+    "own": (Brownian, 0),
+}
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)), min_size=2, max_size=2))
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_an_equation_is_followed_only_in_the_direction_in_which_it_holds(
+    name: str, pairs: list[tuple[float, float]]
+) -> None:
+    make, direction = ONE_WAY[name]
+    dynamics = make()
+    x = torch.full((2, 2), 0.5, dtype=torch.float64)
+    x = dynamics.lift(x) if isinstance(dynamics, sdegen.SDE) else x
+    t_0, t_1 = (torch.tensor(times, dtype=torch.float64) * dynamics.T for times in zip(*pairs, strict=True))
+    run = partial(simulate, dynamics, x, t_0, t_1, steps=2, generator=torch.Generator().manual_seed(0))
+    if (direction * (t_1 - t_0) >= 0).all():
+        assert run().isfinite().all()
+    else:
+        way = "down" if direction > 0 else "up"
+        with pytest.raises(ValueError, match=f"is run {way} in time, where its equation does not hold"):
+            run()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-2.0, 4.0), st.floats(-2.0, 4.0))
+@pytest.mark.parametrize("name", ["VP", "CIR", "DoubleWell", "flow", "own"])
+def test_no_path_leaves_the_times_of_its_process(name: str, t_0: float, t_1: float) -> None:
+    dynamics = ONE_WAY[name][0]()
+    lower, upper = sorted((t_0 * dynamics.T, t_1 * dynamics.T))
+    if lower > -1e-9 and upper < dynamics.T + 1e-9:
+        return
+    with pytest.raises(ValueError, match=r"lies outside \[0, T\]"):
+        simulate(dynamics, torch.full((2, 2), 0.5), lower, upper, steps=2)
+
+
+@pytest.mark.parametrize("n", [0, 2, 4])
+def test_times_are_as_many_as_states_or_one(n: int) -> None:
+    for name, times in (("t_0", (torch.zeros(n), 0.5)), ("t_1", (0.5, torch.ones(n)))):
+        with pytest.raises(ValueError, match=f"{name} has shape .{n},.; give one time, or one for each of 3 states"):
+            simulate(Brownian(), torch.zeros(3, 2), *times, steps=2)
 
 
 class NonlinearOU(sdegen.SDE):

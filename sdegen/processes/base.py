@@ -78,7 +78,7 @@ class SDE(Lifting):
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear, is_scalar, is_by_coordinate, is_known = False, False, False, False
-    pool: int = 1
+    pool, direction = 1, 1
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -259,7 +259,7 @@ class Reverse(Dynamics):
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
-        self.domain, self.free = sde.domain, sde.free
+        self.domain, self.free, self.direction = sde.domain, sde.free, -1 if eta else 0
         self.divergence = GramDivergence(
             f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), Dependence.NONE if sde.is_linear else None
         )

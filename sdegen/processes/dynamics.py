@@ -74,9 +74,13 @@ class Dynamics(Fixed, ABC):
     harmonics
         The waves with the symmetry of the domain that a network is shown in place of states (`DirectModel`), where `enter` goes
         round a circle or reflects; None elsewhere.
+    direction
+        Which way the equation may be followed in time: 1 from data to noise, −1 from noise to data, 0 both ways. With noise the
+        two are different equations.
     """
 
     T: float = 1.0
+    direction: int = 0
     domain: constraints.Constraint = constraints.real
     free: Coordinates | None = None
     harmonics: Harmonics | None = None

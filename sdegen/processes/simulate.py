@@ -1,6 +1,7 @@
 """Sample paths of any dynamics, forward or reversed, through torchsde.
 
-For forward simulation, trajectories and checks; samplers have their own steps. Times may run in either direction.
+For forward simulation, trajectories and checks; samplers have their own steps. A forward process runs up in time, its reversal
+down.
 It promises the strong order of the chosen torchsde method, and nothing at times where a coefficient is infinite.
 """
 
@@ -20,7 +21,7 @@ from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
 from ..laws.domains import check_domain
 from ..laws.operators import Operator, rows
-from .dynamics import Dynamics, diffusion_at, drift_at
+from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
 
 
@@ -104,6 +105,21 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
     return _Clocked(dynamics, t_0, t_1, shape, "general")
 
 
+def _check_direction(dynamics: Dynamics, t_0: Tensor, t_1: Tensor) -> None:
+    """Refuse, by a ValueError, times that run the other way than the equation holds."""
+    against = dynamics.direction * (t_1 - t_0)
+    if (against >= 0).all():
+        return
+    name = type(dynamics).__name__
+    remedy = (
+        "back in time its law is kept by sde.reverse(model)"
+        if dynamics.direction > 0
+        else "up in time it is the process that was reversed, or sde.reverse(model, eta=0), which goes both ways"
+    )
+    way = "down" if dynamics.direction > 0 else "up"
+    raise ValueError(f"{name} is run {way} in time, where its equation does not hold: {remedy}; or swap t_0 and t_1.")
+
+
 @check_arguments
 def simulate(
     dynamics: Dynamics,
@@ -116,8 +132,11 @@ def simulate(
     generator: torch.Generator | None = None,
     return_path: bool = False,
 ) -> Tensor:
-    """Simulate ``dx = f dt + G dw`` from `t_0` to `t_1`, which may lie before it (a reversed process), and return the states
-    there.
+    """Simulate ``dx = f dt + G dw`` from `t_0` to `t_1`, and return the states there.
+
+    With noise an equation holds in one direction of time: a forward process, such as ``VP()``, goes up, and what goes down with the
+    same laws is ``sde.reverse(model)``. The probability flow, ``sde.reverse(model, eta=0)``, goes both ways, and so do other
+    dynamics, unless they say otherwise (`Dynamics.direction`): down in time they are ``dx = f dt + G dw`` with ``E dw² = |dt|``.
 
     Parameters
     ----------
@@ -126,7 +145,7 @@ def simulate(
     x
         States at `t_0`, ``(B, *)``.
     t_0, t_1
-        Times of shape ``()`` or ``(B,)``: every row may run over its own interval.
+        Times of shape ``()`` or ``(B,)`` in ``[0, T]``: every row may run over its own interval.
     steps
         Number of equal steps.
     method
@@ -140,7 +159,8 @@ def simulate(
     Raises
     ------
     ValueError
-        If `steps` is not positive, or the method does not suit the noise.
+        If `steps` is not positive, the method does not suit the noise, or times lie outside of ``[0, T]`` or run the other way than
+        the equation holds.
     """
     import torchsde  # loads on use
 
@@ -148,7 +168,11 @@ def simulate(
     check_tensor("x", x)
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give states (B, *), one at least.")
-    t_0, t_1 = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (t_0, t_1))
+    t_0, t_1 = as_time(t_0, dynamics.T, "t_0"), as_time(t_1, dynamics.T, "t_1")
+    for name, t in (("t_0", t_0), ("t_1", t_1)):
+        if t.ndim and len(t) not in (1, len(x)):
+            raise ValueError(f"{name} has shape {tuple(t.shape)}; give one time, or one for each of {len(x)} states.")
+    _check_direction(dynamics, t_0, t_1)
     flat = x.reshape(len(x), -1)
     clocked = _clocked(dynamics, x, t_0, t_1, method)
     entropy = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device if generator else None))
