@@ -134,8 +134,8 @@ def simulate(
 ) -> Tensor:
     """Simulate ``dx = f dt + G dw`` from `t_0` to `t_1`, and return the states there.
 
-    With noise an equation holds in one direction of time: a forward process, such as ``VP()``, goes up, and what goes down with the
-    same laws is ``sde.reverse(model)``. The probability flow, ``sde.reverse(model, eta=0)``, goes both ways, and so do other
+    With noise an equation holds in one direction of time: a forward process, such as ``VP()``, goes up, and what goes down with
+    the same laws is ``sde.reverse(model)``. The probability flow, ``sde.reverse(model, eta=0)``, goes both ways, and so do other
     dynamics, unless they say otherwise (`Dynamics.direction`): down in time they are ``dx = f dt + G dw`` with ``E dw² = |dt|``.
 
     Parameters
@@ -159,8 +159,8 @@ def simulate(
     Raises
     ------
     ValueError
-        If `steps` is not positive, the method does not suit the noise, or times lie outside of ``[0, T]`` or run the other way than
-        the equation holds.
+        If `steps` is not positive, the method does not suit the noise, or times lie outside of ``[0, T]`` or run the other way
+        than the equation holds.
     """
     import torchsde  # loads on use
 
