@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[[], models.Parametrization]] = {
     "data": models.DataParametrization,
     "velocity": models.VelocityParametrization,
     "score": models.ScoreParametrization,
+    "straight": models.StraightParametrization,
 }
 MODELS: dict[str, Callable[[], Trainable]] = {
     "DirectModel": lambda: sdegen.DirectModel(net(), sdegen.VP()),

@@ -19,6 +19,7 @@ from sdegen.models import (
     Parametrization,
     ScoreModel,
     ScoreParametrization,
+    StraightParametrization,
     VelocityParametrization,
     from_denoiser,
     from_network,
@@ -28,6 +29,7 @@ RING = sdegen.data.gaussian_ring()
 READINGS = ("score", "denoise", "noise", "velocity", "estimate")
 KINDS: list[type[Parametrization]] = [
     EDMParametrization, NoiseParametrization, DataParametrization, VelocityParametrization, ScoreParametrization,
+    StraightParametrization,
 ]  # fmt: skip
 
 

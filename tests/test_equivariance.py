@@ -114,7 +114,7 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 ASKED = (
     models.NoiseParametrization, models.DataParametrization, models.VelocityParametrization, models.ScoreParametrization,
-    models.EDMParametrization,
+    models.EDMParametrization, models.StraightParametrization,
 )  # fmt: skip
 SAMPLERS: dict[str, Callable[[], Any]] = {
     "default": lambda: None,

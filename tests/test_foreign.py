@@ -14,8 +14,14 @@ from torch import Tensor, nn
 import sdegen
 from benchmarks.peers import k_diffusion
 from sdegen import grids
-from sdegen.models import DataParametrization, NoiseParametrization, ScoreParametrization, VelocityParametrization
-from sdegen.models.foreign import NoiseLevel, ScaledTime, StepIndex
+from sdegen.models import (
+    DataParametrization,
+    NoiseParametrization,
+    ScoreParametrization,
+    StraightParametrization,
+    VelocityParametrization,
+)
+from sdegen.models.foreign import FromNoise, NoiseLevel, ScaledTime, StepIndex
 from sdegen.processes import AngleTable
 from sdegen.samplers import DDIM, FlowMap, Multistep, PointMass, log_ratio
 
@@ -197,7 +203,11 @@ class Known(nn.Module):
         self.exact, self.reading, self.time = sdegen.Exact(sde, RING), reading, time
 
     def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        return getattr(self.exact, self.reading)(x, self.time(clock.double()))
+        t = self.time(clock.double())
+        if self.reading in ("straight", "to data"):  # the difference of noise and data, and its opposite
+            data, noise = self.exact.estimate(x, t)
+            return noise - data if self.reading == "straight" else data - noise
+        return getattr(self.exact, self.reading)(x, t)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +217,10 @@ class Known(nn.Module):
         ("score", ScoreParametrization(), ScaledTime(), lambda c: c),
         ("denoise", DataParametrization(), StepIndex(1000), lambda c: (c + 1) / 1000),
         ("velocity", VelocityParametrization(), StepIndex(100), lambda c: (c + 1) / 100),
+        ("straight", StraightParametrization(), ScaledTime(1000), lambda c: c / 1000),
+        ("to data", StraightParametrization(to_data=True), FromNoise(), lambda c: 1 - c),
     ],
-    ids=["score_sde", "score", "data", "velocity"],
+    ids=["score_sde", "score", "data", "velocity", "straight", "to data"],
 )
 def test_every_convention_is_one_score(reading: str, asks: Any, clock: Any, time: Any) -> None:
     sde = sdegen.VP()

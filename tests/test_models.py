@@ -16,6 +16,7 @@ from sdegen.models.parametrizations import (
     NoiseParametrization,
     Parametrization,
     ScoreParametrization,
+    StraightParametrization,
     VelocityParametrization,
 )
 
@@ -35,6 +36,7 @@ class Oracle(nn.Module):
             DataParametrization: lambda: exact.estimate(x, t)[0],
             VelocityParametrization: lambda: exact.velocity(x, t),
             ScoreParametrization: lambda: exact.score(x, t),
+            StraightParametrization: lambda: exact.noise(x, t) - exact.estimate(x, t)[0],
         }
         if type(parametrization) in readings:
             self.answer = readings[type(parametrization)]()
@@ -49,7 +51,14 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("sde", SDES, ids=name)
 @pytest.mark.parametrize(
     "kind",
-    [NoiseParametrization, DataParametrization, VelocityParametrization, ScoreParametrization, EDMParametrization],
+    [
+        NoiseParametrization,
+        DataParametrization,
+        VelocityParametrization,
+        StraightParametrization,
+        ScoreParametrization,
+        EDMParametrization,
+    ],
     ids=lambda k: k.__name__,
 )
 def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrization]) -> None:

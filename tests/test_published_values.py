@@ -17,6 +17,7 @@ from sdegen.models import (
     NoiseParametrization,
     Parametrization,
     ScoreParametrization,
+    StraightParametrization,
     VelocityParametrization,
 )
 from sdegen.processes.tables import AngleTable, constant_betas, cosine_betas, linear_betas, sigmoid_betas
@@ -163,6 +164,7 @@ READINGS: dict[type[Parametrization], Any] = {
     NoiseParametrization: lambda cos, sin, sigma: (-sin / cos, 1 / cos),
     DataParametrization: lambda cos, sin, sigma: (cos / sin, -1 / sin),
     VelocityParametrization: lambda cos, sin, sigma: (0 * cos, 1 + 0 * cos),
+    StraightParametrization: lambda cos, sin, sigma: ((cos - sin) / (cos + sin), 1 / (cos + sin)),
     ScoreParametrization: lambda cos, sin, sigma: (-sin / cos, -sigma / cos),  # F = −z / sigma
 }
 

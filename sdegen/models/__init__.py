@@ -15,6 +15,7 @@ from .parametrizations import (
     NoiseParametrization,
     Parametrization,
     ScoreParametrization,
+    StraightParametrization,
     VelocityParametrization,
 )
 from .reversal import LearnedReversal
@@ -27,6 +28,6 @@ __all__ = [
     "from_denoiser", "from_diffusers", "from_network", "to_diffusers",
     # what a `Model` may be asked for
     "DataParametrization", "EDMParametrization", "MatchedParametrization", "NoiseParametrization", "Parametrization",
-    "ScoreParametrization",
+    "ScoreParametrization", "StraightParametrization",
     "VelocityParametrization",
 ]  # fmt: skip

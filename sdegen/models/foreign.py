@@ -7,7 +7,17 @@ network.
 
 from __future__ import annotations
 
-__all__ = ["Foreign", "NetworkClock", "NoiseLevel", "ScaledTime", "StepIndex", "from_denoiser", "from_network"]
+__all__ = [
+    "Foreign",
+    "FromNoise",
+    "NetworkClock",
+    "NoiseLevel",
+    "ScaledTime",
+    "StepIndex",
+    "TwoTimes",
+    "from_denoiser",
+    "from_network",
+]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -26,6 +36,7 @@ from ..processes.linear import LinearSDE
 from ..processes.scalar import as_scalar
 from ..processes.zoo import EDM
 from ..show import show_call
+from ..signatures import check_call
 from .network import Model
 from .parametrizations import (
     Coefficients,
@@ -83,6 +94,28 @@ class ScaledTime(NetworkClock):
         return self.factor * torch.as_tensor(t, dtype=torch.float64)
 
 
+@check_arguments
+@dataclass(frozen=True)
+class FromNoise(NetworkClock):
+    """The part of the way from noise to data as time input, ``factor (1 − t / T)``, such as 0 for noise and 1 for data in flow
+    matching.
+
+    Parameters
+    ----------
+    factor
+        The number for data.
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("factor", self.factor, above=0)
+
+    def __call__(self, sde: LinearSDE, t: Tensor | float) -> Tensor:
+        """Return ``factor (1 − t / T)``."""
+        return self.factor * (1 - torch.as_tensor(t, dtype=torch.float64) / sde.T)
+
+
 class NoiseLevel(NetworkClock):
     """The noise level ``sigma / alpha`` as time input, as denoisers ``D(x, sigma)`` take it."""
 
@@ -132,8 +165,52 @@ class Foreign(Parametrization):
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
         """Return the coefficients of the wrapped parametrisation, with the network's own input scale and time input."""
         c = super().coefficients(sde, at, 1.0)
-        clock = torch.as_tensor(self.clock(sde, at.t), dtype=torch.float64)
-        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one(), c_noise=clock)
+        return c._replace(c_in=at.Phi.inv() if self.clean else at.Phi.one())
+
+    def level(self, sde: LinearSDE, at: Marginal) -> Tensor:
+        """Return the network's own time input."""
+        return torch.as_tensor(self.clock(sde, at.t), dtype=torch.float64)
+
+    def c_noise(self, at: Marginal) -> Tensor:
+        """Refuse to tell the network a noise level, by a TypeError: it has a clock of its own."""
+        raise TypeError(
+            f"the network is told the time by {self.clock!r}, which has no derivative by the angle; train its map with "
+            "training.Semigroup()."
+        )
+
+
+class TwoTimes(nn.Module):
+    """A network of two times trained elsewhere, called with the second by the name that a flow map gives it.
+
+    Parameters
+    ----------
+    net
+        Called as ``net(x, t, s, **cond)``.
+    length
+        Whether its second number is how far it goes, and not where to.
+
+    Raises
+    ------
+    TypeError
+        If it takes a state and one time.
+    """
+
+    def __init__(self, net: nn.Module, length: bool = False) -> None:
+        super().__init__()
+        try:
+            check_call("net", net, ["x", "t", "s"], conditions=True)
+        except TypeError:
+            raise TypeError(
+                f"{type(net).__name__} is called with a state and one time, and a flow map goes from one to another; give a "
+                "network net(x, t, s), or wrap this one as a score model by models.from_network."
+            ) from None
+        self.net, self.length = net, length
+
+    def forward(self, x: Tensor, level: Tensor, /, until: Tensor, **cond: Any) -> Tensor:
+        """Return what the network gives, of the shape of `x`."""
+        t, s = torch.broadcast_tensors(level, until.reshape(-1))
+        out: Tensor = self.net(x, t, (s - t).abs() if self.length else s, **cond)
+        return out
 
 
 @check_arguments

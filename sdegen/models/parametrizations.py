@@ -1,7 +1,7 @@
 """Parametrisations: what a network predicts (noise, clean data, velocity, …), and how its output becomes a velocity.
 
-`NoiseParametrization`, `DataParametrization`, `VelocityParametrization` and `ScoreParametrization` are each one
-combination of clean data and noise; `EDMParametrization` is the Gaussian's own answer plus a residual. Every
+`NoiseParametrization`, `DataParametrization`, `VelocityParametrization`, `StraightParametrization` and `ScoreParametrization`
+are each one combination of clean data and noise; `EDMParametrization` is the Gaussian's own answer plus a residual. Every
 coefficient follows from the rotation of `kernels.Transition`, for numbers and for matrices.
 """
 
@@ -15,6 +15,7 @@ __all__ = [
     "NoiseParametrization",
     "Parametrization",
     "ScoreParametrization",
+    "StraightParametrization",
     "VelocityParametrization",
 ]
 
@@ -138,7 +139,11 @@ class Parametrization(Overridable, ABC):
         to_velocity = part.at_most(self.most).inv()
         c_skip = to_velocity @ (a @ at.C.T + b @ at.S.T) @ at.r_inv * -1.0
         whiten, *_ = at.regress(sde.datum * std**2)
-        return Coefficients(c_skip, to_velocity @ W, whiten @ at.r_inv, self.c_noise(at))
+        return Coefficients(c_skip, to_velocity @ W, whiten @ at.r_inv, self.level(sde, at))
+
+    def level(self, sde: LinearSDE, at: Marginal) -> Tensor:
+        """Return what the network is told of the times of `at` on a process, ``()`` or ``(B,)``: by default the noise level."""
+        return self.c_noise(at)
 
     def c_noise(self, at: Marginal) -> Tensor:
         """Return the noise-level input of the network, ``()`` or ``(B,)``."""
@@ -212,6 +217,35 @@ class VelocityParametrization(Parametrization):
         return at.A, at.B
 
 
+class StraightParametrization(Parametrization):
+    """Straight-path prediction: the network predicts ``z − x_0``, which on `Rectified` is the velocity of a path from data to
+    noise (Y. Lipman et al., *Flow matching for generative modeling*, 2022, arXiv:2210.02747; X. Liu et al., *Flow straight and
+    fast*, 2022, arXiv:2209.03003).
+
+    Parameters
+    ----------
+    std, delta
+        As for every `Parametrization`.
+    to_data
+        Whether the network gives ``x_0 − z``, as where its time runs from noise to data.
+
+    Raises
+    ------
+    ValueError
+        As for every `Parametrization`.
+    """
+
+    @check_arguments
+    def __init__(self, std: float | None = None, delta: float = 1e-3, to_data: bool = False) -> None:
+        super().__init__(std, delta)
+        self.to_data = to_data
+
+    def target(self, at: Transition) -> tuple[Operator, Operator]:
+        """Return ``F = z − x_0``, or ``x_0 − z``."""
+        one, turned = at.Phi.one(), at.Phi.one() * -1.0
+        return (one, turned) if self.to_data else (turned, one)
+
+
 class ScoreParametrization(NoiseParametrization):
     """Score prediction: the network predicts ``F = −R⁻ᵀ z`` (Y. Song and S. Ermon, 2019, arXiv:1907.05600).
 
@@ -274,7 +308,7 @@ class EDMParametrization(Parametrization):
         if self.detail:
             c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
-        return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
+        return Coefficients(explained @ c_in, c_out, c_in, self.level(sde, at))
 
 
 class MatchedParametrization(EDMParametrization):

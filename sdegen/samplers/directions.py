@@ -205,8 +205,12 @@ class Scalar:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.
 
         With the angle ``theta = atan2(√n sin phi, √c cos phi)`` of the reference, ``∫ dphi / P²`` is its turn over ``√(c n)``,
-        and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so that no variance is divided by.
+        and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so that no variance is divided by. Around a point mass it is 0, at
+        the data too: data and noise that the velocity tells of are turned into each other.
         """
+        if not self.c.any():
+            carry, weight = (end - start).cos(), (end - start).sin()
+            return carry, torch.zeros_like(carry), weight
         c = self.c.clamp_min(NARROWEST * self.c.max())
         cos, sin = torch.cos(start), torch.sin(start)
         P_squared = torch.addcmul(self.n * sin.square(), c, cos.square())

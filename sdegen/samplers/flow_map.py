@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..conditions import Conditions
 from ..laws.marginals import Marginal
+from ..laws.mixtures import Moments
 from ..laws.operators import Scale
 from ..laws.products import plain_attention, value_and_slopes
+from ..laws.units import Units
+from ..models.foreign import Foreign, NetworkClock, ScaledTime, TwoTimes
 from ..models.network import Model
-from ..models.parametrizations import Coefficients, MatchedParametrization, Parametrization
+from ..models.parametrizations import Coefficients, MatchedParametrization, Parametrization, StraightParametrization
 from ..nets import SecondLevel, add_conditions
 from ..precision import at_least_single
 from ..processes.dynamics import as_time
 from ..processes.linear import LinearSDE
+from ..processes.zoo import Rectified
 from ..recall import recall
 from .clocks import angle
 from .exponential import Pieces, plan_pieces
 from .moves import Jump, add_multiple, multiply
-from .references import Reference
+from .references import PointMass, Reference
 
 UNTIL = "until"  # the name of the network's condition: the noise level that a state goes to
 
@@ -130,13 +134,71 @@ class FlowMap(Model):
         made.moments, made.profile, made.learned = model.moments, model.profile, dict(model.learned)
         return made
 
+    @classmethod
+    @check_arguments
+    def from_network(
+        cls,
+        net: nn.Module,
+        sde: LinearSDE | None = None,
+        parametrization: Parametrization | None = None,
+        clock: NetworkClock | None = None,
+        length: bool = False,
+        moments: Moments | None = None,
+    ) -> FlowMap:
+        """Wrap a network of two times that was trained elsewhere as a flow map, ``net(x, t, s, **cond)``.
+
+        What it gives is taken to hold on the whole way: its clean data and noise make the state at `s`. On `Rectified` that is
+        ``x_s = x_t + (s − t) net(x_t, t, s)``, the map of MeanFlow (Z. Geng et al., *Mean flows for one-step generative
+        modeling*, 2025, arXiv:2505.13447). Shortcut models (K. Frans et al., 2024, arXiv:2410.12557), whose time runs from
+        noise to data, are ``FlowMap.from_network(net, parametrization=StraightParametrization(to_data=True),
+        clock=FromNoise(), length=True)``; consistency trajectory models (D. Kim et al., 2023, arXiv:2310.02279), which
+        give the clean data, have a `DataParametrization` on `EDM`.
+
+        Parameters
+        ----------
+        net
+            Called with the state as it is, ``(B, *)``, and two numbers of one shape, ``(B,)`` or ``(1,)``.
+        sde
+            The process that it was trained on; `Rectified` by default.
+        parametrization
+            What it gives; `StraightParametrization` by default, ``z − x_0``.
+        clock
+            What it is told of a time; ``ScaledTime()``, the time itself, by default.
+        length
+            Whether its second number is how far it goes on that clock, and not where to.
+        moments
+            As for `models.from_network`.
+
+        Raises
+        ------
+        TypeError
+            If the network takes a state and one time.
+        ValueError
+            If the parametrisation is singular on the process.
+
+        Examples
+        --------
+        >>> class Straight(nn.Module):
+        ...     def forward(self, x, t, s):
+        ...         return x.new_ones(()) * (t - s)[:, None].expand(x.shape)
+        >>> FlowMap.from_network(Straight()).jump(torch.zeros(1, 2), 1.0, 0.5)
+        tensor([[-0.2500, -0.2500]])
+        """
+        asks = StraightParametrization() if parametrization is None else parametrization
+        told = Foreign(asks, ScaledTime() if clock is None else clock)
+        made = cls(
+            TwoTimes(net, length), (Rectified() if sde is None else sde).in_units(Units()), told, None, PointMass()
+        )
+        made.moments = moments
+        return made
+
     def pieces(self) -> Pieces:
         """Return the formula for the coefficients of jumps."""
         return recall(partial(plan_pieces, self.sde, self, self.reference, angle), "jumps", *self.planned_by())
 
     def level(self, t: Tensor) -> Tensor:
         """Return what the network is told of a time, as float64, of the shape of `t`."""
-        return self.parametrization.c_noise(self.sde.marginal(t)).expand(t.shape)
+        return self.parametrization.level(self.sde, self.sde.marginal(t)).expand(t.shape)
 
     def level_at(self, phi: Tensor) -> Tensor:
         """Return what the network is told of an angle of a scalar process, ``(B,)``, differentiable by the angle."""

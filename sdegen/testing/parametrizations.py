@@ -116,7 +116,7 @@ def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
 def noise_level_rises_with_time(case: Parametrized) -> None:
     """``c_noise`` rises, so that the network can tell the levels apart, and is as long as the times."""
     t = case.sde.T * torch.linspace(0.0, 1.0, 33, dtype=torch.float64)
-    level = case.parametrization.c_noise(case.sde.marginal(t))
+    level = case.parametrization.level(case.sde, case.sde.marginal(t))
     if level.shape != t.shape:
         raise Violation(f"c_noise has shape {tuple(level.shape)} for times {tuple(t.shape)}")
     if not (level.diff() > 0).all():
