@@ -32,7 +32,8 @@ from benchmarks import command
 from benchmarks.codec_recipe import recipe_block
 from benchmarks.devices import fit_on
 from benchmarks.files import made
-from benchmarks.likelihood_recipe import better, chain_times, load, scaling_of, split_of, train
+from benchmarks.likelihood_bits import chain_times, scaling_of
+from benchmarks.likelihood_training import better, load, split_of, train
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS

@@ -15,7 +15,7 @@ from torch import Tensor
 import sdegen
 from benchmarks.devices import fit_on
 from benchmarks.files import made
-from benchmarks.likelihood_recipe import better
+from benchmarks.likelihood_training import better
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import P_UNCOND, PRESETS, SPLITS, build, of_digits, train_on

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.files import made
-from benchmarks.likelihood_recipe import better, chain_times
+from benchmarks.likelihood_bits import chain_times
+from benchmarks.likelihood_training import better
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS, of_digits, train_on

@@ -33,6 +33,7 @@ from benchmarks import (
     inference_peers,
     latent_codes,
     likelihood_recipe,
+    likelihood_training,
     mode_categories,
     origins,
     pages,
@@ -827,7 +828,7 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
 ) -> None:
     """It may be judged on another."""
     monkeypatch.setattr(likelihood_recipe, "both", lambda *_: {})
-    monkeypatch.setattr(likelihood_recipe, "called", lambda device: "a large accelerator")
+    monkeypatch.setattr(likelihood_training, "called", lambda device: "a large accelerator")
     args = argparse.Namespace(quick=True, device="cpu", seconds=None, out=tmp_path)
     table = tables.Table(Path("likelihood_recipe_quick"), args)
     assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"

@@ -1,0 +1,86 @@
+"""What parts of the recipe of models trained for bits are worth, on the digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+import sdegen
+from benchmarks.likelihood_bits import LOSS, both, mean, scaling_of
+from benchmarks.likelihood_training import process, split_of
+from benchmarks.rows import Values
+from benchmarks.tables import Table
+from sdegen import nets
+from sdegen.data import Images
+from sdegen.laws.derivatives import Hutchinson
+from sdegen.models import DataParametrization, EDMParametrization, Parametrization
+from sdegen.training.losses import Denoising
+from sdegen.training.weightings import EDMWeighting, ImportanceTimes, LikelihoodWeighting, LogNormalTimes
+
+Part = tuple[Callable[[], tuple[nn.Module, Parametrization]], Denoising]
+
+
+def waves() -> tuple[nn.Module, Parametrization]:
+    """A network that sees waves of the state, and predicts what is left of the velocity."""
+    return nets.FourierState(nets.UNet(5, (32, 32), out_channels=1), octaves=(3, 4)), EDMParametrization(0.75)
+
+
+def bytes_of(components: int) -> tuple[nn.Module, Parametrization]:
+    """A network that tells what byte it expects."""
+    inner = nets.UNet(nets.ByteMean.inputs, (32, 32), out_channels=3 * components)
+    return nets.ByteMean(inner, 17, 0.75, components), DataParametrization(0.75, delta=1e-9)
+
+
+PARTS: dict[str, Part] = {
+    "waves of the state": (waves, LOSS),
+    "the byte's mean, one Gaussian": (partial(bytes_of, 1), LOSS),
+    "the byte's mean, two Gaussians": (partial(bytes_of, 2), LOSS),
+    "two, noise in opposite pairs": (
+        partial(bytes_of, 2),
+        Denoising(LikelihoodWeighting(), ImportanceTimes(), pooled=False, antithetic=True),
+    ),
+    "two, EDM's weighting and times": (
+        partial(bytes_of, 2),
+        Denoising(EDMWeighting(), LogNormalTimes(-1.0, 1.4), pooled=False),
+    ),
+}
+
+
+def part_of(name: str, steps: int, n: int, device: str, seed: int) -> Values:
+    """Bits of test digits after a short training, by the flow and by the bound in continuous time."""
+    torch.manual_seed(seed)
+    make, loss = PARTS[name]
+    net, parametrization = make()
+    model = sdegen.Model(net, process(17), parametrization).to(device)
+    seen, _, test = split_of("digits")
+    run = sdegen.fit(
+        model, seen.without_labels().scaled(-1, 1), steps=steps, batch_size=64, lr=2e-3, loss=loss, seed=seed,
+        autocast=torch.bfloat16, progress=False,
+    )  # fmt: skip
+    test = test[:n].without_labels()
+    cells = both(model, test, seed) | {"train s": [run.seconds, None]}
+    return cells | {"flow, uniform noise": spread(model, test, seed)}
+
+
+def spread(model: Any, images: Images, seed: int) -> list[float] | str:
+    """Return bits by the flow from bytes with uniform noise, or that it could not be followed."""
+    seeded, scaling = torch.Generator().manual_seed(seed), scaling_of(images)
+    try:
+        found = sdegen.bits_per_dim(model, images.x, scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded)
+        return mean(found.value.cpu())
+    except ValueError as error:
+        if "could not be followed" not in str(error):
+            raise
+        return "asks for endless steps"
+
+
+def parts_block(table: Table) -> str:
+    """Return what parts of the recipe are worth."""
+    steps, n = (20, 20) if table.quick else (600, 100)
+    rows = {name: table.row("parts", name, partial(part_of, name, steps, n, table.device), once=True) for name in PARTS}
+    columns = {"flow": 3, "continuous": 3, "flow − continuous": 3, "flow, uniform noise": 3, "train s": 0}
+    return table.write("parts", columns, rows)
