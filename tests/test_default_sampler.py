@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
@@ -281,6 +283,52 @@ def test_a_grid_that_ends_before_narrow_data_are_seen_is_warned_of(sde: Any, kin
     model.moments = scaled_ring(1e-3).moments()
     with pytest.warns(UserWarning, match="samples will not have the spread of the data; give the process the units"):
         sample(model, 10, sampler=samplers.DDIM(10), seed=0)
+
+
+class Untold(sdegen.SDE):
+    """A linear process that does not say so, of which the scores are known all the same."""
+
+    T = 3.0
+
+    def drift(self, x: Any, t: Any) -> Any:
+        return -x
+
+    def diffusion(self, x: Any, t: Any) -> float:
+        return 2**0.5
+
+
+class OfUntold(sdegen.ScoreModel):
+    """The truth of a law under that process, or what a network of it would say."""
+
+    def __init__(self, law: Any, units: Any = None) -> None:
+        self.sde = Untold() if units is None else Untold().in_units(units)
+        self.known = sdegen.OU(T=3.0) if units is None else sdegen.OU(T=3.0).in_units(units)
+        self.truth, self.moments = sdegen.Exact(self.known, law), law.moments()
+
+    def score(self, x: Any, t: Any, /, **cond: Any) -> Any:
+        return self.truth.score(x, t)
+
+    def drawn(self, n: int, **how: Any) -> torch.Tensor:
+        x_T = self.known.prior(self.state_moments()).sample(n, torch.Generator().manual_seed(0))
+        return sample(self, x_T=x_T, seed=1, **how)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.floats(-4, 2).map(lambda u: 10.0**u), st.booleans())
+def test_samples_of_nonlinear_processes_are_as_wide_as_the_data_of_any_scale(scale: float, united: bool) -> None:
+    law = scaled_ring(scale)
+    x = OfUntold(law, law.moments().units() if united else None).drawn(2000, steps=200)
+    assert abs(x.std() / law.moments().variance().sqrt() - 1) < 0.05  # two per cent of the draws, the rest of 200 steps
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.floats(-4, -1).map(lambda u: 10.0**u))
+def test_states_of_nonlinear_processes_wider_than_the_data_are_warned_of(scale: float) -> None:
+    model = OfUntold(scaled_ring(scale))
+    with pytest.warns(UserWarning, match=r"will not have the spread of the data.*or the sampler a grid.*Quadratic"):
+        model.drawn(2, sampler=samplers.EulerMaruyama(10))
+    united = OfUntold(scaled_ring(scale), scaled_ring(scale).moments().units())
+    united.drawn(2, sampler=samplers.EulerMaruyama(10))  # warnings are errors here
 
 
 @pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)

@@ -8,8 +8,8 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..models.score import ScoreModel
 from ..processes.coordinates import is_by_coordinate
-from ..processes.grids import Angle
-from ..processes.linear import as_linear, is_linear
+from ..processes.grids import Angle, Quadratic
+from ..processes.linear import is_linear
 from ..processes.scalar import is_scalar
 from .base import Sampler
 from .clocks import share
@@ -87,7 +87,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         if model.sde.coordinates is not None:
             # The noise of an explicit step is without limit where coordinates bring an end of the domain to infinity.
             return ProbabilityFlow() if steps is None else Heun(max(1, steps // 2))
-        return EulerMaruyama(LONG if steps is None else steps)
+        return EulerMaruyama(LONG if steps is None else steps, Quadratic(end=nearest(model)))
     steps = USUAL if steps is None else steps
     end = nearest(model)
     if eta is None:
@@ -145,12 +145,15 @@ def nearest(model: ScoreModel) -> float | None:
     """Return the time at which grids end by default: the model's own, or None for the process's.
 
     A true score is known at every time. For data narrower than 1, in the units of the process, grids go on to where the noise is
-    as small beside them as it is at ``t_min`` beside data of spread 1, or to 0.
+    as small beside them as it is at ``t_min`` beside data of spread 1, or to 0. On nonlinear processes that is ``t_min`` times
+    the variance of the data, since the variance of the noise begins in proportion to the time.
     """
     if model.end is not None or model.like is not None or model.moments is None:
         return model.end
-    narrow, sde = float(model.state_moments().variance()), as_linear(model.sde, "; give it a sampler with its grid.")
+    narrow, sde = float(model.state_moments().variance()), model.sde
     if not 0 < narrow < 1:
         return None
+    if not is_linear(sde):  # where states have bounds, t_min is chosen by the noise
+        return sde.t_min * narrow if sde.rescalable and sde.coordinates is None else None
     ratio = sde.snr(sde.t_min).item() / narrow
     return 0.0 if ratio >= sde.snr(0.0) else sde.time(ratio).item()

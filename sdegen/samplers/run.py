@@ -196,8 +196,7 @@ def sample(
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
-    if denoise:
-        warn_of_narrow_data(spread, times[-1])
+    warn_of_narrow_data(sde, spread, times[-1])
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
     reached = sampler.reaches_data and _checks_end(sampler, times, denoise, parallel)
@@ -268,6 +267,7 @@ def _choose(
     def choose() -> tuple[Sampler, Tensor, float | None]:
         chosen = default(whole, steps) if sampler is None else sampler
         times = chosen.times(model.sde, denoise)
-        return chosen, times, spread_at(model, times[-1]) if times[-1].item() == model.sde.t_min else None
+        judged = times[-1].item() == model.sde.t_min and (denoise or not is_linear(model.sde))
+        return chosen, times, spread_at(model, times[-1]) if judged else None
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)

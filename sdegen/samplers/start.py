@@ -30,6 +30,7 @@ from ..laws.mixtures import Moments
 from ..models.score import ScoreModel, check_dtype
 from ..models.wrapper import Conditioned, Wrapper
 from ..precision import all_finite, widened
+from ..processes.base import SDE
 from ..processes.linear import is_linear
 from ..warning import warn_caller
 from .base import Sampler
@@ -161,11 +162,14 @@ def check_known(model: ScoreModel) -> None:
         )
 
 
-def warn_of_narrow_data(spread: float | None, end: Tensor) -> None:
-    """Warn that posterior means are narrower than the data, where the noise at the end of a grid is not small beside them.
+def warn_of_narrow_data(sde: SDE, spread: float | None, end: Tensor) -> None:
+    """Warn that samples have another spread than the data, where the noise at the end of a grid is not small beside them:
+    posterior means there are narrower, and states wider.
 
     Parameters
     ----------
+    sde
+        The process.
     spread
         Of the data beside that noise; None where nothing is to be said of it.
     end
@@ -175,15 +179,22 @@ def warn_of_narrow_data(spread: float | None, end: Tensor) -> None:
         warn_caller(
             f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will not "
             "have the spread of the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
-            "sampler a grid that goes nearer to 0, grids.Angle(end=...)."
+            f"sampler a grid that goes nearer to 0, grids.{'Angle' if is_linear(sde) else 'Quadratic'}(end=...)."
         )
 
 
 def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
     """Return the spread of the data over the noise at a time; None where the data's moments or the noise are not known."""
-    if model.moments is None or not is_linear(model.sde):
+    sde = model.sde
+    if model.moments is None:
         return None
-    return (model.sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
+    if is_linear(sde):
+        return (sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
+    if not sde.rescalable or sde.coordinates is not None:  # what has bounds has times of its own
+        return None
+    mean, variance = model.state_moments().mean[None], model.state_moments().variance()
+    noise = sde.root(t, mean)(torch.ones_like(mean)).square().mean()
+    return (variance / noise).sqrt().item() if noise > 0 else None
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
