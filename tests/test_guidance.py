@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -89,6 +90,70 @@ def test_guidance_refuses_what_means_nothing() -> None:
         ClassifierFree(inner, math.nan)
     with pytest.raises(ValueError, match=r"interval = \(0.5, 0.2\); give"):
         ClassifierFree(inner, 2.0, interval=(0.5, 0.2))
+
+
+def unlabelled(x: Any, t: Any) -> Any:
+    return -x
+
+
+AGAINST_NULL: dict[str, Callable[[Any], Any]] = {
+    "ClassifierFree": lambda m: ClassifierFree(m, 2.0),
+    "scale 1": lambda m: ClassifierFree(m, 1.0),
+    "RescaledGuidance": lambda m: sdegen.guidance.RescaledGuidance(m, 2.0),
+    "APG": lambda m: sdegen.guidance.APG(m, 2.0),
+    "CFGPlusPlus": lambda m: sdegen.guidance.CFGPlusPlus(m, 0.5, torch.linspace(1.0, 0.0, 6)),
+    "CFGZeroStar": lambda m: sdegen.guidance.CFGZeroStar(m, 2.0),
+    "rescaled": lambda m: sdegen.guidance.Rescaled(ClassifierFree(m, 2.0)),
+    "clipped": lambda m: sdegen.guidance.Clipped(ClassifierFree(m, 2.0), -1.0, 1.0),
+    "multiplied": lambda m: sdegen.guidance.Product([(m, 0.5), (ClassifierFree(m, 2.0), 0.5)]),
+    "away from a weaker": lambda m: sdegen.guidance.Autoguidance(ClassifierFree(m, 2.0), m, 2.0),
+}
+RUNS: dict[str, Callable[..., Any]] = {
+    "sample": lambda m, **cond: sample(m, 3, steps=2, seed=0, **cond),
+    "sample_with_log_prob": lambda m, **cond: sdegen.sample_with_log_prob(m, 3, seed=0, **cond),
+    "estimate_log_prob": lambda m, **cond: sdegen.estimate_log_prob(m, torch.zeros(3, 2), **cond),
+    "encode": lambda m, **cond: sdegen.samplers.encode(m, torch.zeros(3, 2), steps=2, **cond),
+}
+
+
+def guidable(labels: bool) -> sdegen.Model:
+    kinds = {"label": sdegen.nets.Label(3, dropout=0.1)} if labels else {}
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, conditions=kinds), sdegen.VP())
+    model.moments = DATA.moments()
+    return model
+
+
+@pytest.mark.parametrize("wrap", AGAINST_NULL)
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_of_guidance_with_nothing_to_guide_along_is_refused(wrap: str, run: str) -> None:
+    """Both answers that it is between would be one, and the samples those of the model inside."""
+    go = RUNS[run]
+    with pytest.raises(ValueError, match="would do nothing, since Model takes no condition that could be left out"):
+        go(AGAINST_NULL[wrap](guidable(False)))
+    for given in ({}, {"label": None}, {"label": -1}, {"label": torch.tensor([-1, -1, -1])}):
+        with pytest.raises(
+            ValueError, match="was given nothing to guide along, and would do nothing: pass a condition"
+        ):
+            go(AGAINST_NULL[wrap](guidable(True)), **given)
+    with pytest.raises(ValueError, match="would do nothing"):  # fixed inside, where it cannot be left out
+        go(AGAINST_NULL[wrap](sdegen.Conditioned(guidable(True), label=1)))
+    if run == "sample":
+        for given in ({"label": 1}, {"label": torch.tensor([0, -1, 2])}):
+            assert go(AGAINST_NULL[wrap](guidable(True)), **given).isfinite().all()
+        assert go(sdegen.Conditioned(AGAINST_NULL[wrap](guidable(True)), label=1)).isfinite().all()
+
+
+def test_guidance_along_one_of_two_conditions_asks_for_that_one() -> None:
+    kinds = {"a": sdegen.nets.Label(3, dropout=0.1), "b": sdegen.nets.Label(3, dropout=0.1)}
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, conditions=kinds), sdegen.VP())
+    model.moments = DATA.moments()
+    each = ClassifierFree(ClassifierFree(model, 2.0, drop=["b"]), 3.0, drop=["a"])
+    assert sample(each, 3, steps=2, seed=0, a=1, b=2).isfinite().all()
+    for given, lacking in (({"a": 1}, "b"), ({"b": 1}, "a")):
+        with pytest.raises(ValueError, match=f"would do nothing: pass {lacking}, or ask the"):
+            sample(each, 3, steps=2, seed=0, **given)
+    away = ClassifierFree(model, 2.0, null={"a": 2})  # from a condition, without one for the model
+    assert sample(away, 3, steps=2, seed=0).isfinite().all()
 
 
 # --- the truth by label -------------------------------------------------------------------------------------------

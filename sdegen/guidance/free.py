@@ -23,7 +23,7 @@ from ..arguments import check_arguments
 from ..conditions import ANY, Conditions
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator, Scale
-from ..models.named import read_conditions
+from ..models.named import read_named
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned
 from .base import Guided, check_same_process, check_scale, check_units, indicate_interval
@@ -118,12 +118,15 @@ class Without(Conditioned):
                     "does, or give another value by null."
                 )
         if drop is None:
-            read_conditions(model, cond, type(self))
+            read_named(model, cond, type(self))
 
     @property
     def conditions(self) -> Conditions:
         """Any: those dropped are passed over."""
         return ANY
+
+    def check_call(self, /, **cond: Any) -> None:
+        """Refuse nothing: here conditions are left out on purpose."""
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the fixed conditions, and those of the call that are not dropped."""
@@ -147,10 +150,12 @@ class AgainstNull(Extrapolated):
     Raises
     ------
     ValueError
-        If the interval is out of order, or the scale not finite.
+        If the interval is out of order, or the scale not finite; in a run, if nothing is given to guide along.
     TypeError
         If the model takes no condition of a name, or one that is left out is needed.
     """
+
+    weak: Without
 
     @check_arguments
     def __init__(
@@ -163,6 +168,32 @@ class AgainstNull(Extrapolated):
     ) -> None:
         super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
         self.null, self.drop = null, drop
+
+    def check_call(self, /, **cond: Any) -> None:
+        """Refuse a run without a condition to push along: with and without it the model would say the same.
+
+        Raises
+        ------
+        ValueError
+            If the model is asked twice under the same conditions.
+        """
+        given, null = (_those_given(passed) for passed in (cond, self.weak.passed_on(**cond)))
+        if given.keys() == null.keys() and all(given[name] is null[name] for name in given):
+            who, inside = type(self).__name__, type(self.model).__name__
+            along = "a condition" if self.drop is None else " or ".join(self.drop)
+            takes = self.model.conditions
+            raise ValueError(
+                f"{who} was given nothing to guide along, and would do nothing: pass {along}, or ask the {inside} inside."
+                if takes.names or takes.others
+                else f"{who} would do nothing, since {inside} takes no condition that could be left out; guide a model that "
+                "takes one, or give it one later: Conditioned(ClassifierFree(model, scale), label=3)."
+            )
+        super().check_call(**cond)
+
+
+def _those_given(cond: dict[str, Any]) -> dict[str, Any]:
+    """Return the conditions that are not none."""
+    return {name: value for name, value in cond.items() if value is not None}
 
 
 class AffineExtrapolation(Extrapolated):
@@ -240,7 +271,7 @@ class ClassifierFree(AgainstNull, AffineExtrapolation):
     Raises
     ------
     ValueError
-        If the interval is out of order, or the scale not finite.
+        If the interval is out of order, or the scale not finite; in a run, if nothing is given to guide along.
     TypeError
         If the model takes no condition of a name, or one that is left out is needed.
     """

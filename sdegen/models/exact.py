@@ -21,7 +21,7 @@ from ..laws.outside import ClosedLaw, as_closed
 from ..precision import widened
 from ..processes.linear import LinearSDE
 from ..processes.validity import check_process
-from .named import read_conditions
+from .named import read_named
 from .score import ScoreModel
 
 QUICK = 2_000  # numbers of a law: of twice as many, half as many data are drawn, but not fewer than the next
@@ -90,21 +90,21 @@ class Exact(Fixed, ScoreModel):
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``."""
-        read_conditions(self, cond, self.score)
+        read_named(self, cond, self.score)
         states = widened(x)
         seen, _, of_y = self._observed(states, self.sde.marginal(t))
         return seen.by.score(states, of_y).to(x.dtype)
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
-        read_conditions(self, cond, self.estimate)
+        read_named(self, cond, self.estimate)
         at, states = self.sde.marginal(t), widened(x)
         seen, mean, of_y = self._observed(states, at)
         return self.sde.embed(mean).to(x.dtype), seen.by.noise(states, of_y, at.R).to(x.dtype)
 
     def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
         """Return ``log p_t(x)`` of states at one time, ``(B,)`` float64."""
-        read_conditions(self, cond, self.log_density)
+        read_named(self, cond, self.log_density)
         return self.sde.diffused(self.distribution, t).log_prob(widened(x)).double()
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
@@ -201,7 +201,7 @@ class ExactConditional(Fixed, ScoreModel):
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x | label)``, with `label` of shape ``()`` or ``(B,)``."""
-        return self._by_label(Exact.score, x, t, **read_conditions(self, cond, self.score))
+        return self._by_label(Exact.score, x, t, **read_named(self, cond, self.score))
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t, label]`` and ``E[z | x_t, label]``."""
@@ -209,12 +209,12 @@ class ExactConditional(Fixed, ScoreModel):
         def both(model: Exact, x: Tensor, t: Tensor) -> Tensor:
             return torch.stack(model.estimate(x, t), 1)
 
-        x_0, eps = self._by_label(both, x, t, **read_conditions(self, cond, self.estimate)).unbind(1)
+        x_0, eps = self._by_label(both, x, t, **read_named(self, cond, self.estimate)).unbind(1)
         return x_0, eps
 
     def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
         """Return ``log p_t(x | label)`` of states at one time, ``(B,)`` float64."""
-        return self._by_label(Exact.log_density, x, t, **read_conditions(self, cond, self.log_density))
+        return self._by_label(Exact.log_density, x, t, **read_named(self, cond, self.log_density))
 
     def _by_label(
         self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, label: Tensor | int | None = None

@@ -31,7 +31,7 @@ from ..processes.dynamics import as_time
 from ..processes.equation import Equation
 from ..show import show_call
 from .gridded import check_mass, correlated, in_units_of, log_densities, sides
-from .named import read_conditions
+from .named import read_named
 from .score import ScoreModel
 
 DRAWS = 65_536  # that moments are taken of, where they have no closed form
@@ -223,7 +223,7 @@ class FokkerPlanck(Fixed, ScoreModel):
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`, at one time or one for each state."""
-        read_conditions(self, cond, self.score)
+        read_named(self, cond, self.score)
         return self._read(x, t)[1]
 
     def log_density(self, x: Tensor, t: Tensor | float) -> Tensor:

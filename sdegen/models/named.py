@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["keywords_of", "read_conditions"]
+__all__ = ["keywords_of", "read_conditions", "read_named"]
 
 import inspect
 from collections.abc import Callable
@@ -24,7 +24,25 @@ def keywords_of(door: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def read_conditions(
+def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any]) -> dict[str, Any]:
+    """Return the conditions of a run, as `read_named` does; refuse a run that they leave a guided model nothing to do in.
+
+    Parameters
+    ----------
+    model, cond, door
+        As there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As there, and as `ScoreModel.check_call` says.
+    """
+    read = read_named(model, cond, door)
+    model.check_call(**read)
+    return read
+
+
+def read_named(
     model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
     """Return the conditions of a call, arrays and lists of numbers as tensors, and None for what stands for none; refuse names

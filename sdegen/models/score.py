@@ -174,6 +174,9 @@ class ScoreModel(Overridable, ABC):
         given = self.conditioned or any(value is not None for value in cond.values())
         return None if given else self.moments
 
+    def check_call(self, /, **cond: Any) -> None:
+        """Refuse a run whose conditions leave this model nothing to do; by default none."""
+
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Warn of samples that are wrong under the conditions of a run, where they tell that themselves; by default of none."""
 

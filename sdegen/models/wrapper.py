@@ -26,7 +26,7 @@ from ..laws.profiles import Profile
 from ..processes.base import SDE
 from ..show import show_call
 from .densities import ask_log_density
-from .named import read_conditions
+from .named import read_named
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel
 
@@ -148,6 +148,10 @@ class Wrapper(nn.Module, ScoreModel):
         """Return what the model inside knows of the law under the conditions that are passed on to it."""
         return self.model.conditional_moments(**self.passed_on(**cond))
 
+    def check_call(self, /, **cond: Any) -> None:
+        """Refuse a run as the model inside does, under the conditions that are passed on to it."""
+        self.model.check_call(**self.passed_on(**cond))
+
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Warn of samples as the model inside does, under the conditions that are passed on to it."""
         self.model.examine(x, **self.passed_on(**cond))
@@ -212,7 +216,7 @@ class Conditioned(Wrapper):
     @check_arguments
     def __init__(self, model: ScoreModel, /, **cond: Any) -> None:
         super().__init__(model)
-        self.cond = read_conditions(model, cond, type(self), complete=False)
+        self.cond = read_named(model, cond, type(self), complete=False)
         self._part_of: tuple[Conditioned, slice | Tensor, int] | None = None
 
     @property
