@@ -1,4 +1,4 @@
-"""Metrics hold blocks of what they compare: the value does not depend on the block, and memory not on the pairs."""
+"""Metrics, laws and measurements take blocks of what they compute: values do not depend on them, and memory not on all pairs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import sdegen
 from sdegen import metrics
 from sdegen.data import gaussian_ring
+from sdegen.data.source import Source
+from sdegen.guidance.coupling import CoupledCopy
+from sdegen.guidance.measurements import Linear
+from sdegen.laws import coordinates
+from sdegen.laws.chi_square import quantile_of_root
+from sdegen.laws.jacobi import JacobiLaw
+from sdegen.samplers import BrownianNoise, measure_profile
 
 RING = gaussian_ring()
 
@@ -39,8 +47,8 @@ BLOCKS = {"mmd": "PAIRS", "manifold": "PAIRS", "kde": "PAIRS", "wasserstein": "P
 
 def numbers(found: Any) -> list[float]:
     if isinstance(found, Tensor):
-        return found.tolist()
-    if isinstance(found, tuple):
+        return found.flatten().tolist()
+    if isinstance(found, tuple | list):
         return [v for part in found for v in numbers(part)]
     return [float(found)]
 
@@ -56,6 +64,58 @@ def test_values_do_not_depend_on_the_block(name: str, block: int, n: int) -> Non
         for module, constant in BLOCKS.items():
             patch.setattr(importlib.import_module(f"sdegen.metrics.{module}"), constant, block)
         assert numbers(METRICS[name](x, y)) == pytest.approx(numbers(whole), rel=1e-9, abs=1e-12)
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def beta_densities() -> Tensor:
+    one, x = torch.ones((), dtype=torch.float64), draws(11, 3).sigmoid()
+    clock = 0.01 * 4.0 ** torch.arange(11, dtype=torch.float64)[:, None]  # of several kinds, with several states each
+    return JacobiLaw(x, 2 * one, 3 * one, clock).log_prob(draws(11, 3, seed=1).sigmoid())
+
+
+def measured_axes() -> Tensor:
+    A = Linear(draws(5, 8), 0.3)
+    copy = CoupledCopy(sdegen.Exact(sdegen.VP(), RING), A, draws(5), torch.Generator(), 4, None, {})
+    values, vectors = copy._decomposed(draws(1, 8))
+    return (vectors * values) @ vectors.T
+
+
+def path() -> Tensor:
+    noise = BrownianNoise(3, 0, torch.linspace(1, 0, 9, dtype=torch.float64))
+    return torch.stack([noise(torch.empty(4, 2, dtype=torch.float64)) for _ in range(8)])
+
+
+def logarithmic_moments() -> list[Tensor]:
+    source = Source(draws(60, 2).exp(), torch.float64, torch.device("cpu"))
+    found = source.moments(torch.Generator().manual_seed(0), coordinates.Log())
+    return [found.mean, found.covariance]
+
+
+PARTS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "laws.chi_square.CHUNK": ("far quantiles", lambda: quantile_of_root(draws(50).exp(), 30 + draws(50), draws(50, seed=2))),
+    "laws.jacobi.TABLE": ("a series", beta_densities),
+    "guidance.coupling.TOGETHER": ("a measured covariance", measured_axes),
+    "samplers.profiles.ROWS": (
+        "a profile", lambda: measure_profile(sdegen.Exact(sdegen.VP(), RING), RING.sample(9), steps=())[:3]
+    ),
+    "samplers.brownian.AHEAD": ("a path", path),
+    "data.source.READ": ("moments in coordinates", logarithmic_moments),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [1, 4, 17])
+@pytest.mark.parametrize("constant", PARTS)
+def test_values_do_not_depend_on_what_is_computed_at_once(constant: str, block: int, monkeypatch: Any) -> None:
+    module, _, name = constant.rpartition(".")
+    _, compute = PARTS[constant]
+    torch.manual_seed(0)
+    whole = compute()
+    monkeypatch.setattr(importlib.import_module(f"sdegen.{module}"), name, block)
+    torch.manual_seed(0)
+    assert numbers(compute()) == pytest.approx(numbers(whole), rel=1e-9, abs=1e-12)
 
 
 MEASURE = """
