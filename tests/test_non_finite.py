@@ -180,6 +180,22 @@ def test_a_state_that_turns_non_finite_is_named_by_step_and_time(final):
         sample(Broken(), 3, sampler=sampler, seed=0, final=final)
 
 
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_in_a_long_run_a_few_steps_are_named_and_with_its_path_the_one(value):
+    class Broken(sdegen.ScoreModel):
+        sde, moments = VP(), RING.moments()
+
+        def score(self, x, t, **cond):
+            return torch.where(torch.as_tensor(t) == times[13], value, -1.0).to(x) * x.abs()
+
+    sampler = samplers.DDIM(40)
+    times = sampler.times(Broken.sde, True)
+    for path, where in ((False, "one of the steps 13 to 16"), (True, "step 14")):
+        t = times[13 if path else 12].item()
+        with pytest.raises(ValueError, match=rf"turned non-finite in {where} of 40, from t = {t:.6g}[ ;]"):
+            sample(Broken(), 3, sampler=sampler, seed=0, return_path=path)
+
+
 def test_a_last_move_that_turns_non_finite_is_named_too():
     class Broken(sdegen.ScoreModel):
         sde, moments = VP(), RING.moments()

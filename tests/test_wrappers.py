@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
@@ -98,6 +98,20 @@ def test_a_wrapper_has_no_mode_of_its_own(wrap: Callable[[ScoreModel], Wrapper])
             with evaluating(wrapper):
                 assert not model.net.training
             assert model.net.training == mode
+
+
+def test_a_network_that_does_more_at_a_change_of_mode_is_told_of_it() -> None:
+    class Told(Line):
+        told: ClassVar[list[bool]] = []
+
+        def train(self, mode: bool = True) -> Self:
+            self.told.append(mode)
+            return super().train(mode)
+
+    model = sdegen.Model(Told(), sdegen.VP())
+    with evaluating(model):
+        assert Told.told == [False] and not any(module.training for module in model.modules())
+    assert all(module.training for module in model.modules())
 
 
 def test_a_wrapper_takes_the_states_that_what_is_inside_takes() -> None:

@@ -341,8 +341,11 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
     training = []
     if isinstance(model, nn.Module):
         training = [module for module in model.modules() if module.training]
-        if training:
-            model.eval()
+    for module in training:  # alone, as there may be many more that are not
+        if type(module).train is nn.Module.train and type(module).eval is nn.Module.eval:
+            module.training = False
+        else:
+            module.eval()
     try:
         yield
     finally:

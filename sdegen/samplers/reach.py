@@ -40,6 +40,10 @@ class Reach(NamedTuple):
     usual: list[float]
     linear: bool
 
+    def at(self, stops: list[int]) -> Reach:
+        """Return how far states are from 0 at some of the times."""
+        return Reach([self.times[i] for i in stops], [self.usual[i] for i in stops], self.linear)
+
 
 def reach_of(model: ScoreModel, times: Tensor) -> Reach | None:
     """Return how far states go at the times of a run, float64; None where the moments of the data are not known, or those of the

@@ -23,6 +23,7 @@ from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
 MANY = 2**14
+LOOKS = 8  # states that a run looks at, or up to twice as many: each look costs a sixth of a step of the default
 Callback = Callable[[int, Tensor, Tensor], object]
 Taken = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
@@ -125,45 +126,53 @@ class Runner(NamedTuple):
     ) -> Tensor:
         """Run the states `x` through their moves, and return those they end in."""
         steps, path = course.steps, [x]
-        ranges = [*_ends(x)]  # looked at once, at the end: no synchronisation inside the loop
-        for i, (x, _) in enumerate(moves):
-            ranges += _ends(x)
+        every = 1 if self.return_path else max(1, len(steps) // LOOKS)
+        looked, ranges = [0], [*_ends(x)]  # read once, at the end: no synchronisation inside the loop
+        for i, (x, _) in enumerate(moves, 1):
+            if i % every == 0 or i == len(steps):
+                looked.append(i)
+                ranges += _ends(x)
             if self.return_path:
                 path.append(x)
             if self.callback is not None:
-                self.callback(i, self.times[i + 1], x)
+                self.callback(i - 1, self.times[i], x)
             bar.update()
         if self.denoise:
             x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
             path.append(x)
+            looked.append(len(steps) + 1)
             ranges += _ends(x)
             if self.callback is not None:
                 self.callback(len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(course, torch.stack(ranges).tolist())
+        self._check(course, looked, torch.stack(ranges).tolist())
         return torch.stack(path) if self.return_path else x
 
-    def _check(self, course: Course, ends: list[float]) -> None:
+    def _check(self, course: Course, looked: list[int], ends: list[float]) -> None:
         """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ends` has the least and the
-        largest number at the start and after every move.
+        largest number of the states that were looked at, the start and those after some moves.
 
-        A sum of finite numbers may overflow; these are NaN or infinite only if a number is.
+        A number that is not finite stays so in all states after it. A sum of finite numbers may overflow; these are NaN or
+        infinite only if a number is.
         """
         largest = [max(abs(low), abs(high)) for low, high in zip(ends[::2], ends[1::2], strict=True)]
         bad = [i for i, most in enumerate(largest) if not math.isfinite(most)]
         if bad:
-            i = max(1, bad[0])
-            t = self.times[min(i, len(self.times)) - 1].item()
+            last = max(1, looked[bad[0]])
+            first = looked[max(1, bad[0]) - 1] + 1
+            where = f"step {last}" if first == last else f"one of the steps {first} to {last}"
+            how = "" if first == last else " (return_path=True tells in which)"
+            t = self.times[min(first, len(self.times)) - 1].item()
             raise ValueError(
-                f"the state turned non-finite in step {i} of {len(largest) - 1}, from t = {t:.6g}; take more steps, another "
+                f"the state turned non-finite in {where} of {looked[-1]}, from t = {t:.6g}{how}; take more steps, another "
                 "grid or sampler, or check the model at that time."
             )
         if course.reach is not None:
-            warn_of_escape(course.reach, largest)
+            warn_of_escape(course.reach.at(looked), largest)
 
 
 def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the least and the largest number of states, NaN where one is none."""
-    x = x.detach()
+    x = x.detach() if x.requires_grad else x
     if x.is_cpu and x.numel() > MANY:  # two passes of PyTorch over many numbers take two thirds of the time of its one
         return x.amin(), x.amax()
     least, largest = torch.aminmax(x)
