@@ -19,7 +19,8 @@ from torch import Tensor
 
 import sdegen
 from benchmarks.series_table import PLACES, SMOOTH, by_mask, conditional, covariance, law, measured
-from benchmarks.weighted_table import CASES, Guided
+from benchmarks.weighted_guidance import Guided, mixture_of
+from benchmarks.weighted_ways import CASES
 from sdegen import plots, samplers
 from sdegen.laws import Units
 
@@ -149,7 +150,7 @@ def series() -> None:
 def guided() -> None:
     """A mode of the ring that overlaps with its neighbours, and samples of guidance along it, by the table's ways."""
     w, n = 3.0, 1500
-    problem = Guided(2, w, std=1.5)
+    problem = Guided(mixture_of(2, std=1.5), w)
     ways = ["the class alone", "corrected", *(name for name in CASES if name not in ("corrected", "the class alone"))]
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     exact = problem.sample(n, 0)

@@ -40,6 +40,50 @@ def test_particles_have_the_tilted_law_and_its_normaliser(temperature: float) ->
     assert ((found.mean() - mean).abs() < 5 * (C.diagonal() / 1000).sqrt()).all()
 
 
+class Rated(torch.nn.Module):
+    """A reward with a slope and a curvature, to be learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Linear(2, 1).double()
+        self.curvature = torch.nn.Bilinear(2, 2, 1, bias=False).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.slope(x.double()) - 0.5 * self.curvature(x.double(), x.double()))[:, 0]
+
+    def fit(self, x: Tensor, ratings: Tensor) -> None:
+        """Learn from ratings of data, by least squares."""
+        optimiser = torch.optim.LBFGS(self.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = (self(x) - ratings).square().mean()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+
+
+def test_a_reward_that_was_learned_tilts_a_gaussian_as_its_closed_form_says() -> None:
+    """The law is that of the network's own coefficients, and near the one of the reward that the ratings are of."""
+    gaussian = GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.3]]), torch.tensor([[0.8, 1.2]]))
+    draws = torch.Generator().manual_seed(0)
+    x = gaussian.sample(2000, draws)
+    torch.manual_seed(0)
+    rated = Rated()
+    rated.fit(x, reward(x) + 0.3 * torch.randn(2000, dtype=torch.float64, generator=draws))
+    constant = rated.slope.bias.item()
+    own = tilt_law(gaussian, rated.slope.weight.detach()[0], rated.curvature.weight.detach()[0])
+    true = tilt_law(gaussian, LINEAR, QUADRATIC)
+    found = tilted_smc(sdegen.Exact(sdegen.VP(), gaussian), rated, 2000, steps=60, seed=0, progress=False)
+    assert abs((found.log_evidence or 0.0) - own.log_normaliser - constant) < 3 * (found.evidence_error or 0.0) < 0.15
+    mean, C = own.law.moments()
+    assert ((found.mean() - mean).abs() < 4 * (C.diagonal() / 1000).sqrt()).all()
+    assert abs(own.log_normaliser + constant - true.log_normaliser) < 0.05
+    assert (true.law.moments().mean - gaussian.means[0]).abs().max() > 0.4  # the tilt is no small one
+    assert (mean - true.law.moments().mean).abs().max() < 0.1
+
+
 def test_a_reward_may_forbid_data() -> None:
     """The normaliser is then the probability of what is allowed."""
     half = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 __all__ = ["corrected"]
 
+import math
 from typing import Any
 
 import torch
@@ -39,6 +40,9 @@ COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
 FEW = 20.0  # first particles with descendants, of fewer of which a run is not to be believed
 FEW_OF = 0.1  # of all particles, where that is fewer
+DOUBT = (
+    2.0  # standard errors of what a fit has taken, in its size: leaving out one particle at a time mends the most of it
+)
 
 
 @check_arguments
@@ -62,9 +66,12 @@ def corrected(
     Particles go down by the product's score, from the product of the Gaussians that the members have at the first time, and
     carry Feynman–Kac weights of their paths; where these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac
     correctors in diffusion*, 2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so
-    that these differ little: of Gaussian members they do not differ at all. It is fitted to the particles, which biases the
-    normaliser downwards by an amount that falls as one over their number, and that its stated error does not count. Steps have
-    weak order 2, and so has the integral of the weights.
+    that these differ little: of Gaussian members they do not differ at all. It is fitted to the particles, and takes more from
+    the weights of these than from those of others, by an amount that falls as one over their number: the normaliser is given back
+    what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
+
+    The stated error is that of weights, of what was given back, twice its size, and of the length of the steps, in squares. It
+    is infinite where the run warns of few descendants.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
@@ -141,9 +148,10 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
+    error = swarm.step_error()
     if len(times) < 3:
         warn_caller(f"steps = {steps} are too few to tell how far the logarithm of the normaliser is off; take more.")
-    elif (error := swarm.step_error()) > COARSE:
+    elif error > COARSE:
         warn_caller(
             f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
             f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."
@@ -156,14 +164,16 @@ def corrected(
         swarm.ancestors,
         swarm.resampled,
         len(times),
-        constant + log_evidence_of(swarm.log_weights).item(),
+        constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
+        math.hypot(DOUBT * swarm.optimism, error),
     )
-    _warn_of_few(found)
-    return found
+    return _doubt(found)
 
 
-def _warn_of_few(found: Particles) -> None:
-    """Warn if so few of the first particles have descendants that neither samples nor normaliser are to be believed."""
+def _doubt(found: Particles) -> Particles:
+    """Return particles whose error is infinite, with a warning, if so few of the first ones have descendants that neither samples
+    nor normaliser are to be believed.
+    """
     ancestors, n = found.ancestors or 0.0, len(found.x)
     if ancestors < min(FEW, FEW_OF * n):
         warn_caller(
@@ -171,6 +181,8 @@ def _warn_of_few(found: Particles) -> None:
             "log_evidence is to be believed; take anneal_product where members know their densities, else more particles, more "
             "steps, or powers nearer to those of one member."
         )
+        return found._replace(evidence_error=math.inf)
+    return found
 
 
 def _check_eta(model: Product, eta: float) -> float:

@@ -49,7 +49,7 @@ class Particles(NamedTuple):
         The logarithm of the normaliser of the law, in nats, as the function says that made the particles, such as of the density
         of what was measured for `twisted_smc`; None where it is not estimated.
     evidence_error
-        The standard error of `log_evidence`; None as above.
+        The standard error of `log_evidence`, infinite where a run cannot tell; None as above.
     ancestors
         The effective number of first particles that the last ones descend from: ``1 / Σ f²`` of the weights `f` of families. Of
         few, neither the weights nor the error say much. None as above.
@@ -68,7 +68,14 @@ class Particles(NamedTuple):
 
     @classmethod
     def of_families(
-        cls, x: Tensor, log_weights: Tensor, family: Tensor, resampled: int, evaluations: int, log_evidence: float
+        cls,
+        x: Tensor,
+        log_weights: Tensor,
+        family: Tensor,
+        resampled: int,
+        evaluations: int,
+        log_evidence: float,
+        besides: float = 0.0,
     ) -> Particles:
         """Return particles with the standard error of the evidence that their descent tells.
 
@@ -85,11 +92,14 @@ class Particles(NamedTuple):
             Logarithms of weights, ``(n,)``.
         family
             The first particle that each descends from, ``(n,)``.
+        besides
+            What else the evidence may be off by, nats, of which weights know nothing; it adds to their error in squares.
         """
         n, weights = len(log_weights), log_weights.softmax(0)
         shared = torch.zeros_like(weights).index_add_(0, family, weights).square().sum().item()
         variance = (n * shared - 1) / max(1, n - 1)
-        return cls(x, weights, resampled, evaluations, log_evidence, max(0.0, variance) ** 0.5, 1 / shared)
+        error = math.hypot(max(0.0, variance) ** 0.5, besides)
+        return cls(x, weights, resampled, evaluations, log_evidence, error, 1 / shared)
 
     @property
     def effective(self) -> float:

@@ -28,6 +28,7 @@ APART = 1e-5  # of an angle, between times whose difference stands for a derivat
 LEAST = 1e-9  # of the strongest noise: directions with less have none
 LONGEST = 4.0  # root mean square of the change of the noise, whose numbers have size 1: beyond it steps overshoot
 RIDGE = 1e-2  # of the mean square of a feature
+LEVER = 0.5  # of what is fitted to a row, that it has of itself: beyond it a fit without the row says little of the row
 EACH = 20  # particles for each number that is fitted, at least
 
 
@@ -138,9 +139,13 @@ class Swarm:
         self.model, self.x, self.gain, self.batch, self.cond = model, x, gain, batch, cond
         self.memory: MultistepMemory | None = None
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
+        self.optimism = (
+            0.0  # nats that the fits have taken from the normaliser, as each had the particles that it was for
+        )
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
         self._rate = torch.zeros_like(self.log_weights)
+        self._own = 0.0  # what the optimism grows by, by the angle
         self._course: list[tuple[float, float]] = []
 
     def look(self, stage: Stage) -> None:
@@ -153,8 +158,8 @@ class Swarm:
         if self._before is not None:
             half = 0.5 * (self._before.phi - stage.phi)
             self.log_weights = self.log_weights + half * self._rate
-        excess, self.shift = self._fit(stage, rate, self.log_weights + half * rate)
-        self._rate = rate - excess
+        excess, self.shift, own = self._fit(stage, rate, self.log_weights + half * rate)
+        self._rate, self.optimism, self._own = rate - excess, self.optimism + half * (self._own + own), own
         self.log_weights, self._before = self.log_weights + half * self._rate, stage
         self._course.append((stage.phi, (self.log_weights.softmax(0) @ self._rate).item()))
         if not self.log_weights.isfinite().all():
@@ -174,9 +179,9 @@ class Swarm:
         apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
         return 0.5 * ((b * b - b) * size(mean) - apart)
 
-    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the drift takes from the rate of the weights, ``(n,)``, and the change of the noise that makes the drift,
-        ``(n, d)``.
+    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return what the drift takes from the rate of the weights, ``(n,)``, the change of the noise that makes the drift,
+        ``(n, d)``, and by how much less it would take in the mean, were it fitted to the other particles for each.
         """
         pull = stage.root.T(stage.root(self.model.combine(self.noise))).flatten(1).double().cpu()
         y = stage.at.R_inv(self.x).flatten(1).double().cpu()
@@ -186,17 +191,18 @@ class Swarm:
         if (
             2 * d > most or strengths[0] < LEAST * strengths[-1]
         ):  # too few, or directions without noise, which no drift reaches
-            return torch.zeros_like(rate), torch.zeros_like(y)
+            return torch.zeros_like(rate), torch.zeros_like(y), 0.0
         full = d + d * d <= most
         turned = (pull[:, :, None] * y[:, None] - stage.gram).flatten(1) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
-        found = regress(features, rate, log_weights.softmax(0))
+        weights = log_weights.softmax(0)
+        found, own = regress(features, rate, weights)
         c, A = found[:d], found[d:].reshape(d, -1)
         shift = c + (y @ A.T if full else y * A[:, 0])
         shift = shift / (-self.gain * stage.pace)
-        size = (log_weights.softmax(0) @ shift.square().mean(1)).sqrt().item()
+        size = (weights @ shift.square().mean(1)).sqrt().item()
         share = min(1.0, LONGEST / size) if size else 1.0
-        return features @ found * share, shift * share
+        return features @ found * share, shift * share, (weights @ own).item() * share
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
@@ -235,8 +241,12 @@ class Swarm:
         return sde.project(left.Phi.inv()(self.x + 0.5 * left.covariance(score)))
 
 
-def regress(features: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """Return the coefficients of features, ``(p,)``, by which they come nearest to values, up to a constant, in weighted squares.
+def regress(features: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coefficients of features, ``(p,)``, by which they come nearest to values, up to a constant, in weighted squares;
+    and how much more is fitted to each row, ``(n,)``, than by the coefficients that come of the other rows.
+
+    Leaving a row out of a regression changes its coefficients by a multiple of ``gram⁻¹ row``, so that one gram serves all rows.
+    The change is at most twice what the row adds to the right-hand side alone.
 
     Parameters
     ----------
@@ -249,4 +259,7 @@ def regress(features: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     scale = (weights @ columns.square()).sqrt().clamp_min(1e-150)
     columns = columns / scale
     gram = columns.T @ (weights[:, None] * columns) + RIDGE * torch.eye(len(scale), dtype=values.dtype)
-    return (torch.linalg.solve(gram, columns.T @ (weights * values)) / scale)[1:]
+    found = torch.linalg.solve(gram, columns.T @ (weights * values))
+    pulls = weights[:, None] * columns * torch.linalg.solve(gram, columns.T).T
+    own = (values - columns @ found) * pulls[:, 1:].sum(1) / (1 - pulls.sum(1).clamp_max(LEVER))
+    return (found / scale)[1:], own
