@@ -10,6 +10,9 @@ The ring of eight modes, and a mixture in eight dimensions that nothing was chos
 map's own probability flow, root mean square in standard deviations of the data, and ``median off`` the median of its length.
 ``train s`` are the seconds of one core that the map was trained, after its teacher if it had one. Rows of the default sampler are
 the teacher's.
+
+The last block holds objectives against each other (`map_objectives`): maps of width 64 and depth 3 of the ring, which follow its
+true velocities for as many seconds of one core each, 20, in batches of 256.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from torch import Tensor
 import sdegen
 from benchmarks import command
 from benchmarks.devices import fit_on
+from benchmarks.map_objectives import OBJECTIVES, fit_for, steps_within
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.trajectories import Trajectories, trace
@@ -34,7 +38,11 @@ from sdegen.training.score_loss import ScoreLoss
 
 COLUMNS = {"evaluations": 0, "KL": 3, "k-NN KL": 3, "sliced W2": 3, "off": 3, "median off": 3, "train s": 0, "seeds": 0}
 JUMPS = (1, 2, 4)
+OBJECTIVE_COLUMNS = {f"{what}, {n}": 3 for n in (1, 4) for what in ("KL", "k-NN KL")} | {
+    "steps": 0, "train s": 0, "seeds": 0,
+}  # fmt: skip
 DENSITIES = 4000  # samples whose log-densities are taken
+SECONDS = 20  # of one core, in which each objective is followed
 
 
 class Trained(NamedTuple):
@@ -178,6 +186,37 @@ def distance(model: FlowMap, jumps: int, n: int) -> Tensor:
     return (landed - ends).double().norm(dim=1) / (x.shape[1] ** 0.5 * model.sde.units.std.mean())
 
 
+def by_objective(name: str, n: int, how: How, seed: int) -> Values:
+    """The row of an objective on the true velocities of the ring."""
+    law = law_of("ring", seed)
+    torch.manual_seed(seed)
+    model = FlowMap(nets.MLP(2, width=64, depth=3, conditions={"until": nets.SecondLevel()}), sdegen.VP())
+    model.measure(law.moments())
+    model.moments = law.moments()
+    loss = OBJECTIVES[name](sdegen.Exact(model.sde, law))
+    steps = 5 if how.quick else steps_within(SECONDS, model, law, loss)
+    began = time.process_time()
+    try:
+        fit_for(steps, model, law, loss, seed + 50)
+    except training.NonFiniteLoss:
+        return {"steps": [steps, None]} | {f"KL, {jumps}": "diverged" for jumps in (1, 4)}
+    values: Values = {"steps": [steps, None], "train s": [time.process_time() - began, None]}
+    for jumps in (1, 4):
+        x = sdegen.sample(model, n, sampler=Jumps(jumps), seed=seed, progress=False)
+        values[f"KL, {jumps}"] = divergence(model, law, jumps, 64 if how.quick else DENSITIES)
+        values[f"k-NN KL, {jumps}"] = of_samples("ring", x, seed)["k-NN KL"]
+    return values
+
+
+def objectives(table: Table) -> str:
+    """Return the table of objectives."""
+    n, how = 500 if table.quick else 20_000, How(table.quick, table.device)
+    rows = {
+        name: table.row("objectives", name, partial(by_objective, name, n, how), device="cpu") for name in OBJECTIVES
+    }
+    return "\nobjectives\n\n" + table.write("objectives", OBJECTIVE_COLUMNS, rows)
+
+
 def block(target: str, table: Table) -> str:
     """Return the table of one law."""
     n, how = 500 if table.quick else 20_000, How(table.quick, table.device)
@@ -197,7 +236,7 @@ def main() -> None:
     command.run(
         "flow_map_table",
         __doc__,
-        [partial(block, target) for target in ("ring", "mixture in 8 dimensions")],
+        [*(partial(block, target) for target in ("ring", "mixture in 8 dimensions")), objectives],
         networks=True,
     )
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdegen
+from benchmarks import map_objectives
 from sdegen import nets, recall, samplers, testing, training
 from sdegen.guidance import base
 from sdegen.laws import GaussianMixture
@@ -162,7 +163,32 @@ def test_the_lagrangian_loss_is_the_derivative_by_the_end_less_the_velocity(refe
     assert torch.allclose(found.square().sum(1), wanted.square().sum(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [training.Lagrangian, training.Semigroup])
+@pytest.mark.parametrize("held", [True, False])
+def test_the_eulerian_loss_is_the_derivative_of_the_end_as_its_beginning_follows_the_flow(held: bool) -> None:
+    """That of the table: its size is the derivative's, and its gradient, where it is held, that of the mean velocity."""
+    law = sdegen.data.random_mixture(2, seed=1)
+    model = a_map(sdegen.VP(), law)
+    sde, exact = model.sde, sdegen.Exact(model.sde, law)
+    t, s = torch.tensor([0.9, 0.7, 0.3], dtype=d64), torch.tensor([0.2, 0.5, 0.1], dtype=d64)
+    x = sde.diffused(law, 0.5).sample(3, torch.Generator().manual_seed(0))
+    way = Way(model, exact, x, sde.marginal(t), sde.marginal(s), {})
+    found = map_objectives.Eulerian(exact, held).misses(way)
+    h, v = 1e-5, exact.velocity_at(x, way.at)
+    late, early = (model.jump(x + k * h * v, sde.time_of_angle(sde.angle_at(t) + k * h), s) for k in (1, -1))
+    slope = way.to.normalise(late - early) / (2 * h)
+    torch.testing.assert_close(found.square().sum(1), slope.square().sum(1), rtol=1e-5, atol=1e-10)
+    weight = model.net.last.bias
+    moved = torch.autograd.grad(found.sum(), weight, retain_graph=True)[0]
+    mean = model.pieces().enter(model.mean_velocity(x, way.at, model.level(s)))
+    alone = torch.autograd.grad(mean.sum(), weight)[0]
+    assert torch.allclose(moved, alone) == held
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [training.Lagrangian, training.Semigroup, map_objectives.Eulerian, map_objectives.Moving],
+    ids=lambda k: k.__name__,
+)
 def test_losses_vanish_on_the_flow_and_nowhere_else(loss: type[training.MapLoss]) -> None:
     law = gaussian(torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=d64))
     exact, other = a_map(sdegen.VP(), law, size=0.0), a_map(sdegen.VP(), law, size=0.5)
@@ -298,6 +324,50 @@ def test_fresh_noise_between_jumps_keeps_the_law() -> None:
         z = whiten(law, drawn)
         assert (z.mT.cov() - torch.eye(2)).abs().max() < 0.04
         assert z.mean(0).abs().max() < 0.03
+
+
+class Quantiles(nn.Module):
+    """The flow of a mixture on the line, which keeps every state's rank, as a network of two times on `Rectified`."""
+
+    def __init__(self, law: GaussianMixture) -> None:
+        super().__init__()
+        self.law = law
+
+    def ranks(self, x: Tensor, t: Tensor) -> Tensor:
+        """The share of the law at `t` below states ``(B,)``."""
+        mean = (1 - t) * self.law.means[:, 0]
+        std = ((1 - t).square() * self.law.covariances[:, 0, 0] + t.square()).sqrt()
+        return (torch.special.ndtr((x[:, None] - mean) / std) * self.law.weights).sum(1)
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The mean velocity from `t` to `s`."""
+        rank, (low, high) = self.ranks(x[:, 0], t), (torch.full_like(x[:, 0], v) for v in (-20.0, 20.0))
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            below = self.ranks(middle, s) < rank
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (x - low[:, None]) / (t - s)[:, None]
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("back", [0.3, 1.0])
+def test_fresh_noise_between_jumps_keeps_a_law_of_two_modes(steps: int, back: float) -> None:
+    """Of the true map: ranks of the samples in the law are uniform, and new, since those of the beginning are forgotten."""
+    weights, means, covariances = (
+        torch.tensor(v, dtype=d64) for v in ([0.3, 0.7], [[-2.0], [1.5]], [[[0.04]], [[0.3]]])
+    )
+    law = GaussianMixture(weights, means, covariances)
+    net, n = Quantiles(law), 20_000
+    model = FlowMap.from_network(net, moments=law.moments())
+    x_T = torch.randn(n, 1, dtype=d64, generator=torch.Generator().manual_seed(0))
+    drawn = sdegen.sample(model, x_T=x_T, sampler=Jumps(steps, back=back), seed=1)
+    ranks = net.ranks(drawn[:, 0], torch.zeros(1, dtype=d64))
+    gaps = ranks.sort().values - (torch.arange(n, dtype=d64) + 0.5) / n
+    assert gaps.abs().max() < 1.95 / n**0.5  # Kolmogorov's distance, one in a thousand
+    kept = torch.corrcoef(torch.stack([ranks, torch.special.ndtr(x_T[:, 0])]))[0, 1]
+    assert kept < 0.9
+    plain = sdegen.sample(model, x_T=x_T, sampler=Jumps(steps), seed=1)
+    assert (net.ranks(plain[:, 0], torch.zeros(1, dtype=d64)) - torch.special.ndtr(x_T[:, 0])).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("back", [0.0, 0.5])

@@ -45,7 +45,11 @@ TOGETHER = {
     "images": "### Fashion-MNIST, four images\n\nThe shipped network of 1.8 million parameters, float32.",
 }
 
-MAPS = {"ring": "### The ring", "mixture_in_8_dimensions": "### A mixture in eight dimensions"}
+MAPS = {
+    "ring": "### The ring",
+    "mixture_in_8_dimensions": "### A mixture in eight dimensions",
+    "objectives": "### Objectives",
+}
 
 
 def sections() -> dict[str, str]:

@@ -190,6 +190,14 @@ class Lagrangian(MapLoss):
 
     def misses(self, way: Way) -> Tensor:
         """Return the derivative of the end by the angle, less the velocity there."""
+        found, slope, pieces = self.ends(way)
+        with torch.no_grad():
+            there = way.to.r(pieces.leave(found, way.x))
+            wanted = way.truth.velocity_at(there, way.to, **way.cond)
+        return slope - pieces.enter(wanted)
+
+    def ends(self, way: Way) -> tuple[Tensor, Tensor, Scalar]:
+        """Return where jumps end, its derivative by the angle there, and the formula in whose coordinates both are."""
         model, at = way.model, way.at
         sde = as_scalar(
             model.sde, ", and its map has no derivative by the time that it goes to here; take Semigroup()."
@@ -199,17 +207,14 @@ class Lagrangian(MapLoss):
         start, end = (sde.angle_at(v.t) for v in (at, way.to))
         u = pieces.enter(at.normalise(way.x))
 
-        def ends(phi: Tensor) -> Tensor:
+        def land(phi: Tensor) -> Tensor:
             v = model.mean_velocity(way.x, at, model.level_at(phi), **way.cond)
             c = pieces.turn(pieces.angles(start, at.t), pieces.angles(phi, way.to.t))
             return add_multiple(multiply(c.carry, u, c.shift), c.weight, pieces.enter(v))
 
         with plain_attention():
-            found, slope = value_and_slope(ends, end, torch.ones_like(end))
-        with torch.no_grad():
-            there = way.to.r(pieces.leave(found, way.x))
-            wanted = way.truth.velocity_at(there, way.to, **way.cond)
-        return slope - pieces.enter(wanted)
+            found, slope = value_and_slope(land, end, torch.ones_like(end))
+        return found, slope, pieces
 
 
 class Semigroup(MapLoss):
