@@ -12,7 +12,7 @@ map's own probability flow, root mean square in standard deviations of the data,
 the teacher's.
 
 The last block holds objectives against each other (`map_objectives`): maps of width 64 and depth 3 of the ring, which follow its
-true velocities for as many seconds of one core each, 20, in batches of 256.
+true velocities for as many seconds of one core each, 15, in batches of 256.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OBJECTIVE_COLUMNS = {f"{what}, {n}": 3 for n in (1, 4) for what in ("KL", "k-NN 
     "steps": 0, "train s": 0, "seeds": 0,
 }  # fmt: skip
 DENSITIES = 4000  # samples whose log-densities are taken
-SECONDS = 20  # of one core, in which each objective is followed
+SECONDS = 15  # of one core, in which each objective is followed
 
 
 class Trained(NamedTuple):
