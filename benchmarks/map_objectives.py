@@ -104,6 +104,7 @@ def of_pairs(teacher: ScoreModel, times: training.PairTimes) -> ScoreLoss:
 OBJECTIVES: dict[str, Callable[[ScoreModel], ScoreLoss]] = {
     "Lagrangian": lambda v: training.Lagrangian(v, diagonal=0.0),
     "Eulerian": Eulerian,
+    "Eulerian, logarithms": lambda v: Adaptive(Eulerian(v), 1.0),
     "semigroup": lambda v: training.Semigroup(v, diagonal=0.0),
     "Eulerian, gradient of the whole": lambda v: Eulerian(v, held=False),
     "Lagrangian, gradient of the whole": lambda v: Moving(v, diagonal=0.0),
