@@ -55,9 +55,8 @@ class Eulerian(training.MapLoss):
             return add_multiple(multiply(c.carry, u, c.shift), c.weight, v), v
 
         with plain_attention():
-            (_, mean), (slope, _) = torch.func.jvp(
-                ends, (pieces.enter(way.x), start), (velocity, torch.ones_like(start))
-            )
+            there = pieces.enter(way.x), start
+            (_, mean), (slope, _) = torch.func.jvp(ends, there, (velocity, torch.ones_like(start)))[:2]
         return mean - (mean + slope).detach() if self.held else slope
 
 
