@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from quiet import quietly
 from torch import Tensor, nn
 
 import sdegen
@@ -92,7 +93,7 @@ MODELS: dict[str, Callable[[Any], ScoreModel]] = {
 def test_every_model_holds_to_its_laws(kind: str, sde: sdegen.LinearSDE) -> None:
     points = kind == "exact of points" and sde.Sigma_0[0, 0] == 0
     expected = {"readings_are_finite_at_both_ends": "a law of points has no density where there is no noise"}
-    report = check_model(MODELS[kind](sde), expected if points else None)
+    report = quietly(check_model, MODELS[kind](sde), expected if points else None)
     assert report.passed, report
 
 
@@ -161,14 +162,16 @@ def test_every_wrapper_of_the_truth_holds_to_its_laws(kind: str, sde: sdegen.Lin
     wrap, neutral = WRAPPERS[kind]
     scaled = kind == "epsilon scaling" and sde.snr(sde.T) == 0
     expected = {"readings_are_finite_at_both_ends": "without signal the noise is the state itself and cannot be scaled"}
-    report = check_wrapper(wrap, sdegen.ExactConditional(sde, modes(), RING), neutral, expected if scaled else None)
+    report = quietly(
+        check_wrapper, wrap, sdegen.ExactConditional(sde, modes(), RING), neutral, expected if scaled else None
+    )
     assert report.passed, report
 
 
 @pytest.mark.parametrize("kind", ["conditioned", "epsilon scaling", "classifier-free", "clipped", "dynamic threshold"])
 def test_every_wrapper_of_a_network_holds_to_its_laws(kind: str) -> None:
     wrap, neutral = WRAPPERS[kind]
-    report = check_wrapper(wrap, network(VP(), labels=3), neutral)
+    report = quietly(check_wrapper, wrap, network(VP(), labels=3), neutral)
     assert report.passed, report
 
 
@@ -179,7 +182,7 @@ def test_wrappers_of_a_learned_variance_hand_it_on() -> None:
     assert model.reversal is not None
     wraps: list[Wrap] = [Conditioned, WRAPPERS["epsilon scaling"][0], WRAPPERS["clipped"][0]]
     for wrap in wraps:
-        report = check_wrapper(wrap, model)
+        report = quietly(check_wrapper, wrap, model)
         assert report.passed, report
 
 
@@ -205,7 +208,7 @@ def test_every_parametrization_holds_to_its_laws(kind: str, sde: sdegen.LinearSD
             check_parametrization(parametrization, sde)
         return
     singular = kind == "data" and not sde.is_scalar and sde.Sigma_0[0, 0] == 0
-    report = check_parametrization(parametrization, sde, AT_THE_DATA if singular else None)
+    report = quietly(check_parametrization, parametrization, sde, AT_THE_DATA if singular else None)
     assert report.passed, report
 
 
@@ -231,7 +234,7 @@ def test_every_weighting_holds_to_its_laws(kind: str, sde: sdegen.LinearSDE) -> 
         GG = (sde.diffusion_operator(t) @ sde.diffusion_operator(t).T).matrix().expand(S.shape)
         return of(S, GG, sde.snr(t)[:, None, None])
 
-    report = check_weighting(weighting, sde, weight)
+    report = quietly(check_weighting, weighting, sde, weight)
     assert report.passed, report
 
 
@@ -261,7 +264,7 @@ TIMES: dict[str, Callable[[], TimeLaw]] = {
 )
 def test_every_law_of_times_holds_to_its_laws(kind: str, sde: sdegen.SDE) -> None:
     expected = {"factor_undoes_the_law": "the law is part of the objective"} if kind == "log-normal" else None
-    report = check_times(TIMES[kind](), sde, expected)
+    report = quietly(check_times, TIMES[kind](), sde, expected)
     assert report.passed, report
 
 

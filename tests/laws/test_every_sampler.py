@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from quiet import quietly
 from torch import Tensor
 
 import sdegen
@@ -165,7 +166,7 @@ def held(make: Make, process: str, order: int, steps: tuple[int, int]) -> None:
     process_of_all = sde()
     assert make(steps[0], grid).convergence_order == order
     claimed = order - 0.1 if process == "CLD" else order  # which oscillates: orders show late
-    report = check_sampler(lambda n: make(n, grid), process_of_all, claimed, steps, largest=0.15)
+    report = quietly(check_sampler, lambda n: make(n, grid), process_of_all, claimed, steps, largest=0.15)
     assert report.passed, report
 
 
@@ -228,7 +229,7 @@ def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     (make, declared), (sde, _, grid) = EULER[method], PROCESSES[process]
     assert grid is not None and make(8, grid).convergence_order == declared
     # The corrector's error vanishes only because its step is made smaller too: that is known here alone.
-    report = check_sampler(lambda n: make(n, grid), sde(), order=1, steps=(256, 512), largest=0.2)
+    report = quietly(check_sampler, lambda n: make(n, grid), sde(), order=1, steps=(256, 512), largest=0.2)
     assert report.passed, report
 
 
@@ -236,7 +237,7 @@ def test_steps_in_time_have_order_one(method: str, process: str) -> None:
 @pytest.mark.parametrize("levels", [{}, {"S_min": 0.1, "S_max": 3.0}, {"S_churn": 0.0}], ids=str)
 def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
     grid = grids.Karras(start=0.99) if process == "Cosine" else None
-    report = check_sampler(lambda n: Churn(n, grid, **levels), PROCESSES[process].sde(), steps=(64, 128))
+    report = quietly(check_sampler, lambda n: Churn(n, grid, **levels), PROCESSES[process].sde(), steps=(64, 128))
     assert report.passed, report
 
 
@@ -248,7 +249,8 @@ def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
     model = sdegen.Exact(sde, gaussian_data())
     assert samplers.default(model, 32).convergence_order == 4
     expected = {"error_falls_at_the_order_claimed": "the last step of its grid, into the data, is of order one"}
-    report = check_sampler(
+    report = quietly(
+        check_sampler,
         lambda n: samplers.default(model, n),
         sde,
         order=3.6,  # its grid is finer towards the data by a root, which is not smooth there
@@ -264,7 +266,7 @@ def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
 def test_the_default_with_noise_holds_to_the_laws(process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())
-    report = check_sampler(lambda n: samplers.default(model, n, eta=0.8), sde, steps=(32, 64))
+    report = quietly(check_sampler, lambda n: samplers.default(model, n, eta=0.8), sde, steps=(32, 64))
     assert report.passed, report
 
 
@@ -280,7 +282,7 @@ def test_a_fitted_solver_holds_to_the_laws_of_those_without_an_order(process: st
         return Fitted(times, factors, 2, denoise)
 
     assert make(8).convergence_order is None
-    report = check_sampler(make, process_of_all, steps=(16, 24), final=final)
+    report = quietly(check_sampler, make, process_of_all, steps=(16, 24), final=final)
     assert report.passed, report
 
 
@@ -304,7 +306,7 @@ def test_solvers_without_error_on_gaussian_data_are_exact_and_not_broken(process
         lambda n: Singlestep(n, grid, 2, Told()),
         lambda n: Multistep(n, grid, 4, Told()),
     ):
-        report = check_sampler(make, sde(), steps=(8, 16), largest=1e-8)
+        report = quietly(check_sampler, make, sde(), steps=(8, 16), largest=1e-8)
         assert report.passed, report
 
 
@@ -335,12 +337,14 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
 def test_samplers_that_claim_no_order_have_the_law(method: str, process: str) -> None:
     make = WITHOUT_ORDER[method]
     assert make(8).convergence_order is None
-    report = check_sampler(make, PROCESSES[process].sde(), steps=(8, 16), largest=0.12)
+    report = quietly(check_sampler, make, PROCESSES[process].sde(), steps=(8, 16), largest=0.12)
     assert report.passed, report
 
 
 def test_limits_of_the_reference_have_their_order_where_they_are_smooth() -> None:
     grid = grids.LogSNR(start=0.6, end=0.1)
     for order in (1, 2, 3):
-        report = check_sampler(lambda n, p=order: Multistep(n, grid, p, PointMass(), samplers.log_ratio), sdegen.VP())
+        report = quietly(
+            check_sampler, lambda n, p=order: Multistep(n, grid, p, PointMass(), samplers.log_ratio), sdegen.VP()
+        )
         assert report.passed, report
