@@ -1,6 +1,6 @@
 """Train one family on images, alone: an autoencoder, a flow or an adversarial model of the families table, and nothing else.
 
-    python -m benchmarks.train_family VAE --data fashion_mnist --device cpu      # 6 to 12 minutes of one core
+    python -m benchmarks.train_family VAE --data fashion_mnist --device cpu      # 4 to 12 minutes of one core
     python -m benchmarks.train_family GAN --preset source --epochs 100           # the recipe of the source projects
     python -m benchmarks.train_family VAE --data digits --steps 200              # seconds
 

@@ -54,6 +54,8 @@ def test_a_notebook_is_committed_with_what_its_cells_gave(notebook: Path) -> Non
 def test_a_notebook_opens_in_colab_and_tells_how_long_it_takes(notebook: Path) -> None:
     first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
     assert f"(https://colab.research.google.com/github/sdegen/sdegen/blob/main/docs/notebooks/{notebook.name})" in first
+    downloads = any(re.search(r"data\.(fashion_)?mnist\(", "".join(cell["source"])) for cell in cells(notebook))
+    assert downloads == ("sdegen[data] @" in first)  # what downloads is an extra
     told = re.search(r"the cells took (\d+) s of one core", first)
     when = [cell["metadata"]["execution"] for cell in cells(notebook)]
     began, ended = (
