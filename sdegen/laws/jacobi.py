@@ -1,7 +1,7 @@
 """The transition law of the Jacobi diffusion on (0, 1): `JacobiLaw`.
 
 It is a series in Jacobi polynomials (`jacobi_series`). Where that has lost its digits, far out in the tails of a law of little
-noise, a short-time formula (`jacobi_short`) stands in; samples come from the series alone, which needs `LEAST_CLOCK`.
+noise, and below `LEAST_CLOCK`, a short-time formula (`jacobi_short`) stands in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..arguments import check_arguments
 from ..precision import at_least_single
 from ..show import show_call
 from .jacobi_series import JacobiSeries, inside, terms_needed
-from .jacobi_short import log_density_and_slope
+from .jacobi_short import log_density_and_slope, quantile
 from .kernels import check_noise
 from .outside import TorchLaw
 
@@ -58,20 +58,20 @@ class JacobiLaw:
     def sample(self, z: Tensor) -> Tensor:
         """Return the quantile of ``Phi(z)`` of each coordinate, for standard noise `z` of the shape of the states.
 
-        Raises
-        ------
-        ValueError
-            If `clock` is below `LEAST_CLOCK`, at which the series would need too many terms.
+        Below `LEAST_CLOCK`, where the series would need too many terms, it is that of `jacobi_short`; without noise the state.
         """
-        if not (self.clock >= LEAST_CLOCK).all():
-            raise ValueError(
-                f"samples were asked for after {self.clock.min().item():.3g} of the process's clock, which is speed × time, and "
-                f"are exact from {LEAST_CLOCK:g}; take a later time, such as t_min of the process."
-            )
-        x = torch.empty_like(self._start)
+        x = self._start.clone(memory_format=torch.contiguous_format)
+        clock = self.clock.to(x).expand(x.shape)
+        short = clock < LEAST_CLOCK
         with torch.no_grad():
-            for part, series in self._parts:
-                x[part] = series.quantile(z[part].to(x))
+            if not short.all():
+                for part, series in self._parts:
+                    x[part] = series.quantile(z[part].to(x))
+            soon = short & (clock > 0)
+            numbers = (z.to(x), self._start, *(v.to(x).expand(x.shape) for v in (self.a, self.b)), clock)
+            x = torch.where(short, self._start, x)
+            for some in soon.flatten().nonzero()[:, 0].split(TABLE // 2**10) if soon.any() else ():
+                x.view(-1)[some] = quantile(*(v.flatten()[some] for v in numbers))
         return inside(x, z.dtype).to(z.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:

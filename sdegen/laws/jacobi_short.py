@@ -7,7 +7,7 @@ time.
 
 from __future__ import annotations
 
-__all__ = ["angle_of", "log_density_and_slope"]
+__all__ = ["angle_of", "log_density_and_slope", "quantile"]
 
 import math
 
@@ -18,6 +18,9 @@ from torch import Tensor
 from .bessel import bessel_ratio, log_bessel
 
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
+REACH = 12.0  # standard deviations of the noise in the angle, on either side of the start
+PANELS, OF_EACH = 36, 8  # of two thirds of a standard deviation, and nodes in each
+CLUSTER = 4  # power of the clock on which an integral begins at an end of the interval, where densities are powers
 
 
 def angle_of(x: Tensor) -> Tensor:
@@ -62,6 +65,67 @@ def log_density_and_slope(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: T
     value = value + 0.5 * ((a - 1.5) * x.log() + (b - 1.5) * torch.log1p(-x))
     value = value - 0.5 * ((a - 0.5) * x_s.log() + (b - 0.5) * torch.log1p(-x_s))
     return value, slope / (x * (1 - x)).sqrt() + 0.5 * ((a - 1.5) / x - (b - 1.5) / (1 - x))
+
+
+def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Tensor:
+    """Return the state below which the process started in `x_s` is with the probability ``Phi(z)``, by the density of
+    `log_density_and_slope`, integrated on panels in the angle.
+
+    Parameters
+    ----------
+    z
+        Standard normal numbers, float64, ``(n,)``.
+    x_s, a, b, clock
+        As there, ``(n,)``.
+    """
+    above = z > 0  # seen from the other end, where little is integrated
+    x_s, a, b = torch.where(above, 1 - x_s, x_s), torch.where(above, b, a), torch.where(above, a, b)
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(OF_EACH))
+    nodes, weights = nodes.to(x_s), weights.to(x_s)
+    s = ((torch.arange(PANELS).to(x_s)[:, None] + 0.5 * (nodes + 1)) / PANELS)[:, :, None]
+    theta, rate = _on_clock(s, angle_of(x_s), clock)
+    x = (0.5 * theta).sin().square().clamp(torch.finfo(x_s.dtype).tiny, 1 - torch.finfo(x_s.dtype).eps / 2)
+    log_q = log_density_and_slope(x, *(v.expand(x.shape) for v in (x_s, a, b, clock)))[0] + 0.5 * (x * (1 - x)).log()
+    q = (log_q - log_q.amax((0, 1))).exp() * rate
+    mass = torch.einsum("pgn,g->pn", q, weights)
+    below = mass.cumsum(0)
+    wanted = torch.special.ndtr(-z.abs()) * below[-1]
+    panel = (below < wanted).sum(0).clamp_max(PANELS - 1)
+    each = torch.arange(len(z), device=z.device)
+    share = wanted - below[panel, each] + mass[panel, each]
+    y = _invert(q[panel, :, each].T, share)
+    theta, _ = _on_clock((panel + 0.5 * (y + 1)) / PANELS, angle_of(x_s), clock)
+    found = (0.5 * theta).sin().square()
+    return torch.where(above, 1 - found, found)
+
+
+def _on_clock(s: Tensor, start: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the angles within reach of a start at fractions `s` in [0, 1], which lie closer at an end of the interval, and their
+    derivative by `s`.
+    """
+    low, high = (start - REACH * clock.sqrt()).clamp_min(0.0), (start + REACH * clock.sqrt()).clamp_max(math.pi)
+    span, lower, upper = high - low, low == 0, high == math.pi
+    from_low, from_high = low + span * s**CLUSTER, high - span * (1 - s) ** CLUSTER
+    theta = torch.where(lower, from_low, torch.where(upper, from_high, low + span * s))
+    steep = torch.where(lower, s, torch.where(upper, 1 - s, 1.0))
+    return theta, span * torch.where(lower | upper, CLUSTER * steep ** (CLUSTER - 1), 1.0)
+
+
+def _invert(values: Tensor, share: Tensor) -> Tensor:
+    """Return where in [−1, 1] the integral of the polynomial with `values` ``(g, n)`` at Gauss's nodes reaches `share`."""
+    nodes = np.polynomial.legendre.leggauss(len(values))[0]
+    to_series = np.linalg.inv(np.polynomial.legendre.legvander(nodes, len(values) - 1))
+    integral = torch.from_numpy(np.polynomial.legendre.legint(to_series, lbnd=-1)).to(values) @ values
+    low, high = -torch.ones_like(share), torch.ones_like(share)
+    for _ in range(54):  # halvings, to the last digit
+        y = 0.5 * (low + high)
+        before, term, total = torch.ones_like(y), y, integral[0] + integral[1] * y
+        for k in range(2, len(integral)):
+            before, term = term, ((2 * k - 1) * y * term - (k - 1) * before) / k
+            total = total + integral[k] * term
+        short = total < share
+        low, high = torch.where(short, y, low), torch.where(short, high, y)
+    return 0.5 * (low + high)
 
 
 def _log_bessel(nu: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ __all__ = [
 ]
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
@@ -144,13 +145,21 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
 
 
 def _for(sde: SDE, data: Tensor | None) -> Tensor | None:
-    """Return the data given, or made-up ones of the only shape that a process takes; None where it takes any."""
-    return made_up(sde, sde.event_shape) if data is None and sde.event_shape is not None else data
+    """Return the data given, or made-up ones of the only shape that a process takes, or that its units have; None where it takes
+    any.
+    """
+    shape = sde.event_shape if sde.event_shape is not None else tuple(sde.units.mean.shape) or None
+    return made_up(sde, shape) if data is None and shape is not None else data
+
+
+def _on_data(data: Tensor | None, sde: SDE) -> AbstractContextManager[None]:
+    """Check laws on data, or on made-up ones in the domain of a process: in its units, but for those of its coordinates."""
+    return on_data(data, sde.data_domain, sde.units if sde.coordinates is None else None)
 
 
 def made_up(sde: SDE, shape: tuple[int, ...]) -> Tensor:
     """Return 256 made-up data of a shape, in the domain of a process."""
-    with on_data(None, sde.data_domain):
+    with _on_data(None, sde):
         return probes.data(256, *shape)
 
 
@@ -172,7 +181,7 @@ def on(data: Tensor | None, law: Law) -> Law:
 
     @wraps(law)
     def checked(sde: SDE) -> None:
-        with on_data(data, sde.data_domain):
+        with _on_data(data, sde):
             law(sde)
 
     return checked

@@ -84,6 +84,32 @@ def test_right_process_passes_in_other_units(make: Callable[[], sdegen.SDE], mea
     assert report.passed, report
 
 
+BOUNDED: dict[str, Callable[[], sdegen.SDE]] = {
+    "CIR": sdegen.CIR,
+    "SquaredBessel": lambda: sdegen.SquaredBessel(6.0),
+    "GeometricBrownianMotion": lambda: sdegen.GeometricBrownianMotion(0.0, 1.0),
+    "Jacobi": sdegen.Jacobi,
+    "circle": sdegen.CircularBrownianMotion,
+    "box": sdegen.ReflectedBrownianMotion,
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+@pytest.mark.parametrize("units", [(0.0, 1.0), (0.7, 1.7), (-3.0, 0.1)], ids=str)
+@pytest.mark.turns("*CIR", "*Jacobi", "*box")
+def test_right_processes_with_bounds_pass_in_all_units(kind: str, units: tuple[float, float]) -> None:
+    report = check_sde(BOUNDED[kind]().in_units(sdegen.laws.Units(*units)))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("kind", ["VP", "CLD", "CIR", "Jacobi"])
+def test_right_processes_pass_in_units_of_each_coordinate(kind: str) -> None:
+    sde = {"VP": VP, "CLD": CLD, **BOUNDED}[kind]()
+    units = sdegen.laws.Units(torch.tensor([0.5, -2.0]), torch.tensor([0.1, 3.0]))
+    report = check_sde(sde.in_units(units))
+    assert report.passed, report
+
+
 def test_nonlinear_process_with_a_number_for_its_noise_passes() -> None:
     report = quietly(check_sde, CubicWithNumbers())
     assert report.passed, report

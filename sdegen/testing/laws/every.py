@@ -270,7 +270,7 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
     n = 4000
     x_0 = within(0.3 * ring.sample(n, generator())) if shapes() is SHAPES else data(n)
     x = simulate(sde, sde.lift(x_0), 0.0, sde.T, steps=enough(sde, sde.T, 400), generator=generator())
-    prior = as_law(sde.prior(moments_of(x_0)))
+    prior = as_law(sde.prior(moments_of(x_0).in_units(sde.units)))
     same_law("the prior", prior.sample(n, torch.Generator().manual_seed(21)), x)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ...data import gaussian_ring
 from ...laws.kernels import as_gaussian
 from ...laws.mixtures import GaussianMixture
+from ...laws.operators import Operator
 from ...models.exact import Exact
 from ...processes.dynamics import diffusion_at
 from ...processes.linear import LinearSDE
@@ -138,6 +139,14 @@ def root_squares_to_the_covariance(sde: LinearSDE) -> None:
     close("root(t) root(t)ᵀ", R @ R.mT, want, 1e-8, want.abs().amax((1, 2), keepdim=True))
 
 
+def _over(A: Operator, k: int) -> Tensor:
+    """Return the matrix over all `k` numbers of a state of an operator at one time, which may act alike on each number, or on the
+    channels of each.
+    """
+    M = A.matrix().reshape(-1, A.matrix().shape[-2], A.matrix().shape[-1])[0]
+    return torch.kron(M.contiguous(), torch.eye(k // len(M), dtype=torch.float64))
+
+
 def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
     """The reversed SDE has the forward marginals for every eta, by its moment ODE on Gaussian data.
 
@@ -147,22 +156,23 @@ def reversal_keeps_the_marginals(sde: LinearSDE) -> None:
     shape = data(1, 1).shape
     model = Exact(sde, GaussianMixture(torch.ones(1), torch.full(shape, 0.7), torch.tensor([0.5])))
     E, like, moments = _embedded(sde), sde.lift(data(1, 1)), model.state_moments()
-    k = len(E)
+    k = like.numel()
+    E = torch.kron(E, torch.eye(k // len(E), dtype=torch.float64))
     probe = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
     probe = probe.reshape(k + 1, *like.shape[1:])
     for t in times(sde, 5):
         law = sde.marginal(t)
-        P = law.Phi.matrix().reshape(-1, k, k)[0] @ E
-        S = moments.variances() * P @ P.T + law.covariance.matrix().reshape(k, k)
+        P = _over(law.Phi, k) @ E
+        S = (P * moments.variances()) @ P.T + _over(law.covariance, k)
         m = P @ moments.mean.flatten()
-        F, G = (c(t).matrix().expand(1, k, k)[0] for c in (sde.drift_operator, sde.diffusion_operator))
+        F, G = (_over(c(t), k) for c in (sde.drift_operator, sde.diffusion_operator))
         forward = F @ S + S @ F.T + G @ G.T
         size = (F.abs() @ S.abs() + (G @ G.T).abs()).amax()
         for eta in (0.0, 0.6, 1.0):
             reverse = sde.reverse(model, eta)
             out = reverse.drift(probe, t).reshape(k + 1, k)
             c, A = out[0], (out[1:] - out[0]).T
-            noise = diffusion_at(reverse, probe, t).matrix().expand(1, k, k)[0]
+            noise = _over(diffusion_at(reverse, probe, t), k)
             close(f"mean drift of the reversal, eta = {eta}", A @ m + c, F @ m, 1e-7, size)
             close(
                 f"covariance drift of the reversal, eta = {eta}", A @ S + S @ A.T - noise @ noise.T, forward, 1e-7, size

@@ -10,7 +10,7 @@ import torch
 
 from ...processes.matrix import CoupledSDE, MatrixSDE
 from ..report import EXACT, QUADRATURE, Law, close, derivative
-from .probes import generator, steps, times
+from .probes import data, steps, times
 
 
 def root_solves_its_equation(sde: CoupledSDE) -> None:
@@ -29,14 +29,16 @@ def root_solves_its_equation(sde: CoupledSDE) -> None:
 def completion_follows_Sigma_0(sde: MatrixSDE) -> None:
     """`complete` keeps the data, draws the other channels from ``Sigma_0``, and returns their log-density."""
     k = len(sde.Sigma_0)
-    x = torch.randn(k, 1, dtype=torch.float64, generator=generator())
-    u, log_density = sde.complete(x, torch.eye(k, dtype=torch.float64)[..., None])
+    x = data(k, 1)
+    d = x[0].numel()
+    u, log_density = sde.complete(x, torch.eye(k, dtype=torch.float64)[..., None].expand(k, k, d))
     close("project(complete(x, z))", sde.project(u), x, EXACT, 1 + x.abs())
     rest, want = (u - sde.lift(x))[1:, 1:, 0].T, sde.Sigma_0[1:, 1:]
     close("covariance of the completion", rest @ rest.T, want, 1e-8, want.abs().amax())
     normal = -0.5 * torch.linalg.slogdet(want).logabsdet - 0.5 * (k - 1) * math.log(2 * math.pi)
+    normal = d * (normal - 0.5 * (torch.arange(k) > 0).double())
     normal = normal + sde.log_volume(x)  # by which the density of the data themselves is less
-    close("log-density of the completion", log_density, normal - 0.5 * (torch.arange(k) > 0).double(), 1e-8, 1.0)
+    close("log-density of the completion", log_density, normal, 1e-8, 1.0)
 
 
 COUPLED: list[Law] = [root_solves_its_equation]

@@ -13,35 +13,43 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...laws.units import Units
 from ...processes.base import SDE
 from ...processes.linear import is_linear
 
 MOST = 4000  # steps of a simulation
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
 _DOMAIN: ContextVar[constraints.Constraint] = ContextVar("domain of a process", default=constraints.real)
+_UNITS: ContextVar[Units | None] = ContextVar("units of its data", default=None)
 _GIVEN: ContextVar[Tensor | None] = ContextVar("data that a process is made for", default=None)
 
 
 @contextmanager
-def on_data(x: Tensor | None, domain: constraints.Constraint = constraints.real) -> Iterator[None]:
-    """Check laws, within a ``with`` block, on the data `x` ``(B, *)``; on made-up data of several shapes, in the domain, if it is
-    None.
+def on_data(
+    x: Tensor | None, domain: constraints.Constraint = constraints.real, units: Units | None = None
+) -> Iterator[None]:
+    """Check laws, within a ``with`` block, on the data `x` ``(B, *)``; on made-up data of several shapes, which in the units lie
+    in the domain, if it is None.
     """
-    tokens = _GIVEN.set(x), _DOMAIN.set(domain)
+    tokens = _GIVEN.set(x), _DOMAIN.set(domain), _UNITS.set(units)
     try:
         yield
     finally:
         _GIVEN.reset(tokens[0])
         _DOMAIN.reset(tokens[1])
+        _UNITS.reset(tokens[2])
 
 
 def within(x: Tensor) -> Tensor:
-    """Return numbers that meet the constraint of the domain, made of any numbers: these themselves, where there are no bounds."""
-    domain = _DOMAIN.get()
+    """Return numbers that in their units meet the constraint of the domain, made of any numbers: these themselves, where there
+    are no bounds.
+    """
+    domain, units = _DOMAIN.get(), _UNITS.get()
     low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
     if low is None:
         return x
-    return low + (0.5 * x).exp() if high is None else low + (high - low) * (0.5 * x).sigmoid()
+    x = low + (0.5 * x).exp() if high is None else low + (high - low) * (0.5 * x).sigmoid()
+    return x if units is None else units.restore(x)
 
 
 def shapes() -> tuple[tuple[int, ...], ...]:
