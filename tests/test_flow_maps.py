@@ -105,6 +105,31 @@ def test_the_loss_of_a_map_is_that_of_its_ways_and_so_much_of_that_against_data(
     torch.testing.assert_close(some - none, 2.5 * (one - none))
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("kind", [training.Semigroup, training.Lagrangian])
+def test_misses_are_divided_by_a_power_of_their_size_and_the_part_against_data_is_not(kind: type, power: float) -> None:
+    law = sdegen.data.random_mixture(2, seed=1)
+    model, x = a_map(sdegen.VP(), law), law.sample(6, torch.Generator().manual_seed(0))
+    teacher = sdegen.Exact(sdegen.VP().in_units(model.sde.units), law)
+
+    def both(diagonal: float, power: float) -> tuple[Tensor, Tensor]:
+        values = kind(teacher, None, diagonal, power)(model, x, generator=torch.Generator().manual_seed(1))
+        slope = torch.autograd.grad(values.sum(), model.net.last.weight)[0]
+        return values.detach(), slope
+
+    (square, _), (divided, slope), (whole, _), (with_data, _) = (
+        both(0.0, 0.0),
+        both(0.0, power),
+        both(1.0, 0.0),
+        both(1.0, power),
+    )
+    torch.testing.assert_close(divided, square / (square + 1e-3) ** power)
+    torch.testing.assert_close(with_data - divided, whole - square)
+    values = kind(teacher, None, 0.0)(model, x, generator=torch.Generator().manual_seed(1))
+    smooth = (values + 1e-3).log() if power == 1 else 2 * (values + 1e-3).sqrt()  # what has this gradient
+    torch.testing.assert_close(slope, torch.autograd.grad(smooth.sum(), model.net.last.weight)[0])
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods", "OU", "VE", "EDM", "rectified")
 def test_laws_of_the_form_hold_for_any_weights(name: str) -> None:
@@ -413,6 +438,8 @@ def test_what_is_no_map_is_refused() -> None:
         training.Lagrangian()(sdegen.Model(nets.MLP(2), sdegen.VP()), torch.randn(4, 2))
     with pytest.raises(ValueError, match=r"^diagonal = 0 without a teacher"):
         training.Lagrangian(diagonal=0.0)
+    with pytest.raises(ValueError, match=r"^power = 1.5"):
+        training.Lagrangian(power=1.5)
     with pytest.raises(ValueError, match=r"^the teacher was made for data in units of scale"):
         training.Lagrangian(sdegen.Exact(sdegen.VP(), ring))(model, torch.randn(4, 2, dtype=d64))
     with pytest.raises(TypeError, match=r"^CLD is not scalar, .* take Semigroup"):

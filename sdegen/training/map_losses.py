@@ -6,7 +6,7 @@ the data's velocity in a map from a time to itself. All are in the units of the 
 
 from __future__ import annotations
 
-__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way"]
+__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way", "over_own_size"]
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -75,6 +75,20 @@ class PairTimes:
 
 
 SHORTEST = 1e-3  # angle that a difference of ways is divided by, at least
+SMALLEST = 1e-3  # squared miss below which it is not divided any further
+
+
+def over_own_size(squares: Tensor, power: float) -> Tensor:
+    """Return squared misses ``(B,)`` over a power of their own size, which has no gradient.
+
+    Parameters
+    ----------
+    squares
+        Squared misses.
+    power
+        0 for the squares themselves; the gradient of 1/2 is that of distances, and of 1 that of logarithms.
+    """
+    return squares / (squares.detach() + SMALLEST) ** power if power else squares
 
 
 class Way(NamedTuple):
@@ -116,20 +130,30 @@ class MapLoss(ScoreLoss):
         The law of the two times.
     diagonal
         Weight of the second part; 0 only with a teacher.
+    power
+        Squared misses of the first part are divided by this power of their own size, from 0 to 1. Where neighbours go to
+        different modes no network can follow, and squares ask for what is between them; distances, ``power=0.5``, for one of
+        the two. The second part, whose targets are noisy, is learned by their mean, and stays a square. Z. Geng et al., *Mean
+        flows for one-step generative modeling*, 2025, arXiv:2505.13447.
 
     Raises
     ------
     ValueError
-        If `diagonal` is negative, or 0 without a teacher.
+        If `diagonal` is negative, or 0 without a teacher, or `power` is not in [0, 1].
     TypeError
         At a call, if the model is no `FlowMap`.
     """
 
     @check_arguments
     def __init__(
-        self, teacher: ScoreModel | None = None, times: PairTimes | None = None, diagonal: float = 1.0
+        self,
+        teacher: ScoreModel | None = None,
+        times: PairTimes | None = None,
+        diagonal: float = 1.0,
+        power: float = 0.0,
     ) -> None:
         check_number("diagonal", diagonal, at_least=0)
+        self.power = check_number("power", power, at_least=0, at_most=1)
         if teacher is None and not diagonal:
             raise ValueError("diagonal = 0 without a teacher: nothing tells the map of the data; give one of them.")
         self.teacher, self.times, self.diagonal = teacher, PairTimes() if times is None else times, diagonal
@@ -154,7 +178,8 @@ class MapLoss(ScoreLoss):
         assert isinstance(at, Marginal)  # the process of a map is linear
         truth = model if self.teacher is None else self.teacher
         with nullcontext() if truth is model else evaluating(truth):
-            missed = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
+            squares = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
+        missed = over_own_size(squares, self.power)
         if self.diagonal:
             missed = missed + self.diagonal * self._against_data(model, x_0, generator, cond)
         return finite(missed, t)
@@ -179,7 +204,7 @@ class Lagrangian(MapLoss):
 
     Parameters
     ----------
-    teacher, times, diagonal
+    teacher, times, diagonal, power
         As for every `MapLoss`.
 
     Raises
@@ -226,7 +251,7 @@ class Semigroup(MapLoss):
 
     Parameters
     ----------
-    teacher, times, diagonal
+    teacher, times, diagonal, power
         As for every `MapLoss`. A teacher holds the map of a time to itself to its velocity, besides the data.
 
     Raises
