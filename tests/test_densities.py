@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import sdegen
@@ -99,7 +101,7 @@ IMPROPER: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("what", IMPROPER)
 def test_a_density_without_an_integral_is_told(what: str) -> None:
-    with pytest.warns(UserWarning, match="times as far out as they began"):
+    with pytest.warns(UserWarning, match="or has no finite integral|or the density has no finite integral"):
         anneal_density(IMPROPER[what], START, 300, levels=200, seed=0)
 
 
@@ -123,3 +125,14 @@ def test_particles_that_leave_for_infinity_are_no_fault_of_the_values(scale: flo
         anneal_density(lambda x: 1e200 * (x / scale).norm(dim=1) ** power, start, 10, levels=50, seed=0)
     with pytest.raises(ValueError, match="log_prob is inf at 10 of 10 points"):  # but where they begin it is
         anneal_density(lambda x: x[:, 0] * 0 + torch.inf, start, 10, levels=50, seed=0)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.floats(4.0, 12.0), st.floats(0.05, 0.5))
+def test_a_law_beside_the_gaussian_is_not_called_a_wide_one(away: float, std: float) -> None:
+    beside = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), away), torch.tensor([std**2]))
+    narrow = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    with pytest.warns(UserWarning, match="deviations beside the centre of the Gaussian.*around the particles' mean"):
+        found = anneal_density(beside.log_prob, narrow, 200, levels=60, seed=0)
+    begun = sdegen.GaussianMixture(torch.ones(1), found.mean(found.x)[None].float(), torch.ones(1))
+    anneal_density(beside.log_prob, begun, 200, levels=60, seed=0)  # as it says, and nothing is said any more

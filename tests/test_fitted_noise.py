@@ -57,6 +57,10 @@ def test_factors_of_one_are_the_sampler_without_them() -> None:
     assert torch.equal(x, y)
     with pytest.raises(ValueError, match="noises has shape"):
         Fitted(times, torch.ones(5, 3), 2, False, eta=0.7, noises=torch.ones(4))
+    with pytest.raises(
+        ValueError, match="noises has factors on the noise of steps, and eta = 0 draws none; leave noises out"
+    ):
+        Fitted(times, torch.ones(9, 3), 2, False, noises=torch.ones(5))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])

@@ -357,3 +357,30 @@ def test_a_step_of_diffusers_is_the_same_share_of_the_process(T: float) -> None:
     x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for k in (0, 30, 99):
         torch.testing.assert_close(net(x, k).sample, model.noise(x, (k + 1) / 100 * T))
+
+
+class Prompted(nn.Module):
+    """A network that is called as those of diffusers are, and adds its prompts' means row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(
+        self, x: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, return_dict: bool = True
+    ) -> tuple[Tensor]:
+        self.seen.append(tuple(encoder_hidden_states.shape))
+        return (torch.stack([row + prompt.mean() for row, prompt in zip(x, encoder_hidden_states, strict=True)]),)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (6,), (77, 2)])
+def test_one_prompt_is_for_all_states_and_of_more_there_are_as_many_as_states(shape: tuple[int, ...]) -> None:
+    net, x = Prompted(), noise(4)
+    prompt = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    told = sdegen.models.diffusers.UNetOf(net)
+    one = told(x, torch.tensor([3.0]), encoder_hidden_states=prompt)
+    assert torch.equal(one, told(x, torch.tensor([3.0]), encoder_hidden_states=prompt.repeat(4, *[1] * len(shape))))
+    assert net.seen == [(4, *shape)] * 2
+    for n in (0, 2, 3, 5):
+        with pytest.raises(ValueError, match=rf"encoder_hidden_states has shape \({n}, .*one row for all.*each of 4"):
+            told(x, torch.tensor([3.0]), encoder_hidden_states=prompt.expand(n, *shape))

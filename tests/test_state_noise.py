@@ -254,3 +254,21 @@ def test_noised_data_have_the_law_of_the_process() -> None:
 def test_data_without_noise_are_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match=r"Geometric\.diffusion is zero at some of the data"):
         Geometric().perturb(torch.zeros(5, 2), 0.5)
+
+
+class RootOfState(sdegen.SDE):
+    """A process that is written for data as they are, which are positive."""
+
+    def drift(self, x: Any, t: Any) -> Any:
+        return 1 - x
+
+    def diffusion(self, x: Any, t: Any) -> Any:
+        return x.clamp_min(0.0).sqrt()
+
+
+def test_a_process_of_the_data_as_they_are_is_told_how_to_say_so() -> None:
+    x_0 = 1 + torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.full((), 1.5), torch.full((), 0.3)
+    with pytest.raises(ValueError, match=r"data in units of mean 1\.5 and scale 0\.3.*sde\.in_units\(Units\(\)\)"):
+        RootOfState().in_units(sdegen.laws.Units(mean, std)).perturb(x_0, 0.5)
+    assert RootOfState().in_units(sdegen.laws.Units()).perturb(x_0, 0.5).x.isfinite().all()

@@ -121,13 +121,29 @@ def anneal_density(
             bar.update()
     log_evidence += log_evidence_of(log_weights).item()
     found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence)
-    begun = gaussian.moments()
-    if (wide := found.mean((at.x - begun.mean).square()).mean().item() / begun.variance().item()) > WIDER:
+    _warn_if_uncovered(gaussian, found)
+    return found
+
+
+def _warn_if_uncovered(gaussian: GaussianMixture, found: Particles) -> None:
+    """Warn of particles that have ended where the Gaussian they began with is not: wider than it, or beside it."""
+    begun, mean = gaussian.moments(), found.mean(found.x)
+    out, wide = (
+        found.mean((found.x - centre).square()).mean().item() / begun.variance().item() for centre in (begun.mean, mean)
+    )
+    if out <= WIDER:
+        return
+    if wide >= 1:
         warn_caller(
-            f"particles end {wide**0.5:.2g} times as far out as they began: the density is wider than the Gaussian, or has no "
+            f"particles end {out**0.5:.2g} times as far out as they began: the density is wider than the Gaussian, or has no "
             "finite integral, and then log_evidence says nothing; begin with a wider one, and bound the density."
         )
-    return found
+    else:
+        warn_caller(
+            f"particles end {(out - wide) ** 0.5:.2g} standard deviations beside the centre of the Gaussian, spread by "
+            f"{wide**0.5:.2g} of them: the law lies where it has little mass, and parts of it may be missed, or the density "
+            "has no finite integral; begin with a Gaussian around the particles' mean, or a wider one."
+        )
 
 
 class _Seen(NamedTuple):

@@ -50,10 +50,28 @@ class UNetOf(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, clock: Tensor, /, label: Tensor | int | None = None, **cond: Any) -> Tensor:
-        """Return what the network predicts, of the shape of `x`."""
+        """Return what the network predicts, of the shape of `x`.
+
+        Raises
+        ------
+        ValueError
+            If a condition has neither one row, for all, nor one for each of `x`.
+        """
+        cond = {name: _as_rows(name, value, len(x)) for name, value in cond.items()}
         if label is not None:
             cond["class_labels"] = torch.as_tensor(label, device=x.device).expand(len(x))
         return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
+
+
+def _as_rows(name: str, value: Any, n: int) -> Any:
+    """Return a condition with a row for each of `n` states, as networks of diffusers take tensors; leave all else as it is."""
+    if not isinstance(value, Tensor) or not value.ndim or len(value) == n:
+        return value
+    if len(value) != 1:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; give one row for all states, (1, ...), or one for each of {n}."
+        )
+    return value.expand(n, *value.shape[1:])
 
 
 @check_arguments

@@ -19,6 +19,7 @@ from ..laws.matrices import Matrix
 from ..laws.operators import Operator, Scale, rows
 from ..laws.products import Products
 from .dynamics import Dynamics, diffusion_at, drift_at
+from .lifting import Lifting
 from .quadrature import psd_cholesky, van_loan
 
 SHARE = 0.1  # of the divergence that is in the shape of a step alone
@@ -99,7 +100,7 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
     return x
 
 
-def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
+def calibrate_lag(sde: Lifting, x_0: Tensor, tolerance: float) -> float:
     """Return a length of step short enough that the Gaussian law of one step agrees with that of two half steps.
 
     Where the noise depends on the state, that of the second half step is averaged over the states after the first, and what the
@@ -122,9 +123,10 @@ def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
     x, lag = x_0[:256], sde.T / 8
     start = torch.linspace(0.0, sde.T - lag, len(x), dtype=torch.float64)
     if not (diffusion_at(sde, x, start).log_abs_det() > -torch.inf).all():
+        units = "" if sde.units.plain else _units_of(sde)
         raise ValueError(
             f"{type(sde).__name__}.diffusion is zero at some of the data, or in some direction, where a kernel has no score; "
-            "keep the data inside of the domain, or take a process with noise everywhere."
+            f"keep the data inside of the domain, or take a process with noise everywhere{units}."
         )
     while lag > 1e-6 * sde.T:
         start = torch.linspace(0.0, sde.T - lag, len(x), dtype=torch.float64)
@@ -148,6 +150,14 @@ def calibrate_lag(sde: Dynamics, x_0: Tensor, tolerance: float) -> float:
     raise ValueError(
         f"no lag down to {lag:.3g} makes the local kernel agree with two half-steps to {tolerance:g} nats; "
         "rescale the process or set sde.lag yourself."
+    )
+
+
+def _units_of(sde: Lifting) -> str:
+    """Tell that states are not the data as they are, of which a process may have been written."""
+    return (
+        f"; its states are the data in units of mean {sde.units.mean.mean():.3g} and scale {sde.units.scale:.3g}, and a process "
+        "that is written for the data as they are has to say so, sde.in_units(Units())"
     )
 
 

@@ -46,7 +46,8 @@ class Fitted(ExponentialSDE):
     Raises
     ------
     ValueError
-        In a run with another ``final`` or at other times than it was fitted for, as in a sampler that has it inside.
+        If factors on noise are given and there is none; in a run with another ``final`` or at other times than it was fitted for,
+        as in a sampler that has it inside.
     """
 
     also_saved = ("error", "default_error")
@@ -66,7 +67,9 @@ class Fitted(ExponentialSDE):
     ) -> None:
         check_tensor("stops", stops, ndim=1), check_tensor("factors", factors, shape=(None, order + 1))
         if noises is not None:
-            check_tensor("noises", noises, shape=(len(stops) - 1,))
+            check_tensor("noises", noises, shape=(len(stops) - 1,), hint=", a factor for each step")
+            if not eta:
+                raise ValueError("noises has factors on the noise of steps, and eta = 0 draws none; leave noises out.")
         steps = max(1, len(stops) - (not denoise))
         clock = angle if eta else share
         super().__init__(steps, Given(stops), order, eta, clock, reference, corrector=not eta)
