@@ -124,7 +124,7 @@ def box(dim: int, side: float) -> D.Distribution:
     return D.Independent(D.Uniform(-side * torch.ones(dim), side * torch.ones(dim)), 1)
 
 
-# Posteriors by Markov chains
+# Posteriors by Markov chains, and on a grid
 
 
 def mixed(prior: D.Distribution, log_likelihood: Density, x: Tensor, n: int, rounds: int = 2000) -> Tensor:
@@ -157,6 +157,26 @@ def mixed(prior: D.Distribution, log_likelihood: Density, x: Tensor, n: int, rou
         taken = torch.rand(n).log() < there - value
         u, value = torch.where(taken[:, None], moved, u), torch.where(taken, there, value)
     return restored(u).float()
+
+
+def gridded(prior: D.Distribution, log_likelihood: Density, x: Tensor, n: int, side: int = 300) -> Tensor:
+    """Draw from a posterior of two parameters on a grid of `side` cells a side, evenly within each cell.
+
+    The grid is laid in coordinates without bounds, and reaches seven standard deviations from the mean of the posterior, which
+    draws of the prior tell by their likelihoods.
+    """
+    phi = free_coordinates(prior)
+    assert phi is not None
+    pool = prior.sample((200_000,)).double()
+    weights, places = log_likelihood(pool, x).softmax(0)[:, None], phi(pool)
+    mean = (weights * places).sum(0)
+    std = (weights * (places - mean).square()).sum(0).sqrt()
+    cells = 7 * ((torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1)
+    grid = torch.cartesian_prod(cells, cells)
+    theta = phi.inverse(mean + std * grid)
+    density = log_likelihood(theta, x) + prior.log_prob(theta) - phi.log_det(theta)
+    chosen = grid[torch.multinomial(density.softmax(0), n, replacement=True)]
+    return phi.inverse(mean + std * (chosen + 14 / side * (torch.rand(n, 2) - 0.5))).float()
 
 
 def plane(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,7 +255,7 @@ def sir() -> Task:
     def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
         return D.Binomial(1000, shares(theta), validate_args=False).log_prob(x.to(theta)).sum(1)
 
-    return Task(prior, simulate, partial(mixed, prior, log_likelihood, rounds=200))
+    return Task(prior, simulate, partial(gridded, prior, log_likelihood))
 
 
 TASKS: dict[str, Callable[[], Task]] = {

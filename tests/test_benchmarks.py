@@ -21,7 +21,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Independent, LogNormal, MultivariateNormal, Normal
 
 import sdegen
 from benchmarks import (
@@ -554,6 +554,21 @@ def test_ends_of_chains_have_the_moments_of_a_posterior_that_is_known() -> None:
     mean = covariance @ noise.inverse() @ x.double()
     assert ((theta.mean(0) - mean).abs() < 4 * (covariance.diagonal() / 1000).sqrt()).all()
     assert torch.allclose(theta.T.cov(), covariance, atol=0.04)
+
+
+def test_draws_on_a_grid_have_the_moments_of_a_posterior_that_is_known() -> None:
+    """Two numbers whose logarithms are normal, these pushed by the same noise: precisions add. A narrow one, and a wide one."""
+    prior, x = Independent(LogNormal(torch.zeros(2), torch.ones(2)), 1), torch.tensor([1.0, -0.5])
+    for noise in torch.tensor([[[0.3, 0.2], [0.2, 0.4]], [[3e-4, 2e-4], [2e-4, 4e-4]]], dtype=torch.float64):
+        law = MultivariateNormal(torch.zeros(2).double(), noise)
+        with seeded(torch.Generator().manual_seed(0)):
+            theta = simulators.gridded(prior, lambda theta, x, law=law: law.log_prob(x - theta.log()), x, 4000)
+        u, covariance = theta.double().log(), (torch.eye(2) + noise.inverse()).inverse()
+        mean, std = covariance @ noise.inverse() @ x.double(), covariance.diagonal().sqrt()
+        assert ((u.mean(0) - mean).abs() < 4 * std / 4000**0.5).all()
+        assert torch.allclose(
+            u.T.cov(), covariance, atol=0.1 * covariance.min().item() + 0.05 * covariance.max().item()
+        )
 
 
 def test_the_likelihood_of_a_spread_of_zero_is_none() -> None:

@@ -25,6 +25,7 @@ from .posterior import AmortisedPosterior
 
 GIVEN = "given"  # the name of the condition of networks that are made here
 WIDTH = 64  # of the network that is made by default: a few thousand simulations teach no larger one more
+DECAY = 0.1  # of weights, unless another is given: a few thousand pairs are learned by heart without it
 
 Density = TypeVar("Density", bound=ConditionalDensity)
 
@@ -60,7 +61,8 @@ def fit_posterior(
     progress
         Whether to show a bar.
     settings
-        Of the training, by name (`training.Settings`), and other arguments of `training.fit`.
+        Of the training, by name (`training.Settings`), and other arguments of `training.fit`. ``weight_decay`` is 0.1 unless
+        it is given, by name or in `Settings`: pairs are few, and the network would learn single ones by heart.
 
     Returns
     -------
@@ -177,6 +179,8 @@ def _train(
     density: Density, model: Model, r: Tensor, x: Tensor, held: tuple[Tensor, Tensor] | None, **how: Any
 ) -> Density:
     """Train the model of a conditional density on states `r` given `x`, and return the density with the record."""
+    if how.get("settings") is None:
+        how.setdefault("weight_decay", DECAY)
     validation = held and (density.to_states(*held), {density.name: held[1]})
     density.run = fit(model, (r, {density.name: x}), validation=validation, **how)
     return density
