@@ -8,7 +8,7 @@ nearest-neighbour classifier between 2,000 draws and as many of the true posteri
 over ten data; ``KL(truth‖model)`` in nats over the same data, where the true density is known. ``TARP`` and ``coverage`` are the
 areas between curve and diagonal over new pairs: positive for a posterior too wide, negative for one too narrow, and 0 but for
 their errors for one that is calibrated. True posteriors are exact draws, draws on a grid, or the ends of 2,000 Markov chains
-(`benchmarks.simulators`). ``CPU s`` are the seconds that cores have spent on the training. Rows of sbi are what its methods learn,
+(`benchmarks.simulators`). ``CPU s`` are the seconds that cores have spent on the training. Rows of sbi: what its methods learn,
 with its defaults, of the same simulations in the seconds that ours has taken on the same task, or until they stop by its own
 rule, as ``ended by`` says: ``time`` or ``own rule``. Of the time an epoch begun is finished (`benchmarks.inference_peers`).
 ``passes`` counts how often a training has gone through the simulations; sbi holds a tenth of them out to choose its weights by,
