@@ -153,23 +153,6 @@ def test_weights_decay_unless_a_setting_says_otherwise() -> None:
     assert likelihood.run is not None and likelihood.run.settings.weight_decay == 0.1
 
 
-@pytest.mark.slow
-def test_decay_of_weights_brings_a_posterior_of_few_pairs_nearer_to_new_ones() -> None:
-    """Of the same new pairs, so that what they have in common does not count."""
-    prior = D.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    pairs, test = (
-        draw_pairs(prior, lambda u: (2 * u).sin() + 0.2 * torch.randn_like(u), n, seed=n) for n in (300, 400)
-    )
-
-    def density(decay: float) -> Tensor:
-        torch.manual_seed(0)
-        posterior = fit_posterior(prior, pairs, steps=1500, batch_size=128, seed=0, weight_decay=decay, progress=False)
-        return posterior.log_prob_each(test.theta[:, None], test.x)[:, 0].double()
-
-    gain = density(0.1) - density(0.0)
-    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
-
-
 # Densities
 
 
