@@ -25,7 +25,7 @@ from benchmarks import command
 from benchmarks.files import made
 from benchmarks.likelihood_bits import LOSS, both, chain_times, mean, scaling_of
 from benchmarks.likelihood_curves import draw
-from benchmarks.likelihood_parts import parts_block
+from benchmarks.likelihood_parts import parts_block, starts_block
 from benchmarks.likelihood_training import RECIPES, Recipe, build, load, split_of, train
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
@@ -133,7 +133,7 @@ def images_block(table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    blocks = [images_block, parts_block]
+    blocks = [images_block, parts_block, starts_block]
     command.run(
         "likelihood_recipe", __doc__, blocks, seeds=2, options=command.add_seconds, picture=picture, timed=True, networks=True,
     )  # fmt: skip
