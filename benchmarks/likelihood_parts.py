@@ -117,8 +117,7 @@ def start_of(name: str, steps: int, n: int, device: str, seed: int) -> Values:
 def starts_block(table: Table) -> str:
     """Return what settings of the optimiser are worth in a short training."""
     steps, n = (20, 20) if table.quick else (250, 500)
-    compute = partial(start_of, steps=steps, n=n, device=table.device)
     rows = {
-        name: table.row("starts", name, lambda seed, name=name: compute(name, seed=seed), seeds=3) for name in STARTS
+        name: table.row("starts", name, partial(start_of, name, steps, n, table.device), seeds=3) for name in STARTS
     }
     return table.write("starts", {"continuous": 3, "norm of the gradient": 0, "its 9/10 quantile": 0, "seeds": 0}, rows)
