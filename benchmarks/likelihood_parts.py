@@ -89,7 +89,6 @@ def parts_block(table: Table) -> str:
 # Settings of a short training that differ from the recipe's.
 STARTS: dict[str, dict[str, Any]] = {
     "clipped at 1, as the recipe": {},
-    "clipped at 400, about the median": {"clip": 400.0},
     "not clipped": {"clip": None},
     "warm-up of 100 steps in place of 20": {"warmup": 100},
 }

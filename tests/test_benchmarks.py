@@ -25,6 +25,7 @@ from torch.distributions import Independent, LogNormal, MultivariateNormal, Norm
 
 import sdegen
 from benchmarks import (
+    codec_table,
     columns_law,
     command,
     drawn_table,
@@ -50,6 +51,7 @@ from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
 from benchmarks.tickets import Tickets
 from sdegen import nets, samplers
+from sdegen.data import Scaling
 from sdegen.laws.draws import seeded
 
 ROOT = Path(__file__).parent.parent
@@ -850,6 +852,20 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
     monkeypatch.undo()
     monkeypatch.setattr(likelihood_recipe, "both", lambda *_: {})
     assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
+
+
+def test_the_stated_error_of_a_bound_is_that_of_its_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few images by two draws and of most by one: the mean over all varies from seed to seed as the error says."""
+    monkeypatch.setattr(codec_table, "TWICE", 10)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.full((1,), 0.3))
+    model, scaling = sdegen.Exact(sdegen.VP(), law), Scaling(-1, 1, 17)
+    x = scaling.inverse(law.sample(40, torch.Generator().manual_seed(0)), clip=True)
+    times = sdegen.grids.LogSNR(end=model.sde.time(scaling.step**-2).item(), digits=3)(model.sde, 10)
+    found = [codec_table.bounds(model, x, scaling, times, torch.Generator().manual_seed(k)) for k in range(100)]
+    means = torch.stack([bits.mean() for bits, _ in found])
+    stated = torch.tensor([error for _, error in found]).square().mean().sqrt()
+    assert all(len(bits) == 40 for bits, _ in found)
+    assert means.std().item() == pytest.approx(stated.item(), rel=0.25)  # three standard errors over 100
 
 
 def test_a_mode_with_a_category_of_its_own_is_told_from_one_that_shares() -> None:
