@@ -368,6 +368,14 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ("benchmarks/README.md", "All steps would take 2.8 hours", lambda: [hours_of("MNIST")]),
     (
         "benchmarks/README.md",
+        "in the mean by .15 bits",
+        lambda: [
+            cells("likelihood_recipe/starts", "clipped at 1, as the recipe", "continuous")[0]
+            - cells("likelihood_recipe/starts", "not clipped", "continuous")[0]
+        ],
+    ),
+    (
+        "benchmarks/README.md",
         "1.5 % above the bound, less than half of that the header; 2 % was the goal",
         lambda: [100 * (cells("codec_table/codec", "digits, trained for bits", "file / bound")[0] - 1), 2],
     ),
