@@ -5,16 +5,19 @@
 
 The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
 learns by adjoint matching, or by the log-variance of its paths, which is the loss of denoising diffusion samplers without slopes,
-or from particles that were annealed without a network (`guidance.anneal_density`, whose own normaliser is `particles off`); then
-samples are weighed along their paths, of 100 steps, in these two ways of 50 and 200. `log Z off` is what the logarithm of the
+or by the divergence of its paths, with slopes through the whole run: on VP as these samplers (DDS), and with the pinned Brownian
+paths of the path integral sampler (PIS). Or it learns from particles that were annealed without a network
+(`guidance.anneal_density`, whose own normaliser is `particles off`). Then samples are weighed along their paths, of 100 steps, by
+the log-variance of 50, by the divergence of 30, of what learned from particles of 200. `log Z off` is what the logarithm of the
 normaliser is off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the
 total variation of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of
 the density and its slope as adjoint matching, with Langevin steps that are accepted by Metropolis and Hastings between as many
-levels.
+levels; the divergence of paths has as many too.
 
 The second table is a policy gradient: a model trained on the ring, tilted by the reward ``x_1 / 3`` along its own paths. The
-tilted law is a mixture in closed form; `KL` is that of samples, by nearest neighbours, `reward off` the mean of the reward less
-that of the law.
+tilted law is a mixture in closed form. Beside it particles are weighted by that reward (`guidance.tilted_smc`), and by a network
+that has learned it from 1,000 ratings with errors of 0.3. `KL` is that of samples, by nearest neighbours, `reward off` the mean
+of the reward less that of the law.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import sdegen
 from benchmarks import command
@@ -35,13 +39,14 @@ from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import grids, guidance, metrics, nets, samplers
 from sdegen.laws import GaussianMixture
-from sdegen.training import AdjointMatching, LogVariance
+from sdegen.training import AdjointMatching, LogVariance, PathDivergence
 
 KNOWN = {
     "log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "particles off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0,
 }  # fmt: skip
 TILTED = {"KL": 3, "reward off": 3, "log Z off": 3, "stated": 3, "effective": 3, "CPU s": 1, "seeds": 0}
 BATCH, STEPS = 256, 100  # of a training step, and of the run that is weighed
+RECORDED = 30  # steps of a run that slopes go through
 TAU = 3.0
 GRID = grids.Angle(end=0.0, scale=0.3)
 
@@ -102,10 +107,11 @@ def budget(problem: Problem, steps: int) -> int:
 fit_quietly = partial(fit_on, threads=1, progress=False)
 
 
-def network(problem: Problem, seed: int) -> sdegen.Model:
-    """A network of the law's width."""
+def network(problem: Problem, seed: int, sde: sdegen.LinearSDE | None = None) -> sdegen.Model:
+    """A network of the law's width, of VP by default."""
     torch.manual_seed(seed)
-    return sdegen.Model(nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2), sdegen.VP())
+    net = nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2)
+    return sdegen.Model(net, sdegen.VP() if sde is None else sde)
 
 
 def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
@@ -126,6 +132,37 @@ def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
     fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
     found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS // 2, seed=seed, batch=5000)
     return judged(problem, found, BATCH * steps + n, began)
+
+
+class Pinned(sdegen.ScheduleSDE):
+    """Brownian paths to a point at ``T = 1``, over the root of their time, in which they are a process of variance 1."""
+
+    T = 0.999  # before the point itself, where nothing of the data is left
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the root of the time that is left."""
+        return (1 - t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the root of the time."""
+        return t.sqrt()
+
+
+CHAINS: dict[str, tuple[sdegen.LinearSDE, grids.Grid]] = {
+    "divergence of paths (DDS)": (sdegen.VP(), GRID),
+    "divergence of pinned paths (PIS)": (Pinned(), grids.Uniform(end=0.0)),
+}
+
+
+def through_paths(name: str, chain: str, quick: bool, n: int, device: str, seed: int) -> Values:
+    """A network that learns by slopes through its own paths, sampled by as many steps."""
+    problem, began, (sde, grid) = PROBLEMS[name](), time.process_time(), CHAINS[chain]
+    steps, model = 10 if quick else problem.steps, network(problem, seed, sde)
+    sampler = samplers.ExponentialSDE(RECORDED, grid, order=1, reference=samplers.Matched())
+    loss = PathDivergence(problem.law.log_prob, sampler=sampler)
+    fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr / 2, seed=seed)
+    found = guidance.importance_sample(model, problem.law.log_prob, n, sampler=sampler, seed=seed, batch=5000)
+    return judged(problem, found, budget(problem, steps) + n, began)
 
 
 def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
@@ -203,6 +240,42 @@ def policy(quick: bool, n: int, device: str, seed: int) -> Values:
     }
 
 
+def rated(quick: bool, seed: int) -> Callable[[Tensor], Tensor]:
+    """A network that has learned the reward, over `TAU`, from ratings of the ring's data."""
+    draws = torch.Generator().manual_seed(seed)
+    x = sdegen.data.gaussian_ring().sample(1000, draws).float()
+    ratings = x[:, :1] / TAU + 0.3 * torch.randn(1000, 1, generator=draws)
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 1))
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(10 if quick else 300):
+        optimiser.zero_grad()
+        (net(x) - ratings).square().mean().backward()
+        optimiser.step()
+    return lambda x: net(x.float())[:, 0].detach()
+
+
+def particles(learned: bool, quick: bool, n: int, seed: int) -> Values:
+    """Particles of the exact ring, weighted by the reward or by a network that has learned it."""
+    law, log_normaliser = tilted_ring()
+    began, reward = time.process_time(), rated(quick, seed) if learned else (lambda x: x[:, 0] / TAU)
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    found = guidance.tilted_smc(model, reward, n, seed=seed, progress=False)
+    seconds = time.process_time() - began
+    assert found.log_evidence is not None and found.evidence_error is not None
+    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
+    x = found.sample(n, torch.Generator().manual_seed(seed)).double()
+    apart = metrics.knn_kl(x, exact)
+    return {
+        "KL": [apart.value, apart.stderr],
+        "reward off": [(x.mean(0) - law.moments().mean)[0].item() / TAU, None],
+        "log Z off": [found.log_evidence - log_normaliser, None],
+        "stated": [found.evidence_error, None],
+        "effective": [found.effective / n, None],
+        "CPU s": [seconds, None],
+    }
+
+
 def untilted(n: int, seed: int) -> Values:
     """The ring as it is, and the tilted law itself, beside the tilted law."""
     law, ring = tilted_ring()[0], sdegen.data.gaussian_ring()
@@ -236,6 +309,9 @@ def known_block(table: Table) -> str:
             rows[row] = (few if run_of is by_paths else partial(table.row, "known"))(
                 row, partial(run_of, name, table.quick, n, table.device)
             )
+        for chain in CHAINS:
+            row = f"{name}: {chain}"
+            rows[row] = few(row, partial(through_paths, name, chain, table.quick, n, table.device))
         for method, threshold in (("annealed importance sampling", 0.0), ("sequential Monte Carlo", 0.5)):
             row = f"{name}: {method}"
             rows[row] = few(row, partial(annealed, name, table.quick, m, threshold))
@@ -248,6 +324,10 @@ def tilted_block(table: Table) -> str:
     rows = {
         "the tilted law itself": table.row("tilted", "the tilted law itself", partial(floor, n)),
         "the ring": table.row("tilted", "the ring", partial(untilted, n)),
+        "particles": table.row("tilted", "particles", partial(particles, False, table.quick, n)),
+        "particles, reward learned": table.row(
+            "tilted", "particles, reward learned", partial(particles, True, table.quick, n)
+        ),
         "policy gradient": table.row("tilted", "policy gradient", partial(policy, table.quick, n, table.device)),
     }
     return "\nA model tilted by a reward\n\n" + table.write("tilted", TILTED, rows)

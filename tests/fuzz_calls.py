@@ -395,6 +395,7 @@ CALLS: dict[str, Any] = {
     "guidance.importance_sample": {"log_prob": RING.log_prob, "n": 4, "steps": 2},
     "training.LogVariance": {"log_prob": RING.log_prob},
     "training.AdjointMatching": {"log_prob": RING.log_prob},
+    "training.PathDivergence": {"log_prob": RING.log_prob},
     "guidance.find_misfit": {"measurement": LINEAR, "y": torch.tensor([0.5]), "x": X},
     "guidance.twisted_smc": {"model": guidance.PiGDM(EXACT, LINEAR), "particles": 4, "y": torch.tensor([0.5])},
     "guidance.annealed_smc": {"measurement": LINEAR, "particles": 4, "y": torch.tensor([0.5]), "steps": 2},
@@ -651,7 +652,14 @@ def use(name: str, result: Any) -> Any:
     if isinstance(result, training.PairTimes):
         return result, training.Semigroup(times=result)(flow_map(), X)
     if isinstance(
-        result, (training.losses.Denoising, training.losses.Implicit, training.LogVariance, training.AdjointMatching)
+        result,
+        (
+            training.losses.Denoising,
+            training.losses.Implicit,
+            training.LogVariance,
+            training.AdjointMatching,
+            training.PathDivergence,
+        ),
     ):
         return result, result(EXACT, X)
     if isinstance(result, (training.losses.Variational, training.losses.Hybrid)):

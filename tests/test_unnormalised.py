@@ -17,7 +17,7 @@ from sdegen.guidance import importance_sample
 from sdegen.laws import GaussianMixture, Units
 from sdegen.laws.empirical import pooled, pooled_values
 from sdegen.processes import LinearSDE
-from sdegen.training import AdjointMatching, LogVariance, NonFiniteLoss
+from sdegen.training import AdjointMatching, LogVariance, NonFiniteLoss, PathDivergence
 from sdegen.training.path_losses import temper
 
 d64 = torch.float64
@@ -34,6 +34,12 @@ PROCESSES: dict[str, LinearSDE] = {
 def small(seed: int = 0) -> sdegen.Model:
     torch.manual_seed(seed)
     return sdegen.Model(nets.MLP(2, width=32, depth=2), sdegen.VP())
+
+
+def small_with_moments() -> sdegen.Model:
+    model = small()
+    model.moments = GAUSSIAN.moments()
+    return model
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -105,6 +111,48 @@ def test_the_slope_of_the_loss_is_that_of_the_divergence_of_paths() -> None:
     assert loss > 1e-5 and slope.item() == pytest.approx(2 * loss.item() / 0.002, rel=0.02)
 
 
+def test_the_divergence_of_paths_has_half_the_slope_of_their_log_variance() -> None:
+    """Its value is that of the weights; 0 where the model is exact, and half the variance of log w where it is nearly so."""
+    x, draws = torch.zeros(3000, 2, dtype=d64), torch.Generator().manual_seed(0)
+    exact = PathDivergence(GAUSSIAN.log_prob, steps=4)(sdegen.Exact(sdegen.VP(), GAUSSIAN), x[:50], generator=draws)
+    assert exact.shape == (50,) and exact.abs().max() < 1e-12
+    model = Shifted(0.05)
+    loss = PathDivergence(lambda x: GAUSSIAN.log_prob(x) + 3.0, steps=4)(model, x, generator=draws)
+    (slope,) = torch.autograd.grad(loss.mean(), [model.by])
+    half = 0.5 * loss.var().item()
+    assert half > 5e-3 and slope.item() == pytest.approx(2 * half / 0.05, rel=0.1)
+    assert loss.mean().item() == pytest.approx(half - 3.0, abs=4 * (2 * half / 3000) ** 0.5)
+    found = importance_sample(
+        sdegen.Exact(sdegen.VP(), RING), RING.log_prob, 50, steps=9, generator=torch.Generator().manual_seed(4)
+    )
+    again = PathDivergence(RING.log_prob, steps=9)(
+        sdegen.Exact(sdegen.VP(), RING), x[:50], generator=torch.Generator().manual_seed(4)
+    )
+    torch.testing.assert_close((-again).softmax(0), found.weights, rtol=1e-5, atol=1e-8)
+
+
+class Pinned(sdegen.ScheduleSDE):
+    """Brownian paths to a point, over the root of their time."""
+
+    T = 0.999
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (1 - t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.sqrt()
+
+
+def test_a_pinned_brownian_path_over_the_root_of_its_time_is_a_process_of_a_schedule() -> None:
+    sde, s, t = Pinned(), torch.tensor(0.2, dtype=d64), torch.tensor(0.7, dtype=d64)
+    kernel, at = sde.transition(s, t), sde.marginal(t)
+    bridge, left = (1 - t) / (1 - s), (t - s) * (1 - t) / (1 - s)  # of a path to 0 at 1, its mean and its variance
+    over = ((1 - t) / (1 - s)).sqrt()
+    assert kernel.Phi.matrix().item() == pytest.approx((bridge / over).item())
+    assert kernel.covariance.matrix().item() == pytest.approx((left / (1 - t)).item())
+    assert at.Phi.matrix().item() == pytest.approx(((1 - t) / (1 - t).sqrt()).item())
+
+
 def two(share: float) -> GaussianMixture:
     """Two modes far apart, with shares of the samples."""
     apart = torch.tensor([[3.0, 0.0], [-3.0, 0.0]], dtype=d64)
@@ -145,7 +193,7 @@ def test_tempered_weights_leave_the_share_that_is_asked_for() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss", "share"), [(AdjointMatching, 0.4), (LogVariance, 0.2)])
+@pytest.mark.parametrize(("loss", "share"), [(AdjointMatching, 0.4), (LogVariance, 0.2), (PathDivergence, 0.2)])
 def test_the_ring_is_learned_without_data(loss: Any, share: float) -> None:
     wide = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
     model = small()
@@ -225,7 +273,15 @@ def test_slopes_that_cannot_be_matched_are_refused(density: Callable[[Tensor], T
         loss(sdegen.Exact(sdegen.VP(), RING), torch.zeros(9, 2))
 
 
-@pytest.mark.parametrize("loss", [AdjointMatching, LogVariance])
+def test_a_density_without_a_slope_or_of_zero_has_no_divergence() -> None:
+    x = torch.zeros(9, 2)
+    with pytest.raises(ValueError, match=r"log_prob\(x\) has no slope by x"):
+        PathDivergence(lambda x: RING.log_prob(x.detach()), steps=3)(small_with_moments(), x)
+    with pytest.raises(NonFiniteLoss, match=r"not finite at t = 0 "):
+        PathDivergence(lambda x: RING.log_prob(x).masked_fill(x[:, 0] < 0, -math.inf), steps=3)(small_with_moments(), x)
+
+
+@pytest.mark.parametrize("loss", [AdjointMatching, LogVariance, PathDivergence])
 def test_a_training_that_was_interrupted_ends_with_the_same_weights(loss: Any, tmp_path: Path) -> None:
     def run(**given: Any) -> dict[str, Tensor]:
         model, made = small(), loss(RING.log_prob, steps=2)

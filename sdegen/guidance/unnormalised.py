@@ -74,8 +74,9 @@ class PathTarget:
         generator: torch.Generator | None,
         seed: int | None = None,
         batch: int | None = None,
+        grad: bool = False,
     ) -> Rollout:
-        """Draw `n` paths of a model from noise to the data themselves.
+        """Draw `n` paths of a model from noise to the data themselves, recorded for derivatives if `grad` says so.
 
         Raises
         ------
@@ -98,12 +99,13 @@ class PathTarget:
             batch=batch,
             final="sample",
             return_log_prob=True,
+            grad=grad,
             progress=False,
         )
 
-    @torch.no_grad()
     def log_weights(self, model: ScoreModel, run: Rollout) -> Tensor:
         """Return the logarithms of the ratio of this law of paths to the model's, ``(n,)`` float64; −∞ where the density is 0.
+        They are differentiable if the run is.
 
         Raises
         ------
@@ -112,13 +114,14 @@ class PathTarget:
         TypeError, ValueError
             If its logarithm is not one number for each point.
         """
-        density, sde = self.densities(run.samples), as_linear(model.sde, WHY)
-        prior = _prior_of(model, run.path[0])
-        if self.base is None:
-            volume = sde.units.std.double().expand(run.samples.shape[1:]).log().sum()
-            return density + volume + _log_prob_forward(sde, run) - prior - run.log_prob.double().sum(0)
-        steps = log_prob_of_steps(self.base, run.path, run.times, sampler=self.sampler)
-        return density + _prior_of(self.base, run.path[0]) + (steps - run.log_prob).double().sum(0) - prior
+        with torch.set_grad_enabled(run.samples.requires_grad):
+            density, sde = self.densities(run.samples), as_linear(model.sde, WHY)
+            prior = _prior_of(model, run.path[0])
+            if self.base is None:
+                volume = sde.units.std.double().expand(run.samples.shape[1:]).log().sum()
+                return density + volume + _log_prob_forward(sde, run) - prior - run.log_prob.double().sum(0)
+            steps = log_prob_of_steps(self.base, run.path, run.times, sampler=self.sampler)
+            return density + _prior_of(self.base, run.path[0]) + (steps - run.log_prob).double().sum(0) - prior
 
     def densities(self, x: Tensor) -> Tensor:
         """Return the logarithms of the density at data, ``(n,)`` float64, checked.

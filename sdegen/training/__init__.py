@@ -6,7 +6,7 @@ from .learner import Learner
 from .listeners import Listener
 from .loop import fit, train
 from .map_losses import Lagrangian, MapLoss, PairTimes, Semigroup
-from .path_losses import AdjointMatching, LogVariance
+from .path_losses import AdjointMatching, LogVariance, PathDivergence
 from .run import Run, Step
 from .settings import Settings, constant_rate, cosine_decay
 from .state import Training
@@ -14,7 +14,7 @@ from .tensorboard import TensorBoard
 from .validation import Validation
 
 __all__ = [
-    "AdjointMatching", "Lagrangian", "Learner", "Listener", "LogVariance", "MapLoss", "NonFiniteLoss", "PairTimes", "Run",
-    "Semigroup", "Settings", "Step", "TensorBoard", "Training", "Validation",
+    "AdjointMatching", "Lagrangian", "Learner", "Listener", "LogVariance", "MapLoss", "NonFiniteLoss", "PairTimes",
+    "PathDivergence", "Run", "Semigroup", "Settings", "Step", "TensorBoard", "Training", "Validation",
     "constant_rate", "cosine_decay", "fit", "losses", "train", "weightings",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
-"""Losses of a law that is known up to a constant, of which there are no data: `AdjointMatching` and `LogVariance`."""
+"""Losses of a law that is known up to a constant, without data: `AdjointMatching`, `LogVariance` and `PathDivergence`."""
 
 from __future__ import annotations
 
-__all__ = ["AdjointMatching", "LogVariance", "temper"]
+__all__ = ["AdjointMatching", "LogVariance", "PathDivergence", "temper"]
 
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +27,10 @@ from .score_loss import ScoreLoss
 from .weightings import LikelihoodWeighting, Weighting, weight_at
 
 SHARE = 0.5  # of samples that weights leave effective
+NO_SLOPE = (
+    "log_prob(x) has no slope by x; form it by operations of torch without detach(), or train by LogVariance, which needs "
+    "none."
+)
 
 
 class LogVariance(ScoreLoss):
@@ -91,6 +95,57 @@ class LogVariance(ScoreLoss):
         again = log_weights + (run.log_prob - steps).double().sum(0)
         apart = again - log_weights.median()
         return 2 * huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=self.linear_from)
+
+
+class PathDivergence(ScoreLoss):
+    """The divergence of paths: the mean of ``−log w`` of `guidance.importance_sample` over paths of the model, with derivatives
+    through the whole run.
+
+    It is ``KL(q‖p) − log Z``, `q` the law of the model's paths and `p` that of the forward process from the density, and least
+    where `LogVariance` is 0, whose gradient in the mean is twice the same. On `VP` it is the loss of denoising diffusion samplers
+    (F. Vargas, W. Grathwohl, A. Doucet, 2023, arXiv:2302.13834). On ``ScheduleSDE`` with ``alpha² = 1 − t`` and steps even in `t`
+    it is that of the path integral sampler (Q. Zhang, Y. Chen, 2021, arXiv:2111.15141): Brownian paths that are pinned in a
+    point, over the root of their time, are this process. What `fit` is given as data is as for `LogVariance`. All evaluations of
+    a run are held in memory.
+
+    Parameters
+    ----------
+    log_prob
+        The logarithm of the density of data ``(B, *)`` up to a constant, ``(B,)``, by operations of torch.
+    base, sampler, steps
+        As for `LogVariance`.
+
+    Raises
+    ------
+    NonFiniteLoss
+        In a training, if `log_prob` is not finite at a draw: a density of zero is infinitely far.
+    ValueError
+        In a training, as for `LogVariance`.
+    """
+
+    of_data = False
+
+    @check_arguments
+    def __init__(
+        self,
+        log_prob: Callable[[Tensor], Tensor],
+        base: ScoreModel | None = None,
+        sampler: Sampler | None = None,
+        steps: int = 50,
+    ) -> None:
+        self.log_prob, self.base, self.sampler, self.steps = log_prob, base, sampler, steps
+        self._target = PathTarget(log_prob, base, sampler, steps, NonFiniteLoss)
+
+    def __call__(
+        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """Return the loss of each of as many paths as there are rows, ``(B,)`` in nats."""
+        _refuse_conditions(cond)
+        run = self._target.draw(model, len(x_0), generator, grad=True)
+        with torch.enable_grad():
+            if run.samples.requires_grad and not self.log_prob(run.samples[:1]).requires_grad:
+                raise ValueError(NO_SLOPE)
+        return finite(-self._target.log_weights(model, run), run.times[-1])
 
 
 class AdjointMatching(ScoreLoss):
@@ -183,10 +238,7 @@ class AdjointMatching(ScoreLoss):
             x = x.detach().requires_grad_()
             total = self.log_prob(x).sum()
         if not total.requires_grad:
-            raise ValueError(
-                "log_prob(x) has no slope by x; form it by operations of torch without detach(), or train by LogVariance, which "
-                "needs none."
-            )
+            raise ValueError(NO_SLOPE)
         (slopes,) = torch.autograd.grad(total, [x])
         bad = ~slopes.isfinite().flatten(1).all(1)
         if bad.any():
