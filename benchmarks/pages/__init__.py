@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sdegen
 from benchmarks.pages import images, likelihoods, posteriors, sampling, training
-from benchmarks.pages.blocks import BENCHMARKS
+from benchmarks.pages.blocks import BENCHMARKS, table
 
 ROOT = BENCHMARKS.parent
 CHAPTERS = (training, sampling, likelihoods, posteriors, images)
@@ -25,7 +25,11 @@ def filled() -> dict[Path, str]:
         ROOT / "README.md": {"table": training.front_table()},
         ROOT / "docs" / "conditions.md": {"measured images": "\n".join(posteriors.measured_images()[:2])},
         ROOT / "docs" / "choose_a_sampler.md": {"noise": images.noise_of_default()},
-        ROOT / "docs" / "flow_maps.md": {"jumps": images.jumps()},
+        ROOT / "docs" / "flow_maps.md": {
+            "objectives": table("flow_map_table", "objectives", sampling.OBJECTIVES) + "\n",
+            "nearness": sampling.nearness(),
+            "jumps": images.jumps(),
+        },
         Path(sdegen.__file__).parent / "weights" / "README.md": {"cards": images.cards()},
     }
     return {page: fill(page, between) for page, between in bodies.items()}

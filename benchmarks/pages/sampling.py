@@ -45,11 +45,18 @@ TOGETHER = {
     "images": "### Fashion-MNIST, four images\n\nThe shipped network of 1.8 million parameters, float32.",
 }
 
+OBJECTIVES = ["KL, 1", "k-NN KL, 1", "KL, 4", "k-NN KL, 4", "steps"]  # columns on the page of flow maps
 MAPS = {
     "ring": "### The ring",
     "mixture_in_8_dimensions": "### A mixture in eight dimensions",
     "objectives": "### Objectives",
 }
+
+
+def nearness() -> str:
+    """Return how near maps come to their law and to their flow, by numbers of jumps."""
+    columns = ["KL", "k-NN KL", "off", "median off", "train s", "seeds"]
+    return "\n".join(under(text, table("flow_map_table", stem, columns)) for stem, text in list(MAPS.items())[:2])
 
 
 def sections() -> dict[str, str]:
