@@ -11,6 +11,7 @@ __all__ = [
     "as_numbers",
     "ask_draws",
     "ask_log_prob",
+    "ask_net",
     "ask_score",
     "check_answer",
     "check_pair",
@@ -18,7 +19,7 @@ __all__ = [
     "check_reading",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -223,3 +224,32 @@ def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
             "that time."
         )
     return values
+
+
+def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> Any:
+    """Return what a network answers for states at their noise levels, ``(B,)``, or at one for all, ``(1,)``.
+
+    Raises
+    ------
+    ValueError
+        If it fails with one level for all states, and answers with that level for each.
+    """
+    try:
+        return net(x, level, **cond)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if torch.compiler.is_compiling() or len(level) == len(x) or not _answers(net, x, level.expand(len(x)), **cond):
+            raise
+        raise ValueError(
+            f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
+            "begin with level = level.expand(len(x))."
+        ) from error
+
+
+@torch.no_grad()
+def _answers(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> bool:
+    """Tell whether a network has an answer."""
+    try:
+        net(x.clone(), level, **cond)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True

@@ -16,7 +16,12 @@ def should_show(progress: bool | None) -> bool:
     """Tell whether to show a progress bar: as asked, or by default if standard error is a terminal or a notebook runs."""
     if progress is not None:
         return check_flag("progress", progress)
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return _is_terminal(sys.stderr) or "ipykernel" in sys.modules
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Tell whether a stream is a terminal; a program without a console has none, or one that is closed."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def show_bar(progress: bool | None, name: str) -> Any:

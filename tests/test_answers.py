@@ -436,3 +436,36 @@ def test_a_law_of_times_gives_a_time_and_a_weight_for_each_row(drawn: Any) -> No
     ):
         with pytest.raises((TypeError, ValueError), match=r"^Odd\.sample returned "):
             loss(exact(VP()), X)
+
+
+class Joins(torch.nn.Module):
+    """A network that joins the noise level to each state, as if there were one for each."""
+
+    def __init__(self, expands: bool) -> None:
+        super().__init__()
+        self.layer, self.expands = torch.nn.Linear(3, 2), expands
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        level = level.expand(len(x)) if self.expands else level
+        return self.layer(torch.cat([x, level[:, None].to(x)], 1))
+
+
+@pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_network_that_wants_a_level_for_each_state_is_told_so(kind: Any, n: int) -> None:
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    model = kind(Joins(False), sdegen.VP())
+    each = model.score(x, torch.full((n,), 0.5))
+    with pytest.raises(ValueError, match=rf"a run gives it one for all {n}.*level = level.expand\(len\(x\)\)"):
+        model.score(x, 0.5)
+    model.net.expands = True
+    torch.testing.assert_close(model.score(x, 0.5), each)
+
+
+def test_what_else_a_network_raises_is_left_as_it_is() -> None:
+    class Wrong(torch.nn.Module):
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return x @ torch.ones(5, 5)
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        sdegen.Model(Wrong(), sdegen.VP()).score(torch.ones(3, 2), 0.5)

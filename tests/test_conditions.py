@@ -488,3 +488,22 @@ def test_a_scale_is_no_number_for_each_sample(scale: Any) -> None:
     """Such a row would be that of the first part of a run in all parts."""
     with pytest.raises((TypeError, ValueError), match=r"^scale (returned|= float).*\."):
         sample(guidance.EpsilonScaling(Exact(VP(), RING), scale), N, steps=2, seed=0)
+
+
+class Shifted(torch.nn.Module):
+    """A network that declares nothing of its condition."""
+
+    def forward(self, x: Tensor, level: Tensor, y: Any = None) -> Tensor:
+        return x if y is None else x + y
+
+
+@pytest.mark.parametrize("y", [[1.0, 2.0], [[1.0, 2.0]] * 3, ((1, 2), (3, 4), (5, 6)), [[0.5], [1.5], [2.5]]], ids=str)
+def test_lists_of_numbers_are_the_tensor_that_they_make(y: Any) -> None:
+    model = sdegen.Model(Shifted(), sdegen.VP())
+    model.moments = sdegen.data.gaussian_ring().moments()
+    want = sdegen.sample(model, 3, steps=2, seed=0, y=torch.tensor(y, dtype=torch.float32))
+    x_T = torch.ones(3, 2)
+    assert torch.equal(
+        sdegen.sample(model, x_T=x_T, steps=2, y=y), sdegen.sample(model, x_T=x_T, steps=2, y=torch.tensor(y).float())
+    )
+    assert want.shape == (3, 2)

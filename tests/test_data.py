@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
@@ -228,3 +230,35 @@ def test_an_iterable_data_set_of_rows_is_refused(device, dtype):
 
     with pytest.raises(TypeError, match=r"data is a Stream, which gives rows one by one; give the batches of torch"):
         Source(Stream(), dtype, device)
+
+
+@pytest.mark.parametrize(("said", "held"), [(20, 19), (20, 3), (7, 0)])
+def test_a_dataset_with_fewer_rows_than_it_says_is_told_so(said: int, held: int) -> None:
+    class Short(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return said
+
+        def __getitem__(self, i: int) -> Any:
+            if i >= held:
+                raise IndexError(i)
+            return torch.zeros(2)
+
+    with pytest.raises(IndexError, match=f"Short says it has {said} rows, and its row .* raises IndexError"):
+        sdegen.fit(
+            sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP()), Short(), steps=2, batch_size=4, progress=False
+        )
+
+
+def test_a_table_is_no_law_though_it_has_sample() -> None:
+    class Table:
+        """What pandas and polars call so."""
+
+        def sample(self, n: int | None = None) -> Any:
+            raise ValueError("Please enter a value for frac OR n, not both")
+
+        def to_numpy(self) -> Any:
+            return np.zeros((4, 2))
+
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP())
+    with pytest.raises(TypeError, match="is a table, no law; give its numbers as a tensor"):
+        sdegen.fit(model, Table(), steps=1, progress=False)

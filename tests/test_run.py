@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable
@@ -298,3 +299,44 @@ def test_rows_are_shaped_like_the_data(
     start = start if name == "x" or not lifted else sde.lift(start)
     result = call(model, start)
     assert result.shape[1:] == (data if door != "encode" or not lifted else (2, *data))
+
+
+IN_PLACE: dict[str, Callable[[Any], Any]] = {
+    "zeroed": lambda x: x.zero_(),
+    "a row": lambda x: x[0].fill_(3.0),
+    "clipped": lambda x: x.clamp_(-1, 1),
+    "a view": lambda x: x.view(-1).mul_(2),
+}
+
+
+@pytest.mark.parametrize("change", IN_PLACE)
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_a_callback_that_changes_the_states_in_place_is_refused(change: str, step: int) -> None:
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+
+    def callback(i: int, t: Any, x: Any) -> None:
+        if i == step:
+            IN_PLACE[change](x)
+
+    with pytest.raises(ValueError, match="callback changed the states in place"):
+        sdegen.sample(model, 3, steps=5, seed=0, callback=callback)
+    want = sdegen.sample(model, 3, steps=5, seed=0)
+    with torch.inference_mode():  # where nobody sees it, it is a copy
+        found = sdegen.sample(model, 3, steps=5, seed=0, callback=callback)
+    torch.testing.assert_close(found.clone(), want)
+
+
+@pytest.mark.parametrize("stream", ["none", "closed"])
+def test_a_program_without_a_console_runs(stream: str, monkeypatch: Any) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", None if stream == "none" else closed)
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    assert sdegen.sample(model, 3, steps=2, seed=0).shape == (3, 2)
+
+
+@pytest.mark.parametrize("n", [10**14, 10**15, 2**60])
+def test_more_samples_than_memory_holds_are_refused_at_once(n: int) -> None:
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    with pytest.raises(MemoryError, match=f"n = {n} samples of 2 numbers do not fit into memory"):
+        sdegen.sample(model, n, steps=2, seed=0)

@@ -106,3 +106,21 @@ def test_a_time_found_from_a_table_alone_is_near(sde: sdegen.LinearSDE) -> None:
     best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).clamp(-20, 20)
     levels = worst + (best - worst) * torch.rand(500, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
     torch.testing.assert_close(sde.time_near_log_snr(levels), sde.time_of_log_snr(levels), rtol=3e-6, atol=3e-8 * sde.T)
+
+
+@pytest.mark.parametrize(
+    "t",
+    [True, np.True_, 0.5j, np.array([True, False]), np.array(0.5j), torch.tensor(True), torch.tensor([0.5 + 1j, 0.2])],
+    ids=repr,
+)
+def test_times_are_real_numbers(t: Any) -> None:
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    for ask in (
+        model.score,
+        model.denoise,
+        lambda x, t: sdegen.VP().marginal(t),
+        lambda x, t: sdegen.CIR().noise_at(t),
+    ):
+        with pytest.raises(TypeError, match="times are real numbers"):
+            ask(x, t)

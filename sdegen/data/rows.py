@@ -95,7 +95,7 @@ class DatasetRows(Rows):
         """
         numbers = which.tolist()
         with seeded(generator):
-            rows = [self.dataset[i] for i in numbers]
+            rows = [self._row(i) for i in numbers]
         if not isinstance(rows[0], (tuple, list)):
             return _stacked(rows, numbers, "the datum"), {}
         sizes = [len(row) if isinstance(row, (tuple, list)) else 1 for row in rows]
@@ -110,6 +110,16 @@ class DatasetRows(Rows):
             )
         x, *cond = zip(*rows, strict=True)
         return parted((_stacked(x, numbers, "the datum"), _stacked(cond[0], numbers, "the label") if cond else {}))
+
+    def _row(self, i: int) -> Any:
+        """Return one row; refuse a Dataset that has fewer than it says."""
+        try:
+            return self.dataset[i]
+        except IndexError as error:
+            raise IndexError(
+                f"{type(self.dataset).__name__} says it has {len(self)} rows, and its row {i} raises IndexError ({error}); let "
+                "__len__ return how many there are."
+            ) from error
 
 
 def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:

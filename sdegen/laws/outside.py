@@ -102,7 +102,17 @@ def as_law(law: Any) -> Any:
     --------
     >>> as_law(D.MultivariateNormal(torch.zeros(2), torch.eye(2)))
     GaussianMixture(K=1, event_shape=(2,))
+
+    Raises
+    ------
+    TypeError
+        If it is a table of numbers, whose ``sample`` draws some of its rows.
     """
+    if hasattr(law, "sample") and hasattr(law, "to_numpy"):
+        raise TypeError(
+            f"a {type(law).__name__} of {type(law).__module__.split('.')[0]} is a table, no law; give its numbers as a tensor, "
+            "torch.from_numpy(table.to_numpy())."
+        )
     if not isinstance(law, D.Distribution):
         return law
     found = _gaussian(law, len(law.batch_shape)) if not isinstance(law, D.MixtureSameFamily) else _mixture(law)

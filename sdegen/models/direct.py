@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import check_answer
+from ..answers import ask_net, check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.harmonics import Harmonics
@@ -99,7 +99,7 @@ class DirectModel(Trainable):
         if self.sde.harmonics is None:
             free = self.sde.coordinates
             seen = x if noise is None or free is None else free.seen(x, noise)
-            out = check_answer("net", self.net((seen / self.scale).to(dtype), c_noise, **cond), x.shape, x)
+            out = check_answer("net", ask_net(self.net, (seen / self.scale).to(dtype), c_noise, **cond), x.shape, x)
         else:
             out = self._along_waves(self.sde.harmonics, x, t, c_noise, dtype, **cond)
         score = out / self.scale
@@ -114,7 +114,7 @@ class DirectModel(Trainable):
         """Return the answer of a network that is shown waves of the state, along their slopes."""
         noise = self.sde.root(t, x)(torch.ones_like(x))
         shown = waves.show(x, noise, self.orders)
-        out = check_answer("net", self.net(shown.to(dtype), c_noise, **cond), shown.shape, x)
+        out = check_answer("net", ask_net(self.net, shown.to(dtype), c_noise, **cond), shown.shape, x)
         return waves.score(x, out, noise, self.orders)
 
     def _noise(self, x: Tensor, t: Tensor) -> Tensor | None:

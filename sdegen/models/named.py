@@ -118,10 +118,20 @@ def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozense
 
 
 def _as_tensor(value: Any, like: Tensor | None) -> Any:
-    """Turn an array, or a list of numbers, into a tensor, floats in the dtype of the model; leave all else as it is."""
-    numbers = isinstance(value, (list, tuple)) and value and all(isinstance(v, Number) for v in value)
+    """Turn an array, or a list of numbers or of equal lists of these, into a tensor, floats in the dtype of the model; leave all
+    else as it is.
+    """
+    numbers = isinstance(value, (list, tuple)) and _are_numbers(value)
     array = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc"
     if not (numbers or array):
         return value
     tensor = torch.as_tensor(value)
     return tensor if like is None or not tensor.is_floating_point() else tensor.to(like.dtype)
+
+
+def _are_numbers(values: Any) -> bool:
+    """Tell whether a list holds numbers alone, or lists of one length that do."""
+    parts = [v for v in values if isinstance(v, (list, tuple))]
+    if not parts:
+        return len(values) > 0 and all(isinstance(v, Number) for v in values)
+    return len(parts) == len(values) and len({len(v) for v in parts}) == 1 and all(map(_are_numbers, parts))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import check_answer
+from ..answers import ask_net, check_answer
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
 from ..fixed import is_unknown
@@ -271,12 +271,12 @@ class Model(Trainable, VelocityModel):
         """
         into, level = c.inputs(x)
         if into is not x:
-            return self.net(into, level, **cond)
+            return ask_net(self.net, into, level, **cond)
         if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_compiling():
-            return self.net(x.clone(), level, **cond)
+            return ask_net(self.net, x.clone(), level, **cond)
         trusted = self._trusted[0] is self.net
         given = x if trusted else x.clone()
-        before, out = given._version, self.net(given, level, **cond)
+        before, out = given._version, ask_net(self.net, given, level, **cond)
         left = given._version == before
         if trusted and not left:
             raise ValueError(

@@ -171,8 +171,7 @@ class ScoreModel(Overridable, ABC):
         cond
             Conditions by name. Where they have a row for each sample, the mean has one too, and the covariance is that of all.
         """
-        given = self.conditioned or any(value is not None for value in cond.values())
-        return None if given else self.moments
+        return None if self.conditioned or any(value is not None for value in cond.values()) else self.moments
 
     def check_call(self, /, **cond: Any) -> None:
         """Refuse a run whose conditions leave this model nothing to do; by default none."""
@@ -338,9 +337,7 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
 @contextmanager
 def evaluating(model: ScoreModel) -> Iterator[None]:
     """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards."""
-    training = []
-    if isinstance(model, nn.Module):
-        training = [module for module in model.modules() if module.training]
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in training:  # alone, as there may be many more that are not
         if type(module).train is nn.Module.train and type(module).eval is nn.Module.eval:
             module.training = False

@@ -25,6 +25,8 @@ from ..show import show_call
 
 def _as_times(t: Any, name: str) -> Tensor:
     """Make a tensor of numbers that are given as times, or refuse them in a sentence."""
+    if isinstance(t, (bool, complex)) or getattr(getattr(t, "dtype", None), "kind", "f") in "bc":
+        raise TypeError(f"{name} = {t}; times are real numbers.")
     try:
         return torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -36,6 +38,8 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
 
     Raises
     ------
+    TypeError
+        If it is no real number, or tensor of these.
     ValueError
         If a time is NaN, lies outside the interval, or has more than one dimension.
     """
@@ -43,6 +47,8 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
         t = _as_times(t, name)
     given = torch.as_tensor(t)
     check_dense(name, given)
+    if given.dtype == torch.bool or given.is_complex():
+        raise TypeError(f"{name} has dtype {given.dtype}; times are real numbers.")
     t = torch.as_tensor(t, dtype=torch.float64).cpu()
     if t.ndim > 1:
         raise ValueError(f"{name} has shape {tuple(t.shape)}; times have shape () or (B,).")

@@ -230,6 +230,22 @@ def as_seed(seed: int | None, generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
+def _check_room(n: int, d: int) -> None:
+    """Refuse more draws than memory has room for, before the first is made.
+
+    Raises
+    ------
+    MemoryError
+        If there are.
+    """
+    try:
+        torch.empty(n, d, dtype=torch.float64, device="cpu")
+    except RuntimeError:
+        raise MemoryError(
+            f"n = {n} samples of {d} numbers do not fit into memory; draw fewer at a time, each time with another seed."
+        ) from None
+
+
 def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     """Draw `n` samples of a distribution so that each depends on the seed and its index alone: in whole blocks with a
     generator each.
@@ -247,6 +263,7 @@ def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     first
         Place in the run of the first.
     """
+    _check_room(n, d)
     seeds, size = BlockSeeds(scramble(seed)), max(16, NUMBERS // d)
     begin = first // size
     blocks = [
