@@ -7,7 +7,7 @@ from benchmarks.pages.blocks import picture, table, tables, under
 KL = {
     "kl": "### Processes and weightings",
     "architectures": "### Architectures (VP, likelihood weighting)",
-    "levels": "### Relative score error `E‖s − s*‖² / E‖s*‖²` of networks trained at one noise level",
+    "levels": "### Networks trained at one noise level: relative score error\n\n`E‖s − s*‖² / E‖s*‖²`, by the level.",
     "langevin": "### Langevin dynamics against the probability flow, exact score",
     "langevin_trained": "### Langevin dynamics with scores trained level by level",
 }
