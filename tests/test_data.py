@@ -262,3 +262,38 @@ def test_a_table_is_no_law_though_it_has_sample() -> None:
     model = sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP())
     with pytest.raises(TypeError, match="is a table, no law; give its numbers as a tensor"):
         sdegen.fit(model, Table(), steps=1, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["leaf", "of a graph", "condition", "batches", "rows"])
+def test_data_in_a_graph_of_derivatives_are_refused(kind: str) -> None:
+    x = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+    leaf, label = x.clone().requires_grad_(), torch.zeros(16, 1)
+    data: Any = {
+        "leaf": leaf,
+        "of a graph": 2 * leaf,
+        "condition": (x, {"y": label.requires_grad_()}),
+        "batches": torch.utils.data.DataLoader(TensorDataset(2 * leaf), batch_size=4),
+        "rows": TensorDataset(2 * leaf),
+    }[kind]
+    kinds = {"y": sdegen.nets.Vector(1, dropout=0.1)} if kind == "condition" else {}
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, conditions=kinds), sdegen.VP())
+    with pytest.raises(ValueError, match="requires gradients, and training gives none to data"):
+        sdegen.fit(model, data, steps=3, batch_size=4, progress=False)
+    assert leaf.grad is None
+
+
+def test_a_lazy_layer_without_a_shape_is_named() -> None:
+    class Lazy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.LazyLinear(2)
+
+        def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.layer(x)
+            return answer
+
+    model = sdegen.Model(Lazy(), sdegen.VP())
+    with pytest.raises(ValueError, match=r"the weight net\.layer\.weight has no shape yet"):
+        sdegen.fit(model, torch.zeros(4, 2), steps=1, progress=False)
+    model.net(torch.zeros(1, 2), torch.zeros(1))
+    sdegen.fit(model, torch.randn(8, 2), steps=1, batch_size=4, progress=False)

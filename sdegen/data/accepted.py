@@ -32,7 +32,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     TypeError
         If data are no floating-point tensor, or a condition is no tensor.
     ValueError
-        If data are empty or of a coarser dtype, or conditions do not match them in number.
+        If data are empty, of a coarser dtype or in a graph of derivatives, or conditions do not match them in number.
     """
     if not isinstance(x, Tensor):
         raise TypeError(
@@ -53,13 +53,23 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
             f"{what} is {x.dtype} on {x.device}, the model {dtype}; data are not coarser than the model: move one to the other, "
             "data.to(dtype=...) or model.to(...)."
         )
+    _check_plain(what, x)
     for name, value in cond.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
+        _check_plain(f"condition {name!r}", value)
         if value.ndim == 0:
             raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
         if len(value) != len(x):
             raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
+
+
+def _check_plain(what: str, x: Tensor) -> None:
+    """Refuse a tensor in a graph of derivatives, which no second step could follow, or whose ``grad`` would grow."""
+    if x.requires_grad:
+        raise ValueError(
+            f"{what} requires gradients, and training gives none to data; give it without, as detach() does."
+        )
 
 
 def check_finite(x: Tensor, what: str) -> None:

@@ -66,6 +66,10 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
     if not named:
         raise ValueError("the model has no parameters to train.")
     for name, weight in named.items():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"the weight {name} has no shape yet, as of a lazy layer; call the network once on a state and a noise level."
+            )
         check_dense(f"the weight {name}", weight)
         if weight.is_complex():
             raise TypeError(
