@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -171,3 +172,13 @@ print((found - data[:3000]).abs().max().item())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1e-4
+
+
+@pytest.mark.parametrize("change", [lambda x: x.mul_(3.0), lambda x: x[0].fill_(9.0), lambda x: x.numpy().fill(0.0)])
+def test_a_law_of_points_is_that_of_the_points_it_was_made_of(change: Any) -> None:
+    x = torch.randn(9, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    want, law = sdegen.Exact(sdegen.VP(), sdegen.Empirical(x.clone())), sdegen.Exact(sdegen.VP(), sdegen.Empirical(x))
+    change(x)
+    y = torch.ones(3, 2, dtype=torch.float64)
+    assert torch.equal(law.score(y, 0.3), want.score(y, 0.3))
+    assert torch.equal(sdegen.sample(law, 3, steps=4, seed=0), sdegen.sample(want, 3, steps=4, seed=0))

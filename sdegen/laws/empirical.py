@@ -33,7 +33,7 @@ class Empirical(Distribution):
     Parameters
     ----------
     data
-        ``(N, *event_shape)``, floating point.
+        ``(N, *event_shape)``, floating point; copied, so that a change of them later does not change the law.
     block
         Largest number of (query, datum) pairs held at once.
 
@@ -52,7 +52,7 @@ class Empirical(Distribution):
             raise ValueError(
                 f"data of shape {tuple(data.shape)} is empty or holds NaN or infinite values; give at least one row, all finite."
             )
-        self.data, self.block = data, block
+        self.data, self.block = data.clone(), block  # what follows from them, such as moments, is remembered by models
         self.event_shape = data.shape[1:]
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
