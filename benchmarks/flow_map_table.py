@@ -28,7 +28,7 @@ from torch import Tensor
 import sdegen
 from benchmarks import command
 from benchmarks.devices import fit_on
-from benchmarks.map_objectives import OBJECTIVES, Adaptive, fit_for, steps_within
+from benchmarks.map_objectives import OBJECTIVES, fit_for, steps_within
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.trajectories import Trajectories, trace
@@ -105,7 +105,7 @@ def followed(target: str, seed: int, how: How) -> Trained:
     began = time.process_time()
     paths = trace(model.to(how.device), 500 if how.quick else 60_000, 8, 4, seed, batch=5000, half=False)
     spent = time.process_time() - began
-    found, fit = fitted(FlowMap.of(model), Adaptive(Trajectories(paths, whole=0.4), 0.5), target, seed, how, 5000)
+    found, fit = fitted(FlowMap.of(model), Trajectories(paths, whole=0.4, power=0.5), target, seed, how, 5000)
     model.cpu()
     return Trained(found, spent + fit)
 

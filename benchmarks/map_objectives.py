@@ -35,8 +35,8 @@ class Eulerian(training.MapLoss):
     which stands in it with the factor −1 at ``s = t``, and has no gradient of its own.
     """
 
-    def __init__(self, teacher: ScoreModel, held: bool = True, diagonal: float = 0.0) -> None:
-        super().__init__(teacher, diagonal=diagonal)
+    def __init__(self, teacher: ScoreModel, held: bool = True, diagonal: float = 0.0, power: float = 0.0) -> None:
+        super().__init__(teacher, diagonal=diagonal, power=power)
         self.held = held
 
     def misses(self, way: Way) -> Tensor:
@@ -70,20 +70,6 @@ class Moving(training.Lagrangian):
         return slope - pieces.enter(way.truth.velocity_at(there, way.to, **way.cond))
 
 
-class Adaptive(ScoreLoss):
-    """A loss of a map whose values are divided by a power of their own size: 1/2 for distances, 1 for their logarithm."""
-
-    def __init__(self, loss: ScoreLoss, power: float, least: float = 1e-3) -> None:
-        self.loss, self.power, self.least = loss, power, least
-
-    def __call__(
-        self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
-    ) -> Tensor:
-        """Return the loss of each datum, ``(B,)``."""
-        values = self.loss(model, x_0, generator=generator, **cond)
-        return values / (values.detach() + self.least) ** self.power
-
-
 class Sigmoids(training.PairTimes):
     """Pairs of times whose shares of the angle are sigmoids of normal numbers, ``N(−0.4, 1)``, as MeanFlow draws them."""
 
@@ -103,12 +89,12 @@ def of_pairs(teacher: ScoreModel, times: training.PairTimes) -> ScoreLoss:
 OBJECTIVES: dict[str, Callable[[ScoreModel], ScoreLoss]] = {
     "Lagrangian": lambda v: training.Lagrangian(v, diagonal=0.0),
     "Eulerian": Eulerian,
-    "Eulerian, logarithms": lambda v: Adaptive(Eulerian(v), 1.0),
+    "Eulerian, logarithms": lambda v: Eulerian(v, power=1.0),
     "semigroup": lambda v: training.Semigroup(v, diagonal=0.0),
     "Eulerian, gradient of the whole": lambda v: Eulerian(v, held=False),
     "Lagrangian, gradient of the whole": lambda v: Moving(v, diagonal=0.0),
-    "Lagrangian, distances": lambda v: Adaptive(training.Lagrangian(v, diagonal=0.0), 0.5),
-    "Lagrangian, logarithms": lambda v: Adaptive(training.Lagrangian(v, diagonal=0.0), 1.0),
+    "Lagrangian, distances": lambda v: training.Lagrangian(v, diagonal=0.0, power=0.5),
+    "Lagrangian, logarithms": lambda v: training.Lagrangian(v, diagonal=0.0, power=1.0),
     "Lagrangian, no whole ways": lambda v: of_pairs(v, training.PairTimes(0.0)),
     "Lagrangian, more whole ways": lambda v: of_pairs(v, training.PairTimes(0.6)),
     "Lagrangian, sigmoid times": lambda v: of_pairs(v, Sigmoids()),

@@ -18,6 +18,7 @@ from sdegen.laws.operators import rows
 from sdegen.models.score import ScoreModel, evaluating
 from sdegen.samplers import FlowMap
 from sdegen.samplers.flow_map import land
+from sdegen.training.map_losses import over_own_size
 from sdegen.training.score_loss import ScoreLoss
 
 
@@ -99,11 +100,11 @@ class Trajectories(ScoreLoss):
 
     A share `still` of rows goes from a state to itself, by the difference of velocities: there the map stays a score model. With
     the probability `whole` each for itself, a jump begins where its trajectory does and ends where that ends, and else anywhere.
-    The batch says how many rows are drawn, and nothing else.
+    The batch says how many rows are drawn, and nothing else. Squares are divided by a `power` of their size, as of a `MapLoss`.
     """
 
-    def __init__(self, paths: Paths, whole: float = 0.25, still: float = 0.125) -> None:
-        self.paths, self.whole, self.still = paths, whole, still
+    def __init__(self, paths: Paths, whole: float = 0.25, still: float = 0.125, power: float = 0.0) -> None:
+        self.paths, self.whole, self.still, self.power = paths, whole, still, power
 
     def pairs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw `n` trajectories, and the numbers of the states in which jumps begin and end."""
@@ -132,4 +133,5 @@ class Trajectories(ScoreLoss):
         apart = to.normalise(land(pieces, pieces.jump(t, s), x, found)) - goal
         still = rows((begin == end).double(), u)
         angle = rows((begin - end).clamp_min(1e-3), u)
-        return torch.where(still > 0, found - v, apart / angle).square().flatten(1).sum(1)
+        missed = torch.where(still > 0, found - v, apart / angle).square().flatten(1).sum(1)
+        return over_own_size(missed, self.power)
