@@ -685,6 +685,8 @@ ALLOWED: dict[str, str] = {
     "rescale": "zero",
     "blur": "zero",
     "eta": "zero",  # no noise
+    "training.Lagrangian(power)": "zero",  # squares themselves
+    "training.Semigroup(power)": "zero",
     "end": "zero",  # the data's own time
     "t": "zero",
     "label": "none, flat, an array, its list, of integers, of truth values",  # no condition, one for all, or a row each
