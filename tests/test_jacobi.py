@@ -251,6 +251,14 @@ def test_after_a_short_time_a_sample_is_the_quantile_of_its_noise_too(a: float, 
             at = (0.5 * theta).sin().square()
             density = law_of(real(x_s).expand(200), a, b, clock).log_prob(at).exp() * 0.5 * theta.sin()
             assert abs((density @ WEIGHTS) * (angles[k + 1] - angles[k]) - shares[k]) < 1e-6
+    far = torch.tensor([-11.0, -9.0, 9.0, 11.0], dtype=d64)
+    out = (angle_of(law_of(real(0.3).expand(4), 1.5, 1.5, clock).sample(far)) - angle_of(real(0.3))) / clock**0.5
+    torch.testing.assert_close(
+        out, far, rtol=0, atol=0.05
+    )  # constant noise in the angle, and a drift that is little so soon
+    assert law_of(real(0.3).expand(2), a, b, clock).sample(
+        torch.tensor([math.nan, 0.0], dtype=d64)
+    ).isnan().tolist() == [True, False]
     still = law_of(real(0.3).expand(5), a, b, 0.0)
     assert torch.equal(still.sample(z), real(0.3).expand(5))
 

@@ -89,14 +89,14 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     q = (log_q - log_q.amax((0, 1))).exp() * rate
     mass = torch.einsum("pgn,g->pn", q, weights)
     below = mass.cumsum(0)
-    wanted = torch.special.ndtr(-z.abs()) * below[-1]
+    wanted = torch.special.log_ndtr(-z.abs()).exp() * below[-1]  # ndtr itself is 0 below −8.3
     panel = (below < wanted).sum(0).clamp_max(PANELS - 1)
     each = torch.arange(len(z), device=z.device)
     share = wanted - below[panel, each] + mass[panel, each]
     y = _invert(q[panel, :, each].T, share)
     theta, _ = _on_clock((panel + 0.5 * (y + 1)) / PANELS, angle_of(x_s), clock)
     found = (0.5 * theta).sin().square()
-    return torch.where(above, 1 - found, found)
+    return torch.where(z.isnan(), z, torch.where(above, 1 - found, found))
 
 
 def _on_clock(s: Tensor, start: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
