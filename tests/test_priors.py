@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,15 @@ def test_a_fitted_solver_is_refused_on_a_process_of_another_time() -> None:
     solver = sdegen.samplers.Fitted(torch.tensor([1.0, 0.5, 0.1]), torch.ones(5, 2), 1, denoise=True)
     with pytest.raises(ValueError, match="the grid begins at t = 1"):
         sdegen.sample(sdegen.Exact(sdegen.EDM(), RING), 3, sampler=solver, seed=0)
+
+
+@pytest.mark.parametrize(
+    "answer", ["normal", 1.0, None, torch.distributions.Normal, lambda n: torch.zeros(n, 2)], ids=str
+)
+def test_a_prior_that_is_no_law_is_refused(answer: Any) -> None:
+    class Mine(sdegen.VP):
+        def prior(self, moments: Any) -> Any:
+            return answer
+
+    with pytest.raises(TypeError, match=r"the answer of Mine\.prior is .*; give a law, an object with sample"):
+        sdegen.sample(sdegen.Exact(Mine(), sdegen.data.gaussian_ring()), 3, steps=2, seed=0)

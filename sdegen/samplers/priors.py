@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..answers import ask_draws
+from ..arguments import check_law
 from ..laws.mixtures import Moments
 from ..laws.outside import as_law
 from ..processes.base import SDE
@@ -49,10 +50,12 @@ def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
 
     Raises
     ------
+    TypeError
+        If the process answers with no law.
     ValueError
         If the data spread at T by more than `REMEMBERED` times the noise, or the prior is as far from the moments of the states.
     """
-    prior = as_law(sde.prior(moments))
+    prior = check_law(f"the answer of {type(sde).__name__}.prior", as_law(sde.prior(moments)))
     if is_linear(sde):
         _check_forgotten(sde, moments, instead)
         if type(sde).prior is not LinearSDE.prior:
