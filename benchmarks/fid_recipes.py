@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from benchmarks.fid_images import PROCESSES, Task
+from benchmarks.train_images import SPLITS
 from sdegen import guidance, samplers
 from sdegen.files import SHIPPED
 
 EVALUATIONS = (10, 20, 50, 100)
-FITTED = (2, 4)  # of a solver fitted to the model, where all classes are as frequent
+FITTED = (2, 4)  # of a solver fitted to the model
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
 JUMPS = (1, 2, 4)
 FEW = (5, 6)  # evaluations of the default sampler beside them, and of as many as jumps
@@ -51,12 +52,15 @@ def jump(model: Any, steps: int, back: float = 0.0) -> samplers.Sampler:
     return samplers.Jumps(steps, back=back)
 
 
-def fitted(model: Any, steps: int) -> samplers.Sampler:
-    """A solver that is fitted to paths of the model, under ten classes drawn alike."""
-    return samplers.fit_solver(
-        model, steps=steps, rounds=5, progress=False,
-        conditions=lambda n, generator: {"label": torch.randint(10, (n,), generator=generator)},
-    )  # fmt: skip
+def fitted(model: Any, steps: int, data: str) -> samplers.Sampler:
+    """A solver that is fitted to paths of the model, under classes as frequent as in the training images."""
+    labels = SPLITS[data]().train.labels
+    assert labels is not None
+
+    def conditions(n: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"label": labels[torch.randint(len(labels), (n,), generator=generator)]}
+
+    return samplers.fit_solver(model, steps=steps, rounds=5, progress=False, conditions=conditions)
 
 
 def learned(model: Any, steps: int) -> samplers.Sampler:
@@ -85,8 +89,7 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
             f"jumps, {n}, noise between": Recipe(partial(jump, steps=n, back=1.0), lambda task: task.jumping)
             for n in JUMPS[1:]
         }
-    if data in ("mnist", "fashion_mnist"):
-        found |= {f"fitted, {n}": Recipe(partial(fitted, steps=n)) for n in FITTED}
+        found |= {f"fitted, {n}": Recipe(partial(fitted, steps=n, data=data)) for n in FITTED}
     for scale in SCALES:
         found[f"default, 10, guided {scale:g}"] = Recipe(default, partial(guided, scale=scale))
     for scale in LIMITED:

@@ -11,8 +11,8 @@ sample is of the class it was asked for; the column after that says by how many 
 images held back, in the class where this is most.
 
 Rows of jumps are of the flow map that the shipped model was made into, without noise between jumps and with it, which takes the
-state to the data and back; the default sampler has rows of as few evaluations beside them, and on MNIST and Fashion-MNIST
-*fitted* is what `samplers.fit_solver` makes of as few, in five rounds, under classes drawn alike.
+state to the data and back; the default sampler has rows of as few evaluations beside them, and *fitted* is what
+`samplers.fit_solver` makes of as few, in five rounds, under classes as frequent as in the training images.
 
 Rows of the models trained for bits are of `likelihood_recipe`, whose weights have to lie below the results that are written to.
 
