@@ -180,6 +180,17 @@ def test_a_prior_whose_noised_score_is_not_known_is_refused(prior: object, says:
         ComposedPosterior(one)
 
 
+def test_a_gaussian_prior_is_none_in_coordinates_that_bend_it() -> None:
+    one = single()
+    bounds = D.Independent(D.Beta(torch.ones(2), torch.ones(2)), 1)
+    one.prior, one.coordinates = (
+        sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1)),
+        free_coordinates(bounds),
+    )
+    with pytest.raises(TypeError, match="not Gaussian in coordinates without bounds"):
+        ComposedPosterior(one)
+
+
 @pytest.mark.parametrize("x", [torch.zeros(2), torch.full((3, 2), torch.nan)])
 def test_what_is_no_row_for_each_observation_is_refused(x: Tensor) -> None:
     torch.manual_seed(0)

@@ -223,7 +223,8 @@ def test_a_curve_of_coverage_is_what_the_metric_says():
 
 def test_ranks_are_drawn_as_a_density_for_each_coordinate():
     found = sdegen.metrics.Ranks(torch.stack([torch.rand(400), 0.5 * torch.rand(400)], 1).double())
-    ax = plots.ranks(found, bins=10)
+    ax = plots.ranks(found, bins=10, title="shifted")
+    assert ax.get_title() == "shifted"
     for column, steps in zip(found.places.T, ax.patches[-2:], strict=True):
         values, edges, _ = steps.get_data()
         assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
