@@ -86,6 +86,9 @@ CASES: dict[str, tuple[Problem, int, Weighted]] = {
     "w = 3, {} particles, densities known": (partial(one_mode, 3.0), 500, anneal),
     "random mixtures, 2 dimensions, w = 2, {} particles": (partial(of_random, 2, 2.0), 500, correct),
     "random mixtures, 2 dimensions, w = 3, {} particles": (partial(of_random, 2, 3.0), 500, correct),
+    "random mixtures, 8 dimensions, w = 2, {} particles": (partial(of_random, 8, 2.0), 2000, correct),
+    "5 observations, 2 dimensions, {} particles": (partial(observed, 5, 2), 500, correct),
+    "5 observations, 8 dimensions, {} particles": (partial(observed, 5, 8), 2000, correct),
 }
 
 
