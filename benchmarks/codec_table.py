@@ -42,6 +42,7 @@ from sdegen.laws import Units
 from sdegen.laws.derivatives import Hutchinson
 
 TWICE = 100  # images whose bound is drawn twice
+TALLEST = 16383  # pixels of a sheet in WebP
 CHOICE = 81  # times that those of a chain are chosen from
 COLUMNS = {
     "images": 0, "bound": 4, "file": 4, "file / bound": 4, "estimate of the flow": 3, "PNG": 3, "WebP": 3, "zlib": 3, "LZMA": 3,
@@ -71,17 +72,18 @@ def shipped(name: str) -> sdegen.ScoreModel:
 
 
 def others(x: Tensor) -> dict[str, int]:
-    """The bytes that other formats take for all images as one, below each other."""
-    sheet = x.permute(0, 2, 3, 1).reshape(-1, x.shape[3], x.shape[1]).squeeze(-1).numpy()
-    picture, sizes = Image.fromarray(sheet), {}
+    """The bytes that other formats take for all images as one, below each other, or for as few sheets as WebP allows."""
     settings: dict[str, dict[str, Any]] = {
         "PNG": {"optimize": True},
         "WebP": {"lossless": True, "quality": 100, "method": 6},
     }
-    for name, how in settings.items():
-        file = io.BytesIO()
-        picture.save(file, name, **how)
-        sizes[name] = len(file.getvalue())
+    sizes = dict.fromkeys(settings, 0)
+    for part in x.split(TALLEST // x.shape[2]):
+        sheet = part.permute(0, 2, 3, 1).reshape(-1, x.shape[3], x.shape[1]).squeeze(-1).numpy()
+        for name, how in settings.items():
+            file = io.BytesIO()
+            Image.fromarray(sheet).save(file, name, **how)
+            sizes[name] += len(file.getvalue())
     content = x.numpy().tobytes()
     return sizes | {"zlib": len(zlib.compress(content, 9)), "LZMA": len(lzma.compress(content, preset=9))}
 

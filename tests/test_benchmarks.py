@@ -854,6 +854,13 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
     assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
 
 
+def test_other_formats_take_more_images_than_webp_has_rows_of_pixels() -> None:
+    whole, first, rest = (
+        codec_table.others(torch.zeros(n, 1, 28, 28, dtype=torch.uint8))["WebP"] for n in (600, 585, 15)
+    )
+    assert whole == first + rest
+
+
 def test_the_stated_error_of_a_bound_is_that_of_its_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few images by two draws and of most by one: the mean over all varies from seed to seed as the error says."""
     monkeypatch.setattr(codec_table, "TWICE", 10)
