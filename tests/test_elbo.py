@@ -187,6 +187,20 @@ def test_a_chain_with_learned_variances_is_bounded_with_them(generator: torch.Ge
     assert -0.05 < gap < 0.2 * (law.log_prob(x).mean() - narrow.value.mean())
 
 
+def test_the_divergence_of_a_step_of_coupled_channels_is_that_of_two_gaussians(generator: torch.Generator) -> None:
+    """Given data the mean at `s` is ``Phi_s x_0 + K (x_t − Phi_t x_0)``, with Kalman's gain `K`."""
+    sde = sdegen.CLD()
+    model, x, s, t = sdegen.Exact(sde, RING), RING.sample(6, generator).double(), 0.3, 0.6
+    perturbed = sde.perturb(x, t, generator=generator)
+    at_s, at_t, P = sde.marginal(s), sde.marginal(t), sde.transition(s, t).Phi.matrix()
+    S = at_s.covariance.matrix()
+    K = S @ P.T @ torch.linalg.inv(at_t.covariance.matrix())
+    missed = (sde.lift(x) - model.estimate(perturbed.x, t)[0]).reshape(6, 2, 2)
+    apart = torch.einsum("ij,bjd->bid", at_s.Phi.matrix() - K @ at_t.Phi.matrix(), missed)
+    nats = 0.5 * torch.einsum("bid,ij,bjd->b", apart, torch.linalg.inv(S - K @ P @ S), apart)
+    torch.testing.assert_close(step_divergence(model, x, s, t, perturbed), nats / 4, rtol=1e-8, atol=1e-12)
+
+
 def test_learned_variances_do_not_teach_the_mean(generator: torch.Generator) -> None:
     """The bound trains what they add, and the mean is left to the loss (A. Nichol and P. Dhariwal, 2021, arXiv:2102.09672)."""
     net = nn.Linear(2, 4).double()

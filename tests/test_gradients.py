@@ -319,3 +319,19 @@ def test_a_loss_of_other_than_one_value_per_datum_is_refused(device, dtype):
     for parts in (1, 2):
         with pytest.raises(ValueError, match=r"the loss returned shape \(4, 2\), where \(4,\) .* one value per datum"):
             fit(model, RING, steps=1, batch_size=4, seed=0, loss=loss, accumulate=parts)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_sums_over_processes_are_those_of_every_gradient(number: int) -> None:
+    class TwoAlike:
+        def reduce(self, value: torch.Tensor, how: str) -> torch.Tensor:
+            assert how == "sum"
+            return 2 * value
+
+    processes = Processes(torch.device("cpu"))
+    processes._talk = TwoAlike()
+    parameters = [torch.nn.Parameter(torch.ones(k + 1, 2)) for k in range(number)]
+    for k, p in enumerate(parameters[:2]):
+        p.grad = torch.full_like(p, k + 0.5)
+    assert processes.add(torch.tensor(0.7), iter(parameters)) == pytest.approx(1.4)
+    assert [None if p.grad is None else p.grad.unique().item() for p in parameters] == [1.0, 3.0, None][:number]
