@@ -706,17 +706,17 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "takes 0.73 times as long as k-diffusion's DPM++ 2M on two numbers,\n0.87 times on an image and 1.09 times on 64",
+        "takes 0.73 times as long as k-diffusion's DPM++ 2M on two numbers,\n0.87 times on an image and 1.00 times on 64",
         lambda: [beside(WITHOUT_NOISE, "2M", shape) for shape in ("1x2", "1x3x32x32", "64x3x32x32")],
     ),
     (
         "benchmarks/README.md",
-        "takes 0.70 times as long as k-diffusion's SDE solver\nof second order on an image, and 0.92 times on 64",
+        "takes 0.70 times as long as k-diffusion's SDE solver\nof second order on an image, and 0.95 times on 64",
         lambda: [beside("sdegen.sample, default, all", "2M SDE", shape) for shape in ("1x3x32x32", "64x3x32x32")],
     ),
     (
         "benchmarks/README.md",
-        "11.9 ± 0.1 µs a step for DDIM, and for the default 0.40 to 0.45 ms",
+        "11.9 ± 0.1 µs a step for DDIM, and for the default 0.40 to 0.54 ms",
         lambda: [
             *cells("speed/step", "sdegen DDIM", "1x2: set-up", "1x2: set-up s.e."),
             *sorted(
