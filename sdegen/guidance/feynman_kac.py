@@ -40,9 +40,7 @@ COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
 FEW = 20.0  # first particles with descendants, of fewer of which a run is not to be believed
 FEW_OF = 0.1  # of all particles, where that is fewer
-DOUBT = (
-    2.0  # standard errors of what a fit has taken, in its size: leaving out one particle at a time mends the most of it
-)
+DOUBT = 2.0  # standard errors of what fits have taken, in its size: leave-one-out mends the most of it
 
 
 @check_arguments

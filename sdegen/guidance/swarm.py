@@ -139,9 +139,8 @@ class Swarm:
         self.model, self.x, self.gain, self.batch, self.cond = model, x, gain, batch, cond
         self.memory: MultistepMemory | None = None
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
-        self.optimism = (
-            0.0  # nats that the fits have taken from the normaliser, as each had the particles that it was for
-        )
+        # Nats that the fits have taken from the normaliser, as each had the particles that it was for.
+        self.optimism = 0.0
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
         self._rate = torch.zeros_like(self.log_weights)
