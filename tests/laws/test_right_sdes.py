@@ -162,6 +162,22 @@ def test_a_drift_that_does_not_depend_on_the_state_has_no_slope() -> None:
     laws.nonlinear.derivatives_reach_the_drift(Walk())
 
 
+def test_moves_whose_order_matters_compose() -> None:
+    class Turned(sdegen.MatrixSDE):
+        """Two channels, whose drift turns with the time: its matrices do not commute."""
+
+        Sigma_0 = torch.eye(2, dtype=torch.float64)
+
+        def F(self, t: Tensor) -> Tensor:
+            one, other = torch.tensor([[[-1.0, 2.0], [0.0, -1.0]], [[0.0, 0.0], [3.0, 0.0]]], dtype=torch.float64)
+            return one + other * t[..., None, None]
+
+        def G(self, t: Tensor) -> Tensor:
+            return torch.eye(2, dtype=torch.float64).expand(*t.shape, 2, 2)
+
+    laws.linear.marginals_compose(Turned())
+
+
 def test_every_law_applies_or_has_a_reason_why_not() -> None:
     everything = {
         name
