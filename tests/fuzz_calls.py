@@ -688,6 +688,7 @@ ALLOWED: dict[str, str] = {
     "training.Lagrangian(power)": "zero",  # squares themselves
     "training.Semigroup(power)": "zero",
     "end": "zero",  # the data's own time
+    "models.foreign.TwoTimes(net)": "takes nine",  # six of them may be conditions
     "t": "zero",
     "label": "none, flat, an array, its list, of integers, of truth values",  # no condition, one for all, or a row each
     "neutral": "none",
