@@ -279,6 +279,38 @@ def test_a_density_without_a_slope_or_of_zero_has_no_divergence() -> None:
         PathDivergence(lambda x: RING.log_prob(x.detach()), steps=3)(small_with_moments(), x)
     with pytest.raises(NonFiniteLoss, match=r"not finite at t = 0 "):
         PathDivergence(lambda x: RING.log_prob(x).masked_fill(x[:, 0] < 0, -math.inf), steps=3)(small_with_moments(), x)
+    with pytest.raises(TypeError, match=r"^log_prob returned a float"):
+        PathDivergence(lambda x: 0.0, steps=3)(small_with_moments(), x)  # type: ignore[arg-type, return-value]
+
+
+def test_the_divergence_asks_for_the_density_once_and_records_a_run_only_where_derivatives_are_wanted() -> None:
+    asked: list[bool] = []
+
+    def log_prob(x: Tensor) -> Tensor:
+        asked.append(x.requires_grad)
+        return RING.log_prob(x)
+
+    class Recorded(nets.MLP):
+        """Counts the calls that are recorded for derivatives."""
+
+        recorded = 0
+
+        def forward(self, x: Tensor, level: Tensor, /, **cond: Any) -> Tensor:
+            type(self).recorded += torch.is_grad_enabled()
+            return super().forward(x, level, **cond)
+
+    torch.manual_seed(0)
+    model, loss, x = (
+        sdegen.Model(Recorded(2, width=8), sdegen.VP()),
+        PathDivergence(log_prob, steps=3),
+        torch.zeros(9, 2),
+    )
+    model.moments = GAUSSIAN.moments()
+    values = loss(model, x, generator=torch.Generator().manual_seed(0))
+    assert values.requires_grad and asked == [True] and Recorded.recorded == 3
+    with torch.no_grad():
+        again = loss(model, x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again, values) and asked == [True, False] and Recorded.recorded == 3
 
 
 @pytest.mark.parametrize("loss", [AdjointMatching, LogVariance, PathDivergence])

@@ -37,6 +37,10 @@ from .particles import Particles, log_evidence_of
 STEPS = 100  # of a run whose number of steps nobody named
 SCALE = 0.3  # of the spread of the first Gaussian: laws have detail that is finer than they are wide
 WHY = ": paths from data to noise have no density there."
+NO_SLOPE = (
+    "log_prob(x) has no slope by x; form it by operations of torch without detach(), or train by LogVariance, which needs "
+    "none."
+)
 
 
 class PathTarget:
@@ -110,12 +114,14 @@ class PathTarget:
         Raises
         ------
         ValueError
-            If the density is NaN or +∞ somewhere, or 0 everywhere.
+            If the density is NaN or +∞ somewhere, or 0 everywhere, or has no slope where the run has derivatives.
         TypeError, ValueError
             If its logarithm is not one number for each point.
         """
         with torch.set_grad_enabled(run.samples.requires_grad):
             density, sde = self.densities(run.samples), as_linear(model.sde, WHY)
+            if run.samples.requires_grad and not density.requires_grad:
+                raise ValueError(NO_SLOPE)
             prior = _prior_of(model, run.path[0])
             if self.base is None:
                 volume = sde.units.std.double().expand(run.samples.shape[1:]).log().sum()

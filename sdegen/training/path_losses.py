@@ -13,7 +13,7 @@ from torch.nn.functional import huber_loss
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..guidance.unnormalised import WHY, PathTarget
+from ..guidance.unnormalised import NO_SLOPE, WHY, PathTarget
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled_values
 from ..laws.operators import rows
@@ -27,10 +27,6 @@ from .score_loss import ScoreLoss
 from .weightings import LikelihoodWeighting, Weighting, weight_at
 
 SHARE = 0.5  # of samples that weights leave effective
-NO_SLOPE = (
-    "log_prob(x) has no slope by x; form it by operations of torch without detach(), or train by LogVariance, which needs "
-    "none."
-)
 
 
 class LogVariance(ScoreLoss):
@@ -141,10 +137,7 @@ class PathDivergence(ScoreLoss):
     ) -> Tensor:
         """Return the loss of each of as many paths as there are rows, ``(B,)`` in nats."""
         _refuse_conditions(cond)
-        run = self._target.draw(model, len(x_0), generator, grad=True)
-        with torch.enable_grad():
-            if run.samples.requires_grad and not self.log_prob(run.samples[:1]).requires_grad:
-                raise ValueError(NO_SLOPE)
+        run = self._target.draw(model, len(x_0), generator, grad=torch.is_grad_enabled())
         return finite(-self._target.log_weights(model, run), run.times[-1])
 
 
