@@ -290,7 +290,8 @@ def test_a_run_of_too_few_steps_to_tell_its_error_says_so() -> None:
     with pytest.raises(ValueError, match="steps = 1 leaves the first time alone"):
         corrected(model, 50, steps=1, seed=0)
     with pytest.warns(UserWarning, match="steps = 2 are too few to tell"):
-        corrected(model, 50, steps=2, seed=0)
+        found = corrected(model, 50, steps=2, seed=0)
+    assert found.evidence_error == math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         corrected(product(sdegen.VP(), [(NARROW, 1.0)]), 50, steps=3, seed=0)

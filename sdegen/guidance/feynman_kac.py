@@ -69,7 +69,7 @@ def corrected(
     what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
 
     The stated error is that of weights, of what was given back, twice its size, and of the length of the steps, in squares. It
-    is infinite where the run warns of few descendants.
+    is infinite where the run warns of few descendants, or of too few steps to tell.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
@@ -146,7 +146,7 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
-    error = swarm.step_error()
+    error = swarm.step_error() if len(times) > 2 else math.inf
     if len(times) < 3:
         warn_caller(f"steps = {steps} are too few to tell how far the logarithm of the normaliser is off; take more.")
     elif error > COARSE:
