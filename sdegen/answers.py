@@ -237,8 +237,10 @@ def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -
     try:
         return net(x, level, **cond)
     except (RuntimeError, ValueError, IndexError) as error:
-        if torch.compiler.is_compiling() or len(level) == len(x) or not _answers(net, x, level.expand(len(x)), **cond):
+        if torch.compiler.is_compiling() or len(level) == len(x):
             raise
+        if _answers(net, x, level, **cond) or not _answers(net, x, level.expand(len(x)), **cond):
+            raise  # of another cause, such as of memory that derivatives would have needed
         raise ValueError(
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."

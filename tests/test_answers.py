@@ -462,6 +462,17 @@ def test_a_network_that_wants_a_level_for_each_state_is_told_so(kind: Any, n: in
     torch.testing.assert_close(model.score(x, 0.5), each)
 
 
+def test_a_network_that_fails_for_another_cause_is_not_told_of_levels() -> None:
+    class Full(torch.nn.Linear):
+        def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+            if torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("no memory left for derivatives")
+            return super().forward(x)
+
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        sdegen.Model(Full(2, 2), sdegen.VP()).score(torch.ones(3, 2), 0.5)
+
+
 def test_what_else_a_network_raises_is_left_as_it_is() -> None:
     class Wrong(torch.nn.Module):
         def forward(self, x: Tensor, level: Tensor) -> Tensor:
