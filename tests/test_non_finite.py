@@ -196,6 +196,45 @@ def test_in_a_long_run_a_few_steps_are_named_and_with_its_path_the_one(value):
             sample(Broken(), 3, sampler=sampler, seed=0, return_path=path)
 
 
+class Once(nn.Module):
+    """A network that says something else in its `last`-th call, of one number of one state."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.line, self.value, self.last, self.calls = nn.Linear(2, 2), value, 0, 0
+
+    def forward(self, x, level):
+        self.calls += 1
+        out = self.line(x)
+        if self.calls == self.last:
+            out = out.index_fill(1, torch.tensor([0]), self.value)
+        return out
+
+
+LONG = [
+    samplers.DDIM(30), samplers.DDIM(30, eta=1.0), samplers.EulerMaruyama(30), samplers.Heun(15), samplers.Churn(15),
+    samplers.ExponentialSDE(30), samplers.Multistep(30), samplers.Singlestep(10), samplers.Langevin(30),
+    samplers.PredictorCorrector(samplers.EulerMaruyama(15)), samplers.AnnealedLangevin(15), samplers.ReverseDiffusion(30),
+    samplers.Restart(samplers.DDIM(30), [samplers.Interval(0.1, 1.0, 2, 4)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+@pytest.mark.parametrize("sampler", LONG, ids=lambda s: type(s).__name__)
+def test_a_number_that_is_not_finite_for_one_call_is_never_lost_between_looks(sampler, value):
+    """A run looks at some of its states, in which it has to be still."""
+    torch.manual_seed(0)
+    model = Model(Once(value), VP())
+    model.moments = RING.moments()
+    sample(model, 3, sampler=sampler, seed=0)
+    calls = model.net.calls
+    assert calls >= 28
+    for last in (1, calls // 3, calls // 2, calls - 3, calls):
+        model.net.calls, model.net.last = 0, last
+        with pytest.raises(ValueError, match="the state turned non-finite in"):
+            sample(model, 3, sampler=sampler, seed=0)
+
+
 def test_a_last_move_that_turns_non_finite_is_named_too():
     class Broken(sdegen.ScoreModel):
         sde, moments = VP(), RING.moments()
