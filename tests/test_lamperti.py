@@ -227,6 +227,13 @@ def test_a_step_beyond_an_end_is_reflected() -> None:
     assert torch.allclose(unit.enter(torch.tensor([[high + 0.1]], dtype=d64)), torch.tensor([[high - 0.1]], dtype=d64))
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("kind", [SquareRoot, lambda: JACOBI])
+def test_a_step_of_no_finite_length_is_not_brought_back(kind: Callable[[], sdegen.SDE], value: float) -> None:
+    """A run is to stop at it."""
+    assert not Lamperti(kind()).enter(torch.tensor([[value]], dtype=d64)).isfinite().any()
+
+
 def test_a_model_in_these_coordinates_is_trained_sampled_and_saved(tmp_path: Path) -> None:
     data = MIXTURE.sample(500, g()).exp()
     model = sdegen.DirectModel(sdegen.nets.MLP(1, width=16, depth=1), lamperti(sdegen.CIR()))

@@ -234,10 +234,10 @@ def from_network(
     sde
         The process that it was trained on.
     parametrization
-        What it gives: `NoiseParametrization` (the default), `DataParametrization`, `VelocityParametrization` or
-        `ScoreParametrization`.
+        What it gives: `NoiseParametrization` (the default), `DataParametrization`, `VelocityParametrization`,
+        `StraightParametrization` or `ScoreParametrization`.
     clock
-        What it is told of the time: ``StepIndex(1000)`` (the default), `ScaledTime` or `NoiseLevel`.
+        What it is told of the time: ``StepIndex(1000)`` (the default), `ScaledTime`, `FromNoise` or `NoiseLevel`.
     moments
         Mean and covariance of the data, which the prior and the default sampler are matched to; runs otherwise need `x_T`.
     end

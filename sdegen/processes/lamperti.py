@@ -106,7 +106,7 @@ class Lamperti(Coordinates):
         return self._slope(x.double().cpu()).log().flatten(1).sum(1).to(x)
 
     def enter(self, u: Tensor) -> Tensor:
-        """Return coordinates that a step has moved out of the image, reflected at its ends."""
+        """Return coordinates that a step has moved out of the image, reflected at its ends; what is infinite stays so."""
         numbers = torch.finfo(u.dtype)
         low, high = (
             end.expand(math.prod(self.shape)).reshape(self.shape) if len(end) > 1 else end[0]
@@ -116,7 +116,7 @@ class Lamperti(Coordinates):
         high = torch.where(high.isinf(), high, high - numbers.eps * high.abs())
         u = torch.where(u < low, 2 * low - u, u)
         u = torch.where(u > high, 2 * high - u, u)
-        return u.clamp(low, high)
+        return torch.where(u.isinf(), u, u.clamp(low, high))
 
     def _slope(self, x: Tensor) -> Tensor:
         slope = self._apply(self._psi.slope, self._to_line(x))
