@@ -80,6 +80,24 @@ def test_four_coefficients_recover_the_truth(sde: Any, kind: type[Parametrizatio
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * (1 + want.abs().max().item()))
 
 
+@pytest.mark.parametrize("kind", [NoiseParametrization, EDMParametrization, sdegen.models.MatchedParametrization])
+def test_what_a_network_is_told_of_a_time_can_be_overridden(kind: type[Parametrization]) -> None:
+    class Told(kind):  # type: ignore[misc, valid-type]
+        def level(self, sde: Any, at: Any) -> Tensor:
+            told: Tensor = 7 * at.t / sde.T
+            return told
+
+    class Seen(nn.Linear):
+        def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+            self.level = level
+            return super().forward(x)
+
+    net = Seen(2, 2)
+    sdegen.Model(net, sdegen.VP(), Told()).score(torch.zeros(2, 2), torch.tensor([0.2, 0.6]))
+    assert net.level is not None
+    torch.testing.assert_close(net.level, torch.tensor([1.4, 4.2]))
+
+
 def test_edm_coefficients_are_those_of_the_paper() -> None:
     # Karras et al. 2022, table 1: D = c_skip x + c_out F, in their own letters.
     sde, std = sdegen.EDM(), 0.7

@@ -130,7 +130,7 @@ class Foreign(Parametrization):
     Parameters
     ----------
     asks
-        `NoiseParametrization`, `DataParametrization`, `VelocityParametrization` or
+        `NoiseParametrization`, `DataParametrization`, `VelocityParametrization`, `StraightParametrization` or
         `ScoreParametrization`.
     clock
         What the network is told of the time.

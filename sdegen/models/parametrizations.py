@@ -308,7 +308,7 @@ class EDMParametrization(Parametrization):
         if self.detail:
             c_out = c_out * (1 + (self.detail / sde.units.scale) ** 2 * at.snr).rsqrt()
         c_in = whiten @ at.r_inv
-        return Coefficients(explained @ c_in, c_out, c_in, self.c_noise(at))
+        return Coefficients(explained @ c_in, c_out, c_in, self.level(sde, at))
 
 
 class MatchedParametrization(EDMParametrization):
