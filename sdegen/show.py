@@ -110,9 +110,8 @@ def _arguments(thing: Any) -> list[str]:
         elif parameter.kind is parameter.VAR_POSITIONAL:
             shown += _some([show_value(v) for v in value])
         else:
-            bare = (
-                not (result or isinstance(value, PLAIN)) and parameter.default is parameter.empty
-            )  # its class says what it is
+            # Its class says what it is.
+            bare = not (result or isinstance(value, PLAIN)) and parameter.default is parameter.empty
             shown.append(show_value(value) if bare else f"{name}={show_value(value)}")
     return shown
 

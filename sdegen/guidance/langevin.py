@@ -111,9 +111,8 @@ class LangevinCopy(CopiedData):
         z = self._place(w, x, level)
         value, _, back = pull_back(lambda z: (self.log_likelihood(z), ()), z)
         slope = level * self.sde.units.stretch(back(torch.ones_like(value))) - w
-        drift = P.solve(
-            slope.nan_to_num(0.0, 0.0, 0.0)
-        )  # where the likelihood is no number, the walk is without a slope
+        # Where the likelihood is no number, the walk is without a slope.
+        drift = P.solve(slope.nan_to_num(0.0, 0.0, 0.0))
         most = STEEPEST**2 * P.numbers
         return value - 0.5 * dot(w, w), drift * rows((most / dot(drift, drift).clamp_min(most)).sqrt(), drift)
 

@@ -187,9 +187,8 @@ class Swarm:
         y = y - log_weights.softmax(0) @ y
         d, most = y.shape[1], len(y) // EACH
         strengths = torch.linalg.eigvalsh(stage.gram)
-        if (
-            2 * d > most or strengths[0] < LEAST * strengths[-1]
-        ):  # too few, or directions without noise, which no drift reaches
+        # Too few, or directions without noise, which no drift reaches.
+        if 2 * d > most or strengths[0] < LEAST * strengths[-1]:
             return torch.zeros_like(rate), torch.zeros_like(y), 0.0
         full = d + d * d <= most
         turned = (pull[:, :, None] * y[:, None] - stage.gram).flatten(1) if full else pull * y - stage.gram.diagonal()

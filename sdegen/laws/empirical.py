@@ -127,9 +127,8 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     noisy = (S.c > 0).all() if isinstance(S, Scale) else not S.log_abs_det().isneginf().any()
     if not noisy:
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
-    if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(
-        y.device.type
-    ):  # half the digits are lost in a difference of distances
+    # Half the digits are lost in a difference of distances.
+    if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(y.device.type):
         with torch.autocast(y.device.type, enabled=False):
             mean, score = pooled(data, widened(y), C, S, block)
         return mean.to(y.dtype), score.to(y.dtype)
@@ -164,9 +163,8 @@ def _pooled_alike(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int) -> 
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
     direct = flat.shape[1] <= FEW
-    at = flat / c.clamp_min(
-        torch.finfo(flat.dtype).tiny ** 0.4
-    )  # with next to no signal the weights are equal: snr is 0
+    # With next to no signal the weights are equal: snr is 0.
+    at = flat / c.clamp_min(torch.finfo(flat.dtype).tiny ** 0.4)
     norms = 0.5 * points.square().sum(1)
     most = max(1, block // len(points))
     means = []

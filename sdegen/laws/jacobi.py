@@ -109,9 +109,8 @@ class JacobiLaw:
         if faint.any():
             numbers = (x.detach(), self._start, self.a.to(x), self.b.to(x), self.clock.to(x))
             short, rise = log_density_and_slope(*(v.expand(x.shape)[faint] for v in numbers))
-            short = (
-                short + rise * (x - x.detach())[faint]
-            )  # the formula itself has no derivatives that torch could take
+            # The formula itself has no derivatives that torch could take.
+            short = short + rise * (x - x.detach())[faint]
             value, slope = value.masked_scatter(faint, short), slope.masked_scatter(faint, rise)
         return value, slope
 

@@ -120,10 +120,8 @@ class JacobiSeries:
             low, high = torch.where(gap < 0, u, low), torch.where(gap < 0, high, u)
             ahead = u - (gap / slope).clamp(-4, 4)
             ahead = torch.where((ahead >= low) & (ahead <= high), ahead, 0.5 * (low + high))
-            moved, u = (
-                (ahead - u).abs(),
-                torch.where(sought, ahead, u),
-            )  # what is found does not depend on other numbers
+            # What is found does not depend on other numbers.
+            moved, u = (ahead - u).abs(), torch.where(sought, ahead, u)
             sought = sought & (moved > 1e-6)  # the next step, convergence being quadratic, would be about 1e-12
             if not sought.any():
                 break

@@ -166,9 +166,8 @@ def _panels(w: Callable[[Tensor], Tensor], low: float, high: float) -> tuple[Ten
             raise ValueError(points[bad][0].item())
         coefficients = torch.einsum("kn,pnm->pmk", fit, values[:, :-2])
         largest = coefficients.abs().amax(2)
-        apart = (
-            (_sum(coefficients[:, None], ends[:, None]) - values[:, -2:]).abs().amax(1)
-        )  # what changes at an edge alone
+        # At the edges themselves, which tell what changes there alone.
+        apart = (_sum(coefficients[:, None], ends[:, None]) - values[:, -2:]).abs().amax(1)
         left = (coefficients[..., -2:].abs().amax(2) / largest).amax(1)
         steep = (values.amax(1) / values.amin(1)).amax(1)
         rounded = (left <= SMOOTH) & ((left > STUCK * before) | torch.tensor(halving == FINEST))

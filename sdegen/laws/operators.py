@@ -210,9 +210,8 @@ class Elementwise(Operator):
         return self._of(self.c.clamp_min(least) / R.c)
 
     def sqrt(self) -> Self:
-        return self._of(
-            torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt()
-        )  # rounding alone is that close to 0
+        # Rounding alone is that close to 0.
+        return self._of(torch.where(self.c > -1e-12, self.c.clamp_min(0), self.c).sqrt())
 
     def cholesky(self) -> Self:
         return self.sqrt()

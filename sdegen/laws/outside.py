@@ -98,15 +98,15 @@ def as_law(law: Any) -> Any:
     law
         Anything with ``sample``.
 
-    Examples
-    --------
-    >>> as_law(D.MultivariateNormal(torch.zeros(2), torch.eye(2)))
-    GaussianMixture(K=1, event_shape=(2,))
-
     Raises
     ------
     TypeError
         If it is a table of numbers, whose ``sample`` draws some of its rows.
+
+    Examples
+    --------
+    >>> as_law(D.MultivariateNormal(torch.zeros(2), torch.eye(2)))
+    GaussianMixture(K=1, event_shape=(2,))
     """
     if hasattr(law, "sample") and hasattr(law, "to_numpy"):
         raise TypeError(

@@ -26,9 +26,8 @@ from .draws import log_mean, repeated
 from .elbo import discrete_elbo
 from .flow import LogProb, estimate_log_prob
 
-COARSEST = (
-    2.0  # steps between bytes: the noise with which a chain ends, less than which networks are hardly trained for
-)
+# Steps between bytes: the noise with which a chain ends, less than which networks are hardly trained for.
+COARSEST = 2.0
 
 
 @check_arguments

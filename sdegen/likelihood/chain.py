@@ -119,9 +119,8 @@ def last_log_mass(
     mean = sde.project(model.denoise(perturbed.x, t, **cond))
     width = sde.units.stretch(rows(sde.snr(t).rsqrt(), mean) + torch.zeros_like(mean))
     low, high = ((edge - mean) / width for edge in cell_edges(x_0, scaling))
-    left = torch.where(
-        low > 0, -high, low
-    )  # both ends on the left of the mean or about it: no digits are lost in a tail
+    # Both ends on the left of the mean or about it: no digits are lost in a tail.
+    left = torch.where(low > 0, -high, low)
     right = torch.where(low > 0, -low, high)
     near, beyond = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
     return (near + torch.log1p(-torch.exp(beyond - near))).flatten(1).sum(1)

@@ -66,9 +66,8 @@ class FallTable:
             found, slope = self.fall(t)
             step = (level - found) / slope
             t = (t + step).clamp(first, last)
-            near = (level - found).abs() <= NEAR * (
-                1 + level.abs()
-            )  # where the slope diverges, steps are short anywhere
+            # Where the slope diverges, steps are short anywhere.
+            near = (level - found).abs() <= NEAR * (1 + level.abs())
             if (near & (step.abs() <= SURE * t)).all():
                 return t
         return None

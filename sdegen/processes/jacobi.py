@@ -149,9 +149,8 @@ class Jacobi(BoundedSDE):
         share of steps that do vanishes with their length.
         """
         numbers = torch.finfo(x.dtype)
-        return fold_into(
-            x, numbers.tiny / numbers.eps, 1 - 0.5 * numbers.eps
-        )  # not onto an end, where there is no noise
+        # Not onto an end, where there is no noise.
+        return fold_into(x, numbers.tiny / numbers.eps, 1 - 0.5 * numbers.eps)
 
     def prior(self, moments: Moments) -> BetaLaw:
         """Return the stationary law Beta(a, b), over the shape of the data."""

@@ -117,9 +117,8 @@ class Guess:
         self.asked = asked
         self.x = torch.empty(0)  # the states that follow from the guesses before
         self.seen: tuple[Tensor, Tensor] | None = None  # those that the model was asked about, and its answer
-        self.slope: tuple[Tensor, Tensor] | None = (
-            None  # a direction, and what the answer does along it beyond the Gaussian's
-        )
+        # A direction, and what the answer does along it beyond the Gaussian's.
+        self.slope: tuple[Tensor, Tensor] | None = None
 
     def answer(self, x: Tensor) -> Tensor:
         """Return the guess at the states `x`, and keep these."""

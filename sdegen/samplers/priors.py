@@ -26,9 +26,8 @@ from ..processes.linear import LinearSDE, gaussian, is_linear
 from ..warning import warn_caller
 
 HARDLY = 1.0  # the spread of the data beside the noise at T from where on a Gaussian may cost half a bit a coordinate
-REMEMBERED = (
-    3.0  # beyond it a Gaussian of the moments is not near the law of the states any more, whatever the data are
-)
+# As much, beyond which a Gaussian of the moments is not near the law of the states any more, whatever the data are.
+REMEMBERED = 3.0
 NUMBERS = 8192  # that the moments of a prior of its own are measured by
 LEAST = 16  # draws, at least
 

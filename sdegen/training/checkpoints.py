@@ -73,9 +73,8 @@ class Checkpoint:
             )
         for name, value in now.items():
             was = then[name]
-            if was.dtype != value.dtype or (
-                value.numel() and was.shape != value.shape
-            ):  # moments are empty before a run
+            # Moments are empty before a run.
+            if was.dtype != value.dtype or (value.numel() and was.shape != value.shape):
                 raise ValueError(
                     f"{self.path} holds weights of another architecture: {name} is {tuple(was.shape)} {was.dtype} there and "
                     f"{tuple(value.shape)} {value.dtype} here; {_WHAT_TO_DO}"

@@ -163,9 +163,8 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
             return value[rows] if has_rows(value, size) else value
 
         given = (pick(x), *map(pick, args))
-        if (
-            own_dtype is not None and x.dtype != own_dtype
-        ):  # of half precision, and not called as such by its model already
+        # Of half precision, and not called as such by its model already.
+        if own_dtype is not None and x.dtype != own_dtype:
             given = tuple(v.to(own_dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in given)
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
             named = taken.with_rows(cond, size)

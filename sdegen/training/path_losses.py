@@ -206,9 +206,8 @@ class AdjointMatching(ScoreLoss):
         _refuse_conditions(cond)
         sde, run = as_linear(model.sde, WHY), self._target.draw(model, len(x_0), generator)
         log_weights = self._target.log_weights(model, run)
-        log_weights = temper(
-            log_weights - log_weights.max(), SHARE
-        )  # float32 holds their digits whatever the constant is
+        # From the largest on, whose digits float32 holds whatever the constant is.
+        log_weights = temper(log_weights - log_weights.max(), SHARE)
         u, values = run.path[-1], self._values(sde, run)
         t, factor = self.times.draw(sde, self.levels * len(u), generator)
         at, data = sde.marginal(t), u.repeat(self.levels, *[1] * (u.ndim - 1))

@@ -44,9 +44,8 @@ class Validation(Keeping):
     @check_arguments
     def __init__(self, data: Any, every: int) -> None:
         super().__init__(every)
-        if not any(
-            hasattr(data, name) for name in ("__iter__", "__getitem__", "rows", "read")
-        ):  # `rows` of scaled images, `read` of a table
+        # `rows` of scaled images, `read` of a table.
+        if not any(hasattr(data, name) for name in ("__iter__", "__getitem__", "rows", "read")):
             check_law("data", data)
         self.data = data
 

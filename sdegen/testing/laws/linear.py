@@ -96,9 +96,8 @@ def signal_to_noise_decreases(sde: LinearSDE) -> None:
 
 def clock_inverts_the_snr(sde: LinearSDE) -> None:
     """``time(snr(t)) = t``, and the flow's clock and chart invert too, as long as there is a signal to tell the time by."""
-    t = torch.cat(
-        [times(sde), sde.T * (1 - torch.logspace(-2, -6, 5, dtype=torch.float64))]
-    )  # where levels may fall to −inf
+    # Where levels may fall to −inf.
+    t = torch.cat([times(sde), sde.T * (1 - torch.logspace(-2, -6, 5, dtype=torch.float64))])
     level = sde.log_snr(t)
     close("the time of log snr(t)", sde.time_of_log_snr(level[level.isfinite()]), t[level.isfinite()], 1e-8, sde.T)
     t = times(sde, until=sde.t_max)
