@@ -135,6 +135,13 @@ class UNet(nn.Module):
         return (x.sin(),)
 
 
+class TwoTimed(nn.Module):
+    """A network that is called as mean flows are."""
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return x.sin()
+
+
 class Writer:
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
     def add_images(self, tag: str, images: Tensor, step: int) -> None: ...
@@ -530,6 +537,7 @@ CALLS: dict[str, Any] = {
     "testing.check_flow_map": {"model": Lazy(flow_map), "n": 4},
     "testing.flow_map_cases": {"model": Lazy(flow_map), "n": 4},
     "FlowMap": {"net": Lazy(lambda: flow_map().net), "sde": VP},
+    "models.foreign.TwoTimes": {"net": TwoTimed()},
     "testing.check_sampler": {"make": MAKE, "steps": (4, 8)},
     "testing.check_wrapper": {"wrap": WRAP},
     "testing.observed_order": {"make": MAKE, "steps": (4, 8)},

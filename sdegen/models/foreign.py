@@ -195,6 +195,7 @@ class TwoTimes(nn.Module):
         If it takes a state and one time.
     """
 
+    @check_arguments
     def __init__(self, net: nn.Module, length: bool = False) -> None:
         super().__init__()
         try:
