@@ -8,6 +8,7 @@ are finite is asked at the end of a run, and of the loss.
 from __future__ import annotations
 
 __all__ = [
+    "FAILURES",
     "as_numbers",
     "ask_draws",
     "ask_log_prob",
@@ -16,6 +17,7 @@ __all__ = [
     "check_answer",
     "check_pair",
     "check_each",
+    "check_levels",
     "check_reading",
 ]
 
@@ -26,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+FAILURES = RuntimeError, ValueError, IndexError  # what a network raises that was written for other shapes
 
 
 def as_numbers(answer: Any) -> Tensor | None:
@@ -236,11 +240,22 @@ def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -
     """
     try:
         return net(x, level, **cond)
-    except (RuntimeError, ValueError, IndexError) as error:
-        if torch.compiler.is_compiling() or len(level) == len(x):
-            raise
-        if _answers(net, x, level, **cond) or not _answers(net, x, level.expand(len(x)), **cond):
-            raise  # of another cause, such as of memory that derivatives would have needed
+    except FAILURES as error:
+        check_levels(error, net, x, level, **cond)
+        raise
+
+
+def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
+    """Refuse a network that has failed with one level for all states, and answers with that level for each.
+
+    Raises
+    ------
+    ValueError
+        If it does; not where it has failed of another cause, such as of memory that derivatives would have needed.
+    """
+    if torch.compiler.is_compiling() or len(level) == len(x):
+        return
+    if not _answers(net, x, level, **cond) and _answers(net, x, level.expand(len(x)), **cond):
         raise ValueError(
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
@@ -252,6 +267,6 @@ def _answers(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) 
     """Tell whether a network has an answer."""
     try:
         net(x.clone(), level, **cond)
-    except (RuntimeError, ValueError, IndexError):
+    except FAILURES:
         return False
     return True

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import ask_net, check_answer
+from ..answers import FAILURES, check_answer, check_levels
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
 from ..fixed import is_unknown
@@ -256,7 +256,12 @@ class Model(Trainable, VelocityModel):
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
-        return check_answer("net", self._call(x, c, **cond), x.shape, x)
+        try:
+            out = self._call(x, c, **cond)
+        except FAILURES as error:
+            check_levels(error, self.net, *c.inputs(x), **cond)
+            raise
+        return check_answer("net", out, x.shape, x)
 
     def _call(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Any:
         """Return what the network returns for a state.
@@ -271,12 +276,12 @@ class Model(Trainable, VelocityModel):
         """
         into, level = c.inputs(x)
         if into is not x:
-            return ask_net(self.net, into, level, **cond)
+            return self.net(into, level, **cond)
         if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_compiling():
-            return ask_net(self.net, x.clone(), level, **cond)
+            return self.net(x.clone(), level, **cond)
         trusted = self._trusted[0] is self.net
         given = x if trusted else x.clone()
-        before, out = given._version, ask_net(self.net, given, level, **cond)
+        before, out = given._version, self.net(given, level, **cond)
         left = given._version == before
         if trusted and not left:
             raise ValueError(

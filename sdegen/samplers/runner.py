@@ -134,30 +134,31 @@ class Runner(NamedTuple):
                 ranges += _ends(x)
             if self.return_path:
                 path.append(x)
-            self._tell(i - 1, self.times[i], x)
+            if self.callback is not None:
+                self._tell(self.callback, i - 1, self.times[i], x)
             bar.update()
         if self.denoise:
             x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
             path.append(x)
             looked.append(len(steps) + 1)
             ranges += _ends(x)
-            self._tell(len(steps), torch.zeros_like(self.times[-1]), x)
+            if self.callback is not None:
+                self._tell(self.callback, len(steps), torch.zeros_like(self.times[-1]), x)
         self._check(course, looked, torch.stack(ranges).tolist())
         return torch.stack(path) if self.return_path else x
 
-    def _tell(self, i: int, t: Tensor, x: Tensor) -> None:
-        """Call the callback, if there is one; refuse that it changes the states in place.
+    @staticmethod
+    def _tell(callback: Callback, i: int, t: Tensor, x: Tensor) -> None:
+        """Call a callback; refuse that it changes the states in place.
 
         Raises
         ------
         ValueError
             If it does.
         """
-        if self.callback is None:
-            return
         seen = x.clone() if x.is_inference() else x  # of a tensor of inference nobody would know
         before = None if x.is_inference() else x._version
-        self.callback(i, t, seen)
+        callback(i, t, seen)
         if before is not None and x._version != before:
             raise ValueError(
                 "callback changed the states in place, and they are those of the run; let it work on x.clone(). What changes a "
