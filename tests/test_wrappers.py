@@ -111,7 +111,33 @@ def test_a_network_that_does_more_at_a_change_of_mode_is_told_of_it() -> None:
     model = sdegen.Model(Told(), sdegen.VP())
     with evaluating(model):
         assert Told.told == [False] and not any(module.training for module in model.modules())
-    assert all(module.training for module in model.modules())
+    assert all(module.training for module in model.modules()) and Told.told == [False, True]
+    Told.told.clear()
+    with evaluating(model.eval()):
+        pass
+    assert Told.told == [False]  # by the line above alone
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_part_that_its_network_keeps_in_training_stays_so(mode: bool) -> None:
+    """Such as dropout that draws in evaluation too."""
+
+    class Kept(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout, self.frozen = torch.nn.Dropout(0.5), torch.nn.Dropout(0.5)
+
+        def train(self, mode: bool = True) -> Self:
+            super().train(mode)
+            self.dropout.train()
+            return self
+
+    model = sdegen.Model(Kept(), sdegen.VP()).train(mode)
+    model.net.frozen.eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert model.net.dropout.training and not model.net.training and not model.net.frozen.training
+    assert [module.training for module in model.modules()] == before
 
 
 def test_a_wrapper_takes_the_states_that_what_is_inside_takes() -> None:
