@@ -1,14 +1,15 @@
 """The codec table: what images take in a file, beside the bound, the flow's estimate, and what other formats make of them.
 
-    python -m benchmarks.codec_table --threads 1      # ten minutes of one core, where models trained for bits have their weights
+    python -m benchmarks.codec_table --threads 1      # an hour and a half of one core, where models trained for bits have weights
     python -m benchmarks.codec_table --quick
 
 Images are written by `sdegen.Codec`, read again, and compared bit for bit: a row exists only if they are the same. The bound
 is that of the same images on the same chain, `sdegen.discrete_bits_per_dim`, with its error over draws. The estimate is that of
 the flow with uniform dequantisation, `sdegen.bits_per_dim`, of the model that was trained for bits with noise of its own,
 `sdegen.noised_bits_per_dim`: the bound, and what the two differ by on the first of the images.
-Other formats get all images as one, below each other: PNG and WebP by Pillow, zlib and LZMA of the bytes. All are in bits per
-number. Needs ``sdegen[codec]``. Then what parts of a training for bits are worth (`codec_recipe`).
+Other formats get all images below each other: PNG and WebP by Pillow, on sheets no taller than WebP allows, zlib and
+LZMA of the bytes. All are in bits per number. Needs ``sdegen[codec]``. Then what parts of a training for bits are worth
+(`codec_recipe`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Flow maps: samples of one, two and four jumps, of maps that a score model or its trajectories taught, and of one that had data
 alone.
 
-    python -m benchmarks.flow_map_table --threads 1            # three seeds, half an hour of one core each
+    python -m benchmarks.flow_map_table --threads 1            # three seeds, 45 minutes of one core each
     python -m benchmarks.flow_map_table --quick
 
-The ring of eight modes, and a mixture in eight dimensions that nothing was chosen on, under VP; perceptrons of width 128, depth
+The ring of eight modes, and a mixture in eight dimensions, under VP; perceptrons of width 128, depth
 4. ``KL`` is that of the samples' law to the data's: of jumps by their derivatives, which give the law of the samples itself.
 ``k-NN KL`` and ``sliced W2`` are of samples alone, to as many true ones; ``off`` is the distance of a jump's end from that of the
 map's own probability flow, root mean square in standard deviations of the data, and ``median off`` the median of its length.

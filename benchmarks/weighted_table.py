@@ -1,6 +1,6 @@
 """Weighted runs of products of laws: what they sample beside the law that is stated, and how their errors keep to what they say.
 
-    python -m benchmarks.weighted_table            # about a quarter of an hour of one core
+    python -m benchmarks.weighted_table            # twenty minutes of one core
     python -m benchmarks.weighted_table --quick
 
 The parts are guidance along a mode by weighted runs (`benchmarks.weighted_guidance`), published ways of guidance beside its law
