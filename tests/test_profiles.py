@@ -272,7 +272,7 @@ def test_the_nearest_is_behind_the_guess_in_neither_distance(monkeypatch: pytest
 
     monkeypatch.setattr("sdegen.samplers.trials._miss", miss)
     monkeypatch.setattr("sdegen.samplers.trials._travel", lambda model, solver, x: x)
-    (found,) = try_solvers(model, torch.zeros(2, 2).double(), ground, [4])
+    (found,) = try_solvers(model, torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), ground, [4])
     places = [i for i, one in enumerate(CONTESTANTS) if one.fewest <= 4 <= one.most]
     assert len(entered) == len(places) and found == places[2]
 

@@ -14,7 +14,7 @@ from .profiles import Profile
 from .units import Units
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
-_MEASURED = tuple(f"profile.{name}" for name in Profile._fields)  # after training: older files have none
+_MEASURED = {name: f"profile.{name}" for name in Profile._fields}  # after training: older files have none, or not all
 _EMPTY = torch.empty(0, dtype=torch.float64)
 
 
@@ -89,7 +89,7 @@ class Calibrated(Described):
         moments = (_EMPTY, _EMPTY) if self.moments is None else self.moments
         destination |= {prefix + name: value for name, value in zip(_KNOWN, (*moments, *units), strict=True)}
         if self.profile is not None:
-            destination |= {prefix + name: value for name, value in zip(_MEASURED, self.profile, strict=True)}
+            destination |= {prefix + name: value for name, value in zip(_MEASURED.values(), self.profile, strict=True)}
 
     def _load_from_state_dict(
         self,
@@ -109,15 +109,16 @@ class Calibrated(Described):
             If the network was asked something else.
         """
         found = {name: state_dict.pop(prefix + name, None) for name in _KNOWN}
-        measured = [state_dict.pop(prefix + name, None) for name in _MEASURED]
+        measured = {name: state_dict.pop(prefix + key, None) for name, key in _MEASURED.items()}
         missing_keys += [prefix + name for name, value in found.items() if value is None]
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
         kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
             self.moments = known if known.covariance.numel() else None
-        known_part = [v.detach().double().cpu().clone() for v in measured if v is not None]
-        self.profile = Profile(*known_part) if len(known_part) == len(_MEASURED) else None
+        known_part = {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
+        whole = known_part.keys() | Profile._field_defaults.keys() == _MEASURED.keys()
+        self.profile = Profile(**known_part) if whole else None
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None

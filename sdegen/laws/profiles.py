@@ -6,6 +6,7 @@ __all__ = ["Profile"]
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..arguments import asked_as
@@ -31,6 +32,9 @@ class Profile(NamedTuple):
     choices
         For each number of steps, from 0, which of the default's solvers was nearest to the flow, by its place among them; −1
         where none was tried, ``(13,)``.
+    stops
+        For each number of steps, from 0, the fractions of the way of that solver's grid at which it stops instead, rising from 0
+        to 1 and −1 beyond; −1 throughout where its own are kept, ``(13, 13)``.
     """
 
     log_ratios: Tensor
@@ -38,6 +42,7 @@ class Profile(NamedTuple):
     widths: Tensor
     given: Tensor
     choices: Tensor
+    stops: Tensor = torch.full((13, 13), -1.0, dtype=torch.float64)
 
     def variance(self) -> float:
         """Return the mean variance of a number of the state, under its condition where there is one: at the highest level all of

@@ -35,7 +35,8 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     For scalar processes `Multistep`: in up to twelve steps, that of a few solvers which came nearest to the model's own flow when
     they were tried on some paths. `fit` has tried them (``model.profile``), and of a true score the first call with that number
     of steps does. They differ in their grid, of equal parts of the measured error (`EvenError`) or around a level that is guessed
-    from the moments (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass.
+    from the moments (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass. Then
+    its stops on that grid are moved, where paths held back end nearer to the flow.
 
     In more steps, or where none were tried, it is the first kind of grid and that Gaussian, with an order that grows with the
     steps, as high orders need room: one in two, two up to six, three up to twelve, four beyond, the last with a corrector. Data

@@ -7,7 +7,18 @@ than its profile tells. So they are tried, on paths of the model itself.
 
 from __future__ import annotations
 
-__all__ = ["Ground", "along", "choose_solver", "ground_of", "guess", "level", "trial_cost", "try_solvers", "untried"]
+__all__ = [
+    "Ground",
+    "along",
+    "choose_solver",
+    "follow_flow",
+    "ground_of",
+    "guess",
+    "level",
+    "trial_cost",
+    "try_solvers",
+    "untried",
+]
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +36,7 @@ from .distances import average_distances
 from .even_error import EvenError
 from .multistep import Multistep
 from .references import Normal, PointMass, Reference
-from .steps import take_steps
+from .stops import arrive, moved
 
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 WIDER = 1.5  # times the scale, under conditions
@@ -198,7 +209,19 @@ def untried() -> Tensor:
     return torch.full((MOST + 1,), -1)
 
 
-def try_solvers(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[int]) -> list[int]:
+def follow_flow(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[int]) -> Tensor:
+    """Return the end of a run of many steps on paths of a model, which stands for its flow.
+
+    Parameters
+    ----------
+    model, x_T, ground, steps
+        As for `try_solvers`.
+    """
+    with torch.no_grad(), evaluating(model):
+        return _travel(model, along(ground, _fine(steps)), x_T)
+
+
+def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, ground: Ground, steps: Sequence[int]) -> list[int]:
     """Run solvers on paths of a model, and return which is the nearest to its flow for each number of steps, by its place in
     `CONTESTANTS`.
 
@@ -212,6 +235,8 @@ def try_solvers(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[
         A score model of a scalar process, whose data's moments are known, with its conditions bound to it.
     x_T
         States at the first time, ``(B, *)``.
+    flow
+        Where the flow takes them (`follow_flow`).
     ground
         What solvers are laid out by.
     steps
@@ -219,7 +244,6 @@ def try_solvers(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[
     """
     nearest = []
     with torch.no_grad(), evaluating(model):
-        flow = _travel(model, along(ground, _fine(steps)), x_T)
         for n in steps:
             entered = _entered(n)
             missed = torch.stack([_miss(_travel(model, CONTESTANTS[i].lay(ground, n), x_T), flow) for i in entered])
@@ -256,19 +280,22 @@ def _miss(x: Tensor, flow: Tensor) -> Tensor:
 
 def _travel(model: ScoreModel, solver: Multistep, x: Tensor) -> Tensor:
     """Return the states at the last time of a solver."""
-    plan = solver.plan(model, solver.times(model.sde, denoise=False))
-    return [states for states, _ in take_steps(solver, plan, model, x, torch.zeros_like)][-1]
+    return arrive(model, solver, solver.times(model.sde, denoise=False), x)
 
 
 def choose_solver(ground: Ground, steps: int) -> Multistep:
-    """Return the default for a law whose profile is known: what was nearest at this number of steps, or `along`.
+    """Return the default for a law whose profile is known: what was nearest at this number of steps, with its stops as
+    they were moved, or `along`.
 
     Parameters
     ----------
     ground
-        Of the law, with the choices in its profile.
+        Of the law, with the choices and the stops in its profile.
     steps
         Of the grid.
     """
     chosen = int(ground.profile.choices[steps]) if steps <= MOST else -1
-    return CONTESTANTS[chosen].lay(ground, steps) if chosen >= 0 else along(ground, steps)
+    if chosen < 0:
+        return along(ground, steps)
+    solver, stops = CONTESTANTS[chosen].lay(ground, steps), ground.profile.stops[steps, : steps + 1]
+    return moved(solver, stops) if stops[0] >= 0 else solver

@@ -271,13 +271,18 @@ class Training:
         if not isinstance(self.model, Trainable) or not is_scalar(self.model.sde) or draws_images(self.model):
             return
         # a gradient costs two evaluations more
-        draws, tried = affordable(int(SHARE * 3 * self.run.steps * self.settings.batch_size))
+        draws, tried, stops = affordable(int(SHARE * 3 * self.run.steps * self.settings.batch_size))
         self.model.profile = None
         if draws:
             x, cond = next(iter(self.source.few(draws)))
             end = nearest(self.model)
             self.model.profile = measure_profile(
-                self.model, x[:draws], end=end, steps=tried, **{name: value[:draws] for name, value in cond.items()}
+                self.model,
+                x[:draws],
+                end=end,
+                steps=tried,
+                stops=stops,
+                **{name: value[:draws] for name, value in cond.items()},
             )
 
     @torch.no_grad()

@@ -1,0 +1,183 @@
+"""The stops of the default: a grid with stops of its own (`Moved`), and those that bring a solver nearest to the flow of a model
+(`move_stops`).
+
+A profile tells where steps are to be short in the limit of many. Of a few, the error of one can take back that of another. So the
+stops of the solver that was nearest are moved to where the errors at the end, on paths of the model itself, are least.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Moved", "arrive", "move_cost", "move_stops", "moved"]
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from ..models.score import ScoreModel, evaluating
+from ..processes.base import SDE
+from ..processes.grids import Grid
+from .distances import average_distances
+from .multistep import Multistep
+from .steps import take_steps
+
+ROUNDS = 2
+STEP = 1e-2  # of the room that a stop has, in finite differences
+ROOM = 0.45  # of the shorter gap beside a stop: how far it moves in a round, so that stops keep their order
+DAMPINGS = (1e-3, 1e-1, 1.0)
+FAR = 2.0  # median residuals, beyond which a path pulls no harder
+
+
+class Moved(Grid):
+    """A time grid that stops at given fractions of the way of another, in between evenly; at both ends it is as the other.
+
+    Parameters
+    ----------
+    grid
+        The other.
+    stops
+        The fractions, rising from 0, where it ends, to 1, where it starts, ``(n + 1,)``.
+    """
+
+    def __init__(self, grid: Grid, stops: Tensor) -> None:
+        super().__init__(grid.start, grid.end)
+        self.grid, self.stops = grid, stops
+
+    def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
+        """Return the times of the other grid at the fractions that lie at `u`."""
+        place = u * (len(self.stops) - 1)
+        i = place.long().clamp(max=len(self.stops) - 2)
+        return self.grid.spread(sde, end, start, torch.lerp(self.stops[i], self.stops[i + 1], place - i))
+
+
+def moved(solver: Multistep, stops: Tensor) -> Multistep:
+    """Return a solver with other stops, at fractions of the way of its own grid.
+
+    Parameters
+    ----------
+    solver
+        With a grid.
+    stops
+        As for `Moved`.
+    """
+    other = copy(solver)
+    assert solver.grid is not None  # those that are tried have one
+    other.grid = Moved(solver.grid, stops)
+    return other
+
+
+def arrive(model: ScoreModel, solver: Multistep, times: Tensor, x: Tensor) -> Tensor:
+    """Return the states at the last of the times of a solver.
+
+    Parameters
+    ----------
+    model, solver, times
+        A score model, a solver, and the times at which it stops.
+    x
+        States at the first, ``(B, *)``.
+    """
+    return [x, *(states for states, _ in take_steps(solver, solver.plan(model, times), model, x, torch.zeros_like))][-1]
+
+
+class _Paths:
+    """Paths of a model, and how far from their ends a solver arrives: at the last time, and at the posterior mean there."""
+
+    def __init__(self, model: ScoreModel, x_T: Tensor, flow: Tensor, solver: Multistep) -> None:
+        self.model, self.x_T, self.solver = model, x_T, solver
+        self.ends = flow, model.denoise(flow, solver.times(model.sde, denoise=True)[-1])
+
+    def miss(self, solver: Multistep) -> Tensor:
+        """Return the differences of both endings from those of the flow, ``(2, B, d)``."""
+        return torch.stack([(self._end(solver, d) - self.ends[d]).double().flatten(1).cpu() for d in (False, True)])
+
+    def _end(self, solver: Multistep, denoise: bool) -> Tensor:
+        """Return where a solver arrives."""
+        times = solver.times(self.model.sde, denoise)
+        x = arrive(self.model, solver, times, self.x_T)
+        return self.model.denoise(x, times[-1]) if denoise else x
+
+    def distances(self, solver: Multistep) -> Tensor:
+        """Return the median and the root-mean-square distance of each ending, ``(2, 2)``."""
+        each = [(d.median(), average_distances(d)) for d in self.miss(solver).norm(dim=2)]
+        return torch.tensor(each).clamp_min(1e-300)
+
+
+def move_stops(
+    fit: tuple[ScoreModel, Tensor, Tensor], held: tuple[ScoreModel, Tensor, Tensor], solver: Multistep
+) -> Tensor:
+    """Return the stops that bring both endings of a solver nearest to the flow; none, ``(0,)``, where they do not on paths held
+    back.
+
+    Two rounds of Gauss–Newton with finite differences, on the sample at the last time and on the posterior mean there, each in
+    units of its own median error. They are taken where, on the paths held back, the median and the root-mean-square distance of
+    both endings are all smaller than those with the solver's own stops.
+
+    Parameters
+    ----------
+    fit, held
+        A model with its conditions bound, states at the first time, ``(B, *)``, and where the flow takes them: to fit the stops
+        by, and to judge them by.
+    solver
+        Whose stops are moved.
+    """
+    none = torch.empty(0, dtype=torch.float64)
+    if solver.steps < 2:
+        return none
+    with torch.no_grad(), evaluating(fit[0]), evaluating(held[0]):
+        stops = _fit(_Paths(*fit, solver), solver)
+        judged = _Paths(*held, solver)
+        ratios = judged.distances(moved(solver, stops)) / judged.distances(solver)
+    return stops if ratios.max() < 1 else none
+
+
+def _fit(paths: _Paths, solver: Multistep) -> Tensor:
+    """Return stops by rounds of Gauss–Newton from those of the solver."""
+    stops = torch.linspace(0, 1, solver.steps + 1, dtype=torch.float64)
+    units = paths.miss(solver).norm(dim=2).median(1).values.clamp_min(1e-300)[:, None, None]
+
+    def rest(stops: Tensor) -> Tensor:
+        """Return the differences at the ends of each path, both endings in their units, ``(B, 2 d)``."""
+        return (paths.miss(moved(solver, stops)) / units).transpose(0, 1).flatten(1)
+
+    missed = rest(stops)
+    for _ in range(ROUNDS):
+        gaps = stops.diff()
+        room = torch.minimum(gaps[:-1], gaps[1:])
+        nudged = stops + STEP * torch.nn.functional.pad(room.diag(), (1, 1))
+        J = torch.stack([(rest(other) - missed) / STEP for other in nudged], -1)
+        size = missed.norm(dim=1)
+        w = (FAR * size.median() / size).clamp(max=1).square()
+        H, slope = torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, missed)
+        if not (H.isfinite().all() and H.trace() > 0):
+            break
+        scale = (H.diagonal() + 1e-9 * H.trace()).diag()
+        found = [(_loss(w, missed), stops, missed)]
+        for damping in DAMPINGS:
+            move = -torch.linalg.solve(H + damping * scale, slope)
+            other = stops.clone()
+            other[1:-1] += room * move * (ROOM / move.abs().max().clamp_min(1e-30)).clamp(max=1)
+            there = rest(other)
+            found.append((_loss(w, there), other, there))
+        _, stops, missed = min(found, key=lambda one: one[0])
+    return stops
+
+
+def _loss(w: Tensor, missed: Tensor) -> float:
+    """Return the weighted sum of squares; infinite where it is none."""
+    return (w * missed.square().sum(1)).sum().nan_to_num(torch.inf).item()
+
+
+def move_cost(steps: int) -> int:
+    """Return how often a model is asked on each path, of which one half fits the stops and the other judges them.
+
+    Parameters
+    ----------
+    steps
+        Of the solver.
+    """
+    if steps < 2:
+        return 0
+    runs = 2 + ROUNDS * (steps - 1 + len(DAMPINGS))  # the solver's own for the units, and from where the rounds begin
+    return (
+        steps * (runs + 2) + 1
+    )  # on half of the paths each: both endings, and two to judge; a posterior mean of the flow
