@@ -126,7 +126,7 @@ def test_files_without_stops_are_read_and_sample_the_same() -> None:
     assert Profile(*model.profile[:5]).stops.shape == (13, 13)
 
 
-@pytest.mark.parametrize("size", [1e-4, 1e-12])
+@pytest.mark.parametrize("size", [1e-4, 1e-9])
 def test_stops_of_points_that_are_close_end_where_their_grid_does(size: float) -> None:
     points = size * RING.sample(12, torch.Generator().manual_seed(0))
     model = sdegen.Exact(sdegen.VP(), sdegen.Empirical(points))
