@@ -15,7 +15,7 @@ from torch import Tensor
 import sdegen
 from sdegen import grids, sample, samplers
 from sdegen.conditions import Conditions
-from sdegen.laws.profiles import Profile
+from sdegen.laws.profiles import Profile, unmoved
 from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
 from sdegen.samplers.profiles import profile_cost
 from sdegen.samplers.trials import (
@@ -387,6 +387,6 @@ def test_a_grid_is_finite_where_a_model_was_trained_at_one_level_only() -> None:
     """Of the other levels it says anything: logarithms of its error are then far beyond those of float64."""
     levels = torch.linspace(-3, 3, 32, dtype=torch.float64)
     widths = torch.where(levels > 0, 1e4, 1.0).double()  # exp(10,000) in the middle
-    profile = Profile(levels, torch.ones_like(levels), widths, torch.tensor(False), untried())
+    profile = Profile(levels, torch.ones_like(levels), widths, torch.tensor(False), untried(), unmoved())
     times = EvenError(profile)(sdegen.VP(), 9)
     assert times.isfinite().all() and (times.diff() < 0).all()

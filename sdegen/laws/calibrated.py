@@ -10,7 +10,7 @@ import torch
 
 from .described import Described
 from .mixtures import Moments
-from .profiles import Profile
+from .profiles import Profile, unmoved
 from .units import Units
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
@@ -116,9 +116,9 @@ class Calibrated(Described):
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
             self.moments = known if known.covariance.numel() else None
-        known_part = {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
-        whole = known_part.keys() | Profile._field_defaults.keys() == _MEASURED.keys()
-        self.profile = Profile(**known_part) if whole else None
+        known_part = {"stops": unmoved()}  # files from before these were moved have none
+        known_part |= {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
+        self.profile = Profile(**known_part) if len(known_part) == len(_MEASURED) else None
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Profile"]
+__all__ = ["Profile", "unmoved"]
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Profile(NamedTuple):
     widths: Tensor
     given: Tensor
     choices: Tensor
-    stops: Tensor = torch.full((13, 13), -1.0, dtype=torch.float64)
+    stops: Tensor
 
     def variance(self) -> float:
         """Return the mean variance of a number of the state, under its condition where there is one: at the highest level all of
@@ -52,3 +52,8 @@ class Profile(NamedTuple):
 
     def __repr__(self) -> str:
         return show_call(self)
+
+
+def unmoved() -> Tensor:
+    """Return the stops of a law of which none were moved: −1 throughout."""
+    return torch.full((13, 13), -1.0, dtype=torch.float64)

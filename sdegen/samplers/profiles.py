@@ -17,7 +17,7 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..fixed import bytes_of, weights_of
 from ..laws.mixtures import GaussianMixture
-from ..laws.profiles import Profile
+from ..laws.profiles import Profile, unmoved
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, evaluating
 from ..models.wrapper import bind_rows, has_conditions
@@ -182,7 +182,7 @@ def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, 
             bound = bind_rows(model, cond, which.to(x_0.device), x_0[:1], len(x_0))
             found.append(_look(bound, sde, law, x_0[which], noise[which], level, low))
     changes, widths = torch.cat(found, 1).reshape(2, LEVELS, len(x_0)).mean(2).cpu()
-    return Profile(levels, changes, widths, torch.tensor(has_conditions(cond)), untried())
+    return Profile(levels, changes, widths, torch.tensor(has_conditions(cond)), untried(), unmoved())
 
 
 def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:
