@@ -40,7 +40,7 @@ def test_fitted_solver_beats_the_default_on_new_paths(fitted: samplers.Sampler) 
     assert isinstance(fitted, Fitted) and fitted.steps == 6
     x_T = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(99))
     ours, plain = distance(fitted, x_T), distance(default(sdegen.Exact(sdegen.VP(), RING), 6), x_T)
-    assert ours.median() < 0.15 * plain.median()
+    assert ours.median() < 0.25 * plain.median()
     assert ours.square().mean().sqrt() < 0.6 * plain.square().mean().sqrt()
 
 
