@@ -62,7 +62,8 @@ def fit_posterior(
         Whether to show a bar.
     settings
         Of the training, by name (`training.Settings`), and other arguments of `training.fit`. ``weight_decay`` is 0.1 unless
-        it is given, by name or in `Settings`: pairs are few, and the network would learn single ones by heart.
+        it is given by name, or `Settings` are, which have their own: pairs are few, and the network would learn single ones by
+        heart.
 
     Returns
     -------
