@@ -92,10 +92,6 @@ def test_guidance_refuses_what_means_nothing() -> None:
         ClassifierFree(inner, 2.0, interval=(0.5, 0.2))
 
 
-def unlabelled(x: Any, t: Any) -> Any:
-    return -x
-
-
 AGAINST_NULL: dict[str, Callable[[Any], Any]] = {
     "ClassifierFree": lambda m: ClassifierFree(m, 2.0),
     "scale 1": lambda m: ClassifierFree(m, 1.0),
