@@ -178,6 +178,5 @@ def move_cost(steps: int) -> int:
     if steps < 2:
         return 0
     runs = 2 + ROUNDS * (steps - 1 + len(DAMPINGS))  # the solver's own for the units, and from where the rounds begin
-    return (
-        steps * (runs + 2) + 1
-    )  # on half of the paths each: both endings, and two to judge; a posterior mean of the flow
+    # On half of the paths each: both endings of every run, and two runs to judge; one posterior mean of the flow besides.
+    return steps * (runs + 2) + 1
