@@ -498,9 +498,10 @@ CALLS: dict[str, Any] = {
     "samplers.BrownianNoise": {"seed": 0, "first": 0, "times": torch.tensor([0.9, 0.5, 0.1])},
     "samplers.Fitted": {
         "stops": torch.tensor([0.9, 0.5, 0.1]),
-        "factors": torch.ones(3, 3),
+        "factors": torch.ones(2, 3),
         "order": 2,
         "denoise": True,
+        "eta": 1.0,
         "noises": torch.ones(2),
     },
     "samplers.StepCosts": {"times": torch.tensor([0.9, 0.5, 0.1]), "errors": torch.ones(4, 3, 1, 1)},
