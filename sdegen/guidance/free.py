@@ -125,7 +125,7 @@ class Without(Conditioned):
         """Any: those dropped are passed over."""
         return ANY
 
-    def check_call(self, /, **cond: Any) -> None:
+    def check_run(self, /, **cond: Any) -> None:
         """Refuse nothing: here conditions are left out on purpose."""
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class AgainstNull(Extrapolated):
         super().__init__(model, Without(model, drop, **(null or {})), scale, interval)
         self.null, self.drop = null, drop
 
-    def check_call(self, /, **cond: Any) -> None:
+    def check_run(self, /, **cond: Any) -> None:
         """Refuse a run without a condition to push along: with and without it the model would say the same.
 
         Raises
@@ -188,7 +188,7 @@ class AgainstNull(Extrapolated):
                 else f"{who} would do nothing, since {inside} takes no condition that could be left out; guide a model that "
                 "takes one, or give it one later: Conditioned(ClassifierFree(model, scale), label=3)."
             )
-        super().check_call(**cond)
+        super().check_run(**cond)
 
 
 def _those_given(cond: dict[str, Any]) -> dict[str, Any]:

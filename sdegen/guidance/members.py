@@ -66,10 +66,10 @@ class Members(Guided):
             return self
         return self._around({"model": first, "others": tuple(others)})
 
-    def check_call(self, /, **cond: Any) -> None:
+    def check_run(self, /, **cond: Any) -> None:
         """Refuse a run as any member does, since all get the conditions."""
         for model in self.members:
-            model.check_call(**cond)
+            model.check_run(**cond)
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Check nothing: what a member would expect of its own is not what the samples are."""

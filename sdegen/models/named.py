@@ -35,10 +35,10 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[...,
     Raises
     ------
     TypeError, ValueError
-        As there, and as `ScoreModel.check_call` says.
+        As there, and as `ScoreModel.check_run` says.
     """
     read = read_named(model, cond, door)
-    model.check_call(**read)
+    model.check_run(**read)
     return read
 
 

@@ -173,7 +173,7 @@ class ScoreModel(Overridable, ABC):
         """
         return None if self.conditioned or any(value is not None for value in cond.values()) else self.moments
 
-    def check_call(self, /, **cond: Any) -> None:
+    def check_run(self, /, **cond: Any) -> None:
         """Refuse a run whose conditions leave this model nothing to do; by default none."""
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:

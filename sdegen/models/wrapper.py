@@ -148,9 +148,9 @@ class Wrapper(nn.Module, ScoreModel):
         """Return what the model inside knows of the law under the conditions that are passed on to it."""
         return self.model.conditional_moments(**self.passed_on(**cond))
 
-    def check_call(self, /, **cond: Any) -> None:
+    def check_run(self, /, **cond: Any) -> None:
         """Refuse a run as the model inside does, under the conditions that are passed on to it."""
-        self.model.check_call(**self.passed_on(**cond))
+        self.model.check_run(**self.passed_on(**cond))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Warn of samples as the model inside does, under the conditions that are passed on to it."""
