@@ -483,7 +483,7 @@ def test_the_table_of_drawn_targets_is_refused_without_one_of_its_peers(monkeypa
 
 COMPLETE = [
     "conditional_images", "conditional_table", "drawn_table", "misfit_table", "parallel_table", "series_table",
-    "weighted_table",
+    "weighted_table", "latent_codes --preset source",
     "bounded_table", "kl_table", "mode_categories", "solver_table",
     "sources_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
     "families_table", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
@@ -492,7 +492,7 @@ COMPLETE = [
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "fields_table", "flow_map_table",
-    "inference_table", "latent_codes", "latent_codes --preset source", "race", "unnormalised_table",
+    "inference_table", "latent_codes", "race", "unnormalised_table",
     "fid_table --data mnist", "fid_table --data sprites",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000", "likelihood_recipe",
 ]  # fmt: skip

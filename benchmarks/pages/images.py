@@ -26,6 +26,7 @@ FAMILIES = {
 
 CODES = {
     "fashion_mnist": "Heads on codes, the VAE of the families table:",
+    "fashion_mnist-source": "Heads on codes, the VAE of the recipes of the sources:",
     "fashion_mnist-source-reconstruction": "Distances of reconstructions, the VAE of the recipes of the sources:",
 }
 
