@@ -74,7 +74,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the slow tests of other shares: by their names in order, dealt out like cards."""
+    """Refuse names that differ between processes, which share the tests by name, and leave out the slow tests of other shares: by
+    their names in order, dealt out like cards.
+    """
+    fleeting = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if fleeting:
+        raise pytest.UsageError(
+            f"{fleeting[0]} has an address in its name, another in every process; give the case an id."
+        )
     if config.getoption("--slow-share") is None:
         return
     k, n = config.getoption("--slow-share")

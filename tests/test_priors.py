@@ -168,7 +168,9 @@ def test_a_fitted_solver_is_refused_on_a_process_of_another_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["normal", 1.0, None, torch.distributions.Normal, lambda n: torch.zeros(n, 2)], ids=str
+    "answer",
+    ["normal", 1.0, None, torch.distributions.Normal, lambda n: torch.zeros(n, 2)],
+    ids=["a word", "a number", "nothing", "a class", "a function"],
 )
 def test_a_prior_that_is_no_law_is_refused(answer: Any) -> None:
     class Mine(sdegen.VP):
