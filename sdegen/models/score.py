@@ -1,3 +1,4 @@
+# Longer than other files: the interface is one class, and what runs do before they ask it stands beside it.
 """The interface `ScoreModel` that samplers, likelihoods and guidance take: score, noise, clean data and velocity of a state.
 
 For linear processes the four are readings of one estimate, and the velocity is the one they are read from: it alone is

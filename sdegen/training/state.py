@@ -1,3 +1,4 @@
+# Longer than other files: all that a checkpoint holds is one state, and is read and written in one place.
 """`Training`, the whole state of a training run between two steps, new or from a checkpoint."""
 
 from __future__ import annotations
