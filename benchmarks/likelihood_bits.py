@@ -15,7 +15,7 @@ import sdegen
 from benchmarks.rows import Values
 from sdegen.data import Images, Scaling
 from sdegen.laws.derivatives import Hutchinson
-from sdegen.models.score import evaluating
+from sdegen.models.modes import evaluating
 from sdegen.training.losses import Denoising
 from sdegen.training.weightings import ImportanceTimes, LikelihoodWeighting
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sdegen.laws.operators import rows
-from sdegen.models.score import ScoreModel, evaluating
+from sdegen.models.modes import evaluating
+from sdegen.models.score import ScoreModel
 from sdegen.samplers import FlowMap
 from sdegen.samplers.flow_map import land
 from sdegen.training.map_losses import over_own_size

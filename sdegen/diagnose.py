@@ -27,7 +27,8 @@ from .laws.outside import ClosedLaw, as_closed, as_law
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
-from .models.score import ScoreModel, evaluating
+from .models.modes import evaluating
+from .models.score import ScoreModel
 from .processes.base import SDE
 from .processes.grids import Angle
 from .processes.linear import as_linear

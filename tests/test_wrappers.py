@@ -15,7 +15,7 @@ import sdegen
 from sdegen import guidance, samplers
 from sdegen.guidance import free, measurements
 from sdegen.models import Conditioned, LongSeries, ScoreModel, Trainable, Wrapper
-from sdegen.models.score import evaluating
+from sdegen.models.modes import evaluating
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers.picard import Ahead
 

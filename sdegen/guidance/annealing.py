@@ -19,8 +19,8 @@ from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
 from ..models.densities import ask_log_density
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import evaluating
 from ..processes.grids import Grid
 from ..processes.linear import LinearSDE, gaussian
 from ..progress import show_bar

@@ -22,8 +22,8 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import check_batch
 from ..laws.powers import Normalised, multiply_components
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import evaluating
 from ..processes.grids import Grid
 from ..processes.linear import LinearSDE, gaussian
 from ..progress import show_bar

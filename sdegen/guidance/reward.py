@@ -13,8 +13,9 @@ from torch import Tensor
 from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from ..processes.linear import as_linear
 from ..progress import show_bar

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.draws import noise_like
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import evaluating
 from ..processes.grids import Grid
 from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions, check_known, start

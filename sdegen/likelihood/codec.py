@@ -1,8 +1,8 @@
 """`Codec`, which writes images of bytes to as many bits as a diffusion model's discrete bound says, and reads them again.
 
-Bits-back coding: J. Townsend, T. Bird, D. Barber, *Practical lossless compression with latent variables using bits back
-coding*, 2019, arXiv:1901.04866; along a Markov chain of latents, F. Kingma, P. Abbeel, J. Ho, *Bit-Swap*, 2019,
-arXiv:1905.06845; of diffusion models, D. Kingma, T. Salimans, B. Poole, J. Ho, 2021, arXiv:2107.00630.
+Bits-back coding: J. Townsend, T. Bird, D. Barber, *Practical lossless compression with latent variables using bits back coding*,
+2019, arXiv:1901.04866; along a Markov chain of latents, F. Kingma, P. Abbeel, J. Ho, *Bit-Swap*, 2019, arXiv:1905.06845; of
+diffusion models, D. Kingma, T. Salimans, B. Poole, J. Ho, 2021, arXiv:2107.00630.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch.distributions import Normal
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..data import Scaling
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.scalar import as_scalar
 from ..show import show_call
 from .bits import byte_times, middles

@@ -23,8 +23,9 @@ from ..laws.operators import rows
 from ..laws.outside import as_law
 from ..laws.units import Units
 from ..models.exact import Exact
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.wrapper import bind_rows
 from ..precision import widened
 from ..processes.grids import LogSNR

@@ -23,8 +23,9 @@ from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.domains import check_domain
 from ..laws.draws import noise_like
 from ..laws.outside import as_law
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, check_dtype, evaluating
+from ..models.score import ScoreModel, check_dtype
 from ..models.transformed import in_free_coordinates, law_in
 from ..models.wrapper import bind_rows
 from ..precision import widened

@@ -17,8 +17,9 @@ from ..data.parts import check_batch
 from ..laws.derivatives import Divergence
 from ..laws.draws import uniform_like
 from ..laws.outside import as_law
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.wrapper import bind_rows
 from ..precision import at_least_single
 from ..processes.scalar import as_scalar

@@ -1,4 +1,3 @@
-# Longer than other files: the interface is one class, and what runs do before they ask it stands beside it.
 """The interface `ScoreModel` that samplers, likelihoods and guidance take: score, noise, clean data and velocity of a state.
 
 For linear processes the four are readings of one estimate, and the velocity is the one they are read from: it alone is
@@ -7,11 +6,9 @@ finite at both ends (see `laws.kernels.Transition`). Nothing here knows of netwo
 
 from __future__ import annotations
 
-__all__ = ["ScoreModel", "VelocityModel", "check_dtype", "evaluating", "rotated"]
+__all__ = ["ScoreModel", "VelocityModel", "check_dtype", "rotated"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -333,29 +330,3 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
             "and not coarser: move one to the other, x.to(dtype=..., device=...) or model.to(...)."
         )
     return weight.dtype
-
-
-@contextmanager
-def evaluating(model: ScoreModel) -> Iterator[None]:
-    """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards.
-
-    Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
-    """
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    changed, told = [pair for pair in modes if pair[1]], []
-    if changed:
-        plain = nn.Module.train, nn.Module.eval
-        told = [pair for pair in modes if (type(pair[0]).train, type(pair[0]).eval) != plain]
-    if isinstance(model, nn.Module) and told:
-        model.eval()
-        changed = modes
-    else:
-        for module, _ in changed:  # alone, as there may be many more that are not
-            module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in told:  # parts after what they are parts of
-            module.train(mode)
-        for module, mode in changed:  # each as it was: of a wrapper's models one may be trained, another not
-            module.training = mode

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ..arguments import check_arguments
 from ..data.parts import has_rows
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..processes.scalar import as_scalar
 from ..progress import should_show
 from .base import Sampler

@@ -18,8 +18,9 @@ from ..checks import check_count
 from ..fixed import bytes_of, weights_of
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile, unmoved
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.wrapper import bind_rows, has_conditions
 from ..processes.linear import LinearSDE, gaussian
 from ..processes.scalar import as_scalar

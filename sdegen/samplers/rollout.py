@@ -18,8 +18,9 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
+from ..models.modes import evaluating
 from ..models.named import read_conditions
-from ..models.score import ScoreModel, evaluating
+from ..models.score import ScoreModel
 from ..models.transformed import in_free_coordinates
 from ..models.wrapper import Conditioned
 from ..processes.base import SDE

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..answers import check_answer
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..recall import recall

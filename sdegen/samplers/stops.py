@@ -14,7 +14,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid
 from .distances import average_distances

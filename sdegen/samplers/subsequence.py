@@ -30,7 +30,8 @@ from ..checks import check_count, check_tensor
 from ..data import Source
 from ..laws.draws import noise_like
 from ..metrics.estimate import Estimate
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Given, Grid, Quadratic, Uniform
 from ..processes.linear import LinearSDE, as_linear
@@ -217,8 +218,7 @@ class StepCosts:
         weight = model.like
         dtype = getattr(data, "dtype", torch.float64) if weight is None else weight.dtype
         source = Source(data, dtype, torch.device("cpu") if weight is None else weight.device)
-        found: list[Tensor] = []
-        left = n
+        found, left = list[Tensor](), n
         with torch.no_grad(), evaluating(model):
             for batch in source.batches(batch_size, generator):
                 x_0, cond = batch.x[:left], {name: value[:left] for name, value in batch.cond.items()}

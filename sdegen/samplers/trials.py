@@ -29,7 +29,8 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 from ..laws.profiles import Profile
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from .clocks import angle, log_ratio, share
 from .distances import average_distances

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..models.score import evaluating
+from ..models.modes import evaluating
 from ..processes.grids import Given
 from ..samplers import FlowMap, Jumps, ProbabilityFlow, sample
 from ..samplers.start import start

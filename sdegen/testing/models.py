@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..processes.linear import is_linear
 from .report import Law, Report, Violation, cases, check, close
 

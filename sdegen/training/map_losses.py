@@ -22,7 +22,8 @@ from ..laws.draws import uniform_like
 from ..laws.marginals import Marginal
 from ..laws.operators import rows
 from ..laws.products import plain_attention, value_and_slope
-from ..models.score import ScoreModel, evaluating
+from ..models.modes import evaluating
+from ..models.score import ScoreModel
 from ..precision import widened
 from ..processes.linear import LinearSDE
 from ..processes.scalar import as_scalar

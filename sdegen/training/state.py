@@ -1,4 +1,3 @@
-# Longer than other files: all that a checkpoint holds is one state, and is read and written in one place.
 """`Training`, the whole state of a training run between two steps, new or from a checkpoint."""
 
 from __future__ import annotations
@@ -276,15 +275,8 @@ class Training:
         self.model.profile = None
         if draws:
             x, cond = next(iter(self.source.few(draws)))
-            end = nearest(self.model)
-            self.model.profile = measure_profile(
-                self.model,
-                x[:draws],
-                end=end,
-                steps=tried,
-                stops=stops,
-                **{name: value[:draws] for name, value in cond.items()},
-            )
+            some, end = {name: value[:draws] for name, value in cond.items()}, nearest(self.model)
+            self.model.profile = measure_profile(self.model, x[:draws], end=end, steps=tried, stops=stops, **some)
 
     @torch.no_grad()
     def _restore(self, kept: Checkpoint) -> None:

@@ -1,0 +1,38 @@
+"""Modes of models: training, in which networks may draw dropout or keep averages, and evaluation, in which they are asked."""
+
+from __future__ import annotations
+
+__all__ = ["evaluating"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from .score import ScoreModel
+
+
+@contextmanager
+def evaluating(model: ScoreModel) -> Iterator[None]:
+    """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards.
+
+    Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
+    """
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    changed, told = [pair for pair in modes if pair[1]], []
+    if changed:
+        plain = nn.Module.train, nn.Module.eval
+        told = [pair for pair in modes if (type(pair[0]).train, type(pair[0]).eval) != plain]
+    if isinstance(model, nn.Module) and told:
+        model.eval()
+        changed = modes
+    else:
+        for module, _ in changed:  # alone, as there may be many more that are not
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in told:  # parts after what they are parts of
+            module.train(mode)
+        for module, mode in changed:  # each as it was: of a wrapper's models one may be trained, another not
+            module.training = mode
