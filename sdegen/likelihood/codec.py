@@ -1,8 +1,8 @@
 """`Codec`, which writes images of bytes to as many bits as a diffusion model's discrete bound says, and reads them again.
 
-Bits-back coding: J. Townsend, T. Bird, D. Barber, *Practical lossless compression with latent variables using bits back coding*,
-2019, arXiv:1901.04866; along a Markov chain of latents, F. Kingma, P. Abbeel, J. Ho, *Bit-Swap*, 2019, arXiv:1905.06845; of
-diffusion models, D. Kingma, T. Salimans, B. Poole, J. Ho, 2021, arXiv:2107.00630.
+Bits-back coding: J. Townsend, T. Bird, D. Barber, *Practical lossless compression with latent variables using bits back
+coding*, 2019, arXiv:1901.04866; along a Markov chain of latents, F. Kingma, P. Abbeel, J. Ho, *Bit-Swap*, 2019,
+arXiv:1905.06845; of diffusion models, D. Kingma, T. Salimans, B. Poole, J. Ho, 2021, arXiv:2107.00630.
 """
 
 from __future__ import annotations
@@ -194,8 +194,7 @@ class Codec:
             on another device; or if the network does not answer as it did.
         """
         header, words = unpack(file)
-        stack = BitStack(words)
-        found: list[Tensor] = []
+        stack, found = BitStack(words), list[Tensor]()
         header.compare(surroundings(self.model), self._digest)
         batches = [(cells, size) for cells, size, times in header.runs for _ in range(times)]
         firsts = list(accumulate((size for _, size in batches), initial=0))
