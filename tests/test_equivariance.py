@@ -301,7 +301,7 @@ WRAPPERS: dict[str, Callable[[Any, Change], Any]] = {
     "fitted class": lambda m, c: guidance.CFGZeroStar(m, 2.0),
     "rescaled class": lambda m, c: guidance.RescaledGuidance(m, 2.0),
     "autoguidance": lambda m, c: guidance.Autoguidance(m, learned(made("VP"), c.law(LAW), seed=1), 2.0),
-    "rescaled": lambda m, c: guidance.Rescaled(guidance.ClassifierFree(m, 2.0), 0.5),
+    "class, its answer rescaled": lambda m, c: guidance.Rescaled(guidance.ClassifierFree(m, 2.0), 0.5),
     "noise": lambda m, c: guidance.EpsilonScaling(m, guidance.LinearScale(1.0, 0.1)),
     "exact classifier": lambda m, c: guidance.ClassifierGuidance(
         m, guidance.ExactClassifier(m.sde, [c.law(LAW.in_units(Units(0.5, v))) for v in (1.0, 2.0)])
