@@ -78,7 +78,8 @@ class SDE(Lifting):
     lag: float | None = None
     lag_tolerance: float = 1e-4
     is_linear, is_scalar, is_by_coordinate, is_known = False, False, False, False
-    pool, direction = 1, 1
+    pool: int = 1
+    direction: int = 1
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def __init_subclass__(cls, **more: Any) -> None:
