@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import torch
 
 from benchmarks.devices import usable
 from benchmarks.tables import COMMITTED, Table
-from benchmarks.tickets import Tickets
+from benchmarks.tickets import Tickets, Who
 
 Block = Callable[[Table], str]
 
@@ -64,7 +65,7 @@ def run(
         asked(Table(folder, args, Tickets(args.worker), written=False, watched=not timed), blocks)
         return
     plan = asked(Table(folder, args, written=False), blocks)
-    missing = frozenset(who for who in plan.left if plan.chosen(who[1].name))
+    missing = drawn(frozenset(who for who in plan.left if plan.chosen(who[1].name)), args.draw)
     if missing:
         print(f"{name}: {len(plan.read)} rows read, {len(missing)} to compute", file=sys.stderr, flush=True)
     began = time.perf_counter()
@@ -107,6 +108,12 @@ def arguments(
     )
     parser.add_argument("--fresh", action="store_true", help="compute rows even if they exist")
     parser.add_argument("--stale", action="store_true", help="compute rows that exist but are of earlier code")
+    parser.add_argument(
+        "--draw",
+        type=int,
+        default=None,
+        help="compute only so many of these rows, drawn at random, such as 5 with --stale: whether they still hold",
+    )
     parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
     parser.add_argument("--jobs", type=int, default=None, help="processes that share the rows, of one thread each")
     parser.add_argument("--worker", type=Path, default=None, help=argparse.SUPPRESS)
@@ -117,6 +124,8 @@ def arguments(
         parser.error(
             f"{name} is of true scores or of times of a CPU, and computed there; leave out --device {args.device}."
         )
+    if args.draw is not None and args.draw < 1:
+        parser.error(f"--draw {args.draw} is no number of rows; give a whole number from 1 on.")
     args.default_seeds = seeds
     args.jobs = args.jobs or (os.cpu_count() or 1 if shared and args.quick and args.device == "cpu" else 1)
     if args.threads or args.jobs > 1:
@@ -161,6 +170,11 @@ def asked(table: Table, blocks: Sequence[Block]) -> Table:
     for block in blocks:
         block(table)
     return table
+
+
+def drawn(rows: frozenset[Who], count: int | None) -> frozenset[Who]:
+    """Return so many rows drawn at random; all of them if there are no more, or if the count is None."""
+    return rows if count is None else frozenset(random.sample(sorted(rows), min(count, len(rows))))
 
 
 def summary(table: Table, seconds: float) -> str:

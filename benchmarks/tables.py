@@ -22,6 +22,7 @@ from benchmarks.rows import FILE, Key, Rows, Values
 from benchmarks.tickets import Tickets, Who
 
 COMMITTED = Path(__file__).parent / "results"
+DIGITS = 4  # of what is said of a row that is computed again
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Table:
     tickets
         The rows that processes of this run are to compute; None to compute none.
     done
-        Rows that this run has computed already: `fresh` does not ask for them again.
+        Rows that this run has computed, once it has computed all; rows that exist are asked for again only before, when None.
     written
         Whether tables are written, as they are once all rows are there.
     watched
@@ -51,7 +52,7 @@ class Table:
     folder: Path
     args: argparse.Namespace
     tickets: Tickets | None = None
-    done: frozenset[Who] = frozenset()
+    done: frozenset[Who] | None = None
     written: bool = True
     watched: bool = True
     read: set[Who] = field(default_factory=set)
@@ -145,6 +146,8 @@ class Table:
 
     def again(self, key: Key) -> bool:
         """Tell whether a row that exists is to be computed again."""
+        if self.done is not None:
+            return False
         old = self.args.stale and not self.origins.current(self.rows.lines[key].get("code"))
         return (self.args.fresh or old) and self.chosen(key.name)
 
@@ -155,7 +158,7 @@ class Table:
     def value(self, key: Key, compute: Callable[[int], Values], device: str | None = None) -> Values:
         """Return the values of a row of one seed: those that exist, or computed and kept; empty if neither."""
         who = (self.folder, key)
-        new = who in self.done or who in self.computed
+        new = who in (self.done or ()) or who in self.computed
         if key in self.rows.lines and (new or not self.again(key)):
             (self.computed if new else self.read).add(who)
             line = self.rows.lines[key]
@@ -165,6 +168,7 @@ class Table:
         if self.tickets is None or not self.tickets.take(*who):
             self.left.add(who)
             return {}
+        before = self.rows.lines.get(key)
         began = time.perf_counter()
         values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
@@ -175,7 +179,8 @@ class Table:
         )
         self.computed.add(who)
         left = f"{len(self.tickets)} more to begin" if len(self.tickets) else "the last to begin"
-        print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}", file=sys.stderr, flush=True)
+        since = f"; {moved(before['values'], values)}" if before else ""
+        print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}{since}", file=sys.stderr, flush=True)
         return values
 
     def watch(self, compute: Callable[[int], Values], seed: int) -> tuple[Values, dict[str, Any]]:
@@ -243,6 +248,15 @@ def combine(rows: list[Values]) -> Values:
         stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else (own[0] if own else None)
         combined[key] = (values.mean().item(), stderr)
     return combined
+
+
+def moved(before: Values, now: Values) -> str:
+    """Say which values of a row that is computed again are others than before, each beside what it was."""
+    others = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if not others:
+        return "all values as before"
+    shown = [f"{name} {text(now.get(name), DIGITS)}, before {text(before.get(name), DIGITS)}" for name in others]
+    return f"{len(others)} of {len(now)} values moved: {'; '.join(shown)}"
 
 
 def text(cell: Any, digits: int) -> str:

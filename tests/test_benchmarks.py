@@ -385,6 +385,28 @@ def test_rows_of_earlier_code_are_named_and_computed_again(place: Place, monkeyp
     assert place.tiny.computed == [("second", 0)]
 
 
+def test_rows_drawn_at_random_are_computed_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are read, and named where they are of earlier code."""
+    place.run(seeds=3)
+    asked = set()
+    for turn in range(40):
+        monkeypatch.setattr(parts, "digest", lambda path, part, turn=turn: str(turn))
+        printed = place.run("--stale", "--draw", "2", seeds=3)
+        assert "4 rows read, 2 computed" in printed and "4 of the rows read are of earlier code" in printed
+        assert len(place.tiny.computed) == 2
+        asked |= set(place.tiny.computed)
+    assert len(asked) == 6
+    assert "5 rows read, 1 computed" in place.run("--fresh", "--draw", "1", "--only", "first", seeds=3)
+    with pytest.raises(SystemExit):
+        place.run("--draw", "0")
+
+
+def test_a_row_that_is_computed_again_says_which_of_its_values_moved() -> None:
+    assert tables.moved({"a": [1.0, 0.5], "b": "x"}, {"a": [1.0, 0.5], "b": "x"}) == "all values as before"
+    said = tables.moved({"a": [1.0, None], "b": [2.0, 0.1]}, {"a": [1.0, None], "b": [2.5, 0.1], "c": "new"})
+    assert said == "2 of 3 values moved: b 2.5000 ± 0.1000, before 2.0000 ± 0.1000; c new, before –"
+
+
 def test_a_digest_does_not_depend_on_which_empty_fields_a_version_of_python_gives() -> None:
     """Functions and classes have ``type_params`` from 3.12 on; others may follow."""
     text = "@one\ndef f(x: int = 2) -> None:\n    return None\n\nclass A(B): y = lambda: (x, ...)\n"
