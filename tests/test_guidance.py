@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from labelled import DATA, SDES, Two, states
 from torch import Tensor, nn
 
@@ -150,6 +152,56 @@ def test_guidance_along_one_of_two_conditions_asks_for_that_one() -> None:
             sample(each, 3, steps=2, seed=0, **given)
     away = ClassifierFree(model, 2.0, null={"a": 2})  # from a condition, without one for the model
     assert sample(away, 3, steps=2, seed=0).isfinite().all()
+
+
+NULLED: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "ClassifierFree": lambda m, null: ClassifierFree(m, 2.0, null),
+    "RescaledGuidance": lambda m, null: sdegen.guidance.RescaledGuidance(m, 2.0, null=null),
+    "APG": lambda m, null: sdegen.guidance.APG(m, 2.0, null),
+    "CFGPlusPlus": lambda m, null: sdegen.guidance.CFGPlusPlus(m, 0.5, torch.linspace(1.0, 0.0, 6), null),
+    "CFGZeroStar": lambda m, null: sdegen.guidance.CFGZeroStar(m, 2.0, null),
+}
+WRITTEN: list[Callable[[Tensor], Any]] = [  # one value, as users write it
+    lambda v: v.clone(),
+    lambda v: v.tolist(),
+    lambda v: v.numpy().copy(),
+    lambda v: v.expand(3, *v.shape),
+    lambda v: v.repeat(3, *[1] * v.ndim).tolist(),
+    lambda v: v.float() if v.is_floating_point() else v.to(torch.uint8),
+]
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(NULLED)),
+    st.booleans(),
+    *[st.sampled_from(WRITTEN)] * 2,
+    *[st.integers(0, 2)] * 2,
+    st.booleans(),
+)
+def test_a_null_with_the_values_of_the_condition_is_refused_however_both_are_written(
+    way: str, label: bool, write: Any, write_null: Any, value: int, other: int, alike: bool
+) -> None:
+    kind = sdegen.nets.Label(3, dropout=0.1) if label else sdegen.nets.Vector(2, dropout=0.1)
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, conditions={"c": kind}), sdegen.VP())
+    model.moments = DATA.moments()
+    other = value if alike else other
+    given, null = (torch.tensor(v) if label else torch.tensor([0.1, v], dtype=torch.float64) for v in (value, other))
+    guided = NULLED[way](model, {"c": write_null(null)})
+    run = lambda: sample(guided, 3, steps=2, seed=0, c=write(given))
+    if value != other:
+        assert run().isfinite().all()
+        return
+    with pytest.raises(ValueError, match="was given c as the null has it, and would do nothing: pass another, or ask"):
+        run()
+
+
+def test_a_model_is_not_guided_away_from_itself() -> None:
+    model = guidable(False)
+    for interval in (None, (0.2, 0.5)):
+        with pytest.raises(ValueError, match="Autoguidance would do nothing, since model and weak are one Model"):
+            sample(sdegen.guidance.Autoguidance(model, model, 2.0, interval), 3, steps=2, seed=0)
+    assert sample(sdegen.guidance.Autoguidance(model, guidable(False), 2.0), 3, steps=2, seed=0).isfinite().all()
 
 
 # --- the truth by label -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import nets, testing, training
+from sdegen.conditions import conditions_of
 from sdegen.models import DataParametrization, StraightParametrization
 from sdegen.models.foreign import FromNoise, NoiseLevel
 from sdegen.samplers import FlowMap, Jumps
@@ -143,3 +144,26 @@ def test_laws_of_the_form_hold_for_a_network_from_elsewhere() -> None:
 def test_a_network_of_one_time_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^MLP is called with a state and one time, .* by models\.from_network\.$"):
         FlowMap.from_network(nets.MLP(2))
+
+
+class Declaring(Learner):
+    """The same, which declares its condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.declared = {"tilt": sdegen.nets.Vector(1)}
+
+
+@pytest.mark.parametrize("net", [Learner, Declaring])
+@pytest.mark.parametrize("length", [False, True])
+def test_the_conditions_of_a_map_are_those_of_its_network(net: type[nn.Module], length: bool) -> None:
+    plain = conditions_of(net(), inputs=3)
+    model = FlowMap.from_network(net(), length=length, moments=LAW.moments())
+    found = model.conditions
+    assert found.names == plain.names == {"tilt"} and not found.others and not found.takes("until")
+    assert (found.kinds, found.nulls.keys(), found.needed) == (plain.kinds, plain.nulls.keys(), plain.needed)
+    with pytest.raises(TypeError, match="perhaps 'tilt' is meant"):
+        sdegen.sample(model, 2, sampler=Jumps(1), tlit=torch.zeros(2))
+    if net is Declaring:
+        with pytest.raises(ValueError, match=r"^tilt has shape \(2, 3\)"):
+            sdegen.sample(model, 2, sampler=Jumps(1), tilt=torch.zeros(2, 3))

@@ -43,6 +43,13 @@ WRAPPERS: dict[type[Wrapper], Callable[[ScoreModel], Wrapper]] = {
     guidance.Rescaled: lambda m: guidance.Rescaled(guidance.ClassifierFree(m, 2.0)),
     guidance.RescaledGuidance: lambda m: guidance.RescaledGuidance(m, 2.0),
 }
+# Wrappers around several models, each made of two.
+SEVERAL: dict[type[Wrapper], Callable[[ScoreModel, ScoreModel], Wrapper]] = {
+    guidance.Autoguidance: lambda a, b: guidance.Autoguidance(a, b, 2.0),
+    guidance.Mixed: lambda a, b: guidance.Mixed({a: 0.5, b: 0.5}),
+    guidance.Product: lambda a, b: guidance.Product({a: 2.0, b: -1.0}),
+    LongSeries: lambda a, b: LongSeries(a, b, 5),
+}
 MOMENTS = sdegen.Moments(torch.zeros(2), torch.eye(2))
 each = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=[c.__name__ for c in WRAPPERS])
 
@@ -192,6 +199,57 @@ def test_a_step_without_learned_variances_is_refused_before_it_is_made() -> None
     wrapper = Conditioned(sdegen.Model(Line(), sdegen.VP()))
     with pytest.raises(TypeError, match="learned variance"):
         sdegen.sample(wrapper, x_T=torch.zeros(1, 2), sampler=samplers.Ancestral(2, variance=samplers.learned_variance))
+
+
+class Asked(sdegen.Exact):
+    """A model of data of some numbers that notes the conditions of a run it is asked about, and refuses if it is told to."""
+
+    def __init__(self, d: int, refusing: bool = False) -> None:
+        super().__init__(sdegen.VP(), sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, d), torch.ones(1)))
+        self._refusing, self._asked = refusing, []  # type: ignore[var-annotated]
+
+    conditions = sdegen.conditions.ANY  # type: ignore[assignment]
+
+    def check_run(self, /, **cond: Any) -> None:
+        self._asked.append(cond)
+        if self._refusing:
+            raise ValueError("nothing to do")
+
+
+def test_every_wrapper_of_several_models_is_among_them() -> None:
+    named = "ScoreModel", "Powers"
+
+    def models_of(kind: type) -> int:
+        hints = [str(p.annotation) for p in inspect.signature(kind).parameters.values()]
+        return sum(2 * ("Powers" in hint) + ("ScoreModel" in hint) for hint in hints if any(n in hint for n in named))
+
+    made = {kind for kind in kinds(Wrapper) if kind not in (Ahead, free.Extrapolated, free.AffineExtrapolation)}
+    assert {kind for kind in made if models_of(kind) > 1} == set(SEVERAL)
+
+
+@pytest.mark.parametrize("kind", SEVERAL, ids=lambda kind: kind.__name__)
+def test_a_run_is_refused_by_any_model_inside(kind: type[Wrapper]) -> None:
+    sizes = (3, 1) if kind is LongSeries else (2, 2)
+    pair = [Asked(d) for d in sizes]
+    wrapped = Conditioned(SEVERAL[kind](*pair), label=1)
+    wrapped.check_run(shift=2.0)
+    assert [model._asked for model in pair] == [[{"label": 1, "shift": 2.0}]] * 2
+    for refusing in range(2):
+        pair = [Asked(d, i == refusing) for i, d in enumerate(sizes)]
+        with pytest.raises(ValueError, match="nothing to do"):
+            sdegen.sample(SEVERAL[kind](*pair), 2, steps=2, seed=0)
+
+
+@pytest.mark.parametrize("kind", SEVERAL, ids=lambda kind: kind.__name__)
+def test_all_models_inside_are_asked_in_evaluation_mode(kind: type[Wrapper]) -> None:
+    pair = [sdegen.Model(Line(), sdegen.VP()) for _ in range(2)]
+    for model, d in zip(pair, (3, 1) if kind is LongSeries else (2, 2), strict=True):
+        model.net.line = nn.Linear(d, d)
+        model.moments = sdegen.Moments(torch.zeros(d), torch.eye(d))
+    wrapped = None if kind is guidance.Mixed else SEVERAL[kind](*pair)  # whose members know their densities
+    if wrapped is not None:
+        sdegen.sample(wrapped, 2, steps=2, seed=0)
+        assert all(model.net.modes and not any(model.net.modes) and model.training for model in pair)
 
 
 LABELLED = {Conditioned: lambda m: Conditioned(m, label=1), guidance.Without: lambda m: guidance.Without(m, label=1)}

@@ -178,12 +178,15 @@ class AgainstNull(Extrapolated):
             If the model is asked twice under the same conditions.
         """
         given, null = (_those_given(passed) for passed in (cond, self.weak.passed_on(**cond)))
-        if given.keys() == null.keys() and all(given[name] is null[name] for name in given):
+        if given.keys() == null.keys() and all(_are_equal(given[name], null[name]) for name in given):
             who, inside = type(self).__name__, type(self.model).__name__
             along = "a condition" if self.drop is None else " or ".join(self.drop)
             takes = self.model.conditions
+            same = ", ".join(sorted(set(given) & set(self.weak.cond)))
             raise ValueError(
-                f"{who} was given nothing to guide along, and would do nothing: pass {along}, or ask the {inside} inside."
+                f"{who} was given {same} as the null has it, and would do nothing: pass another, or ask the {inside} inside."
+                if same
+                else f"{who} was given nothing to guide along, and would do nothing: pass {along}, or ask the {inside} inside."
                 if takes.names or takes.others
                 else f"{who} would do nothing, since {inside} takes no condition that could be left out; guide a model that "
                 "takes one, or give it one later: Conditioned(ClassifierFree(model, scale), label=3)."
@@ -194,6 +197,23 @@ class AgainstNull(Extrapolated):
 def _those_given(cond: dict[str, Any]) -> dict[str, Any]:
     """Return the conditions that are not none."""
     return {name: value for name, value in cond.items() if value is not None}
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Tell whether two values of a condition are equal, of rows for each sample all of them, whatever tensors they are."""
+    if a is b or not any(isinstance(value, Tensor) for value in (a, b)):
+        return a is b or (type(a) is type(b) and isinstance(a, (str, int, float)) and a == b)
+    if not all(isinstance(value, (Tensor, int, float)) for value in (a, b)):
+        return False
+    one, other = (torch.as_tensor(value).detach().cpu() for value in (a, b))
+    if one.is_floating_point() and other.is_floating_point():  # each with the digits that both have
+        coarse = min(one.dtype, other.dtype, key=lambda dtype: torch.finfo(dtype).bits)
+        one, other = one.to(coarse), other.to(coarse)
+    try:
+        one, other = torch.broadcast_tensors(one, other)
+    except RuntimeError:
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 class AffineExtrapolation(Extrapolated):
@@ -304,6 +324,21 @@ class Autoguidance(AffineExtrapolation):
     ) -> None:
         super().__init__(model, weak, scale, interval)
         check_same_process(model, weak, "the weaker model")
+
+    def check_run(self, /, **cond: Any) -> None:
+        """Refuse a run as either model does, and one of a model that is weaker than none but itself.
+
+        Raises
+        ------
+        ValueError
+            If the two are one.
+        """
+        if self.weak is self.model:
+            raise ValueError(
+                f"Autoguidance would do nothing, since model and weak are one {type(self.model).__name__}; give a weaker one, such "
+                "as a copy of it made earlier in training."
+            )
+        super().check_run(**cond)
 
     @property
     def conditions(self) -> Conditions:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..conditions import Conditions, conditions_of
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
@@ -206,6 +207,11 @@ class TwoTimes(nn.Module):
                 "network net(x, t, s), or wrap this one as a score model by models.from_network."
             ) from None
         self.net, self.length = net, length
+
+    @property
+    def taken(self) -> Conditions:
+        """The conditions of the network inside, and the second time, which goes by the name ``until``."""
+        return conditions_of(self.net, inputs=3).plus("until")
 
     def forward(self, x: Tensor, level: Tensor, /, until: Tensor, **cond: Any) -> Tensor:
         """Return what the network gives, of the shape of `x`."""

@@ -121,10 +121,13 @@ class Wrapper(nn.Module, ScoreModel):
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
         """Return the wrapper for some of the `n` samples of a run: around the models inside for these."""
-        held = {**vars(self), **self._modules}
-        inside = {name: model for name, model in held.items() if isinstance(model, ScoreModel)}
+        inside = self._inside()
         cut = {name: model.part(rows, x, n) for name, model in inside.items()}
         return self if all(cut[name] is inside[name] for name in cut) else self._around(cut)
+
+    def _inside(self) -> dict[str, ScoreModel]:
+        """Return all score models that it holds, by attribute."""
+        return {k: held for k, held in {**vars(self), **self._modules}.items() if isinstance(held, ScoreModel)}
 
     def _around(self, held: dict[str, Any]) -> Self:
         """Return the same wrapper with other attributes."""
@@ -149,8 +152,9 @@ class Wrapper(nn.Module, ScoreModel):
         return self.model.conditional_moments(**self.passed_on(**cond))
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as the model inside does, under the conditions that are passed on to it."""
-        self.model.check_run(**self.passed_on(**cond))
+        """Refuse a run as any model inside does, under the conditions that are passed on."""
+        for model in self._inside().values():
+            model.check_run(**self.passed_on(**cond))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
         """Warn of samples as the model inside does, under the conditions that are passed on to it."""
