@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+import hypothesis
 from hypothesis import strategies as st
 from labelled import DATA, SDES, Two, states
 from torch import Tensor, nn
@@ -171,8 +171,8 @@ WRITTEN: list[Callable[[Tensor], Any]] = [  # one value, as users write it
 ]
 
 
-@settings(max_examples=60)
-@given(
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(
     st.sampled_from(sorted(NULLED)),
     st.booleans(),
     *[st.sampled_from(WRITTEN)] * 2,

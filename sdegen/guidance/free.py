@@ -335,8 +335,8 @@ class Autoguidance(AffineExtrapolation):
         """
         if self.weak is self.model:
             raise ValueError(
-                f"Autoguidance would do nothing, since model and weak are one {type(self.model).__name__}; give a weaker one, such "
-                "as a copy of it made earlier in training."
+                f"Autoguidance would do nothing, since model and weak are one {type(self.model).__name__}; give a weaker "
+                "one, such as a copy of it made earlier in training."
             )
         super().check_run(**cond)
 
