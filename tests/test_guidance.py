@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
-import hypothesis
 from hypothesis import strategies as st
 from labelled import DATA, SDES, Two, states
 from torch import Tensor, nn
