@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from sdegen.samplers.profiles import profile_cost
 from sdegen.samplers.trials import (
     CONTESTANTS,
     Ground,
+    along,
     choose_solver,
     ground_of,
     guess,
@@ -287,6 +289,91 @@ def test_what_was_nearest_at_a_number_of_steps_is_chosen_there_and_nowhere_else(
     assert isinstance(chosen.grid, grids.Angle) and chosen.grid.scale == laid.grid.scale == 0.5 * known.level
     for steps in (4, 6, 13):
         assert isinstance(choose_solver(known, steps).grid, EvenError)
+
+
+# What a place in the choices of a saved profile means, which files of other versions count on: the fewest and the most steps,
+# what is equal between stops (a power of the error, or a factor of the level with a power), the order, a corrector, a point mass.
+PLACES: list[tuple[int, int, float | tuple[float, float], int, bool, bool]] = [
+    (2, 3, 1 / 2, 1, False, False),
+    (2, 6, 1 / 3, 2, False, False),
+    (1, 5, (1.0, 1 / 2), 1, False, False),
+    (1, 3, (2.0, 1 / 2), 1, True, True),
+    (4, 6, 1 / 3, 2, True, False),
+    (4, 6, (0.5, 1 / 2), 2, False, False),
+    (4, 12, 1 / 2, 3, False, False),
+    (4, 12, 1 / 2, 2, True, False),
+    (4, 12, 1 / 3, 2, True, True),
+    (7, 12, 1 / 3, 3, False, False),
+    (7, 12, (1.0, 1 / 2), 2, True, True),
+    (4, 12, (2.5, 1 / 2), 2, True, True),
+    (4, 6, 1 / 4, 2, True, True),
+    (7, 12, (1.0, 3 / 4), 2, True, False),
+]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["whole", "given"])
+def test_a_place_in_a_saved_profile_means_the_solver_that_it_meant(given: bool) -> None:
+    ground = some_ground(given)
+    first, *others = CONTESTANTS
+    assert (first.fewest, first.most) == (1, len(untried()) - 1) == (1, 12)
+    for n in range(1, 13):
+        laid, guessed = first.lay(ground, n), guess(n, ground.end, ground.level, ground.around)
+        assert repr(laid) == repr(guessed)
+    assert len(others) >= len(PLACES)  # new ones are added at the end
+    for one, (fewest, most, even, order, corrector, points) in zip(others, PLACES, strict=False):
+        solver = one.lay(ground, fewest)
+        found = (one.fewest, one.most, solver.steps, solver.order, solver.corrector)
+        assert found == (fewest, most, fewest, order, corrector)
+        assert isinstance(solver.reference, PointMass) if points else solver.reference is ground.around
+        if isinstance(even, float):
+            assert isinstance(solver.grid, EvenError) and solver.grid.power == pytest.approx(even)
+            assert solver.grid.profile is ground.profile and solver.clock == solver.grid.clock
+        else:
+            assert isinstance(solver.grid, grids.Angle) and solver.clock is samplers.share
+            assert (solver.grid.scale, solver.grid.power) == pytest.approx((even[0] * ground.level, even[1]))
+
+
+# By the number of steps: the order, a corrector, the clock, and the factor of the level that the steps are densest around.
+GUESSED = {
+    range(1, 6): (2, False, samplers.share, 1.0),
+    range(6, 9): (1, True, samplers.angle, 1.0),
+    range(9, 13): (2, True, samplers.log_ratio, 0.85),
+    range(13, 15): (3, True, samplers.share, 1.0),
+}
+# The power of the error, the order, a corrector; of smooth data, and of points.
+SMOOTH = {range(1, 3): (0.4, 1, False), range(3, 7): (0.4, 2, False), range(7, 13): (0.4, 3, False)}
+SMOOTH[range(13, 42)] = (0.4, 3, True)
+POINTS = {range(1, 13): (0.4, 2, True), range(13, 40): (0.4, 3, True), range(40, 43): (1 / 3, 3, True)}
+
+
+def pointed(ground: Ground, level: int) -> Ground:
+    """The same, of data that are points at a level: their posterior variance there is less than half of that of smooth data."""
+    widths = ground.profile.widths.clone()
+    widths[level] = 0.4
+    return ground._replace(profile=ground.profile._replace(widths=widths))
+
+
+def test_what_is_not_tried_has_the_order_and_the_clock_that_the_table_says() -> None:
+    for numbers, (order, corrector, clock, factor) in GUESSED.items():
+        for n in numbers:
+            solver = guess(n, 0.01, 2.0)
+            assert (solver.order, solver.corrector, solver.clock, solver.steps) == (order, corrector, clock, n)
+            grid = solver.grid
+            assert isinstance(grid, grids.Angle) and (grid.scale, grid.power, grid.end) == (2.0 * factor, 0.5, 0.01)
+    smooth = some_ground()
+    assert smooth.profile.widths[0] > 0.5
+    points = pointed(smooth, 0)
+    for ground, table in ((smooth, SMOOTH), (points, POINTS)):
+        for numbers, (power, order, corrector) in table.items():
+            for n in (numbers[0], numbers[-1]):
+                solver = along(ground, n)
+                assert (solver.order, solver.corrector, solver.steps) == (order, corrector, n)
+                assert isinstance(solver.grid, EvenError) and solver.grid.power == pytest.approx(power)
+                assert isinstance(solver.reference, PointMass) == (ground is points)
+    ratios = smooth.profile.log_ratios.exp()
+    beyond = int((ratios >= math.e * ratios[0]).nonzero()[0])  # the first level with e times the noise of the end
+    for place, around in ((beyond - 1, PointMass), (beyond, type(None))):
+        assert isinstance(along(pointed(smooth, place), 20).reference, around)
 
 
 def errors(model: sdegen.Exact, x_T: Tensor, solvers: list[Any], fine: Any = None) -> list[float]:
