@@ -286,3 +286,59 @@ def test_a_drift_that_couples_coordinates_is_sampled_by_default(moments: sdegen.
     for sampler in (None, sdegen.samplers.AdaptiveSDE(0.05, 0.05)):
         x = sdegen.sample(model, x_T=x_T[: n if sampler is None else 400], sampler=sampler, seed=1)
         assert (x.square().mean(0) - 1).abs().max() < 0.1 + 5 * math.sqrt(2 / len(x))
+
+
+class Returning(sdegen.SDE):
+    """``dx = k (m − x) dt + s √q(x) dw`` between bounds, whose first two moments follow from one another: `q` is `x` or `x²` on
+    the half-line, ``x (1 − x)`` on the interval.
+    """
+
+    def __init__(self, k: float, m: float, s: float, kind: str, free: sdegen.coordinates.Coordinates) -> None:
+        self.k, self.m, self.s, self.kind, self.free, self.domain = k, m, s, kind, free, free.domain  # type: ignore[misc]
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.k * (self.m - x)
+
+    def gram(self, x: Any, x_x: Any) -> Any:
+        """The square of the noise, linear in `x` and its square."""
+        return self.s**2 * {"x": x, "x²": x_x, "x (1 − x)": x - x_x}[self.kind]
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.gram(x, x * x).clamp_min(0.0).sqrt()
+
+    def moments_at(self, x: float, t: float) -> tuple[float, float]:
+        """Mean and mean square at `t`, from `x`, by the midpoint rule."""
+        n, first, second = 4000, x, x * x
+        for _ in range(n):
+            half = 0.5 * t / n
+            one = first + half * self.k * (self.m - first)
+            two = second + half * (2 * self.k * (self.m * first - second) + self.gram(first, second))
+            first = first + 2 * half * self.k * (self.m - one)
+            second = second + 2 * half * (2 * self.k * (self.m * one - two) + self.gram(one, two))
+        return first, second
+
+
+LOG, SOFTPLUS, ODDS = sdegen.coordinates.Log(), sdegen.coordinates.SoftplusInverse(), sdegen.coordinates.LogOdds()
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from([("x", LOG), ("x", SOFTPLUS), ("x²", LOG), ("x²", SOFTPLUS), ("x (1 − x)", ODDS)]),
+    st.floats(0.5, 2.0),
+    st.floats(0.2, 0.8),
+    st.floats(0.1, 1.0),
+    st.sampled_from([1e-6, 0.02, 0.5]),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_paths_near_an_end_that_coordinates_put_far_away_have_their_moments(
+    process: tuple[str, Any], k: float, m: float, share: float, x: float, dtype: torch.dtype
+) -> None:
+    kind, free = process
+    s = (share * 2 * k * min(m, 1 - m)) ** 0.5  # so that no path comes to an end: W. Feller's condition, at share = 1
+    sde, n, steps = Returning(k, m, s, kind, free), 4000, 250
+    generator = torch.Generator().manual_seed(0)
+    end = simulate(sde, torch.full((n, 1), x, dtype=dtype), 0.0, 1.0, steps=steps, generator=generator).double()
+    assert end.dtype == torch.float64 and sde.domain.check(end).all()
+    for power, want in enumerate(sde.moments_at(x, 1.0), 1):
+        got = end**power
+        assert abs(got.mean() - want) < 4.5 * got.std() / n**0.5 + 4 * want * k / steps, (power, got.mean(), want)

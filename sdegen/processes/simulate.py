@@ -21,8 +21,12 @@ from ..arguments import check_arguments
 from ..checks import check_choice, check_count, check_tensor
 from ..laws.domains import check_domain
 from ..laws.operators import Operator, rows
+from ..laws.reflected import fold_into
 from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
+
+Solve = Callable[[Tensor, Tensor], Tensor]
+UNIT = 1.0  # of coordinates without bounds: a step that goes farther is looked at
 
 
 class _Clocked(torch.nn.Module):
@@ -70,6 +74,30 @@ class _ClockedFree(_ClockedDiagonal):
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         x = self.dynamics.free.inverse(y)
         return self.dynamics.free.slope(x) * super().g(u, x)
+
+    def steep(self, u: Tensor, y: Tensor, h: float, f: Tensor, g: Tensor) -> Tensor:
+        """Tell where a step of length `h` with the coefficients `f` and `g` goes farther than a unit, and they change over one by
+        as much: there it means nothing, as near an end that these coordinates have put infinitely far away.
+        """
+        far = (f.abs() * h > UNIT) | (g.square() * h > UNIT)
+        if not far.any():
+            return far
+        up, down = ((self.f(u, v), self.g(u, v).square()) for v in (y + 0.5, y - 0.5))
+        changes = [(a - b).abs() * h > UNIT for a, b in zip(up, down, strict=True)]
+        return far & (changes[0] | changes[1])
+
+    def step_inside(self, u: Tensor, y: Tensor, h: float, dw: Tensor) -> Tensor:
+        """Take a step of Euler's method on the state as it is, and reflect it at an end that it passes."""
+        free, domain = self.dynamics.free, self.dynamics.domain
+        x = free.inverse(y)
+        x = x + super().f(u, x) * h + super().g(u, x) * dw
+        low, high = (getattr(domain, name, None) for name in ("lower_bound", "upper_bound"))
+        state = x.reshape(-1, *self.shape)
+        if low is not None and high is not None:
+            state = fold_into(state, low, high)
+        elif low is not None:
+            state = low + (state - low).abs()
+        return free(free.inverse(free(state.reshape(x.shape))))  # not onto an end
 
 
 def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:
@@ -192,21 +220,36 @@ def simulate(
     check_domain(dynamics.domain, x)
     start = flat if free is None else free(flat)
     solve = partial(torchsde.sdeint, clocked, bm=brownian, method=method, dt=1.0 / steps)
-    if free is None and dynamics.domain is not constraints.real:  # whose boundary is met at every step
-        path = _by_steps(dynamics, solve, start, steps, x.shape)
+    if isinstance(clocked, _ClockedFree):
+        path = _by_steps(partial(_step_within, clocked, None if method == "euler" else solve, brownian), start, steps)
+    elif dynamics.domain is not constraints.real:  # whose boundary is met at every step
+        path = _by_steps(partial(_step_and_enter, dynamics, solve, x.shape), start, steps)
     else:
         path = solve(start, clock)
     path = (path if free is None else free.inverse(path)).reshape(len(path), *x.shape)
     return path if return_path else path[-1]
 
 
-def _by_steps(
-    dynamics: Dynamics, solve: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int, shape: torch.Size
-) -> Tensor:
-    """Simulate a process step by step, each of which may end outside of the domain and is brought back by the boundary's rule."""
-    clock = torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype, device=x.device)
-    path = [x]
+def _by_steps(step: Callable[[Tensor, Tensor], Tensor], y: Tensor, steps: int) -> Tensor:
+    """Return the path of states that single steps make, each a function of a state and of the clock at both its ends."""
+    clock = torch.linspace(0.0, 1.0, steps + 1, dtype=y.dtype, device=y.device)
+    path = [y]
     for i in range(steps):
-        moved = solve(path[-1], clock[i : i + 2])[-1]
-        path.append(dynamics.enter(moved.reshape(shape)).reshape(x.shape))
+        path.append(step(path[-1], clock[i : i + 2]))
     return torch.stack(path)
+
+
+def _step_and_enter(dynamics: Dynamics, solve: Solve, shape: torch.Size, y: Tensor, ends: Tensor) -> Tensor:
+    """Take a step, which may end outside of the domain, and bring it back by the boundary's rule."""
+    return dynamics.enter(solve(y, ends)[-1].reshape(shape)).reshape(y.shape)
+
+
+def _step_within(clocked: _ClockedFree, solve: Solve | None, brownian: Any, y: Tensor, ends: Tensor) -> Tensor:
+    """Take a step in coordinates without bounds, Euler's if no method is given to `solve` it by; of numbers for which it is too
+    long there, in the state itself.
+    """
+    u, h, dw = ends[0], (ends[1] - ends[0]).item(), brownian(*ends)
+    f, g = clocked.f(u, y), clocked.g(u, y)
+    moved = y + f * h + g * dw if solve is None else solve(y, ends)[-1]
+    steep = clocked.steep(u, y, h, f, g)
+    return torch.where(steep, clocked.step_inside(u, y, h, dw), moved) if steep.any() else moved

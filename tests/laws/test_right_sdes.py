@@ -87,6 +87,8 @@ def test_right_process_passes_in_other_units(make: Callable[[], sdegen.SDE], mea
 BOUNDED: dict[str, Callable[[], sdegen.SDE]] = {
     "CIR": sdegen.CIR,
     "SquaredBessel": lambda: sdegen.SquaredBessel(6.0),
+    "SquaredBessel, as near to 0 as may be": lambda: sdegen.SquaredBessel(2.0),
+    "CIR, as near to 0 as may be": lambda: sdegen.CIR(theta=0.5),
     "GeometricBrownianMotion": lambda: sdegen.GeometricBrownianMotion(0.0, 1.0),
     "Jacobi": sdegen.Jacobi,
     "circle": sdegen.CircularBrownianMotion,
@@ -96,7 +98,7 @@ BOUNDED: dict[str, Callable[[], sdegen.SDE]] = {
 
 @pytest.mark.parametrize("kind", BOUNDED)
 @pytest.mark.parametrize("units", [(0.0, 1.0), (0.7, 1.7), (-3.0, 0.1)], ids=str)
-@pytest.mark.turns("*CIR", "*Jacobi", "*box")
+@pytest.mark.turns("*CIR", "*Jacobi", "*box", "*may be")
 def test_right_processes_with_bounds_pass_in_all_units(kind: str, units: tuple[float, float]) -> None:
     report = check_sde(BOUNDED[kind]().in_units(sdegen.laws.Units(*units)))
     assert report.passed, report
