@@ -291,6 +291,7 @@ CALLS: dict[str, Any] = {
     "Codec": {"model": PIXELS, "scaling": data.Scaling(), "steps": 3},
     "diagnose": {"data": RING, "sampler": samplers.DDIM(3), "n": 64, "bins": 2},
     "diffusion_hierarchy": {"times": torch.tensor([0.9, 0.5, 0.1])},
+    "likelihood.decode_with_log_prob": {"sampler": samplers.DDIM(3)},
     "discrete_elbo": {"steps": 3},
     "elbo": {"draws": 2},
     "estimate_log_prob": {"tolerance": 1e-2, "draws": 1},

@@ -270,10 +270,12 @@ def test_the_process_of_a_teacher_is_looked_at_once(monkeypatch: pytest.MonkeyPa
     assert len(asked) == 1
 
 
-def test_a_map_with_more_numbers_than_the_data_is_followed_in_all_of_them() -> None:
-    """Of CLD, whose states have velocities: an exact map of standard normal data."""
-    law = GaussianMixture(torch.ones(1, dtype=d64), torch.zeros(1, 2, dtype=d64), torch.eye(2, dtype=d64)[None])
-    report = testing.check_flow_map(a_map(sdegen.CLD(), law, size=0.0), n=4)
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.turns("by coordinate", "CLD", "cosine", "two methods", "OU", "VE", "EDM", "rectified")
+def test_an_exact_map_holds_to_all_laws_and_comes_back(name: str) -> None:
+    """Of Gaussian data; without scalar coefficients of standard normal ones. CLD is followed in its velocities too."""
+    law = gaussian(torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=d64) if name in SCALAR else torch.eye(2, dtype=d64))
+    report = testing.check_flow_map(a_map(PROCESSES[name](), law, size=0.0), n=4, tolerance=1e-6, both_ways=True)
     assert report.passed, report
 
 

@@ -164,8 +164,11 @@ def ends_where_the_flow_ends(case: MapCase) -> None:
 
 
 def comes_back(case: MapCase) -> None:
-    """``X_{s→t}(X_{t→s}(x)) = x``, to the tolerance: for a map that was trained both ways (`training.PairTimes`)."""
-    t, s = case.time(2 / 3), case.time(0.0)
+    """``X_{s→t}(X_{t→s}(x)) = x``, to the tolerance: for a map that was trained both ways (`training.PairTimes`).
+
+    From ``t_min``: at 0 not all processes have noise in every direction, and without it a state does not say where it goes.
+    """
+    t, s = case.time(2 / 3), torch.tensor([case.model.sde.t_min], dtype=torch.float64)
     case.hold_to("states that came back from the data", case.jump(case.jump(case.states, t, s), s, t) - case.states, t)
 
 
