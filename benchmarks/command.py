@@ -107,6 +107,11 @@ def arguments(
         help="compute only rows whose name holds this text (one that none holds: show what there is)",
     )
     parser.add_argument("--fresh", action="store_true", help="compute rows even if they exist")
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        help="leave the committed rows out: compute all that the folder written to has not yet",
+    )
     parser.add_argument("--stale", action="store_true", help="compute rows that exist but are of earlier code")
     parser.add_argument(
         "--draw",

@@ -51,7 +51,7 @@ def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
     if is_there(table):
         return sdegen.load(path, dtype=torch.float32)
     if of_sources(table) and not table.quick:
-        raise SystemExit(f"{path} is not there; train it by python -m benchmarks.sources_table --fresh --only VAE.")
+        raise SystemExit(f"{path} is not there; train it by python -m benchmarks.sources_table --own --only VAE.")
     return trained(family, train, 0, device=table.device)[0]
 
 

@@ -1,8 +1,8 @@
 """The recipes of the source projects, as far as they have been trained: what their models make, beside images held back.
 
     python -m benchmarks.sources_table                                              # the rows that come with the repository
-    python -m benchmarks.sources_table --fresh --only sprites                       # some hours of a core
-    python -m benchmarks.sources_table --fresh --seconds 340 --device cuda --only "fashion_mnist, GAN"
+    python -m benchmarks.sources_table --own --only sprites                         # some hours of a core
+    python -m benchmarks.sources_table --own --seconds 340 --device cuda --only "fashion_mnist, GAN"
 
 Adam at 2e-4 in batches of 64 at a constant rate throughout. Autoencoder and adversarial models: 100 numbers in a latent, 80 % of
 Fashion-MNIST, 100 epochs, the last weights. DDPM: 1,000 linear betas, the mean squared error of the noise, the class dropped one
@@ -34,6 +34,7 @@ from benchmarks.files import locked
 from benchmarks.followed import MeanLoss, draw_losses, files_of
 from benchmarks.rows import Values
 from benchmarks.tables import Table
+from benchmarks.told import Told
 from benchmarks.train_images import PRESETS
 from sdegen.data import Images
 
@@ -132,11 +133,11 @@ class Sampled(fid_images.Task):
         """The model, and the record of its training."""
         table, stem = self.table, stem_of(self.table, self.name)
         asked = train_images.asked_of(self.name, PRESET, len(self.train))
-        losses = MeanLoss(files_of(stem)[0])
+        steps = steps_of(table) or asked
+        followed = [MeanLoss(files_of(stem)[0]), Told(stem.name, steps)]
         with locked(stem):
             model, run = train_images.train(
-                self.name, steps_of(table) or asked, PRESET, stem, device=table.device, seconds=table.args.seconds,
-                callbacks=[losses],
+                self.name, steps, PRESET, stem, device=table.device, seconds=table.args.seconds, callbacks=followed
             )  # fmt: skip
         publish(table, stem)
         sdegen.save(model, stem.with_suffix(".safetensors"))

@@ -75,15 +75,19 @@ class Table:
         """The folder that is written to."""
         return self.args.out / self.folder
 
+    def committed(self, name: str) -> list[Path]:
+        """Return where the committed file of this name is; nowhere where only own rows are asked for."""
+        return [] if self.args.own else [COMMITTED / self.folder / name]
+
     @cached_property
     def rows(self) -> Rows:
         """The rows that exist: those of the folder written to, then the committed ones."""
-        return Rows(self.out / FILE, [COMMITTED / self.folder / FILE])
+        return Rows(self.out / FILE, self.committed(FILE))
 
     @cached_property
     def origins(self) -> Origins:
         """The code that rows are of."""
-        return Origins(self.out / origins.FILE, [COMMITTED / self.folder / origins.FILE])
+        return Origins(self.out / origins.FILE, self.committed(origins.FILE))
 
     def within(self, folder: str) -> Table:
         """Return the table in a folder of this one, with rows of its own that count as this one's."""
@@ -95,8 +99,8 @@ class Table:
 
     def file(self, name: str) -> Path:
         """Return where a file of the table is to be read: from the folder written to, or among the committed ones."""
-        own = self.out / name
-        return own if own.exists() else COMMITTED / self.folder / name
+        found = [path for path in (self.out / name, *self.committed(name)) if path.exists()]
+        return found[0] if found else self.out / name
 
     def row(
         self,

@@ -25,6 +25,7 @@ from benchmarks.families_images import drawn, families_of, split_of
 from benchmarks.families_pictures import slug
 from benchmarks.fid_images import as_images
 from benchmarks.followed import draw_losses, files_of, follow_losses
+from benchmarks.told import Told
 from benchmarks.train_images import SPLITS
 from sdegen import plots
 from sdegen.data import Dequantisation, Scaling
@@ -76,9 +77,10 @@ def train(
     images = split_of(data, preset).train
     family = families_of(data, len(images), preset, epochs)[name]
     some = images[:256].scaled(0, 1).rows()
+    followed = [*follow_losses(some, stem), Told(stem.name, steps or family.fit["steps"])]
     stem.parent.mkdir(parents=True, exist_ok=True)
     model, run = trained(
-        family, images, seed, steps, device, seconds=seconds, checkpoint=stem, every=500, callbacks=follow_losses(some, stem)
+        family, images, seed, steps, device, seconds=seconds, checkpoint=stem, every=500, callbacks=followed
     )  # fmt: skip
     sdegen.save(model, stem.with_suffix(".safetensors"))
     return model, family, run

@@ -126,9 +126,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_row_says_on_which_device_it_was_computed(tmp_path: Path) -> None:
     """On that of the command, unless it is computed elsewhere, as what is counted in seconds of a core is."""
-    args = SimpleNamespace(
-        quick=False, device="mps", out=tmp_path, seeds=None, default_seeds=1, fresh=False, stale=False, only=""
-    )
+    no: dict[str, Any] = dict.fromkeys(("quick", "fresh", "stale", "own"), False)
+    args = SimpleNamespace(device="mps", out=tmp_path, seeds=None, default_seeds=1, only="", **no)
     tickets = Tickets(tmp_path / "tickets")
     tickets.folder.mkdir()
     table = tables.Table(Path("tiny"), cast(Any, args), tickets)
@@ -192,6 +191,17 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(place: Place) -> None:
     place.tiny.crash_at = None
     assert "3 rows read, 1 computed" in place.run(seeds=2)
     assert place.tiny.computed == [("second", 1)]
+
+
+def test_own_rows_leave_the_committed_out_and_go_on_where_they_were(place: Place) -> None:
+    place.commit(first={0: -1.0, 1: -1.0, 2: -1.0}, second={0: -1.0})
+    place.tiny.crash_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        place.run("--own", seeds=2)
+    place.tiny.crash_at = None
+    printed = place.run("--own", seeds=2)
+    assert "3 rows read, 1 computed" in printed and place.tiny.computed == [("second", 1)]
+    assert "| first | 5.0 ± 5.0 | 2 |" in printed and "earlier" not in printed
 
 
 def test_a_crash_while_a_row_is_written_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -747,7 +757,8 @@ def look(model: Any, *_: Any, **__: Any) -> None:
 def test_a_device_that_holds_no_numbers_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for device in ("nowhere", "meta"):
+    absent = () if torch.cuda.is_available() else ("cuda",)
+    for device in ("nowhere", "meta", *absent):
         options = (TRAININGS | {"train_flow_maps": ["sprites"]}).get(name, [])
         monkeypatch.setattr(sys, "argv", [name, *options, "--device", device])
         with pytest.raises(SystemExit):
@@ -817,7 +828,7 @@ def test_a_family_is_trained_alone_and_goes_on_where_it_was(
 
 
 def test_a_recipe_goes_on_in_a_longer_run_with_the_losses_of_both_players(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(followed.MeanLoss.__init__, "__defaults__", (2,))
@@ -833,6 +844,8 @@ def test_a_recipe_goes_on_in_a_longer_run_with_the_losses_of_both_players(
     losses, players = (followed.Points(file).read() for file in followed.files_of(folder / "GAN-0"))
     assert [point["step"] for point in losses] == [point["step"] for point in players] == [2, 4, 6]
     assert all(point["L_D"] > 0 and point["L_G"] > 0 for point in players)
+    told = re.findall(r"GAN-0: step (\d+) of (\d+), \d+ s\n", capsys.readouterr().err)
+    assert told == [("1", "4"), ("5", "6")]  # where it begins, and where it goes on
 
 
 def test_points_of_steps_that_are_gone_over_again_are_those_of_the_last_time(tmp_path: Path) -> None:
@@ -868,7 +881,7 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
     """It may be judged on another."""
     monkeypatch.setattr(likelihood_recipe, "both", lambda *_: {})
     monkeypatch.setattr(likelihood_training, "called", lambda device: "a large accelerator")
-    args = argparse.Namespace(quick=True, device="cpu", seconds=None, out=tmp_path)
+    args = argparse.Namespace(quick=True, device="cpu", seconds=None, out=tmp_path, own=False)
     table = tables.Table(Path("likelihood_recipe_quick"), args)
     assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
     monkeypatch.undo()
