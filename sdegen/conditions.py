@@ -215,8 +215,6 @@ def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     (True, False)
     """
     whole: Any = getattr(function, "_orig_mod", function)  # what torch.compile has wrapped
-    if isinstance(taken := getattr(whole, "taken", None), Conditions):  # by a network around another
-        return taken
     called: Any = whole.forward if isinstance(whole, nn.Module) else whole
     method = isinstance(called, MethodType)  # of a class, which is asked once
     found = _read_once(called.__func__, inputs, 1) if method else _read(called, inputs, 0)

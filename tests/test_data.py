@@ -232,7 +232,22 @@ def test_an_iterable_data_set_of_rows_is_refused(device, dtype):
         Source(Stream(), dtype, device)
 
 
-@pytest.mark.parametrize(("said", "held"), [(20, 19), (20, 3), (7, 0)])
+@pytest.mark.parametrize("faulty", [[3], [0], [3, 5, 6], list(range(20)), [0, 19]], ids=str)
+def test_an_index_error_from_within_a_row_is_not_taken_for_the_end_of_a_data_set(faulty: list[int]) -> None:
+    class Ragged(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, i: int) -> Any:
+            parts = [1.0] if i in faulty else [1.0, 2.0]
+            return torch.tensor([parts[0], parts[1]])
+
+    with pytest.raises(IndexError, match=r"^list index out of range") as refused:
+        sdegen.data.collect(Ragged())
+    assert refused.value.__notes__ == [f"from row {faulty[0]} of 20 of the Ragged"]
+
+
+@pytest.mark.parametrize(("said", "held"), [(20, 19), (20, 3), (7, 1)])
 def test_a_dataset_with_fewer_rows_than_it_says_is_told_so(said: int, held: int) -> None:
     class Short(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from refusals import Refusals, check_refusal
 from torch import Tensor
 from torch import distributions as D
@@ -69,6 +71,21 @@ def test_ranks_are_found_where_a_law_knows_them_and_bounds_elsewhere() -> None:
         free_coordinates(D.Beta(TWO, TWO)), InverseTransform
     )
     assert free_coordinates(NORMAL) is None and free_coordinates(sdegen.data.gaussian_ring()) is None
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-8.2, 5.0), min_size=2, max_size=9, unique_by=lambda u: round(u, 3)), st.booleans())
+def test_ranks_far_in_the_lower_tail_keep_their_digits_and_order(places: list[float], positive: bool) -> None:
+    u = torch.tensor(sorted(places), dtype=torch.float64)[:, None]
+    law = (
+        D.Exponential(torch.ones(1, dtype=torch.float64))
+        if positive
+        else D.Uniform(torch.zeros(1), torch.ones(1).double())
+    )
+    x = NormalRanks(law).inverse(u)
+    rank = torch.tensor([0.5 * math.erfc(-v / math.sqrt(2)) for v in u.flatten().tolist()], dtype=torch.float64)
+    want = -torch.log1p(-rank) if positive else rank
+    assert torch.allclose(x[:, 0], want, rtol=1e-9, atol=0 if not positive else 2e-16) and (x.diff(dim=0) > 0).all()
 
 
 # The linear guess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ RING, VP = sdegen.data.gaussian_ring(), sdegen.VP()
 EXACT = sdegen.Exact(VP, RING)
 NET = sdegen.Model(nets.MLP(2, width=4, depth=1), VP)
 NET.moments = RING.moments()
+FLOW = sdegen.baselines.RealNVP((2,))
+PRIOR = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
 X = RING.sample(40, torch.Generator().manual_seed(0))
 MANY = X.repeat(4, 1) + torch.linspace(0, 1, 160)[:, None]
 
@@ -24,7 +27,7 @@ DOORS: dict[str, Callable[[], Any]] = {
     "sample": lambda: sdegen.sample(EXACT, 3, steps=2),
     "sample of a network": lambda: sdegen.sample(NET, 3, steps=2),
     "sample from x_T": lambda: sdegen.sample(EXACT, x_T=X, steps=2),
-    "fit": lambda: sdegen.fit(sdegen.Model(nets.MLP(2, width=4), VP), X, steps=1),
+    "fit a new model": lambda: sdegen.fit(sdegen.Model(nets.MLP(2, width=4), VP), X, steps=1),
     "log_prob": lambda: sdegen.log_prob(EXACT, X[:2]),
     "elbo": lambda: sdegen.elbo(EXACT, X[:2], draws=2),
     "simulate": lambda: sdegen.simulate(VP, X, 0.0, 1.0, steps=2),
@@ -44,6 +47,11 @@ DOORS: dict[str, Callable[[], Any]] = {
     "model": lambda: sdegen.Model(nets.MLP(2, width=4), VP),
     "process": lambda: sdegen.CLD().marginal(0.2).snr,
     "moments": lambda: sdegen.moments_of(X),
+    "fit": lambda: sdegen.fit(deepcopy(NET), RING, steps=1, progress=False),
+    "fit with a seed": lambda: sdegen.fit(deepcopy(NET), RING, steps=1, seed=0, progress=False),
+    "fit rows": lambda: sdegen.fit(sdegen.Model(deepcopy(NET.net), VP), MANY.float(), steps=1, progress=False),
+    "fit a flow": lambda: sdegen.fit(deepcopy(FLOW), MANY.float(), steps=1, progress=False),
+    "posterior": lambda: sdegen.inference.fit_posterior(PRIOR, (MANY.float(), MANY.float()), steps=1, progress=False),
     "double well": lambda: sdegen.DoubleWell().prior(RING.moments()).sample(2),
 }
 

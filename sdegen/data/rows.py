@@ -112,14 +112,25 @@ class DatasetRows(Rows):
         return parted((_stacked(x, numbers, "the datum"), _stacked(cond[0], numbers, "the label") if cond else {}))
 
     def _row(self, i: int) -> Any:
-        """Return one row; refuse a Dataset that has fewer than it says."""
+        """Return one row; refuse a Dataset that has fewer than it says, as its first and last rows tell."""
         try:
             return self.dataset[i]
         except IndexError as error:
+            if not self._can_read(0) or self._can_read(len(self) - 1):
+                error.add_note(f"from row {i} of {len(self)} of the {type(self.dataset).__name__}")
+                raise  # of a fault within the row
             raise IndexError(
                 f"{type(self.dataset).__name__} says it has {len(self)} rows, and its row {i} raises IndexError ({error}); let "
                 "__len__ return how many there are."
             ) from error
+
+    def _can_read(self, i: int) -> bool:
+        """Tell whether there is a row of a number."""
+        try:
+            self.dataset[i]
+        except IndexError:
+            return False
+        return True
 
 
 def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:

@@ -61,7 +61,8 @@ class NormalRanks(Coordinates):
         return torch.special.ndtri(rank).to(x)
 
     def inverse(self, u: Tensor) -> Tensor:
-        rank = torch.special.ndtr(u.double()).clamp(LEAST, 1 - LEAST)
+        rank = 0.5 * torch.special.erfc(-(0.5**0.5) * u.double())  # ndtr itself loses its digits from −6 on
+        rank = rank.clamp(LEAST, 1 - LEAST)
         return self.law.icdf(rank).to(u)
 
     def slope(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..conditions import Conditions, conditions_of
+from ..conditions import Condition
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
@@ -209,9 +209,10 @@ class TwoTimes(nn.Module):
         self.net, self.length = net, length
 
     @property
-    def taken(self) -> Conditions:
-        """The conditions of the network inside, and the second time, which goes by the name ``until``."""
-        return conditions_of(self.net, inputs=3).plus("until")
+    def declared(self) -> dict[str, Condition] | None:
+        """The conditions that the network inside declares; None where it declares none."""
+        found: dict[str, Condition] | None = getattr(self.net, "declared", None)
+        return found
 
     def forward(self, x: Tensor, level: Tensor, /, until: Tensor, **cond: Any) -> Tensor:
         """Return what the network gives, of the shape of `x`."""

@@ -183,7 +183,7 @@ class Training:
         return None if self.folder is None else self.folder.newest()
 
     def _fresh_seed(self) -> int:
-        return int(self.processes.agree(int(torch.randint(2**31 - 1, ()))))
+        return int(self.processes.agree(int(torch.randint(2**31 - 1, (), device="cpu"))))
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
         """Take one optimiser step and update the averages; return the mean loss and the norm of the gradient.
