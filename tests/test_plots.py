@@ -140,8 +140,10 @@ def test_losses_of_both_players_are_drawn_at_their_steps():
         lambda ax: plots.trajectories(torch.zeros(3, 2, 2), ax=ax),
         lambda ax: plots.losses(sdegen.Run(loss=[1.0, 2.0]), ax=ax),
         lambda ax: plots.players(recorded((1.0, 2.0), (2.0, 3.0)), ax=ax),
+        lambda ax: plots.weights(torch.zeros(3), ax=ax),
+        lambda ax: plots.predictions(torch.eye(3), torch.arange(3.0), ax=ax),
     ],
-    ids=["density", "scatter", "trajectories", "losses", "players"],
+    ids=["density", "scatter", "trajectories", "losses", "players", "weights", "predictions"],
 )
 def test_a_given_axis_is_drawn_on_and_returned(draw):
     figure, axes = plt.subplots(1, 2)
@@ -229,6 +231,64 @@ def test_ranks_are_drawn_as_a_density_for_each_coordinate():
         values, edges, _ = steps.get_data()
         assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
         assert values[-1] == pytest.approx(10 * (column > 0.9).double().mean().item())
+
+
+def area_by_bins(ax):
+    return sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+
+
+def test_a_statistic_of_the_data_is_marked_among_those_of_replicates():
+    replicated = torch.randn(500, 3, dtype=torch.float64)
+    ax = plots.replicates(torch.tensor([4.0, 2.0, 0.0]).double(), replicated, lambda x: x.mean(1), bins=9)
+    (line,) = ax.lines
+    assert line.get_xdata()[0] == pytest.approx(2.0) and area_by_bins(ax) == pytest.approx(1.0)
+    ends = [bar.get_x() for bar in ax.patches] + [ax.patches[-1].get_x() + ax.patches[-1].get_width()]
+    assert [min(ends), max(ends)] == pytest.approx([f(replicated.mean(1)).item() for f in (torch.min, torch.max)])
+    assert (
+        ax.get_title()
+        == f"above: {sdegen.metrics.predictive_check(torch.full((3,), 2.0).double(), replicated, lambda x: x.mean(1))}"
+    )
+
+
+def test_the_error_of_a_posterior_is_marked_among_those_of_shuffled_labels():
+    found = sdegen.metrics.LocalTest(Estimate(0.2, 0.01), 0.25, torch.tensor([0.1, 0.2, 0.3]))
+    ax = plots.local_error(found, bins=4)
+    assert ax.lines[0].get_xdata()[0] == 0.2 and area_by_bins(ax) == pytest.approx(1.0)
+    assert "p = 0.25" in ax.get_title()
+
+
+def test_the_curve_of_weights_is_what_the_heaviest_draws_hold():
+    ax = plots.weights(torch.tensor([0.0, 3.0, 1.0]).double().log())
+    diagonal, curve = ax.lines
+    np.testing.assert_allclose(curve.get_xdata(), [0, 1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(curve.get_ydata(), [0, 0.75, 1, 1])
+    assert [*diagonal.get_xdata(), *diagonal.get_ydata()] == [0, 1, 0, 1]
+    assert f"{sdegen.metrics.effective_share(torch.tensor([0.0, 3.0, 1.0]).double().log())}" in ax.get_title()
+
+
+def test_bars_of_predictions_hold_so_many_of_the_draws_at_the_number_that_came():
+    draws, observed = torch.randn(2000, 5, dtype=torch.float64), torch.arange(5).double()
+    ax = plots.predictions(draws + observed, observed)
+    for bars, inside in zip(ax.collections, (0.9, 0.5), strict=True):
+        for (x, low), (same, high), column in zip(*np.array(bars.get_segments()).swapaxes(0, 1), (draws + observed).T):
+            held = ((column >= low) & (column <= high)).double().mean()
+            assert x == same and held.item() == pytest.approx(inside, abs=2e-3)
+    assert [x for (x, _), _ in ax.collections[0].get_segments()] == observed.tolist()
+    assert ax.get_title().startswith("CRPS")
+
+
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda: plots.weights(torch.full((3,), -torch.inf)), "all weights vanish"),
+        (lambda: plots.predictions(torch.zeros(4, 3), torch.zeros(4)), "n and K at least 2"),
+        (lambda: plots.replicates(torch.zeros(2), torch.zeros(4, 3), lambda x: x[:, 0]), r"give \(\*\) and \(n, \*\)"),
+    ],
+)
+def test_figures_that_mean_nothing_are_not_drawn(draw, says):
+    with pytest.raises(ValueError, match=says):
+        draw()
+    assert not plt.get_fignums()
 
 
 def test_bytes_are_refused_where_they_would_all_be_white():

@@ -341,11 +341,12 @@ TABLE = Table(
 )
 GOOD = {"age": [30.0, 41.0], "eyes": ["blue", "brown"], "children": [0, 2], "share": [0.1, 0.9]}
 BAD = {
-    "nan": ({"age": [30.0, math.nan]}, "column 'age'.*row 1.*GappedColumn"),
+    "nan": ({"age": [30.0, math.nan]}, "column 'age' has an entry that does not fit, nan in row 1;.*GappedColumn"),
     "none": ({"age": [30.0, None]}, "column 'age'.*GappedColumn"),
     "word": ({"age": [30.0, "old"]}, "column 'age' has 'old'.*CategoryColumn"),
     "negative": ({"age": [30.0, -1.0]}, "column 'age'.*-1.0.*positive"),
-    "unseen": ({"eyes": ["blue", "green"]}, "column 'eyes'.*'green'.*row 1.*categories"),
+    "unseen": ({"eyes": ["blue", "green"]}, "column 'eyes'.*fit, 'green' in row 1.*categories"),
+    "both": ({"age": [-1.0, 0.0]}, "column 'age' has 2 entries that do not fit, the first -1.0 in row 0"),
     "fraction": ({"children": [0, 1.5]}, "column 'children'.*1.5.*whole number"),
     "below": ({"children": [0, -2]}, "column 'children'.*-2.*at least 0"),
     "outside": ({"share": [0.1, 1.0]}, "column 'share'.*between 0 and 1"),

@@ -134,7 +134,6 @@ def refuse_entries(name: str, entries: np.ndarray, wrong: np.ndarray | Tensor, e
     rows = torch.as_tensor(wrong).nonzero()
     if len(rows):
         row = int(rows[0, 0])
-        raise ValueError(
-            f"column {name!r} has {len(rows)} entries that do not fit, the first {entries[row]!r} in row {row}; each must be "
-            f"{expected}."
-        )
+        first = entries[row : row + 1].tolist()[0]  # as Python shows it
+        many = "an entry that does not fit," if len(rows) == 1 else f"{len(rows)} entries that do not fit, the first"
+        raise ValueError(f"column {name!r} has {many} {first!r} in row {row}; each must be {expected}.")

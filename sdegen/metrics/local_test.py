@@ -32,10 +32,13 @@ class LocalTest(NamedTuple):
         The mean square of the classifier's probability less ½ over the posterior's draws: 0 if it sees no difference, at most ¼.
     p_value
         The share of classifiers trained on shuffled labels, which see none, with at least that error.
+    shuffled
+        The errors of these classifiers, ``(shuffles,)``.
     """
 
     error: Estimate
     p_value: float
+    shuffled: Tensor
 
     def __repr__(self) -> str:
         return show_call(self)
@@ -169,12 +172,13 @@ def find_local_error(
     there = draw_for_each(posterior, observed[None], draws)[0]
     asked = _join(there, observed.expand(draws, *observed.shape))
     found = Estimate.of(_errors(classifier, points, labels, asked))
-    generator, above = as_generator(None, seed), 0
+    generator, seen = as_generator(None, seed), []
     for _ in range(shuffles):
         swapped = torch.rand(len(theta), generator=generator) < 0.5  # within each pair: both have the same data
         shuffled = torch.cat([~swapped, swapped])
-        above += int(_errors(classifier, points, shuffled, asked).mean().item() >= found.value)
-    return LocalTest(found, (above + 1) / (shuffles + 1))
+        seen.append(_errors(classifier, points, shuffled, asked).mean().item())
+    errors = torch.tensor(seen, dtype=torch.float64)
+    return LocalTest(found, (int((errors >= found.value).sum()) + 1) / (shuffles + 1), errors)
 
 
 def _join(theta: Tensor, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-__all__ = ["crps", "effective_share", "predictive_check"]
+__all__ = ["crps", "effective_share", "find_statistics", "predictive_check"]
 
 import math
 from collections.abc import Callable
@@ -93,6 +93,17 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
     >>> predictive_check(2 * z[0], z[1:], lambda x: x.std(1)).value < 0.01
     True
     """
+    own, others = find_statistics(observed, replicated, statistic)
+    above = (others > own).double() + 0.5 * (others == own).double()
+    n, share = len(above), above.mean().item()
+    p = (n * share + 1) / (n + 2)
+    return Estimate(share, math.sqrt(p * (1 - p) / n))
+
+
+def find_statistics(
+    observed: Tensor, replicated: Tensor, statistic: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the statistic of observed and of replicated data, ``()`` and ``(n,)``; refuse as `predictive_check`."""
     check_samples(replicated, "replicated")
     check_tensor("observed", observed)
     if observed.shape != replicated.shape[1:] or len(replicated) < 2:
@@ -104,10 +115,7 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
     check_tensor("statistic(x)", values)
     if values.shape != (len(replicated) + 1,):
         raise ValueError(f"statistic(x) has shape {tuple(values.shape)}; it must return a number for each row of x.")
-    above = (values[1:] > values[0]).double() + 0.5 * (values[1:] == values[0]).double()
-    n, share = len(above), above.mean().item()
-    p = (n * share + 1) / (n + 2)
-    return Estimate(share, math.sqrt(p * (1 - p) / n))
+    return values[0], values[1:]
 
 
 @check_arguments

@@ -6,6 +6,7 @@ from ..animation import animation
 from .axes import drawn
 from .calibration import coverage, ranks
 from .marginals import marginals
+from .predictions import local_error, predictions, replicates, weights
 from .states import density, images, scatter, trajectories
 from .training import Album, Record, losses, players
 
@@ -17,10 +18,14 @@ __all__ = [
     "density",
     "drawn",
     "images",
+    "local_error",
     "losses",
     "marginals",
     "players",
+    "predictions",
     "ranks",
+    "replicates",
     "scatter",
     "trajectories",
+    "weights",
 ]

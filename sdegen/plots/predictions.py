@@ -1,0 +1,125 @@
+"""Pictures of single figures of calibration: `replicates` of a statistic, `predictions` of numbers, `weights` of draws, and the
+`local_error` of a posterior. Each has the figure with its standard error as its title.
+"""
+
+from __future__ import annotations
+
+__all__ = ["local_error", "predictions", "replicates", "weights"]
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..animation import INK
+from ..arguments import check_arguments
+from ..checks import check_count
+from ..metrics import LocalTest, crps, effective_share, predictive_check
+from ..metrics.predictions import find_statistics
+from .axes import RED, axis_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@check_arguments
+def replicates(
+    observed: Tensor,
+    replicated: Tensor,
+    statistic: Callable[[Tensor], Tensor],
+    *,
+    bins: int = 40,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw a histogram of a statistic of replicated data, with a line at that of the observed data, and return the axis.
+
+    Parameters
+    ----------
+    observed, replicated, statistic
+        As for `predictive_check`, whose refusals are the same.
+    bins
+        Bins of the histogram.
+    ax, title
+        The axis to draw on, and its title; by default the share of replicated data whose statistic is at least as large.
+    """
+    share = predictive_check(observed, replicated, statistic)
+    own, others = find_statistics(observed, replicated, statistic)
+    return _mark(others, own.item(), bins, ax, f"above: {share}" if title is None else title, "statistic of the data")
+
+
+@check_arguments
+def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the errors that classifiers see where there is none, with a line at that of the posterior, and return the axis.
+
+    Parameters
+    ----------
+    found
+        What `find_local_error` returned.
+    bins
+        Bins of the histogram.
+    ax, title
+        The axis to draw on, and its title; by default the error and the p-value.
+    """
+    told = f"error {found.error}, p = {found.p_value:.2g}" if title is None else title
+    return _mark(found.shuffled, found.error.value, bins, ax, told, "square of the probability less ½")
+
+
+def _mark(values: Tensor, at: float, bins: int, ax: Axes | None, title: str, label: str) -> Axes:
+    """Draw a histogram of numbers, with a line at one of interest."""
+    check_count("bins", bins)
+    ax = axis_for(ax)
+    ax.hist(values.detach().double().cpu().numpy(), bins, density=True, color=INK, alpha=0.4)
+    ax.axvline(at, color=RED, linewidth=1.2)
+    ax.set(xlabel=label, ylabel="density")
+    ax.set_title(title, fontsize=9)
+    return ax
+
+
+@check_arguments
+def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the share of all weight that the heaviest draws have against their share of all draws, and return the axis.
+
+    The curve of equal weights is the diagonal; one that rises at once is of a few draws that stand for all.
+
+    Parameters
+    ----------
+    log_weights
+        As for `effective_share`, whose refusals are the same.
+    ax, title
+        The axis to draw on, and its title; by default the effective share.
+    """
+    share = effective_share(log_weights)
+    heaviest = log_weights.detach().double().cpu().softmax(0).sort(descending=True).values
+    ax, n = axis_for(ax), len(heaviest)
+    ax.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
+    ax.plot(torch.arange(n + 1).double().div(n).numpy(), [0.0, *heaviest.cumsum(0).tolist()], color=RED, linewidth=1.2)
+    ax.set(xlabel="share of the draws, the heaviest first", ylabel="share of the weight", aspect="equal")
+    ax.set_title(f"effective share {share}" if title is None else title, fontsize=9)
+    return ax
+
+
+@check_arguments
+def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the middle half and the middle nine tenths of the draws of each number against the number that came, and return the
+    axis: of right predictions half of the thick bars, and nine tenths of the thin ones, meet the diagonal.
+
+    Parameters
+    ----------
+    draws, observed
+        As for `crps`, whose refusals are the same.
+    ax, title
+        The axis to draw on, and its title; by default the score.
+    """
+    score = crps(draws, observed)
+    x = observed.detach().double().cpu().numpy()
+    ax = axis_for(ax)
+    for inside, width in ((0.9, 0.5), (0.5, 2.0)):
+        ends = torch.tensor([0.5 - inside / 2, 0.5 + inside / 2], dtype=torch.float64)
+        low, high = draws.detach().double().cpu().quantile(ends, 0).numpy()
+        ax.vlines(x, low, high, color=INK, alpha=0.5, linewidth=width)
+    ax.plot([x.min(), x.max()], [x.min(), x.max()], color=RED, linewidth=1.2)
+    ax.set(xlabel="number that came", ylabel="predictions")
+    ax.set_title(f"CRPS {score}" if title is None else title, fontsize=9)
+    return ax
