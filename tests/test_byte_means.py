@@ -57,6 +57,17 @@ def test_wide_mixtures_far_from_the_ends_have_the_mean_of_bayes_rule(spread: flo
     assert (found - (weights * u).sum(-1)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("value", [124.0, 127.2, 131.0])
+def test_a_narrow_component_and_a_wide_one_have_the_weights_of_bayes_rule(value: float) -> None:
+    """The wide one is taken for one of all real numbers, the narrow one is summed over the levels."""
+    u, rho = torch.arange(256, dtype=torch.float64), 5.0
+    mean, logit, spread = (torch.tensor([[[a], [b]]]).double() for a, b in ((127.3, 121.0), (-0.7, 0.7), (0.3, 6.0)))
+    prior = torch.logsumexp(logit - spread.log() - 0.5 * ((u - mean) / spread).square(), 1)
+    want = (torch.softmax(prior - 0.5 * ((u - value) / rho).square(), -1) * u).sum()
+    given = torch.full((1, 1, 1), value).double(), torch.full((1, 1, 1), rho).double()
+    assert (posterior_mean(*given, logit, mean, spread, 256) - want).abs().max() < 1e-3
+
+
 class Certain(nn.Module):
     """Says that all bytes are one level."""
 

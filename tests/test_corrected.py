@@ -234,6 +234,8 @@ def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gent
     size = 1.0 if gentle else 1e4  # the drift is cut where it would be large
     rate = size * (y[:, 0] * y[:, 1] + torch.randn(400, dtype=torch.float64, generator=draws))
     excess, shift, _ = swarm._fit(stage, rate, torch.zeros(400, dtype=torch.float64))
+    if not gentle:
+        assert shift.square().mean().sqrt().item() == pytest.approx(4)  # of noise whose numbers have size 1
     w = -0.9 * stage.pace * shift
     columns = torch.cat([torch.ones(400, 1), y], 1)
     slope = torch.linalg.lstsq(columns, w).solution

@@ -282,6 +282,18 @@ def test_conditions_enter_in_units_of_their_spread(scale: float, shift: float) -
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
+def test_units_go_where_the_network_goes_in_float32_at_least() -> None:
+    mean = torch.tensor([1000.001, -3.0], dtype=torch.float64)
+    for move, dtype in (("double", torch.float64), ("half", torch.float32), ("bfloat16", torch.float32)):
+        units = ConditionUnits(2, -1)
+        units.measure([torch.stack([mean - 0.01, mean + 0.01])])
+        kept = units.mean.clone()
+        moved = getattr(units, move)()
+        assert moved is units and units.mean.dtype == units.rest.dtype == units.std.dtype == dtype
+        assert torch.equal(units.mean, kept.to(dtype)) and units.measured
+    assert {v.device.type for v in ConditionUnits(2, -1).to("meta").buffers()} == {"meta"}
+
+
 SECONDS = 1_700_000_000  # since 1970, of which float32 holds every 128th
 
 

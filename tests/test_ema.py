@@ -127,7 +127,7 @@ def test_profiles_combine_to_the_one_that_is_asked_for(width):
     inner = given @ miss * weight / norm(asked) ** 2
     assert (inner - inner.mean()).abs().max() < 1e-5
     if width in widths:
-        assert error < 1e-6 and coefficients[-1, widths.index(width)].item() == pytest.approx(1, abs=1e-5)
+        assert error < 1e-9 and coefficients[-1, widths.index(width)].item() == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("power", [0, 1, 3])

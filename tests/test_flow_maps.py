@@ -164,6 +164,22 @@ def whiten(law: GaussianMixture, x: Tensor) -> Tensor:
     return (x - mean) @ Q @ (values**-0.5).diag() @ Q.T
 
 
+class OneWay(FlowMap):
+    """A map that goes nowhere from the data to noise."""
+
+    def jump(self, x: Tensor, t: Any, s: Any, **cond: Any) -> Tensor:
+        return x if float(torch.as_tensor(s)) > float(torch.as_tensor(t)) else super().jump(x, t, s, **cond)
+
+
+def test_a_map_both_ways_is_held_to_coming_back() -> None:
+    model = a_map(sdegen.VP(), gaussian(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=d64)), size=0.0)
+    assert not testing.check_flow_map(model, both_ways=True, n=8, tolerance=1e-3).failures
+    model.__class__ = OneWay
+    for both_ways in (True, False):
+        failures = testing.check_flow_map(model, both_ways=both_ways, n=8, tolerance=1e-3).failures
+        assert ("comes_back" in failures) == both_ways
+
+
 def test_one_point_is_exact_before_training() -> None:
     point = torch.tensor([[2.0, -3.0]], dtype=d64)
     model = a_map(sdegen.VP(), sdegen.Empirical(point.repeat(3, 1)), size=0.0)

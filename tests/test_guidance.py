@@ -22,6 +22,7 @@ from sdegen.guidance import (
     LinearScale,
     RescaledGuidance,
 )
+from sdegen.guidance.base import indicate_interval
 from sdegen.models import Conditioned
 from sdegen.models.exact import Exact, ExactConditional
 from sdegen.samplers import (
@@ -341,6 +342,12 @@ def test_intervals_that_no_time_of_the_process_is_in_are_refused(interval: tuple
     with pytest.raises(ValueError, match=r"^interval.*(two numbers from 0 to 1|must be a)"):
         sdegen.guidance.Autoguidance(inner, inner, 2.0, interval)
     assert sdegen.guidance.Autoguidance(inner, inner, 2.0, (0, 1)).interval == (0.0, 1.0)
+
+
+def test_the_ends_of_an_interval_are_within_it_and_the_next_numbers_are_not() -> None:
+    for t, inside in ((0.1, 1.0), (0.7, 1.0), (0.1 - 1e-15, 0.0), (0.7 + 1e-15, 0.0)):
+        for given in (t, torch.tensor(t, dtype=torch.float64)):
+            assert indicate_interval((0.1, 0.7), given) == inside and indicate_interval(None, given) == 1
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.CLD()], ids=lambda s: type(s).__name__)

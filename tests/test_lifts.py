@@ -104,6 +104,10 @@ def test_a_lift_is_trained_and_saved(tmp_path: Any) -> None:
     assert torch.equal(*(sdegen.sample(m, 4, steps=4, seed=0) for m in (model, again)))  # in the network's float32
 
 
+def test_a_datum_has_as_many_numbers_as_the_lift_has_columns() -> None:
+    assert SDE.event_shape == (2,) and SDE.lift(torch.ones(4, 2, dtype=d64)).shape == (4, 3)
+
+
 def test_the_whole_and_channels_are_lifts() -> None:
     law = Transition(Matrix(torch.randn(3, 3, dtype=d64, generator=g())), Matrix(B))
     x, y = torch.randn(2, 4, 3, dtype=d64, generator=g(1)), torch.randn(4, 1, dtype=d64, generator=g(2))

@@ -82,6 +82,22 @@ def test_methods_solve_an_equation_whose_solution_is_known(method: str) -> None:
     assert (end - y / torch.e).abs().max() < allowed
 
 
+@pytest.mark.parametrize("method", TABLEAUS)
+def test_methods_of_fixed_steps_are_those_of_torchdiffeq_by_its_names(method: str) -> None:
+    """On a slope that every stage's time and weights enter: a method's order alone leaves many of its numbers free."""
+    from torchdiffeq import odeint
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    assert TABLEAUS[method].order == SOLVERS[method].order
+
+    y = torch.tensor([[1.0, -0.4], [0.5, 0.3]], dtype=torch.float64)
+    slope = lambda u, y: torch.sin(3 * y + 5 * u) + u * y.flip(1)
+    for steps in (1, 3):
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        want = odeint(slope, y, times, method=method)[-1]
+        assert (integrate_in_steps(slope, y, method, steps) - want).abs().max() < 1e-12
+
+
 def test_steps_go_with_methods_of_fixed_steps_alone() -> None:
     model, x = sdegen.Exact(sdegen.VP(), RING), RING.sample(2)
     for how, match in (

@@ -318,5 +318,10 @@ def test_errors_of_a_network_stay_its_own() -> None:
 
     with pytest.raises(RuntimeError, match="out of paper"):
         exact_divergence(field, points())
+    weight = torch.ones(D, dtype=torch.float64, requires_grad=True)
+    value, back = pulled_back(
+        lambda y: (y.detach() * 0 + 1) * weight, points(), points()[None]
+    )  # constant in the state
+    assert (value == 1).all() and not back.any()
     value, back = pulled_back(lambda y: y * 2, points(), points()[None])
     assert torch.equal(back[0], 2 * points()) and torch.equal(value, 2 * points())

@@ -272,6 +272,20 @@ def test_restart_contracts_an_error_made_above() -> None:
     assert memory[1] < 0.25 * memory[0]  # what is left at the end of a wrong start
 
 
+@pytest.mark.parametrize("process", ["VP", "VE", "Cosine"])
+def test_restart_keeps_a_law_that_its_sampler_keeps(process: str) -> None:
+    """What is added takes the law at the low level to that at the high one, from where steps that are exact take it back."""
+    model = sdegen.Exact(PROCESSES[process][0](), gaussian_data())
+    exact = ExponentialSDE(4, order=1, eta=1.0)
+    sampler = Restart(exact, [Interval(0.2, 1.0, 1, 2), Interval(2.0, 5.0, 2, 1)])
+    times = sampler.times(model.sde, False)
+    rises = [sampler.plan(model, times)[k].up is not None for k in range(len(times) - 1)]
+    assert rises == (times.diff() > 0).tolist() and sum(rises) == 4 - 1
+    want = model.sde.diffused(model.distribution, times[-1]).moments()
+    for a, b in zip(affine_moments(sampler, model), want, strict=True):
+        torch.testing.assert_close(a.flatten(), b.flatten(), rtol=1e-9, atol=1e-9)
+
+
 def test_restart_visits_its_levels() -> None:
     sde = sdegen.VE()
     low, high = Interval(0.05, 0.3, 3, 2), Interval(0.5, 4.0, 1, 5)

@@ -103,8 +103,9 @@ def test_what_is_no_image_is_refused(build, draw, shape):
         (lambda: DiT(1, width=8, heads=3), r"width = 8, heads = 3: heads must divide width"),
         (lambda: DiT(1, width=2), r"width = 2, .*a width of at least 4"),
         (lambda: DiT(1, patch=0), r"patch = 0, .*give positive sizes"),
+        (lambda: SelfAttention(8, 0), r"width = 8, heads = 0: heads must divide width"),
     ],
-    ids=["channels", "levels", "widths", "attention", "heads", "dit heads", "dit width", "dit patch"],
+    ids=["channels", "levels", "widths", "attention", "heads", "dit heads", "dit width", "dit patch", "no heads"],
 )
 def test_impossible_sizes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
