@@ -7,7 +7,7 @@ time.
 
 from __future__ import annotations
 
-__all__ = ["angle_of", "log_density_and_slope", "quantile"]
+__all__ = ["angle_of", "log_density", "log_density_and_slope", "quantile"]
 
 import math
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from .bessel import bessel_ratio, log_bessel
 
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
+LARGE = 90.0  # argument of a Bessel function from which on few terms are enough
+SMALL = 0.02  # angle below which poles are left out by a series
 REACH = 12.0  # standard deviations of the noise in the angle, on either side of the start
 PANELS, OF_EACH = 36, 8  # of two thirds of a standard deviation, and nodes in each
 CLUSTER = 4  # power of the clock on which an integral begins at an end of the interval, where densities are powers
@@ -49,22 +51,35 @@ def log_density_and_slope(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: T
         The time `tau` of a process of speed 1, of that shape.
     """
     theta, start = angle_of(x), angle_of(x_s)
-    gap = theta - start
-    low, low_slope = _log_bessel(a - 1, theta * start / clock)
-    high, high_slope = _log_bessel(b - 1, (math.pi - theta) * (math.pi - start) / clock)
-    pole_a, pole_b = (0.5 * (v - 0.5) * (v - 1.5) for v in (a, b))
-    u = (0.5 * (NODES + 1)).to(x).reshape(-1, *[1] * x.ndim)
-    weights = (0.5 * WEIGHTS).to(x).reshape(u.shape)
-    path = start + u * gap
-    (q_a, dq_a), (q_b, dq_b) = _without_pole(path), _without_pole(math.pi - path)
-    U = (weights * (pole_a * q_a + pole_b * q_b)).sum(0) - (a + b - 1).square() / 8
-    U_slope = (weights * u * (pole_a * dq_a - pole_b * dq_b)).sum(0)
-    value = -0.5 * (2 * math.pi * clock).log() - 0.5 * gap.square() / clock + low + high - clock * U
+    gap, u = theta - start, (0.5 * (NODES + 1)).to(x).reshape(-1, *[1] * x.ndim)
+    path, weights = start + u * gap, (0.5 * WEIGHTS).to(x).reshape(u.shape)
+    low_slope = _log_bessel_slope(a - 1, theta * start / clock)
+    high_slope = _log_bessel_slope(b - 1, (math.pi - theta) * (math.pi - start) / clock)
+    pole_a, pole_b = _poles(a, b)
+    U_slope = (weights * u * (pole_a * _slope_without_pole(path) - pole_b * _slope_without_pole(math.pi - path))).sum(0)
     slope = -gap / clock + (low_slope * start - high_slope * (math.pi - start)) / clock - clock * U_slope
+    slope = slope / (x * (1 - x)).sqrt() + 0.5 * ((a - 1.5) / x - (b - 1.5) / (1 - x))
+    return log_density(x, x_s, a, b, clock), slope
+
+
+def log_density(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Tensor:
+    """Return the log-density of `log_density_and_slope` alone, at less than half the cost."""
+    theta, start = angle_of(x), angle_of(x_s)
+    gap = theta - start
+    low = _log_bessel(a - 1, theta * start / clock)
+    high = _log_bessel(b - 1, (math.pi - theta) * (math.pi - start) / clock)
+    pole_a, pole_b = _poles(a, b)
+    U = pole_a * _mean_without_pole(theta, start) + pole_b * _mean_without_pole(math.pi - theta, math.pi - start)
+    U = U - (a + b - 1).square() / 8
+    value = -0.5 * (2 * math.pi * clock).log() - 0.5 * gap.square() / clock + low + high - clock * U
     # From the symmetric kernel to the density, h = x^(a − ½) (1 − x)^(b − ½) being the stationary one in the angle.
     value = value + 0.5 * ((a - 1.5) * x.log() + (b - 1.5) * torch.log1p(-x))
-    value = value - 0.5 * ((a - 0.5) * x_s.log() + (b - 0.5) * torch.log1p(-x_s))
-    return value, slope / (x * (1 - x)).sqrt() + 0.5 * ((a - 1.5) / x - (b - 1.5) / (1 - x))
+    return value - 0.5 * ((a - 0.5) * x_s.log() + (b - 0.5) * torch.log1p(-x_s))
+
+
+def _poles(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors of the poles of `V` at 0 and at π."""
+    return 0.5 * (a - 0.5) * (a - 1.5), 0.5 * (b - 0.5) * (b - 1.5)
 
 
 def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Tensor:
@@ -85,7 +100,7 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     s = ((torch.arange(PANELS).to(x_s)[:, None] + 0.5 * (nodes + 1)) / PANELS)[:, :, None]
     theta, rate = _on_clock(s, angle_of(x_s), clock)
     x = (0.5 * theta).sin().square().clamp(torch.finfo(x_s.dtype).tiny, 1 - torch.finfo(x_s.dtype).eps / 2)
-    log_q = log_density_and_slope(x, *(v.expand(x.shape) for v in (x_s, a, b, clock)))[0] + 0.5 * (x * (1 - x)).log()
+    log_q = log_density(x, *(v.expand(x.shape) for v in (x_s, a, b, clock))) + 0.5 * (x * (1 - x)).log()
     q = (log_q - log_q.amax((0, 1))).exp() * rate
     mass = torch.einsum("pgn,g->pn", q, weights)
     below = mass.cumsum(0)
@@ -128,21 +143,45 @@ def _invert(values: Tensor, share: Tensor) -> Tensor:
     return 0.5 * (low + high)
 
 
-def _log_bessel(nu: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``log g_nu(z)``, with ``g_nu(z) = √(2 π z) exp(−z) I_nu(z)``, and its derivative by `z`."""
-    found = log_bessel(nu, z)
-    value = 0.5 * (2 * math.pi * z).log() + nu * (z / found.base).log() + found.rest
-    return value, z * bessel_ratio(nu, z) + (nu + 0.5) / z - 1
+def _log_bessel(nu: Tensor, z: Tensor) -> Tensor:
+    """Return ``log g_nu(z)``, with ``g_nu(z) = √(2 π z) exp(−z) I_nu(z)``."""
+    value, large = torch.empty_like(z), z > LARGE
+    for some, is_large in ((large, True), (~large, False)):
+        if some.any():
+            found = log_bessel(nu[some], z[some], large=is_large)
+            value[some] = nu[some] * (z[some] / found.base).log() + found.rest
+    return 0.5 * (2 * math.pi * z).log() + value
 
 
-def _without_pole(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``1 / (4 sin²(½ theta)) − theta⁻²`` and its derivative."""
-    small = theta < 0.02
+def _log_bessel_slope(nu: Tensor, z: Tensor) -> Tensor:
+    """Return the derivative of `_log_bessel` by `z`."""
+    return z * bessel_ratio(nu, z) + (nu + 0.5) / z - 1
+
+
+def _mean_without_pole(theta: Tensor, start: Tensor) -> Tensor:
+    """Return the mean of ``1 / (4 sin²(½ theta)) − theta⁻²`` between two angles."""
+    gap = theta - start
+    near = gap.abs() < 1e-3
+    mean = (_integral_without_pole(theta) - _integral_without_pole(start)) / torch.where(near, 1.0, gap)
+    middle = 0.5 * (theta + start)
+    small, square = middle < SMALL, middle.square()
+    series = 1 / 12 + square * (1 / 240 + square / 6048)
+    safe = torch.where(small, 1.0, middle)
+    return torch.where(near, torch.where(small, series, 0.25 / (0.5 * safe).sin().square() - 1 / safe.square()), mean)
+
+
+def _integral_without_pole(theta: Tensor) -> Tensor:
+    """Return the integral of that from 0, ``1 / theta − ½ cot(½ theta)``."""
+    small = theta < SMALL
+    safe, square = torch.where(small, 1.0, theta), theta.square()
+    series = theta * (1 / 12 + square * (1 / 720 + square / 30240))
+    return torch.where(small, series, 1 / safe - 0.5 / (0.5 * safe).tan())
+
+
+def _slope_without_pole(theta: Tensor) -> Tensor:
+    """Return the derivative of ``1 / (4 sin²(½ theta)) − theta⁻²``."""
+    small = theta < SMALL
     safe = torch.where(small, 1.0, theta)
-    sine = (0.5 * safe).sin()
-    value = 0.25 / sine.square() - safe.pow(-2)
-    slope = -0.25 * (0.5 * safe).cos() / sine.pow(3) + 2 * safe.pow(-3)
-    return (
-        torch.where(small, 1 / 12 + theta.square() / 240 + theta.pow(4) / 6048, value),
-        torch.where(small, theta / 120 + theta.pow(3) / 1512, slope),
-    )
+    half = 0.5 * safe
+    slope = -0.25 * half.cos() / half.sin().pow(3) + 2 / safe.pow(3)
+    return torch.where(small, theta / 120 + theta.pow(3) / 1512, slope)
