@@ -7,7 +7,7 @@ time.
 
 from __future__ import annotations
 
-__all__ = ["angle_of", "log_density", "log_density_and_slope", "quantile"]
+__all__ = ["angle_of", "log_short_density", "log_density_and_slope", "quantile"]
 
 import math
 
@@ -59,10 +59,10 @@ def log_density_and_slope(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: T
     U_slope = (weights * u * (pole_a * _slope_without_pole(path) - pole_b * _slope_without_pole(math.pi - path))).sum(0)
     slope = -gap / clock + (low_slope * start - high_slope * (math.pi - start)) / clock - clock * U_slope
     slope = slope / (x * (1 - x)).sqrt() + 0.5 * ((a - 1.5) / x - (b - 1.5) / (1 - x))
-    return log_density(x, x_s, a, b, clock), slope
+    return log_short_density(x, x_s, a, b, clock), slope
 
 
-def log_density(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Tensor:
+def log_short_density(x: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Tensor:
     """Return the log-density of `log_density_and_slope` alone, at less than half the cost."""
     theta, start = angle_of(x), angle_of(x_s)
     gap = theta - start
@@ -100,7 +100,7 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     s = ((torch.arange(PANELS).to(x_s)[:, None] + 0.5 * (nodes + 1)) / PANELS)[:, :, None]
     theta, rate = _on_clock(s, angle_of(x_s), clock)
     x = (0.5 * theta).sin().square().clamp(torch.finfo(x_s.dtype).tiny, 1 - torch.finfo(x_s.dtype).eps / 2)
-    log_q = log_density(x, *(v.expand(x.shape) for v in (x_s, a, b, clock))) + 0.5 * (x * (1 - x)).log()
+    log_q = log_short_density(x, *(v.expand(x.shape) for v in (x_s, a, b, clock))) + 0.5 * (x * (1 - x)).log()
     q = (log_q - log_q.amax((0, 1))).exp() * rate
     mass = torch.einsum("pgn,g->pn", q, weights)
     below = mass.cumsum(0)
