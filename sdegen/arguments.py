@@ -95,19 +95,20 @@ def check_arguments(door: F) -> F:
     names, nameless = [p.name for p in places], {p.name for p in places if p.kind is p.POSITIONAL_ONLY}
 
     @functools.cache  # at the first call, when all that annotations name is defined
-    def known() -> dict[str, Check]:
+    def known() -> tuple[dict[str, Check], dict[str, Check]]:
         parameters = inspect.signature(door).parameters.values()
         single = [
             p for p in parameters if p.annotation is not p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
         scope = inspect.unwrap(door).__globals__
-        return {p.name: _check_of(_meaning(p.annotation, scope), p.default) for p in single}
+        checks = {p.name: _check_of(_meaning(p.annotation, scope), p.default) for p in single}
+        return checks, {name: check for name, check in checks.items() if name not in nameless}
 
     @functools.wraps(door)
     def checked(*given: Any, **named: Any) -> Any:
-        checks = known()
+        checks, by_name = known()
         plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
-        named = {n: checks[n](n, v) if n in checks.keys() - nameless else v for n, v in named.items()}
+        named = {n: by_name[n](n, v) if n in by_name else v for n, v in named.items()}
         try:
             return door(*plain, *given[len(plain) :], **named)
         except RuntimeError as failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["all_finite", "at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "widened"]
 
+import math
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def all_finite(x: Tensor) -> bool:
     >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([torch.inf, -torch.inf]))
     (True, False)
     """
-    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def apply_matrix(a: Tensor, b: Tensor) -> Tensor:

@@ -91,13 +91,13 @@ def _held(value: Any) -> Any:
             raise _Untold
         return value.dtype, value.shape, bytes_of(value)
     if isinstance(value, (tuple, list)):
-        return [type(value), *(part if isinstance(part, _PLAIN) else _held(part) for part in value)]
+        return [type(value), *[part if isinstance(part, _PLAIN) else _held(part) for part in value]]
     if isinstance(value, dict):
         return [dict, *map(_held, value.items())]
     if isinstance(value, Fixed):
         return value, _weights(value)
     known = _known(value)
-    return [known, *((k, part if isinstance(part, _PLAIN) else _held(part)) for k, part in _parts(value).items())]
+    return [known, *[(k, part if isinstance(part, _PLAIN) else _held(part)) for k, part in _parts(value).items()]]
 
 
 def _size(value: Any) -> int:

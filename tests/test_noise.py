@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_noise_of_a_call_does_not_depend_on_the_batch_of_another() -> None:
         n, dtype = 1 + k * k % 50, torch.float64 if k % 7 == 3 else torch.float32
         z = noise(torch.empty(n, 2, dtype=dtype))
         assert torch.equal(z, (whole if dtype == torch.float32 else exact)[k, :n]), k
+
+
+@pytest.mark.parametrize("shape", [(2,), (300,), (5000,)])
+@pytest.mark.parametrize("ahead", [1, 700, 2**18])
+def test_noise_drawn_ahead_is_that_of_every_call(shape: tuple[int, ...], ahead: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("sdegen.samplers.noise.AHEAD", ahead)
+    whole, told = calls(3, shape, torch.float32, 1, steps=25), SampleNoise(5, 1, torch.linspace(1, 0, 21))
+    for k in range(25):  # a few more than the run has steps
+        assert torch.equal(told(torch.empty(3, *shape)), whole[k]), k
+    short = SampleNoise(5, 1, torch.linspace(1, 0, 2))
+    assert torch.equal(short(torch.empty(3, *shape)), whole[0]) and not short._ahead
 
 
 @pytest.mark.parametrize("shape", [(2,), (24,), (2500,)])

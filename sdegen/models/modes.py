@@ -18,12 +18,13 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
 
     Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
     """
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    changed, told = [pair for pair in modes if pair[1]], []
-    if changed:
-        plain = nn.Module.train, nn.Module.eval
-        told = [pair for pair in modes if (type(pair[0]).train, type(pair[0]).eval) != plain]
-    if isinstance(model, nn.Module) and told:
+    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
+        yield
+        return
+    modes, plain = [(module, module.training) for module in model.modules()], (nn.Module.train, nn.Module.eval)
+    changed = [pair for pair in modes if pair[1]]
+    told = [pair for pair in modes if (type(pair[0]).train, type(pair[0]).eval) != plain]
+    if told:
         model.eval()
         changed = modes
     else:

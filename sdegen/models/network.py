@@ -274,22 +274,23 @@ class Model(Trainable, VelocityModel):
         ValueError
             If it changes a state.
         """
+        net: Any = self._modules["net"]  # as `self.net`, without a search among all attributes
         into, level = c.inputs(x)
         if into is not x:
-            return self.net(into, level, **cond)
-        if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_compiling():
-            return self.net(x.clone(), level, **cond)
-        trusted = self._trusted[0] is self.net
+            return net(into, level, **cond)
+        if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_dynamo_compiling():
+            return net(x.clone(), level, **cond)
+        trusted = self._trusted[0] is net
         given = x if trusted else x.clone()
-        before, out = given._version, self.net(given, level, **cond)
+        before, out = given._version, net(given, level, **cond)
         left = given._version == before
         if trusted and not left:
             raise ValueError(
                 "net changed its input in place, which it had not done before: that is the state of the run; let forward begin "
                 "with x = x.clone()."
             )
-        if left and not trusted and not is_unknown(x) and torch.equal(given, x):
-            self._trusted = (self.net,)
+        if left and not trusted and not torch.compiler.is_compiling() and not is_unknown(x) and torch.equal(given, x):
+            self._trusted = (net,)
         return out
 
     # The network that has been seen to leave its input as it was; in a tuple, so that it is no second part of the module.

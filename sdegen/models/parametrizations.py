@@ -31,6 +31,7 @@ from ..arguments import asked_as, check_arguments
 from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator
+from ..precision import at_least_single
 from ..processes.linear import LinearSDE
 from ..show import show_call
 from ..signatures import Overridable
@@ -65,8 +66,9 @@ class Coefficients(NamedTuple):
         """Return what the network is called with for the state `x`: ``c_in x`` in the network's dtype, which may be `x` itself,
         and `c_noise` in the same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
         """
-        dtype = x.dtype if self.dtype is None else self.dtype
-        c_noise = self.c_noise.to(x.device, torch.promote_types(dtype, torch.float32), non_blocking=True)
+        dtype, c_noise = x.dtype if self.dtype is None else self.dtype, self.c_noise
+        if c_noise.dtype != dtype or c_noise.device != x.device:  # questions are asked with what needs no move any more
+            c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         x = x if self.same else self.c_in(x)
         return x if x.dtype == dtype else x.to(dtype), c_noise
 

@@ -198,8 +198,14 @@ class Scalar:
         return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
     def apart(self, moves: Moves[Any]) -> list[Move]:
-        """Split updates into prepared ones."""
-        return moves.each(self.split, self.shifts(moves.share, len(moves.s)))
+        """Split updates into prepared ones, of a network with a shift even where that is 0: all operations of a step are then of
+        one kind, and a second costs more than it computes where a network has filled the caches.
+        """
+        n = len(moves.s)
+        shifts = self.shifts(moves.share, n)
+        if moves.share is None and self.like is not None:
+            shifts = [self.like.new_zeros(())] * n
+        return moves.each(self.split, shifts)
 
     def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.

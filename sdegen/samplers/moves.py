@@ -165,7 +165,7 @@ class Asked(NamedTuple):
 def multiply(c: Coefficient, x: Tensor, constant: Tensor | None = None) -> Tensor:
     """Apply a coefficient, an operator or one number for every direction, to `x`, and add a constant of every direction."""
     if not isinstance(c, Tensor):
-        return c(x) if constant is None else c(x) + constant
+        return c(x) if constant is None else c.beside(constant, x)
     return x * c.to(x) if constant is None else torch.addcmul(constant.to(x), c.to(x), x)
 
 

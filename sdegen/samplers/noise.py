@@ -40,6 +40,9 @@ from ..checks import check_count
 from ..show import show_call
 
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
+AHEAD = (
+    2**18
+)  # numbers that are drawn ahead, about: after a network, which has filled the caches, a draw takes half as long again
 TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
 _ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
 _LANES = 16  # torch fills normals 16 at a time: the first 16 k of a draw are the same however long it is
@@ -60,7 +63,7 @@ class SampleNoise:
     first
         Place in the run of the chunk's first sample.
     times
-        Where the run stops. The noise is the same wherever that is; `sample` tells every source of noise.
+        Where the run stops. The noise is the same wherever that is; the calls of its steps are drawn ahead, if they are small.
 
     Raises
     ------
@@ -79,7 +82,7 @@ class SampleNoise:
     @check_arguments
     def __init__(self, seed: int, first: int = 0, times: Tensor | None = None) -> None:
         self.seed, self.first = seed, check_count("first", first, at_least=0)
-        self.calls = 0
+        self.calls, self._steps = 0, 0 if times is None else len(times) - 1
         self._seeds = BlockSeeds(seed)
         self._generator = torch.Generator()
         self._ahead: list[Tensor] = []  # noise of the next calls, the last first
@@ -88,9 +91,18 @@ class SampleNoise:
         """Return noise of the shape ``(B, *)``, dtype and device of `like`."""
         z = self._ahead.pop() if self._ahead else None
         if z is None or z.shape != like.shape or z.dtype != like.dtype or z.device != like.device:
-            *self._ahead, z = self.draw(self.calls, 1, like).unbind()[::-1]
+            self._ahead = self._draw_ahead(like)[::-1]
+            z = self._ahead.pop()
         self.calls += 1
         return z
+
+    def _draw_ahead(self, like: Tensor) -> list[Tensor]:
+        """Draw the noise of this call and of the next, as many as the run has steps left and as are small."""
+        drawn: list[Tensor] = []
+        wanted = min(self._steps - self.calls, AHEAD // max(1, like.numel()))
+        while not drawn or len(drawn) < wanted:
+            drawn += self.draw(self.calls + len(drawn), 1, like).unbind()
+        return drawn
 
     def draw(self, call: int, m: int, like: Tensor) -> Tensor:
         """Draw the noise of `m` calls, starting with the call of the given number, ``(m or more, B, *)``.

@@ -187,15 +187,16 @@ def sample(
     seed, sde = as_seed(seed, generator), model.sde
     denoise = _ends_denoised(sde, final)
     sampler, times, spread = _choose(model, sampler, steps, cond, denoise)
-    n = check_count("n", n) if x_T is None else len(check_states("x_T", x_T, model))
+    states = None if x_T is None else check_states("x_T", x_T, model)
+    n = check_count("n", n) if states is None else len(states)
     rows = rows_of_part(part, n)
-    if x_T is None:
+    if states is None or x_T is None:
         if denoise:
             check_known(model)
         x = start(model, rows.stop - rows.start, seed, rows.start, times)
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
-        x, dtype = states_in(model, check_states("x_T", x_T, model)[rows], "x_T"), x_T.dtype
+        x, dtype = states_in(model, states[rows], "x_T"), x_T.dtype
     warn_of_narrow_data(sde, spread, times[-1])
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob

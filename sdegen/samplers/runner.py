@@ -24,7 +24,9 @@ from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
 MANY = 2**14
-LOOKS = 8  # states that a run looks at, or up to twice as many: each look costs a sixth of a step of the default
+LOOKS = (
+    8  # states that a run looks at, or up to twice as many: of large ones each costs a sixth of a step of the default
+)
 Callback = Callable[[int, Tensor, Tensor], object]
 Taken = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
@@ -128,11 +130,11 @@ class Runner(NamedTuple):
         """Run the states `x` through their moves, and return those they end in."""
         steps, path = course.steps, [x]
         every = 1 if self.return_path else max(1, len(steps) // LOOKS)
-        looked, ranges = [0], [*_ends(x)]  # read once, at the end: no synchronisation inside the loop
+        looked, seen = [0], [_shown(x)]  # read once, at the end: no synchronisation inside the loop
         for i, (x, _) in enumerate(moves, 1):
-            if i % every == 0 or i == len(steps):
+            if i % every == 0 or (i == len(steps) and not self.denoise):
                 looked.append(i)
-                ranges += _ends(x)
+                seen.append(_shown(x))
             if self.return_path:
                 path.append(x)
             if self.callback is not None:
@@ -142,10 +144,10 @@ class Runner(NamedTuple):
             x = check_answer(f"{type(model).__name__}.denoise", model.answer(x, course.question), x.shape, x)
             path.append(x)
             looked.append(len(steps) + 1)
-            ranges += _ends(x)
+            seen.append(_shown(x))
             if self.callback is not None:
                 self._tell(self.callback, len(steps), torch.zeros_like(self.times[-1]), x)
-        self._check(course, looked, torch.stack(ranges).tolist())
+        self._check(course, looked, torch.stack([end for x in seen for end in _ends(x)]).tolist())
         return torch.stack(path) if self.return_path else x
 
     @staticmethod
@@ -187,6 +189,13 @@ class Runner(NamedTuple):
             )
         if course.reach is not None:
             warn_of_escape(course.reach.at(looked), largest)
+
+
+def _shown(x: Tensor) -> Tensor:
+    """Return what the least and the largest number of states can be read from in the end: few numbers as they are, since a look
+    between two calls of a network, with cold caches, takes many times as long, and of many these two.
+    """
+    return x if x.numel() <= MANY else torch.stack(_ends(x))
 
 
 def _ends(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def take_steps(
     noise
         Gives the steps their noise.
     """
-    shape, who = x.shape, f"{type(sampler).__name__}.step"
+    shape, who, enter = x.shape, f"{type(sampler).__name__}.step", model.sde.enter
 
     def checked(like: Tensor) -> Tensor:
         return check_answer("noise", noise(like), like.shape, like)
@@ -38,5 +38,5 @@ def take_steps(
     for c in plan:
         moved = sampler.step(model, x, c, checked, state)
         after, state = check_pair(who, moved, "the states and what is remembered")
-        x = model.sde.enter(check_answer(who, after, shape, x))
+        x = enter(check_answer(who, after, shape, x))
         yield x, state
