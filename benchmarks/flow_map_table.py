@@ -31,7 +31,6 @@ from benchmarks.devices import fit_on
 from benchmarks.map_objectives import OBJECTIVES, fit_for, steps_within
 from benchmarks.rows import Values
 from benchmarks.tables import Table
-from benchmarks.trajectories import Trajectories, trace
 from sdegen import metrics, nets, training
 from sdegen.samplers import FlowMap, Jumps, ProbabilityFlow
 from sdegen.training.score_loss import ScoreLoss
@@ -103,9 +102,9 @@ def followed(target: str, seed: int, how: How) -> Trained:
     neighbours go to different modes, the mean of both, which squares ask for, is in neither."""
     model, _ = teacher(target, seed, how)
     began = time.process_time()
-    paths = trace(model.to(how.device), 500 if how.quick else 60_000, 8, 4, seed, batch=5000, half=False)
+    paths = training.trace(model.to(how.device), 500 if how.quick else 60_000, seed=seed, batch=5000)
     spent = time.process_time() - began
-    found, fit = fitted(FlowMap.of(model), Trajectories(paths, whole=0.4, power=0.5), target, seed, how, 5000)
+    found, fit = fitted(FlowMap.of(model), training.Trajectories(model, paths), target, seed, how, 5000)
     model.cpu()
     return Trained(found, spent + fit)
 

@@ -6,7 +6,7 @@
     python -m benchmarks.train_flow_maps mnist --out benchmarks/results --hours
 
 The map begins as its teacher, conditional on the class as that is, and learns from trajectories of the teacher's flow
-(`benchmarks.trajectories`). A card says what was spent. The third command takes the place of a map that is shipped, and of its
+(`training.Trajectories`). A card says what was spent. The third command takes the place of a map that is shipped, and of its
 card; the last one times a few trajectories and steps on one core, and adds to the card what a run takes there.
 """
 
@@ -28,9 +28,9 @@ from benchmarks.cards import Card, describe_training, write_card
 from benchmarks.devices import fit_on
 from benchmarks.files import made
 from benchmarks.train_images import P_UNCOND, SPLITS
-from benchmarks.trajectories import Paths, Trajectories, trace
 from sdegen.data import Images
 from sdegen.samplers import FlowMap
+from sdegen.training import Paths, Trajectories, trace
 
 
 class Plan(NamedTuple):
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     steps, batch, lr
         As for `sdegen.fit`.
     paths, nodes, between
-        Trajectories, states kept of each, and evaluations from one to the next (`benchmarks.trajectories.trace`).
+        Trajectories, states kept of each, and evaluations from one to the next (`training.trace`).
     whole, still
         As for `Trajectories`.
     """
@@ -65,7 +65,9 @@ def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Pa
     generator = torch.Generator().manual_seed(1)
     label = images.labels[torch.randint(len(images), (plan.paths,), generator=generator)]
     label = torch.where(torch.rand(plan.paths, generator=generator) < P_UNCOND, -1, label)
-    return trace(teacher.to(device), plan.paths, plan.nodes, plan.between, seed=2, label=label)
+    return trace(
+        teacher.to(device), plan.paths, nodes=plan.nodes, between=plan.between, seed=2, half=True, cond={"label": label}
+    )
 
 
 def kept(paths: Paths, path: Path) -> None:
@@ -98,7 +100,7 @@ def fitted(
     model = FlowMap.of(teacher)
     run = fit_on(
         device, model, images.scaled(-1, 1), steps=plan.steps, seconds=seconds, batch_size=plan.batch, lr=plan.lr,
-        warmup=min(200, plan.steps // 5), loss=Trajectories(paths, plan.whole, plan.still), p_uncond=P_UNCOND,
+        warmup=min(200, plan.steps // 5), loss=Trajectories(teacher, paths, plan.whole, plan.still, power=0.0), p_uncond=P_UNCOND,
         autocast=torch.bfloat16, seed=0, **more,
     )  # fmt: skip
     return model, run

@@ -549,6 +549,8 @@ CALLS: dict[str, Any] = {
     "testing.observed_order": {"make": MAKE, "steps": (4, 8)},
     "testing.sampler_cases": {"make": MAKE},
     "testing.wrapper_cases": {"wrap": WRAP},
+    "training.trace": {"n": 5, "nodes": 2, "between": 1, "cond": {}},
+    "training.Trajectories": {"paths": Lazy(lambda: training.trace(EXACT, 5, nodes=2, between=1, seed=0))},
     "training.Training": {"model": Lazy(model), "data": X},
     "training.train": {"training": Lazy(lambda: training.Training(model(), X, training.Settings(steps=1)))},
     "training.Validation": {"data": X, "every": 1},
@@ -661,7 +663,7 @@ def use(name: str, result: Any) -> Any:
         return result, training.losses.Denoising(times=result)(
             sdegen.Exact(TABLE, RING) if isinstance(result, training.weightings.DiscreteTimes) else EXACT, X
         )
-    if isinstance(result, training.MapLoss):
+    if isinstance(result, (training.MapLoss, training.Trajectories)):
         return result, result(flow_map(), X)
     if isinstance(result, training.PairTimes):
         return result, training.Semigroup(times=result)(flow_map(), X)
@@ -701,6 +703,8 @@ ALLOWED: dict[str, str] = {
     "eta": "zero",  # no noise
     "training.Lagrangian(power)": "zero",  # squares themselves
     "training.Semigroup(power)": "zero",
+    "training.Trajectories(power)": "zero",
+    "training.Trajectories(still)": "zero",  # no ways of no length
     "end": "zero",  # the data's own time
     "models.foreign.TwoTimes(net)": "takes nine",  # six of them may be conditions
     "t": "zero",

@@ -45,7 +45,6 @@ from benchmarks import (
     tables,
     train_flow_maps,
     train_images,
-    trajectories,
 )
 from benchmarks.posterior_problems import Problem, magnitude
 from benchmarks.rows import Key, Rows, Values, read
@@ -652,23 +651,6 @@ def test_a_flow_map_of_images_is_trained_beside_its_card(tmp_path: Path, monkeyp
     assert card["steps"] == 2 and card["hours of the run on one core"] >= 0
     model = sdegen.load(tmp_path / "results/train_flow_maps/models/sprites-2.safetensors", dtype=torch.float32)
     assert sdegen.sample(model, 2, sampler=samplers.Jumps(2), seed=0, label=1).shape == (2, 3, 16, 16)
-
-
-def test_trajectories_end_where_the_flow_does_and_a_map_of_it_has_no_loss() -> None:
-    """Of Gaussian data, which a map follows exactly before it is trained."""
-    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[[2.0, 1.2], [1.2, 1.0]]]))
-    net = nets.MLP(2, width=16, depth=1, conditions={"until": nets.SecondLevel()})
-    model = samplers.FlowMap(net, sdegen.VP())
-    model.moments = law.moments()
-    teacher = sdegen.Exact(model.sde, law)
-    paths = trajectories.trace(teacher, 64, nodes=4, between=32, seed=0)
-    x_T, ends = (model.sde.marginal(v).r(paths.states[:, k].float()) for k, v in ((0, model.sde.t_max), (-1, 0.0)))
-    assert (model.jump(x_T, model.sde.t_max, 0.0) - ends).abs().max() < 0.01
-    loss = trajectories.Trajectories(paths)
-    far = samplers.FlowMap(net, sdegen.VP(), reference=samplers.PointMass())
-    far.moments = law.moments()
-    values = [loss(m, torch.zeros(256, 2), torch.Generator().manual_seed(0)).mean() for m in (model, far)]
-    assert values[0] < 1e-3 < 0.1 < values[1]
 
 
 def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:

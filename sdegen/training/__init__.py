@@ -11,10 +11,11 @@ from .run import Run, Step
 from .settings import Settings, constant_rate, cosine_decay
 from .state import Training
 from .tensorboard import TensorBoard
+from .trajectories import Paths, Trajectories, trace
 from .validation import Validation
 
 __all__ = [
     "AdjointMatching", "Lagrangian", "Learner", "Listener", "LogVariance", "MapLoss", "NonFiniteLoss", "PairTimes",
-    "PathDivergence", "Run", "Semigroup", "Settings", "Step", "TensorBoard", "Training", "Validation",
-    "constant_rate", "cosine_decay", "fit", "losses", "train", "weightings",
+    "PathDivergence", "Paths", "Run", "Semigroup", "Settings", "Step", "TensorBoard", "Training", "Trajectories",
+    "Validation", "constant_rate", "cosine_decay", "fit", "losses", "trace", "train", "weightings",
 ]  # fmt: skip
