@@ -16,9 +16,7 @@ _CLASSES_OF_1 = {
     f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")
 } | {
     "foreign.Steps": "StepIndex", "foreign.Times": "ScaledTime", "foreign.Level": "NoiseLevel",
-    "baselines.Chain": "Composition", "baselines.Flow": "NormalizingFlow", "baselines.Affine": "AffineMap",
-    "baselines.Layer": "LatentLayer",
-    "guidance.Affine": "AffineExtrapolation",
+    "baselines.Chain": "Composition", "baselines.Flow": "NormalizingFlow", "baselines.Layer": "LatentLayer",
 }  # fmt: skip
 _CHAPTERS_OF_1 = {"distributions": "laws", "foreign": "models", "measurements": "guidance", "weightings": "processes"}
 # Where networks of the third format had the table of their label.

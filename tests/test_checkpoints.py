@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sdegen
-from sdegen import load, models, nets, save, storage
+from sdegen import baselines, files, guidance, load, models, nets, save, storage
+from sdegen.files import FORMAT
+from sdegen.models import foreign
+from sdegen.upgrades import upgrade
 
 
 class Drifting(sdegen.ScalarSDE):
@@ -477,3 +480,64 @@ def test_a_place_that_no_file_can_have_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model is not there; give the file that save wrote"):
         load(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+# --- older formats ----------------------------------------------------------------------------------------------------
+
+CONDITIONED = {
+    "MLP": (lambda: nets.MLP(2, width=8, depth=1, classes=3), "", (2,)),
+    "UNet": (lambda: nets.UNet(1, (8,), classes=3), "condition.", (1, 4, 4)),
+    "DiT": (lambda: nets.DiT(1, patch=2, width=8, depth=1, classes=3), "condition.", (1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_file_of_the_third_format_finds_the_table_of_its_labels(name, tmp_path):
+    make, before, shape = CONDITIONED[name]
+    model = sdegen.Model(make(), sdegen.VP()).eval()
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    save(model, tmp_path / "now")
+    with safe_open(tmp_path / "now", "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    here, there = (f"weight:net.{before}{table}.weight" for table in ("given.entries.label_.table", "label.table"))
+    tensors[there] = tensors.pop(here)
+    header = {k: v for k, v in header.items() if k != "checksum"} | {"format": "sdegen-3"}
+    storage.write_whole(tensors, header, tmp_path / "then")
+    again, x = load(tmp_path / "then"), torch.randn(2, *shape)
+    for label in (-1, 2):
+        assert torch.equal(again.score(x, 0.5, label=label), model.score(x, 0.5, label=label))
+
+
+def test_labels_of_networks_within_lists_and_other_networks_are_found():
+    part = {"class": "models.Model", "arguments": {"net": {"class": "nets.UNet", "arguments": {}}}}
+    whole = {"class": "a.Whole", "arguments": {"models": [{"class": "nets.MLP", "arguments": {}}, part], "scale": 2.0}}
+    old = ("weight:models.0.label.table.weight", "weight:models.1.net.condition.label.table.weight", "weight:scale")
+    new = (
+        "weight:models.0.given.entries.label_.table.weight",
+        "weight:models.1.net.condition.given.entries.label_.table.weight",
+        "weight:scale",
+    )
+    for found in ("sdegen-3", "sdegen-2"):
+        described, tensors = upgrade(whole, {name: torch.tensor(float(i)) for i, name in enumerate(old)}, found, FORMAT)
+        assert described == whole and {name: v.item() for name, v in tensors.items()} == dict(zip(new, range(3)))
+
+
+RENAMED = {
+    "models.EDM": models.EDMParametrization, "models.Data": models.DataParametrization, "foreign.Steps": foreign.StepIndex,
+    "models.Noise": models.NoiseParametrization, "models.Score": models.ScoreParametrization,
+    "models.Velocity": models.VelocityParametrization, "foreign.Times": foreign.ScaledTime, "foreign.Level": foreign.NoiseLevel,
+    "baselines.Chain": baselines.Composition, "baselines.Flow": baselines.NormalizingFlow,
+    "baselines.Layer": baselines.LatentLayer, "distributions.Empirical": sdegen.Empirical, "nets.MLP": nets.MLP,
+    "weightings.UniformTimes": sdegen.weightings.UniformTimes, "measurements.DPS": guidance.DPS,
+    "processes.VP": sdegen.VP,
+}  # fmt: skip
+
+
+def test_classes_of_the_first_format_are_those_of_today_by_their_names():
+    for old, cls in RENAMED.items():
+        whole = {"class": "own.Whole", "arguments": {"parts": [{"class": old, "arguments": {"a": 1}}, 3], "name": old}}
+        found, tensors = upgrade(whole, {"x": torch.ones(1)}, "sdegen-1", FORMAT)
+        assert found["class"] == "own.Whole" and found["arguments"]["name"] == old and list(tensors) == ["x"]
+        part, number = found["arguments"]["parts"]
+        assert files._library()[part["class"]] is cls and part["arguments"] == {"a": 1} and number == 3

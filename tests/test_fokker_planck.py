@@ -10,6 +10,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import FokkerPlanck, GaussianMixture
+from sdegen.laws.cells import Axis, _continued
 from sdegen.processes.simulate import simulate
 
 PAIR = GaussianMixture(
@@ -227,3 +228,29 @@ def test_each_state_is_read_at_a_time_of_its_own() -> None:
     assert (truth.score(x, t) - truth.score(x, 0.3)).abs().max() > 0.1
     with pytest.raises(ValueError, match="one coefficient per row"):
         truth.score(x, t[:4])
+
+
+@pytest.mark.parametrize("walls", [(False, False), (True, False)])
+def test_densities_go_on_by_the_parabola_of_their_last_clear_cells(walls: tuple[bool, bool]) -> None:
+    """That of a Gaussian is exact; one that would rise, or bend up, goes on level, or straight."""
+    n = torch.arange(90, dtype=torch.float64)[:, None]
+    gauss = 3 - torch.tensor([0.02, 0.005]) * (n - torch.tensor([37.0, 45.0])) ** 2
+    clear = (n - 40).abs() < torch.tensor([25.0, 20.0])
+    found, known = _continued(torch.where(clear, gauss, -999.0), clear, Axis(0.0, 1.0, walls))
+    torch.testing.assert_close(found, gauss)
+    assert known.all()
+    rising, bent = 0.1 * n, 0.01 * (n - 100) ** 2
+    for logs, want in ((rising, torch.full_like(n, 0.1 * 59)), (bent, bent[59] + (n - 59) * (bent[59] - bent[55]) / 4)):
+        found, _ = _continued(logs, n < 60, Axis(0.0, 1.0, (True, False)))
+        torch.testing.assert_close(found[60:], want[60:])
+        assert torch.equal(found[:60], logs[:60])
+    few = (n >= 40) & (n < 48)
+    assert torch.equal(_continued(gauss, few, Axis(0.0, 1.0))[1], few)  # too few for a parabola
+
+
+def test_an_end_is_moved_out_by_a_quarter_of_the_axis() -> None:
+    axis = Axis(1.0, 3.0)
+    assert (axis.wider(0).low, axis.wider(0).high) == (0.5, 3.0) and (axis.wider(1).low, axis.wider(1).high) == (
+        1.0,
+        3.5,
+    )
