@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import VP, Exact, ExactConditional, Model, fit, guidance, sample, samplers
-from sdegen.conditions import Conditions, check_labels
+from sdegen.conditions import Conditions, check_labels, conditions_of
 from sdegen.guidance import free, measurements
 from sdegen.laws.derivatives import Hutchinson
 from sdegen.models import Conditioned, DirectModel, LongSeries, ScoreModel, Wrapper
@@ -301,7 +301,8 @@ NAMED = st.frozensets(st.sampled_from("abc"))
 @st.composite
 def conditions(draw: st.DrawFn) -> Conditions:
     names, needed = draw(NAMED), draw(NAMED)
-    return Conditions(names, draw(st.booleans()), names & needed, draw(NAMED))
+    nulls = {name: float(draw(st.integers(-1, 1))) for name in draw(NAMED)}
+    return Conditions(names, draw(st.booleans()), names & needed, draw(NAMED), {}, nulls, draw(NAMED), draw(NAMED))
 
 
 @settings(max_examples=200, deadline=None)
@@ -315,7 +316,43 @@ def test_conditions_without_with_more_and_of_both_are_those_of_the_sets(
         assert one.both(other).takes(name) == (one.takes(name) and other.takes(name))
     assert one.without(some).needed == one.needed - some
     assert one.plus(*some).needed == one.needed
-    assert one.both(other).needed == one.needed | other.needed
+    both = one.both(other)
+    assert both.needed == one.needed | other.needed
+    # One that is lost stands for none where it does for both: by the number of the first.
+    assert both.nulls == {name: null for name, null in one.nulls.items() if name in other.nulls}
+    assert (both.untaught, both.unlost) == (one.untaught | other.untaught, one.unlost | other.unlost)
+    less = one.without(some)
+    assert (less.untaught, less.unlost) == (one.untaught - some, one.unlost - some)
+    assert less.nulls == {name: null for name, null in one.nulls.items() if name not in some}
+
+
+def test_the_conditions_of_a_function_are_its_arguments_beyond_the_inputs() -> None:
+    class Method:
+        def call(self, x: Any, level: Any, /, a: Any, *, b: int = 1) -> None: ...
+
+    def positional(x: Any, level: Any, a: Any = None, /, b: Any = 1) -> None: ...
+
+    named = lambda x, level, a, b=1, *, c, d=2: None
+    for function, inputs, names, needed, never, others in (
+        (named, 2, "abcd", "ac", {"x", "level"}, False),
+        (named, 3, "bcd", "c", {"x", "level", "a"}, False),
+        (lambda x, level, /, a=1, **more: None, 2, "a", "", set(), True),
+        (lambda x, *rest, a: None, 2, "a", "a", {"x"}, False),
+        (Method().call, 2, "ab", "a", set(), False),
+        (positional, 2, "b", "", set(), False),
+        (print, 2, {"sep", "end", "file", "flush"}, "", set(), False),
+    ):
+        found = conditions_of(function, inputs)
+        assert (found.names, found.needed, found.others) == (frozenset(names), frozenset(needed), others)
+        assert found.never == never | {"self"}
+
+
+def test_labels_of_an_accelerator_are_looked_at_where_that_is_asked_for_alone() -> None:
+    """On a device whose numbers nobody can read, any look would be an error."""
+    label = torch.zeros(3, dtype=torch.int64, device="meta")
+    assert check_labels(label, 3, 4) is label
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        check_labels(label, 3, 4, look=True)
 
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {

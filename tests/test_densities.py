@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen.guidance import anneal_density
+from sdegen.guidance.densities import _first_step
 from sdegen.laws import GaussianMixture
 
 RING = sdegen.data.gaussian_ring()
@@ -136,3 +137,10 @@ def test_a_law_beside_the_gaussian_is_not_called_a_wide_one(away: float, std: fl
         found = anneal_density(beside.log_prob, narrow, 200, levels=60, seed=0)
     begun = sdegen.GaussianMixture(torch.ones(1), found.mean(found.x)[None].float(), torch.ones(1))
     anneal_density(beside.log_prob, begun, 200, levels=60, seed=0)  # as it says, and nothing is said any more
+
+
+@pytest.mark.parametrize("d", [1, 8, 27])
+def test_the_first_step_falls_with_the_cube_root_of_the_numbers(d: int) -> None:
+    """As the best step of Langevin proposals does: G. O. Roberts and J. S. Rosenthal, 1998, doi:10.1111/1467-9868.00123."""
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, d), torch.tensor([9.0]))
+    assert _first_step(law) == pytest.approx(9 / d ** (1 / 3))

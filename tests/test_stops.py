@@ -12,7 +12,7 @@ import sdegen
 from sdegen import grids, sample, samplers
 from sdegen.samplers import Multistep, measure_profile
 from sdegen.samplers.profiles import affordable, profile_cost
-from sdegen.samplers.stops import Moved, move_stops
+from sdegen.samplers.stops import Moved, _Paths, move_stops
 from sdegen.samplers.trials import level
 
 RING = sdegen.data.gaussian_ring()
@@ -137,3 +137,13 @@ def test_of_a_law_that_is_one_gaussian_nothing_is_left_to_move() -> None:
     model = sdegen.Exact(sdegen.VP(), law)
     x = sample(model, 2000, steps=5, seed=0)
     assert (x.var(0) / torch.tensor([0.04, 4.0]) - 1).abs().max() < 0.2
+
+
+def test_distances_are_of_each_sample_at_both_endings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians, and root mean squares with single distances cut at ten medians."""
+    d = torch.tensor([[1.0, 2.0, 3.0, 4.0, 100.0], [2.0, 2.0, 2.0, 6.0, 6.0]], dtype=torch.float64)
+    directions = torch.nn.functional.normalize(torch.randn(2, 5, 3, dtype=torch.float64), dim=2)
+    monkeypatch.setattr(_Paths, "miss", lambda self, solver: d[..., None] * directions)
+    found = _Paths.distances(object.__new__(_Paths), Multistep(2))
+    cut = d.minimum(10 * torch.tensor([[3.0], [2.0]]))
+    torch.testing.assert_close(found, torch.stack([torch.tensor([3.0, 2.0]), cut.square().mean(1).sqrt()], 1).to(found))
