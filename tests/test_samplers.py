@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import grids
+from sdegen import grids, samplers
 from sdegen.samplers import (
     DDIM,
     Ancestral,
@@ -284,3 +287,35 @@ def test_the_default_makes_no_error_on_gaussian_data() -> None:
     for sde in (sdegen.VP(), sdegen.EDM(), sdegen.Rectified()):
         model = sdegen.Exact(sde, gaussian_data())
         assert gaussian_error(model) < 1e-4 < 0.01 < gaussian_error(model, DDIM(20))
+
+
+COUNTED = [
+    kind
+    for name in samplers.__all__
+    if isinstance(kind := getattr(samplers, name), type)
+    and issubclass(kind, samplers.Sampler)
+    and not inspect.isabstract(kind)
+    and "steps" in inspect.signature(kind).parameters
+]
+
+
+@pytest.mark.parametrize("kind", COUNTED, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_run_of_one_step_or_a_few_gives_samples_or_says_why_not(kind: Any, steps: int) -> None:
+    ring = sdegen.data.gaussian_ring()
+    x, ran = ring.sample(3, torch.Generator().manual_seed(0)), 0
+    said: list[str] = []
+    for sde in (sdegen.VP(), sdegen.VE(), sdegen.EDM(), sdegen.Rectified(), sdegen.DDPM(), sdegen.CLD()):
+        model = sdegen.Exact(sde, ring)
+        for run in (
+            lambda model=model: sdegen.sample(model, 4, sampler=kind(steps=steps), seed=0),
+            lambda model=model: samplers.encode(model, x, sampler=kind(steps=steps)),
+            lambda model=model: sdegen.edit(model, x, 0.4, sampler=kind(steps=steps), seed=0),
+        ):
+            try:
+                assert run().isfinite().all()
+                ran += 1
+            except (TypeError, ValueError) as refused:
+                said.append(str(refused))
+    assert all(re.fullmatch(r".+(; |, ).+\.", words) for words in said), said
+    assert ran >= 3 or kind is samplers.Jumps

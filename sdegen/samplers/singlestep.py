@@ -69,6 +69,8 @@ class Singlestep(Sampler[SinglestepStep, None]):
         """Plan the stages, their evaluations and moves."""
         pieces = plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock)
         n, p = len(times) - 1, self.order
+        if n == 0:  # of a run that only denoises
+            return []
         up = bool(times[0] < times[-1])  # from data to noise, as `encode` goes
         ends = (times[1:], times[:-1]) if up else (times[:-1], times[1:])
         between = [_between(pieces, *ends, (p - j if up else j) / p) for j in range(1, p)]
