@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 import sdegen
 from sdegen import FokkerPlanck, GaussianMixture
-from sdegen.laws.cells import Axis, _continued
+from sdegen.laws.cells import Axis, Cells, _continued
+from sdegen.models.gridded import check_mass, log_densities
 from sdegen.processes.simulate import simulate
 
 PAIR = GaussianMixture(
@@ -253,4 +255,23 @@ def test_an_end_is_moved_out_by_a_quarter_of_the_axis() -> None:
     assert (axis.wider(0).low, axis.wider(0).high) == (0.5, 3.0) and (axis.wider(1).low, axis.wider(1).high) == (
         1.0,
         3.5,
+    )
+
+
+@pytest.mark.parametrize("mass", [0.985, 0.992, 1.008, 1.015])
+def test_data_whose_mass_on_the_grid_is_off_by_more_than_a_hundredth_are_refused(mass: float) -> None:
+    cells = Cells([Axis(0.0, 2.0)], 50)
+    one, other = (torch.full((50,), v / 2, dtype=torch.float64).log() for v in (1.0, mass))
+    with nullcontext() if abs(mass - 1) < 0.01 else pytest.raises(ValueError, match=f"mass {mass:.4g} .* 50 cells"):
+        check_mass(torch.stack([one, other], 1), cells)
+
+
+def test_where_data_never_are_their_logarithm_is_finite_and_their_density_none() -> None:
+    box = torch.distributions.Independent(
+        torch.distributions.Uniform(-torch.ones(1), torch.ones(1), validate_args=False), 1
+    )
+    found = log_densities(box, [0], torch.Size([1]))(torch.tensor([[-3.0], [0.5], [2.0]], dtype=torch.float64))
+    assert found.shape == (3, 1) and found.isfinite().all() and found.dtype == torch.float64
+    torch.testing.assert_close(
+        found.exp()[:, 0], torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64), rtol=1e-6, atol=1e-280
     )

@@ -182,6 +182,9 @@ def test_a_flow_map_goes_there_as_the_score_model_that_it_is() -> None:
     for p in model.parameters():
         p.add_(0.1 * torch.randn_like(p))  # as built it answers 0
     there, _ = sdegen.to_diffusers(model)
+    assert there.dtype == torch.float64 and there.device.type == "cpu"
+    exact, _ = sdegen.to_diffusers(sdegen.Exact(model.sde, sdegen.Empirical(noise())))
+    assert exact.dtype == torch.float32 and exact.device.type == "cpu"  # which has no weights
     x = noise().double()
     for step in (100, 500, 900):
         t = torch.tensor((step + 1) / 1000, dtype=torch.float64)

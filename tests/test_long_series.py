@@ -182,6 +182,9 @@ def test_conditions_reach_the_windows_and_are_cut_where_they_lie_on_the_grid() -
 def test_series_are_saved_and_read_with_both_models(tmp_path: Path) -> None:
     C = stationary(11)
     model = LongSeries(exact(C, 5), exact(C, 3), 11)
+    known = model.conditional_moments(label=None)
+    assert known is not None and all(map(torch.equal, known, model.require_moments()))
+    assert model.conditional_moments(label=1) is None
     assert repr(model).startswith("LongSeries(Exact(") and repr(model).count("Exact(") == 2
     sdegen.save(model, tmp_path / "series.safetensors")
     x = torch.randn(2, 11, dtype=F64)
