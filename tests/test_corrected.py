@@ -14,9 +14,10 @@ from torch import Tensor
 import sdegen
 from sdegen import guidance, metrics, samplers
 from sdegen.guidance import Particles, Product, corrected
+from sdegen.guidance.improper import refuse_improper
 from sdegen.guidance.measurements import Linear, mixture_posterior
 from sdegen.guidance.swarm import Swarm, regress, stages_of
-from sdegen.laws import GaussianMixture, Units, multiply_laws
+from sdegen.laws import GaussianMixture, PlanarLaw, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
 
 RING = sdegen.data.gaussian_ring()
@@ -268,6 +269,48 @@ def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
     assert of_one.evidence_error == pytest.approx(1.0) and of_one.ancestors == pytest.approx(1.0)
 
 
+def test_pooled_runs_are_those_of_one_with_all_particles() -> None:
+    """Of independent weights: a run is cut into parts of different sizes, whose normalisers differ."""
+    draws = torch.Generator().manual_seed(0)
+    x, log_weights = torch.randn(70, 2, generator=draws), torch.randn(70, dtype=torch.float64, generator=draws)
+
+    def run(part: slice) -> Particles:
+        w = log_weights[part]
+        evidence = (w.logsumexp(0) - math.log(len(w))).item()
+        return Particles.of_families(x[part], w, torch.arange(len(w)), part.start or 0, 7, evidence)
+
+    whole, found = (
+        run(slice(0, 70)),
+        Particles.pooled(run(part) for part in (slice(0, 20), slice(20, 30), slice(30, 70))),
+    )
+    torch.testing.assert_close(found.weights, whole.weights)
+    assert torch.equal(found.x, x) and found.resampled == 30 and found.evaluations == 7
+    assert found.log_evidence == pytest.approx(whole.log_evidence)
+    assert found.ancestors == pytest.approx(whole.ancestors)
+    assert found.evidence_error == pytest.approx(whole.evidence_error, rel=0.1)  # without the errors between parts
+    one = Particles.pooled([whole])
+    assert one.log_evidence == pytest.approx(whole.log_evidence)
+    assert one.evidence_error == pytest.approx(whole.evidence_error)
+
+
+@pytest.mark.slow
+def test_pooled_runs_of_guidance_are_nearer_to_the_normaliser_by_their_stated_error() -> None:
+    law = PlanarLaw(lambda x: 3 * MODE.log_prob(x) - 2 * RING.log_prob(x), (-2, -6), (10, 6), 400)
+    model = product(sdegen.VP(), [(MODE, 3.0), (RING, -2.0)])
+    runs = [guidance.anneal_product(model, 200, steps=30, seed=seed, progress=False) for seed in range(8)]
+    found = Particles.pooled(runs)
+    assert (found.evidence_error or 0.0) < 0.5 * sum(run.evidence_error or 0.0 for run in runs) / 8
+    assert abs((found.log_evidence or 0.0) - law.log_normaliser) < 4 * (found.evidence_error or 0.0)
+
+
+def test_runs_that_cannot_be_pooled_are_refused() -> None:
+    known = Particles.of_families(torch.zeros(3, 2), torch.zeros(3), torch.arange(3), 0, 1, 0.0)
+    unknown, wide = known._replace(log_evidence=None), known._replace(x=torch.zeros(3, 5))
+    for runs in ([], [known, unknown], [known, wide]):
+        with pytest.raises(ValueError, match="give one run or more of one law"):
+            Particles.pooled(runs)
+
+
 def test_runs_that_cannot_be_weighted_are_refused() -> None:
     model = product(sdegen.VP(), [(NARROW, 1.0)])
     with pytest.raises(ValueError, match="it must be above 0"):
@@ -285,6 +328,40 @@ def test_runs_that_cannot_be_weighted_are_refused() -> None:
         corrected(model, 10, grid=sdegen.grids.Angle(end=0.1))
     with pytest.raises(ValueError, match="turned non-finite at t = "):
         corrected(Product([(Lost(sdegen.VP(), NARROW), 1.0)]), 20, steps=20, seed=0)
+
+
+BLURRED = GaussianMixture(RING.weights, RING.means, RING.covariances * 4)
+IMPROPER: dict[str, list[tuple[GaussianMixture, float]]] = {
+    "Gaussians": [(gaussian(0.0, (0.25, 0.25)), -1.0), (gaussian(0.0, (9.0, 9.0)), 2.0)],
+    "along one axis": [(gaussian(0.0, (0.25, 4.0)), -1.0), (gaussian(0.0, (0.6, 1.0)), 2.0)],
+    "mixtures, whose moments do not tell": [(RING, -1.0), (BLURRED, 2.0)],
+}
+
+
+@pytest.mark.parametrize("run", [corrected, guidance.anneal_product])
+@pytest.mark.parametrize("what", IMPROPER)
+def test_products_that_are_improper_are_refused_where_densities_tell(what: str, run: Any) -> None:
+    with pytest.raises(ValueError, match=r"improper at t = .* rises from .* raise the powers that are positive"):
+        run(product(sdegen.VP(), IMPROPER[what]), 40, steps=5, seed=0)
+
+
+@pytest.mark.parametrize("power", [1.9, 2.1])
+def test_the_least_power_that_is_proper_is_told_from_a_smaller_one(power: float) -> None:
+    """Of the precisions 4 and 2 the product has ``2 β + 4 (1 − β)``, which is positive below the power 2."""
+    factors = [(gaussian(0.0, (0.5, 0.5)), power), (gaussian(1.0, (0.25, 0.25)), 1 - power)]
+    model = product(sdegen.VP(), factors)
+    if power < 2:
+        refuse_improper(model, 1e-5, {})
+        multiply_laws(factors)
+    else:
+        with pytest.raises(ValueError, match="improper at t = 1e-05"):
+            refuse_improper(model, 1e-5, {})
+
+
+def test_of_members_without_densities_nothing_is_known() -> None:
+    network = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sdegen.VP())
+    network.moments = NARROW.moments()
+    refuse_improper(Product([(guidance.Without(network), -1.0), (sdegen.Exact(sdegen.VP(), WIDE), 3.0)]), 0.01, {})
 
 
 def test_a_run_of_too_few_steps_to_tell_its_error_says_so() -> None:
@@ -314,6 +391,12 @@ def test_runs_that_have_lost_their_particles_say_so() -> None:
     mode = GaussianMixture(torch.ones(1), law.means[:1], law.covariances[:1])
     with pytest.warns(UserWarning, match="descend from about 1 of the first ones, .* take anneal_product"):
         lost = corrected(product(sdegen.VP(), [(mode, 5.0), (law, -4.0)]), 200, steps=30, seed=0)
+    assert lost.evidence_error == math.inf
+    far = GaussianMixture(torch.ones(1), torch.full((1, 2), 30.0), torch.tensor([0.01]))
+    with pytest.warns(UserWarning, match="descend from about 1 of the first ones, .* take more particles"):
+        lost = guidance.anneal_product(
+            product(sdegen.VP(), [(far, 1.5), (NARROW, -0.5)]), 200, steps=5, moves=0, seed=0
+        )
     assert lost.evidence_error == math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of Gaussians all weights are equal

@@ -27,7 +27,17 @@ from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
-from .particles import ChainStep, Particles, as_rows, draw_again, log_evidence_of, noisy_times, refuse_rows
+from .improper import refuse_improper
+from .particles import (
+    ChainStep,
+    Particles,
+    as_rows,
+    doubt,
+    draw_again,
+    log_evidence_of,
+    noisy_times,
+    refuse_rows,
+)
 from .product import Product
 
 TAKEN = 0.6  # share of Langevin steps that is to be accepted
@@ -105,8 +115,8 @@ def anneal_product(
     TypeError
         If a member does not know its density.
     ValueError
-        If the powers do not sum to one, the process has more numbers than the data, all weights vanish or one is NaN, the grid
-        ends without noise, or a condition has a row for each particle.
+        If the powers do not sum to one, the product is improper, the process has more numbers than the data, all weights vanish
+        or one is NaN, the grid ends without noise, or a condition has a row for each particle.
 
     Examples
     --------
@@ -134,6 +144,7 @@ def anneal_product(
         members = _Members(model, batch, cond)
         data = _data_law(model, powers[0], cond)
         swarm, pace = _begin(members, sde, data, times[0], powers[0], particles, seed), 1.0
+        refuse_improper(model, times[-1].item(), cond)
         spread = data.moments().covariance
         spread = spread if spread.ndim == 2 else spread.diag()  # of a clean state given the state, before the first
         for i, (t, s) in enumerate(pairwise(times)):
@@ -154,9 +165,10 @@ def anneal_product(
         volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
         swarm = swarm.reach(x, members.densities(x, 0.0), powers[-1], volume.expand(particles), times[-1])
     evidence, evaluations = log_evidence_of(swarm.log_weights).item(), len(times) + moves * (len(times) - 1)
-    return Particles.of_families(
+    found = Particles.of_families(
         sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence
     )
+    return doubt(found, "take more particles, more steps, or powers nearer to those of one member")
 
 
 class _Swarm(NamedTuple):

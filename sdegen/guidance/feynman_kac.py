@@ -25,21 +25,20 @@ from ..laws.powers import Normalised, multiply_components
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..processes.grids import Grid
-from ..processes.linear import LinearSDE, gaussian
+from ..processes.linear import LinearSDE
 from ..progress import show_bar
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
-from .particles import Particles, log_evidence_of, noisy_times, refuse_early, refuse_rows
+from .improper import noised_members, refuse_improper
+from .particles import Particles, doubt, log_evidence_of, noisy_times, refuse_early, refuse_rows
 from .product import Product
 from .swarm import Swarm, Told, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
-FEW = 20.0  # first particles with descendants, of fewer of which a run is not to be believed
-FEW_OF = 0.1  # of all particles, where that is fewer
 DOUBT = 2.0  # standard errors of what fits have taken, in its size: leave-one-out mends the most of it
 
 
@@ -106,7 +105,8 @@ def corrected(
     Raises
     ------
     ValueError
-        If the product is improper at the first time, states or weights turn non-finite, the grid ends early or without noise,
+        If the product is improper at the first time by the members' moments, or at the last by their densities where all know
+        them, states or weights turn non-finite, the grid ends early or without noise,
         `eta` is too small, a condition has a row for each particle, or powers do not sum to one on a process with more numbers
         than the data.
 
@@ -135,6 +135,7 @@ def corrected(
         law, log_normaliser = _first_law(model, times[0].item(), cond)
         x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
         refuse_rows(model, cond, x)
+        refuse_improper(model, times[-1].item(), cond)
         swarm = Swarm(model, x, 0.5 * (1 + lean**2), batch, cond)
         plan, stages = sampler.plan(told, times), stages_of(model, sde, times, x[0].numel())
         for i, stage in enumerate(stages):
@@ -146,14 +147,7 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
-    error = swarm.step_error() if len(times) > 2 else math.inf
-    if len(times) < 3:
-        warn_caller(f"steps = {steps} are too few to tell how far the logarithm of the normaliser is off; take more.")
-    elif error > COARSE:
-        warn_caller(
-            f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
-            f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."
-        )
+    error = _step_error(swarm, len(stages))
     first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
     found = Particles.of_families(
@@ -165,22 +159,26 @@ def corrected(
         constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
         math.hypot(DOUBT * swarm.optimism, error),
     )
-    return _doubt(found)
+    return doubt(
+        found,
+        "take anneal_product where members know their densities, else more particles, more steps, or powers nearer to those of "
+        "one member",
+    )
 
 
-def _doubt(found: Particles) -> Particles:
-    """Return particles whose error is infinite, with a warning, if so few of the first ones have descendants that neither samples
-    nor normaliser are to be believed.
+def _step_error(swarm: Swarm, steps: int) -> float:
+    """Return by how many nats the length of so many steps may have changed the normaliser, with a warning where that is much;
+    infinite where they are too few to tell.
     """
-    ancestors, n = found.ancestors or 0.0, len(found.x)
-    if ancestors < min(FEW, FEW_OF * n):
+    error = swarm.step_error() if steps > 2 else math.inf
+    if steps < 3:
+        warn_caller(f"steps = {steps} are too few to tell how far the logarithm of the normaliser is off; take more.")
+    elif error > COARSE:
         warn_caller(
-            f"all {n} particles descend from about {ancestors:.0f} of the first ones, so that neither their law nor "
-            "log_evidence is to be believed; take anneal_product where members know their densities, else more particles, more "
-            "steps, or powers nearer to those of one member."
+            f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
+            f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."
         )
-        return found._replace(evidence_error=math.inf)
-    return found
+    return error
 
 
 def _check_eta(model: Product, eta: float) -> float:
@@ -198,15 +196,12 @@ def _check_eta(model: Product, eta: float) -> float:
 
 def _first_law(model: Product, t: float, cond: dict[str, Any]) -> Normalised:
     """Return the product at the first time, of the Gaussians that have the members' moments."""
-    sde, factors = require_clean_means(model), []
-    for moments, power in zip(model.member_moments(**cond), model.powers, strict=True):
-        law = gaussian(moments.in_units(sde.units)).diffuse(sde.marginal(t), sde.embedding)
-        if model.power != 1 and law.means[0].numel() != moments.mean.numel():
-            raise ValueError(
-                f"the powers sum to {model.power:.6g}, and {type(sde).__name__} has more numbers than the data, whose noise "
-                "would have that power too; give powers that sum to one, or take a process without further channels."
-            )
-        factors.append((law, power))
+    factors, data = noised_members(model, t, cond), model.require_moments().event_shape
+    if model.power != 1 and factors[0][0].event_shape.numel() != data.numel():
+        raise ValueError(
+            f"the powers sum to {model.power:.6g}, and {type(model.sde).__name__} has more numbers than the data, whose noise "
+            "would have that power too; give powers that sum to one, or take a process without further channels."
+        )
     found = multiply_components(factors)
     if found is None:
         raise ValueError(

@@ -6,6 +6,7 @@ __all__ = [
     "ChainStep",
     "Particles",
     "as_rows",
+    "doubt",
     "draw_again",
     "draw_indices",
     "effective_size",
@@ -16,6 +17,7 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +29,10 @@ from ..models.score import ScoreModel
 from ..processes.grids import Angle, Grid
 from ..processes.linear import LinearSDE
 from ..show import show_call
+from ..warning import warn_caller
 
+FEW = 20.0  # first particles with descendants, of fewer of which a run is not to be believed
+FEW_OF = 0.1  # of all particles, where that is fewer
 LEFT = 1e-3  # of the variance of data: what the noise may have at the last time of a chain that ends in predicted means
 
 
@@ -101,6 +106,52 @@ class Particles(NamedTuple):
         error = math.hypot(max(0.0, variance) ** 0.5, besides)
         return cls(x, weights, resampled, evaluations, log_evidence, error, 1 / shared)
 
+    @classmethod
+    def pooled(cls, runs: Iterable[Particles]) -> Particles:
+        """Return the particles of independent runs of one law, such as of several processes with a seed each, as of one run.
+
+        A run of `n` particles counts by ``n exp(log_evidence)``, and `log_evidence` becomes the logarithm of the mean of the
+        normalisers, each counted by its particles; errors add in squares. `resampled` and `evaluations` are the largest of a run.
+
+        Parameters
+        ----------
+        runs
+            One or more, all with a `log_evidence`.
+
+        Raises
+        ------
+        ValueError
+            If there is no run, one has no `log_evidence`, or data differ in shape.
+
+        Examples
+        --------
+        >>> import sdegen
+        >>> model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+        >>> runs = [sdegen.guidance.tilted_smc(model, lambda x: x[:, 0], 100, steps=20, seed=seed) for seed in (0, 1)]
+        >>> Particles.pooled(runs).x.shape
+        torch.Size([200, 2])
+        """
+        each = list(runs)
+        known = [(run.log_evidence, run.evidence_error, run.ancestors) for run in each if run.log_evidence is not None]
+        if not known or len(known) < len(each) or len({run.x.shape[1:] for run in each}) > 1:
+            raise ValueError(
+                f"{len(each)} runs, {len(known)} of them with a log_evidence, with data of the shapes "
+                f"{sorted({tuple(run.x.shape[1:]) for run in each})}; give one run or more of one law, all of which know it."
+            )
+        sizes = torch.tensor([len(run.x) for run in each], dtype=torch.float64)
+        evidence, errors, ancestors = torch.tensor(known, dtype=torch.float64).T
+        masses = sizes.log() + evidence
+        shares = masses.softmax(0)
+        return cls(
+            torch.cat([run.x for run in each]),
+            torch.cat([share * run.weights for share, run in zip(shares, each, strict=True)]),
+            max(run.resampled for run in each),
+            max(run.evaluations for run in each),
+            (masses.logsumexp(0) - sizes.sum().log()).item(),
+            (shares * errors).square().sum().sqrt().item(),
+            1 / (shares.square() / ancestors).sum().item(),
+        )
+
     @property
     def effective(self) -> float:
         """The effective sample size, ``1 / Σ weights²``."""
@@ -143,6 +194,27 @@ class ChainStep:
     def mean(self, x_0: Tensor, eps: Tensor) -> Tensor:
         """Return the mean ``Phi_s x_0 + K R_t eps`` of the step."""
         return self.at_s.Phi(x_0) + self._gain(eps)
+
+
+def doubt(found: Particles, remedy: str) -> Particles:
+    """Return particles whose error is infinite, with a warning, if so few of the first ones have descendants that neither samples
+    nor normaliser are to be believed.
+
+    Parameters
+    ----------
+    found
+        The particles.
+    remedy
+        What the warning says to do.
+    """
+    ancestors, n = found.ancestors or 0.0, len(found.x)
+    if ancestors >= min(FEW, FEW_OF * n):
+        return found
+    warn_caller(
+        f"all {n} particles descend from about {ancestors:.0f} of the first ones, so that neither their law nor log_evidence is "
+        f"to be believed; {remedy}."
+    )
+    return found._replace(evidence_error=math.inf)
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:

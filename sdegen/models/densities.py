@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KnowsDensity", "ask_log_density"]
+__all__ = ["KnowsDensity", "UnknownDensity", "ask_log_density"]
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,10 @@ class KnowsDensity(Protocol):
         """Return ``log p_t(x)`` of states at one time, in the units of the process, ``(B,)`` float64."""
 
 
+class UnknownDensity(TypeError):
+    """A score model does not know the density of which it has the score."""
+
+
 def ask_log_density(model: ScoreModel, x: Tensor, t: float, /, **cond: Any) -> Tensor:
     """Return ``log p_t(x)`` of states at one time, as a score model knows it, ``(B,)`` float64.
 
@@ -34,11 +38,11 @@ def ask_log_density(model: ScoreModel, x: Tensor, t: float, /, **cond: Any) -> T
 
     Raises
     ------
-    TypeError
-        If the model does not know the density.
+    UnknownDensity
+        If the model does not know the density, a `TypeError`.
     """
     if not isinstance(model, KnowsDensity):
-        raise TypeError(
+        raise UnknownDensity(
             f"{type(model).__name__} knows a score and no density; give models with a method log_density, such as Exact."
         )
     found = model.log_density(x, t, **cond)

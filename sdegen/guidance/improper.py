@@ -1,0 +1,58 @@
+"""Products of powers of laws that have no finite integral, and how that is known: by moments of the members, or by densities."""
+
+from __future__ import annotations
+
+__all__ = ["noised_members", "refuse_improper"]
+
+from typing import Any
+
+import torch
+
+from ..laws.mixtures import GaussianMixture
+from ..models.densities import UnknownDensity, ask_log_density
+from ..processes.linear import gaussian
+from .base import require_clean_means
+from .product import Product
+
+FAR = 1e4  # standard deviations of the widest member from the data, where a density that rises falls no more
+TRIED = 8  # directions, those in which the product of Gaussians is widest
+
+
+def noised_members(model: Product, t: float, cond: dict[str, Any]) -> list[tuple[GaussianMixture, float]]:
+    """Return the Gaussians that have the members' moments under conditions, with the noise of a time, and their powers."""
+    sde = require_clean_means(model)
+    laws = [gaussian(moments.in_units(sde.units)) for moments in model.member_moments(**cond)]
+    return [(law.diffuse(sde.marginal(t), sde.embedding), power) for law, power in zip(laws, model.powers, strict=True)]
+
+
+def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
+    """Refuse a product whose density at a time rises far away from the data; where a member does not know its density, this is
+    not known.
+
+    Raises
+    ------
+    ValueError
+        If it rises from one distance to twice that, in one of the directions in which the product of Gaussians with the members'
+        moments is widest.
+    """
+    factors = noised_members(model, t, cond)
+    means, C = (torch.cat(values) for values in zip(*(law.flat() for law, _ in factors), strict=True))
+    powers = torch.tensor(model.powers, dtype=torch.float64)
+    _, axes = torch.linalg.eigh(torch.tensordot(powers, torch.linalg.inv(C), 1))
+    directions = torch.cat([axes[:, :TRIED].T, -axes[:, :TRIED].T])
+    far = FAR * torch.linalg.eigvalsh(C).max().sqrt()
+    x = torch.cat([means[0] + far * directions, means[0] + 2 * far * directions]).reshape(
+        -1, *factors[0][0].event_shape
+    )
+    try:
+        densities = torch.stack([ask_log_density(member, x, t, **cond).cpu() for member in model.members])
+    except UnknownDensity:
+        return
+    near, twice = (powers @ densities).chunk(2)
+    rising = twice > near
+    if rising.any():
+        raise ValueError(
+            f"the product is improper at t = {t:.6g}: the logarithm of its density rises from {near[rising][0].item():.3g} to "
+            f"{twice[rising][0].item():.3g} between {FAR:g} and {2 * FAR:g} standard deviations from the data; raise the powers "
+            "that are positive, or lower the others."
+        )
