@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -312,3 +313,15 @@ def test_a_lazy_layer_without_a_shape_is_named() -> None:
         sdegen.fit(model, torch.zeros(4, 2), steps=1, progress=False)
     model.net(torch.zeros(1, 2), torch.zeros(1))
     sdegen.fit(model, torch.randn(8, 2), steps=1, batch_size=4, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_data_that_rounding_brings_together_are_refused_where_they_are_cast(dtype):
+    """Rounding at `far` in units of the spread of one: refused from three hundredths on, in the dtype that they are kept in."""
+    kept = torch.promote_types(dtype, torch.float32)
+    rows = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    limit = 0.03 / torch.finfo(kept).eps  # the largest error of rounding is between a quarter and half of far * eps
+    for far, lost in ((limit, False), (8 * limit, True)):
+        far = min(far, 1e12)
+        with pytest.raises(ValueError, match="hardly tells its rows apart") if lost and far < 1e12 else nullcontext():
+            Source(rows + far, dtype, torch.device("cpu"), cast=True)

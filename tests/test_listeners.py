@@ -175,6 +175,7 @@ class Sheet:
         self.scalars, self.images = {}, {}
 
     def add_scalar(self, tag, value, step):
+        assert step not in self.scalars.get(tag, {})  # each point of a curve is written once
         self.scalars.setdefault(tag, {})[step] = value
 
     def add_images(self, tag, images, step):

@@ -536,8 +536,10 @@ def test_a_run_on_other_rows_labels_or_order_is_refused(tmp_path, form, change):
     fit(Labelless(), FORMS[form](x, label), steps=3, **asked)
     with pytest.raises(
         ValueError, match=r"is of a run on other data|batches of the data are not those that the run had"
-    ):
+    ) as told:
         fit(Labelless(), FORMS[form](*CHANGES[change](x, label)), steps=4, **asked)
+    if form in ("pair", "conditions", "tensors") and change in ("two labels", "two rows"):
+        assert f"{'label' if change == 'two labels' else 'rows'}, or their order" in str(told.value)
     # Rounding is forgiven, as another machine may round otherwise.
     near = x if form == "images" else x * (1 + 1e-7)
     assert fit(Labelless(), FORMS[form](near, label.clone()), steps=4, **asked).steps == 4
