@@ -3,6 +3,7 @@
     python -m benchmarks.fid_table --quick                 # scikit-learn's digits: trains a model, minutes
     python -m benchmarks.fid_table --data fashion_mnist    # the shipped model on real data
     python -m benchmarks.fid_table --data mnist --count 10000 --only default
+    python -m benchmarks.fid_table --data sprites --inception    # by the network of published distances, of images in colour
 
 Every row is `count` samples with the labels of as many images that were held back, against those images. The floor is real
 against real: as many training images. The 1,000-step rows set what a CPU can afford: 2,000 samples where nothing else is
@@ -34,6 +35,7 @@ import sdegen
 from benchmarks import command
 from benchmarks.fid_images import COUNT, SCALING, Task, as_images, data_of
 from benchmarks.fid_recipes import Recipe, recipes
+from benchmarks.inception import ByInception
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
@@ -107,9 +109,10 @@ COLUMNS = {
 
 def fid_block(table: Table) -> str:
     """Return the floor and every way of sampling."""
-    data, count = data_of(table), table.args.count
-    own = table.within(data if count == COUNT else f"{data}-{count}")  # rows know no count
-    task = Task(own)
+    data, count, inception = data_of(table), table.args.count, table.args.inception is not None
+    # Rows know neither count nor network.
+    own = table.within(data + ("" if count == COUNT else f"-{count}") + ("-inception" if inception else ""))
+    task = ByInception(own) if inception else Task(own)
     rows = {"training images (floor)": own.row("fid", "training images", partial(floor, task), once=True)}
     for name, recipe in recipes(table.quick, data).items():
         rows[name] = own.row("fid", name, partial(sampled, task, name, recipe), seeds=SEEDS.get(data))
@@ -120,6 +123,13 @@ def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
     parser.add_argument("--data", choices=list(SPLITS), default="digits", help="which images")
     parser.add_argument("--count", type=int, default=COUNT, help="samples of a row, and images they are compared with")
+    parser.add_argument(
+        "--inception",
+        nargs="?",
+        const="",
+        metavar="WEIGHTS",
+        help="judge images in colour by Inception v3, by this file of weights, or those that torch-fidelity downloads",
+    )
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ from benchmarks import (
     command,
     drawn_table,
     families_table,
+    fid_images,
+    fid_table,
     followed,
     inference_peers,
     latent_codes,
@@ -190,6 +192,38 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(place: Place) -> None:
     place.tiny.crash_at = None
     assert "3 rows read, 1 computed" in place.run(seeds=2)
     assert place.tiny.computed == [("second", 1)]
+
+
+class Brightness(torch.nn.Module):
+    """A feature network of images in colour: their means by channel, and those of a half."""
+
+    name, hash = "brightness", "0" * 64
+
+    def __init__(self, weights: str | None) -> None:
+        super().__init__()
+        self.weights = weights
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.mean((2, 3)), x[..., :8].mean((2, 3))], 1)
+
+
+def test_published_distances_are_by_inception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: list[Brightness] = []
+    monkeypatch.setattr(sdegen.metrics, "Inception", lambda weights: made.append(Brightness(weights)) or made[0])
+    options = ["--data", "sprites", "--inception", "weights.pth", "--only", "training images"]
+    monkeypatch.setattr(sys, "argv", ["fid_table", *options])
+    fid_table.main()
+    assert "0 rows read, 1 computed" in capsys.readouterr().out and [net.weights for net in made] == ["weights.pth"]
+    (line,) = read(tmp_path / "results" / "fid_table" / "sprites-inception" / "rows.jsonl").values()
+    args = SimpleNamespace(data="sprites", count=fid_images.COUNT)
+    task = fid_images.Task(cast(Any, SimpleNamespace(args=args, quick=False)))
+    parts = [part.scaled(0, 1).rows() for part in task.parts]
+    assert line["values"]["FID"][0] == pytest.approx(sdegen.metrics.fid(*parts, made[0]).value)
+    assert line["values"]["features"] == "brightness 00000000" and line["values"]["accuracy"][0] > 0.8
 
 
 def test_own_rows_leave_the_committed_out_and_go_on_where_they_were(place: Place) -> None:

@@ -217,8 +217,8 @@ def read_network(name: str, path: Path) -> FeatureNet:
 class Inception(nn.Module):
     """The 2,048 pooled features of Inception v3 (2015, TensorFlow's weights) through torch-fidelity's port of it.
 
-    The network of published FIDs, for RGB images of any size, which it rescales to 299 × 299. torch-fidelity is not
-    a dependency: install it beside this library. It downloads the weights (about 90 MB) unless it is given a file.
+    The network of published FIDs, for RGB images of any size, which it rescales to 299 × 299. torch-fidelity comes
+    with the extra ``inception``. It downloads the weights (about 90 MB) unless it is given a file.
 
     Parameters
     ----------
@@ -242,8 +242,8 @@ class Inception(nn.Module):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise ImportError(
-                "Inception features come through torch-fidelity, which is not installed: pip install torch-fidelity, or "
-                "pass one of the shipped networks, features('mnist-cnn-v1')."
+                "Inception features come through torch-fidelity, which is not installed: pip install sdegen[inception], "
+                "or pass one of the shipped networks, features('mnist-cnn-v1')."
             ) from error
         path = None if weights is None else str(weights)
         self.net = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)

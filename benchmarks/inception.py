@@ -1,0 +1,27 @@
+"""Rows of Frechet distances by Inception v3, the network of those that are published: of images in colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.fid_images import Task, quality
+from benchmarks.rows import Values
+from sdegen import metrics
+
+
+@dataclass
+class ByInception(Task):
+    """What all rows of images in colour share: they are judged by Inception v3, and their classes by the set's own network."""
+
+    @cached_property
+    def inception(self) -> Any:  # which has a name and a hash as the set's own network has
+        """The network, by the file of weights that is given, or by that which is downloaded."""
+        return metrics.Inception(self.table.args.inception or None)
+
+    def judged(self, x: Tensor, labels: Tensor) -> Values:
+        """The columns of images in [0, 1]."""
+        return super().judged(x, labels) | quality(x, self.real, self.inception)
