@@ -19,7 +19,11 @@ CONDITIONAL = {
     "labels": "### Labels of very different widths",
 }
 
-INFERRED = {"tasks": "", "rounds": "The moons, in rounds of simulations for one datum at a time:"}
+INFERRED = {
+    "tasks": "",
+    "pairs": "True posteriors, on the pairs that TARP is measured on:",
+    "rounds": "The moons, in rounds of simulations for one datum at a time:",
+}
 
 
 def sections() -> dict[str, str]:
