@@ -55,7 +55,9 @@ MAPS = {
 
 def nearness() -> str:
     """Return how near maps come to their law and to their flow, by numbers of jumps."""
-    columns = ["KL", "k-NN KL", "off", "median off", "train s", "seeds"]
+    columns = [
+        "KL", "k-NN KL", "mode weights", "stray", "off", "median off", "99 % off", "train s", "from data s", "seeds",
+    ]  # fmt: skip
     return "\n".join(under(text, table("flow_map_table", stem, columns)) for stem, text in list(MAPS.items())[:2])
 
 
