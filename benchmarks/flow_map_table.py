@@ -10,7 +10,8 @@ are of samples alone, to as many true ones; ``mode weights`` is the total variat
 weights of the law, and ``stray`` the share of samples whose density is below that of all but one in a thousand true ones. ``off``
 is the distance of a jump's end from that of the map's own probability flow, root mean square in standard deviations of the data,
 beside the distances that half of the ends, 90 % and 99 % of them have at most. ``train s`` are the seconds of one core that the
-map was trained, after its teacher if it had one, and ``from data s`` those of both. Rows of the default sampler are the teacher's.
+map was trained, after its teacher if it had one, and ``from data s`` those of both. Rows of the default sampler are of the
+teacher.
 
 The last block holds objectives against each other (`map_objectives`): maps of width 64 and depth 3 of the ring, which follow its
 true velocities for as many seconds of one core each, 15, in batches of 256.

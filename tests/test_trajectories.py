@@ -9,8 +9,8 @@ import torch
 from test_flow_maps import SCALAR, a_map, gaussian
 
 import sdegen
-from sdegen import nets, training
-from sdegen.samplers import FlowMap, Jumps, PointMass, ProbabilityFlow
+from sdegen import guidance, nets, training
+from sdegen.samplers import FlowMap, Heun, Jumps, PointMass, ProbabilityFlow
 from sdegen.training import Paths, Trajectories, trace
 
 d64 = torch.float64
@@ -104,6 +104,25 @@ def test_trajectories_keep_their_conditions_and_a_run_is_resumed(tmp_path: Path)
             )  # fmt: skip
         ends.append(sdegen.sample(model, 4, sampler=Jumps(1), seed=0, label=torch.tensor([0, 1, 2, 0])))
     assert torch.equal(*ends)
+
+
+def test_a_guided_model_is_a_teacher() -> None:
+    """A map of its trajectories ends where it does, and not where the model does that it guides."""
+    torch.manual_seed(0)
+    teacher = sdegen.Model(nets.MLP(2, width=32, depth=2, classes=2), sdegen.VP())
+    x, label = RING.sample(600, seeded()).float(), torch.arange(256) % 2
+    data = x, (x[:, 0] > 0).long()
+    sdegen.fit(teacher, data, steps=200, batch_size=128, lr=5e-3, seed=0, p_uncond=0.2, progress=False)
+    guided = guidance.ClassifierFree(teacher, 2.0)
+    loss = Trajectories(guided, trace(guided, 500, seed=0, cond={"label": torch.arange(500) % 2}))
+    model = FlowMap.of(teacher)
+    sdegen.fit(model, data, steps=200, batch_size=128, lr=5e-3, seed=0, loss=loss, progress=False)
+    x_T = model.sde.prior(model.state_moments()).sample(256, seeded()).float()
+    ours, theirs, plain = (
+        sdegen.sample(m, x_T=x_T, sampler=sampler, label=label, progress=False)
+        for m, sampler in ((model, Jumps(1)), (guided, Heun(20)), (teacher, Heun(20)))
+    )
+    assert (ours - theirs).norm(dim=1).median() < 0.3 * (ours - plain).norm(dim=1).median()
 
 
 def test_a_map_comes_nearer_to_the_ends_of_trajectories() -> None:
