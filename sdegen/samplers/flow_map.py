@@ -115,8 +115,8 @@ class FlowMap(Model):
     @check_arguments
     def of(cls, model: Model, reference: Reference | None = None) -> FlowMap:
         """Make a map that begins as a trained score model, with its process, its network's weights and what it knows of the data:
-        at first, whatever it goes to, its answer is the velocity of the model. It learns to jump by `training.Trajectories`, or by
-        a `training.MapLoss` of that teacher.
+        at first, whatever it goes to, its answer is the velocity of the model. It learns to jump by `training.Trajectories`, or
+        by a `training.MapLoss` of that teacher.
 
         Parameters
         ----------
