@@ -309,6 +309,23 @@ def test_networks_are_trained_on_what_they_are_given_beside_it_and_judged_on_oth
 # Simulations
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_simulator_may_change_its_parameters_in_place(batched: bool) -> None:
+    def clean(theta: Tensor) -> Tensor:
+        return 2 * theta + 1
+
+    def changing(theta: Tensor) -> Tensor:
+        return theta.mul_(2).add_(1)
+
+    def of_numpy(theta: Tensor) -> Any:
+        return torch.as_tensor(theta).numpy().__imul__(2).__iadd__(1)
+
+    want = draw_pairs(BOX, clean, 20, batched=batched, seed=0, progress=False)
+    for simulator in (changing, of_numpy):
+        found = draw_pairs(BOX, simulator, 20, batched=batched, seed=0, progress=False)
+        assert torch.equal(found.theta, want.theta) and torch.equal(found.x, want.x)
+
+
 def test_failed_simulations_are_left_out_and_counted() -> None:
     def half(theta: Tensor) -> Tensor:
         return torch.where(theta[:, :1] > 0, theta, math.nan)

@@ -145,6 +145,29 @@ def test_autoguidance_narrows_a_model_that_errs_like_its_weaker_self() -> None:
         Autoguidance(strong, sdegen.Exact(sdegen.OU(), RING), 2.0)
 
 
+def noisy(sde: sdegen.LinearSDE) -> NoisyClassifier:
+    """A classifier that has learned nothing yet."""
+    return NoisyClassifier(sdegen.nets.MLP(2, width=4), sde)
+
+
+@pytest.mark.parametrize(
+    "other", [sdegen.OU(), sdegen.VP(0.1, 10.0), sdegen.CLD(), sdegen.VP().in_units(sdegen.Units(1.0, 2.0))]
+)
+def test_a_classifier_of_another_process_is_refused_in_a_run(other: sdegen.LinearSDE) -> None:
+    model = sdegen.Exact(sdegen.VP(), RING)
+    for guided in (ClassifierGuidance(model, ExactClassifier(other, MODES)), ClassifierGuidance(model, noisy(other))):
+        for run in (sdegen.sample, sdegen.sample_with_log_prob):
+            with pytest.raises(
+                ValueError, match=r"^the classifier (has a different process|was made for data in units)"
+            ):
+                run(guided, 3, label=1, **({"steps": 2} if run is sdegen.sample else {}))
+    ours = ClassifierGuidance(model, ExactClassifier(sdegen.VP(), MODES))
+    assert sdegen.sample(ours, 3, steps=2, label=1).isfinite().all()
+    assert (
+        sdegen.sample(ClassifierGuidance(model, lambda x, t: x), 3, steps=2, label=1).isfinite().all()
+    )  # says nothing of one
+
+
 def test_a_negative_condition_pushes_away_from_it() -> None:
     truth = sdegen.ExactConditional(sdegen.VP(), MODES, RING)
     x = states(sdegen.VP(), RING, 0.3)

@@ -25,7 +25,7 @@ from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
 from ..signatures import check_call
-from .base import Tilted, check_units
+from .base import Tilted, check_same_process, check_units
 
 
 class ClassifierGuidance(Tilted):
@@ -77,6 +77,12 @@ class ClassifierGuidance(Tilted):
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without the label, unless the model takes it."""
         return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
+
+    def check_run(self, /, **cond: Any) -> None:
+        """Refuse a run as the model inside does, and one by a classifier that says it is of another process."""
+        if getattr(self.classifier, "sde", None) is not None:
+            check_same_process(self.model, self.classifier, "the classifier")
+        super().check_run(**cond)
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""

@@ -140,11 +140,11 @@ def draw_pairs(
         raise ValueError(
             f"prior draws {n} parameters of shape {tuple(theta.shape)}; give a law of vectors, whose draws are ({n}, d)."
         )
-    with seeded(generator):
+    with seeded(generator):  # the simulator gets parameters of its own, which it may change in place
         if batched:
-            return Pairs.of(theta, _as_data(simulator(theta)))
+            return Pairs.of(theta, _as_data(simulator(theta.clone())))
         each = tqdm(theta, desc="simulations", disable=not should_show(progress))
-        return Pairs.of(theta, torch.stack([_as_data(simulator(one)) for one in each]))
+        return Pairs.of(theta, torch.stack([_as_data(simulator(one.clone())) for one in each]))
 
 
 def _as_data(x: Any) -> Tensor:

@@ -77,11 +77,13 @@ def readings_are_functions(model: ScoreModel) -> None:
     """The same question has the same answer, and the state that is asked about stays as it is."""
     x, t, _ = asked_of(model)
     kept = x.clone()
-    with asking(model):
-        first, second = model.score(x, t), model.score(x, t)
-    close("score, asked twice,", first, second, 0.0)
-    if not torch.equal(x, kept):
-        raise Violation("score(x, t) changes x in place")
+    for reading in ("score", *(READINGS if is_linear(model.sde) else ())):
+        with asking(model):
+            first = getattr(model, reading)(x, t)
+            if not torch.equal(x, kept):  # before it is asked again, which may undo the change
+                raise Violation(f"{reading}(x, t) changes x in place")
+            second = getattr(model, reading)(x, t)
+        close(f"{reading}, asked twice,", first, second, 0.0)
 
 
 def rows_do_not_mix(model: ScoreModel) -> None:

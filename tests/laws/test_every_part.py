@@ -363,3 +363,27 @@ ROUNDED: dict[str, Callable[[float], Report]] = {
 def test_what_is_right_up_to_rounding_holds_whatever_its_size(kind: str, size: float) -> None:
     report = ROUNDED[kind](size)
     assert report.passed, report
+
+
+class Reuses(Slope):
+    """A score that is formed in the state that it is asked about."""
+
+    def score(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        return x.mul_(-self.size)
+
+
+class ReusesInEstimates(Slope):
+    """A model that spoils the state where it is asked for clean data."""
+
+    def estimate(self, x: Tensor, t: Tensor | float, **cond: Any) -> tuple[Tensor, Tensor]:
+        x_0, eps = super().estimate(x, t)
+        x.mul_(1.0 + self.size)
+        return x_0, eps
+
+
+@pytest.mark.parametrize("size", [1.0, -1.0, 0.5])
+def test_a_model_that_changes_the_state_it_is_asked_about_is_seen(size: float) -> None:
+    found = check_model(Reuses(size))
+    assert "score(x, t) changes x in place" in str(found) or size == -1.0, found
+    assert "velocity(x, t) changes x in place" in str(check_model(ReusesInEstimates(0.1)))
+    assert "in place" not in str(check_model(Slope(size)))
