@@ -80,8 +80,9 @@ class ClassifierGuidance(Tilted):
 
     def check_run(self, /, **cond: Any) -> None:
         """Refuse a run as the model inside does, and one by a classifier that says it is of another process."""
-        if getattr(self.classifier, "sde", None) is not None:
-            check_same_process(self.model, self.classifier, "the classifier")
+        classifier: Any = self.classifier
+        if getattr(classifier, "sde", None) is not None:
+            check_same_process(self.model, classifier, "the classifier")
         super().check_run(**cond)
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
