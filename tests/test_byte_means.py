@@ -143,6 +143,8 @@ def test_what_cannot_be_is_refused() -> None:
     exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
     with pytest.raises(ValueError, match="noise"):
         noised_bits_per_dim(exact, torch.zeros(2, 2, dtype=torch.uint8), noise=0.0)
+    with pytest.raises(ValueError, match="batch = 0"):
+        noised_bits_per_dim(exact, torch.zeros(2, 2, dtype=torch.uint8), batch=0)
     with pytest.raises(ValueError, match="one row"):
         noised_bits_per_dim(exact, torch.zeros(0, 2, dtype=torch.uint8))
     with pytest.raises(TypeError, match="bits_per_dim"):

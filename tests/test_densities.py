@@ -144,3 +144,14 @@ def test_the_first_step_falls_with_the_cube_root_of_the_numbers(d: int) -> None:
     """As the best step of Langevin proposals does: G. O. Roberts and J. S. Rosenthal, 1998, doi:10.1111/1467-9868.00123."""
     law = GaussianMixture(torch.ones(1), torch.zeros(1, d), torch.tensor([9.0]))
     assert _first_step(law) == pytest.approx(9 / d ** (1 / 3))
+
+
+def test_evaluations_are_the_calls_of_the_density() -> None:
+    asked = []
+
+    def counted(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return RING.log_prob(x)
+
+    found = anneal_density(counted, START, 200, levels=5, settle=3, seed=0)
+    assert found.evaluations == len(asked) and set(asked) == {200}

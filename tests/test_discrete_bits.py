@@ -79,6 +79,9 @@ def test_chains_of_bytes_end_with_the_noise_of_two_steps_between_them(units: Uni
         end = byte_times(sdegen.Exact(sde, LAW), scaling, 10)[-1]
         noise = units.scale * (-0.5 * sde.log_snr(end)).exp()  # of a byte, in its own units
         assert noise.item() == pytest.approx(2 * scaling.step, rel=1e-6)
+    given = torch.tensor([0.5, 0.1], requires_grad=True)
+    found = byte_times(sdegen.Exact(sde, LAW), Scaling(-1, 1), given)
+    assert found.tolist() == given.tolist() and found.dtype == torch.float64 and not found.requires_grad
 
 
 def test_a_label_saves_what_it_tells() -> None:

@@ -282,6 +282,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "weights": (lambda: interpolate(EXACT, HERE, HERE, torch.ones(1, 1)), ValueError, r"^weights has shape \(1, 1\)"),
     "opposite": (lambda: slerp(HERE, -HERE, 0.5), ValueError, r"^rows 0 of x and y lie opposite"),
+    "one opposite": (
+        lambda: slerp(torch.eye(2), torch.tensor([[1.0, 1.0], [0.0, -1.0]]), 0.5),
+        ValueError,
+        r"^rows 1 of x and y lie opposite",
+    ),
     "no density at 0": (
         lambda: encode(sdegen.Exact(sdegen.VP(), sdegen.Empirical(HERE)), HERE),
         ValueError,

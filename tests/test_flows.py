@@ -264,6 +264,17 @@ def diagonal(block: ResidualBlock, bound: float | None = None) -> ResidualBlock:
     return block
 
 
+def test_a_block_is_three_contractions_with_a_nonlinearity_between() -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock((2,), 8, 0.9).double().eval()
+    x = torch.randn(5, 2, generator=seeded(1), dtype=torch.float64)
+    first, second, third = block.layers
+    swish = lambda h: h * h.sigmoid() / 1.1
+    torch.testing.assert_close(block.g(x), third(swish(second(swish(first(x))))))
+    bent = block.g(2 * x) - 2 * block.g(x) + block.g(0 * x)
+    assert bent.abs().max() > 1e-3  # which no linear map is
+
+
 def test_fewer_terms_alone_would_be_biased() -> None:
     """What the roulette is for: the certain terms are not enough."""
     torch.manual_seed(0)

@@ -130,7 +130,7 @@ def test_samples_of_columns_given_others_have_the_law_of_these() -> None:
 
 def test_what_is_given_comes_back_as_it_was_and_the_rest_is_drawn() -> None:
     given = {"b": np.array([0.1, 0.3, 1 / 3]), "a": 2}
-    gaps = Table({"a": GappedColumn(NumberColumn()), "b": PositiveColumn(), "c": CategoryColumn(["no", "yes"])})
+    gaps = Table({"a": GappedColumn(PositiveColumn()), "b": PositiveColumn(), "c": CategoryColumn(["no", "yes"])})
     net = MLP(
         gaps.width, width=8, depth=1, conditions={"known": Vector(gaps.width, gaps=True, dropout=None, joined=True)}
     )
@@ -140,9 +140,10 @@ def test_what_is_given_comes_back_as_it_was_and_the_rest_is_drawn() -> None:
     drawn = law.sample(3, given)
     assert drawn["b"].tolist() == given["b"].tolist() and drawn["a"].tolist() == [2, 2, 2]
     assert set(drawn["c"]) <= {"no", "yes"} and list(drawn) == ["a", "b", "c"]
-    frame = {"a": [0.1, None, math.nan, 1e-3], "b": [1.0, 2.0, 3.0, 4.0], "c": ["no", "yes", "no", "yes"]}
-    filled = law.sample(4, frame)
-    assert filled["a"][[0, 3]].tolist() == [0.1, 1e-3] and np.isfinite(filled["a"]).all()
+    some = np.linspace(0.1, 7, 40) / 3  # of which not all come back from a logarithm and an exponential
+    frame = {"a": [*some, None, math.nan], "b": [*some, 3.0, 4.0], "c": ["no", "yes"] * 21}
+    filled = law.sample(42, frame)
+    assert filled["a"][:40].tolist() == some.tolist() and np.isfinite(filled["a"]).all()
     assert filled["b"].tolist() == frame["b"] and filled["c"].tolist() == frame["c"]
 
 

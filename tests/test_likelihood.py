@@ -363,6 +363,14 @@ def test_bits_per_dim_close_in_on_the_mass_of_cells(given: sdegen.data.Scaling) 
     assert one.value.mean() > few.value.mean() > many.value.mean()  # the bound falls with the number of draws
     assert abs(many.value.mean() - truth) < 0.02
     assert 0.75 < many.stderr.square().mean().sqrt() / many.value.std() < 1.3
+    by_probes = [
+        sdegen.bits_per_dim(
+            sdegen.Exact(sdegen.VP(), RING), images[:4].reshape(2, 2), divergence=Hutchinson(),
+            generator=torch.Generator().manual_seed(7),
+        ).value
+        for _ in range(2)
+    ]  # fmt: skip
+    assert torch.equal(*by_probes)
     with pytest.raises(TypeError, match="takes bytes"):
         sdegen.bits_per_dim(model, images.float())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_a_time_found_from_a_table_alone_is_near(sde: sdegen.LinearSDE) -> None:
     best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).clamp(-20, 20)
     levels = worst + (best - worst) * torch.rand(500, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
     torch.testing.assert_close(sde.time_near_log_snr(levels), sde.time_of_log_snr(levels), rtol=3e-6, atol=3e-8 * sde.T)
+
+
+CLOSED = [
+    cls
+    for cls in vars(sdegen.processes).values()
+    if isinstance(cls, type) and cls.__module__ == "sdegen.processes.zoo" and "_invert" in vars(cls)
+    if all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
+]
+
+
+@pytest.mark.parametrize("cls", CLOSED, ids=lambda cls: cls.__name__)
+def test_a_closed_form_of_the_time_is_the_inverse_by_itself(cls: type) -> None:
+    """Newton's steps that follow would mend any first guess."""
+    sde = cls()
+    t = sde.T * torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    torch.testing.assert_close(sde._invert(sde.log_snr(t)), t, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 import sdegen
 from sdegen.guidance import MomentMatching, twisted_smc
 from sdegen.guidance.measurements import Linear, mixture_posterior
+from sdegen.guidance.twisted import _checked
 from sdegen.laws.units import Units
 
 RING = sdegen.data.gaussian_ring()
@@ -109,3 +112,18 @@ def test_a_wrapper_that_keeps_what_was_measured_is_named(around: Callable[[Any],
     inner = sdegen.guidance.PiGDM(sdegen.ExactConditional(sdegen.VP(), [wide, wide], wide), Linear(A.A[:1], 2.0))
     with pytest.raises(ValueError, match=r"keeps y for itself .*, and guidance against a null loses it unless drop="):
         sdegen.sample(around(inner), 4, steps=3, seed=0, y=Y[:1], label=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "right"),
+    [
+        ([0.0, -math.inf], True),
+        ([0.0, math.nan], False),
+        ([-math.inf, -math.inf], False),
+        ([math.nan, math.nan], False),
+    ],
+)
+def test_weights_are_numbers_of_which_one_at_least_is_not_zero(weights: list[float], right: bool) -> None:
+    given, t = torch.tensor(weights), torch.tensor(0.5)
+    with nullcontext() if right else pytest.raises(ValueError, match=r"non-finite at t = 0\.5"):
+        assert _checked(given, t) is given
