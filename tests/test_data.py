@@ -248,6 +248,25 @@ def test_an_index_error_from_within_a_row_is_not_taken_for_the_end_of_a_data_set
     assert refused.value.__notes__ == [f"from row {faulty[0]} of 20 of the Ragged"]
 
 
+def test_a_row_of_an_iterator_that_is_used_up_is_told_so() -> None:
+    class Once(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            self.rows = iter(torch.randn(20, 2))
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, i: int) -> Any:
+            return next(self.rows)
+
+    rows = Once()
+    assert sdegen.data.collect(rows)[0].shape == (20, 2)
+    with pytest.raises(RuntimeError, match=r"^row 0 of the Once raises StopIteration, .* any number, at any time\.$"):
+        sdegen.data.collect(rows)
+    with pytest.raises(RuntimeError, match=r"^row .* of the Once raises StopIteration"):
+        sdegen.fit(sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP()), Once(), steps=20, progress=False)
+
+
 @pytest.mark.parametrize(("said", "held"), [(20, 19), (20, 3), (7, 1)])
 def test_a_dataset_with_fewer_rows_than_it_says_is_told_so(said: int, held: int) -> None:
     class Short(torch.utils.data.Dataset):  # type: ignore[type-arg]

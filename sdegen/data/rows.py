@@ -124,6 +124,12 @@ class DatasetRows(Rows):
                 "__len__ return how many there are."
             ) from error
 
+        except StopIteration as error:  # which would end the batches without a word
+            raise RuntimeError(
+                f"row {i} of the {type(self.dataset).__name__} raises StopIteration, as of an iterator that is used up; let "
+                "__getitem__ return the row of any number, at any time."
+            ) from error
+
     def _can_read(self, i: int) -> bool:
         """Tell whether there is a row of a number."""
         try:

@@ -40,7 +40,8 @@ class Exact(Fixed, ScoreModel):
         Any linear SDE.
     distribution
         The law of the data, in their own units: `GaussianMixture`, `Empirical`, any `Distribution`, or a Gaussian or a mixture
-        of such of ``torch.distributions``.
+        of such of ``torch.distributions``. On a process in coordinates (``sde.in_coordinates``) it is the law of the coordinates:
+        samples are data that have it there.
 
     Raises
     ------
