@@ -161,3 +161,17 @@ def test_kid_does_not_depend_on_blocks(monkeypatch):
     whole = kid(x + 0.3, y)
     monkeypatch.setattr(importlib.import_module("sdegen.metrics.mmd"), "PAIRS", 200)
     assert kid(x + 0.3, y) == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_standard_errors_are_half_the_root_mean_square_difference_of_halves(splits):
+    """What half the data say differs from the other half by √2 of its own error, and that is √2 of the error of the whole."""
+    x, y = (torch.randn(60, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    generator, gaps = torch.Generator().manual_seed(0), []
+    for _ in range(splits):
+        i, j = (torch.randperm(60, generator=generator) for _ in range(2))
+        halves = [precision_recall(x[i[h::2]], 0.7 * y[j[h::2]], k=3, splits=1) for h in (0, 1)]
+        gaps.append([a.value - b.value for a, b in zip(*halves, strict=True)])
+    want = (torch.tensor(gaps, dtype=torch.float64).square().mean(0) / 4).sqrt()
+    found = precision_recall(x, 0.7 * y, k=3, splits=splits)
+    assert [v.stderr for v in found] == pytest.approx(want.tolist()) and want.min() > 0

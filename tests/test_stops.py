@@ -147,3 +147,19 @@ def test_distances_are_of_each_sample_at_both_endings(monkeypatch: pytest.Monkey
     found = _Paths.distances(object.__new__(_Paths), Multistep(2))
     cut = d.minimum(10 * torch.tensor([[3.0], [2.0]]))
     torch.testing.assert_close(found, torch.stack([torch.tensor([3.0, 2.0]), cut.square().mean(1).sqrt()], 1).to(found))
+
+
+@pytest.mark.parametrize("place", [None, 0, 1, 2, 3])
+def test_moved_stops_are_taken_where_all_four_distances_are_smaller(
+    place: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Median and root mean square at both endings: none of them may grow."""
+    model, solver = sdegen.Exact(sdegen.VP(), RING), Multistep(3, grids.Angle(power=0.5), 1)
+    x_T = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = torch.full((4,), 0.9)
+    if place is not None:
+        found[place] = 1.01
+    told = {True: found.reshape(2, 2), False: torch.ones(2, 2)}
+    monkeypatch.setattr(_Paths, "distances", lambda self, solver: told[isinstance(solver.grid, Moved)])
+    run = model, x_T, sample(model, x_T=x_T, sampler=Multistep(20, grids.Angle(power=0.5), 3), final="sample")
+    assert len(move_stops(run, run, solver)) == (4 if place is None else 0)
