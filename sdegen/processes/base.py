@@ -1,8 +1,7 @@
 """A forward SDE ``dx = f(x, t) dt + G(x, t) dw`` on ``t in [0, T]``, and its reversal in time.
 
 Data at 0, noise at T, Itô; arguments are ``(x, t)`` with `x` of shape ``(B, *)`` and `t` of shape ``()`` or ``(B,)``.
-This file holds what is true of every SDE, linear or not: time reversal, the probability flow, and the short local
-kernel. Linear processes, whose laws are known, are in `linear`.
+Here is what is true of every SDE: time reversal, the probability flow, the short local kernel. Linear ones are in `linear`.
 """
 
 from __future__ import annotations
