@@ -136,6 +136,8 @@ def test_what_is_given_comes_back_as_it_was_and_the_rest_is_drawn() -> None:
     )
     model = sdegen.Model(net, sdegen.VP().in_coordinates(gaps.coordinates))
     model.moments = sdegen.Moments(torch.zeros(4), torch.ones(4))
+    with pytest.raises(ValueError, match="batch = 0"):
+        TableDensity(gaps, model, batch=0)
     law = TableDensity(gaps, model, sampler=sdegen.samplers.DDIM(3))
     drawn = law.sample(3, given)
     assert drawn["b"].tolist() == given["b"].tolist() and drawn["a"].tolist() == [2, 2, 2]

@@ -59,6 +59,8 @@ def test_joining_undoes_a_split_but_for_order(images):
     assert whole.group.tolist() == [i // 3 for i in number(whole)]
     bare = Images(images.x)
     assert bare.split(0.5).joined().labels is None
+    least = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)).split(0.5)
+    assert len(least.train) == len(least.test) == 1
 
 
 @pytest.mark.parametrize("name", ["label_names", "levels", "labels", "group"])

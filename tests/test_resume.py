@@ -752,3 +752,9 @@ def test_networks_that_differ_in_what_has_no_weights_are_told_apart(tmp_path, ca
     fit(sdegen.Model(first(), sdegen.VP()), RING, **asked)
     with pytest.raises(ValueError, match=r"is of a run with model\.net\.(inside\.1|code)"):
         fit(sdegen.Model(second(), sdegen.VP()), RING, **asked)
+
+
+@pytest.mark.parametrize("given", [5, b"run", True])
+def test_a_checkpoint_is_given_by_the_path_of_its_folder(given):
+    with pytest.raises(TypeError, match=r"checkpoint.*give the path of a folder"):
+        fit(sdegen.Model(sdegen.nets.MLP(2, width=4), sdegen.VP()), RING, steps=1, checkpoint=given, progress=False)
