@@ -19,6 +19,7 @@ from sdegen.samplers.noise import (
     as_seed,
     draw,
     layout,
+    numbers_in,
     together,
 )
 
@@ -340,3 +341,8 @@ def test_neighbouring_seeds_differ_in_half_their_bits(seed: int) -> None:
             0
         )
         assert ((turned - 0.5).abs() < 5 * 0.5 / n**0.5).all(), turned
+
+
+@pytest.mark.parametrize(("shape", "numbers"), [((3,), 1), ((3, 4), 4), ((2, 3, 4, 5), 60), ((0, 6), 6), ((2, 0), 1)])
+def test_the_numbers_of_one_sample_are_those_of_all_its_axes(shape, numbers):
+    assert numbers_in(torch.zeros(shape)) == numbers

@@ -12,7 +12,7 @@ import sdegen
 from sdegen import grids, sample, samplers
 from sdegen.samplers import Multistep, measure_profile
 from sdegen.samplers.profiles import affordable, profile_cost
-from sdegen.samplers.stops import Moved, _Paths, move_stops
+from sdegen.samplers.stops import Moved, _fit, _Paths, move_stops
 from sdegen.samplers.trials import level
 
 RING = sdegen.data.gaussian_ring()
@@ -163,3 +163,12 @@ def test_moved_stops_are_taken_where_all_four_distances_are_smaller(
     monkeypatch.setattr(_Paths, "distances", lambda self, solver: told[isinstance(solver.grid, Moved)])
     run = model, x_T, sample(model, x_T=x_T, sampler=Multistep(20, grids.Angle(power=0.5), 3), final="sample")
     assert len(move_stops(run, run, solver)) == (4 if place is None else 0)
+
+
+def test_stops_that_move_nothing_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every end the same wherever a run stops: there is no slope to follow."""
+    model, solver = sdegen.Exact(sdegen.VP(), RING), Multistep(3, grids.Angle(power=0.5), 1)
+    monkeypatch.setattr(_Paths, "miss", lambda self, solver: torch.ones(2, 8, 2, dtype=torch.float64))
+    x = torch.zeros(8, 2, dtype=torch.float64)
+    assert torch.equal(_fit(_Paths(model, x, x, solver), solver), torch.linspace(0, 1, 4, dtype=torch.float64))
+    assert len(move_stops((model, x, x), (model, x, x), solver)) == 0
