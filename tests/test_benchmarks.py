@@ -557,7 +557,7 @@ COMPLETE = [
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "fields_table", "flow_map_table",
-    "inference_table", "latent_codes", "race", "unnormalised_table",
+    "inference_table", "latent_codes", "race", "unnormalised_table", "weighted_digits",
     "fid_table --data mnist", "fid_table --data sprites",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000", "likelihood_recipe",
 ]  # fmt: skip
@@ -713,6 +713,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("posterior_table", "annealed SMC", 10),
         ("posterior_table", "2 dimensions", 2),
         ("misfit_table", "noise 0.5", 1),
+        ("weighted_digits", "w = 1.25", 2),
         ("guided_modes", "w = 1, network", 1),
         ("latent_codes", "as it is built", 1),
         ("mode_categories", "τ = 2", 1),
@@ -755,6 +756,7 @@ ON_A_DEVICE = {
     "restore_images --data sprites": "blurred replacement",
     "series_table": "network", "sources_table": "VAE", "solver_table": "10,000 samples", "codec_table": "digits",
     "parallel_table": "DDIM, 200 steps, window 200", "unnormalised_table": "adjoint",
+    "weighted_digits": "plain",
 }  # fmt: skip
 TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
 

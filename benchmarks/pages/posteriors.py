@@ -52,6 +52,7 @@ def sections() -> dict[str, str]:
     return {
         "guided": illustrated("guided_modes", "guided_modes", "one mode"),
         "weighted": tables("weighted_table", WEIGHTED),
+        "weighted digits": tables("weighted_digits/mnist", {"digits": ""}),
         "unnormalised": tables("unnormalised_table", UNNORMALISED),
         "series": tables("series_table", SERIES),
         "posteriors": tables("posterior_table", POSTERIORS),
