@@ -200,7 +200,7 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-SEEDS = {  # of rows of fewer; the flow of eight blocks without residuals is so rough that its likelihood takes most of an hour
+SEEDS = {  # of rows of fewer; the flow of a second seed of eight blocks without residuals is so rough that it is refused
     "MLP, depth 4, batch normalisation": 2, "MLP, depth 4, batch normalisation, no residuals": 2,
     "MLP, depth 4, level as a number": 2, "MLP, depth 8, no residuals": 1,
 }  # fmt: skip
