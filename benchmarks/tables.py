@@ -269,6 +269,6 @@ def text(cell: Any, digits: int) -> str:
         return "–"
     if isinstance(cell, str):
         return cell
-    value, stderr = cell
+    value, stderr = (cell, None) if isinstance(cell, float | int) else cell
     form = f".{digits}f" if value == 0 or max(abs(value), stderr or 0.0) >= 10**-digits else ".0e"
     return f"{value:{form}}" if stderr is None or stderr == 0 else f"{value:{form}} ± {stderr:{form}}"

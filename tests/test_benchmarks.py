@@ -446,6 +446,7 @@ def test_rows_drawn_at_random_are_computed_again(place: Place, monkeypatch: pyte
 
 def test_a_row_that_is_computed_again_says_which_of_its_values_moved() -> None:
     assert tables.moved({"a": [1.0, 0.5], "b": "x"}, {"a": [1.0, 0.5], "b": "x"}) == "all values as before"
+    assert tables.moved({"a": 1.0}, {"a": 0.5}) == "1 of 1 values moved: a 0.5000, before 1.0000"
     said = tables.moved({"a": [1.0, None], "b": [2.0, 0.1]}, {"a": [1.0, None], "b": [2.5, 0.1], "c": "new"})
     assert said == "2 of 3 values moved: b 2.5000 ± 0.1000, before 2.0000 ± 0.1000; c new, before –"
 
