@@ -91,3 +91,10 @@ def test_what_is_no_law_of_the_box_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="give more than 30 cells"):
         spike.sample(20_000, torch.Generator().manual_seed(0))
+
+
+def test_a_density_whose_weights_can_learn_is_taken_as_it_is() -> None:
+    w = torch.ones((), dtype=torch.float64, requires_grad=True)
+    law = PlanarLaw(lambda x: -0.5 * w * x.square().sum(1), (-8, -8), (8, 8))
+    assert not law._log_mass.requires_grad and not law.sample(3).requires_grad
+    torch.testing.assert_close(law.moments().covariance, torch.eye(2, dtype=torch.float64), rtol=1e-6, atol=1e-6)
