@@ -123,7 +123,6 @@ class DatasetRows(Rows):
                 f"{type(self.dataset).__name__} says it has {len(self)} rows, and its row {i} raises IndexError ({error}); let "
                 "__len__ return how many there are."
             ) from error
-
         except StopIteration as error:  # which would end the batches without a word
             raise RuntimeError(
                 f"row {i} of the {type(self.dataset).__name__} raises StopIteration, as of an iterator that is used up; let "

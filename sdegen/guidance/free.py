@@ -83,6 +83,7 @@ class Extrapolated(Guided):
 
 
 def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+    """Return the clean state and the noise that a model estimates, ``(B, 2, *)``."""
     return torch.stack(model.estimate(x, t, **cond), 1)
 
 
@@ -326,7 +327,7 @@ class Autoguidance(AffineExtrapolation):
         check_same_process(model, weak, "the weaker model")
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as either model does, and one of a model that is weaker than none but itself.
+        """Refuse a run as either model does, and one of a model that is guided away from itself.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from ..processes.linear import gaussian
 from .base import require_clean_means
 from .product import Product
 
-FAR = 1e4  # standard deviations of the widest member from the data, where a density that rises falls no more
+FAR = 1e4  # standard deviations of the widest member: a density that rises so far from the data has no finite integral
 TRIED = 8  # directions, those in which the product of Gaussians is widest
 
 
@@ -26,8 +26,8 @@ def noised_members(model: Product, t: float, cond: dict[str, Any]) -> list[tuple
 
 
 def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
-    """Refuse a product whose density at a time rises far away from the data; where a member does not know its density, this is
-    not known.
+    """Refuse a product whose density at a time rises far away from the data; one with a member that does not know its density
+    passes.
 
     Raises
     ------

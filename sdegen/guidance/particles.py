@@ -197,8 +197,7 @@ class ChainStep:
 
 
 def doubt(found: Particles, remedy: str) -> Particles:
-    """Return particles whose error is infinite, with a warning, if so few of the first ones have descendants that neither samples
-    nor normaliser are to be believed.
+    """Warn of particles that descend from few first ones, and return them with an infinite error; return others as they are.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def _mean_without_pole(theta: Tensor, start: Tensor) -> Tensor:
 
 
 def _integral_without_pole(theta: Tensor) -> Tensor:
-    """Return the integral of that from 0, ``1 / theta − ½ cot(½ theta)``."""
+    """Return the integral of ``1 / (4 sin²(½ theta)) − theta⁻²`` from 0, ``1 / theta − ½ cot(½ theta)``."""
     small = theta < SMALL
     safe, square = torch.where(small, 1.0, theta), theta.square()
     series = theta * (1 / 12 + square * (1 / 720 + square / 30240))

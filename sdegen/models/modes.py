@@ -41,8 +41,9 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
 
 
 def _parts_of(model: nn.Module) -> list[nn.Module]:
-    """Return a module and all its parts, each once and after what it is a part of: what ``model.modules()`` yields, in a third of
-    the time, as its generators are nested like the modules.
+    """Return a module and all its parts, each once and after one that holds it.
+
+    ``model.modules()`` yields the same in three times the time, by generators that are nested like the modules.
     """
     parts, known = [model], {model}
     for module in parts:  # which grows

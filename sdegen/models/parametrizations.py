@@ -67,7 +67,7 @@ class Coefficients(NamedTuple):
         and `c_noise` in the same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
         """
         dtype, c_noise = x.dtype if self.dtype is None else self.dtype, self.c_noise
-        if c_noise.dtype != dtype or c_noise.device != x.device:  # questions are asked with what needs no move any more
+        if c_noise.dtype != dtype or c_noise.device != x.device:  # that of a prepared question is there already
             c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         x = x if self.same else self.c_in(x)
         return x if x.dtype == dtype else x.to(dtype), c_noise

@@ -51,7 +51,7 @@ def replicates(
 
 @check_arguments
 def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw the errors that classifiers see where there is none, with a line at that of the posterior, and return the axis.
+    """Draw a histogram of the errors of classifiers of shuffled labels, with a line at that of the posterior; return the axis.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, tit
         The axis to draw on, and its title; by default the error and the p-value.
     """
     told = f"error {found.error}, p = {found.p_value:.2g}" if title is None else title
-    return _mark(found.shuffled, found.error.value, bins, ax, told, "square of the probability less ½")
+    return _mark(found.shuffled, found.error.value, bins, ax, told, "(probability − ½)²")
 
 
 def _mark(values: Tensor, at: float, bins: int, ax: Axes | None, title: str, label: str) -> Axes:
@@ -102,8 +102,9 @@ def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = 
 
 @check_arguments
 def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw the middle half and the middle nine tenths of the draws of each number against the number that came, and return the
-    axis: of right predictions half of the thick bars, and nine tenths of the thin ones, meet the diagonal.
+    """Draw the middle half and the middle nine tenths of the draws of each number against the observed one, and return the axis.
+
+    Of right predictions half of the thick bars, and nine tenths of the thin ones, meet the diagonal.
 
     Parameters
     ----------
@@ -120,6 +121,6 @@ def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, titl
         low, high = draws.detach().double().cpu().quantile(ends, 0).numpy()
         ax.vlines(x, low, high, color=INK, alpha=0.5, linewidth=width)
     ax.plot([x.min(), x.max()], [x.min(), x.max()], color=RED, linewidth=1.2)
-    ax.set(xlabel="number that came", ylabel="predictions")
+    ax.set(xlabel="observed number", ylabel="predictions")
     ax.set_title(f"CRPS {score}" if title is None else title, fontsize=9)
     return ax

@@ -76,8 +76,8 @@ class _ClockedFree(_ClockedDiagonal):
         return self.dynamics.free.slope(x) * super().g(u, x)
 
     def steep(self, u: Tensor, y: Tensor, h: float, f: Tensor, g: Tensor) -> Tensor:
-        """Tell where a step of length `h` with the coefficients `f` and `g` goes farther than a unit, and they change over one by
-        as much: there it means nothing, as near an end that these coordinates have put infinitely far away.
+        """Tell where a step of length `h` is too long for its coefficients `f` and `g`: it goes farther than a unit, and over a
+        unit what it goes by changes by more than one. So it is near an end that these coordinates have put infinitely far away.
         """
         far = (f.abs() * h > UNIT) | (g.square() * h > UNIT)
         if not far.any():
@@ -245,8 +245,8 @@ def _step_and_enter(dynamics: Dynamics, solve: Solve, shape: torch.Size, y: Tens
 
 
 def _step_within(clocked: _ClockedFree, solve: Solve | None, brownian: Any, y: Tensor, ends: Tensor) -> Tensor:
-    """Take a step in coordinates without bounds, Euler's if no method is given to `solve` it by; of numbers for which it is too
-    long there, in the state itself.
+    """Take a step in coordinates without bounds, by `solve` or else by Euler's method. Numbers for which it is too long there
+    take it in the state itself.
     """
     u, h, dw = ends[0], (ends[1] - ends[0]).item(), brownian(*ends)
     f, g = clocked.f(u, y), clocked.g(u, y)

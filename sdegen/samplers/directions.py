@@ -198,8 +198,10 @@ class Scalar:
         return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
     def apart(self, moves: Moves[Any]) -> list[Move]:
-        """Split updates into prepared ones, of a network with a shift even where that is 0: all operations of a step are then of
-        one kind, and a second costs more than it computes where a network has filled the caches.
+        """Split updates into prepared ones.
+
+        Those for a network have a shift even where it is 0: then all operations of a step are of one kind. After a network has
+        filled the caches, one of a second kind would cost more than this shift.
         """
         n = len(moves.s)
         shifts = self.shifts(moves.share, n)

@@ -46,7 +46,7 @@ class Jumps(Sampler[JumpStep, None]):
     steps, grid
         As for every `Sampler`; by default even in the angle, down to 0.
     back
-        How much of the angle that is left a jump goes further, from 0 to 1. Ways to noise, as of `encode`, are without it.
+        How much of the angle that is left a jump goes further, from 0 to 1. Runs to noise, such as `encode`, do without.
 
     Raises
     ------

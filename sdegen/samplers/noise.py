@@ -40,9 +40,8 @@ from ..checks import check_count
 from ..show import show_call
 
 NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
-AHEAD = (
-    2**18
-)  # numbers that are drawn ahead, about: after a network, which has filled the caches, a draw takes half as long again
+# Numbers that are drawn ahead, about: after a network, which has filled the caches, a draw takes half as long again.
+AHEAD = 2**18
 TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
 _ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
 _LANES = 16  # torch fills normals 16 at a time: the first 16 k of a draw are the same however long it is
@@ -97,7 +96,7 @@ class SampleNoise:
         return z
 
     def _draw_ahead(self, like: Tensor) -> list[Tensor]:
-        """Draw the noise of this call and of the next, as many as the run has steps left and as are small."""
+        """Draw the noise of this call and, up to `AHEAD` numbers in all, of the steps that the run has left."""
         drawn: list[Tensor] = []
         wanted = min(self._steps - self.calls, AHEAD // max(1, like.numel()))
         while not drawn or len(drawn) < wanted:

@@ -24,9 +24,8 @@ from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
 MANY = 2**14
-LOOKS = (
-    8  # states that a run looks at, or up to twice as many: of large ones each costs a sixth of a step of the default
-)
+# States that a run looks at, or up to twice as many: a look at large ones costs a sixth of a step of the default sampler.
+LOOKS = 8
 Callback = Callable[[int, Tensor, Tensor], object]
 Taken = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
@@ -192,8 +191,8 @@ class Runner(NamedTuple):
 
 
 def _shown(x: Tensor) -> Tensor:
-    """Return what the least and the largest number of states can be read from in the end: few numbers as they are, since a look
-    between two calls of a network, with cold caches, takes many times as long, and of many these two.
+    """Return few states as they are, and of many the least and the largest number. Both are read from it after the run, since a
+    look between two calls of a network, with cold caches, takes many times as long.
     """
     return x if x.numel() <= MANY else torch.stack(_ends(x))
 

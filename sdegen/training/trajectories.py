@@ -1,7 +1,8 @@
 """Flow maps from trajectories of a teacher: `trace` follows its flow once in many steps, and by the loss `Trajectories` a map
 learns to jump between the states on the way.
 
-No target depends on the map, which cannot lead itself astray, and a step of training costs what one of the ordinary loss costs.
+No target depends on the map, so that it cannot lead itself astray, and a step of training costs as much as one of the ordinary
+loss.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def trace(
 ) -> Paths:
     """Follow the probability flow of a model from noise to data `n` times, and return the states on the way.
 
-    Angles of the nodes are even but for a shift of each trajectory's own, so that all angles are met. Between two of them are
-    steps of second order around a point mass.
+    Angles of the nodes are even but for a shift of each trajectory's own, by up to half of what is between two. All trajectories
+    together so meet all angles but those nearer than that to an end. Between two nodes are steps of second order around a point
+    mass.
 
     Parameters
     ----------
@@ -158,10 +160,13 @@ class Trajectories(ScoreLoss):
     """The loss of a flow map between two states of one trajectory of its teacher: the difference of ends over the angle between.
 
     A share `still` of rows goes from a state to itself, by the difference of velocities: there the map stays a score model. With
-    the probability `whole` each for itself, a jump begins where its trajectory does and ends where that ends, and else anywhere.
+    the probability `whole` a jump begins where its trajectory begins, and else anywhere on it; independently, and with the same
+    probability, it ends where that ends, and else anywhere further on.
+
     With whole ways alone it is the knowledge distillation of E. Luhman and T. Luhman, *Knowledge distillation in iterative
     generative models for improved sampling speed*, 2021, arXiv:2101.02388. The data of `fit` say how many rows a batch has, and
-    nothing else; conditions are those of the trajectories.
+    nothing else. Conditions are those of the trajectories, of which ``p_uncond`` of `fit` loses none: give `trace` their nulls in
+    some rows.
 
     Parameters
     ----------
