@@ -51,6 +51,17 @@ def test_densities_are_those_of_the_samples_themselves(sampler: Any) -> None:
     assert ratio.std() / n**0.5 < 0.05
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_is_the_same_where_nothing_else_is_differentiated(mode: Any) -> None:
+    model = a_map(sdegen.VP(), LAW, size=0.15)
+    z = latents(model, 3)
+    x, log_q = decode_with_log_prob(model, z, sampler=Jumps(2))
+    with mode():
+        again, log_q_again = decode_with_log_prob(model, z.clone(), sampler=Jumps(2))
+    assert torch.equal(again, x) and torch.equal(log_q_again, log_q)
+    assert not (x.requires_grad or log_q.requires_grad or z.requires_grad)
+
+
 def test_a_condition_is_given_with_the_model_and_the_error_says_what_way_back_a_map_was_not_taught() -> None:
     torch.manual_seed(0)
     kinds = {"until": sdegen.nets.SecondLevel(), "theta": sdegen.nets.Vector(1)}

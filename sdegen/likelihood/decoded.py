@@ -26,7 +26,8 @@ def decode_with_log_prob(model: ScoreModel, z: Tensor, *, sampler: Sampler, prio
     The sampler is a map ``x = D(z)``, and its data have the density ``log q(x) = log p_T(z) − log |det dD/dz|``: that of its own
     samples, errors of few steps included, where `log_prob` is that of the flow which it approximates. The density of samples of
     a `FlowMap` is found with ``sampler=Jumps(steps)``, of latents drawn from the prior; that of given data at latents of
-    `encode_with_error`, whose error says how near they are decoded to the data. As many derivatives as a state has numbers.
+    `encode_with_error`, whose error says how near they are decoded to the data. Cost: as many derivatives as a state has
+    numbers.
 
     Parameters
     ----------
@@ -69,13 +70,14 @@ def decode_with_log_prob(model: ScoreModel, z: Tensor, *, sampler: Sampler, prio
         prior = prior_of(sde, model.state_moments(", or pass prior"), "pass prior")
     else:
         check_law("prior", prior, "log_prob")
-    states = check_states("z", z, model).detach().requires_grad_()
-    x = decode(model, states, sampler=sampler, grad=True, progress=False)
-    if x.shape != states.shape:
-        raise ValueError(
-            f"states {tuple(states.shape[1:])} are larger than data {tuple(x.shape[1:])}, which have a density only by an "
-            "integral over the rest; take log_prob."
-        )
-    slopes = [torch.autograd.grad(v.sum(), states, retain_graph=True)[0] for v in x.flatten(1).unbind(1)]
+    with torch.inference_mode(False), torch.enable_grad():
+        states = check_states("z", z, model).detach().clone().requires_grad_()  # a tensor of inference has no slope
+        x = decode(model, states, sampler=sampler, grad=True, progress=False)
+        if x.shape != states.shape:
+            raise ValueError(
+                f"states {tuple(states.shape[1:])} are larger than data {tuple(x.shape[1:])}, which have a density only by an "
+                "integral over the rest; take log_prob."
+            )
+        slopes = [torch.autograd.grad(v.sum(), states, retain_graph=True)[0] for v in x.flatten(1).unbind(1)]
     log_det = torch.stack(slopes, 1).flatten(2).slogdet().logabsdet
     return x.detach(), log_density(as_law(prior), states.detach()) - log_det
