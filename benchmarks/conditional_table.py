@@ -1,6 +1,6 @@
 """Conditional laws: how wide the default sampler's samples are, by the variance of the law, after few evaluations.
 
-    python -m benchmarks.conditional_table --threads 1            # ten problems each, five minutes of one core
+    python -m benchmarks.conditional_table --threads 1            # ten problems each, half an hour of one core
     python -m benchmarks.conditional_table --threads 1 --quick
 
 A problem is a law in 2, 4 or 8 dimensions, one Gaussian or a mixture of four of any axes, of which some directions are measured

@@ -1,6 +1,6 @@
 """Posteriors learned from simulations, beside those that are known: accuracy, calibration, and what training costs.
 
-    python -m benchmarks.inference_table            # two minutes of one core a row
+    python -m benchmarks.inference_table            # five to ten minutes of one core a row
     python -m benchmarks.inference_table --quick
 
 Every method has the same 10,000 simulations, and is compared with the same true draws. ``C2ST`` is the accuracy of a

@@ -1,6 +1,6 @@
 """Laws that are known up to a constant, learned without data, and a trained model tilted by a reward: samples beside the truth.
 
-    python -m benchmarks.unnormalised_table            # with --own a quarter of an hour of one core
+    python -m benchmarks.unnormalised_table            # with --own one to two hours of one core
     python -m benchmarks.unnormalised_table --quick
 
 The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and

@@ -1,6 +1,6 @@
 """Guided digits of trained networks by weighted runs, beside guidance without weights at as many evaluations.
 
-    python -m benchmarks.weighted_digits --threads 1        # MNIST, the shipped model: with --fresh ten minutes of one core
+    python -m benchmarks.weighted_digits --threads 1        # MNIST, the shipped model: with --own half an hour to an hour
     python -m benchmarks.weighted_digits --data digits      # scikit-learn's, with a model trained for it
 
 A class is one run: as many particles as images of it, guided by ``p(x | c)^w p(x)^(1 − w)``, in reversed steps that end where the

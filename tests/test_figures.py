@@ -159,6 +159,12 @@ def above_bound() -> float:
     return chain - bound
 
 
+def learned_mixture() -> list[dict[str, list[float]]]:
+    """Return the values of the learned posterior of the mixture, of each seed."""
+    lines = map(json.loads, (RESULTS / "inference_table" / "rows.jsonl").read_text().splitlines())
+    return [line["values"] for line in lines if line["row"] == "Gaussian mixture, score"]
+
+
 def of(*values: float) -> Values:
     """Return values that are told as they are: definitions, settings of a table, and figures published elsewhere."""
     return lambda: list(values)
@@ -256,6 +262,11 @@ CLAIMS: list[tuple[str, str, Values]] = [
         "docs/flow_maps.md",
         "has .026, .019 and .012 nats by the density of its samples and .012, .010 and .007 by",
         lambda: cells("flow_map_table/ring", "map of trajectories, .*", "KL", "k-NN KL"),
+    ),
+    (
+        "docs/flow_maps.md",
+        ".019 ± .003 by the density may be on either side of .02",
+        lambda: [*cells("flow_map_table/ring", "map of trajectories, 2", "KL", "KL s.e."), 0.02],
     ),
     ("docs/flow_maps.md", "where .05 was the aim", of(0.05)),
     (
@@ -801,6 +812,11 @@ CLAIMS: list[tuple[str, str, Values]] = [
         "benchmarks/README.md",
         "TARP is more than two standard errors from 0 for the truth itself, 0.041 ± 0.017",
         lambda: cells("inference_table/pairs", "Gaussian mixture, pairs of seed 0", "TARP", "TARP s.e."),
+    ),
+    (
+        "benchmarks/README.md",
+        "learned on that seed, 0.038 ± 0.017",
+        lambda: learned_mixture()[0]["TARP"],
     ),
     (
         "docs/simulations.md",
