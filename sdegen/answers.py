@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "FAILURES",
     "as_numbers",
+    "ask",
     "ask_draws",
     "ask_log_prob",
     "ask_net",
@@ -19,6 +20,8 @@ __all__ = [
     "check_each",
     "check_levels",
     "check_reading",
+    "check_unchanged",
+    "versions",
 ]
 
 from collections.abc import Callable, Sequence
@@ -137,6 +140,59 @@ def check_pair(who: str, answer: Any, what: str) -> tuple[Any, Any]:
     return first, second
 
 
+def versions(*given: Any) -> list[int]:
+    """Return how often each tensor among arguments has been changed in place; tensors of inference, which do not count, are
+    left out.
+
+    Examples
+    --------
+    >>> x = torch.zeros(3)
+    >>> versions(x, "x"), versions(x.add_(1))
+    ([0], [1])
+    """
+    if torch.compiler.is_compiling():
+        return []
+    return [value._version for value in given if isinstance(value, Tensor) and not value.is_inference()]
+
+
+def check_unchanged(who: str, before: list[int], *given: Any) -> None:
+    """Refuse code from outside that has changed one of its arguments in place, which goes on to be used.
+
+    Parameters
+    ----------
+    who
+        Whose code it is.
+    before
+        The `versions` of the arguments before the call.
+    given
+        The arguments.
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    if versions(*given) != before:
+        raise ValueError(
+            f"{who} changed what it was given in place, and others use it, too; let it work on a copy, x.clone()."
+        )
+
+
+def ask(who: str, question: Callable[..., Any], /, *given: Any, **cond: Any) -> Any:
+    """Return what code from outside answers; refuse that it changes its arguments in place, as `check_unchanged` does.
+
+    Examples
+    --------
+    >>> ask("drift", lambda x, t: x.mul_(-t), torch.ones(3, 2), torch.tensor(0.5))
+    Traceback (most recent call last):
+    ValueError: drift changed what it was given in place, and others use it, too; let it work on a copy, x.clone().
+    """
+    before = versions(*given, *cond.values())
+    answer = question(*given, **cond)
+    check_unchanged(who, before, *given, *cond.values())
+    return answer
+
+
 def ask_log_prob(law: Any, x: Tensor) -> Tensor:
     """Return the log-densities of a law at points, ``(B,)``; refuse, as `check_answer` does, what would broadcast.
 
@@ -147,10 +203,11 @@ def ask_log_prob(law: Any, x: Tensor) -> Tensor:
     x
         ``(B, *)``.
     """
-    values = law.log_prob(x)
+    who = f"{type(law).__name__}.log_prob"
+    values = ask(who, law.log_prob, x)
     parts = isinstance(values, Tensor) and values.ndim > 1 and values.shape == x.shape
     hint = ", as torch.distributions.Independent(law, 1) does for a law of torch" if parts else ""
-    return check_answer(f"{type(law).__name__}.log_prob", values, x.shape[:1], must=f"one number for each point{hint}")
+    return check_answer(who, values, x.shape[:1], must=f"one number for each point{hint}")
 
 
 def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -185,7 +242,8 @@ def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tens
     cond
         Conditions.
     """
-    return check_answer(f"{type(scored).__name__}.score", scored.score(x, t, **cond), x.shape, x)
+    who = f"{type(scored).__name__}.score"
+    return check_answer(who, ask(who, scored.score, x, t, **cond), x.shape, x)
 
 
 def _described(answer: Any) -> str:

@@ -480,3 +480,70 @@ def test_what_else_a_network_raises_is_left_as_it_is() -> None:
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         sdegen.Model(Wrong(), sdegen.VP()).score(torch.ones(3, 2), 0.5)
+
+
+def changing(x: Tensor, *rest: Any, **cond: Any) -> Tensor:
+    """An answer whose writer saved an allocation."""
+    return x.mul_(0.5)
+
+
+class ChangesLevel(nn.Module):
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return x * level.mul_(1000.0).cos().reshape(-1, 1)
+
+
+class ChangesCondition(nn.Module):
+    def forward(self, x: Tensor, level: Tensor, *, c: Tensor) -> Tensor:
+        return x * c.mul_(0.5)
+
+
+class ChangingScore(ScoreModel):
+    def __init__(self, reading: str) -> None:
+        self.sde = VP()
+        self.reading = reading
+        setattr(self, reading, changing)
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        return -x
+
+
+class ChangingDrift(sdegen.SDE):
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return changing(x)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        return 1.0
+
+
+class ChangingDiffusion(ChangingDrift):
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        return 1.0 + changing(x).abs()
+
+
+CHANGING: dict[str, Callable[[], object]] = {
+    "score in a run": lambda: sample(ChangingScore("score"), x_T=X.clone(), sampler=EulerMaruyama(3), seed=0),
+    "denoise in a run": lambda: sample(ChangingScore("denoise"), x_T=X.clone(), sampler=DDIM(3), seed=0),
+    "drift": lambda: sdegen.simulate(ChangingDrift(), X.clone(), 0.0, 1.0, steps=3),
+    "diffusion": lambda: sdegen.simulate(ChangingDiffusion(), X.clone(), 0.0, 1.0, steps=3),
+    "log_prob of a law": lambda: sdegen.metrics.kl(
+        SimpleNamespace(log_prob=lambda x: changing(x).sum(1)), RING, n=100, seed=0
+    ),
+    "level of a network": lambda: sample(Model(ChangesLevel(), VP()), x_T=X.clone(), sampler=DDIM(3), seed=0),
+    "condition of a network": lambda: sample(
+        Model(ChangesCondition(), VP()), x_T=X.clone(), sampler=DDIM(3), seed=0, c=torch.ones(5, 1, dtype=X.dtype)
+    ),
+    "reward": lambda: sdegen.guidance.tilted_smc(Exact(VP(), RING), lambda x: changing(x).sum(1), 5, steps=3, seed=0),
+    "density of the plane": lambda: sdegen.laws.PlanarLaw(lambda x: changing(x).sum(1), (-9, -9), (9, 9)),
+}
+
+
+@pytest.mark.parametrize("door", CHANGING)
+def test_what_changes_its_arguments_in_place_is_refused(door: str) -> None:
+    """They are the states of the run, the data, or what the library remembers: results would be silently wrong."""
+    with pytest.raises(ValueError, match="changed what it was given in place"):
+        CHANGING[door]()

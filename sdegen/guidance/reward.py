@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import check_answer
+from ..answers import ask, check_answer
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..models.modes import evaluating
@@ -140,7 +140,7 @@ def _softened(promised: Tensor) -> Tensor:
 
 def _rewarded(reward: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
     """Return the rewards of data, ``(n,)`` float64 on the CPU; refuse NaN and inf."""
-    found = check_answer("reward", reward(x), x.shape[:1], x, "one number for each datum").double().cpu()
+    found = check_answer("reward", ask("reward", reward, x), x.shape[:1], x, "one number for each datum").double().cpu()
     if found.isnan().any() or found.isposinf().any():
         raise ValueError(
             f"the reward is NaN or inf of {int((found.isnan() | found.isposinf()).sum())} data predicted at t = {t.item():.6g}; "

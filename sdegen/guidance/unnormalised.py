@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, check_answer
+from ..answers import ask, ask_log_prob, check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.embedding import WHOLE
@@ -137,7 +137,9 @@ class PathTarget:
         ValueError
             As `log_weights`.
         """
-        values = check_answer("log_prob", self.log_prob(x), x.shape[:1], must="one number for each point").double()
+        values = check_answer(
+            "log_prob", ask("log_prob", self.log_prob, x), x.shape[:1], must="one number for each point"
+        ).double()
         bad = values.isnan() | (values == torch.inf)
         if bad.any():
             raise self.error(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import FAILURES, check_answer, check_levels
+from ..answers import FAILURES, check_answer, check_levels, check_unchanged, versions
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
 from ..fixed import is_unknown
@@ -256,11 +256,18 @@ class Model(Trainable, VelocityModel):
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
         """Return ``F(c_in x, c_noise)``, checked for its shape, in the dtype of the state."""
+        net = self._modules["net"]
+        shared = (c.c_noise, *cond.values()) if cond or self._asked[0] is not net else ()
+        before = versions(*shared) if shared else []
         try:
             out = self._call(x, c, **cond)
         except FAILURES as error:
             check_levels(error, self.net, *c.inputs(x), **cond)
             raise
+        if shared:
+            check_unchanged("net", before, *shared)
+            if not torch.compiler.is_compiling():
+                self._asked = (net,)
         return check_answer("net", out, x.shape, x)
 
     def _call(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Any:
@@ -293,8 +300,10 @@ class Model(Trainable, VelocityModel):
             self._trusted = (net,)
         return out
 
-    # The network that has been seen to leave its input as it was; in a tuple, so that it is no second part of the module.
+    # The network that has been seen to leave its input as it was, and the one that has left its level so, in tuples, so that they
+    # are no second parts of the module.
     _trusted: tuple[nn.Module | None] = (None,)
+    _asked: tuple[nn.Module | None] = (None,)
 
     forward = ScoreModel.velocity
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import ask_score, check_answer, check_pair
+from ..answers import ask, ask_score, check_answer, check_pair
 from ..arguments import asked_as
 from ..conditions import Conditions, conditions_of
 from ..laws.calibrated import check_moments
@@ -249,15 +249,16 @@ class ScoreModel(Overridable, ABC):
             known["denoise"], known["noise"] = self._estimated(x, t, **cond)
         total = None if X is None else X(x)
         for name, W in readings.items():
-            value = known[name] if name in known else getattr(self, name)(x, t, **cond)
-            value = check_answer(f"{type(self).__name__}.{name}", value, x.shape, x)
+            who = f"{type(self).__name__}.{name}"
+            value = known[name] if name in known else ask(who, getattr(self, name), x, t, **cond)
+            value = check_answer(who, value, x.shape, x)
             total = W(value) if total is None else W.onto(total, value)
         return torch.zeros_like(x) if total is None else total
 
     def _estimated(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return what `estimate` says, checked: a subclass may give it."""
         who = f"{type(self).__name__}.estimate"
-        x_0, eps = check_pair(who, self.estimate(x, t, **cond), "clean state and noise")
+        x_0, eps = check_pair(who, ask(who, self.estimate, x, t, **cond), "clean state and noise")
         return check_answer(who, x_0, x.shape, x), check_answer(who, eps, x.shape, x)
 
     def _marginal(self, t: Tensor | float) -> Marginal:

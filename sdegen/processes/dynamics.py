@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..answers import as_numbers, check_answer
+from ..answers import as_numbers, ask, check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
 from ..dense import check_dense
@@ -110,7 +110,8 @@ class Dynamics(Fixed, ABC):
 
 def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
     """Return ``f(x, t)`` of a process, checked for its shape."""
-    return check_answer(f"{type(dynamics).__name__}.drift", dynamics.drift(x, t), x.shape, x)
+    who = f"{type(dynamics).__name__}.drift"
+    return check_answer(who, ask(who, dynamics.drift, x, t), x.shape, x)
 
 
 def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
@@ -127,10 +128,11 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
     ValueError
         If a tensor has another shape.
     """
-    G = dynamics.diffusion(x, t)
+    who = f"{type(dynamics).__name__}.diffusion"
+    G = ask(who, dynamics.diffusion, x, t)
     if isinstance(G, Operator):
         return G
-    who, B = f"{type(dynamics).__name__}.diffusion", max(len(x), t.numel())
+    B = max(len(x), t.numel())
     event = "".join(f", {side}" for side in x.shape[1:])
     what = (
         f"it must return a number, one for each row, ({B},), one for each number of the state, ({B}{event}) or (1{event}), or an "

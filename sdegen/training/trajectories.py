@@ -23,7 +23,7 @@ from ..laws.operators import rows
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
-from ..processes.scalar import as_scalar
+from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.flow_map import FlowMap, land
 from ..samplers.noise import as_seed
 from ..samplers.priors import prior_of
@@ -124,21 +124,20 @@ def trace(
             x = model.cast_states(prior.sample(len(angles[k : k + batch]), generator))
             told = {name: value[k : k + batch].to(x.device) for name, value in given.items()}
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-                met = list(_follow(model, x, angles[k : k + batch], between, told))
+                met = list(_follow(model, sde, x, angles[k : k + batch], between, told))
             parts.append([torch.stack([pair[i].half() if half else pair[i] for pair in met], 1) for i in (0, 1)])
     states, velocities = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return Paths(states, velocities[:, :-1].contiguous(), angles, {k: v.to(states.device) for k, v in given.items()})
 
 
 def _follow(
-    model: ScoreModel, x: Tensor, angles: Tensor, between: int, cond: dict[str, Any]
+    model: ScoreModel, sde: ScalarSDE, x: Tensor, angles: Tensor, between: int, cond: dict[str, Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the normalised states at given angles with their velocities; the last one has none.
 
     Each step is of second order around a point mass, ``u' = cos(h) u + sin(h) v + ½ h²/h₋ Δv``, with ``Δv`` what the velocity
     changed by in the step before, of length ``h₋``, beyond the rotation.
     """
-    sde: Any = model.sde
     u = sde.marginal(sde.time_of_angle(angles[:, 0])).normalise(x)
     v, expected, last = u, None, angles[:, 0]
     for start, end in pairwise(angles.unbind(1)):
