@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_flow_maps import SCALAR, a_map, gaussian
+from torch import nn
 
 import sdegen
 from sdegen import guidance, nets, training
@@ -54,6 +55,22 @@ def test_steps_between_are_of_second_order() -> None:
     ends = [sde.project(sde.marginal(0.0).r(p.states[:, -1])) - true for p in paths]
     coarse, middle, fine = (gap.abs().flatten().median() for gap in ends)
     assert 1.6 < (coarse / middle).log2() < 2.6 and 1.6 < (middle / fine).log2() < 2.6
+
+
+def test_trajectories_do_not_depend_on_their_number_or_the_batch_and_meet_all_angles_but_those_near_an_end() -> None:
+    teacher = sdegen.Exact(sdegen.VP(), RING)
+    whole = trace(teacher, 90, nodes=4, between=2, seed=0)
+    for n, batch in ((90, 1), (90, 33), (41, 40), (3, 1000)):
+        cut = trace(teacher, n, nodes=4, between=2, seed=0, batch=batch)
+        for got, want in zip(cut[:3], whole[:3], strict=True):
+            torch.testing.assert_close(got, want[:n])
+    angles = trace(teacher, 4000, nodes=4, between=1, seed=0).angles
+    shares, last = angles / angles[0, 0], teacher.sde.angle_at(teacher.sde.t_max)
+    assert (angles[:, 0] == last).all() and (angles[:, -1] == 0).all() and (angles.diff(dim=1) < 0).all()
+    between = shares[:, 1:-1].flatten().sort().values
+    ends = torch.tensor([0.5, 3.5], dtype=d64) / 4
+    torch.testing.assert_close(between[[0, -1]], ends, atol=1e-3, rtol=0.0)
+    assert between.diff().max() < 2e-3  # of 12,000 in three quarters of the way
 
 
 def test_ways_begin_and_end_with_the_trajectory_so_often_and_go_nowhere_so_often() -> None:
@@ -149,6 +166,17 @@ def test_a_map_comes_nearer_to_the_ends_of_trajectories() -> None:
         assert missed() < 0.6 * before
 
 
+class Taking(nn.Module):
+    """A network with a condition that it does not declare, and makes numbers of whatever it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        return self.line(torch.cat([x, theta[:, None].nan_to_num()], 1))
+
+
 def test_what_cannot_be_followed_is_refused() -> None:
     teacher = sdegen.Exact(sdegen.VP(), RING)
     with pytest.raises(TypeError, match=r"^CLD is not scalar, and its flow turns by no one angle; take Semigroup"):
@@ -160,6 +188,11 @@ def test_what_cannot_be_followed_is_refused() -> None:
     labelled = sdegen.Model(nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP())
     with pytest.raises(ValueError, match=r"^label has not a row for each of 3 trajectories"):
         trace(labelled, 3, cond={"label": torch.tensor(1)})
+    taking = sdegen.Model(Taking(), sdegen.VP())
+    taking.moments = RING.moments()
+    with pytest.raises(ValueError, match=r"^theta holds NaN or infinite values"):
+        trace(taking, 3, cond={"theta": torch.tensor([0.0, torch.nan, 1.0])})
+    assert trace(taking, 3, cond={"theta": torch.zeros(3)}).states.isfinite().all()
     paths = trace(teacher, 8, seed=0)
     assert isinstance(paths, Paths) and "float64[8, 9, 2]" in repr(paths)
     loss, x = Trajectories(teacher, paths), torch.zeros(4, 2)

@@ -19,14 +19,16 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..guidance.base import check_same_process
+from ..laws.draws import uniform_like
 from ..laws.operators import rows
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.flow_map import FlowMap, land
-from ..samplers.noise import as_seed
+from ..samplers.noise import as_seed, draw
 from ..samplers.priors import prior_of
+from ..samplers.start import check_conditions
 from ..show import show_call
 from .finite import finite
 from .map_losses import SHORTEST, over_own_size
@@ -88,7 +90,7 @@ def trace(
     seed
         Of noise and shifts; a fresh one by default.
     batch
-        Most trajectories that go through the model at a time.
+        Most trajectories that go through the model at a time. They do not depend on it, nor on `n`, but for rounding.
     half
         Whether the network computes, and states are kept, in half precision.
     cond
@@ -99,7 +101,7 @@ def trace(
     TypeError
         If the process is not scalar, or the model takes no condition of a name.
     ValueError
-        If a number is none that can be, or a condition has not `n` rows.
+        If a number is none that can be, or a condition has not `n` rows or is not finite.
 
     Examples
     --------
@@ -111,17 +113,20 @@ def trace(
     check_count("n", n), check_count("nodes", nodes), check_count("between", between), check_count("batch", batch)
     sde = as_scalar(model.sde, ", and its flow turns by no one angle; take Semigroup(teacher).")
     given = read_conditions(model, cond or {}, trace)
+    check_conditions(model, given)
     for name, value in given.items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
             raise ValueError(f"{name} has not a row for each of {n} trajectories; give a tensor ({n}, ...).")
-    generator = torch.Generator().manual_seed(as_seed(seed, None))
+    seed = as_seed(seed, None)
+    generator = torch.Generator().manual_seed(seed)
     share = (torch.arange(nodes + 1) + torch.rand(n, 1, dtype=torch.float64, generator=generator) - 0.5) / nodes
     share[:, 0], share[:, -1] = 0.0, 1.0
     angles = sde.angle_at(torch.tensor(sde.t_max, dtype=torch.float64)) * (1 - share)
-    prior, parts = prior_of(sde, model.state_moments(" for the prior to be matched to"), "train longer"), []
+    moments, parts = model.state_moments(" for the prior to be matched to"), []
+    prior = prior_of(sde, moments, "train longer")
     with torch.no_grad(), evaluating(model):
         for k in range(0, n, batch):
-            x = model.cast_states(prior.sample(len(angles[k : k + batch]), generator))
+            x = model.cast_states(draw(prior, min(batch, n - k), seed, moments.mean.numel(), k))
             told = {name: value[k : k + batch].to(x.device) for name, value in given.items()}
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
                 met = list(_follow(model, sde, x, angles[k : k + batch], between, told))
@@ -210,7 +215,7 @@ class Trajectories(ScoreLoss):
     def pairs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw `n` trajectories, and the numbers of the states in which jumps begin and end."""
         N, K = self.paths.velocities.shape[:2]
-        u = torch.rand(6, n, dtype=torch.float64, generator=generator)
+        u = uniform_like(torch.empty(6, n, dtype=torch.float64), generator)
         first = torch.where(u[1] < self.whole, 0, (u[2] * K).long())
         last = torch.where(u[3] < self.whole, K, first + 1 + (u[4] * (K - first)).long())
         return (u[0] * N).long(), first, torch.where(u[5] < self.still, first, last)
