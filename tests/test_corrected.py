@@ -306,7 +306,8 @@ def test_pooled_runs_of_guidance_are_nearer_to_the_normaliser_by_their_stated_er
 def test_runs_that_cannot_be_pooled_are_refused() -> None:
     known = Particles.of_families(torch.zeros(3, 2), torch.zeros(3), torch.arange(3), 0, 1, 0.0)
     unknown, wide = known._replace(log_evidence=None), known._replace(x=torch.zeros(3, 5))
-    for runs in ([], [known, unknown], [known, wide]):
+    unsure, lone = known._replace(evidence_error=None), known._replace(ancestors=None)
+    for runs in ([], [known, unknown], [known, wide], [unsure], [known, lone]):
         with pytest.raises(ValueError, match="give one run or more of one law"):
             Particles.pooled(runs)
 
@@ -356,6 +357,23 @@ def test_the_least_power_that_is_proper_is_told_from_a_smaller_one(power: float)
     else:
         with pytest.raises(ValueError, match="improper at t = 1e-05"):
             refuse_improper(model, 1e-5, {})
+
+
+class Weighted(sdegen.Exact):
+    """A law with a weight, as of a network on some device, that notes what it is asked about."""
+
+    like = torch.zeros((), dtype=torch.float32)
+
+    def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        self._asked = x
+        return super().log_density(x, t)
+
+
+def test_members_are_asked_for_densities_far_away_as_they_are_for_others() -> None:
+    """On the device and in the dtype of their weights."""
+    member = Weighted(sdegen.VP(), NARROW)
+    refuse_improper(Product([(member, 1.0)]), 0.01, {})
+    assert member._asked.dtype == torch.float32
 
 
 def test_of_members_without_densities_nothing_is_known() -> None:

@@ -41,9 +41,8 @@ def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
     _, axes = torch.linalg.eigh(torch.tensordot(powers, torch.linalg.inv(C), 1))
     directions = torch.cat([axes[:, :TRIED].T, -axes[:, :TRIED].T])
     far = FAR * torch.linalg.eigvalsh(C).max().sqrt()
-    x = torch.cat([means[0] + far * directions, means[0] + 2 * far * directions]).reshape(
-        -1, *factors[0][0].event_shape
-    )
+    x = torch.cat([means[0] + far * directions, means[0] + 2 * far * directions])
+    x = model.cast_states(x.reshape(-1, *factors[0][0].event_shape))
     try:
         densities = torch.stack([ask_log_density(member, x, t, **cond).cpu() for member in model.members])
     except UnknownDensity:

@@ -116,12 +116,12 @@ class Particles(NamedTuple):
         Parameters
         ----------
         runs
-            One or more, all with a `log_evidence`.
+            One or more, all with a `log_evidence` and its error.
 
         Raises
         ------
         ValueError
-            If there is no run, one has no `log_evidence`, or data differ in shape.
+            If there is no run, one has no `log_evidence` or no error of it, or data differ in shape.
 
         Examples
         --------
@@ -132,10 +132,11 @@ class Particles(NamedTuple):
         torch.Size([200, 2])
         """
         each = list(runs)
-        known = [(run.log_evidence, run.evidence_error, run.ancestors) for run in each if run.log_evidence is not None]
+        told = [(run.log_evidence, run.evidence_error, run.ancestors) for run in each]
+        known = [values for values in told if None not in values]
         if not known or len(known) < len(each) or len({run.x.shape[1:] for run in each}) > 1:
             raise ValueError(
-                f"{len(each)} runs, {len(known)} of them with a log_evidence, with data of the shapes "
+                f"{len(each)} runs, {len(known)} of them with a log_evidence and its error, with data of the shapes "
                 f"{sorted({tuple(run.x.shape[1:]) for run in each})}; give one run or more of one law, all of which know it."
             )
         sizes = torch.tensor([len(run.x) for run in each], dtype=torch.float64)
