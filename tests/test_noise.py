@@ -77,6 +77,8 @@ def test_noise_drawn_ahead_is_that_of_every_call(shape: tuple[int, ...], ahead: 
     whole, told = calls(3, shape, torch.float32, 1, steps=25), SampleNoise(5, 1, torch.linspace(1, 0, 21))
     for k in range(25):  # a few more than the run has steps
         assert torch.equal(told(torch.empty(3, *shape)), whole[k]), k
+        if k == 0:
+            assert len(told._ahead) >= min(20, ahead // (3 * shape[0])) - 1
     short = SampleNoise(5, 1, torch.linspace(1, 0, 2))
     assert torch.equal(short(torch.empty(3, *shape)), whole[0]) and not short._ahead
 

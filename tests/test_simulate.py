@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import constraints
 
 import sdegen
 from sdegen import simulate
@@ -342,3 +343,39 @@ def test_paths_near_an_end_that_coordinates_put_far_away_have_their_moments(
     for power, want in enumerate(sde.moments_at(x, 1.0), 1):
         got = end**power
         assert abs(got.mean() - want) < 4.5 * got.std() / n**0.5 + 4 * want * k / steps, (power, got.mean(), want)
+
+
+class BelowZero(sdegen.coordinates.Coordinates):
+    """The logarithm of a mirror image: ``−log(−x)``, for numbers that have an end above alone."""
+
+    domain, elementwise = constraints.less_than(0.0), True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -(-x).log()
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return -(-u).exp()
+
+    def slope(self, x: Tensor) -> Tensor:
+        return -1 / x
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return self.slope(x).log().flatten(1).sum(1)
+
+
+class Mirrored(Returning):
+    """The mirror image of a process on the half-line."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -super().drift(-x, t)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        return -super().diffusion(-x, t)
+
+
+def test_paths_near_an_end_above_are_the_mirror_image_of_those_near_one_below() -> None:
+    x, ends = torch.full((200, 1), 1e-6, dtype=torch.float64), []
+    for sign, sde in ((1, Returning(1.0, 0.5, 0.9, "x", LOG)), (-1, Mirrored(1.0, 0.5, 0.9, "x", BelowZero()))):
+        ends.append(sign * simulate(sde, sign * x, 0.0, 1.0, steps=50, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(*ends)
+    assert ends[0].min() > 0

@@ -97,6 +97,8 @@ class _ClockedFree(_ClockedDiagonal):
             state = fold_into(state, low, high)
         elif low is not None:
             state = low + (state - low).abs()
+        elif high is not None:
+            state = high - (high - state).abs()
         return free(free.inverse(free(state.reshape(x.shape))))  # not onto an end
 
 
