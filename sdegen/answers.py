@@ -141,8 +141,8 @@ def check_pair(who: str, answer: Any, what: str) -> tuple[Any, Any]:
 
 
 def versions(*given: Any) -> list[int]:
-    """Return how often each tensor among arguments has been changed in place; tensors of inference, which do not count, are
-    left out.
+    """Return how often each tensor among arguments has been changed in place; tensors of inference, which keep no count of it,
+    are left out.
 
     Examples
     --------

@@ -16,12 +16,8 @@ from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from .toys import HALF_LOG_2PI, Toy, normal_draws, uniform_draws
 
-LEFT, RIGHT, WIDTH, SHARE = (
-    -1.7,
-    1.75,
-    0.42,
-    0.25,
-)  # two Gaussians that draws are taken from: means, spread, share of the left
+# Two Gaussians that draws are taken from: means, spread, share of the left.
+LEFT, RIGHT, WIDTH, SHARE = -1.7, 1.75, 0.42, 0.25
 
 
 class ManyWell(Toy):
