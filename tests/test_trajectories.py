@@ -96,6 +96,15 @@ def test_misses_are_divided_by_a_power_of_their_size() -> None:
     torch.testing.assert_close(root, square / (square + 1e-3).sqrt())
 
 
+def test_of_data_their_number_matters_alone_and_half_precision_is_widened() -> None:
+    model = a_map(sdegen.VP(), LAW, size=0.5).float()
+    loss = Trajectories(sdegen.Exact(model.sde, LAW), trace(sdegen.Exact(model.sde, LAW), 64, seed=0))
+    values = loss(model, torch.zeros(16, 2), seeded())
+    assert values.dtype == torch.float32
+    for x in (torch.ones(16, 2), torch.ones(16, 2, dtype=torch.bfloat16), torch.ones(16, 2, dtype=torch.half)):
+        assert torch.equal(loss(model, x, seeded()), values)
+
+
 def test_trajectories_keep_their_conditions_and_a_run_is_resumed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = sdegen.Model(nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP())

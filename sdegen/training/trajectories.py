@@ -24,6 +24,7 @@ from ..laws.operators import rows
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
+from ..precision import widened
 from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.flow_map import FlowMap, land
 from ..samplers.noise import as_seed, draw
@@ -168,9 +169,11 @@ class Trajectories(ScoreLoss):
     probability, it ends where that ends, and else anywhere further on.
 
     With whole ways alone it is the knowledge distillation of E. Luhman and T. Luhman, *Knowledge distillation in iterative
-    generative models for improved sampling speed*, 2021, arXiv:2101.02388. The data of `fit` say how many rows a batch has, and
-    nothing else. Conditions are those of the trajectories, of which ``p_uncond`` of `fit` loses none: give `trace` their nulls in
-    some rows.
+    generative models for improved sampling speed*, 2021, arXiv:2101.02388.
+
+    Of the data of `fit` it takes the number of rows in a batch alone, but as in every training their moments become those of the
+    map: give the data of the teacher. Conditions are those of the trajectories, of which ``p_uncond`` of `fit` loses none: give
+    `trace` their nulls in some rows.
 
     Parameters
     ----------
@@ -229,7 +232,7 @@ class Trajectories(ScoreLoss):
                 f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
             )
         check_same_process(model, self.teacher, "the teacher")
-        sde, paths = model.sde, self.paths
+        sde, paths, x_0 = model.sde, self.paths, widened(x_0)
         if set(cond) != set(paths.cond):
             raise ValueError(
                 f"the data have the conditions {sorted(cond)}, and the trajectories {sorted(paths.cond)}; give trace the same by "
