@@ -186,6 +186,13 @@ class Taking(nn.Module):
         return self.line(torch.cat([x, theta[:, None].nan_to_num()], 1))
 
 
+def test_trajectories_of_a_learned_process_have_no_gradient_by_it() -> None:
+    teacher = sdegen.Model(nets.MLP(2, width=8, depth=1), sdegen.LearnedSchedule())
+    teacher.moments = RING.moments()
+    states, velocities, angles, _ = trace(teacher, 4, nodes=2, between=1, seed=0)
+    assert not (states.requires_grad or velocities.requires_grad or angles.requires_grad)
+
+
 def test_what_cannot_be_followed_is_refused() -> None:
     teacher = sdegen.Exact(sdegen.VP(), RING)
     with pytest.raises(TypeError, match=r"^CLD is not scalar, and its flow turns by no one angle; take Semigroup"):

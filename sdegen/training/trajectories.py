@@ -122,7 +122,7 @@ def trace(
     generator = torch.Generator().manual_seed(seed)
     share = (torch.arange(nodes + 1) + torch.rand(n, 1, dtype=torch.float64, generator=generator) - 0.5) / nodes
     share[:, 0], share[:, -1] = 0.0, 1.0
-    angles = sde.angle_at(torch.tensor(sde.t_max, dtype=torch.float64)) * (1 - share)
+    angles = sde.angle_at(torch.tensor(sde.t_max, dtype=torch.float64)).detach() * (1 - share)
     moments, parts = model.state_moments(" for the prior to be matched to"), []
     prior = prior_of(sde, moments, "train longer")
     with torch.no_grad(), evaluating(model):
