@@ -382,6 +382,18 @@ def test_of_members_without_densities_nothing_is_known() -> None:
     refuse_improper(Product([(guidance.Without(network), -1.0), (sdegen.Exact(sdegen.VP(), WIDE), 3.0)]), 0.01, {})
 
 
+def test_no_matrix_is_inverted_for_members_without_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of states of many numbers that would take longer than the run."""
+    network = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sdegen.VP())
+    network.moments = NARROW.moments()
+    known, asked = sdegen.Exact(sdegen.VP(), WIDE), []
+    monkeypatch.setattr(torch.linalg, "inv", lambda A, inv=torch.linalg.inv: asked.append(A) or inv(A))
+    refuse_improper(Product([(network, -1.0), (known, 3.0)]), 0.01, {})
+    assert not asked
+    refuse_improper(Product([(known, 1.0)]), 0.01, {})
+    assert len(asked) == 1
+
+
 def test_a_run_of_too_few_steps_to_tell_its_error_says_so() -> None:
     model = product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)])
     with pytest.raises(ValueError, match="steps = 1 leaves the first time alone"):

@@ -7,6 +7,7 @@ __all__ = ["noised_members", "refuse_improper"]
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..laws.mixtures import GaussianMixture
 from ..models.densities import UnknownDensity, ask_log_density
@@ -36,17 +37,16 @@ def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
         moments is widest.
     """
     factors = noised_members(model, t, cond)
+    if _log_densities(model, factors[0][0].means, t, cond) is None:
+        return  # before matrices with a row for each number of a state are factorised
     means, C = (torch.cat(values) for values in zip(*(law.flat() for law, _ in factors), strict=True))
     powers = torch.tensor(model.powers, dtype=torch.float64)
     _, axes = torch.linalg.eigh(torch.tensordot(powers, torch.linalg.inv(C), 1))
     directions = torch.cat([axes[:, :TRIED].T, -axes[:, :TRIED].T])
     far = FAR * torch.linalg.eigvalsh(C).max().sqrt()
     x = torch.cat([means[0] + far * directions, means[0] + 2 * far * directions])
-    x = model.cast_states(x.reshape(-1, *factors[0][0].event_shape))
-    try:
-        densities = torch.stack([ask_log_density(member, x, t, **cond).cpu() for member in model.members])
-    except UnknownDensity:
-        return
+    densities = _log_densities(model, x.reshape(-1, *factors[0][0].event_shape), t, cond)
+    assert densities is not None
     near, twice = (powers @ densities).chunk(2)
     rising = twice > near
     if rising.any():
@@ -55,3 +55,12 @@ def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
             f"{twice[rising][0].item():.3g} between {FAR:g} and {2 * FAR:g} standard deviations from the data; raise the powers "
             "that are positive, or lower the others."
         )
+
+
+def _log_densities(model: Product, x: Tensor, t: float, cond: dict[str, Any]) -> Tensor | None:
+    """Return the logarithms of the members' densities, ``(m, B)``; None where one does not know its own."""
+    x = model.cast_states(x)
+    try:
+        return torch.stack([ask_log_density(member, x, t, **cond).cpu() for member in model.members])
+    except UnknownDensity:
+        return None
