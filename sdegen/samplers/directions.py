@@ -198,16 +198,8 @@ class Scalar:
         return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
     def apart(self, moves: Moves[Any]) -> list[Move]:
-        """Split updates into prepared ones.
-
-        Those for a network have a shift even where it is 0: then all operations of a step are of one kind. After a network has
-        filled the caches, one of a second kind would cost more than this shift.
-        """
-        n = len(moves.s)
-        shifts = self.shifts(moves.share, n)
-        if moves.share is None and self.like is not None:
-            shifts = [self.like.new_zeros(())] * n
-        return moves.each(self.split, shifts)
+        """Split updates into prepared ones."""
+        return moves.each(self.split, self.shifts(moves.share, len(moves.s)))
 
     def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.
