@@ -363,6 +363,17 @@ class BelowZero(sdegen.coordinates.Coordinates):
         return self.slope(x).log().flatten(1).sum(1)
 
 
+class Noting(BelowZero):
+    """The same, which notes how many numbers it brings back at a time."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def inverse(self, u: Tensor) -> Tensor:
+        self.most = max(self.most, u.numel())
+        return super().inverse(u)
+
+
 class Mirrored(Returning):
     """The mirror image of a process on the half-line."""
 
@@ -379,3 +390,13 @@ def test_paths_near_an_end_above_are_the_mirror_image_of_those_near_one_below() 
         ends.append(sign * simulate(sde, sign * x, 0.0, 1.0, steps=50, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(*ends)
     assert ends[0].min() > 0
+
+
+def test_of_a_path_that_nobody_asks_for_the_end_alone_is_kept() -> None:
+    x, ends = torch.full((7, 1), -0.5, dtype=torch.float64), []
+    for return_path in (True, False):
+        free = Noting()
+        sde, generator = Mirrored(1.0, 0.5, 0.9, "x", free), torch.Generator().manual_seed(0)
+        ends.append(simulate(sde, x, 0.0, 1.0, steps=20, generator=generator, return_path=return_path))
+        assert free.most == (7 * 21 if return_path else 7)
+    assert torch.equal(ends[0][-1], ends[1]) and ends[0].shape == (21, 7, 1)

@@ -223,21 +223,27 @@ def simulate(
     start = flat if free is None else free(flat)
     solve = partial(torchsde.sdeint, clocked, bm=brownian, method=method, dt=1.0 / steps)
     if isinstance(clocked, _ClockedFree):
-        path = _by_steps(partial(_step_within, clocked, None if method == "euler" else solve, brownian), start, steps)
+        within = partial(_step_within, clocked, None if method == "euler" else solve, brownian)
+        path = _by_steps(within, start, steps, return_path)
     elif dynamics.domain is not constraints.real:  # whose boundary is met at every step
-        path = _by_steps(partial(_step_and_enter, dynamics, solve, x.shape), start, steps)
+        path = _by_steps(partial(_step_and_enter, dynamics, solve, x.shape), start, steps, return_path)
     else:
         path = solve(start, clock)
     path = (path if free is None else free.inverse(path)).reshape(len(path), *x.shape)
     return path if return_path else path[-1]
 
 
-def _by_steps(step: Callable[[Tensor, Tensor], Tensor], y: Tensor, steps: int) -> Tensor:
-    """Return the path of states that single steps make, each a function of a state and of the clock at both its ends."""
+def _by_steps(step: Solve, y: Tensor, steps: int, return_path: bool) -> Tensor:
+    """Return the states that single steps make, each a function of a state and of the clock at both its ends: the whole path, or
+    the last alone, ``(1, *)``.
+    """
     clock = torch.linspace(0.0, 1.0, steps + 1, dtype=y.dtype, device=y.device)
     path = [y]
     for i in range(steps):
-        path.append(step(path[-1], clock[i : i + 2]))
+        y = step(y, clock[i : i + 2])
+        if not return_path:
+            path.clear()
+        path.append(y)
     return torch.stack(path)
 
 
