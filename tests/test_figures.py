@@ -197,7 +197,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ("docs/design.md", "of a law of scale 1e-3 is no error", of(1e-3)),
     (
         "docs/design.md",
-        "0.9 to 1.1 times as much in runs of 200 draws and 1.1 to 2.0 in runs of 20, standard errors at most 0.01",
+        "0.9 to 1.1 times as much in runs of 200 draws and 1.1 to 2.0 in runs of 20, standard errors at most 0.03",
         lambda: [
             *noise("SampleNoise", 200),
             *noise("SampleNoise", 20),
@@ -206,7 +206,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "docs/design.md",
-        "path 0.9 to 1.4, and in runs of 20 1.2 to 1.7, but 3.9 on small states, 10 to 11 µs a draw",
+        "path 0.9 to 1.6, and in runs of 20 1.2 to 1.9, but 3.9 on small states, 10 to 11 µs a draw",
         lambda: [
             *noise("BrownianNoise", 200),
             *over("speed/noise", "(10000x2|16x|64x3x).*, 20 calls", "BrownianNoise: ratio"),
@@ -758,7 +758,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ("benchmarks/README.md", "standard deviation 0.3: root-mean-square", of(0.3)),
     (
         "benchmarks/README.md",
-        "5.83 ± 0.01 µs against torchdiffeq's 11.96 ± 0.04 (Euler",
+        "5.85 ± 0.01 µs against torchdiffeq's 12.05 ± 0.04 (Euler",
         lambda: [
             value
             for row in ("sdegen Euler in t", "torchdiffeq Euler")
@@ -767,7 +767,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "142.0 ± 0.4 against k-diffusion's 152.9 ± 0.8",
+        "74.5 ± 0.5 against k-diffusion's 152.1 ± 0.9",
         lambda: [
             value
             for row in ("sdegen Multistep 2, point mass", r"k-diffusion DPM\+\+ 2M")
@@ -776,8 +776,8 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "With a U-Net of 1.8 million parameters on 16 images the rest is 0.6 % of the network's time with\nDDIM, 1.3 % with the "
-        "default sampler and 0.9 % with all that",
+        "With a U-Net of 1.8 million parameters on 16 images the rest is 0.6 % of the network's time with\nDDIM, 1.4 % with the "
+        "default sampler and 1.0 % with all that",
         lambda: [
             *parameters(),
             *(
@@ -788,17 +788,17 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "takes 0.58 times as long as k-diffusion's DPM++ 2M on two numbers,\n0.72 times on an image and 0.89 times on 64",
+        "takes 0.59 times as long as k-diffusion's DPM++ 2M on two numbers,\n0.78 times on an image and 0.92 times on 64",
         lambda: [beside(WITHOUT_NOISE, "2M", shape) for shape in ("1x2", "1x3x32x32", "64x3x32x32")],
     ),
     (
         "benchmarks/README.md",
-        "takes 0.62 times as long as k-diffusion's SDE solver\nof second order on an image, and 0.98 times on 64",
+        "takes 0.64 times as long as k-diffusion's SDE solver\nof second order on an image, and 0.90 times on 64",
         lambda: [beside("sdegen.sample, default, all", "2M SDE", shape) for shape in ("1x3x32x32", "64x3x32x32")],
     ),
     (
         "benchmarks/README.md",
-        "10.8 ± 0.1 µs a step for DDIM, and for the default 0.27 to 0.42 ms",
+        "11.2 ± 0.1 µs a step for DDIM, and for the default 0.40 to 0.50 ms",
         lambda: [
             *cells("speed/step", "sdegen DDIM", "1x2: set-up", "1x2: set-up s.e."),
             *sorted(
