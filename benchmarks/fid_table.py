@@ -106,10 +106,16 @@ COLUMNS = {
     "s per 1,000": 1, "count": 0, "features": 0,
 }  # fmt: skip
 
+IN_COLOUR = ("sprites",)
+
 
 def fid_block(table: Table) -> str:
     """Return the floor and every way of sampling."""
     data, count, inception = data_of(table), table.args.count, table.args.inception is not None
+    if inception and data not in IN_COLOUR:
+        raise SystemExit(
+            f"--inception judges images in colour, and those of {data} are grey; take --data {IN_COLOUR[0]}."
+        )
     # Rows know neither count nor network.
     own = table.within(data + ("" if count == COUNT else f"-{count}") + ("-inception" if inception else ""))
     task = ByInception(own) if inception else Task(own)

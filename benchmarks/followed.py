@@ -1,8 +1,11 @@
-"""What is followed through a training, kept point by point in a file: mean losses, and the losses of both players of a GAN."""
+"""What is followed through a training: mean losses, and the losses of both players of a GAN, kept point by point in a file, and
+how far it is, printed.
+"""
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from torch import Tensor
 from benchmarks.files import write_whole
 from sdegen import baselines
 
-EVERY = 500  # steps between two points
+EVERY = 500  # steps between two points or lines
 DRAWN = {"loss": "both players", "L_D": "critic", "L_G": "generator"}
 
 
@@ -42,6 +45,31 @@ class Points:
             return []
         with self.path.open(newline="") as file:
             return [{name: float(value) for name, value in line.items() if value} for line in csv.DictReader(file)]
+
+
+class Lines:
+    """A callback of `sdegen.fit` that prints how far a training of hours is: at its first step, every `every`-th, and its last.
+
+    Parameters
+    ----------
+    name
+        What is trained.
+    steps
+        How many the whole training has.
+    every
+        Steps between two lines.
+    """
+
+    def __init__(self, name: str, steps: int, every: int = EVERY) -> None:
+        self.name, self.steps, self.every, self.begun = name, steps, every, False
+
+    def __call__(self, step: Any) -> None:
+        """Print a line where it is time."""
+        if not self.begun or step.step % self.every == 0 or step.step == self.steps:
+            print(
+                f"{self.name}: step {step.step:,} of {self.steps:,}, {step.seconds:.0f} s", file=sys.stderr, flush=True
+            )
+        self.begun = True
 
 
 class MeanLoss:

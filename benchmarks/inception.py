@@ -19,8 +19,17 @@ class ByInception(Task):
 
     @cached_property
     def inception(self) -> Any:  # which has a name and a hash as the set's own network has
-        """The network, by the file of weights that is given, or by that which is downloaded."""
-        return metrics.Inception(self.table.args.inception or None)
+        """The network, by the file of weights that is given, or by that which is downloaded.
+
+        Raises
+        ------
+        SystemExit
+            If the library that has it is not installed.
+        """
+        try:
+            return metrics.Inception(self.table.args.inception or None)
+        except ImportError as error:
+            raise SystemExit(str(error)) from None
 
     def judged(self, x: Tensor, labels: Tensor) -> Values:
         """The columns of images in [0, 1]."""

@@ -31,10 +31,9 @@ from benchmarks.families import SOURCE, SOURCE_EPOCHS
 from benchmarks.families_images import Judge, bits
 from benchmarks.families_pictures import slug
 from benchmarks.files import locked
-from benchmarks.followed import MeanLoss, draw_losses, files_of
+from benchmarks.followed import Lines, MeanLoss, draw_losses, files_of
 from benchmarks.rows import Values
 from benchmarks.tables import Table
-from benchmarks.told import Told
 from benchmarks.train_images import PRESETS
 from sdegen.data import Images
 
@@ -134,7 +133,7 @@ class Sampled(fid_images.Task):
         table, stem = self.table, stem_of(self.table, self.name)
         asked = train_images.asked_of(self.name, PRESET, len(self.train))
         steps = steps_of(table) or asked
-        followed = [MeanLoss(files_of(stem)[0]), Told(stem.name, steps)]
+        followed = [MeanLoss(files_of(stem)[0]), Lines(stem.name, steps)]
         with locked(stem):
             model, run = train_images.train(
                 self.name, steps, PRESET, stem, device=table.device, seconds=table.args.seconds, callbacks=followed

@@ -24,8 +24,7 @@ from benchmarks.families import SOURCE_EPOCHS, Family, images, trained
 from benchmarks.families_images import drawn, families_of, split_of
 from benchmarks.families_pictures import slug
 from benchmarks.fid_images import as_images
-from benchmarks.followed import draw_losses, files_of, follow_losses
-from benchmarks.told import Told
+from benchmarks.followed import Lines, draw_losses, files_of, follow_losses
 from benchmarks.train_images import SPLITS
 from sdegen import plots
 from sdegen.data import Dequantisation, Scaling
@@ -77,7 +76,7 @@ def train(
     images = split_of(data, preset).train
     family = families_of(data, len(images), preset, epochs)[name]
     some = images[:256].scaled(0, 1).rows()
-    followed = [*follow_losses(some, stem), Told(stem.name, steps or family.fit["steps"])]
+    followed = [*follow_losses(some, stem), Lines(stem.name, steps or family.fit["steps"])]
     stem.parent.mkdir(parents=True, exist_ok=True)
     model, run = trained(
         family, images, seed, steps, device, seconds=seconds, checkpoint=stem, every=500, callbacks=followed

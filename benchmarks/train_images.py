@@ -25,8 +25,7 @@ from benchmarks import command
 from benchmarks.cards import describe_training, write_card
 from benchmarks.devices import fit_on
 from benchmarks.files import made
-from benchmarks.followed import MeanLoss
-from benchmarks.told import Told
+from benchmarks.followed import Lines, MeanLoss
 from sdegen import models, plots, training
 from sdegen.data import Images, Split
 from sdegen.laws import Units
@@ -159,7 +158,7 @@ def main() -> None:
         path.mkdir(parents=True, exist_ok=True)
     labels = torch.arange(100, device=args.device) % len(images.label_names)
     album = plots.Album(folder, every=500 if preset.epochs is None else 5000, n=100, label=labels)
-    followed = [album, MeanLoss(folder / "loss.csv"), Told(folder.name, steps)]
+    followed = [album, MeanLoss(folder / "loss.csv"), Lines(folder.name, steps)]
     model, run = train(args.name, steps, preset, state, device=args.device, seconds=args.seconds, callbacks=followed)
     written = args.weights or state.with_suffix(".safetensors")
     sdegen.save(model.half(), written)

@@ -226,6 +226,20 @@ def test_published_distances_are_by_inception(
     assert line["values"]["features"] == "brightness 00000000" and line["values"]["accuracy"][0] > 0.8
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [("mnist", "those of mnist are grey; take --data sprites"), ("sprites", "pip install sdegen[inception]")],
+)
+def test_published_distances_that_cannot_be_had_are_refused(
+    data: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # as where it is not installed
+    monkeypatch.setattr(sys, "argv", ["fid_table", "--data", data, "--inception", "--only", "training images"])
+    with pytest.raises(SystemExit, match=re.escape(why)):
+        fid_table.main()
+
+
 def test_own_rows_leave_the_committed_out_and_go_on_where_they_were(place: Place) -> None:
     place.commit(first={0: -1.0, 1: -1.0, 2: -1.0}, second={0: -1.0})
     place.tiny.crash_at = 3
@@ -864,7 +878,7 @@ def test_a_recipe_goes_on_in_a_longer_run_with_the_losses_of_both_players(
     assert [point["step"] for point in losses] == [point["step"] for point in players] == [2, 4, 6]
     assert all(point["L_D"] > 0 and point["L_G"] > 0 for point in players)
     told = re.findall(r"GAN-0: step (\d+) of (\d+), \d+ s\n", capsys.readouterr().err)
-    assert told == [("1", "4"), ("5", "6")]  # where it begins, and where it goes on
+    assert told == [("1", "4"), ("4", "4"), ("5", "6"), ("6", "6")]  # where it begins and goes on, and where it ends
 
 
 def test_points_of_steps_that_are_gone_over_again_are_those_of_the_last_time(tmp_path: Path) -> None:
