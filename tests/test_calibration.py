@@ -279,7 +279,7 @@ def test_parameters_that_are_numbers_are_vectors_of_one() -> None:
     one, other = (
         find_local_error(Laws(), *v, v[1][0], 9, shuffles=3, seed=0) for v in ((theta, x), (theta[:, 0], x[:, 0]))
     )
-    assert one == other
+    assert one[:2] == other[:2] and torch.equal(one.shuffled, other.shuffled)
 
 
 def test_points_and_answers_that_are_none_are_refused() -> None:

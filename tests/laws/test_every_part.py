@@ -385,5 +385,5 @@ class ReusesInEstimates(Slope):
 def test_a_model_that_changes_the_state_it_is_asked_about_is_seen(size: float) -> None:
     found = check_model(Reuses(size))
     assert "score(x, t) changes x in place" in str(found) or size == -1.0, found
-    assert "velocity(x, t) changes x in place" in str(check_model(ReusesInEstimates(0.1)))
+    assert "estimate changed what it was given in place" in str(check_model(ReusesInEstimates(0.1)))
     assert "in place" not in str(check_model(Slope(size)))

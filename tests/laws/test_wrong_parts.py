@@ -139,7 +139,7 @@ MODELS: list[Fault] = [
     (CastsToFloat64, "score_has_the_shape_of_the_state", set()),
     (NotFinite, "score_has_the_shape_of_the_state", {*READ, "rows_do_not_mix"}),
     (Random, "readings_are_functions", set()),
-    (InPlace, "readings_are_functions", set()),
+    (InPlace, "readings_are_functions", {"answers_are_sums_of_readings"}),
     (Mixing, "rows_do_not_mix", READ),
     (FirstTimeForAll, "rows_do_not_mix", READ),
     (WrongSign, "readings_agree", {"answers_are_sums_of_readings"}),
