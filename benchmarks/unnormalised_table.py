@@ -12,7 +12,8 @@ the log-variance of 50, by the divergence of 30, of what learned from particles 
 normaliser is off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the
 total variation of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of
 the density and its slope as adjoint matching, with Langevin steps that are accepted by Metropolis and Hastings between as many
-levels; the divergence of paths has as many too.
+levels; the divergence of paths has as many too. Their rows that are *longer* are given as many as the particles that a network
+learned from.
 
 The second table is a policy gradient: a model trained on the ring, tilted by the reward ``x_1 / 3`` along its own paths. The
 tilted law is a mixture in closed form. Beside it particles are weighted by that reward (`guidance.tilted_smc`), and by a network
@@ -187,10 +188,11 @@ def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
     return row | {"particles off": [before.log_evidence, None]}
 
 
-def annealed(name: str, quick: bool, n: int, threshold: float, seed: int) -> Values:
+def annealed(name: str, quick: bool, n: int, threshold: float, longer: bool, seed: int) -> Values:
     """Annealed importance sampling, or with a threshold sequential Monte Carlo, from the Gaussian to the law."""
     problem, began = PROBLEMS[name](), time.process_time()
-    levels = budget(problem, 60 if quick else problem.steps) // (2 * n)
+    as_many = 2 * problem.particles * (2 * problem.levels + 1) if longer else budget(problem, problem.steps)
+    levels = (budget(problem, 60) if quick else as_many) // (2 * n)
     found = guidance.anneal_density(
         problem.law.log_prob,
         problem.first,
@@ -314,7 +316,10 @@ def known_block(table: Table) -> str:
             rows[row] = few(row, partial(through_paths, name, chain, table.quick, n, table.device))
         for method, threshold in (("annealed importance sampling", 0.0), ("sequential Monte Carlo", 0.5)):
             row = f"{name}: {method}"
-            rows[row] = few(row, partial(annealed, name, table.quick, m, threshold))
+            rows[row] = few(row, partial(annealed, name, table.quick, m, threshold, False))
+            rows[f"{row}, longer"] = table.row(
+                "known", f"{row}, longer", partial(annealed, name, table.quick, m, threshold, True)
+            )
     return "\nLaws without data\n\n" + table.write("known", KNOWN, rows)
 
 
