@@ -14,6 +14,7 @@ __all__ = [
     "ask_draws",
     "ask_log_prob",
     "ask_net",
+    "ask_numbers",
     "ask_score",
     "check_answer",
     "check_pair",
@@ -210,6 +211,22 @@ def ask_log_prob(law: Any, x: Tensor) -> Tensor:
     return check_answer(who, values, x.shape[:1], must=f"one number for each point{hint}")
 
 
+def ask_numbers(who: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """Return the number that a function from outside has for each point, ``(B,)``; refuse, as `check_answer` does, what would
+    broadcast, and that it changes the points.
+
+    Parameters
+    ----------
+    who
+        Whose answer it is.
+    function
+        From points to numbers.
+    x
+        ``(B, *)``.
+    """
+    return check_answer(who, ask(who, function, x), x.shape[:1], must="one number for each point")
+
+
 def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
     """Return `n` draws of a law, ``(n, *)``; refuse, as `check_answer` does, anything else.
 
@@ -313,9 +330,8 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
     ValueError
         If it does; not where it has failed of another cause, such as of memory that derivatives would have needed.
     """
-    if (
-        torch.compiler.is_compiling() or len(level) == len(x) or is_unknown(x)
-    ):  # derivatives have ways of their own to fail
+    # Derivatives, of whose states the values are unknown, have ways of their own to fail.
+    if torch.compiler.is_compiling() or len(level) == len(x) or is_unknown(x):
         return
     if not _answers(net, x, level, **cond) and _answers(net, x, level.expand(len(x)), **cond):
         raise ValueError(

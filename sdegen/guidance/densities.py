@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import ask, ask_log_prob, check_answer
+from ..answers import ask_log_prob, ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
@@ -181,9 +181,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
     with torch.inference_mode(False), torch.enable_grad():
         _refuse_far(gaussian, x, ~x.isfinite().flatten(1).all(1))
         x = x.detach().clone().requires_grad_()  # no tensor of inference, which has no slope
-        log_f = check_answer(
-            "log_prob", ask("log_prob", log_prob, x), x.shape[:1], must="one number for each point"
-        ).double()
+        log_f = ask_numbers("log_prob", log_prob, x).double()
         bad = log_f.isnan() | (log_f == torch.inf)
         _refuse_far(gaussian, x.detach(), bad)
         if bad.any():

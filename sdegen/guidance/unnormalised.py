@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..answers import ask, ask_log_prob, check_answer
+from ..answers import ask_log_prob, ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.embedding import WHOLE
@@ -137,9 +137,7 @@ class PathTarget:
         ValueError
             As `log_weights`.
         """
-        values = check_answer(
-            "log_prob", ask("log_prob", self.log_prob, x), x.shape[:1], must="one number for each point"
-        ).double()
+        values = ask_numbers("log_prob", self.log_prob, x).double()
         bad = values.isnan() | (values == torch.inf)
         if bad.any():
             raise self.error(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..answers import ask, check_answer
+from ..answers import ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..show import show_call
@@ -92,9 +92,7 @@ class PlanarLaw:
         self._check_sides(values)
 
     def _values(self, x: Tensor) -> Tensor:
-        found = check_answer(
-            "log_density", ask("log_density", self.log_density, x), x.shape[:1], must="one number for each point"
-        ).double()
+        found = ask_numbers("log_density", self.log_density, x).double()
         bad = found.isnan() | found.isposinf()
         if bad.any():
             raise ValueError(
