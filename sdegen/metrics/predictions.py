@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-__all__ = ["crps", "effective_share", "find_statistics", "predictive_check"]
+__all__ = ["crps", "effective_share", "find_statistics", "predictive_check", "share_above"]
 
 import math
 from collections.abc import Callable
@@ -93,7 +93,11 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
     >>> predictive_check(2 * z[0], z[1:], lambda x: x.std(1)).value < 0.01
     True
     """
-    own, others = find_statistics(observed, replicated, statistic)
+    return share_above(*find_statistics(observed, replicated, statistic))
+
+
+def share_above(own: Tensor, others: Tensor) -> Estimate:
+    """Return the share of numbers that are above one, of those that equal it the half, with its standard error."""
     above = (others > own).double() + 0.5 * (others == own).double()
     n, share = len(above), above.mean().item()
     p = (n * share + 1) / (n + 2)

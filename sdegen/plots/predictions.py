@@ -15,8 +15,8 @@ from torch import Tensor
 from ..animation import INK
 from ..arguments import check_arguments
 from ..checks import check_count
-from ..metrics import LocalTest, crps, effective_share, predictive_check
-from ..metrics.predictions import find_statistics
+from ..metrics import LocalTest, crps, effective_share
+from ..metrics.predictions import find_statistics, share_above
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def replicates(
     ax, title
         The axis to draw on, and its title; by default the share of replicated data whose statistic is at least as large.
     """
-    share = predictive_check(observed, replicated, statistic)
     own, others = find_statistics(observed, replicated, statistic)
-    return _mark(others, own.item(), bins, ax, f"above: {share}" if title is None else title, "statistic of the data")
+    told = f"above: {share_above(own, others)}" if title is None else title
+    return _mark(others, own.item(), bins, ax, told, "statistic of the data")
 
 
 @check_arguments
