@@ -6,7 +6,7 @@ the data's velocity in a map from a time to itself. All are in the units of the 
 
 from __future__ import annotations
 
-__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way", "over_own_size"]
+__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way", "as_map", "over_own_size"]
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -92,6 +92,25 @@ def over_own_size(squares: Tensor, power: float) -> Tensor:
     return squares / (squares.detach() + SMALLEST) ** power if power else squares
 
 
+def as_map(model: ScoreModel, teacher: ScoreModel | None) -> FlowMap:
+    """Return a flow map as it is; refuse any other model, and a map that is not on the process of its teacher.
+
+    Raises
+    ------
+    TypeError
+        If the model is no `FlowMap`.
+    ValueError
+        If the processes differ.
+    """
+    if not isinstance(model, FlowMap):
+        raise TypeError(
+            f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
+        )
+    if teacher is not None:
+        check_same_process(model, teacher, "the teacher")
+    return model
+
+
 class Way(NamedTuple):
     """What a loss of a map is computed from: a noised batch, and where it is to go.
 
@@ -167,12 +186,7 @@ class MapLoss(ScoreLoss):
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
     ) -> Tensor:
         """Return the loss of each datum, ``(B,)``."""
-        if not isinstance(model, FlowMap):
-            raise TypeError(
-                f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
-            )
-        if self.teacher is not None:
-            check_same_process(model, self.teacher, "the teacher")
+        model = as_map(model, self.teacher)
         sde, x_0 = model.sde, widened(x_0)
         t, s = self.times.draw(sde, len(x_0), generator)
         x, _, _, at, _ = sde.perturb(x_0, t, generator=generator)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
-from ..guidance.base import check_same_process
 from ..laws.draws import uniform_like
 from ..laws.operators import rows
 from ..models.modes import evaluating
@@ -26,13 +25,13 @@ from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..precision import widened
 from ..processes.scalar import ScalarSDE, as_scalar
-from ..samplers.flow_map import FlowMap, land
+from ..samplers.flow_map import land
 from ..samplers.noise import as_seed, draw
 from ..samplers.priors import prior_of
 from ..samplers.start import check_conditions
 from ..show import show_call
 from .finite import finite
-from .map_losses import SHORTEST, over_own_size
+from .map_losses import SHORTEST, as_map, over_own_size
 from .score_loss import ScoreLoss
 
 
@@ -227,11 +226,7 @@ class Trajectories(ScoreLoss):
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
     ) -> Tensor:
         """Return the loss of as many rows as there are data, ``(B,)``."""
-        if not isinstance(model, FlowMap):
-            raise TypeError(
-                f"{type(model).__name__} is no FlowMap, whose network is told where a state goes; take Denoising()."
-            )
-        check_same_process(model, self.teacher, "the teacher")
+        model = as_map(model, self.teacher)
         sde, paths, x_0 = model.sde, self.paths, widened(x_0)
         if set(cond) != set(paths.cond):
             raise ValueError(
