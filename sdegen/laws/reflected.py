@@ -27,11 +27,18 @@ from .outside import TorchLaw
 
 
 def fold_into(x: Tensor, low: float, high: float) -> Tensor:
-    """Bring numbers to ``[low, high]`` by reflections at both ends, and return them; those that lie there stay as they are.
+    """Bring numbers to ``[low, high]`` by reflections at its ends, and return them; those that lie there stay as they are. An end
+    may be infinite.
 
     >>> fold_into(torch.tensor([0.25, 1.25, -0.5, 2.125]), 0.0, 1.0).tolist()
     [0.25, 0.75, 0.5, 0.125]
+    >>> fold_into(torch.tensor([0.25, -0.5]), 0.0, torch.inf).tolist()
+    [0.25, 0.5]
     """
+    if math.isinf(high):
+        return x if math.isinf(low) else low + (x - low).abs()
+    if math.isinf(low):
+        return high - (high - x).abs()
     width = high - low
     folded = high - (torch.remainder(x - low, 2 * width) - width).abs()
     return torch.where((x >= low) & (x <= high), x, folded.clamp(low, high))  # rounding may pass either end

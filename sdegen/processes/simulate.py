@@ -91,14 +91,8 @@ class _ClockedFree(_ClockedDiagonal):
         free, domain = self.dynamics.free, self.dynamics.domain
         x = free.inverse(y)
         x = x + super().f(u, x) * h + super().g(u, x) * dw
-        low, high = (getattr(domain, name, None) for name in ("lower_bound", "upper_bound"))
-        state = x.reshape(-1, *self.shape)
-        if low is not None and high is not None:
-            state = fold_into(state, low, high)
-        elif low is not None:
-            state = low + (state - low).abs()
-        elif high is not None:
-            state = high - (high - state).abs()
+        low, high = getattr(domain, "lower_bound", -torch.inf), getattr(domain, "upper_bound", torch.inf)
+        state = fold_into(x.reshape(-1, *self.shape), low, high)
         return free(free.inverse(free(state.reshape(x.shape))))  # not onto an end
 
 
