@@ -202,8 +202,10 @@ def _those_given(cond: dict[str, Any]) -> dict[str, Any]:
 
 def _are_equal(a: Any, b: Any) -> bool:
     """Tell whether two values of a condition are equal, of rows for each sample all of them, whatever tensors they are."""
-    if a is b or not any(isinstance(value, Tensor) for value in (a, b)):
-        return a is b or (type(a) is type(b) and isinstance(a, (str, int, float)) and a == b)
+    if a is b:
+        return True
+    if not any(isinstance(value, Tensor) for value in (a, b)):
+        return type(a) is type(b) and isinstance(a, (str, int, float)) and a == b
     if not all(isinstance(value, (Tensor, int, float)) for value in (a, b)):
         return False
     one, other = (torch.as_tensor(value).detach().cpu() for value in (a, b))

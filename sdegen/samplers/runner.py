@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import check_answer
+from ..answers import check_answer, versions
 from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
@@ -159,9 +159,9 @@ class Runner(NamedTuple):
             If it does.
         """
         seen = x.clone() if x.is_inference() else x  # of a tensor of inference nobody would know
-        before = None if x.is_inference() else x._version
+        before = versions(x)
         callback(i, t, seen)
-        if before is not None and x._version != before:
+        if versions(x) != before:
             raise ValueError(
                 "callback changed the states in place, and they are those of the run; let it work on x.clone(). What changes a "
                 "run is a sampler, or a wrapper of the model."
