@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import GaussianMixture, LearnedSchedule, LearnedSDE, losses
+from sdegen.data import Scaling
 from sdegen.processes.learned import bernstein
 from sdegen.testing import check_sde
 
@@ -142,6 +143,59 @@ def test_the_loss_is_the_bound_of_the_chain_term_by_term(sde: Any) -> None:
         found = torch.stack([losses.Variational(N)(model, x, generator=seeded(k)) for k in range(2, 18)]).mean(0)
     gap = found + chain.value
     assert abs(gap.mean()) < 5 * gap.std() / len(x) ** 0.5
+
+
+BYTES = Scaling(-1, 1, 5)
+
+
+def of_bytes(variance: float) -> GaussianMixture:
+    """Gaussians at the middles of five cells, the outermost among them, all as likely."""
+    means = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    return GaussianMixture(torch.full((5,), 0.2), means, torch.full((5,), variance))
+
+
+def some_bytes(n: int) -> Tensor:
+    """The middles of five cells, each `n` times."""
+    return BYTES(torch.arange(5, dtype=torch.uint8).repeat(n)[:, None], torch.float64)
+
+
+@pytest.mark.parametrize("make", [LearnedSchedule, LearnedSDE])
+def test_the_loss_of_bytes_is_their_bound_and_has_its_derivatives(make: Any) -> None:
+    sde = make(first=4.0).double()
+    model, x, N = sdegen.Exact(sde, of_bytes(0.02)), some_bytes(2000), 6
+    times = torch.linspace(sde.T, sde.t_min, N, dtype=torch.float64)
+    loss = losses.Variational(N, cells=BYTES)
+
+    def bound() -> Tensor:
+        return -sdegen.discrete_elbo(model, x, times, cells=BYTES, draws=4, generator=seeded(1)).value
+
+    with torch.no_grad():
+        found = torch.stack([loss(model, x, generator=seeded(k)) for k in range(2, 18)]).mean(0)
+    gap = found - bound()
+    assert abs(gap.mean()) < 5 * gap.std() / len(x) ** 0.5
+    values = torch.stack([loss(model, x, generator=seeded(k)).mean() for k in range(2, 10)])
+    (slope,) = torch.autograd.grad(values.mean(), sde.ends)
+    changed = []
+    for k in range(2):
+        for h in (1e-4, -1e-4):
+            with torch.no_grad():
+                sde.ends[k] += h
+                changed.append(torch.stack([loss(model, x, generator=seeded(j)).mean() for j in range(2, 10)]).mean())
+                sde.ends[k] -= h
+    numeric = torch.stack([changed[0] - changed[1], changed[2] - changed[3]]) / 2e-4
+    torch.testing.assert_close(slope, numeric, rtol=1e-4, atol=1e-5)
+
+
+def test_bytes_have_no_density_to_raise_without_end_but_a_probability() -> None:
+    law, x = of_bytes(1e-8), some_bytes(400)
+    with torch.no_grad():
+        ends = [sdegen.Exact(LearnedSchedule(first=first), law) for first in (8.0, 12.0)]
+        density, probability = (
+            [loss(model, x, generator=seeded()).mean().item() for model in ends]
+            for loss in (losses.Variational(30), losses.Variational(30, cells=BYTES))
+        )
+    assert density[1] < density[0] - 1.5  # half of what the log-SNR rose by
+    assert abs(probability[1] - probability[0]) < 0.2 and min(probability) > math.log(5)
 
 
 def chain_bound(snr: Tensor, variance: float) -> Tensor:

@@ -118,7 +118,11 @@ def last_log_mass(
     sde = model.sde
     mean = sde.project(model.denoise(perturbed.x, t, **cond))
     width = sde.units.stretch(rows(sde.snr(t).rsqrt(), mean) + torch.zeros_like(mean))
-    low, high = ((edge - mean) / width for edge in cell_edges(x_0, scaling))
+    # An end at infinity stays there: (inf - mean) / width has no derivative.
+    low, high = (
+        torch.where(edge.isinf(), edge, (edge.masked_fill(edge.isinf(), 0) - mean) / width)
+        for edge in cell_edges(x_0, scaling)
+    )
     # Both ends on the left of the mean or about it: no digits are lost in a tail.
     left = torch.where(low > 0, -high, low)
     right = torch.where(low > 0, -low, high)

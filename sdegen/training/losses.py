@@ -17,13 +17,14 @@ from torch import Tensor
 from ..answers import ask_log_prob, ask_score
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..data import Scaling
 from ..laws.derivatives import Divergence, ExactDivergence
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled
 from ..laws.kernels import as_gaussian
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
-from ..likelihood.chain import last_log_prob, step_divergence
+from ..likelihood.chain import last_log_mass, last_log_prob, step_divergence
 from ..models.score import ScoreModel, VelocityModel
 from ..precision import widened
 from ..processes.base import SDE
@@ -282,6 +283,9 @@ class Variational(ScoreLoss):
     ----------
     steps
         N; as it grows the bound nears that of the process, at the rate 1/N.
+    cells
+        Where data are bytes, how they were scaled: the bound is then of their probability, as that of `discrete_bits_per_dim`.
+        By default it is of a density, which bytes do not have: a learned schedule would raise it without end.
 
     Raises
     ------
@@ -290,9 +294,9 @@ class Variational(ScoreLoss):
     """
 
     @check_arguments
-    def __init__(self, steps: int = 1000) -> None:
+    def __init__(self, steps: int = 1000, cells: Scaling | None = None) -> None:
         check_count("steps", steps, 2, ": a chain of states")
-        self.steps = steps
+        self.steps, self.cells = steps, cells
 
     def __call__(
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
@@ -308,7 +312,10 @@ class Variational(ScoreLoss):
         first, at, last = (sde.perturb(x_0, v, generator=generator) for v in (ends[0], t, ends[1]))
         values = last.kernel.log_prob(last.x) - ask_log_prob(prior, last.x)
         values = values + step_divergence(model, x_0, s, t, at, **cond) * x_0[0].numel() * (self.steps - 1)
-        values = values - last_log_prob(model, x_0, ends[0], first, **cond)
+        if self.cells is None:
+            values = values - last_log_prob(model, x_0, ends[0], first, **cond)
+        else:
+            values = values - last_log_mass(model, x_0, ends[0], first, self.cells, **cond)
         return finite(values, t)
 
 
