@@ -6,9 +6,10 @@ computed, in float32. Nothing that is float32 or finer is changed.
 
 from __future__ import annotations
 
-__all__ = ["all_finite", "at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "widened"]
+__all__ = ["all_finite", "at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "uncast", "widened"]
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,11 +50,27 @@ def all_finite(x: Tensor) -> bool:
     return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
+def uncast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which products with a tensor keep the precision of their arguments, also under an autocast, which is
+    for networks.
+
+    So do derivatives that are taken in it, of what was cast before as of what was not: torch would cast the latter's products.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), uncast(torch.ones(2, 2)):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return _AS_IT_IS
+    return torch.autocast(x.device.type, enabled=False)
+
+
+_AS_IT_IS: AbstractContextManager[Any] = nullcontext()
+
+
 def apply_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Return the matrix product ``a @ b`` in the precision of its arguments, also under an autocast, which is for networks."""
-    if not torch.is_autocast_enabled(a.device.type):
-        return a @ b
-    with torch.autocast(a.device.type, enabled=False):
+    """Return the matrix product ``a @ b`` in the precision of its arguments, also under an autocast (`uncast`)."""
+    with uncast(a):
         return a @ b
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import sdegen
 from sdegen import baselines, guidance, metrics, samplers
 from sdegen.guidance import measurements
+from sdegen.laws.coordinates import Whitening
 from sdegen.laws.empirical import pooled
+from sdegen.laws.matrices import Matrix
 from sdegen.laws.operators import Scale
 from sdegen.models.wrapper import Conditioned
 from sdegen.nets.plain import Perceptron
@@ -691,15 +693,115 @@ def test_half_precision_without_a_network_to_ask_is_refused() -> None:
     sdegen.fit(Whole(), RING.sample(32), steps=1, batch_size=8, progress=False)  # finer data become float32
 
 
-@pytest.mark.parametrize("process", ["scalar", "matrix"])
-def test_a_run_under_an_autocast_casts_the_network_alone(process: str) -> None:
-    """States that a process mixes across their channels, or a solver turns, keep their precision."""
-    sde = PROCESSES[process]
-    x_T = coarse(20, *([2, 2] if process == "matrix" else [2]))
-    want = sdegen.sample(sdegen.Exact(sde, RING), x_T=x_T, steps=10, seed=0)
+class Tanh(measurements.Measurement):
+    """A measurement that a user has written, of the coordinates turned."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=x.dtype)).tanh()
+
+
+class Swirling(sdegen.SDE):
+    """A nonlinear process that a user has written, with a matrix in its drift and one for its noise."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x.tanh() @ torch.tensor([[1.0, 0.7], [-0.7, 1.0]], dtype=x.dtype)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Matrix:
+        return Matrix(torch.tensor([[1.0, 0.3], [0.3, 0.7]]))
+
+
+CORRELATED = sdegen.GaussianMixture(
+    torch.full((2,), 0.5), torch.tensor([[1.0, 0.3], [-0.7, 0.1]]), torch.tensor([[[0.31, 0.11], [0.11, 0.27]]] * 2)
+)
+POINTS = CORRELATED.sample(24, torch.Generator().manual_seed(0)).float()
+WHITENED = sdegen.VP().in_coordinates(Whitening.of(torch.tensor([0.3, 0.1]), torch.tensor([[0.5, 0.2], [0.2, 0.3]])))
+SEEN_TWICE = torch.tensor([[0.3, -0.2]])
+
+
+class Elementwise(nn.Module):
+    """A network that multiplies no matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.3, 0.7]))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return (x * self.weight).sin() * x.flip(-1)
+
+
+class Flat(sdegen.models.ScoreModel):
+    """A score that is 0 everywhere."""
+
+    def __init__(self, sde: Any) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Any) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def exact(sde: Any) -> sdegen.Exact:
+    return sdegen.Exact(sde, CORRELATED)
+
+
+def log_prob(divergence: Any = None) -> Tensor:
+    return sdegen.log_prob(
+        network(sdegen.VP(), torch.float32, net=Elementwise()), POINTS[:3], divergence=divergence, tolerance=1e-2,
+        generator=seeded(),
+    )  # fmt: skip
+
+
+# Of float32 throughout, with no network in it but such as multiply no matrices.
+WITHOUT_A_NETWORK: dict[str, Callable[[], Tensor]] = {
+    "sample": lambda: sdegen.sample(exact(sdegen.VP()), x_T=POINTS, steps=10, seed=0),
+    "sample, momenta": lambda: sdegen.sample(
+        exact(PROCESSES["matrix"]), x_T=POINTS.reshape(12, 2, 2), steps=10, seed=0
+    ),
+    "sample, whitened": lambda: sdegen.sample(exact(WHITENED), x_T=POINTS, steps=10, seed=0),
+    "score": lambda: exact(sdegen.VP()).score(POINTS, 0.3),
+    "encode": lambda: sdegen.samplers.encode(exact(sdegen.VP()), POINTS),
+    "log_prob, law": lambda: CORRELATED.log_prob(POINTS),
+    "log_prob, Hutch++": lambda: log_prob(sdegen.laws.derivatives.HutchPlusPlus(4)),
+    "elbo": lambda: sdegen.elbo(exact(sdegen.VP()), POINTS[:3], draws=3, generator=seeded()).value,
+    "simulate": lambda: sdegen.simulate(Swirling(), POINTS, 0.0, 0.5, steps=5, generator=seeded()),
+    "drift reversed": lambda: Swirling().reverse(Flat(Swirling())).drift(POINTS, torch.tensor(0.3)),
+    "DPS": lambda: guidance.DPS(exact(sdegen.VP()), Tanh(0.3)).score(POINTS, 0.3, y=SEEN_TWICE),
+    "PiGDM": lambda: guidance.PiGDM(exact(sdegen.VP()), measurements.Linear(torch.ones(1, 2), 0.3)).score(
+        POINTS, 0.3, y=torch.ones(1)
+    ),
+    "blur": lambda: measurements.Blur(1.3, 0.1)(POINTS.reshape(3, 1, 4, 4)),
+    "product": lambda: guidance.Product({exact(sdegen.VP()): 1.0, exact(sdegen.VP()): 0.7}).score(POINTS, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_NETWORK)
+def test_an_autocast_reaches_networks_alone(name: str) -> None:
+    """To the last bit: states that a process mixes or a solver turns, laws, measurements and derivatives are as without it."""
+    want = WITHOUT_A_NETWORK[name]()
     with torch.autocast("cpu", torch.bfloat16):
-        got = sdegen.sample(sdegen.Exact(sde, RING), x_T=x_T.float(), steps=10, seed=0)
-    assert got.dtype == torch.float32 and (got - want).abs().max() < 1e-3
+        got = WITHOUT_A_NETWORK[name]()
+    assert got.dtype == want.dtype == torch.float32 and torch.equal(got, want)
+
+
+def test_an_autocast_reaches_networks() -> None:
+    """Of a run they are cast as they would be by themselves, and the answer differs."""
+    model, seen = network(sdegen.VP(), torch.float32), []
+    model.net.register_forward_hook(lambda net, given, answer: seen.append(answer.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        sdegen.sample(model, 4, steps=3, seed=0)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_training_under_an_autocast_is_refused() -> None:
+    """A setting says what is cast, and a record what was."""
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=r"^training was called under torch\.autocast"),
+    ):
+        sdegen.fit(network(sdegen.VP(), torch.float32), RING, steps=1, batch_size=8, progress=False)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
+from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
@@ -192,7 +193,8 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
         if not log_f.requires_grad:
             raise ValueError("log_prob(x) has no slope by x; form it by operations of torch without detach().")
         known = log_f > -torch.inf
-        (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
+        with uncast(x):
+            (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
     slope = torch.where(as_rows(known, slope), slope, 0.0)
     if not slope.isfinite().all():
         raise ValueError(

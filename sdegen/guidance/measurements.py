@@ -23,6 +23,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.conditioning import update_gaussians
 from ..laws.mixtures import GaussianMixture, Moments
+from ..precision import apply_matrix, uncast
 from .measuring import LinearMeasurement, Measurement, Nonlinear
 from .noises import BernoulliNoise, GaussianNoise, LaplaceNoise, NoiseLaw, PoissonNoise, QuantisedNoise, StudentNoise
 
@@ -58,7 +59,7 @@ class Linear(LinearMeasurement):
             raise ValueError(
                 f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}; give data and a matrix of the same dimension."
             )
-        return flat @ self.A.to(x).T
+        return apply_matrix(flat, self.A.to(x).T)
 
 
 @check_arguments
@@ -186,9 +187,10 @@ class Blur(LinearMeasurement):
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
         for axis in range(dims):
             along = [len(bell) if i == axis else 1 for i in range(dims)]
-            x = convolve(
-                x, bell.reshape(1, 1, *along).repeat(C, 1, *[1] * dims), padding=[n // 2 for n in along], groups=C
-            )
+            with uncast(x):
+                x = convolve(
+                    x, bell.reshape(1, 1, *along).repeat(C, 1, *[1] * dims), padding=[n // 2 for n in along], groups=C
+                )
         return x
 
 

@@ -21,6 +21,7 @@ from ..answers import check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
 from ..laws.products import pull_back, value_and_slope
+from ..precision import uncast
 from ..show import show_call
 from ..signatures import Overridable
 from .conjugate_gradients import Map
@@ -57,7 +58,8 @@ class Measurement(Overridable, ABC):
 
     def measure(self, x: Tensor) -> Tensor:
         """Return ``f(x)``, checked: one measurement for each datum, in the dtype of the data."""
-        return check_each(self._name, self(x), len(x), x, "one measurement for each datum, (B, *)")
+        with uncast(x):
+            return check_each(self._name, self(x), len(x), x, "one measurement for each datum, (B, *)")
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Measure data, and return what is seen, with noise."""

@@ -13,6 +13,7 @@ from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from ..laws.powers import multiply_components, read_powers
 from ..models.score import ScoreModel
+from ..precision import uncast
 from ..processes.linear import gaussian
 from .base import inverse
 from .members import Members, Powers
@@ -105,4 +106,5 @@ class Product(Members):
 
     def combine(self, values: Tensor) -> Tensor:
         """Return the sum of the members' `values`, ``(m, B, *)``, times their powers."""
-        return torch.tensordot(torch.tensor(self.powers, dtype=values.dtype, device=values.device), values, 1)
+        with uncast(values):
+            return torch.tensordot(torch.tensor(self.powers, dtype=values.dtype, device=values.device), values, 1)

@@ -14,6 +14,7 @@ from ..checks import check_count
 from ..laws.coordinates import Coordinates
 from ..likelihood import log_prob
 from ..models import Conditioned, ScoreModel
+from ..precision import uncast
 from ..samplers import Sampler
 from .conditional import ConditionalDensity
 from .guess import LinearGuess
@@ -83,7 +84,8 @@ class AmortisedPosterior(ConditionalDensity):
             bound = Conditioned(self.model, **{self.name: rows})
             value = log_prob(bound, self.model.cast_states(r), tolerance=1e-3, grad=True)
             loss = -(value + self.log_volume(self.to_values(r, rows))).sum()
-            loss.backward()
+            with uncast(r):
+                loss.backward()
             return loss
 
         search.step(ascend)

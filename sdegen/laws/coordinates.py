@@ -26,6 +26,7 @@ from torch.distributions import constraints
 from torch.distributions import transforms as T
 
 from ..arguments import check_arguments
+from ..precision import apply_matrix
 from ..show import show_call
 from ..signatures import Overridable
 from .domains import check_domain
@@ -281,11 +282,11 @@ class Whitening(Coordinates):
         """Return ``W (x − mean)``."""
         mean = self.mean.to(x)
         rest = (self.mean.to(x.device) - mean.double()).to(x) if x.device.type != "mps" else 0.0
-        return ((x - mean - rest).flatten(1) @ self.W.T.to(x)).reshape(x.shape)
+        return apply_matrix((x - mean - rest).flatten(1), self.W.T.to(x)).reshape(x.shape)
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return ``mean + W⁻¹ u``."""
-        return (u.flatten(1) @ self._inverse.T.to(u)).reshape(u.shape) + self.mean.to(u)
+        return apply_matrix(u.flatten(1), self._inverse.T.to(u)).reshape(u.shape) + self.mean.to(u)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return ``log |det W|``, ``(B,)``."""

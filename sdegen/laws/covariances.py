@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..precision import uncast
 from .bases import Basis
 from .diagonal import Diagonal
 from .matrices import full_matrix
@@ -95,10 +96,11 @@ class Covariances:
         """
         axes = self.axes_of(C)
         c, s = C.along(axes), S.along(axes)
-        if c is None or s is None:
-            return self._see_by_matrices(y, means, C, S)
-        rows(c[:, 0], y)  # refuses another number of rows
-        return self._see_along(axes, y, means, c.to(y)[:, None], s.to(y)[:, None])
+        with uncast(y):
+            if c is None or s is None:
+                return self._see_by_matrices(y, means, C, S)
+            rows(c[:, 0], y)  # refuses another number of rows
+            return self._see_along(axes, y, means, c.to(y)[:, None], s.to(y)[:, None])
 
     def _see_along(self, axes: Any, y: Tensor, means: Tensor, c: Tensor, s: Tensor) -> Seen:
         """Return what is seen along axes in which all is a number, ``(rows, 1, d or 1)``."""

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..precision import uncast
 from ..show import show_call
 from ..signatures import Overridable
 from .draws import rademacher_like
@@ -118,7 +119,8 @@ def hutchpp_divergences(
         ``(m, B, *)``, signs; one derivative for each of these and of the columns.
     """
     rest = probes.flatten(2)
-    rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
+    with uncast(x):
+        rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
     directions = torch.cat([Q.permute(2, 0, 1), rest])
     directions = directions.reshape(len(directions), *x.shape)
     value, traces = hutchinson_divergences(field, x, directions, products)

@@ -94,7 +94,7 @@ class Matrix(Operator):
         return self.M
 
     def __matmul__(self, other: Matrix) -> Matrix:
-        return self._of(self.M @ other.M)
+        return self._of(apply_matrix(self.M, other.M))
 
     def __add__(self, other: Matrix) -> Matrix:
         return self._of(self.M + other.M)
@@ -112,7 +112,7 @@ class Matrix(Operator):
         return self._of(self.M.mT)
 
     def gram(self) -> Matrix:
-        return self._of(self.M @ self.M.mT)
+        return self._of(apply_matrix(self.M, self.M.mT))
 
     def hypot(self, other: Matrix) -> Matrix:
         return (self.gram() + other.gram()).cholesky()
@@ -134,7 +134,9 @@ class Matrix(Operator):
 
     def sqrt(self) -> Matrix:
         values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
-        return Matrix(vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT)  # rounding alone is below 0
+        return Matrix(
+            apply_matrix(vectors * values.clamp_min(0).sqrt()[..., None, :], vectors.mT)
+        )  # rounding alone is below 0
 
     def cholesky(self) -> Matrix:
         return Matrix(torch.linalg.cholesky(self.M))

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..precision import uncast
 from .draws import rademacher_like
 
 Field = Callable[[Tensor], Tensor]
@@ -87,7 +88,8 @@ def value_and_slopes_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Ten
         The `v`.
     """
     value, pull = torch.func.vjp(field, x)[:2]
-    found: tuple[Tensor] = torch.func.vmap(pull)(vectors)
+    with uncast(x):
+        found: tuple[Tensor] = torch.func.vmap(pull)(vectors)
     return value, found[0]
 
 
@@ -259,10 +261,11 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
                 "the model's answer has no derivative by the state, which a divergence needs: it is computed under no_grad, "
                 "detached, or outside of torch. Let gradients through, or use sdegen.elbo, which needs none."
             )
-        back = [
-            torch.autograd.grad(value, at, v, retain_graph=True, create_graph=recorded, materialize_grads=True)[0]
-            for v in vectors
-        ]
+        with uncast(x):
+            back = [
+                torch.autograd.grad(value, at, v, retain_graph=True, create_graph=recorded, materialize_grads=True)[0]
+                for v in vectors
+            ]
     return value if recorded else value.detach(), torch.stack(back)
 
 
@@ -290,16 +293,23 @@ def pull_back(
             seen, besides = look(at)
 
         def plain(u: Tensor) -> Tensor:
-            (found,) = torch.autograd.grad(
-                seen, at, u, retain_graph=True, create_graph=recorded, materialize_grads=True
-            )
+            with uncast(u):
+                (found,) = torch.autograd.grad(
+                    seen, at, u, retain_graph=True, create_graph=recorded, materialize_grads=True
+                )
             return found
 
         if recorded:
             return seen, besides, plain
         return seen.detach(), tuple(v.detach() for v in besides), plain
     seen, pulled, besides = functional
-    return seen, besides, lambda u: pulled(u)[0]
+
+    def pull(u: Tensor) -> Tensor:
+        with uncast(u):
+            product: Tensor = pulled(u)[0]
+        return product
+
+    return seen, besides, pull
 
 
 @contextmanager

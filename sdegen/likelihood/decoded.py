@@ -12,6 +12,7 @@ from torch import Tensor
 from ..arguments import check_arguments, check_law
 from ..laws.outside import as_law
 from ..models.score import ScoreModel
+from ..precision import uncast
 from ..samplers.base import Sampler
 from ..samplers.encode import decode
 from ..samplers.priors import prior_of
@@ -78,6 +79,7 @@ def decode_with_log_prob(model: ScoreModel, z: Tensor, *, sampler: Sampler, prio
                 f"states {tuple(states.shape[1:])} are larger than data {tuple(x.shape[1:])}, which have a density only by an "
                 "integral over the rest; take log_prob."
             )
-        slopes = [torch.autograd.grad(v.sum(), states, retain_graph=True)[0] for v in x.flatten(1).unbind(1)]
+        with uncast(x):
+            slopes = [torch.autograd.grad(v.sum(), states, retain_graph=True)[0] for v in x.flatten(1).unbind(1)]
     log_det = torch.stack(slopes, 1).flatten(2).slogdet().logabsdet
     return x.detach(), log_density(as_law(prior), states.detach()) - log_det

@@ -20,6 +20,7 @@ from ..laws.coordinates import Coordinates
 from ..laws.diagonal import Diagonal
 from ..laws.harmonics import Harmonics
 from ..laws.operators import Operator, Scale
+from ..precision import uncast
 from ..show import show_call
 
 
@@ -111,7 +112,8 @@ class Dynamics(Fixed, ABC):
 def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
     """Return ``f(x, t)`` of a process, checked for its shape."""
     who = f"{type(dynamics).__name__}.drift"
-    return check_answer(who, ask(who, dynamics.drift, x, t), x.shape, x)
+    with uncast(x):
+        return check_answer(who, ask(who, dynamics.drift, x, t), x.shape, x)
 
 
 def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
@@ -129,7 +131,8 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
         If a tensor has another shape.
     """
     who = f"{type(dynamics).__name__}.diffusion"
-    G = ask(who, dynamics.diffusion, x, t)
+    with uncast(x):
+        G = ask(who, dynamics.diffusion, x, t)
     if isinstance(G, Operator):
         return G
     B = max(len(x), t.numel())

@@ -22,6 +22,7 @@ from ..checks import check_choice, check_count, check_tensor
 from ..laws.domains import check_domain
 from ..laws.operators import Operator, rows
 from ..laws.reflected import fold_into
+from ..precision import uncast
 from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
 
@@ -216,13 +217,14 @@ def simulate(
     check_domain(dynamics.domain, x)
     start = flat if free is None else free(flat)
     solve = partial(torchsde.sdeint, clocked, bm=brownian, method=method, dt=1.0 / steps)
-    if isinstance(clocked, _ClockedFree):
-        within = partial(_step_within, clocked, None if method == "euler" else solve, brownian)
-        path = _by_steps(within, start, steps, return_path)
-    elif dynamics.domain is not constraints.real:  # whose boundary is met at every step
-        path = _by_steps(partial(_step_and_enter, dynamics, solve, x.shape), start, steps, return_path)
-    else:
-        path = solve(start, clock)
+    with uncast(x):
+        if isinstance(clocked, _ClockedFree):
+            within = partial(_step_within, clocked, None if method == "euler" else solve, brownian)
+            path = _by_steps(within, start, steps, return_path)
+        elif dynamics.domain is not constraints.real:  # whose boundary is met at every step
+            path = _by_steps(partial(_step_and_enter, dynamics, solve, x.shape), start, steps, return_path)
+        else:
+            path = solve(start, clock)
     path = (path if free is None else free.inverse(path)).reshape(len(path), *x.shape)
     return path if return_path else path[-1]
 

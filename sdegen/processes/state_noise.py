@@ -14,6 +14,7 @@ from torch import Tensor
 from ..laws.diagonal import Diagonal
 from ..laws.operators import Elementwise, Operator, Scale
 from ..laws.products import pull_back, value_and_slopes
+from ..precision import uncast
 
 Noise = Callable[[Tensor, Tensor], Operator]  # what it is at states and times
 
@@ -118,7 +119,8 @@ def _pull(values: Tensor, x: Tensor, v: Tensor) -> Tensor | None:
     """Return the derivative of ``Σ v values`` by `x`, or None where the values are no function of it."""
     if not values.requires_grad:
         return None
-    return torch.autograd.grad(values, x, v, retain_graph=True, allow_unused=True)[0]
+    with uncast(x):
+        return torch.autograd.grad(values, x, v, retain_graph=True, allow_unused=True)[0]
 
 
 class GramDivergence:

@@ -60,7 +60,8 @@ class Gradient:
     TypeError
         If the network is needed by itself and the model has none named `net`.
     ValueError
-        If a batch in parts has fewer rows than parts, the loss is not one value per datum, or draws paths and is in parts.
+        If a batch in parts has fewer rows than parts, the loss is not one value per datum, or draws paths and is in parts; or a
+        gradient is asked for under ``torch.autocast``.
     """
 
     def __init__(
@@ -95,6 +96,11 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradient in the parameters; returns the mean loss."""
+        if torch.is_autocast_enabled(batch.x.device.type):
+            raise ValueError(
+                "training was called under torch.autocast, which would cast losses and gradients too; call it outside of that, "
+                "with autocast=torch.bfloat16, which reaches the network alone."
+            )
         if len(batch.x) < self.parts:
             raise ValueError(
                 f"a batch of {len(batch.x)} rows cannot be split in {self.parts} parts; give larger batches."

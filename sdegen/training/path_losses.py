@@ -18,6 +18,7 @@ from ..laws.draws import noise_like
 from ..laws.empirical import pooled_values
 from ..laws.operators import rows
 from ..models.score import ScoreModel
+from ..precision import uncast
 from ..processes.linear import LinearSDE, as_linear
 from ..processes.times import ImportanceTimes, TimeLaw
 from ..samplers.base import Sampler
@@ -231,7 +232,8 @@ class AdjointMatching(ScoreLoss):
             total = self.log_prob(x).sum()
         if not total.requires_grad:
             raise ValueError(NO_SLOPE)
-        (slopes,) = torch.autograd.grad(total, [x])
+        with uncast(x):
+            (slopes,) = torch.autograd.grad(total, [x])
         bad = ~slopes.isfinite().flatten(1).all(1)
         if bad.any():
             points = f"{int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}"
