@@ -30,7 +30,7 @@ from .checks import (
     check_tensor,
     kind_of,
 )
-from .dense import refuse_meta
+from .failures import explain
 from .signatures import check_call
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,8 +111,8 @@ def check_arguments(door: F) -> F:
         named = {n: by_name[n](n, v) if n in by_name else v for n, v in named.items()}
         try:
             return door(*plain, *given[len(plain) :], **named)
-        except RuntimeError as failure:
-            refuse_meta(door.__name__, failure)
+        except (StopIteration, RuntimeError) as failure:
+            explain(door.__qualname__.removesuffix(".__init__"), failure)
             raise
 
     return typing.cast(F, checked)

@@ -22,6 +22,7 @@ from . import baselines, guidance, laws, models, nets, processes, samplers
 from .arguments import check_arguments
 from .checks import check_kind
 from .construction import construct
+from .dense import check_held
 from .description import class_name, describe
 from .guidance import measurements
 from .identity import changed, differences
@@ -174,6 +175,7 @@ def _weights(model: nn.Module | ScoreModel | Fitted) -> dict[str, Tensor]:
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"the state dict has {name}, a {type(value).__name__}; keep only tensors there to save it.")
+        check_held(f"the weight {name}", value)
     return {name.replace(_COMPILED, ""): value for name, value in weights.items()}
 
 

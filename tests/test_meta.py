@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sdegen
-from sdegen import grids, metrics, nets, samplers
+from sdegen import grids, guidance, measurements, metrics, nets, samplers
 
 RING, VP = sdegen.data.gaussian_ring(), sdegen.VP()
 EXACT = sdegen.Exact(VP, RING)
@@ -80,3 +80,64 @@ def test_a_network_is_made_on_the_device_meta() -> None:
         sdegen.sample(empty, 2, steps=2)
     model = sdegen.Model(net.to_empty(device="cpu"), VP)
     assert model.like is not None and model.like.device.type == "cpu"
+
+
+class Shifted(nn.Module):
+    """A network that adds a condition that it does not declare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, level: Tensor, c: Tensor) -> Tensor:
+        return self.layer(x) + c
+
+
+def shifted(net: nn.Module) -> sdegen.Model:
+    model = sdegen.Model(net, VP)
+    model.moments = RING.moments()
+    return model
+
+
+EMPTY, BARE = torch.empty(4, 2, device="meta"), shifted(Shifted())
+DECLARED = shifted(nets.MLP(2, width=4, depth=1, conditions={"c": nets.Vector(2)}))
+ROWS: dict[str, Any] = {"steps": 1, "batch_size": 2, "progress": False}
+
+# By what an error calls the tensor that is there.
+ON_META: dict[str, list[Callable[[], Any]]] = {
+    "c": [
+        lambda: sdegen.sample(BARE, 4, steps=2, c=EMPTY),
+        lambda: sdegen.sample(DECLARED, 4, steps=2, c=EMPTY),
+        lambda: sdegen.log_prob(BARE, X[:4].float(), c=EMPTY),
+        lambda: sdegen.elbo(BARE, X[:4].float(), c=EMPTY),
+        lambda: samplers.encode(DECLARED, X[:4].float(), c=EMPTY),
+        lambda: sdegen.sample(sdegen.models.Conditioned(BARE, c=EMPTY), 4, steps=2),
+    ],
+    "y": [
+        lambda: sdegen.sample(guidance.PiGDM(EXACT, measurements.Linear(torch.ones(2, 2), 0.1)), 4, steps=2, y=EMPTY)
+    ],
+    "condition 'c'": [
+        lambda: sdegen.fit(BARE, (X[:4].float(), {"c": EMPTY}), **ROWS),
+        lambda: sdegen.fit(DECLARED, (X[:4].float(), {"c": EMPTY}), **ROWS),
+    ],
+    "null['c']": [
+        lambda: sdegen.fit(BARE, (X[:4].float(), {"c": X[:4].float()}), p_uncond=0.5, null={"c": EMPTY[0]}, **ROWS)
+    ],
+    "a part of the moments": [lambda: sdegen.sample(with_moments(sdegen.Moments(EMPTY[0], EMPTY[0])), 4, steps=2)],
+    "the weight net.layer.weight": [lambda: sdegen.save(deepcopy(BARE).to("meta"), "model.safetensors")],
+}
+
+
+def with_moments(moments: sdegen.Moments) -> sdegen.Model:
+    model = deepcopy(NET)
+    model.moments = moments
+    return model
+
+
+@pytest.mark.parametrize("name", ON_META)
+def test_conditions_moments_and_weights_on_the_device_meta_are_named(name: str) -> None:
+    for call in ON_META[name]:
+        with pytest.raises(
+            TypeError, match=rf"^{re.escape(name)} is on the device meta, where tensors hold no numbers; give"
+        ):
+            call()

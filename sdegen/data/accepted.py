@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dense import check_dense
+from ..dense import check_dense, check_held
 from ..laws.mixtures import moments_of
 from ..precision import is_finer
 from .moments import joined, split_rows
@@ -57,6 +57,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     for name, value in cond.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
+        check_held(f"condition {name!r}", value)
         _check_plain(f"condition {name!r}", value)
         if value.ndim == 0:
             raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")

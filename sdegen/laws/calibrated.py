@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..dense import check_held
 from .described import Described
 from .mixtures import Moments
 from .profiles import Profile, unmoved
@@ -24,12 +25,14 @@ def check_moments(moments: Moments) -> Moments:
     Raises
     ------
     TypeError
-        If they are something else.
+        If they are something else, or hold no numbers.
     ValueError
         If the shapes do not fit.
     """
     if not isinstance(moments, Moments) or not all(isinstance(part, torch.Tensor) for part in moments):
         raise TypeError(f"moments is {moments!r}; give sdegen.Moments(mean, covariance), both of them tensors.")
+    for part in moments:
+        check_held("a part of the moments", part)
     mean, sides = moments.mean, set(moments.covariance.shape)
     numbers = {mean.numel()} | ({mean[0].numel()} if mean.ndim > 1 else set())  # the latter with a row for each sample
     if moments.covariance.ndim not in (1, 2) or len(sides) != 1 or not sides <= numbers:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..conditions import Condition
+from ..dense import check_held
 from .score import ScoreModel
 
 
@@ -62,7 +63,8 @@ def read_named(
     Raises
     ------
     TypeError
-        If the model takes no such condition, or cannot go without one that is missing, or a value has no numbers.
+        If the model takes no such condition, or cannot go without one that is missing, or a value has no numbers, as on the
+        device meta.
     ValueError
         If a value has another shape than was declared, or numbers that cannot be, or training never had such a condition, or
         never was without one that is missing.
@@ -86,6 +88,8 @@ def read_named(
         raise TypeError(f"{type(model).__name__} needs the condition {missing[0]!r}; pass {missing[0]}=....")
     kinds, read = known.kinds, {}
     for name, value in cond.items():
+        if isinstance(value, Tensor):
+            check_held(name, value)
         declared = name in kinds and value is not None
         read[name] = kinds[name].read(name, value) if declared else _as_tensor(value, model.like)
         if known.is_lost(name, read[name]):

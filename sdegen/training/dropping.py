@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..conditions import Condition
 from ..data import Batch, Source, Stream
 from ..data.rows import Rows
+from ..dense import check_held
 from ..guidance.annealed import annealed_smc
 from ..guidance.annealing import anneal_product
 from ..guidance.feynman_kac import corrected
@@ -209,6 +210,7 @@ def _check_declared(objective: Callable[..., Tensor], model: ScoreModel, cond: d
 
 def _check_null(name: str, null: Tensor, value: Tensor) -> None:
     """Refuse a null value that a condition cannot take: it would become another, or spread over the rows."""
+    check_held(f"null[{name!r}]", null)
     if null.shape not in ((), value.shape[1:]):
         raise ValueError(
             f"null[{name!r}] has shape {tuple(null.shape)}, a row of the condition {tuple(value.shape[1:])}; give a number, or "

@@ -50,7 +50,7 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
     TypeError
         If it is no module, the data's moments cannot be written to it, or a weight is complex or holds no numbers.
     ValueError
-        If no weight requires a gradient.
+        If no weight requires a gradient, or one that does was made under ``torch.inference_mode()``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -71,6 +71,11 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
                 f"the weight {name} has no shape yet, as of a lazy layer; call the network once on a state and a noise level."
             )
         check_dense(f"the weight {name}", weight)
+        if weight.is_inference():
+            raise ValueError(
+                f"the weight {name} was made under torch.inference_mode() and has no derivatives; make the network outside of "
+                "that, or copy it there: copy.deepcopy(model)."
+            )
         if weight.is_complex():
             raise TypeError(
                 f"the weight {name} is {weight.dtype}; give a network of real numbers, as model.float() makes it."

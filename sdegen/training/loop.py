@@ -17,6 +17,7 @@ from torch import nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
+from ..failures import Explained
 from ..progress import should_show
 from .listeners import Bar, Checkpoints, KeepSnapshots, Listener, listening
 from .run import Run, Step
@@ -168,7 +169,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
         training.model.eval()
         run.seconds = time.perf_counter() - began
 
-    with ExitStack() as stack:
+    with Explained("fit"), ExitStack() as stack:
         stack.callback(leave)
         stack.enter_context(training.threads.held())
         for listener in listeners:

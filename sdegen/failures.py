@@ -1,0 +1,81 @@
+"""What Python and torch say barely of three faults in what a caller has made, said in a sentence: `explain`, `Explained`."""
+
+from __future__ import annotations
+
+__all__ = ["Explained", "explain"]
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def explain(who: str, failure: Exception) -> None:
+    """Raise an error that says what was wrong in place of a failure, where that is known; return otherwise.
+
+    A ``StopIteration`` of code from outside would end the iteration of a caller without a word, or come out of a generator as
+    another error; a tensor that was made under ``torch.inference_mode()`` has no derivatives; and where torch's default device
+    is meta new tensors hold no numbers.
+
+    Parameters
+    ----------
+    who
+        What was called.
+    failure
+        What was raised.
+
+    Raises
+    ------
+    RuntimeError
+        In place of the failure.
+
+    Examples
+    --------
+    >>> explain("sample", StopIteration())
+    Traceback (most recent call last):
+    RuntimeError: sample ended in a StopIteration, as of an iterator that is used up; to end a run raise another exception.
+    """
+    if str(failure) == "generator raised StopIteration" and isinstance(failure.__cause__, StopIteration):
+        failure = failure.__cause__
+    said = str(failure)
+    if isinstance(failure, StopIteration):
+        raise RuntimeError(
+            f"{who} ended in a StopIteration{_place(failure)}, as of an iterator that is used up; to end a run raise another "
+            "exception."
+        ) from failure
+    if said.startswith("Inference tensors cannot be saved for backward"):
+        raise RuntimeError(
+            f"{who} needs derivatives, and comes upon a tensor that was made under torch.inference_mode(), which has none; make "
+            "networks and data outside of that, or copy them there: copy.deepcopy(model), x.clone()."
+        ) from failure
+    if torch.get_default_device().type == "meta" and "default device" not in said:
+        raise RuntimeError(
+            f"{who} was called where torch's default device is meta, on which new tensors hold no numbers; call it outside of "
+            'torch.device("meta"), or after torch.set_default_device("cpu").'
+        ) from failure
+
+
+class Explained:
+    """A context in which `explain` says what it knows of; one of ``contextlib`` would let a ``StopIteration`` pass.
+
+    Parameters
+    ----------
+    who
+        What was called.
+    """
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, failure: BaseException | None, trace: Any) -> None:
+        if isinstance(failure, (StopIteration, RuntimeError)):
+            explain(self.who, failure)
+
+
+def _place(failure: StopIteration) -> str:
+    """Tell in which function a failure was raised, where that is known."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    return f" of {frames[-1].name}, line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
