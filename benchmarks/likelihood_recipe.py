@@ -26,6 +26,7 @@ from benchmarks.files import made
 from benchmarks.likelihood_bits import LOSS, both, chain_times, mean, scaling_of
 from benchmarks.likelihood_clip import clip_block
 from benchmarks.likelihood_curves import draw
+from benchmarks.likelihood_dequantised import dequantised_block
 from benchmarks.likelihood_parts import parts_block, starts_block
 from benchmarks.likelihood_schedule import schedule_block
 from benchmarks.likelihood_training import RECIPES, Recipe, build, load, split_of, train
@@ -135,7 +136,7 @@ def images_block(table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    blocks = [images_block, parts_block, starts_block, clip_block, schedule_block]
+    blocks = [images_block, parts_block, starts_block, clip_block, schedule_block, dequantised_block]
     command.run(
         "likelihood_recipe", __doc__, blocks, seeds=2, options=command.add_seconds, picture=picture, timed=True, networks=True,
     )  # fmt: skip

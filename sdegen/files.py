@@ -23,12 +23,14 @@ from .arguments import check_arguments
 from .checks import check_kind
 from .construction import construct
 from .dense import check_held
+from .data import scaling
 from .description import class_name, describe
 from .guidance import measurements
 from .identity import changed, differences
 from .laws import coordinates
 from .laws.described import ASKED
 from .laws.mixtures import Moments
+from .likelihood import dequantiser
 from .models import diffusers, foreign
 from .models.score import ScoreModel
 from .processes import times
@@ -40,7 +42,8 @@ FORMAT = "sdegen-4"  # in the third a label was no condition among others
 _AGAIN = "save the model again."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
 _LIBRARY = (
-    baselines, coordinates, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers, times,
+    baselines, coordinates, dequantiser, diffusers, foreign, guidance, laws, measurements, models, nets, processes, samplers,
+    scaling, times,
 )  # fmt: skip
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
 JUMPING = {  # the flow maps that these were made into
