@@ -22,8 +22,8 @@ from . import baselines, guidance, laws, models, nets, processes, samplers
 from .arguments import check_arguments
 from .checks import check_kind
 from .construction import construct
-from .dense import check_held
 from .data import scaling
+from .dense import check_held
 from .description import class_name, describe
 from .guidance import measurements
 from .identity import changed, differences
