@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -154,3 +155,113 @@ def test_what_is_no_number_is_no_coefficient(value: str) -> None:
                 (TypeError, ValueError), match=r"returned .*; (it must )?(return|write)|; give matrices"
             ):
                 ask(made)
+
+
+SINGLE: dict[str, Callable[[Any], Any]] = {
+    "math": lambda t: math.sqrt(1 + t),
+    "float": lambda t: float(t),
+    "item": lambda t: t.item(),
+    "if": lambda t: 1.0 if t > 0.5 else 2.0,
+    "max": lambda t: max(t, 0.5),
+}
+READS: dict[str, Callable[[Any], Any]] = {
+    "marginal": lambda sde: sde.marginal(torch.tensor([0.3, 0.6])),
+    "transition": lambda sde: sde.transition(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.6])),
+    "drift": lambda sde: sde.drift(torch.ones(2, 2).double(), torch.tensor([0.3, 0.6])),
+    "log_snr": lambda sde: sde.log_snr(torch.tensor([0.3, 0.6])),
+    "simulate": lambda sde: sdegen.simulate(sde, torch.ones(2, 2), 0.0, torch.tensor([0.3, 0.6]), steps=2),
+    "model": lambda sde: sdegen.Exact(sde, sdegen.data.gaussian_ring()),
+}
+
+
+def by(compute: Callable[[Any], Any]) -> dict[str, Any]:
+    """Processes of all kinds that are given by a function of one time, by the coefficient that tells first."""
+
+    class Drift(sdegen.ScalarSDE):
+        def f(self, t: Tensor) -> Any:
+            return -compute(t)
+
+        def g(self, t: Tensor) -> Any:
+            return 1.0
+
+    class Signal(sdegen.ScheduleSDE):
+        def alpha(self, t: Tensor) -> Any:
+            return 1 / (1 + compute(t))
+
+        def sigma(self, t: Tensor) -> Any:
+            return t
+
+    class Correlated(sdegen.CorrelatedSDE):
+        def F(self, t: Tensor) -> Any:
+            return -compute(t) * torch.eye(2, dtype=torch.float64)
+
+        def G(self, t: Tensor) -> Any:
+            return torch.eye(2, dtype=torch.float64)
+
+    return {"Drift.f": Drift(), "Signal.alpha": Signal(), "Correlated.F": Correlated()}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_coefficient_of_one_time_alone_is_named(kind: str, read: str) -> None:
+    """Python's own functions and branches take one number."""
+    for who, sde in by(SINGLE[kind]).items():
+        if read != "simulate" or sde.is_scalar:
+            with pytest.raises(
+                ValueError, match=rf"^{who} answers for one time and not for several .*elementwise torch"
+            ):
+                READS[read](sde)
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_nonlinear_coefficient_of_one_time_alone_is_named(kind: str) -> None:
+    class Drawn(sdegen.SDE):
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return -x
+
+        def diffusion(self, x: Tensor, t: Tensor) -> Any:
+            return SINGLE[kind](t)
+
+    x = torch.ones(3, 2).double()
+    assert diffusion_at(Drawn(), x, torch.tensor(0.3)).is_finite().all()
+    for t in (torch.tensor([0.2, 0.3, 0.7]).double(), 0.7):
+        with pytest.raises(ValueError, match=r"^Drawn\.diffusion answers for one time and not for several"):
+            Drawn().perturb(x, t)
+
+
+class Unlinked(sdegen.ScheduleSDE):
+    """A signal whose values come from outside of torch, or are detached."""
+
+    def __init__(self, read: Callable[[Tensor], Any]) -> None:
+        self.read = read
+
+    def alpha(self, t: Tensor) -> Any:
+        return self.read(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.sin() + 0.01
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda t: t.detach().cos(),
+        lambda t: torch.tensor([math.cos(u) for u in t.reshape(-1).tolist()], dtype=torch.float64).reshape(t.shape),
+        lambda t: np.cos(t),
+    ],
+    ids=["detached", "list", "numpy"],
+)
+def test_a_schedule_without_a_derivative_is_refused_where_f_follows_from_it(read: Callable[[Tensor], Any]) -> None:
+    """Its values are right, and its drift would be 0."""
+    sde = Unlinked(read)
+    assert sde.marginal(0.3).t == 0.3
+    for t in (torch.tensor(0.3), torch.tensor([0.2, 0.3])):
+        with pytest.raises(
+            TypeError, match=r"^Unlinked\.alpha has values and no derivative by t, .*elementwise torch functions"
+        ):
+            sde.drift(torch.ones(2, 2).double(), t)
+
+
+def test_a_schedule_that_is_constant_has_a_derivative() -> None:
+    assert not Unlinked(lambda t: torch.ones_like(t)).drift(torch.ones(2, 2).double(), torch.tensor(0.3)).any()
+    assert not Unlinked(lambda t: t.cos()).drift(torch.ones(2, 2).double(), torch.tensor(0.0)).any()

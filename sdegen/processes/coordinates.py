@@ -19,7 +19,7 @@ from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import Operator
 from ..laws.products import Field, value_and_slope
 from .base import SDE, Read
-from .dynamics import as_time, coefficient
+from .dynamics import as_time, at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
 
@@ -131,7 +131,7 @@ class CoordinateSDE(ElementwiseSDE):
             return value_and_slope(self.log_snr, t, torch.ones_like(t))
         levels = self.levels(t).reshape(len(t), -1)
         level = mean_log_snr(levels)
-        rates = (self._map("g", self.g(t), t).c / self._sigma_at(t)).square().reshape(len(t), -1)
+        rates = (self._map("g", at_times(self, "g", t), t).c / self._sigma_at(t)).square().reshape(len(t), -1)
         return level, -(rates * (levels.sigmoid() / level.sigmoid()[:, None])).mean(1)
 
     def flow(self, model: Read) -> CoordinateFlow:

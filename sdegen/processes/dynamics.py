@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Dynamics", "as_time", "coefficient", "diffusion_at", "drift_at"]
+__all__ = ["Dynamics", "as_time", "at_times", "coefficient", "diffusion_at", "drift_at"]
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from ..answers import as_numbers, ask, check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
 from ..dense import check_dense
-from ..fixed import Fixed
+from ..fixed import Fixed, is_unknown
 from ..laws.coordinates import Coordinates
 from ..laws.diagonal import Diagonal
 from ..laws.harmonics import Harmonics
 from ..laws.operators import Operator, Scale
 from ..precision import uncast
 from ..show import show_call
+
+SINGLE = "answers for one time and not for several"
 
 
 def _as_times(t: Any, name: str) -> Tensor:
@@ -109,11 +112,41 @@ class Dynamics(Fixed, ABC):
         return x
 
 
+def at_times(process: Any, name: str, *given: Tensor) -> Any:
+    """Return what a coefficient of a process answers for times, the last of what it is given.
+
+    Raises
+    ------
+    ValueError
+        If it fails, and answers for one of the times alone.
+    """
+    coefficient = getattr(process, name)
+    try:
+        return coefficient(*given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        states, t = given[:-1], given[-1]
+        told = SINGLE in str(error) or is_unknown(t)  # of a coefficient within this one
+        if t.numel() > 1 and not told and _answers(coefficient, *(v[:1] for v in states), t.reshape(-1)[:1]):
+            raise ValueError(
+                f"{type(process).__name__}.{name} {SINGLE} ({error}); write it by elementwise torch "
+                "functions of t, as t.sqrt() or torch.where(t > 0.5, a, b), without math, float(t), t.item() and `if`."
+            ) from error
+        raise
+
+
+def _answers(coefficient: Callable[..., Any], *given: Tensor) -> bool:
+    try:
+        coefficient(*given)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
 def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
     """Return ``f(x, t)`` of a process, checked for its shape."""
     who = f"{type(dynamics).__name__}.drift"
     with uncast(x):
-        return check_answer(who, ask(who, dynamics.drift, x, t), x.shape, x)
+        return check_answer(who, ask(who, at_times, dynamics, "drift", x, t), x.shape, x)
 
 
 def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
@@ -132,7 +165,7 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
     """
     who = f"{type(dynamics).__name__}.diffusion"
     with uncast(x):
-        G = ask(who, dynamics.diffusion, x, t)
+        G = ask(who, at_times, dynamics, "diffusion", x, t)
     if isinstance(G, Operator):
         return G
     B = max(len(x), t.numel())

@@ -12,7 +12,7 @@ __all__ = ["ElementwiseFlow", "ElementwiseSDE", "Scheduled"]
 import math
 from abc import abstractmethod
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
 from .base import Flow, Read
-from .dynamics import as_time
+from .dynamics import as_time, at_times
 from .linear import LinearSDE, check_order
 from .panels import Panels
 
@@ -104,7 +104,8 @@ class ElementwiseSDE(LinearSDE):
             own = [*self.parameters(), *self.buffers()] if isinstance(self, nn.Module) else []
             # Panels do not depend on the times that are asked about: these may be differentiated, and panels are not.
             with nullcontext() if any(map(is_unknown, own)) else torch._C._DisableFuncTorch():
-                panels = Panels(self.f, self.g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
+                f, g = (partial(at_times, self, name) for name in ("f", "g"))
+                panels = Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
             if panels.drift.requires_grad or panels.log_noise.requires_grad:
                 return panels
             self._panels = (state, panels)
@@ -131,16 +132,16 @@ class ElementwiseSDE(LinearSDE):
     def drift_operator(self, t: Tensor | float) -> Elementwise:
         """Return ``f(t)``."""
         t = as_time(t, self.T)
-        return self._map("f", self.f(t), t)
+        return self._map("f", at_times(self, "f", t), t)
 
     def diffusion_operator(self, t: Tensor | float) -> Elementwise:
         """Return ``g(t)``."""
         t = as_time(t, self.T)
-        return self._map("g", self.g(t), t)
+        return self._map("g", at_times(self, "g", t), t)
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
-        return self._map("alpha", self.alpha(t), t), self._map("sigma", self.sigma(t), t)
+        return self._map("alpha", at_times(self, "alpha", t), t), self._map("sigma", at_times(self, "sigma", t), t)
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """Return the law ``x_t | x_s ~ N(alpha_t / alpha_s x_s, sigma_t² − (alpha_t / alpha_s)² sigma_s²)``.
@@ -158,20 +159,26 @@ class ElementwiseSDE(LinearSDE):
 
     def _sigma_at(self, t: Tensor) -> Tensor:
         """Return `sigma` at checked times, ``(*t.shape, *coefficient_shape)``."""
-        return torch.as_tensor(self.sigma(t), dtype=torch.float64).expand((*t.shape, *self.coefficient_shape))
+        return torch.as_tensor(at_times(self, "sigma", t), dtype=torch.float64).expand(
+            (*t.shape, *self.coefficient_shape)
+        )
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
         if type(self).alpha is ElementwiseSDE.alpha:
             return self._quadrature(t)[0]
-        return torch.as_tensor(self.alpha(t), dtype=torch.float64).expand((*t.shape, *self.coefficient_shape)).log()
+        return (
+            torch.as_tensor(at_times(self, "alpha", t), dtype=torch.float64)
+            .expand((*t.shape, *self.coefficient_shape))
+            .log()
+        )
 
     def levels(self, t: Tensor | float) -> Tensor:
         """Return ``2 log(alpha / sigma)`` of each coordinate, ``(*t.shape, *coefficient_shape)``; −inf where no signal is left,
         inf where there is no noise.
         """
         t = as_time(t, self.T)
-        return 2 * (self._log_alpha(t) - torch.as_tensor(self.sigma(t), dtype=torch.float64).log())
+        return 2 * (self._log_alpha(t) - torch.as_tensor(at_times(self, "sigma", t), dtype=torch.float64).log())
 
     def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
         """Return by how much `levels` fall from `s` to `t`: 0 where both are infinite alike."""
@@ -248,9 +255,28 @@ class Scheduled(ElementwiseSDE):
         return value
 
     def _derivative(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
-        def lifted(u: Tensor) -> Tensor:
-            value = self._taken(name, getattr(self, name)(u))
-            return torch.as_tensor(value, dtype=torch.float64).expand((*u.shape, *self.coefficient_shape))
-
+        """Return a coefficient at times, and its derivative by them; refuse one that has none."""
+        lifted = partial(self._lifted, name)
         t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
-        return value_and_slope(lifted, t, torch.ones_like(t))
+        try:
+            value, slope = value_and_slope(lifted, t, torch.ones_like(t))
+        except (TypeError, ValueError, RuntimeError) as error:
+            lifted(t)  # what fails by itself comes up again
+            raise self._underivable(name, f" ({error})") from error
+        if not is_unknown(slope) and not slope.any():  # as of a constant
+            apart = self.T * torch.tensor([0.3, 0.6], dtype=torch.float64)
+            first, second = lifted(apart)
+            if not torch.equal(first, second) and not value_and_slope(lifted, apart, torch.ones_like(apart))[1].any():
+                raise self._underivable(name, ": it detaches, or forms a new tensor of numbers")
+        return value, slope
+
+    def _lifted(self, name: str, t: Tensor) -> Tensor:
+        """Return a coefficient at times, ``(*t.shape, *coefficient_shape)``."""
+        value = self._taken(name, at_times(self, name, t))
+        return torch.as_tensor(value, dtype=torch.float64).expand((*t.shape, *self.coefficient_shape))
+
+    def _underivable(self, name: str, why: str) -> TypeError:
+        return TypeError(
+            f"{type(self).__name__}.{name} has values and no derivative by t, from which f and g follow{why}; write it with "
+            "elementwise torch functions of t."
+        )

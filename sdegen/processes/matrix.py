@@ -23,7 +23,7 @@ from ..laws.matrices import Matrix
 from ..laws.operators import Operator
 from ..laws.products import Field
 from .base import Flow, Read
-from .dynamics import as_time, coefficient
+from .dynamics import as_time, at_times, coefficient
 from .inverse import FallTable
 from .linear import LinearSDE, check_order
 from .matrix_panels import MatrixPanels
@@ -58,11 +58,11 @@ class CoupledSDE(LinearSDE):
 
     def _checked_F(self, t: Tensor) -> Tensor:
         """Return `F`, checked for its shape."""
-        return coefficient(f"{type(self).__name__}.F", self.F(t), t, self.Sigma_0.shape)
+        return coefficient(f"{type(self).__name__}.F", at_times(self, "F", t), t, self.Sigma_0.shape)
 
     def _checked_G(self, t: Tensor) -> Tensor:
         """Return `G`, checked for its shape."""
-        return coefficient(f"{type(self).__name__}.G", self.G(t), t, self.Sigma_0.shape)
+        return coefficient(f"{type(self).__name__}.G", at_times(self, "G", t), t, self.Sigma_0.shape)
 
     def moments(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``Phi`` and the covariance of ``u_t`` given ``u_s``, ``(*t.shape, k, k)``; override it if a closed form

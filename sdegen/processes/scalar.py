@@ -16,7 +16,7 @@ from ..arguments import asked_as
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field
 from .base import SDE, Read
-from .dynamics import coefficient
+from .dynamics import at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .inverse import FallTable
 from .linear import as_kind
@@ -59,7 +59,7 @@ class ScalarSDE(ElementwiseSDE):
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
-        alpha, sigma = self.alpha(t), self.sigma(t)
+        alpha, sigma = at_times(self, "alpha", t), at_times(self, "sigma", t)
         if not isinstance(alpha, Tensor) or alpha.shape != t.shape or alpha.dtype != t.dtype:
             alpha = self._map("alpha", alpha, t).c
         if not isinstance(sigma, Tensor) or sigma.shape != t.shape or sigma.dtype != t.dtype:
@@ -102,7 +102,9 @@ class ScalarSDE(ElementwiseSDE):
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
-        g, sigma = (torch.as_tensor(c, dtype=torch.float64) for c in (self.g(t), self.sigma(t)))
+        g, sigma = (
+            torch.as_tensor(c, dtype=torch.float64) for c in (at_times(self, "g", t), at_times(self, "sigma", t))
+        )
         return self.log_snr(t), -(g / sigma).square().expand(t.shape)
 
     def flow(self, model: Read) -> AngleFlow:

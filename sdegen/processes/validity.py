@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checks import check_number
 from .base import SDE
+from .dynamics import SINGLE
 from .linear import LinearSDE, is_linear
 
 
@@ -26,7 +27,7 @@ def check_process(sde: SDE) -> None:
         If `T` or `sigma_0` is no number, or `Sigma_0` no tensor.
     ValueError
         If `T` is not positive and finite, `sigma_0` negative, `Sigma_0` no covariance, or a coefficient of a linear process
-        decides by ``if`` on a tensor of times.
+        answers for one time and not for several.
     NotImplementedError
         If a process of matrices gives no `Sigma_0`.
     """
@@ -36,20 +37,17 @@ def check_process(sde: SDE) -> None:
         check_number(f"{name}.sigma_0", sde.sigma_0, at_least=0, hint=", the noise of the data at t = 0")
     if is_linear(sde):
         _check_covariance(f"{name}.Sigma_0", sde.Sigma_0)
-        _check_branches(sde)
+        _check_times(sde)
 
 
-def _check_branches(sde: LinearSDE) -> None:
-    """Refuse coefficients that decide by ``if``, which many times at once cannot do; all else is said where it is met."""
+def _check_times(sde: LinearSDE) -> None:
+    """Refuse coefficients that answer for one time and not for several; all else is said where it is met."""
     t = sde.T * torch.tensor([0.3, 0.6], dtype=torch.float64)
     try:
         sde.drift_operator(t), sde.diffusion_operator(t)
     except (TypeError, ValueError, RuntimeError) as error:
-        if "Boolean value of Tensor" in str(error):
-            raise ValueError(
-                f"a coefficient of {type(sde).__name__} decides by `if` (or `and`, `or`, `min`, `max`) on t, which is a "
-                "tensor of many times; write it by elementwise functions, torch.where(t < 3, a, b)."
-            ) from error
+        if SINGLE in str(error):
+            raise
 
 
 def _check_covariance(name: str, S: Tensor) -> None:

@@ -306,10 +306,11 @@ def test_a_coefficient_that_decides_by_if_is_told_once(sde: sdegen.LinearSDE) ->
     report = check_sde(sde)
     assert (
         len(report.results) == 1
-        and "decides by `if`" in report.results[0].detail
+        and f"{type(sde).__name__}.{'f' if isinstance(sde, Branches) else 'F'} answers for one"
+        in report.results[0].detail
         and "torch.where" in report.results[0].detail
     )
-    with pytest.raises(ValueError, match=r"decides by `if` .* torch\.where"):
+    with pytest.raises(ValueError, match=r"answers for one time and not for several .* torch\.where"):
         sdegen.Exact(sde, sdegen.data.gaussian_ring())
 
 
