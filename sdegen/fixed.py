@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["Fixed", "bytes_of", "is_unknown", "remembered", "weights_of"]
 
 import functools
+import gc
+from abc import ABCMeta
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
@@ -20,11 +22,35 @@ T = TypeVar("T")
 _MAKING = "_making"
 
 
-class Fixed(Overridable):
+class _OfFixed(ABCMeta):
+    """The class of the classes whose objects are fixed: values that all of them share stay as they are, too."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        """Set an attribute of a class.
+
+        Raises
+        ------
+        AttributeError
+            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it.
+        """
+        free = (
+            name.startswith("_") or name in getattr(cls, "settable", ()) or callable(value) or hasattr(value, "__get__")
+        )
+        # Seen where it is asked for, and never in use: classes are hardly ever changed.
+        if not free and any(cls in type(thing).__mro__ for thing in gc.get_objects()):
+            raise AttributeError(
+                f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of it and what "
+                f"follows from {name} is remembered; derive a class that has it, or set it before the first is made."
+            )
+        super().__setattr__(name, value)
+
+
+class Fixed(Overridable, metaclass=_OfFixed):
     """The base class of objects whose public attributes cannot be set once the constructor is done.
 
-    What such an object derives from its attributes, tables and end times, it derives once. An attribute set afterwards would
-    change one part of it and not the others, so that is refused. Attributes whose names begin with an underscore are the class's
+    What such an object derives from its attributes, tables and end times, it derives once. An attribute set afterwards, of the
+    object or of its class, would change one part of it and not the others, so that is refused; a method that is replaced is not
+    seen. Attributes whose names begin with an underscore are the class's
     own affair, and so are the parameters of a module, whose changes are seen (`remembered`).
 
     Attributes

@@ -110,6 +110,37 @@ def test_a_constructor_that_fails_or_calls_others_leaves_no_door_open() -> None:
         sdegen.VP(-1.0)
 
 
+def test_a_value_of_a_class_cannot_be_set_once_there_are_objects_of_it() -> None:
+    class Shared(sdegen.ScalarSDE):
+        rate = 1.0
+
+        def f(self, t: Tensor) -> Tensor:
+            return -self.rate * (1 + t)
+
+        def g(self, t: Tensor) -> Tensor:
+            return (1 + self.rate * t).sqrt()
+
+    class Derived(Shared): ...
+
+    Shared.rate = 2.0  # before the first
+    sde = Derived()
+    before = sde.marginal(0.5).snr
+    for cls in (Shared, Derived):
+        for name in ("rate", "T"):
+            with pytest.raises(
+                AttributeError,
+                match=rf"^{cls.__name__}\.{name} = 3 cannot be set for the whole class, .* derive a class",
+            ):
+                setattr(cls, name, 3.0)
+    assert sde.rate == 2.0 and torch.equal(sde.marginal(0.5).snr, before)
+
+    class Faster(Shared):
+        rate = 3.0
+
+    assert Faster().marginal(0.5).snr < before
+    Shared.lag, Shared.note = 0.1, lambda self: "a method"  # type: ignore[attr-defined]
+
+
 OTHERS: dict[str, Callable[[], Any]] = {
     "importance": times.ImportanceTimes, "angle": times.AngleTimes, "log-normal": times.LogNormalTimes,
     "discrete": times.DiscreteTimes, "shared": times.SharedTimes,
