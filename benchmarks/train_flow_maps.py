@@ -100,7 +100,7 @@ def fitted(
     model = FlowMap.of(teacher)
     run = fit_on(
         device, model, images.scaled(-1, 1), steps=plan.steps, seconds=seconds, batch_size=plan.batch, lr=plan.lr,
-        warmup=min(200, plan.steps // 5), loss=Trajectories(teacher, paths, plan.whole, plan.still, power=0.0), p_uncond=P_UNCOND,
+        warmup=min(200, plan.steps // 5), loss=Trajectories(teacher, paths, plan.whole, plan.still, power=0.0),
         autocast=torch.bfloat16, seed=0, **more,
     )  # fmt: skip
     return model, run

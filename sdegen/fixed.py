@@ -39,8 +39,8 @@ class _OfFixed(ABCMeta):
         # Seen where it is asked for, and never in use: classes are hardly ever changed.
         if not free and any(cls in type(thing).__mro__ for thing in gc.get_objects()):
             raise AttributeError(
-                f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of it and what "
-                f"follows from {name} is remembered; derive a class that has it, or set it before the first is made."
+                f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of it, "
+                f"and what follows from {name} is remembered; derive a class that has it, or set it before the first is made."
             )
         super().__setattr__(name, value)
 

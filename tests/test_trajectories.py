@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,31 @@ def test_trajectories_keep_their_conditions_and_a_run_is_resumed(tmp_path: Path)
             )  # fmt: skip
         ends.append(sdegen.sample(model, 4, sampler=Jumps(1), seed=0, label=torch.tensor([0, 1, 2, 0])))
     assert torch.equal(*ends)
+
+
+def test_what_a_map_learns_without_a_condition_its_trajectories_say() -> None:
+    torch.manual_seed(0)
+    teacher = sdegen.Model(nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP())
+    data = RING.sample(64, seeded()).float(), torch.arange(64) % 3
+    how: dict[str, Any] = {"steps": 2, "batch_size": 16, "seed": 0, "progress": False}
+    sdegen.fit(teacher, data, **how, p_uncond=0.2)
+    for lost in (True, False):
+        label = torch.where(torch.arange(30) % 5 == 0, -1, torch.arange(30) % 3) if lost else torch.arange(30) % 3
+        loss = Trajectories(teacher, trace(teacher, 30, between=1, seed=0, cond={"label": label}))
+        model = FlowMap.of(sdegen.Model(nets.MLP(2, width=8, depth=1, classes=3), sdegen.VP()))
+        with pytest.raises(
+            ValueError, match=r"^p_uncond = 0\.1, and Trajectories has conditions of its own, .* leave p_uncond"
+        ):
+            sdegen.fit(model, data, **how, loss=loss, p_uncond=0.1)
+        sdegen.fit(model, data, **how, loss=loss)
+        assert sdegen.sample(model, 3, sampler=Jumps(1), seed=0, label=torch.tensor([0, 1, 2])).isfinite().all()
+        if lost:
+            assert sdegen.sample(model, 3, sampler=Jumps(1), seed=0).isfinite().all()
+        else:
+            with pytest.raises(
+                ValueError, match=r"^label is not given for all samples, and FlowMap was never trained without"
+            ):
+                sdegen.sample(model, 3, sampler=Jumps(1), seed=0)
 
 
 def test_a_guided_model_is_a_teacher() -> None:

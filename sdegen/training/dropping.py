@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DOORS", "Drop", "check_taken", "note_conditions"]
+__all__ = ["DOORS", "Drop", "check_lost", "check_taken", "note_conditions"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -142,10 +142,27 @@ def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: 
     """
     if not isinstance(model, Trainable) or not isinstance(objective, ScoreLoss):
         return
-    here, kinds = not isinstance(source, Stream) and not isinstance(source.x, Rows), model.conditions.kinds
-    lost = {name for names, _ in drop.lost for name in names}
-    lost |= {name for name, value in source.cond.items() if not here or (name in kinds and kinds[name].has_lost(value))}
-    model.note_conditions(source.cond, lost)
+    cond, kinds = objective.conditions(source.cond), model.conditions.kinds
+    of_data = cond is source.cond
+    here = not of_data or (not isinstance(source, Stream) and not isinstance(source.x, Rows))
+    lost = {name for names, _ in drop.lost for name in names if of_data}
+    lost |= {name for name, value in cond.items() if not here or (name in kinds and kinds[name].has_lost(value))}
+    model.note_conditions(cond, lost)
+
+
+def check_lost(objective: Callable[..., Tensor], p: float, cond: dict[str, Tensor]) -> None:
+    """Refuse to lose conditions of data that are not those which a loss asks under.
+
+    Raises
+    ------
+    ValueError
+        If the loss has its own, and `p` is not 0.
+    """
+    if p and isinstance(objective, ScoreLoss) and objective.conditions(cond) is not cond:
+        raise ValueError(
+            f"p_uncond = {p}, and {type(objective).__name__} has conditions of its own, of which none would be lost; leave "
+            "p_uncond out, and give those their nulls in some rows."
+        )
 
 
 def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[str, Tensor]) -> None:

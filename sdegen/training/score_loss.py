@@ -17,7 +17,8 @@ from ..show import show_call
 class ScoreLoss(ABC):
     """The base class of losses of a score model, each called as ``loss(model, x_0, generator=None, **cond)``.
 
-    The model is asked under all conditions of the data, so that `fit` can refuse those that it does not take.
+    The model is asked under all conditions of the data, or of the loss's own of the same names, so that `fit` can refuse those
+    that it does not take.
 
     Attributes
     ----------
@@ -28,6 +29,10 @@ class ScoreLoss(ABC):
     of_data: bool = True
 
     __repr__ = show_call
+
+    def conditions(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the conditions that the network is asked under, for those of the data; by default these."""
+        return cond
 
     @abstractmethod
     def __call__(

@@ -171,7 +171,7 @@ class Trajectories(ScoreLoss):
     generative models for improved sampling speed*, 2021, arXiv:2101.02388.
 
     Of the data of `fit` it takes the number of rows in a batch alone, but as in every training their moments become those of the
-    map: give the data of the teacher. Conditions are those of the trajectories, of which ``p_uncond`` of `fit` loses none: give
+    map: give the data of the teacher. Conditions are those of the trajectories, which `fit` cannot lose by ``p_uncond``: give
     `trace` their nulls in some rows.
 
     Parameters
@@ -213,6 +213,10 @@ class Trajectories(ScoreLoss):
         self.whole = check_number("whole", whole, at_least=0, at_most=1)
         self.still = check_number("still", still, at_least=0, at_most=1)
         self.power = check_number("power", power, at_least=0, at_most=1)
+
+    def conditions(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the conditions of the trajectories."""
+        return self.paths.cond
 
     def pairs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw `n` trajectories, and the numbers of the states in which jumps begin and end."""
