@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from sdegen.laws import GaussianMixture, PlanarLaw, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
 
 RING = sdegen.data.gaussian_ring()
+EXACT = sdegen.Exact(sdegen.VP(), RING)
 MODE = GaussianMixture(torch.ones(1), RING.means[:1], RING.covariances[:1])
 UNITS = Units(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 0.7]))
 
@@ -261,11 +262,11 @@ def test_a_drift_has_a_number_for_twenty_particles_at_most(particles: int, numbe
 
 def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
     log_weights = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = Particles.of_families(torch.zeros(50, 1), log_weights, torch.arange(50), 0, 1, 0.0)
+    found = Particles.of_families(torch.zeros(50, 1), log_weights, torch.arange(50), 0, 1, 0.0, "")
     w = log_weights.exp()
     assert found.evidence_error == pytest.approx((w.std() / w.mean() / 50**0.5).item())
     assert found.ancestors == pytest.approx(found.effective)
-    of_one = Particles.of_families(torch.zeros(50, 1), log_weights, torch.zeros(50, dtype=torch.long), 9, 1, 0.0)
+    of_one = Particles.of_families(torch.zeros(50, 1), log_weights, torch.zeros(50, dtype=torch.long), 9, 1, 0.0, "")
     assert of_one.evidence_error == pytest.approx(1.0) and of_one.ancestors == pytest.approx(1.0)
 
 
@@ -277,7 +278,7 @@ def test_pooled_runs_are_those_of_one_with_all_particles() -> None:
     def run(part: slice) -> Particles:
         w = log_weights[part]
         evidence = (w.logsumexp(0) - math.log(len(w))).item()
-        return Particles.of_families(x[part], w, torch.arange(len(w)), part.start or 0, 7, evidence)
+        return Particles.of_families(x[part], w, torch.arange(len(w)), part.start or 0, 7, evidence, "")
 
     whole, found = (
         run(slice(0, 70)),
@@ -304,7 +305,7 @@ def test_pooled_runs_of_guidance_are_nearer_to_the_normaliser_by_their_stated_er
 
 
 def test_runs_that_cannot_be_pooled_are_refused() -> None:
-    known = Particles.of_families(torch.zeros(3, 2), torch.zeros(3), torch.arange(3), 0, 1, 0.0)
+    known = Particles.of_families(torch.zeros(3, 2), torch.zeros(3), torch.arange(3), 0, 1, 0.0, "")
     unknown, wide = known._replace(log_evidence=None), known._replace(x=torch.zeros(3, 5))
     unsure, lone = known._replace(evidence_error=None), known._replace(ancestors=None)
     for runs in ([], [known, unknown], [known, wide], [unsure], [known, lone]):
@@ -416,14 +417,44 @@ def test_a_run_warns_where_its_steps_are_too_long_for_its_weights(powers: tuple[
     assert (off > 0.3) == (sum(powers) > 1) == any("steps = 20 are too few" in str(w.message) for w in caught)
 
 
+WEIGHED: dict[str, Callable[[float], Any]] = {
+    "tilted_smc": lambda far: guidance.tilted_smc(EXACT, lambda x: far * x[:, 0], 200, steps=8, seed=0),
+    "twisted_smc": lambda far: guidance.twisted_smc(
+        guidance.PiGDM(EXACT, guidance.measurements.Linear(torch.eye(2), 1 / far)), 200, steps=40, seed=0,
+        y=torch.full((2,), min(3.0, far))
+    ),
+    "anneal_density": lambda far: guidance.anneal_density(
+        lambda x: -0.5 * (x - far).square().sum(1) * far, gaussian(0.0, (9.0, 9.0)), 200, levels=2, seed=0
+    ),
+    "importance_sample": lambda far: guidance.importance_sample(
+        EXACT, lambda x: sdegen.data.gaussian_ring().log_prob(x) + far * x[:, 0], 200, steps=20, seed=0
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weighted_particles_of_every_function_say_where_few_of_the_first_are_left(name: str) -> None:
+    with pytest.warns(UserWarning, match=r"^about \d+ of the first 200 particles bear all of the weight, .*; take "):
+        found = WEIGHED[name](30.0)
+    assert found.few and (found.ancestors or 0.0) < 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = WEIGHED[name](0.2)
+    assert not found.few and (found.ancestors or 0.0) > 20
+
+
 def test_runs_that_have_lost_their_particles_say_so() -> None:
     law = sdegen.data.random_mixture(8, modes=8, seed=0)
     mode = GaussianMixture(torch.ones(1), law.means[:1], law.covariances[:1])
-    with pytest.warns(UserWarning, match="descend from about 1 of the first ones, .* take anneal_product"):
+    with pytest.warns(
+        UserWarning, match="^about 1 of the first 200 particles bear all of the weight, .* take anneal_product"
+    ):
         lost = corrected(product(sdegen.VP(), [(mode, 5.0), (law, -4.0)]), 200, steps=30, seed=0)
     assert lost.evidence_error == math.inf
     far = GaussianMixture(torch.ones(1), torch.full((1, 2), 30.0), torch.tensor([0.01]))
-    with pytest.warns(UserWarning, match="descend from about 1 of the first ones, .* take more particles"):
+    with pytest.warns(
+        UserWarning, match="^about 1 of the first 200 particles bear all of the weight, .* take more particles"
+    ):
         lost = guidance.anneal_product(
             product(sdegen.VP(), [(far, 1.5), (NARROW, -0.5)]), 200, steps=5, moves=0, seed=0
         )

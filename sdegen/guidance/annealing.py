@@ -165,10 +165,11 @@ def anneal_product(
         volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
         swarm = swarm.reach(x, members.densities(x, 0.0), powers[-1], volume.expand(particles), times[-1])
     evidence, evaluations = log_evidence_of(swarm.log_weights).item(), len(times) + moves * (len(times) - 1)
+    remedy = "take more particles, more steps, or powers nearer to those of one member"
     found = Particles.of_families(
-        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence
+        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence, remedy
     )
-    return doubt(found, "take more particles, more steps, or powers nearer to those of one member")
+    return doubt(found)
 
 
 class _Swarm(NamedTuple):

@@ -121,7 +121,8 @@ def anneal_density(
             step *= math.exp(PACE * (taken - TAKEN))
             bar.update()
     log_evidence += log_evidence_of(log_weights).item()
-    found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence)
+    remedy = "take more particles or levels, or a Gaussian nearer to the law"
+    found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence, remedy)
     _warn_if_uncovered(gaussian, found)
     return found
 

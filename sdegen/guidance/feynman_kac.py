@@ -157,13 +157,11 @@ def corrected(
         swarm.resampled,
         len(times),
         constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
-        math.hypot(DOUBT * swarm.optimism, error),
-    )
-    return doubt(
-        found,
         "take anneal_product where members know their densities, else more particles, more steps, or powers nearer to those of "
         "one member",
+        math.hypot(DOUBT * swarm.optimism, error),
     )
+    return doubt(found)
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:

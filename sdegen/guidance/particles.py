@@ -80,9 +80,11 @@ class Particles(NamedTuple):
         resampled: int,
         evaluations: int,
         log_evidence: float,
+        remedy: str,
         besides: float = 0.0,
     ) -> Particles:
-        """Return particles with the standard error of the evidence that their descent tells.
+        """Return particles with the standard error of the evidence that their descent tells; warn where few of the first ones are
+        left to tell it.
 
         With the weights `f` of families, those who descend from one of `n` first particles, the relative variance of the evidence
         is estimated by ``(n Σ f² − 1) / (n − 1)``. A. Lee, N. Whiteley, *Variance estimation in the particle filter*, 2018,
@@ -97,6 +99,8 @@ class Particles(NamedTuple):
             Logarithms of weights, ``(n,)``.
         family
             The first particle that each descends from, ``(n,)``.
+        remedy
+            What the warning says to do.
         besides
             What else the evidence may be off by, nats, of which weights know nothing; it adds to their error in squares.
         """
@@ -104,7 +108,13 @@ class Particles(NamedTuple):
         shared = torch.zeros_like(weights).index_add_(0, family, weights).square().sum().item()
         variance = (n * shared - 1) / max(1, n - 1)
         error = math.hypot(max(0.0, variance) ** 0.5, besides)
-        return cls(x, weights, resampled, evaluations, log_evidence, error, 1 / shared)
+        found = cls(x, weights, resampled, evaluations, log_evidence, error, 1 / shared)
+        if found.few:
+            warn_caller(
+                f"about {1 / shared:.0f} of the first {n} particles bear all of the weight, they or their descendants, so that "
+                f"neither the law of the particles nor log_evidence is to be believed; {remedy}."
+            )
+        return found
 
     @classmethod
     def pooled(cls, runs: Iterable[Particles]) -> Particles:
@@ -154,6 +164,13 @@ class Particles(NamedTuple):
         )
 
     @property
+    def few(self) -> bool:
+        """Whether the last particles descend from fewer than twenty of the first ones, and than a tenth of them: then neither
+        their law nor `log_evidence` is to be believed. False where nothing is known of it.
+        """
+        return self.ancestors is not None and self.ancestors < min(FEW, FEW_OF * len(self.x))
+
+    @property
     def effective(self) -> float:
         """The effective sample size, ``1 / Σ weights²``."""
         return effective_size(self.weights)
@@ -197,24 +214,9 @@ class ChainStep:
         return self.at_s.Phi(x_0) + self._gain(eps)
 
 
-def doubt(found: Particles, remedy: str) -> Particles:
-    """Warn of particles that descend from few first ones, and return them with an infinite error; return others as they are.
-
-    Parameters
-    ----------
-    found
-        The particles.
-    remedy
-        What the warning says to do.
-    """
-    ancestors, n = found.ancestors or 0.0, len(found.x)
-    if ancestors >= min(FEW, FEW_OF * n):
-        return found
-    warn_caller(
-        f"all {n} particles descend from about {ancestors:.0f} of the first ones, so that neither their law nor log_evidence is "
-        f"to be believed; {remedy}."
-    )
-    return found._replace(evidence_error=math.inf)
+def doubt(found: Particles) -> Particles:
+    """Return particles that descend from few first ones with an infinite error, and others as they are."""
+    return found._replace(evidence_error=math.inf) if found.few else found
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:

@@ -129,7 +129,8 @@ def tilted_smc(
     if not (log_weights > -torch.inf).any():
         raise ValueError("the reward forbids all particles at the end; take more, or another reward.")
     evidence = log_evidence_of(log_weights).item()
-    return Particles.of_families(sde.project(x_0), log_weights, family, resampled, len(times), evidence)
+    remedy = "take more particles, or a higher temperature"
+    return Particles.of_families(sde.project(x_0), log_weights, family, resampled, len(times), evidence, remedy)
 
 
 def _softened(promised: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ def twisted_smc(
         last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
     log_evidence += log_evidence_of(log_weights).item()
-    return Particles.of_families(data, log_weights, family, resampled, len(times), log_evidence)
+    remedy = "take more particles, or annealed_smc, whose weights are of data and not of paths"
+    return Particles.of_families(data, log_weights, family, resampled, len(times), log_evidence, remedy)
 
 
 def _checked(log_weights: Tensor, t: Tensor) -> Tensor:

@@ -232,8 +232,9 @@ def importance_sample(
     target = PathTarget(log_prob, base, sampler, steps)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
+    remedy = "take a model nearer to the law, as by a longer training, or more steps"
     return Particles.of_families(
-        run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_evidence_of(log_weights).item()
+        run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_evidence_of(log_weights).item(), remedy
     )
 
 
