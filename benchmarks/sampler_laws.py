@@ -16,6 +16,7 @@ from benchmarks.solver_problems import GRIDS, HELD_OUT, TARGETS, Problem
 from benchmarks.tables import Table
 from sdegen import grids, metrics, samplers
 from sdegen.laws.mixtures import GaussianMixture
+from sdegen.samplers.trials import level
 
 EVALUATIONS = (6, 8, 10, 20)
 FEW = 3  # seeds of the rows that show what an order and a grid make of ours
@@ -119,7 +120,7 @@ def law(target: str, name: str, seed: int) -> Values:
         elif name == "default, eta = 1":
             x = judged.run(default(problem, n), x_T, seed)
         elif kind != name:
-            x = judged.run(ours()[kind](n, own_grid(kind, problem, n)), x_T, seed)
+            x = judged.run(ours()[kind](n, own_grid(kind, problem)), x_T, seed)
         else:
             grid = best_grid(judged, name, n, starts)
             if grid is None:
@@ -137,12 +138,10 @@ def default(problem: Problem, n: int) -> samplers.Sampler:
     return sampler
 
 
-def own_grid(kind: str, problem: Problem, n: int) -> grids.Grid:
-    """The grid that a sampler of ours has where none is named: exponential ones that of the default."""
+def own_grid(kind: str, problem: Problem) -> grids.Grid:
+    """The grid that a sampler of ours has where none is named: exponential ones that of the default under conditions."""
     if kind.startswith("Exponential"):
-        grid = default(problem, n).grid
-        assert grid is not None
-        return grid
+        return grids.Angle(end=problem.end, scale=level(problem.model.state_moments()), power=0.5)
     return getattr(samplers, kind.replace("–", "")).default_grid(end=problem.end)
 
 

@@ -24,6 +24,7 @@ from sdegen.samplers import (
     ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
+    SecantSDE,
     Singlestep,
     transition_variance,
 )
@@ -51,6 +52,7 @@ STOCHASTIC: dict[str, tuple[Callable[[], Sampler], int]] = {
     "Ancestral, large": (lambda: Ancestral(STEPS, variance=transition_variance), 1),
     "Euler–Maruyama": (lambda: EulerMaruyama(STEPS), 1),
     "ExponentialSDE": (lambda: ExponentialSDE(STEPS), 3),
+    "SecantSDE": (lambda: SecantSDE(STEPS), 2),
     "ReverseDiffusion": (lambda: ReverseDiffusion(STEPS), 1),
 }
 

@@ -161,7 +161,7 @@ def test_what_has_a_part_for_each_sample_and_cannot_be_cut_is_refused(value: Any
 SAMPLERS: dict[str, samplers.Sampler] = {
     "DDIM": DDIM(3), "Ancestral": samplers.Ancestral(3), "Euler": samplers.EulerMaruyama(3), "Heun": Heun(3),
     "flow": samplers.ProbabilityFlow(3, method="rk4"), "multistep": samplers.Multistep(4, order=2),
-    "singlestep": samplers.Singlestep(4), "exponential": samplers.ExponentialSDE(4),
+    "singlestep": samplers.Singlestep(4), "exponential": samplers.ExponentialSDE(4), "secant": samplers.SecantSDE(4),
     "reverse": samplers.ReverseDiffusion(3), "Langevin": samplers.Langevin(3), "annealed": samplers.AnnealedLangevin(2),
     "corrected": samplers.PredictorCorrector(DDIM(3)), "churn": samplers.Churn(3),
     "restart": samplers.Restart(DDIM(4), [samplers.Interval(0.2, 2.0, 1, 2)]),

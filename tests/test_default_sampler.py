@@ -14,7 +14,6 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, guidance, sample, samplers
-from sdegen.samplers.trials import level
 from sdegen.testing.affine import affine_moments
 
 RING = sdegen.data.gaussian_ring()
@@ -73,12 +72,10 @@ def test_noise_is_put_back_where_a_network_draws_images() -> None:
     known = sdegen.Exact(
         sdegen.VP(), sdegen.Empirical(torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     )
-    for plain in (vectors, known):
+    for plain, grid in ((vectors, grids.Angle), (known, samplers.EvenError)):
         assert isinstance(samplers.default(plain, 10), samplers.Multistep)
         noisy = samplers.default(plain, 10, eta=0.5)
-        assert isinstance(noisy, samplers.ExponentialSDE) and noisy.eta == 0.5
-        assert isinstance(noisy.grid, grids.Angle)
-        assert noisy.grid.scale == level(plain.state_moments())
+        assert isinstance(noisy, samplers.SecantSDE) and noisy.eta == 0.5 and isinstance(noisy.grid, grid)
 
 
 def test_noise_is_put_back_where_an_image_is_blurred_too() -> None:

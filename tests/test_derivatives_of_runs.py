@@ -31,6 +31,7 @@ SAMPLERS: dict[str, Callable[[], samplers.Sampler]] = {
     "Multistep, corrected": lambda: samplers.Multistep(6, corrector=True),
     "Singlestep": lambda: samplers.Singlestep(3),
     "ExponentialSDE": lambda: samplers.ExponentialSDE(6),
+    "SecantSDE": lambda: samplers.SecantSDE(6),
     "default": lambda: samplers.default(sdegen.Exact(sdegen.VP(), RING), 6),
     "PredictorCorrector": lambda: samplers.PredictorCorrector(samplers.ReverseDiffusion(4)),
     **{f"flow, {m}": lambda m=m: samplers.ProbabilityFlow(3, method=m) for m in TABLEAUS},  # type: ignore[misc]

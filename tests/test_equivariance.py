@@ -127,6 +127,7 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "singlestep": lambda: samplers.Singlestep(4),
     "multistep": lambda: samplers.Multistep(4, reference=samplers.PointMass()),
     "exponential": lambda: samplers.ExponentialSDE(4),
+    "secant": lambda: samplers.SecantSDE(4),
     "churn": lambda: samplers.Churn(4),
     "restart": lambda: samplers.Restart(samplers.Heun(4), [samplers.Interval(0.1, 0.5, 2, 2)]),
     "predictor-corrector": lambda: samplers.PredictorCorrector(samplers.EulerMaruyama(4), samplers.Langevin(1, h=0.1)),

@@ -26,6 +26,7 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "Multistep": lambda: samplers.Multistep(16),
     "Multistep, four": lambda: samplers.Multistep(16, order=4, corrector=True),
     "ExponentialSDE": lambda: samplers.ExponentialSDE(16, order=3),
+    "SecantSDE": lambda: samplers.SecantSDE(16),
     "ExponentialSDE, corrector": lambda: samplers.ExponentialSDE(16, eta=0.5, corrector=True),
     "Heun": lambda: samplers.Heun(9),
     "RK4": lambda: samplers.ProbabilityFlow(6, method="rk4"),

@@ -116,9 +116,10 @@ LINEAR_ONLY = (
     "Multistep",
     "Restart",
     "ReverseDiffusion",
+    "SecantSDE",
     "Singlestep",
 )
-REFUSED = {("matrix", "Churn"), *(("nonlinear", name) for name in LINEAR_ONLY)}
+REFUSED = {("matrix", "Churn"), ("matrix", "SecantSDE"), *(("nonlinear", name) for name in LINEAR_ONLY)}
 
 
 def made(name: str, sde: Any) -> Sampler:

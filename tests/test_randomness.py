@@ -31,6 +31,7 @@ from sdegen.samplers import (
     ReverseDiffusion,
     SampleNoise,
     Sampler,
+    SecantSDE,
 )
 
 RING = sdegen.data.gaussian_ring()
@@ -44,6 +45,7 @@ DRAWING: dict[str, Callable[[], Sampler]] = {
     "churn": lambda: Churn(4, S_churn=2.0),
     "euler-maruyama": lambda: EulerMaruyama(4),
     "exponential": lambda: ExponentialSDE(4),
+    "secant": lambda: SecantSDE(4),
     "reverse diffusion": lambda: ReverseDiffusion(4),
     "restart": lambda: Restart(DDIM(3, eta=1.0), [Interval(0.1, 1.0, 2, 2)]),
     "langevin": lambda: Langevin(4, t=0.3),

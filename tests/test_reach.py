@@ -31,6 +31,7 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "multistep": lambda: Multistep(8, order=3, corrector=True),
     "singlestep": lambda: samplers.Singlestep(6),
     "exponential": lambda: samplers.ExponentialSDE(8),
+    "secant": lambda: samplers.SecantSDE(8),
     "reverse diffusion": lambda: samplers.ReverseDiffusion(8),
     "flow": lambda: ProbabilityFlow(8, method="rk4"),
     "churn": lambda: samplers.Churn(8),

@@ -26,6 +26,7 @@ from sdegen.samplers import (
     Restart,
     ReverseDiffusion,
     Sampler,
+    SecantSDE,
     log_ratio,
     share,
 )
@@ -33,6 +34,7 @@ from sdegen.samplers.adaptive import AdaptiveSDE, DyadicPath
 from sdegen.samplers.moves import multiply
 from sdegen.samplers.noise import SampleNoise
 from sdegen.samplers.references import PointMass, Unbounded
+from sdegen.samplers.trials import level
 from sdegen.testing import affine_moments, gaussian_data, response
 
 
@@ -195,8 +197,7 @@ def test_modes_narrower_than_the_data_come_out_as_wide_as_they_are(steps: int, o
         mode = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -1.0]]), torch.tensor([width**2]))
         model = sdegen.Exact(sdegen.VP(), mode)
         model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
-        sampler = sdegen.samplers.default(model, steps, eta=1.0)
-        assert sampler.order == order and sampler.eta == 1.0
+        sampler = ExponentialSDE(steps, grids.Angle(scale=level(model.moments), power=0.5), order)
         _, covariance = affine_moments(sampler, model)
         at = model.sde.diffused(mode, sampler.times(model.sde, False)[-1]).moments()[1]
         assert (covariance.trace() / at.trace()).sqrt().item() == pytest.approx(1.0, abs=within)
@@ -313,6 +314,7 @@ MAKE: dict[str, Callable[[], Sampler]] = {
     "churn": lambda: Churn(6, grids.Karras(start=0.9)),
     "restart": lambda: Restart(Heun(6), [Interval(0.1, 1.0, 1, 3)]),
     "reverse diffusion": lambda: ReverseDiffusion(6),
+    "secant": lambda: SecantSDE(6),
     "langevin": lambda: Langevin(3),
     "adaptive": lambda: AdaptiveSDE(0.1, 0.1),
 }

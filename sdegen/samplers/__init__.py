@@ -29,6 +29,7 @@ from .restart import Interval, Restart
 from .reverse_diffusion import ReverseDiffusion
 from .rollout import Rollout, log_prob_of_steps
 from .run import sample
+from .secant_sde import SecantSDE
 from .singlestep import Singlestep
 from .subsequence import (
     StepCosts,
@@ -70,6 +71,7 @@ __all__ = [
     "Rollout",
     "SampleNoise",
     "Sampler",
+    "SecantSDE",
     "Singlestep",
     "StepCosts",
     "Unbounded",

@@ -14,13 +14,15 @@ from ..processes.scalar import is_scalar
 from .base import Sampler
 from .clocks import share
 from .euler import EulerMaruyama
+from .even_error import EvenError
 from .exponential import follows_moments
 from .exponential_sde import ExponentialSDE
 from .multistep import Multistep
 from .ode import Heun, ProbabilityFlow
 from .profiles import known_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference
-from .trials import TURN, WIDER, choose_solver, ground_of, guess, level
+from .secant_sde import SecantSDE
+from .trials import MOST, TURN, WIDER, choose_solver, ground_of, guess, level
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -52,7 +54,9 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     two up to twelve steps and three beyond, with a corrector: around the Gaussian of the moments under the conditions where these
     are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass where not.
 
-    With noise it is `ExponentialSDE` around these Gaussians on that second grid, of order two up to eight steps and three beyond.
+    With noise it is `SecantSDE` on the first kind of grid, of equal parts of the root of the error, and ``Angle(scale,
+    power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` around the Gaussians
+    above on the second grid, of order two up to eight steps and three beyond.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
@@ -104,12 +108,12 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     scale = None if model.moments is None else level(model.state_moments())
     if eta:
         grid = Angle(end=end, scale=scale or 1.0, power=0.5)
-        if not known and (conditioned or model.moments is None or draws_images(model)):
+        if not conditioned and scale is not None and not draws_images(model):
+            return _of_secants(model, steps, eta, end)
+        if not known:
             return ExponentialSDE(steps, grid, eta=eta, reference=PointMass())
         # Chosen as below, and on mixtures of uneven weights and widths in 2 to 16 dimensions.
-        return ExponentialSDE(
-            steps, grid, 2 if steps < 9 else 3, eta, reference=MatchedConditional() if known else None
-        )
+        return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta, reference=MatchedConditional())
     profile = model.profile if conditioned or draws_images(model) else known_profile(model, end, steps)
     if profile is not None and not draws_images(model) and bool(profile.given) == conditioned:
         return choose_solver(ground_of(model, profile, end), steps)
@@ -119,6 +123,14 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         grid = Angle(end=end, scale=WIDER * (scale or TURN), power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, MatchedConditional(), share, corrector=True)
     return guess(steps, end, scale, Normal() if scale is None else None)
+
+
+def _of_secants(model: ScoreModel, steps: int, eta: float, end: float | None) -> SecantSDE:
+    """Return the default with noise for a law whose moments are known, on its profile where there is one."""
+    profile = known_profile(model, end, MOST + 1)  # without trials, which are of solvers of the flow
+    if profile is None or bool(profile.given):
+        return SecantSDE(steps, Angle(end=end, scale=0.5 * level(model.state_moments()), power=0.75), eta)
+    return SecantSDE(steps, EvenError(profile, end=end, power=0.5), eta)
 
 
 def _of_many_angles(model: ScoreModel, steps: int, eta: float, end: float | None) -> Multistep:

@@ -1,0 +1,142 @@
+"""The reversed SDE with noise as wide as each sample's own surroundings: `SecantSDE`."""
+
+from __future__ import annotations
+
+__all__ = ["SecantMemory", "SecantSDE", "SecantStep", "secant_variances"]
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_arguments
+from ..checks import check_number
+from ..models.score import ScoreModel
+from ..processes.grids import Grid
+from ..processes.scalar import as_scalar
+from .base import Noise, Sampler
+from .clocks import angle
+from .directions import Scalar
+from .references import Matched
+
+ROUNDS = 4  # of Newton's method, whose first is exact where all variances are one
+FAINTEST = 1e-9  # of the data's variances: no mode is taken for narrower
+
+
+class SecantStep(NamedTuple):
+    """Coefficients of a step: its question, the angles and roots ``r = √(alpha² + sigma²)`` at both ends, and half of its length
+    over that of the step before, in angle, 0 in the first.
+    """
+
+    pieces: Scalar
+    question: Any
+    angles: Tensor
+    roots: Tensor
+    ahead: Tensor
+
+
+class SecantMemory(NamedTuple):
+    """What the step before was told: the posterior mean of the data, and the score of ``x / alpha``."""
+
+    clean: Tensor
+    pull: Tensor
+
+
+class SecantSDE(Sampler[SecantStep, SecantMemory]):
+    """The reversed SDE, each step that of a Gaussian as wide as what two evaluations tell of the sample's surroundings: one
+    evaluation a step.
+
+    Where the data are near a sample a Gaussian of covariance `W`, ``E[x_0 | x] + W s`` with the score `s` of ``y = x / alpha`` is
+    its mean, at every noise level. So `W` follows from two evaluations, as the secant of the posterior mean: of all covariances
+    that leave of the data's `C` what is likely at some precision `p`,
+
+        W = (C⁻¹ + p)⁻¹,    p ≥ 0 with ⟨ΔE[x_0 | x] + W Δs, Δs⟩ = 0,
+
+    and `C` in the first step. The reversed process at the noise level `eta` is solved in law around it, with
+    ``S = W + sigma² / alpha²`` and the mean `m`, extrapolated over half of a step from where the evaluation before has it:
+
+        y_s = m + (S_s / S_t)^((1 + eta²) / 2) (y_t − m) + √(S_s (1 − (S_s / S_t)^(eta²))) z.
+
+    Gaussian data are exact in law in every step, and so are modes of one width apart from others, once a step has begun and ended
+    in one. At ``eta = 1`` the mean of a step does not depend on `W` but for the extrapolation: it is that of `Ancestral`, and its
+    variance what F. Bao et al., *Analytic-DPM: an analytic estimate of the optimal reverse variance in diffusion probabilistic
+    models*, 2022, arXiv:2201.06503, have in the mean over all states. Covariances from evaluations on the way are those of
+    S. Rissanen et al., *Free Hunch: denoiser covariance estimation for diffusion models without extra costs*, 2024,
+    arXiv:2410.11149, who guide by them.
+
+    The width of a step depends on the state and on the step before, so its density is not told (`ExponentialSDE` has one).
+
+    Parameters
+    ----------
+    steps, grid
+        As for every `Sampler`.
+    eta
+        Noise level of the reversed SDE: 1 its own.
+
+    Raises
+    ------
+    ValueError
+        If `eta` is not positive; in a run, if the model does not know its data's moments.
+    TypeError
+        In a run, if the process is not scalar.
+    """
+
+    @check_arguments
+    def __init__(self, steps: int = 20, grid: Grid | None = None, eta: float = 1.0) -> None:
+        super().__init__(steps, grid)
+        self.eta = check_number("eta", eta, above=0.0)
+
+    def plan(self, model: ScoreModel, times: Tensor) -> list[SecantStep]:
+        """Plan the questions of all steps, and the noise levels between which they go."""
+        sde = as_scalar(model.sde, "; the width of a step is measured in one noise level.")
+        pieces = Scalar(sde, model, Matched().law(model), angle)
+        phi, roots = pieces.phi(times), sde.marginal(times).r.matrix()[..., 0, 0]
+        lengths = phi.diff()
+        ahead = torch.cat([0 * lengths[:1], 0.5 * lengths[1:] / lengths[:-1]])
+        questions = model.ask(times[:-1], velocity=sde.marginal(times[:-1]).Phi.one())
+        return [SecantStep(pieces, q, phi[k : k + 2], roots[k : k + 2], ahead[k]) for k, q in enumerate(questions)]
+
+    def step(
+        self, model: ScoreModel, x: Tensor, c: SecantStep, noise: Noise, state: SecantMemory | None
+    ) -> tuple[Tensor, SecantMemory]:
+        """Evaluate the model once, find the width of the surroundings, and take the step that is exact for a Gaussian of it."""
+        (cos, cos_s), (sin, sin_s) = c.angles.cos(), c.angles.sin()
+        u, v = c.pieces.enter(x) / c.roots[0], c.pieces.enter(model.answer(x, c.question))
+        seen = SecantMemory(cos * u - sin * v, -(cos / sin) * (sin * u + cos * v))
+        C = c.pieces.c.to(x)
+        W = C if state is None else secant_variances(C, seen.clean - state.clean, seen.pull - state.pull)
+        mean = seen.clean + W * seen.pull
+        if state is not None:
+            mean = mean + c.ahead * (mean - state.clean - W * state.pull)
+        P, P_s = W * cos**2 + sin**2, W * cos_s**2 + sin_s**2
+        kept = P_s / P * (cos / cos_s) ** 2
+        carry = (P_s / P).sqrt() * kept ** (0.5 * self.eta**2)
+        root = (P_s * -torch.expm1(self.eta**2 * kept.log())).sqrt()
+        out = carry * u + (cos_s - carry * cos) * mean + root * c.pieces.enter(noise(x))
+        return c.pieces.leave(c.roots[1] * out, x), seen
+
+
+def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
+    """Return the variances ``(1 / C + p)⁻¹``, ``p ≥ 0``, for which the mean of a Gaussian is nearest to the same at two states of
+    each row, ``(B, *)``.
+
+    They have ``⟨clean + W pull, pull⟩ = 0``. The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's
+    method comes up to the precision from 0, which it never leaves where `C` is wide enough as it is.
+
+    Parameters
+    ----------
+    C
+        Variances of the data in each direction, ``(*)``.
+    clean, pull
+        By how much the posterior mean and the score of ``x / alpha`` differ, ``(B, *)``.
+    """
+    each, over = tuple(range(1, pull.ndim)), (-1, *[1] * (pull.ndim - 1))
+    squares = pull.square()
+    most = (squares * C).sum(each)
+    seen = (-clean * pull).sum(each).maximum(FAINTEST * most).minimum(most)
+    W, p = C, torch.zeros_like(most)
+    for _ in range(ROUNDS):
+        told, slope = (squares * W).sum(each), (squares * W.square()).sum(each)
+        p = p + told * (told / seen - 1) / slope
+        W = C / (1 + p.reshape(over) * C)
+    return torch.where(most.reshape(over) > 0, W, C)
