@@ -106,7 +106,7 @@ def of_scores(steps: int, draws: int, n: int, seed: int) -> Values:
 
 def dequantised_block(table: Table) -> str:
     """Return bounds by draws of uniform and of learned noise."""
-    done, looks = (12, 4) if table.quick else (900, 64)
+    done, looks = (12, 4) if table.quick else (600, 64)
     third = done // 3
     ways: dict[str, Callable[[int], Values]] = {
         "flow, uniform noise alone": partial(of_flow, (done, 0, 0), looks),
