@@ -227,6 +227,7 @@ WRAP = lambda inner: guidance.EpsilonScaling(inner, 1.05)
 AFFINE = sdegen.Exact(VP, sdegen.testing.gaussian_data())  # in float64
 
 BOX = torch.distributions.Uniform(-4 * torch.ones(2), 4 * torch.ones(2))
+BETWEEN = torch.tensor([[-0.9, 0.2], [0.4, 1.0]])  # numbers in the cells of bytes
 GUESS = inference.LinearGuess.of(WIDE, WIDE + torch.randn(80, 2))[0]
 TOLD = lambda: nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(2)})
 ASKED = guidance.PiGDM(EXACT, LINEAR)
@@ -588,6 +589,11 @@ CALLS: dict[str, Any] = {
     "grids.Angle.__call__": Method(grids.Angle(), {}),
     "Density.log_prob": Method(sdegen.Density(EXACT), {}),
     "Density.sample": Method(sdegen.Density(EXACT, samplers.DDIM(3)), {}),
+    "Dequantiser.forward": Method(Lazy(lambda: sdegen.likelihood.Dequantiser((2,))), {"x": BETWEEN}),
+    "Dequantiser.log_prob": Method(Lazy(lambda: sdegen.likelihood.Dequantiser((2,))), {"y": BETWEEN}),
+    "Dequantiser.bound": Method(
+        Lazy(lambda: sdegen.likelihood.Dequantiser((2,))), {"x": BETWEEN, "log_prob": RING.log_prob}
+    ),
     "VAE.sample": Method(Lazy(vae), {}),
     "GAN.sample": Method(Lazy(gan), {}),
     "HierarchicalVAE.sample": Method(Lazy(ladder), {}),
@@ -764,6 +770,7 @@ ALLOWED: dict[str, str] = {
     "mean": "minus, zero, none, half",
     "tolerance": "none",
     "steps": "none",  # as many as are usual
+    "likelihood.Dequantiser(couplings)": "zero",  # noise of each number by itself
     "samplers.EvenError(power)": "zero",  # steps even in log(sigma / alpha)
     "simulate(x)": OTHER_SHAPE,
     "Empirical(data)": OTHER_SHAPE,

@@ -748,6 +748,9 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("likelihood_table", "ours, CLD, 1e-05", 1),
         ("likelihood_table", "short kernels", 1),
         ("likelihood_table", "learned schedule", 1),
+        ("likelihood_recipe", "ends learned", 1),
+        ("likelihood_recipe", "noise learned", 3),
+        ("likelihood_recipe", "digits, 8 x 8", 1),
     ],
 )
 def test_a_row_of_every_kind_is_computed(

@@ -61,7 +61,7 @@ class Dequantiser(nn.Module):
     Raises
     ------
     ValueError
-        If the shape is of another kind, or cannot be halved.
+        If the shape is of another kind, or cannot be halved, or a size is not positive.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Dequantiser(nn.Module):
             raise ValueError(
                 f"shape = {shape}; give (D,) for vectors, (C, H, W) for images, and flatten what is neither."
             )
-        check_count("couplings", couplings, 0)
+        check_count("couplings", couplings, 0), check_count("width", width), check_count("depth", depth)
         self.shape, self.scaling = shape, Scaling(-1, 1) if scaling is None else scaling
         self.couplings, self.width, self.depth = couplings, width, depth
         self._side = (1 - 2 * CLEAR) * self.scaling.step  # of the part of a cell that noise comes to
@@ -128,7 +128,7 @@ class Dequantiser(nn.Module):
         ValueError
             If `x` has another shape, or numbers outside all cells.
         """
-        middle, seen = self._cells(x)
+        middle, seen = self._cells(self._checked("x", x))
         start = SIGMOID.inv(uniform_like(seen, generator))
         end, log_det = self._moved(start, seen)
         log_q = _log_logistic(start) - log_det - _log_logistic(end)
@@ -144,7 +144,7 @@ class Dequantiser(nn.Module):
         y
             ``(B, *)``.
         """
-        middle, seen = self._cells(y)
+        middle, seen = self._cells(self._checked("y", y))
         noise = ((y.to(middle) - middle) / self._side + 0.5).to(seen)
         outside = ((noise < 0) | (noise > 1)).flatten(1).any(1)
         end = SIGMOID.inv(noise if self.squeeze is None else self.squeeze(noise)[0])
@@ -195,13 +195,18 @@ class Dequantiser(nn.Module):
             As for a call, or if the answer of `log_prob` has another shape.
         """
         check_count("draws", draws)
-        y, log_q = self(x[repeated(len(x), draws)], generator)
+        y, log_q = self(self._checked("x", x)[repeated(len(x), draws)], generator)
         log_weight = ask_numbers("log_prob", log_prob, y) - log_q
         return Bound(*log_mean(log_weight.reshape(-1, draws)))
 
+    def _checked(self, name: str, x: Tensor) -> Tensor:
+        """Return numbers of the shape of a datum, one row at least."""
+        if len(check_tensor(name, x, shape=(None, *self.shape))) == 0:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; give one row at least.")
+        return x
+
     def _cells(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the middles of the cells of bytes, and the bytes as the networks see them."""
-        check_tensor("x", x, shape=(None, *self.shape))
         like = next(self.parameters())
         u = self.scaling.inverse(x).to(like.device)
         seen = 2 / (self.scaling.levels - 1) * u.to(like) - 1
