@@ -13,13 +13,11 @@ __all__ = [
     "ask",
     "ask_draws",
     "ask_log_prob",
-    "ask_net",
     "ask_numbers",
     "ask_score",
     "check_answer",
     "check_pair",
     "check_each",
-    "check_levels",
     "check_reading",
     "check_unchanged",
     "versions",
@@ -32,8 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-
-from .fixed import is_unknown
 
 FAILURES = RuntimeError, ValueError, IndexError  # what a network raises that was written for other shapes
 
@@ -305,46 +301,3 @@ def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
             "that time."
         )
     return values
-
-
-def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> Any:
-    """Return what a network answers for states at their noise levels, ``(B,)``, or at one for all, ``(1,)``.
-
-    Raises
-    ------
-    ValueError
-        If it fails with one level for all states, and answers with that level for each.
-    """
-    try:
-        return net(x, level, **cond)
-    except FAILURES as error:
-        check_levels(error, net, x, level, **cond)
-        raise
-
-
-def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
-    """Refuse a network that has failed with one level for all states, and answers with that level for each.
-
-    Raises
-    ------
-    ValueError
-        If it does; not where it has failed of another cause, such as of memory that derivatives would have needed.
-    """
-    # Derivatives, of whose states the values are unknown, have ways of their own to fail.
-    if torch.compiler.is_compiling() or len(level) == len(x) or is_unknown(x):
-        return
-    if not _answers(net, x, level, **cond) and _answers(net, x, level.expand(len(x)), **cond):
-        raise ValueError(
-            f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
-            "begin with level = level.expand(len(x))."
-        ) from error
-
-
-@torch.no_grad()
-def _answers(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> bool:
-    """Tell whether a network has an answer."""
-    try:
-        net(x.clone(), level, **cond)
-    except FAILURES:
-        return False
-    return True

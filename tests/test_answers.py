@@ -462,6 +462,27 @@ def test_a_network_that_wants_a_level_for_each_state_is_told_so(kind: Any, n: in
     torch.testing.assert_close(model.score(x, 0.5), each)
 
 
+class Numbered(torch.nn.Module):
+    """A network that has an embedding of the numbers of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = torch.nn.Embedding(1000, 2)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return x + self.steps(level)
+
+
+@pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
+def test_a_network_that_wants_whole_numbers_is_told_so(kind: Any) -> None:
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    for t in (0.5, torch.full((4,), 0.5)):
+        with pytest.raises(
+            ValueError, match=r"^net takes whole numbers for its noise level, .* sdegen\.from_network\(net, sde,"
+        ):
+            kind(Numbered(), sdegen.VP()).score(x, t)
+
+
 def test_a_network_that_fails_for_another_cause_is_not_told_of_levels() -> None:
     class Full(torch.nn.Linear):
         def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:

@@ -432,7 +432,21 @@ bad(
     "n for each",
 )
 bad("no draws", ValueError, lambda w: POSTERIOR.sample(0, torch.zeros(2)), "n = 0")
+bad(
+    "draws of NumPy",
+    TypeError,
+    lambda w: draw_pairs(OfNumPy(), noisy, 5),
+    "OfNumPy.sample returned a ndarray",
+    "one tensor",
+)
 bad("ranks of a law that has none", TypeError, lambda w: NormalRanks(D.Beta(TWO, TWO)), "distribution function")
+
+
+class OfNumPy:
+    """A prior whose draws are arrays."""
+
+    def sample(self, n: int, generator: Any = None) -> Any:
+        return torch.randn(n, 2).numpy()
 
 
 class Sampled:

@@ -128,5 +128,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         split_gibbs(EXACT, Nonlinear(torch.round, 0.1), 5, y=[1.0], levels=2)
     with pytest.raises(ValueError, match="cannot be differentiated"):
         decoupled_annealing(EXACT, Nonlinear(lambda x: torch.tensor(x.numpy()), 0.1), 5, y=[1.0], levels=2)
+    with pytest.raises(ValueError, match="cannot be differentiated"):
+        decoupled_annealing(EXACT, Nonlinear(lambda x: torch.tensor(x.detach().numpy()), 0.1), 5, y=[1.0], levels=2)
     with pytest.raises(ValueError, match="Nonlinear returned NaN or infinite values"):
         decoupled_annealing(EXACT, Nonlinear(torch.log, 0.1), 5, y=[1.0], levels=2)

@@ -288,6 +288,7 @@ def pulled(operator: Any, noise: Any, y: Any) -> Any:
         (lambda: pulled(torch.round, 0.1, torch.ones(2)), ValueError, "derivative of Nonlinear is zero at all data"),
         (lambda: pulled(lambda x: x.detach().sin(), 0.1, torch.ones(2)), ValueError, "detaches or leaves torch"),
         (lambda: pulled(lambda x: torch.tensor(x.numpy()), 0.1, torch.ones(2)), ValueError, "cannot be differentiated"),
+        (lambda: pulled(lambda x: torch.tensor(x.detach().numpy()), 0.1, torch.ones(2)), ValueError, "cannot be differentiated"),
         (lambda: pulled(torch.tanh, 0.1, torch.ones(3)), ValueError, r"y has shape \(3,\)"),
         (lambda: pulled(lambda x: x, PoissonNoise(), torch.ones(2)), ValueError, "has a rate of"),
         (lambda: pulled(torch.exp, PoissonNoise(), torch.full((2,), -1.0)), ValueError, "y holds -1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -340,3 +341,19 @@ def test_more_samples_than_memory_holds_are_refused_at_once(n: int) -> None:
     model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
     with pytest.raises(MemoryError, match=f"n = {n} samples of 2 numbers do not fit into memory"):
         sdegen.sample(model, n, steps=2, seed=0)
+
+
+def test_a_start_of_unit_noise_where_noise_is_larger_is_warned_of() -> None:
+    """Of few numbers, zeros, and states as large as noise nothing is said."""
+    model, z = sdegen.Exact(sdegen.EDM(), RING), torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.warns(
+        UserWarning, match=r"^x_T has a root mean square of .*, and at t = 80, .* multiply standard normal noise"
+    ):
+        x = sample(model, x_T=z, steps=3, seed=0)
+    assert x.std() < 2 < RING.sample(100, torch.Generator().manual_seed(0)).std()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for start in (80 * z, z[:3], 0 * z):
+            sample(model, x_T=start, steps=3, seed=0)
+        sample(model, x_T=z, sampler=DDIM(2, grid=grids.Given(torch.tensor([1.0, 0.1]))), seed=0)
+        sample(sdegen.Exact(sdegen.VP(), RING), x_T=z, steps=3, seed=0)

@@ -124,6 +124,20 @@ def test_labels_of_the_validation_reach_the_network_and_none_is_lost(tiny, x):
     assert torch.equal(torch.cat(seen), label)
 
 
+def test_data_without_a_condition_that_all_are_trained_with_are_refused(tiny, x):
+    label = torch.arange(len(x), device=x.device) % 3
+    how = {"steps": 1, "batch_size": 25, "seed": 0}
+    with pytest.raises(
+        ValueError, match=r"^the validation data have no condition 'label', and all rows that Model learns from"
+    ):
+        fit(tiny(classes=3), (x, label), validation=x, **how)
+    with pytest.raises(
+        ValueError, match=r"^the validation data have the condition 'label', and those that Model learns from"
+    ):
+        fit(tiny(classes=3), x, validation=(x, label), **how)
+    assert fit(tiny(classes=3), (x, label), validation=x, p_uncond=0.5, **how).validation
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [

@@ -125,17 +125,17 @@ class _Precision:
         try:
             forth, transpose = A.product_at(x), A.transpose_at(x)
             seen = A.measure(x)
+            self.numbers, self.like = seen[0].numel(), x
+            if self.numbers > MOST:
+                raise ValueError(
+                    f"{self.numbers} numbers are measured by a map that is not linear, and a matrix of as many sides is "
+                    f"decomposed for every sample; measure at most {MOST}, or take MomentMatching or DPS, which need none."
+                )
+            _, residual, std = A.local_gaussian(check_measured({"y": laws.y}, seen), seen)
+            A.check_derivative(seen, residual, transpose(residual))
         except RuntimeError:
             A.explain_failure(x)
             raise
-        self.numbers, self.like = seen[0].numel(), x
-        if self.numbers > MOST:
-            raise ValueError(
-                f"{self.numbers} numbers are measured by a map that is not linear, and a matrix of as many sides is decomposed "
-                f"for every sample; measure at most {MOST}, or take MomentMatching or DPS, which need none."
-            )
-        _, residual, std = A.local_gaussian(check_measured({"y": laws.y}, seen), seen)
-        A.check_derivative(seen, residual, transpose(residual))
         self.forth: Map = lambda w: forth(level * stretch(w)) / std
         self.back: Map = lambda u: level * stretch(transpose(u / std))
         basis = torch.eye(self.numbers, dtype=x.dtype, device=x.device).reshape(-1, *seen.shape[1:])

@@ -148,12 +148,12 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
 
         try:
             seen, (x_0, eps), back = pull_back(look, x)
+            height, residual, std = self.measurement.local_gaussian(check_measured(cond, seen), seen)
+            u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
+            slope = self.limit(back(u), residual[0].numel(), t)
         except RuntimeError:
             self.measurement.explain_failure(self.sde.project(x))
             raise
-        height, residual, std = self.measurement.local_gaussian(check_measured(cond, seen), seen)
-        u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
-        slope = self.limit(back(u), residual[0].numel(), t)
         self.measurement.check_derivative(seen, u, slope)
         log_density = height - 0.5 * dot(residual, u)
         if weighed:

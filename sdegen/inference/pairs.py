@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..answers import ask_draws
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.draws import seeded
@@ -135,7 +136,7 @@ def draw_pairs(
     """
     n, simulator = check_count("n", n), check_call("simulator", simulator, ["theta"])
     generator = torch.Generator().manual_seed(as_seed(None, None) if seed is None else seed)
-    theta = as_law(check_law("prior", prior)).sample(n, generator).to(torch.get_default_dtype())
+    theta = ask_draws(as_law(check_law("prior", prior)), n, generator).to(torch.get_default_dtype())
     if theta.ndim != 2:
         raise ValueError(
             f"prior draws {n} parameters of shape {tuple(theta.shape)}; give a law of vectors, whose draws are ({n}, d)."

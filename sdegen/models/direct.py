@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import ask_net, check_answer
+from ..answers import check_answer
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.harmonics import Harmonics
 from ..laws.mixtures import Moments
 from ..laws.operators import Elementwise
 from ..laws.outside import as_law
+from ..levels import ask_net
 from ..precision import at_least_single
 from ..processes.base import SDE
 from ..processes.times import EARLIEST

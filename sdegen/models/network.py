@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..answers import FAILURES, check_answer, check_levels, check_unchanged, versions
+from ..answers import FAILURES, check_answer, check_unchanged, versions
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
 from ..fixed import is_unknown
@@ -25,6 +25,7 @@ from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..laws.units import Units
+from ..levels import check_levels
 from ..precision import at_least_single
 from ..processes.linear import LinearSDE
 from ..processes.scalar import is_scalar

@@ -38,6 +38,7 @@ from .start import (
     spread_at,
     start,
     warn_of_narrow_data,
+    warn_of_small_start,
 )
 from .steps import take_steps
 
@@ -177,12 +178,9 @@ def sample(
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     check_batch(batch)
     check_conditions(model, cond)
-    if part is not None and seed is None and generator is None:
-        raise ValueError(
-            f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
-        )
     if parallel is not None and grad:
         raise ValueError("grad=True and parallel were both given; guesses have no derivatives: leave one of them out.")
+    _check_seeded(part, seed, generator)
     weigher = _weigher(model.sde, return_path, parallel) if return_log_prob else None
     seed, sde = as_seed(seed, generator), model.sde
     denoise = _ends_denoised(sde, final)
@@ -197,6 +195,7 @@ def sample(
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, states[rows], "x_T"), x_T.dtype
+        warn_of_small_start(sde, x, times[0])
     warn_of_narrow_data(sde, spread, times[-1])
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
@@ -210,6 +209,14 @@ def sample(
         return samples
     log_prob = check_densities(torch.cat(weigher.chunks, 1), times)
     return Rollout(samples, found[: len(log_prob) + 1], times[: len(log_prob) + 1], log_prob)
+
+
+def _check_seeded(part: tuple[int, int] | None, seed: int | None, generator: torch.Generator | None) -> None:
+    """Refuse a part of a run that no other process could draw the rest of."""
+    if part is not None and seed is None and generator is None:
+        raise ValueError(
+            f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
+        )
 
 
 def _as_data(sde: SDE, states: Tensor, dtype: torch.dtype, path: bool) -> Tensor:

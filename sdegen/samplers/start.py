@@ -12,6 +12,7 @@ __all__ = [
     "spread_at",
     "start",
     "warn_of_narrow_data",
+    "warn_of_small_start",
 ]
 
 from collections.abc import Iterator
@@ -32,11 +33,16 @@ from ..models.wrapper import Conditioned, Wrapper
 from ..precision import all_finite, widened
 from ..processes.base import SDE
 from ..processes.linear import is_linear
+from ..processes.scalar import is_scalar
 from ..warning import warn_caller
 from .base import Sampler
 from .noise import draw
 from .priors import check_start, prior_of
 
+SMALLER = (
+    4.0  # than noise: of so many normal numbers as below one root mean square of ten million has chanced to be so small
+)
+ENOUGH = 16
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
 
@@ -180,6 +186,31 @@ def warn_of_narrow_data(sde: SDE, spread: float | None, end: Tensor) -> None:
             f"the grid ends at t = {end.item():.4g}, where the data spread by {spread:.3g} times the noise, and samples will not "
             "have the spread of the data; give the process the units of the data, sde.in_units(law.moments().units()), or the "
             f"sampler a grid that goes nearer to 0, grids.{'Angle' if is_linear(sde) else 'Quadratic'}(end=...)."
+        )
+
+
+def warn_of_small_start(sde: SDE, x: Tensor, t: Tensor) -> None:
+    """Warn of states to start from that are smaller than the noise alone is at their time, such as noise of unit size where that
+    of the process is larger.
+
+    Of a few numbers nothing is said, nor of zeros.
+
+    Parameters
+    ----------
+    sde
+        The process.
+    x
+        States, ``(B, *)``.
+    t
+        The time at which the run begins.
+    """
+    if not is_scalar(sde) or x.numel() < ENOUGH:
+        return
+    size, noise = x.detach().double().square().mean().sqrt().item(), sde.marginal(t).R.matrix().item()
+    if 0 < size < noise / SMALLER:
+        warn_caller(
+            f"x_T has a root mean square of {size:.3g}, and at t = {t.item():.4g}, where the run begins, noise alone has one of "
+            f"{noise:.3g}: the samples are none of the model; multiply standard normal noise by {noise:.3g}, or leave x_T out."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Validation"]
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments, check_law
 from ..metrics.estimate import Estimate
+from ..models.score import ScoreModel
 from .dropping import check_taken
 from .finite import NonFiniteLoss
 from .listeners import Keeping
@@ -56,6 +58,8 @@ class Validation(Keeping):
         with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
             self.source = training.batches_of(self.data)
         check_taken(training.gradient.objective, training.model, self.source.cond)
+        if isinstance(training.model, ScoreModel):
+            _check_known(training.model, self.source.cond)
 
     def keep(self) -> None:
         """Measure now, and write the estimate into the record."""
@@ -79,3 +83,18 @@ class Validation(Keeping):
                 f"in the validation after step {training.run.steps}, the loss is not finite ({bad} of {len(losses)} rows)"
             )
         training.run.validation[training.run.steps] = Estimate.of(losses)
+
+
+def _check_known(model: ScoreModel, cond: Collection[str]) -> None:
+    """Refuse data without a condition that a training never is without, and with one that it never has."""
+    known = model.conditions
+    for name in sorted(known.unlost.difference(cond)):
+        raise ValueError(
+            f"the validation data have no condition {name!r}, and all rows that {type(model).__name__} learns from have it; give "
+            f"it in (x, {{{name!r}: ...}})."
+        )
+    for name in sorted(known.untaught.intersection(cond)):
+        raise ValueError(
+            f"the validation data have the condition {name!r}, and those that {type(model).__name__} learns from have none; "
+            "leave it out."
+        )

@@ -1,0 +1,63 @@
+"""The noise levels that networks are called with: what fails of them alone is told."""
+
+from __future__ import annotations
+
+__all__ = ["ask_net", "check_levels"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answers import FAILURES
+from .fixed import is_unknown
+
+
+def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> Any:
+    """Return what a network answers for states at their noise levels, ``(B,)``, or at one for all, ``(1,)``.
+
+    Raises
+    ------
+    ValueError
+        If it fails with these levels, and answers with others, as `check_levels` says.
+    """
+    try:
+        return net(x, level, **cond)
+    except FAILURES as error:
+        check_levels(error, net, x, level, **cond)
+        raise
+
+
+def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
+    """Refuse a network that has failed, and answers with a level for each state in place of one for all, or with whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If it does; not where it has failed of another cause, such as of memory that derivatives would have needed.
+    """
+    # Derivatives, of whose states the values are unknown, have ways of their own to fail.
+    if torch.compiler.is_compiling() or is_unknown(x) or _answers(net, x, level, **cond):
+        return
+    each = level.expand(len(x))
+    if len(level) < len(x) and _answers(net, x, each, **cond):
+        raise ValueError(
+            f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
+            "begin with level = level.expand(len(x))."
+        ) from error
+    if _answers(net, x, torch.zeros_like(each, dtype=torch.long), **cond):
+        raise ValueError(
+            "net takes whole numbers for its noise level, as an embedding of steps does, and is given real ones; say by "
+            "sdegen.from_network(net, sde, clock=...) how its steps are numbered, or let forward round them."
+        ) from error
+
+
+@torch.no_grad()
+def _answers(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> bool:
+    """Tell whether a network has an answer."""
+    try:
+        net(x.clone(), level, **cond)
+    except FAILURES:
+        return False
+    return True
