@@ -28,7 +28,7 @@ def digits() -> tuple[Recipe, Images, Images]:
 def small_fashion() -> tuple[Recipe, Images, Images]:
     """Return the recipe of Fashion-MNIST of a network as small as that of the digits, with images of 8 x 8."""
     seen, _, test = split_of("fashion_mnist")
-    return Recipe("fashion_mnist", (32, 64), 0.7, 1000, batch=64, lr=2.5e-3), third_pixel(seen), third_pixel(test)[:500]
+    return Recipe("fashion_mnist", (32, 64), 0.7, 800, batch=64, lr=2.5e-3), third_pixel(seen), third_pixel(test)[:500]
 
 
 SETS = {"digits, 8 x 8": digits, "Fashion-MNIST, 8 x 8": small_fashion}

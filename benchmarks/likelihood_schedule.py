@@ -17,7 +17,7 @@ from sdegen.data import Scaling
 from sdegen.laws import Units
 
 CHAIN = 12  # states, even in `t`
-FASTER = 20.0  # rate of the schedule over that of the network: in 400 steps it has to move by several units of log-SNR
+FASTER = 20.0  # rate of the schedule over that of the network: in 300 steps it has to move by several units of log-SNR
 DIGITS = Scaling(-1, 1, 17)
 # Which parameters of the schedule are learned.
 KINDS = {
@@ -61,7 +61,7 @@ def judged(name: str, steps: int, n: int, seed: int) -> Values:
 
 def schedule_block(table: Table) -> str:
     """Return bounds of chains of `CHAIN` states on fixed and on learned schedules."""
-    steps, n = (20, 20) if table.quick else (400, 359)
+    steps, n = (20, 20) if table.quick else (300, 359)
     rows = {name: table.row("schedule", name, partial(judged, name, steps, n), seeds=2, device="cpu") for name in KINDS}
     columns = {"chain": 3, "log-SNR at 0": 2, "log-SNR at T/2": 2, "log-SNR at T": 2, "train s": 0, "seeds": 0}
     return table.write("schedule", columns, rows)

@@ -47,7 +47,7 @@ MNIST seen at every third pixel, 8 x 8, 250 steps of a small network, batches of
 images, with averaged weights. ± is over three seeds of the training; norms are those before clipping.""",
     "clip": """### How training ends without clipping
 
-The digits by their recipe, and Fashion-MNIST seen at every third pixel, 1,000 steps of a network of that size: bounds in
+The digits by their recipe, and Fashion-MNIST seen at every third pixel, 800 steps of a network of that size: bounds in
 continuous time of test images, with averaged weights. Both trainings of a pair begin with the same weights and see the same
 batches; differences are those of each image. ± of one seed is over images.""",
     "dequantised": """### Noise in the cells that is learned
@@ -59,7 +59,7 @@ columns are bounds from above in the mean over noise, weighted by importance whe
 of each image, and a figure of fewer is the mean over all groups of so many. ± of one seed is over images.""",
     "schedule": """### A learned schedule
 
-Digits, 400 steps of a small network on the bound of a chain of 12 states at equal distances in `t` (`losses.Variational` with
+Digits, 300 steps of a small network on the bound of a chain of 12 states at equal distances in `t` (`losses.Variational` with
 `cells`), by which test images are judged: of a schedule even in the log-SNR between the recipe's ends, and of the same where
 its ends, its shape, or both were learned with the network (`LearnedSchedule`). Four chains for each image; ± of one seed is
 over images.""",
