@@ -82,11 +82,11 @@ def test_modes_of_widths_far_apart_keep_theirs_and_their_weights() -> None:
 
 
 def test_the_ring_in_eight_evaluations() -> None:
-    """The goal is 0.02 nats; exact draws have 0.001 and ten evaluations of `ExponentialSDE` 0.005."""
+    """The goal is 0.02 nats; exact draws have 0.001."""
     model = sdegen.Exact(sdegen.VP(), RING)
     x, law = end_of(model, samplers.default(model, 8, eta=1.0), normal(8000, 2))
     kl = metrics.knn_kl(x, law.sample(8000, torch.Generator().manual_seed(2)))
-    assert kl.value < 0.025 + 3 * kl.stderr
+    assert kl.value < 0.02 + 3 * kl.stderr
 
 
 def test_finite_sets_of_points_are_arrived_at() -> None:

@@ -15,7 +15,7 @@ the peers on log-SNR, where their polynomials live.""",
 squared Mahalanobis distances, less 1; the total variation of the modes' weights; on the ring KL(data‖samples) by nearest
 neighbours. Every sampler is on the best of three grids of the peers', chosen on other samples, and ours on their own too.
 The first row of a target is the floor. Mixtures differ from seed to seed; "uneven" ones have 2 to 32 dimensions, with weights
-and widths far apart. No mixture was used to choose anything; the ring was.""",
+and widths far apart. None of these mixtures was used to choose anything; others of such families were, and the ring.""",
     "trained": """### A trained network
 
 A perceptron trained on the ring under VP; runs timed in turns, the median of 15 ratios.""",
