@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -761,3 +762,24 @@ def test_a_field_is_the_mean_of_a_state_and_a_gap_tells_nothing(name: str) -> No
     assert (found.std(0)[known] / 0.3 - 1).abs().max() < 0.3
     for place in (found[:, 0, 1, 2], sample(model, 1000, steps=20, seed=0)):
         assert place.mean().abs() < 0.15 and abs(place.std() / 1.09**0.5 - 1) < 0.1
+
+
+def test_a_value_far_from_all_that_were_learned_from_is_warned_of() -> None:
+    """Of a thousand numbers none is farther from their mean than 32 standard deviations, an outlier among them or not."""
+    torch.manual_seed(0)
+    model = sdegen.Model(nets.MLP(2, width=8, depth=1, conditions={"v": nets.Vector(2, gaps=True)}), sdegen.VP())
+    v = 7.0 + 0.1 * torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
+    v[0, 1] = 1e3  # in its own way not so far
+    x = sdegen.data.gaussian_ring().sample(256, torch.Generator().manual_seed(0)).float()
+    sdegen.fit(model, (x, {"v": v}), steps=2, batch_size=16, seed=0, progress=False)
+    for far in (torch.tensor([12.0, 7.0]), torch.stack([v[0], torch.tensor([2.0, torch.nan])])):
+        n = len(far) if far.ndim > 1 else 2
+        with pytest.warns(
+            UserWarning, match=r"^v lies \S+ standard deviations from the mean of those that the network has learned"
+        ):
+            sdegen.sample(model, n, steps=2, seed=0, v=far)
+    with pytest.warns(UserWarning, match=r"^v lies \S+ standard deviations"):
+        sdegen.log_prob(sdegen.models.Conditioned(model), x[:2], v=torch.tensor([12.0, 7.0]), tolerance=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sdegen.sample(model, len(v), steps=2, seed=0, v=v)

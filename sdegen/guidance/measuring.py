@@ -20,6 +20,7 @@ from torch import Tensor
 from ..answers import check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
+from ..fixed import is_unknown
 from ..laws.products import pull_back, value_and_slope
 from ..precision import uncast
 from ..show import show_call
@@ -107,6 +108,8 @@ class Measurement(Overridable, ABC):
 
     def explain_failure(self, x: Tensor) -> None:
         """Refuse, by a ValueError, a map that has values at data `x` and fails where torch differentiates it; else do nothing."""
+        if is_unknown(x):  # derivatives of derivatives have ways of their own to fail, and another way is found to them
+            return
         with torch.no_grad():
             self(x)
         try:

@@ -26,6 +26,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..laws.units import Units
 from ..levels import check_levels
+from ..nets.far import warn_of_far
 from ..precision import at_least_single
 from ..processes.linear import LinearSDE
 from ..processes.scalar import is_scalar
@@ -88,6 +89,10 @@ class Trainable(ScoreModel, Calibrated):
         for name in conditions_of(self.net).nulls:
             had, went_without = self.learned.get(name, _UNKNOWN if trained else (False, False))
             self.learned[name] = had or name in given, went_without or name not in given or name in lost
+
+    def check_run(self, /, **cond: Any) -> None:
+        """Warn of conditions that lie far from all that the network has learned from."""
+        warn_of_far(self.net, cond)
 
     @property
     def given_units(self) -> Units | None:
