@@ -154,8 +154,9 @@ class Sampler(Overridable, ABC, Generic[C, S]):
             If the sampler was told to draw no noise.
         """
         raise TypeError(
-            f"steps of {type(self).__name__} have no density in closed form: they draw no noise, or move what they have drawn by "
-            "the model; take EulerMaruyama, Ancestral, ReverseDiffusion, ExponentialSDE, Langevin, or DDIM with eta > 0."
+            f"steps of {type(self).__name__} have no density in closed form: they draw no noise, move what they have drawn by "
+            "the model, or are as wide as the step before says; take EulerMaruyama, Ancestral, ReverseDiffusion, "
+            "ExponentialSDE, Langevin, or DDIM with eta > 0."
         )
 
 
