@@ -34,6 +34,7 @@ from .start import (
     check_sampler_given,
     check_states,
     chunks,
+    noise_at,
     rows_of_part,
     spread_at,
     start,
@@ -184,7 +185,7 @@ def sample(
     weigher = _weigher(model.sde, return_path, parallel) if return_log_prob else None
     seed, sde = as_seed(seed, generator), model.sde
     denoise = _ends_denoised(sde, final)
-    sampler, times, spread = _choose(model, sampler, steps, cond, denoise)
+    sampler, times, spread, noise_then = _choose(model, sampler, steps, cond, denoise)
     states = None if x_T is None else check_states("x_T", x_T, model)
     n = check_count("n", n) if states is None else len(states)
     rows = rows_of_part(part, n)
@@ -195,7 +196,7 @@ def sample(
         dtype = x.dtype if model.like is None else model.like.dtype
     else:
         x, dtype = states_in(model, states[rows], "x_T"), x_T.dtype
-        warn_of_small_start(sde, x, times[0])
+        warn_of_small_start(x, noise_then, times[0])
     warn_of_narrow_data(sde, spread, times[-1])
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
@@ -266,16 +267,17 @@ def _ends_denoised(sde: SDE, final: str | None) -> bool:
 
 def _choose(
     model: ScoreModel, sampler: Sampler | None, steps: int | None, cond: dict[str, Any], denoise: bool
-) -> tuple[Sampler, Tensor, float | None]:
-    """Return the sampler given, or the default under the conditions, the times at which it stops, and the spread of the data
-    beside the noise at the last, if the grid has not chosen that otherwise.
+) -> tuple[Sampler, Tensor, float | None, float | None]:
+    """Return the sampler given, or the default under the conditions, the times at which it stops, the spread of the data beside
+    the noise at the last, if the grid has not chosen that otherwise, and the noise at the first.
     """
     whole = Conditioned(model, **cond) if cond and sampler is None else model
 
-    def choose() -> tuple[Sampler, Tensor, float | None]:
+    def choose() -> tuple[Sampler, Tensor, float | None, float | None]:
         chosen = default(whole, steps) if sampler is None else sampler
         times = chosen.times(model.sde, denoise)
         judged = times[-1].item() == model.sde.t_min and (denoise or not is_linear(model.sde))
-        return chosen, times, spread_at(model, times[-1]) if judged else None
+        spread = spread_at(model, times[-1]) if judged else None
+        return chosen, times, spread, noise_at(model.sde, times[0])
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)

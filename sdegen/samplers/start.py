@@ -8,6 +8,7 @@ __all__ = [
     "check_known",
     "check_states",
     "chunks",
+    "noise_at",
     "rows_of_part",
     "spread_at",
     "start",
@@ -189,7 +190,7 @@ def warn_of_narrow_data(sde: SDE, spread: float | None, end: Tensor) -> None:
         )
 
 
-def warn_of_small_start(sde: SDE, x: Tensor, t: Tensor) -> None:
+def warn_of_small_start(x: Tensor, noise: float | None, t: Tensor) -> None:
     """Warn of states to start from that are smaller than the noise alone is at their time, such as noise of unit size where that
     of the process is larger.
 
@@ -197,21 +198,27 @@ def warn_of_small_start(sde: SDE, x: Tensor, t: Tensor) -> None:
 
     Parameters
     ----------
-    sde
-        The process.
     x
         States, ``(B, *)``.
+    noise
+        The standard deviation of noise at the time; None where nothing is to be said of it.
     t
         The time at which the run begins.
     """
-    if not is_scalar(sde) or x.numel() < ENOUGH:
+    n = x.numel()
+    if noise is None or n < ENOUGH:
         return
-    size, noise = x.detach().double().square().mean().sqrt().item(), sde.marginal(t).R.matrix().item()
+    size = torch.linalg.vector_norm(x.detach() if x.requires_grad else x).item() / n**0.5
     if 0 < size < noise / SMALLER:
         warn_caller(
             f"x_T has a root mean square of {size:.3g}, and at t = {t.item():.4g}, where the run begins, noise alone has one of "
             f"{noise:.3g}: the samples are none of the model; multiply standard normal noise by {noise:.3g}, or leave x_T out."
         )
+
+
+def noise_at(sde: SDE, t: Tensor) -> float | None:
+    """Return the standard deviation of the noise of a scalar process at a time; None of others."""
+    return sde.marginal(t).R.matrix().item() if is_scalar(sde) else None
 
 
 def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
