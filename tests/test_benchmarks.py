@@ -566,13 +566,14 @@ COMPLETE = [
     "weighted_table", "latent_codes --preset source",
     "bounded_table", "kl_table", "mode_categories", "solver_table",
     "sources_table", "speed", "guided_modes", "posterior_table", "train_speed", "likelihood_table",
+    "inference_table",
     "families_table", *(f"restore_images --data {name}" for name in ("fashion_mnist", "sprites")),
     *(f"fid_table --data {name}" for name in ("digits", "fashion_mnist")),
     *(f"families_table --data {name}" for name in ("digits", "fashion_mnist", "mnist")),
 ]  # fmt: skip
 PARTIAL = [
     "codec_table", "columns_table", "fields_table", "flow_map_table",
-    "inference_table", "latent_codes", "race", "unnormalised_table", "weighted_digits",
+    "latent_codes", "race", "unnormalised_table", "weighted_digits",
     "fid_table --data mnist", "fid_table --data sprites",
     "fid_table --data mnist --count 10000", "fid_table --data fashion_mnist --count 10000", "likelihood_recipe",
 ]  # fmt: skip
