@@ -15,11 +15,22 @@ ROOT = Path(sdegen.__file__).parent
 
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
-    ["construction", "dense", "description", "precision", "show", "storage", "waiting", "warning", "written"],
+    [
+        "construction",
+        "dense",
+        "description",
+        "failures",
+        "precision",
+        "show",
+        "storage",
+        "waiting",
+        "warning",
+        "written",
+    ],
     ["signatures"],
     ["fixed"],
     ["answers", "checks", "conditions", "identity", "recall"],
-    ["arguments", "progress"],
+    ["arguments", "levels", "progress"],
     ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],
