@@ -261,13 +261,34 @@ def test_a_drift_has_a_number_for_twenty_particles_at_most(particles: int, numbe
 
 
 def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
+    """And wider by their skewness, of which even weights, as many above the mean as below, have none."""
+    draws = torch.Generator().manual_seed(0)
+    even, skewed = (
+        torch.rand(25, dtype=torch.float64, generator=draws),
+        torch.randn(50, dtype=torch.float64, generator=draws),
+    )
+    for w in (torch.cat([2 - even, even]), skewed.exp()):
+        found = Particles.of_families(torch.zeros(50, 1), w.log(), torch.arange(50), 0, 1, 0.0, "")
+        off = (w - w.mean()) / w.sum()
+        s = (w.std() / w.mean() / 50**0.5).item()
+        skewness = off.pow(3).sum().item() / s**3
+        assert found.evidence_error == pytest.approx(s * (1 + 1.5 * skewness))
+        assert found.ancestors == pytest.approx(found.effective)
+    assert skewness > 0.1
+    of_one = Particles.of_families(torch.zeros(50, 1), w.log(), torch.zeros(50, dtype=torch.long), 9, 1, 0.0, "")
+    assert of_one.evidence_error == pytest.approx(2.5, rel=0.05) and of_one.ancestors == pytest.approx(1.0)
+
+
+def test_the_error_of_weights_that_were_fitted_is_that_of_weights_that_were_not() -> None:
+    """A fit that takes all differences leaves weights that are even, and the error that they had."""
     log_weights = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = Particles.of_families(torch.zeros(50, 1), log_weights, torch.arange(50), 0, 1, 0.0, "")
-    w = log_weights.exp()
-    assert found.evidence_error == pytest.approx((w.std() / w.mean() / 50**0.5).item())
-    assert found.ancestors == pytest.approx(found.effective)
-    of_one = Particles.of_families(torch.zeros(50, 1), log_weights, torch.zeros(50, dtype=torch.long), 9, 1, 0.0, "")
-    assert of_one.evidence_error == pytest.approx(1.0) and of_one.ancestors == pytest.approx(1.0)
+    x, own, left = torch.zeros(50, 1), torch.arange(50), torch.zeros(50, dtype=torch.float64)
+    bare, fitted, mended = (
+        Particles.of_families(x, weights, own, 0, 1, 0.0, "", taken=taken)
+        for weights, taken in ((log_weights, 0.0), (left, 0.0), (left, log_weights))
+    )
+    assert mended.evidence_error == pytest.approx(bare.evidence_error) and fitted.evidence_error == 0.0
+    assert mended.ancestors == fitted.ancestors == pytest.approx(50) and torch.equal(mended.weights, fitted.weights)
 
 
 def test_pooled_runs_are_those_of_one_with_all_particles() -> None:

@@ -38,8 +38,8 @@ from .product import Product
 from .swarm import Swarm, Told, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
+REST = 0.5  # of what fits have taken by leave-one-out: as much again may be left, as on the ring, or nothing
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
-DOUBT = 2.0  # standard errors of what fits have taken, in its size: leave-one-out mends the most of it
 
 
 @check_arguments
@@ -67,8 +67,9 @@ def corrected(
     the weights of these than from those of others, by an amount that falls as one over their number: the normaliser is given back
     what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
 
-    The stated error is that of weights, of what was given back, twice its size, and of the length of the steps, in squares. It
-    is infinite where the run warns of few descendants, or of too few steps to tell.
+    The stated error is that of the weights that leave-one-out fits would have left, which are less even, with half of what was
+    given back, as some of the bias may be left, and that of the length of the steps, in squares. It is infinite where the run
+    warns of few descendants, or of too few steps to tell.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
@@ -159,7 +160,9 @@ def corrected(
         constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
         "take anneal_product where members know their densities, else more particles, more steps, or powers nearer to those of "
         "one member",
-        math.hypot(DOUBT * swarm.optimism, error),
+        error,
+        swarm.taken,
+        REST * abs(swarm.optimism),
     )
     return doubt(found)
 

@@ -141,10 +141,13 @@ class Swarm:
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
         # Nats that the fits have taken from the normaliser, as each had the particles that it was for.
         self.optimism = 0.0
+        # The same of each particle's own weight.
+        self.taken = torch.zeros_like(self.log_weights)
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
         self._rate = torch.zeros_like(self.log_weights)
-        self._own = 0.0  # what the optimism grows by, by the angle
+        self._own = torch.zeros_like(self.log_weights)  # what that grows by, by the angle
+        self._mean = 0.0  # its mean
         self._course: list[tuple[float, float]] = []
 
     def look(self, stage: Stage) -> None:
@@ -157,8 +160,11 @@ class Swarm:
         if self._before is not None:
             half = 0.5 * (self._before.phi - stage.phi)
             self.log_weights = self.log_weights + half * self._rate
-        excess, self.shift, own = self._fit(stage, rate, self.log_weights + half * rate)
-        self._rate, self.optimism, self._own = rate - excess, self.optimism + half * (self._own + own), own
+        ahead = self.log_weights + half * rate
+        excess, self.shift, own = self._fit(stage, rate, ahead)
+        mean = (ahead.softmax(0) @ own).item()
+        self.optimism, self.taken = self.optimism + half * (self._mean + mean), self.taken + half * (self._own + own)
+        self._rate, self._own, self._mean = rate - excess, own, mean
         self.log_weights, self._before = self.log_weights + half * self._rate, stage
         self._course.append((stage.phi, (self.log_weights.softmax(0) @ self._rate).item()))
         if not self.log_weights.isfinite().all():
@@ -178,9 +184,9 @@ class Swarm:
         apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
         return 0.5 * ((b * b - b) * size(mean) - apart)
 
-    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, float]:
+    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the drift takes from the rate of the weights, ``(n,)``, the change of the noise that makes the drift,
-        ``(n, d)``, and by how much less it would take in the mean, were it fitted to the other particles for each.
+        ``(n, d)``, and by how much less it would take from each, were it fitted to the other particles, ``(n,)``.
         """
         pull = stage.root.T(stage.root(self.model.combine(self.noise))).flatten(1).double().cpu()
         y = stage.at.R_inv(self.x).flatten(1).double().cpu()
@@ -189,7 +195,7 @@ class Swarm:
         strengths = torch.linalg.eigvalsh(stage.gram)
         # Too few, or directions without noise, which no drift reaches.
         if 2 * d > most or strengths[0] < LEAST * strengths[-1]:
-            return torch.zeros_like(rate), torch.zeros_like(y), 0.0
+            return torch.zeros_like(rate), torch.zeros_like(y), torch.zeros_like(rate)
         full = d + d * d <= most
         turned = (pull[:, :, None] * y[:, None] - stage.gram).flatten(1) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
@@ -200,7 +206,7 @@ class Swarm:
         shift = shift / (-self.gain * stage.pace)
         size = (weights @ shift.square().mean(1)).sqrt().item()
         share = min(1.0, LONGEST / size) if size else 1.0
-        return features @ found * share, shift * share, (weights @ own).item() * share
+        return features @ found * share, shift * share, own * share
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
@@ -211,6 +217,7 @@ class Swarm:
         self.log_weights = log_evidence_of(self.log_weights).expand(len(kept))
         self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
         self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
+        self.taken, self._own = self.taken[kept], self._own[kept]
         self.resampled += 1
         if self.memory is not None:
             first, history, bare = self.memory
