@@ -72,10 +72,10 @@ def corrected(
     warns of few descendants, or of too few steps to tell.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
-    the first particles have descendants, take more particles or more steps, or do not believe the result. Powers that do not sum
-    to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of doubt
-    about the normaliser, are two, which do not tell, or leave descendants to fewer than twenty of the first particles, or than a
-    tenth of them. Where members know their densities, `anneal_product` keeps its particles in such cases.
+    the first particles have descendants, take more steps, then more particles, or do not believe the result. Powers that do not
+    sum to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of
+    doubt about the normaliser, are two, which do not tell, or leave descendants to fewer than twenty of the first particles, or
+    than a tenth of them. Where members know their densities, `anneal_product` keeps its particles in such cases.
 
     Parameters
     ----------
@@ -158,13 +158,20 @@ def corrected(
         swarm.resampled,
         len(times),
         constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
-        "take anneal_product where members know their densities, else more particles, more steps, or powers nearer to those of "
+        "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
         "one member",
         error,
         swarm.taken,
         REST * abs(swarm.optimism),
     )
     return doubt(found)
+=======
+    return doubt(
+        found,
+        "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
+        "one member",
+    )
+>>>>>>> 11d4f2e (Strong guidance by scores in eight dimensions has rows of more steps, which mend it; rows of coverage are of the errors that are stated now)
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:
