@@ -165,13 +165,6 @@ def corrected(
         REST * abs(swarm.optimism),
     )
     return doubt(found)
-=======
-    return doubt(
-        found,
-        "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
-        "one member",
-    )
->>>>>>> 11d4f2e (Strong guidance by scores in eight dimensions has rows of more steps, which mend it; rows of coverage are of the errors that are stated now)
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:
