@@ -44,7 +44,8 @@ def check_dense(name: str, value: Tensor) -> None:
     TypeError
         If it is sparse, nested, quantised, or on the device meta, without numbers.
     """
-    check_held(name, value)
+    if value.is_meta:  # asked here, since a step of training comes by
+        check_held(name, value)
     if value.is_nested or value.is_quantized or value.layout != torch.strided:
         kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse"
         raise TypeError(f"{name} is a {kind} tensor; give a plain one, with rows of one shape, as to_dense() does.")

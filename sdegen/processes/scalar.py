@@ -59,7 +59,10 @@ class ScalarSDE(ElementwiseSDE):
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""
-        alpha, sigma = at_times(self, "alpha", t), at_times(self, "sigma", t)
+        try:
+            alpha, sigma = self.alpha(t), self.sigma(t)
+        except (TypeError, ValueError, RuntimeError):  # the one that fails says why
+            alpha, sigma = at_times(self, "alpha", t), at_times(self, "sigma", t)
         if not isinstance(alpha, Tensor) or alpha.shape != t.shape or alpha.dtype != t.dtype:
             alpha = self._map("alpha", alpha, t).c
         if not isinstance(sigma, Tensor) or sigma.shape != t.shape or sigma.dtype != t.dtype:
