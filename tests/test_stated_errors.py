@@ -49,24 +49,8 @@ def prior(seed: int) -> tuple[Particles, float]:
     return corrected(model, 300, steps=60, seed=seed, progress=False), multiply_laws(factors).log_normaliser
 
 
-def gaussians(seed: int) -> tuple[Particles, float]:
-    """A product of Gaussians, of which the fitted drift takes all differences between weights but for the length of steps."""
-    draws = torch.Generator().manual_seed(seed)
-    laws = [
-        GaussianMixture(
-            torch.ones(1),
-            torch.randn(1, 2, generator=draws, dtype=torch.float64),
-            least + torch.rand(1, 2, generator=draws, dtype=torch.float64),
-        )
-        for least in (0.5, 0.5, 2.0)
-    ]
-    factors = list(zip(laws, (1.0, 1.0, -1.0), strict=True))
-    model = Product([(sdegen.Exact(sdegen.VP(), p), power) for p, power in factors])
-    return corrected(model, 300, steps=60, seed=seed, progress=False), multiply_laws(factors).log_normaliser
-
-
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*particles end:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*particles end:UserWarning", "ignore:.*bear all of the weight:UserWarning")
 @pytest.mark.parametrize("run", [density, tilt, prior])
 def test_stated_errors_cover_the_truth_at_their_nominal_rate(run: Run) -> None:
     """Of a hundred runs: within one error as of a normal law, or in somewhat more for skewed weights, and within two in no fewer
