@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen.processes.dynamics import diffusion_at
+from sdegen.processes.dynamics import diffusion_at, drift_at
 
 KINDS: dict[str, Callable[[float], Any]] = {
     "float": float,
@@ -227,6 +227,25 @@ def test_a_nonlinear_coefficient_of_one_time_alone_is_named(kind: str) -> None:
     for t in (torch.tensor([0.2, 0.3, 0.7]).double(), 0.7):
         with pytest.raises(ValueError, match=r"^Drawn\.diffusion answers for one time and not for several"):
             Drawn().perturb(x, t)
+
+
+def test_times_that_lack_the_axes_of_states_are_named_and_what_fails_of_the_states_is_not_laid_to_them() -> None:
+    class Scaled(sdegen.SDE):
+        def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+            self.read = read
+
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.read(x, t)
+
+        def diffusion(self, x: Tensor, t: Tensor) -> Any:
+            return 1.0
+
+    x, t = torch.ones(3, 2, 2).double(), torch.tensor([0.2, 0.3, 0.7]).double()
+    with pytest.raises(ValueError, match=r"^Scaled\.drift answers for one time .* t\.reshape\(-1, 1, 1\)\.$"):
+        drift_at(Scaled(lambda x, t: t * x), x, t)
+    assert torch.equal(drift_at(Scaled(lambda x, t: t.reshape(-1, 1, 1) * x), x, t), t[:, None, None] * x)
+    with pytest.raises(RuntimeError, match=r"^shape '\[1, 4\]' is invalid"):
+        drift_at(Scaled(lambda x, t: x.reshape(1, 4)), x, t)
 
 
 class Unlinked(sdegen.ScheduleSDE):

@@ -21,7 +21,8 @@ from sdegen.data import Batch
 from sdegen.guidance import measurements
 from sdegen.models import Conditioned
 from sdegen.nets import Fields, Label, Set, Vector
-from sdegen.nets.entries import ConditionUnits, SetEntry, VectorEntry
+from sdegen.nets.entries import Conditioning, ConditionUnits, SetEntry, VectorEntry
+from sdegen.nets.far import warn_of_far
 from sdegen.training.dropping import Drop
 
 N = 5
@@ -765,21 +766,36 @@ def test_a_field_is_the_mean_of_a_state_and_a_gap_tells_nothing(name: str) -> No
 
 
 def test_a_value_far_from_all_that_were_learned_from_is_warned_of() -> None:
-    """Of a thousand numbers none is farther from their mean than 32 standard deviations, an outlier among them or not."""
+    """Of 8,192 numbers none is farther from their mean than 91 standard deviations, an outlier among them or not."""
     torch.manual_seed(0)
     model = sdegen.Model(nets.MLP(2, width=8, depth=1, conditions={"v": nets.Vector(2, gaps=True)}), sdegen.VP())
     v = 7.0 + 0.1 * torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
     v[0, 1] = 1e3  # in its own way not so far
     x = sdegen.data.gaussian_ring().sample(256, torch.Generator().manual_seed(0)).float()
     sdegen.fit(model, (x, {"v": v}), steps=2, batch_size=16, seed=0, progress=False)
-    for far in (torch.tensor([12.0, 7.0]), torch.stack([v[0], torch.tensor([2.0, torch.nan])])):
+    for far in (torch.tensor([20.0, 7.0]), torch.stack([v[0], torch.tensor([-7.0, torch.nan])])):
         n = len(far) if far.ndim > 1 else 2
         with pytest.warns(
             UserWarning, match=r"^v lies \S+ standard deviations from the mean of those that the network has learned"
         ):
             sdegen.sample(model, n, steps=2, seed=0, v=far)
     with pytest.warns(UserWarning, match=r"^v lies \S+ standard deviations"):
-        sdegen.log_prob(sdegen.models.Conditioned(model), x[:2], v=torch.tensor([12.0, 7.0]), tolerance=1e-2)
+        sdegen.log_prob(sdegen.models.Conditioned(model), x[:2], v=torch.tensor([20.0, 7.0]), tolerance=1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sdegen.sample(model, len(v), steps=2, seed=0, v=v)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Vector(2), (2,)), (Set(2), (3, 2)), (Fields(2, dims=2), (2, 32, 32))])
+def test_no_value_that_units_were_taken_of_is_far(kind: Any, shape: tuple[int, ...]) -> None:
+    """Nor is one number among zeros, whose distance from the mean is that of the root of how many they are."""
+    part, v = Conditioning({"v": kind}, 8, 2), torch.zeros(5000, *shape)
+    v.view(5000, -1)[7, 0] = 1.0
+    part.measure([{"v": v}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (v, v[7:9], v[7]):
+            warn_of_far(part, {"v": value})
+    for value in (v[7:9] + 3, v[7] + 3):
+        with pytest.warns(UserWarning, match=r"^v lies \S+ standard deviations"):
+            warn_of_far(part, {"v": value})

@@ -344,7 +344,7 @@ def test_more_samples_than_memory_holds_are_refused_at_once(n: int) -> None:
 
 
 def test_a_start_of_unit_noise_where_noise_is_larger_is_warned_of() -> None:
-    """Of few numbers, zeros, and states as large as noise nothing is said."""
+    """Of few numbers, zeros, states as large as noise, and a run that stays at one time nothing is said."""
     model, z = sdegen.Exact(sdegen.EDM(), RING), torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).double()
     with pytest.warns(
         UserWarning, match=r"^x_T has a root mean square of .*, and at t = 80, .* multiply standard normal noise"
@@ -357,3 +357,4 @@ def test_a_start_of_unit_noise_where_noise_is_larger_is_warned_of() -> None:
             sample(model, x_T=start, steps=3, seed=0)
         sample(model, x_T=z, sampler=DDIM(2, grid=grids.Given(torch.tensor([1.0, 0.1]))), seed=0)
         sample(sdegen.Exact(sdegen.VP(), RING), x_T=z, steps=3, seed=0)
+        sample(model, x_T=z, sampler=Langevin(3, t=10.0), seed=0)

@@ -134,6 +134,33 @@ def test_variances_are_those_that_leave_a_gaussian_s_mean_where_it_is() -> None:
     assert torch.equal(secant_variances(C, 0 * pull, 0 * pull), C.expand(50, 3))  # of no difference nothing is learned
 
 
+def test_directions_without_variance_are_points_that_have_derivatives() -> None:
+    """Of one point nothing is learned by two evaluations, and its derivative by the start is 0."""
+    point = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    line = torch.tensor([[1.0, 2.0], [1.0, -2.0], [1.0, 0.5]], dtype=torch.float64)
+    for where in (point, line):
+        x_T = normal(16, 2).requires_grad_()
+        x = sdegen.sample(
+            sdegen.Exact(sdegen.VP(), sdegen.Empirical(where)), x_T=x_T, sampler=SecantSDE(5), seed=0, grad=True
+        )
+        (slope,) = torch.autograd.grad(x.sum(), x_T)
+        torch.testing.assert_close(x[:, 0], torch.ones_like(x[:, 0]), rtol=0, atol=1e-6)
+        assert slope.isfinite().all() and slope[:, 0].abs().max() < (1e-6 if where is point else torch.inf)
+
+
+def test_a_row_does_not_depend_on_others() -> None:
+    """Nor on what its memory was of those before it: of a spoilt row the rest are as without it."""
+    law = sdegen.GaussianMixture(
+        torch.full((2,), 0.5), torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([0.01, 0.3])
+    )
+    model, x_T = sdegen.Exact(sdegen.VP(), law), normal(9, 2)
+    whole = sdegen.sample(model, x_T=x_T, sampler=SecantSDE(5), seed=0)
+    torch.testing.assert_close(sdegen.sample(model, x_T=x_T, sampler=SecantSDE(5), seed=0, batch=2), whole)
+    x_T[4] = 1e6
+    others = torch.arange(9) != 4
+    torch.testing.assert_close(sdegen.sample(model, x_T=x_T, sampler=SecantSDE(5), seed=0)[others], whole[others])
+
+
 def test_what_it_needs_is_said() -> None:
     with pytest.raises(ValueError, match="eta"):
         SecantSDE(eta=0.0)

@@ -8,15 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.source import SOME
 from ..fixed import is_unknown
 from ..warning import warn_caller
 from .entries import ROWS, Conditioning
 
-FAR = ROWS**0.5  # of `ROWS` numbers none is farther from their mean than so many of their standard deviations
+FAR = (SOME * ROWS) ** 0.5  # of so many rows none has a root mean square over so many of their standard deviations
 
 
 def warn_of_far(net: nn.Module, cond: dict[str, Any]) -> None:
     """Warn of values of conditions that are farther from those that their units were taken of than any of these could be.
+
+    How far a row is, is the root mean square of what it has in one unit, as the places of a field have.
 
     Parameters
     ----------
@@ -32,7 +35,10 @@ def warn_of_far(net: nn.Module, cond: dict[str, Any]) -> None:
             units = getattr(part.entries[f"{name}_"], "units", None)
             if units is None or not units.measured or not given[name].numel():
                 continue
-            away = units(given[name], units.mean)[0].abs().max().item()
+            known = units(given[name], units.mean)[0]
+            known = known if known.ndim > part.kinds[name].ndim else known[None]
+            known = known.movedim(units.axis, 1).reshape(len(known), len(units.mean), -1)
+            away = known.square().mean(-1).sqrt().max().item()
             if away > FAR:
                 warn_caller(
                     f"{name} lies {away:.3g} standard deviations from the mean of those that the network has learned from: what "

@@ -269,7 +269,7 @@ def _choose(
     model: ScoreModel, sampler: Sampler | None, steps: int | None, cond: dict[str, Any], denoise: bool
 ) -> tuple[Sampler, Tensor, float | None, float | None]:
     """Return the sampler given, or the default under the conditions, the times at which it stops, the spread of the data beside
-    the noise at the last, if the grid has not chosen that otherwise, and the noise at the first.
+    the noise at the last, if the grid has not chosen that otherwise, and the noise at the first, if the run leaves it.
     """
     whole = Conditioned(model, **cond) if cond and sampler is None else model
 
@@ -278,6 +278,7 @@ def _choose(
         times = chosen.times(model.sde, denoise)
         judged = times[-1].item() == model.sde.t_min and (denoise or not is_linear(model.sde))
         spread = spread_at(model, times[-1]) if judged else None
-        return chosen, times, spread, noise_at(model.sde, times[0])
+        leaves = bool(times[0] > times[-1])  # a run that stays at one time forgets where it began
+        return chosen, times, spread, noise_at(model.sde, times[0]) if leaves else None
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)

@@ -40,10 +40,8 @@ from .base import Sampler
 from .noise import draw
 from .priors import check_start, prior_of
 
-SMALLER = (
-    4.0  # than noise: of so many normal numbers as below one root mean square of ten million has chanced to be so small
-)
-ENOUGH = 16
+ENOUGH = 16  # numbers of which a root mean square tells how large the noise in them is:
+SMALLER = 4.0  # so many times smaller than the noise, it has a chance of less than one in ten million
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
 
@@ -194,7 +192,7 @@ def warn_of_small_start(x: Tensor, noise: float | None, t: Tensor) -> None:
     """Warn of states to start from that are smaller than the noise alone is at their time, such as noise of unit size where that
     of the process is larger.
 
-    Of a few numbers nothing is said, nor of zeros.
+    Nothing is said of fewer than `ENOUGH` numbers, nor of zeros.
 
     Parameters
     ----------
@@ -212,7 +210,7 @@ def warn_of_small_start(x: Tensor, noise: float | None, t: Tensor) -> None:
     if 0 < size < noise / SMALLER:
         warn_caller(
             f"x_T has a root mean square of {size:.3g}, and at t = {t.item():.4g}, where the run begins, noise alone has one of "
-            f"{noise:.3g}: the samples are none of the model; multiply standard normal noise by {noise:.3g}, or leave x_T out."
+            f"{noise:.3g}: samples will not follow the model; multiply standard normal noise by {noise:.3g}, or leave x_T out."
         )
 
 
