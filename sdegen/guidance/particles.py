@@ -6,7 +6,6 @@ __all__ = [
     "ChainStep",
     "Particles",
     "as_rows",
-    "doubt",
     "draw_again",
     "draw_indices",
     "effective_size",
@@ -56,7 +55,7 @@ class Particles(NamedTuple):
         of what was measured for `twisted_smc`; None where it is not estimated.
     evidence_error
         The error of `log_evidence`, within one of which the truth is in about 68 of 100 runs, and within two in 95: its standard
-        error, widened where weights are skewed. Infinite where a run cannot tell; None as above.
+        error, widened where weights are skewed. Infinite where a run cannot tell, as with few ancestors; None as above.
     ancestors
         The effective number of first particles that the last ones descend from: ``1 / Σ f²`` of the weights `f` of families. Of
         few, neither the weights nor the error say much. None as above.
@@ -87,8 +86,8 @@ class Particles(NamedTuple):
         taken: Tensor | float = 0.0,
         bias: float = 0.0,
     ) -> Particles:
-        """Return particles with the error of the evidence that their descent tells; warn where few of the first ones are left to
-        tell it.
+        """Return particles with the error of the evidence that their descent tells; where few of the first ones are left to tell
+        it, warn, and state an infinite one.
 
         With the weights `f` of families, those who descend from one of `n` first particles, the relative variance of the evidence
         is estimated by ``s² = (n Σ f² − 1) / (n − 1)``. A. Lee, N. Whiteley, *Variance estimation in the particle filter*, 2018,
@@ -101,6 +100,7 @@ class Particles(NamedTuple):
         shows about half of their skewness, so that the error is ``s (1 + 1.5 |γ|)``; on problems drawn at random the truth is
         then within one and two of it about as often as by a normal law. Where few families are left, `γ` is one over the root of
         their number.
+        Neither knows of families that are lost: of a single one left, `s` and `γ` are one.
 
         Parameters
         ----------
@@ -124,12 +124,13 @@ class Particles(NamedTuple):
         error = _skewed_error(_family_weights(log_weights + taken, family)) + bias
         shared = _family_weights(log_weights, family).square().sum().item()
         found = cls(x, weights, resampled, evaluations, log_evidence, math.hypot(error, besides), 1 / shared)
-        if found.few:
-            warn_caller(
-                f"about {1 / shared:.0f} of the first {n} particles bear all of the weight, they or their descendants, so that "
-                f"neither the law of the particles nor log_evidence is to be believed; {remedy}."
-            )
-        return found
+        if not found.few:
+            return found
+        warn_caller(
+            f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight, so that neither "
+            f"the law of the particles nor log_evidence is to be believed; {remedy}."
+        )
+        return found._replace(evidence_error=math.inf)
 
     @classmethod
     def pooled(cls, runs: Iterable[Particles]) -> Particles:
@@ -174,14 +175,14 @@ class Particles(NamedTuple):
             max(run.resampled for run in each),
             max(run.evaluations for run in each),
             (masses.logsumexp(0) - sizes.sum().log()).item(),
-            (shares * errors).square().sum().sqrt().item(),
+            (shares * errors.masked_fill(shares == 0, 0.0)).square().sum().sqrt().item(),  # 0 · ∞ is what nothing adds
             1 / (shares.square() / ancestors).sum().item(),
         )
 
     @property
     def few(self) -> bool:
-        """Whether the last particles descend from fewer than twenty of the first ones, and than a tenth of them: then neither
-        their law nor `log_evidence` is to be believed. False where nothing is known of it.
+        """Whether the last particles descend from fewer than twenty of the first ones, and from fewer than a tenth of them: then
+        neither their law nor `log_evidence` is to be believed. False where `ancestors` is None.
         """
         return self.ancestors is not None and self.ancestors < min(FEW, FEW_OF * len(self.x))
 
@@ -241,11 +242,6 @@ class ChainStep:
     def mean(self, x_0: Tensor, eps: Tensor) -> Tensor:
         """Return the mean ``Phi_s x_0 + K R_t eps`` of the step."""
         return self.at_s.Phi(x_0) + self._gain(eps)
-
-
-def doubt(found: Particles) -> Particles:
-    """Return particles that descend from few first ones with an infinite error, and others as they are."""
-    return found._replace(evidence_error=math.inf) if found.few else found
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
