@@ -52,6 +52,19 @@ def test_the_density_is_that_of_the_draws_which_stay_in_their_cells(
     assert (q.log_prob(edge) == -math.inf).all()
 
 
+def test_numbers_that_are_rounded_over_the_edge_of_the_noise_have_a_density() -> None:
+    q, x = (
+        Dequantiser((2000,), couplings=0),
+        some_bytes(1, (2000,), Scaling(-1, 1)).float(),
+    )
+    with torch.no_grad():
+        q.net.parts[0].net.last.bias[2000:] = 12.0  # nearly all noise at the upper edge
+        y, log_q = q(x, seeded())
+        found = q.log_prob(y)
+    assert found.isfinite().all() and log_q.isfinite().all()
+    assert (q.log_prob(y + 2.0**-15 * q.scaling.step) == -math.inf).all()
+
+
 def test_the_density_is_one_over_a_cell_and_knows_how_numbers_hang_together() -> None:
     scaling = SCALINGS[0]
     q, x = made((2,), scaling), torch.tensor([[-1.0, 0.5]], dtype=torch.float64)

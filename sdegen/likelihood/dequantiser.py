@@ -38,9 +38,9 @@ class Dequantiser(nn.Module):
 
     with equality where `q` is the law that `p` has in the cell. Uniform noise is that law only of a density that is flat on its
     cells; noise that is learned lies where the density is. It starts as uniform noise, but for a part of 1 / 8,192 at the edges;
-    then couplings that see all bytes of the datum move and scale its log-odds. J. Ho, X. Chen, A. Srinivas, Y. Duan, P. Abbeel,
-    *Flow++: improving flow-based generative models with variational dequantization and architecture design*, 2019,
-    arXiv:1902.00275.
+    then couplings move and scale its log-odds. Their networks see all bytes of a vector, and of an image those around a pixel, as
+    far as their convolutions reach. J. Ho, X. Chen, A. Srinivas, Y. Duan, P. Abbeel, *Flow++: improving flow-based generative
+    models with variational dequantization and architecture design*, 2019, arXiv:1902.00275.
 
     Train it after the density, which then stays as it is,
     ``fit(q, images.scaled(-1, 1), loss=lambda q, x, generator: -q.bound(x, flow.log_prob, generator=generator).value)``,
@@ -145,8 +145,12 @@ class Dequantiser(nn.Module):
             ``(B, *)``.
         """
         middle, seen = self._cells(self._checked("y", y))
-        noise = ((y.to(middle) - middle) / self._side + 0.5).to(seen)
-        outside = ((noise < 0) | (noise > 1)).flatten(1).any(1)
+        noise = (y.to(middle) - middle) / self._side + 0.5
+        rounded = torch.finfo(y.dtype).eps * (
+            1 + y.to(middle).abs() / self._side
+        )  # off the edge, as numbers drawn there may be
+        outside = ((noise < -rounded) | (noise > 1 + rounded)).flatten(1).any(1)
+        noise = noise.clamp(0, 1).to(seen)
         end = SIGMOID.inv(noise if self.squeeze is None else self.squeeze(noise)[0])
         start = self.net.inverse(torch.cat([end, seen], 1))[:, : self.channels]
         log_det = self._moved(start, seen)[1]
