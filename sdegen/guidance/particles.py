@@ -99,8 +99,7 @@ class Particles(NamedTuple):
         N. J. Johnson, *Modified t tests and confidence intervals for asymmetrical populations*, 1978. Of heavy tails a sample
         shows about half of their skewness, so that the error is ``s (1 + 1.5 |γ|)``; on problems drawn at random the truth is
         then within one and two of it about as often as by a normal law. Where few families are left, `γ` is one over the root of
-        their number.
-        Neither knows of families that are lost: of a single one left, `s` and `γ` are one.
+        their number. Neither `s` nor `γ` knows of families that are lost: where one is left, both are one.
 
         Parameters
         ----------
